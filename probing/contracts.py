@@ -1,0 +1,188 @@
+"""The abstract classes: what can be plugged in. Read this first.
+
+Shapes: N rows, D width, K classes, S sentences (clusters), T pieces, L layers, B batch, M label sets, R resamples.
+A member is one file in its folder; the class to use is named in the file as `MEMBER`.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, clone
+
+from probing.corpus import Corpus, Example
+from probing.design import Kind, Labels
+
+Floats = NDArray[np.floating[Any]]
+
+
+class CorpusReader(ABC):
+    """Reads one file (or hub data set) of one format into a corpus."""
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def read(self, source: str, *, split: str, **options: str) -> Corpus:
+        """All examples of `source`, each in `split`.
+
+        Raises:
+            CorpusError: missing, malformed or empty, with file and line.
+        """
+
+
+class Task(ABC):
+    """Gives labels to words or to whole examples. `argument` is what follows the colon: `feature:Number`."""
+
+    level: str  # "word" or "sentence"
+    kind: Kind
+
+    def __init__(self, argument: str = "") -> None:
+        self.argument = argument
+
+    @abstractmethod
+    def prepare(self, corpus: Corpus) -> None:
+        """Check that the corpus has what the task needs, and settle `level` and `kind`.
+
+        Raises:
+            UnknownName: no such column or feature, with the nearest name.
+            DegenerateDesign: the column is entirely null.
+        """
+
+    @abstractmethod
+    def labels(self, example: Example) -> tuple[Any, ...]:
+        """One value per word (None: no label), or a 1-tuple at sentence level."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a fitted probe says of N rows.
+
+    Attributes:
+        values: `(N,)` predicted class codes (int64) or real values (float64).
+        log_probabilities: `(N, K)` natural logs, float64; None for regression or probes without probabilities.
+    """
+
+    values: NDArray[Any]
+    log_probabilities: NDArray[np.float64] | None = None
+
+
+class Probe(BaseEstimator, ABC):  # type: ignore[misc]
+    """A scikit-learn estimator: configuration until `fit`. `check_estimator` passes for every member.
+
+    Class attributes:
+        kinds: the target kinds it can predict.
+        reads: `states`, or a key of `Labels.keys` such as `type`: then X is that key's codes, `(N, 1)`.
+        stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]]
+    reads: ClassVar[str] = "states"
+    stochastic: ClassVar[bool] = False
+
+    @abstractmethod
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit on `(N, D)` states and `(N,)` labels; `dev` serves early stopping only."""
+
+    @abstractmethod
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """`(N,)` labels in the caller's own label values."""
+
+    def fit_many(
+        self,
+        X: NDArray[np.float32],
+        targets: Sequence[NDArray[Any]],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[Self]]:
+        """Fit every label set of `targets` (M of `(N,)`) under every seed on one X: result[m][s].
+
+        The default is a loop over clones; probes that can share work override it. `self` is never fitted.
+        """
+        fits: list[list[Self]] = []
+        for m, y in enumerate(targets):
+            held_out = None if dev is None else (dev[0], dev[1][m])
+            fits.append([self.with_seed(seed).fit(X, y, dev=held_out) for seed in seeds])
+        return fits
+
+    def with_seed(self, seed: int) -> Self:
+        """An unfitted clone whose `random_state` (if it has one) is `seed`."""
+        copy: Self = clone(self)
+        if "random_state" in copy.get_params():
+            copy.set_params(random_state=seed)
+        return copy
+
+    @abstractmethod
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Fitted arrays by name, without the trailing underscore: with the parameters, all that `predict` needs."""
+
+    @abstractmethod
+    def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
+        """Set fitted attributes from `state()` and return self."""
+
+    def save(self, path: str | Path) -> None:
+        """Write `path`.safetensors (arrays) and `path`.json (class and parameters). Never pickle."""
+        from safetensors.numpy import save_file
+
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.state().items()}
+        texts = {name: array.tolist() for name, array in arrays.items() if array.dtype.kind in "UO"}
+        card = {
+            "probe": type(self).__module__,
+            "class": type(self).__name__,
+            "parameters": self.get_params(deep=False),
+            "text": texts,
+        }
+        stem = Path(path)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        numbers = {name: array for name, array in arrays.items() if name not in texts}
+        save_file(numbers, stem.with_name(stem.name + ".safetensors"))
+        stem.with_name(stem.name + ".json").write_text(json.dumps(card, sort_keys=True, indent=1) + "\n")
+
+
+class Control(ABC):
+    """Makes the labels of a control task from a task's: the same rows, classes and splits, other `y`."""
+
+    is_selectivity: ClassVar[bool] = True  # False: a chance check, never called selectivity
+
+    @abstractmethod
+    def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
+        """Control labels of one draw, with `ceiling`, `seen` and `control` filled in.
+
+        Raises:
+            DegenerateDesign: no key to draw by, or fewer than two classes left.
+        """
+
+
+class Measure(ABC):
+    """A score that is a function of sums of per-row statistics, so that one bootstrap serves every measure."""
+
+    kinds: ClassVar[tuple[Kind, ...]]
+    unit: ClassVar[str]  # "fraction", "bits", "R²", "rho"
+    higher_is_better: ClassVar[bool] = True
+
+    @abstractmethod
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, J)`: what of each row enters the score."""
+
+    @abstractmethod
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores `(...)` from sums `(..., J)` of the row statistics."""
+
+    def value(self, y: NDArray[Any], prediction: Prediction) -> float:
+        """The score on all rows."""
+        return float(self.from_totals(self.row_statistics(y, prediction).sum(0)))
+
+    def resampled(
+        self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """`(R,)` scores under cluster weights `(R, S)`; `groups` is `(N,)` in 0 … S-1."""
+        rows = self.row_statistics(y, prediction)
+        sums = np.stack([np.bincount(groups, column, weights.shape[1]) for column in rows.T], axis=1)
+        return self.from_totals(weights @ sums)

@@ -1,0 +1,1 @@
+"""Controls: one file is one kind of meaningless but matched labels."""

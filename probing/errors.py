@@ -1,0 +1,161 @@
+"""Every error this package raises on purpose.
+
+    ProbingError
+    ├─ InputError (ValueError)   UnknownName BadParameter ConfigError CorpusError AlignmentError DegenerateDesign
+    ├─ StoreError                NotAStore UnsupportedFormat IncompleteStore ProvenanceMismatch CorruptShard
+    │                            NotRepresentable NonFiniteStates DiskFull (OSError) StoreBusy
+    ├─ ModelError                UnsupportedModel UnknownSite
+    ├─ FitError                  DidNotConverge
+    └─ MissingDependency (ImportError)
+
+A message says what was needed, what was found, where, and the next step; the four are attributes too.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ProbingError(Exception):
+    """Base of all errors that a user can act on.
+
+    Args:
+        message: what went wrong, in one sentence.
+        needed: what the operation needed.
+        found: what it found instead.
+        where: file and line, sentence id, site or flag.
+        next_step: what the user can do now.
+    """
+
+    def __init__(
+        self, message: str, *, needed: str = "", found: str = "", where: str = "", next_step: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.needed = needed
+        self.found = found
+        self.where = where
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        facts = (("needed", self.needed), ("found", self.found), ("where", self.where), ("next step", self.next_step))
+        return "\n".join([self.message, *(f"  {name}: {fact}" for name, fact in facts if fact)])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.needed, self.found, self.where, self.next_step)
+
+
+def _rebuild(
+    kind: type[ProbingError], message: str, needed: str, found: str, where: str, next_step: str
+) -> ProbingError:
+    return kind(message, needed=needed, found=found, where=where, next_step=next_step)
+
+
+class InputError(ProbingError, ValueError):
+    """The caller gave something that cannot be worked with."""
+
+
+class UnknownName(InputError):
+    """A name that is not in a registry, a corpus or a store."""
+
+
+class BadParameter(InputError):
+    """An option with a value out of range or of the wrong form."""
+
+
+class ConfigError(InputError):
+    """A study file that does not say what a study needs."""
+
+
+class CorpusError(InputError):
+    """A corpus file that is missing, malformed or empty."""
+
+
+class AlignmentError(InputError):
+    """Words and pieces that cannot be matched by character offsets."""
+
+
+class DegenerateDesign(InputError):
+    """Labels from which nothing can be learned: one class, an empty split, nothing aligned."""
+
+
+class StoreError(ProbingError):
+    """The activation store cannot do what was asked."""
+
+
+class NotAStore(StoreError):
+    """A directory without a valid store.json."""
+
+
+class UnsupportedFormat(StoreError):
+    """A store of another major format version."""
+
+
+class IncompleteStore(StoreError):
+    """Shards are missing."""
+
+
+class ProvenanceMismatch(StoreError):
+    """The store was made from another model, corpus or recipe."""
+
+
+class CorruptShard(StoreError):
+    """Bytes on disk differ from the commit record."""
+
+
+class NotRepresentable(StoreError):
+    """A finite state that overflows the stored dtype."""
+
+
+class NonFiniteStates(StoreError):
+    """NaN or infinite states."""
+
+
+class DiskFull(StoreError, OSError):
+    """Not enough room for what is about to be written."""
+
+
+class StoreBusy(StoreError):
+    """Another process holds what is needed."""
+
+
+class ModelError(ProbingError):
+    """The model cannot be loaded or read."""
+
+
+class UnsupportedModel(ModelError):
+    """No adapter reads this architecture, or the self-check failed."""
+
+
+class UnknownSite(ModelError, UnknownName):
+    """A site this model or store does not have."""
+
+
+class FitError(ProbingError):
+    """A probe could not be fitted."""
+
+
+class DidNotConverge(FitError):
+    """The solver stopped before its tolerance was met."""
+
+
+class MissingDependency(ProbingError, ImportError):
+    """An optional package is not installed."""
+
+
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], *, where: str = "", error: type[ProbingError] = UnknownName
+) -> ProbingError:
+    """The error for an unknown name, with the nearest known one and the list."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    step = f"did you mean {near[0]!r}?" if near else "choose one of the names above"
+    listed = ", ".join(names[:30]) + (", …" if len(names) > 30 else "")
+    return error(
+        f"unknown {kind} {name!r}",
+        needed=f"one of: {listed or '(none)'}",
+        found=repr(name),
+        where=where,
+        next_step=step,
+    )

@@ -1,0 +1,1 @@
+"""Probes: one file is one family of readers."""

@@ -1,0 +1,191 @@
+"""Score, Comparison, ProbeResult: what a study says, as JSON lines and one long table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from probing.errors import UnknownName
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its 95 % interval, row count and unit."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure of the same probe on a control task, and what the task gains over it.
+
+    Attributes:
+        control: control name, e.g. `word_type`.
+        score: mean over draws and seeds of the control score.
+        ceiling: best accuracy the control allows (None for other measures).
+        selectivity: task score minus control score (for measures in which lower is better: control minus task).
+            For a chance check the same difference, never called selectivity: `is_selectivity` is False.
+        draws: the score of each draw, mean over seeds.
+        seen, unseen: control score on rows whose key occurs in train, and on the others (None: no such rows).
+    """
+
+    control: str
+    score: Score
+    ceiling: float | None
+    selectivity: Score
+    is_selectivity: bool
+    draws: tuple[float, ...] = ()
+    seen: float | None = None
+    unseen: float | None = None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a probe gains over a baseline probe on the same rows, paired; `p` is one-sided against the margin.
+
+    `p_adjusted` is Holm-adjusted over the sites, probes and baselines of the task, for this measure and split.
+    """
+
+    baseline: str
+    gain: Score
+    margin: float
+    p: float
+    p_adjusted: float
+
+
+@dataclass(frozen=True)
+class MeasureResult:
+    """One measure on one split, with its comparison to every control and its gain over every baseline probe."""
+
+    measure: str
+    split: str
+    score: Score
+    higher_is_better: bool
+    seen: float | None = None
+    unseen: float | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    gains: tuple[Gain, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One probe at one site on one task: decodability only; it cannot say "used".
+
+    Attributes:
+        task, kind, site, probe: what was run; `probe` is the full recipe, e.g. `mlp:hidden=64`.
+        measures: on `dev` and `test`.
+        seed_count, draw_count, fit_count: seeds and draws asked for, and fits made (a deterministic probe gives
+            every seed the same fit, made once).
+        classes: class names; empty for regression.
+        confusion: K rows (true) by K columns (predicted) of counts on test, first seed; empty for regression.
+        converged: whether every fit met its tolerance.
+        facts: data facts: rows per split, majority, entropy_bits, type_overlap, excluded, …
+        provenance: store id, content id, corpus fingerprint, recipe, environment.
+    """
+
+    task: str
+    kind: str
+    site: str
+    probe: str
+    measures: tuple[MeasureResult, ...]
+    seed_count: int
+    draw_count: int
+    fit_count: int
+    classes: tuple[str, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    converged: bool = True
+    facts: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def measure(self, name: str, split: str = "test") -> MeasureResult:
+        """One measure on one split.
+
+        Raises:
+            UnknownName: it was not scored.
+        """
+        for result in self.measures:
+            if (result.measure, result.split) == (name, split):
+                return result
+        known = ", ".join(sorted({f"{r.measure} on {r.split}" for r in self.measures}))
+        raise UnknownName(f"{name} on {split} was not scored", needed=f"one of: {known}", found=f"{name} on {split}")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Long-format rows: one per measure, split and control (one with empty control columns where there is none)."""
+        return [row for result in self.measures for row in self._measure_rows(result)]
+
+    def _measure_rows(self, result: MeasureResult) -> list[dict[str, Any]]:
+        score = result.score
+        head = {
+            "site": self.site, "task": self.task, "probe": self.probe, "measure": result.measure,
+            "split": result.split, "value": score.value, "low": score.low, "high": score.high, "unit": score.unit,
+        }  # fmt: skip
+        tail = {"n": score.n, "seed_count": self.seed_count, "draw_count": self.draw_count}
+        more = {
+            "fit_count": self.fit_count, "converged": self.converged, "kind": self.kind,
+            "value_seen": result.seen, "value_unseen": result.unseen, "higher_is_better": result.higher_is_better,
+            "store_id": self.provenance.get("store_id"), "model": self.provenance.get("model"),
+            "provenance": json.dumps(self.provenance, sort_keys=True),
+        }  # fmt: skip
+        return [head | columns | tail | more for columns in (map(_control_columns, result.comparisons or (None,)))]
+
+
+def _control_columns(comparison: Comparison | None) -> dict[str, Any]:
+    if comparison is None:
+        return dict.fromkeys(_CONTROL_COLUMNS)
+    gain = comparison.selectivity
+    kept = (gain.value, gain.low, gain.high) if comparison.is_selectivity else (None, None, None)
+    check = (None, None, None) if comparison.is_selectivity else (gain.value, gain.low, gain.high)
+    values = (
+        comparison.control, comparison.score.value, comparison.score.low, comparison.score.high, comparison.ceiling,
+        *kept, *check, comparison.seen, comparison.unseen,
+    )  # fmt: skip
+    return dict(zip(_CONTROL_COLUMNS, values, strict=True))
+
+
+_CONTROL_COLUMNS = (
+    "control", "control_value", "control_low", "control_high", "ceiling",
+    "selectivity", "selectivity_low", "selectivity_high",
+    "above_chance", "above_chance_low", "above_chance_high", "control_seen", "control_unseen",
+)  # fmt: skip
+
+
+def to_json(result: ProbeResult) -> str:
+    """One JSON line, keys sorted."""
+    return json.dumps(asdict(result), sort_keys=True, allow_nan=False)
+
+
+def from_json(line: str) -> ProbeResult:
+    """The result that `to_json` wrote."""
+    record = json.loads(line)
+    measures = tuple(_measure_from(m) for m in record.pop("measures"))
+    record["classes"] = tuple(record["classes"])
+    record["confusion"] = tuple(tuple(row) for row in record["confusion"])
+    return ProbeResult(measures=measures, **record)
+
+
+def _measure_from(record: dict[str, Any]) -> MeasureResult:
+    comparisons = tuple(
+        Comparison(
+            **(c | {"score": Score(**c["score"]), "selectivity": Score(**c["selectivity"]), "draws": tuple(c["draws"])})
+        )
+        for c in record["comparisons"]
+    )
+    gains = tuple(Gain(**(g | {"gain": Score(**g["gain"])})) for g in record["gains"])
+    return MeasureResult(**(record | {"score": Score(**record["score"]), "comparisons": comparisons, "gains": gains}))
+
+
+def read_results(path: Path) -> list[ProbeResult]:
+    """All results of a JSON-lines file."""
+    return [from_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def json_lines(results: Iterable[ProbeResult]) -> str:
+    """The text of a JSON-lines file."""
+    return "".join(to_json(result) + "\n" for result in results)

@@ -1,0 +1,65 @@
+"""Site: where in a model a state lives. Names and meanings: docs/store-format.md, "Sites"."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from probing.errors import UnknownSite, unknown_name
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}(\.(0|[1-9][0-9]{0,3}))?")
+_STREAMS = ("embed", "resid", "attn_out", "mlp_out", "heads", "final_norm")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in the computation, such as `resid.6`.
+
+    `embed` is the piece embedding alone; `resid.l` enters block l; `resid.L` leaves the last block, before any
+    final norm; `final_norm` is the output of that norm.
+    """
+
+    stream: str
+    layer: int | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> Site:
+        """Read `stream` or `stream.layer`.
+
+        Raises:
+            UnknownSite: the name has not the form of a site.
+        """
+        if not _NAME.fullmatch(name):
+            raise UnknownSite(
+                f"{name!r} is not a site name", needed="a name such as resid.0, embed or final_norm", found=repr(name)
+            )
+        stream, _, layer = name.partition(".")
+        return cls(stream, int(layer) if layer else None)
+
+    def __str__(self) -> str:
+        return self.stream if self.layer is None else f"{self.stream}.{self.layer}"
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """Sort key: the order in which a forward pass meets the sites of one stream."""
+        rank = _STREAMS.index(self.stream) if self.stream in _STREAMS else len(_STREAMS)
+        return rank, -1 if self.layer is None else self.layer, self.stream
+
+
+def select_sites(patterns: str | Iterable[str], available: Iterable[str]) -> tuple[str, ...]:
+    """The available sites that match any of the shell-style patterns (comma-separated or a list), in site order.
+
+    Raises:
+        UnknownSite: a pattern that matches nothing, with the nearest name.
+    """
+    wanted = [part.strip() for part in (patterns.split(",") if isinstance(patterns, str) else patterns)]
+    known = sorted(available, key=lambda name: Site.parse(name).order)
+    chosen: set[str] = set()
+    for pattern in wanted:
+        hits = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
+        if not hits:
+            raise unknown_name("site", pattern, known, error=UnknownSite)
+        chosen.update(hits)
+    return tuple(name for name in known if name in chosen)

@@ -1,0 +1,1 @@
+"""Tasks: one file is one kind of label."""
