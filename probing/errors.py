@@ -6,6 +6,7 @@
     │                            NotRepresentable NonFiniteStates DiskFull (OSError) StoreBusy
     ├─ ModelError                UnsupportedModel UnknownSite
     ├─ FitError                  DidNotConverge
+    ├─ Interrupted
     └─ MissingDependency (ImportError)
 
 A message says what was needed, what was found, where, and the next step; the four are attributes too.
@@ -138,6 +139,10 @@ class FitError(ProbingError):
 
 class DidNotConverge(FitError):
     """The solver stopped before its tolerance was met."""
+
+
+class Interrupted(ProbingError):
+    """Ctrl-C: nothing is half-written, and the same command goes on where it was."""
 
 
 class MissingDependency(ProbingError, ImportError):

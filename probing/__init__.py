@@ -1,0 +1,78 @@
+"""Probing classifiers with control tasks: what hidden states encode, told apart from what a probe can memorise.
+
+Names are imported when first used, so that `import probing` is fast and loads neither torch nor scikit-learn.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probing.corpus import Corpus, Example
+    from probing.errors import ProbingError
+    from probing.extraction import extract
+    from probing.jobs import ExtractJob, ReportJob, TrainJob
+    from probing.language_model import LanguageModel
+    from probing.probes._loading import load_probe
+    from probing.records import ProbeResult, Score
+    from probing.reporting import report
+    from probing.results import ProbeResults
+    from probing.site import Site
+    from probing.store import Store
+    from probing.study import Study
+    from probing.training import train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Corpus": "corpus",
+    "Example": "corpus",
+    "ExtractJob": "jobs",
+    "LanguageModel": "language_model",
+    "ProbeResult": "records",
+    "ProbeResults": "results",
+    "ProbingError": "errors",
+    "ReportJob": "jobs",
+    "Score": "records",
+    "Site": "site",
+    "Store": "store",
+    "Study": "study",
+    "TrainJob": "jobs",
+    "extract": "extraction",
+    "load_probe": "probes._loading",
+    "report": "reporting",
+    "train": "training",
+}
+
+__all__ = [
+    "Corpus",
+    "Example",
+    "ExtractJob",
+    "LanguageModel",
+    "ProbeResult",
+    "ProbeResults",
+    "ProbingError",
+    "ReportJob",
+    "Score",
+    "Site",
+    "Store",
+    "Study",
+    "TrainJob",
+    "extract",
+    "load_probe",
+    "report",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'probing' has no attribute {name!r}")
+    value = getattr(import_module(f"probing.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,245 @@
+"""The command line: flags to jobs, records to the screen, errors to exit codes. Nothing else prints.
+
+Exit codes: 0 done, 1 a ProbingError or an interruption, printed as one block, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from probing import registry
+from probing.errors import DiskFull, Interrupted, ProbingError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class _Group(TyperGroup):
+    """Turns every ProbingError, interruption and full disk into one readable block and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ProbingError as error:
+            _fail(error)
+        except KeyboardInterrupt:
+            _fail(Interrupted("interrupted", next_step="run the same command again: what is done is kept"))
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            _fail(DiskFull("no room left on the disk", found=str(error), next_step="free some space and run again"))
+
+
+def _fail(error: ProbingError) -> NoReturn:
+    notes = "".join(f"\n  note: {note}" for note in getattr(error, "__notes__", []))
+    typer.echo(f"{type(error).__name__}: {error}{notes}", err=True)
+    sys.exit(1)
+
+
+app = typer.Typer(
+    name="probing",
+    cls=_Group,
+    epilog="Example: probing run datasets/reference/study.yaml --to cache/results/reference",
+    help="Ask what a language model's hidden states encode: extract states, train probes beside control tasks, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+store_app = typer.Typer(help="Look at stores of hidden states.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tables")]
+
+_EXAMPLES = {
+    "ExtractJob": "probing extract --model gpt2 --corpus train=train.conllu --corpus dev=dev.conllu "
+    "--corpus test=test.conllu --sites 'resid.*' --rows word:mean --to cache/states/gpt2",
+    "TrainJob": "probing train cache/states/gpt2 --corpus train=train.conllu --corpus dev=dev.conllu "
+    "--corpus test=test.conllu --task upos --probe linear --probe mlp:hidden=64 --control word_type:draws=5 "
+    "--seeds 3 --to cache/results/upos",
+    "ReportJob": "probing report cache/results/upos",
+}
+
+
+def _command(job_name: str, finish: Callable[[Any, Any, bool], None]) -> Callable[..., None]:
+    """A Typer command whose flags are the fields of the job class."""
+    job_class = getattr(import_module("probing.jobs"), job_name)
+
+    def command(**flags: Any) -> None:
+        quiet, as_json = flags.pop("quiet", False), flags.pop("as_json", False)
+        job = job_class.read(flags, where="command line")
+        finish(job, quiet, as_json)
+
+    parameters = [_parameter(name, field) for name, field in job_class.model_fields.items()]
+    parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters += [
+        inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
+        inspect.Parameter("as_json", keyword, default=False, annotation=AsJson),
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__doc__ = f"{job_class.__doc__}\n\nExample: {_EXAMPLES[job_name]}"
+    return command
+
+
+def _parameter(name: str, field: Any) -> inspect.Parameter:
+    extra = field.json_schema_extra or {}
+    flag = "--" + (extra.get("flag") or name).replace("_", "-")
+    if extra.get("argument"):
+        kind: Any = typer.Argument(help=field.description, metavar=f"{name.upper()}_DIR", show_default=False)
+    else:
+        kind = typer.Option(flag, help=field.description)
+    plain = field.annotation if field.annotation in (int, str, int | None, str | None, list[str]) else str
+    default = inspect.Parameter.empty if field.is_required() else field.default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[plain, kind])
+
+
+def _finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
+    store = job.run(progress=not quiet)
+    _print_store(store.path, as_json)
+
+
+def _finish_train(job: Any, quiet: bool, as_json: bool) -> None:
+    results = job.run(progress=not quiet)
+    if as_json:
+        typer.echo(import_module("probing.records").json_lines(results), nl=False)
+    else:
+        _print_results(results)
+        typer.echo(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
+
+
+def _finish_report(job: Any, quiet: bool, as_json: bool) -> None:
+    typer.echo(f"report: {job.run()}\nresults: {Path(job.results) / 'results.parquet'}")
+
+
+def _print_results(results: Any) -> None:
+    from rich.console import Console
+
+    import_module("probing.reporting.tables").print_results(list(results), Console())
+
+
+def _print_store(path: Path, as_json: bool) -> None:
+    info = import_module("probing.store").store_info(path)
+    _print_mapping(info, as_json)
+
+
+def _print_mapping(info: dict[str, Any], as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    if as_json:
+        typer.echo(json.dumps(info, sort_keys=True, default=str))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in info.items():
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        shown = ", ".join(map(str, shown)) if isinstance(shown, list | tuple) else shown
+        table.add_row(key.replace("_", " "), str(shown) if shown not in ("", None) else "none")
+    Console().print(table)
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="study file (YAML)", metavar="STUDY.yaml", show_default=False)],
+    to: Annotated[Path | None, typer.Option("--to", help="directory of results (default cache/results/NAME)")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a whole study: extract, train, report. Whatever is done already is not done again.
+
+    Example: probing run datasets/reference/study.yaml --to cache/results/reference
+    """
+    page = import_module("probing.study").Study.from_yaml(study).run(to, progress=not quiet)
+    results = import_module("probing.records").read_results(page.parent / "results.jsonl")
+    if as_json:
+        typer.echo(import_module("probing.records").json_lines(results), nl=False)
+        return
+    _print_results(results)
+    typer.echo(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
+
+
+@app.command("list")
+def list_members(
+    folder: Annotated[str, typer.Argument(help=f"one of: {', '.join(registry.FOLDERS)}", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """List the members of an extension folder with their first line of documentation.
+
+    Example: probing list probes
+    """
+    rows = {name: _summary(folder, name) for name in registry.names(folder)}
+    _print_mapping(rows, as_json)
+
+
+def _summary(folder: str, name: str) -> str:
+    return (registry.get(folder, name).__doc__ or "").strip().splitlines()[0]
+
+
+@store_app.command("ls")
+def store_ls(
+    root: Annotated[Path, typer.Argument(help="a store, or a directory of stores")] = Path("cache/states"),
+    as_json: AsJson = False,
+) -> None:
+    """List the stores under a directory.
+
+    Example: probing store ls cache/states
+    """
+    found = import_module("probing.store").list_stores(root)
+    for info in found:
+        _print_mapping(info, as_json)
+        if not as_json:
+            typer.echo("")
+    if not found and not as_json:
+        typer.echo(f"no store under {root}")
+
+
+@store_app.command("info")
+def store_show(
+    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)], as_json: AsJson = False
+) -> None:
+    """Model, corpus, sites, shards done, skipped examples and missing words of a store.
+
+    Example: probing store info cache/states/gpt2
+    """
+    _print_store(store, as_json)
+
+
+@store_app.command("verify")
+def store_verify(store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)]) -> None:
+    """Read every byte of a store and compare it with its commit records; exit code 1 if anything differs.
+
+    Example: probing store verify cache/states/gpt2
+    """
+    module = import_module("probing.store")
+    opened = module.Store.open(store, allow_partial=True, verification="full")
+    problems = opened.verify()
+    done = f"{opened.shards_done} of {opened.shards_planned} shards"
+    if problems:
+        errors = import_module("probing.errors")
+        raise errors.CorruptShard(
+            "the store does not verify", needed="every shard as its record says", found="; ".join(problems[:10]),
+            where=str(store), next_step="delete the damaged records and run `probing extract` again",
+        )  # fmt: skip
+    typer.echo(f"{store}: sound, {done}, {opened.n_rows} rows")
+
+
+app.command("extract")(_command("ExtractJob", _finish_extract))
+app.command("train")(_command("TrainJob", _finish_train))
+app.command("report")(_command("ReportJob", _finish_report))
+
+
+def main() -> None:
+    """Entry point of the command `probing`."""
+    app()

@@ -1,0 +1,192 @@
+"""ExtractJob, TrainJob and ReportJob: validated configuration, from flags or a study file.
+
+A field is the only declaration of an option: flags, `--help` and YAML keys derive from it. `job.run()` calls the
+function that a notebook calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+import probing as pb
+from probing.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from probing.corpus import Corpus
+    from probing.results import ProbeResults
+    from probing.store import Store
+
+
+def option(default: Any = ..., *, help: str, flag: str = "") -> Any:
+    """A field that is also a flag; `flag` names it where it differs from the field (`--probe` for `probes`)."""
+    return Field(default=default, description=help, json_schema_extra={"flag": flag})
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_corpus(value: Any) -> Any:
+    """A mapping `{split: file}`, as a study file gives it, in the form the flag has: `[split=file, …]`."""
+    return [f"{split}={file}" for split, file in value.items()] if isinstance(value, dict) else _as_list(value)
+
+
+Many = Annotated[list[str], BeforeValidator(_as_list)]
+Files = Annotated[list[str], BeforeValidator(_as_corpus)]
+
+
+class Job(BaseModel):
+    """Base of all jobs: frozen, unknown keys refused, errors readable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @classmethod
+    def read(cls, values: dict[str, Any], where: str) -> Self:
+        """Validate values that come from `where`.
+
+        Raises:
+            ConfigError: a missing, unknown or ill-typed key, with its path.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise _readable(error, cls, where) from None
+
+
+def _readable(error: ValidationError, job: type[BaseModel], where: str) -> Exception:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return unknown_name("key", path, job.model_fields, where=where, error=ConfigError)
+    return ConfigError(
+        f"{path or 'the job'}: {first['msg']}",
+        found=repr(first.get("input"))[:200],
+        where=where,
+        next_step="see `probing --help` and the study file that ships in datasets/reference",
+    )
+
+
+class CorpusOptions(Job):
+    """Where the labelled text is."""
+
+    corpus: Files = option(help="SPLIT=FILE (repeat for train, dev, test), or one FILE, or hub:NAME")
+    reader_options: Many = option([], help="option of the file's reader, e.g. text=sentence", flag="reader-option")
+    split_seed: int | None = option(None, help="seed of the random grouped split of a one-file corpus")
+
+    def read_corpus(self, root: Path | None = None) -> Corpus:
+        """The corpus; relative paths are taken from `root`."""
+        options = dict(_pairs(self.reader_options, "reader-option", "text=COLUMN"))
+        if self.split_seed is not None:
+            options["split_seed"] = str(self.split_seed)
+        named = [entry for entry in self.corpus if "=" in entry and not entry.startswith("hub:")]
+        if not named and len(self.corpus) == 1:
+            return pb.Corpus.read(_rooted(self.corpus[0], root), **options)
+        files = {split: _rooted(file, root) for split, file in _pairs(self.corpus, "corpus", "train=FILE")}
+        return pb.Corpus.read(files, **options)
+
+
+def _pairs(entries: list[str], flag: str, example: str) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not (name and equals and value) or name in seen:
+            problem = "given twice" if name in seen else "has not the form NAME=VALUE"
+            raise ConfigError(f"--{flag} {entry!r} {problem}", needed=f"something like {example}", found=repr(entry))
+        seen.add(name)
+        yield name, value
+
+
+def _rooted(path: str, root: Path | None) -> str:
+    return path if root is None or path.startswith("hub:") else str(root / path)
+
+
+class ExtractOptions(Job):
+    """What is read from the model."""
+
+    sites: str = option("resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'")
+    rows: str = option("word:mean", help="piece, word:first|last|mean|max, or sentence:last|first|mean|cls")
+    device: str = option("cpu", help="torch device")
+    dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
+    store_dtype: str | None = option(None, help="stored dtype (default: the compute dtype)")
+    attention: str | None = option(None, help="attention implementation: eager, sdpa, …")
+    revision: str | None = option(None, help="revision of a hub model")
+    max_length: int | None = option(None, help="longest input in pieces (default: the model's own)")
+    long_inputs: Literal["truncate", "skip", "refuse"] = option("truncate", help="what happens to longer inputs")
+    tokens_per_batch: int | None = option(None, help="padded pieces per batch (default: chosen for the device)")
+
+    def extract(self, model: str, corpus: Corpus, to: str | Path, *, progress: bool) -> Store:
+        """Run `probing.extract` with these options."""
+        loaded = pb.LanguageModel.load(
+            model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision
+        )
+        budget = {} if self.tokens_per_batch is None else {"tokens_per_batch": self.tokens_per_batch}
+        return pb.extract(
+            loaded, corpus, sites=self.sites, to=to, rows=self.rows, dtype=self.store_dtype,
+            max_length=self.max_length, long_inputs=self.long_inputs, progress=progress, **budget,
+        )  # fmt: skip
+
+
+class ExtractJob(CorpusOptions, ExtractOptions):
+    """Run a model over a corpus and save its hidden states in a store; a killed run resumes where it was."""
+
+    model: str = option(help="Hugging Face model name or local folder")
+    to: str = option(help="directory of the store")
+
+    def run(self, *, progress: bool = True) -> Store:
+        """Extract, or finish an interrupted extraction."""
+        return self.extract(self.model, self.read_corpus(), self.to, progress=progress)
+
+
+class TrainOptions(Job):
+    """What is asked of the states."""
+
+    tasks: Many = option(help="task: upos, feature:Number, tree_depth, column:NAME, … (repeatable)", flag="task")
+    probes: Many = option(["linear"], help="probe with options: linear, mlp:hidden=64, … (repeatable)", flag="probe")
+    controls: Many = option(
+        [], help="control with options: word_type:draws=5 (default for words), keyed:key=COLUMN, …", flag="control"
+    )
+    measures: Many = option([], help="measure (default: those of the task's kind; repeatable)", flag="measure")
+    seeds: int = Field(
+        default=1, ge=1, le=1000, description="seeds of each stochastic probe", json_schema_extra={"flag": ""}
+    )
+    root_seed: int = option(0, help="root of every random draw")
+    sites: str = option("*", help="sites of the store to probe, with wildcards")
+    cluster: Literal["sentence", "document"] = option("sentence", help="unit that is resampled for intervals")
+
+    def train(self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool) -> ProbeResults:
+        """Run `probing.train` on every task; results of all tasks are written to `to`."""
+        results: ProbeResults | None = None
+        for task in self.tasks:
+            results = pb.train(
+                store, corpus, task=task, probes=self.probes, controls=self.controls or None,
+                measures=self.measures or None, seeds=self.seeds, root_seed=self.root_seed, sites=self.sites,
+                cluster=self.cluster, to=to, progress=progress,
+            )  # fmt: skip
+        if results is None:
+            raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
+        return results
+
+
+class TrainJob(CorpusOptions, TrainOptions):
+    """Train probes beside control tasks on a store's states and write results.jsonl and results.parquet."""
+
+    store: str = Field(description="directory of the store", json_schema_extra={"argument": True})
+    to: str = option(help="directory of the results")
+
+    def run(self, *, progress: bool = True) -> ProbeResults:
+        """Train what is not yet trained."""
+        return self.train(self.store, self.read_corpus(), self.to, progress=progress)
+
+
+class ReportJob(Job):
+    """Write OUT_DIR/report.html and OUT_DIR/results.parquet from the results in OUT_DIR."""
+
+    results: str = Field(description="directory that `probing train --to` wrote", json_schema_extra={"argument": True})
+
+    def run(self) -> Path:
+        """Path of the page."""
+        return pb.report(self.results)

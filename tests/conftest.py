@@ -1,0 +1,58 @@
+"""Shared fixtures: the reference data that ships, and a small slice of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "datasets" / "reference"
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Folder of the reference corpus, model and study."""
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The first sentences of each split of the reference corpus, as JSONL files by split."""
+    folder = tmp_path_factory.mktemp("corpus")
+    files = {}
+    for split, count in (("train", 150), ("dev", 50), ("test", 60)):
+        lines = (REFERENCE / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+        files[split] = folder / f"{split}.jsonl"
+        files[split].write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return files
+
+
+@pytest.fixture(scope="session")
+def corpus_flags(small_corpus: dict[str, Path]) -> list[str]:
+    """`--corpus` flags of the small corpus."""
+    return [part for split, file in small_corpus.items() for part in ("--corpus", f"{split}={file}")]
+
+
+def shared_data() -> Path:
+    """Where the real development data is; tests that need it skip where it is absent."""
+    place = Path(os.environ.get("PROBING_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not place.is_dir():
+        pytest.skip(f"no real data at {place}: set PROBING_SHARED_DATA")
+    return place
+
+
+def with_field(files: dict[str, Path], folder: Path, field: str, value: object) -> dict[str, Path]:
+    """A copy of JSONL files in which `field` is `value` everywhere."""
+    copies = {}
+    for split, file in files.items():
+        rows = [json.loads(line) | {field: value} for line in file.read_text(encoding="utf-8").splitlines()]
+        copies[split] = folder / f"{split}.jsonl"
+        copies[split].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return copies

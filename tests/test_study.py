@@ -1,0 +1,76 @@
+"""A study file says what a study needs, or the error says where it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from probing.errors import ConfigError
+from probing.jobs import CorpusOptions, TrainJob
+from probing.study import Study
+from tests.conftest import REFERENCE
+
+GOOD = """
+name: small
+model: model
+corpus: {train: a.jsonl, dev: b.jsonl, test: c.jsonl}
+extract: {rows: "word:mean", sites: "resid.*"}
+train: {task: upos, probes: linear, controls: ["word_type:draws=2"], seeds: 2}
+"""
+
+
+def study(tmp_path: Path, text: str) -> Study:
+    file = tmp_path / "study.yaml"
+    file.write_text(text, encoding="utf-8")
+    return Study.from_yaml(file)
+
+
+def test_the_shipped_study_is_valid() -> None:
+    assert Study.from_yaml(REFERENCE / "study.yaml").name == "reference"
+
+
+def test_single_entries_become_lists(tmp_path: Path) -> None:
+    read = study(tmp_path, GOOD)
+    assert [entry.tasks for entry in read.train] == [["upos"]]
+    assert read.train[0].probes == ["linear"]
+    assert read.corpus == ["train=a.jsonl", "dev=b.jsonl", "test=c.jsonl"]
+    assert read.root == tmp_path
+
+
+def test_the_recipe_does_not_depend_on_where_the_file_lies(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    assert study(tmp_path, GOOD).recipe() == study(tmp_path / "other", GOOD).recipe()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: 2", "seed: 2", "did you mean 'seeds'"),
+        ("seeds: 2", "seeds: many", "train.0.seeds"),
+        ("seeds: 2", "seeds: 0", "train.0.seeds"),
+        ("name: small", "name: ../up", "name"),
+        ("name: small\n", "", "name"),
+        ("model: model", "model: model\nmodel: other", "twice"),
+        ("model: model", "model: &m model\nname: *m", "alias"),
+        ("model: model", "model: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("model: model", "root: /", "root"),
+        ("model: model", "model: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_study_is_refused_with_its_place(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError, match="(?s)" + message.replace("(", r"\(")) as caught:
+        study(tmp_path, GOOD.replace(old, new))
+    assert "study.yaml" in str(caught.value)
+
+
+def test_corpus_flags_must_name_each_split_once() -> None:
+    for wrong in (["train=a", "train=b"], ["train="], ["a.csv", "b.csv"]):
+        with pytest.raises(ConfigError):
+            CorpusOptions(corpus=wrong).read_corpus()
+
+
+def test_unknown_flags_values_are_config_errors() -> None:
+    with pytest.raises(ConfigError, match="cluster"):
+        TrainJob.read({"store": "s", "to": "t", "corpus": ["a"], "tasks": ["upos"], "cluster": "word"}, where="here")
