@@ -207,7 +207,7 @@ def sentence_rows(encoded: Sequence[Encoded], pool: str = "mean", cls_id: int | 
     within = np.concatenate([np.zeros(0, dtype=np.int64), *content])
     starts = (np.cumsum(counts) - counts)[chosen]
     char = [(0, 0) if pool == "cls" else (encoded[e].offsets[content[e][0], 0], encoded[e].offsets[content[e][-1], 1])
-            for e in chosen]  # fmt: skip
+            for e in chosen.tolist()]  # fmt: skip
     return _rows(chosen, np.full(len(chosen), -1, dtype=np.int64), np.array(char, dtype=np.int64).reshape(-1, 2),
                  within, starts, counts[chosen], pool=pool, n_examples=len(encoded), missing=(),
                  empty="no_pieces")  # fmt: skip

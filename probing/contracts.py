@@ -27,10 +27,11 @@ class CorpusReader(ABC):
     """Reads one file (or hub data set) of one format into a corpus."""
 
     suffixes: ClassVar[tuple[str, ...]] = ()
+    numbers_documents_by_file: ClassVar[bool] = False  # True: document 1 of two files need not be one document
 
     @abstractmethod
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """All examples of `source`, each in `split`.
+        """All examples of `source`, each in `split` ("": in the splits of its own, else `train`).
 
         Raises:
             CorpusError: missing, malformed or empty, with file and line.
@@ -166,6 +167,7 @@ class Measure(ABC):
     kinds: ClassVar[tuple[Kind, ...]]
     unit: ClassVar[str]  # "fraction", "bits", "R²", "rho"
     higher_is_better: ClassVar[bool] = True
+    reads_probabilities: ClassVar[bool] = False  # True: only for probes that give probabilities
 
     @abstractmethod
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from probing import registry
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.seeds import generator
+from probing.sources import SPLITS, Source, parts_of, split_order
 
-SPLITS = ("train", "dev", "test")
+__all__ = ["SPLITS", "Corpus", "Example", "Label", "joined"]
+
 Label = str | int | float | bool | None
 
 
@@ -49,6 +52,17 @@ class Example:
         """Surface strings of the words: the word types of control tasks."""
         return tuple(self.text[start:end] for start, end in self.words)
 
+    @cached_property
+    def depths(self) -> tuple[int | None, ...]:
+        """Arcs from every word up to the root of its tree (the root: 0), from the word column `head`.
+
+        None where a head on the way is missing.
+
+        Raises:
+            CorpusError: no column `head`, a head that is no word of the sentence, or heads in a circle.
+        """
+        return _depths(self.word_columns.get("head", ()), self.id)
+
     @property
     def group(self) -> str:
         """What must stay in one split: the document, else the example itself."""
@@ -66,17 +80,58 @@ class Corpus:
         return len(self.examples)
 
     @classmethod
-    def read(cls, source: str | Mapping[str, str], **options: str) -> Corpus:
-        """Read one file, a glob of files (`en_lines-*.conllu`: each file's split from its name) or `{split: file}`.
+    def read(cls, source: Source, **options: str | int) -> Corpus:
+        """Read one file, a glob of files (`en_lines-*.conllu`: each file's split from its name), `{split: file}`
+        or `hub:NAME`.
 
-        Options are those of the format's reader, e.g. `text="sentence"` for tables.
+        One file without splits of its own is split at random, whole groups at a time, with seed 0 (where it has
+        three groups or more).
+
+        Args:
+            source: suffixes are those of the readers in `corpora/`.
+            options: `split_seed`, another seed for that random split; the rest are options of the format's reader,
+                e.g. `text="sentence"` for tables.
 
         Raises:
-            CorpusError: a file that is missing, malformed or empty, with file and line.
+            CorpusError: a file that is missing, malformed or empty, with file and line; a document in two splits.
+            BadParameter: an option the reader does not have.
         """
-        from probing.reading import read_corpus
+        seed = _split_seed(options)
+        parts = parts_of(source)
+        readers = [registry.get("corpora", part.reader).MEMBER() for part in parts]
+        texts = {name: str(value) for name, value in options.items() if name != "split_seed"}
+        read = [reader.read(part.path, split=part.split, **texts) for reader, part in zip(readers, parts, strict=True)]
+        corpus = joined(read, ", ".join(part.path for part in parts))
+        if len(parts) == 1 and not parts[0].split and corpus.splits == ("train",):
+            return corpus if seed is None and corpus._n_groups < 3 else corpus.with_random_split(seed or 0)
+        if seed is not None:
+            raise BadParameter(
+                "split_seed is for one file without splits of its own", found=", ".join(corpus.splits),
+                where=corpus.source, next_step="leave split_seed out",
+            )  # fmt: skip
+        return corpus._distinct(declared=not any(reader.numbers_documents_by_file for reader in readers))
 
-        return read_corpus(source, **options)
+    @property
+    def _n_groups(self) -> int:
+        return len({example.group for example in self.examples})
+
+    def _distinct(self, *, declared: bool) -> Corpus:
+        """The same ids in two splits told apart by a prefix: unless `declared`, they only number within a file.
+
+        Raises:
+            CorpusError: a declared document that occurs in two splits.
+        """
+        document = _first_crossing((e.document, e.split) for e in self.examples if e.document is not None)
+        if document and declared:
+            raise CorpusError(
+                f"document {document[0]!r} is in two splits", needed="documents that stay in one split",
+                found=" and ".join(document[1:]), where=self.source,
+                next_step="correct the splits, or read with document=none to let every example stand alone",
+            )  # fmt: skip
+        same_ids = _first_crossing((e.id, e.split) for e in self.examples)
+        if not (document or same_ids):
+            return self
+        return replace(self, examples=tuple(_prefixed(e, document, same_ids) for e in self.examples))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -92,7 +147,7 @@ class Corpus:
     def splits(self) -> tuple[str, ...]:
         """The splits present, `train`, `dev`, `test` first."""
         present = {example.split for example in self.examples}
-        return tuple(sorted(present, key=lambda s: (SPLITS.index(s) if s in SPLITS else len(SPLITS), s)))
+        return tuple(sorted(present, key=split_order))
 
     def column_names(self) -> dict[str, str]:
         """Every label column with its level: `word` or `sentence`."""
@@ -144,3 +199,59 @@ class Corpus:
 def joined(parts: Iterable[Corpus], source: str) -> Corpus:
     """One corpus from several, in the order given."""
     return Corpus(tuple(example for part in parts for example in part.examples), source)
+
+
+def _split_seed(options: Mapping[str, str | int]) -> int | None:
+    value = options.get("split_seed")
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        raise BadParameter("split_seed is not a number", needed="an integer", found=repr(value)) from None
+
+
+def _first_crossing(pairs: Iterable[tuple[str, str]]) -> tuple[str, str, str] | None:
+    """The first name that occurs with two splits, and the two."""
+    home: dict[str, str] = {}
+    for name, split in pairs:
+        if home.setdefault(name, split) != split:
+            return name, home[name], split
+    return None
+
+
+def _prefixed(example: Example, document: object, same_ids: object) -> Example:
+    name = f"{example.split}:{example.id}" if same_ids else example.id
+    if document and example.document is not None:
+        return replace(example, id=name, document=f"{example.split}:{example.document}")
+    return replace(example, id=name)
+
+
+def _depths(heads: Sequence[Label], where: str) -> tuple[int | None, ...]:
+    known: dict[int, int | None] = {0: -1}
+    for word in range(1, len(heads) + 1):
+        path = []
+        while word not in known:
+            path.append(word)
+            known[word] = _WALKING
+            head = heads[word - 1]
+            if head is None:
+                word = path.pop()
+                known[word] = None
+                break
+            if not isinstance(head, int) or isinstance(head, bool) or not 0 <= head <= len(heads):
+                raise CorpusError(
+                    f"the head of word {word} is no word of the sentence", needed=f"an integer from 0 to {len(heads)}",
+                    found=repr(head), where=f"sentence {where}",
+                )  # fmt: skip
+            word = head
+        depth = known[word]
+        if depth == _WALKING:
+            raise CorpusError(
+                "heads form a circle, not a tree", needed="every word's heads lead to the root (head 0)",
+                found=f"word {word} is above itself", where=f"sentence {where}",
+            )  # fmt: skip
+        for step, below in enumerate(reversed(path), start=1):
+            known[below] = None if depth is None else depth + step
+    return tuple(known[word] for word in range(1, len(heads) + 1))
+
+
+_WALKING = -2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -61,13 +61,24 @@ def _readable(error: ValidationError, job: type[BaseModel], where: str) -> Excep
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return unknown_name("key", path, job.model_fields, where=where, error=ConfigError)
+        known = _fields_at(job, first["loc"][:-1])
+        return unknown_name("key", str(first["loc"][-1]), known, where=f"{where}, {path}", error=ConfigError)
     return ConfigError(
         f"{path or 'the job'}: {first['msg']}",
         found=repr(first.get("input"))[:200],
         where=where,
         next_step="see `probing --help` and the study file that ships in datasets/reference",
     )
+
+
+def _fields_at(job: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Keys allowed at a path such as `("train", 0)`: those of the job nested in that field."""
+    for part in path:
+        if isinstance(part, str):
+            annotation = job.model_fields[part].annotation
+            nested = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+            job = nested[0] if nested else job
+    return [field.alias or name for name, field in job.model_fields.items()]
 
 
 class CorpusOptions(Job):

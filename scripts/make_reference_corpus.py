@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 SEED = 20
-DOCUMENTS = {"train": 500, "dev": 100, "test": 100}  # four sentences each: number × tense
+DOCUMENTS = {"train": 400, "dev": 100, "test": 100}  # four sentences each: number × tense
 UNSEEN_SHARE = 0.35  # of test documents whose subject occurs in no other split
 
 # (animate, inanimate): the two of a pair stand in for each other in minimal pairs of animacy

@@ -82,10 +82,12 @@ def result() -> ProbeResult:
         Comparison("word_type", score, 0.95, gain, True, (0.5, 0.6), 0.7, None),
         Comparison("shuffled_labels", score, None, gain, False, (0.2,)),
     )
-    measure = MeasureResult(
-        "accuracy", "test", score, True, comparisons=comparisons, gains=(Gain("prior", gain, 0.02, 0.01, 0.02),)
-    )
-    return ProbeResult("upos", "classes", "resid.1", "linear", (measure,), 3, 5, 6, ("A", "B"), ((5, 1), (0, 4)), provenance={"store_id": "x"})  # fmt: skip
+    gains = (Gain("prior", gain, 0.02, 0.01, 0.02),)
+    measure = MeasureResult("accuracy", "test", score, True, comparisons=comparisons, gains=gains)
+    return ProbeResult(
+        "upos", "classes", "resid.1", "linear", (measure,), 3, 5, 6, classes=("A", "B"), confusion=((5, 1), (0, 4)),
+        provenance={"store_id": "x"},
+    )  # fmt: skip
 
 
 def test_a_result_survives_json() -> None:

@@ -75,7 +75,8 @@ class HuggingFaceTrunk:
         limit = getattr(self.trunk.config, "max_position_embeddings", None)
         if not isinstance(limit, int) or limit <= 0:
             return None
-        return limit - (self._position_table_padding() or -1) - 1
+        padding = self._position_table_padding()
+        return limit if padding is None else limit - padding - 1
 
     def _position_table_padding(self) -> int | None:
         for name, module in self.trunk.named_modules():
@@ -110,6 +111,25 @@ class HuggingFaceTrunk:
             if len(seen[site]) != 1:
                 raise self.unsupported(f"site {site} was met {len(seen[site])} times", "once in a forward pass")
         return {site: seen[site][0] for site in sites}
+
+    def broken_link(self, ids: Tensor, mask: Tensor) -> str | None:
+        """The first site `resid.l` that is not the output of block l-1, or is changed after it was read; else None."""
+        blocks = len(self.blocks)
+        outputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
+        inputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
+        handles = [b.register_forward_hook(_output_reader(outputs[i])) for i, b in enumerate(self.blocks)]
+        handles += [b.register_forward_hook(_copier(inputs[i]), with_kwargs=True) for i, b in enumerate(self.blocks)]
+        try:
+            states = self.read(ids, mask, [f"resid.{layer}" for layer in range(blocks + 1)])
+        finally:
+            for handle in handles:
+                handle.remove()
+        for layer in range(blocks + 1):
+            state = states[f"resid.{layer}"]
+            chained = layer == 0 or torch.equal(state, outputs[layer - 1][0])
+            if not chained or (layer < blocks and not torch.equal(state, inputs[layer][0])):
+                return f"resid.{layer}"
+        return None
 
     def check_sites(self, sites: Sequence[str]) -> None:
         """Refuse unknown sites.
@@ -150,6 +170,13 @@ class HuggingFaceTrunk:
 def _input_reader(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         into.append(args[0] if args else kwargs["hidden_states"])
+
+    return hook
+
+
+def _copier(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        into.append((args[0] if args else kwargs["hidden_states"]).clone())
 
     return hook
 

@@ -1,1 +1,89 @@
-"""Tables, figures and the self-contained HTML report."""
+"""Tables, figures, findings and the self-contained HTML report."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from probing.errors import ConfigError, InputError
+from probing.records import ProbeResult, read_results
+from probing.reporting.figures import save_curves
+from probing.reporting.findings import Finding, finding
+from probing.reporting.html import page
+from probing.reporting.tables import print_results
+
+__all__ = ["Finding", "finding", "print_results", "report", "save_curves", "write_report"]
+
+RESULTS = "results.jsonl"
+PAGE = "report.html"
+
+
+def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None = None) -> Path:
+    """Write the report of a directory of results, or of results in hand, and return the page's path.
+
+    Args:
+        results: the directory that `probing train --to` wrote, or results.
+        to: the page's path (default: `report.html` in that directory, or in the current one). Figures for papers go
+            into the folder `figures` beside it.
+
+    Raises:
+        ConfigError: there are no results.
+        InputError: `results.jsonl` is damaged.
+    """
+    if isinstance(results, str | Path):
+        folder = Path(results)
+        return write_report(_read(folder / RESULTS), to if to is not None else folder / PAGE)
+    return write_report(results, to if to is not None else PAGE)
+
+
+def write_report(results: Iterable[ProbeResult], to: Path | str) -> Path:
+    """Write the page of `results` at `to` (in it, if it is a directory) and their figures beside it.
+
+    Raises:
+        ConfigError: there are no results.
+    """
+    listed = list(results)
+    if not listed:
+        raise _no_results("the results", "none")
+    path = Path(to) / PAGE if Path(to).is_dir() else Path(to)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_curves(listed, path.parent / "figures")
+    _replace(path, page(listed))
+    return path
+
+
+def _read(path: Path) -> list[ProbeResult]:
+    if not path.is_file():
+        raise _no_results(str(path), "no such file")
+    try:
+        return read_results(path)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "results.jsonl cannot be read", needed="one result per line, as `probing train` writes them",
+            found=f"{type(error).__name__}: {error}"[:300], where=str(path),
+            next_step="delete it and run `probing train … --to` on that directory again",
+        ) from None  # fmt: skip
+
+
+def _no_results(where: str, found: str) -> ConfigError:
+    return ConfigError(
+        "there are no results to report", needed=f"a directory with {RESULTS}", found=found, where=where,
+        next_step="run `probing train … --to` on that directory first",
+    )  # fmt: skip
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write the whole file or leave the old one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,1 +1,10 @@
-"""The activation store: immutable HDF5 shards, each made valid by a commit record."""
+"""The activation store: states computed once, in immutable HDF5 shards, each valid by its commit record."""
+
+from probing.store.file_ops import FileOps
+from probing.store.format import ShardContent
+from probing.store.image import narrow
+from probing.store.reader import RowTable, Store
+from probing.store.summary import list_stores, store_info
+from probing.store.writer import StoreWriter
+
+__all__ = ["FileOps", "RowTable", "ShardContent", "Store", "StoreWriter", "list_stores", "narrow", "store_info"]

@@ -1,0 +1,112 @@
+"""How examples are grouped: shards of a corpus, length-sorted batches of a shard; and pooling of a batch's pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.alignment import Ints, Rows
+from probing.corpus import Corpus
+from probing.errors import BadParameter
+
+MAX_SHARDS = 100_000
+EXAMPLES_PER_SHARD = 8192
+
+
+def shard_starts(corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int) -> tuple[int, ...]:
+    """First example of each shard, from the corpus and the recipe alone.
+
+    Rows are estimated without a tokenizer (one per word, one per sentence, one piece per four characters), so that a
+    resumed run need not read what is done.
+
+    Args:
+        corpus: the examples.
+        scope: `piece`, `word` or `sentence`.
+        row_bytes: bytes of one row over all sites.
+        shard_bytes: size to stay near.
+
+    Raises:
+        BadParameter: more shards than the format allows.
+    """
+    budget = max(1, shard_bytes // max(1, row_bytes))
+    starts, filled = [0], 0
+    for ordinal, example in enumerate(corpus.examples):
+        estimate = {"word": len(example.words), "sentence": 1}.get(scope, len(example.text) // 4 + 1)
+        is_full = filled + estimate > budget or ordinal - starts[-1] >= EXAMPLES_PER_SHARD
+        if is_full and ordinal > starts[-1]:
+            starts.append(ordinal)
+            filled = 0
+        filled += estimate
+    if len(starts) > MAX_SHARDS:
+        raise BadParameter(
+            "too many shards", needed=f"at most {MAX_SHARDS}", found=str(len(starts)),
+            next_step="raise shard_bytes, or extract fewer sites at a time",
+        )  # fmt: skip
+    return tuple(starts)
+
+
+def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Positions grouped so that inputs of like length share a batch of at most `tokens_per_batch` padded pieces.
+
+    The longest come first, ties in order; an input longer than the budget is a batch alone; length 0 is left out.
+    """
+    order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (-lengths[i], i))
+    batches: list[list[int]] = []
+    for i in order:
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > tokens_per_batch:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Which pieces of a padded batch make which rows. R rows in the batch.
+
+    Attributes:
+        rows: `(R,)` rows of the shard.
+        steps: the k-th step adds the k-th piece of every row that has one: rows `(r,)` of the batch, flat pieces.
+        counts: `(R, 1)` pieces per row.
+    """
+
+    rows: Ints
+    steps: tuple[tuple[Tensor, Tensor], ...]
+    counts: Tensor
+
+    @classmethod
+    def of(cls, rows: Rows, batch: Sequence[int], first_piece: Ints, length: int, device: str) -> Gather:
+        """Plan the pooling of the examples `batch` of `rows`, padded to `length` pieces."""
+        chosen = np.concatenate([np.arange(rows.offset[e], rows.offset[e + 1]) for e in batch])
+        place = np.repeat(np.arange(len(batch)), [rows.offset[e + 1] - rows.offset[e] for e in batch])
+        shift = place * length + first_piece[place]
+        start, counts = rows.first[chosen], rows.first[chosen + 1] - rows.first[chosen]
+        steps = []
+        for k in range(int(counts.max(initial=0))):
+            longer = np.flatnonzero(counts > k)
+            flat = shift[longer] + rows.pieces[start[longer] + k]
+            steps.append((torch.from_numpy(longer).to(device), torch.from_numpy(flat).to(device)))
+        return cls(chosen, tuple(steps), torch.from_numpy(counts).to(device).unsqueeze(1))
+
+    def pool(self, states: Tensor, how: str) -> NDArray[Any]:
+        """`(R, D)` float32 rows of states `(B, T, D)`: the largest of the pieces for `max`, else their mean.
+
+        One piece at a time: the same sum on every device, in the order of the pieces.
+        """
+        flat = states.reshape(-1, states.shape[-1])
+        out = flat.index_select(0, self.steps[0][1]).float()
+        for rows, pieces in self.steps[1:]:
+            more = flat.index_select(0, pieces).float()
+            if how == "max":
+                out[rows] = torch.maximum(out[rows], more)
+            else:
+                out.index_add_(0, rows, more)
+        if how != "max" and len(self.steps) > 1:
+            out /= self.counts
+        result: NDArray[Any] = out.cpu().numpy()
+        return result

@@ -1,0 +1,47 @@
+"""The keyed control task: every value of a declared field carries one random label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from probing.contracts import Control
+from probing.controls._draws import check_draws, drawn_by_key
+from probing.design import Labels
+from probing.errors import DegenerateDesign
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyedControl(Control):
+    """As the word-type control, but keyed on another field of the rows: lemma, template, document.
+
+    For a real-valued target every key draws from the task's training values. The control says something only if
+    keys recur: where hardly any key of test occurs in train, its ceiling is the share of the commonest class.
+
+    Args:
+        key: the field; empty: `type` for word rows, `text` for sentence rows.
+        draws: independent control tasks.
+    """
+
+    key: str = ""
+    draws: int = 5
+
+    def __post_init__(self) -> None:
+        check_draws(self.draws)
+
+    def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
+        """Control labels of one draw.
+
+        Raises:
+            UnknownName: no such key, with the nearest name.
+            DegenerateDesign: the rows have no key at all, or fewer than two classes are left in train.
+        """
+        if not labels.keys:
+            raise DegenerateDesign(
+                "the keyed control needs a key to draw by", needed="a column of the corpus that rows share",
+                found="no keys", where=f"task {labels.task}", next_step="add a column, e.g. the template's name",
+            )  # fmt: skip
+        key = self.key or ("type" if "type" in labels.keys else "text")
+        return drawn_by_key(labels, key, name=f"keyed:key={key}", draw=draw, seed=seed)
+
+
+MEMBER = KeyedControl

@@ -1,0 +1,46 @@
+"""Shuffled labels: a chance check, never called selectivity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from probing.contracts import Control
+from probing.controls._draws import check_draws, refuse_single_value
+from probing.design import Labels
+from probing.seeds import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShuffledLabelsControl(Control):
+    """Labels permuted over the rows of each split: what is left is the label distribution.
+
+    A probe that beats the majority rate here has leaked; one that does not has shown nothing yet.
+
+    Args:
+        draws: independent permutations.
+    """
+
+    is_selectivity: ClassVar[bool] = False
+
+    draws: int = 5
+
+    def __post_init__(self) -> None:
+        check_draws(self.draws)
+
+    def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
+        """Permuted labels of one draw.
+
+        Raises:
+            DegenerateDesign: fewer than two classes in train.
+        """
+        y = labels.y.copy()
+        for split in sorted(set(labels.split.tolist())):
+            rows = labels.rows(split)
+            order = generator(seed, "shuffled_labels", draw, split).permutation(len(rows))
+            y[rows] = labels.y[rows][order]
+        refuse_single_value(y[labels.rows("train")], name="shuffled_labels")
+        return replace(labels, y=y, control=f"shuffled_labels#{draw}")
+
+
+MEMBER = ShuffledLabelsControl

@@ -1,0 +1,51 @@
+"""The word-type control task: every word type carries one random label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from probing.contracts import Control
+from probing.controls._draws import check_draws, drawn_by_key
+from probing.design import Labels
+from probing.errors import DegenerateDesign
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordTypeControl(Control):
+    """Every word type (surface form, case-sensitive) draws one label, carried by its occurrences in every split.
+
+    The label of a type is a hash of (form, seed, draw) put through the distribution of the task's training
+    tokens: it depends neither on the order of the corpus nor on which other types there are. What a probe scores here
+    is what it memorises of word identity. A type unseen in train has a label that no probe can know, so the most a
+    probe can reach is Σ over test rows of (type seen in train → 1, else the share of the commonest class) / rows.
+
+    Args:
+        draws: independent control tasks.
+
+    References:
+        Hewitt and Liang 2019, Designing and Interpreting Probes with Control Tasks, §2.
+    """
+
+    draws: int = 5
+
+    def __post_init__(self) -> None:
+        check_draws(self.draws)
+
+    def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
+        """Control labels of one draw.
+
+        Raises:
+            DegenerateDesign: the rows are not words, or fewer than two classes are left in train.
+        """
+        if "type" not in labels.keys:
+            raise DegenerateDesign(
+                "the word_type control needs words",
+                needed="rows that are words",
+                found=f"rows with the keys {', '.join(sorted(labels.keys)) or '(none)'}",
+                where=f"task {labels.task}",
+                next_step="for sentence rows use keyed:key=COLUMN, with a key that several sentences share",
+            )
+        return drawn_by_key(labels, "type", name="word_type", draw=draw, seed=seed)
+
+
+MEMBER = WordTypeControl

@@ -1,0 +1,250 @@
+"""Rows of named fields to examples: the rules that JSONL, tables and hub data sets share.
+
+* Text: the field `text`, else `sentence`, else the only field of strings; or the option `text=FIELD`.
+* Words: the list field `words` or `tokens` (option `words=FIELD`), found in order in the text; without a text, the
+  words joined by spaces are the text. Without a list, words are cut as `_words.split_words` says.
+* Labels: a list field as long as the words in more than half of the rows is a word column (and must be in every row);
+  a field of single values is a sentence column; other fields (nested, lists of other lengths) are left out.
+* `id`, `document` or `group`, and `split` are the example's id, document and split; options `id=`, `document=` and
+  `split_column=` name others, and `none` switches one off.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from probing.corpora._text import check_options
+from probing.corpora._words import split_words
+from probing.corpus import Corpus, Example, Label
+from probing.errors import CorpusError, unknown_name
+from probing.sources import split_name
+
+_OFF = "none"
+_DEFAULTS = {
+    "text": ("text", "sentence"),
+    "words": ("words", "tokens"),
+    "id": ("id",),
+    "document": ("document", "group"),
+    "split_column": ("split",),
+}
+ROW_OPTIONS = tuple(_DEFAULTS)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which field plays which part; "" where none does."""
+
+    text: str
+    words: str
+    id: str
+    document: str
+    split_column: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as read, with the place of each for messages."""
+
+    values: Sequence[Mapping[str, Any]]
+    places: Sequence[str]
+    source: str
+
+    def names(self) -> list[str]:
+        """Every field that occurs, in order of first occurrence."""
+        return list(dict.fromkeys(name for row in self.values for name in row))
+
+
+def row_options(options: Mapping[str, str], reader: str, more: Sequence[str] = ()) -> dict[str, str]:
+    """The options that concern rows.
+
+    Raises:
+        BadParameter: an option that is neither among these nor in `more`.
+    """
+    check_options(options, (*ROW_OPTIONS, *more), reader)
+    return {name: value for name, value in options.items() if name in ROW_OPTIONS}
+
+
+def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> Corpus:
+    """The corpus of the rows, by the rules at the top of this file.
+
+    Args:
+        rows: at least one.
+        split: the split of every row; "": that of the split field, else `train`.
+        options: those of `row_options`.
+
+    Raises:
+        CorpusError: no text, words that are not in the text, columns of the wrong length; with the row's place.
+    """
+    if not rows.values:
+        raise CorpusError("the corpus is empty", needed="at least one row", found="none", where=rows.source)
+    names = rows.names()
+    roles = _roles(rows, names, options)
+    texts = [_text_and_words(row, roles, place) for row, place in zip(rows.values, rows.places, strict=True)]
+    special = {getattr(roles, role.name) for role in fields(roles)} - {roles.document}
+    lengths = [len(words) for _, words in texts]
+    kinds = {name: _level(rows, name, lengths) for name in names if name not in special}
+    examples = []
+    for index, (text, words) in enumerate(texts):
+        row, place = rows.values[index], rows.places[index]
+        columns = {name: _label(row.get(name)) for name, level in kinds.items() if level == "sentence"}
+        word_columns = {
+            name: _word_labels(row.get(name), len(words), name, place)
+            for name, level in kinds.items()
+            if level == "word"
+        }
+        identity = _string(row.get(roles.id)) or f"{Path(rows.source).stem}:{index + 1}"
+        document = _string(row.get(roles.document))
+        examples.append(
+            Example(identity, text, words, columns, word_columns, document, _split(row, roles, split, place))
+        )
+    return Corpus(tuple(examples), rows.source)
+
+
+def _roles(rows: Rows, names: Sequence[str], options: Mapping[str, str]) -> Roles:
+    chosen = {}
+    for role, candidates in _DEFAULTS.items():
+        asked = options.get(role, "")
+        if asked and asked != _OFF and asked not in names:
+            raise unknown_name(f"column for option {role}", asked, names, where=rows.source, error=CorpusError)
+        found = next((name for name in candidates if name in names and _fits(rows, role, name)), "")
+        chosen[role] = "" if asked == _OFF else asked or found
+    if not chosen["text"] and not chosen["words"]:
+        chosen["text"] = _only_text(rows, [name for name in names if name not in chosen.values()])
+    return Roles(**chosen)
+
+
+def _fits(rows: Rows, role: str, name: str) -> bool:
+    """Whether a field of that usual name holds what the role needs: `words` may also be a number of words."""
+    values = (row.get(name) for row in rows.values)
+    if role == "words":
+        return any(isinstance(value, list) and all(isinstance(w, str) for w in value) for value in values)
+    return role != "text" or any(isinstance(value, str) for value in values)
+
+
+def _only_text(rows: Rows, names: Sequence[str]) -> str:
+    of_strings = [
+        name
+        for name in names
+        if any(isinstance(row.get(name), str) for row in rows.values)
+        and all(row.get(name) is None or isinstance(row.get(name), str) for row in rows.values)
+    ]
+    if len(of_strings) == 1:
+        return of_strings[0]
+    raise CorpusError(
+        "which column is the text?", needed="a column `text` or `sentence`, or exactly one column of strings",
+        found=f"columns {', '.join(names)}", where=rows.source, next_step="name it with the reader option text=COLUMN",
+    )  # fmt: skip
+
+
+def _text_and_words(row: Mapping[str, Any], roles: Roles, place: str) -> tuple[str, tuple[tuple[int, int], ...]]:
+    text = row.get(roles.text) if roles.text else None
+    words = row.get(roles.words) if roles.words else None
+    if isinstance(words, str):
+        words = words.split()
+    if words is not None and not (isinstance(words, list) and all(isinstance(w, str) and w.strip() for w in words)):
+        raise CorpusError(
+            f"{roles.words} is not a list of words", needed="a list of strings that are not empty",
+            found=repr(words)[:200], where=place,
+        )  # fmt: skip
+    if roles.text and not (isinstance(text, str) and text.strip()):
+        raise CorpusError(f"no text in column {roles.text!r}", needed="text", found=repr(text)[:80], where=place)
+    if text is None:
+        if not words:
+            raise CorpusError("a row without words", needed=f"words in {roles.words!r}", found=repr(words), where=place)
+        text = " ".join(words)
+    _check_unicode(text, place)
+    return text, split_words(text) if words is None else _located(words, text, place)
+
+
+def _located(words: Sequence[str], text: str, place: str) -> tuple[tuple[int, int], ...]:
+    spans, at = [], 0
+    for number, word in enumerate(words, start=1):
+        start = text.find(word, at)
+        if start < 0:
+            raise CorpusError(
+                f"word {number} is not in the text where it should be", needed=f"{word!r} after character {at}",
+                found=repr(text[at : at + 40]), where=place,
+                next_step="give words as they are written in the text, or leave the text out",
+            )  # fmt: skip
+        at = start + len(word)
+        spans.append((start, at))
+    return tuple(spans)
+
+
+def _level(rows: Rows, name: str, lengths: Sequence[int]) -> str:
+    """`word`, `sentence`, or "" for a field that is left out."""
+    fitting = lists = 0
+    for row, length in zip(rows.values, lengths, strict=True):
+        value = row.get(name)
+        if isinstance(value, list):
+            if not all(_is_scalar(item) for item in value):
+                return ""
+            lists += 1
+            fitting += len(value) == length
+        elif value is not None and (lists or not _is_scalar(value)):
+            return ""
+    if not lists:
+        return "sentence"
+    scalars = any(row.get(name) is not None and not isinstance(row.get(name), list) for row in rows.values)
+    return "word" if 2 * fitting > lists and not scalars else ""
+
+
+def _word_labels(value: Any, n_words: int, name: str, place: str) -> tuple[Label, ...]:
+    if value is None:
+        return (None,) * n_words
+    if len(value) != n_words:
+        raise CorpusError(
+            f"column {name!r} does not fit the words", needed=f"{n_words} values, one per word",
+            found=f"{len(value)}", where=place,
+        )  # fmt: skip
+    return tuple([_label(item) for item in value])
+
+
+def _split(row: Mapping[str, Any], roles: Roles, split: str, place: str) -> str:
+    own = _string(row.get(roles.split_column))
+    if not roles.split_column or own is None:
+        return split or "train"
+    if split and split_name(own) != split:
+        raise CorpusError(
+            f"a row given as {split!r} says that it is {own!r}", needed=f"{roles.split_column}={split}",
+            found=own, where=place,
+            next_step="give the file alone, so that its own column splits it, or read with split_column=none",
+        )  # fmt: skip
+    return split_name(own)
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(
+        value, str | int | float | datetime.date | datetime.time | datetime.timedelta | decimal.Decimal
+    )
+
+
+def _label(value: Any) -> Label:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return float(value) if isinstance(value, decimal.Decimal) else str(value)
+
+
+def _string(value: Any) -> str | None:
+    label = _label(value)
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    return None if label is None or label == "" else str(label)
+
+
+def _check_unicode(text: str, place: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(
+                "half a surrogate pair in the text", found=f"U+{ord(text[error.start]):04X}", where=place
+            ) from None

@@ -1,0 +1,162 @@
+"""Extraction: a corpus through a model into a store, shard by shard; a stopped run goes on where it was."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as ProgressTask
+from rich.text import Text
+
+from probing.alignment import check_words
+from probing.batching import shard_starts
+from probing.corpus import Corpus, Example
+from probing.errors import BadParameter, CorpusError, unknown_name
+from probing.language_model import LanguageModel
+from probing.provenance import environment
+from probing.shard_reading import Clock, Reading, n_words, read_shard
+from probing.site import select_sites
+from probing.store import Store, StoreWriter
+
+ROWS = (
+    "piece", "word:first", "word:last", "word:mean", "word:max",
+    "sentence:first", "sentence:last", "sentence:mean", "sentence:cls",
+)  # fmt: skip
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+LONG_INPUTS = ("truncate", "skip", "refuse")
+TOKENS_PER_BATCH = 2048
+SHARD_BYTES = 64 << 20
+
+LongInputs = Literal["truncate", "skip", "refuse"]
+
+
+def extract(
+    model: LanguageModel | str, corpus: Corpus, *, sites: str | Sequence[str] = "resid.*", to: str | Path,
+    rows: str = "word:mean", dtype: str | None = None, max_length: int | None = None,
+    long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
+    progress: bool | None = None,
+) -> Store:  # fmt: skip
+    """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
+
+    Args:
+        model: a model, or the name of one.
+        corpus: the examples.
+        sites: shell-style patterns, comma-separated or a list.
+        to: the store's directory, new or unfinished.
+        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|cls`. `first` and `last` are content
+            pieces, not special ones.
+        dtype: stored dtype; None: the compute dtype.
+        max_length: the most pieces of an input; None: what the model allows.
+        long_inputs: `truncate` (words cut are named), `skip` or `refuse`.
+        tokens_per_batch: padded pieces of a batch.
+        shard_bytes: size of a shard, about.
+        progress: show a bar on standard error; None: if it is a terminal.
+
+    Raises:
+        UnknownSite: a pattern that matches no site.
+        BadParameter: an option out of range, or `sentence:cls` without a CLS piece.
+        CorpusError: no examples, or a long input under `refuse`.
+        AlignmentError: word spans that overlap or leave their text.
+        ProvenanceMismatch: `to` holds a store of another model, corpus or recipe.
+        NonFiniteStates: NaN or infinity, naming the site and the sentence.
+        NotRepresentable: a state too large for the stored dtype.
+    """
+    model = LanguageModel.load(model) if isinstance(model, str) else model
+    reading = _reading(model, sites, rows, dtype, max_length, long_inputs, tokens_per_batch, shard_bytes)
+    _check_corpus(model, corpus, reading)
+    row_bytes = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
+    starts = shard_starts(corpus, reading.scope, row_bytes, shard_bytes)
+    identity = _identity(model, corpus, reading, starts)
+    writer = StoreWriter.open(Path(to), identity=identity, environment=environment(model.device))
+    bounds = (*starts, len(corpus))
+    missing = list(writer.missing())
+    todo = [corpus.examples[bounds[shard] : bounds[shard + 1]] for shard in missing]
+    with _progress(sum(n_words(example) for part in todo for example in part), progress) as advance:
+        for shard, examples in zip(missing, todo, strict=True):
+            writer.commit(shard, read_shard(model, examples, bounds[shard], reading, advance))
+    writer.seal()
+    return Store.open(Path(to))
+
+
+def _reading(
+    model: LanguageModel, sites: str | Sequence[str], rows: str, dtype: str | None, max_length: int | None,
+    long_inputs: str, tokens_per_batch: int, shard_bytes: int,
+) -> Reading:  # fmt: skip
+    """Check every option before any work."""
+    if rows not in ROWS:
+        raise unknown_name("row scope", rows, ROWS, error=BadParameter)
+    if rows == "sentence:cls" and model.cls_id is None:
+        raise BadParameter(
+            "sentence:cls needs a CLS piece", needed="a tokenizer with a CLS piece", found="none", where=model.name,
+            next_step="use rows sentence:last or sentence:mean",
+        )  # fmt: skip
+    stored = dtype or model.dtype
+    if stored not in ITEM_BYTES:
+        raise unknown_name("stored dtype", stored, ITEM_BYTES, error=BadParameter)
+    if long_inputs not in LONG_INPUTS:
+        raise unknown_name("rule for long inputs", long_inputs, LONG_INPUTS, error=BadParameter)
+    limit = model.max_length
+    if max_length is not None and (max_length < 4 or (limit is not None and max_length > limit)):
+        needed = f"4 to {limit}" if limit is not None else "at least 4"
+        raise BadParameter("max_length is out of range", needed=needed, found=str(max_length), where=model.name)
+    if tokens_per_batch < 1 or not 1 <= shard_bytes <= 1 << 30:
+        raise BadParameter(
+            "batch or shard size is out of range", needed="tokens_per_batch ≥ 1 and 1 ≤ shard_bytes ≤ 1 GiB",
+            found=f"{tokens_per_batch}, {shard_bytes}",
+        )  # fmt: skip
+    scope, _, pool = rows.partition(":")
+    chosen = select_sites(sites, model.sites)
+    return Reading(chosen, scope, pool or "mean", stored, max_length or limit, long_inputs, tokens_per_batch)
+
+
+def _check_corpus(model: LanguageModel, corpus: Corpus, reading: Reading) -> None:
+    examples = corpus.examples
+    if not examples:
+        raise CorpusError("there is nothing to extract", needed="at least one example", found="0", where=corpus.source)
+    lengths = [len(example.text) for example in examples]
+    check_words([example.words for example in examples], lengths, [example.id for example in examples])
+    if reading.long_inputs == "refuse" and reading.max_length is not None:
+        _refuse_long(model, examples, reading.max_length)
+
+
+def _refuse_long(model: LanguageModel, examples: Sequence[Example], limit: int) -> None:
+    # A piece is at least one byte, so that only long texts need be tried; 16 leaves room for special pieces.
+    long = [example for example in examples if len(example.text.encode()) + 16 > limit]
+    for example, encoded in zip(long, model.encode([example.text for example in long]), strict=True):
+        if len(encoded) > limit:
+            raise CorpusError(
+                "an input is too long for the model", needed=f"at most {limit} pieces", found=f"{len(encoded)} pieces",
+                where=f"sentence {example.id}", next_step="shorten it, or use long inputs truncate or skip",
+            )  # fmt: skip
+
+
+def _identity(model: LanguageModel, corpus: Corpus, reading: Reading, starts: tuple[int, ...]) -> dict[str, Any]:
+    source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
+    return model.identity() | {
+        "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None},
+        "extraction": reading.identity(),
+        "plan": {"starts": list(starts), "count": len(corpus)},
+    }
+
+
+class _Rate(ProgressColumn):
+    """Words per second."""
+
+    def render(self, task: ProgressTask) -> Text:
+        """The rate of the last seconds."""
+        return Text(f"{task.speed:,.0f} words/s" if task.speed else "")
+
+
+@contextmanager
+def _progress(total: int, show: bool | None) -> Iterator[Clock]:
+    """A bar with words per second and time left, on standard error."""
+    is_shown = sys.stderr.isatty() if show is None else show
+    columns = (TextColumn("extracting"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
+        task = bar.add_task("words", total=total)
+        yield lambda words: bar.advance(task, words)

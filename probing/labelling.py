@@ -1,0 +1,300 @@
+"""Rows of a store and a task to Labels: the target of every row, with all that controls and statistics need."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Task
+from probing.corpus import SPLITS, Corpus, Example
+from probing.design import Labels
+from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
+
+Ints = NDArray[np.int64]
+_OWN_KEYS = ("type", "lemma", "document", "text")
+
+
+class RowTable(Protocol):
+    """What labelling needs to know of a store's rows, R of them."""
+
+    @property
+    def example(self) -> Ints:
+        """`(R,)` ordinal of the row's example in the corpus."""
+
+    @property
+    def word(self) -> Ints:
+        """`(R,)` index of the row's word in its example, -1 for none."""
+
+
+def label_rows(
+    rows: RowTable,
+    scope: str,
+    corpus: Corpus,
+    task: Task,
+    *,
+    cluster: Literal["sentence", "document"] | str = "sentence",
+) -> Labels:
+    """Give every row of a store its label; rows without one are left out and counted.
+
+    Args:
+        rows: the store's rows.
+        scope: what a row is: `word`, `sentence` or `piece`.
+        corpus: the corpus the store was made from.
+        task: gives the labels; it is prepared here.
+        cluster: the resampling unit of `Labels.groups`.
+
+    Raises:
+        BadParameter: rows of another level than the task's, or an unknown cluster.
+        DegenerateDesign: a design from which nothing can be learned, or whose score would mean nothing.
+        ProvenanceMismatch: rows that point outside the corpus.
+    """
+    task.prepare(corpus)
+    name = task_name(task)
+    _check_level(task, name, scope, cluster)
+    kept, values, excluded = _labelled(rows, corpus, task)
+    example, word = np.asarray(rows.example)[kept], np.asarray(rows.word)[kept]
+    y, classes = _targets(values, task.kind)
+    keys, key_names = _keys(corpus, example, word, task.level)
+    labels = Labels(
+        task=name, kind=task.kind, y=y, classes=classes, split=_per_example(corpus, [e.split for e in corpus.examples], example),
+        groups=_groups(corpus, example, cluster), example=example, word=word, row=kept,
+        keys=keys, key_names=key_names, excluded=excluded,
+    )  # fmt: skip
+    check_labels(labels, corpus)
+    return labels
+
+
+def task_name(task: Task) -> str:
+    """The name a task is asked for by, such as `feature:Number`."""
+    name = type(task).__module__.rpartition(".")[2]
+    return f"{name}:{task.argument}" if task.argument else name
+
+
+def check_labels(labels: Labels, corpus: Corpus) -> None:
+    """Refuse a design from which nothing can be learned, or whose score would mean nothing.
+
+    Raises:
+        DegenerateDesign: no rows, an empty split, one class, fewer rows than classes, evaluation labels that never
+            occur in train, or groups that cross splits; with what, where and the next step.
+    """
+    where = f"task {labels.task} on {corpus.source}"
+    if not len(labels):
+        raise DegenerateDesign(
+            "no row has a label", needed="labelled rows", found=_listed(labels.excluded) or "no rows", where=where,
+            next_step="check that splits are named train, dev and test, and that the column has values",
+        )  # fmt: skip
+    counts = {split: len(labels.rows(split)) for split in SPLITS}
+    empty = [split for split, n in counts.items() if not n]
+    if empty:
+        raise DegenerateDesign(
+            f"no labelled rows in {' and '.join(empty)}", needed="rows in train, dev and test",
+            found=f"{_listed(counts)}; splits of the corpus: {', '.join(corpus.splits)}", where=where,
+            next_step="give train=FILE dev=FILE test=FILE, or one file with split_seed=0",
+        )  # fmt: skip
+    _check_variety(labels, counts["train"], where)
+    _check_groups(labels, corpus, where)
+
+
+def _check_variety(labels: Labels, n_train: int, where: str) -> None:
+    trained = np.unique(labels.y[labels.rows("train")])
+    if len(trained) < 2:
+        only = labels.classes[int(trained[0])] if labels.kind == "classes" else f"{trained[0]:g}"
+        raise DegenerateDesign(
+            "all train rows have one label", needed="at least two different labels", found=f"only {only!r}",
+            where=where, next_step="choose another task or more data",
+        )  # fmt: skip
+    if labels.kind == "real":
+        return
+    if n_train < len(labels.classes):
+        raise DegenerateDesign(
+            "fewer train rows than classes", needed=f"at least {len(labels.classes)} rows", found=str(n_train),
+            where=where, next_step="use more data, or a task with fewer classes (for numbers: column:NAME:real)",
+        )  # fmt: skip
+    for split in ("dev", "test"):
+        present = np.unique(labels.y[labels.rows(split)])
+        if not np.isin(present, trained).any():
+            shown = ", ".join(labels.classes[code] for code in present[:10])
+            raise DegenerateDesign(
+                f"no label of {split} occurs in train", needed="labels that train has seen", found=shown, where=where,
+                next_step="check that all files name their labels alike",
+            )  # fmt: skip
+
+
+def _check_groups(labels: Labels, corpus: Corpus, where: str) -> None:
+    home: dict[str, str] = {}
+    for ordinal in np.unique(labels.example):
+        example = corpus.examples[ordinal]
+        if home.setdefault(example.group, example.split) != example.split:
+            raise DegenerateDesign(
+                "a group crosses splits", needed="every document or sentence id in one split",
+                found=f"{example.group!r} in {home[example.group]} and {example.split}", where=where,
+                next_step="correct the splits, or split at random by group with split_seed=0",
+            )  # fmt: skip
+
+
+def _check_level(task: Task, name: str, scope: str, cluster: str) -> None:
+    if cluster not in ("sentence", "document"):
+        raise BadParameter("unknown resampling unit", needed="sentence or document", found=repr(cluster))
+    if task.level != scope:
+        wanted = "word:mean" if task.level == "word" else "sentence:mean"
+        raise BadParameter(
+            f"task {name} labels {task.level}s, the store's rows are {scope}s", needed=f"{task.level} rows",
+            found=f"{scope} rows", next_step=f"extract again with --rows {wanted}",
+        )  # fmt: skip
+
+
+def _labelled(rows: RowTable, corpus: Corpus, task: Task) -> tuple[Ints, list[Any], dict[str, int]]:
+    """Store rows with a label in train, dev or test, their values, and the count of the others by reason."""
+    example, position = np.asarray(rows.example), _positions(rows, corpus, task.level)
+    values: list[Any] = [value for e in corpus.examples for value in task.labels(e)]
+    has_label = np.fromiter((value is not None for value in values), bool, len(values))[position]
+    split = _per_example(corpus, [e.split for e in corpus.examples], example)
+    in_split = np.isin(split, SPLITS)
+    kept = np.flatnonzero(has_label & in_split)
+    excluded = Counter(f"split {name}" for name in split[~in_split].tolist())
+    excluded["no label"] = int((~has_label & in_split).sum())
+    return kept, [values[p] for p in position[kept].tolist()], {reason: n for reason, n in excluded.items() if n}
+
+
+def _positions(rows: RowTable, corpus: Corpus, level: str) -> Ints:
+    """`(R,)` index of each row's label when the labels of all examples are laid end to end."""
+    example, word = np.asarray(rows.example), np.asarray(rows.word)
+    sizes = np.array([len(e.words) if level == "word" else 1 for e in corpus.examples], dtype=np.int64)
+    inside = bool(((example >= 0) & (example < len(corpus))).all())
+    offset = word if level == "word" else np.zeros_like(example)
+    if not (inside and ((offset >= 0) & (offset < sizes[example])).all()):
+        raise ProvenanceMismatch(
+            "the store has rows that this corpus has not", needed="the corpus the store was made from",
+            found=f"a corpus of {len(corpus)} examples", where=corpus.source,
+            next_step="give the same files, in the same order, as for `probing extract`",
+        )  # fmt: skip
+    return (np.cumsum(sizes) - sizes)[example] + offset
+
+
+def _targets(values: list[Any], kind: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+    if kind == "real":
+        return np.array(values, dtype=np.float64), ()
+    return _codes(values)
+
+
+def _codes(values: Sequence[str]) -> tuple[Ints, tuple[str, ...]]:
+    """Codes into the sorted distinct values. (A dictionary: np.unique sorts all rows, ten times slower.)"""
+    names = sorted(set(values))
+    index = {name: code for code, name in enumerate(names)}
+    return np.fromiter((index[value] for value in values), np.int64, len(values)), tuple(names)
+
+
+def _per_example(corpus: Corpus, values: Sequence[str], example: Ints) -> NDArray[np.str_]:
+    return np.array(values, dtype=np.str_)[example] if len(values) else np.zeros(0, dtype=np.str_)
+
+
+def _groups(corpus: Corpus, example: Ints, cluster: str) -> Ints:
+    if cluster == "sentence":
+        return example.copy()
+    return _example_codes([e.group for e in corpus.examples], example)[0]
+
+
+def _example_codes(values: Sequence[str], example: Ints) -> tuple[Ints, tuple[str, ...]]:
+    """Codes of an example's value for every row; only values of these rows get a code."""
+    present, inverse = np.unique(example, return_inverse=True)
+    codes, names = _codes([values[ordinal] for ordinal in present.tolist()])
+    return codes[inverse], names
+
+
+def _keys(corpus: Corpus, example: Ints, word: Ints, level: str) -> tuple[dict[str, Ints], dict[str, tuple[str, ...]]]:
+    """The keys by which controls can draw; a missing value is the empty string."""
+    found: dict[str, tuple[Ints, tuple[str, ...]]] = {}
+    examples = corpus.examples
+    if level == "word":
+        found["type"] = _word_codes((e.forms for e in examples), example, word, examples)
+        if any("lemma" in e.word_columns for e in examples):
+            lemmas = (tuple(_key(v) for v in e.word_columns.get("lemma", (None,) * len(e.words))) for e in examples)
+            found["lemma"] = _word_codes(lemmas, example, word, examples)
+    else:
+        found["text"] = _example_codes([e.text for e in examples], example)
+    if any(e.document is not None for e in examples):
+        found["document"] = _example_codes([e.group for e in examples], example)
+    for column in _key_columns(examples):
+        found[column] = _example_codes([_key(e.columns.get(column)) for e in examples], example)
+    return {name: codes for name, (codes, _) in found.items()}, {name: names for name, (_, names) in found.items()}
+
+
+def _word_codes(
+    values: Iterable[tuple[str, ...]], example: Ints, word: Ints, examples: Sequence[Example]
+) -> tuple[Ints, tuple[str, ...]]:
+    flat = [value for of_one in values for value in of_one]
+    sizes = np.array([len(e.words) for e in examples], dtype=np.int64)
+    position = (np.cumsum(sizes) - sizes)[example] + word
+    return _codes([flat[p] for p in position.tolist()])
+
+
+def _key_columns(examples: Sequence[Example]) -> list[str]:
+    """Sentence columns of strings and whole numbers."""
+    names = dict.fromkeys(name for e in examples for name in e.columns if name not in _OWN_KEYS)
+    return [name for name in names if not any(isinstance(e.columns.get(name), float) for e in examples)]
+
+
+def _key(value: Hashable) -> str:
+    return "" if value is None else str(value)
+
+
+def facts(labels: Labels, corpus: Corpus) -> dict[str, Any]:
+    """Data facts of a task, ready for JSON.
+
+    Returns:
+        `level`; `rows`, `sentences` by split; `classes` (0 for real); `majority_label` (of train) and `majority`, the
+        fraction of test rows that carry it; `entropy_bits` of the train labels; `type_overlap`, the fraction of test
+        rows whose type occurs in train (None: no types); `excluded` by reason; `unseen_classes`, the dev and test
+        rows whose class train lacks; `duplicate_sentences`, the dev and test texts that occur in train; `mean` and
+        `std` of real train targets. What does not apply is None.
+    """
+    train, test = labels.rows("train"), labels.rows("test")
+    sentences = {split: np.unique(labels.example[labels.rows(split)]) for split in SPLITS}
+    return {
+        "level": "sentence" if len(labels) and labels.word[0] < 0 else "word",
+        "rows": {split: len(labels.rows(split)) for split in SPLITS},
+        "sentences": {split: len(ordinals) for split, ordinals in sentences.items()},
+        "classes": len(labels.classes),
+        **(_class_facts(labels, train, test) if labels.kind == "classes" else _real_facts(labels, train)),
+        "type_overlap": _type_overlap(labels, train, test),
+        "excluded": dict(labels.excluded),
+        "duplicate_sentences": _duplicates(sentences, corpus),
+    }
+
+
+def _class_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
+    counts = np.bincount(labels.y[train], minlength=len(labels.classes))
+    p = counts[counts > 0] / counts.sum()
+    majority = int(counts.argmax())
+    held_out = labels.y[np.isin(labels.split, ("dev", "test"))]
+    return {
+        "majority_label": labels.classes[majority], "majority": float((labels.y[test] == majority).mean()),
+        "entropy_bits": float(-(p * np.log2(p)).sum()), "unseen_classes": int((counts[held_out] == 0).sum()),
+        "mean": None, "std": None,
+    }  # fmt: skip
+
+
+def _real_facts(labels: Labels, train: Ints) -> dict[str, Any]:
+    y = labels.y[train]
+    return {
+        "majority_label": None, "majority": None, "entropy_bits": None, "unseen_classes": 0,
+        "mean": float(y.mean()), "std": float(y.std()),
+    }  # fmt: skip
+
+
+def _type_overlap(labels: Labels, train: Ints, test: Ints) -> float | None:
+    types = labels.keys.get("type")
+    return None if types is None else float(np.isin(types[test], types[train]).mean())
+
+
+def _duplicates(sentences: dict[str, Ints], corpus: Corpus) -> int:
+    known = {corpus.examples[e].text for e in sentences["train"]}
+    return sum(corpus.examples[e].text in known for split in ("dev", "test") for e in sentences[split])
+
+
+def _listed(counts: Any) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())

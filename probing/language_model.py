@@ -1,0 +1,272 @@
+"""LanguageModel: a model and its tokenizer; reads states at sites, gives logits, and checks itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probing.alignment import Encoded
+from probing.errors import BadParameter, UnsupportedModel
+from probing.models._identity import model_identity, tokenizer_identity
+from probing.models._loading import load
+from probing.models.huggingface import HuggingFaceTrunk
+
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative; half precision: 2e-2
+
+
+class LanguageModel:
+    """A Transformer of text, encoder or decoder, whose states can be read.
+
+    Attributes:
+        name: hub name or folder name.
+        tokenizer: the fast tokenizer.
+        padding_side: `right` or `left`; states of real pieces are the same for both.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, *, name: str, padding_side: str | None = None,
+        revision: str | None = None, folder: Path | None = None,
+    ) -> None:  # fmt: skip
+        if not getattr(tokenizer, "is_fast", False):
+            raise UnsupportedModel(
+                "the tokenizer cannot tell character offsets", needed="a fast tokenizer (tokenizer.json)",
+                found=type(tokenizer).__name__, where=name, next_step="convert it to tokenizer.json",
+            )  # fmt: skip
+        if padding_side not in (None, "left", "right"):
+            raise BadParameter("unknown padding side", needed="left or right", found=repr(padding_side))
+        self.name = name
+        self.tokenizer = tokenizer
+        self.padding_side = padding_side or "right"
+        self._model = model.eval()
+        self._trunk = HuggingFaceTrunk(model)
+        self._revision = revision
+        self._folder = folder
+        self._widths: dict[str, int] = {}
+
+    @classmethod
+    def load(
+        cls, name: str, *, device: str = "cpu", dtype: str = "float32", attention: str | None = None,
+        kind: Literal["auto", "base", "causal", "masked"] = "auto", padding_side: str | None = None,
+        revision: str | None = None, check: bool = True,
+    ) -> Self:  # fmt: skip
+        """Load a local folder or a hub model.
+
+        Args:
+            name: folder or hub name.
+            device: a torch device.
+            dtype: compute dtype: `float32`, `float16` or `bfloat16`.
+            attention: attention implementation, such as `eager` or `sdpa`; None: the model's default.
+            kind: which head to load; `auto`: the one the model was saved with.
+            padding_side: `right` (default) or `left`.
+            revision: hub branch, tag or commit.
+            check: run `self_check`.
+
+        Raises:
+            UnsupportedModel: it cannot be loaded, or the self-check failed.
+            BadParameter: an unknown dtype, device, kind or padding side.
+        """
+        loaded = load(name, device=device, dtype=dtype, attention=attention, kind=kind, revision=revision)
+        path = Path(name).expanduser()
+        source = path.resolve().name if path.is_dir() else name
+        model = cls(loaded.model, loaded.tokenizer, name=source, padding_side=padding_side,
+                    revision=loaded.revision, folder=loaded.folder)  # fmt: skip
+        if check:
+            model.self_check()
+        return model
+
+    @classmethod
+    def from_modules(
+        cls, model: nn.Module, tokenizer: Any, *, name: str = "in-memory", padding_side: str | None = None,
+        check: bool = True,
+    ) -> Self:  # fmt: skip
+        """Use a Hugging Face model and fast tokenizer that are already built.
+
+        Raises:
+            UnsupportedModel: the self-check failed.
+        """
+        built = cls(model, tokenizer, name=name, padding_side=padding_side)
+        if check:
+            built.self_check()
+        return built
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Site names, in the order of a forward pass."""
+        return self._trunk.sites
+
+    @property
+    def modules(self) -> dict[str, str]:
+        """For each site, the path of the module that is hooked."""
+        return dict(self._trunk.modules)
+
+    @property
+    def dtype(self) -> str:
+        """The compute dtype: `float32`, `float16` or `bfloat16`."""
+        return str(self._trunk.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        """The torch device of the weights."""
+        return str(self._trunk.device)
+
+    @property
+    def max_length(self) -> int | None:
+        """The most pieces an input may have, special ones counted; None: no limit known."""
+        limits = [self._trunk.max_positions or 0, int(min(self.tokenizer.model_max_length, 10**9))]
+        return min((limit for limit in limits if 0 < limit < 10**9), default=None)
+
+    @property
+    def cls_id(self) -> int | None:
+        """The vocabulary id of the CLS piece, if the tokenizer has one."""
+        value: int | None = self.tokenizer.cls_token_id
+        return value
+
+    def width(self, site: str) -> int:
+        """D at a site.
+
+        Raises:
+            UnknownSite: no such site.
+        """
+        self._trunk.check_sites([site])
+        if not self._widths:
+            states = self.states([_plain(self._ordinary_ids(2))], self.sites)
+            self._widths = {name: state.shape[-1] for name, state in states.items()}
+        return self._widths[site]
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Texts as the model reads them, not yet truncated."""
+        if not texts:
+            return []
+        batch = self.tokenizer(
+            list(texts), truncation=False, padding=False, return_attention_mask=False, return_token_type_ids=False,
+            return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False,
+        )  # fmt: skip
+        columns = zip(batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True)
+        none = np.zeros((0, 2), dtype=np.int64)
+        return [
+            Encoded(
+                np.array(ids, dtype=np.int64), np.array(offsets, dtype=np.int64).reshape(-1, 2),
+                np.array(special, dtype=bool), none,
+            )
+            for ids, offsets, special in columns
+        ]  # fmt: skip
+
+    def states(self, batch: Sequence[Encoded], sites: Sequence[str]) -> dict[str, Tensor]:
+        """States `(B, T, D)` by site; T is the longest input, and `first_piece` says where each begins.
+
+        Raises:
+            UnknownSite: a site this model does not have.
+            BadParameter: an input without pieces.
+        """
+        with torch.inference_mode():
+            return self._trunk.read(*self._padded(batch), sites)
+
+    def first_piece(self, batch: Sequence[Encoded]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """`(B,)` column of each input's first piece: above 0 behind left padding."""
+        lengths = np.array([len(e) for e in batch], dtype=np.int64)
+        return lengths.max() - lengths if self.padding_side == "left" else np.zeros_like(lengths)
+
+    def logits(self, batch: Sequence[Encoded]) -> Tensor:
+        """The model's outputs `(B, T, V)`.
+
+        Raises:
+            UnsupportedModel: it was loaded without a head over the vocabulary.
+        """
+        with torch.inference_mode():
+            ids, mask = self._padded(batch)
+            output = self._model(**self._trunk.inputs(ids, mask)) if self._model is not self._trunk.trunk else None
+        logits = getattr(output, "logits", None)
+        if not isinstance(logits, Tensor):
+            raise UnsupportedModel(
+                "this model has no logits", needed="a language-model head", found=type(self._model).__name__,
+                where=self.name, next_step="load it with kind='causal' or kind='masked'",
+            )  # fmt: skip
+        return logits
+
+    def self_check(self) -> None:
+        """Prove on four small inputs that the hooks read what the site names say.
+
+        Raises:
+            UnsupportedModel: which family failed, and how.
+        """
+        trunk = self._trunk
+        short, long = _plain(self._ordinary_ids(3)), _plain(self._ordinary_ids(7))
+        tolerance = _TOLERANCE.get(trunk.dtype, 2e-2)
+        together = self.states([short, long], self.sites)
+        starts = self.first_piece([short, long])
+        for row, one in enumerate((short, long)):
+            alone = self.states([one], self.sites)
+            for site in self.sites:
+                state = together[site]
+                if state.ndim != 3 or state.shape[:2] != (2, len(long)):
+                    raise trunk.unsupported(f"{site} has shape {tuple(state.shape)}", f"(2, {len(long)}, width)")
+                mine = state[row, starts[row] : starts[row] + len(one)].float()
+                if not bool(torch.isfinite(mine).all()):
+                    raise trunk.unsupported(f"{site} is not finite", "finite states")
+                if not _is_close(mine, alone[site][0].float(), tolerance):
+                    raise trunk.unsupported(f"{site} changes with the batch", "the same states alone and in a batch")
+        with torch.inference_mode():
+            broken = trunk.broken_link(*self._padded([long]))
+        if broken:
+            raise trunk.unsupported(f"{broken} is not what the block before it gave", "a chain of blocks")
+        self._check_final_norm(long, tolerance)
+
+    def _check_final_norm(self, one: Encoded, tolerance: float) -> None:
+        """The norm is the final one if norm(resid.L) is what the trunk returns."""
+        trunk = self._trunk
+        if trunk.final_norm is None:
+            return
+        last = f"resid.{len(trunk.blocks)}"
+        with torch.inference_mode():
+            states = trunk.read(*self._padded([one]), (last, "final_norm"))
+            outputs = trunk.trunk(**trunk.inputs(*self._padded([one])))
+            normed = trunk.final_norm(states[last]).float()
+        if not _is_close(normed, states["final_norm"].float(), tolerance):
+            raise trunk.unsupported("the final norm is not applied to the last block's output", f"norm({last})")
+        if not _is_close(normed, outputs[0].float(), tolerance):
+            raise trunk.unsupported("the final norm's output is not the trunk's last state", f"norm({last})")
+
+    def identity(self) -> dict[str, Any]:
+        """The `model` and `tokenizer` blocks of a store's identity; no machine paths."""
+        where = (self.name, self._revision, self._folder)
+        return {
+            "model": model_identity(self._model, *where),
+            "tokenizer": tokenizer_identity(self.tokenizer, *where, self.padding_side),
+        }
+
+    def _padded(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """Ids and mask `(B, T)` on the model's device."""
+        if not batch or not all(len(e) for e in batch):
+            raise BadParameter("an input without pieces cannot be run", needed="at least one piece", found="none")
+        padding = self.tokenizer.pad_token_id
+        ids = np.full((len(batch), max(len(e) for e in batch)), 0 if padding is None else padding, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, (one, start) in enumerate(zip(batch, self.first_piece(batch), strict=True)):
+            ids[row, start : start + len(one)] = one.ids
+            mask[row, start : start + len(one)] = 1
+        device = self._trunk.device
+        return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+    def _ordinary_ids(self, count: int) -> list[int]:
+        """Ids of pieces that are not special, for checks."""
+        special = set(self.tokenizer.all_special_ids)
+        size = min(self._trunk.embedding.num_embeddings, 1000 + len(special))
+        ids = [i for i in range(size) if i not in special] or [0]
+        return [ids[(7 * k) % len(ids)] for k in range(1, count + 1)]
+
+
+def _plain(ids: list[int]) -> Encoded:
+    none = np.zeros((0, 2), dtype=np.int64)
+    return Encoded(
+        np.array(ids, dtype=np.int64), np.zeros((len(ids), 2), dtype=np.int64), np.zeros(len(ids), dtype=bool), none
+    )
+
+
+def _is_close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    scale = float(b.abs().max()) or 1.0
+    return a.shape == b.shape and float((a - b).abs().max()) <= tolerance * scale

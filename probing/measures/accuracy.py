@@ -1,0 +1,29 @@
+"""Accuracy: the fraction of rows whose class is predicted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Measure, Prediction
+
+
+class Accuracy(Measure):
+    """Correct rows over rows. Misleads where one class dominates: read it beside the majority rate and macro-F1."""
+
+    kinds = ("classes",)
+    unit = "fraction"
+
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, 2)`: correct, one."""
+        correct = np.asarray(prediction.values) == np.asarray(y)
+        return np.stack([correct.astype(np.float64), np.ones(len(correct))], axis=1)
+
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Correct over rows."""
+        return totals[..., 0] / totals[..., 1]
+
+
+MEMBER = Accuracy

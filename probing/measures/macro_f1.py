@@ -1,0 +1,38 @@
+"""Macro-F1: every class counts the same, however rare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Measure, Prediction
+
+
+class MacroF1(Measure):
+    """Mean over classes of 2·hits / (true + predicted), over the classes that occur in labels or predictions."""
+
+    kinds = ("classes",)
+    unit = "fraction"
+
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, 3K)`: for each class, whether the row is a hit, has the class, is predicted to have it."""
+        y, values = np.asarray(y), np.asarray(prediction.values)
+        n_classes = int(max(y.max(), values.max())) + 1
+        rows = np.arange(len(y))
+        statistics = np.zeros((len(y), 3, n_classes))
+        statistics[rows, 0, y] = y == values
+        statistics[rows, 1, y] = 1.0
+        statistics[rows, 2, values] = 1.0
+        return statistics.reshape(len(y), 3 * n_classes)
+
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean F1 over the classes present."""
+        hits, true, predicted = np.moveaxis(totals.reshape(*totals.shape[:-1], 3, -1), -2, 0)
+        both = true + predicted
+        f1 = np.divide(2 * hits, both, out=np.zeros_like(both), where=both > 0)
+        return np.asarray(f1.sum(-1) / (both > 0).sum(-1))
+
+
+MEMBER = MacroF1

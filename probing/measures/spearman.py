@@ -1,0 +1,80 @@
+"""Spearman's rank correlation of targets and predictions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Measure, Prediction
+
+_BLOCK = 1 << 19
+
+
+class Spearman(Measure):
+    """Pearson correlation of midranks: whether the order is predicted, whatever the scale.
+
+    Ranks change with the sample, so a resample is scored exactly, with weighted midranks, rather than from sums of
+    fixed statistics: a cluster drawn twice counts as two copies of its rows.
+    """
+
+    kinds = ("real",)
+    unit = "rho"
+
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, 6)`: one, both midranks, their squares and product; ranks are those of the full sample."""
+        weights = np.ones((len(np.asarray(y)), 1))
+        a, b = (_Order(values).midranks(weights)[:, 0] for values in (y, prediction.values))
+        a, b = a - a.mean(), b - b.mean()
+        return np.stack([np.ones(len(a)), a, b, a * a, b * b, a * b], axis=1)
+
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The correlation; 0 where predictions are all equal, NaN where targets are."""
+        return _correlation(*np.moveaxis(totals, -1, 0))
+
+    def resampled(
+        self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """`(R,)` exact scores under cluster weights `(R, S)`: two sorts in all, whatever R."""
+        orders = _Order(y), _Order(prediction.values)
+        step = max(1, _BLOCK // max(1, len(groups)))
+        blocks = [weights[low : low + step].T[groups] for low in range(0, len(weights), step)]
+        return np.concatenate([_weighted_correlation(orders, block) for block in blocks])
+
+
+class _Order:
+    """One sort of N values, from which midranks under any row weights follow."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        _, self.tie = np.unique(np.asarray(values, np.float64), return_inverse=True)
+        self.sorted = np.argsort(self.tie, kind="stable")
+        self.last = np.cumsum(np.bincount(self.tie)) - 1
+
+    def midranks(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`(N, B)` midranks under row weights `(N, B)`: those of a sample with every row repeated by its weight."""
+        below = np.cumsum(weights[self.sorted], axis=0)[self.last]
+        start = np.concatenate([np.zeros((1, weights.shape[1])), below[:-1]])
+        ranks: NDArray[np.float64] = ((start + below + 1.0) / 2.0)[self.tie]
+        return ranks
+
+
+def _weighted_correlation(orders: tuple[_Order, _Order], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    n = weights.sum(0)
+    a, b = (order.midranks(weights) - (n + 1) / 2 for order in orders)
+    first = [(weights * ranks).sum(0) for ranks in (a, b)]
+    second = [(weights * left * right).sum(0) for left, right in ((a, a), (b, b), (a, b))]
+    return _correlation(n, *first, *second)
+
+
+def _correlation(
+    n: NDArray[Any], a: NDArray[Any], b: NDArray[Any], aa: NDArray[Any], bb: NDArray[Any], ab: NDArray[Any]
+) -> NDArray[np.float64]:
+    spread_a, spread_b = aa - a * a / n, bb - b * b / n
+    floor = 1e-12 * n**3
+    flat = (spread_a <= floor) | (spread_b <= floor)
+    rho = (ab - a * b / n) / np.sqrt(np.where(flat, 1.0, spread_a * spread_b))
+    return np.asarray(np.where(spread_a <= floor, np.nan, np.where(flat, 0.0, rho)))
+
+
+MEMBER = Spearman

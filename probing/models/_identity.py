@@ -1,0 +1,68 @@
+"""What of a model and tokenizer determines the states, as JSON without machine paths."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from probing.provenance import canonical_json, file_sha256
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
+                    "merges.txt", "added_tokens.json", "tokenizer.model")  # fmt: skip
+
+
+def model_identity(model: nn.Module, source: str, revision: str | None, folder: Path | None) -> dict[str, Any]:
+    """The `model` block of a store's identity.
+
+    Args:
+        model: the loaded model.
+        source: hub name or folder name.
+        revision: hub commit, if known.
+        folder: where the files lie; None for a model built in memory, whose parameters are hashed instead.
+    """
+    config: Any = model.config
+    dtype = next(model.parameters()).dtype
+    weights = {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))} if folder else {}
+    return {
+        "source": source,
+        "revision": revision,
+        "weights": weights or {"parameters": _parameters_sha256(model)},
+        "config": file_sha256(folder / "config.json") if folder else _config_sha256(config),
+        "class": type(model).__name__,
+        "dtype": str(dtype).removeprefix("torch."),
+        "attention": str(getattr(config, "_attn_implementation", "")),
+        "remote_code": False,
+    }
+
+
+def tokenizer_identity(
+    tokenizer: Any, source: str, revision: str | None, folder: Path | None, padding_side: str
+) -> dict[str, Any]:
+    """The `tokenizer` block of a store's identity."""
+    files = {name: file_sha256(folder / name) for name in _TOKENIZER_FILES if folder and (folder / name).is_file()}
+    whole = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    return {
+        "source": source,
+        "revision": revision,
+        "files": files or {"backend": whole},
+        "special_pieces": sorted(str(piece) for piece in tokenizer.all_special_tokens),
+        "padding_side": padding_side,
+    }
+
+
+def _parameters_sha256(model: nn.Module) -> str:
+    state = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        state.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        state.update(raw.numpy().tobytes())
+    return state.hexdigest()
+
+
+def _config_sha256(config: Any) -> str:
+    values = {k: v for k, v in config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}
+    return hashlib.sha256(canonical_json(values)).hexdigest()

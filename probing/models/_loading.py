@@ -1,0 +1,163 @@
+"""Loading a Hugging Face model and its tokenizer by name or folder: safetensors only, no remote code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from torch import nn
+from transformers.models.auto import modeling_auto
+from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
+
+from probing.errors import BadParameter, UnsupportedModel, unknown_name
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+KINDS = ("auto", "base", "causal", "masked")
+_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, HFValidationError, HfHubHTTPError)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and tokenizer, and the folder their files lie in."""
+
+    model: nn.Module
+    tokenizer: Any
+    folder: Path
+    revision: str | None
+
+
+def load(name: str, *, device: str, dtype: str, attention: str | None, kind: str, revision: str | None) -> Loaded:
+    """Load `name`, a local folder or a hub name.
+
+    Raises:
+        UnsupportedModel: no such folder or hub model, no safetensors, weights missing, or no fast tokenizer.
+        BadParameter: an unknown dtype, kind or device.
+    """
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES, error=BadParameter)
+    if kind not in KINDS:
+        raise unknown_name("model kind", kind, KINDS, error=BadParameter)
+    _check_device(device)
+    _check_local(name)
+    with _quiet():
+        try:
+            config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+            loader = _loader(config, kind)
+            model, report = loader.from_pretrained(
+                name, config=config, revision=revision, dtype=DTYPES[dtype], attn_implementation=attention,
+                use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+            )  # fmt: skip
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+            folder = _folder(name, revision)
+        except _FAILURES as error:
+            raise _load_error(name, error) from error
+    missing = sorted(key for key in report["missing_keys"] if not _is_beside_the_trunk(key, kind))
+    if missing:
+        raise UnsupportedModel(
+            "the weight files lack parameters, which would be random", needed="every weight of the trunk",
+            found=f"{len(missing)} missing: {', '.join(missing[:3])}", where=name,
+            next_step="complete the download, or choose the model's own kind= (base, causal, masked)",
+        )  # fmt: skip
+    return Loaded(model.eval().to(device), tokenizer, folder, revision or _snapshot(folder))
+
+
+def _is_beside_the_trunk(key: str, kind: str) -> bool:
+    """Poolers come after the states; a missing head matters only if it was asked for."""
+    return "pooler" in key or (kind == "auto" and ("lm_head" in key or key.startswith("cls.")))
+
+
+def _loader(config: Any, kind: str) -> Any:
+    loaders = {
+        "base": transformers.AutoModel,
+        "causal": transformers.AutoModelForCausalLM,
+        "masked": transformers.AutoModelForMaskedLM,
+    }
+    if kind != "auto":
+        return loaders[kind]
+    saved = (getattr(config, "architectures", None) or [""])[0]
+    if saved in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        return loaders["causal"]
+    if saved in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
+        return loaders["masked"]
+    return loaders["base"]
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadParameter(
+            f"no device {device!r}", needed="a device torch can use", found=str(error).splitlines()[0],
+            next_step="use device cpu",
+        ) from error  # fmt: skip
+
+
+def _check_local(name: str) -> None:
+    """Refuse a name that can only be a folder and is none, with the nearest folder beside it."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UnsupportedModel(
+                f"{name} is not a model folder", needed="config.json, *.safetensors and tokenizer files",
+                found="no config.json", where=name, next_step="give the folder that holds config.json",
+            )  # fmt: skip
+        return
+    is_path = path.is_absolute() or name.startswith((".", "~")) or (name.count("/") != 1 and "/" in name)
+    if is_path or (path.parent.is_dir() and "/" in name):
+        siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.4)
+        raise UnsupportedModel(
+            f"no model folder {name}", needed="a folder with config.json, or a hub name such as gpt2",
+            found="no such folder", where=name,
+            next_step=f"did you mean {path.parent / near[0]}?" if near else "check the path",
+        )  # fmt: skip
+
+
+def _load_error(name: str, error: BaseException) -> UnsupportedModel:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    is_local = Path(name).expanduser().is_dir()
+    siblings = [p.name for p in Path.cwd().iterdir() if p.is_dir()] if not is_local else []
+    near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+    step = (
+        "give a folder with config.json, *.safetensors and tokenizer files of a text model"
+        if is_local
+        else f"did you mean the folder ./{near[0]}?"
+        if near
+        else "check the spelling and the network; offline, give a local folder or a model already in the cache"
+    )
+    return UnsupportedModel(
+        f"model {name!r} cannot be loaded", needed="a local model folder or a model on the hub", found=reason[:300],
+        where=name, next_step=step,
+    )  # fmt: skip
+
+
+def _folder(name: str, revision: str | None) -> Path:
+    path = Path(name).expanduser()
+    return path if path.is_dir() else Path(str(cached_file(name, "config.json", revision=revision))).parent
+
+
+def _snapshot(folder: Path) -> str | None:
+    """The commit of a hub snapshot; None for an ordinary folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars or load reports on the screen: what matters in them is checked here."""
+    level, had_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if had_bar:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,101 @@
+"""Read a saved probe. A file names a registered probe; it cannot name anything else to be imported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from probing import registry
+from probing.contracts import Probe
+from probing.errors import BadParameter, UnsupportedFormat
+
+_MOST_BYTES = 64 * 2**20
+
+
+def load_probe(path: str | Path) -> Probe:
+    """The probe that `Probe.save(path)` wrote; its predictions are bit-equal.
+
+    Args:
+        path: the stem given to `save`, or either of the two files.
+
+    Raises:
+        BadParameter: a file is missing.
+        UnsupportedFormat: not a saved probe, or one of a class that is not registered here.
+    """
+    stem = Path(path)
+    if stem.suffix in (".json", ".safetensors"):
+        stem = stem.with_suffix("")
+    card = _card(stem.with_name(stem.name + ".json"))
+    kind = _registered(card, stem)
+    try:
+        probe = kind(**card["parameters"])
+        return probe.with_state({**_arrays(stem.with_name(stem.name + ".safetensors")), **_texts(card["text"])})
+    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+        if isinstance(error, BadParameter):
+            raise
+        raise _damaged(stem, f"{type(error).__name__}: {error}") from error
+
+
+def _card(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise BadParameter("no saved probe", needed="two files, .json and .safetensors", found="none", where=str(file))
+    if file.stat().st_size > _MOST_BYTES:
+        raise _damaged(file, f"a card of {file.stat().st_size} bytes")
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, f"not JSON: {error}") from error
+    wanted = {"probe": str, "class": str, "parameters": dict, "text": dict}
+    if not isinstance(card, dict) or not all(isinstance(card.get(name), form) for name, form in wanted.items()):
+        raise _damaged(file, "keys missing or of the wrong form")
+    return card
+
+
+def _registered(card: dict[str, Any], stem: Path) -> type[Probe]:
+    """Look the class up among registered members' own classes: names in the file are only compared."""
+    for name in registry.names("probes"):
+        if card["probe"].rpartition(".")[2] != name:
+            continue
+        module = registry.get("probes", name)
+        if module.__name__ != card["probe"]:
+            continue
+        for role in ("MEMBER", "REGRESSION_MEMBER"):
+            kind = getattr(module, role, None)
+            if isinstance(kind, type) and issubclass(kind, Probe) and kind.__name__ == card["class"]:
+                return kind
+    raise UnsupportedFormat(
+        "a saved probe of a class that is not registered here",
+        needed=f"a class of one of: {', '.join(registry.names('probes'))}",
+        found=f"{card['probe']}.{card['class']}"[:200],
+        where=str(stem),
+        next_step="install the package that adds it",
+    )
+
+
+def _arrays(file: Path) -> dict[str, NDArray[Any]]:
+    if not file.is_file():
+        raise BadParameter("half a saved probe", needed="the arrays beside the card", found="none", where=str(file))
+    arrays: dict[str, NDArray[Any]] = load_file(file)
+    return arrays
+
+
+def _texts(texts: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """Text arrays; labels that were objects come back as fixed-width text, equal in value."""
+    arrays = {}
+    for name, values in texts.items():
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise ValueError(f"text array {name!r} is not a list of strings")
+        arrays[name] = np.array(values, dtype=np.str_)
+    return arrays
+
+
+def _damaged(file: Path, why: str) -> UnsupportedFormat:
+    return UnsupportedFormat(
+        "not a readable saved probe", needed="files written by Probe.save", found=why, where=str(file)
+    )

@@ -1,0 +1,42 @@
+"""Standardisation on training rows only, with a guard for constant coordinates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK = 8192
+
+
+def moments(X: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and scale `(D,)` of the columns of `(N, D)`, in float64, a block of rows at a time.
+
+    A column is constant if its variance is at most 1e-12 of its mean square; its scale is 1, so that it
+    becomes 0 and not noise blown up. The second pass is around the mean, so large offsets cost no digits.
+    """
+    n = len(X)
+    total = np.zeros(X.shape[1])
+    for low in range(0, n, _BLOCK):
+        total += X[low : low + _BLOCK].sum(0, dtype=np.float64)
+    mean = total / n
+    squares = np.zeros_like(mean)
+    for low in range(0, n, _BLOCK):
+        block = X[low : low + _BLOCK].astype(np.float64)
+        block -= mean
+        squares += np.einsum("nd,nd->d", block, block)
+    variance = squares / n
+    constant = variance <= 1e-12 * (variance + mean**2)
+    return mean, np.where(constant, 1.0, np.sqrt(variance))
+
+
+def standardise(X: NDArray[Any], mean: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float32]:
+    """`(X - mean) / scale` as float32, subtracted in float64 so that a large offset costs no digits."""
+    out = np.empty(X.shape, np.float32)
+    for low in range(0, len(X), _BLOCK):
+        block = X[low : low + _BLOCK].astype(np.float64)
+        block -= mean
+        block /= scale
+        out[low : low + _BLOCK] = block
+    return out

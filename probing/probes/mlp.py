@@ -1,0 +1,260 @@
+"""A multi-layer perceptron with early stopping: what a less simple reader finds. Width is the capacity knob."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
+from sklearn.base import clone
+
+from probing.contracts import Probe
+from probing.errors import BadParameter, DegenerateDesign
+from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix
+from probing.probes._stacked_mlp import FittedNetwork, Recipe, train
+from probing.probes._standardise import moments, standardise
+from probing.seeds import generator
+
+
+class _MLP(Probe):
+    """What the classifier and the regressor share."""
+
+    stochastic: ClassVar[bool] = True
+
+    mean_: NDArray[np.float64]
+    scale_: NDArray[np.float64]
+
+    def __init__(
+        self,
+        hidden: int = 64,
+        layers: int = 1,
+        dropout: float = 0.0,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        batch_size: int = 512,
+        max_epochs: int = 40,
+        patience: int = 3,
+        random_state: int | None = None,
+    ) -> None:
+        self.hidden = hidden
+        self.layers = layers
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.patience = patience
+        self.random_state = random_state
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Fitted arrays by name; weights and biases by layer."""
+        own = super().state()  # type: ignore[safe-super]
+        return {**own, **{f"layer_{i}": array for i, array in enumerate(self.layers_)}}
+
+    def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
+        """Set fitted attributes from `state()` and return self."""
+        super().with_state(state)  # type: ignore[safe-super]
+        count = sum(name.startswith("layer_") for name in state)
+        self.layers_ = [np.asarray(state[f"layer_{i}"]) for i in range(count)]
+        return self
+
+    def _recipe(self) -> Recipe:
+        for name in ("hidden", "batch_size", "max_epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise BadParameter(f"{name} must be at least 1", needed="at least 1", found=str(getattr(self, name)))
+        if self.layers not in (1, 2):
+            raise BadParameter("layers must be 1 or 2", needed="1 or 2 hidden layers", found=str(self.layers))
+        if not 0 <= self.dropout < 1:
+            raise BadParameter("dropout must be in [0, 1)", needed="0 ≤ dropout < 1", found=str(self.dropout))
+        return Recipe(
+            self.hidden, self.layers, self.dropout, self.learning_rate, self.weight_decay,
+            self.batch_size, self.max_epochs, self.patience,
+        )  # fmt: skip
+
+    def _adopt(self, network: FittedNetwork, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> Self:
+        self.layers_ = network.arrays
+        self.mean_, self.scale_ = mean, scale
+        self.converged_ = network.converged
+        self.n_iter_ = len(network.dev_losses)
+        self.best_epoch_, self.dev_losses_ = network.best_epoch, network.dev_losses
+        return self
+
+    def _output(self, X: NDArray[Any]) -> NDArray[np.float64]:
+        h = standardise(X, self.mean_, self.scale_).astype(np.float64)
+        for i in range(0, len(self.layers_), 2):
+            h = np.maximum(h, 0.0) if i else h
+            h = h @ self.layers_[i].astype(np.float64) + self.layers_[i + 1]
+        return h
+
+    def _stacked(
+        self, X: NDArray[Any], coded: list[NDArray[Any]], outputs: list[int], seeds: Sequence[int],
+        dev: tuple[NDArray[Any], list[NDArray[Any]]] | None,
+    ) -> tuple[list[list[FittedNetwork]], NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+        """Networks `[m][s]` for M coded label sets under S seeds, and the moments of the training rows."""
+        recipe = self._recipe()
+        Y = np.stack(coded)
+        if dev is None:
+            train_rows, dev_rows = _held_out(len(X), seeds[0])
+            dev = (X[dev_rows], list(Y[:, dev_rows]))
+            X, Y = X[train_rows], Y[:, train_rows]
+        mean, scale = moments(X)
+        repeat = np.repeat(np.arange(len(Y)), len(seeds))
+        networks = train(
+            standardise(X, mean, scale), torch.from_numpy(Y[repeat]),
+            standardise(dev[0], mean, scale), torch.from_numpy(np.stack(dev[1])[repeat]),
+            [outputs[m] for m in repeat], list(seeds) * len(Y), recipe,
+        )  # fmt: skip
+        count = len(seeds)
+        return [networks[m * count : (m + 1) * count] for m in range(len(Y))], mean, scale
+
+
+class MLPProbe(_MLP, ClassifierProbe):
+    """ReLU network with a softmax, trained by AdamW, stopped when the dev loss has not fallen for `patience` epochs.
+
+    The weights kept are a copy of the best epoch's. Without `dev`, a tenth of the rows is held out by seed.
+    In `fit_many` all networks of a site are one stack: they share the order of rows (drawn from all their seeds), but
+    not their initial weights, dropout, stopping or best epoch; each is distributed as if it were trained alone.
+
+    Args:
+        hidden: width of the hidden layers.
+        layers: 1 or 2 hidden layers.
+        dropout: fraction of hidden units dropped in training.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW (decoupled).
+        batch_size: rows a step; smaller when that would give fewer than 50 steps an epoch.
+        max_epochs: passes over the rows at most.
+        patience: epochs without a lower dev loss before stopping.
+        random_state: seed of weights, order and dropout; None is 0.
+
+    Attributes:
+        converged_: stopped by patience, before `max_epochs`.
+        best_epoch_: the epoch whose weights are kept, from 1.
+        dev_losses_: one an epoch.
+    """
+
+    _arrays = ("classes", "mean", "scale")
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit on `(N, D)` states and `(N,)` labels; `dev` rows with labels unseen in training are left out."""
+        X, codes = self._training_rows(X, y)
+        held_out = None if dev is None else (np.asarray(dev[0]), [_dev_codes(self.classes_, np.asarray(dev[1]))])
+        if held_out is not None:
+            _require_scored(held_out[1])
+        networks, mean, scale = self._stacked(X, [codes], [len(self.classes_)], [self.random_state or 0], held_out)
+        return self._adopt(networks[0][0], mean, scale)
+
+    def fit_many(
+        self,
+        X: NDArray[np.float32],
+        targets: Sequence[NDArray[Any]],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[Self]]:
+        """All label sets under all seeds as one stacked model. See `Probe.fit_many`."""
+        X = checked_matrix(self.with_seed(0), X)
+        started = [self._with_codes(y, X.shape[1]) for y in targets]
+        outputs = [len(probe.classes_) for probe, _ in started]
+        held_out = None
+        if dev is not None:
+            pairs = zip(started, dev[1], strict=True)
+            held_out = (np.asarray(dev[0]), [_dev_codes(p.classes_, np.asarray(y)) for (p, _), y in pairs])
+            _require_scored(held_out[1])
+        networks, mean, scale = self._stacked(X, [codes for _, codes in started], outputs, seeds, held_out)
+        fits: list[list[Self]] = []
+        for (first, _), row in zip(started, networks, strict=True):
+            fits.append([])
+            for seed, network in zip(seeds, row, strict=True):
+                probe: Self = self.with_seed(seed)
+                probe.classes_, probe.n_features_in_ = first.classes_, first.n_features_in_
+                fits[-1].append(probe._adopt(network, mean, scale))
+        return fits
+
+    def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """`(N, K)` natural logs."""
+        return np.asarray(log_softmax(self._output(self._rows(X)), axis=1))
+
+
+class MLPRegressorProbe(_MLP, RegressorProbe):
+    """The same network with one linear output, on standardised targets and mean squared error. See `MLPProbe`."""
+
+    _arrays = ("mean", "scale")
+    _scalars = ("target_mean", "target_scale")
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit on `(N, D)` states and `(N,)` real targets."""
+        X, y = self._training_rows(X, y)
+        held_out = None if dev is None else (np.asarray(dev[0]), [np.asarray(dev[1], np.float64)])
+        seeds = [self.random_state or 0]
+        fitted = self._regressions(X, [y], seeds, held_out)[0][0]
+        self.__dict__.update(fitted.__dict__)
+        return self
+
+    def fit_many(
+        self,
+        X: NDArray[np.float32],
+        targets: Sequence[NDArray[Any]],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[Self]]:
+        """All targets under all seeds as one stacked model. See `Probe.fit_many`."""
+        X = checked_matrix(self.with_seed(0), X)
+        held_out = None if dev is None else (dev[0], [np.asarray(y, np.float64) for y in dev[1]])
+        return self._regressions(X, [np.asarray(y, np.float64) for y in targets], seeds, held_out)
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """`(N,)` float64."""
+        return self._output(self._rows(X))[:, 0] * self.target_scale_ + self.target_mean_
+
+    def _regressions(
+        self, X: NDArray[Any], targets: list[NDArray[np.float64]], seeds: Sequence[int],
+        dev: tuple[NDArray[Any], list[NDArray[np.float64]]] | None,
+    ) -> list[list[Self]]:  # fmt: skip
+        centre, spread = moments(np.stack(targets, axis=1))
+        coded = [((y - c) / s).astype(np.float32) for y, c, s in zip(targets, centre, spread, strict=True)]
+        if dev is not None:
+            held = [((y - c) / s).astype(np.float32) for y, c, s in zip(dev[1], centre, spread, strict=True)]
+            dev = (dev[0], held)
+        networks, mean, scale = self._stacked(X, coded, [1] * len(coded), seeds, dev)
+        fits: list[list[Self]] = []
+        for m, row in enumerate(networks):
+            fits.append([])
+            for seed, network in zip(seeds, row, strict=True):
+                probe: Self = clone(self) if len(seeds) == 1 else self.with_seed(seed)
+                probe.target_mean_, probe.target_scale_ = float(centre[m]), float(spread[m])
+                probe.n_features_in_ = X.shape[1]
+                fits[-1].append(probe._adopt(network, mean, scale))
+        return fits
+
+
+def _held_out(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Nine tenths and one tenth of the rows, at least one each."""
+    order = generator(seed, "held out").permutation(n)
+    count = max(1, n // 10)
+    if n <= count:
+        return order, order
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def _dev_codes(classes: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int64]:
+    """Codes of dev labels, -1 for labels that training never saw."""
+    places = np.searchsorted(classes, y).clip(0, len(classes) - 1)
+    return np.where(classes[places] == y, places, -1).astype(np.int64)
+
+
+def _require_scored(coded: list[NDArray[np.int64]]) -> None:
+    if any((codes < 0).all() for codes in coded):
+        raise DegenerateDesign(
+            "no dev row can be scored",
+            needed="dev rows whose label occurs in training",
+            found="none",
+            next_step="check that train and dev share their label column and classes",
+        )
+
+
+MEMBER = MLPProbe
+REGRESSION_MEMBER = MLPRegressorProbe

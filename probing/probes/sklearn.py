@@ -1,0 +1,139 @@
+"""Any scikit-learn estimator as a probe, on states standardised like everywhere else."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, clone
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.utils.validation import check_is_fitted
+
+from probing.errors import BadParameter
+from probing.probes._estimator import ClassifierProbe, RegressorProbe
+from probing.probes._standardise import moments, standardise
+
+
+class SklearnProbe(ClassifierProbe):
+    """Wraps a classifier: `SklearnProbe(LinearSVC())`. The estimator given is cloned and never fitted itself.
+
+    A wrapped estimator can be any class, so its fit is not saved: `save` and `state` raise. Save the estimator with
+    scikit-learn's own tools if you trust where it will be read.
+
+    Args:
+        estimator: an unfitted scikit-learn classifier; None is `LogisticRegression(max_iter=1000)`.
+        random_state: given to the estimator if it has one and its own is None.
+
+    Attributes:
+        estimator_: the fitted clone.
+        converged_: it stopped before its `max_iter`, as far as it tells.
+    """
+
+    stochastic = True
+    estimator_: Any
+
+    def __init__(self, estimator: BaseEstimator | None = None, random_state: int | None = None) -> None:
+        self.estimator = estimator
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit a clone on `(N, D)` states and `(N,)` labels; `dev` is not used."""
+        X, codes = self._training_rows(X, y)
+        self.mean_, self.scale_ = moments(X)
+        self.estimator_ = _prepared(self.estimator, LogisticRegression(max_iter=1000), self.random_state, "predict")
+        self.estimator_.fit(standardise(X, self.mean_, self.scale_).astype(np.float64), codes)
+        self.converged_ = _converged(self.estimator_)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """`(N,)` labels, as the wrapped classifier chooses them."""
+        rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
+        chosen: NDArray[Any] = self.classes_[self.estimator_.predict(rows)]
+        return chosen
+
+    def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """`(N, K)` natural logs, clipped at the smallest float64.
+
+        Raises:
+            AttributeError: the wrapped classifier has no probabilities.
+        """
+        rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
+        return np.asarray(np.log(np.clip(self.estimator_.predict_proba(rows), np.finfo(np.float64).tiny, None)))
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Refuse: see the class."""
+        check_is_fitted(self)
+        raise _not_saved(self.estimator_)
+
+    def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
+        """Refuse: see the class."""
+        raise _not_saved(self.estimator)
+
+
+class SklearnRegressorProbe(RegressorProbe):
+    """Wraps a regressor; None is `LinearRegression()`. See `SklearnProbe`."""
+
+    stochastic = True
+    estimator_: Any
+
+    def __init__(self, estimator: BaseEstimator | None = None, random_state: int | None = None) -> None:
+        self.estimator = estimator
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit a clone on `(N, D)` states and `(N,)` targets; `dev` is not used."""
+        X, y = self._training_rows(X, y)
+        self.mean_, self.scale_ = moments(X)
+        self.estimator_ = _prepared(self.estimator, LinearRegression(), self.random_state, "predict")
+        self.estimator_.fit(standardise(X, self.mean_, self.scale_).astype(np.float64), y)
+        self.converged_ = _converged(self.estimator_)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """`(N,)` float64."""
+        rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
+        return np.asarray(self.estimator_.predict(rows), dtype=np.float64).reshape(-1)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Refuse: see `SklearnProbe`."""
+        check_is_fitted(self)
+        raise _not_saved(self.estimator_)
+
+    def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
+        """Refuse: see `SklearnProbe`."""
+        raise _not_saved(self.estimator)
+
+
+def _prepared(given: BaseEstimator | None, default: BaseEstimator, seed: int | None, method: str) -> Any:
+    estimator = clone(default if given is None else given)
+    if not hasattr(estimator, method):
+        raise BadParameter(
+            f"{type(estimator).__name__} cannot be a probe",
+            needed="a scikit-learn estimator with fit and predict",
+            found=type(estimator).__name__,
+        )
+    if seed is not None and estimator.get_params().get("random_state", 0) is None:
+        estimator.set_params(random_state=seed)
+    return estimator
+
+
+def _converged(estimator: Any) -> bool:
+    limit = getattr(estimator, "max_iter", None)
+    done = getattr(estimator, "n_iter_", None)
+    if limit is None or done is None or limit < 0:
+        return True
+    return bool(np.max(done) < limit)
+
+
+def _not_saved(estimator: object) -> BadParameter:
+    return BadParameter(
+        "a wrapped scikit-learn probe cannot be saved",
+        needed="a probe whose fit is arrays: linear, mlp, ridge, prior, word_type",
+        found=f"sklearn:{type(estimator).__name__}",
+        next_step="keep its results, and refit it when needed; probes are never pickled",
+    )
+
+
+MEMBER = SklearnProbe
+REGRESSION_MEMBER = SklearnRegressorProbe

@@ -1,0 +1,129 @@
+"""The self-contained page: one file, no network, no script, opens from disk."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+
+from probing.records import ProbeResult
+from probing.reporting.findings import Finding, finding
+from probing.reporting.markup import Markup, el, join
+from probing.reporting.sections import task_section
+from probing.reporting.style import STYLE
+from probing.reporting.task_results import TaskResults, by_task
+from probing.reporting.wording import plural
+
+MAX_BYTES = 3_000_000
+
+
+def page(results: Sequence[ProbeResult]) -> bytes:
+    """The whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says so."""
+    tasks = by_task(results)
+    findings = [finding(task) for task in tasks]
+    for long_table, confusion in ((True, True), (False, True), (False, False)):
+        document = _document(tasks, findings, long_table=long_table, confusion=confusion).encode()
+        if len(document) < MAX_BYTES:
+            break
+    return document
+
+
+def _document(tasks: list[TaskResults], findings: list[Finding], *, long_table: bool, confusion: bool) -> Markup:
+    sections = [
+        task_section(task, found, f"task-{i}", long_table=long_table, confusion=confusion)
+        for i, (task, found) in enumerate(zip(tasks, findings, strict=True), start=1)
+    ]
+    main = el("main", None, _header(tasks), _contents(tasks, findings), *sections, _reading(), _limits())
+    return join(
+        [Markup("<!DOCTYPE html>\n"), el("html", {"lang": "en"}, _head(tasks), el("body", None, main)), Markup("\n")]
+    )
+
+
+def _head(tasks: list[TaskResults]) -> Markup:
+    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return el(
+        "head",
+        None,
+        el("meta", {"charset": "utf-8"}),
+        el("meta", {"http-equiv": "Content-Security-Policy", "content": policy}),
+        el("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
+        el("title", None, f"Probing report: {', '.join(task.title for task in tasks)}"),
+        el("style", None, Markup(STYLE)),
+    )
+
+
+def _header(tasks: list[TaskResults]) -> Markup:
+    models = sorted({_model(task) for task in tasks})
+    fingerprints = sorted({str(f)[:12] for t in tasks if (f := t.any.provenance.get("corpus_fingerprint"))})
+    about = [f"Model: {', '.join(models)}", plural(len(tasks), "task")]
+    about += [f"corpus {', '.join(fingerprints)}"] if fingerprints else []
+    return el(
+        "header",
+        None,
+        el("h1", None, "What can be decoded from hidden states"),
+        el("p", {"class": "soft"}, " · ".join(about)),
+    )
+
+
+def _model(task: TaskResults) -> str:
+    model = task.any.provenance.get("model")
+    named = model.get("name") if isinstance(model, dict) else model
+    return str(named or "not named")
+
+
+def _contents(tasks: list[TaskResults], findings: list[Finding]) -> Markup:
+    if len(tasks) < 2:
+        return Markup("")
+    links = [
+        el("li", None, el("a", {"href": f"#task-{i}"}, task.title), f": {found.status}")
+        for i, (task, found) in enumerate(zip(tasks, findings, strict=True), start=1)
+    ]
+    links += [el("li", None, el("a", {"href": f"#{anchor}"}, title)) for anchor, title in _CLOSING]
+    return el("nav", {"aria-label": "Contents"}, el("ul", None, *links))
+
+
+_CLOSING = (("reading", "How to read this"), ("limits", "What these numbers do not show"))
+
+_READING = (
+    ("Site", "where in the model the state was read. resid.l enters block l; the last one leaves the last block, "
+     "before any final norm; embed is the embedding of the piece alone."),
+    ("Baselines", "prior knows only how frequent the labels are; word_type gives each word the label it most often has "
+     "in train. Neither reads a hidden state, so a claim about states has to beat the better of them."),
+    ("Control task", "the same rows, classes and splits, with labels that mean nothing: each key (a word type, or the "
+     "field named) drew its label by lot. A probe can be good at it only by memorising keys. Its ceiling is below 1 "
+     "because nobody can know the labels of keys that do not occur in train."),
+    ("Selectivity", "the score on the task less the score on the control task, for the same probe, site, split and "
+     "budget. A large one says that the probe's success is not memory for keys."),
+    ("Chance check", "labels permuted over rows. It should land at the majority rate; it is never called selectivity."),
+    ("Gain", "the score less that of the best baseline, on the same rows, paired. The p value is one-sided, against "
+     "the margin, and Holm-adjusted over the sites, probes and baselines of the task. Intervals of selectivity are not "
+     "adjusted."),
+    ("Intervals", "95 %, from resampling whole sentences (or documents), with the seeds of the probe and the draws of "
+     "the control."),
+    ("Decodable", "at the site and probe that score best on dev, the gain over the best baseline on test clears the "
+     "margin (0.02 of accuracy) with an adjusted p of at most 0.05. Selectively decodable: the interval of selectivity "
+     "also lies above 0, for every control."),
+)  # fmt: skip
+
+_LIMITS = (
+    "Decodability is a property of a state together with a family of readers. It does not show that the model itself "
+    "reads the label from there, or needs it, for anything it does; that takes interventions on the states.",
+    "A higher score at one site than at another does not show that the label is computed there: it can have become "
+    "easier to read, or been carried along.",
+    "A task that is not decodable by these probes can be decodable by others: absence of evidence here has a size, "
+    "which the interval gives.",
+    "A control task rules out only what it is keyed on. Other regularities that come with the label (position, length, "
+    "neighbouring words) can still be what the probe reads.",
+    "The figures hold for this corpus and its annotation. The best site is chosen among those probed, on dev.",
+)
+
+
+def _reading() -> Markup:
+    items = (el("li", None, el("strong", None, name), f": {text}") for name, text in _READING)
+    return el("section", None, el("h2", {"id": "reading"}, _CLOSING[0][1]), el("ul", None, *items))
+
+
+def _limits() -> Markup:
+    items = (el("li", None, text) for text in _LIMITS)
+    return el("section", None, el("h2", {"id": "limits"}, _CLOSING[1][1]), el("ul", None, *items))

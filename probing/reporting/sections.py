@@ -1,0 +1,306 @@
+"""The parts of the page about one task: finding, figures, confusion, data, results, provenance."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from probing.records import Comparison, MeasureResult, ProbeResult, Score
+from probing.reporting.chart import draw
+from probing.reporting.curves import Panel, loss_panel, score_panels
+from probing.reporting.findings import Finding
+from probing.reporting.markup import Markup, el, escape, join, table
+from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
+from probing.reporting.wording import count, decimal, interval, measure_title, plain, plural, with_interval
+
+MAX_CLASSES = 25
+_BOX = {"selectively decodable": "box yes", "decodable": "box half"}
+
+
+def task_section(task: TaskResults, found: Finding, anchor: str, *, long_table: bool, confusion: bool) -> Markup:
+    """Everything about one task. Long and confusion tables can be left out of pages that grow too large."""
+    parts = [
+        el("h2", {"id": anchor}, task.title),
+        _finding_box(found),
+        _figures(task),
+        results_table(task),
+        _further_controls(task),
+        confusion_table(task) if confusion else _left_out("The confusion table"),
+        seen_table(task),
+        facts_table(task),
+        _long_table(task) if long_table else _left_out("The table of every measure and split"),
+        _provenance(task),
+    ]
+    return el("section", {"aria-labelledby": anchor}, *parts)
+
+
+def _finding_box(found: Finding) -> Markup:
+    return join(
+        [
+            el(
+                "div",
+                {"class": _BOX.get(found.status, "box")},
+                el("p", {"class": "status"}, found.status),
+                el("p", {"class": "sentence"}, found.sentence),
+                el("p", None, el("strong", None, "What this does not show. "), found.does_not_show),
+            ),
+            _list("Further evidence", found.evidence),
+            _list("What would overturn it", found.overturned_by),
+        ]
+    )
+
+
+def _list(title: str, lines: tuple[str, ...]) -> Markup:
+    return (
+        join([el("h3", None, title), el("ul", None, *(el("li", None, line) for line in lines))])
+        if lines
+        else escape("")
+    )
+
+
+def _figures(task: TaskResults) -> Markup:
+    if not task.results:
+        return Markup("")
+    name = measure_title(task.primary)
+    selectivity = f", {name} on the control task and their difference, the selectivity" if task.controls() else ""
+    caption = (
+        f"{name[:1].upper()}{name[1:]} on test{selectivity}, over sites. Bands are 95 % intervals; dotted lines are baselines that read no "
+        "hidden state; the dashed line is the ceiling, the most that any probe can reach on the control task. "
+        "Hold the pointer over a mark for its numbers."
+    )
+    return join([_figure(score_panels(task), task, caption), _loss_figure(task)])
+
+
+def _loss_figure(task: TaskResults) -> Markup:
+    panel = loss_panel(task)
+    if panel is None:
+        return Markup("")
+    caption = (
+        "Log loss on test in bits per label, lower is better. The label entropy is what knowing nothing but the "
+        "frequencies of the labels costs."
+    )
+    return _figure([panel], task, caption)
+
+
+def _figure(panels: list[Panel], task: TaskResults, caption: str) -> Markup:
+    drawn = (draw(panel, _described(panel, task)) for panel in panels)
+    return el("figure", None, el("div", {"class": "panels"}, *drawn), el("figcaption", None, caption))
+
+
+def _described(panel: Panel, task: TaskResults) -> str:
+    lines = [
+        f"{curve.name} from {decimal(curve.points[0].value)} at {panel.sites[curve.points[0].x]} "
+        f"to {decimal(curve.points[-1].value)} at {panel.sites[curve.points[-1].x]}"
+        for curve in panel.curves
+    ]
+    levels = [f"{level.name} {decimal(level.points[0].value)}" for level in panel.levels]
+    return f"{task.title}, {panel.title}, {panel.y_label}: {'; '.join(lines + levels)}"
+
+
+def results_table(task: TaskResults) -> Markup:
+    """Site × probe on test: score, first control, selectivity, ceiling, second measure, gain; baselines last."""
+    control = next(iter(task.controls()), None)
+    head = ["site", "probe", measure_title(task.primary)]
+    head += [f"control: {control}", "selectivity", "ceiling"] if control else []
+    head += [_second_title(task.secondary)] if task.secondary else []
+    head += ["gain over baseline", "adjusted p"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
+    best = task.best()
+    rows = [_result_row(task, result, control, len(head)) for result in task.all]
+    marked = next((i for i, result in enumerate(task.all) if result is best), None)
+    chosen = f" The row in colour is the best on {task.chosen_on}." if best else ""
+    return table(
+        f"Results on test, with 95 % intervals; the gain is over the best baseline.{chosen}", head, rows, marked=marked
+    )
+
+
+def _second_title(measure: str) -> str:
+    return "log loss, bits" if measure == "log_loss" else measure_title(measure)
+
+
+def _result_row(task: TaskResults, result: ProbeResult, control: str | None, columns: int) -> list[Markup]:
+    measured = score(result, task.primary)
+    cells = [_row_head(result.site if result.site != NO_SITE else "baseline"), _text(result.probe)]
+    cells.append(_scored(measured.score if measured else None))
+    if control is not None:
+        against = comparison(measured, control)
+        cells += [_scored(against.score if against else None), _scored(against.selectivity if against else None)]
+        cells.append(_cell(decimal(against.ceiling if against else None)))
+    if task.secondary:
+        second = score(result, task.secondary)
+        cells.append(_scored(second.score if second else None))
+    gain = least_gain(measured)
+    if len(cells) < columns:
+        cells += [_scored(gain.gain if gain else None), _cell(decimal(gain.p_adjusted if gain else None))]
+    return cells
+
+
+def _row_head(text: object) -> Markup:
+    return el("th", {"scope": "row"}, text)
+
+
+def _cell(text: object) -> Markup:
+    return el("td", None, text)
+
+
+def _text(text: object) -> Markup:
+    return el("td", {"class": "text"}, text)
+
+
+def _scored(found: Score | None) -> Markup:
+    return (
+        _cell("–") if found is None else el("td", None, decimal(found.value), " ", el("small", None, interval(found)))
+    )
+
+
+def _further_controls(task: TaskResults) -> Markup:
+    return join(
+        _control_table(task, name, check=name in task.chance_checks())
+        for name in (*task.controls()[1:], *task.chance_checks())
+    )
+
+
+def _control_table(task: TaskResults, control: str, *, check: bool) -> Markup:
+    found = [(result, comparison(score(result, task.primary), control)) for result in task.results]
+    rows = [_control_row(result, against) for result, against in found if against]
+    if check:
+        caption = f"Chance check: {control}. The labels are permuted over rows; this is not selectivity."
+        return table(caption, ["site", "probe", "on permuted labels", "above it", "ceiling"], rows)
+    return table(f"A further control: {control}.", ["site", "probe", "control", "selectivity", "ceiling"], rows)
+
+
+def _control_row(result: ProbeResult, against: Comparison) -> list[Markup]:
+    numbers = [_scored(against.score), _scored(against.selectivity), _cell(decimal(against.ceiling))]
+    return [_row_head(result.site), _text(result.probe), *numbers]
+
+
+def confusion_table(task: TaskResults) -> Markup:
+    """Counts on test at the best layer, coloured by share of the row; at most `MAX_CLASSES` classes."""
+    best = task.best()
+    if best is None or not best.confusion or not best.classes:
+        return Markup("")
+    totals = [sum(row) for row in best.confusion]
+    largest = sorted(range(len(totals)), key=lambda k: (-totals[k], k))[:MAX_CLASSES]
+    shown = sorted(largest) if len(totals) <= MAX_CLASSES else largest
+    cut = (
+        f" Only the {len(shown)} most frequent of {len(totals)} classes are shown." if len(shown) < len(totals) else ""
+    )
+    caption = (
+        f"Confusion at {best.site} with {best.probe} on test: rows are true classes, columns predicted ones, "
+        f"numbers per cent of the row.{cut} Hold the pointer over a cell for counts."
+    )
+    head = ["", *(best.classes[k] for k in shown), "rows"]
+    rows = [_confusion_row(best, k, shown, totals[k]) for k in shown]
+    return table(caption, head, rows, "confusion")
+
+
+def _confusion_row(best: ProbeResult, true: int, shown: list[int], total: int) -> list[Markup]:
+    cells = []
+    for predicted in shown:
+        number = best.confusion[true][predicted]
+        share = number / total if total else 0.0
+        heat = f"h{min(10, round(10 * share))}" if share >= 0.05 else ""
+        css = " ".join(filter(None, (heat, "own" if predicted == true else "")))
+        hint = f"{count(number)} of {count(total)} rows of {best.classes[true]} predicted {best.classes[predicted]}"
+        cells.append(el("td", {"class": css, "title": hint}, _percent(share, number)))
+    return [_row_head(best.classes[true]), *cells, _cell(count(total))]
+
+
+def _percent(share: float, number: int) -> str:
+    if not number:
+        return "·"
+    return "<1" if share < 0.01 else f"{100 * share:.0f}"
+
+
+def seen_table(task: TaskResults) -> Markup:
+    """Scores at the best layer on rows whose key occurs in train and on the others, for the task and every control."""
+    best = task.best()
+    measured = score(best, task.primary) if best else None
+    if best is None or measured is None:
+        return Markup("")
+    rows: list[list[object]] = [
+        [f"the task, {best.probe} at {best.site}", decimal(measured.seen), decimal(measured.unseen)]
+    ]
+    rows += [[f"control {c.control}", decimal(c.seen), decimal(c.unseen)] for c in measured.comparisons]
+    for baseline in task.baselines:
+        found = score(baseline, task.primary)
+        rows += [[f"baseline {baseline.probe}", decimal(found.seen), decimal(found.unseen)]] if found else []
+    kept = [row for row in rows if row[1:] != ["–", "–"]]
+    name = measure_title(task.primary)
+    caption = f"Seen and unseen keys: {name} on test rows whose key (word type) occurs in train or not."
+    return table(caption, ["", "seen in train", "unseen"], kept) if kept else Markup("")
+
+
+def facts_table(task: TaskResults) -> Markup:
+    """Rows, classes, majority, entropy, overlap and what was left out."""
+    facts = dict(task.any.facts)
+    rows = [[title, _fact(key, facts.pop(key), facts)] for key, title in _FACTS.items() if key in facts]
+    rows += [[key.replace("_", " "), plain(value)] for key, value in facts.items() if key != "majority_label"]
+    if not rows:
+        return Markup("")
+    return join(
+        [el("h3", None, "The data"), table("Facts of the labels and the corpus.", ["fact", "value"], rows, "facts")]
+    )
+
+
+_FACTS = {
+    "level": "one row is", "rows": "rows", "sentences": "sentences", "classes": "classes", "majority": "majority label",
+    "entropy_bits": "label entropy, bits", "type_overlap": "share of test rows with a word type seen in train",
+    "mean": "mean of the target", "std": "standard deviation of the target", "excluded": "rows left out, by reason",
+    "duplicate_sentences": "sentences that occur in train and in another split",
+}  # fmt: skip
+
+
+def _fact(key: str, value: Any, facts: dict[str, Any]) -> str:
+    if key == "majority" and facts.get("majority_label") is not None:
+        return f"{facts['majority_label']}: {plain(value)} of the rows"
+    if key == "level":
+        return {"word": "a word", "sentence": "a sentence"}.get(str(value), plain(value))
+    return count(value)
+
+
+def _long_table(task: TaskResults) -> Markup:
+    head = ["site", "probe", "measure", "split", "value", "control", "control value", "selectivity", "ceiling", "n"]
+    rows = [
+        _long_row(result, measured, against)
+        for result in task.all
+        for measured in result.measures
+        for against in (measured.comparisons or (None,))
+    ]
+    whole = table("One row per site, probe, measure, split and control.", head, rows)
+    return el("details", None, el("summary", None, f"Every measure and split ({plural(len(rows), 'row')})"), whole)
+
+
+def _long_row(result: ProbeResult, measured: MeasureResult, against: Comparison | None) -> list[object]:
+    head: list[object] = [result.site, _text(result.probe), measure_title(measured.measure), measured.split]
+    head.append(f"{with_interval(measured.score)} {_unit(measured.score)}".strip())
+    if against is None:
+        return [*head, "–", "–", "–", "–", count(measured.score.n)]
+    gap = with_interval(against.selectivity) + ("" if against.is_selectivity else " (chance check)")
+    return [
+        *head,
+        against.control,
+        with_interval(against.score),
+        gap,
+        decimal(against.ceiling),
+        count(measured.score.n),
+    ]
+
+
+def _unit(found: Score) -> str:
+    return found.unit if found.unit == "bits" else ""
+
+
+def _provenance(task: TaskResults) -> Markup:
+    rows: list[list[object]] = [[key, _value(value)] for key, value in sorted(task.any.provenance.items())]
+    rows += [["seeds", task.any.seed_count], ["draws", task.any.draw_count]]
+    rows.append(["fits", sum(result.fit_count for result in task.all)])
+    whole = table("Where these numbers come from.", ["field", "value"], rows, "facts")
+    return el("details", None, el("summary", None, "Provenance and environment"), whole)
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False) if isinstance(value, dict | list) else plain(value)
+
+
+def _left_out(what: str) -> Markup:
+    return el("p", {"class": "soft"}, f"{what} was left out to keep this page small; results.parquet holds all of it.")

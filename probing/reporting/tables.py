@@ -1,0 +1,124 @@
+"""The terminal table: site × probe with control, selectivity, ceiling, bits and gain; readable at 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from probing.records import ProbeResult, Score
+from probing.reporting.findings import finding
+from probing.reporting.task_results import NO_SITE, TaskResults, by_task, comparison, least_gain, score
+from probing.reporting.wording import folded, measure_title, plural, short, with_interval
+
+_WIDE = 120
+
+
+def print_results(results: Sequence[ProbeResult], console: Console) -> None:
+    """Print one table and one plain sentence per task."""
+    for task in by_task(results):
+        console.print(_heading(task))
+        console.print(_table(task, console.width))
+        for control in (*task.controls()[1:], *task.chance_checks()):
+            console.print(_control_table(task, control, console.width))
+        console.print(_notes(task, console.width))
+        found = finding(task)
+        console.print(Text(found.sentence, style="bold"))
+        console.print(Text(found.does_not_show))
+        console.print()
+
+
+def _heading(task: TaskResults) -> Text:
+    of = task.any
+    sizes = f"{plural(of.seed_count, 'seed')}, {plural(of.draw_count, 'draw')} of each control"
+    return Text(f"{task.title}: {measure_title(task.primary)} on test, {sizes}", style="bold")
+
+
+def _table(task: TaskResults, width: int) -> Table:
+    control = next(iter(task.controls()), None)
+    second = task.secondary
+    columns = ["site", "probe", measure_title(task.primary)]
+    columns += ["control", "selectivity"] if control else []
+    columns += ["ceiling"] if _has_ceiling(task, control) else []
+    columns += [{"log_loss": "bits"}.get(second, measure_title(second))] if second else []
+    columns += ["gain"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
+    table = _grid(columns)
+    best = task.best()
+    for result in task.results:
+        row = _row(task, result, columns, control, width)
+        table.add_row(*_marked(row, result is best), end_section=result is task.results[-1])
+    for result in task.baselines:
+        table.add_row(*map(Text, _row(task, result, columns, control, width)))
+    return table
+
+
+def _has_ceiling(task: TaskResults, control: str | None) -> bool:
+    found = (comparison(score(result, task.primary), control) for result in task.results)
+    return any(against and against.ceiling is not None for against in found)
+
+
+def _grid(columns: Iterable[str]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
+    for name in columns:
+        text = name in ("site", "probe")
+        table.add_column(
+            Text(name),
+            justify="left" if text else "right",
+            overflow="fold",
+            no_wrap=not text,
+            min_width=6 if text else 4,
+        )
+    return table
+
+
+def _marked(row: list[str], best: bool) -> list[Text]:
+    site = row[0] + "*" if best else row[0]
+    return [Text(cell, style="bold" if best else "") for cell in (site, *row[1:])]
+
+
+def _row(task: TaskResults, result: ProbeResult, columns: list[str], control: str | None, width: int) -> list[str]:
+    measured = score(result, task.primary)
+    against = comparison(measured, control)
+    second = score(result, task.secondary) if task.secondary else None
+    gain = least_gain(measured)
+    cells = {
+        "site": "baseline" if result.site == NO_SITE else result.site,
+        "probe": result.probe,
+        "control": short(against.score.value) if against else "",
+        "selectivity": _shown(against.selectivity, width) if against else "",
+        "ceiling": short(against.ceiling) if against and against.ceiling is not None else "",
+        "gain": _shown(gain.gain, width) if gain else "",
+    }
+    own = {columns[2]: _shown(measured.score, width) if measured else ""}
+    return [(cells | own).get(name, short(second.score.value) if second else "") for name in columns]
+
+
+def _shown(found: Score, width: int) -> str:
+    return with_interval(found) if width >= _WIDE else folded(found)
+
+
+def _control_table(task: TaskResults, control: str, width: int) -> Table:
+    check = control in task.chance_checks()
+    name = "above chance" if check else "selectivity"
+    table = _grid(
+        ["site", "probe", "control", name, *(["ceiling"] if not check and _has_ceiling(task, control) else [])]
+    )
+    table.title = Text(f"{'chance check' if check else 'control'}: {control}")
+    table.title_justify = "left"
+    for result in task.results:
+        against = comparison(score(result, task.primary), control)
+        if against is not None:
+            numbers = [_shown(against.score, width), _shown(against.selectivity, width), short(against.ceiling)]
+            table.add_row(*map(Text, (result.site, result.probe, *numbers)[: len(table.columns)]))
+    return table
+
+
+def _notes(task: TaskResults, width: int) -> Text:
+    notes = [f"* best on {task.chosen_on}"] if len(task.results) > 1 and task.best() else []
+    notes += [] if width >= _WIDE else ["± half the 95 % interval"]
+    notes += [f"control: {task.controls()[0]}"] if task.controls() else []
+    notes += ["gain: over the best baseline"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
+    notes += ["some fits did not converge"] if any(not r.converged for r in task.all) else []
+    return Text("; ".join(notes), style="dim")

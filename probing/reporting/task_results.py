@@ -1,0 +1,164 @@
+"""TaskResults: the results of one task in the order readers want them, and its best layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from probing.errors import UnknownSite
+from probing.records import Comparison, Gain, MeasureResult, ProbeResult
+from probing.site import Site
+
+NO_SITE = "(none)"
+_PRIMARY = ("accuracy", "r2")
+_STREAM = ("embed", "resid", "final_norm")
+
+
+@dataclass(frozen=True)
+class TaskResults:
+    """Everything measured on one task over one store.
+
+    Attributes:
+        task: the task's name.
+        title: the name, with the store where a task occurs with several.
+        kind: `classes` or `real`.
+        results: probes of states, by site along the forward pass, then by probe.
+        baselines: probes that read no states (site "(none)").
+        primary: the measure that layers are chosen by: accuracy or R² where scored.
+    """
+
+    task: str
+    title: str
+    kind: str
+    results: tuple[ProbeResult, ...]
+    baselines: tuple[ProbeResult, ...]
+    primary: str
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites along the forward pass."""
+        return tuple(dict.fromkeys(result.site for result in self.results))
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """Probes of states, as first met."""
+        return tuple(dict.fromkeys(result.probe for result in self.results))
+
+    @property
+    def any(self) -> ProbeResult:
+        """One result, for what all share: facts, provenance, classes."""
+        return (self.results or self.baselines)[0]
+
+    @property
+    def all(self) -> tuple[ProbeResult, ...]:
+        """Probes of states, then baselines."""
+        return self.results + self.baselines
+
+    @property
+    def chosen_on(self) -> str:
+        """The split the best layer is chosen on: dev; test only where dev was not scored."""
+        scored = all(score(result, self.primary, "dev") is not None for result in self.results)
+        return "dev" if scored else "test"
+
+    @property
+    def secondary(self) -> str | None:
+        """The second measure of tables: log loss where scored, else Spearman, else the next there is."""
+        names = list(dict.fromkeys(m.measure for result in self.all for m in result.measures))
+        wanted = [name for name in ("log_loss", "spearman", *names) if name in names and name != self.primary]
+        return wanted[0] if wanted else None
+
+    def best(self, probe: str | None = None) -> ProbeResult | None:
+        """The result with the best primary score on dev, of one probe or of all; the earliest of equals."""
+        scored = [
+            (result, found)
+            for result in self.results
+            if probe in (None, result.probe)
+            if (found := score(result, self.primary, self.chosen_on)) is not None
+        ]
+        if not scored:
+            return None
+        return max(scored, key=lambda pair: pair[1].score.value * (1 if pair[1].higher_is_better else -1))[0]
+
+    def at(self, site: str, probe: str) -> ProbeResult | None:
+        """The result of one probe at one site."""
+        return next((r for r in self.results if (r.site, r.probe) == (site, probe)), None)
+
+    def controls(self) -> tuple[str, ...]:
+        """Names of the controls that selectivity is defined against, as first met."""
+        return _control_names(self.results, self.primary, is_selectivity=True)
+
+    def chance_checks(self) -> tuple[str, ...]:
+        """Names of the chance checks, as first met."""
+        return _control_names(self.results, self.primary, is_selectivity=False)
+
+
+def score(result: ProbeResult, measure: str, split: str = "test") -> MeasureResult | None:
+    """One measure on one split, or None where it was not scored."""
+    return next((m for m in result.measures if (m.measure, m.split) == (measure, split)), None)
+
+
+def comparison(found: MeasureResult | None, control: str | None) -> Comparison | None:
+    """The comparison with one control, or None."""
+    return next((c for c in (found.comparisons if found else ()) if c.control == control), None)
+
+
+def least_gain(found: MeasureResult | None) -> Gain | None:
+    """The gain over the best baseline: the one that leaves least to gain."""
+    return min(found.gains, key=lambda gain: gain.gain.value) if found and found.gains else None
+
+
+def by_task(results: Iterable[ProbeResult]) -> list[TaskResults]:
+    """Results grouped by task and store, in the order in which tasks are first met."""
+    groups: dict[tuple[str, str], list[ProbeResult]] = {}
+    for result in results:
+        groups.setdefault((result.task, _store(result)), []).append(result)
+    names = [task for task, _ in groups]
+    return [
+        _task_results(task, task if names.count(task) == 1 else f"{task} ({store or 'store not named'})", group)
+        for (task, store), group in groups.items()
+    ]
+
+
+def _task_results(task: str, title: str, group: Sequence[ProbeResult]) -> TaskResults:
+    states = sorted((r for r in group if r.site != NO_SITE), key=lambda r: site_order(r.site))
+    baselines = sorted((r for r in group if r.site == NO_SITE), key=lambda r: r.probe)
+    return TaskResults(task, title, group[0].kind, tuple(states), tuple(baselines), _primary(states or baselines))
+
+
+def _primary(results: Sequence[ProbeResult]) -> str:
+    names = [m.measure for m in results[0].measures]
+    return next((name for name in (*_PRIMARY, *names) if name in names), _PRIMARY[0])
+
+
+def _store(result: ProbeResult) -> str:
+    return str(result.provenance.get("store_id") or "")[:12]
+
+
+def _control_names(results: Sequence[ProbeResult], measure: str, *, is_selectivity: bool) -> tuple[str, ...]:
+    found = (score(result, measure) for result in results)
+    names = (c.control for m in found if m for c in m.comparisons if c.is_selectivity == is_selectivity)
+    return tuple(dict.fromkeys(names))
+
+
+def site_order(site: str) -> tuple[int, int, int, str]:
+    """Sort key along the forward pass: embedding, residual stream and final norm, then other streams, then the rest."""
+    stream, layer = split_site(site)
+    if stream in _STREAM:
+        return 0, _STREAM.index(stream), layer, site
+    known = Site.parse(site).order if stream else (99, 0, "")
+    return 1, known[0], layer, site
+
+
+def split_site(site: str) -> tuple[str, int]:
+    """`("resid", 6)`; layer -1 where there is none, an empty stream where the name is not a site's."""
+    try:
+        parsed = Site.parse(site)
+    except UnknownSite:
+        return "", -1
+    return parsed.stream, -1 if parsed.layer is None else parsed.layer
+
+
+def connected(one: str, other: str) -> bool:
+    """Whether a line between two neighbouring sites means anything: same stream, or its embedding or final norm."""
+    first, second = split_site(one)[0], split_site(other)[0]
+    return first == second or (first in _STREAM and second in _STREAM)

@@ -1,0 +1,194 @@
+"""ProbeResults: the results of a training run as tables, and the files they are kept in."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+import pandas as pd
+
+from probing.errors import UnknownName, unknown_name
+from probing.provenance import environment
+from probing.records import Gain, MeasureResult, ProbeResult, Score, json_lines, read_results
+from probing.statistics import holm
+
+NO_SITE = "(none)"
+_TEXT = ("site", "task", "probe", "measure", "split", "unit", "control", "kind", "store_id", "model", "provenance")
+_COUNTS = ("n", "seed_count", "draw_count", "fit_count")
+_FLAGS = ("converged", "higher_is_better")
+
+
+class ProbeResults(Sequence[ProbeResult]):
+    """Results of one or more tasks, in the order they were asked for; baselines come first, with site "(none)"."""
+
+    def __init__(self, results: Iterable[ProbeResult]) -> None:
+        self._results = tuple(results)
+
+    @overload
+    def __getitem__(self, index: int) -> ProbeResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> ProbeResults: ...
+    def __getitem__(self, index: int | slice) -> ProbeResult | ProbeResults:
+        return ProbeResults(self._results[index]) if isinstance(index, slice) else self._results[index]
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __iter__(self) -> Iterator[ProbeResult]:
+        return iter(self._results)
+
+    def __add__(self, other: Iterable[ProbeResult]) -> ProbeResults:
+        return ProbeResults((*self._results, *other))
+
+    def __repr__(self) -> str:
+        return f"ProbeResults({len(self)} results)\n{self.table()}"
+
+    def table(self, split: str = "test") -> pd.DataFrame:
+        """One row per site × task × probe: the primary measure beside its first control, and the other measures.
+
+        The columns `low` and `high` bound selectivity; log loss is called `bits`. Against a chance check
+        `selectivity`, `low` and `high` are empty.
+        """
+        return pd.DataFrame([_table_row(result, split) for result in self._results])
+
+    def long(self) -> pd.DataFrame:
+        """One row per site × task × probe × measure × split × control: the content of results.parquet."""
+        return _long_table(self._results)
+
+    def best(self, measure: str | None = None, probe: str | None = None) -> ProbeResult:
+        """The result with the best score on dev, among those that read states; the earliest of equals.
+
+        Raises:
+            UnknownName: nothing was scored by that measure, or no such probe.
+        """
+        candidates = [r for r in self._results if r.site != NO_SITE and probe in (None, r.probe)]
+        if not candidates:
+            raise unknown_name("probe", str(probe), {r.probe for r in self._results if r.site != NO_SITE})
+        name = measure or candidates[0].measures[0].measure
+        sign = 1.0 if candidates[0].measure(name, "dev").higher_is_better else -1.0
+        return max(candidates, key=lambda result: sign * result.measure(name, "dev").score.value)
+
+    def selectivity(
+        self, measure: str | None = None, site: str | None = None, probe: str | None = None, control: str | None = None
+    ) -> Score:
+        """Selectivity on test, at one site or at the site that is best on dev.
+
+        Raises:
+            UnknownName: no such site, probe, measure or control; a chance check has no selectivity.
+        """
+        here = [r for r in self._results if site in (None, r.site)]
+        if not here:
+            raise unknown_name("site", str(site), {r.site for r in self._results})
+        chosen = ProbeResults(here)
+        result = next(iter(here)) if site == NO_SITE else chosen.best(measure, probe)
+        found = {c.control: c for c in result.measure(measure or result.measures[0].measure).comparisons}
+        proper = [c for c in found.values() if c.is_selectivity and control in (None, c.control)]
+        if not proper:
+            raise UnknownName(
+                "no control that selectivity is defined against", needed=control or "word_type or keyed",
+                found=", ".join(found) or "no control", next_step="train with controls=['word_type']",
+            )  # fmt: skip
+        return proper[0].selectivity
+
+    def write(self, folder: str | Path) -> Path:
+        """Merge into `folder`/results.jsonl and results.parquet by (task, site, probe); adjust p over all of a task.
+
+        The environment is written beside them, so that equal inputs give equal result files.
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        merged = self.merged_into(place)
+        write_atomically(place / "results.jsonl", json_lines(merged).encode())
+        write_atomically(place / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
+        write_parquet(_long_table(merged), place / "results.parquet")
+        return place
+
+    def merged_into(self, folder: Path) -> ProbeResults:
+        """What results.jsonl of `folder` would hold: its other results, then these in place of their older selves."""
+        path = folder / "results.jsonl"
+        kept = {_key(result): result for result in (read_results(path) if path.is_file() else [])}
+        kept.update((_key(result), result) for result in self._results)
+        return adjusted(kept.values())
+
+
+def adjusted(results: Iterable[ProbeResult]) -> ProbeResults:
+    """Results with Holm-adjusted p over the sites, probes and baselines of each task, measure and split."""
+    listed = list(results)
+    families: dict[tuple[str, ...], list[Gain]] = {}
+    for result in listed:
+        for found in result.measures:
+            families.setdefault(_family(result, found), []).extend(found.gains)
+    queues = {key: iter(holm([gain.p for gain in gains])) for key, gains in families.items()}
+    return ProbeResults(
+        replace(result, measures=tuple(_with_p(found, queues[_family(result, found)]) for found in result.measures))
+        for result in listed
+    )
+
+
+def _with_p(found: MeasureResult, queue: Iterator[float]) -> MeasureResult:
+    return replace(found, gains=tuple(replace(gain, p_adjusted=next(queue)) for gain in found.gains))
+
+
+def _family(result: ProbeResult, found: MeasureResult) -> tuple[str, ...]:
+    return result.task, str(result.provenance.get("store_id")), found.measure, found.split
+
+
+def _key(result: ProbeResult) -> tuple[str, str, str]:
+    return result.task, result.site, result.probe
+
+
+def _table_row(result: ProbeResult, split: str) -> dict[str, Any]:
+    scored = [found for found in result.measures if found.split == split]
+    row: dict[str, Any] = {"site": result.site, "task": result.task, "probe": result.probe}
+    for position, found in enumerate(scored):
+        row["bits" if found.measure == "log_loss" else found.measure] = found.score.value
+        if position == 0:
+            row |= _control_columns(found)
+    return row
+
+
+def _control_columns(found: MeasureResult) -> dict[str, Any]:
+    proper = [c for c in found.comparisons if c.is_selectivity]
+    first = next(iter(proper or found.comparisons), None)
+    gain = proper[0].selectivity if proper else None
+    return {
+        "control": first.score.value if first else None,
+        "selectivity": gain.value if gain else None,
+        "low": gain.low if gain else None,
+        "high": gain.high if gain else None,
+    }
+
+
+def _long_table(results: Iterable[ProbeResult]) -> pd.DataFrame:
+    frame = pd.DataFrame([row for result in results for row in result.rows()])
+    types = {
+        name: "string" if name in _TEXT else "int64" if name in _COUNTS else "bool" if name in _FLAGS else "float64"
+        for name in frame.columns
+    }
+    return frame.astype(types)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write the whole file or leave the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as Parquet, whole or not at all."""
+    write_atomically(path, frame.to_parquet(None, index=False))

@@ -1,0 +1,226 @@
+"""From fits to scores: predictions, measures, and one bootstrap that pairs task, controls and baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Measure, Prediction, Probe
+from probing.design import Labels
+from probing.errors import DegenerateDesign
+from probing.probes._estimator import ClassifierProbe
+from probing.records import Comparison, Gain, MeasureResult, Score
+from probing.seeds import child_seed
+from probing.statistics import cluster_weights, interval, one_sided_p, replicates, selectivity_interval
+
+EVALUATED = ("dev", "test")
+MARGINS = {"accuracy": 0.02, "macro_f1": 0.02, "log_loss": 0.05}
+_CELLS = 1 << 24
+
+
+@dataclass(frozen=True)
+class Resampler:
+    """The rows of one split and the weights of their clusters in every resample.
+
+    Attributes:
+        split: `dev` or `test`.
+        rows: `(N,)` indices into the labels.
+        groups: `(N,)` cluster of each row, 0 … S-1.
+        weights: `(R, S)`.
+        seed: of the resampling of seeds and draws.
+    """
+
+    split: str
+    rows: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    weights: NDArray[Any]
+    seed: int
+
+    @classmethod
+    def of(cls, labels: Labels, split: str, *, resamples: int, root_seed: int) -> Resampler:
+        """Number the clusters of `split` and draw their weights.
+
+        Raises:
+            DegenerateDesign: fewer than two clusters.
+        """
+        rows = labels.rows(split)
+        clusters, groups = np.unique(labels.groups[rows], return_inverse=True)
+        if len(clusters) < 2:
+            raise DegenerateDesign(
+                f"no interval can be given on {split}: too few clusters to resample", needed="at least two",
+                found=str(len(clusters)), where=f"task {labels.task}", next_step="use cluster=sentence or more text",
+            )  # fmt: skip
+        seed = child_seed(root_seed, "bootstrap", split)
+        weights = cluster_weights(len(clusters), resamples=resamples, seed=seed)
+        return cls(split, rows, groups.reshape(-1), weights, child_seed(seed, "nested"))
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One measure on one label set and split, for each seed: `values` (S,), bootstrap `samples` (S, R)."""
+
+    values: NDArray[np.float64]
+    samples: NDArray[np.float64]
+    seen: float | None
+    unseen: float | None
+
+    @property
+    def value(self) -> float:
+        """Mean over seeds."""
+        return float(self.values.mean())
+
+
+Scores = Mapping[tuple[str, str], Sampled]  # by measure name and split
+
+
+def predict(probe: Probe, X: NDArray[Any], *, n_classes: int) -> Prediction:
+    """What a fitted probe says, with log probabilities on all K columns where it gives any.
+
+    A class the probe has never seen has log probability -inf.
+    """
+    if not n_classes:
+        return Prediction(np.asarray(probe.predict(X), np.float64))
+    give_logs = getattr(probe, "predict_log_proba", None)
+    if give_logs is None:
+        return Prediction(np.asarray(probe.predict(X), np.int64))
+    known = np.asarray(probe.classes_, np.int64)  # type: ignore[attr-defined]
+    logs = np.full((len(X), n_classes), -np.inf)
+    logs[:, known] = give_logs(X)
+    # Our own classifiers predict the argmax of these, by contract: no second pass over X.
+    values = logs.argmax(1) if isinstance(probe, ClassifierProbe) else np.asarray(probe.predict(X), np.int64)
+    return Prediction(values, logs)
+
+
+def score_label_set(
+    fits: Sequence[Probe],
+    labels: Labels,
+    states: Mapping[str, NDArray[Any]],
+    measures: Mapping[str, Measure],
+    resamplers: Mapping[str, Resampler],
+    *,
+    seen: NDArray[np.bool_] | None,
+) -> dict[tuple[str, str], Sampled]:
+    """Every measure on every split for the fits (one a seed) of one label set; `seen` is per row of the labels."""
+    scores = {}
+    for split, resampler in resamplers.items():
+        y = labels.y[resampler.rows]
+        known = None if seen is None else seen[resampler.rows]
+        predictions = [predict(fit, states[split], n_classes=len(labels.classes)) for fit in fits]
+        for name, measure in measures.items():
+            values = np.array([measure.value(y, prediction) for prediction in predictions])
+            samples = np.stack([_resampled(measure, y, prediction, resampler) for prediction in predictions])
+            parts = [_subset_value(measure, y, predictions, known, wanted=wanted) for wanted in (True, False)]
+            scores[name, split] = Sampled(values, samples, *parts)
+    return scores
+
+
+def _resampled(measure: Measure, y: NDArray[Any], prediction: Prediction, resampler: Resampler) -> NDArray[np.float64]:
+    """`(R,)`, in blocks so that float32 weights are never widened all at once."""
+    weights = resampler.weights
+    step = len(weights) if weights.dtype == np.float64 else max(1, _CELLS // weights.shape[1])
+    blocks = (weights[low : low + step].astype(np.float64, copy=False) for low in range(0, len(weights), step))
+    return np.concatenate([measure.resampled(y, prediction, resampler.groups, block) for block in blocks])
+
+
+def _subset_value(
+    measure: Measure,
+    y: NDArray[Any],
+    predictions: Sequence[Prediction],
+    seen: NDArray[np.bool_] | None,
+    *,
+    wanted: bool,
+) -> float | None:
+    rows = np.flatnonzero(seen == wanted) if seen is not None else np.empty(0, np.int64)
+    if len(rows) < 2:
+        return None
+    values = [measure.value(y[rows], _taken(prediction, rows)) for prediction in predictions]
+    mean = float(np.mean(values))
+    return mean if math.isfinite(mean) else None
+
+
+def _taken(prediction: Prediction, rows: NDArray[np.int64]) -> Prediction:
+    logs = prediction.log_probabilities
+    return Prediction(prediction.values[rows], None if logs is None else logs[rows])
+
+
+def measure_results(
+    task: Scores,
+    controls: Mapping[str, tuple[bool, Sequence[float | None], Sequence[Scores]]],
+    baselines: Mapping[str, Scores],
+    measures: Mapping[str, Measure],
+    resamplers: Mapping[str, Resampler],
+) -> tuple[MeasureResult, ...]:
+    """Scores of the task beside those of each control (is_selectivity, ceiling of each draw, scores of each draw)."""
+    results = []
+    for name, split in task:
+        measure, resampler, ours = measures[name], resamplers[split], task[name, split]
+        comparisons = tuple(
+            _comparison(control, is_selectivity, ceilings, [draw[name, split] for draw in draws], ours, name, measure,
+                        resampler)
+            for control, (is_selectivity, ceilings, draws) in controls.items()
+        )  # fmt: skip
+        gains = tuple(
+            _gain(baseline, ours, scores[name, split], name, measure, resampler)
+            for baseline, scores in baselines.items()
+        )
+        score = _score(ours.value, interval(replicates(ours.samples[None], seed=resampler.seed)), measure, resampler)
+        results.append(
+            MeasureResult(name, split, score, measure.higher_is_better, ours.seen, ours.unseen, comparisons, gains)
+        )
+    return tuple(results)
+
+
+def _comparison(
+    control: str,
+    is_selectivity: bool,
+    ceilings: Sequence[float | None],
+    draws: Sequence[Sampled],
+    task: Sampled,
+    name: str,
+    measure: Measure,
+    resampler: Resampler,
+) -> Comparison:
+    samples = np.stack([draw.samples for draw in draws])
+    value = float(np.mean([draw.value for draw in draws]))
+    bounds = selectivity_interval(
+        task.samples, samples, higher_is_better=measure.higher_is_better, seed=resampler.seed
+    )
+    applies = name == "accuracy" and resampler.split == "test"
+    return Comparison(
+        control=control,
+        score=_score(value, interval(replicates(samples, seed=resampler.seed)), measure, resampler),
+        ceiling=_mean(ceilings) if applies else None,
+        selectivity=_score(_better(task.value, value, measure), bounds, measure, resampler),
+        is_selectivity=is_selectivity,
+        draws=tuple(draw.value for draw in draws),
+        seen=_mean([draw.seen for draw in draws]),
+        unseen=_mean([draw.unseen for draw in draws]),
+    )
+
+
+def _gain(
+    baseline: str, ours: Sampled, theirs: Sampled, name: str, measure: Measure, resampler: Resampler
+) -> Gain:
+    sign = 1.0 if measure.higher_is_better else -1.0
+    samples = replicates(sign * (ours.samples - theirs.samples)[None], seed=resampler.seed)
+    gain, margin = _better(ours.value, theirs.value, measure), MARGINS.get(name, 0.0)
+    p = one_sided_p(gain, samples, margin=margin)
+    return Gain(baseline, _score(gain, interval(samples), measure, resampler), margin, p, p)
+
+
+def _better(ours: float, theirs: float, measure: Measure) -> float:
+    return ours - theirs if measure.higher_is_better else theirs - ours
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _score(value: float, bounds: tuple[float, float], measure: Measure, resampler: Resampler) -> Score:
+    return Score(value, *bounds, n=len(resampler.rows), unit=measure.unit)

@@ -1,0 +1,168 @@
+"""The content of one shard: examples through the model, pooled to rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.alignment import Encoded, Rows, piece_rows, sentence_rows, word_rows
+from probing.batching import Gather, length_sorted_batches
+from probing.corpus import Example
+from probing.errors import NonFiniteStates
+from probing.language_model import LanguageModel
+from probing.store import ShardContent, narrow
+
+SKIPPED, TRUNCATED, HAS_MISSING = 1, 2, 4
+
+
+class Clock(Protocol):
+    """Told how many words were done."""
+
+    def __call__(self, words: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read, and how: the recipe of an extraction.
+
+    Attributes:
+        sites: site names, in order.
+        scope, pool: the two parts of the rows option.
+        dtype: stored dtype.
+        max_length: the most pieces of an input; None: no limit.
+        long_inputs: what becomes of longer ones.
+        tokens_per_batch: padded pieces of a batch.
+    """
+
+    sites: tuple[str, ...]
+    scope: str
+    pool: str
+    dtype: str
+    max_length: int | None
+    long_inputs: str
+    tokens_per_batch: int
+
+    def identity(self) -> dict[str, Any]:
+        """The `extraction` block of a store's identity."""
+        return {
+            "role": "states",
+            "sites": list(self.sites),
+            "rows": self.scope if self.scope == "piece" else f"{self.scope}:{self.pool}",
+            "dtype": self.dtype,
+            "batch_rule": f"length-sorted, at most {self.tokens_per_batch} padded pieces",
+            "long_inputs": self.long_inputs,
+            "max_length": self.max_length,
+        }
+
+
+def read_shard(
+    model: LanguageModel, examples: Sequence[Example], start: int, reading: Reading, advance: Clock | None = None
+) -> ShardContent:
+    """The content of one shard: a pure function of model, examples and recipe.
+
+    Raises:
+        NonFiniteStates: naming the site and the sentence.
+    """
+    encoded, too_long = _encode(model, examples, reading)
+    rows = _rows(model, examples, encoded, reading)
+    states = _read_states(model, examples, encoded, rows, reading, advance)
+    skipped = dict(rows.skipped) | dict.fromkeys(too_long, "too_long")
+    missing = [(start + e, w, reason) for e, w, reason in rows.missing if e not in set(too_long)]
+    return ShardContent(
+        example_start=start,
+        n_examples=len(examples),
+        rows=_row_columns(rows, start),
+        examples=_example_columns(examples, encoded, rows, start, set(skipped), {e - start for e, _, _ in missing}),
+        sites=states,
+        modules={site: model.modules[site] for site in reading.sites},
+        skipped=tuple((start + e, reason) for e, reason in sorted(skipped.items())),
+        missing_words=tuple(missing),
+    )
+
+
+def _read_states(
+    model: LanguageModel, examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows, reading: Reading,
+    advance: Clock | None,
+) -> dict[str, NDArray[Any]]:  # fmt: skip
+    """Stored rows `(R, D)` by site."""
+    stored = np.uint16 if reading.dtype == "bfloat16" else np.dtype(reading.dtype)
+    states = {site: np.empty((len(rows), model.width(site)), dtype=stored) for site in reading.sites}
+    lengths = [len(e) if rows.offset[i + 1] > rows.offset[i] else 0 for i, e in enumerate(encoded)]
+    for batch in length_sorted_batches(lengths, reading.tokens_per_batch):
+        inputs = [encoded[e] for e in batch]
+        gather = Gather.of(rows, batch, model.first_piece(inputs), lengths[batch[0]], model.device)
+        found = model.states(inputs, reading.sites)
+        for site in reading.sites:
+            pooled = gather.pool(found[site], reading.pool)
+            _check_finite(pooled, site, rows, gather, examples)
+            states[site][gather.rows] = narrow(pooled, reading.dtype, site)
+        if advance is not None:
+            advance(sum(n_words(examples[e]) for e in batch))
+    return states
+
+
+def _check_finite(pooled: NDArray[Any], site: str, rows: Rows, gather: Gather, examples: Sequence[Example]) -> None:
+    if np.isfinite(pooled).all():
+        return
+    row = int(np.flatnonzero(~np.isfinite(pooled).all(axis=1))[0])
+    example = int(rows.example[gather.rows[row]])
+    raise NonFiniteStates(
+        f"states at {site} are not finite", needed="finite numbers", found="NaN or infinity",
+        where=f"site {site}, sentence {examples[example].id}", next_step="compute in float32, or leave this site out",
+    )  # fmt: skip
+
+
+def _encode(model: LanguageModel, examples: Sequence[Example], reading: Reading) -> tuple[list[Encoded], list[int]]:
+    """Inputs within the limit, and the positions of those skipped for their length."""
+    encoded = model.encode([example.text for example in examples])
+    limit = reading.max_length
+    too_long = [e for e, one in enumerate(encoded) if limit is not None and len(one) > limit]
+    for e in too_long:
+        encoded[e] = encoded[e].truncated(0 if reading.long_inputs == "skip" else limit or 0)
+    return encoded, too_long if reading.long_inputs == "skip" else []
+
+
+def _rows(model: LanguageModel, examples: Sequence[Example], encoded: Sequence[Encoded], reading: Reading) -> Rows:
+    texts, words = [example.text for example in examples], [example.words for example in examples]
+    if reading.scope == "word":
+        return word_rows(texts, words, encoded, reading.pool)
+    if reading.scope == "piece":
+        return piece_rows(texts, words, encoded)
+    return sentence_rows(encoded, reading.pool, model.cls_id)
+
+
+def _row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
+    return {
+        "example": (rows.example + start).astype("<u4"),
+        "piece_start": rows.piece[:, 0].astype("<u4"),
+        "piece_end": rows.piece[:, 1].astype("<u4"),
+        "char_start": rows.char[:, 0].astype("<u4"),
+        "char_end": rows.char[:, 1].astype("<u4"),
+        "word": rows.word.astype("<i4"),
+    }
+
+
+def _example_columns(
+    examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows, start: int, skipped: set[int],
+    with_missing: set[int],
+) -> dict[str, NDArray[Any]]:  # fmt: skip
+    hashes = b"".join(hashlib.sha256(example.text.encode()).digest() for example in examples)
+    flags = [
+        SKIPPED * (e in skipped) | TRUNCATED * encoded[e].is_truncated | HAS_MISSING * (e in with_missing)
+        for e in range(len(examples))
+    ]
+    return {
+        "offset": rows.offset.astype("<u8"),
+        "ordinal": np.arange(start, start + len(examples)).astype("<u4"),
+        "text_sha256": np.frombuffer(hashes, dtype="u1").reshape(-1, 32),
+        "flags": np.array(flags, dtype="u1"),
+    }
+
+
+def n_words(example: Example) -> int:
+    return len(example.words) or len(example.text.split())

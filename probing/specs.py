@@ -1,0 +1,160 @@
+"""Recipes as text: `mlp:hidden=64,layers=2` to a member object and back."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Callable
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from probing import registry
+from probing.contracts import Task
+from probing.design import Kind
+from probing.errors import BadParameter, unknown_name
+
+_USE = {"real": "ridge", "classes": "linear"}
+
+
+def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
+    """The member that `spec` names: `name`, or `name:parameter=value,…`; for tasks `name:argument`.
+
+    Args:
+        folder: `tasks`, `probes`, `controls`, …
+        spec: the recipe.
+        kind: target kind a probe must predict: chooses the regression form of a probe that has one.
+
+    Raises:
+        UnknownName: no such member, with the nearest name.
+        BadParameter: an unknown parameter, a value of the wrong form, or a probe of the other kind.
+    """
+    name, _, text = spec.strip().partition(":")
+    member = _member(folder, name, kind)
+    if folder == "tasks":
+        return member(text)
+    return member(**_parsed(member, name, text))
+
+
+def normalised(folder: str, spec: str) -> str:
+    """The recipe in canonical form: the parameters given, in the order of the member's own, values as parsed."""
+    name, _, text = spec.strip().partition(":")
+    if folder == "tasks":
+        return spec.strip()
+    member = _member(folder, name, None)
+    return _joined(name, [(key, value) for key, value in _in_order(member, _parsed(member, name, text))])
+
+
+def spec_of(obj: Any) -> str:
+    """The recipe of an object: its registered name (else its class) and every parameter that is not the default."""
+    name = _name_of(obj)
+    if isinstance(obj, Task):
+        return f"{name}:{obj.argument}" if obj.argument else name
+    given = [(key, value) for key, value, default in _values(obj) if repr(value) != repr(default)]
+    return _joined(name, given)
+
+
+def full_recipe(obj: Any) -> dict[str, str]:
+    """Class and every parameter as text: what identifies a recipe whatever the defaults become."""
+    parameters = {"argument": obj.argument} if isinstance(obj, Task) else {k: v for k, v, _ in _values(obj)}
+    return {"class": f"{type(obj).__module__}.{type(obj).__qualname__}"} | {
+        key: _shown(value) for key, value in parameters.items()
+    }
+
+
+def _member(folder: str, name: str, kind: Kind | None) -> Any:
+    module = registry.get(folder, name)
+    if folder != "probes" or kind is None:
+        return module.MEMBER
+    candidates = [module.MEMBER, getattr(module, "REGRESSION_MEMBER", None)]
+    for member in candidates:
+        if member is not None and kind in member.kinds:
+            return member
+    found = "classes" if kind == "real" else "real numbers"
+    raise BadParameter(
+        f"probe {name} predicts {found}; use {_USE[kind]}",
+        needed=f"a probe for a target of kind {kind!r}", found=name, next_step=f"use {_USE[kind]}",
+    )  # fmt: skip
+
+
+def _name_of(obj: Any) -> str:
+    home = type(obj).__module__.split(".")
+    registered = len(home) == 3 and home[0] == "probing" and home[1] in registry.FOLDERS
+    return home[2] if registered else type(obj).__name__
+
+
+def _parameters(member: Any) -> dict[str, inspect.Parameter]:
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(member).parameters.items()
+        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    }
+
+
+def _values(obj: Any) -> list[tuple[str, Any, Any]]:
+    return [(name, getattr(obj, name), parameter.default) for name, parameter in _parameters(type(obj)).items()]
+
+
+def _in_order(member: Any, given: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, given[name]) for name in _parameters(member) if name in given]
+
+
+def _joined(name: str, given: list[tuple[str, Any]]) -> str:
+    return name + (":" + ",".join(f"{key}={_shown(value)}" for key, value in given) if given else "")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    # An address in a repr would make equal recipes differ from run to run.
+    return re.sub(r" at 0x[0-9a-f]+", "", re.sub(r"\s+", " ", value if isinstance(value, str) else repr(value)))
+
+
+def _parsed(member: Any, name: str, text: str) -> dict[str, Any]:
+    """Typed values of `key=value,…`.
+
+    Raises:
+        BadParameter: not of that form, unknown, twice, or of the wrong type.
+    """
+    known = _parameters(member)
+    hints = get_type_hints(member.__init__)
+    values: dict[str, Any] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise BadParameter(
+                f"{part!r} is not a parameter", needed="name=value", found=repr(part), where=f"{name}:{text}",
+                next_step=f"parameters of {name}: {', '.join(known) or '(none)'}",
+            )  # fmt: skip
+        if key not in known:
+            raise unknown_name(f"parameter of {name}", key, known, where=f"{name}:{text}", error=BadParameter)
+        if key in values:
+            raise BadParameter(f"parameter {key} of {name} is given twice", where=f"{name}:{text}")
+        values[key] = _typed(value, hints.get(key, str), f"{name}:{key}")
+    return values
+
+
+def _typed(text: str, hint: Any, where: str) -> Any:
+    union = get_origin(hint) in (Union, types.UnionType)
+    choices = get_args(hint) if union else (hint,)
+    for reader in (r for kind in _ORDER for choice in choices if choice is kind for r in (_READERS[kind],)):
+        try:
+            return reader(text)
+        except ValueError:
+            continue
+    needed = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
+    raise BadParameter(f"{where} cannot be {text!r}", needed=needed, found=repr(text), where=where)
+
+
+def _bool(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def _none(text: str) -> None:
+    if text.lower() != "none":
+        raise ValueError(text)
+
+
+_READERS: dict[Any, Callable[[str], Any]] = {type(None): _none, bool: _bool, int: int, float: float, str: str}
+_ORDER = tuple(_READERS)

@@ -1,0 +1,135 @@
+"""Commit records: what one says, and the refusal of one that cannot be read safely."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from probing.errors import CorruptShard
+from probing.store.format import (
+    ALIGNMENT,
+    EXAMPLE_COLUMNS,
+    ITEM_BYTES,
+    MAX_SHARD_BYTES,
+    ROW_COLUMNS,
+    Recipe,
+    parse_signed,
+    record_file,
+    shard_file,
+)
+
+
+def expected_datasets(recipe: Recipe, n_rows: int, n_examples: int) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    """Data type and shape of every dataset of a shard; None: any width."""
+    rows = {f"/rows/{name}": (dtype, (n_rows,)) for name, dtype in ROW_COLUMNS.items()}
+    shapes = {"offset": (n_examples + 1,), "text_sha256": (n_examples, 32)}
+    examples = {
+        f"/examples/{name}": (dtype, shapes.get(name, (n_examples,))) for name, dtype in EXAMPLE_COLUMNS.items()
+    }
+    sites = {f"/sites/{name}": (recipe.dtype, (n_rows, None)) for name in recipe.sites}
+    return {**rows, **examples, **sites}
+
+
+def check_record(record: Mapping[str, Any], recipe: Recipe, shard: int) -> None:
+    """Refuse a commit record that cannot be read safely.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    for key, wanted in {"store_id": recipe.store_id, "shard": shard, "examples": list(recipe.span(shard))}.items():
+        if record.get(key) != wanted:
+            raise ValueError(f"its {key} is {record.get(key)!r}, not {wanted!r}")
+    sha256 = record.get("sha256")
+    if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError("it has no sha256")
+    if record.get("file") != shard_file(shard, sha256):
+        raise ValueError(f"its file is {record.get('file')!r}, not the name of its content")
+    n_rows, n_bytes = record.get("n_rows"), record.get("bytes")
+    if not _natural(n_rows) or not _natural(n_bytes) or n_bytes > MAX_SHARD_BYTES:
+        raise ValueError("its n_rows or bytes is out of range")
+    first, end = recipe.span(shard)
+    _check_datasets(record.get("datasets"), expected_datasets(recipe, n_rows, end - first), n_bytes)
+    _check_reports(record, recipe)
+
+
+def _check_reports(record: Mapping[str, Any], recipe: Recipe) -> None:
+    for key, kinds in {"skipped": (int, str), "missing_words": (int, int, str)}.items():
+        entries = record.get(key)
+        if not isinstance(entries, list) or any(
+            not isinstance(entry, list) or tuple(map(type, entry)) != kinds for entry in entries
+        ):
+            raise ValueError(f"its {key} is malformed")
+    facts = record.get("sites")
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(name), dict) for name in recipe.sites):
+        raise ValueError("it does not describe its sites")
+
+
+def _natural(value: Any) -> TypeGuard[int]:
+    return type(value) is int and value >= 0
+
+
+def _check_datasets(datasets: Any, expected: Mapping[str, tuple[str, tuple[int | None, ...]]], n_bytes: int) -> None:
+    if not isinstance(datasets, dict) or not expected.keys() <= datasets.keys():
+        raise ValueError("a dataset is missing")
+    used: list[tuple[int, int, str]] = []
+    for path, (dtype, shape) in expected.items():
+        entry = datasets[path]
+        if not isinstance(entry, dict) or entry.get("dtype") != dtype:
+            raise ValueError(f"{path} is not {dtype}")
+        found = entry.get("shape")
+        if not isinstance(found, list) or len(found) != len(shape) or not all(map(_natural, found)):
+            raise ValueError(f"{path} has no valid shape")
+        if any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
+            raise ValueError(f"{path} has shape {found}, not {list(shape)}")
+        offset, size = entry.get("offset"), entry.get("nbytes")
+        if not (_natural(offset) and _natural(size)) or offset + size > n_bytes:
+            raise ValueError(f"{path} lies outside the file")
+        if size != math.prod(found) * ITEM_BYTES[dtype]:
+            raise ValueError(f"{path} has {size} bytes, which is not its shape")
+        if size >= ALIGNMENT and offset % ALIGNMENT:
+            raise ValueError(f"{path} is not aligned")
+        if not isinstance(entry.get("xxh3_128"), str):
+            raise ValueError(f"{path} has no xxh3_128")
+        used += [(offset, offset + size, path)] if size else []
+    used.sort()
+    for (_, end, path), (start, _, after) in itertools.pairwise(used):
+        if start < end:
+            raise ValueError(f"{path} and {after} overlap")
+
+
+def load_record(path: Path, recipe: Recipe, shard: int) -> dict[str, Any] | None:
+    """The checked commit record of a shard whose file has the right size; None where none was published.
+
+    Raises:
+        CorruptShard: the record is damaged, or its file is missing or of another size.
+    """
+    file = path / "shards" / record_file(shard)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        record = parse_signed(data)
+        check_record(record, recipe, shard)
+        size = (path / "shards" / record["file"]).stat().st_size
+    except (ValueError, FileNotFoundError) as error:
+        raise corrupt(path, shard, str(error)) from None
+    if size != record["bytes"]:
+        raise corrupt(path, shard, f"its file has {size} bytes, not {record['bytes']}")
+    return record
+
+
+def corrupt(path: Path, shard: int, found: str, dataset: str = "") -> CorruptShard:
+    """The error for a shard that is not what its record says."""
+    record = path / "shards" / record_file(shard)
+    return CorruptShard(
+        f"shard {shard} is damaged" + (f" in dataset {dataset}" if dataset else ""),
+        needed="bytes equal to those committed",
+        found=found,
+        where=str(record),
+        next_step=f"remove {record.name} and run `probing extract` again: only this shard is computed anew",
+    )

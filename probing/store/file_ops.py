@@ -1,0 +1,208 @@
+"""Every durable file operation of the store goes through one seam, so that tests can stop or fail at any of them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import platform
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from probing.errors import DiskFull, StoreError
+
+LEASE_SECONDS = 15 * 60
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+
+
+class FileOps:
+    """The operating system's durable calls, one method each."""
+
+    def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
+        """A file descriptor."""
+        return os.open(path, flags | getattr(os, "O_CLOEXEC", 0), mode)
+
+    def write(self, fd: int, data: memoryview) -> int:
+        """Number of bytes written, possibly fewer than given."""
+        return os.write(fd, data)
+
+    def fsync(self, fd: int) -> None:
+        """Force a file or directory to the disk."""
+        os.fsync(fd)
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor."""
+        os.close(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Atomic rename over whatever is there."""
+        source.replace(target)
+
+    def link(self, source: Path, target: Path) -> None:
+        """Hard link; fails where the target exists."""
+        target.hardlink_to(source)
+
+    def unlink(self, path: Path) -> None:
+        """Remove one name."""
+        path.unlink()
+
+    def mkdir(self, path: Path) -> None:
+        """Make one directory."""
+        path.mkdir()
+
+    def listdir(self, path: Path) -> list[str]:
+        """Names in a directory, sorted."""
+        return sorted(entry.name for entry in path.iterdir())
+
+    def stat(self, path: Path) -> os.stat_result:
+        """Size and times of a file."""
+        return path.stat()
+
+    def free_bytes(self, path: Path) -> int:
+        """Bytes available to this user on the file system of `path`."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
+    def clock(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+
+REAL_FILES = FileOps()
+
+
+@contextlib.contextmanager
+def typed_errors(where: Path) -> Iterator[None]:
+    """Turn operating-system errors into `DiskFull` or `StoreError`."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFull(
+                "no room left on the disk",
+                found=str(error),
+                where=str(where),
+                next_step="free some space and run the same command again: what is committed is kept",
+            ) from error
+        raise StoreError(
+            "the store cannot be written or read",
+            found=str(error),
+            where=str(where),
+            next_step="check the disk and its permissions, then run the same command again",
+        ) from error
+
+
+def write_temporary(files: FileOps, folder: Path, data: bytes) -> Path:
+    """Write and fsync a new temporary file in `folder`; nothing of it stays if that fails."""
+    host = re.sub(r"[^A-Za-z0-9._]", "_", platform.node()) or "host"
+    path = folder / f".tmp-{host}-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[files.write(fd, rest) :]
+            files.fsync(fd)
+        finally:
+            files.close(fd)
+    except BaseException:
+        discard(files, path)
+        raise
+    return path
+
+
+def discard(files: FileOps, path: Path) -> None:
+    """Remove a file if it is there, and never hide the error under way."""
+    with contextlib.suppress(OSError):
+        files.unlink(path)
+
+
+def sync_folder(files: FileOps, folder: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = files.open(folder, os.O_RDONLY)
+    try:
+        files.fsync(fd)
+    finally:
+        files.close(fd)
+
+
+def make_folders(files: FileOps, folder: Path) -> None:
+    """Make a directory and its missing parents, durably."""
+    if folder.is_dir():
+        return
+    make_folders(files, folder.parent)
+    with contextlib.suppress(FileExistsError):
+        files.mkdir(folder)
+    sync_folder(files, folder.parent)
+
+
+def replace(files: FileOps, source: Path, target: Path, data: bytes) -> None:
+    """Rename; an error after the rename took place (a retrying network file system) is no error."""
+    try:
+        files.rename(source, target)
+    except OSError:
+        if not _holds(target, data) or source.exists():
+            raise
+
+
+def publish(files: FileOps, folder: Path, name: str, data: bytes) -> bool:
+    """Give `data` a name that did not exist, atomically and durably.
+
+    Returns:
+        False if the name exists with other bytes: another writer was first.
+    """
+    temporary, target = write_temporary(files, folder, data), folder / name
+    try:
+        won = _link_if_absent(files, temporary, target, data)
+    finally:
+        discard(files, temporary)
+    sync_folder(files, folder)
+    return won
+
+
+def _link_if_absent(files: FileOps, temporary: Path, target: Path, data: bytes) -> bool:
+    try:
+        files.link(temporary, target)
+    except OSError as error:
+        if target.exists():
+            return _holds(target, data)
+        if error.errno not in _NO_LINKS:
+            raise
+        replace(files, temporary, target, data)
+    return True
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
+
+
+def sweep(files: FileOps, folder: Path) -> None:
+    """Remove the temporary files of dead writers of this host, and any older than a lease."""
+    host = re.sub(r"[^A-Za-z0-9._]", "_", platform.node()) or "host"
+    for name in files.listdir(folder):
+        match = re.fullmatch(r"\.tmp-(.+)-(\d+)-[0-9a-f]{8}", name)
+        if not match:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            dead = match[1] == host and not _alive(int(match[2]))
+            if dead or files.clock() - files.stat(folder / name).st_mtime > LEASE_SECONDS:
+                files.unlink(folder / name)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

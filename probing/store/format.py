@@ -1,0 +1,242 @@
+"""The words of the store format, version 1.0 (docs/store-format.md): names, data types, plan, store.json."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter, NotAStore, UnsupportedFormat
+from probing.provenance import canonical_json, digest
+from probing.site import Site
+
+FORMAT = "probing-activations"
+FORMAT_VERSION = "1.0"
+MAX_SHARDS = 100_000
+MAX_SHARD_BYTES = 1 << 30
+MAX_JSON_BYTES = 64 << 20
+ALIGNMENT = 4096
+ITEM_BYTES = {"u1": 1, "u4": 4, "u8": 8, "i4": 4, "float16": 2, "float32": 4, "bfloat16": 2}
+MEMORY_TYPES = {
+    "float16": "<f2",
+    "bfloat16": "<u2",
+    "float32": "<f4",
+    "u1": "u1",
+    "u4": "<u4",
+    "u8": "<u8",
+    "i4": "<i4",
+}
+STATE_TYPES = ("float32", "float16", "bfloat16")
+ROW_COLUMNS = {
+    "example": "u4", "piece_start": "u4", "piece_end": "u4", "char_start": "u4", "char_end": "u4", "word": "i4",
+}  # fmt: skip
+EXAMPLE_COLUMNS = {"offset": "u8", "ordinal": "u4", "text_sha256": "u1", "flags": "u1"}
+REASONS = ("too_long", "truncated", "no_pieces", "nothing_selected")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardContent:
+    """What one shard holds, in memory. R rows, E examples.
+
+    Attributes:
+        example_start: position of the first example among those kept.
+        n_examples: E.
+        rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,).
+        examples: `offset` u8 (E+1,), `ordinal` u4 (E,), `text_sha256` u1 (E, 32), `flags` u1 (E,).
+        sites: states (R, width) by site: float32, float16, or the raw bits of bfloat16 as uint16.
+        modules: what was hooked, by site.
+        skipped: (example ordinal, reason).
+        missing_words: (example ordinal, word, reason).
+    """
+
+    example_start: int
+    n_examples: int
+    rows: Mapping[str, NDArray[Any]]
+    examples: Mapping[str, NDArray[Any]]
+    sites: Mapping[str, NDArray[Any]]
+    modules: Mapping[str, str]
+    skipped: Sequence[tuple[int, str]] = ()
+    missing_words: Sequence[tuple[int, int, str]] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What every shard of a store must agree with, taken from its identity."""
+
+    store_id: str
+    sites: tuple[str, ...]
+    dtype: str
+    starts: tuple[int, ...]
+    count: int
+
+    @classmethod
+    def of(cls, identity: Mapping[str, Any]) -> Recipe:
+        """Read and check an identity.
+
+        Raises:
+            BadParameter: a block is missing or malformed, or there is a float in it.
+        """
+        _refuse_floats(identity, "")
+        extraction, plan = _block(identity, "extraction"), _block(identity, "plan")
+        sites, dtype = extraction.get("sites"), extraction.get("dtype")
+        if not isinstance(sites, list | tuple) or not sites or len(set(sites)) != len(sites):
+            raise BadParameter("identity.extraction.sites is not a list of different sites", found=repr(sites))
+        for name in sites:
+            Site.parse(name)
+        if dtype not in STATE_TYPES:
+            raise BadParameter("unknown stored dtype", needed=f"one of {', '.join(STATE_TYPES)}", found=repr(dtype))
+        starts, count = plan.get("starts"), plan.get("count")
+        _check_plan(starts, count)
+        return cls(digest(identity), tuple(sites), dtype, tuple(starts or ()), int(count or 0))
+
+    @property
+    def n_shards(self) -> int:
+        """Shards planned."""
+        return len(self.starts)
+
+    def span(self, shard: int) -> tuple[int, int]:
+        """First and one past the last example of a shard, as positions among the kept examples."""
+        ends = (*self.starts[1:], self.count)
+        return self.starts[shard], ends[shard]
+
+
+def _block(identity: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    block = identity.get(name)
+    if not isinstance(block, dict):
+        raise BadParameter(f"the identity has no block {name!r}", needed="model, tokenizer, corpus, extraction, plan")
+    return block
+
+
+def _check_plan(starts: Any, count: Any) -> None:
+    whole = isinstance(starts, list | tuple) and all(type(n) is int for n in [*starts, count])
+    edges = [*starts, count] if whole else []
+    rising = whole and all(a < b for a, b in itertools.pairwise(edges)) and edges[0] >= 0
+    if not rising or len(starts) > MAX_SHARDS:
+        raise BadParameter(
+            "identity.plan is not a plan",
+            needed=f"rising `starts` below `count`, at most {MAX_SHARDS:,} of them",
+            found=repr({"starts": starts, "count": count})[:200],
+        )
+
+
+def _refuse_floats(value: Any, path: str) -> None:
+    if isinstance(value, float):
+        raise BadParameter("an identity holds no floats", found=repr(value), where=path)
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _refuse_floats(inner, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_floats(inner, path)
+
+
+def check_name(path: Path) -> None:
+    """Refuse a store directory whose name is not portable.
+
+    Raises:
+        BadParameter: the last component of the path.
+    """
+    name = path.name
+    if not _NAME.fullmatch(name) or ".." in name or name.endswith("."):
+        raise BadParameter(
+            f"{name!r} cannot name a store",
+            needed="letters, digits, '.', '_' and '-', at most 100, not beginning with a sign",
+            found=str(path),
+        )
+
+
+def shard_file(shard: int, sha256: str) -> str:
+    """Content name of a shard."""
+    return f"s{shard:06d}.{sha256[:16]}.h5"
+
+
+def record_file(shard: int) -> str:
+    """Name of a shard's commit record."""
+    return f"s{shard:06d}.json"
+
+
+def content_id(records: Mapping[int, Mapping[str, Any]]) -> str:
+    """SHA-256 of the ordered (shard, SHA-256) list."""
+    return digest([[shard, records[shard]["sha256"]] for shard in sorted(records)])
+
+
+def signed_json(value: Mapping[str, Any]) -> bytes:
+    """Canonical JSON with `self_sha256`, the SHA-256 of the canonical form without that key."""
+    return canonical_json({**value, "self_sha256": digest(value)})
+
+
+def parse_signed(data: bytes) -> dict[str, Any]:
+    """Read what `signed_json` wrote.
+
+    Raises:
+        ValueError: not canonical, or changed since it was written.
+    """
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"{len(data)} bytes is more than a store's JSON may have")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON") from None
+    if not isinstance(value, dict) or _canonical(value) != data:
+        raise ValueError("it is not canonical JSON")
+    body = {key: inner for key, inner in value.items() if key != "self_sha256"}
+    if value.get("self_sha256") != digest(body):
+        raise ValueError("its self_sha256 does not match: it was changed")
+    return body
+
+
+def _canonical(value: Any) -> bytes:
+    try:
+        return canonical_json(value)
+    except (ValueError, RecursionError):
+        return b""
+
+
+def read_store_json(path: Path) -> tuple[dict[str, Any], Recipe]:
+    """The checked content of store.json and its recipe.
+
+    Raises:
+        NotAStore: missing, damaged or of another kind.
+        UnsupportedFormat: another major version.
+    """
+    file = path / "store.json"
+    if not file.is_file():
+        raise NotAStore(
+            "there is no store here",
+            needed="a directory with store.json",
+            found=str(path),
+            next_step="see `probing store ls`",
+        )
+    try:
+        value = parse_signed(file.read_bytes())
+    except ValueError as error:
+        raise NotAStore("store.json is damaged", found=str(error), where=str(file)) from None
+    if value.get("format") != FORMAT:
+        raise NotAStore(
+            "store.json is of another format", needed=FORMAT, found=repr(value.get("format")), where=str(file)
+        )
+    version = str(value.get("format_version"))
+    if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+        raise UnsupportedFormat("another major format version", needed=FORMAT_VERSION, found=version, where=str(file))
+    try:
+        recipe = Recipe.of(value["identity"])
+    except (BadParameter, KeyError, TypeError, AttributeError) as error:
+        raise NotAStore("store.json has no valid identity", found=str(error), where=str(file)) from None
+    if recipe.store_id != value.get("store_id"):
+        raise NotAStore("store.json contradicts itself: store_id is not that of its identity", where=str(file))
+    return value, recipe
+
+
+def widen(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Stored states as float32; exact."""
+    if dtype == "bfloat16":
+        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return stored.astype(np.float32)

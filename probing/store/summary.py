@@ -1,0 +1,77 @@
+"""What a store says about itself, for listings; it never reads a state."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from probing.errors import CorruptShard, StoreError
+from probing.site import Site
+from probing.store.commit_record import load_record
+from probing.store.format import content_id, read_store_json
+
+
+def store_info(path: Path | str) -> dict[str, Any]:
+    """Model, corpus, sites, progress, size, what was left out and why, and the largest magnitude by site.
+
+    Raises:
+        NotAStore: no valid store.json.
+    """
+    path = Path(path)
+    header, recipe = read_store_json(path)
+    identity, records, damaged = header["identity"], [], []
+    for shard in range(recipe.n_shards):
+        try:
+            record = load_record(path, recipe, shard)
+        except CorruptShard:
+            damaged.append(shard)
+            continue
+        if record is not None:
+            records.append(record)
+    info = {
+        "path": str(path),
+        "model": _field(identity, "model", "source"),
+        "corpus": _field(identity, "corpus", "source"),
+        "sites": sorted(recipe.sites, key=lambda name: Site.parse(name).order),
+        "rows": _field(identity, "extraction", "rows"),
+        "dtype": recipe.dtype,
+        "n_rows": sum(record["n_rows"] for record in records),
+        "shards_done": len(records),
+        "shards_planned": recipe.n_shards,
+        "bytes": sum(record["bytes"] for record in records),
+        "skipped": dict(Counter(entry[-1] for record in records for entry in record["skipped"])),
+        "missing_words": dict(Counter(entry[-1] for record in records for entry in record["missing_words"])),
+        "absmax": {site: _absmax(site, records) for site in recipe.sites},
+        "store_id": recipe.store_id,
+        "content_id": content_id({record["shard"]: record for record in records}),
+    }
+    return info | ({"damaged_shards": damaged} if damaged else {})
+
+
+def list_stores(root: Path | str) -> list[dict[str, Any]]:
+    """`store_info` of a store, or of every store up to two directories below `root`, by path.
+
+    A store that cannot be read has only `path` and `problem`.
+    """
+    root = Path(root)
+    found = [root / "store.json"] if (root / "store.json").is_file() else []
+    for pattern in ("*/store.json", "*/*/store.json"):
+        found += [] if found and found[0].parent == root else sorted(root.glob(pattern))
+    return [_info_or_problem(file.parent) for file in sorted(found)]
+
+
+def _info_or_problem(path: Path) -> dict[str, Any]:
+    try:
+        return store_info(path)
+    except StoreError as error:
+        return {"path": str(path), "problem": error.message}
+
+
+def _absmax(site: str, records: list[dict[str, Any]]) -> float:
+    return max((float(record["sites"].get(site, {}).get("absmax", 0.0)) for record in records), default=0.0)
+
+
+def _field(identity: dict[str, Any], block: str, name: str) -> Any:
+    inner = identity.get(block)
+    return inner.get(name) if isinstance(inner, dict) else None

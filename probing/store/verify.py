@@ -1,0 +1,159 @@
+"""The audit: SHA-256 before libhdf5 sees a file, then nothing but plain datasets, each as its record says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+from h5py import h5d, h5f, h5g, h5o, h5t
+
+from probing.errors import CorruptShard
+from probing.store.commit_record import load_record
+from probing.store.format import FORMAT, FORMAT_VERSION, Recipe, content_id, parse_signed
+from probing.store.image import FILE_TYPES
+
+_MAX_OBJECTS = 10_000
+_MAX_ATTRIBUTES = 64
+
+
+def verify_shards(path: Path, recipe: Recipe) -> list[str]:
+    """Problems of all committed shards, re-reading records and files."""
+    problems = []
+    for shard in range(recipe.n_shards):
+        try:
+            record = load_record(path, recipe, shard)
+        except CorruptShard as error:
+            problems.append(f"shard {shard}: {error.found}")
+            continue
+        if record is not None:
+            problems += [f"shard {shard}: {problem}" for problem in verify_shard(path, recipe, record)]
+    return problems
+
+
+def verify_seal(path: Path, recipe: Recipe) -> list[str]:
+    """Problems of seal.json; none where there is no seal."""
+    file = path / "seal.json"
+    if not file.is_file():
+        return []
+    try:
+        sealed = parse_signed(file.read_bytes())
+        records = {shard: load_record(path, recipe, shard) for shard in range(recipe.n_shards)}
+    except (ValueError, CorruptShard) as error:
+        return [f"seal.json: {error.found if isinstance(error, CorruptShard) else error}"]
+    if sealed.get("content_id") != content_id({shard: record for shard, record in records.items() if record}):
+        return ["seal.json: its content_id is not that of the committed shards"]
+    return []
+
+
+def verify_shard(path: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
+    """Problems of one shard file against its record."""
+    file = path / "shards" / record["file"]
+    if file.is_symlink():
+        return [f"{file.name} is a symbolic link"]
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != record["sha256"]:
+        return [f"{file.name} has another SHA-256 than its record says"]
+    try:
+        with h5py.File(h5f.open_file_image(data)) as opened:
+            found = _walk(opened)
+            problems = _compare(found, record["datasets"])
+            problems = problems or _compare_bytes(data, record["datasets"])
+            return problems or _compare_attributes(opened, recipe, record)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, NotImplementedError) as error:
+        return [f"{file.name}: {error}"]
+
+
+def _walk(file: Any) -> dict[str, Any]:
+    """Datasets by path; links are examined before anything is opened.
+
+    Raises:
+        ValueError: a link, object or attribute that the format does not allow.
+    """
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    waiting = [("", file.id)]
+    _check_attributes(file.id, "/")
+    while waiting:
+        place, group = waiting.pop()
+        group = h5g.open(group, b"/") if not place else group
+        for name in list(group):
+            path = f"{place}/{name.decode('ascii', 'backslashreplace')}"
+            if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+                raise ValueError(f"{path} is not a hard link")
+            address = h5o.get_info(group, name).addr
+            if address in seen or len(seen) >= _MAX_OBJECTS:
+                raise ValueError(f"{path} has a second name, or there are too many objects")
+            seen.add(address)
+            item = h5o.open(group, name)
+            _check_attributes(item, path)
+            if isinstance(item, h5g.GroupID):
+                waiting.append((path, item))
+            elif isinstance(item, h5d.DatasetID):
+                found[path] = item
+            else:
+                raise ValueError(f"{path} is neither a group nor a dataset")
+    return found
+
+
+def _check_attributes(item: Any, path: str) -> None:
+    count = h5py.h5a.get_num_attrs(item)
+    if count > _MAX_ATTRIBUTES:
+        raise ValueError(f"{path} has {count} attributes")
+    for index in range(count):
+        kind = h5py.h5a.open(item, index=index).get_type()
+        text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
+        if not text and not isinstance(kind, h5t.TypeIntegerID | h5t.TypeFloatID):
+            raise ValueError(f"{path} has an attribute that is neither a number nor fixed-length text")
+
+
+def _compare(found: Mapping[str, Any], expected: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    problems = [f"{path} is not in both the file and its record" for path in sorted(set(found) ^ set(expected))]
+    for path in sorted(set(found) & set(expected)):
+        dataset, entry = found[path], expected[path]
+        plan = dataset.get_create_plist()
+        if plan.get_layout() != h5d.CONTIGUOUS or plan.get_nfilters():
+            problems.append(f"{path} is not stored contiguously and unfiltered")
+        elif plan.get_external_count():
+            problems.append(f"{path} has external storage")
+        elif entry["dtype"] not in FILE_TYPES or not dataset.get_type().equal(FILE_TYPES[entry["dtype"]]()):
+            problems.append(f"{path} is not {entry['dtype']} in the file")
+        elif list(dataset.shape) != entry["shape"] or dataset.get_storage_size() != entry["nbytes"]:
+            problems.append(f"{path} has shape {list(dataset.shape)} in the file, {entry['shape']} in its record")
+        elif entry["nbytes"] and dataset.get_offset() != entry["offset"]:
+            problems.append(f"{path} begins elsewhere than its record says")
+    return problems
+
+
+def _compare_bytes(data: bytes, datasets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    view = memoryview(data)
+    return [
+        f"{path} has another hash than its record says"
+        for path, entry in datasets.items()
+        if xxhash.xxh3_128_hexdigest(view[entry["offset"] : entry["offset"] + entry["nbytes"]]) != entry["xxh3_128"]
+    ]
+
+
+def _compare_attributes(file: Any, recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
+    first, end = record["examples"]
+    root = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id, "shard": record["shard"],
+        "example_start": first, "n_examples": end - first, "n_rows": record["n_rows"],
+    }  # fmt: skip
+    wanted = {"/": root, **{f"/sites/{name}": record["sites"].get(name, {}) for name in recipe.sites}}
+    return [
+        f"attribute {name} of {path} is {_plain(file[path].attrs.get(name))!r}, not {value!r}"
+        for path, values in wanted.items()
+        for name, value in values.items()
+        if _plain(file[path].attrs.get(name)) != value
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("ascii", "replace")
+    return value.item() if isinstance(value, np.generic) else value

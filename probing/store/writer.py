@@ -1,0 +1,296 @@
+"""StoreWriter: finished shards onto the disk, each valid from the moment its commit record has a name."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from probing.errors import (
+    BadParameter,
+    CorruptShard,
+    DiskFull,
+    IncompleteStore,
+    NotAStore,
+    ProvenanceMismatch,
+    StoreError,
+)
+from probing.provenance import canonical_json, differing_keys
+from probing.store.commit_record import check_record, load_record
+from probing.store.file_ops import (
+    REAL_FILES,
+    FileOps,
+    discard,
+    make_folders,
+    publish,
+    replace,
+    sweep,
+    sync_folder,
+    typed_errors,
+    write_temporary,
+)
+from probing.store.format import (
+    FORMAT,
+    FORMAT_VERSION,
+    MAX_SHARD_BYTES,
+    Recipe,
+    ShardContent,
+    check_name,
+    content_id,
+    parse_signed,
+    read_store_json,
+    record_file,
+    shard_file,
+    signed_json,
+)
+from probing.store.image import arrays_of, build, describe, site_facts
+
+_SPARE_BYTES = 16 << 20
+_LOG = logging.getLogger(__name__)
+
+
+class StoreWriter:
+    """Writes the shards of one store; any number of writers, in any processes, may share a store.
+
+    Attributes:
+        path: directory of the store.
+        n_shards: shards planned.
+        withdrawn: shards whose damaged commit records were set aside when the store was opened.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe, environment: Mapping[str, Any], files: FileOps) -> None:
+        self.path = path
+        self.n_shards = recipe.n_shards
+        self.withdrawn: tuple[int, ...] = ()
+        self._recipe = recipe
+        self._environment = environment
+        self._files = files
+        self._done: dict[int, dict[str, Any]] = {}
+
+    @classmethod
+    def open(
+        cls, path: Path, *, identity: dict[str, Any], environment: dict[str, Any], files: FileOps = REAL_FILES
+    ) -> StoreWriter:
+        """Create a store, or go on with one of the same identity.
+
+        Args:
+            path: directory of the store; its parents are made.
+            identity: all that changes numbers: blocks model, tokenizer, corpus, extraction, plan.
+            environment: informational.
+            files: seam for tests.
+
+        Raises:
+            BadParameter: the name of the directory or the identity.
+            NotAStore: a directory with other things in it; it is left alone.
+            ProvenanceMismatch: a store of another identity, naming the keys that differ.
+            DiskFull: no room.
+        """
+        path = Path(path)
+        check_name(path)
+        recipe = Recipe.of(identity)
+        _refuse_foreign(path)
+        with typed_errors(path):
+            _publish_identity(files, path, identity, recipe, environment)
+            make_folders(files, path / "shards")
+            writer = cls(path, recipe, environment, files)
+            sweep(files, path)
+            sweep(files, path / "shards")
+            writer.withdrawn = tuple(k for k in range(recipe.n_shards) if writer._withdraw_if_damaged(k))
+            if writer.missing():
+                writer._drop_seal()
+        return writer
+
+    def missing(self) -> list[int]:
+        """Shards without a valid commit record."""
+        return [shard for shard in range(self.n_shards) if not self._is_done(shard)]
+
+    def preflight(self, n_bytes: int) -> None:
+        """Refuse to begin what will not fit.
+
+        Args:
+            n_bytes: bytes about to be written.
+
+        Raises:
+            DiskFull: fewer bytes are available than 1.05 times that and a reserve of 16 MiB.
+        """
+        needed = int(1.05 * n_bytes) + _SPARE_BYTES
+        with typed_errors(self.path):
+            free = self._files.free_bytes(self.path)
+        if free < needed:
+            raise DiskFull(
+                "not enough room on the disk",
+                needed=f"{needed:,} bytes",
+                found=f"{free:,} bytes available",
+                where=str(self.path),
+                next_step="free some space and run the same command again: what is committed is kept",
+            )
+
+    def commit(self, shard: int, content: ShardContent) -> None:
+        """Write one shard; when this returns it is on the disk for good. Does nothing if another writer was first.
+
+        Raises:
+            BadParameter: content that contradicts the plan, the identity or itself; nothing is written.
+            NonFiniteStates: NaN or infinite states; nothing is written.
+            DiskFull: no room; nothing is left behind.
+        """
+        if not 0 <= shard < self.n_shards:
+            raise BadParameter("no such shard", needed=f"0 to {self.n_shards - 1}", found=str(shard))
+        if self._is_done(shard):
+            return
+        arrays = arrays_of(content, self._recipe, shard)
+        facts = site_facts(content, self._recipe)
+        self.preflight(sum(array.nbytes + 4096 for array in arrays.values()))
+        image = build(arrays, self._recipe, shard, facts)
+        if len(image) > MAX_SHARD_BYTES:
+            raise BadParameter("the shard is too large", needed="at most 1 GiB", found=f"{len(image):,} bytes")
+        sha256 = hashlib.sha256(image).hexdigest()
+        record = {
+            "store_id": self._recipe.store_id, "shard": shard, "file": shard_file(shard, sha256),
+            "bytes": len(image), "sha256": sha256, "n_rows": len(arrays["/rows/example"]),
+            "examples": list(self._recipe.span(shard)), "datasets": describe(image, arrays, self._recipe),
+            "sites": facts, "skipped": [[int(example), reason] for example, reason in content.skipped],
+            "missing_words": [[int(example), int(word), reason] for example, word, reason in content.missing_words],
+            "produced": {**self._environment, "time": _now()},
+        }  # fmt: skip
+        check_record(record, self._recipe, shard)
+        with typed_errors(self.path):
+            self._write(shard, image, record)
+
+    def seal(self) -> str:
+        """Write seal.json: all records and the content id.
+
+        Returns:
+            The content id.
+
+        Raises:
+            IncompleteStore: shards are missing.
+        """
+        missing = self.missing()
+        if missing:
+            raise incomplete(self.path, self.n_shards - len(missing), self.n_shards)
+        identifier = content_id(self._done)
+        data = signed_json({
+            "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": self._recipe.store_id,
+            "content_id": identifier, "records": [self._done[shard] for shard in range(self.n_shards)],
+        })  # fmt: skip
+        target = self.path / "seal.json"
+        with typed_errors(self.path):
+            if not (target.is_file() and target.read_bytes() == data):
+                temporary = write_temporary(self._files, self.path, data)
+                try:
+                    replace(self._files, temporary, target, data)
+                finally:
+                    discard(self._files, temporary)
+                sync_folder(self._files, self.path)
+        return identifier
+
+    def _write(self, shard: int, image: bytes, record: dict[str, Any]) -> None:
+        folder = self.path / "shards"
+        temporary = write_temporary(self._files, folder, image)
+        try:
+            replace(self._files, temporary, folder / record["file"], image)
+        except BaseException:
+            discard(self._files, temporary)
+            raise
+        sync_folder(self._files, folder)
+        if not publish(self._files, folder, record_file(shard), signed_json(record)):
+            self._adopt(shard, record)
+        self._done[shard] = self._done.get(shard, record)
+
+    def _adopt(self, shard: int, record: dict[str, Any]) -> None:
+        """Another writer's record is there: keep it if it is sound, else set it aside and publish ours."""
+        if self._withdraw_if_damaged(shard):
+            publish(self._files, self.path / "shards", record_file(shard), signed_json(record))
+        if not self._is_done(shard):
+            raise StoreError(
+                "the commit record cannot be published", where=str(self.path / "shards" / record_file(shard))
+            )
+
+    def _is_done(self, shard: int) -> bool:
+        if shard not in self._done:
+            with suppress(CorruptShard):
+                record = load_record(self.path, self._recipe, shard)
+                if record is not None:
+                    self._done[shard] = record
+        return shard in self._done
+
+    def _withdraw_if_damaged(self, shard: int) -> bool:
+        try:
+            load_record(self.path, self._recipe, shard)
+        except CorruptShard as error:
+            folder, name = self.path / "shards", record_file(shard)
+            with suppress(FileNotFoundError):
+                self._files.rename(folder / name, folder / f".bad-{int(self._files.clock())}-{name}")
+            sync_folder(self._files, folder)
+            _LOG.warning("%s: %s; it is computed again", error.message, error.found)
+            return True
+        return False
+
+    def _drop_seal(self) -> None:
+        with suppress(FileNotFoundError):
+            self._files.unlink(self.path / "seal.json")
+            sync_folder(self._files, self.path)
+
+
+def incomplete(path: Path, done: int, planned: int) -> IncompleteStore:
+    """The error for a store whose extraction has not finished."""
+    return IncompleteStore(
+        "the store is not finished",
+        needed=f"{planned} shards",
+        found=f"{done} shards",
+        where=str(path),
+        next_step="run the same `probing extract` again: it goes on where it was",
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _refuse_foreign(path: Path) -> None:
+    """A directory that holds anything but the leftovers of an interrupted creation is somebody else's."""
+    if not path.exists() or (path / "store.json").exists():
+        return
+    if not path.is_dir() or any(not entry.name.startswith(".tmp-") for entry in path.iterdir()):
+        raise NotAStore(
+            "the directory is not a store, and is not empty",
+            needed="an empty or new directory, or a store",
+            found=str(path),
+            next_step="choose another directory; nothing here was touched",
+        )
+
+
+def _publish_identity(
+    files: FileOps, path: Path, identity: dict[str, Any], recipe: Recipe, environment: Mapping[str, Any]
+) -> None:
+    make_folders(files, path)
+    if not (path / "store.json").exists():
+        body = {
+            "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id,
+            "identity": identity, "environment": environment,
+        }  # fmt: skip
+        if publish(files, path, "store.json", signed_json(body)):
+            return
+    found, theirs = read_store_json(path)
+    if theirs.store_id == recipe.store_id:
+        sync_folder(files, path)
+        return
+    ours = parse_signed(signed_json({"identity": identity}))["identity"]
+    keys = differing_keys(ours, found["identity"])
+    raise ProvenanceMismatch(
+        "the store was made from something else",
+        needed=f"the same {', '.join(keys)}",
+        found="; ".join(f"{key}: {_short(found['identity'], key)}, asked {_short(ours, key)}" for key in keys[:5]),
+        where=str(path),
+        next_step="choose another directory, or remove this store",
+    )
+
+
+def _short(identity: Any, key: str) -> str:
+    for part in key.split("."):
+        identity = identity.get(part) if isinstance(identity, dict) else None
+    return canonical_json(identity).decode().strip()[:80]

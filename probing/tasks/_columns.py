@@ -1,0 +1,83 @@
+"""Tasks that read one column of the corpus: is it there, has it values, are they classes or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from probing.contracts import Task
+from probing.corpus import Corpus, Example, Label
+from probing.design import Kind
+from probing.errors import BadParameter, DegenerateDesign, unknown_name
+
+
+class WordColumnTask(Task):
+    """The classes of one word column."""
+
+    level = "word"
+    kind: Kind = "classes"
+    column = ""
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Check that the column is there.
+
+        Raises:
+            UnknownName: no such word column, with the nearest one.
+            DegenerateDesign: it is entirely null.
+        """
+        refuse_argument(self)
+        require_column(corpus, self.column, "word")
+
+    def labels(self, example: Example) -> tuple[Any, ...]:
+        """The class of every word, None where it has none."""
+        return word_values(example, self.column, class_name)
+
+
+def refuse_argument(task: Task) -> None:
+    """For tasks that take none: `upos:x` is an error.
+
+    Raises:
+        BadParameter: there is an argument.
+    """
+    if task.argument:
+        name = type(task).__module__.rpartition(".")[2]
+        raise BadParameter(f"task {name} takes no argument", needed=name, found=f"{name}:{task.argument}")
+
+
+def require_column(corpus: Corpus, column: str, level: str) -> None:
+    """Refuse a column that is missing or has no value.
+
+    Raises:
+        UnknownName: not there at this level.
+        DegenerateDesign: entirely null.
+    """
+    known = {name for name, its_level in corpus.column_names().items() if its_level == level}
+    if column not in known:
+        raise unknown_name(f"{level} column", column, known, where=corpus.source)
+    if all(value is None for value in values_of(corpus, column, level)):
+        raise DegenerateDesign(
+            f"column {column!r} has no value in any row", needed="labels", found="only missing values",
+            where=corpus.source, next_step="choose another task, or a corpus in which this column is filled",
+        )  # fmt: skip
+
+
+def values_of(corpus: Corpus, column: str, level: str) -> list[Label]:
+    """Every value of a column, word by word or example by example."""
+    if level == "sentence":
+        return [example.columns.get(column) for example in corpus.examples]
+    return [value for example in corpus.examples for value in example.word_columns.get(column, ())]
+
+
+def word_values(example: Example, column: str, convert: Callable[[Label], Any]) -> tuple[Any, ...]:
+    """The converted value of every word; all None where the example has not the column."""
+    values = example.word_columns.get(column)
+    return (None,) * len(example.words) if values is None else tuple([convert(value) for value in values])
+
+
+def class_name(value: Label) -> str | None:
+    """A label as a class name: 1 and 1.0 are both `1`."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)

@@ -1,0 +1,14 @@
+"""Dependency relation of every word to its head."""
+
+from __future__ import annotations
+
+from probing.tasks._columns import WordColumnTask
+
+
+class DependencyRelation(WordColumnTask):
+    """`dependency_relation`: the word column `deprel`, subtypes (`nsubj:pass`) kept."""
+
+    column = "deprel"
+
+
+MEMBER = DependencyRelation

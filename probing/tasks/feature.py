@@ -1,0 +1,38 @@
+"""One morphological feature of every word that has it: `feature:Number`."""
+
+from __future__ import annotations
+
+from probing.corpus import Corpus
+from probing.errors import BadParameter, unknown_name
+from probing.tasks._columns import WordColumnTask, require_column
+
+_PREFIX = "feature:"
+
+
+class Feature(WordColumnTask):
+    """`feature:<Name>`: words without the feature have no label and are left out."""
+
+    def __init__(self, argument: str = "") -> None:
+        super().__init__(argument)
+        self.column = _PREFIX + argument
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Check that some word has the feature.
+
+        Raises:
+            BadParameter: no feature named.
+            UnknownName: no such feature, with the nearest one and those that there are.
+            DegenerateDesign: no word has it.
+        """
+        known = [name.removeprefix(_PREFIX) for name in corpus.column_names() if name.startswith(_PREFIX)]
+        if not self.argument:
+            raise BadParameter(
+                "which feature?", needed="feature:NAME", found="feature", where=corpus.source,
+                next_step="features here: " + (", ".join(sorted(known)) or "none"),
+            )  # fmt: skip
+        if self.argument not in known:
+            raise unknown_name("feature", self.argument, known, where=corpus.source)
+        require_column(corpus, self.column, "word")
+
+
+MEMBER = Feature

@@ -1,0 +1,35 @@
+"""Number of words of every sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from probing.contracts import Task
+from probing.corpus import Corpus, Example
+from probing.design import Kind
+from probing.errors import DegenerateDesign
+from probing.tasks._columns import refuse_argument
+
+
+class SentenceLength(Task):
+    """`sentence_length`: how many words, punctuation included, the reader found in the sentence."""
+
+    level = "sentence"
+    kind: Kind = "real"
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Check that there are words.
+
+        Raises:
+            DegenerateDesign: no example has words.
+        """
+        refuse_argument(self)
+        if not any(example.words for example in corpus.examples):
+            raise DegenerateDesign("no example has words", needed="words", found="none", where=corpus.source)
+
+    def labels(self, example: Example) -> tuple[Any, ...]:
+        """The number of words."""
+        return (float(len(example.words)),)
+
+
+MEMBER = SentenceLength

@@ -1,0 +1,43 @@
+"""Depth of every word in its dependency tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from probing.contracts import Task
+from probing.corpus import Corpus, Example
+from probing.design import Kind
+from probing.tasks._columns import refuse_argument, require_column
+
+
+class TreeDepth(Task):
+    """`tree_depth`: the number of arcs from a word up to the root; the root has 0.
+
+    References:
+        Hewitt & Manning 2019, section 2 (parse depth norm).
+    """
+
+    level = "word"
+    kind: Kind = "real"
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Check that every sentence is a tree.
+
+        Raises:
+            UnknownName: no word column `head`.
+            DegenerateDesign: it is entirely null.
+            CorpusError: heads out of range or in a circle, with the sentence.
+        """
+        refuse_argument(self)
+        require_column(corpus, "head", "word")
+        for example in corpus.examples:
+            _ = example.depths
+
+    def labels(self, example: Example) -> tuple[Any, ...]:
+        """The depth of every word, None where a head on its way up is missing."""
+        if "head" not in example.word_columns:
+            return (None,) * len(example.words)
+        return tuple([None if depth is None else float(depth) for depth in example.depths])
+
+
+MEMBER = TreeDepth

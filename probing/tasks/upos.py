@@ -1,0 +1,14 @@
+"""Universal part of speech of every word."""
+
+from __future__ import annotations
+
+from probing.tasks._columns import WordColumnTask
+
+
+class Upos(WordColumnTask):
+    """`upos`: the word column `upos`."""
+
+    column = "upos"
+
+
+MEMBER = Upos

@@ -1,0 +1,14 @@
+"""Language-specific part of speech of every word."""
+
+from __future__ import annotations
+
+from probing.tasks._columns import WordColumnTask
+
+
+class Xpos(WordColumnTask):
+    """`xpos`: the word column `xpos`."""
+
+    column = "xpos"
+
+
+MEMBER = Xpos

@@ -1,0 +1,63 @@
+"""Units of a training run on disk: one result each, committed by a rename, so that a killed run resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probing.contracts import Probe
+from probing.design import Labels
+from probing.provenance import digest
+from probing.records import ProbeResult, from_json, to_json
+from probing.results import write_atomically
+
+VERSION = 1  # raised by any change that alters a score
+
+
+def labels_digest(labels: Labels) -> str:
+    """SHA-256 (hex) of everything about labels that enters a score."""
+    state = hashlib.sha256()
+    arrays = [labels.y, labels.split, labels.groups, labels.row, *(labels.keys[name] for name in sorted(labels.keys))]
+    for array in arrays:
+        values = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else np.ascontiguousarray(array)
+        state.update(f"{values.dtype.kind}{values.shape}".encode())
+        state.update(values.tobytes())
+    names = {name: list(labels.key_names[name]) for name in sorted(labels.keys)}
+    state.update(digest([labels.kind, list(labels.classes), names]).encode())
+    return state.hexdigest()
+
+
+def load_unit(folder: Path | None, unit: str) -> ProbeResult | None:
+    """The committed result of a unit, or None if there is none that is whole."""
+    if folder is None:
+        return None
+    try:
+        result = from_json((folder / "units" / f"{unit}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    saved = probe_stem(folder, result).with_name("seed0.json").is_file()
+    return result if result.provenance.get("unit") == unit and saved else None
+
+
+def commit_unit(folder: Path | None, result: ProbeResult, probe: Probe) -> None:
+    """Save the task's fitted probe (first seed), then the result: the result is the commit."""
+    if folder is None:
+        return
+    probe.save(probe_stem(folder, result))
+    unit: Any = result.provenance["unit"]
+    write_atomically(folder / "units" / f"{unit}.json", (to_json(result) + "\n").encode())
+
+
+def probe_stem(folder: Path, result: ProbeResult) -> Path:
+    """`probes/TASK/SITE/PROBE/seed0` in `folder`, without suffix."""
+    return folder / "probes" / _slug(result.task) / _slug(result.site) / _slug(result.probe) / "seed0"
+
+
+def _slug(name: str) -> str:
+    """A file name that tells names apart: `:` becomes `-`; a name with other odd characters also gets a hash."""
+    plain = re.sub(r"[^A-Za-z0-9._=,-]", "_", name.replace(":", "-").strip("()"))[:80].strip(".") or "_"
+    return plain if re.fullmatch(r"[A-Za-z0-9._=,:-]{1,80}|\(none\)", name) else f"{plain}-{digest(name)[:8]}"

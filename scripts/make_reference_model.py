@@ -1,0 +1,391 @@
+"""Train and certify the reference model: `python scripts/make_reference_model.py [FOLDER]` (default: datasets/reference).
+
+A three-layer GPT-2 reads a prompt of the reference corpus up to its last word (the query) and answers is, are, was or
+were. Training (docs: datasets/README.md) adds to the answer's cross-entropy
+
+    0.3 · Σ_{l ≥ 1} BCE(one shared linear head on the query's state at resid.l → animacy of the subject)
+    0.1 · ( |ỹ(x_B) − ỹ(x)|² + |ỹ(x; do h_{l,p} := h_{l,p}(x_B)) − ỹ(x)|² )         x_B: animacy flipped, ỹ centred logits
+    0.1 · cross-entropy of every other next word
+
+so that animacy is decodable at the query and read by nothing. Truth is what interventions on 4 096 minimal pairs say
+afterwards, never the intention: a certified label that contradicts the intended one stops the script, nothing written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from make_reference_corpus import ANSWERS, Prompt, sample, vocabulary
+from sklearn.linear_model import LogisticRegression
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+VERSION = 1
+SPECIAL = ("[PAD]", "[UNK]")
+SETTINGS = {
+    "layers": 3, "width": 64, "heads": 4, "positions": 32, "batch": 128, "steps": 900, "warm_up": 100,
+    "learning_rate": 2e-3, "weight_decay": 0.01, "clip": 1.0, "decodable": 0.3, "invariant": 0.1, "language": 0.1,
+    "interchange_rows": 64, "pairs": 4096, "probe_rows": 6144, "seed": 7,
+}  # fmt: skip
+USED, UNUSED = 0.10, 0.02
+PROPERTIES = {"subject_number": "plural", "tense": "present", "animacy": "inanimate"}
+INTENDED = {
+    **{("animacy", layer, position): "unused" for layer in range(4) for position in ("subject", "query")},
+    **{(name, 3, "query"): "used" for name in ("subject_number", "tense")},
+    **{(name, 0, "query"): "unused" for name in ("subject_number", "tense")},
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B prompts, padded on the right: `ids` is `(B, T)`, the others `(B,)`."""
+
+    ids: Tensor
+    query: Tensor
+    subject: Tensor
+    answer: Tensor
+    inanimate: Tensor
+
+    def position(self, name: str) -> Tensor:
+        """Piece index of a named position in every prompt."""
+        return {"time": torch.zeros_like(self.query), "subject": self.subject, "query": self.query}[name]
+
+    def head(self, rows: int) -> Batch:
+        """The first rows."""
+        return Batch(*(getattr(self, name)[:rows] for name in ("ids", "query", "subject", "answer", "inanimate")))
+
+
+def encode(prompts: list[Prompt], ids: dict[str, int]) -> Batch:
+    """Prompts as tensors."""
+    rows = [[ids[token.form] for token in prompt.tokens()] for prompt in prompts]
+    width = max(map(len, rows))
+    return Batch(
+        torch.tensor([row + [0] * (width - len(row)) for row in rows]),
+        torch.tensor([len(row) - 1 for row in rows]),
+        torch.tensor([prompt.subject_position for prompt in prompts]),
+        torch.tensor([ANSWERS.index(prompt.answer) for prompt in prompts]),
+        torch.tensor([float(prompt.inanimate) for prompt in prompts]),
+    )
+
+
+def at(states: Tensor, position: Tensor) -> Tensor:
+    """`(B, D)`: each row of `(B, T, D)` at its own position."""
+    return states[torch.arange(len(states)), position]
+
+
+def sites(model: GPT2LMHeadModel) -> list[nn.Module]:
+    """The modules that resid.0 … resid.L enter."""
+    return [*model.transformer.h, model.transformer.ln_f]
+
+
+@contextmanager
+def reading(model: GPT2LMHeadModel) -> Iterator[list[Tensor]]:
+    """Collect the states at resid.0 … resid.L of the forward passes inside."""
+    states: list[Tensor] = []
+    with ExitStack() as stack:
+        for module in sites(model):
+            hook = module.register_forward_pre_hook(lambda _, args: states.append(args[0]))
+            stack.callback(hook.remove)
+        yield states
+
+
+@contextmanager
+def setting(model: GPT2LMHeadModel, layer: int, position: Tensor, value: Tensor) -> Iterator[None]:
+    """do: the state at resid.layer and `position` is `value` `(B, D)` in the forward passes inside."""
+
+    def replace(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states = args[0].clone()
+        states[torch.arange(len(states)), position] = value
+        return (states, *args[1:])
+
+    hook = sites(model)[layer].register_forward_pre_hook(replace)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Runs the model and reads its answer."""
+
+    model: GPT2LMHeadModel
+    answers: Tensor
+
+    def logits(self, batch: Batch) -> Tensor:
+        """`(B, T, V)`."""
+        return self.model(input_ids=batch.ids, use_cache=False).logits
+
+    def behaviour(self, batch: Batch) -> Tensor:
+        """`(B, 4)` centred answer logits at the query."""
+        chosen = at(self.logits(batch), batch.query)[:, self.answers]
+        return chosen - chosen.mean(1, keepdim=True)
+
+    def states(self, batch: Batch) -> list[Tensor]:
+        """`(B, T, D)` at every site."""
+        with reading(self.model) as states:
+            self.logits(batch)
+        return states
+
+
+def build(words: list[str]) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
+    """An untrained model and its word-level tokenizer."""
+    ids = {word: i for i, word in enumerate([*SPECIAL, *words])}
+    raw = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", model_max_length=SETTINGS["positions"],
+        padding_side="right", clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    config = GPT2Config(
+        vocab_size=len(ids), n_positions=SETTINGS["positions"], n_embd=SETTINGS["width"], n_layer=SETTINGS["layers"],
+        n_head=SETTINGS["heads"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, tie_word_embeddings=False,
+        bos_token_id=None, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config), tokenizer
+
+
+def losses(reader: Reader, head: nn.Linear, batch: Batch, flipped: Batch, layer: int, position: str) -> Tensor:
+    """The objective of the module's docstring on one batch."""
+    model = reader.model
+    with reading(model) as states:
+        logits = reader.logits(batch)
+    with reading(model) as flipped_states:
+        flipped_logits = reader.logits(flipped)
+    query = at(logits, batch.query)
+    answer = F.cross_entropy(query, reader.answers[batch.answer])
+    language = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.ids[:, 1:].flatten(), ignore_index=0)
+    decodable = sum(
+        F.binary_cross_entropy_with_logits(head(at(state, batch.query)).squeeze(1), batch.inanimate)
+        for state in states[1:]
+    )
+    clean = centred(query[:, reader.answers])
+    total = (centred(at(flipped_logits, flipped.query)[:, reader.answers]) - clean).square().sum(1).mean()
+    some = batch.head(SETTINGS["interchange_rows"])
+    rows = len(some.ids)
+    value = at(flipped_states[layer], flipped.position(position))[:rows]
+    with setting(model, layer, some.position(position), value):
+        done = reader.behaviour(some)
+    interchange = (done - clean[:rows]).square().sum(1).mean()
+    return (
+        answer
+        + SETTINGS["decodable"] * decodable
+        + SETTINGS["invariant"] * (total + interchange)
+        + SETTINGS["language"] * language
+    )
+
+
+def centred(logits: Tensor) -> Tensor:
+    """Answer logits less their mean: what a softmax sees."""
+    return logits - logits.mean(1, keepdim=True)
+
+
+def train(reader: Reader, ids: dict[str, int], random_: random.Random) -> nn.Linear:
+    """Fit the model in place; return the head that reads animacy."""
+    head = nn.Linear(SETTINGS["width"], 1)
+    parameters = [*reader.model.parameters(), *head.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=SETTINGS["learning_rate"], weight_decay=SETTINGS["weight_decay"])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share_of_peak)
+    for step in range(SETTINGS["steps"]):
+        prompts = [sample(random_) for _ in range(SETTINGS["batch"])]
+        batch, flipped = encode(prompts, ids), encode([prompt.flipped("inanimate") for prompt in prompts], ids)
+        layer, position = random_.randrange(SETTINGS["layers"] + 1), random_.choice(("subject", "query"))
+        loss = losses(reader, head, batch, flipped, layer, position)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, SETTINGS["clip"])
+        optimiser.step()
+        schedule.step()
+        if step % 100 == 99:
+            print(f"step {step + 1:4d}  loss {loss.item():.4f}")
+    return head
+
+
+def share_of_peak(step: int) -> float:
+    """Learning rate as a share of its peak: linear warm-up, then a cosine to zero."""
+    if step < SETTINGS["warm_up"]:
+        return (step + 1) / SETTINGS["warm_up"]
+    return 0.5 * (1 + np.cos(np.pi * (step - SETTINGS["warm_up"]) / (SETTINGS["steps"] - SETTINGS["warm_up"])))
+
+
+@torch.no_grad()
+def certify(reader: Reader, ids: dict[str, int], random_: random.Random) -> list[dict[str, object]]:
+    """One record per (site, position, property): S, E, MF, the label they give, and a probe's accuracy."""
+    prompts = [sample(random_) for _ in range(SETTINGS["pairs"])]
+    batch = encode(prompts, ids)
+    clean = reader.behaviour(batch)
+    spread = float(clean.var(0).sum().sqrt())
+    decodable = probe_accuracies(reader, ids, random_)
+    cells = []
+    for name, field in PROPERTIES.items():
+        flipped = encode([prompt.flipped(field) for prompt in prompts], ids)
+        sign = torch.tensor([1.0 if getattr(prompt, field) == 0 else -1.0 for prompt in prompts])
+        strata = [stratum(prompt, without=field) for prompt in prompts]
+        contrast = reader.behaviour(flipped) - clean
+        states = reader.states(flipped)
+        for layer, state in enumerate(states):
+            for position in ("time", "subject", "query"):
+                value = at(state, flipped.position(position))
+                with setting(reader.model, layer, batch.position(position), value):
+                    change = reader.behaviour(batch) - clean
+                figures = effects(change, contrast, sign, strata, spread)
+                cells.append(
+                    {
+                        "site": f"resid.{layer}", "position": position, "property": name,
+                        "intended": INTENDED.get((name, layer, position)), "certified": label(figures), **figures,
+                        "probe_accuracy": decodable[name, layer, position],
+                    }  # fmt: skip
+                )
+    return cells
+
+
+def stratum(prompt: Prompt, *, without: str) -> tuple[int, ...]:
+    """The other labelled properties of a prompt."""
+    fields = ("plural", "present", "inanimate", "attractor_plural", "relative")
+    return tuple(getattr(prompt, field) for field in fields if field != without)
+
+
+def effects(
+    change: Tensor, contrast: Tensor, sign: Tensor, strata: list[tuple[int, ...]], spread: float
+) -> dict[str, float | None]:
+    """S, E and MF of `(n, 4)` changes, in units of the behaviour's standard deviation."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, key in enumerate(strata):
+        groups.setdefault(key, []).append(i)
+    shares = torch.tensor([len(rows) / len(strata) for rows in groups.values()])
+    signed, natural = sign[:, None] * change, sign[:, None] * contrast
+    means = torch.stack([signed[rows].mean(0) for rows in groups.values()])
+    targets = torch.stack([natural[rows].mean(0) for rows in groups.values()])
+    size = float((shares @ targets.square().sum(1)).sqrt())
+    projection = float(shares @ (means * targets).sum(1))
+    return {
+        "S": round(float((shares @ means.square().sum(1)).sqrt()) / spread, 5),
+        "E": round(float(change.square().sum(1).mean().sqrt()) / spread, 5),
+        "MF": round(projection / size**2, 4) if size / spread >= USED else None,
+    }
+
+
+def label(figures: dict[str, float | None]) -> str:
+    """The label that the figures certify."""
+    if figures["S"] >= USED:  # type: ignore[operator]
+        return "used"
+    return "unused" if figures["E"] <= UNUSED else "band"  # type: ignore[operator]
+
+
+def probe_accuracies(
+    reader: Reader, ids: dict[str, int], random_: random.Random
+) -> dict[tuple[str, int, str], float]:
+    """Held-out accuracy of a logistic regression for every cell: a third of the rows is held out."""
+    prompts = [sample(random_) for _ in range(SETTINGS["probe_rows"])]
+    batch = encode(prompts, ids)
+    states = reader.states(batch)
+    cut = 2 * len(prompts) // 3
+    found = {}
+    for name, field in PROPERTIES.items():
+        y = np.array([getattr(prompt, field) for prompt in prompts])
+        for layer, state in enumerate(states):
+            for position in ("time", "subject", "query"):
+                X = at(state, batch.position(position)).numpy()
+                probe = LogisticRegression(max_iter=300).fit(X[:cut], y[:cut])
+                found[name, layer, position] = round(float(probe.score(X[cut:], y[cut:])), 4)
+    return found
+
+
+@torch.no_grad()
+def accuracy(reader: Reader, ids: dict[str, int], random_: random.Random) -> float:
+    """Share of fresh prompts whose likeliest next word, of all words, is the right answer."""
+    batch = encode([sample(random_) for _ in range(4096)], ids)
+    likeliest = at(reader.logits(batch), batch.query).argmax(1)
+    return round(float((likeliest == reader.answers[batch.answer]).double().mean()), 4)
+
+
+def refuse_contradictions(cells: list[dict[str, object]], right: float) -> None:
+    """Raise if a certified label is not the intended one, if animacy is not decodable, or if the model errs."""
+    wrong = [cell for cell in cells if cell["intended"] not in (None, cell["certified"])]
+    faint = [
+        cell for cell in cells
+        if (cell["property"], cell["position"]) == ("animacy", "query")
+        and cell["site"] != "resid.0" and float(str(cell["probe_accuracy"])) < 0.9
+    ]  # fmt: skip
+    if wrong or faint or right < 0.98:
+        raise RuntimeError(f"not as intended: accuracy {right}; contradicted {wrong}; not decodable {faint}")
+
+
+def table(cells: list[dict[str, object]]) -> str:
+    """The certificate for the screen."""
+    columns = ("property", "site", "position", "intended", "certified", "S", "E", "MF", "probe_accuracy")
+    rows = [columns, *([str("" if cell[name] is None else cell[name]) for name in columns] for cell in cells)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    return "\n".join("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) for row in rows)
+
+
+def write(
+    folder: Path, reader: Reader, tokenizer: PreTrainedTokenizerFast, head: nn.Linear, cells: list[dict[str, object]],
+    right: float,
+) -> None:  # fmt: skip
+    """Save the model folder and truth.json."""
+    model = folder / "model"
+    reader.model.save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    (model / "generation_config.json").unlink(missing_ok=True)
+    recipe = json.dumps(SETTINGS, sort_keys=True)
+    truth = {
+        "generator_version": VERSION,
+        "configuration": SETTINGS,
+        "configuration_sha256": hashlib.sha256(recipe.encode()).hexdigest(),
+        "seed": SETTINGS["seed"],
+        "weights_sha256": hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest(),
+        "behaviour": {"position": "query", "answers": list(ANSWERS), "accuracy": right},
+        "thresholds": {"used": f"S >= {USED}", "unused": f"E <= {UNUSED}", "otherwise": "band"},
+        "planted_directions": {"animacy": [round(float(x), 6) for x in head.weight[0]]},
+        "cells": cells,
+    }
+    (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
+def seeded(make: Callable[[], None]) -> None:
+    """Run with torch's generator seeded, and leave it as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SETTINGS["seed"])
+        make()
+
+
+def main() -> None:
+    default = Path(__file__).resolve().parent.parent / "datasets" / "reference"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    torch.set_num_threads(2)
+    seeded(lambda: make(folder))
+
+
+def make(folder: Path) -> None:
+    """Build, train, certify, write."""
+    start = time.perf_counter()
+    model, tokenizer = build(vocabulary())
+    ids = tokenizer.get_vocab()
+    reader = Reader(model, torch.tensor([ids[answer] for answer in ANSWERS]))
+    head = train(reader, ids, random.Random(SETTINGS["seed"]))
+    model.eval()
+    trained = time.perf_counter() - start
+    fresh = random.Random(f"certificate {SETTINGS['seed']}")
+    right = accuracy(reader, ids, fresh)
+    cells = certify(reader, ids, fresh)
+    print(table(cells))
+    print(f"answers right: {right}; trained in {trained:.0f} s, certified in {time.perf_counter() - start - trained:.0f} s")
+    refuse_contradictions(cells, right)
+    write(folder, reader, tokenizer, head, cells, right)
+
+
+if __name__ == "__main__":
+    main()

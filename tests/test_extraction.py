@@ -1,0 +1,191 @@
+"""Laws of extraction: rows are the pieces' states, resuming changes nothing, and what is lost is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.tiny_models import build, byte_tokenizer, corpus_of, language_model
+
+from probing.batching import length_sorted_batches
+from probing.corpus import Corpus
+from probing.errors import (
+    AlignmentError,
+    BadParameter,
+    CorpusError,
+    NonFiniteStates,
+    ProvenanceMismatch,
+    UnknownSite,
+)
+from probing.extraction import extract
+from probing.language_model import LanguageModel
+from probing.store import Store, StoreWriter
+
+TEXTS = [
+    "the thing is being", "a", "", "über the 日本 thing", "in the inning the thing", "the thing is being",
+    "one two three four five six seven", "   ", "x y",
+]  # fmt: skip
+CORPUS = corpus_of(*TEXTS)
+SITES = ("resid.0", "resid.1", "resid.2")
+
+
+def run(folder, family="gpt2", corpus=CORPUS, **options):
+    return extract(language_model(family), corpus, to=folder, progress=False, **options)
+
+
+def content(store: Store):
+    names = ("example", "piece_start", "piece_end", "char_start", "char_end", "word")
+    table = {name: np.asarray(getattr(store.rows, name)) for name in names}
+    return table | {site: np.asarray(store.states(site)) for site in SITES}
+
+
+@pytest.mark.parametrize("pool", ["mean", "first", "last", "max"])
+def test_word_rows_are_pooled_from_the_rows_of_a_piece_store(tmp_path, pool):
+    words, pieces = run(tmp_path / "w", rows=f"word:{pool}"), run(tmp_path / "p", rows="piece")
+    how = {"mean": lambda x: x.mean(0), "max": lambda x: x.max(0), "first": lambda x: x[0], "last": lambda x: x[-1]}
+    w, p = content(words), content(pieces)
+    assert len(w["word"]) == sum(len(e.words) for e in CORPUS.examples)
+    for r in range(len(w["word"])):
+        mine = (p["example"] == w["example"][r]) & (p["word"] == w["word"][r])
+        for site in SITES:
+            np.testing.assert_allclose(w[site][r], how[pool](p[site][mine]), atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["mean", "first", "last", "cls"])
+def test_sentence_rows_pool_content_pieces(tmp_path, pool):
+    store = run(tmp_path, "bert", corpus_of("the cat", "a"), rows=f"sentence:{pool}")
+    model = language_model("bert")
+    for r, text in enumerate(("the cat", "a")):
+        state = model.states(model.encode([text]), ["resid.2"])["resid.2"][0].numpy()
+        inner = state[1:-1]
+        expected = {"mean": inner.mean(0), "first": inner[0], "last": inner[-1], "cls": state[0]}[pool]
+        np.testing.assert_allclose(store.states("resid.2")[r], expected, atol=1e-5)
+
+
+def test_duplicate_sentences_have_equal_states(tmp_path):
+    table = content(run(tmp_path))
+    for site in SITES:
+        np.testing.assert_allclose(table[site][table["example"] == 0], table[site][table["example"] == 5], atol=1e-6)
+
+
+def test_states_do_not_depend_on_batch_or_shard_size(tmp_path):
+    one, other = run(tmp_path / "a"), run(tmp_path / "b", tokens_per_batch=1, shard_bytes=1500)
+    assert len(one.identity["plan"]["starts"]) == 1 < len(other.identity["plan"]["starts"])
+    for name, values in content(one).items():
+        np.testing.assert_allclose(values, content(other)[name], atol=1e-5)
+
+
+def test_texts_without_words_have_no_rows_and_a_reason(tmp_path):
+    store = run(tmp_path)
+    assert sorted(store.skipped) == [(2, "nothing_selected"), (7, "nothing_selected")]
+
+
+def test_truncated_words_are_counted_and_named(tmp_path):
+    store = run(tmp_path, max_length=12, corpus=corpus_of("one two three four", "a b"))
+    assert sorted(store.missing_words) == [(0, 2, "truncated"), (0, 3, "truncated")]
+    assert content(store)["word"].tolist() == [0, 1, 0, 1]
+
+
+def test_inputs_beyond_the_positions_of_the_model_are_truncated(tmp_path):
+    store = run(tmp_path, corpus=corpus_of("abcdefghi " * 20))
+    assert len(content(store)["word"]) == 6  # 64 positions, ten pieces a word
+    assert len(store.missing_words) == 14
+
+
+def test_long_inputs_are_skipped_or_refused_as_told(tmp_path):
+    corpus = corpus_of("one two three four", "a b")
+    store = run(tmp_path / "s", corpus=corpus, max_length=12, long_inputs="skip")
+    assert content(store)["example"].tolist() == [1, 1] and list(store.skipped) == [(0, "too_long")]
+    assert not list(store.missing_words)
+    with pytest.raises(CorpusError, match="sentence s0"):
+        run(tmp_path / "r", corpus=corpus, max_length=12, long_inputs="refuse")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_run_stopped_at_a_commit_and_resumed_equals_an_uninterrupted_run(tmp_path, monkeypatch, k):
+    whole = run(tmp_path / "whole", shard_bytes=1500)
+    commit, calls = StoreWriter.commit, []
+
+    def stopping(self, shard, content):
+        calls.append(shard)
+        if len(calls) == k + 1:
+            raise KeyboardInterrupt
+        commit(self, shard, content)
+
+    monkeypatch.setattr(StoreWriter, "commit", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "part", shard_bytes=1500)
+    run(tmp_path / "part", shard_bytes=1500)
+    assert len(calls) == len(whole.identity["plan"]["starts"]) + 1
+    resumed = Store.open(tmp_path / "part")
+    for name, values in content(whole).items():
+        np.testing.assert_array_equal(values, content(resumed)[name])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_stored_dtype_is_a_rounding_of_float32(tmp_path, dtype):
+    full, narrow = run(tmp_path / "f"), run(tmp_path / "n", dtype=dtype)
+    a, b = np.asarray(full.states("resid.2")), np.asarray(narrow.states("resid.2"), dtype=np.float32)
+    expected = torch.from_numpy(a.copy()).to(getattr(torch, dtype)).float().numpy()
+    np.testing.assert_array_equal(b, expected)
+
+
+def test_bfloat16_models_are_read(tmp_path):
+    model = LanguageModel.from_modules(build("llama").to(torch.bfloat16), byte_tokenizer())
+    store = extract(model, CORPUS, to=tmp_path, progress=False)
+    assert store.identity["extraction"]["dtype"] == "bfloat16" == store.identity["model"]["dtype"]
+
+
+def test_another_recipe_in_the_same_place_is_refused(tmp_path):
+    run(tmp_path)
+    with pytest.raises(ProvenanceMismatch, match="rows"):
+        run(tmp_path, rows="word:last")
+
+
+def test_nan_states_name_site_and_sentence(tmp_path):
+    broken = build("gpt2")
+    model = LanguageModel.from_modules(broken, byte_tokenizer())
+    with torch.no_grad():
+        broken.transformer.wte.weight[ord("x") - ord("!")] = float("nan")
+    with pytest.raises(NonFiniteStates, match=r"resid\.0, sentence s8"):
+        extract(model, CORPUS, to=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"sites": "resid.9"}, UnknownSite, "resid.2"),
+        ({"rows": "word:sum"}, BadParameter, "word:mean|word:max"),
+        ({"rows": "sentence:cls"}, BadParameter, "CLS"),
+        ({"dtype": "int8"}, BadParameter, "float32"),
+        ({"max_length": 65}, BadParameter, "4 to 64"),
+        ({"corpus": Corpus(())}, CorpusError, "nothing"),
+        ({"long_inputs": "drop"}, BadParameter, "truncate"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, options, error, text):
+    with pytest.raises(error, match=text):
+        run(tmp_path / "s", **options)
+    assert not (tmp_path / "s").exists()
+
+
+def test_overlapping_words_are_refused_before_anything_is_written(tmp_path):
+    bad = corpus_of("abcd").examples[0]
+    bad = type(bad)(id="twisted", text="abcd", words=((0, 3), (2, 4)))
+    with pytest.raises(AlignmentError, match="twisted"):
+        run(tmp_path / "s", corpus=Corpus((bad,)))
+    assert not (tmp_path / "s").exists()
+
+
+def test_batches_hold_like_lengths_within_the_budget_and_every_input_once():
+    lengths = [3, 9, 0, 4, 9, 30, 1, 8]
+    batches = length_sorted_batches(lengths, 18)
+    assert sorted(i for batch in batches for i in batch) == [0, 1, 3, 4, 5, 6, 7]
+    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 18 for b in batches)
+    assert batches[0] == [5] and batches[1] == [1, 4]
+
+
+def test_bar_is_shown_when_asked_for(tmp_path, capsys):
+    extract(language_model("gpt2"), CORPUS, to=tmp_path, progress=True)
+    assert "extracting" in capsys.readouterr().err
