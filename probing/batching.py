@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.alignment import Ints, Rows
-from probing.corpus import Corpus
+from probing.corpus import Corpus, Example
 from probing.errors import BadParameter
 
 MAX_SHARDS = 100_000
@@ -37,7 +37,7 @@ def shard_starts(corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int) -
     budget = max(1, shard_bytes // max(1, row_bytes))
     starts, filled = [0], 0
     for ordinal, example in enumerate(corpus.examples):
-        estimate = {"word": len(example.words), "sentence": 1}.get(scope, len(example.text) // 4 + 1)
+        estimate = row_estimate(example, scope)
         is_full = filled + estimate > budget or ordinal - starts[-1] >= EXAMPLES_PER_SHARD
         if is_full and ordinal > starts[-1]:
             starts.append(ordinal)
@@ -49,6 +49,11 @@ def shard_starts(corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int) -
             next_step="raise shard_bytes, or extract fewer sites at a time",
         )  # fmt: skip
     return tuple(starts)
+
+
+def row_estimate(example: Example, scope: str) -> int:
+    """About how many rows an example gives."""
+    return {"word": len(example.words), "sentence": 1}.get(scope, len(example.text) // 4 + 1)
 
 
 def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:

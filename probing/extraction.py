@@ -14,7 +14,7 @@ from rich.progress import Task as ProgressTask
 from rich.text import Text
 
 from probing.alignment import check_words
-from probing.batching import shard_starts
+from probing.batching import row_estimate, shard_starts
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.language_model import LanguageModel
@@ -63,6 +63,7 @@ def extract(
         CorpusError: no examples, or a long input under `refuse`.
         AlignmentError: word spans that overlap or leave their text.
         ProvenanceMismatch: `to` holds a store of another model, corpus or recipe.
+        DiskFull: not enough room for what is missing.
         NonFiniteStates: NaN or infinity, naming the site and the sentence.
         NotRepresentable: a state too large for the stored dtype.
     """
@@ -76,6 +77,7 @@ def extract(
     bounds = (*starts, len(corpus))
     missing = list(writer.missing())
     todo = [corpus.examples[bounds[shard] : bounds[shard + 1]] for shard in missing]
+    writer.preflight(row_bytes * sum(row_estimate(example, reading.scope) for part in todo for example in part))
     with _progress(sum(n_words(example) for part in todo for example in part), progress) as advance:
         for shard, examples in zip(missing, todo, strict=True):
             writer.commit(shard, read_shard(model, examples, bounds[shard], reading, advance))

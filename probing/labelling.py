@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from probing.contracts import Task
 from probing.corpus import SPLITS, Corpus, Example
 from probing.design import Labels
-from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
+from probing.errors import BadParameter, ProvenanceMismatch
+from probing.label_checks import check_labels
 
 Ints = NDArray[np.int64]
 _OWN_KEYS = ("type", "lemma", "document", "text")
@@ -58,9 +59,10 @@ def label_rows(
     kept, values, excluded = _labelled(rows, corpus, task)
     example, word = np.asarray(rows.example)[kept], np.asarray(rows.word)[kept]
     y, classes = _targets(values, task.kind)
+    split = _per_example([e.split for e in corpus.examples], example)
     keys, key_names = _keys(corpus, example, word, task.level)
     labels = Labels(
-        task=name, kind=task.kind, y=y, classes=classes, split=_per_example(corpus, [e.split for e in corpus.examples], example),
+        task=name, kind=task.kind, y=y, classes=classes, split=split,
         groups=_groups(corpus, example, cluster), example=example, word=word, row=kept,
         keys=keys, key_names=key_names, excluded=excluded,
     )  # fmt: skip
@@ -72,68 +74,6 @@ def task_name(task: Task) -> str:
     """The name a task is asked for by, such as `feature:Number`."""
     name = type(task).__module__.rpartition(".")[2]
     return f"{name}:{task.argument}" if task.argument else name
-
-
-def check_labels(labels: Labels, corpus: Corpus) -> None:
-    """Refuse a design from which nothing can be learned, or whose score would mean nothing.
-
-    Raises:
-        DegenerateDesign: no rows, an empty split, one class, fewer rows than classes, evaluation labels that never
-            occur in train, or groups that cross splits; with what, where and the next step.
-    """
-    where = f"task {labels.task} on {corpus.source}"
-    if not len(labels):
-        raise DegenerateDesign(
-            "no row has a label", needed="labelled rows", found=_listed(labels.excluded) or "no rows", where=where,
-            next_step="check that splits are named train, dev and test, and that the column has values",
-        )  # fmt: skip
-    counts = {split: len(labels.rows(split)) for split in SPLITS}
-    empty = [split for split, n in counts.items() if not n]
-    if empty:
-        raise DegenerateDesign(
-            f"no labelled rows in {' and '.join(empty)}", needed="rows in train, dev and test",
-            found=f"{_listed(counts)}; splits of the corpus: {', '.join(corpus.splits)}", where=where,
-            next_step="give train=FILE dev=FILE test=FILE, or one file with split_seed=0",
-        )  # fmt: skip
-    _check_variety(labels, counts["train"], where)
-    _check_groups(labels, corpus, where)
-
-
-def _check_variety(labels: Labels, n_train: int, where: str) -> None:
-    trained = np.unique(labels.y[labels.rows("train")])
-    if len(trained) < 2:
-        only = labels.classes[int(trained[0])] if labels.kind == "classes" else f"{trained[0]:g}"
-        raise DegenerateDesign(
-            "all train rows have one label", needed="at least two different labels", found=f"only {only!r}",
-            where=where, next_step="choose another task or more data",
-        )  # fmt: skip
-    if labels.kind == "real":
-        return
-    if n_train < len(labels.classes):
-        raise DegenerateDesign(
-            "fewer train rows than classes", needed=f"at least {len(labels.classes)} rows", found=str(n_train),
-            where=where, next_step="use more data, or a task with fewer classes (for numbers: column:NAME:real)",
-        )  # fmt: skip
-    for split in ("dev", "test"):
-        present = np.unique(labels.y[labels.rows(split)])
-        if not np.isin(present, trained).any():
-            shown = ", ".join(labels.classes[code] for code in present[:10])
-            raise DegenerateDesign(
-                f"no label of {split} occurs in train", needed="labels that train has seen", found=shown, where=where,
-                next_step="check that all files name their labels alike",
-            )  # fmt: skip
-
-
-def _check_groups(labels: Labels, corpus: Corpus, where: str) -> None:
-    home: dict[str, str] = {}
-    for ordinal in np.unique(labels.example):
-        example = corpus.examples[ordinal]
-        if home.setdefault(example.group, example.split) != example.split:
-            raise DegenerateDesign(
-                "a group crosses splits", needed="every document or sentence id in one split",
-                found=f"{example.group!r} in {home[example.group]} and {example.split}", where=where,
-                next_step="correct the splits, or split at random by group with split_seed=0",
-            )  # fmt: skip
 
 
 def _check_level(task: Task, name: str, scope: str, cluster: str) -> None:
@@ -150,14 +90,25 @@ def _check_level(task: Task, name: str, scope: str, cluster: str) -> None:
 def _labelled(rows: RowTable, corpus: Corpus, task: Task) -> tuple[Ints, list[Any], dict[str, int]]:
     """Store rows with a label in train, dev or test, their values, and the count of the others by reason."""
     example, position = np.asarray(rows.example), _positions(rows, corpus, task.level)
-    values: list[Any] = [value for e in corpus.examples for value in task.labels(e)]
+    values = [value for e in corpus.examples for value in _values_of(task, e)]
     has_label = np.fromiter((value is not None for value in values), bool, len(values))[position]
-    split = _per_example(corpus, [e.split for e in corpus.examples], example)
+    split = _per_example([e.split for e in corpus.examples], example)
     in_split = np.isin(split, SPLITS)
     kept = np.flatnonzero(has_label & in_split)
     excluded = Counter(f"split {name}" for name in split[~in_split].tolist())
     excluded["no label"] = int((~has_label & in_split).sum())
     return kept, [values[p] for p in position[kept].tolist()], {reason: n for reason, n in excluded.items() if n}
+
+
+def _values_of(task: Task, example: Example) -> tuple[Any, ...]:
+    values = task.labels(example)
+    expected = len(example.words) if task.level == "word" else 1
+    if len(values) != expected:
+        raise BadParameter(
+            f"task {task_name(task)} gives the wrong number of labels", needed=str(expected), found=str(len(values)),
+            where=f"sentence {example.id}", next_step="correct the task's `labels`: None where there is no label",
+        )  # fmt: skip
+    return values
 
 
 def _positions(rows: RowTable, corpus: Corpus, level: str) -> Ints:
@@ -188,7 +139,7 @@ def _codes(values: Sequence[str]) -> tuple[Ints, tuple[str, ...]]:
     return np.fromiter((index[value] for value in values), np.int64, len(values)), tuple(names)
 
 
-def _per_example(corpus: Corpus, values: Sequence[str], example: Ints) -> NDArray[np.str_]:
+def _per_example(values: Sequence[str], example: Ints) -> NDArray[np.str_]:
     return np.array(values, dtype=np.str_)[example] if len(values) else np.zeros(0, dtype=np.str_)
 
 
@@ -294,7 +245,3 @@ def _type_overlap(labels: Labels, train: Ints, test: Ints) -> float | None:
 def _duplicates(sentences: dict[str, Ints], corpus: Corpus) -> int:
     known = {corpus.examples[e].text for e in sentences["train"]}
     return sum(corpus.examples[e].text in known for split in ("dev", "test") for e in sentences[split])
-
-
-def _listed(counts: Any) -> str:
-    return ", ".join(f"{name} {n}" for name, n in counts.items())

@@ -78,6 +78,15 @@ class Sampled:
 Scores = Mapping[tuple[str, str], Sampled]  # by measure name and split
 
 
+@dataclass(frozen=True)
+class ControlScores:
+    """One control: whether it defines selectivity, and the ceiling and the scores of each draw."""
+
+    is_selectivity: bool
+    ceilings: Sequence[float | None]
+    draws: Sequence[Scores]
+
+
 def predict(probe: Probe, X: NDArray[Any], *, n_classes: int) -> Prediction:
     """What a fitted probe says, with log probabilities on all K columns where it gives any.
 
@@ -85,15 +94,21 @@ def predict(probe: Probe, X: NDArray[Any], *, n_classes: int) -> Prediction:
     """
     if not n_classes:
         return Prediction(np.asarray(probe.predict(X), np.float64))
-    give_logs = getattr(probe, "predict_log_proba", None)
-    if give_logs is None:
+    if not gives_probabilities(probe):
         return Prediction(np.asarray(probe.predict(X), np.int64))
-    known = np.asarray(probe.classes_, np.int64)  # type: ignore[attr-defined]
+    classifier: Any = probe
     logs = np.full((len(X), n_classes), -np.inf)
-    logs[:, known] = give_logs(X)
-    # Our own classifiers predict the argmax of these, by contract: no second pass over X.
-    values = logs.argmax(1) if isinstance(probe, ClassifierProbe) else np.asarray(probe.predict(X), np.int64)
+    logs[:, np.asarray(classifier.classes_, np.int64)] = classifier.predict_log_proba(X)
+    # Most classifiers of ours predict the argmax of these: no second pass over X.
+    own = type(probe).predict is ClassifierProbe.predict
+    values = logs.argmax(1) if own else np.asarray(probe.predict(X), np.int64)
     return Prediction(values, logs)
+
+
+def gives_probabilities(probe: Probe) -> bool:
+    """Whether a classifier has class probabilities: scikit-learn's convention, looked up in what is wrapped."""
+    wrapped = getattr(probe, "estimator", None)
+    return hasattr(probe, "predict_log_proba") and (wrapped is None or hasattr(wrapped, "predict_proba"))
 
 
 def score_label_set(
@@ -150,20 +165,18 @@ def _taken(prediction: Prediction, rows: NDArray[np.int64]) -> Prediction:
 
 def measure_results(
     task: Scores,
-    controls: Mapping[str, tuple[bool, Sequence[float | None], Sequence[Scores]]],
+    controls: Mapping[str, ControlScores],
     baselines: Mapping[str, Scores],
     measures: Mapping[str, Measure],
     resamplers: Mapping[str, Resampler],
 ) -> tuple[MeasureResult, ...]:
-    """Scores of the task beside those of each control (is_selectivity, ceiling of each draw, scores of each draw)."""
+    """Scores of the task beside those of each control, and the gains over each baseline, paired."""
     results = []
     for name, split in task:
         measure, resampler, ours = measures[name], resamplers[split], task[name, split]
         comparisons = tuple(
-            _comparison(control, is_selectivity, ceilings, [draw[name, split] for draw in draws], ours, name, measure,
-                        resampler)
-            for control, (is_selectivity, ceilings, draws) in controls.items()
-        )  # fmt: skip
+            _comparison(control, scores, ours, name, measure, resampler) for control, scores in controls.items()
+        )
         gains = tuple(
             _gain(baseline, ours, scores[name, split], name, measure, resampler)
             for baseline, scores in baselines.items()
@@ -176,36 +189,26 @@ def measure_results(
 
 
 def _comparison(
-    control: str,
-    is_selectivity: bool,
-    ceilings: Sequence[float | None],
-    draws: Sequence[Sampled],
-    task: Sampled,
-    name: str,
-    measure: Measure,
-    resampler: Resampler,
+    control: str, scores: ControlScores, task: Sampled, name: str, measure: Measure, resampler: Resampler
 ) -> Comparison:
+    draws = [draw[name, resampler.split] for draw in scores.draws]
     samples = np.stack([draw.samples for draw in draws])
     value = float(np.mean([draw.value for draw in draws]))
-    bounds = selectivity_interval(
-        task.samples, samples, higher_is_better=measure.higher_is_better, seed=resampler.seed
-    )
-    applies = name == "accuracy" and resampler.split == "test"
+    bounds = selectivity_interval(task.samples, samples, higher_is_better=measure.higher_is_better, seed=resampler.seed)
+    has_ceiling = name == "accuracy" and resampler.split == "test"
     return Comparison(
         control=control,
         score=_score(value, interval(replicates(samples, seed=resampler.seed)), measure, resampler),
-        ceiling=_mean(ceilings) if applies else None,
+        ceiling=_mean(scores.ceilings) if has_ceiling else None,
         selectivity=_score(_better(task.value, value, measure), bounds, measure, resampler),
-        is_selectivity=is_selectivity,
+        is_selectivity=scores.is_selectivity,
         draws=tuple(draw.value for draw in draws),
         seen=_mean([draw.seen for draw in draws]),
         unseen=_mean([draw.unseen for draw in draws]),
     )
 
 
-def _gain(
-    baseline: str, ours: Sampled, theirs: Sampled, name: str, measure: Measure, resampler: Resampler
-) -> Gain:
+def _gain(baseline: str, ours: Sampled, theirs: Sampled, name: str, measure: Measure, resampler: Resampler) -> Gain:
     sign = 1.0 if measure.higher_is_better else -1.0
     samples = replicates(sign * (ours.samples - theirs.samples)[None], seed=resampler.seed)
     gain, margin = _better(ours.value, theirs.value, measure), MARGINS.get(name, 0.0)

@@ -39,15 +39,16 @@ def load_unit(folder: Path | None, unit: str) -> ProbeResult | None:
         result = from_json((folder / "units" / f"{unit}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    saved = probe_stem(folder, result).with_name("seed0.json").is_file()
+    saved = not result.provenance.get("saved") or probe_stem(folder, result).with_name("seed0.json").is_file()
     return result if result.provenance.get("unit") == unit and saved else None
 
 
 def commit_unit(folder: Path | None, result: ProbeResult, probe: Probe) -> None:
-    """Save the task's fitted probe (first seed), then the result: the result is the commit."""
+    """Save the task's fitted probe (first seed) if it can be saved, then the result: the result is the commit."""
     if folder is None:
         return
-    probe.save(probe_stem(folder, result))
+    if result.provenance["saved"]:
+        probe.save(probe_stem(folder, result))
     unit: Any = result.provenance["unit"]
     write_atomically(folder / "units" / f"{unit}.json", (to_json(result) + "\n").encode())
 

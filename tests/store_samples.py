@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def states(shard: int, site: str, n_rows: int) -> np.ndarray[Any, Any]:
     return rng.normal(size=(n_rows, WIDTH)).astype(np.float32)
 
 
+@cache
 def content(shard: int, dtype: str = "float32") -> ShardContent:
     ordinals = np.arange(shard * EXAMPLES, (shard + 1) * EXAMPLES)
     counts = np.where(ordinals == SKIPPED, 0, 8 + ordinals)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.tiny_models import build, byte_tokenizer, corpus_of, language_model
 
 from probing.batching import length_sorted_batches
 from probing.corpus import Corpus
@@ -20,6 +19,7 @@ from probing.errors import (
 from probing.extraction import extract
 from probing.language_model import LanguageModel
 from probing.store import Store, StoreWriter
+from tests.tiny_models import build, byte_tokenizer, corpus_of, language_model
 
 TEXTS = [
     "the thing is being", "a", "", "über the 日本 thing", "in the inning the thing", "the thing is being",
@@ -36,7 +36,7 @@ def run(folder, family="gpt2", corpus=CORPUS, **options):
 def content(store: Store):
     names = ("example", "piece_start", "piece_end", "char_start", "char_end", "word")
     table = {name: np.asarray(getattr(store.rows, name)) for name in names}
-    return table | {site: np.asarray(store.states(site)) for site in SITES}
+    return table | {site: np.asarray(store.read(site)) for site in SITES}
 
 
 @pytest.mark.parametrize("pool", ["mean", "first", "last", "max"])
@@ -59,7 +59,7 @@ def test_sentence_rows_pool_content_pieces(tmp_path, pool):
         state = model.states(model.encode([text]), ["resid.2"])["resid.2"][0].numpy()
         inner = state[1:-1]
         expected = {"mean": inner.mean(0), "first": inner[0], "last": inner[-1], "cls": state[0]}[pool]
-        np.testing.assert_allclose(store.states("resid.2")[r], expected, atol=1e-5)
+        np.testing.assert_allclose(store.read("resid.2")[r], expected, atol=1e-5)
 
 
 def test_duplicate_sentences_have_equal_states(tmp_path):
@@ -81,7 +81,7 @@ def test_texts_without_words_have_no_rows_and_a_reason(tmp_path):
 
 
 def test_truncated_words_are_counted_and_named(tmp_path):
-    store = run(tmp_path, max_length=12, corpus=corpus_of("one two three four", "a b"))
+    store = run(tmp_path, max_length=10, corpus=corpus_of("one two three four", "a b"))
     assert sorted(store.missing_words) == [(0, 2, "truncated"), (0, 3, "truncated")]
     assert content(store)["word"].tolist() == [0, 1, 0, 1]
 
@@ -94,11 +94,11 @@ def test_inputs_beyond_the_positions_of_the_model_are_truncated(tmp_path):
 
 def test_long_inputs_are_skipped_or_refused_as_told(tmp_path):
     corpus = corpus_of("one two three four", "a b")
-    store = run(tmp_path / "s", corpus=corpus, max_length=12, long_inputs="skip")
+    store = run(tmp_path / "s", corpus=corpus, max_length=10, long_inputs="skip")
     assert content(store)["example"].tolist() == [1, 1] and list(store.skipped) == [(0, "too_long")]
     assert not list(store.missing_words)
     with pytest.raises(CorpusError, match="sentence s0"):
-        run(tmp_path / "r", corpus=corpus, max_length=12, long_inputs="refuse")
+        run(tmp_path / "r", corpus=corpus, max_length=10, long_inputs="refuse")
     assert not (tmp_path / "r").exists()
 
 
@@ -126,7 +126,7 @@ def test_run_stopped_at_a_commit_and_resumed_equals_an_uninterrupted_run(tmp_pat
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_stored_dtype_is_a_rounding_of_float32(tmp_path, dtype):
     full, narrow = run(tmp_path / "f"), run(tmp_path / "n", dtype=dtype)
-    a, b = np.asarray(full.states("resid.2")), np.asarray(narrow.states("resid.2"), dtype=np.float32)
+    a, b = np.asarray(full.read("resid.2")), np.asarray(narrow.read("resid.2"), dtype=np.float32)
     expected = torch.from_numpy(a.copy()).to(getattr(torch, dtype)).float().numpy()
     np.testing.assert_array_equal(b, expected)
 
@@ -147,7 +147,7 @@ def test_nan_states_name_site_and_sentence(tmp_path):
     broken = build("gpt2")
     model = LanguageModel.from_modules(broken, byte_tokenizer())
     with torch.no_grad():
-        broken.transformer.wte.weight[ord("x") - ord("!")] = float("nan")
+        broken.transformer.wte.weight[ord("y") - ord("!")] = float("nan")
     with pytest.raises(NonFiniteStates, match=r"resid\.0, sentence s8"):
         extract(model, CORPUS, to=tmp_path, progress=False)
 

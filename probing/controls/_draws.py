@@ -75,10 +75,10 @@ def _codes_of(labels: Labels, key: str) -> NDArray[np.int64]:
 def _inverse_distribution(labels: Labels, train: NDArray[np.int64], uniforms: NDArray[np.float64]) -> NDArray[Any]:
     if labels.kind == "real":
         ordered = np.sort(labels.y[train])
-        return ordered[(uniforms * len(ordered)).astype(np.int64)]
+        return np.asarray(ordered[(uniforms * len(ordered)).astype(np.int64)])
     cumulative = np.cumsum(np.bincount(labels.y[train], minlength=len(labels.classes)))
     # Whole counts, so that a class absent from train can never be drawn through rounding.
-    return np.searchsorted(cumulative, uniforms * cumulative[-1], side="right").astype(np.int64)
+    return np.asarray(np.searchsorted(cumulative, uniforms * cumulative[-1], side="right"), np.int64)
 
 
 def _ceiling(labels: Labels, train: NDArray[np.int64], seen: NDArray[np.bool_]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -43,11 +44,9 @@ class HubReader(CorpusReader):
 
 def _tables(source: str, revision: str | None) -> dict[str, Any]:
     """The data set's tables by split name."""
-    from datasets import load_dataset
-
     name, _, config = source.partition(":")
     try:
-        loaded = load_dataset(name, config or None, revision=revision)
+        loaded = importlib.import_module("datasets").load_dataset(name, config or None, revision=revision)
     except Exception as error:  # the library raises a dozen kinds; a user needs one
         raise CorpusError(
             f"data set {name!r} cannot be had", needed="a data set of the hub, or a local folder of data files",

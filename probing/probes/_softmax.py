@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from probing.seeds import child_seed
 _MEMORY = 8
 _REFRESH = 12
 _LINE_STEPS = 12
+_LOSS_FLOOR = 0.05
 _MOST_ELEMENTS = 2**26
 
 
@@ -47,7 +49,8 @@ def solve(
         classes: K of each label set.
         penalties: λ of each label set.
         tolerance: a label set is done when the decrease that the Newton model still predicts is below this fraction
-            of its objective, and no gradient entry exceeds 10 times it.
+            of its objective (or of 5 % of log K where the objective is below that), and no gradient entry exceeds 10
+            times it.
         max_iterations: L-BFGS iterations at most.
     """
     n, width = X.shape
@@ -72,13 +75,14 @@ def _minimise(problems: Problems, tolerance: float, max_iterations: int) -> list
     pairs: list[tuple[Tensor, Tensor]] = []
     place = list(range(len(problems)))
     done: dict[int, Solution] = {}
+    floor = _LOSS_FLOOR * math.log(problems.k)
     for iteration in range(max_iterations + 1):
         if iteration and iteration % _REFRESH == 0:
             factors = Factors.sample(problems, Z, source)
         direction = _direction(G, pairs, factors)
         fall = _dot(G, direction)
         small = G.abs().amax((1, 2)) <= 10 * tolerance
-        finished = (-0.5 * fall <= tolerance * loss.clamp_min(1e-12)) & small
+        finished = (-0.5 * fall <= tolerance * loss.clamp_min(floor)) & small
         step = torch.zeros_like(loss)
         if iteration < max_iterations and not bool(finished.all()):
             ZD = problems.logits(direction)
@@ -155,5 +159,7 @@ def _line_search(
 
 def _solution(problems: Problems, W: Tensor, loss: Tensor, m: int, iterations: int, converged: bool) -> Solution:
     own = W[m, :, : problems.classes[m]].double()
-    own = own - own.mean(1, keepdim=True)
-    return Solution(own[:-1], own[-1], float(loss[m]), iterations, converged)
+    centred = own - own.mean(1, keepdim=True)
+    saved = own[:-1].square().sum() - centred[:-1].square().sum()
+    objective = float(loss[m] - 0.5 * problems.penalties[m] * saved)
+    return Solution(centred[:-1], centred[-1], objective, iterations, converged)

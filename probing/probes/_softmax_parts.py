@@ -148,7 +148,7 @@ def _adam(problems: Problems, V: Tensor, source: torch.Generator) -> None:
     steps = _WARM_EPOCHS * -(-problems.n // _WARM_BATCH)
     step = 0
     for _ in range(_WARM_EPOCHS):
-        for picked in torch.randperm(problems.n, generator=source).split(_WARM_BATCH):
+        for picked in torch.split(torch.randperm(problems.n, generator=source), _WARM_BATCH):
             x = problems.rows[picked]
             y = problems.codes[:, picked].T.unsqueeze(-1)
             residual = torch.softmax((x @ V).view(len(x), len(problems), -1) + problems.mask, -1)

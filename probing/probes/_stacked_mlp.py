@@ -8,6 +8,7 @@ stack when it has stopped.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def train(
     batch = min(recipe.batch_size, max(_SMALLEST_BATCH, len(X) // _STEPS_AN_EPOCH))
     step = 0
     for epoch in range(1, recipe.max_epochs + 1):
-        for picked in torch.randperm(len(X), generator=order).split(batch):
+        for picked in torch.split(torch.randperm(len(X), generator=order), batch):
             step += 1
             _step(parameters, moments, rows[picked], targets[:, picked], mask, step, recipe, noise)
         losses = _dev_losses(parameters, held_out, dev_targets, mask)
@@ -124,7 +125,7 @@ def _initial(width: int, outputs: list[int], seeds: list[int], recipe: Recipe) -
     for seed in seeds:
         source = torch.Generator().manual_seed(child_seed(seed, "weights"))
         arrays = []
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in pairwise(sizes):
             bound = fan_in**-0.5
             arrays.append(torch.empty(fan_in, fan_out).uniform_(-bound, bound, generator=source))
             arrays.append(torch.empty(fan_out).uniform_(-bound, bound, generator=source))
@@ -169,7 +170,7 @@ def _step(
 @torch.no_grad()
 def _dev_losses(parameters: list[Tensor], X: Tensor, targets: Tensor, mask: Tensor) -> list[float]:
     total, seen = torch.zeros(len(targets), dtype=torch.float64), torch.zeros(len(targets), dtype=torch.float64)
-    for rows, wanted in zip(X.split(4096), targets.split(4096, dim=1), strict=True):
+    for rows, wanted in zip(torch.split(X, 4096), torch.split(targets, 4096, dim=1), strict=True):
         counted = (wanted >= 0).sum(1).double() if not wanted.dtype.is_floating_point else float(len(rows))
         part = _losses(forward(parameters, rows), wanted, mask).double()
         total += torch.where(torch.as_tensor(counted > 0), part * counted, 0.0)

@@ -139,11 +139,11 @@ class MLPProbe(_MLP, ClassifierProbe):
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit on `(N, D)` states and `(N,)` labels; `dev` rows with labels unseen in training are left out."""
-        X, codes = self._training_rows(X, y)
+        rows, codes = self._training_rows(X, y)
         held_out = None if dev is None else (np.asarray(dev[0]), [_dev_codes(self.classes_, np.asarray(dev[1]))])
         if held_out is not None:
             _require_scored(held_out[1])
-        networks, mean, scale = self._stacked(X, [codes], [len(self.classes_)], [self.random_state or 0], held_out)
+        networks, mean, scale = self._stacked(rows, [codes], [len(self.classes_)], [self.random_state or 0], held_out)
         return self._adopt(networks[0][0], mean, scale)
 
     def fit_many(
@@ -184,12 +184,15 @@ class MLPRegressorProbe(_MLP, RegressorProbe):
     _arrays = ("mean", "scale")
     _scalars = ("target_mean", "target_scale")
 
+    target_mean_: float
+    target_scale_: float
+
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit on `(N, D)` states and `(N,)` real targets."""
-        X, y = self._training_rows(X, y)
+        rows, targets = self._training_rows(X, y)
         held_out = None if dev is None else (np.asarray(dev[0]), [np.asarray(dev[1], np.float64)])
         seeds = [self.random_state or 0]
-        fitted = self._regressions(X, [y], seeds, held_out)[0][0]
+        fitted = self._regressions(rows, [targets], seeds, held_out)[0][0]
         self.__dict__.update(fitted.__dict__)
         return self
 
@@ -208,7 +211,7 @@ class MLPRegressorProbe(_MLP, RegressorProbe):
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """`(N,)` float64."""
-        return self._output(self._rows(X))[:, 0] * self.target_scale_ + self.target_mean_
+        return np.asarray(self._output(self._rows(X))[:, 0] * self.target_scale_ + self.target_mean_)
 
     def _regressions(
         self, X: NDArray[Any], targets: list[NDArray[np.float64]], seeds: Sequence[int],

@@ -25,7 +25,8 @@ class PriorProbe(ClassifierProbe):
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """`(N, K)`: the same row N times."""
-        return np.tile(self.log_prior_, (len(self._rows(X)), 1))
+        count = len(self._rows(X))
+        return np.tile(self.log_prior_, (count, 1))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -42,13 +43,14 @@ class MeanProbe(RegressorProbe):
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Average the targets."""
-        _, y = self._training_rows(X, y)
-        self.mean_ = float(y.mean())
+        _, targets = self._training_rows(X, y)
+        self.mean_ = float(targets.mean())
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """`(N,)`: the mean N times."""
-        return np.full(len(self._rows(X)), self.mean_)
+        count = len(self._rows(X))
+        return np.full(count, self.mean_)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -40,9 +40,9 @@ class RidgeProbe(RegressorProbe):
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit on `(N, D)` states and `(N,)` targets."""
-        X, y = self._training_rows(X, y)
-        self.mean_, self.scale_ = moments(X)
-        (self.coef_,), (self.intercept_,) = _solve(X, [y], self.mean_, self.scale_, self.l2)
+        rows, targets = self._training_rows(X, y)
+        self.mean_, self.scale_ = moments(rows)
+        (self.coef_,), (self.intercept_,) = _solve(rows, [targets], self.mean_, self.scale_, self.l2)
         return self
 
     def fit_many(

@@ -39,10 +39,10 @@ class SklearnProbe(ClassifierProbe):
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit a clone on `(N, D)` states and `(N,)` labels; `dev` is not used."""
-        X, codes = self._training_rows(X, y)
-        self.mean_, self.scale_ = moments(X)
+        rows, codes = self._training_rows(X, y)
+        self.mean_, self.scale_ = moments(rows)
         self.estimator_ = _prepared(self.estimator, LogisticRegression(max_iter=1000), self.random_state, "predict")
-        self.estimator_.fit(standardise(X, self.mean_, self.scale_).astype(np.float64), codes)
+        self.estimator_.fit(standardise(rows, self.mean_, self.scale_).astype(np.float64), codes)
         self.converged_ = _converged(self.estimator_)
         return self
 
@@ -83,10 +83,10 @@ class SklearnRegressorProbe(RegressorProbe):
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit a clone on `(N, D)` states and `(N,)` targets; `dev` is not used."""
-        X, y = self._training_rows(X, y)
-        self.mean_, self.scale_ = moments(X)
+        rows, targets = self._training_rows(X, y)
+        self.mean_, self.scale_ = moments(rows)
         self.estimator_ = _prepared(self.estimator, LinearRegression(), self.random_state, "predict")
-        self.estimator_.fit(standardise(X, self.mean_, self.scale_).astype(np.float64), y)
+        self.estimator_.fit(standardise(rows, self.mean_, self.scale_).astype(np.float64), targets)
         self.converged_ = _converged(self.estimator_)
         return self
 

@@ -53,8 +53,8 @@ class WordTypeProbe(_Keyed, ClassifierProbe):
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Count labels by key. X: `(N, 1)` integer codes, or any rows that are equal where the key is."""
         _check_smoothing(self.smoothing)
-        X, codes = self._training_rows(X, y, fewest_classes=1)
-        keys = self._learn_keys(X)
+        rows, codes = self._training_rows(X, y, fewest_classes=1)
+        keys = self._learn_keys(rows)
         counts = np.zeros((len(self.keys_) + 1, len(self.classes_)))
         np.add.at(counts, (keys, codes), 1.0)
         prior = np.bincount(codes) / len(codes)
@@ -78,10 +78,10 @@ class WordTypeMeanProbe(_Keyed, RegressorProbe):
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Average targets by key. X: `(N, 1)` integer codes, or any rows that are equal where the key is."""
-        X, y = self._training_rows(X, y)
-        keys = self._learn_keys(X)
-        means = np.bincount(keys, y) / np.bincount(keys)
-        self.means_ = np.append(means, y.mean())
+        rows, targets = self._training_rows(X, y)
+        keys = self._learn_keys(rows)
+        means = np.bincount(keys, targets) / np.bincount(keys)
+        self.means_ = np.append(means, targets.mean())
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:

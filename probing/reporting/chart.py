@@ -183,7 +183,7 @@ def _ticks(low: float, high: float) -> list[tuple[float, float]]:
     """About five round values in the range, each with the step between them."""
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
-    step = min((f * power for f in (1, 2, 2.5, 5, 10)), key=lambda s: abs(s - rough))
+    step = min((f * power for f in (1, 2, 5, 10)), key=lambda s: abs(s - rough))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [(i * step, step) for i in range(first, last + 1)]
 
@@ -195,7 +195,7 @@ def _shown_ticks(names: Sequence[str], width: float) -> list[int]:
     if len(numbers) >= 3 and len(names) > 1:
         gap = (max(len(names[i]) for i in numbers) + 1.5) * _CHARACTER
     every = max(1, math.ceil(gap * len(names) / width))
-    shown = list(range(0, len(names), every))
+    shown = [i for i in numbers if not int(names[i]) % every] if numbers else list(range(0, len(names), every))
     return _with_ends(names, shown, width)
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from probing.records import Comparison, MeasureResult, ProbeResult, Score
 from probing.reporting.chart import draw
+from probing.reporting.confusion import confusion_table
 from probing.reporting.curves import Panel, loss_panel, score_panels
 from probing.reporting.findings import Finding
 from probing.reporting.markup import Markup, el, escape, join, table
 from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
 from probing.reporting.wording import count, decimal, interval, measure_title, plain, plural, with_interval
 
-MAX_CLASSES = 25
 _BOX = {"selectively decodable": "box yes", "decodable": "box half"}
 
 
@@ -63,12 +63,15 @@ def _figures(task: TaskResults) -> Markup:
         return Markup("")
     name = measure_title(task.primary)
     selectivity = f", {name} on the control task and their difference, the selectivity" if task.controls() else ""
-    caption = (
-        f"{name[:1].upper()}{name[1:]} on test{selectivity}, over sites. Bands are 95 % intervals; dotted lines are baselines that read no "
-        "hidden state; the dashed line is the ceiling, the most that any probe can reach on the control task. "
-        "Hold the pointer over a mark for its numbers."
-    )
-    return join([_figure(score_panels(task), task, caption), _loss_figure(task)])
+    panels = score_panels(task)
+    ceiling = any(curve.role == "ceiling" for panel in panels for curve in panel.curves)
+    caption = [
+        f"{name[:1].upper()}{name[1:]} on test{selectivity}, over sites.",
+        "Bands are 95 % intervals; dotted lines are baselines that read no hidden state.",
+        "The dashed line is the ceiling, the most that any probe can reach on the control task." if ceiling else "",
+        "Hold the pointer over a mark for its numbers.",
+    ]
+    return join([_figure(panels, task, " ".join(filter(None, caption))), _loss_figure(task)])
 
 
 def _loss_figure(task: TaskResults) -> Markup:
@@ -164,51 +167,15 @@ def _control_table(task: TaskResults, control: str, *, check: bool) -> Markup:
     rows = [_control_row(result, against) for result, against in found if against]
     if check:
         caption = f"Chance check: {control}. The labels are permuted over rows; this is not selectivity."
-        return table(caption, ["site", "probe", "on permuted labels", "above it", "ceiling"], rows)
-    return table(f"A further control: {control}.", ["site", "probe", "control", "selectivity", "ceiling"], rows)
+        return table(caption, ["site", "probe", "on permuted labels", "above it", "ceiling"], rows, "results")
+    return table(
+        f"A further control: {control}.", ["site", "probe", "control", "selectivity", "ceiling"], rows, "results"
+    )
 
 
 def _control_row(result: ProbeResult, against: Comparison) -> list[Markup]:
     numbers = [_scored(against.score), _scored(against.selectivity), _cell(decimal(against.ceiling))]
     return [_row_head(result.site), _text(result.probe), *numbers]
-
-
-def confusion_table(task: TaskResults) -> Markup:
-    """Counts on test at the best layer, coloured by share of the row; at most `MAX_CLASSES` classes."""
-    best = task.best()
-    if best is None or not best.confusion or not best.classes:
-        return Markup("")
-    totals = [sum(row) for row in best.confusion]
-    largest = sorted(range(len(totals)), key=lambda k: (-totals[k], k))[:MAX_CLASSES]
-    shown = sorted(largest) if len(totals) <= MAX_CLASSES else largest
-    cut = (
-        f" Only the {len(shown)} most frequent of {len(totals)} classes are shown." if len(shown) < len(totals) else ""
-    )
-    caption = (
-        f"Confusion at {best.site} with {best.probe} on test: rows are true classes, columns predicted ones, "
-        f"numbers per cent of the row.{cut} Hold the pointer over a cell for counts."
-    )
-    head = ["", *(best.classes[k] for k in shown), "rows"]
-    rows = [_confusion_row(best, k, shown, totals[k]) for k in shown]
-    return table(caption, head, rows, "confusion")
-
-
-def _confusion_row(best: ProbeResult, true: int, shown: list[int], total: int) -> list[Markup]:
-    cells = []
-    for predicted in shown:
-        number = best.confusion[true][predicted]
-        share = number / total if total else 0.0
-        heat = f"h{min(10, round(10 * share))}" if share >= 0.05 else ""
-        css = " ".join(filter(None, (heat, "own" if predicted == true else "")))
-        hint = f"{count(number)} of {count(total)} rows of {best.classes[true]} predicted {best.classes[predicted]}"
-        cells.append(el("td", {"class": css, "title": hint}, _percent(share, number)))
-    return [_row_head(best.classes[true]), *cells, _cell(count(total))]
-
-
-def _percent(share: float, number: int) -> str:
-    if not number:
-        return "·"
-    return "<1" if share < 0.01 else f"{100 * share:.0f}"
 
 
 def seen_table(task: TaskResults) -> Markup:
@@ -266,7 +233,7 @@ def _long_table(task: TaskResults) -> Markup:
         for measured in result.measures
         for against in (measured.comparisons or (None,))
     ]
-    whole = table("One row per site, probe, measure, split and control.", head, rows)
+    whole = table("One row per site, probe, measure, split and control.", head, rows, "results")
     return el("details", None, el("summary", None, f"Every measure and split ({plural(len(rows), 'row')})"), whole)
 
 

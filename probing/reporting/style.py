@@ -34,7 +34,7 @@ table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabu
 th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { font-weight: 600; } thead th { border-bottom: 2px solid var(--rule); vertical-align: bottom; }
 tbody th, td.text { text-align: left; font-weight: 500; } td.text { font-weight: 400; }
-thead th:first-child, table.facts thead th { text-align: left; }
+thead th:first-child, table.facts thead th, table.results th:nth-child(2) { text-align: left; }
 table.facts td { text-align: left; white-space: normal; max-width: 46rem; }
 tr.best > * { background: var(--mark); } td small { color: var(--soft); font-size: .92em; }
 table.confusion th, table.confusion td { padding: .2rem .35rem; border: 0; font-size: .8rem; text-align: center; }

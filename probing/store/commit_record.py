@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from probing.errors import CorruptShard
+from probing.errors import CorruptShard, IncompleteStore
 from probing.store.format import (
     ALIGNMENT,
     EXAMPLE_COLUMNS,
@@ -110,7 +110,7 @@ def load_record(path: Path, recipe: Recipe, shard: int) -> dict[str, Any] | None
     file = path / "shards" / record_file(shard)
     try:
         data = file.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         record = parse_signed(data)
@@ -132,4 +132,15 @@ def corrupt(path: Path, shard: int, found: str, dataset: str = "") -> CorruptSha
         found=found,
         where=str(record),
         next_step=f"remove {record.name} and run `probing extract` again: only this shard is computed anew",
+    )
+
+
+def incomplete(path: Path, done: int, planned: int) -> IncompleteStore:
+    """The error for a store whose extraction has not finished."""
+    return IncompleteStore(
+        "the store is not finished",
+        needed=f"{planned} shards",
+        found=f"{done} shards",
+        where=str(path),
+        next_step="run the same `probing extract` again: it goes on where it was",
     )

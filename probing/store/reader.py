@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, UnknownSite, unknown_name
 from probing.site import Site
-from probing.store.commit_record import corrupt, load_record
+from probing.store.commit_record import corrupt, incomplete, load_record
+from probing.store.file_ops import typed_errors
 from probing.store.format import MEMORY_TYPES, ROW_COLUMNS, Recipe, content_id, read_store_json, widen
 from probing.store.verify import verify_seal, verify_shard, verify_shards
-from probing.store.writer import incomplete
 
 Verification = Literal["off", "fast", "full"]
 
@@ -101,9 +101,10 @@ class Store:
         if verification not in ("off", "fast", "full"):
             raise BadParameter("unknown verification", needed="off, fast or full", found=repr(verification))
         path = Path(path)
-        header, recipe = read_store_json(path)
-        found = ((shard, load_record(path, recipe, shard)) for shard in range(recipe.n_shards))
-        records = {shard: record for shard, record in found if record is not None}
+        with typed_errors(path):
+            header, recipe = read_store_json(path)
+            found = ((shard, load_record(path, recipe, shard)) for shard in range(recipe.n_shards))
+            records = {shard: record for shard, record in found if record is not None}
         if len(records) < recipe.n_shards and not allow_partial:
             raise incomplete(path, len(records), recipe.n_shards)
         return cls(path, header, recipe, records, verification)

@@ -14,13 +14,10 @@ from probing.errors import (
     BadParameter,
     CorruptShard,
     DiskFull,
-    IncompleteStore,
-    NotAStore,
-    ProvenanceMismatch,
     StoreError,
 )
-from probing.provenance import canonical_json, differing_keys
-from probing.store.commit_record import check_record, load_record
+from probing.store.commit_record import check_record, incomplete, load_record
+from probing.store.creation import publish_identity, refuse_foreign
 from probing.store.file_ops import (
     REAL_FILES,
     FileOps,
@@ -41,8 +38,6 @@ from probing.store.format import (
     ShardContent,
     check_name,
     content_id,
-    parse_signed,
-    read_store_json,
     record_file,
     shard_file,
     signed_json,
@@ -92,9 +87,9 @@ class StoreWriter:
         path = Path(path)
         check_name(path)
         recipe = Recipe.of(identity)
-        _refuse_foreign(path)
+        refuse_foreign(path)
         with typed_errors(path):
-            _publish_identity(files, path, identity, recipe, environment)
+            publish_identity(files, path, identity, recipe, environment)
             make_folders(files, path / "shards")
             writer = cls(path, recipe, environment, files)
             sweep(files, path)
@@ -236,61 +231,5 @@ class StoreWriter:
             sync_folder(self._files, self.path)
 
 
-def incomplete(path: Path, done: int, planned: int) -> IncompleteStore:
-    """The error for a store whose extraction has not finished."""
-    return IncompleteStore(
-        "the store is not finished",
-        needed=f"{planned} shards",
-        found=f"{done} shards",
-        where=str(path),
-        next_step="run the same `probing extract` again: it goes on where it was",
-    )
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _refuse_foreign(path: Path) -> None:
-    """A directory that holds anything but the leftovers of an interrupted creation is somebody else's."""
-    if not path.exists() or (path / "store.json").exists():
-        return
-    if not path.is_dir() or any(not entry.name.startswith(".tmp-") for entry in path.iterdir()):
-        raise NotAStore(
-            "the directory is not a store, and is not empty",
-            needed="an empty or new directory, or a store",
-            found=str(path),
-            next_step="choose another directory; nothing here was touched",
-        )
-
-
-def _publish_identity(
-    files: FileOps, path: Path, identity: dict[str, Any], recipe: Recipe, environment: Mapping[str, Any]
-) -> None:
-    make_folders(files, path)
-    if not (path / "store.json").exists():
-        body = {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id,
-            "identity": identity, "environment": environment,
-        }  # fmt: skip
-        if publish(files, path, "store.json", signed_json(body)):
-            return
-    found, theirs = read_store_json(path)
-    if theirs.store_id == recipe.store_id:
-        sync_folder(files, path)
-        return
-    ours = parse_signed(signed_json({"identity": identity}))["identity"]
-    keys = differing_keys(ours, found["identity"])
-    raise ProvenanceMismatch(
-        "the store was made from something else",
-        needed=f"the same {', '.join(keys)}",
-        found="; ".join(f"{key}: {_short(found['identity'], key)}, asked {_short(ours, key)}" for key in keys[:5]),
-        where=str(path),
-        next_step="choose another directory, or remove this store",
-    )
-
-
-def _short(identity: Any, key: str) -> str:
-    for part in key.split("."):
-        identity = identity.get(part) if isinstance(identity, dict) else None
-    return canonical_json(identity).decode().strip()[:80]

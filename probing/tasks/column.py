@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from probing.contracts import Task
@@ -56,7 +57,7 @@ class Column(Task):
             return (convert(example.columns.get(self.column)),)
         return word_values(example, self.column, convert)
 
-    def _require_numbers(self, values: list[Label], where: str) -> None:
+    def _require_numbers(self, values: Sequence[Label], where: str) -> None:
         for value in values:
             try:
                 _number(value)
@@ -67,7 +68,7 @@ class Column(Task):
                 ) from None  # fmt: skip
 
 
-def _kind_of(values: list[Label]) -> Kind:
+def _kind_of(values: Sequence[Label]) -> Kind:
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < len(values):
         return "classes"

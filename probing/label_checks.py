@@ -1,0 +1,77 @@
+"""Designs from which nothing can be learned, or whose score would mean nothing: refused before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from probing.corpus import SPLITS, Corpus
+from probing.design import Labels
+from probing.errors import DegenerateDesign
+
+
+def check_labels(labels: Labels, corpus: Corpus) -> None:
+    """Refuse a design from which nothing can be learned, or whose score would mean nothing.
+
+    Raises:
+        DegenerateDesign: no rows, an empty split, one class, fewer rows than classes, evaluation labels that never
+            occur in train, or groups that cross splits; with what, where and the next step.
+    """
+    where = f"task {labels.task} on {corpus.source}"
+    if not len(labels):
+        raise DegenerateDesign(
+            "no row has a label", needed="labelled rows", found=_listed(labels.excluded) or "no rows", where=where,
+            next_step="check that splits are named train, dev and test, and that the column has values",
+        )  # fmt: skip
+    counts = {split: len(labels.rows(split)) for split in SPLITS}
+    empty = [split for split, n in counts.items() if not n]
+    if empty:
+        raise DegenerateDesign(
+            f"no labelled rows in {' and '.join(empty)}", needed="rows in train, dev and test",
+            found=f"{_listed(counts)}; splits of the corpus: {', '.join(corpus.splits)}", where=where,
+            next_step="give train=FILE dev=FILE test=FILE, or one file with split_seed=0",
+        )  # fmt: skip
+    _check_variety(labels, counts["train"], where)
+    _check_groups(labels, corpus, where)
+
+
+def _check_variety(labels: Labels, n_train: int, where: str) -> None:
+    trained = np.unique(labels.y[labels.rows("train")])
+    if len(trained) < 2:
+        only = labels.classes[int(trained[0])] if labels.kind == "classes" else f"{trained[0]:g}"
+        raise DegenerateDesign(
+            "all train rows have one label", needed="at least two different labels", found=f"only {only!r}",
+            where=where, next_step="choose another task or more data",
+        )  # fmt: skip
+    if labels.kind == "real":
+        return
+    if n_train < len(labels.classes):
+        raise DegenerateDesign(
+            "fewer train rows than classes", needed=f"at least {len(labels.classes)} rows", found=str(n_train),
+            where=where, next_step="use more data, or a task with fewer classes (for numbers: column:NAME:real)",
+        )  # fmt: skip
+    for split in ("dev", "test"):
+        present = np.unique(labels.y[labels.rows(split)])
+        if not np.isin(present, trained).any():
+            shown = ", ".join(labels.classes[code] for code in present[:10])
+            raise DegenerateDesign(
+                f"no label of {split} occurs in train", needed="labels that train has seen", found=shown, where=where,
+                next_step="check that all files name their labels alike",
+            )  # fmt: skip
+
+
+def _check_groups(labels: Labels, corpus: Corpus, where: str) -> None:
+    home: dict[str, str] = {}
+    for ordinal in np.unique(labels.example):
+        example = corpus.examples[ordinal]
+        if home.setdefault(example.group, example.split) != example.split:
+            raise DegenerateDesign(
+                "a group crosses splits", needed="every document or sentence id in one split",
+                found=f"{example.group!r} in {home[example.group]} and {example.split}", where=where,
+                next_step="correct the splits, or split at random by group with split_seed=0",
+            )  # fmt: skip
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())

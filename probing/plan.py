@@ -1,0 +1,269 @@
+"""Plan: everything a training run needs, as built objects, checked before anything is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from probing.contracts import Control, Measure, Probe, Task
+from probing.corpus import Corpus
+from probing.design import Kind, Labels
+from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
+from probing.labelling import facts, label_rows
+from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
+from probing.results import NO_SITE
+from probing.scoring import EVALUATED, Resampler, gives_probabilities
+from probing.seeds import child_seed
+from probing.site import select_sites
+from probing.specs import build, full_recipe, normalised, spec_of
+from probing.statistics import RESAMPLES
+from probing.store import Store
+from probing.units import VERSION, labels_digest
+
+DEFAULT_MEASURES = {"classes": ("accuracy", "macro_f1", "log_loss"), "real": ("r2", "spearman")}
+DEFAULT_PROBES = {"classes": ("linear",), "real": ("ridge",)}
+
+
+@dataclass(frozen=True)
+class ControlSet:
+    """One control and the labels of each of its draws."""
+
+    name: str
+    control: Control
+    draws: tuple[Labels, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fitted on what. Names are those shown in results.
+
+    Attributes:
+        store, sites: where states come from.
+        labels: of the task; `controls` hold the labels of every draw.
+        probes, baselines: unfitted, by name. Baselines read no states.
+        measures: by name. `chosen_measures`: whether the caller named them.
+        seeds: one child seed per seed asked for.
+        resamplers: by split.
+        seen: `(N,)` whether the row's word type occurs in train; None for sentence rows.
+        facts: of the data.
+        provenance: what all results of the run share.
+    """
+
+    store: Store
+    sites: tuple[str, ...]
+    task: str
+    labels: Labels
+    probes: Mapping[str, Probe]
+    baselines: Mapping[str, Probe]
+    controls: tuple[ControlSet, ...]
+    measures: Mapping[str, Measure]
+    chosen_measures: bool
+    seeds: tuple[int, ...]
+    resamplers: Mapping[str, Resampler]
+    seen: NDArray[np.bool_] | None
+    facts: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def label_sets(self) -> tuple[Labels, ...]:
+        """The task's labels, then every draw of every control."""
+        return (self.labels, *(draw for control in self.controls for draw in control.draws))
+
+    def units(self) -> list[tuple[str, str, Probe]]:
+        """(site, name, probe) of everything to fit: at site "(none)" what reads no states, then each site's probes."""
+        stateless = {name: probe for name, probe in self.probes.items() if not reads_states(name, probe)}
+        reading = {name: probe for name, probe in self.probes.items() if name not in stateless}
+        found = [(NO_SITE, name, probe) for name, probe in (dict(self.baselines) | stateless).items()]
+        return found + [(site, name, probe) for site in self.sites for name, probe in reading.items()]
+
+    def measures_for(self, probe: Probe) -> dict[str, Measure]:
+        """The measures this probe can be scored by.
+
+        Raises:
+            BadParameter: a measure that the caller named needs probabilities the probe does not give.
+        """
+        if gives_probabilities(probe):
+            return dict(self.measures)
+        left_out = [name for name, measure in self.measures.items() if measure.reads_probabilities]
+        if left_out and self.chosen_measures:
+            raise BadParameter(
+                f"{left_out[0]} needs probabilities", found=f"{spec_of(probe)}, which gives none",
+                next_step="leave the measure out, or use another probe",
+            )  # fmt: skip
+        return {name: measure for name, measure in self.measures.items() if name not in left_out}
+
+
+def reads_states(name: str, probe: Probe) -> bool:
+    """Whether the probe has to be fitted at every site."""
+    return probe.reads == "states" and name.partition(":")[0] != "prior"
+
+
+def make_plan(
+    store: Store,
+    corpus: Corpus,
+    *,
+    task: str | Task,
+    probes: Sequence[str | BaseEstimator] | None,
+    controls: Sequence[str | Control] | None,
+    measures: Sequence[str | Measure] | None,
+    seeds: int,
+    root_seed: int,
+    sites: str | Sequence[str],
+    cluster: str,
+) -> Plan:
+    """Build and check everything.
+
+    Raises:
+        ProvenanceMismatch: the store was made from another corpus.
+        UnknownName, BadParameter: names and parameters.
+        DegenerateDesign: labels from which nothing can be learned.
+    """
+    if seeds < 1:
+        raise BadParameter("seeds must be at least 1", needed="1 or more", found=str(seeds))
+    _refuse_other_corpus(store, corpus)
+    chosen_sites = select_sites(sites, store.sites)
+    built_task = build("tasks", task) if isinstance(task, str) else task
+    name = task.strip() if isinstance(task, str) else spec_of(task)
+    built_task.prepare(corpus)
+    kind: Kind = built_task.kind
+    named_probes = _probes(probes if probes is not None else DEFAULT_PROBES[kind], kind)
+    named_measures = _measures(measures if measures is not None else DEFAULT_MEASURES[kind], kind)
+    scope = store.identity["extraction"]["rows"].partition(":")[0]
+    labels = label_rows(store.rows, scope, corpus, built_task, cluster=cluster)
+    _refuse_constant_target(labels)
+    plan = Plan(
+        store=store, sites=chosen_sites, task=name, labels=labels, probes=named_probes,
+        baselines=_baselines(labels), controls=_controls(controls, labels, root_seed), measures=named_measures,
+        chosen_measures=measures is not None,
+        seeds=tuple(child_seed(root_seed, "probe", index) for index in range(seeds)),
+        resamplers={s: Resampler.of(labels, s, resamples=RESAMPLES, root_seed=root_seed) for s in EVALUATED},
+        seen=_seen_types(labels), facts=facts(labels, corpus),
+        provenance=_provenance(store, corpus, labels, root_seed=root_seed, cluster=cluster, seeds=seeds),
+    )  # fmt: skip
+    for probe in plan.probes.values():
+        plan.measures_for(probe)
+    return plan
+
+
+def _refuse_other_corpus(store: Store, corpus: Corpus) -> None:
+    recorded = store.identity["corpus"]["fingerprint"]
+    if recorded != corpus.fingerprint:
+        raise ProvenanceMismatch(
+            "the states of this store were made from another corpus",
+            needed=f"corpus {recorded[:12]}…",
+            found=f"corpus {corpus.fingerprint[:12]}… from {corpus.source}",
+            where=str(getattr(store, "path", "")),
+            next_step="give the files the store was extracted from, in the same order, or extract again",
+        )
+
+
+def _listed(given: Any) -> list[Any]:
+    return [given] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
+
+
+def _named(folder: str, items: Sequence[Any], build_one: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in _listed(items):
+        member = build_one(item)
+        name = normalised(folder, item) if isinstance(item, str) else spec_of(member)
+        if name in found:
+            raise BadParameter(f"{name} is given twice", found=name, next_step="name each one once")
+        found[name] = member
+    return found
+
+
+def _probes(items: Sequence[Any], kind: Kind) -> dict[str, Probe]:
+    def build_one(item: Any) -> Probe:
+        if isinstance(item, str):
+            return build("probes", item, kind=kind)  # type: ignore[no-any-return]
+        if not isinstance(item, Probe):
+            return SklearnProbe(item) if kind == "classes" else SklearnRegressorProbe(item)
+        if kind not in item.kinds:
+            raise BadParameter(
+                f"{spec_of(item)} cannot predict this target",
+                needed=f"a probe for a target of kind {kind!r}",
+                found=spec_of(item),
+            )
+        return item
+
+    return _named("probes", items, build_one)
+
+
+def _measures(items: Sequence[Any], kind: Kind) -> dict[str, Measure]:
+    def build_one(item: Any) -> Measure:
+        measure: Measure = build("measures", item) if isinstance(item, str) else item
+        if kind not in measure.kinds:
+            raise BadParameter(
+                f"{spec_of(measure)} does not score a target of kind {kind!r}",
+                needed=", ".join(DEFAULT_MEASURES[kind]),
+                found=spec_of(measure),
+            )  # fmt: skip
+        return measure
+
+    return _named("measures", items, build_one)
+
+
+def _controls(items: Sequence[Any] | None, labels: Labels, root_seed: int) -> tuple[ControlSet, ...]:
+    default = ("word_type",) if "type" in labels.keys else ("shuffled_labels",)
+    built = [
+        build("controls", item) if isinstance(item, str) else item
+        for item in _listed(default if items is None else items)
+    ]
+    seed = child_seed(root_seed, "controls")
+    sets = []
+    for control in built:
+        count: int = control.draws
+        draws = tuple(control.apply(labels, draw=draw, seed=seed) for draw in range(count))
+        sets.append(ControlSet(draws[0].control.partition("#")[0], control, draws))
+    names = [one.name for one in sets]
+    for twice in {name for name in names if names.count(name) > 1}:
+        raise BadParameter(f"control {twice} is given twice", found=twice, next_step="name each one once")
+    return tuple(sets)
+
+
+def _baselines(labels: Labels) -> dict[str, Probe]:
+    names = ("prior", "word_type") if "type" in labels.keys else ("prior",)
+    return {name: build("probes", name, kind=labels.kind) for name in names}
+
+
+def _seen_types(labels: Labels) -> NDArray[np.bool_] | None:
+    if "type" not in labels.keys:
+        return None
+    types = labels.keys["type"]
+    return np.isin(types, types[labels.rows("train")])
+
+
+def _refuse_constant_target(labels: Labels) -> None:
+    """R² and rank correlation are undefined on a split in which all targets are equal."""
+    for split in EVALUATED if labels.kind == "real" else ():
+        if np.ptp(labels.y[labels.rows(split)]) == 0:
+            raise DegenerateDesign(
+                f"all targets in {split} are equal", needed="at least two different values", found="one value",
+                where=f"task {labels.task}", next_step="choose another task or more data",
+            )  # fmt: skip
+
+
+def _provenance(
+    store: Store, corpus: Corpus, labels: Labels, *, root_seed: int, cluster: str, seeds: int
+) -> dict[str, Any]:
+    return {
+        "store_id": store.store_id, "content_id": store.content_id, "corpus": corpus.fingerprint,
+        "model": store.identity["model"]["source"], "rows": store.identity["extraction"]["rows"],
+        "labels": labels_digest(labels), "root_seed": root_seed, "seeds": seeds, "cluster": cluster,
+        "resamples": RESAMPLES, "version": VERSION,
+    }  # fmt: skip
+
+
+def recipe_of(plan: Plan, site: str, name: str, probe: Probe) -> dict[str, Any]:
+    """Everything that determines one result but the data."""
+    return {
+        "task": plan.task, "site": site, "name": name, "probe": full_recipe(probe),
+        "controls": [full_recipe(one.control) for one in plan.controls],
+        "measures": {key: full_recipe(measure) for key, measure in plan.measures_for(probe).items()},
+        "baselines": sorted(plan.baselines),
+    }  # fmt: skip

@@ -1,0 +1,66 @@
+"""The beginning of a store: store.json is published once, and compared ever after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from probing.errors import NotAStore, ProvenanceMismatch
+from probing.provenance import canonical_json, differing_keys
+from probing.store.file_ops import FileOps, make_folders, publish, sync_folder
+from probing.store.format import FORMAT, FORMAT_VERSION, Recipe, parse_signed, read_store_json, signed_json
+
+
+def refuse_foreign(path: Path) -> None:
+    """Leave alone a directory that holds more than the leftovers of an interrupted creation.
+
+    Raises:
+        NotAStore: it is somebody else's.
+    """
+    if not path.exists() or (path / "store.json").exists():
+        return
+    if not path.is_dir() or any(not entry.name.startswith(".tmp-") for entry in path.iterdir()):
+        raise NotAStore(
+            "the directory is not a store, and is not empty",
+            needed="an empty or new directory, or a store",
+            found=str(path),
+            next_step="choose another directory; nothing here was touched",
+        )
+
+
+def publish_identity(
+    files: FileOps, path: Path, identity: dict[str, Any], recipe: Recipe, environment: Mapping[str, Any]
+) -> None:
+    """Write store.json, or compare with the one that is there.
+
+    Raises:
+        ProvenanceMismatch: another identity, naming the keys that differ.
+    """
+    make_folders(files, path)
+    if not (path / "store.json").exists():
+        body = {
+            "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id,
+            "identity": identity, "environment": environment,
+        }  # fmt: skip
+        if publish(files, path, "store.json", signed_json(body)):
+            return
+    found, theirs = read_store_json(path)
+    if theirs.store_id == recipe.store_id:
+        sync_folder(files, path)
+        return
+    ours = parse_signed(signed_json({"identity": identity}))["identity"]
+    keys = differing_keys(ours, found["identity"])
+    raise ProvenanceMismatch(
+        "the store was made from something else",
+        needed=f"the same {', '.join(keys)}",
+        found="; ".join(f"{key}: {_short(found['identity'], key)}, asked {_short(ours, key)}" for key in keys[:5]),
+        where=str(path),
+        next_step="choose another directory, or remove this store",
+    )
+
+
+def _short(identity: Any, key: str) -> str:
+    for part in key.split("."):
+        identity = identity.get(part) if isinstance(identity, dict) else None
+    return canonical_json(identity).decode().strip()[:80]
