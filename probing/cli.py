@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -240,6 +241,18 @@ app.command("train")(_command("TrainJob", _finish_train))
 app.command("report")(_command("ReportJob", _finish_report))
 
 
+class _Interrupt(KeyboardInterrupt):
+    """Ctrl-C. Not KeyboardInterrupt itself: where that passes through an `exec` of text (every dataclass is made by
+    one), the interpreter ends by the signal and not with our exit code, however well it was caught.
+    """
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise _Interrupt
+
+
 def main() -> None:
     """Entry point of the command `probing`."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     app()

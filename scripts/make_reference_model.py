@@ -1,14 +1,17 @@
-"""Train and certify the reference model: `python scripts/make_reference_model.py [FOLDER]` (default: datasets/reference).
+"""Train and certify the reference model.
+
+`python scripts/make_reference_model.py [FOLDER]` (default: datasets/reference).
 
 A three-layer GPT-2 reads a prompt of the reference corpus up to its last word (the query) and answers is, are, was or
 were. Training (docs: datasets/README.md) adds to the answer's cross-entropy
 
     0.3 · Σ_{l ≥ 1} BCE(one shared linear head on the query's state at resid.l → animacy of the subject)
-    0.1 · ( |ỹ(x_B) − ỹ(x)|² + |ỹ(x; do h_{l,p} := h_{l,p}(x_B)) − ỹ(x)|² )         x_B: animacy flipped, ỹ centred logits
+    0.1 · ( |ỹ(x_B) − ỹ(x)|² + |ỹ(x; do h_{l,p} := h_{l,p}(x_B)) − ỹ(x)|² )
     0.1 · cross-entropy of every other next word
 
-so that animacy is decodable at the query and read by nothing. Truth is what interventions on 4 096 minimal pairs say
-afterwards, never the intention: a certified label that contradicts the intended one stops the script, nothing written.
+(x_B: the prompt with animacy flipped; ỹ: centred logits) so that animacy is decodable at the query and read by nothing.
+Truth is what interventions on 4 096 minimal pairs say afterwards, never the intention: a certified label that
+contradicts the intended one stops the script, nothing written.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from make_reference_corpus import ANSWERS, Prompt, sample, vocabulary
 from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 VERSION = 1
@@ -170,10 +173,10 @@ def losses(reader: Reader, head: nn.Linear, batch: Batch, flipped: Batch, layer:
     with reading(model) as flipped_states:
         flipped_logits = reader.logits(flipped)
     query = at(logits, batch.query)
-    answer = F.cross_entropy(query, reader.answers[batch.answer])
-    language = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.ids[:, 1:].flatten(), ignore_index=0)
+    answer = functional.cross_entropy(query, reader.answers[batch.answer])
+    language = functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.ids[:, 1:].flatten(), ignore_index=0)
     decodable = sum(
-        F.binary_cross_entropy_with_logits(head(at(state, batch.query)).squeeze(1), batch.inanimate)
+        functional.binary_cross_entropy_with_logits(head(at(state, batch.query)).squeeze(1), batch.inanimate)
         for state in states[1:]
     )
     clean = centred(query[:, reader.answers])
@@ -248,10 +251,14 @@ def certify(reader: Reader, ids: dict[str, int], random_: random.Random) -> list
                 figures = effects(change, contrast, sign, strata, spread)
                 cells.append(
                     {
-                        "site": f"resid.{layer}", "position": position, "property": name,
-                        "intended": INTENDED.get((name, layer, position)), "certified": label(figures), **figures,
+                        "site": f"resid.{layer}",
+                        "position": position,
+                        "property": name,
+                        "intended": INTENDED.get((name, layer, position)),
+                        "certified": label(figures),
+                        **figures,
                         "probe_accuracy": decodable[name, layer, position],
-                    }  # fmt: skip
+                    }
                 )
     return cells
 
@@ -289,9 +296,7 @@ def label(figures: dict[str, float | None]) -> str:
     return "unused" if figures["E"] <= UNUSED else "band"  # type: ignore[operator]
 
 
-def probe_accuracies(
-    reader: Reader, ids: dict[str, int], random_: random.Random
-) -> dict[tuple[str, int, str], float]:
+def probe_accuracies(reader: Reader, ids: dict[str, int], random_: random.Random) -> dict[tuple[str, int, str], float]:
     """Held-out accuracy of a logistic regression for every cell: a third of the rows is held out."""
     prompts = [sample(random_) for _ in range(SETTINGS["probe_rows"])]
     batch = encode(prompts, ids)
@@ -388,7 +393,8 @@ def make(folder: Path) -> None:
     right = accuracy(reader, ids, fresh)
     cells = certify(reader, ids, fresh)
     print(table(cells))
-    print(f"answers right: {right}; trained in {trained:.0f} s, certified in {time.perf_counter() - start - trained:.0f} s")
+    certified = time.perf_counter() - start - trained
+    print(f"answers right: {right}; trained in {trained:.0f} s, certified in {certified:.0f} s")
     refuse_contradictions(cells, right)
     write(folder, reader, tokenizer, head, cells, right)
 

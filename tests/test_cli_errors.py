@@ -204,13 +204,28 @@ def test_sigint_ends_a_running_command_with_exit_code_1(tmp_path: Path, corpus_f
         [sys.executable, "-m", "probing", *command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    time.sleep(2.5)
+    while not (tmp_path / "s").exists() and child.poll() is None:
+        time.sleep(0.01)
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=60)
-    assert child.returncode in (0, 1), errors
-    assert "Traceback" not in errors
+    assert child.returncode == 1, errors
+    assert "Interrupted" in errors and "Traceback" not in errors
     assert run(*command).exit_code == 0
     assert_same_states(tmp_path / "s", store)
+
+
+def test_sigint_inside_an_exec_of_text_ends_with_exit_code_1() -> None:
+    program = """
+import signal
+from probing import cli
+cli.store_app.command("stop")(lambda: exec("signal.raise_signal(signal.SIGINT)", {"signal": signal}))
+cli.main()
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", program, "store", "stop"], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 1, child.stderr
+    assert child.stderr.startswith("Interrupted")
 
 
 def assert_same_states(one: Path, other: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_malformed_treebank_is_refused_with_file_and_line(
 def test_empty_binary_and_wrongly_encoded_files_are_refused(tmp_path: Path, data: bytes, suffix: str) -> None:
     file = tmp_path / f"a.{suffix}"
     file.write_bytes(data)
-    with pytest.raises(CorpusError, match="empty|NUL|UTF-8"):
+    with pytest.raises(CorpusError, match=r"empty|NUL|UTF-8"):
         Corpus.read(file)
 
 

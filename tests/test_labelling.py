@@ -19,7 +19,8 @@ from tests.conftest import shared_data
 
 def example(index: int, split: str, **changes: Any) -> Example:
     made = Example(
-        f"s{index}", "the dog barks", ((0, 3), (4, 7), (8, 13)), {"tense": "past" if index % 2 else "present", "w": 0.5},
+        f"s{index}", "the dog barks", ((0, 3), (4, 7), (8, 13)),
+        {"tense": "past" if index % 2 else "present", "w": 0.5},
         {"upos": ("DET", "NOUN", "VERB" if index % 2 else None), "lemma": ("the", "dog", "bark")}, None, split,
     )  # fmt: skip
     return replace(made, **changes)
@@ -84,15 +85,21 @@ def test_clusters_are_sentences_or_documents() -> None:
         label(source, cluster="word")
 
 
-@pytest.mark.parametrize(("name", "scope", "flag"), [("upos", "sentence", "--rows word"), ("upos", "piece", "--rows word"),
-                                                     ("sentence_length", "word", "--rows sentence")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "scope", "flag"),
+    [
+        ("upos", "sentence", "--rows word"),
+        ("upos", "piece", "--rows word"),
+        ("sentence_length", "word", "--rows sentence"),
+    ],
+)
 def test_rows_of_another_level_name_the_flag_to_extract_with(name: str, scope: str, flag: str) -> None:
     with pytest.raises(BadParameter, match=flag):
         label(corpus(), name, rows=word_rows(corpus()), scope=scope)
 
 
-def changed(split: str, **changes: Any) -> Corpus:
-    return Corpus(tuple(replace(e, **changes) if e.split == split else e for e in corpus().examples))
+def changed(part: str, **changes: Any) -> Corpus:
+    return Corpus(tuple(replace(e, **changes) if e.split == part else e for e in corpus().examples))
 
 
 def upos(*tags: str | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sklearn.svm import LinearSVC
 
 from probing.corpus import Corpus
 from probing.errors import BadParameter, DegenerateDesign, NonFiniteStates, ProvenanceMismatch, UnknownName, UnknownSite
-from probing.probes.linear import MEMBER as LinearProbe
+from probing.probes.linear import LinearProbe
 from probing.records import from_json, to_json
 from probing.results import NO_SITE, ProbeResults
 from probing.training import train
@@ -212,7 +212,7 @@ def test_scikit_learn_estimators_are_probes() -> None:
 
 
 def test_a_store_of_another_corpus_is_refused() -> None:
-    with pytest.raises(ProvenanceMismatch, match="(?s)another corpus.*next step"):
+    with pytest.raises(ProvenanceMismatch, match=r"(?s)another corpus.*next step"):
         run(tag_store(), word_corpus(seed=5))
 
 
