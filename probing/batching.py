@@ -17,6 +17,7 @@ from probing.errors import BadParameter
 
 MAX_SHARDS = 100_000
 EXAMPLES_PER_SHARD = 8192
+PASS_COST = 64
 
 
 def shard_starts(corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int) -> tuple[int, ...]:
@@ -56,17 +57,29 @@ def row_estimate(example: Example, scope: str) -> int:
     return {"word": len(example.words), "sentence": 1}.get(scope, len(example.text) // 4 + 1)
 
 
-def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int, pass_cost: int = PASS_COST) -> list[list[int]]:
     """Positions grouped so that inputs of like length share a batch of at most `tokens_per_batch` padded pieces.
 
-    The longest come first, ties in order; an input longer than the budget is a batch alone; length 0 is left out.
+    The longest come first, ties in order; an input longer than the budget is a batch alone; length 0 is left out. Of
+    all cuts of that order, the one with the least padded pieces + `pass_cost` · batches, by dynamic programming.
+
+    Args:
+        lengths: pieces of each input.
+        tokens_per_batch: the most padded pieces of a batch.
+        pass_cost: what one more forward pass costs, in pieces.
     """
     order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (-lengths[i], i))
-    batches: list[list[int]] = []
-    for i in order:
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > tokens_per_batch:
-            batches.append([])
-        batches[-1].append(i)
+    best, cut = [0] * (len(order) + 1), [0] * len(order)  # cost of the inputs from i on, and where its batch ends
+    for i in range(len(order) - 1, -1, -1):
+        longest = lengths[order[i]]
+        largest = max(1, tokens_per_batch // longest)
+        ends = range(i + 1, min(i + largest, len(order)) + 1)
+        cut[i] = min(ends, key=lambda end: longest * (end - i) + best[end])
+        best[i] = pass_cost + longest * (cut[i] - i) + best[cut[i]]
+    batches, i = [], 0
+    while i < len(order):
+        batches.append(order[i : cut[i]])
+        i = cut[i]
     return batches
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -78,9 +79,16 @@ def extract(
     missing = list(writer.missing())
     todo = [corpus.examples[bounds[shard] : bounds[shard + 1]] for shard in missing]
     writer.preflight(row_bytes * sum(row_estimate(example, reading.scope) for part in todo for example in part))
-    with _progress(sum(n_words(example) for part in todo for example in part), progress) as advance:
+    total = sum(n_words(example) for part in todo for example in part)
+    with _progress(total, progress) as advance, model.many_states(), ThreadPoolExecutor(max_workers=1) as background:
+        commit: Future[None] | None = None  # of the shard before, while the model reads the next
         for shard, examples in zip(missing, todo, strict=True):
-            writer.commit(shard, read_shard(model, examples, bounds[shard], reading, advance))
+            content = read_shard(model, examples, bounds[shard], reading, advance)
+            if commit is not None:
+                commit.result()
+            commit = background.submit(writer.commit, shard, content)
+        if commit is not None:
+            commit.result()
     writer.seal()
     return Store.open(Path(to))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,6 +15,7 @@ from probing.alignment import Encoded
 from probing.errors import BadParameter, UnsupportedModel
 from probing.models._identity import model_identity, tokenizer_identity
 from probing.models._loading import load
+from probing.models._packing import packed_linear_layers
 from probing.models.huggingface import HuggingFaceTrunk
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative; half precision: 2e-2
@@ -165,6 +167,12 @@ class LanguageModel:
         """
         with torch.inference_mode():
             return self._trunk.read(*self._padded(batch), sites)
+
+    @contextmanager
+    def many_states(self) -> Iterator[None]:
+        """Within the block, `states` is faster where it can be; the weights must not change meanwhile."""
+        with torch.inference_mode(), packed_linear_layers(self._trunk.trunk):
+            yield
 
     def first_piece(self, batch: Sequence[Encoded]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """`(B,)` column of each input's first piece: above 0 behind left padding."""

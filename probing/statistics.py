@@ -50,7 +50,8 @@ def replicates(samples: NDArray[np.float64], *, seed: int = 0) -> NDArray[np.flo
     In replicate r the clusters are those of resample r; draws and seeds are drawn with replacement. The deviations
     of m draws (or seeds) are stretched by √(m / (m - 1)), since resampling m items shows only (m - 1)/m of their
     variance. With one draw or one seed that component is unknown and left out: the interval then speaks of that draw
-    or seed alone. With a handful of draws the interval is a little narrow where draws, not rows, dominate.
+    or seed alone. Where draws, not rows, make up all of the variation, a handful cannot show it: a 95 % interval then
+    covers about 88 % with five draws, 83 % with three and 65 % with two.
     """
     overall: NDArray[np.float64] = samples.mean((0, 1))
     random = np.random.default_rng(seed)
@@ -87,8 +88,12 @@ def one_sided_p(gain: float, samples: NDArray[np.float64], *, margin: float = 0.
     """p of `gain ≤ margin`, by the normal approximation with the bootstrap standard error.
 
     Not the share of samples below the margin: that cannot fall below 1/R, too coarse for adjustment over many tests.
+    An undefined gain, or one whose error is unknown, shows nothing: p is 1.
     """
-    error = float(np.nanstd(samples, ddof=1)) if np.isfinite(samples).sum() > 1 else 0.0
+    known = samples[np.isfinite(samples)]
+    if len(known) < 2 or not math.isfinite(gain):
+        return 1.0
+    error = float(known.std(ddof=1))
     if error == 0.0:
         return 0.0 if gain > margin else 1.0
     return 0.5 * math.erfc((gain - margin) / error / math.sqrt(2.0))

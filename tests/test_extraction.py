@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from itertools import combinations, pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -184,6 +187,21 @@ def test_batches_hold_like_lengths_within_the_budget_and_every_input_once():
     assert sorted(i for batch in batches for i in batch) == [0, 1, 3, 4, 5, 6, 7]
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 18 for b in batches)
     assert batches[0] == [5] and batches[1] == [1, 4]
+
+
+def test_batches_are_the_cheapest_cuts_of_the_sorted_inputs():
+    rng = random.Random(0)
+    for _ in range(50):
+        lengths = sorted((rng.randint(1, 12) for _ in range(9)), reverse=True)
+        budget, one_pass = rng.choice((12, 20, 40)), rng.choice((0, 3, 10))
+        cuts = ([0, *inner, 9] for n in range(9) for inner in combinations(range(1, 9), n))
+        allowed = [
+            sum(one_pass + lengths[a] * (b - a) for a, b in pairwise(cut))
+            for cut in cuts
+            if all(b - a == 1 or lengths[a] * (b - a) <= budget for a, b in pairwise(cut))
+        ]
+        found = length_sorted_batches(lengths, budget, one_pass)
+        assert sum(one_pass + lengths[batch[0]] * len(batch) for batch in found) == min(allowed)
 
 
 def test_bar_is_shown_when_asked_for(tmp_path, capsys):

@@ -163,3 +163,15 @@ def test_model_without_head_has_no_logits():
     model = LanguageModel.from_modules(build("gpt2").transformer, byte_tokenizer())
     with pytest.raises(UnsupportedModel, match="kind='causal'"):
         model.logits(model.encode(["a"]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_many_states_are_the_same_states_and_leave_no_trace(family):
+    model = language_model(family)
+    inputs = model.encode(["the thing", "a", "the being in the inning"])
+    plain = model.states(inputs, model.sites)
+    with model.many_states():
+        packed = model.states(inputs, model.sites)
+    for site in model.sites:
+        torch.testing.assert_close(packed[site], plain[site], rtol=1e-5, atol=1e-6)
+        assert torch.equal(model.states(inputs, [site])[site], plain[site])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probing.corpus import SPLITS
 from probing.design import Labels
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
 
@@ -27,7 +28,7 @@ def drawn_by_key(labels: Labels, key: str, *, name: str, draw: int, seed: int) -
 
     Raises:
         UnknownName: no such key, with the nearest name.
-        DegenerateDesign: fewer than two distinct values are left in train.
+        DegenerateDesign: fewer than two distinct values are left in train, or for real targets in any split.
     """
     codes = _codes_of(labels, key)
     train = labels.rows("train")
@@ -36,20 +37,23 @@ def drawn_by_key(labels: Labels, key: str, *, name: str, draw: int, seed: int) -
     uniforms = np.array([uniform_of(names[code], draw=draw, seed=seed) for code in present])
     values = _inverse_distribution(labels, train, uniforms)
     y = values[np.searchsorted(present, codes)]
-    refuse_single_value(y[train], name=name)
+    # R² and rank correlation are undefined where all targets of a split are equal; accuracy is not.
+    for split in SPLITS if labels.kind == "real" else ("train",):
+        if len(rows := labels.rows(split)):
+            refuse_single_value(y[rows], name=name, split=split)
     seen = np.isin(codes, codes[train])
     return replace(labels, y=y, seen=seen, ceiling=_ceiling(labels, train, seen), control=f"{name}#{draw}")
 
 
-def refuse_single_value(y: NDArray[Any], *, name: str) -> None:
-    """Stop if a control has made all training labels equal.
+def refuse_single_value(y: NDArray[Any], *, name: str, split: str = "train") -> None:
+    """Stop if a control has made all labels of a split equal.
 
     Raises:
         DegenerateDesign: fewer than two distinct values.
     """
     if len(np.unique(y)) < 2:
         raise DegenerateDesign(
-            f"control {name} leaves fewer than two distinct labels in train",
+            f"control {name} leaves fewer than two distinct labels in {split}",
             needed="at least two",
             found=str(len(np.unique(y))),
             next_step="key the control on a column with more values, or change the root seed",

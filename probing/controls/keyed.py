@@ -33,7 +33,8 @@ class KeyedControl(Control):
 
         Raises:
             UnknownName: no such key, with the nearest name.
-            DegenerateDesign: the rows have no key at all, or fewer than two classes are left in train.
+            DegenerateDesign: the rows have no key at all, or fewer than two labels are left in train (for a real
+                target: in any split).
         """
         if not labels.keys:
             raise DegenerateDesign(

@@ -1,0 +1,101 @@
+"""The house as drawn: imports go down only, no cycles, small files, data folders without Python, a light start."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "probing"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures")
+# From the ground up; a module may import its own layer (without cycles) and those below.
+LAYERS = [
+    {"errors", "seeds", "registry"},
+    {"corpus", "site", "provenance", "alignment", "design", "records", "store", "statistics"},
+    {"contracts"},
+    {*MEMBERS, "specs", "sources", "language_model", "batching", "units"},
+    {"labelling", "label_checks", "plan", "scoring", "shard_reading", "extraction", "training", "results"},
+    {"reporting"},
+    {"jobs", "study", "cli", "__main__", "__init__"},
+]
+HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "h5py", "pandas", "pyarrow", "matplotlib", "numpy")
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+NAMES = {name_of(file) for file in FILES}
+
+
+def imports(file: Path, *, at_load: bool = False) -> set[str]:
+    """Modules of the package that a file imports; with `at_load`, only those imported when it is."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    nodes = tree.body if at_load else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "probing":
+            found |= {
+                f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in NAMES else node.module for a in node.names
+            }
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in NAMES}
+    return {name for name in found if name != "probing"}
+
+
+def layer(name: str) -> int:
+    part = name.split(".")[1]
+    found = [level for level, parts in enumerate(LAYERS) if part in parts]
+    assert found, f"{name} has no place in the house: name it in LAYERS and in the README"
+    return found[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_go_down_only(file: Path) -> None:
+    name = name_of(file)
+    up = [other for other in imports(file) if layer(other) > layer(name)]
+    assert not up, f"{name} imports {up}"
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name in MEMBERS], ids=name_of)
+def test_members_know_no_other_folder_of_members(file: Path) -> None:
+    others = {name.split(".")[1] for name in imports(file)} & set(MEMBERS) - {file.parent.name}
+    assert not others
+
+
+def test_no_cycles() -> None:
+    graph = {name_of(file): imports(file, at_load=True) - {name_of(file)} for file in FILES}
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(FILES)
+
+
+def test_files_are_short() -> None:
+    assert not {name_of(f): n for f in FILES if (n := len(f.read_text(encoding="utf-8").splitlines())) > 300}
+
+
+def test_data_folders_hold_no_python() -> None:
+    assert not [*(ROOT / "datasets").rglob("*.py"), *(ROOT / "cache").rglob("*.py")]
+
+
+def test_readme_names_every_file_and_folder_of_the_package() -> None:
+    tree = re.findall(r"```\n(probing/\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)[0]
+    parts = {file.relative_to(PACKAGE).parts[0] for file in FILES} - {"__main__.py"}
+    missing = sorted(part for part in parts if not re.search(rf"\b{re.escape(part.removesuffix('.py'))}\b", tree))
+    assert not missing
+
+
+@pytest.mark.parametrize("program", ["import probing", "from probing.cli import main; main()"])
+def test_starting_loads_nothing_heavy(program: str) -> None:
+    after = f"import json, sys; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]), file=sys.stderr)"
+    code = f"import atexit\natexit.register(lambda: exec({after!r}))\n{program}"
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr.splitlines()[-1]) == []
