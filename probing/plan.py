@@ -219,7 +219,7 @@ def _controls(items: Sequence[Any] | None, labels: Labels, root_seed: int) -> tu
     for control in built:
         count: int = control.draws
         draws = tuple(control.apply(labels, draw=draw, seed=seed) for draw in range(count))
-        sets.append(ControlSet(draws[0].control.partition("#")[0], control, draws))
+        sets.append(ControlSet(draws[0].control.rpartition("#")[0], control, draws))
     names = [one.name for one in sets]
     for twice in {name for name in names if names.count(name) > 1}:
         raise BadParameter(f"control {twice} is given twice", found=twice, next_step="name each one once")

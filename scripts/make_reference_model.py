@@ -43,6 +43,8 @@ SETTINGS = {
     "interchange_rows": 64, "pairs": 4096, "probe_rows": 3000, "seed": 7,
 }  # fmt: skip
 USED, UNUSED = 0.10, 0.02
+ROWS = 256  # pairs at once: thousands at once take three times as long
+POSITIONS = ("time", "subject", "query")
 PROPERTIES = {"subject_number": "plural", "tense": "present", "animacy": "inanimate"}
 INTENDED = {
     **{("animacy", layer, position): "unused" for layer in range(4) for position in ("subject", "query")},
@@ -232,23 +234,17 @@ def share_of_peak(step: int) -> float:
 def certify(reader: Reader, ids: dict[str, int], random_: random.Random) -> list[dict[str, object]]:
     """One record per (site, position, property): S, E, MF, the label they give, and a probe's accuracy."""
     prompts = [sample(random_) for _ in range(SETTINGS["pairs"])]
-    batch = encode(prompts, ids)
-    clean = reader.behaviour(batch)
-    spread = float(clean.var(0).sum().sqrt())
     decodable = probe_accuracies(reader, ids, random_)
     cells = []
     for name, field in PROPERTIES.items():
-        flipped = encode([prompt.flipped(field) for prompt in prompts], ids)
+        parts = [interchanged(reader, ids, prompts[i : i + ROWS], field) for i in range(0, len(prompts), ROWS)]
+        clean, contrast, changes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        spread = float(clean.var(0).sum().sqrt())
         sign = torch.tensor([1.0 if getattr(prompt, field) == 0 else -1.0 for prompt in prompts])
         strata = [stratum(prompt, without=field) for prompt in prompts]
-        contrast = reader.behaviour(flipped) - clean
-        states = reader.states(flipped)
-        for layer, state in enumerate(states):
-            for position in ("time", "subject", "query"):
-                value = at(state, flipped.position(position))
-                with setting(reader.model, layer, batch.position(position), value):
-                    change = reader.behaviour(batch) - clean
-                figures = effects(change, contrast, sign, strata, spread)
+        for layer in range(SETTINGS["layers"] + 1):
+            for i, position in enumerate(POSITIONS):
+                figures = effects(changes[:, layer, i], contrast, sign, strata, spread)
                 cells.append(
                     {
                         "site": f"resid.{layer}",
@@ -261,6 +257,22 @@ def certify(reader: Reader, ids: dict[str, int], random_: random.Random) -> list
                     }
                 )
     return cells
+
+
+def interchanged(
+    reader: Reader, ids: dict[str, int], prompts: list[Prompt], field: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What minimal pairs do: behaviour `(n, 4)`, how it differs in the pair `(n, 4)`, and how each exchange of one
+    state changes it `(n, layer, position, 4)`.
+    """
+    batch, flipped = encode(prompts, ids), encode([prompt.flipped(field) for prompt in prompts], ids)
+    clean = reader.behaviour(batch)
+    changes = []
+    for layer, state in enumerate(reader.states(flipped)):
+        for position in POSITIONS:
+            with setting(reader.model, layer, batch.position(position), at(state, flipped.position(position))):
+                changes.append(reader.behaviour(batch) - clean)
+    return clean, reader.behaviour(flipped) - clean, torch.stack(changes, 1).unflatten(1, (-1, len(POSITIONS)))
 
 
 def stratum(prompt: Prompt, *, without: str) -> tuple[int, ...]:
@@ -306,7 +318,7 @@ def probe_accuracies(reader: Reader, ids: dict[str, int], random_: random.Random
     for name, field in PROPERTIES.items():
         y = np.array([getattr(prompt, field) for prompt in prompts])
         for layer, state in enumerate(states):
-            for position in ("time", "subject", "query"):
+            for position in POSITIONS:
                 X = at(state, batch.position(position)).numpy()
                 probe = LogisticRegression(max_iter=300).fit(X[:cut], y[:cut])
                 found[name, layer, position] = round(float(probe.score(X[cut:], y[cut:])), 4)
@@ -359,7 +371,7 @@ def write(
         "weights_sha256": hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest(),
         "behaviour": {"position": "query", "answers": list(ANSWERS), "accuracy": right},
         "thresholds": {"used": f"S >= {USED}", "unused": f"E <= {UNUSED}", "otherwise": "band"},
-        "planted_directions": {"animacy": [round(float(x), 6) for x in head.weight[0]]},
+        "planted_directions": {"animacy": [round(x, 6) for x in head.weight[0].tolist()]},
         "cells": cells,
     }
     (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8", newline="\n")

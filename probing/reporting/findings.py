@@ -1,7 +1,7 @@
 """Finding: one plain sentence per task, what it does not show, its evidence and what would overturn it.
 
 The criterion: a task is *decodable* at a site when the gain over the best baseline clears its margin (0.02 accuracy) on
-test at an adjusted p of at most 0.05, and *selectively decodable* when the interval of selectivity against every
+test at an adjusted p of at most 0.025, and *selectively decodable* when the interval of selectivity against every
 control also lies above 0. The site is chosen on dev.
 """
 
@@ -17,7 +17,7 @@ from probing.reporting.task_results import TaskResults, by_task, comparison, lea
 from probing.reporting.wording import count, decimal, half_width, measure_title, plural, probability, with_interval
 
 Status = Literal["selectively decodable", "decodable", "not shown to be decodable", "not judged"]
-ALPHA = 0.05
+ALPHA = 0.025  # one-sided, as the lower end of a 95 % interval
 
 
 @dataclass(frozen=True)

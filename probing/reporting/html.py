@@ -102,8 +102,8 @@ _READING = (
     ("Intervals", "95 %, from resampling whole sentences (or documents), with the seeds of the probe and the draws of "
      "the control."),
     ("Decodable", "at the site and probe that score best on dev, the gain over the best baseline on test clears the "
-     "margin (0.02 of accuracy) with an adjusted p of at most 0.05. Selectively decodable: the interval of selectivity "
-     "also lies above 0, for every control."),
+     "margin (0.02 of accuracy) with a one-sided adjusted p of at most 0.025. Selectively decodable: the interval of "
+     "selectivity also lies above 0, for every control."),
 )  # fmt: skip
 
 _LIMITS = (
