@@ -338,6 +338,16 @@ def test_without_baselines_nothing_is_judged():
     assert reporting.finding([bare]).status == "not judged"
 
 
+@pytest.mark.parametrize(("sentences", "judged"), [(19, False), (20, True)])
+def test_few_test_sentences_are_not_judged_however_good_the_score(sentences, judged):
+    result = a_result("resid.1")
+    result = replace(result, facts=result.facts | {"sentences": {"train": 90, "dev": 20, "test": sentences}})
+    said = reporting.finding([result])
+    assert (said.status != "not judged") == judged
+    assert ("too few to judge" in said.sentence) != judged
+    assert ("beyond the margin" in said.sentence) == judged
+
+
 def test_a_finding_is_about_one_task():
     with pytest.raises(InputError):
         reporting.finding(upos_like() + depth_like())

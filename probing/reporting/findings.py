@@ -2,7 +2,8 @@
 
 The criterion: a task is *decodable* at a site when the gain over the best baseline clears its margin (0.02 accuracy) on
 test at an adjusted p of at most 0.025, and *selectively decodable* when the interval of selectivity against every
-control also lies above 0. The site is chosen on dev.
+control also lies above 0. The site is chosen on dev. Nothing is judged on fewer than 20 test sentences: resampled, so
+few, all of them right, give an interval without width.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from probing.reporting.wording import count, decimal, half_width, measure_title,
 
 Status = Literal["selectively decodable", "decodable", "not shown to be decodable", "not judged"]
 ALPHA = 0.025  # one-sided, as the lower end of a 95 % interval
+MIN_SENTENCES = 20
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,18 @@ def judge(task: TaskResults, result: ProbeResult) -> Judgement | None:
     gain = least_gain(measured)
     controls = [c for c in measured.comparisons if c.is_selectivity]
     weakest = min(controls, key=lambda c: c.selectivity.low) if controls else None
-    if gain is None:
-        return Judgement(result, measured, None, weakest, "not judged")
+    if gain is None or _too_few(result):
+        return Judgement(result, measured, gain, weakest, "not judged")
     if gain.p_adjusted > ALPHA or gain.gain.value <= gain.margin:
         return Judgement(result, measured, gain, weakest, "not shown to be decodable")
     selective = weakest is not None and weakest.selectivity.low > 0
     return Judgement(result, measured, gain, weakest, "selectively decodable" if selective else "decodable")
+
+
+def _too_few(result: ProbeResult) -> int | None:
+    """The number of test sentences, where it is too small to judge by."""
+    sentences: int | None = result.facts.get("sentences", {}).get("test")
+    return sentences if sentences is not None and sentences < MIN_SENTENCES else None
 
 
 def _only_task(results: Sequence[ProbeResult]) -> TaskResults:
@@ -112,7 +120,7 @@ def _sentence(task: TaskResults, judged: Judgement) -> str:
         _opening(task, judged),
         f"on {count(judged.measured.score.n)} test rows {measure_title(task.primary)} "
         f"is {with_interval(judged.measured.score)}",
-        _gain_clause(judged.gain),
+        _gain_clause(judged.gain, judged.status),
         _control_clause(judged),
     ]
     return "; ".join(part for part in parts if part) + "."
@@ -127,6 +135,8 @@ def _opening(task: TaskResults, judged: Judgement) -> str:
             return f"{task.title} is decodable, but not shown to be selectively decodable, {where}"
         case "decodable":
             return f"{task.title} is decodable {where}; without a control task nothing can be said of selectivity"
+        case "not judged" if few := _too_few(judged.result):
+            return f"{few} test sentences are too few to judge whether {task.title} is decodable {where}"
         case "not judged":
             return f"Whether {task.title} is decodable {where} cannot be judged without a baseline"
         case _:
@@ -138,10 +148,12 @@ def _choice(task: TaskResults) -> str:
     return f" (the best of {options} site-probe pairs, chosen on {task.chosen_on})" if options > 1 else ""
 
 
-def _gain_clause(gain: Gain | None) -> str:
+def _gain_clause(gain: Gain | None, status: Status) -> str:
     if gain is None:
         return ""
     clause = f"the gain over the best baseline ({gain.baseline}) is {with_interval(gain.gain)}"
+    if status == "not judged":
+        return clause
     if gain.p_adjusted <= ALPHA and gain.gain.value > gain.margin:
         return f"{clause}, beyond the margin of {_margin(gain)} (adjusted p {probability(gain.p_adjusted)})"
     return (
