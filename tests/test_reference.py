@@ -1,0 +1,474 @@
+"""The corpus is what its script writes, its labels agree with its words, and the model is as truth.json says."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from probing.corpus import SPLITS, Corpus
+from probing.language_model import LanguageModel
+from probing.specs import build
+from probing.study import Study, task_level
+from tests.conftest import REFERENCE, ROOT
+
+README = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
+ANSWERS = {
+    ("past", "singular"): "was", ("past", "plural"): "were",
+    ("present", "singular"): "is", ("present", "plural"): "are",
+}  # fmt: skip
+PAST = {"formerly", "previously", "originally", "earlier", "once", "historically"}
+PRESENT = {"nowadays", "currently", "presently", "now", "still", "always"}
+ANIMATE = {
+    "painter", "teacher", "sailor", "farmer", "dancer", "doctor", "singer", "writer", "lawyer", "tiger", "rabbit",
+    "falcon", "guard", "cook", "judge", "guide", "patient", "official", "native", "criminal", "baker", "spider",
+    "hunter", "parrot",
+}  # fmt: skip
+PATTERN = re.compile(r"ADV DET (ADJ ){0,2}NOUN (ADP|PRON VERB) DET (ADJ ){0,3}NOUN ADV")
+PAIRS = 256
+POSITIONS = ("time", "subject", "query")
+FIELDS = {"subject_number": "plural", "tense": "present", "animacy": "inanimate"}
+STRATA = (*FIELDS.values(), "attractor_plural", "relative")
+
+Row = dict[str, Any]
+Cell = tuple[str, str, str]
+
+
+def read(split: str) -> list[Row]:
+    return [json.loads(line) for line in (REFERENCE / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def every(rows: dict[str, list[Row]]) -> list[Row]:
+    return [row for part in rows.values() for row in part]
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, list[Row]]:
+    return {split: read(split) for split in SPLITS}
+
+
+@pytest.fixture(scope="module")
+def grammar() -> ModuleType:
+    """scripts/make_reference_corpus.py as a module."""
+    name = "make_reference_corpus"
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def truth() -> dict[str, Any]:
+    return json.loads((REFERENCE / "truth.json").read_text(encoding="utf-8"))
+
+
+def script(name: str, *arguments: str) -> str:
+    command = [sys.executable, f"scripts/{name}.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+# The corpus
+
+
+def test_the_corpus_is_byte_for_byte_what_the_script_writes(tmp_path: Path) -> None:
+    script("make_reference_corpus", str(tmp_path))
+    assert {file.name for file in tmp_path.iterdir()} == {f"{split}.jsonl" for split in SPLITS}
+    for file in tmp_path.iterdir():
+        assert file.read_bytes() == (REFERENCE / file.name).read_bytes(), file.name
+
+
+def test_the_readme_has_the_checksums_of_the_files() -> None:
+    said = dict(re.findall(r"\| `(reference/\S+)` .*`([0-9a-f]{64})` \|", README))
+    assert set(said) == {*(f"reference/{split}.jsonl" for split in SPLITS), "reference/model/model.safetensors"}
+    for name, digest in said.items():
+        assert hashlib.sha256((ROOT / "datasets" / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_every_row_has_the_documented_columns(rows: dict[str, list[Row]]) -> None:
+    columns = README.split("## Columns")[1].split("\n## ")[0]
+    documented = re.findall(r"^\| `([\w:]+)` \| (word|sentence|list of words) \|", columns, re.MULTILINE)
+    assert len(documented) == 15
+    for row in every(rows):
+        assert list(row) == [name for name, _ in documented]
+        for name, level in documented:
+            if level == "sentence":
+                assert isinstance(row[name], str) and row[name]
+            else:
+                assert isinstance(row[name], list) and len(row[name]) == len(row["words"])
+
+
+def test_splits_share_no_document_text_or_identity(rows: dict[str, list[Row]]) -> None:
+    assert {split: len(part) for split, part in rows.items()} == {"train": 1600, "dev": 400, "test": 400}
+    for column in ("id", "text"):
+        assert len({row[column] for row in every(rows)}) == 2400
+    documents = [{row["document"] for row in part} for part in rows.values()]
+    assert [len(names) for names in documents] == [400, 100, 100]
+    assert len(set.union(*documents)) == 600
+
+
+def test_every_document_has_each_number_with_each_tense_once(rows: dict[str, list[Row]]) -> None:
+    found = Counter((r["document"], r["subject"], r["subject_number"], r["tense"]) for r in every(rows))
+    assert set(found.values()) == {1}
+    assert len(found) == 4 * len({document for document, *_ in found}) == 2400
+
+
+def test_a_third_of_the_test_documents_has_a_subject_that_no_other_split_has(rows: dict[str, list[Row]]) -> None:
+    known = {lemma for split in ("train", "dev") for row in rows[split] for lemma in row["lemma"]}
+    assert len({row["document"] for row in rows["test"] if row["subject"] not in known}) == 35
+    assert {row["subject"] for row in rows["dev"]} <= {row["subject"] for row in rows["train"]}
+
+
+def test_word_labels_agree_with_the_words(rows: dict[str, list[Row]]) -> None:
+    for row in every(rows):
+        assert row["text"] == " ".join(row["words"])
+        assert PATTERN.fullmatch(" ".join(row["upos"])), row["id"]
+        for word, lemma, tag, number in zip(
+            row["words"], row["lemma"], row["upos"], row["feature:Number"], strict=True
+        ):
+            if tag == "NOUN":
+                assert (word, number) in {(lemma, "Sing"), (lemma + "s", "Plur")}, row["id"]
+            elif tag == "VERB":
+                past = lemma + ("d" if lemma.endswith("e") else "ed")
+                assert (word, number) in {(lemma + "s", "Sing"), (lemma, "Plur"), (past, None)}, row["id"]
+            else:
+                assert (word, number) == (lemma, None), row["id"]
+            assert (word == "the") == (tag == "DET") and (word == "that") == (tag == "PRON"), row["id"]
+
+
+def test_sentence_labels_agree_with_the_words(rows: dict[str, list[Row]]) -> None:
+    for row in every(rows):
+        subject, attractor = (i for i, tag in enumerate(row["upos"]) if tag == "NOUN")
+        assert row["words"][0] in (PAST if row["tense"] == "past" else PRESENT), row["id"]
+        assert row["subject"] == row["lemma"][subject]
+        assert row["document"] == f"{row['subject']}-{row['lemma'][attractor]}"
+        assert (row["animacy"] == "animate") == (row["subject"] in ANIMATE), row["id"]
+        for column, noun in (("subject_number", subject), ("attractor_number", attractor)):
+            assert (row[column] == "plural") == row["words"][noun].endswith("s"), row["id"]
+        assert row["template"] == ("relative" if "that" in row["words"] else "preposition")
+        assert row["answer"] == ANSWERS[row["tense"], row["subject_number"]], row["id"]
+
+
+def test_relative_verbs_agree_with_the_subject_and_the_tense(rows: dict[str, list[Row]]) -> None:
+    seen = Counter()
+    for row in every(rows):
+        if row["template"] == "relative":
+            form, lemma = (row[name][row["upos"].index("VERB")] for name in ("words", "lemma"))
+            plural, past = row["subject_number"] == "plural", row["tense"] == "past"
+            assert form.endswith("ed") if past else form == lemma + ("" if plural else "s"), row["id"]
+            seen[row["answer"]] += 1
+    assert min(seen.values()) > 200 and len(seen) == 4
+
+
+def test_heads_are_the_tree_of_the_grammar(rows: dict[str, list[Row]]) -> None:
+    for row in every(rows):
+        tags = row["upos"]
+        subject, attractor = (i + 1 for i, tag in enumerate(tags) if tag == "NOUN")
+        verb = tags.index("VERB") + 1 if "VERB" in tags else None
+        for place, (tag, head) in enumerate(zip(tags, row["head"], strict=True), 1):
+            expected = {
+                "ADV": subject, "DET": subject if place < subject else attractor,
+                "ADJ": subject if place < subject else attractor,
+                "NOUN": 0 if place == subject else verb or subject, "ADP": attractor, "PRON": verb, "VERB": subject,
+            }[tag]  # fmt: skip
+            assert head == expected, (row["id"], place)
+
+
+def test_minimal_pairs_differ_in_one_property_only(grammar: ModuleType) -> None:
+    random_ = random.Random(1)
+    for _ in range(200):
+        prompt = grammar.sample(random_)
+        words = [token.form for token in prompt.tokens()]
+        verb = 3 + len(prompt.adjectives) + 1
+        for field, expected in (
+            ("inanimate", {prompt.subject_position}),
+            ("plural", {prompt.subject_position} | ({verb} if prompt.relative and prompt.present else set())),
+            ("present", {0} | ({verb} if prompt.relative else set())),
+        ):
+            other = prompt.flipped(field)
+            changed = {i for i, token in enumerate(other.tokens()) if token.form != words[i]}
+            assert len(other.tokens()) == len(words) and changed == expected, (field, words)
+            assert (other.answer == prompt.answer) == (field == "inanimate")
+
+
+def test_the_corpus_reads_as_a_corpus() -> None:
+    corpus = Corpus.read({split: str(REFERENCE / f"{split}.jsonl") for split in SPLITS})
+    assert Counter(example.split for example in corpus.examples) == {"train": 1600, "dev": 400, "test": 400}
+    for example, row in zip(corpus.examples, every({split: read(split) for split in SPLITS}), strict=True):
+        assert list(example.forms) == row["words"]
+        assert example.columns["animacy"] == row["animacy"]
+        assert example.document == row["document"]
+
+
+# The model
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model folder, opened by Hugging Face alone."""
+
+    model: Any
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, folder: Path) -> Shipped:
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        return cls(model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True))
+
+    def logits(self, texts: list[str]) -> Tensor:
+        """`(B, V)` at the last piece of each text."""
+        pieces = self.tokenizer(texts, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            every = self.model(input_ids=pieces["input_ids"], attention_mask=pieces["attention_mask"]).logits
+        return every[torch.arange(len(texts)), pieces["attention_mask"].sum(1) - 1]
+
+    def answers(self, texts: list[str]) -> Tensor:
+        """`(B, 4)` centred logits of the four answers."""
+        ids = self.tokenizer.convert_tokens_to_ids(list(ANSWERS.values()))
+        chosen = self.logits(texts)[:, ids]
+        return chosen - chosen.mean(1, keepdim=True)
+
+    def sites(self) -> list[Any]:
+        """The modules that resid.0 … resid.3 enter."""
+        return [*self.model.transformer.h, self.model.transformer.ln_f]
+
+    def states(self, texts: list[str]) -> list[Tensor]:
+        """`(B, T, D)` at every site."""
+        found: list[Tensor] = []
+        with ExitStack() as hooks:
+            for module in self.sites():
+                hooks.enter_context(module.register_forward_pre_hook(lambda _, args: found.append(args[0].clone())))
+            self.logits(texts)
+        return found
+
+    def exchanged(self, texts: list[str], site: int, place: Tensor, states: Tensor) -> Tensor:
+        """`answers` of texts whose state at `resid.site` and `place` is the one in `states`."""
+        at = torch.arange(len(texts)), place
+
+        def put(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (args[0].index_put(at, states[at]), *args[1:])
+
+        with self.sites()[site].register_forward_pre_hook(put):
+            return self.answers(texts)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`strength` is S, `size` is E; shares of pairs whose likeliest answer changed, and became the pair's."""
+
+    strength: float
+    size: float
+    changed: float
+    followed: float
+
+
+def measure(shipped: Shipped, grammar: ModuleType, seed: int = 0, pairs: int = PAIRS) -> dict[Cell, Measured]:
+    """The certificate's cells again, on fresh pairs, by code that shares nothing with the script's."""
+    random_ = random.Random(f"certificate again {seed}")
+    prompts = [grammar.sample(random_) for _ in range(pairs)]
+    texts = [text_of(prompt) for prompt in prompts]
+    clean = shipped.answers(texts)
+    scale = clean.var(0).sum().sqrt()
+    subject = torch.tensor([[token.head for token in prompt.tokens()].index(0) for prompt in prompts])
+    last = torch.tensor([len(prompt.tokens()) - 1 for prompt in prompts])
+    places = {"time": torch.zeros_like(last), "subject": subject, "query": last}
+    found = {}
+    for name, field in FIELDS.items():
+        others = [text_of(prompt.flipped(field)) for prompt in prompts]
+        states = shipped.states(others)
+        target = shipped.answers(others).argmax(1)
+        sign = torch.tensor([1.0 - 2.0 * getattr(prompt, field) for prompt in prompts])
+        strata = {}
+        for i, prompt in enumerate(prompts):
+            key = tuple(
+                getattr(prompt, other) for other in (*FIELDS.values(), "attractor_plural", "relative") if other != field
+            )
+            strata.setdefault(key, []).append(i)
+        for site, state in enumerate(states):
+            for position, place in places.items():
+                done = shipped.exchanged(texts, site, place, state)
+                change = (done - clean) / scale
+                signed = sign[:, None] * change
+                strength = sum(len(i) / pairs * float(signed[i].mean(0).square().sum()) for i in strata.values())
+                found[f"resid.{site}", position, name] = Measured(
+                    strength**0.5, float(change.square().sum(1).mean().sqrt()),
+                    float((done.argmax(1) != clean.argmax(1)).float().mean()),
+                    float((done.argmax(1) == target).float().mean()),
+                )  # fmt: skip
+    return found
+
+
+def text_of(prompt: Any) -> str:
+    return " ".join(token.form for token in prompt.tokens())
+
+
+def cells_of(truth: dict[str, Any]) -> dict[Cell, dict[str, Any]]:
+    return {(cell["site"], cell["position"], cell["property"]): cell for cell in truth["cells"]}
+
+
+def check_certificate(cells: dict[Cell, dict[str, Any]], found: dict[Cell, Measured]) -> None:
+    """Every cell's figures and label, and what its exchange does to the likeliest answer."""
+    assert set(found) == set(cells)
+    for cell, measured in found.items():
+        said = cells[cell]
+        assert measured.strength == pytest.approx(said["S"], rel=0.15, abs=0.01), cell
+        assert measured.size == pytest.approx(said["E"], rel=0.15, abs=0.01), cell
+        if said["certified"] == "unused":
+            assert measured.size <= 0.02 and measured.changed == 0, cell
+        if said["certified"] == "used":
+            assert measured.strength >= 0.10, cell
+            if said["MF"] > 0.9:
+                assert measured.changed > 0.95 and measured.followed > 0.95, cell
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Passes this small lose more to waiting than a second thread gains."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Shipped:
+    return Shipped.load(REFERENCE / "model")
+
+
+def test_the_model_is_a_small_folder_of_safetensors(truth: dict[str, Any]) -> None:
+    files = {file.name: file for file in (REFERENCE / "model").iterdir()}
+    assert set(files) == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert sum(file.stat().st_size for file in files.values()) < 1_000_000
+    assert hashlib.sha256(files["model.safetensors"].read_bytes()).hexdigest() == truth["weights_sha256"]
+
+
+def test_the_model_loads_with_all_its_weights_and_knows_every_word(
+    rows: dict[str, list[Row]], shipped: Shipped
+) -> None:
+    _, report = AutoModelForCausalLM.from_pretrained(REFERENCE / "model", output_loading_info=True)
+    assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert all(weight.dtype == torch.float32 for weight in shipped.model.parameters())
+    for row in every(rows):
+        assert shipped.tokenizer.convert_ids_to_tokens(shipped.tokenizer(row["text"])["input_ids"]) == row["words"]
+
+
+def test_the_model_passes_its_self_check_as_any_model() -> None:
+    assert [site for site in LanguageModel.load(str(REFERENCE / "model")).sites if site.startswith("resid")] == [
+        "resid.0", "resid.1", "resid.2", "resid.3",
+    ]  # fmt: skip
+
+
+def test_the_model_answers_as_often_right_as_truth_says(
+    rows: dict[str, list[Row]], shipped: Shipped, truth: dict[str, Any]
+) -> None:
+    assert truth["behaviour"]["answers"] == list(ANSWERS.values())
+    for part in rows.values():
+        likeliest = shipped.tokenizer.convert_ids_to_tokens(
+            shipped.logits([r["text"] for r in part]).argmax(1).tolist()
+        )
+        right = sum(word == row["answer"] for word, row in zip(likeliest, part, strict=True)) / len(part)
+        assert right == pytest.approx(truth["behaviour"]["accuracy"], abs=0.005)
+
+
+# The certificate
+
+
+def test_the_certificate_is_of_this_recipe(truth: dict[str, Any]) -> None:
+    recipe = json.dumps(truth["configuration"], sort_keys=True).encode()
+    assert hashlib.sha256(recipe).hexdigest() == truth["configuration_sha256"]
+    assert truth["seed"] == truth["configuration"]["seed"]
+    assert len(truth["planted_directions"]["animacy"]) == truth["configuration"]["width"] == 64
+
+
+def test_certified_labels_follow_from_their_figures_and_contradict_no_intention(truth: dict[str, Any]) -> None:
+    cells = cells_of(truth)
+    assert len(cells) == len(truth["cells"]) == 4 * len(POSITIONS) * len(FIELDS)
+    assert truth["thresholds"] == {"used": "S >= 0.1", "unused": "E <= 0.02", "otherwise": "band"}
+    for cell, said in cells.items():
+        label = "used" if said["S"] >= 0.10 else "unused" if said["E"] <= 0.02 else "band"
+        assert said["certified"] == label and said["intended"] in (None, label), cell
+
+
+def test_the_truth_is_that_number_and_tense_are_used_and_animacy_is_decodable_and_unused(truth: dict[str, Any]) -> None:
+    cells = cells_of(truth)
+    assert {cells[cell]["certified"] for cell in cells if cell[2] == "animacy"} == {"unused"}
+    for site in ("resid.1", "resid.2", "resid.3"):
+        assert {cells[site, "query", name]["certified"] for name in ("subject_number", "tense")} == {"used"}
+        assert min(cells[site, "query", name]["probe_accuracy"] for name in FIELDS) >= 0.99
+    assert all(cells["resid.0", "query", name]["probe_accuracy"] < 0.6 for name in FIELDS)
+
+
+def test_the_certificate_holds_on_fresh_pairs(shipped: Shipped, grammar: ModuleType, truth: dict[str, Any]) -> None:
+    check_certificate(cells_of(truth), measure(shipped, grammar))
+
+
+def test_animacy_is_where_the_planted_direction_says(
+    rows: dict[str, list[Row]], shipped: Shipped, truth: dict[str, Any]
+) -> None:
+    direction = torch.tensor(truth["planted_directions"]["animacy"])
+    states = shipped.states([row["text"] for row in rows["test"]])
+    last = torch.tensor([len(row["words"]) - 1 for row in rows["test"]])
+    along = states[3][torch.arange(len(last)), last] @ direction
+    inanimate = torch.tensor([row["animacy"] == "inanimate" for row in rows["test"]])
+    assert along[inanimate].min() > along[~inanimate].max()
+
+
+def test_noise_in_the_weights_breaks_the_certificate(grammar: ModuleType, truth: dict[str, Any]) -> None:
+    broken = Shipped.load(REFERENCE / "model")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in broken.model.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    with pytest.raises(AssertionError):
+        check_certificate(cells_of(truth), measure(broken, grammar, pairs=64))
+
+
+# The study
+
+
+def test_the_study_names_files_columns_and_members_that_exist() -> None:
+    study = Study.from_yaml(REFERENCE / "study.yaml")
+    files = dict(entry.split("=") for entry in study.corpus)
+    assert set(files) == set(SPLITS)
+    assert all((study.root / file).is_file() for file in files.values())
+    assert (study.root / study.model / "config.json").is_file()
+    corpus = Corpus.read({split: str(study.root / file) for split, file in files.items()})
+    levels = {rows.rows.split(":")[0] for rows in study.extract}
+    for entry in study.train:
+        assert {task_level(task, corpus) for task in entry.tasks} <= levels
+        for folder, names in (("probes", entry.probes), ("controls", entry.controls)):
+            assert names and all(build(folder, name) for name in names)
+        for key in re.findall(r"key=(\w+)", " ".join(entry.controls)):
+            assert key in corpus.examples[0].columns
+
+
+# The recipe
+
+
+@pytest.mark.slow
+def test_the_script_trains_a_model_whose_certificate_holds(tmp_path: Path, grammar: ModuleType) -> None:
+    """About 90 s on one core; other machines round otherwise, so the weights need not be the shipped ones."""
+    assert "answers right" in script("make_reference_model", str(tmp_path))
+    made = json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256((tmp_path / "model" / "model.safetensors").read_bytes()).hexdigest()
+    assert made["weights_sha256"] == digest and made["behaviour"]["accuracy"] >= 0.98
+    for cell, said in cells_of(made).items():
+        assert said["intended"] in (None, said["certified"]), cell
+    check_certificate(cells_of(made), measure(Shipped.load(tmp_path / "model"), grammar))
