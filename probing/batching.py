@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from probing.alignment import Ints, Rows
 from probing.corpus import Corpus, Example
@@ -89,42 +88,29 @@ class Gather:
 
     Attributes:
         rows: `(R,)` rows of the shard.
-        steps: the k-th step adds the k-th piece of every row that has one: rows `(r,)` of the batch, flat pieces.
-        counts: `(R, 1)` pieces per row.
+        pieces: flat places of the pieces in the batch, row after row.
+        bounds: `(R + 1,)` where each row's pieces begin and end.
     """
 
-    rows: Ints
-    steps: tuple[tuple[Tensor, Tensor], ...]
-    counts: Tensor
+    rows: Tensor
+    pieces: Tensor
+    bounds: Tensor
 
     @classmethod
     def of(cls, rows: Rows, batch: Sequence[int], first_piece: Ints, length: int, device: str) -> Gather:
         """Plan the pooling of the examples `batch` of `rows`, padded to `length` pieces."""
         chosen = np.concatenate([np.arange(rows.offset[e], rows.offset[e + 1]) for e in batch])
         place = np.repeat(np.arange(len(batch)), [rows.offset[e + 1] - rows.offset[e] for e in batch])
-        shift = place * length + first_piece[place]
         start, counts = rows.first[chosen], rows.first[chosen + 1] - rows.first[chosen]
-        steps = []
-        for k in range(int(counts.max(initial=0))):
-            longer = np.flatnonzero(counts > k)
-            flat = shift[longer] + rows.pieces[start[longer] + k]
-            steps.append((torch.from_numpy(longer).to(device), torch.from_numpy(flat).to(device)))
-        return cls(chosen, tuple(steps), torch.from_numpy(counts).to(device).unsqueeze(1))
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        within = np.arange(bounds[-1]) - np.repeat(bounds[:-1], counts)
+        shift = np.repeat(place * length + first_piece[place], counts)
+        pieces = shift + rows.pieces[np.repeat(start, counts) + within]
+        return cls(*(torch.from_numpy(np.asarray(x, dtype=np.int64)).to(device) for x in (chosen, pieces, bounds)))
 
-    def pool(self, states: Tensor, how: str) -> NDArray[Any]:
-        """`(R, D)` float32 rows of states `(B, T, D)`: the largest of the pieces for `max`, else their mean.
-
-        One piece at a time: the same sum on every device, in the order of the pieces.
-        """
-        flat = states.reshape(-1, states.shape[-1])
-        out = flat.index_select(0, self.steps[0][1]).float()
-        for rows, pieces in self.steps[1:]:
-            more = flat.index_select(0, pieces).float()
-            if how == "max":
-                out[rows] = torch.maximum(out[rows], more)
-            else:
-                out.index_add_(0, rows, more)
-        if how != "max" and len(self.steps) > 1:
-            out /= self.counts
-        result: NDArray[Any] = out.cpu().numpy()
-        return result
+    def pool(self, states: Tensor, how: str) -> Tensor:
+        """`(R, D)` float32 rows of states `(B, T, D)`: the largest of the pieces for `max`, else their mean."""
+        flat = states.reshape(-1, states.shape[-1]).float()
+        mode = "max" if how == "max" else "mean"
+        pooled: Tensor = embedding_bag(self.pieces, flat, self.bounds, mode=mode, include_last_offset=True)
+        return pooled

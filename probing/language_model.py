@@ -49,6 +49,7 @@ class LanguageModel:
         self._revision = revision
         self._folder = folder
         self._widths: dict[str, int] = {}
+        self._identity: dict[str, Any] | None = None
 
     @classmethod
     def load(
@@ -241,11 +242,16 @@ class LanguageModel:
 
     def identity(self) -> dict[str, Any]:
         """The `model` and `tokenizer` blocks of a store's identity; no machine paths."""
+        if self._identity is not None:
+            return dict(self._identity)
         where = (self.name, self._revision, self._folder)
-        return {
+        found = {
             "model": model_identity(self._model, *where),
             "tokenizer": tokenizer_identity(self.tokenizer, *where, self.padding_side),
         }
+        if self._folder is not None:  # hashes of files, which were read once; what is in memory may change
+            self._identity = found
+        return dict(found)
 
     def _padded(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
         """Ids and mask `(B, T)` on the model's device."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from probing.alignment import Encoded, Rows, piece_rows, sentence_rows, word_rows
@@ -97,20 +99,29 @@ def _read_states(
         inputs = [encoded[e] for e in batch]
         gather = Gather.of(rows, batch, model.first_piece(inputs), lengths[batch[0]], model.device)
         found = model.states(inputs, reading.sites)
+        places = gather.rows.cpu()
         for site in reading.sites:
-            pooled = gather.pool(found[site], reading.pool)
-            _check_finite(pooled, site, rows, gather, examples)
-            states[site][gather.rows] = narrow(pooled, reading.dtype, site)
+            pooled = gather.pool(found[site], reading.pool).cpu()
+            if not math.isfinite(float(pooled.sum())):  # also where a sum of finite numbers overflows
+                _check_finite(pooled.numpy(), site, rows, places.numpy(), examples)
+            narrowed = narrow(pooled.numpy(), reading.dtype, site)
+            _tensor(states[site]).index_copy_(0, places, _tensor(narrowed))  # as states[places] = narrowed, faster
         if advance is not None:
             advance(sum(n_words(examples[e]) for e in batch))
     return states
 
 
-def _check_finite(pooled: NDArray[Any], site: str, rows: Rows, gather: Gather, examples: Sequence[Example]) -> None:
-    if np.isfinite(pooled).all():
+def _tensor(stored: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(stored.view(np.int16) if stored.dtype == np.uint16 else stored)
+
+
+def _check_finite(
+    pooled: NDArray[Any], site: str, rows: Rows, places: NDArray[Any], examples: Sequence[Example]
+) -> None:
+    finite = np.isfinite(pooled).all(axis=1)
+    if finite.all():
         return
-    row = int(np.flatnonzero(~np.isfinite(pooled).all(axis=1))[0])
-    example = int(rows.example[gather.rows[row]])
+    example = int(rows.example[places[np.flatnonzero(~finite)[0]]])
     raise NonFiniteStates(
         f"states at {site} are not finite", needed="finite numbers", found="NaN or infinity",
         where=f"site {site}, sentence {examples[example].id}", next_step="compute in float32, or leave this site out",

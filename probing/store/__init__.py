@@ -1,8 +1,8 @@
 """The activation store: states computed once, in immutable HDF5 shards, each valid by its commit record."""
 
+from probing.store.content import narrow
 from probing.store.file_ops import FileOps
 from probing.store.format import ShardContent
-from probing.store.image import narrow
 from probing.store.reader import RowTable, Store
 from probing.store.summary import list_stores, store_info
 from probing.store.writer import StoreWriter

@@ -98,16 +98,17 @@ def typed_errors(where: Path) -> Iterator[None]:
         ) from error
 
 
-def write_temporary(files: FileOps, folder: Path, data: bytes) -> Path:
-    """Write and fsync a new temporary file in `folder`; nothing of it stays if that fails."""
+def write_temporary(files: FileOps, folder: Path, *data: bytes | memoryview) -> Path:
+    """Write buffers to a new temporary file in `folder` and fsync it; nothing of it stays if that fails."""
     host = re.sub(r"[^A-Za-z0-9._]", "_", platform.node()) or "host"
     path = folder / f".tmp-{host}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[files.write(fd, rest) :]
+            for buffer in data:
+                rest = memoryview(buffer)
+                while rest:
+                    rest = rest[files.write(fd, rest) :]
             files.fsync(fd)
         finally:
             files.close(fd)
@@ -142,12 +143,12 @@ def make_folders(files: FileOps, folder: Path) -> None:
     sync_folder(files, folder.parent)
 
 
-def replace(files: FileOps, source: Path, target: Path, data: bytes) -> None:
+def replace(files: FileOps, source: Path, target: Path, *data: bytes | memoryview) -> None:
     """Rename; an error after the rename took place (a retrying network file system) is no error."""
     try:
         files.rename(source, target)
     except OSError:
-        if not _holds(target, data) or source.exists():
+        if not _holds(target, *data) or source.exists():
             raise
 
 
@@ -178,9 +179,10 @@ def _link_if_absent(files: FileOps, temporary: Path, target: Path, data: bytes) 
     return True
 
 
-def _holds(path: Path, data: bytes) -> bool:
+def _holds(path: Path, *data: bytes | memoryview) -> bool:
     try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
+        with path.open("rb") as file:
+            return all(file.read(len(buffer)) == buffer for buffer in data) and not file.read(1)
     except OSError:
         return False
 

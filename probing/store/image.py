@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import mmap
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import h5py
@@ -12,19 +15,16 @@ import xxhash
 from h5py import h5d, h5g, h5p, h5s, h5t
 from numpy.typing import NDArray
 
-from probing.errors import BadParameter, CorruptShard, NonFiniteStates, NotRepresentable
-from probing.site import Site
+from probing.errors import CorruptShard
 from probing.store.commit_record import expected_datasets
 from probing.store.format import (
     ALIGNMENT,
     FORMAT,
     FORMAT_VERSION,
-    MEMORY_TYPES,
-    REASONS,
     Recipe,
-    ShardContent,
-    widen,
 )
+
+_METADATA_ROOM = 1 << 20
 
 
 def bfloat16_type() -> Any:
@@ -48,130 +48,80 @@ FILE_TYPES: dict[str, Callable[[], Any]] = {
 }
 
 
-def narrow(states: NDArray[np.float32], dtype: str, site: str) -> NDArray[Any]:
-    """Float32 states (R, D) in a stored dtype, rounded to nearest even; bfloat16 as uint16 raw bits.
+class _Skeleton(io.RawIOBase):
+    """A file in memory for HDF5 to write its own bytes to; where arrays will lie, no memory is ever touched."""
 
-    Raises:
-        NotRepresentable: a finite state overflows the dtype.
-        BadParameter: a dtype that is not stored.
+    def __init__(self, room: int) -> None:
+        self.bytes = mmap.mmap(-1, room)
+        self.end = 0
+        self._place = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place."""
+        self._place = offset + (0, self._place, self.end)[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the place on."""
+        into = memoryview(buffer).cast("B")
+        part = self.bytes[self._place : min(self._place + into.nbytes, self.end)]
+        into[: len(part)] = part
+        self._place += len(part)
+        return len(part)
+
+    def write(self, buffer: Any) -> int:
+        """Write at the place."""
+        given = memoryview(buffer).cast("B")
+        self.bytes[self._place : self._place + given.nbytes] = given
+        self._place += given.nbytes
+        self.end = max(self.end, self._place)
+        return given.nbytes
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set where the file ends."""
+        self.end = self._place if size is None else size
+        return self.end
+
+
+@dataclass(frozen=True)
+class Image:
+    """The bytes of a file that is not on the disk yet: HDF5's own few, and between them the arrays, not copied.
+
+    Attributes:
+        skeleton: the file without the arrays.
+        placed: arrays of `ALIGNMENT` bytes or more, by offset.
     """
-    states = np.ascontiguousarray(states, dtype=np.float32)
-    if dtype == "float32":
-        return states
-    if dtype == "float16":
-        with np.errstate(over="ignore"):
-            stored: NDArray[Any] = states.astype(np.float16)
-    elif dtype == "bfloat16":
-        bits = states.view(np.uint32)
-        stored = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-        stored[np.isnan(states)] = 0x7FC0
-    else:
-        raise BadParameter("unknown stored dtype", needed="float32, float16 or bfloat16", found=repr(dtype))
-    finite = np.isfinite(states)
-    if not np.isfinite(widen(stored, dtype))[finite].all():
-        absmax = float(np.abs(states[finite]).max())
-        raise NotRepresentable(
-            f"states of {site} do not fit in {dtype}",
-            needed=f"|x| up to {65504 if dtype == 'float16' else 3.39e38:g}",
-            found=f"absmax {absmax:g}",
-            where=f"site {site}",
-            next_step="store as bfloat16" if dtype == "float16" else "store as float32",
-        )
-    return stored
 
+    skeleton: _Skeleton
+    placed: Mapping[int, NDArray[Any]]
 
-def absolute_maximum(site: str, stored: NDArray[Any], dtype: str, content: ShardContent) -> float:
-    """Largest magnitude of a site's states.
+    def __len__(self) -> int:
+        return self.skeleton.end
 
-    Raises:
-        NonFiniteStates: with the site, how many rows, and the first of them.
-    """
-    if not stored.size:
-        return 0.0
-    if dtype == "bfloat16":
-        absmax = float(widen((stored & np.uint16(0x7FFF)).max(keepdims=True).ravel(), dtype)[0])
-    else:
-        with np.errstate(invalid="ignore"):
-            absmax = max(float(stored.max()), -float(stored.min()))
-    if np.isfinite(absmax):
-        return absmax
-    bad = np.flatnonzero(~np.isfinite(widen(stored, dtype)).all(axis=1))
-    example, word = (int(content.rows[name][bad[0]]) for name in ("example", "word"))
-    raise NonFiniteStates(
-        f"{len(bad)} of {len(stored)} rows of {site} hold NaN or infinite states",
-        needed="finite states",
-        found=f"first in example {example}, word {word}",
-        where=f"site {site}",
-        next_step="compute in float32, or leave out the examples that overflow",
-    )
+    @property
+    def buffers(self) -> list[memoryview]:
+        """The bytes, in order."""
+        own, found, place = memoryview(self.skeleton.bytes), [], 0
+        for offset, array in sorted(self.placed.items()):
+            found += [own[place:offset], array.reshape(-1).data.cast("B")]
+            place = offset + array.nbytes
+        return [*found, own[place : self.skeleton.end]]
 
-
-def arrays_of(content: ShardContent, recipe: Recipe, shard: int) -> dict[str, NDArray[Any]]:
-    """Every dataset of a shard by path, little-endian and contiguous.
-
-    Raises:
-        BadParameter: the content contradicts the plan, the identity or itself.
-    """
-    first, end = recipe.span(shard)
-    if (content.example_start, content.n_examples) != (first, end - first):
-        raise BadParameter(
-            f"the content is not that of shard {shard}",
-            needed=f"{end - first} examples from {first}",
-            found=f"{content.n_examples} from {content.example_start}",
-        )
-    if set(content.sites) != set(recipe.sites) or not set(recipe.sites) <= set(content.modules):
-        raise BadParameter("other sites than planned", needed=", ".join(recipe.sites), found=", ".join(content.sites))
-    given: dict[str, NDArray[Any]] = {
-        f"/{group}/{name}": array
-        for group, arrays in (("rows", content.rows), ("examples", content.examples), ("sites", content.sites))
-        for name, array in arrays.items()
-    }
-    n_rows = len(content.rows["example"])
-    expected = expected_datasets(recipe, n_rows, content.n_examples)
-    if set(given) != set(expected):
-        raise BadParameter("other columns than the format has", found=", ".join(sorted(given.keys() ^ expected.keys())))
-    arrays = {path: _checked(path, given[path], *expected[path]) for path in sorted(expected)}
-    _check_index(arrays, n_rows)
-    unknown = {str(entry[-1]) for entry in (*content.skipped, *content.missing_words)} - set(REASONS)
-    if unknown:
-        raise BadParameter("unknown reason", needed=", ".join(REASONS), found=", ".join(sorted(unknown)))
-    return arrays
-
-
-def _checked(path: str, array: NDArray[Any], dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
-    fits = array.ndim == len(shape) and all(
-        want in (None, have) for want, have in zip(shape, array.shape, strict=False)
-    )
-    memory = np.dtype(MEMORY_TYPES[dtype])
-    states = path.startswith("/sites/")
-    if not fits or (states and array.dtype != memory) or (states and not array.shape[1]):
-        raise BadParameter(
-            f"{path} has another shape or type", needed=f"{dtype} {shape}", found=f"{array.dtype} {array.shape}"
-        )
-    if not states and array.size:
-        limits = np.iinfo(memory)
-        if array.dtype.kind not in "iu" or int(array.min()) < limits.min or int(array.max()) > limits.max:
-            raise BadParameter(f"{path} holds values that are no {dtype}", found=str(array.dtype))
-    return np.ascontiguousarray(array, dtype=memory)
-
-
-def _check_index(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
-    offset = arrays["/examples/offset"].astype(np.int64)
-    ordinal, example = arrays["/examples/ordinal"], arrays["/rows/example"]
-    counts = np.diff(offset)
-    if offset[0] != 0 or offset[-1] != n_rows or (counts < 0).any():
-        raise BadParameter("/examples/offset does not partition the rows", needed=f"0 … {n_rows}, never falling")
-    if (np.diff(ordinal.astype(np.int64)) <= 0).any() or not np.array_equal(np.repeat(ordinal, counts), example):
-        raise BadParameter("rows are not ordered by example", needed="/rows/example to follow /examples/offset")
+    def sha256(self) -> str:
+        """Of all bytes."""
+        digest = hashlib.sha256()
+        for buffer in self.buffers:
+            digest.update(buffer)
+        return digest.hexdigest()
 
 
 def build(
     arrays: Mapping[str, NDArray[Any]], recipe: Recipe, shard: int, facts: Mapping[str, Mapping[str, Any]]
-) -> bytes:
+) -> Image:
     """The HDF5 file, never on disk. Equal content gives equal bytes within one HDF5 version.
 
     Args:
-        arrays: dataset by path.
+        arrays: dataset by path, contiguous; they must not change while the image is in use.
         recipe: the store's recipe.
         shard: index of the shard.
         facts: attributes of each site.
@@ -181,23 +131,24 @@ def build(
         "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id, "shard": shard,
         "example_start": first, "n_examples": end - first, "n_rows": len(arrays["/rows/example"]),
     }  # fmt: skip
-    with h5py.File(
-        "shard", "w", driver="core", backing_store=False, block_size=1 << 20,
-        alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT,
-    ) as file:  # fmt: skip
+    skeleton = _Skeleton(_METADATA_ROOM + sum(array.nbytes + 4 * ALIGNMENT for array in arrays.values()))
+    placed: dict[int, NDArray[Any]] = {}
+    with h5py.File(skeleton, "w", alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT) as file:
         _set_attributes(file, root)
         untimed = h5p.create(h5p.GROUP_CREATE)
         untimed.set_obj_track_times(False)
         for group in ("rows", "examples", "sites"):
             h5g.create(file.id, group.encode(), gcpl=untimed).close()
         for path, array in arrays.items():
-            dtype = expected_dtype(path, recipe)
-            _write(file, path, array, FILE_TYPES[dtype]())
+            kind = FILE_TYPES[expected_dtype(path, recipe)]()
+            dataset = _create(file, path, array.shape, kind)
+            if array.nbytes >= ALIGNMENT:
+                placed[dataset.get_offset()] = array
+            elif array.size:
+                dataset.write(h5s.ALL, h5s.ALL, array, mtype=kind)
         for name in recipe.sites:
             _set_attributes(file[f"/sites/{name}"], facts[name])
-        file.flush()
-        image: bytes = file.id.get_file_image()
-        return image
+    return Image(skeleton, placed)
 
 
 def expected_dtype(path: str, recipe: Recipe) -> str:
@@ -205,14 +156,14 @@ def expected_dtype(path: str, recipe: Recipe) -> str:
     return expected_datasets(recipe, 0, 0)[path][0]
 
 
-def _write(file: Any, path: str, array: NDArray[Any], kind: Any) -> None:
+def _create(file: Any, path: str, shape: tuple[int, ...], kind: Any) -> Any:
+    """A dataset with its place in the file, and nothing in it."""
     plan = h5p.create(h5p.DATASET_CREATE)
     plan.set_layout(h5d.CONTIGUOUS)
     plan.set_obj_track_times(False)
+    plan.set_alloc_time(h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5d.FILL_TIME_NEVER)
-    created = h5d.create(file.id, path.encode(), kind, h5s.create_simple(array.shape), dcpl=plan)
-    if array.size:
-        created.write(h5s.ALL, h5s.ALL, array, mtype=kind)
+    return h5d.create(file.id, path.encode(), kind, h5s.create_simple(shape), dcpl=plan)
 
 
 def _set_attributes(target: Any, values: Mapping[str, Any]) -> None:
@@ -221,45 +172,30 @@ def _set_attributes(target: Any, values: Mapping[str, Any]) -> None:
         target.attrs.create(name, fixed)
 
 
-def site_facts(content: ShardContent, recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`.
-
-    Raises:
-        NonFiniteStates: NaN or infinite states.
-    """
-    ordered = sorted(recipe.sites, key=lambda name: Site.parse(name).order)
-    return {
-        name: {
-            "order": order,
-            "module": content.modules[name].encode("ascii", "backslashreplace").decode() or " ",
-            "dtype": recipe.dtype,
-            "finite": 1,
-            "absmax": absolute_maximum(name, content.sites[name], recipe.dtype, content),
-        }
-        for order, name in enumerate(ordered)
-    }
-
-
-def describe(image: bytes, arrays: Mapping[str, NDArray[Any]], recipe: Recipe) -> dict[str, dict[str, Any]]:
+def describe(image: Image, arrays: Mapping[str, NDArray[Any]], recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Reopen an image and give each dataset's dtype, shape, offset, size and hash.
 
     Raises:
         CorruptShard: the image does not hold the arrays' bytes at those offsets.
     """
     found = {}
-    with h5py.File(io.BytesIO(image), "r") as file:  # shares the bytes: only metadata is read
+    with h5py.File(image.skeleton, "r") as file:
         for path, array in arrays.items():
-            dataset = file[path]
-            offset = dataset.id.get_offset() or 0
-            digest = xxhash.xxh3_128_hexdigest(memoryview(image)[offset : offset + array.nbytes])
-            same = dataset.shape == array.shape and digest == xxhash.xxh3_128_hexdigest(array.data)
-            if not same or not dataset.id.get_type().equal(FILE_TYPES[expected_dtype(path, recipe)]()):
+            dataset = file[path].id
+            offset = dataset.get_offset() or 0 if array.size else 0
+            held = image.placed.get(offset)
+            own = image.skeleton.bytes[offset : offset + array.nbytes] if array.nbytes < ALIGNMENT else b""
+            is_there = held is array or (array.nbytes < ALIGNMENT and own == array.tobytes())
+            is_same = dataset.shape == array.shape and dataset.get_type().equal(
+                FILE_TYPES[expected_dtype(path, recipe)]()
+            )
+            if not is_there or not is_same:
                 raise CorruptShard(f"{path} changed while the shard was built", next_step="check the machine's memory")
             found[path] = {
                 "dtype": expected_dtype(path, recipe),
                 "shape": list(array.shape),
                 "offset": offset,
                 "nbytes": array.nbytes,
-                "xxh3_128": digest,
+                "xxh3_128": xxhash.xxh3_128_hexdigest(array.data),
             }
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from probing.errors import (
     StoreError,
 )
 from probing.store.commit_record import check_record, incomplete, load_record
+from probing.store.content import arrays_of, site_facts
 from probing.store.creation import publish_identity, refuse_foreign
 from probing.store.file_ops import (
     REAL_FILES,
@@ -42,7 +42,7 @@ from probing.store.format import (
     shard_file,
     signed_json,
 )
-from probing.store.image import arrays_of, build, describe, site_facts
+from probing.store.image import Image, build, describe
 
 _SPARE_BYTES = 16 << 20
 _LOG = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class StoreWriter:
         image = build(arrays, self._recipe, shard, facts)
         if len(image) > MAX_SHARD_BYTES:
             raise BadParameter("the shard is too large", needed="at most 1 GiB", found=f"{len(image):,} bytes")
-        sha256 = hashlib.sha256(image).hexdigest()
+        sha256 = image.sha256()
         record = {
             "store_id": self._recipe.store_id, "shard": shard, "file": shard_file(shard, sha256),
             "bytes": len(image), "sha256": sha256, "n_rows": len(arrays["/rows/example"]),
@@ -183,11 +183,11 @@ class StoreWriter:
                 sync_folder(self._files, self.path)
         return identifier
 
-    def _write(self, shard: int, image: bytes, record: dict[str, Any]) -> None:
+    def _write(self, shard: int, image: Image, record: dict[str, Any]) -> None:
         folder = self.path / "shards"
-        temporary = write_temporary(self._files, folder, image)
+        temporary = write_temporary(self._files, folder, *image.buffers)
         try:
-            replace(self._files, temporary, folder / record["file"], image)
+            replace(self._files, temporary, folder / record["file"], *image.buffers)
         except BaseException:
             discard(self._files, temporary)
             raise

@@ -1,0 +1,150 @@
+"""The content of a shard, checked against the plan before anything is built: shapes, types, order, finite states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter, NonFiniteStates, NotRepresentable
+from probing.site import Site
+from probing.store.commit_record import expected_datasets
+from probing.store.format import MEMORY_TYPES, REASONS, Recipe, ShardContent, widen
+
+
+def narrow(states: NDArray[np.float32], dtype: str, site: str) -> NDArray[Any]:
+    """Float32 states (R, D) in a stored dtype, rounded to nearest even; bfloat16 as uint16 raw bits.
+
+    Raises:
+        NotRepresentable: a finite state overflows the dtype.
+        BadParameter: a dtype that is not stored.
+    """
+    states = np.ascontiguousarray(states, dtype=np.float32)
+    if dtype == "float32":
+        return states
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            stored: NDArray[Any] = states.astype(np.float16)
+    elif dtype == "bfloat16":
+        bits = states.view(np.uint32)
+        stored = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        stored[np.isnan(states)] = 0x7FC0
+    else:
+        raise BadParameter("unknown stored dtype", needed="float32, float16 or bfloat16", found=repr(dtype))
+    finite = np.isfinite(states)
+    if not np.isfinite(widen(stored, dtype))[finite].all():
+        absmax = float(np.abs(states[finite]).max())
+        raise NotRepresentable(
+            f"states of {site} do not fit in {dtype}",
+            needed=f"|x| up to {65504 if dtype == 'float16' else 3.39e38:g}",
+            found=f"absmax {absmax:g}",
+            where=f"site {site}",
+            next_step="store as bfloat16" if dtype == "float16" else "store as float32",
+        )
+    return stored
+
+
+def absolute_maximum(site: str, stored: NDArray[Any], dtype: str, content: ShardContent) -> float:
+    """Largest magnitude of a site's states.
+
+    Raises:
+        NonFiniteStates: with the site, how many rows, and the first of them.
+    """
+    if not stored.size:
+        return 0.0
+    if dtype == "bfloat16":
+        absmax = float(widen((stored & np.uint16(0x7FFF)).max(keepdims=True).ravel(), dtype)[0])
+    else:
+        with np.errstate(invalid="ignore"):
+            absmax = max(float(stored.max()), -float(stored.min()))
+    if np.isfinite(absmax):
+        return absmax
+    bad = np.flatnonzero(~np.isfinite(widen(stored, dtype)).all(axis=1))
+    example, word = (int(content.rows[name][bad[0]]) for name in ("example", "word"))
+    raise NonFiniteStates(
+        f"{len(bad)} of {len(stored)} rows of {site} hold NaN or infinite states",
+        needed="finite states",
+        found=f"first in example {example}, word {word}",
+        where=f"site {site}",
+        next_step="compute in float32, or leave out the examples that overflow",
+    )
+
+
+def arrays_of(content: ShardContent, recipe: Recipe, shard: int) -> dict[str, NDArray[Any]]:
+    """Every dataset of a shard by path, little-endian and contiguous.
+
+    Raises:
+        BadParameter: the content contradicts the plan, the identity or itself.
+    """
+    first, end = recipe.span(shard)
+    if (content.example_start, content.n_examples) != (first, end - first):
+        raise BadParameter(
+            f"the content is not that of shard {shard}",
+            needed=f"{end - first} examples from {first}",
+            found=f"{content.n_examples} from {content.example_start}",
+        )
+    if set(content.sites) != set(recipe.sites) or not set(recipe.sites) <= set(content.modules):
+        raise BadParameter("other sites than planned", needed=", ".join(recipe.sites), found=", ".join(content.sites))
+    given: dict[str, NDArray[Any]] = {
+        f"/{group}/{name}": array
+        for group, arrays in (("rows", content.rows), ("examples", content.examples), ("sites", content.sites))
+        for name, array in arrays.items()
+    }
+    n_rows = len(content.rows["example"])
+    expected = expected_datasets(recipe, n_rows, content.n_examples)
+    if set(given) != set(expected):
+        raise BadParameter("other columns than the format has", found=", ".join(sorted(given.keys() ^ expected.keys())))
+    arrays = {path: _checked(path, given[path], *expected[path]) for path in sorted(expected)}
+    _check_index(arrays, n_rows)
+    unknown = {str(entry[-1]) for entry in (*content.skipped, *content.missing_words)} - set(REASONS)
+    if unknown:
+        raise BadParameter("unknown reason", needed=", ".join(REASONS), found=", ".join(sorted(unknown)))
+    return arrays
+
+
+def _checked(path: str, array: NDArray[Any], dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
+    fits = array.ndim == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, array.shape, strict=False)
+    )
+    memory = np.dtype(MEMORY_TYPES[dtype])
+    states = path.startswith("/sites/")
+    if not fits or (states and array.dtype != memory) or (states and not array.shape[1]):
+        raise BadParameter(
+            f"{path} has another shape or type", needed=f"{dtype} {shape}", found=f"{array.dtype} {array.shape}"
+        )
+    if not states and array.size:
+        limits = np.iinfo(memory)
+        if array.dtype.kind not in "iu" or int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise BadParameter(f"{path} holds values that are no {dtype}", found=str(array.dtype))
+    return np.ascontiguousarray(array, dtype=memory)
+
+
+def _check_index(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
+    offset = arrays["/examples/offset"].astype(np.int64)
+    ordinal, example = arrays["/examples/ordinal"], arrays["/rows/example"]
+    counts = np.diff(offset)
+    if offset[0] != 0 or offset[-1] != n_rows or (counts < 0).any():
+        raise BadParameter("/examples/offset does not partition the rows", needed=f"0 … {n_rows}, never falling")
+    if (np.diff(ordinal.astype(np.int64)) <= 0).any() or not np.array_equal(np.repeat(ordinal, counts), example):
+        raise BadParameter("rows are not ordered by example", needed="/rows/example to follow /examples/offset")
+
+
+def site_facts(content: ShardContent, recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`.
+
+    Raises:
+        NonFiniteStates: NaN or infinite states.
+    """
+    ordered = sorted(recipe.sites, key=lambda name: Site.parse(name).order)
+    return {
+        name: {
+            "order": order,
+            "module": content.modules[name].encode("ascii", "backslashreplace").decode() or " ",
+            "dtype": recipe.dtype,
+            "finite": 1,
+            "absmax": absolute_maximum(name, content.sites[name], recipe.dtype, content),
+        }
+        for order, name in enumerate(ordered)
+    }
