@@ -204,6 +204,10 @@ class LanguageModel:
             UnsupportedModel: which family failed, and how.
         """
         trunk = self._trunk
+        with torch.inference_mode():
+            repeated = trunk.repeated_block(*self._padded([_plain(self._ordinary_ids(2))]))
+        if repeated:
+            raise trunk.unsupported(repeated, "once in a forward pass")
         short, long = _plain(self._ordinary_ids(3)), _plain(self._ordinary_ids(7))
         tolerance = _TOLERANCE.get(trunk.dtype, 2e-2)
         together = self.states([short, long], self.sites)
@@ -257,8 +261,8 @@ class LanguageModel:
         """Ids and mask `(B, T)` on the model's device."""
         if not batch or not all(len(e) for e in batch):
             raise BadParameter("an input without pieces cannot be run", needed="at least one piece", found="none")
-        padding = self.tokenizer.pad_token_id
-        ids = np.full((len(batch), max(len(e) for e in batch)), 0 if padding is None else padding, dtype=np.int64)
+        padding = next((i for i in (self.tokenizer.pad_token_id, self._trunk.counting_padding_id) if i is not None), 0)
+        ids = np.full((len(batch), max(len(e) for e in batch)), padding, dtype=np.int64)
         mask = np.zeros_like(ids)
         for row, (one, start) in enumerate(zip(batch, self.first_piece(batch), strict=True)):
             ids[row, start : start + len(one)] = one.ids

@@ -50,7 +50,7 @@ class Comparison:
 class Gain:
     """What a probe gains over a baseline probe on the same rows, paired; `p` is one-sided against the margin.
 
-    `p_adjusted` is Holm-adjusted over the sites, probes and baselines of the task, for this measure and split.
+    `p_adjusted` is Holm-adjusted over the sites, probes, baselines and tasks of one store, for this measure and split.
     """
 
     baseline: str

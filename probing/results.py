@@ -96,7 +96,7 @@ class ProbeResults(Sequence[ProbeResult]):
         return proper[0].selectivity
 
     def write(self, folder: str | Path) -> Path:
-        """Merge into `folder`/results.jsonl and results.parquet by (task, site, probe); adjust p over all of a task.
+        """Merge into `folder`/results.jsonl and results.parquet by (task, site, probe); adjust p over all of a store.
 
         The environment is written beside them, so that equal inputs give equal result files.
         """
@@ -117,7 +117,7 @@ class ProbeResults(Sequence[ProbeResult]):
 
 
 def adjusted(results: Iterable[ProbeResult]) -> ProbeResults:
-    """Results with Holm-adjusted p over the sites, probes and baselines of each task, measure and split."""
+    """Results with Holm-adjusted p over the sites, probes, baselines and tasks of a store, by measure and split."""
     listed = list(results)
     families: dict[tuple[str, ...], list[Gain]] = {}
     for result in listed:
@@ -135,7 +135,7 @@ def _with_p(found: MeasureResult, queue: Iterator[float]) -> MeasureResult:
 
 
 def _family(result: ProbeResult, found: MeasureResult) -> tuple[str, ...]:
-    return result.task, str(result.provenance.get("store_id")), found.measure, found.split
+    return str(result.provenance.get("store_id")), found.measure, found.split
 
 
 def _key(result: ProbeResult) -> tuple[str, str, str]:

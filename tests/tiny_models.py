@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    AutoConfig,
+    AutoModel,
     BertConfig,
     BertForMaskedLM,
     GPT2Config,
@@ -63,7 +65,47 @@ def build(family: str, positions: int = 64) -> Any:
         if family == "llama":
             config = LlamaConfig(vocab_size=261, num_key_value_heads=1, **size)
             return LlamaForCausalLM(config).eval()
-        return BertForMaskedLM(BertConfig(vocab_size=61, **size)).eval()
+        if family == "bert":
+            return BertForMaskedLM(BertConfig(vocab_size=61, **size)).eval()
+        model = AutoModel.from_config(_config(family, size))
+        return _noisy(model).eval()
+
+
+FAMILIES = {
+    "encoder": ("bert", "roberta", "distilbert", "modernbert", "deberta-v2"),
+    "decoder": ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "gemma", "gemma2", "opt"),
+    "both": ("t5", "bart"),
+}
+
+
+def _config(family: str, size: dict[str, int]) -> Any:
+    n, d, ff = 2, 16, 24
+    own: dict[str, dict[str, Any]] = {
+        "roberta": size | {"pad_token_id": 1},
+        "distilbert": {"n_layers": n, "dim": d, "n_heads": 2, "hidden_dim": ff},
+        "modernbert": size | {"pad_token_id": 0, "global_attn_every_n_layers": 1},
+        "deberta-v2": size | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+        "gpt_neox": size | {"use_parallel_residual": True},
+        "mistral": size | {"num_key_value_heads": 1, "head_dim": 8},
+        "qwen2": size | {"num_key_value_heads": 1},
+        "gemma": size | {"num_key_value_heads": 1, "head_dim": 8},
+        "gemma2": size | {"num_key_value_heads": 1, "head_dim": 8},
+        "opt": {"num_hidden_layers": n, "hidden_size": d, "ffn_dim": ff, "num_attention_heads": 2,
+                "word_embed_proj_dim": d, "max_position_embeddings": size["max_position_embeddings"]},
+        "t5": {"num_layers": n, "d_model": d, "d_ff": ff, "num_heads": 2, "d_kv": 8, "decoder_start_token_id": 0},
+        "bart": {"encoder_layers": n, "decoder_layers": n, "d_model": d, "encoder_ffn_dim": ff, "decoder_ffn_dim": ff,
+                 "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+                 "max_position_embeddings": size["max_position_embeddings"]},
+    }  # fmt: skip
+    return AutoConfig.for_model(family, vocab_size=261, **own[family])
+
+
+def _noisy(model: Any) -> Any:
+    """Weights of a size that shows every path; norms and biases are 1 and 0 at the start, and would hide an error."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn(weight.shape)
+    return model
 
 
 @cache

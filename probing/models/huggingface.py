@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from probing.errors import UnknownSite, UnsupportedModel, unknown_name
 from probing.models._discovery import find_blocks, find_final_norm, find_trunk, first_tensor
+from probing.models._sublayers import find_sublayers
+from probing.site import Site
 
 
 class HuggingFaceTrunk:
@@ -23,8 +25,9 @@ class HuggingFaceTrunk:
         model: the model as loaded, with its head if it has one.
         trunk: the part that is run for states.
         family: the model type of the configuration, for messages.
-        sites: site names, in the order of a forward pass.
         modules: for each site, the module path in the trunk.
+        reads_input: sites that are the input of their module, not its output.
+        n_heads: attention heads of a block; None: unknown.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -46,13 +49,57 @@ class HuggingFaceTrunk:
                 found=type(embedding).__name__, next_step="choose a model of text",
             )  # fmt: skip
         self.embedding = embedding
-        L = len(self.blocks)
-        self.modules = {"embed": _path_of(self.trunk, embedding)}
-        self.modules |= {f"resid.{i}": f"{path}.{i}" for i in range(L)} | {f"resid.{L}": f"{path}.{L - 1}"}
-        if norm is not None:
-            self.modules["final_norm"] = norm[0]
-        self.sites = tuple(self.modules)
         self._parameters = set(inspect.signature(self.trunk.forward).parameters)
+        self.n_heads: int | None = getattr(self.trunk.config, "num_attention_heads", None)
+        self.modules = {"embed": _path_of(self.trunk, embedding)}
+        self.reads_input: set[str] = set()
+        sublayers = find_sublayers(self.blocks, self._run_once, self.n_heads)
+        for layer in range(len(self.blocks)):
+            self._add(f"resid.{layer}", f"{path}.{layer}", reads_input=True)
+            if sublayers is not None:
+                self._add(f"heads.{layer}", f"{path}.{layer}.{sublayers.projection}", reads_input=True)
+                self._add(f"attn_out.{layer}", f"{path}.{layer}.{sublayers.attention}")
+                self._add(f"mlp_out.{layer}", f"{path}.{layer}.{sublayers.mlp}")
+        self._add(f"resid.{len(self.blocks)}", f"{path}.{len(self.blocks) - 1}")
+        if norm is not None:
+            self._add("final_norm", norm[0])
+
+    def _add(self, site: str, path: str, *, reads_input: bool = False) -> None:
+        self.modules[site] = path
+        if reads_input:
+            self.reads_input.add(site)
+
+    def add_site(self, site: str, path: str) -> None:
+        """Give a module's output a site name.
+
+        Args:
+            site: a name in the form of a site.
+            path: the module, from the model as loaded or from its trunk on.
+
+        Raises:
+            UnknownSite: a name that has another form or another meaning, or no such module, with the nearest.
+        """
+        Site.parse(site)
+        if self.modules.get(site, path) != path:
+            raise UnknownSite(f"site {site} is {self.modules[site]}", needed="another name", found=f"{site}={path}")
+        inside = {id(module): name for name, module in self.trunk.named_modules()}
+        modules = {name: inside[id(m)] for name, m in self.model.named_modules() if id(m) in inside}
+        modules |= {name: name for name in inside.values()}
+        if path not in modules:
+            raise unknown_name("module", path, modules, where=f"model {self.family}", error=UnknownSite)
+        self._add(site, modules[path])
+
+    def _run_once(self) -> None:
+        """A forward pass over one small input."""
+        count = self.embedding.num_embeddings
+        ids = torch.tensor([[(11 + 7 * i) % count for i in range(7)]], device=self.device)
+        with torch.inference_mode():
+            self.trunk(**self.inputs(ids, torch.ones_like(ids)))
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Site names, in the order of a forward pass; added ones last."""
+        return tuple(self.modules)
 
     @property
     def device(self) -> torch.device:
@@ -65,9 +112,12 @@ class HuggingFaceTrunk:
         return self.embedding.weight.dtype
 
     @property
-    def has_padding_positions(self) -> bool:
-        """Whether positions are counted from the padding id on, as in RoBERTa: they must then be left to the model."""
-        return self._position_table_padding() is not None
+    def counting_padding_id(self) -> int | None:
+        """The id that positions skip and count from, as in RoBERTa, which must then be left to the model; else None."""
+        for name, module in self.trunk.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                return module.padding_idx
+        return None
 
     @property
     def max_positions(self) -> int | None:
@@ -75,34 +125,28 @@ class HuggingFaceTrunk:
         limit = getattr(self.trunk.config, "max_position_embeddings", None)
         if not isinstance(limit, int) or limit <= 0:
             return None
-        padding = self._position_table_padding()
+        padding = self.counting_padding_id
         return limit if padding is None else limit - padding - 1
-
-    def _position_table_padding(self) -> int | None:
-        for name, module in self.trunk.named_modules():
-            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-                return module.padding_idx
-        return None
 
     def inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         """Arguments of a forward pass; positions count from the first real piece, also behind left padding."""
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         is_left_padded = bool((mask[:, 0] == 0).any())
-        if is_left_padded and "position_ids" in self._parameters and not self.has_padding_positions:
+        if is_left_padded and "position_ids" in self._parameters and self.counting_padding_id is None:
             given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         if "use_cache" in self._parameters:
             given["use_cache"] = False
         return given
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """States `(B, T, D)` at the sites, from one forward pass of the trunk.
+        """States `(B, T, D)` at the sites, from one forward pass of the trunk that ends once it has met them all.
 
         Raises:
             UnknownSite: a site this model does not have.
-            UnsupportedModel: a hook that did not fire exactly once.
+            UnsupportedModel: a hook that did not fire, or fired more than once.
         """
         self.check_sites(sites)
-        with self._hooks([site for site in sites if site != "embed"]) as seen:
+        with self._hooks([site for site in sites if site != "embed"]) as seen, suppress(_AllRead):
             if set(sites) != {"embed"}:
                 self.trunk(**self.inputs(ids, mask))
         if "embed" in sites:
@@ -110,7 +154,26 @@ class HuggingFaceTrunk:
         for site in sites:
             if len(seen[site]) != 1:
                 raise self.unsupported(f"site {site} was met {len(seen[site])} times", "once in a forward pass")
-        return {site: seen[site][0] for site in sites}
+        # Some blocks flatten (B, T) for their MLP.
+        return {site: seen[site][0].reshape(*ids.shape, -1) for site in sites}
+
+    def repeated_block(self, ids: Tensor, mask: Tensor) -> str | None:
+        """What a block that does not run exactly once in a forward pass does instead; else None."""
+        calls = [0] * len(self.blocks)
+
+        def counter(layer: int) -> Callable[..., None]:
+            def hook(*_: object) -> None:
+                calls[layer] += 1
+
+            return hook
+
+        handles = [block.register_forward_hook(counter(layer)) for layer, block in enumerate(self.blocks)]
+        try:
+            self.trunk(**self.inputs(ids, mask))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return next((f"block {i} runs {n} times" for i, n in enumerate(calls) if n != 1), None)
 
     def broken_link(self, ids: Tensor, mask: Tensor) -> str | None:
         """The first site `resid.l` that is not the output of block l-1, or is changed after it was read; else None."""
@@ -152,26 +215,35 @@ class HuggingFaceTrunk:
     def _hooks(self, sites: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
         """Hooks on what is wanted only; always removed."""
         seen: dict[str, list[Tensor]] = {site: [] for site in sites}
-        handles = [self._hook(site, seen[site]) for site in sites]
+        handles = [self._hook(site, seen) for site in sites]
         try:
             yield seen
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, site: str, into: list[Tensor]) -> torch.utils.hooks.RemovableHandle:
+    def _hook(self, site: str, seen: dict[str, list[Tensor]]) -> torch.utils.hooks.RemovableHandle:
         module = self.trunk.get_submodule(self.modules[site])
-        layer = int(site.partition(".")[2]) if "." in site else -1
-        if 0 <= layer < len(self.blocks):
-            return module.register_forward_pre_hook(_input_reader(into), with_kwargs=True)
-        return module.register_forward_hook(_output_reader(into))
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            take(args[0] if args else kwargs.get("hidden_states"))
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            take(first_tensor(output))
+
+        def take(state: object) -> None:
+            if isinstance(state, Tensor):
+                seen[site].append(state)
+            if all(seen.values()):
+                raise _AllRead
+
+        if site in self.reads_input:
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+        return module.register_forward_hook(after)
 
 
-def _input_reader(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        into.append(args[0] if args else kwargs["hidden_states"])
-
-    return hook
+class _AllRead(Exception):
+    """Nothing that comes later in the forward pass is wanted."""
 
 
 def _copier(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
