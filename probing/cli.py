@@ -1,6 +1,7 @@
 """The command line: flags to jobs, records to the screen, errors to exit codes. Nothing else prints.
 
-Exit codes: 0 done, 1 a ProbingError or an interruption, printed as one block, 2 wrong usage.
+Exit codes: 0 done, 1 a ProbingError or an interruption, printed as one block, 2 wrong usage, 75 stopped by SIGTERM or
+SIGUSR1, as a batch system sends them: start the same command again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typer.core import TyperGroup
 from probing import registry
 from probing.errors import DiskFull, Interrupted, ProbingError
 
+REQUEUE = 75
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -31,6 +33,9 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except ProbingError as error:
             _fail(error)
+        except _Requeue:
+            typer.echo("stopped by a signal; the same command goes on from here: what is done is kept", err=True)
+            sys.exit(REQUEUE)
         except KeyboardInterrupt:
             _fail(Interrupted("interrupted", next_step="run the same command again: what is done is kept"))
         except OSError as error:
@@ -251,8 +256,19 @@ def _interrupt(*_: object) -> NoReturn:
     raise _Interrupt
 
 
+class _Requeue(BaseException):
+    """A batch system ends this job before it is done."""
+
+
+def _requeue(*_: object) -> NoReturn:
+    raise _Requeue
+
+
 def main() -> None:
     """Entry point of the command `probing`."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _requeue)
     app()

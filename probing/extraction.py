@@ -40,14 +40,14 @@ def extract(
     model: LanguageModel | str, corpus: Corpus, *, sites: str | Sequence[str] = "resid.*", to: str | Path,
     rows: str = "word:mean", dtype: str | None = None, max_length: int | None = None,
     long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
-    progress: bool | None = None,
+    num_workers: int = 1, worker_index: int = 0, progress: bool | None = None,
 ) -> Store:  # fmt: skip
     """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
 
     Args:
         model: a model, or the name of one.
         corpus: the examples.
-        sites: shell-style patterns, comma-separated or a list.
+        sites: shell-style patterns, comma-separated or a list; `name=module.path` makes a site of any module.
         to: the store's directory, new or unfinished.
         rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|cls`. `first` and `last` are content
             pieces, not special ones.
@@ -56,6 +56,9 @@ def extract(
         long_inputs: `truncate` (words cut are named), `skip` or `refuse`.
         tokens_per_batch: padded pieces of a batch.
         shard_bytes: size of a shard, about.
+        num_workers, worker_index: of that many processes, which share a file system, this one takes the shards whose
+            number modulo `num_workers` is `worker_index`. Whoever finds all shards done seals the store; the others
+            return it unfinished.
         progress: show a bar on standard error; None: if it is a terminal.
 
     Raises:
@@ -68,6 +71,8 @@ def extract(
         NonFiniteStates: NaN or infinity, naming the site and the sentence.
         NotRepresentable: a state too large for the stored dtype.
     """
+    if not 0 <= worker_index < num_workers:
+        raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
     model = LanguageModel.load(model) if isinstance(model, str) else model
     reading = _reading(model, sites, rows, dtype, max_length, long_inputs, tokens_per_batch, shard_bytes)
     _check_corpus(model, corpus, reading)
@@ -76,7 +81,7 @@ def extract(
     identity = _identity(model, corpus, reading, starts)
     writer = StoreWriter.open(Path(to), identity=identity, environment=environment(model.device))
     bounds = (*starts, len(corpus))
-    missing = list(writer.missing())
+    missing = [shard for shard in writer.missing() if shard % num_workers == worker_index]
     todo = [corpus.examples[bounds[shard] : bounds[shard + 1]] for shard in missing]
     writer.preflight(row_bytes * sum(row_estimate(example, reading.scope) for part in todo for example in part))
     total = sum(n_words(example) for part in todo for example in part)
@@ -89,6 +94,8 @@ def extract(
             commit = background.submit(writer.commit, shard, content)
         if commit is not None:
             commit.result()
+    if writer.missing():
+        return Store.open(Path(to), allow_partial=True)
     writer.seal()
     return Store.open(Path(to))
 
@@ -120,8 +127,19 @@ def _reading(
             found=f"{tokens_per_batch}, {shard_bytes}",
         )  # fmt: skip
     scope, _, pool = rows.partition(":")
-    chosen = select_sites(sites, model.sites)
+    chosen = select_sites(_named_modules(model, sites), model.sites)
     return Reading(chosen, scope, pool or "mean", stored, max_length or limit, long_inputs, tokens_per_batch)
+
+
+def _named_modules(model: LanguageModel, sites: str | Sequence[str]) -> list[str]:
+    """Site patterns, of which `name=module.path` were made sites of the model."""
+    patterns = []
+    for part in sites.split(",") if isinstance(sites, str) else sites:
+        name, _, path = part.strip().partition("=")
+        if path:
+            model.add_site(name, path)
+        patterns.append(name)
+    return patterns
 
 
 def _check_corpus(model: LanguageModel, corpus: Corpus, reading: Reading) -> None:
@@ -149,7 +167,7 @@ def _identity(model: LanguageModel, corpus: Corpus, reading: Reading, starts: tu
     source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
     return model.identity() | {
         "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None},
-        "extraction": reading.identity(),
+        "extraction": reading.identity() | model.added_modules(reading.sites),
         "plan": {"starts": list(starts), "count": len(corpus)},
     }
 

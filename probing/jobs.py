@@ -118,26 +118,33 @@ def _rooted(path: str, root: Path | None) -> str:
 class ExtractOptions(Job):
     """What is read from the model."""
 
-    sites: str = option("resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'")
+    sites: str = option(
+        "resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'; NAME=MODULE.PATH for any other module"
+    )
     rows: str = option("word:mean", help="piece, word:first|last|mean|max, or sentence:last|first|mean|cls")
     device: str = option("cpu", help="torch device")
     dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
     store_dtype: str | None = option(None, help="stored dtype (default: the compute dtype)")
     attention: str | None = option(None, help="attention implementation: eager, sdpa, …")
     revision: str | None = option(None, help="revision of a hub model")
+    untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
     max_length: int | None = option(None, help="longest input in pieces (default: the model's own)")
     long_inputs: Literal["truncate", "skip", "refuse"] = option("truncate", help="what happens to longer inputs")
     tokens_per_batch: int | None = option(None, help="padded pieces per batch (default: chosen for the device)")
 
-    def extract(self, model: str, corpus: Corpus, to: str | Path, *, progress: bool) -> Store:
+    def extract(
+        self, model: str, corpus: Corpus, to: str | Path, *, progress: bool, num_workers: int = 1, worker_index: int = 0
+    ) -> Store:
         """Run `probing.extract` with these options."""
         loaded = pb.LanguageModel.load(
-            model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision
-        )
+            model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision,
+            untrained=self.untrained,
+        )  # fmt: skip
         budget = {} if self.tokens_per_batch is None else {"tokens_per_batch": self.tokens_per_batch}
         return pb.extract(
             loaded, corpus, sites=self.sites, to=to, rows=self.rows, dtype=self.store_dtype,
-            max_length=self.max_length, long_inputs=self.long_inputs, progress=progress, **budget,
+            max_length=self.max_length, long_inputs=self.long_inputs, num_workers=num_workers,
+            worker_index=worker_index, progress=progress, **budget,
         )  # fmt: skip
 
 
@@ -146,10 +153,15 @@ class ExtractJob(CorpusOptions, ExtractOptions):
 
     model: str = option(help="Hugging Face model name or local folder")
     to: str = option(help="directory of the store")
+    num_workers: int = option(1, help="processes, on any machines, that share the work")
+    worker_index: int = option(0, help="which of them this is, from 0 on: it takes every num-workers-th shard")
 
     def run(self, *, progress: bool = True) -> Store:
         """Extract, or finish an interrupted extraction."""
-        return self.extract(self.model, self.read_corpus(), self.to, progress=progress)
+        return self.extract(
+            self.model, self.read_corpus(), self.to, progress=progress, num_workers=self.num_workers,
+            worker_index=self.worker_index,
+        )  # fmt: skip
 
 
 class TrainOptions(Job):

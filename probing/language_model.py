@@ -16,9 +16,9 @@ from probing.errors import BadParameter, UnsupportedModel
 from probing.models._identity import model_identity, tokenizer_identity
 from probing.models._loading import load
 from probing.models._packing import packed_linear_layers
+from probing.models._self_check import SelfCheck
+from probing.models._untrained import untrained_twin
 from probing.models.huggingface import HuggingFaceTrunk
-
-_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative; half precision: 2e-2
 
 
 class LanguageModel:
@@ -32,7 +32,7 @@ class LanguageModel:
 
     def __init__(
         self, model: nn.Module, tokenizer: Any, *, name: str, padding_side: str | None = None,
-        revision: str | None = None, folder: Path | None = None,
+        revision: str | None = None, folder: Path | None = None, untrained: int | None = None,
     ) -> None:  # fmt: skip
         if not getattr(tokenizer, "is_fast", False):
             raise UnsupportedModel(
@@ -48,6 +48,7 @@ class LanguageModel:
         self._trunk = HuggingFaceTrunk(model)
         self._revision = revision
         self._folder = folder
+        self._untrained = untrained
         self._widths: dict[str, int] = {}
         self._identity: dict[str, Any] | None = None
 
@@ -55,7 +56,7 @@ class LanguageModel:
     def load(
         cls, name: str, *, device: str = "cpu", dtype: str = "float32", attention: str | None = None,
         kind: Literal["auto", "base", "causal", "masked"] = "auto", padding_side: str | None = None,
-        revision: str | None = None, check: bool = True,
+        revision: str | None = None, untrained: int | None = None, check: bool = True,
     ) -> Self:  # fmt: skip
         """Load a local folder or a hub model.
 
@@ -67,6 +68,7 @@ class LanguageModel:
             kind: which head to load; `auto`: the one the model was saved with.
             padding_side: `right` (default) or `left`.
             revision: hub branch, tag or commit.
+            untrained: seed of random weights in the same architecture, instead of the trained ones.
             check: run `self_check`.
 
         Raises:
@@ -74,10 +76,11 @@ class LanguageModel:
             BadParameter: an unknown dtype, device, kind or padding side.
         """
         loaded = load(name, device=device, dtype=dtype, attention=attention, kind=kind, revision=revision)
+        network = loaded.model if untrained is None else untrained_twin(loaded.model, untrained)
         path = Path(name).expanduser()
         source = path.resolve().name if path.is_dir() else name
-        model = cls(loaded.model, loaded.tokenizer, name=source, padding_side=padding_side,
-                    revision=loaded.revision, folder=loaded.folder)  # fmt: skip
+        model = cls(network, loaded.tokenizer, name=source, padding_side=padding_side,
+                    revision=loaded.revision, folder=loaded.folder, untrained=untrained)  # fmt: skip
         if check:
             model.self_check()
         return model
@@ -96,6 +99,10 @@ class LanguageModel:
         if check:
             built.self_check()
         return built
+
+    @property
+    def _check(self) -> SelfCheck:
+        return SelfCheck(self._trunk, self.states, self._padded, self.first_piece, self.tokenizer.all_special_ids)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -136,10 +143,33 @@ class LanguageModel:
             UnknownSite: no such site.
         """
         self._trunk.check_sites([site])
-        if not self._widths:
-            states = self.states([_plain(self._ordinary_ids(2))], self.sites)
+        if site not in self._widths:
+            states = self.states([self._check.input_of(2)], self.sites)
             self._widths = {name: state.shape[-1] for name, state in states.items()}
         return self._widths[site]
+
+    def add_site(self, site: str, path: str) -> None:
+        """Make a site of any module's output.
+
+        Args:
+            site: its name, in the form of a site, such as `gate.3`.
+            path: the module's path in the model, as `model.named_modules()` gives it.
+
+        Raises:
+            UnknownSite: the name has another form or another meaning, or there is no such module.
+            UnsupportedModel: the output is not one state `(B, T, D)` a pass, or depends on the batch.
+        """
+        self._trunk.add_site(site, path)
+        try:
+            self._check.batches([site])
+        except BaseException:
+            self._trunk.remove_site(site)
+            raise
+
+    def added_modules(self, sites: Sequence[str]) -> dict[str, Any]:
+        """Part of a store's identity: the module paths of those sites that `add_site` made."""
+        found = {site: self._trunk.modules[site] for site in sites if site in self._trunk.added}
+        return {"modules": found} if found else {}
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Texts as the model reads them, not yet truncated."""
@@ -203,46 +233,7 @@ class LanguageModel:
         Raises:
             UnsupportedModel: which family failed, and how.
         """
-        trunk = self._trunk
-        with torch.inference_mode():
-            repeated = trunk.repeated_block(*self._padded([_plain(self._ordinary_ids(2))]))
-        if repeated:
-            raise trunk.unsupported(repeated, "once in a forward pass")
-        short, long = _plain(self._ordinary_ids(3)), _plain(self._ordinary_ids(7))
-        tolerance = _TOLERANCE.get(trunk.dtype, 2e-2)
-        together = self.states([short, long], self.sites)
-        starts = self.first_piece([short, long])
-        for row, one in enumerate((short, long)):
-            alone = self.states([one], self.sites)
-            for site in self.sites:
-                state = together[site]
-                if state.ndim != 3 or state.shape[:2] != (2, len(long)):
-                    raise trunk.unsupported(f"{site} has shape {tuple(state.shape)}", f"(2, {len(long)}, width)")
-                mine = state[row, starts[row] : starts[row] + len(one)].float()
-                if not bool(torch.isfinite(mine).all()):
-                    raise trunk.unsupported(f"{site} is not finite", "finite states")
-                if not _is_close(mine, alone[site][0].float(), tolerance):
-                    raise trunk.unsupported(f"{site} changes with the batch", "the same states alone and in a batch")
-        with torch.inference_mode():
-            broken = trunk.broken_link(*self._padded([long]))
-        if broken:
-            raise trunk.unsupported(f"{broken} is not what the block before it gave", "a chain of blocks")
-        self._check_final_norm(long, tolerance)
-
-    def _check_final_norm(self, one: Encoded, tolerance: float) -> None:
-        """The norm is the final one if norm(resid.L) is what the trunk returns."""
-        trunk = self._trunk
-        if trunk.final_norm is None:
-            return
-        last = f"resid.{len(trunk.blocks)}"
-        with torch.inference_mode():
-            states = trunk.read(*self._padded([one]), (last, "final_norm"))
-            outputs = trunk.trunk(**trunk.inputs(*self._padded([one])))
-            normed = trunk.final_norm(states[last]).float()
-        if not _is_close(normed, states["final_norm"].float(), tolerance):
-            raise trunk.unsupported("the final norm is not applied to the last block's output", f"norm({last})")
-        if not _is_close(normed, outputs[0].float(), tolerance):
-            raise trunk.unsupported("the final norm's output is not the trunk's last state", f"norm({last})")
+        self._check.model()
 
     def identity(self) -> dict[str, Any]:
         """The `model` and `tokenizer` blocks of a store's identity; no machine paths."""
@@ -250,7 +241,7 @@ class LanguageModel:
             return dict(self._identity)
         where = (self.name, self._revision, self._folder)
         found = {
-            "model": model_identity(self._model, *where),
+            "model": model_identity(self._model, *where, self._untrained),
             "tokenizer": tokenizer_identity(self.tokenizer, *where, self.padding_side),
         }
         if self._folder is not None:  # hashes of files, which were read once; what is in memory may change
@@ -269,22 +260,3 @@ class LanguageModel:
             mask[row, start : start + len(one)] = 1
         device = self._trunk.device
         return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-
-    def _ordinary_ids(self, count: int) -> list[int]:
-        """Ids of pieces that are not special, for checks."""
-        special = set(self.tokenizer.all_special_ids)
-        size = min(self._trunk.embedding.num_embeddings, 1000 + len(special))
-        ids = [i for i in range(size) if i not in special] or [0]
-        return [ids[(7 * k) % len(ids)] for k in range(1, count + 1)]
-
-
-def _plain(ids: list[int]) -> Encoded:
-    none = np.zeros((0, 2), dtype=np.int64)
-    return Encoded(
-        np.array(ids, dtype=np.int64), np.zeros((len(ids), 2), dtype=np.int64), np.zeros(len(ids), dtype=bool), none
-    )
-
-
-def _is_close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    scale = float(b.abs().max()) or 1.0
-    return a.shape == b.shape and float((a - b).abs().max()) <= tolerance * scale

@@ -56,7 +56,7 @@ class Reading:
             "sites": list(self.sites),
             "rows": self.scope if self.scope == "piece" else f"{self.scope}:{self.pool}",
             "dtype": self.dtype,
-            "batch_rule": f"length-sorted, at most {self.tokens_per_batch} padded pieces",
+            "batch_rule": f"length-sorted, at most {self.tokens_per_batch} padded pieces, equal examples once",
             "long_inputs": self.long_inputs,
             "max_length": self.max_length,
         }
@@ -94,7 +94,10 @@ def _read_states(
     """Stored rows `(R, D)` by site."""
     stored = np.uint16 if reading.dtype == "bfloat16" else np.dtype(reading.dtype)
     states = {site: np.empty((len(rows), model.width(site)), dtype=stored) for site in reading.sites}
-    lengths = [len(e) if rows.offset[i + 1] > rows.offset[i] else 0 for i, e in enumerate(encoded)]
+    original = _originals(examples)
+    lengths = [
+        len(one) if rows.offset[e + 1] > rows.offset[e] and original[e] == e else 0 for e, one in enumerate(encoded)
+    ]
     for batch in length_sorted_batches(lengths, reading.tokens_per_batch):
         inputs = [encoded[e] for e in batch]
         gather = Gather.of(rows, batch, model.first_piece(inputs), lengths[batch[0]], model.device)
@@ -108,7 +111,20 @@ def _read_states(
             _tensor(states[site]).index_copy_(0, places, _tensor(narrowed))  # as states[places] = narrowed, faster
         if advance is not None:
             advance(sum(n_words(examples[e]) for e in batch))
+    for e, first in enumerate(original):
+        if e != first:
+            for site in reading.sites:
+                mine, its = (slice(rows.offset[i], rows.offset[i + 1]) for i in (e, first))
+                states[site][mine] = states[site][its]
+            if advance is not None:
+                advance(n_words(examples[e]))
     return states
+
+
+def _originals(examples: Sequence[Example]) -> list[int]:
+    """For each example, the first with the same text and words: its rows are the same."""
+    seen: dict[tuple[object, ...], int] = {}
+    return [seen.setdefault((example.text, tuple(example.words)), e) for e, example in enumerate(examples)]
 
 
 def _tensor(stored: NDArray[Any]) -> torch.Tensor:

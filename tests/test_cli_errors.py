@@ -214,6 +214,24 @@ def test_sigint_ends_a_running_command_with_exit_code_1(tmp_path: Path, corpus_f
     assert_same_states(tmp_path / "s", store)
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_batch_system_s_signal_ends_with_75_and_the_same_command_goes_on(
+    tmp_path: Path, corpus_flags: list[str], store: Path, name: str
+) -> None:
+    command = ["extract", "--model", MODEL, *corpus_flags, "--to", str(tmp_path / "s"), "--quiet"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "probing", *command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "s").exists() and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(getattr(signal, name))
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 75, errors
+    assert "goes on from here" in errors and "Traceback" not in errors
+    assert run(*command).exit_code == 0
+    assert_same_states(tmp_path / "s", store)
+
+
 def test_sigint_inside_an_exec_of_text_ends_with_exit_code_1() -> None:
     program = """
 import signal

@@ -18,6 +18,7 @@ from probing.errors import (
     NonFiniteStates,
     ProvenanceMismatch,
     UnknownSite,
+    UnsupportedModel,
 )
 from probing.extraction import extract
 from probing.language_model import LanguageModel
@@ -65,10 +66,52 @@ def test_sentence_rows_pool_content_pieces(tmp_path, pool):
         np.testing.assert_allclose(store.read("resid.2")[r], expected, atol=1e-5)
 
 
-def test_duplicate_sentences_have_equal_states(tmp_path):
+def test_duplicate_sentences_have_equal_states_and_run_once(tmp_path, monkeypatch):
+    rows_run, read = [], LanguageModel.states
+    monkeypatch.setattr(
+        LanguageModel, "states", lambda self, batch, sites: rows_run.append(len(batch)) or read(self, batch, sites)
+    )
     table = content(run(tmp_path))
     for site in SITES:
-        np.testing.assert_allclose(table[site][table["example"] == 0], table[site][table["example"] == 5], atol=1e-6)
+        np.testing.assert_array_equal(table[site][table["example"] == 0], table[site][table["example"] == 5])
+    assert sum(rows_run) <= len(TEXTS) - 3 + 1  # less one duplicate and two empty ones; one pass may learn the widths
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)])
+def test_workers_in_any_order_make_the_store_that_one_process_makes(tmp_path, order):
+    whole = run(tmp_path / "whole", shard_bytes=1500)
+    planned = len(whole.identity["plan"]["starts"])
+    assert planned >= 4
+    for step, worker in enumerate(order):
+        found = run(tmp_path / "parts", shard_bytes=1500, num_workers=4, worker_index=worker)
+        assert (found.shards_done == planned) == (step == 3) == (tmp_path / "parts" / "seal.json").exists()
+    assert Store.open(tmp_path / "parts").content_id == whole.content_id
+
+
+@pytest.mark.parametrize("worker", [-1, 2])
+def test_a_worker_that_cannot_be_is_refused(tmp_path, worker):
+    with pytest.raises(BadParameter, match="no such worker"):
+        run(tmp_path / "s", num_workers=2, worker_index=worker)
+
+
+def test_a_module_path_makes_a_site_and_is_part_of_what_the_store_is(tmp_path):
+    model = LanguageModel.from_modules(build("gpt2"), byte_tokenizer())
+    store = extract(model, CORPUS, sites="resid.0,inner.1=transformer.h.1.mlp.c_fc", to=tmp_path / "a", progress=False)
+    assert store.sites == ("resid.0", "inner.1") and store.width("inner.1") == 64
+    assert store.identity["extraction"]["modules"] == {"inner.1": "h.1.mlp.c_fc"}
+    other = LanguageModel.from_modules(build("gpt2"), byte_tokenizer())
+    with pytest.raises(ProvenanceMismatch, match="modules"):
+        extract(other, CORPUS, sites="resid.0,inner.1=h.0.mlp.c_fc", to=tmp_path / "a", progress=False)
+
+
+def test_a_module_that_mixes_the_batch_is_no_site():
+    broken = build("gpt2")
+    honest = broken.transformer.h[1].mlp.c_fc.forward
+    broken.transformer.h[1].mlp.c_fc.forward = lambda x: honest(x) + x[:, 0, 0].sum()
+    model = LanguageModel.from_modules(broken, byte_tokenizer(), check=False)
+    with pytest.raises(UnsupportedModel, match=r"inner\.1 changes with the batch"):
+        model.add_site("inner.1", "h.1.mlp.c_fc")
+    assert "inner.1" not in model.sites
 
 
 def test_states_do_not_depend_on_batch_or_shard_size(tmp_path):

@@ -8,6 +8,7 @@ from transformers import AutoModel, T5Config
 
 from probing.errors import BadParameter, UnknownSite, UnsupportedModel
 from probing.language_model import LanguageModel
+from probing.models._untrained import untrained_twin
 from tests.tiny_models import build, byte_tokenizer, language_model, wordpiece_tokenizer
 
 TEXTS = ["the thing", "a", "the cat is being in the hat", "on it"]
@@ -178,3 +179,31 @@ def test_many_states_are_the_same_states_and_leave_no_trace(family):
     for site in model.sites:
         torch.testing.assert_close(packed[site], plain[site], rtol=1e-5, atol=1e-6)
         assert torch.equal(model.states(inputs, [site])[site], plain[site])
+
+
+def test_the_untrained_twin_is_another_model_of_the_same_shape_and_says_so(tmp_path):
+    build("llama").save_pretrained(tmp_path / "m")
+    byte_tokenizer().save_pretrained(tmp_path / "m")
+    trained = LanguageModel.load(str(tmp_path / "m"))
+    before = torch.get_rng_state()
+    one, same, other = (LanguageModel.load(str(tmp_path / "m"), untrained=seed) for seed in (0, 0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    weights = [dict(model._model.named_parameters()) for model in (trained, one, same, other)]
+    for name, weight in weights[0].items():
+        assert weight.shape == weights[1][name].shape and torch.equal(weights[1][name], weights[2][name])
+        if weight.ndim > 1:
+            assert not torch.equal(weight, weights[1][name]) and not torch.equal(weights[1][name], weights[3][name])
+    ids = [model.identity()["model"] for model in (trained, one, same, other)]
+    assert ids[1] == ids[2] and len({str(identity) for identity in ids}) == 3
+    assert ids[1]["untrained"]["seed"] == 0 and ids[1]["weights"] == ids[0]["weights"] and "untrained" not in ids[0]
+
+
+def test_a_twin_that_kept_its_weights_is_refused():
+    class Stubborn(torch.nn.Linear):
+        def __init__(self, config):
+            super().__init__(2, 2)
+            self.config = config
+            torch.nn.init.ones_(self.weight)
+
+    with pytest.raises(UnsupportedModel, match="pretrained weights"):
+        untrained_twin(Stubborn({}), 0)

@@ -15,7 +15,9 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_m
                     "merges.txt", "added_tokens.json", "tokenizer.model")  # fmt: skip
 
 
-def model_identity(model: nn.Module, source: str, revision: str | None, folder: Path | None) -> dict[str, Any]:
+def model_identity(
+    model: nn.Module, source: str, revision: str | None, folder: Path | None, untrained: int | None = None
+) -> dict[str, Any]:
     """The `model` block of a store's identity.
 
     Args:
@@ -23,11 +25,13 @@ def model_identity(model: nn.Module, source: str, revision: str | None, folder: 
         source: hub name or folder name.
         revision: hub commit, if known.
         folder: where the files lie; None for a model built in memory, whose parameters are hashed instead.
+        untrained: the seed, if the weights are random; both the files and the parameters are then hashed.
     """
     config: Any = model.config
     dtype = next(model.parameters()).dtype
     weights = {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))} if folder else {}
-    return {
+    twin = {} if untrained is None else {"untrained": {"seed": untrained, "parameters": _parameters_sha256(model)}}
+    return twin | {
         "source": source,
         "revision": revision,
         "weights": weights or {"parameters": _parameters_sha256(model)},

@@ -27,6 +27,7 @@ class HuggingFaceTrunk:
         family: the model type of the configuration, for messages.
         modules: for each site, the module path in the trunk.
         reads_input: sites that are the input of their module, not its output.
+        added: sites that `add_site` made.
         n_heads: attention heads of a block; None: unknown.
     """
 
@@ -53,6 +54,7 @@ class HuggingFaceTrunk:
         self.n_heads: int | None = getattr(self.trunk.config, "num_attention_heads", None)
         self.modules = {"embed": _path_of(self.trunk, embedding)}
         self.reads_input: set[str] = set()
+        self.added: set[str] = set()
         sublayers = find_sublayers(self.blocks, self._run_once, self.n_heads)
         for layer in range(len(self.blocks)):
             self._add(f"resid.{layer}", f"{path}.{layer}", reads_input=True)
@@ -88,6 +90,12 @@ class HuggingFaceTrunk:
         if path not in modules:
             raise unknown_name("module", path, modules, where=f"model {self.family}", error=UnknownSite)
         self._add(site, modules[path])
+        self.added.add(site)
+
+    def remove_site(self, site: str) -> None:
+        """Forget a site that `add_site` made."""
+        self.added.remove(site)
+        del self.modules[site]
 
     def _run_once(self) -> None:
         """A forward pass over one small input."""
@@ -154,6 +162,10 @@ class HuggingFaceTrunk:
         for site in sites:
             if len(seen[site]) != 1:
                 raise self.unsupported(f"site {site} was met {len(seen[site])} times", "once in a forward pass")
+            if seen[site][0].shape[:2] != ids.shape and seen[site][0].shape[0] != ids.numel():
+                raise self.unsupported(
+                    f"{site} has shape {tuple(seen[site][0].shape)}", f"({ids.numel()} pieces, width)"
+                )
         # Some blocks flatten (B, T) for their MLP.
         return {site: seen[site][0].reshape(*ids.shape, -1) for site in sites}
 

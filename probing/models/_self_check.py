@@ -1,0 +1,100 @@
+"""Proof on small inputs that the hooks of a loaded model read what the site names say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probing.alignment import Encoded
+from probing.models.huggingface import HuggingFaceTrunk
+
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative; half precision: 2e-2
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """What is checked, and how it is read.
+
+    Attributes:
+        trunk: the model.
+        states: states `(B, T, D)` by site, of a batch.
+        padded: ids and mask of a batch.
+        first_piece: column of each input's first piece.
+        special: ids that no ordinary text has.
+    """
+
+    trunk: HuggingFaceTrunk
+    states: Callable[[Sequence[Encoded], Sequence[str]], dict[str, Tensor]]
+    padded: Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]]
+    first_piece: Callable[[Sequence[Encoded]], Any]
+    special: Sequence[int]
+
+    def model(self) -> None:
+        """Blocks run once each, in a chain; batches do not matter; the final norm is the final one.
+
+        Raises:
+            UnsupportedModel: which family failed, and how.
+        """
+        long = self.input_of(7)
+        with torch.inference_mode():
+            repeated = self.trunk.repeated_block(*self.padded([long]))
+        if repeated:
+            raise self.trunk.unsupported(repeated, "once in a forward pass")
+        self.batches(self.trunk.sites)
+        with torch.inference_mode():
+            broken = self.trunk.broken_link(*self.padded([long]))
+        if broken:
+            raise self.trunk.unsupported(f"{broken} is not what the block before it gave", "a chain of blocks")
+        self._final_norm(long)
+
+    def batches(self, sites: Sequence[str]) -> None:
+        """States are finite, one a piece, and the same alone and in a batch.
+
+        Raises:
+            UnsupportedModel: which site failed, and how.
+        """
+        unsupported, short, long = self.trunk.unsupported, self.input_of(3), self.input_of(7)
+        together, starts = self.states([short, long], sites), self.first_piece([short, long])
+        for row, one in enumerate((short, long)):
+            alone = self.states([one], sites)
+            for site in sites:
+                state = together[site]
+                if state.ndim != 3 or state.shape[:2] != (2, len(long)):
+                    raise unsupported(f"{site} has shape {tuple(state.shape)}", f"(2, {len(long)}, width)")
+                mine = state[row, starts[row] : starts[row] + len(one)].float()
+                if not bool(torch.isfinite(mine).all()):
+                    raise unsupported(f"{site} is not finite", "finite states")
+                if not self._is_close(mine, alone[site][0].float()):
+                    raise unsupported(f"{site} changes with the batch", "the same states alone and in a batch")
+
+    def input_of(self, length: int) -> Encoded:
+        """An input of so many ordinary pieces."""
+        special = set(self.special)
+        ids = [i for i in range(min(self.trunk.embedding.num_embeddings, 1000 + len(special))) if i not in special]
+        chosen = np.array([(ids or [0])[(7 * k) % len(ids or [0])] for k in range(1, length + 1)], dtype=np.int64)
+        none = np.zeros((0, 2), dtype=np.int64)
+        return Encoded(chosen, np.zeros((length, 2), dtype=np.int64), np.zeros(length, dtype=bool), none)
+
+    def _final_norm(self, one: Encoded) -> None:
+        """The norm is the final one if norm(resid.L) is what the trunk returns."""
+        trunk = self.trunk
+        if trunk.final_norm is None:
+            return
+        last = f"resid.{len(trunk.blocks)}"
+        with torch.inference_mode():
+            states = trunk.read(*self.padded([one]), (last, "final_norm"))
+            outputs = trunk.trunk(**trunk.inputs(*self.padded([one])))
+            normed = trunk.final_norm(states[last]).float()
+        if not self._is_close(normed, states["final_norm"].float()):
+            raise trunk.unsupported("the final norm is not applied to the last block's output", f"norm({last})")
+        if not self._is_close(normed, outputs[0].float()):
+            raise trunk.unsupported("the final norm's output is not the trunk's last state", f"norm({last})")
+
+    def _is_close(self, a: Tensor, b: Tensor) -> bool:
+        tolerance = _TOLERANCE.get(self.trunk.dtype, 2e-2) * (float(b.abs().max()) or 1.0)
+        return a.shape == b.shape and float((a - b).abs().max()) <= tolerance
