@@ -164,7 +164,10 @@ def word_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[En
 
 
 def piece_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[Encoded]) -> Rows:
-    """One row per piece that is not special; `word` is the first of the words that own it, -1 for none."""
+    """One row per piece that is not special; `word` is the first of the words that own it, -1 for none.
+
+    Words that `word_rows` would give no row are named as missing, so that pooling later drops them too.
+    """
     offsets = [e.offsets for e in encoded]
     base = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
     spans, example = _flat_spans(words)
@@ -184,7 +187,8 @@ def piece_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[E
     char = _stacked(offsets)[chosen]
     groups = (chosen, np.ones(len(chosen), dtype=np.int64))
     return _rows(of_example[chosen], word[chosen], char, within, *groups,
-                 pool="mean", n_examples=len(texts), missing=(), empty="no_pieces")  # fmt: skip
+                 pool="mean", n_examples=len(texts), missing=word_rows(texts, words, encoded).missing,
+                 empty="no_pieces")  # fmt: skip
 
 
 def sentence_rows(encoded: Sequence[Encoded], pool: str = "mean", cls_id: int | None = None) -> Rows:

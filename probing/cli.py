@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from probing import registry
 from probing.errors import DiskFull, Interrupted, ProbingError
+from probing.store_commands import AsJson, print_mapping, print_store, store_app
 
 REQUEUE = 75
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -60,11 +61,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-store_app = typer.Typer(help="Look at stores of hidden states.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tables")]
 
 _EXAMPLES = {
     "ExtractJob": "probing extract --model gpt2 --corpus train=train.conllu --corpus dev=dev.conllu "
@@ -112,7 +111,7 @@ def _parameter(name: str, field: Any) -> inspect.Parameter:
 
 def _finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
     store = job.run(progress=not quiet)
-    _print_store(store.path, as_json)
+    print_store(store.path, as_json)
 
 
 def _finish_train(job: Any, quiet: bool, as_json: bool) -> None:
@@ -132,28 +131,6 @@ def _print_results(results: Any) -> None:
     from rich.console import Console
 
     import_module("probing.reporting.tables").print_results(list(results), Console())
-
-
-def _print_store(path: Path, as_json: bool) -> None:
-    info = import_module("probing.store").store_info(path)
-    _print_mapping(info, as_json)
-
-
-def _print_mapping(info: dict[str, Any], as_json: bool) -> None:
-    import json
-
-    from rich.console import Console
-    from rich.table import Table
-
-    if as_json:
-        typer.echo(json.dumps(info, sort_keys=True, default=str))
-        return
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for key, value in info.items():
-        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        shown = ", ".join(map(str, shown)) if isinstance(shown, list | tuple) else shown
-        table.add_row(key.replace("_", " "), str(shown) if shown not in ("", None) else "none")
-    Console().print(table)
 
 
 @app.command()
@@ -186,59 +163,11 @@ def list_members(
     Example: probing list probes
     """
     rows = {name: _summary(folder, name) for name in registry.names(folder)}
-    _print_mapping(rows, as_json)
+    print_mapping(rows, as_json)
 
 
 def _summary(folder: str, name: str) -> str:
     return (registry.get(folder, name).__doc__ or "").strip().splitlines()[0]
-
-
-@store_app.command("ls")
-def store_ls(
-    root: Annotated[Path, typer.Argument(help="a store, or a directory of stores")] = Path("cache/states"),
-    as_json: AsJson = False,
-) -> None:
-    """List the stores under a directory.
-
-    Example: probing store ls cache/states
-    """
-    found = import_module("probing.store").list_stores(root)
-    for info in found:
-        _print_mapping(info, as_json)
-        if not as_json:
-            typer.echo("")
-    if not found and not as_json:
-        typer.echo(f"no store under {root}")
-
-
-@store_app.command("info")
-def store_show(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)], as_json: AsJson = False
-) -> None:
-    """Model, corpus, sites, shards done, skipped examples and missing words of a store.
-
-    Example: probing store info cache/states/gpt2
-    """
-    _print_store(store, as_json)
-
-
-@store_app.command("verify")
-def store_verify(store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)]) -> None:
-    """Read every byte of a store and compare it with its commit records; exit code 1 if anything differs.
-
-    Example: probing store verify cache/states/gpt2
-    """
-    module = import_module("probing.store")
-    opened = module.Store.open(store, allow_partial=True, verification="full")
-    problems = opened.verify()
-    done = f"{opened.shards_done} of {opened.shards_planned} shards"
-    if problems:
-        errors = import_module("probing.errors")
-        raise errors.CorruptShard(
-            "the store does not verify", needed="every shard as its record says", found="; ".join(problems[:10]),
-            where=str(store), next_step="delete the damaged records and run `probing extract` again",
-        )  # fmt: skip
-    typer.echo(f"{store}: sound, {done}, {opened.n_rows} rows")
 
 
 app.command("extract")(_command("ExtractJob", _finish_extract))

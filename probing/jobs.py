@@ -179,6 +179,7 @@ class TrainOptions(Job):
     root_seed: int = option(0, help="root of every random draw")
     sites: str = option("*", help="sites of the store to probe, with wildcards")
     cluster: Literal["sentence", "document"] = option("sentence", help="unit that is resampled for intervals")
+    rows: str | None = option(None, help="how a piece store is pooled: word:mean, sentence:last, … (default: mean)")
 
     def train(self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool) -> ProbeResults:
         """Run `probing.train` on every task; results of all tasks are written to `to`."""
@@ -187,7 +188,7 @@ class TrainOptions(Job):
             results = pb.train(
                 store, corpus, task=task, probes=self.probes, controls=self.controls or None,
                 measures=self.measures or None, seeds=self.seeds, root_seed=self.root_seed, sites=self.sites,
-                cluster=self.cluster, to=to, progress=progress,
+                cluster=self.cluster, rows=self.rows, to=to, progress=progress,
             )  # fmt: skip
         if results is None:
             raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")

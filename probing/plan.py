@@ -15,6 +15,7 @@ from probing.corpus import Corpus
 from probing.design import Kind, Labels
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
 from probing.labelling import facts, label_rows
+from probing.pooling import with_rows
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
 from probing.results import NO_SITE
 from probing.scoring import EVALUATED, Resampler, gives_probabilities
@@ -115,6 +116,7 @@ def make_plan(
     root_seed: int,
     sites: str | Sequence[str],
     cluster: str,
+    rows: str | None,
 ) -> Plan:
     """Build and check everything.
 
@@ -130,6 +132,7 @@ def make_plan(
     built_task = build("tasks", task) if isinstance(task, str) else task
     name = task.strip() if isinstance(task, str) else spec_of(task)
     built_task.prepare(corpus)
+    store = with_rows(store, corpus, rows, built_task.level)
     kind: Kind = built_task.kind
     named_probes = _probes(probes if probes is not None else DEFAULT_PROBES[kind], kind)
     named_measures = _measures(measures if measures is not None else DEFAULT_MEASURES[kind], kind)

@@ -21,10 +21,9 @@ MAX_STUDY_BYTES = 1_000_000
 
 
 class StudyTrain(TrainOptions):
-    """One entry of a study's `train` list; `rows` names the extraction if several would do."""
+    """One entry of a study's `train` list; `rows` names the extraction if several would do, or pools one of pieces."""
 
     tasks: Many = Field(alias="task")
-    rows: str | None = None
 
 
 class Study(Job):
@@ -66,8 +65,9 @@ class Study(Job):
         }
         for entry in self.train:
             for task in entry.tasks:
-                one = entry.model_copy(update={"tasks": [task]})
-                one.train(stores[self._rows_for(entry, task, corpus)].path, corpus, out, progress=progress)
+                rows = self._rows_for(entry, task, corpus)
+                one = entry.model_copy(update={"tasks": [task], "rows": entry.rows if rows == "piece" else None})
+                one.train(stores[rows].path, corpus, out, progress=progress)
         return pb.report(out)
 
     def _model_source(self) -> str:
@@ -75,9 +75,10 @@ class Study(Job):
         return str(local) if local.is_dir() else self.model
 
     def _rows_for(self, entry: StudyTrain, task: str, corpus: Corpus) -> str:
-        """The extraction whose rows have the task's level: its own `rows`, else the first that fits."""
+        """The extraction whose rows have the task's level: its own `rows`, else the first that fits, else pieces."""
         level = task_level(task, corpus)
         fitting = [o.rows for o in self.extract if entry.rows in (None, o.rows) and o.rows.split(":")[0] == level]
+        fitting += [o.rows for o in self.extract if o.rows == "piece"]
         if not fitting:
             raise ConfigError(
                 f"no extraction of this study has rows for task {task!r}",

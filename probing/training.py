@@ -43,6 +43,7 @@ def train(
     root_seed: int = 0,
     sites: str | Sequence[str] = "*",
     cluster: str = "sentence",
+    rows: str | None = None,
     to: str | Path | None = None,
     progress: bool = True,
 ) -> ProbeResults:
@@ -65,6 +66,7 @@ def train(
         root_seed: root of every random draw.
         sites: patterns of sites of the store.
         cluster: what is resampled for intervals: `sentence` or `document`.
+        rows: how the rows of a piece store are pooled, e.g. `word:last` (default: the mean).
         to: folder for results.jsonl, results.parquet, fitted probes, and units by which a killed run resumes.
         progress: whether to show a bar on standard error, if that is a terminal.
 
@@ -77,7 +79,7 @@ def train(
     opened = store if not isinstance(store, str | Path) else Store.open(store)
     plan = make_plan(
         opened, corpus, task=task, probes=probes, controls=controls, measures=measures, seeds=seeds,
-        root_seed=root_seed, sites=sites, cluster=cluster,
+        root_seed=root_seed, sites=sites, cluster=cluster, rows=rows,
     )  # fmt: skip
     folder = Path(to) if to is not None else None
     results = adjusted(_results(plan, folder, progress=progress))

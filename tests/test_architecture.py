@@ -22,10 +22,13 @@ LAYERS = [
     {"corpus", "site", "provenance", "alignment", "design", "records", "store", "statistics", "sources"},
     {"contracts"},
     {*MEMBERS, "specs", "language_model", "batching"},
-    {"labelling", "label_checks", "plan", "scoring", "shard_reading", "extraction", "training", "results", "units"},
+    {
+        "labelling", "pooling", "label_checks", "plan", "scoring", "shard_reading", "extraction", "training",
+        "results", "units",
+    },
     {"reporting"},
-    {"jobs", "study", "cli", "__main__", "__init__"},
-]
+    {"jobs", "study", "store_commands", "cli", "__main__", "__init__"},
+]  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "h5py", "pandas", "pyarrow", "matplotlib", "numpy")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from probing.errors import DiskFull, StoreError
 
 LEASE_SECONDS = 15 * 60
+TEMPORARY = re.compile(r"\.tmp-(.+)-(\d+)-[0-9a-f]{8}")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -53,6 +54,10 @@ class FileOps:
     def mkdir(self, path: Path) -> None:
         """Make one directory."""
         path.mkdir()
+
+    def rmdir(self, path: Path) -> None:
+        """Remove one empty directory."""
+        path.rmdir()
 
     def listdir(self, path: Path) -> list[str]:
         """Names in a directory, sorted."""
@@ -100,8 +105,7 @@ def typed_errors(where: Path) -> Iterator[None]:
 
 def write_temporary(files: FileOps, folder: Path, *data: bytes | memoryview) -> Path:
     """Write buffers to a new temporary file in `folder` and fsync it; nothing of it stays if that fails."""
-    host = re.sub(r"[^A-Za-z0-9._]", "_", platform.node()) or "host"
-    path = folder / f".tmp-{host}-{os.getpid()}-{secrets.token_hex(4)}"
+    path = folder / f".tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
@@ -189,15 +193,21 @@ def _holds(path: Path, *data: bytes | memoryview) -> bool:
 
 def sweep(files: FileOps, folder: Path) -> None:
     """Remove the temporary files of dead writers of this host, and any older than a lease."""
-    host = re.sub(r"[^A-Za-z0-9._]", "_", platform.node()) or "host"
     for name in files.listdir(folder):
-        match = re.fullmatch(r"\.tmp-(.+)-(\d+)-[0-9a-f]{8}", name)
-        if not match:
-            continue
         with contextlib.suppress(FileNotFoundError):
-            dead = match[1] == host and not _alive(int(match[2]))
-            if dead or files.clock() - files.stat(folder / name).st_mtime > LEASE_SECONDS:
+            if TEMPORARY.fullmatch(name) and is_abandoned(files, folder / name):
                 files.unlink(folder / name)
+
+
+def is_abandoned(files: FileOps, temporary: Path) -> bool:
+    """Whether the writer of a temporary file is known to be dead, or has not touched it for longer than a lease."""
+    match = TEMPORARY.fullmatch(temporary.name)
+    dead = match is not None and match[1] == _host() and not _alive(int(match[2]))
+    return dead or files.clock() - files.stat(temporary).st_mtime > LEASE_SECONDS
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9._]", "_", platform.node()) or "host"
 
 
 def _alive(pid: int) -> bool:

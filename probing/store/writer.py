@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
@@ -42,7 +43,7 @@ from probing.store.format import (
     shard_file,
     signed_json,
 )
-from probing.store.image import Image, build, describe
+from probing.store.image import build, describe
 
 _SPARE_BYTES = 16 << 20
 _LOG = logging.getLogger(__name__)
@@ -153,7 +154,25 @@ class StoreWriter:
         }  # fmt: skip
         check_record(record, self._recipe, shard)
         with typed_errors(self.path):
-            self._write(shard, image, record)
+            self._write(shard, image.buffers, record)
+
+    def copy(self, shard: int, record: dict[str, Any], data: bytes) -> None:
+        """Commit a shard of another part of the same extraction, byte for byte.
+
+        Args:
+            shard: its index.
+            record: its commit record, checked.
+            data: its file.
+
+        Raises:
+            CorruptShard: the bytes are not those of the record.
+            DiskFull: no room; nothing is left behind.
+        """
+        if hashlib.sha256(data).hexdigest() != record["sha256"]:
+            raise CorruptShard(f"shard {shard} changed while it was copied", where=record["file"])
+        self.preflight(len(data))
+        with typed_errors(self.path):
+            self._write(shard, [memoryview(data)], record)
 
     def seal(self) -> str:
         """Write seal.json: all records and the content id.
@@ -183,11 +202,11 @@ class StoreWriter:
                 sync_folder(self._files, self.path)
         return identifier
 
-    def _write(self, shard: int, image: Image, record: dict[str, Any]) -> None:
+    def _write(self, shard: int, buffers: list[memoryview], record: dict[str, Any]) -> None:
         folder = self.path / "shards"
-        temporary = write_temporary(self._files, folder, *image.buffers)
+        temporary = write_temporary(self._files, folder, *buffers)
         try:
-            replace(self._files, temporary, folder / record["file"], *image.buffers)
+            replace(self._files, temporary, folder / record["file"], *buffers)
         except BaseException:
             discard(self._files, temporary)
             raise

@@ -1,0 +1,130 @@
+"""Rows of a piece store, pooled into words or sentences when they are read: one extraction serves every pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import embedding_bag
+
+from probing.corpus import Corpus
+from probing.errors import BadParameter, unknown_name
+from probing.store import RowTable, Store
+
+Ints = NDArray[np.int64]
+POOLINGS = (
+    "word:first", "word:last", "word:mean", "word:max", "sentence:first", "sentence:last", "sentence:mean",
+)  # fmt: skip
+
+
+def with_rows(store: Any, corpus: Corpus, rows: str | None, level: str) -> Any:
+    """The store as it is, or a piece store pooled to `rows` (default: the mean at this level).
+
+    Raises:
+        BadParameter: rows that the store cannot give.
+    """
+    own = store.identity["extraction"]["rows"]
+    if own != "piece":
+        if rows not in (None, own):
+            raise BadParameter(
+                "only a piece store is pooled when it is read", needed=f"rows {own}", found=f"rows {rows}",
+                where=str(getattr(store, "path", "")), next_step="leave rows out, or extract with --rows piece",
+            )  # fmt: skip
+        return store
+    return PooledStore(store, corpus, rows or f"{level}:mean")
+
+
+class PooledStore:
+    """A piece store seen as a store of words or sentences. Equal to pooling at extraction, up to the stored rounding.
+
+    Attributes:
+        rows: where each of the R pooled rows comes from.
+        identity: that of the piece store, with the pooling in its rows.
+        sites, path, store_id, content_id: those of the piece store.
+    """
+
+    def __init__(self, store: Store, corpus: Corpus, rows: str) -> None:
+        """Group the pieces.
+
+        Args:
+            store: a store of pieces.
+            corpus: the corpus it was made from.
+            rows: one of `POOLINGS`.
+
+        Raises:
+            BadParameter: another pooling, with the nearest.
+        """
+        if rows not in POOLINGS:
+            raise unknown_name("pooling of pieces", rows, POOLINGS, error=BadParameter)
+        self._store = store
+        scope, _, self._how = rows.partition(":")
+        extraction = store.identity["extraction"] | {"rows": f"{rows} of pieces"}
+        self.identity = store.identity | {"extraction": extraction}
+        self.sites, self.path = store.sites, store.path
+        self.store_id, self.content_id = store.store_id, store.content_id
+        table = store.rows
+        lost = {(e, w) for e, w, _ in store.missing_words}
+        words_of = _words(corpus, lost) if scope == "word" else None
+        self._first, self._bounds, example, word = _groups(table, words_of)
+        last = self._bounds - 1
+        self.rows = RowTable(
+            example=example, word=word, piece_start=table.piece_start[self._first], piece_end=table.piece_end[last],
+            char_start=table.char_start[self._first], char_end=table.char_end[last],
+        )  # fmt: skip
+
+    def width(self, site: str) -> int:
+        """Number of features at a site."""
+        return self._store.width(site)
+
+    def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
+        """Pooled states `(N, D)` float32 of the rows asked for; None: all."""
+        chosen = np.arange(len(self._first)) if rows is None else np.asarray(rows)
+        first, end = self._first[chosen], self._bounds[chosen]
+        if self._how == "first":
+            return self._store.read(site, first)
+        if self._how == "last":
+            return self._store.read(site, end - 1)
+        counts = end - first
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        pieces = np.repeat(first - bounds[:-1], counts) + np.arange(bounds[-1])
+        states = torch.from_numpy(self._store.read(site, pieces))
+        pooled: NDArray[np.float32] = embedding_bag(
+            torch.arange(len(states)), states, torch.from_numpy(bounds), mode=self._how, include_last_offset=True
+        ).numpy()
+        return pooled
+
+
+def _words(corpus: Corpus, lost: set[tuple[int, int]]) -> Callable[[int, int], Sequence[int]]:
+    """The words that have the pieces of a word: itself and those of the same span, as in a multiword token."""
+
+    def words_of(example: int, word: int) -> Sequence[int]:
+        spans = corpus.examples[example].words
+        end = word + 1
+        while end < len(spans) and spans[end] == spans[word]:
+            end += 1
+        return [w for w in range(word, end) if (example, w) not in lost]
+
+    return words_of
+
+
+def _groups(table: RowTable, words_of: Callable[[int, int], Sequence[int]] | None) -> tuple[Ints, Ints, Ints, Ints]:
+    """For each pooled row its first piece row, one past its last, its example and its word."""
+    change = np.ones(len(table.example), dtype=bool)
+    change[1:] = table.example[1:] != table.example[:-1]
+    if words_of is not None:
+        change[1:] |= table.word[1:] != table.word[:-1]
+    first = np.flatnonzero(change)
+    end = np.append(first[1:], len(change))
+    if words_of is None:
+        return first, end, table.example[first], np.full(len(first), -1, dtype=np.int64)
+    found = [
+        (a, b, e, w)
+        for a, b, e, word in zip(first, end, table.example[first].tolist(), table.word[first].tolist(), strict=True)
+        if word >= 0
+        for w in words_of(e, word)
+    ]
+    columns = np.array(found, dtype=np.int64).reshape(-1, 4)
+    return columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3]

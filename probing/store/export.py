@@ -1,0 +1,106 @@
+"""Export: a complete store, audited, as one file or folder in a format that other tools read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+
+from probing.errors import BadParameter, CorruptShard
+from probing.store.format import ROW_COLUMNS
+from probing.store.reader import Store
+
+FORMATS = {
+    ".h5": "one HDF5 file",
+    ".safetensors": "safetensors",
+    ".parquet": "one Parquet table",
+    "": "a folder of .npy",
+}
+
+
+def export(path: Path | str, to: Path | str, *, compress: bool = False) -> Path:
+    """Write all rows and states, float32, with the identity as metadata; the ending of `to` says in which format.
+
+    Args:
+        path: a complete store.
+        to: a new `.h5`, `.safetensors` or `.parquet` file, or a new folder of `.npy` files.
+        compress: HDF5 only: shuffle and deflate.
+
+    Raises:
+        BadParameter: another ending, something is there already, or `compress` elsewhere.
+        IncompleteStore: shards are missing.
+        CorruptShard: the store does not verify.
+    """
+    to = Path(to)
+    writers: dict[str, Callable[[Store, Path], None]] = {
+        ".h5": lambda store, place: _hdf5(store, place, compress=compress), ".safetensors": _safetensors,
+        ".parquet": _parquet, "": _npy,
+    }  # fmt: skip
+    if to.suffix not in writers:
+        raise BadParameter("unknown export format", needed=", ".join(k or "no ending" for k in FORMATS), found=to.name)
+    if to.exists():
+        raise BadParameter("there is something already", found=str(to), next_step="choose another name, or remove it")
+    if compress and to.suffix != ".h5":
+        raise BadParameter("only HDF5 files are compressed", needed="a name ending in .h5", found=to.name)
+    store = Store.open(path)
+    problems = store.verify()
+    if problems:
+        raise CorruptShard("the store does not verify", found="; ".join(problems[:5]), where=str(path),
+                           next_step="run `probing store verify --repair`, then `probing extract` again")  # fmt: skip
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as folder:
+        made = Path(folder) / to.name
+        writers[to.suffix](store, made)
+        if made.is_dir():
+            shutil.copytree(made, to)
+        else:
+            made.replace(to)
+    return to
+
+
+def _metadata(store: Store) -> dict[str, str]:
+    return {
+        "format": "probing-export", "store_id": store.store_id, "content_id": store.content_id,
+        "identity": json.dumps(store.identity, sort_keys=True),
+    }  # fmt: skip
+
+
+def _hdf5(store: Store, to: Path, *, compress: bool) -> None:
+    options = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if compress else {}
+    with h5py.File(to, "w") as file:
+        for name, value in _metadata(store).items():
+            file.attrs[name] = value
+        for name in ROW_COLUMNS:
+            file.create_dataset(f"rows/{name}", data=getattr(store.rows, name), **options)
+        for site in store.sites:
+            file.create_dataset(f"sites/{site}", data=store.read(site), **options)
+
+
+def _npy(store: Store, to: Path) -> None:
+    to.mkdir()
+    (to / "metadata.json").write_text(json.dumps(_metadata(store), indent=1) + "\n", encoding="utf-8")
+    for name in ROW_COLUMNS:
+        np.save(to / f"rows.{name}.npy", getattr(store.rows, name), allow_pickle=False)
+    for site in store.sites:
+        np.save(to / f"{site}.npy", store.read(site), allow_pickle=False)
+
+
+def _safetensors(store: Store, to: Path) -> None:
+    arrays = {f"rows.{name}": getattr(store.rows, name) for name in ROW_COLUMNS}
+    save_file(arrays | {site: store.read(site) for site in store.sites}, to, metadata=_metadata(store))
+
+
+def _parquet(store: Store, to: Path) -> None:
+    columns = {name: pa.array(getattr(store.rows, name)) for name in ROW_COLUMNS}
+    for site in store.sites:
+        states = store.read(site)
+        columns[site] = pa.FixedSizeListArray.from_arrays(pa.array(states.reshape(-1)), max(1, states.shape[1]))
+    pq.write_table(pa.table(columns).replace_schema_metadata(_metadata(store)), to)

@@ -1,0 +1,154 @@
+"""The commands `probing store …`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tables")]
+
+store_app = typer.Typer(help="Look at stores of hidden states, and keep them.", no_args_is_help=True)
+
+
+def print_store(path: Path, as_json: bool) -> None:
+    """What `store_info` says of a store."""
+    info = import_module("probing.store").store_info(path)
+    print_mapping(info, as_json)
+
+
+def print_mapping(info: dict[str, Any], as_json: bool) -> None:
+    """Two columns, or one JSON line."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    if as_json:
+        typer.echo(json.dumps(info, sort_keys=True, default=str))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in info.items():
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        shown = ", ".join(map(str, shown)) if isinstance(shown, list | tuple) else shown
+        table.add_row(key.replace("_", " "), str(shown) if shown not in ("", None) else "none")
+    Console().print(table)
+
+
+@store_app.command("ls")
+def store_ls(
+    root: Annotated[Path, typer.Argument(help="a store, or a directory of stores")] = Path("cache/states"),
+    as_json: AsJson = False,
+) -> None:
+    """List the stores under a directory.
+
+    Example: probing store ls cache/states
+    """
+    found = import_module("probing.store").list_stores(root)
+    for info in found:
+        print_mapping(info, as_json)
+        if not as_json:
+            typer.echo("")
+    if not found and not as_json:
+        typer.echo(f"no store under {root}")
+
+
+@store_app.command("info")
+def store_show(
+    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)], as_json: AsJson = False
+) -> None:
+    """Model, corpus, sites, shards done, skipped examples and missing words of a store.
+
+    Example: probing store info cache/states/gpt2
+    """
+    print_store(store, as_json)
+
+
+@store_app.command("verify")
+def store_verify(
+    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="set damaged records aside, so that extract redoes them")
+    ] = False,
+) -> None:
+    """Read every byte of a store and compare it with its commit records; exit code 1 if anything differs.
+
+    Example: probing store verify cache/states/gpt2
+    """
+    module = import_module("probing.store")
+    if repair:
+        for name in module.repair(store):
+            typer.echo(f"set aside: {name}; run `probing extract` again to compute it anew")
+    opened = module.Store.open(store, allow_partial=True, verification="full")
+    problems = opened.verify()
+    done = f"{opened.shards_done} of {opened.shards_planned} shards"
+    if problems:
+        errors = import_module("probing.errors")
+        raise errors.CorruptShard(
+            "the store does not verify", needed="every shard as its record says", found="; ".join(problems[:10]),
+            where=str(store), next_step="run `probing store verify --repair`, then `probing extract` again",
+        )  # fmt: skip
+    typer.echo(f"{store}: sound, {done}, {opened.n_rows} rows")
+
+
+@store_app.command("merge")
+def store_merge(
+    first: Annotated[Path, typer.Argument(metavar="STORE_DIR", help="gets what it lacks", show_default=False)],
+    other: Annotated[Path, typer.Argument(metavar="OTHER_DIR", help="is not changed", show_default=False)],
+    prefer_first: Annotated[bool, typer.Option("--prefer-first", help="where they differ, keep the first's")] = False,
+) -> None:
+    """Copy into a store the shards of another part of the same extraction.
+
+    Example: probing store merge cache/states/gpt2 /mnt/other/gpt2
+    """
+    copied = import_module("probing.store").merge(first, other, prefer_target=prefer_first)
+    typer.echo(f"{first}: {len(copied)} shards copied")
+
+
+@store_app.command("gc")
+def store_gc(
+    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="delete; without it, only list")] = False,
+) -> None:
+    """List, and with --yes delete, files of a store that nothing needs.
+
+    Example: probing store gc cache/states/gpt2 --yes
+    """
+    module = import_module("probing.store")
+    found = module.garbage(store)
+    for item in found:
+        typer.echo(f"{item.path}  {item.n_bytes} bytes  {item.reason}")
+    if yes:
+        typer.echo(f"{module.collect(found)} bytes deleted")
+    else:
+        typer.echo(f"{sum(item.n_bytes for item in found)} bytes; nothing was deleted (add --yes)")
+
+
+@store_app.command("rm")
+def store_rm(
+    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Delete one store.
+
+    Example: probing store rm cache/states/gpt2
+    """
+    if not yes:
+        typer.confirm(f"delete {store}?", abort=True)
+    left = import_module("probing.store").remove(store)
+    typer.echo(f"{store}: deleted" + (f"; left alone, not of a store: {', '.join(left)}" if left else ""))
+
+
+@store_app.command("export")
+def store_export(
+    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", help="NAME.h5, NAME.safetensors, NAME.parquet, or a folder of .npy")],
+    compress: Annotated[bool, typer.Option("--compress", help="HDF5: shuffle and deflate")] = False,
+) -> None:
+    """Write a complete store as one file that other tools read.
+
+    Example: probing store export cache/states/gpt2 --to gpt2.safetensors
+    """
+    typer.echo(f"exported: {import_module('probing.store.export').export(store, to, compress=compress)}")

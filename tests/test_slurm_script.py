@@ -1,0 +1,65 @@
+"""The array job for SLURM, run as its tasks with the variables that SLURM sets and a stand-in for scontrol."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from probing.store import Store
+from tests.conftest import REFERENCE, ROOT
+
+SCRIPT = ROOT / "scripts" / "slurm_extract.sh"
+
+
+@pytest.fixture
+def bin_folder(tmp_path: Path) -> Path:
+    """A folder for PATH with `probing` of this environment and an `scontrol` that notes what it is told."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "probing").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m probing "$@"\n')
+    (folder / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/requeued"\n')
+    for file in folder.iterdir():
+        file.chmod(0o755)
+    return folder
+
+
+def task(bin_folder: Path, index: int, count: int, store: Path, corpus_flags: list[str]) -> subprocess.Popen[str]:
+    variables = {
+        "PATH": f"{bin_folder}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "77", "SLURM_JOB_ID": str(78 + index),
+        "SLURM_ARRAY_TASK_COUNT": str(count), "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_ID": str(5 + index),
+    }  # fmt: skip
+    command = [str(SCRIPT), "--model", str(REFERENCE / "model"), *corpus_flags, "--to", str(store)]
+    return subprocess.Popen(
+        command, env=os.environ | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_tasks_of_an_array_make_one_store(tmp_path: Path, bin_folder: Path, corpus_flags: list[str]) -> None:
+    for index in (1, 0):
+        child = task(bin_folder, index, 2, tmp_path / "s", corpus_flags)
+        _, errors = child.communicate(timeout=120)
+        assert child.returncode == 0, errors
+    assert Store.open(tmp_path / "s").verify() == []
+    assert not (tmp_path / "requeued").exists()
+
+
+def test_a_task_that_is_told_to_end_puts_itself_back_and_goes_on(
+    tmp_path: Path, bin_folder: Path, corpus_flags: list[str]
+) -> None:
+    child = task(bin_folder, 0, 1, tmp_path / "s", corpus_flags)
+    while not (tmp_path / "s").exists() and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGUSR1)
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 75, errors
+    assert (tmp_path / "requeued").read_text() == "requeue 77_5\n"
+    again = task(bin_folder, 0, 1, tmp_path / "s", corpus_flags)
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert Store.open(tmp_path / "s").verify() == []
