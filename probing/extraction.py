@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +15,18 @@ from rich.text import Text
 
 from probing.alignment import check_words
 from probing.batching import row_estimate, shard_starts
+from probing.completing import complete
+from probing.contracts import Executor, WorkerFactory
 from probing.corpus import Corpus, Example
-from probing.errors import BadParameter, CorpusError, unknown_name
+from probing.errors import BadParameter, CorpusError, UnitFailed, unknown_name
+from probing.extraction_work import WorkersThatLoad, WorkersWithModel, ids_of, place_of_work, shard_units, threads_set
 from probing.language_model import LanguageModel
-from probing.provenance import environment
-from probing.shard_reading import Clock, Reading, n_words, read_shard
+from probing.provenance import digest
+from probing.shard_reading import Clock, Reading
 from probing.site import select_sites
+from probing.specs import build
 from probing.store import Store, StoreWriter
+from probing.store.leases import Leases
 
 ROWS = (
     "piece", "word:first", "word:last", "word:mean", "word:max",
@@ -40,7 +44,8 @@ def extract(
     model: LanguageModel | str, corpus: Corpus, *, sites: str | Sequence[str] = "resid.*", to: str | Path,
     rows: str = "word:mean", dtype: str | None = None, max_length: int | None = None,
     long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
-    num_workers: int = 1, worker_index: int = 0, progress: bool | None = None,
+    num_workers: int = 1, worker_index: int = 0, executor: str | Executor = "inline", workers: int | None = None,
+    threads: int | None = None, progress: bool | None = None,
 ) -> Store:  # fmt: skip
     """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
 
@@ -59,6 +64,11 @@ def extract(
         num_workers, worker_index: of that many processes, which share a file system, this one takes the shards whose
             number modulo `num_workers` is `worker_index`. Whoever finds all shards done seals the store; the others
             return it unfinished.
+        executor: who computes the shards: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=600`),
+            or an object. Independent runs may share one store: a shard that another run computes is waited for.
+        workers: processes of this run, for `processes` and `ray`, which load the model by its name or folder.
+        threads: processor threads of each worker; None: for `inline` as they are, else its share of the cores. States
+            can differ in the last bits between numbers of threads; with equal numbers every executor gives equal bytes.
         progress: show a bar on standard error; None: if it is a terminal.
 
     Raises:
@@ -70,7 +80,11 @@ def extract(
         DiskFull: not enough room for what is missing.
         NonFiniteStates: NaN or infinity, naming the site and the sentence.
         NotRepresentable: a state too large for the stored dtype.
+        UnitFailed: several shards failed, all others being done; what fails in one shard only is raised itself.
+        WorkerLost, Stalled: workers died or hung.
+        MissingDependency: the executor needs a package that is not installed.
     """
+    runner = executor_of(executor, workers, threads)
     if not 0 <= worker_index < num_workers:
         raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
     model = LanguageModel.load(model) if isinstance(model, str) else model
@@ -79,25 +93,68 @@ def extract(
     row_bytes = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
     starts = shard_starts(corpus, reading.scope, row_bytes, shard_bytes)
     identity = _identity(model, corpus, reading, starts)
-    writer = StoreWriter.open(Path(to), identity=identity, environment=environment(model.device))
-    bounds = (*starts, len(corpus))
-    missing = [shard for shard in writer.missing() if shard % num_workers == worker_index]
-    todo = [corpus.examples[bounds[shard] : bounds[shard + 1]] for shard in missing]
-    writer.preflight(row_bytes * sum(row_estimate(example, reading.scope) for part in todo for example in part))
-    total = sum(n_words(example) for part in todo for example in part)
-    with _progress(total, progress) as advance, model.many_states(), ThreadPoolExecutor(max_workers=1) as background:
-        commit: Future[None] | None = None  # of the shard before, while the model reads the next
-        for shard, examples in zip(missing, todo, strict=True):
-            content = read_shard(model, examples, bounds[shard], reading, advance)
-            if commit is not None:
-                commit.result()
-            commit = background.submit(writer.commit, shard, content)
-        if commit is not None:
-            commit.result()
+    factory = _factory(runner, model, reading, Path(to), identity)
+    with threads_set(runner.threads):
+        place = place_of_work(model.device)
+    writer = StoreWriter.open(Path(to), identity=identity, environment=place)
+    shards = [shard for shard in writer.missing() if shard % num_workers == worker_index]
+    plan = shard_units(digest(identity), corpus, starts, shards)
+    todo = [example for unit in plan.units for example in unit.payload.examples]
+    writer.preflight(row_bytes * sum(row_estimate(example, reading.scope) for example in todo))
+    with _progress(sum(unit.size for unit in plan.units), progress) as advance, _sole_error_itself():
+        complete(
+            plan, runner, factory, advance, missing=lambda: ids_of(plan, set(writer.missing())),
+            busy=lambda: ids_of(plan, Leases(Path(to)).held().keys()),
+        )  # fmt: skip
     if writer.missing():
         return Store.open(Path(to), allow_partial=True)
     writer.seal()
     return Store.open(Path(to))
+
+
+def executor_of(executor: str | Executor, workers: int | None, threads: int | None) -> Executor:
+    """The executor, with the options given beside its name.
+
+    Raises:
+        UnknownName, BadParameter: no such executor, or an option out of range.
+        MissingDependency: it needs a package that is not installed.
+    """
+    given = [f"{name}={n}" for name, n in {"workers": workers, "threads": threads}.items() if n is not None]
+    if not isinstance(executor, str):
+        if given:
+            raise BadParameter("the executor has its own options", needed="workers and threads in the executor object")
+        return executor
+    name, _, own = executor.partition(":")
+    built: Executor = build("executors", f"{name}:{','.join(filter(None, [own, *given]))}")
+    return built
+
+
+def _factory(
+    executor: Executor, model: LanguageModel, reading: Reading, path: Path, identity: dict[str, Any]
+) -> WorkerFactory:
+    if executor.in_process:
+        return WorkersWithModel(model, reading, path, identity)
+    if model.source is None:
+        raise BadParameter(
+            "other processes cannot load this model", needed="a model loaded from a folder or by its hub name",
+            found=f"{model.name}, built in memory",
+            next_step="save model and tokenizer with save_pretrained and load the folder, or use executor='inline'",
+        )  # fmt: skip
+    modules = model.added_modules(reading.sites).get("modules", {})
+    return WorkersThatLoad(model.source, modules, reading, path.resolve(), identity)
+
+
+@contextmanager
+def _sole_error_itself() -> Iterator[None]:
+    """What one unit alone failed of is raised as it is."""
+    try:
+        yield
+    except UnitFailed as failure:
+        if len(failure.errors) != 1:
+            raise
+        ((name, error),) = failure.errors.items()
+        error.add_note(f"everything but {name} is done and kept")
+        raise error from error.__cause__
 
 
 def _reading(

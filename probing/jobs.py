@@ -7,6 +7,7 @@ function that a notebook calls.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
@@ -131,11 +132,15 @@ class ExtractOptions(Job):
     max_length: int | None = option(None, help="longest input in pieces (default: the model's own)")
     long_inputs: Literal["truncate", "skip", "refuse"] = option("truncate", help="what happens to longer inputs")
     tokens_per_batch: int | None = option(None, help="padded pieces per batch (default: chosen for the device)")
+    executor: str = option("inline", help="who computes: inline, processes or ray (see `probing list executors`)")
+    workers: int | None = option(None, help="processes that processes or ray start (default 2)")
+    threads: int | None = option(None, help="processor threads of each worker; equal numbers give equal bytes")
 
     def extract(
         self, model: str, corpus: Corpus, to: str | Path, *, progress: bool, num_workers: int = 1, worker_index: int = 0
     ) -> Store:
         """Run `probing.extract` with these options."""
+        executor = import_module("probing.extraction").executor_of(self.executor, self.workers, self.threads)
         loaded = pb.LanguageModel.load(
             model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision,
             untrained=self.untrained,
@@ -144,7 +149,7 @@ class ExtractOptions(Job):
         return pb.extract(
             loaded, corpus, sites=self.sites, to=to, rows=self.rows, dtype=self.store_dtype,
             max_length=self.max_length, long_inputs=self.long_inputs, num_workers=num_workers,
-            worker_index=worker_index, progress=progress, **budget,
+            worker_index=worker_index, executor=executor, progress=progress, **budget,
         )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from probing.models._identity import model_identity, tokenizer_identity
 from probing.models._loading import load
 from probing.models._packing import packed_linear_layers
 from probing.models._self_check import SelfCheck
+from probing.models._source import ModelSource
 from probing.models._untrained import untrained_twin
 from probing.models.huggingface import HuggingFaceTrunk
 
@@ -28,7 +29,10 @@ class LanguageModel:
         name: hub name or folder name.
         tokenizer: the fast tokenizer.
         padding_side: `right` or `left`; states of real pieces are the same for both.
+        source: where it was loaded from; None: it was built in memory.
     """
+
+    source: ModelSource | None = None
 
     def __init__(
         self, model: nn.Module, tokenizer: Any, *, name: str, padding_side: str | None = None,
@@ -81,6 +85,7 @@ class LanguageModel:
         source = path.resolve().name if path.is_dir() else name
         model = cls(network, loaded.tokenizer, name=source, padding_side=padding_side,
                     revision=loaded.revision, folder=loaded.folder, untrained=untrained)  # fmt: skip
+        model.source = ModelSource.of(name, device, dtype, attention, kind, padding_side, loaded.revision, untrained)
         if check:
             model.self_check()
         return model

@@ -15,21 +15,33 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "probing"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures")
+MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "executors")
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
     {"errors", "seeds", "registry"},
-    {"corpus", "site", "provenance", "alignment", "design", "records", "store", "statistics", "sources"},
+    {"corpus", "site", "provenance", "alignment", "design", "records", "store", "statistics", "sources", "work"},
     {"contracts"},
     {*MEMBERS, "specs", "language_model", "batching"},
     {
         "labelling", "pooling", "label_checks", "plan", "scoring", "shard_reading", "extraction", "training",
-        "results", "units",
+        "results", "units", "extraction_work", "completing",
     },
     {"reporting"},
     {"jobs", "study", "store_commands", "cli", "__main__", "__init__"},
 ]  # fmt: skip
-HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "h5py", "pandas", "pyarrow", "matplotlib", "numpy")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "sklearn",
+    "scipy",
+    "h5py",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "numpy",
+    "ray",
+)
 
 
 def name_of(file: Path) -> str:

@@ -21,6 +21,7 @@ from probing.store.file_ops import (
     typed_errors,
 )
 from probing.store.format import Recipe, read_store_json, record_file
+from probing.store.leases import FOLDER, LEASE, Leases
 from probing.store.verify import verify_seal, verify_shard
 from probing.store.writer import StoreWriter
 
@@ -135,7 +136,8 @@ def _records(path: Path, recipe: Recipe) -> dict[int, dict[str, Any]]:
 
 
 def garbage(path: Path | str, *, files: FileOps = REAL_FILES) -> list[Garbage]:
-    """What nothing needs: shards without a record after a day, temporary files of dead writers, old bad records.
+    """What nothing needs: shards without a record after a day, temporary files of dead writers, old bad records,
+    expired leases.
 
     Raises:
         NotAStore: no valid store.json.
@@ -147,6 +149,11 @@ def garbage(path: Path | str, *, files: FileOps = REAL_FILES) -> list[Garbage]:
         if (path / "shards").is_dir() and not (path / "shards").is_symlink():
             kept, unsure = _referenced(path, recipe)
             found += _garbage_in(path / "shards", kept, unsure, files)
+        if (path / FOLDER).is_dir() and not (path / FOLDER).is_symlink():
+            found += _garbage_in(path / FOLDER, set(), set(), files)
+            found += [
+                Garbage(file, files.stat(file).st_size, "an expired lease") for file in Leases(path, files).expired()
+            ]
     return found
 
 
@@ -208,6 +215,7 @@ def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
             raise StoreError("a store is not removed through a symbolic link", found=str(path))
         inside = files.listdir(shards) if shards.is_dir() else []
         busy = [n for n in inside if TEMPORARY.fullmatch(n) and not is_abandoned(files, shards / n)]
+        busy += [f"a lease of shard {shard} by {holder.host}" for shard, holder in Leases(path, files).held().items()]
         if busy:
             raise StoreBusy(
                 "somebody is writing to this store", needed="no writer at work", found=busy[0], where=str(path),
@@ -219,6 +227,7 @@ def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
                     files.unlink(shards / name)
         if shards.is_dir() and not files.listdir(shards):
             files.rmdir(shards)
+        _remove_leases(path, files)
         own = [name for name in files.listdir(path) if TEMPORARY.fullmatch(name)]
         left = [name for name in files.listdir(path) if name not in (*own, "seal.json", "store.json")]
         for name in (*own, "seal.json", "store.json"):
@@ -228,3 +237,14 @@ def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
             files.rmdir(path)
             sync_folder(files, path.parent)
     return left
+
+
+def _remove_leases(path: Path, files: FileOps) -> None:
+    folder = path / FOLDER
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    for name in files.listdir(folder):
+        if (LEASE.fullmatch(name) or TEMPORARY.fullmatch(name)) and not (folder / name).is_symlink():
+            files.unlink(folder / name)
+    if not files.listdir(folder):
+        files.rmdir(folder)

@@ -104,6 +104,10 @@ class StoreWriter:
         """Shards without a valid commit record."""
         return [shard for shard in range(self.n_shards) if not self._is_done(shard)]
 
+    def is_done(self, shard: int) -> bool:
+        """Whether a shard is on the disk, also by another writer's hand."""
+        return self._is_done(shard)
+
     def preflight(self, n_bytes: int) -> None:
         """Refuse to begin what will not fit.
 
