@@ -31,6 +31,7 @@ class Example:
             and `feature:<Name>`.
         document: the id shared by examples that must not cross splits (None: the example stands alone).
         split: `train`, `dev`, `test` or another name.
+        spans: half-open character spans by name, for rows at positions; a span that this text lacks is left out.
     """
 
     id: str
@@ -40,12 +41,15 @@ class Example:
     word_columns: Mapping[str, tuple[Label, ...]] = None  # type: ignore[assignment]
     document: str | None = None
     split: str = "train"
+    spans: Mapping[str, tuple[int, int]] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.columns is None:
             object.__setattr__(self, "columns", {})
         if self.word_columns is None:
             object.__setattr__(self, "word_columns", {})
+        if self.spans is None:
+            object.__setattr__(self, "spans", {})
 
     @property
     def forms(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from probing.batching import row_estimate, shard_starts
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.language_model import LanguageModel
+from probing.positions import SCOPE, check_spans, parse_positions, positions_identity
 from probing.provenance import environment
 from probing.shard_reading import Clock, Reading, n_words, read_shard
 from probing.site import select_sites
@@ -49,8 +50,8 @@ def extract(
         corpus: the examples.
         sites: shell-style patterns, comma-separated or a list; `name=module.path` makes a site of any module.
         to: the store's directory, new or unfinished.
-        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|cls`. `first` and `last` are content
-            pieces, not special ones.
+        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|cls`, of which `first` and `last` are
+            content pieces, not special ones; or `position:` and positions, such as `entity.last,answer.before,end`.
         dtype: stored dtype; None: the compute dtype.
         max_length: the most pieces of an input; None: what the model allows.
         long_inputs: `truncate` (words cut are named), `skip` or `refuse`.
@@ -77,6 +78,7 @@ def extract(
     reading = _reading(model, sites, rows, dtype, max_length, long_inputs, tokens_per_batch, shard_bytes)
     _check_corpus(model, corpus, reading)
     row_bytes = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
+    row_bytes *= len(reading.positions) or 1
     starts = shard_starts(corpus, reading.scope, row_bytes, shard_bytes)
     identity = _identity(model, corpus, reading, starts)
     writer = StoreWriter.open(Path(to), identity=identity, environment=environment(model.device))
@@ -105,8 +107,10 @@ def _reading(
     long_inputs: str, tokens_per_batch: int, shard_bytes: int,
 ) -> Reading:  # fmt: skip
     """Check every option before any work."""
-    if rows not in ROWS:
-        raise unknown_name("row scope", rows, ROWS, error=BadParameter)
+    scope, _, pool = rows.partition(":")
+    positions = parse_positions(pool) if scope == SCOPE else ()
+    if not positions and rows not in ROWS:
+        raise unknown_name("row scope", rows, (*ROWS, f"{SCOPE}:NAME"), error=BadParameter)
     if rows == "sentence:cls" and model.cls_id is None:
         raise BadParameter(
             "sentence:cls needs a CLS piece", needed="a tokenizer with a CLS piece", found="none", where=model.name,
@@ -126,9 +130,9 @@ def _reading(
             "batch or shard size is out of range", needed="tokens_per_batch ≥ 1 and 1 ≤ shard_bytes ≤ 1 GiB",
             found=f"{tokens_per_batch}, {shard_bytes}",
         )  # fmt: skip
-    scope, _, pool = rows.partition(":")
     chosen = select_sites(_named_modules(model, sites), model.sites)
-    return Reading(chosen, scope, pool or "mean", stored, max_length or limit, long_inputs, tokens_per_batch)
+    pool = "mean" if positions else pool or "mean"
+    return Reading(chosen, scope, pool, stored, max_length or limit, long_inputs, tokens_per_batch, positions)
 
 
 def _named_modules(model: LanguageModel, sites: str | Sequence[str]) -> list[str]:
@@ -146,6 +150,7 @@ def _check_corpus(model: LanguageModel, corpus: Corpus, reading: Reading) -> Non
     examples = corpus.examples
     if not examples:
         raise CorpusError("there is nothing to extract", needed="at least one example", found="0", where=corpus.source)
+    check_spans(corpus, reading.positions)
     lengths = [len(example.text) for example in examples]
     check_words([example.words for example in examples], lengths, [example.id for example in examples])
     if reading.long_inputs == "refuse" and reading.max_length is not None:
@@ -165,9 +170,10 @@ def _refuse_long(model: LanguageModel, examples: Sequence[Example], limit: int) 
 
 def _identity(model: LanguageModel, corpus: Corpus, reading: Reading, starts: tuple[int, ...]) -> dict[str, Any]:
     source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
+    positions = positions_identity(corpus, reading.positions) if reading.positions else {}
     return model.identity() | {
         "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None},
-        "extraction": reading.identity() | model.added_modules(reading.sites),
+        "extraction": reading.identity() | model.added_modules(reading.sites) | positions,
         "plan": {"starts": list(starts), "count": len(corpus)},
     }
 

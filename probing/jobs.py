@@ -85,7 +85,9 @@ class CorpusOptions(Job):
     """Where the labelled text is."""
 
     corpus: Files = option(help="SPLIT=FILE (repeat for train, dev, test), or one FILE, or hub:NAME")
-    reader_options: Many = option([], help="option of the file's reader, e.g. text=sentence", flag="reader-option")
+    reader_options: Many = option(
+        [], help="option of the file's reader, e.g. text=sentence, span.entity=COLUMN", flag="reader-option"
+    )
     split_seed: int | None = option(None, help="seed of the random grouped split of a one-file corpus")
 
     def read_corpus(self, root: Path | None = None) -> Corpus:
@@ -121,7 +123,11 @@ class ExtractOptions(Job):
     sites: str = option(
         "resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'; NAME=MODULE.PATH for any other module"
     )
-    rows: str = option("word:mean", help="piece, word:first|last|mean|max, or sentence:last|first|mean|cls")
+    rows: str = option(
+        "word:mean",
+        help="piece, word:first|last|mean|max, sentence:last|first|mean|cls, or position:P,… where P is start, end, "
+        "SPAN.first|last|before|after, with +N or -N pieces",
+    )
     device: str = option("cpu", help="torch device")
     dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
     store_dtype: str | None = option(None, help="stored dtype (default: the compute dtype)")
@@ -179,7 +185,7 @@ class TrainOptions(Job):
     root_seed: int = option(0, help="root of every random draw")
     sites: str = option("*", help="sites of the store to probe, with wildcards")
     cluster: Literal["sentence", "document"] = option("sentence", help="unit that is resampled for intervals")
-    rows: str | None = option(None, help="how a piece store is pooled: word:mean, sentence:last, … (default: mean)")
+    rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
 
     def train(self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool) -> ProbeResults:
         """Run `probing.train` on every task; results of all tasks are written to `to`."""

@@ -17,6 +17,7 @@ from probing.batching import Gather, length_sorted_batches
 from probing.corpus import Example
 from probing.errors import NonFiniteStates
 from probing.language_model import LanguageModel
+from probing.positions import SCOPE, Position, position_rows
 from probing.store import ShardContent, narrow
 
 SKIPPED, TRUNCATED, HAS_MISSING = 1, 2, 4
@@ -39,6 +40,7 @@ class Reading:
         max_length: the most pieces of an input; None: no limit.
         long_inputs: what becomes of longer ones.
         tokens_per_batch: padded pieces of a batch.
+        positions: which, where rows are positions.
     """
 
     sites: tuple[str, ...]
@@ -48,13 +50,14 @@ class Reading:
     max_length: int | None
     long_inputs: str
     tokens_per_batch: int
+    positions: tuple[Position, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """The `extraction` block of a store's identity."""
         return {
             "role": "states",
             "sites": list(self.sites),
-            "rows": self.scope if self.scope == "piece" else f"{self.scope}:{self.pool}",
+            "rows": self.scope if self.scope in ("piece", SCOPE) else f"{self.scope}:{self.pool}",
             "dtype": self.dtype,
             "batch_rule": f"length-sorted, at most {self.tokens_per_batch} padded pieces, equal examples once",
             "long_inputs": self.long_inputs,
@@ -122,9 +125,10 @@ def _read_states(
 
 
 def _originals(examples: Sequence[Example]) -> list[int]:
-    """For each example, the first with the same text and words: its rows are the same."""
+    """For each example, the first with the same text, words and spans: its rows are the same."""
     seen: dict[tuple[object, ...], int] = {}
-    return [seen.setdefault((example.text, tuple(example.words)), e) for e, example in enumerate(examples)]
+    keys = [(one.text, tuple(one.words), tuple(sorted(one.spans.items()))) for one in examples]
+    return [seen.setdefault(key, e) for e, key in enumerate(keys)]
 
 
 def _tensor(stored: NDArray[Any]) -> torch.Tensor:
@@ -160,11 +164,14 @@ def _rows(model: LanguageModel, examples: Sequence[Example], encoded: Sequence[E
         return word_rows(texts, words, encoded, reading.pool)
     if reading.scope == "piece":
         return piece_rows(texts, words, encoded)
+    if reading.scope == SCOPE:
+        return position_rows(examples, encoded, reading.positions)
     return sentence_rows(encoded, reading.pool, model.cls_id)
 
 
 def _row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
-    return {
+    position = {} if rows.position is None else {"position": rows.position.astype("<u2")}
+    return position | {
         "example": (rows.example + start).astype("<u4"),
         "piece_start": rows.piece[:, 0].astype("<u4"),
         "piece_end": rows.piece[:, 1].astype("<u4"),

@@ -19,7 +19,7 @@ MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures")
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
     {"errors", "seeds", "registry"},
-    {"corpus", "site", "provenance", "alignment", "design", "records", "store", "statistics", "sources"},
+    {"corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics", "sources"},
     {"contracts"},
     {*MEMBERS, "specs", "language_model", "batching"},
     {

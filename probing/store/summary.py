@@ -34,7 +34,9 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "model": _field(identity, "model", "source"),
         "corpus": _field(identity, "corpus", "source"),
         "sites": sorted(recipe.sites, key=lambda name: Site.parse(name).order),
-        "rows": _field(identity, "extraction", "rows"),
+        "rows": f"position:{','.join(recipe.positions)}"
+        if recipe.positions
+        else _field(identity, "extraction", "rows"),
         "dtype": recipe.dtype,
         "n_rows": sum(record["n_rows"] for record in records),
         "shards_done": len(records),
