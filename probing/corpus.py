@@ -32,6 +32,7 @@ class Example:
         document: the id shared by examples that must not cross splits (None: the example stands alone).
         split: `train`, `dev`, `test` or another name.
         spans: half-open character spans by name, for rows at positions; a span that this text lacks is left out.
+        messages: (role, content) of a chat that holds the text once, for prompts by a chat template; else empty.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Example:
     document: str | None = None
     split: str = "train"
     spans: Mapping[str, tuple[int, int]] = None  # type: ignore[assignment]
+    messages: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.columns is None:

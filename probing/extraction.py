@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +17,13 @@ from rich.text import Text
 
 from probing.alignment import check_words
 from probing.batching import row_estimate, shard_starts
+from probing.chat import ChatTemplate
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.language_model import LanguageModel
 from probing.positions import SCOPE, check_spans, parse_positions, positions_identity
 from probing.provenance import environment
-from probing.shard_reading import Clock, Reading, n_words, read_shard
+from probing.shard_reading import Clock, Reading, inputs_of, n_words, read_shard
 from probing.site import select_sites
 from probing.store import Store, StoreWriter
 
@@ -41,7 +43,7 @@ def extract(
     model: LanguageModel | str, corpus: Corpus, *, sites: str | Sequence[str] = "resid.*", to: str | Path,
     rows: str = "word:mean", dtype: str | None = None, max_length: int | None = None,
     long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
-    num_workers: int = 1, worker_index: int = 0, progress: bool | None = None,
+    chat_template: bool = False, num_workers: int = 1, worker_index: int = 0, progress: bool | None = None,
 ) -> Store:  # fmt: skip
     """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
 
@@ -57,6 +59,7 @@ def extract(
         long_inputs: `truncate` (words cut are named), `skip` or `refuse`.
         tokens_per_batch: padded pieces of a batch.
         shard_bytes: size of a shard, about.
+        chat_template: read each text as a user's message (or in its `messages`), by the tokenizer's chat template.
         num_workers, worker_index: of that many processes, which share a file system, this one takes the shards whose
             number modulo `num_workers` is `worker_index`. Whoever finds all shards done seals the store; the others
             return it unfinished.
@@ -76,6 +79,8 @@ def extract(
         raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
     model = LanguageModel.load(model) if isinstance(model, str) else model
     reading = _reading(model, sites, rows, dtype, max_length, long_inputs, tokens_per_batch, shard_bytes)
+    if chat_template:
+        reading = replace(reading, chat=ChatTemplate(model.tokenizer, model.name))
     _check_corpus(model, corpus, reading)
     row_bytes = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
     row_bytes *= len(reading.positions) or 1
@@ -154,13 +159,13 @@ def _check_corpus(model: LanguageModel, corpus: Corpus, reading: Reading) -> Non
     lengths = [len(example.text) for example in examples]
     check_words([example.words for example in examples], lengths, [example.id for example in examples])
     if reading.long_inputs == "refuse" and reading.max_length is not None:
-        _refuse_long(model, examples, reading.max_length)
+        _refuse_long(model, examples, reading, reading.max_length)
 
 
-def _refuse_long(model: LanguageModel, examples: Sequence[Example], limit: int) -> None:
+def _refuse_long(model: LanguageModel, examples: Sequence[Example], reading: Reading, limit: int) -> None:
     # A piece is at least one byte, so that only long texts need be tried; 16 leaves room for special pieces.
-    long = [example for example in examples if len(example.text.encode()) + 16 > limit]
-    for example, encoded in zip(long, model.encode([example.text for example in long]), strict=True):
+    long = [example for example in examples if reading.chat or len(example.text.encode()) + 16 > limit]
+    for example, encoded in zip(long, inputs_of(model, long, reading), strict=True):
         if len(encoded) > limit:
             raise CorpusError(
                 "an input is too long for the model", needed=f"at most {limit} pieces", found=f"{len(encoded)} pieces",
@@ -170,10 +175,11 @@ def _refuse_long(model: LanguageModel, examples: Sequence[Example], limit: int) 
 
 def _identity(model: LanguageModel, corpus: Corpus, reading: Reading, starts: tuple[int, ...]) -> dict[str, Any]:
     source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
-    positions = positions_identity(corpus, reading.positions) if reading.positions else {}
+    more = positions_identity(corpus, reading.positions) if reading.positions else {}
+    more |= {"chat": reading.chat.identity(corpus)} if reading.chat else {}
     return model.identity() | {
         "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None},
-        "extraction": reading.identity() | model.added_modules(reading.sites) | positions,
+        "extraction": reading.identity() | model.added_modules(reading.sites) | more,
         "plan": {"starts": list(starts), "count": len(corpus)},
     }
 

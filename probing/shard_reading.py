@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from probing.alignment import Encoded, Rows, piece_rows, sentence_rows, word_rows
 from probing.batching import Gather, length_sorted_batches
+from probing.chat import ChatTemplate
 from probing.corpus import Example
 from probing.errors import NonFiniteStates
 from probing.language_model import LanguageModel
@@ -41,6 +42,7 @@ class Reading:
         long_inputs: what becomes of longer ones.
         tokens_per_batch: padded pieces of a batch.
         positions: which, where rows are positions.
+        chat: renders texts as prompts; None: texts as they are.
     """
 
     sites: tuple[str, ...]
@@ -51,6 +53,7 @@ class Reading:
     long_inputs: str
     tokens_per_batch: int
     positions: tuple[Position, ...] = ()
+    chat: ChatTemplate | None = None
 
     def identity(self) -> dict[str, Any]:
         """The `extraction` block of a store's identity."""
@@ -125,9 +128,9 @@ def _read_states(
 
 
 def _originals(examples: Sequence[Example]) -> list[int]:
-    """For each example, the first with the same text, words and spans: its rows are the same."""
+    """For each example, the first with the same text, messages, words and spans: its rows are the same."""
     seen: dict[tuple[object, ...], int] = {}
-    keys = [(one.text, tuple(one.words), tuple(sorted(one.spans.items()))) for one in examples]
+    keys = [(one.text, one.messages, tuple(one.words), tuple(sorted(one.spans.items()))) for one in examples]
     return [seen.setdefault(key, e) for e, key in enumerate(keys)]
 
 
@@ -148,9 +151,16 @@ def _check_finite(
     )  # fmt: skip
 
 
+def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: Reading) -> list[Encoded]:
+    """The whole inputs of examples, whatever their length."""
+    return (
+        model.encode([example.text for example in examples]) if reading.chat is None else reading.chat.encode(examples)
+    )
+
+
 def _encode(model: LanguageModel, examples: Sequence[Example], reading: Reading) -> tuple[list[Encoded], list[int]]:
     """Inputs within the limit, and the positions of those skipped for their length."""
-    encoded = model.encode([example.text for example in examples])
+    encoded = inputs_of(model, examples, reading)
     limit = reading.max_length
     too_long = [e for e, one in enumerate(encoded) if limit is not None and len(one) > limit]
     for e in too_long:

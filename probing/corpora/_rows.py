@@ -9,6 +9,7 @@
   `split_column=` name others, and `none` switches one off.
 * Spans: the field `spans`, a mapping of names to [start, end] or to a substring that occurs once (null: this row has
   none); or options `span.NAME=COLUMN` (of substrings) and `span.NAME=START:END` (two columns of offsets).
+* Chats: the field `messages`, a list of {"role", "content"}; without a text, the last user's message is the text.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from probing.corpora._messages import has_messages, messages_of, with_text
 from probing.corpora._spans import FIELD, OPTION, is_span_field, span_fields, spans_of
 from probing.corpora._text import check_options
 from probing.corpora._words import split_words
@@ -87,6 +89,10 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
     """
     if not rows.values:
         raise CorpusError("the corpus is empty", needed="at least one row", found="none", where=rows.source)
+    is_chat = has_messages(rows.values)
+    if is_chat and not {*_DEFAULTS["text"], options.get("text")} & {*rows.names()}:
+        values = [with_text(row, place) for row, place in zip(rows.values, rows.places, strict=True)]
+        rows = Rows(values, rows.places, rows.source)
     names = rows.names()
     roles = _roles(rows, names, options)
     texts = [_text_and_words(row, roles, place) for row, place in zip(rows.values, rows.places, strict=True)]
@@ -107,7 +113,8 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
         identity = _string(row.get(roles.id)) or f"{Path(rows.source).stem}:{index + 1}"
         document, own_split = _string(row.get(roles.document)), _split(row, roles, split, place)
         spans = spans_of(row, located, has_spans, text, place)
-        examples.append(Example(identity, text, words, columns, word_columns, document, own_split, spans))
+        chat = messages_of(row) if is_chat else ()
+        examples.append(Example(identity, text, words, columns, word_columns, document, own_split, spans, chat))
     return Corpus(tuple(examples), rows.source)
 
 
