@@ -23,7 +23,7 @@ from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.language_model import LanguageModel
 from probing.positions import SCOPE, check_spans, parse_positions, positions_identity
 from probing.provenance import environment
-from probing.shard_reading import Clock, Reading, inputs_of, n_words, read_shard
+from probing.shard_reading import WINDOW, Clock, Reading, inputs_of, n_words, read_shard
 from probing.site import select_sites
 from probing.store import Store, StoreWriter
 
@@ -32,18 +32,19 @@ ROWS = (
     "sentence:first", "sentence:last", "sentence:mean", "sentence:cls",
 )  # fmt: skip
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-LONG_INPUTS = ("truncate", "skip", "refuse")
+LONG_INPUTS = ("truncate", "window", "skip", "refuse")
 TOKENS_PER_BATCH = 2048
 SHARD_BYTES = 64 << 20
 
-LongInputs = Literal["truncate", "skip", "refuse"]
+LongInputs = Literal["truncate", "window", "skip", "refuse"]
 
 
 def extract(
     model: LanguageModel | str, corpus: Corpus, *, sites: str | Sequence[str] = "resid.*", to: str | Path,
     rows: str = "word:mean", dtype: str | None = None, max_length: int | None = None,
     long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
-    chat_template: bool = False, num_workers: int = 1, worker_index: int = 0, progress: bool | None = None,
+    stride: int | None = None, chat_template: bool = False, num_workers: int = 1, worker_index: int = 0,
+    progress: bool | None = None,
 ) -> Store:  # fmt: skip
     """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
 
@@ -56,7 +57,8 @@ def extract(
             content pieces, not special ones; or `position:` and positions, such as `entity.last,answer.before,end`.
         dtype: stored dtype; None: the compute dtype.
         max_length: the most pieces of an input; None: what the model allows.
-        long_inputs: `truncate` (words cut are named), `skip` or `refuse`.
+        long_inputs: `truncate` (words cut are named), `window` (read in overlapping windows), `skip` or `refuse`.
+        stride: pieces from one window to the next; None: half of `max_length`.
         tokens_per_batch: padded pieces of a batch.
         shard_bytes: size of a shard, about.
         chat_template: read each text as a user's message (or in its `messages`), by the tokenizer's chat template.
@@ -79,6 +81,8 @@ def extract(
         raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
     model = LanguageModel.load(model) if isinstance(model, str) else model
     reading = _reading(model, sites, rows, dtype, max_length, long_inputs, tokens_per_batch, shard_bytes)
+    if long_inputs == WINDOW or stride is not None:
+        reading = replace(reading, stride=_stride(reading, stride))
     if chat_template:
         reading = replace(reading, chat=ChatTemplate(model.tokenizer, model.name))
     _check_corpus(model, corpus, reading)
@@ -138,6 +142,19 @@ def _reading(
     chosen = select_sites(_named_modules(model, sites), model.sites)
     pool = "mean" if positions else pool or "mean"
     return Reading(chosen, scope, pool, stored, max_length or limit, long_inputs, tokens_per_batch, positions)
+
+
+def _stride(reading: Reading, stride: int | None) -> int:
+    limit = reading.max_length
+    if reading.long_inputs != WINDOW or limit is None:
+        raise BadParameter(
+            "a stride is for long inputs read in windows" if limit else "windows of which length?",
+            needed="long inputs `window`, and a max_length", found=f"{reading.long_inputs}, max_length {limit}",
+            next_step="leave the stride out" if limit else "give max_length",
+        )  # fmt: skip
+    if stride is not None and not 1 <= stride <= limit:
+        raise BadParameter("the stride is out of range", needed=f"1 to {limit}", found=str(stride))
+    return stride or max(1, limit // 2)
 
 
 def _named_modules(model: LanguageModel, sites: str | Sequence[str]) -> list[str]:

@@ -135,7 +135,10 @@ class ExtractOptions(Job):
     revision: str | None = option(None, help="revision of a hub model")
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
     max_length: int | None = option(None, help="longest input in pieces (default: the model's own)")
-    long_inputs: Literal["truncate", "skip", "refuse"] = option("truncate", help="what happens to longer inputs")
+    long_inputs: Literal["truncate", "window", "skip", "refuse"] = option(
+        "truncate", help="what happens to longer inputs: truncate, window (read in overlapping windows), skip, refuse"
+    )
+    stride: int | None = option(None, help="pieces from one window to the next (default: half of max-length)")
     chat_template: bool = option(False, help="read each text as a user's message, by the tokenizer's chat template")
     tokens_per_batch: int | None = option(None, help="padded pieces per batch (default: chosen for the device)")
 
@@ -150,8 +153,9 @@ class ExtractOptions(Job):
         budget = {} if self.tokens_per_batch is None else {"tokens_per_batch": self.tokens_per_batch}
         return pb.extract(
             loaded, corpus, sites=self.sites, to=to, rows=self.rows, dtype=self.store_dtype,
-            max_length=self.max_length, long_inputs=self.long_inputs, chat_template=self.chat_template,
-            num_workers=num_workers, worker_index=worker_index, progress=progress, **budget,
+            max_length=self.max_length, long_inputs=self.long_inputs, stride=self.stride,
+            chat_template=self.chat_template, num_workers=num_workers, worker_index=worker_index,
+            progress=progress, **budget,
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"errors", "seeds", "registry"},
     {"corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics", "sources"},
     {"contracts"},
-    {*MEMBERS, "specs", "language_model", "batching", "chat"},
+    {*MEMBERS, "specs", "language_model", "batching", "chat", "windows"},
     {
         "labelling", "pooling", "label_checks", "plan", "scoring", "shard_reading", "extraction", "training",
         "results", "units",

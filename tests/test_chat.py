@@ -124,13 +124,13 @@ def test_messages_without_a_users_are_refused_with_their_line(tmp_path: Path) ->
     ],
 )
 def test_a_template_that_does_not_keep_the_text_is_refused(template: str, problem: str, tmp_path: Path) -> None:
-    with pytest.raises((AlignmentError), match=problem):
+    with pytest.raises(AlignmentError, match=problem):
         run(chatting(template), corpus_of("a thing "), tmp_path / "s")
 
 
 def test_a_text_that_is_twice_in_its_messages_is_refused(tmp_path: Path) -> None:
     twice = Example(id="twice", text="a", messages=(("user", "a"), ("assistant", "a")))
-    with pytest.raises(AlignmentError, match="exactly once(.|\n)*sentence twice"):
+    with pytest.raises(AlignmentError, match=r"exactly once(.|\n)*sentence twice"):
         run(chatting(), Corpus((twice,)), tmp_path / "s")
 
 

@@ -56,8 +56,9 @@ def check_record(record: Mapping[str, Any], recipe: Recipe, shard: int) -> None:
 
 
 def _check_reports(record: Mapping[str, Any], recipe: Recipe) -> None:
-    for key, kinds in {"skipped": (int, str), "missing_words": (int, int, str)}.items():
-        entries = record.get(key)
+    reports = {"skipped": (int, str), "missing_words": (int, int, str), "windowed": (int, int)}
+    for key, kinds in reports.items():
+        entries = record.get(key, [] if key == "windowed" else None)
         if not isinstance(entries, list) or any(
             not isinstance(entry, list) or tuple(map(type, entry)) != kinds for entry in entries
         ):

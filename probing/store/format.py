@@ -57,6 +57,7 @@ class ShardContent:
         modules: what was hooked, by site.
         skipped: (example ordinal, reason).
         missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
+        windowed: (example ordinal, number of windows) of the inputs read in windows.
     """
 
     example_start: int
@@ -67,6 +68,7 @@ class ShardContent:
     modules: Mapping[str, str]
     skipped: Sequence[tuple[int, str]] = ()
     missing_words: Sequence[tuple[int, int, str]] = ()
+    windowed: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ class Store:
         shards_done, shards_planned: equal unless opened with `allow_partial`.
         skipped: (example ordinal, reason).
         missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
+        windowed: (example ordinal, number of windows) of the inputs that were read in windows.
         position_names: of rows that are positions; else empty.
     """
 
@@ -79,6 +80,7 @@ class Store:
         self.shards_done, self.shards_planned = len(records), recipe.n_shards
         self.skipped = [(example, reason) for record in records.values() for example, reason in record["skipped"]]
         self.missing_words = [(e, w, reason) for record in records.values() for e, w, reason in record["missing_words"]]
+        self.windowed = [(e, count) for record in records.values() for e, count in record.get("windowed", ())]
         self.position_names = recipe.positions
         self._recipe = recipe
         self._records = records

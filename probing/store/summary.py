@@ -48,6 +48,8 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "store_id": recipe.store_id,
         "content_id": content_id({record["shard"]: record for record in records}),
     }
+    windowed = sum(len(record.get("windowed", ())) for record in records)
+    info |= {"read_in_windows": windowed} if windowed else {}
     return info | ({"damaged_shards": damaged} if damaged else {})
 
 
