@@ -27,8 +27,8 @@ def shard_starts(corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int) -
 
     Args:
         corpus: the examples.
-        scope: `piece`, `word` or `sentence`.
-        row_bytes: bytes of one row over all sites.
+        scope: `piece`, `word`, `sentence` or `position`.
+        row_bytes: bytes of one row (of all positions of an example) over all sites.
         shard_bytes: size to stay near.
 
     Raises:
@@ -53,7 +53,7 @@ def shard_starts(corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int) -
 
 def row_estimate(example: Example, scope: str) -> int:
     """About how many rows an example gives."""
-    return {"word": len(example.words), "sentence": 1}.get(scope, len(example.text) // 4 + 1)
+    return {"word": len(example.words), "sentence": 1, "position": 1}.get(scope, len(example.text) // 4 + 1)
 
 
 def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int, pass_cost: int = PASS_COST) -> list[list[int]]:

@@ -33,6 +33,8 @@ class Example:
             and `feature:<Name>`.
         document: the id shared by examples that must not cross splits (None: the example stands alone).
         split: `train`, `dev`, `test` or another name.
+        spans: half-open character spans by name, for rows at positions; a span that this text lacks is left out.
+        messages: (role, content) of a chat that holds the text once, for prompts by a chat template; else empty.
     """
 
     id: str
@@ -42,6 +44,8 @@ class Example:
     word_columns: Mapping[str, tuple[Label, ...]] = None  # type: ignore[assignment]
     document: str | None = None
     split: str = "train"
+    spans: Mapping[str, tuple[int, int]] = None  # type: ignore[assignment]
+    messages: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         # Spans and labels repeat: kept once, 100,000 annotated sentences take a third of the memory.
@@ -49,6 +53,8 @@ class Example:
         object.__setattr__(self, "columns", {_interned(key): _interned(x) for key, x in (self.columns or {}).items()})
         columns = (self.word_columns or {}).items()
         object.__setattr__(self, "word_columns", {_interned(key): _compact(labels) for key, labels in columns})
+        if self.spans is None:
+            object.__setattr__(self, "spans", {})
 
     @property
     def forms(self) -> tuple[str, ...]:

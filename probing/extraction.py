@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +16,16 @@ from rich.text import Text
 
 from probing.alignment import check_words
 from probing.batching import row_estimate, shard_starts
+from probing.chat import ChatTemplate
 from probing.completing import complete
 from probing.contracts import Executor, WorkerFactory
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, CorpusError, UnitFailed, unknown_name
 from probing.extraction_work import WorkersThatLoad, WorkersWithModel, ids_of, place_of_work, shard_units, threads_set
 from probing.language_model import LanguageModel
+from probing.positions import SCOPE, check_spans, parse_positions, positions_identity
 from probing.provenance import digest
-from probing.shard_reading import Clock, Reading
+from probing.shard_reading import WINDOW, Clock, Reading, inputs_of
 from probing.site import select_sites
 from probing.specs import build
 from probing.store import Store, StoreWriter
@@ -33,19 +36,20 @@ ROWS = (
     "sentence:first", "sentence:last", "sentence:mean", "sentence:cls",
 )  # fmt: skip
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-LONG_INPUTS = ("truncate", "skip", "refuse")
+LONG_INPUTS = ("truncate", "window", "skip", "refuse")
 TOKENS_PER_BATCH = 2048
 SHARD_BYTES = 64 << 20
 
-LongInputs = Literal["truncate", "skip", "refuse"]
+LongInputs = Literal["truncate", "window", "skip", "refuse"]
 
 
 def extract(
     model: LanguageModel | str, corpus: Corpus, *, sites: str | Sequence[str] = "resid.*", to: str | Path,
     rows: str = "word:mean", dtype: str | None = None, max_length: int | None = None,
     long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
-    num_workers: int = 1, worker_index: int = 0, executor: str | Executor = "inline", workers: int | None = None,
-    threads: int | None = None, progress: bool | None = None,
+    stride: int | None = None, chat_template: bool = False, num_workers: int = 1, worker_index: int = 0,
+    executor: str | Executor = "inline", workers: int | None = None, threads: int | None = None,
+    progress: bool | None = None,
 ) -> Store:  # fmt: skip
     """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
 
@@ -54,13 +58,15 @@ def extract(
         corpus: the examples.
         sites: shell-style patterns, comma-separated or a list; `name=module.path` makes a site of any module.
         to: the store's directory, new or unfinished.
-        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|cls`. `first` and `last` are content
-            pieces, not special ones.
+        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|cls`, of which `first` and `last` are
+            content pieces, not special ones; or `position:` and positions, such as `entity.last,answer.before,end`.
         dtype: stored dtype; None: the compute dtype.
         max_length: the most pieces of an input; None: what the model allows.
-        long_inputs: `truncate` (words cut are named), `skip` or `refuse`.
+        long_inputs: `truncate` (words cut are named), `window` (read in overlapping windows), `skip` or `refuse`.
+        stride: pieces from one window to the next; None: half of `max_length`.
         tokens_per_batch: padded pieces of a batch.
         shard_bytes: size of a shard, about.
+        chat_template: read each text as a user's message (or in its `messages`), by the tokenizer's chat template.
         num_workers, worker_index: of that many processes, which share a file system, this one takes the shards whose
             number modulo `num_workers` is `worker_index`. Whoever finds all shards done seals the store; the others
             return it unfinished.
@@ -89,8 +95,13 @@ def extract(
         raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
     model = LanguageModel.load(model) if isinstance(model, str) else model
     reading = _reading(model, sites, rows, dtype, max_length, long_inputs, tokens_per_batch, shard_bytes)
+    if long_inputs == WINDOW or stride is not None:
+        reading = replace(reading, stride=_stride(reading, stride))
+    if chat_template:
+        reading = replace(reading, chat=ChatTemplate(model.tokenizer, model.name))
     _check_corpus(model, corpus, reading)
     row_bytes = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
+    row_bytes *= len(reading.positions) or 1
     starts = shard_starts(corpus, reading.scope, row_bytes, shard_bytes)
     identity = _identity(model, corpus, reading, starts)
     factory = _factory(runner, model, reading, Path(to), identity)
@@ -162,8 +173,10 @@ def _reading(
     long_inputs: str, tokens_per_batch: int, shard_bytes: int,
 ) -> Reading:  # fmt: skip
     """Check every option before any work."""
-    if rows not in ROWS:
-        raise unknown_name("row scope", rows, ROWS, error=BadParameter)
+    scope, _, pool = rows.partition(":")
+    positions = parse_positions(pool) if scope == SCOPE else ()
+    if not positions and rows not in ROWS:
+        raise unknown_name("row scope", rows, (*ROWS, f"{SCOPE}:NAME"), error=BadParameter)
     if rows == "sentence:cls" and model.cls_id is None:
         raise BadParameter(
             "sentence:cls needs a CLS piece", needed="a tokenizer with a CLS piece", found="none", where=model.name,
@@ -183,9 +196,22 @@ def _reading(
             "batch or shard size is out of range", needed="tokens_per_batch ≥ 1 and 1 ≤ shard_bytes ≤ 1 GiB",
             found=f"{tokens_per_batch}, {shard_bytes}",
         )  # fmt: skip
-    scope, _, pool = rows.partition(":")
     chosen = select_sites(_named_modules(model, sites), model.sites)
-    return Reading(chosen, scope, pool or "mean", stored, max_length or limit, long_inputs, tokens_per_batch)
+    pool = "mean" if positions else pool or "mean"
+    return Reading(chosen, scope, pool, stored, max_length or limit, long_inputs, tokens_per_batch, positions)
+
+
+def _stride(reading: Reading, stride: int | None) -> int:
+    limit = reading.max_length
+    if reading.long_inputs != WINDOW or limit is None:
+        raise BadParameter(
+            "a stride is for long inputs read in windows" if limit else "windows of which length?",
+            needed="long inputs `window`, and a max_length", found=f"{reading.long_inputs}, max_length {limit}",
+            next_step="leave the stride out" if limit else "give max_length",
+        )  # fmt: skip
+    if stride is not None and not 1 <= stride <= limit:
+        raise BadParameter("the stride is out of range", needed=f"1 to {limit}", found=str(stride))
+    return stride or max(1, limit // 2)
 
 
 def _named_modules(model: LanguageModel, sites: str | Sequence[str]) -> list[str]:
@@ -203,16 +229,17 @@ def _check_corpus(model: LanguageModel, corpus: Corpus, reading: Reading) -> Non
     examples = corpus.examples
     if not examples:
         raise CorpusError("there is nothing to extract", needed="at least one example", found="0", where=corpus.source)
+    check_spans(corpus, reading.positions)
     lengths = [len(example.text) for example in examples]
     check_words([example.words for example in examples], lengths, [example.id for example in examples])
     if reading.long_inputs == "refuse" and reading.max_length is not None:
-        _refuse_long(model, examples, reading.max_length)
+        _refuse_long(model, examples, reading, reading.max_length)
 
 
-def _refuse_long(model: LanguageModel, examples: Sequence[Example], limit: int) -> None:
+def _refuse_long(model: LanguageModel, examples: Sequence[Example], reading: Reading, limit: int) -> None:
     # A piece is at least one byte, so that only long texts need be tried; 16 leaves room for special pieces.
-    long = [example for example in examples if len(example.text.encode()) + 16 > limit]
-    for example, encoded in zip(long, model.encode([example.text for example in long]), strict=True):
+    long = [example for example in examples if reading.chat or len(example.text.encode()) + 16 > limit]
+    for example, encoded in zip(long, inputs_of(model, long, reading), strict=True):
         if len(encoded) > limit:
             raise CorpusError(
                 "an input is too long for the model", needed=f"at most {limit} pieces", found=f"{len(encoded)} pieces",
@@ -222,9 +249,11 @@ def _refuse_long(model: LanguageModel, examples: Sequence[Example], limit: int) 
 
 def _identity(model: LanguageModel, corpus: Corpus, reading: Reading, starts: tuple[int, ...]) -> dict[str, Any]:
     source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
+    more = positions_identity(corpus, reading.positions) if reading.positions else {}
+    more |= {"chat": reading.chat.identity(corpus)} if reading.chat else {}
     return model.identity() | {
         "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None},
-        "extraction": reading.identity() | model.added_modules(reading.sites),
+        "extraction": reading.identity() | model.added_modules(reading.sites) | more,
         "plan": {"starts": list(starts), "count": len(corpus)},
     }
 

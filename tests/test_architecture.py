@@ -19,9 +19,12 @@ MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "exec
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
     {"errors", "seeds", "registry"},
-    {"corpus", "site", "provenance", "alignment", "design", "records", "store", "statistics", "sources", "work"},
+    {
+        "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics", "sources",
+        "work",
+    },
     {"contracts"},
-    {*MEMBERS, "specs", "language_model", "batching"},
+    {*MEMBERS, "specs", "language_model", "batching", "chat", "windows"},
     {
         "labelling", "pooling", "label_checks", "plan", "scoring", "shard_reading", "extraction", "training",
         "results", "units", "extraction_work", "completing",

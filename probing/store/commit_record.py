@@ -15,7 +15,6 @@ from probing.store.format import (
     EXAMPLE_COLUMNS,
     ITEM_BYTES,
     MAX_SHARD_BYTES,
-    ROW_COLUMNS,
     Recipe,
     parse_signed,
     record_file,
@@ -25,7 +24,7 @@ from probing.store.format import (
 
 def expected_datasets(recipe: Recipe, n_rows: int, n_examples: int) -> dict[str, tuple[str, tuple[int | None, ...]]]:
     """Data type and shape of every dataset of a shard; None: any width."""
-    rows = {f"/rows/{name}": (dtype, (n_rows,)) for name, dtype in ROW_COLUMNS.items()}
+    rows = {f"/rows/{name}": (dtype, (n_rows,)) for name, dtype in recipe.row_columns.items()}
     shapes = {"offset": (n_examples + 1,), "text_sha256": (n_examples, 32)}
     examples = {
         f"/examples/{name}": (dtype, shapes.get(name, (n_examples,))) for name, dtype in EXAMPLE_COLUMNS.items()
@@ -57,8 +56,9 @@ def check_record(record: Mapping[str, Any], recipe: Recipe, shard: int) -> None:
 
 
 def _check_reports(record: Mapping[str, Any], recipe: Recipe) -> None:
-    for key, kinds in {"skipped": (int, str), "missing_words": (int, int, str)}.items():
-        entries = record.get(key)
+    reports = {"skipped": (int, str), "missing_words": (int, int, str), "windowed": (int, int)}
+    for key, kinds in reports.items():
+        entries = record.get(key, [] if key == "windowed" else None)
         if not isinstance(entries, list) or any(
             not isinstance(entry, list) or tuple(map(type, entry)) != kinds for entry in entries
         ):

@@ -98,6 +98,8 @@ def arrays_of(content: ShardContent, recipe: Recipe, shard: int) -> dict[str, ND
         raise BadParameter("other columns than the format has", found=", ".join(sorted(given.keys() ^ expected.keys())))
     arrays = {path: _checked(path, given[path], *expected[path]) for path in sorted(expected)}
     _check_index(arrays, n_rows)
+    if recipe.positions and n_rows and int(arrays["/rows/position"].max()) >= len(recipe.positions):
+        raise BadParameter("a row is at a position without a name", needed=f"0 to {len(recipe.positions) - 1}")
     unknown = {str(entry[-1]) for entry in (*content.skipped, *content.missing_words)} - set(REASONS)
     if unknown:
         raise BadParameter("unknown reason", needed=", ".join(REASONS), found=", ".join(sorted(unknown)))

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from probing.errors import BadParameter, CorruptShard
-from probing.store.format import ROW_COLUMNS
 from probing.store.reader import Store
 
 FORMATS = {
@@ -78,7 +77,7 @@ def _hdf5(store: Store, to: Path, *, compress: bool) -> None:
     with h5py.File(to, "w") as file:
         for name, value in _metadata(store).items():
             file.attrs[name] = value
-        for name in ROW_COLUMNS:
+        for name in store.row_columns:
             file.create_dataset(f"rows/{name}", data=getattr(store.rows, name), **options)
         for site in store.sites:
             file.create_dataset(f"sites/{site}", data=store.read(site), **options)
@@ -87,19 +86,19 @@ def _hdf5(store: Store, to: Path, *, compress: bool) -> None:
 def _npy(store: Store, to: Path) -> None:
     to.mkdir()
     (to / "metadata.json").write_text(json.dumps(_metadata(store), indent=1) + "\n", encoding="utf-8")
-    for name in ROW_COLUMNS:
+    for name in store.row_columns:
         np.save(to / f"rows.{name}.npy", getattr(store.rows, name), allow_pickle=False)
     for site in store.sites:
         np.save(to / f"{site}.npy", store.read(site), allow_pickle=False)
 
 
 def _safetensors(store: Store, to: Path) -> None:
-    arrays = {f"rows.{name}": getattr(store.rows, name) for name in ROW_COLUMNS}
+    arrays = {f"rows.{name}": getattr(store.rows, name) for name in store.row_columns}
     save_file(arrays | {site: store.read(site) for site in store.sites}, to, metadata=_metadata(store))
 
 
 def _parquet(store: Store, to: Path) -> None:
-    columns = {name: pa.array(getattr(store.rows, name)) for name in ROW_COLUMNS}
+    columns = {name: pa.array(getattr(store.rows, name)) for name in store.row_columns}
     for site in store.sites:
         states = store.read(site)
         columns[site] = pa.FixedSizeListArray.from_arrays(pa.array(states.reshape(-1)), max(1, states.shape[1]))

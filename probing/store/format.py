@@ -23,12 +23,13 @@ MAX_SHARDS = 100_000
 MAX_SHARD_BYTES = 1 << 30
 MAX_JSON_BYTES = 64 << 20
 ALIGNMENT = 4096
-ITEM_BYTES = {"u1": 1, "u4": 4, "u8": 8, "i4": 4, "float16": 2, "float32": 4, "bfloat16": 2}
+ITEM_BYTES = {"u1": 1, "u2": 2, "u4": 4, "u8": 8, "i4": 4, "float16": 2, "float32": 4, "bfloat16": 2}
 MEMORY_TYPES = {
     "float16": "<f2",
     "bfloat16": "<u2",
     "float32": "<f4",
     "u1": "u1",
+    "u2": "<u2",
     "u4": "<u4",
     "u8": "<u8",
     "i4": "<i4",
@@ -49,12 +50,14 @@ class ShardContent:
     Attributes:
         example_start: position of the first example among those kept.
         n_examples: E.
-        rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,).
+        rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,); where
+            rows are positions also `position` (u2).
         examples: `offset` u8 (E+1,), `ordinal` u4 (E,), `text_sha256` u1 (E, 32), `flags` u1 (E,).
         sites: states (R, width) by site: float32, float16, or the raw bits of bfloat16 as uint16.
         modules: what was hooked, by site.
         skipped: (example ordinal, reason).
-        missing_words: (example ordinal, word, reason).
+        missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
+        windowed: (example ordinal, number of windows) of the inputs read in windows.
     """
 
     example_start: int
@@ -65,6 +68,7 @@ class ShardContent:
     modules: Mapping[str, str]
     skipped: Sequence[tuple[int, str]] = ()
     missing_words: Sequence[tuple[int, int, str]] = ()
+    windowed: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Recipe:
     dtype: str
     starts: tuple[int, ...]
     count: int
+    positions: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> Recipe:
@@ -95,7 +100,13 @@ class Recipe:
             raise BadParameter("unknown stored dtype", needed=f"one of {', '.join(STATE_TYPES)}", found=repr(dtype))
         starts, count = plan.get("starts"), plan.get("count")
         _check_plan(starts, count)
-        return cls(digest(identity), tuple(sites), dtype, tuple(starts or ()), int(count or 0))
+        positions = _positions(extraction)
+        return cls(digest(identity), tuple(sites), dtype, tuple(starts or ()), int(count or 0), positions)
+
+    @property
+    def row_columns(self) -> dict[str, str]:
+        """Data type of every column of the rows."""
+        return ROW_COLUMNS | ({"position": "u2"} if self.positions else {})
 
     @property
     def n_shards(self) -> int:
@@ -113,6 +124,14 @@ def _block(identity: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(block, dict):
         raise BadParameter(f"the identity has no block {name!r}", needed="model, tokenizer, corpus, extraction, plan")
     return block
+
+
+def _positions(extraction: Mapping[str, Any]) -> tuple[str, ...]:
+    names = extraction.get("position_names", [])
+    has_form = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    if not has_form or len(names) > 1 << 16 or bool(names) != (extraction.get("rows") == "position"):
+        raise BadParameter("identity.extraction.position_names is not a list of names", found=repr(names)[:200])
+    return tuple(names)
 
 
 def _check_plan(starts: Any, count: Any) -> None:

@@ -20,7 +20,7 @@ from probing.errors import BadParameter, UnknownSite, unknown_name
 from probing.site import Site
 from probing.store.commit_record import corrupt, incomplete, load_record
 from probing.store.file_ops import typed_errors
-from probing.store.format import MEMORY_TYPES, ROW_COLUMNS, Recipe, content_id, read_store_json, widen
+from probing.store.format import MEMORY_TYPES, Recipe, content_id, read_store_json, widen
 from probing.store.verify import verify_seal, verify_shard, verify_shards
 
 Verification = Literal["off", "fast", "full"]
@@ -35,6 +35,7 @@ class RowTable:
         word: word of that example; -1 where there is none.
         piece_start, piece_end: half-open piece span in the model's input.
         char_start, char_end: half-open span in code points of the text.
+        position: index into the store's position names; None where rows are no positions.
     """
 
     example: NDArray[np.int64]
@@ -43,6 +44,7 @@ class RowTable:
     piece_end: NDArray[np.int64]
     char_start: NDArray[np.int64]
     char_end: NDArray[np.int64]
+    position: NDArray[np.int64] | None = None
 
 
 class Store:
@@ -56,7 +58,9 @@ class Store:
         n_rows: R.
         shards_done, shards_planned: equal unless opened with `allow_partial`.
         skipped: (example ordinal, reason).
-        missing_words: (example ordinal, word, reason).
+        missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
+        windowed: (example ordinal, number of windows) of the inputs that were read in windows.
+        position_names: of rows that are positions; else empty.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class Store:
         self.shards_done, self.shards_planned = len(records), recipe.n_shards
         self.skipped = [(example, reason) for record in records.values() for example, reason in record["skipped"]]
         self.missing_words = [(e, w, reason) for record in records.values() for e, w, reason in record["missing_words"]]
+        self.windowed = [(e, count) for record in records.values() for e, count in record.get("windowed", ())]
+        self.position_names = recipe.positions
         self._recipe = recipe
         self._records = records
         self._level = level
@@ -109,6 +115,11 @@ class Store:
             raise incomplete(path, len(records), recipe.n_shards)
         return cls(path, header, recipe, records, verification)
 
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Names of the columns of `rows` that this store has."""
+        return tuple(self._recipe.row_columns)
+
     @cached_property
     def rows(self) -> RowTable:
         """Where each row comes from.
@@ -116,7 +127,7 @@ class Store:
         Raises:
             CorruptShard: bytes differ from the commit record.
         """
-        return RowTable(**{name: self._column(f"/rows/{name}") for name in ROW_COLUMNS})
+        return RowTable(**{name: self._column(f"/rows/{name}") for name in self._recipe.row_columns})
 
     def width(self, site: str) -> int:
         """Number of features at a site.

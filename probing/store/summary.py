@@ -34,7 +34,9 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "model": _field(identity, "model", "source"),
         "corpus": _field(identity, "corpus", "source"),
         "sites": sorted(recipe.sites, key=lambda name: Site.parse(name).order),
-        "rows": _field(identity, "extraction", "rows"),
+        "rows": f"position:{','.join(recipe.positions)}"
+        if recipe.positions
+        else _field(identity, "extraction", "rows"),
         "dtype": recipe.dtype,
         "n_rows": sum(record["n_rows"] for record in records),
         "shards_done": len(records),
@@ -46,6 +48,8 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "store_id": recipe.store_id,
         "content_id": content_id({record["shard"]: record for record in records}),
     }
+    windowed = sum(len(record.get("windowed", ())) for record in records)
+    info |= {"read_in_windows": windowed} if windowed else {}
     return info | ({"damaged_shards": damaged} if damaged else {})
 
 

@@ -156,6 +156,8 @@ class StoreWriter:
             "missing_words": [[int(example), int(word), reason] for example, word, reason in content.missing_words],
             "produced": {**self._environment, "time": _now()},
         }  # fmt: skip
+        if content.windowed:
+            record["windowed"] = [[int(example), int(count)] for example, count in content.windowed]
         check_record(record, self._recipe, shard)
         with typed_errors(self.path):
             self._write(shard, image.buffers, record)
