@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Set
 from contextlib import closing
 
-from probing.contracts import Executor, WorkerFactory
 from probing.errors import (
     MissingDependency,
     NonFiniteStates,
@@ -18,10 +17,10 @@ from probing.errors import (
     UnitFailed,
     WorkError,
 )
-from probing.work import Outcome, Report, WorkPlan, WorkUnit
+from probing.work import Executor, Outcome, Report, WorkerFactory, WorkPlan, WorkUnit
 
 HOPELESS = 3  # so many failures and nothing done: the rest would fail too
-CLAIMS = 3
+ROUNDS = 3
 POLL_SECONDS = 1.0
 
 
@@ -65,7 +64,9 @@ class _Progress:
     def __init__(self) -> None:
         self.errors: dict[str, ProbingError] = {}
         self._names: dict[str, str] = {}
-        self._claims: Counter[str] = Counter()
+        self._is_any_done = False
+        self._busy: set[str] = set()
+        self._rounds: Counter[str] = Counter()
 
     def note(self, outcome: Outcome) -> None:
         """Take one outcome in.
@@ -74,20 +75,23 @@ class _Progress:
             ProbingError: it means that no other unit can be done either.
         """
         unit, error = outcome.unit, outcome.error
-        if outcome.status == "done":
-            self._claims[unit.id] += 1
-        elif error is not None and not isinstance(error, StoreBusy):
+        if isinstance(error, StoreBusy):
+            self._busy.add(unit.id)
+        elif error is not None:
             if _ends_all(error):
                 raise error
             self._set_aside(unit, error)
-        if len(self.errors) >= HOPELESS and not self._claims:
+        self._is_any_done = self._is_any_done or outcome.status == "done"
+        if len(self.errors) >= HOPELESS and not self._is_any_done:
             raise self.failure()
 
     def doubt(self, missing: Set[str], todo: WorkPlan) -> None:
-        """Set aside units that were said to be done three times and are not on the disk."""
+        """After a round: set aside units that were run three times, failed not once, and are not on the disk."""
+        self._rounds.update(unit.id for unit in todo.units if unit.id not in self._busy)
+        self._busy.clear()
         for unit in todo.units:
-            if unit.id in missing and self._claims[unit.id] >= CLAIMS:
-                error = WorkError(f"{unit.name} was said to be done, and is not on the disk", where=unit.name)
+            if unit.id in missing and unit.id not in self.errors and self._rounds[unit.id] >= ROUNDS:
+                error = WorkError(f"{unit.name} was run {ROUNDS} times, and is not on the disk", where=unit.name)
                 self._set_aside(unit, error)
 
     def failure(self) -> UnitFailed:

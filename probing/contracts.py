@@ -1,14 +1,15 @@
 """The abstract classes: what can be plugged in. Read this first.
 
 Shapes: N rows, D width, K classes, S sentences (clusters), T pieces, L layers, B batch, M label sets, R resamples.
-A member is one file in its folder; the class to use is named in the file as `MEMBER`.
+A member is one file in its folder; the class to use is named in the file as `MEMBER`. The contract of
+executors stands in `work.py`, which a worker process can import without anything heavy.
 """
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -19,7 +20,6 @@ from sklearn.base import BaseEstimator, clone
 
 from probing.corpus import Corpus, Example
 from probing.design import Kind, Labels
-from probing.work import Outcome, Place, Report, WorkPlan, WorkUnit
 
 Floats = NDArray[np.floating[Any]]
 
@@ -189,58 +189,3 @@ class Measure(ABC):
         rows = self.row_statistics(y, prediction)
         sums = np.stack([np.bincount(groups, column, weights.shape[1]) for column in rows.T], axis=1)
         return self.from_totals(weights @ sums)
-
-
-class Worker(ABC):
-    """Does units of work in one process, one after the other; made there by a factory, once."""
-
-    @abstractmethod
-    def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
-        """Do a unit as far as must be done before the next can be started.
-
-        Args:
-            unit: what to do.
-            report: told how much of `unit.size` was done; also a sign of life.
-
-        Returns:
-            A function that waits until the unit is on the disk, or raises why it is not.
-
-        Raises:
-            StoreBusy: somebody else is doing it; it is offered again later.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Give back what is held; wait for what is being written."""
-
-
-WorkerFactory = Callable[[Place], Worker]
-
-
-class Executor(ABC):
-    """Runs units of work on workers, each of which was made once by a factory.
-
-    It may run a unit more than once and may be wrong about what is done: the files on disk decide.
-
-    Class attributes:
-        in_process: whether the worker lives in the caller's process. If not, factory and payloads are sent there.
-    """
-
-    in_process: ClassVar[bool] = False
-    threads: int | None
-
-    @abstractmethod
-    def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit; an outcome of each, in the order of their ends. Closing the iterator stops the workers.
-
-        Args:
-            plan: the units.
-            factory: makes a worker, in the worker's own process.
-            report: told how much was done, in the unit of `WorkUnit.size`.
-
-        Raises:
-            Stalled: no worker made progress for the stated time.
-            WorkerLost: workers die before they begin.
-            MissingDependency: a package is not installed.
-            ProbingError: what the factory raised.
-        """

@@ -18,7 +18,6 @@ from probing.alignment import check_words
 from probing.batching import row_estimate, shard_starts
 from probing.chat import ChatTemplate
 from probing.completing import complete
-from probing.contracts import Executor, WorkerFactory
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, CorpusError, UnitFailed, unknown_name
 from probing.extraction_work import WorkersThatLoad, WorkersWithModel, ids_of, place_of_work, shard_units, threads_set
@@ -30,6 +29,7 @@ from probing.site import select_sites
 from probing.specs import build
 from probing.store import Store, StoreWriter
 from probing.store.leases import Leases
+from probing.work import Executor, WorkerFactory
 
 ROWS = (
     "piece", "word:first", "word:last", "word:mean", "word:max",

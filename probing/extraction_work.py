@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from probing.contracts import Worker
 from probing.corpus import Corpus, Example
 from probing.language_model import LanguageModel
 from probing.models._source import ModelSource
@@ -19,7 +18,7 @@ from probing.provenance import environment
 from probing.shard_reading import Clock, Reading, n_words, read_shard
 from probing.store import ShardContent, StoreWriter
 from probing.store.leases import Lease, Leases
-from probing.work import Place, Report, WorkPlan, WorkUnit, unit_id
+from probing.work import Place, Report, Worker, WorkPlan, WorkUnit, unit_id
 
 
 @dataclass(frozen=True)

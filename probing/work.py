@@ -1,11 +1,15 @@
-"""WorkUnit, WorkPlan, Outcome: pieces of work that any process may do, in any order, more than once without harm."""
+"""WorkUnit, WorkPlan, Outcome: pieces of work that any process may do, in any order, more than once without harm.
+
+And who does them: the abstract Worker and Executor. Members in `executors/` are executors.
+"""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Container
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from probing.errors import ProbingError, UnitFailed
 from probing.provenance import digest
@@ -87,3 +91,58 @@ def as_work_error(error: BaseException, name: str) -> ProbingError:
     wrapped.add_note("".join(traceback.format_exception(error)[-4:]).strip())
     wrapped.__cause__ = error
     return wrapped
+
+
+class Worker(ABC):
+    """Does units of work in one process, one after the other; made there by a factory, once."""
+
+    @abstractmethod
+    def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
+        """Do a unit as far as must be done before the next can be started.
+
+        Args:
+            unit: what to do.
+            report: told how much of `unit.size` was done; also a sign of life.
+
+        Returns:
+            A function that waits until the unit is on the disk, or raises why it is not.
+
+        Raises:
+            StoreBusy: somebody else is doing it; it is offered again later.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what is held; wait for what is being written."""
+
+
+WorkerFactory = Callable[[Place], Worker]
+
+
+class Executor(ABC):
+    """Runs units of work on workers, each of which was made once by a factory.
+
+    It may run a unit more than once and may be wrong about what is done: the files on disk decide.
+
+    Class attributes:
+        in_process: whether the worker lives in the caller's process. If not, factory and payloads are sent there.
+    """
+
+    in_process: ClassVar[bool] = False
+    threads: int | None
+
+    @abstractmethod
+    def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
+        """Run every unit; an outcome of each, in the order of their ends. Closing the iterator stops the workers.
+
+        Args:
+            plan: the units.
+            factory: makes a worker, in the worker's own process.
+            report: told how much was done, in the unit of `WorkUnit.size`.
+
+        Raises:
+            Stalled: no worker made progress for the stated time.
+            WorkerLost: workers die before they begin.
+            MissingDependency: a package is not installed.
+            ProbingError: what the factory raised.
+        """

@@ -11,9 +11,8 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-from probing.contracts import WorkerFactory
 from probing.executors._units import begin
-from probing.work import Outcome, Place, as_work_error
+from probing.work import Outcome, Place, WorkerFactory, as_work_error
 
 # Messages of a worker: (READY,), (PROGRESS, size), (ENDED, status, error, seconds) of its oldest unit, (BROKEN, error).
 READY, PROGRESS, ENDED, BROKEN = "ready", "progress", "ended", "broken"

@@ -6,9 +6,8 @@ import os
 import time
 from collections.abc import Callable
 
-from probing.contracts import Worker
 from probing.errors import BadParameter, Stalled, StoreBusy, WorkerLost
-from probing.work import Outcome, Report, WorkUnit, as_work_error
+from probing.work import Outcome, Report, Worker, WorkUnit, as_work_error
 
 RETRIES = 3
 

@@ -15,11 +15,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from probing.contracts import Executor, WorkerFactory
 from probing.errors import BadParameter
 from probing.executors._serving import BROKEN, ENDED, PROGRESS, READY, serve
 from probing.executors._units import RETRIES, check_options, cores, lost, no_start, stalled
-from probing.work import Outcome, Place, Report, WorkPlan, WorkUnit
+from probing.work import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan, WorkUnit
 
 _STOP_SECONDS = 10.0
 

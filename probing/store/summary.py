@@ -9,11 +9,13 @@ from typing import Any
 from probing.errors import CorruptShard, StoreError
 from probing.site import Site
 from probing.store.commit_record import load_record
-from probing.store.format import content_id, read_store_json
+from probing.store.format import Recipe, content_id, read_store_json
+from probing.store.leases import Leases
 
 
 def store_info(path: Path | str) -> dict[str, Any]:
-    """Model, corpus, sites, progress, size, what was left out and why, and the largest magnitude by site.
+    """Model, corpus, sites, progress, size, what was left out and why, the largest magnitude by site, and the
+    shards that are missing: which examples, and which process computes them just now.
 
     Raises:
         NotAStore: no valid store.json.
@@ -50,7 +52,21 @@ def store_info(path: Path | str) -> dict[str, Any]:
     }
     windowed = sum(len(record.get("windowed", ())) for record in records)
     info |= {"read_in_windows": windowed} if windowed else {}
+    missing = set(range(recipe.n_shards)) - {record["shard"] for record in records}
+    info |= {"missing": _missing_units(path, recipe, missing)} if missing else {}
     return info | ({"damaged_shards": damaged} if damaged else {})
+
+
+def _missing_units(path: Path, recipe: Recipe, shards: set[int]) -> list[dict[str, Any]]:
+    """Each shard that is not there: its examples (first, last), and who says that it computes it."""
+    held = Leases(path).held()
+    found = []
+    for shard in sorted(shards):
+        first, end = recipe.span(shard)
+        holder = held.get(shard)
+        lease = None if holder is None else {"host": holder.host, "pid": holder.pid, "seconds": round(holder.age)}
+        found.append({"shard": shard, "examples": [first, end - 1], "lease": lease})
+    return found
 
 
 def list_stores(root: Path | str) -> list[dict[str, Any]]:
