@@ -25,7 +25,7 @@ from probing.language_model import LanguageModel
 from probing.positions import SCOPE, check_spans, parse_positions, positions_identity
 from probing.provenance import digest
 from probing.shard_reading import WINDOW, Clock, Reading, inputs_of
-from probing.site import select_sites
+from probing.site import are_module_paths, select_sites
 from probing.specs import build
 from probing.store import Store, StoreWriter
 from probing.store.leases import Leases
@@ -93,12 +93,13 @@ def extract(
     runner = executor_of(executor, workers, threads)
     if not 0 <= worker_index < num_workers:
         raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
-    model = LanguageModel.load(model) if isinstance(model, str) else model
+    model = LanguageModel.load(model, by_blocks=not are_module_paths(sites)) if isinstance(model, str) else model
     reading = _reading(model, sites, rows, dtype, max_length, long_inputs, tokens_per_batch, shard_bytes)
     if long_inputs == WINDOW or stride is not None:
         reading = replace(reading, stride=_stride(reading, stride))
     if chat_template:
-        reading = replace(reading, chat=ChatTemplate(model.tokenizer, model.name))
+        ChatTemplate(model.tokenizer, model.name)  # refuses a tokenizer that has none
+        reading = replace(reading, chat=True)
     _check_corpus(model, corpus, reading)
     row_bytes = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
     row_bytes *= len(reading.positions) or 1
@@ -250,7 +251,7 @@ def _refuse_long(model: LanguageModel, examples: Sequence[Example], reading: Rea
 def _identity(model: LanguageModel, corpus: Corpus, reading: Reading, starts: tuple[int, ...]) -> dict[str, Any]:
     source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
     more = positions_identity(corpus, reading.positions) if reading.positions else {}
-    more |= {"chat": reading.chat.identity(corpus)} if reading.chat else {}
+    more |= {"chat": ChatTemplate(model.tokenizer, model.name).identity(corpus)} if reading.chat else {}
     return model.identity() | {
         "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None},
         "extraction": reading.identity() | model.added_modules(reading.sites) | more,

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 import probing as pb
 from probing.errors import ConfigError, unknown_name
+from probing.site import are_module_paths
 
 if TYPE_CHECKING:
     from probing.corpus import Corpus
@@ -134,6 +135,9 @@ class ExtractOptions(Job):
     store_dtype: str | None = option(None, help="stored dtype (default: the compute dtype)")
     attention: str | None = option(None, help="attention implementation: eager, sdpa, …")
     revision: str | None = option(None, help="revision of a hub model")
+    side: Literal["encoder", "decoder"] | None = option(
+        None, help="side of an encoder-decoder: encoder (default), or decoder, which reads the text beside its encoder"
+    )
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
     max_length: int | None = option(None, help="longest input in pieces (default: the model's own)")
     long_inputs: Literal["truncate", "window", "skip", "refuse"] = option(
@@ -153,7 +157,7 @@ class ExtractOptions(Job):
         executor = import_module("probing.extraction").executor_of(self.executor, self.workers, self.threads)
         loaded = pb.LanguageModel.load(
             model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision,
-            untrained=self.untrained,
+            untrained=self.untrained, side=self.side, by_blocks=not are_module_paths(self.sites),
         )  # fmt: skip
         budget = {} if self.tokens_per_batch is None else {"tokens_per_batch": self.tokens_per_batch}
         return pb.extract(

@@ -135,6 +135,7 @@ class PositionStore:
         self.identity = store.identity | {"extraction": store.identity["extraction"] | {"rows": f"{SCOPE}:{name}"}}
         self.sites, self.path = store.sites, store.path
         self.store_id, self.content_id = store.store_id, store.content_id
+        self.environment = store.environment
         columns = ("example", "piece_start", "piece_end", "char_start", "char_end")
         self.rows = RowTable(
             word=np.full(len(self._chosen), -1, dtype=np.int64),

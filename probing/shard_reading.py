@@ -45,7 +45,7 @@ class Reading:
         tokens_per_batch: padded pieces of a batch.
         positions: which, where rows are positions.
         stride: pieces from one window to the next, where long inputs are read in windows.
-        chat: renders texts as prompts; None: texts as they are.
+        chat: texts stand in prompts by the tokenizer's chat template.
     """
 
     sites: tuple[str, ...]
@@ -57,7 +57,7 @@ class Reading:
     tokens_per_batch: int
     positions: tuple[Position, ...] = ()
     stride: int | None = None
-    chat: ChatTemplate | None = None
+    chat: bool = False
 
     def identity(self) -> dict[str, Any]:
         """The `extraction` block of a store's identity."""
@@ -97,6 +97,7 @@ def read_shard(
         modules={site: model.modules[site] for site in reading.sites},
         skipped=tuple((start + e, reason) for e, reason in sorted(skipped.items())),
         missing_words=tuple(missing),
+        heads={site: size for site in reading.sites if (size := model.head_size(site))},
         windowed=tuple((start + e, len(cut.inputs)) for e, cut in windows.items()),
     )
 
@@ -168,15 +169,16 @@ def _check_finite(
     example = int(rows.example[places[np.flatnonzero(~finite)[0]]])
     raise NonFiniteStates(
         f"states at {site} are not finite", needed="finite numbers", found="NaN or infinity",
-        where=f"site {site}, sentence {examples[example].id}", next_step="compute in float32, or leave this site out",
+        where=f"site {site}, sentence {examples[example].id}",
+        next_step="compute in bfloat16 or float32, which reach further than float16, or leave this site out",
     )  # fmt: skip
 
 
 def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: Reading) -> list[Encoded]:
     """The whole inputs of examples, whatever their length."""
-    return (
-        model.encode([example.text for example in examples]) if reading.chat is None else reading.chat.encode(examples)
-    )
+    if reading.chat:
+        return ChatTemplate(model.tokenizer, model.name).encode(examples)
+    return model.encode([example.text for example in examples])
 
 
 def _encode(model: LanguageModel, examples: Sequence[Example], reading: Reading) -> tuple[list[Encoded], list[int]]:

@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from probing.models._discovery import Sides
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -21,18 +23,13 @@ class ModelSource:
     padding_side: str | None
     revision: str | None
     untrained: int | None
+    side: Sides | None
+    by_blocks: bool
 
-    @classmethod
-    def of(
-        cls, name: str, device: str, dtype: str, attention: str | None,
-        kind: Literal["auto", "base", "causal", "masked"], padding_side: str | None, revision: str | None,
-        untrained: int | None,
-    ) -> ModelSource:  # fmt: skip
-        """From what `load` was given, and the revision that it found."""
-        path = Path(name).expanduser()
-        if path.is_dir():
-            name, revision = str(path.resolve()), None
-        return cls(name, device, dtype, attention, kind, padding_side, revision, untrained)
+    def anywhere(self) -> ModelSource:
+        """The same for a process that runs in another directory."""
+        path = Path(self.name).expanduser()
+        return replace(self, name=str(path.resolve()), revision=None) if path.is_dir() else self
 
     def for_worker(self, slot: int | None) -> ModelSource:
         """The same for one of several workers: where there are several GPUs, `cuda` means another one for each."""

@@ -134,7 +134,7 @@ def _check_index(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
 
 
 def site_facts(content: ShardContent, recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`.
+    """Attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`; of heads also `n_heads`, `head_dim`.
 
     Raises:
         NonFiniteStates: NaN or infinite states.
@@ -147,6 +147,7 @@ def site_facts(content: ShardContent, recipe: Recipe) -> dict[str, dict[str, Any
             "dtype": recipe.dtype,
             "finite": 1,
             "absmax": absolute_maximum(name, content.sites[name], recipe.dtype, content),
+            **content.heads.get(name, {}),
         }
         for order, name in enumerate(ordered)
     }

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class ShardContent:
         modules: what was hooked, by site.
         skipped: (example ordinal, reason).
         missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
+        heads: `n_heads` and `head_dim` of the sites that are heads, concatenated.
         windowed: (example ordinal, number of windows) of the inputs read in windows.
     """
 
@@ -69,6 +70,7 @@ class ShardContent:
     skipped: Sequence[tuple[int, str]] = ()
     missing_words: Sequence[tuple[int, int, str]] = ()
     windowed: Sequence[tuple[int, int]] = ()
+    heads: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,17 @@ class Store:
             raise corrupt(self.path, next(iter(self._records)), f"widths {sorted(widths)}", f"/sites/{site}")
         return int(next(iter(widths), 0))
 
+    def site_facts(self, site: str) -> dict[str, Any]:
+        """What the shards say of a site: `module`, `dtype`, `absmax` over all shards; of heads `n_heads`, `head_dim`.
+
+        Raises:
+            UnknownSite: with the nearest name.
+        """
+        self._check_site(site)
+        said = [record["sites"][site] for record in self._records.values()]
+        largest = max((float(facts.get("absmax", 0.0)) for facts in said), default=0.0)
+        return (dict(said[0]) if said else {}) | {"absmax": largest}
+
     def read(self, site: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """States at a site.
 
