@@ -65,7 +65,7 @@ def read_at_fast(original: Original) -> str:
 
 
 def judge(original: Original, what: str, *, is_read: bool) -> list[Problem]:
-    """Problems after some damage: it must be seen at `full`, no wrong row may be read, and where it is read, refused."""
+    """Problems after some damage: it must be seen at `full`, never read as rows, and refused at `fast` where it is read."""
     problems = [] if seen_at_full(original) else [("wrong", f"{what}: not seen at full")]
     fast = read_at_fast(original)
     problems += [("wrong", f"{what}: wrong rows at fast")] if fast == "wrong" else []

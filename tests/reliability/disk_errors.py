@@ -8,6 +8,7 @@ import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -85,7 +86,7 @@ def failing_calls(
             where = f"{_name(failed)} at call {at}"
             tally.problems += [(kind, f"{where}: {what}") for kind, what in judge_failure(path, job, ended, failed)]
             tally.done["failing calls"] += 1
-            tally.done["of them seen as an error"] += ended.code == 1
+            tally.done["typed errors"] += ended.code == 1
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -115,14 +116,20 @@ def full_disks(folder: Path, tally: Tally, job: Job) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _say(shard: int) -> None:
+    print(f"acknowledged {shard}", flush=True)
+
+
 def naive_failures(folder: Path, job: Job, every: int) -> list[tuple[str, str]]:
     """The same to the careless writer: what it said was done, and what is there."""
     counted, problems = Counted(), []
     naive_write(folder / "naive", job, lambda shard: None, files=counted)
-    trials: list[tuple[Counted | None, int]] = [(Counted(at, errno.ENOSPC, half=True), 0) for at in range(1, counted.count, every)]
+    trials: list[tuple[Counted | None, int]] = [
+        (Counted(at, errno.ENOSPC, half=True), 0) for at in range(1, counted.count, every)
+    ]
     for files, most in [*trials, (None, 20_000), (None, 30_000)]:
         path = folder / "naive-store"
-        work = lambda path=path, files=files: naive_write(path, job, lambda k: print(f"acknowledged {k}", flush=True), files=files)  # noqa: E731
+        work = partial(naive_write, path, job, _say, files=files)
         path.mkdir()
         ended = run(limited(work, most) if most else work)
         problems += [("crash", ended.output)] if ended.signal is not None else []
@@ -143,6 +150,6 @@ def disk_errors(folder: Path, *, every: int, n_shards: int, naive_every: int) ->
     full_disks(folder, tally, job)
     job.write(folder / "short", ShortWrites())
     tally.add("wrong", Store.open(folder / "short").verify(), "short writes")
-    tally.done["stores written in short writes"] += 1
+    tally.done["in short writes"] += 1
     tally.add_naive(naive_failures(folder, replace(job, n_shards=3), naive_every))
     return tally

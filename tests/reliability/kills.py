@@ -125,7 +125,7 @@ def killed(folder: Path, tally: Tally, job: Job, n_writers: int, kills: int) -> 
         tally.add("crash", [code for code in crew.finish() if code], f"exit status with {n_writers} writers")
         tally.problems += ledger.problems(path, crew.acknowledged)
         tally.problems += finished_problems(path, job, whole)
-        tally.done["acknowledged shards"] += len(crew.acknowledged)
+        tally.done["acknowledged"] += len(crew.acknowledged)
         shutil.rmtree(path)
     tally.done[f"kills of {n_writers} writer{'s' if n_writers > 1 else ''}"] = done
     shutil.rmtree(folder / "whole")

@@ -1,8 +1,9 @@
-"""F6: thousands of spoiled files, each read in a child process: a typed error or a correct read, soon, within memory."""
+"""F6: thousands of spoiled files, read in a child process: a typed error or a correct read, soon, within memory."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -68,9 +69,8 @@ class Reader:
         if self._child is None:
             command = [sys.executable, "-m", "tests.reliability.reading_child"]
             variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-            self._child = subprocess.Popen(
-                command, cwd=ROOT, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )  # fmt: skip
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            self._child = subprocess.Popen(command, cwd=ROOT, env=variables, **pipes)
             assert self._child.stdout
             if self._child.stdout.readline() != b"ready\n":
                 raise RuntimeError("the reading process does not start")
@@ -99,7 +99,9 @@ def _store_json(sound: Path) -> Make:
         copy = Path(shutil.copytree(sound, folder / "store"))
         file = rng.choice(sorted(copy.rglob("*.json")))
         data = file.read_bytes()
-        file.write_bytes(spoiled(data, rng) if rng.random() < 0.3 else signed_json(altered_object(parse_signed(data), rng)))
+        file.write_bytes(
+            spoiled(data, rng) if rng.random() < 0.3 else signed_json(altered_object(parse_signed(data), rng))
+        )
         return copy
 
     return make
@@ -114,7 +116,7 @@ def _store_shard(sound: Path) -> Make:
         record = parse_signed(file.read_bytes())
         entries = [entry for entry in record["datasets"].values() if entry["nbytes"] >= 512]
         ends = sorted([(0, 0), *((entry["offset"], entry["offset"] + entry["nbytes"]) for entry in entries)])
-        between = [(a[1], b[0]) for a, b in zip(ends, ends[1:], strict=False) if a[1] < b[0]]
+        between = [(a[1], b[0]) for a, b in itertools.pairwise(ends) if a[1] < b[0]]
         data = spoiled((copy / "shards" / record["file"]).read_bytes(), rng, between)
         sha256 = hashlib.sha256(data).hexdigest()
         (copy / "shards" / shard_file(0, sha256)).write_bytes(data)
@@ -173,10 +175,12 @@ def spoiled_files(folder: Path, *, each: int, seed: int = 6) -> Tally:
             for number in range(each):
                 place = folder / "spoiled"
                 place.mkdir()
-                kind, said = reader.read(subject.reader, subject.make(place, random.Random(f"{seed} {subject.name} {number}")))
+                kind, said = reader.read(
+                    subject.reader, subject.make(place, random.Random(f"{seed} {subject.name} {number}"))
+                )
                 if kind:
                     tally.problems.append((kind, f"{subject.name} {number}: {said}"))
-                tally.done[said.split(" ")[0] if not kind else kind] += 1
+                tally.done[kind or said.split(" ")[0]] += 1
                 shutil.rmtree(place)
     finally:
         reader.close()

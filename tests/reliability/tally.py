@@ -20,6 +20,7 @@ class Tally:
         problems: (kind, what happened) for everything that must not happen; kinds: lost, wrong, crash, hang.
         naive: problems of the careless double, by kind; None: the figure has none.
         naive_must_fail: the figure counts only if the careless double had problems.
+        notes: what was measured.
         unrun: why it was not run; "" if it was.
     """
 
@@ -29,6 +30,7 @@ class Tally:
     problems: list[tuple[str, str]] = field(default_factory=list)
     naive: Counter[str] | None = None
     naive_must_fail: bool = True
+    notes: list[str] = field(default_factory=list)
     unrun: str = ""
 
     def add(self, kind: str, found: Iterable[object], where: str) -> None:
@@ -43,7 +45,7 @@ class Tally:
     def passed(self) -> bool:
         """Nothing went wrong, something was done, and the careless double failed."""
         discriminates = self.naive is None or not self.naive_must_fail or sum(self.naive.values()) > 0
-        return not self.problems and sum(self.done.values()) > 0 and discriminates
+        return not self.unrun and not self.problems and sum(self.done.values()) > 0 and discriminates
 
     def count(self, kind: str) -> int:
         """Problems of one kind."""
