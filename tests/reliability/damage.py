@@ -65,7 +65,7 @@ def read_at_fast(original: Original) -> str:
 
 
 def judge(original: Original, what: str, *, is_read: bool) -> list[Problem]:
-    """Problems after some damage: it must be seen at `full`, never read as rows, and refused at `fast` where it is read."""
+    """Problems after damage: it must be seen at `full`, give no wrong row, and be refused at `fast` if it is read."""
     problems = [] if seen_at_full(original) else [("wrong", f"{what}: not seen at full")]
     fast = read_at_fast(original)
     problems += [("wrong", f"{what}: wrong rows at fast")] if fast == "wrong" else []
