@@ -39,6 +39,8 @@ class _Group(TyperGroup):
             sys.exit(REQUEUE)
         except KeyboardInterrupt:
             _fail(Interrupted("interrupted", next_step="run the same command again: what is done is kept"))
+        except MemoryError:
+            _fail(ProbingError("not enough memory", next_step="free some, and run the same command again"))
         except OSError as error:
             if error.errno not in _FULL:
                 raise

@@ -66,6 +66,8 @@ def _check_reports(record: Mapping[str, Any], recipe: Recipe) -> None:
     facts = record.get("sites")
     if not isinstance(facts, dict) or not all(isinstance(facts.get(name), dict) for name in recipe.sites):
         raise ValueError("it does not describe its sites")
+    if any(type(facts[name].get("absmax")) not in (int, float) for name in recipe.sites):
+        raise ValueError("it does not say how large its states are")
 
 
 def _natural(value: Any) -> TypeGuard[int]:

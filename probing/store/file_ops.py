@@ -86,11 +86,18 @@ REAL_FILES = FileOps()
 
 @contextlib.contextmanager
 def typed_errors(where: Path) -> Iterator[None]:
-    """Turn operating-system errors into `DiskFull` or `StoreError`."""
+    """Turn operating-system errors, and the want of memory, into `DiskFull` or `StoreError`."""
     try:
         yield
     except StoreError:
         raise
+    except MemoryError as error:
+        raise StoreError(
+            "not enough memory to write or read the store",
+            found=str(error),
+            where=str(where),
+            next_step="free some memory and run the same command again: what is committed is kept",
+        ) from error
     except OSError as error:
         if error.errno in _FULL:
             raise DiskFull(
@@ -128,7 +135,7 @@ def write_temporary(files: FileOps, folder: Path, *data: bytes | memoryview) -> 
 
 def discard(files: FileOps, path: Path) -> None:
     """Remove a file if it is there, and never hide the error under way."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, MemoryError):
         files.unlink(path)
 
 

@@ -60,15 +60,15 @@ def repair(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
         _, recipe = read_store_json(path)
         damaged = [shard for shard in range(recipe.n_shards) if _is_damaged(path, recipe, shard)]
         names = [record_file(shard) for shard in damaged]
+        seal = ["seal.json"] if (names or verify_seal(path, recipe)) and (path / "seal.json").exists() else []
+        for _ in seal:  # first: a seal never outlives a record that it counts
+            files.unlink(path / "seal.json")
+            sync_folder(files, path)
         for name in names:
             files.rename(path / "shards" / name, path / "shards" / f".bad-{int(files.clock())}-{name}")
         if names:
             sync_folder(files, path / "shards")
-        if (names or verify_seal(path, recipe)) and (path / "seal.json").exists():
-            files.unlink(path / "seal.json")
-            sync_folder(files, path)
-            names.append("seal.json")
-    return names
+    return names + seal
 
 
 def _is_damaged(path: Path, recipe: Recipe, shard: int) -> bool:
@@ -198,7 +198,7 @@ def collect(found: list[Garbage], *, files: FileOps = REAL_FILES) -> int:
 
 
 def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
-    """Delete one store: its records, then its shards, store.json last, so that a second try can finish.
+    """Delete one store: its seal, its records, then its shards, store.json last, so that a second try can finish.
 
     Returns:
         What was left because it is not the store's.
@@ -221,6 +221,9 @@ def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
                 "somebody is writing to this store", needed="no writer at work", found=busy[0], where=str(path),
                 next_step=f"stop the extraction, or wait {LEASE_SECONDS // 60} minutes after it died elsewhere",
             )  # fmt: skip
+        with suppress(FileNotFoundError):
+            files.unlink(path / "seal.json")
+            sync_folder(files, path)
         for pattern in (_RECORD, _SHARD, _BAD, TEMPORARY):
             for name in inside:
                 if pattern.fullmatch(name) and not (shards / name).is_symlink():
@@ -229,8 +232,8 @@ def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
             files.rmdir(shards)
         _remove_leases(path, files)
         own = [name for name in files.listdir(path) if TEMPORARY.fullmatch(name)]
-        left = [name for name in files.listdir(path) if name not in (*own, "seal.json", "store.json")]
-        for name in (*own, "seal.json", "store.json"):
+        left = [name for name in files.listdir(path) if name not in (*own, "store.json")]
+        for name in (*own, "store.json"):
             with suppress(FileNotFoundError):
                 files.unlink(path / name)
         if not left:

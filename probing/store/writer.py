@@ -95,9 +95,9 @@ class StoreWriter:
             writer = cls(path, recipe, environment, files)
             sweep(files, path)
             sweep(files, path / "shards")
-            writer.withdrawn = tuple(k for k in range(recipe.n_shards) if writer._withdraw_if_damaged(k))
-            if writer.missing():
-                writer._drop_seal()
+            if missing := writer.missing():
+                writer._drop_seal()  # first: a seal never outlives a record that it counts
+            writer.withdrawn = tuple(k for k in missing if writer._withdraw_if_damaged(k))
         return writer
 
     def missing(self) -> list[int]:
