@@ -46,6 +46,8 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "store_id": recipe.store_id,
         "content_id": content_id({record["shard"]: record for record in records}),
     }
+    imported = _field(header, "environment", "imported")
+    info |= {"imported": imported} if imported else {}
     return info | ({"damaged_shards": damaged} if damaged else {})
 
 
