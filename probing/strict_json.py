@@ -18,8 +18,9 @@ def strict_json(text: str | bytes, *, finite: bool = True) -> Any:
         ValueError: not JSON, a key twice, NaN or infinity, or nested too deeply; with the reason.
     """
     try:
+        decoded = text if isinstance(text, str) else text.decode("utf-8")
         return json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite if finite else None
+            decoded, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite if finite else None
         )
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8") from None

@@ -83,8 +83,11 @@ def _word(feature: Any, place: str) -> tuple[str, dict[int, list[Any]]]:
 def _matrix(vectors: list[list[Any]], place: str) -> NDArray[np.float32]:
     if len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
         refuse("one width for all tokens of a layer", place, f"{sorted({len(v) for v in vectors})}"[:100])
-    values = np.array(vectors)
-    if values.dtype.kind not in "fi":
+    try:
+        values = np.array(vectors)
+    except (ValueError, OverflowError):
+        values = np.empty(0, object)  # lists inside lists
+    if values.dtype.kind not in "fi" or values.ndim != 2:
         refuse("values that are numbers", place, f"dtype {values.dtype}")
     with np.errstate(over="ignore"):
         return values.astype(np.float32)
