@@ -4,7 +4,8 @@
     ├─ InputError (ValueError)   UnknownName BadParameter ConfigError CorpusError AlignmentError DegenerateDesign
     ├─ StoreError                NotAStore UnsupportedFormat IncompleteStore ProvenanceMismatch CorruptShard
     │                            NotRepresentable NonFiniteStates DiskFull (OSError) StoreBusy
-    ├─ ModelError                UnsupportedModel UnknownSite
+    ├─ UntrustedFile
+    ├─ ModelError                UnsupportedModel UnknownSite RemoteCodeRefused
     ├─ WorkError                 UnitFailed WorkerLost Stalled
     ├─ FitError                  DidNotConverge
     ├─ Interrupted
@@ -125,6 +126,25 @@ class StoreBusy(StoreError):
     """Another process holds what is needed."""
 
 
+class UntrustedFile(ProbingError):
+    """A file from elsewhere that breaks a rule; nothing of it was used.
+
+    Attributes:
+        rule: the rule, which is also what was `needed`.
+        object: file and, inside it, the object that breaks the rule; also `where`.
+    """
+
+    @property
+    def rule(self) -> str:
+        """The rule that was broken."""
+        return self.needed
+
+    @property
+    def object(self) -> str:
+        """What breaks it."""
+        return self.where
+
+
 class ModelError(ProbingError):
     """The model cannot be loaded or read."""
 
@@ -135,6 +155,10 @@ class UnsupportedModel(ModelError):
 
 class UnknownSite(ModelError, UnknownName):
     """A site this model or store does not have."""
+
+
+class RemoteCodeRefused(ModelError):
+    """A model that only works with Python code of its own, which is never run."""
 
 
 class WorkError(ProbingError):

@@ -184,6 +184,25 @@ class ExtractJob(CorpusOptions, ExtractOptions):
         )  # fmt: skip
 
 
+class ImportJob(CorpusOptions):
+    """Make a store of states from elsewhere: a NeuroX file, .npy, .safetensors, .h5 or a store; audited in a child."""
+
+    source: str = Field(description="what to import", json_schema_extra={"argument": True, "metavar": "SOURCE"})
+    corpus: Files = option([], help="the corpus the states are of: SPLIT=FILE (repeat), or one FILE, or hub:NAME")
+    to: str = option(help="directory of the new store")
+    rows: str | None = option(None, help="word, sentence or piece, perhaps with the pooling (default: found out)")
+    model: str | None = option(None, help="model the states are said to be of; recorded, not checked")
+    layers: str = option("layer", help="stream name of numbered layers; resid if they are block inputs")
+    store_dtype: str | None = option(None, help="stored dtype (default: the source's, or float32)")
+
+    def run(self, *, progress: bool = True) -> Store:
+        """Import, or finish an interrupted import."""
+        return pb.import_states(
+            self.source, self.read_corpus() if self.corpus else None, to=self.to, rows=self.rows, model=self.model,
+            layers=self.layers, dtype=self.store_dtype,
+        )  # fmt: skip
+
+
 class TrainOptions(Job):
     """What is asked of the states."""
 

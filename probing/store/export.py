@@ -75,8 +75,8 @@ def _metadata(store: Store) -> dict[str, str]:
 def _hdf5(store: Store, to: Path, *, compress: bool) -> None:
     options = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if compress else {}
     with h5py.File(to, "w") as file:
-        for name, value in _metadata(store).items():
-            file.attrs[name] = value
+        for name, value in _metadata(store).items():  # numbers only, and no attribute may pass 64 KiB
+            file[f"metadata/{name}"] = np.frombuffer(value.encode(), np.uint8)
         for name in store.row_columns:
             file.create_dataset(f"rows/{name}", data=getattr(store.rows, name), **options)
         for site in store.sites:

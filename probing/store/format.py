@@ -39,7 +39,7 @@ ROW_COLUMNS = {
     "example": "u4", "piece_start": "u4", "piece_end": "u4", "char_start": "u4", "char_end": "u4", "word": "i4",
 }  # fmt: skip
 EXAMPLE_COLUMNS = {"offset": "u8", "ordinal": "u4", "text_sha256": "u1", "flags": "u1"}
-REASONS = ("too_long", "truncated", "no_pieces", "nothing_selected")
+REASONS = ("too_long", "truncated", "no_pieces", "nothing_selected", "not_in_source")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
 
 

@@ -54,6 +54,8 @@ def store_info(path: Path | str) -> dict[str, Any]:
     info |= {"read_in_windows": windowed} if windowed else {}
     missing = set(range(recipe.n_shards)) - {record["shard"] for record in records}
     info |= {"missing": _missing_units(path, recipe, missing)} if missing else {}
+    imported = _field(header, "environment", "imported")
+    info |= {"imported": imported} if imported else {}
     return info | ({"damaged_shards": damaged} if damaged else {})
 
 
