@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from probing.completing import complete
+from probing import completing
 from probing.errors import BadParameter, NonFiniteStates, Stalled, UnitFailed, UnsupportedModel, WorkerLost, WorkError
 from probing.executors.processes import Processes
 from probing.work import Executor, Outcome, Report, WorkerFactory, WorkPlan
@@ -203,7 +203,8 @@ def test_an_executor_s_word_counts_for_nothing(squares: Squares) -> None:
     assert len(failure.value.errors) == 8 and type(failure.value.errors["unit 0"]) is WorkError
 
 
-def test_units_done_by_others_meanwhile_are_waited_for(squares: Squares) -> None:
+def test_units_done_by_others_meanwhile_are_waited_for(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completing, "POLL_SECONDS", 0.01)
     whole, looks = plan(2), []
 
     def busy() -> set[str]:
@@ -212,10 +213,8 @@ def test_units_done_by_others_meanwhile_are_waited_for(squares: Squares) -> None
             (squares.folder / "done-1").write_text("1")
         return {whole.units[1].id} if len(looks) < 5 else set()
 
-    complete(
-        whole, executor("inline"), squares, lambda size: None, missing=lambda: squares.missing(whole), busy=busy,
-        poll_seconds=0.01,
-    )  # fmt: skip
+    missing = lambda: squares.missing(whole)  # noqa: E731
+    completing.complete(whole, executor("inline"), squares, lambda size: None, missing=missing, busy=busy)
     assert squares.results() == {0: "0", 1: "1"} and squares.tries(1) == 0
 
 
