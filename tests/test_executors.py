@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -17,7 +20,7 @@ import pytest
 from probing import completing
 from probing.errors import BadParameter, NonFiniteStates, Stalled, UnitFailed, UnsupportedModel, WorkerLost, WorkError
 from probing.executors.processes import Processes
-from probing.work import Executor, Outcome, Report, WorkerFactory, WorkPlan
+from probing.work import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan
 from tests.conftest import ROOT
 from tests.work_samples import Squares, executor, plan, run
 
@@ -177,6 +180,20 @@ def test_closing_the_iterator_stops_the_workers(squares: Squares) -> None:
     pids = {int(path.name.split("-")[1]) for path in squares.folder.glob("made-*")}
     assert pids and not any(is_running(pid) for pid in pids)
     assert len(list(squares.folder.glob("closed-*"))) == len(pids)
+
+
+def do_unit(squares: Squares, k: int) -> None:
+    squares(Place()).start(plan(8).units[k], lambda size: None)()
+
+
+def test_a_plain_pool_of_processes_loses_what_a_dead_worker_had_and_all_that_waits(squares: Squares) -> None:
+    deadly = Squares(squares.folder, kills=((0, 1),))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(do_unit, deadly, k) for k in range(8)]
+        assert all(isinstance(future.exception(60), BrokenProcessPool) for future in futures)
+    assert deadly.results() == {}
+    run(executor("processes"), deadly)
+    assert deadly.results() == ALL
 
 
 class Boasting(Executor):
