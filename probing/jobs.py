@@ -123,7 +123,7 @@ class ExtractOptions(Job):
     """What is read from the model."""
 
     sites: str = option(
-        "resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'; NAME=MODULE.PATH for any other module"
+        "resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'; NAME=MODULE.PATH for any module"
     )
     rows: str = option(
         "word:mean",
