@@ -41,6 +41,7 @@ def extract(
     rows: str = "word:mean", dtype: str | None = None, max_length: int | None = None,
     long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
     num_workers: int = 1, worker_index: int = 0, progress: bool | None = None,
+    allow_mixed_environment: bool = False,
 ) -> Store:  # fmt: skip
     """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
 
@@ -60,13 +61,14 @@ def extract(
             number modulo `num_workers` is `worker_index`. Whoever finds all shards done seals the store; the others
             return it unfinished.
         progress: show a bar on standard error; None: if it is a terminal.
+        allow_mixed_environment: resume with another minor version of torch or transformers; each shard records its own.
 
     Raises:
         UnknownSite: a pattern that matches no site.
         BadParameter: an option out of range, or `sentence:cls` without a CLS piece.
         CorpusError: no examples, or a long input under `refuse`.
         AlignmentError: word spans that overlap or leave their text.
-        ProvenanceMismatch: `to` holds a store of another model, corpus or recipe.
+        ProvenanceMismatch: `to` holds a store of another model, corpus or recipe, or one begun with other versions.
         DiskFull: not enough room for what is missing.
         NonFiniteStates: NaN or infinity, naming the site and the sentence.
         NotRepresentable: a state too large for the stored dtype.
@@ -79,7 +81,10 @@ def extract(
     row_bytes = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
     starts = shard_starts(corpus, reading.scope, row_bytes, shard_bytes)
     identity = _identity(model, corpus, reading, starts)
-    writer = StoreWriter.open(Path(to), identity=identity, environment=environment(model.device))
+    writer = StoreWriter.open(
+        Path(to), identity=identity, environment=environment(model.device),
+        allow_mixed_environment=allow_mixed_environment,
+    )  # fmt: skip
     bounds = (*starts, len(corpus))
     missing = [shard for shard in writer.missing() if shard % num_workers == worker_index]
     todo = [corpus.examples[bounds[shard] : bounds[shard + 1]] for shard in missing]
