@@ -20,7 +20,15 @@ from probing.chat import ChatTemplate
 from probing.completing import complete
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, CorpusError, UnitFailed, unknown_name
-from probing.extraction_work import WorkersThatLoad, WorkersWithModel, ids_of, place_of_work, shard_units, threads_set
+from probing.extraction_work import (
+    StoreToFill,
+    WorkersThatLoad,
+    WorkersWithModel,
+    ids_of,
+    place_of_work,
+    shard_units,
+    threads_set,
+)
 from probing.language_model import LanguageModel
 from probing.positions import SCOPE, check_spans, parse_positions, positions_identity
 from probing.provenance import digest
@@ -49,7 +57,7 @@ def extract(
     long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
     stride: int | None = None, chat_template: bool = False, num_workers: int = 1, worker_index: int = 0,
     executor: str | Executor = "inline", workers: int | None = None, threads: int | None = None,
-    progress: bool | None = None,
+    allow_mixed_environment: bool = False, progress: bool | None = None,
 ) -> Store:  # fmt: skip
     """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
 
@@ -75,6 +83,7 @@ def extract(
         workers: processes of this run, for `processes` and `ray`, which load the model by its name or folder.
         threads: processor threads of each worker; None: for `inline` as they are, else its share of the cores. States
             can differ in the last bits between numbers of threads; with equal numbers every executor gives equal bytes.
+        allow_mixed_environment: resume with another minor version of torch or transformers; each shard records its own.
         progress: show a bar on standard error; None: if it is a terminal.
 
     Raises:
@@ -82,7 +91,7 @@ def extract(
         BadParameter: an option out of range, or `sentence:cls` without a CLS piece.
         CorpusError: no examples, or a long input under `refuse`.
         AlignmentError: word spans that overlap or leave their text.
-        ProvenanceMismatch: `to` holds a store of another model, corpus or recipe.
+        ProvenanceMismatch: `to` holds a store of another model, corpus or recipe, or one begun with other versions.
         DiskFull: not enough room for what is missing.
         NonFiniteStates: NaN or infinity, naming the site and the sentence.
         NotRepresentable: a state too large for the stored dtype.
@@ -105,10 +114,12 @@ def extract(
     row_bytes *= len(reading.positions) or 1
     starts = shard_starts(corpus, reading.scope, row_bytes, shard_bytes)
     identity = _identity(model, corpus, reading, starts)
-    factory = _factory(runner, model, reading, Path(to), identity)
+    factory = _factory(runner, model, reading, Path(to), identity, allow_mixed_environment=allow_mixed_environment)
     with threads_set(runner.threads):
         place = place_of_work(model.device)
-    writer = StoreWriter.open(Path(to), identity=identity, environment=place)
+    writer = StoreWriter.open(
+        Path(to), identity=identity, environment=place, allow_mixed_environment=allow_mixed_environment
+    )
     shards = [shard for shard in writer.missing() if shard % num_workers == worker_index]
     plan = shard_units(digest(identity), corpus, starts, shards)
     todo = [example for unit in plan.units for example in unit.payload.examples]
@@ -142,10 +153,12 @@ def executor_of(executor: str | Executor, workers: int | None, threads: int | No
 
 
 def _factory(
-    executor: Executor, model: LanguageModel, reading: Reading, path: Path, identity: dict[str, Any]
-) -> WorkerFactory:
+    executor: Executor, model: LanguageModel, reading: Reading, path: Path, identity: dict[str, Any],
+    *, allow_mixed_environment: bool,
+) -> WorkerFactory:  # fmt: skip
+    store = StoreToFill(path.resolve(), identity, allow_mixed_environment)
     if executor.in_process:
-        return WorkersWithModel(model, reading, path, identity)
+        return WorkersWithModel(model, reading, store)
     if model.source is None:
         raise BadParameter(
             "other processes cannot load this model", needed="a model loaded from a folder or by its hub name",
@@ -153,7 +166,7 @@ def _factory(
             next_step="save model and tokenizer with save_pretrained and load the folder, or use executor='inline'",
         )  # fmt: skip
     modules = model.added_modules(reading.sites).get("modules", {})
-    return WorkersThatLoad(model.source, modules, reading, path.resolve(), identity)
+    return WorkersThatLoad(model.source, modules, reading, store)
 
 
 @contextmanager

@@ -149,6 +149,9 @@ class ExtractOptions(Job):
     executor: str = option("inline", help="who computes: inline, processes or ray (see `probing list executors`)")
     workers: int | None = option(None, help="processes that processes or ray start (default 2)")
     threads: int | None = option(None, help="processor threads of each worker; equal numbers give equal bytes")
+    allow_mixed_environment: bool = option(
+        False, help="resume a store begun with another minor version of torch or transformers"
+    )
 
     def extract(
         self, model: str, corpus: Corpus, to: str | Path, *, progress: bool, num_workers: int = 1, worker_index: int = 0
@@ -164,7 +167,7 @@ class ExtractOptions(Job):
             loaded, corpus, sites=self.sites, to=to, rows=self.rows, dtype=self.store_dtype,
             max_length=self.max_length, long_inputs=self.long_inputs, stride=self.stride,
             chat_template=self.chat_template, num_workers=num_workers, worker_index=worker_index, executor=executor,
-            progress=progress, **budget,
+            allow_mixed_environment=self.allow_mixed_environment, progress=progress, **budget,
         )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from probing.errors import (
     WorkError,
 )
 from probing.extraction import extract
-from probing.extraction_work import WorkersThatLoad, shard_units, threads_set
+from probing.extraction_work import StoreToFill, WorkersThatLoad, shard_units, threads_set
 from probing.jobs import ExtractJob
 from probing.language_model import LanguageModel
 from probing.models._source import ModelSource
@@ -274,7 +274,7 @@ def a_factory(model: LanguageModel, path: Path, store: Store, **modules: str) ->
         model, list(store.sites), "word:mean", None, None, "truncate", 2048, 60_000
     )
     assert model.source is not None
-    return WorkersThatLoad(model.source, modules, reading, path, store.identity)
+    return WorkersThatLoad(model.source, modules, reading, StoreToFill(path, store.identity))
 
 
 def test_a_worker_refuses_a_model_that_is_no_longer_the_one_planned_for(tmp_path: Path, corpus: Corpus) -> None:
