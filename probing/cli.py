@@ -108,7 +108,7 @@ def _parameter(name: str, field: Any) -> inspect.Parameter:
         )
     else:
         kind = typer.Option(flag, help=field.description)
-    plain = field.annotation if field.annotation in (int, str, int | None, str | None, list[str]) else str
+    plain = field.annotation if field.annotation in (bool, int, str, int | None, str | None, list[str]) else str
     default = inspect.Parameter.empty if field.is_required() else field.default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[plain, kind])
 

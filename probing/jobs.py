@@ -128,6 +128,7 @@ class ExtractOptions(Job):
     attention: str | None = option(None, help="attention implementation: eager, sdpa, …")
     revision: str | None = option(None, help="revision of a hub model")
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
+    allow_pickle_weights: bool = option(False, help="load .bin weights where there are no others; they can run code")
     max_length: int | None = option(None, help="longest input in pieces (default: the model's own)")
     long_inputs: Literal["truncate", "skip", "refuse"] = option("truncate", help="what happens to longer inputs")
     tokens_per_batch: int | None = option(None, help="padded pieces per batch (default: chosen for the device)")
@@ -138,7 +139,7 @@ class ExtractOptions(Job):
         """Run `probing.extract` with these options."""
         loaded = pb.LanguageModel.load(
             model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision,
-            untrained=self.untrained,
+            untrained=self.untrained, allow_pickle_weights=self.allow_pickle_weights,
         )  # fmt: skip
         budget = {} if self.tokens_per_batch is None else {"tokens_per_batch": self.tokens_per_batch}
         return pb.extract(

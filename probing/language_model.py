@@ -56,7 +56,8 @@ class LanguageModel:
     def load(
         cls, name: str, *, device: str = "cpu", dtype: str = "float32", attention: str | None = None,
         kind: Literal["auto", "base", "causal", "masked"] = "auto", padding_side: str | None = None,
-        revision: str | None = None, untrained: int | None = None, check: bool = True,
+        revision: str | None = None, untrained: int | None = None, allow_pickle_weights: bool = False,
+        check: bool = True,
     ) -> Self:  # fmt: skip
         """Load a local folder or a hub model.
 
@@ -69,13 +70,16 @@ class LanguageModel:
             padding_side: `right` (default) or `left`.
             revision: hub branch, tag or commit.
             untrained: seed of random weights in the same architecture, instead of the trained ones.
+            allow_pickle_weights: also load `.bin` weights, where there are no others; recorded in the identity.
             check: run `self_check`.
 
         Raises:
             UnsupportedModel: it cannot be loaded, or the self-check failed.
+            RemoteCodeRefused: it is Python code of its own, which is never run.
             BadParameter: an unknown dtype, device, kind or padding side.
         """
-        loaded = load(name, device=device, dtype=dtype, attention=attention, kind=kind, revision=revision)
+        loaded = load(name, device=device, dtype=dtype, attention=attention, kind=kind, revision=revision,
+                      allow_pickle_weights=allow_pickle_weights)  # fmt: skip
         network = loaded.model if untrained is None else untrained_twin(loaded.model, untrained)
         path = Path(name).expanduser()
         source = path.resolve().name if path.is_dir() else name
