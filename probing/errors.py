@@ -17,8 +17,11 @@ A message says what was needed, what was found, where, and the next step; the fo
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class ProbingError(Exception):
@@ -44,12 +47,18 @@ class ProbingError(Exception):
 
     def __str__(self) -> str:
         facts = (("needed", self.needed), ("found", self.found), ("where", self.where), ("next step", self.next_step))
-        return "\n".join([self.message, *(f"  {name}: {fact}" for name, fact in facts if fact)])
+        text = "\n".join([self.message, *(f"  {name}: {fact}" for name, fact in facts if fact)])
+        return printable(text)
 
     def __reduce__(self) -> tuple[object, ...]:
         # All attributes go along, notes too: an error of another process is as good as one of this.
         facts = (self.message, self.needed, self.found, self.where, self.next_step)
         return _rebuild, (type(self), *facts), dict(self.__dict__)
+
+
+def printable(text: str) -> str:
+    """Text that no terminal obeys: what files say may hold escape sequences."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 def _rebuild(

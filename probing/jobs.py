@@ -139,6 +139,7 @@ class ExtractOptions(Job):
         None, help="side of an encoder-decoder: encoder (default), or decoder, which reads the text beside its encoder"
     )
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
+    allow_pickle_weights: bool = option(False, help="load .bin weights where there are no others; they can run code")
     max_length: int | None = option(None, help="longest input in pieces (default: the model's own)")
     long_inputs: Literal["truncate", "window", "skip", "refuse"] = option(
         "truncate", help="what happens to longer inputs: truncate, window (read in overlapping windows), skip, refuse"
@@ -161,6 +162,7 @@ class ExtractOptions(Job):
         loaded = pb.LanguageModel.load(
             model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision,
             untrained=self.untrained, side=self.side, by_blocks=not are_module_paths(self.sites),
+            allow_pickle_weights=self.allow_pickle_weights,
         )  # fmt: skip
         budget = {} if self.tokens_per_batch is None else {"tokens_per_batch": self.tokens_per_batch}
         return pb.extract(

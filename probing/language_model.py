@@ -66,7 +66,7 @@ class LanguageModel:
         cls, name: str, *, device: str = "cpu", dtype: str = "float32", attention: str | None = None,
         kind: Literal["auto", "base", "causal", "masked"] = "auto", padding_side: str | None = None,
         revision: str | None = None, untrained: int | None = None, side: Sides | None = None,
-        by_blocks: bool = True, check: bool = True,
+        by_blocks: bool = True, allow_pickle_weights: bool = False, check: bool = True,
     ) -> Self:  # fmt: skip
         """Load a local folder or a hub model.
 
@@ -82,13 +82,16 @@ class LanguageModel:
             side: which side of an encoder-decoder is read: `encoder` (default) or `decoder`, teacher-forced on the
                 text while the encoder reads the same text.
             by_blocks: find the blocks; without them, for families of another kind, sites are module paths (`add_site`).
+            allow_pickle_weights: also load `.bin` weights, where there are no others; recorded in the identity.
             check: run `self_check`.
 
         Raises:
             UnsupportedModel: it cannot be loaded, or the self-check failed.
+            RemoteCodeRefused: it is Python code of its own, which is never run.
             BadParameter: an unknown dtype, device, kind, padding side or side.
         """
-        loaded = load(name, device=device, dtype=dtype, attention=attention, kind=kind, revision=revision)
+        loaded = load(name, device=device, dtype=dtype, attention=attention, kind=kind, revision=revision,
+                      allow_pickle_weights=allow_pickle_weights)  # fmt: skip
         network = loaded.model if untrained is None else untrained_twin(loaded.model, untrained)
         path = Path(name).expanduser()
         source = path.resolve().name if path.is_dir() else name
@@ -96,7 +99,17 @@ class LanguageModel:
                     revision=loaded.revision, folder=loaded.folder, untrained=untrained,
                     trunk=HuggingFaceTrunk(network, side=side, by_blocks=by_blocks))  # fmt: skip
         model.source = ModelSource(
-            name, device, dtype, attention, kind, padding_side, loaded.revision, untrained, side, by_blocks
+            name,
+            device,
+            dtype,
+            attention,
+            kind,
+            padding_side,
+            loaded.revision,
+            untrained,
+            side,
+            by_blocks,
+            allow_pickle_weights,
         ).anywhere()
         if check:
             model.self_check()

@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "executors")
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
-    {"errors", "seeds", "registry", "strict_json"},
+    {"errors", "seeds", "registry", "strict_json", "strict_yaml"},
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics", "sources",
         "work", "foreign",

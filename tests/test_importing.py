@@ -29,9 +29,10 @@ from probing.errors import (
     UntrustedFile,
 )
 from probing.provenance import file_sha256
-from probing.store import Store, store_info
+from probing.store import Store, StoreWriter, store_info
 from probing.store.export import export
 from tests import foreign_samples as foreign
+from tests import store_samples as sample
 from tests.conftest import REFERENCE
 
 FORMATS: dict[str, Callable[[Path, Store, Corpus], Path]] = {
@@ -309,3 +310,35 @@ def test_a_changed_store_is_refused(files: dict[str, Path], tmp_path: Path) -> N
             pb.import_states(path, to=tmp_path / "imported")
         assert caught.value.rule
         assert not (tmp_path / "imported").exists()
+
+
+def test_a_store_that_does_not_say_what_it_holds_is_refused(tmp_path: Path) -> None:
+    identity = sample.identity()
+    del identity["extraction"]["rows"]
+    writer = StoreWriter.open(tmp_path / "store", identity=identity, environment={})
+    for shard in writer.missing():
+        writer.commit(shard, sample.content(shard))
+    with pytest.raises(UntrustedFile, match=r"identity\.extraction\.rows"):
+        pb.import_states(tmp_path / "store", to=tmp_path / "imported")
+
+
+def test_a_killed_import_leaves_a_store_that_the_same_command_finishes(
+    files: dict[str, Path], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("probing.importing.SHARD_BYTES", 100_000)
+    commit, done = StoreWriter.commit, []
+
+    def killed(self: StoreWriter, shard: int, content: Any) -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        commit(self, shard, content)
+        done.append(shard)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(StoreWriter, "commit", killed)
+        pb.import_states(files["arrays"], corpus, to=tmp_path / "a")
+    assert store_info(tmp_path / "a")["shards_done"] == 2
+    finished = pb.import_states(files["arrays"], corpus, to=tmp_path / "a")
+    whole = pb.import_states(files["arrays"], corpus, to=tmp_path / "b")
+    assert finished.shards_planned > 2 and finished.content_id == whole.content_id
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "b"]

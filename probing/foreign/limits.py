@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import resource
+import sys
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +45,8 @@ def limit_resources(limits: Limits, n_bytes: int) -> None:
         n_bytes: size of what will be read.
     """
     seconds = math.ceil(limits.processor_seconds(n_bytes))
-    _lower(resource.RLIMIT_AS, _address_space() + limits.memory_bytes)
+    with nullcontext() if sys.platform == "linux" else suppress(ValueError, OSError):  # others may not know this limit
+        _lower(resource.RLIMIT_AS, _address_space() + limits.memory_bytes)
     _lower(resource.RLIMIT_CPU, seconds, spare=1)  # the signal of the soft limit tells time from memory
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_CORE, 0)

@@ -16,7 +16,7 @@ from probing.errors import UntrustedFile
 
 STATES, INDEX = "<f4", "<i8"
 BLOCK_BYTES = 16 << 20
-_MAX_HEAD, _MAX_BODY, _MAX_WIDTH = 1 << 20, 1 << 30, 1 << 24
+_MAX_HEAD, _MAX_BODY, _MAX_WIDTH = 8 << 20, 256 << 20, 1 << 24
 _SIZES = struct.Struct("<4sIQ")
 _MARK = b"prb1"
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import UntrustedFile
+from probing.store.file_ops import typed_errors
 
-_MAX_COLUMNS = 10_000
+_MAX_COLUMNS = 512  # each is an open file
 
 
 class Spool:
@@ -51,23 +52,27 @@ class Spool:
 
         Raises:
             UntrustedFile: other rows than before in width or type, or too many.
+            DiskFull: no room.
         """
         if name not in self._columns:
             if len(self._columns) >= _MAX_COLUMNS:
                 raise _refused(f"at most {_MAX_COLUMNS:,} columns", name, "more")
             file = self.folder / f"{len(self._columns):05d}"
-            self._columns[name] = (file.open("x+b"), tuple(rows.shape[1:]), rows.dtype)
+            with typed_errors(self.folder):
+                self._columns[name] = (file.open("x+b"), tuple(rows.shape[1:]), rows.dtype)
         stream, row, dtype = self._columns[name]
         if row != tuple(rows.shape[1:]) or dtype != rows.dtype:
             raise _refused("one width and type for all rows of a column", name, f"{rows.shape[1:]} after {row}")
         if stream.tell() + rows.nbytes > self._limit:
             raise _refused(f"at most {self._limit:,} bytes in a column", name, "more")
-        stream.write(rows.reshape(-1).data.cast("B") if rows.size else b"")
+        with typed_errors(self.folder):
+            stream.write(rows.reshape(-1).data.cast("B") if rows.size else b"")
 
     def column(self, name: str) -> NDArray[Any]:
         """A column as an array (n,) or (n, D), mapped from its file."""
         stream, row, dtype = self._columns[name]
-        stream.flush()
+        with typed_errors(self.folder):
+            stream.flush()
         width = int(np.prod(row, dtype=np.int64)) * dtype.itemsize
         count = stream.tell() // width if width else 0
         if not count:

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from probing.errors import BadParameter, UntrustedFile
+from probing.errors import BadParameter, CorpusError, UntrustedFile
 from probing.foreign.job import ChildJob
 from probing.foreign.process import hand_over
 from probing.foreign.spool import Spool
 from probing.importing.rows import INDEX_COLUMNS, Sentence
 from probing.site import Site
 from probing.store.format import STATE_TYPES
+
+_MORE_SENTENCES = 100_000  # beyond the corpus, before the comparison that names the first
 
 
 @dataclass
@@ -68,11 +70,15 @@ def received(job: ChildJob, spool: Spool, layers: str) -> Arrays:
         UntrustedFile: the source breaks a rule.
         UnknownSite: an array whose name is no site name.
         BadParameter: no states.
+        CorpusError: far more sentences than the corpus has.
     """
     arrays = Arrays(spool)
     for frame in hand_over(job):
         if frame.kind == "sentence":
             arrays.sentences.append(_sentence(frame.head, job))
+            if len(arrays.sentences) > job.examples + _MORE_SENTENCES:
+                raise CorpusError("the file has more sentences than the corpus", needed=f"{job.examples} sentences",
+                                  found="many more", where=job.paths[0].name)  # fmt: skip
         elif frame.rows is not None:
             spool.append(frame.head["column"], frame.rows)
             arrays.dtypes.setdefault(frame.head["column"], str(frame.head.get("dtype")))

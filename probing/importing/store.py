@@ -31,6 +31,7 @@ def copy_store(job: ChildJob, to: Path, corpus: Corpus | None) -> Store:
     sound = {frame.head.get("shard"): frame.head.get("sha256") for frame in hand_over(job) if frame.kind == "record"}
     _refuse_changed(source / "store.json", sound.get(-1))
     header, recipe = read_store_json(source)
+    _check_identity(header["identity"], source)
     if corpus is not None:
         refuse_other_corpus(header["identity"], corpus, source)
     marks = {"imported": {"from": source.name, "format": "probing-activations", "provenance": "as the store says"}}
@@ -43,6 +44,15 @@ def copy_store(job: ChildJob, to: Path, corpus: Corpus | None) -> Store:
         writer.copy(shard, record, (source / "shards" / record["file"]).read_bytes())
     writer.seal()
     return Store.open(to)
+
+
+def _check_identity(identity: dict[str, Any], source: Path) -> None:
+    """What every reader of a store takes for granted."""
+    for block, key in (("model", "source"), ("corpus", "fingerprint"), ("extraction", "rows")):
+        found = identity.get(block)
+        if not isinstance(found, dict) or not isinstance(found.get(key), str):
+            raise UntrustedFile("the store does not say what it holds", needed=f"identity.{block}.{key}",
+                                found=repr(found)[:100], where=source.name)  # fmt: skip
 
 
 def _refuse_changed(path: Path, sha256: object) -> None:

@@ -45,7 +45,7 @@ def export(path: Path | str, to: Path | str, *, compress: bool = False) -> Path:
     }  # fmt: skip
     if to.suffix not in writers:
         raise BadParameter("unknown export format", needed=", ".join(k or "no ending" for k in FORMATS), found=to.name)
-    if to.exists():
+    if to.exists() or to.is_symlink():
         raise BadParameter("there is something already", found=str(to), next_step="choose another name, or remove it")
     if compress and to.suffix != ".h5":
         raise BadParameter("only HDF5 files are compressed", needed="a name ending in .h5", found=to.name)

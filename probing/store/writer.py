@@ -87,12 +87,16 @@ class StoreWriter:
             NotAStore: a directory with other things in it; it is left alone.
             ProvenanceMismatch: a store of another identity, naming the keys that differ, or, unless allowed, an
                 unfinished one begun with another minor version of torch or transformers.
+            StoreError: its folder of shards is a symbolic link.
             DiskFull: no room.
         """
         path = Path(path)
         check_name(path)
         recipe = Recipe.of(identity)
         refuse_foreign(path)
+        if (path / "shards").is_symlink():
+            raise StoreError("a store is not written through a symbolic link", found=str(path / "shards"),
+                             next_step="make the whole store a link, or move it")  # fmt: skip
         with typed_errors(path):
             publish_identity(files, path, identity, recipe, environment)
             make_folders(files, path / "shards")
