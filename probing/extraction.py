@@ -18,11 +18,12 @@ from probing.alignment import check_words
 from probing.batching import row_estimate, shard_starts
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, CorpusError, unknown_name
+from probing.gathering import Gathering, selected
 from probing.language_model import LanguageModel
 from probing.provenance import environment
 from probing.shard_reading import Clock, Reading, n_words, read_shard
 from probing.site import select_sites
-from probing.store import Store, StoreWriter
+from probing.store import ShardContent, Store, StoreWriter
 
 ROWS = (
     "piece", "word:first", "word:last", "word:mean", "word:max",
@@ -40,7 +41,7 @@ def extract(
     model: LanguageModel | str, corpus: Corpus, *, sites: str | Sequence[str] = "resid.*", to: str | Path,
     rows: str = "word:mean", dtype: str | None = None, max_length: int | None = None,
     long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
-    num_workers: int = 1, worker_index: int = 0, progress: bool | None = None,
+    num_workers: int = 1, worker_index: int = 0, moments: str | None = None, progress: bool | None = None,
 ) -> Store:  # fmt: skip
     """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
 
@@ -59,6 +60,7 @@ def extract(
         num_workers, worker_index: of that many processes, which share a file system, this one takes the shards whose
             number modulo `num_workers` is `worker_index`. Whoever finds all shards done seals the store; the others
             return it unfinished.
+        moments: a split, or `all`: also gather means and cross-products of its states (`Store.moments`).
         progress: show a bar on standard error; None: if it is a terminal.
 
     Raises:
@@ -76,11 +78,15 @@ def extract(
     model = LanguageModel.load(model) if isinstance(model, str) else model
     reading = _reading(model, sites, rows, dtype, max_length, long_inputs, tokens_per_batch, shard_bytes)
     _check_corpus(model, corpus, reading)
+    if moments is not None:
+        selected(corpus, moments)
     row_bytes = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
     starts = shard_starts(corpus, reading.scope, row_bytes, shard_bytes)
     identity = _identity(model, corpus, reading, starts)
     writer = StoreWriter.open(Path(to), identity=identity, environment=environment(model.device))
     bounds = (*starts, len(corpus))
+    before = None if moments is None else Store.open(Path(to), allow_partial=True)
+    gathering = None if moments is None else Gathering(reading.sites, corpus, moments, before)
     missing = [shard for shard in writer.missing() if shard % num_workers == worker_index]
     todo = [corpus.examples[bounds[shard] : bounds[shard + 1]] for shard in missing]
     writer.preflight(row_bytes * sum(row_estimate(example, reading.scope) for part in todo for example in part))
@@ -91,13 +97,22 @@ def extract(
             content = read_shard(model, examples, bounds[shard], reading, advance)
             if commit is not None:
                 commit.result()
-            commit = background.submit(writer.commit, shard, content)
+            commit = background.submit(_commit, writer, shard, content, gathering)
         if commit is not None:
             commit.result()
     if writer.missing():
         return Store.open(Path(to), allow_partial=True)
     writer.seal()
-    return Store.open(Path(to))
+    store = Store.open(Path(to))
+    if gathering is not None:
+        gathering.finish(store)
+    return store
+
+
+def _commit(writer: StoreWriter, shard: int, content: ShardContent, gathering: Gathering | None) -> None:
+    writer.commit(shard, content)
+    if gathering is not None:
+        gathering.add(shard, content)
 
 
 def _reading(

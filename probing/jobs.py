@@ -131,6 +131,7 @@ class ExtractOptions(Job):
     max_length: int | None = option(None, help="longest input in pieces (default: the model's own)")
     long_inputs: Literal["truncate", "skip", "refuse"] = option("truncate", help="what happens to longer inputs")
     tokens_per_batch: int | None = option(None, help="padded pieces per batch (default: chosen for the device)")
+    moments: str | None = option(None, help="also gather means and cross-products of the states of this split, or all")
 
     def extract(
         self, model: str, corpus: Corpus, to: str | Path, *, progress: bool, num_workers: int = 1, worker_index: int = 0
@@ -144,7 +145,7 @@ class ExtractOptions(Job):
         return pb.extract(
             loaded, corpus, sites=self.sites, to=to, rows=self.rows, dtype=self.store_dtype,
             max_length=self.max_length, long_inputs=self.long_inputs, num_workers=num_workers,
-            worker_index=worker_index, progress=progress, **budget,
+            worker_index=worker_index, moments=self.moments, progress=progress, **budget,
         )  # fmt: skip
 
 

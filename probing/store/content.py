@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, NonFiniteStates, NotRepresentable
 from probing.site import Site
-from probing.store.commit_record import expected_datasets
+from probing.store.commit_record import expected_datasets, fits
 from probing.store.format import MEMORY_TYPES, REASONS, Recipe, ShardContent, widen
 
 
@@ -96,7 +96,8 @@ def arrays_of(content: ShardContent, recipe: Recipe, shard: int) -> dict[str, ND
     expected = expected_datasets(recipe, n_rows, content.n_examples)
     if set(given) != set(expected):
         raise BadParameter("other columns than the format has", found=", ".join(sorted(given.keys() ^ expected.keys())))
-    arrays = {path: _checked(path, given[path], *expected[path]) for path in sorted(expected)}
+    sizes: dict[str, int] = {}
+    arrays = {path: _checked(path, given[path], *expected[path], sizes) for path in sorted(expected)}
     _check_index(arrays, n_rows)
     unknown = {str(entry[-1]) for entry in (*content.skipped, *content.missing_words)} - set(REASONS)
     if unknown:
@@ -104,13 +105,12 @@ def arrays_of(content: ShardContent, recipe: Recipe, shard: int) -> dict[str, ND
     return arrays
 
 
-def _checked(path: str, array: NDArray[Any], dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
-    fits = array.ndim == len(shape) and all(
-        want in (None, have) for want, have in zip(shape, array.shape, strict=False)
-    )
+def _checked(
+    path: str, array: NDArray[Any], dtype: str, shape: tuple[int | str | None, ...], sizes: dict[str, int]
+) -> NDArray[Any]:
     memory = np.dtype(MEMORY_TYPES[dtype])
     states = path.startswith("/sites/")
-    if not fits or (states and array.dtype != memory) or (states and not array.shape[1]):
+    if not fits(shape, array.shape, sizes) or (states and array.dtype != memory) or (states and not array.shape[1]):
         raise BadParameter(
             f"{path} has another shape or type", needed=f"{dtype} {shape}", found=f"{array.dtype} {array.shape}"
         )

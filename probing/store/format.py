@@ -23,11 +23,12 @@ MAX_SHARDS = 100_000
 MAX_SHARD_BYTES = 1 << 30
 MAX_JSON_BYTES = 64 << 20
 ALIGNMENT = 4096
-ITEM_BYTES = {"u1": 1, "u4": 4, "u8": 8, "i4": 4, "float16": 2, "float32": 4, "bfloat16": 2}
+ITEM_BYTES = {"u1": 1, "u4": 4, "u8": 8, "i4": 4, "float16": 2, "float32": 4, "bfloat16": 2, "float64": 8}
 MEMORY_TYPES = {
     "float16": "<f2",
     "bfloat16": "<u2",
     "float32": "<f4",
+    "float64": "<f8",
     "u1": "u1",
     "u4": "<u4",
     "u8": "<u8",

@@ -10,6 +10,7 @@ from probing.errors import CorruptShard, StoreError
 from probing.site import Site
 from probing.store.commit_record import load_record
 from probing.store.format import content_id, read_store_json
+from probing.store.moments_files import MomentsFolder
 
 
 def store_info(path: Path | str) -> dict[str, Any]:
@@ -46,6 +47,8 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "store_id": recipe.store_id,
         "content_id": content_id({record["shard"]: record for record in records}),
     }
+    moments = MomentsFolder(path, recipe, {record["shard"]: record for record in records}).names()
+    info |= {"moments": [f"{site} ({selection})" for site, selection in moments]} if moments else {}
     return info | ({"damaged_shards": damaged} if damaged else {})
 
 
