@@ -4,7 +4,7 @@
     ├─ InputError (ValueError)   UnknownName BadParameter ConfigError CorpusError AlignmentError DegenerateDesign
     ├─ StoreError                NotAStore UnsupportedFormat IncompleteStore ProvenanceMismatch CorruptShard
     │                            NotRepresentable NonFiniteStates DiskFull (OSError) StoreBusy
-    ├─ ModelError                UnsupportedModel UnknownSite
+    ├─ ModelError                UnsupportedModel UnknownSite ReplayUnavailable EditFailed
     ├─ FitError                  DidNotConverge
     ├─ Interrupted
     └─ MissingDependency (ImportError)
@@ -131,6 +131,14 @@ class UnsupportedModel(ModelError):
 
 class UnknownSite(ModelError, UnknownName):
     """A site this model or store does not have."""
+
+
+class ReplayUnavailable(ModelError):
+    """A model or store from which blocks cannot be run from the middle."""
+
+
+class EditFailed(ModelError):
+    """The instrument of an intervention does not do what it says: clean states give other outputs than before."""
 
 
 class FitError(ProbingError):

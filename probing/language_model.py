@@ -16,6 +16,7 @@ from probing.errors import BadParameter, UnsupportedModel
 from probing.models._identity import model_identity, tokenizer_identity
 from probing.models._loading import load
 from probing.models._packing import packed_linear_layers
+from probing.models._replay import PaddedBatch, SuffixReplay, head_kind
 from probing.models._self_check import SelfCheck
 from probing.models._untrained import untrained_twin
 from probing.models.huggingface import HuggingFaceTrunk
@@ -46,6 +47,7 @@ class LanguageModel:
         self.padding_side = padding_side or "right"
         self._model = model.eval()
         self._trunk = HuggingFaceTrunk(model)
+        self._suffix = SuffixReplay(self._model, self._trunk)
         self._revision = revision
         self._folder = folder
         self._untrained = untrained
@@ -210,6 +212,16 @@ class LanguageModel:
         lengths = np.array([len(e) for e in batch], dtype=np.int64)
         return lengths.max() - lengths if self.padding_side == "left" else np.zeros_like(lengths)
 
+    @property
+    def head(self) -> str | None:
+        """`causal` or `masked`; None: there is no head over the vocabulary at the trunk's positions."""
+        return head_kind(self._model, self._trunk.trunk)
+
+    def padded(self, batch: Sequence[Encoded]) -> PaddedBatch:
+        """What the model is given for a batch."""
+        ids, mask = self._padded(batch)
+        return PaddedBatch(ids, mask, self._trunk.inputs(ids, mask).get("position_ids"))
+
     def logits(self, batch: Sequence[Encoded]) -> Tensor:
         """The model's outputs `(B, T, V)`.
 
@@ -217,15 +229,36 @@ class LanguageModel:
             UnsupportedModel: it was loaded without a head over the vocabulary.
         """
         with torch.inference_mode():
-            ids, mask = self._padded(batch)
-            output = self._model(**self._trunk.inputs(ids, mask)) if self._model is not self._trunk.trunk else None
-        logits = getattr(output, "logits", None)
-        if not isinstance(logits, Tensor):
-            raise UnsupportedModel(
-                "this model has no logits", needed="a language-model head", found=type(self._model).__name__,
-                where=self.name, next_step="load it with kind='causal' or kind='masked'",
-            )  # fmt: skip
-        return logits
+            return self._suffix.logits(self._suffix.run(self.padded(batch))[0])
+
+    def run(self, inputs: PaddedBatch, sites: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """States `(B, T, D)` by site and logits `(B, T, V)` (None: no head), from one pass."""
+        with torch.inference_mode():
+            output, states = self._suffix.run(inputs, sites)
+        return states, None if self.head is None else self._suffix.logits(output)
+
+    def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
+        """Logits `(B, T, V)` when the states at `resid.l` are these; only blocks l to L-1 run.
+
+        Before a site is first used, replay of clean states is compared with a full pass.
+
+        Args:
+            site: `resid.l`.
+            states: `(B, T, D)` in the compute dtype; gradients flow into them if they ask for it.
+            inputs: the batch the states are of: masks and positions are made from it.
+
+        Raises:
+            UnknownSite: no such site.
+            ReplayUnavailable: another kind of site, other shapes, or a family whose blocks pass on more than states.
+            UnsupportedModel: there is no head.
+        """
+        with torch.set_grad_enabled(states.requires_grad):
+            return self._suffix.logits(self._suffix.run(inputs, site=site, states=states)[0])
+
+    def states_from(self, site: str, states: Tensor, inputs: PaddedBatch, sites: Sequence[str]) -> dict[str, Tensor]:
+        """As `run_from`, and gives the states at later sites instead; it needs no head."""
+        with torch.set_grad_enabled(states.requires_grad):
+            return self._suffix.run(inputs, sites, site=site, states=states)[1]
 
     def self_check(self) -> None:
         """Prove on four small inputs that the hooks read what the site names say.

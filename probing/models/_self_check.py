@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probing.alignment import Encoded
+from probing.models._discovery import first_tensor
 from probing.models.huggingface import HuggingFaceTrunk
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative; half precision: 2e-2
@@ -47,7 +48,7 @@ class SelfCheck:
             raise self.trunk.unsupported(repeated, "once in a forward pass")
         self.batches(self.trunk.sites)
         with torch.inference_mode():
-            broken = self.trunk.broken_link(*self.padded([long]))
+            broken = self._broken_link(*self.padded([long]))
         if broken:
             raise self.trunk.unsupported(f"{broken} is not what the block before it gave", "a chain of blocks")
         self._final_norm(long)
@@ -80,6 +81,27 @@ class SelfCheck:
         none = np.zeros((0, 2), dtype=np.int64)
         return Encoded(chosen, np.zeros((length, 2), dtype=np.int64), np.zeros(length, dtype=bool), none)
 
+    def _broken_link(self, ids: Tensor, mask: Tensor) -> str | None:
+        """The first site `resid.l` that is not the output of block l-1, or is changed after it was read; else None."""
+        blocks = len(self.trunk.blocks)
+        outputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
+        inputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
+        handles = [b.register_forward_hook(_output_reader(outputs[i])) for i, b in enumerate(self.trunk.blocks)]
+        handles += [
+            b.register_forward_hook(_copier(inputs[i]), with_kwargs=True) for i, b in enumerate(self.trunk.blocks)
+        ]
+        try:
+            states = self.trunk.read(ids, mask, [f"resid.{layer}" for layer in range(blocks + 1)])
+        finally:
+            for handle in handles:
+                handle.remove()
+        for layer in range(blocks + 1):
+            state = states[f"resid.{layer}"]
+            chained = layer == 0 or torch.equal(state, outputs[layer - 1][0])
+            if not chained or (layer < blocks and not torch.equal(state, inputs[layer][0])):
+                return f"resid.{layer}"
+        return None
+
     def _final_norm(self, one: Encoded) -> None:
         """The norm is the final one if norm(resid.L) is what the trunk returns."""
         trunk = self.trunk
@@ -98,3 +120,19 @@ class SelfCheck:
     def _is_close(self, a: Tensor, b: Tensor) -> bool:
         tolerance = _TOLERANCE.get(self.trunk.dtype, 2e-2) * (float(b.abs().max()) or 1.0)
         return a.shape == b.shape and float((a - b).abs().max()) <= tolerance
+
+
+def _copier(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        into.append((args[0] if args else kwargs["hidden_states"]).clone())
+
+    return hook
+
+
+def _output_reader(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        state = first_tensor(output)
+        if isinstance(state, Tensor):
+            into.append(state)
+
+    return hook

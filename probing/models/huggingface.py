@@ -159,6 +159,25 @@ class HuggingFaceTrunk:
                 self.trunk(**self.inputs(ids, mask))
         if "embed" in sites:
             seen["embed"] = [nn.functional.embedding(ids, self.embedding.weight)]
+        return self._met(seen, sites, ids)
+
+    def read_whole(
+        self, model: nn.Module, arguments: dict[str, Any], sites: Sequence[str]
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """The output of a whole pass of the trunk, or of the model around it, and the states at the sites.
+
+        Raises:
+            UnknownSite, UnsupportedModel: as `read`.
+        """
+        self.check_sites(sites)
+        ids = arguments["input_ids"]
+        with self._hooks([*(site for site in sites if site != "embed"), _END]) as seen:
+            output = model(**arguments)
+        if "embed" in sites:
+            seen["embed"] = [nn.functional.embedding(ids, self.embedding.weight)]
+        return output, self._met(seen, sites, ids)
+
+    def _met(self, seen: dict[str, list[Tensor]], sites: Sequence[str], ids: Tensor) -> dict[str, Tensor]:
         for site in sites:
             if len(seen[site]) != 1:
                 raise self.unsupported(f"site {site} was met {len(seen[site])} times", "once in a forward pass")
@@ -187,25 +206,6 @@ class HuggingFaceTrunk:
                 handle.remove()
         return next((f"block {i} runs {n} times" for i, n in enumerate(calls) if n != 1), None)
 
-    def broken_link(self, ids: Tensor, mask: Tensor) -> str | None:
-        """The first site `resid.l` that is not the output of block l-1, or is changed after it was read; else None."""
-        blocks = len(self.blocks)
-        outputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
-        inputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
-        handles = [b.register_forward_hook(_output_reader(outputs[i])) for i, b in enumerate(self.blocks)]
-        handles += [b.register_forward_hook(_copier(inputs[i]), with_kwargs=True) for i, b in enumerate(self.blocks)]
-        try:
-            states = self.read(ids, mask, [f"resid.{layer}" for layer in range(blocks + 1)])
-        finally:
-            for handle in handles:
-                handle.remove()
-        for layer in range(blocks + 1):
-            state = states[f"resid.{layer}"]
-            chained = layer == 0 or torch.equal(state, outputs[layer - 1][0])
-            if not chained or (layer < blocks and not torch.equal(state, inputs[layer][0])):
-                return f"resid.{layer}"
-        return None
-
     def check_sites(self, sites: Sequence[str]) -> None:
         """Refuse unknown sites.
 
@@ -227,7 +227,7 @@ class HuggingFaceTrunk:
     def _hooks(self, sites: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
         """Hooks on what is wanted only; always removed."""
         seen: dict[str, list[Tensor]] = {site: [] for site in sites}
-        handles = [self._hook(site, seen) for site in sites]
+        handles = [self._hook(site, seen) for site in sites if site != _END]
         try:
             yield seen
         finally:
@@ -254,24 +254,11 @@ class HuggingFaceTrunk:
         return module.register_forward_hook(after)
 
 
+_END = ""  # a site that is never met: the pass goes on to its end
+
+
 class _AllRead(Exception):
     """Nothing that comes later in the forward pass is wanted."""
-
-
-def _copier(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        into.append((args[0] if args else kwargs["hidden_states"]).clone())
-
-    return hook
-
-
-def _output_reader(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        state = first_tensor(output)
-        if isinstance(state, Tensor):
-            into.append(state)
-
-    return hook
 
 
 def _path_of(root: nn.Module, wanted: nn.Module) -> str:
