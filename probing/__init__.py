@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from probing.language_model import LanguageModel
     from probing.probes._loading import load_probe
     from probing.records import ProbeResult, Score
+    from probing.replaying import Replay
     from probing.reporting import report
     from probing.results import ProbeResults
     from probing.site import Site
@@ -33,6 +34,7 @@ _HOMES = {
     "ProbeResult": "records",
     "ProbeResults": "results",
     "ProbingError": "errors",
+    "Replay": "replaying",
     "ReportJob": "jobs",
     "Score": "records",
     "Site": "site",
@@ -53,6 +55,7 @@ __all__ = [
     "ProbeResult",
     "ProbeResults",
     "ProbingError",
+    "Replay",
     "ReportJob",
     "Score",
     "Site",

@@ -19,7 +19,9 @@ EXAMPLES_PER_SHARD = 8192
 PASS_COST = 64
 
 
-def shard_starts(corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int) -> tuple[int, ...]:
+def shard_starts(
+    corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int, example_bytes: int = 0
+) -> tuple[int, ...]:
     """First example of each shard, from the corpus and the recipe alone.
 
     Rows are estimated without a tokenizer (one per word, one per sentence, one piece per four characters), so that a
@@ -30,14 +32,15 @@ def shard_starts(corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int) -
         scope: `piece`, `word` or `sentence`.
         row_bytes: bytes of one row over all sites.
         shard_bytes: size to stay near.
+        example_bytes: what each example takes besides its rows.
 
     Raises:
         BadParameter: more shards than the format allows.
     """
-    budget = max(1, shard_bytes // max(1, row_bytes))
+    budget = max(shard_bytes, row_bytes)
     starts, filled = [0], 0
     for ordinal, example in enumerate(corpus.examples):
-        estimate = row_estimate(example, scope)
+        estimate = row_estimate(example, scope) * row_bytes + example_bytes
         is_full = filled + estimate > budget or ordinal - starts[-1] >= EXAMPLES_PER_SHARD
         if is_full and ordinal > starts[-1]:
             starts.append(ordinal)

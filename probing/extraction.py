@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +22,11 @@ from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.gathering import Gathering, selected
 from probing.language_model import LanguageModel
 from probing.provenance import environment
+from probing.replay_reading import ReplayReading, columns_of, outputs_of, read_replay_shard, vocabulary_size
 from probing.shard_reading import Clock, Reading, n_words, read_shard
 from probing.site import select_sites
 from probing.store import ShardContent, Store, StoreWriter
+from probing.subset import subset_of, with_ordinals
 
 ROWS = (
     "piece", "word:first", "word:last", "word:mean", "word:max",
@@ -41,7 +44,9 @@ def extract(
     model: LanguageModel | str, corpus: Corpus, *, sites: str | Sequence[str] = "resid.*", to: str | Path,
     rows: str = "word:mean", dtype: str | None = None, max_length: int | None = None,
     long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
-    num_workers: int = 1, worker_index: int = 0, moments: str | None = None, progress: bool | None = None,
+    num_workers: int = 1, worker_index: int = 0, moments: str | None = None,
+    subset: str | Sequence[int] | None = None, role: Literal["states", "replay"] = "states",
+    outputs: str | None = None, columns: str | Sequence[int] | None = None, progress: bool | None = None,
 ) -> Store:  # fmt: skip
     """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
 
@@ -61,6 +66,12 @@ def extract(
             number modulo `num_workers` is `worker_index`. Whoever finds all shards done seals the store; the others
             return it unfinished.
         moments: a split, or `all`: also gather means and cross-products of its states (`Store.moments`).
+        subset: only these examples: a split, ordinals, or text such as `0,5,20:40`.
+        role: `replay` keeps whole sequences, special pieces too, and the clean outputs of a model with a head, so that
+            `Replay` can run the model from any of the sites; `rows` is then left alone.
+        outputs: for a replay: outputs of the `last` piece of each example (default of causal models), of `mask`
+            pieces (default of masked ones), of `all` pieces, or `none`.
+        columns: for a replay: vocabulary ids whose outputs are kept, or a file of them; None: all.
         progress: show a bar on standard error; None: if it is a terminal.
 
     Raises:
@@ -77,24 +88,31 @@ def extract(
         raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
     model = LanguageModel.load(model) if isinstance(model, str) else model
     reading = _reading(model, sites, rows, dtype, max_length, long_inputs, tokens_per_batch, shard_bytes)
-    _check_corpus(model, corpus, reading)
+    reading = _with_role(model, reading, role, outputs, columns)
+    kept = subset_of(corpus, subset)
+    part = corpus if kept is None else replace(corpus, examples=tuple(corpus.examples[k] for k in kept))
+    _check_corpus(model, part, reading)
     if moments is not None:
         selected(corpus, moments)
     row_bytes = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
-    starts = shard_starts(corpus, reading.scope, row_bytes, shard_bytes)
-    identity = _identity(model, corpus, reading, starts)
+    output_bytes = _output_bytes(model, reading)
+    starts = shard_starts(part, reading.scope, row_bytes + output_bytes[0], shard_bytes, output_bytes[1])
+    identity = _identity(model, corpus, reading, starts, kept)
     writer = StoreWriter.open(Path(to), identity=identity, environment=environment(model.device))
-    bounds = (*starts, len(corpus))
+    bounds = (*starts, len(part))
     before = None if moments is None else Store.open(Path(to), allow_partial=True)
     gathering = None if moments is None else Gathering(reading.sites, corpus, moments, before)
     missing = [shard for shard in writer.missing() if shard % num_workers == worker_index]
-    todo = [corpus.examples[bounds[shard] : bounds[shard + 1]] for shard in missing]
-    writer.preflight(row_bytes * sum(row_estimate(example, reading.scope) for part in todo for example in part))
-    total = sum(n_words(example) for part in todo for example in part)
-    with _progress(total, progress) as advance, model.many_states(), ThreadPoolExecutor(max_workers=1) as background:
+    todo = [part.examples[bounds[shard] : bounds[shard + 1]] for shard in missing]
+    estimates = [row_estimate(example, reading.scope) for examples in todo for example in examples]
+    writer.preflight((row_bytes + output_bytes[0]) * sum(estimates) + output_bytes[1] * len(estimates))
+    total = sum(n_words(example) for examples in todo for example in examples)
+    packing = nullcontext() if isinstance(reading, ReplayReading) else model.many_states()
+    with _progress(total, progress) as advance, packing, ThreadPoolExecutor(max_workers=1) as background:
         commit: Future[None] | None = None  # of the shard before, while the model reads the next
         for shard, examples in zip(missing, todo, strict=True):
-            content = read_shard(model, examples, bounds[shard], reading, advance)
+            content = _read(model, examples, bounds[shard], reading, advance)
+            content = content if kept is None else with_ordinals(content, kept)
             if commit is not None:
                 commit.result()
             commit = background.submit(_commit, writer, shard, content, gathering)
@@ -107,6 +125,14 @@ def extract(
     if gathering is not None:
         gathering.finish(store)
     return store
+
+
+def _read(
+    model: LanguageModel, examples: Sequence[Example], start: int, reading: Reading, advance: Clock
+) -> ShardContent:
+    if isinstance(reading, ReplayReading):
+        return read_replay_shard(model, examples, start, reading, advance)
+    return read_shard(model, examples, start, reading, advance)
 
 
 def _commit(writer: StoreWriter, shard: int, content: ShardContent, gathering: Gathering | None) -> None:
@@ -146,6 +172,36 @@ def _reading(
     return Reading(chosen, scope, pool or "mean", stored, max_length or limit, long_inputs, tokens_per_batch)
 
 
+def _with_role(
+    model: LanguageModel, reading: Reading, role: str, outputs: str | None, columns: str | Sequence[int] | None
+) -> Reading:
+    """The reading, or that of a replay store."""
+    if role not in ("states", "replay"):
+        raise unknown_name("role", role, ("states", "replay"), error=BadParameter)
+    if role == "states":
+        if outputs is not None or columns is not None:
+            raise BadParameter("outputs and columns are of a replay store", needed="role replay", found="role states")
+        return reading
+    if reading.dtype != model.dtype:
+        raise BadParameter(
+            "a replay store keeps states as they were computed", needed=f"stored dtype {model.dtype}",
+            found=reading.dtype, next_step="leave the stored dtype out, or compute in it",
+        )  # fmt: skip
+    kept = outputs_of(model, outputs)
+    if kept == "none" and columns is not None:
+        raise BadParameter("there are no outputs to choose columns of", needed="outputs last, mask or all", found=kept)
+    values = vars(reading) | {"scope": "sequence", "pool": "mean"}
+    return ReplayReading(**values, outputs=kept, columns=columns_of(model, columns))
+
+
+def _output_bytes(model: LanguageModel, reading: Reading) -> tuple[int, int]:
+    """Bytes of outputs by row and by example."""
+    if not isinstance(reading, ReplayReading) or reading.outputs == "none":
+        return 0, 0
+    width = vocabulary_size(model) if reading.columns is None else len(reading.columns)
+    return (4 * width, 0) if reading.outputs == "all" else (0, 4 * width)
+
+
 def _named_modules(model: LanguageModel, sites: str | Sequence[str]) -> list[str]:
     """Site patterns, of which `name=module.path` were made sites of the model."""
     patterns = []
@@ -178,12 +234,14 @@ def _refuse_long(model: LanguageModel, examples: Sequence[Example], limit: int) 
             )  # fmt: skip
 
 
-def _identity(model: LanguageModel, corpus: Corpus, reading: Reading, starts: tuple[int, ...]) -> dict[str, Any]:
+def _identity(
+    model: LanguageModel, corpus: Corpus, reading: Reading, starts: tuple[int, ...], kept: tuple[int, ...] | None
+) -> dict[str, Any]:
     source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
     return model.identity() | {
-        "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None},
+        "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None if kept is None else list(kept)},
         "extraction": reading.identity() | model.added_modules(reading.sites),
-        "plan": {"starts": list(starts), "count": len(corpus)},
+        "plan": {"starts": list(starts), "count": len(corpus) if kept is None else len(kept)},
     }
 
 

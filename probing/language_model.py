@@ -138,6 +138,11 @@ class LanguageModel:
         value: int | None = self.tokenizer.cls_token_id
         return value
 
+    @property
+    def padding_id(self) -> int:
+        """The vocabulary id that fills up shorter inputs."""
+        return next((i for i in (self.tokenizer.pad_token_id, self._trunk.counting_padding_id) if i is not None), 0)
+
     def width(self, site: str) -> int:
         """D at a site.
 
@@ -285,8 +290,7 @@ class LanguageModel:
         """Ids and mask `(B, T)` on the model's device."""
         if not batch or not all(len(e) for e in batch):
             raise BadParameter("an input without pieces cannot be run", needed="at least one piece", found="none")
-        padding = next((i for i in (self.tokenizer.pad_token_id, self._trunk.counting_padding_id) if i is not None), 0)
-        ids = np.full((len(batch), max(len(e) for e in batch)), padding, dtype=np.int64)
+        ids = np.full((len(batch), max(len(e) for e in batch)), self.padding_id, dtype=np.int64)
         mask = np.zeros_like(ids)
         for row, (one, start) in enumerate(zip(batch, self.first_piece(batch), strict=True)):
             ids[row, start : start + len(one)] = one.ids

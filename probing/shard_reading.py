@@ -70,7 +70,7 @@ def read_shard(
     Raises:
         NonFiniteStates: naming the site and the sentence.
     """
-    encoded, too_long = _encode(model, examples, reading)
+    encoded, too_long = encode_within(model, examples, reading)
     rows = _rows(model, examples, encoded, reading)
     states = _read_states(model, examples, encoded, rows, reading, advance)
     skipped = dict(rows.skipped) | dict.fromkeys(too_long, "too_long")
@@ -78,8 +78,8 @@ def read_shard(
     return ShardContent(
         example_start=start,
         n_examples=len(examples),
-        rows=_row_columns(rows, start),
-        examples=_example_columns(examples, encoded, rows, start, set(skipped), {e - start for e, _, _ in missing}),
+        rows=row_columns(rows, start),
+        examples=example_columns(examples, encoded, rows, start, set(skipped), {e - start for e, _, _ in missing}),
         sites=states,
         modules={site: model.modules[site] for site in reading.sites},
         skipped=tuple((start + e, reason) for e, reason in sorted(skipped.items())),
@@ -106,7 +106,7 @@ def _read_states(
         for site in reading.sites:
             pooled = gather.pool(found[site], reading.pool).cpu()
             if not math.isfinite(float(pooled.sum())):  # also where a sum of finite numbers overflows
-                _check_finite(pooled.numpy(), site, rows, places.numpy(), examples)
+                check_finite(pooled.numpy(), site, rows, places.numpy(), examples)
             narrowed = narrow(pooled.numpy(), reading.dtype, site)
             _tensor(states[site]).index_copy_(0, places, _tensor(narrowed))  # as states[places] = narrowed, faster
         if advance is not None:
@@ -131,7 +131,7 @@ def _tensor(stored: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(stored.view(np.int16) if stored.dtype == np.uint16 else stored)
 
 
-def _check_finite(
+def check_finite(
     pooled: NDArray[Any], site: str, rows: Rows, places: NDArray[Any], examples: Sequence[Example]
 ) -> None:
     finite = np.isfinite(pooled).all(axis=1)
@@ -144,7 +144,9 @@ def _check_finite(
     )  # fmt: skip
 
 
-def _encode(model: LanguageModel, examples: Sequence[Example], reading: Reading) -> tuple[list[Encoded], list[int]]:
+def encode_within(
+    model: LanguageModel, examples: Sequence[Example], reading: Reading
+) -> tuple[list[Encoded], list[int]]:
     """Inputs within the limit, and the positions of those skipped for their length."""
     encoded = model.encode([example.text for example in examples])
     limit = reading.max_length
@@ -163,7 +165,7 @@ def _rows(model: LanguageModel, examples: Sequence[Example], encoded: Sequence[E
     return sentence_rows(encoded, reading.pool, model.cls_id)
 
 
-def _row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
+def row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
     return {
         "example": (rows.example + start).astype("<u4"),
         "piece_start": rows.piece[:, 0].astype("<u4"),
@@ -174,7 +176,7 @@ def _row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def _example_columns(
+def example_columns(
     examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows, start: int, skipped: set[int],
     with_missing: set[int],
 ) -> dict[str, NDArray[Any]]:  # fmt: skip

@@ -24,7 +24,7 @@ LAYERS = [
     {*MEMBERS, "specs", "language_model", "batching"},
     {
         "labelling", "pooling", "label_checks", "plan", "scoring", "shard_reading", "extraction", "training",
-        "results", "units", "gathering",
+        "results", "units", "gathering", "subset", "replay_reading", "replaying",
     },
     {"reporting"},
     {"jobs", "study", "store_commands", "cli", "__main__", "__init__"},

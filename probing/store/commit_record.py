@@ -17,7 +17,6 @@ from probing.store.format import (
     FORMAT_VERSION,
     ITEM_BYTES,
     MAX_SHARD_BYTES,
-    ROW_COLUMNS,
     Recipe,
     parse_signed,
     record_file,
@@ -30,13 +29,23 @@ Expected = dict[str, tuple[str, tuple[int | str | None, ...]]]
 
 def expected_datasets(recipe: Recipe, n_rows: int, n_examples: int) -> Expected:
     """Data type and shape of every dataset of a shard."""
-    rows = {f"/rows/{name}": (dtype, (n_rows,)) for name, dtype in ROW_COLUMNS.items()}
+    rows = {f"/rows/{name}": (dtype, (n_rows,)) for name, dtype in recipe.row_columns.items()}
     shapes = {"offset": (n_examples + 1,), "text_sha256": (n_examples, 32)}
     examples = {
         f"/examples/{name}": (dtype, shapes.get(name, (n_examples,))) for name, dtype in EXAMPLE_COLUMNS.items()
     }
     sites = {f"/sites/{name}": (recipe.dtype, (n_rows, None)) for name in recipe.sites}
-    return {**rows, **examples, **sites}
+    return {**rows, **examples, **sites, **_replay_datasets(recipe, n_examples)}
+
+
+def _replay_datasets(recipe: Recipe, n_examples: int) -> Expected:
+    """M rows whose outputs are kept, C columns of them."""
+    found: Expected = {"/examples/batch": ("u4", (n_examples, 2))} if recipe.role == "replay" else {}
+    if recipe.outputs != "none":
+        found |= {"/outputs/row": ("u4", ("M",)), "/outputs/logits": ("float32", ("M", "C"))}
+        found |= {"/outputs/logsumexp": ("float32", ("M",))}
+        found |= {"/outputs/column": ("u4", ("C",))} if recipe.has_columns else {}
+    return found
 
 
 def shard_attributes(

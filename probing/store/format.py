@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,9 @@ STATE_TYPES = ("float32", "float16", "bfloat16")
 ROW_COLUMNS = {
     "example": "u4", "piece_start": "u4", "piece_end": "u4", "char_start": "u4", "char_end": "u4", "word": "i4",
 }  # fmt: skip
+REPLAY_ROW_COLUMNS = {"input_id": "u4", "position_id": "i4", "mask": "u1"}
+ROLES = ("states", "replay")
+OUTPUTS = ("none", "last", "mask", "all")
 EXAMPLE_COLUMNS = {"offset": "u8", "ordinal": "u4", "text_sha256": "u1", "flags": "u1"}
 REASONS = ("too_long", "truncated", "no_pieces", "nothing_selected")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
@@ -52,10 +55,14 @@ class ShardContent:
         n_examples: E.
         rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,).
         examples: `offset` u8 (E+1,), `ordinal` u4 (E,), `text_sha256` u1 (E, 32), `flags` u1 (E,).
+            Of a replay store also `input_id` u4, `position_id` i4 (-1: none was given) and `mask` u1 of each row, and
+            `batch` u4 (E, 2) of each example.
         sites: states (R, width) by site: float32, float16, or the raw bits of bfloat16 as uint16.
         modules: what was hooked, by site.
         skipped: (example ordinal, reason).
         missing_words: (example ordinal, word, reason).
+        outputs: of a replay store with a head: `row` u4 (M,), `logits` (M, C) and `logsumexp` (M,) float32, and
+            `column` u4 (C,) unless all are kept.
     """
 
     example_start: int
@@ -66,6 +73,7 @@ class ShardContent:
     modules: Mapping[str, str]
     skipped: Sequence[tuple[int, str]] = ()
     missing_words: Sequence[tuple[int, int, str]] = ()
+    outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,9 @@ class Recipe:
     dtype: str
     starts: tuple[int, ...]
     count: int
+    role: str = "states"
+    outputs: str = "none"
+    has_columns: bool = False
 
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> Recipe:
@@ -96,7 +107,15 @@ class Recipe:
             raise BadParameter("unknown stored dtype", needed=f"one of {', '.join(STATE_TYPES)}", found=repr(dtype))
         starts, count = plan.get("starts"), plan.get("count")
         _check_plan(starts, count)
-        return cls(digest(identity), tuple(sites), dtype, tuple(starts or ()), int(count or 0))
+        role, outputs = _role(identity, extraction)
+        has_columns = extraction.get("columns") is not None
+        spans = (tuple(starts or ()), int(count or 0))
+        return cls(digest(identity), tuple(sites), dtype, *spans, role, outputs, has_columns)
+
+    @property
+    def row_columns(self) -> dict[str, str]:
+        """Data type of every column of the rows."""
+        return ROW_COLUMNS | (REPLAY_ROW_COLUMNS if self.role == "replay" else {})
 
     @property
     def n_shards(self) -> int:
@@ -114,6 +133,27 @@ def _block(identity: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(block, dict):
         raise BadParameter(f"the identity has no block {name!r}", needed="model, tokenizer, corpus, extraction, plan")
     return block
+
+
+def _role(identity: Mapping[str, Any], extraction: Mapping[str, Any]) -> tuple[str, str]:
+    """The role, and which outputs are kept.
+
+    Raises:
+        BadParameter: unknown ones, or a replay store that rounds the states: they would give other outputs.
+    """
+    role, outputs = extraction.get("role", "states"), extraction.get("outputs", "none")
+    if role not in ROLES or outputs not in OUTPUTS or (role == "states" and outputs != "none"):
+        raise BadParameter(
+            "unknown role or outputs", needed=f"role {' or '.join(ROLES)}; outputs of a replay {', '.join(OUTPUTS)}",
+            found=f"{role}, {outputs}",
+        )  # fmt: skip
+    computed = _block(identity, "model").get("dtype")
+    if role == "replay" and extraction["dtype"] != computed:
+        raise BadParameter(
+            "a replay store keeps states as they were computed", needed=f"stored dtype {computed}",
+            found=str(extraction["dtype"]), next_step="leave the stored dtype out, or compute in it",
+        )  # fmt: skip
+    return role, outputs
 
 
 def _check_plan(starts: Any, count: Any) -> None:

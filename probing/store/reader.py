@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, UnknownSite, unknown_name
 from probing.site import Site
-from probing.store.commit_record import corrupt, incomplete, load_record
+from probing.store.commit_record import corrupt, expected_datasets, incomplete, load_record
 from probing.store.file_ops import typed_errors
-from probing.store.format import ROW_COLUMNS, Recipe, content_id, read_store_json, widen
+from probing.store.format import Recipe, content_id, read_store_json, widen
 from probing.store.moments import Chosen, Moments
 from probing.store.moments_files import MomentsFolder
 from probing.store.shard_files import ShardFiles, Verification
@@ -31,6 +31,7 @@ class RowTable:
         word: word of that example; -1 where there is none.
         piece_start, piece_end: half-open piece span in the model's input.
         char_start, char_end: half-open span in code points of the text.
+        input_id, position_id, mask: of a replay store, what the model was given (position -1: none).
     """
 
     example: NDArray[np.int64]
@@ -39,6 +40,9 @@ class RowTable:
     piece_end: NDArray[np.int64]
     char_start: NDArray[np.int64]
     char_end: NDArray[np.int64]
+    input_id: NDArray[np.int64] | None = None
+    position_id: NDArray[np.int64] | None = None
+    mask: NDArray[np.int64] | None = None
 
 
 class Store:
@@ -106,6 +110,33 @@ class Store:
             raise incomplete(path, len(records), recipe.n_shards)
         return cls(path, header, recipe, records, verification)
 
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Names of the columns of `rows` that this store has."""
+        return tuple(self._recipe.row_columns)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the datasets under `/outputs` that this store has."""
+        wanted = expected_datasets(self._recipe, 0, 0)
+        return tuple(path.removeprefix("/outputs/") for path in wanted if path.startswith("/outputs/"))
+
+    def first_row(self, shard: int) -> int:
+        """Row number of the first row of a committed shard."""
+        return int(self._starts[self.shards.index(shard)])
+
+    def dataset(self, shard: int, path: str) -> NDArray[Any]:
+        """One dataset of a committed shard as it is stored, mapped, read-only; such as `/outputs/logits`.
+
+        Raises:
+            UnknownName: no such dataset, with the nearest.
+            CorruptShard: bytes differ from the commit record.
+        """
+        known = self._records[shard]["datasets"]
+        if path not in known:
+            raise unknown_name("dataset", path, known, where=str(self.path))
+        return self._files.mapped(shard, path)
+
     @cached_property
     def rows(self) -> RowTable:
         """Where each row comes from.
@@ -113,7 +144,7 @@ class Store:
         Raises:
             CorruptShard: bytes differ from the commit record.
         """
-        return RowTable(**{name: self._column(f"/rows/{name}") for name in ROW_COLUMNS})
+        return RowTable(**{name: self._column(f"/rows/{name}") for name in self._recipe.row_columns})
 
     def width(self, site: str) -> int:
         """Number of features at a site.
@@ -197,7 +228,7 @@ class Store:
         """The rows that the examples chosen by ordinal in the corpus have in a committed shard."""
         ordinal, offset = (self._files.mapped(shard, f"/examples/{name}") for name in ("ordinal", "offset"))
         chosen = Chosen.of(ordinal.astype(np.int64), offset.astype(np.int64), is_chosen)
-        return replace(chosen, rows=chosen.rows + self._starts[self.shards.index(shard)])
+        return replace(chosen, rows=chosen.rows + self.first_row(shard))
 
     def moments(self, site: str, selection: str = "train") -> Moments:
         """Moments that were gathered of a site over chosen examples (`probing store moments`); never stale ones.

@@ -36,6 +36,7 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "corpus": _field(identity, "corpus", "source"),
         "sites": sorted(recipe.sites, key=lambda name: Site.parse(name).order),
         "rows": _field(identity, "extraction", "rows"),
+        "role": recipe.role,
         "dtype": recipe.dtype,
         "n_rows": sum(record["n_rows"] for record in records),
         "shards_done": len(records),
