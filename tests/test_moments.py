@@ -29,6 +29,7 @@ from probing.errors import (
 )
 from probing.extraction import extract
 from probing.gathering import gather_moments
+from probing.pooling import with_rows
 from probing.store import (
     FileOps,
     Moments,
@@ -232,6 +233,16 @@ def test_what_was_not_gathered_or_cannot_be_is_refused_with_the_next_step(tmp_pa
     part = run(tmp_path / "part", num_workers=2)
     with pytest.raises(IncompleteStore):
         gather_moments(part, CORPUS)
+
+
+def test_a_subset_and_a_piece_store_have_moments_of_what_they_hold(tmp_path: Path) -> None:
+    store = run(tmp_path / "s", moments="train", subset="0:4")
+    assert store.moments("resid.1").examples.tolist() == [0, 2, 3]
+    assert store.moments("resid.1").count == int(np.isin(store.rows.example, [0, 3]).sum())
+    pieces = run(tmp_path / "p", moments="all", rows="piece")
+    assert pieces.moments("resid.1", "all").count == pieces.n_rows
+    with pytest.raises(BadParameter, match="of pieces"):
+        with_rows(pieces, CORPUS, None, "word").moments("resid.1", "all")
 
 
 def test_other_splits_replace_moments_of_the_same_name(store: Store) -> None:

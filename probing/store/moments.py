@@ -8,12 +8,13 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg.blas import dsyrk
 
 from probing.errors import BadParameter, ProvenanceMismatch
 
 BLOCK_ROWS = 1024
 CONSTANT = 1e-12
-RULE = f"rows of a shard in blocks of {BLOCK_ROWS}, blocks in order, then shards in order; products by BLAS in float64"
+RULE = f"rows of a shard in blocks of {BLOCK_ROWS}, added in order by BLAS dsyrk; then shards in order"
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -174,17 +175,17 @@ class Sums:
 
     def __init__(self, width: int) -> None:
         self.count = 0
-        self._total, self._cross = np.zeros(width), np.zeros((width, width))
+        self._total, self._cross = np.zeros(width), np.zeros((width, width), order="F")  # of the latter the upper half
         self._examples: list[Ints] = []
         self._empty: list[Ints] = []
 
     def add_shard(self, blocks: Iterable[NDArray[np.float32]], chosen: Chosen) -> None:
         """Add the chosen rows of the next shard; `blocks` gives them in order, `(BLOCK_ROWS, D)` at a time."""
-        total, cross = np.zeros_like(self._total), np.zeros_like(self._cross)
+        total, cross = np.zeros_like(self._total), np.zeros_like(self._cross)  # which keeps the order
         for states in blocks:
             wide = states.astype(np.float64)
             total += wide.sum(axis=0)
-            cross += wide.T @ wide  # one operand twice: BLAS's syrk, half the work and exactly symmetric
+            cross = dsyrk(1.0, wide.T, beta=1.0, c=cross, overwrite_c=True)  # half the work, and nothing copied
             self.count += len(states)
         self._total += total
         self._cross += cross
@@ -195,4 +196,5 @@ class Sums:
         """What has been added so far."""
         none = np.zeros(0, dtype=np.int64)
         examples, empty = (np.concatenate([none, *parts]) for parts in (self._examples, self._empty))
-        return Moments(site, selection, self.count, self._total.copy(), self._cross.copy(), examples, empty)
+        cross = np.ascontiguousarray(np.triu(self._cross) + np.triu(self._cross, 1).T)
+        return Moments(site, selection, self.count, self._total.copy(), cross, examples, empty)
