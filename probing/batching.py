@@ -85,6 +85,21 @@ def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int, pass_co
     return batches
 
 
+@dataclass(frozen=True, eq=False)
+class PaddedBatch:
+    """What a model is given for a batch of B inputs of at most T pieces.
+
+    Attributes:
+        ids: `(B, T)` vocabulary ids.
+        mask: `(B, T)` 1 for pieces, 0 for padding.
+        position_ids: `(B, T)`; None: not given, the model counts by itself.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    position_ids: Tensor | None
+
+
 @dataclass(frozen=True)
 class Gather:
     """Which pieces of a padded batch make which rows. R rows in the batch.

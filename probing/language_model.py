@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from probing.alignment import Encoded
+from probing.batching import PaddedBatch
 from probing.errors import BadParameter, UnsupportedModel
 from probing.models._identity import model_identity, tokenizer_identity
 from probing.models._loading import load
 from probing.models._packing import packed_linear_layers
-from probing.models._replay import PaddedBatch, SuffixReplay, head_kind
+from probing.models._replay import SuffixReplay, head_kind
 from probing.models._self_check import SelfCheck
 from probing.models._untrained import untrained_twin
 from probing.models.huggingface import HuggingFaceTrunk

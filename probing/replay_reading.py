@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.alignment import Encoded, Rows, piece_rows
-from probing.batching import length_sorted_batches
+from probing.batching import PaddedBatch, length_sorted_batches
 from probing.corpus import Example
 from probing.errors import BadParameter, NonFiniteStates
 from probing.language_model import LanguageModel
-from probing.models._replay import PaddedBatch
 from probing.provenance import digest
 from probing.shard_reading import Clock, Reading, check_finite, encode_within, example_columns, n_words, row_columns
 from probing.store import ShardContent, narrow

@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probing.batching import PaddedBatch
 from probing.errors import EditFailed, ProvenanceMismatch, ReplayUnavailable
 from probing.language_model import LanguageModel
-from probing.models._replay import PaddedBatch, is_same, tolerance
+from probing.models._replay import is_same, tolerance
 from probing.provenance import differing_keys
 from probing.site import Site
 from probing.store import Store

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
+from probing.batching import PaddedBatch
 from probing.errors import ReplayUnavailable, UnknownSite, UnsupportedModel
 from probing.language_model import LanguageModel
-from probing.models._replay import PaddedBatch
 from tests.conftest import REFERENCE
 from tests.tiny_models import _config, _noisy, build, byte_tokenizer, wordpiece_tokenizer
 

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 
+from probing.batching import PaddedBatch
 from probing.errors import ReplayUnavailable, UnsupportedModel
 from probing.models.huggingface import HuggingFaceTrunk
 from probing.site import Site
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # relative to the largest logit; half precision: 1e-2
-
-
-@dataclass(frozen=True, eq=False)
-class PaddedBatch:
-    """What a model is given for a batch of B inputs of at most T pieces.
-
-    Attributes:
-        ids: `(B, T)` vocabulary ids.
-        mask: `(B, T)` 1 for pieces, 0 for padding.
-        position_ids: `(B, T)`; None: not given, the model counts by itself.
-    """
-
-    ids: Tensor
-    mask: Tensor
-    position_ids: Tensor | None
 
 
 def head_kind(model: nn.Module, trunk: nn.Module) -> str | None:
