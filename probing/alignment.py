@@ -72,6 +72,7 @@ class Rows:
         pieces: indices in the example's input of the pieces pooled.
         missing: (example, word, reason) of words without a row.
         skipped: (example, reason) of examples without any row.
+        position: `(R,)` number of the position, where rows are positions; `missing` then has it in place of the word.
     """
 
     offset: Ints
@@ -83,6 +84,7 @@ class Rows:
     pieces: Ints
     missing: tuple[tuple[int, int, str], ...] = ()
     skipped: tuple[tuple[int, str], ...] = ()
+    position: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.example)

@@ -29,8 +29,8 @@ def shard_starts(
 
     Args:
         corpus: the examples.
-        scope: `piece`, `word` or `sentence`.
-        row_bytes: bytes of one row over all sites.
+        scope: `piece`, `word`, `sentence` or `position`.
+        row_bytes: bytes of one row (of all positions of an example) over all sites.
         shard_bytes: size to stay near.
         example_bytes: what each example takes besides its rows.
 
@@ -56,7 +56,7 @@ def shard_starts(
 
 def row_estimate(example: Example, scope: str) -> int:
     """About how many rows an example gives."""
-    return {"word": len(example.words), "sentence": 1}.get(scope, len(example.text) // 4 + 1)
+    return {"word": len(example.words), "sentence": 1, "position": 1}.get(scope, len(example.text) // 4 + 1)
 
 
 def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int, pass_cost: int = PASS_COST) -> list[list[int]]:

@@ -39,6 +39,8 @@ class _Group(TyperGroup):
             sys.exit(REQUEUE)
         except KeyboardInterrupt:
             _fail(Interrupted("interrupted", next_step="run the same command again: what is done is kept"))
+        except MemoryError:
+            _fail(ProbingError("not enough memory", next_step="free some, and run the same command again"))
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -104,7 +106,7 @@ def _parameter(name: str, field: Any) -> inspect.Parameter:
         kind: Any = typer.Argument(help=field.description, metavar=f"{name.upper()}_DIR", show_default=False)
     else:
         kind = typer.Option(flag, help=field.description)
-    plain = field.annotation if field.annotation in (int, str, int | None, str | None, list[str]) else str
+    plain = field.annotation if field.annotation in (bool, int, str, int | None, str | None, list[str]) else str
     default = inspect.Parameter.empty if field.is_required() else field.default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[plain, kind])
 

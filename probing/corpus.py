@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from probing import registry
 from probing.errors import BadParameter, CorpusError, unknown_name
@@ -31,6 +33,8 @@ class Example:
             and `feature:<Name>`.
         document: the id shared by examples that must not cross splits (None: the example stands alone).
         split: `train`, `dev`, `test` or another name.
+        spans: half-open character spans by name, for rows at positions; a span that this text lacks is left out.
+        messages: (role, content) of a chat that holds the text once, for prompts by a chat template; else empty.
     """
 
     id: str
@@ -40,12 +44,17 @@ class Example:
     word_columns: Mapping[str, tuple[Label, ...]] = None  # type: ignore[assignment]
     document: str | None = None
     split: str = "train"
+    spans: Mapping[str, tuple[int, int]] = None  # type: ignore[assignment]
+    messages: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.columns is None:
-            object.__setattr__(self, "columns", {})
-        if self.word_columns is None:
-            object.__setattr__(self, "word_columns", {})
+        # Spans and labels repeat: kept once, 100,000 annotated sentences take a third of the memory.
+        object.__setattr__(self, "words", tuple([_once(span) for span in self.words]))
+        object.__setattr__(self, "columns", {_interned(key): _interned(x) for key, x in (self.columns or {}).items()})
+        columns = (self.word_columns or {}).items()
+        object.__setattr__(self, "word_columns", {_interned(key): _compact(labels) for key, labels in columns})
+        if self.spans is None:
+            object.__setattr__(self, "spans", {})
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -67,6 +76,26 @@ class Example:
     def group(self) -> str:
         """What must stay in one split: the document, else the example itself."""
         return self.document if self.document is not None else self.id
+
+
+_SPANS: dict[tuple[int, int], tuple[int, int]] = {}
+_UNLABELLED: dict[int, tuple[None, ...]] = {}
+_LONGEST_SHARED = 1024
+
+
+def _once(span: tuple[int, int]) -> tuple[int, int]:
+    """One object for equal spans of texts of usual length."""
+    return _SPANS.setdefault(span, span) if span[1] < _LONGEST_SHARED else span
+
+
+def _compact(labels: Sequence[Label]) -> tuple[Label, ...]:
+    if len(labels) < _LONGEST_SHARED and not any(label is not None for label in labels):
+        return _UNLABELLED.setdefault(len(labels), (None,) * len(labels))
+    return tuple([sys.intern(label) if type(label) is str else label for label in labels])
+
+
+def _interned(value: Any) -> Any:
+    return sys.intern(value) if type(value) is str and len(value) < _LONGEST_SHARED else value
 
 
 @dataclass(frozen=True)

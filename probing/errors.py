@@ -5,6 +5,7 @@
     ├─ StoreError                NotAStore UnsupportedFormat IncompleteStore ProvenanceMismatch CorruptShard
     │                            NotRepresentable NonFiniteStates DiskFull (OSError) StoreBusy
     ├─ ModelError                UnsupportedModel UnknownSite ReplayUnavailable EditFailed
+    ├─ WorkError                 UnitFailed WorkerLost Stalled
     ├─ FitError                  DidNotConverge
     ├─ Interrupted
     └─ MissingDependency (ImportError)
@@ -15,7 +16,8 @@ A message says what was needed, what was found, where, and the next step; the fo
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 
 class ProbingError(Exception):
@@ -44,7 +46,9 @@ class ProbingError(Exception):
         return "\n".join([self.message, *(f"  {name}: {fact}" for name, fact in facts if fact)])
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.message, self.needed, self.found, self.where, self.next_step)
+        # All attributes go along, notes too: an error of another process is as good as one of this.
+        facts = (self.message, self.needed, self.found, self.where, self.next_step)
+        return _rebuild, (type(self), *facts), dict(self.__dict__)
 
 
 def _rebuild(
@@ -139,6 +143,28 @@ class ReplayUnavailable(ModelError):
 
 class EditFailed(ModelError):
     """The instrument of an intervention does not do what it says: clean states give other outputs than before."""
+
+
+class WorkError(ProbingError):
+    """Work that was given to workers is not done."""
+
+
+class UnitFailed(WorkError):
+    """Units of work that failed, after all others were done.
+
+    Attributes:
+        errors: why, by the name of the unit.
+    """
+
+    errors: Mapping[str, ProbingError] = MappingProxyType({})
+
+
+class WorkerLost(WorkError):
+    """A worker process died, again and again."""
+
+
+class Stalled(WorkError):
+    """No worker made progress for the stated time."""
 
 
 class FitError(ProbingError):

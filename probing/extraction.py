@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,36 +16,45 @@ from rich.text import Text
 
 from probing.alignment import check_words
 from probing.batching import row_estimate, shard_starts
+from probing.chat import ChatTemplate
+from probing.completing import complete
 from probing.corpus import Corpus, Example
-from probing.errors import BadParameter, CorpusError, unknown_name
-from probing.gathering import Gathering, selected
+from probing.errors import BadParameter, CorpusError, UnitFailed, unknown_name
+from probing.extraction_work import WorkersThatLoad, WorkersWithModel, ids_of, place_of_work, shard_units, threads_set
+from probing.gathering import Gathering
 from probing.language_model import LanguageModel
-from probing.provenance import environment
-from probing.replay_reading import ReplayReading, columns_of, outputs_of, read_replay_shard, vocabulary_size
-from probing.shard_reading import Clock, Reading, n_words, read_shard
-from probing.site import select_sites
-from probing.store import ShardContent, Store, StoreWriter
-from probing.subset import subset_of, with_ordinals
+from probing.positions import SCOPE, check_spans, parse_positions, positions_identity
+from probing.provenance import digest
+from probing.replay_reading import output_bytes, with_role
+from probing.shard_reading import WINDOW, Clock, Reading, inputs_of
+from probing.site import are_module_paths, select_sites
+from probing.specs import build
+from probing.store import Store, StoreWriter
+from probing.store.leases import Leases
+from probing.subset import subset_of
+from probing.work import Executor, WorkerFactory
 
 ROWS = (
     "piece", "word:first", "word:last", "word:mean", "word:max",
     "sentence:first", "sentence:last", "sentence:mean", "sentence:cls",
 )  # fmt: skip
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-LONG_INPUTS = ("truncate", "skip", "refuse")
+LONG_INPUTS = ("truncate", "window", "skip", "refuse")
 TOKENS_PER_BATCH = 2048
 SHARD_BYTES = 64 << 20
 
-LongInputs = Literal["truncate", "skip", "refuse"]
+LongInputs = Literal["truncate", "window", "skip", "refuse"]
 
 
 def extract(
     model: LanguageModel | str, corpus: Corpus, *, sites: str | Sequence[str] = "resid.*", to: str | Path,
     rows: str = "word:mean", dtype: str | None = None, max_length: int | None = None,
     long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
-    num_workers: int = 1, worker_index: int = 0, moments: str | None = None,
-    subset: str | Sequence[int] | None = None, role: Literal["states", "replay"] = "states",
-    outputs: str | None = None, columns: str | Sequence[int] | None = None, progress: bool | None = None,
+    stride: int | None = None, chat_template: bool = False, num_workers: int = 1, worker_index: int = 0,
+    executor: str | Executor = "inline", workers: int | None = None, threads: int | None = None,
+    moments: str | None = None, subset: str | Sequence[int] | None = None,
+    role: Literal["states", "replay"] = "states", outputs: str | None = None,
+    columns: str | Sequence[int] | None = None, progress: bool | None = None,
 ) -> Store:  # fmt: skip
     """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
 
@@ -55,23 +63,28 @@ def extract(
         corpus: the examples.
         sites: shell-style patterns, comma-separated or a list; `name=module.path` makes a site of any module.
         to: the store's directory, new or unfinished.
-        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|cls`. `first` and `last` are content
-            pieces, not special ones.
+        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|cls`, of which `first` and `last` are
+            content pieces, not special ones; or `position:` and positions, such as `entity.last,answer.before,end`.
         dtype: stored dtype; None: the compute dtype.
         max_length: the most pieces of an input; None: what the model allows.
-        long_inputs: `truncate` (words cut are named), `skip` or `refuse`.
+        long_inputs: `truncate` (words cut are named), `window` (read in overlapping windows), `skip` or `refuse`.
+        stride: pieces from one window to the next; None: half of `max_length`.
         tokens_per_batch: padded pieces of a batch.
         shard_bytes: size of a shard, about.
+        chat_template: read each text as a user's message (or in its `messages`), by the tokenizer's chat template.
         num_workers, worker_index: of that many processes, which share a file system, this one takes the shards whose
             number modulo `num_workers` is `worker_index`. Whoever finds all shards done seals the store; the others
             return it unfinished.
+        executor: who computes the shards: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=600`),
+            or an object. Independent runs may share one store: a shard that another run computes is waited for.
+        workers: processes of this run, for `processes` and `ray`, which load the model by its name or folder.
+        threads: processor threads of each worker; None: for `inline` as they are, else its share of the cores. States
+            can differ in the last bits between numbers of threads; with equal numbers every executor gives equal bytes.
         moments: a split, or `all`: also gather means and cross-products of its states (`Store.moments`).
         subset: only these examples: a split, ordinals, or text such as `0,5,20:40`.
-        role: `replay` keeps whole sequences, special pieces too, and the clean outputs of a model with a head, so that
-            `Replay` can run the model from any of the sites; `rows` is then left alone.
-        outputs: for a replay: outputs of the `last` piece of each example (default of causal models), of `mask`
-            pieces (default of masked ones), of `all` pieces, or `none`.
-        columns: for a replay: vocabulary ids whose outputs are kept, or a file of them; None: all.
+        role: `replay` keeps whole sequences and the clean outputs of a model, for `Replay`; `rows` is then left alone.
+        outputs, columns: of a replay: outputs of the `last` piece of each example (default of causal models), of `mask`
+            pieces (of masked ones), `all` or `none`; vocabulary ids kept, or a file of them (None: all).
         progress: show a bar on standard error; None: if it is a terminal.
 
     Raises:
@@ -83,41 +96,45 @@ def extract(
         DiskFull: not enough room for what is missing.
         NonFiniteStates: NaN or infinity, naming the site and the sentence.
         NotRepresentable: a state too large for the stored dtype.
+        UnitFailed: several shards failed, all others being done; what fails in one shard only is raised itself.
+        WorkerLost, Stalled: workers died or hung.
+        MissingDependency: the executor needs a package that is not installed.
     """
+    runner = executor_of(executor, workers, threads)
     if not 0 <= worker_index < num_workers:
         raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
-    model = LanguageModel.load(model) if isinstance(model, str) else model
+    model = LanguageModel.load(model, by_blocks=not are_module_paths(sites)) if isinstance(model, str) else model
     reading = _reading(model, sites, rows, dtype, max_length, long_inputs, tokens_per_batch, shard_bytes)
-    reading = _with_role(model, reading, role, outputs, columns)
-    kept = subset_of(corpus, subset)
+    if long_inputs == WINDOW or stride is not None:
+        reading = replace(reading, stride=_stride(reading, stride))
+    if chat_template:
+        ChatTemplate(model.tokenizer, model.name)  # refuses a tokenizer that has none
+        reading = replace(reading, chat=True)
+    reading, kept = with_role(model, reading, role, outputs, columns), subset_of(corpus, subset)
     part = corpus if kept is None else replace(corpus, examples=tuple(corpus.examples[k] for k in kept))
     _check_corpus(model, part, reading)
-    if moments is not None:
-        selected(corpus, moments)
+    gathering = None if moments is None else Gathering(reading.sites, corpus, moments)
     row_bytes = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
-    output_bytes = _output_bytes(model, reading)
-    starts = shard_starts(part, reading.scope, row_bytes + output_bytes[0], shard_bytes, output_bytes[1])
+    row_bytes *= len(reading.positions) or 1
+    by_row, by_example = output_bytes(model, reading)
+    starts = shard_starts(part, reading.scope, row_bytes + by_row, shard_bytes, by_example)
     identity = _identity(model, corpus, reading, starts, kept)
-    writer = StoreWriter.open(Path(to), identity=identity, environment=environment(model.device))
-    bounds = (*starts, len(part))
-    before = None if moments is None else Store.open(Path(to), allow_partial=True)
-    gathering = None if moments is None else Gathering(reading.sites, corpus, moments, before)
-    missing = [shard for shard in writer.missing() if shard % num_workers == worker_index]
-    todo = [part.examples[bounds[shard] : bounds[shard + 1]] for shard in missing]
-    estimates = [row_estimate(example, reading.scope) for examples in todo for example in examples]
-    writer.preflight((row_bytes + output_bytes[0]) * sum(estimates) + output_bytes[1] * len(estimates))
-    total = sum(n_words(example) for examples in todo for example in examples)
-    packing = nullcontext() if isinstance(reading, ReplayReading) else model.many_states()
-    with _progress(total, progress) as advance, packing, ThreadPoolExecutor(max_workers=1) as background:
-        commit: Future[None] | None = None  # of the shard before, while the model reads the next
-        for shard, examples in zip(missing, todo, strict=True):
-            content = _read(model, examples, bounds[shard], reading, advance)
-            content = content if kept is None else with_ordinals(content, kept)
-            if commit is not None:
-                commit.result()
-            commit = background.submit(_commit, writer, shard, content, gathering)
-        if commit is not None:
-            commit.result()
+    factory = _factory(runner, model, reading, Path(to), identity, gathering)
+    with threads_set(runner.threads):
+        place = place_of_work(model.device)
+    writer = StoreWriter.open(Path(to), identity=identity, environment=place)
+    shards = [shard for shard in writer.missing() if shard % num_workers == worker_index]
+    if gathering is not None:
+        gathering.begin(Store.open(Path(to), allow_partial=True))
+    plan = shard_units(digest(identity), part, starts, shards, kept)
+    todo = [example for unit in plan.units for example in unit.payload.examples]
+    rows_to_come = sum(row_estimate(example, reading.scope) for example in todo)
+    writer.preflight((row_bytes + by_row) * rows_to_come + by_example * len(todo))
+    with _progress(sum(unit.size for unit in plan.units), progress) as advance, _sole_error_itself():
+        complete(
+            plan, runner, factory, advance, missing=lambda: ids_of(plan, set(writer.missing())),
+            busy=lambda: ids_of(plan, Leases(Path(to)).held().keys()),
+        )  # fmt: skip
     if writer.missing():
         return Store.open(Path(to), allow_partial=True)
     writer.seal()
@@ -127,18 +144,50 @@ def extract(
     return store
 
 
-def _read(
-    model: LanguageModel, examples: Sequence[Example], start: int, reading: Reading, advance: Clock
-) -> ShardContent:
-    if isinstance(reading, ReplayReading):
-        return read_replay_shard(model, examples, start, reading, advance)
-    return read_shard(model, examples, start, reading, advance)
+def executor_of(executor: str | Executor, workers: int | None, threads: int | None) -> Executor:
+    """The executor, with the options given beside its name.
+
+    Raises:
+        UnknownName, BadParameter: no such executor, or an option out of range.
+        MissingDependency: it needs a package that is not installed.
+    """
+    given = [f"{name}={n}" for name, n in {"workers": workers, "threads": threads}.items() if n is not None]
+    if not isinstance(executor, str):
+        if given:
+            raise BadParameter("the executor has its own options", needed="workers and threads in the executor object")
+        return executor
+    name, _, own = executor.partition(":")
+    built: Executor = build("executors", f"{name}:{','.join(filter(None, [own, *given]))}")
+    return built
 
 
-def _commit(writer: StoreWriter, shard: int, content: ShardContent, gathering: Gathering | None) -> None:
-    writer.commit(shard, content)
-    if gathering is not None:
-        gathering.add(shard, content)
+def _factory(
+    executor: Executor, model: LanguageModel, reading: Reading, path: Path, identity: dict[str, Any],
+    gathering: Gathering | None,
+) -> WorkerFactory:  # fmt: skip
+    if executor.in_process:
+        return WorkersWithModel(model, reading, path, identity, gathering)
+    if model.source is None:
+        raise BadParameter(
+            "other processes cannot load this model", needed="a model loaded from a folder or by its hub name",
+            found=f"{model.name}, built in memory",
+            next_step="save model and tokenizer with save_pretrained and load the folder, or use executor='inline'",
+        )  # fmt: skip
+    modules = model.added_modules(reading.sites).get("modules", {})
+    return WorkersThatLoad(model.source, modules, reading, path.resolve(), identity)
+
+
+@contextmanager
+def _sole_error_itself() -> Iterator[None]:
+    """What one unit alone failed of is raised as it is."""
+    try:
+        yield
+    except UnitFailed as failure:
+        if len(failure.errors) != 1:
+            raise
+        ((name, error),) = failure.errors.items()
+        error.add_note(f"everything but {name} is done and kept")
+        raise error from error.__cause__
 
 
 def _reading(
@@ -146,8 +195,10 @@ def _reading(
     long_inputs: str, tokens_per_batch: int, shard_bytes: int,
 ) -> Reading:  # fmt: skip
     """Check every option before any work."""
-    if rows not in ROWS:
-        raise unknown_name("row scope", rows, ROWS, error=BadParameter)
+    scope, _, pool = rows.partition(":")
+    positions = parse_positions(pool) if scope == SCOPE else ()
+    if not positions and rows not in ROWS:
+        raise unknown_name("row scope", rows, (*ROWS, f"{SCOPE}:NAME"), error=BadParameter)
     if rows == "sentence:cls" and model.cls_id is None:
         raise BadParameter(
             "sentence:cls needs a CLS piece", needed="a tokenizer with a CLS piece", found="none", where=model.name,
@@ -167,39 +218,22 @@ def _reading(
             "batch or shard size is out of range", needed="tokens_per_batch ≥ 1 and 1 ≤ shard_bytes ≤ 1 GiB",
             found=f"{tokens_per_batch}, {shard_bytes}",
         )  # fmt: skip
-    scope, _, pool = rows.partition(":")
     chosen = select_sites(_named_modules(model, sites), model.sites)
-    return Reading(chosen, scope, pool or "mean", stored, max_length or limit, long_inputs, tokens_per_batch)
+    pool = "mean" if positions else pool or "mean"
+    return Reading(chosen, scope, pool, stored, max_length or limit, long_inputs, tokens_per_batch, positions)
 
 
-def _with_role(
-    model: LanguageModel, reading: Reading, role: str, outputs: str | None, columns: str | Sequence[int] | None
-) -> Reading:
-    """The reading, or that of a replay store."""
-    if role not in ("states", "replay"):
-        raise unknown_name("role", role, ("states", "replay"), error=BadParameter)
-    if role == "states":
-        if outputs is not None or columns is not None:
-            raise BadParameter("outputs and columns are of a replay store", needed="role replay", found="role states")
-        return reading
-    if reading.dtype != model.dtype:
+def _stride(reading: Reading, stride: int | None) -> int:
+    limit = reading.max_length
+    if reading.long_inputs != WINDOW or limit is None:
         raise BadParameter(
-            "a replay store keeps states as they were computed", needed=f"stored dtype {model.dtype}",
-            found=reading.dtype, next_step="leave the stored dtype out, or compute in it",
+            "a stride is for long inputs read in windows" if limit else "windows of which length?",
+            needed="long inputs `window`, and a max_length", found=f"{reading.long_inputs}, max_length {limit}",
+            next_step="leave the stride out" if limit else "give max_length",
         )  # fmt: skip
-    kept = outputs_of(model, outputs)
-    if kept == "none" and columns is not None:
-        raise BadParameter("there are no outputs to choose columns of", needed="outputs last, mask or all", found=kept)
-    values = vars(reading) | {"scope": "sequence", "pool": "mean"}
-    return ReplayReading(**values, outputs=kept, columns=columns_of(model, columns))
-
-
-def _output_bytes(model: LanguageModel, reading: Reading) -> tuple[int, int]:
-    """Bytes of outputs by row and by example."""
-    if not isinstance(reading, ReplayReading) or reading.outputs == "none":
-        return 0, 0
-    width = vocabulary_size(model) if reading.columns is None else len(reading.columns)
-    return (4 * width, 0) if reading.outputs == "all" else (0, 4 * width)
+    if stride is not None and not 1 <= stride <= limit:
+        raise BadParameter("the stride is out of range", needed=f"1 to {limit}", found=str(stride))
+    return stride or max(1, limit // 2)
 
 
 def _named_modules(model: LanguageModel, sites: str | Sequence[str]) -> list[str]:
@@ -217,16 +251,17 @@ def _check_corpus(model: LanguageModel, corpus: Corpus, reading: Reading) -> Non
     examples = corpus.examples
     if not examples:
         raise CorpusError("there is nothing to extract", needed="at least one example", found="0", where=corpus.source)
+    check_spans(corpus, reading.positions)
     lengths = [len(example.text) for example in examples]
     check_words([example.words for example in examples], lengths, [example.id for example in examples])
     if reading.long_inputs == "refuse" and reading.max_length is not None:
-        _refuse_long(model, examples, reading.max_length)
+        _refuse_long(model, examples, reading, reading.max_length)
 
 
-def _refuse_long(model: LanguageModel, examples: Sequence[Example], limit: int) -> None:
+def _refuse_long(model: LanguageModel, examples: Sequence[Example], reading: Reading, limit: int) -> None:
     # A piece is at least one byte, so that only long texts need be tried; 16 leaves room for special pieces.
-    long = [example for example in examples if len(example.text.encode()) + 16 > limit]
-    for example, encoded in zip(long, model.encode([example.text for example in long]), strict=True):
+    long = [example for example in examples if reading.chat or len(example.text.encode()) + 16 > limit]
+    for example, encoded in zip(long, inputs_of(model, long, reading), strict=True):
         if len(encoded) > limit:
             raise CorpusError(
                 "an input is too long for the model", needed=f"at most {limit} pieces", found=f"{len(encoded)} pieces",
@@ -238,9 +273,11 @@ def _identity(
     model: LanguageModel, corpus: Corpus, reading: Reading, starts: tuple[int, ...], kept: tuple[int, ...] | None
 ) -> dict[str, Any]:
     source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
+    more = positions_identity(corpus, reading.positions) if reading.positions else {}
+    more |= {"chat": ChatTemplate(model.tokenizer, model.name).identity(corpus)} if reading.chat else {}
     return model.identity() | {
         "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None if kept is None else list(kept)},
-        "extraction": reading.identity() | model.added_modules(reading.sites),
+        "extraction": reading.identity() | model.added_modules(reading.sites) | more,
         "plan": {"starts": list(starts), "count": len(corpus) if kept is None else len(kept)},
     }
 

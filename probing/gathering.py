@@ -77,14 +77,13 @@ class Gathering:
     `LIVE_BYTES`. The order of additions is always the same, and so are the bytes.
     """
 
-    def __init__(self, sites: Sequence[str], corpus: Corpus, selection: str, before: Store | None = None) -> None:
+    def __init__(self, sites: Sequence[str], corpus: Corpus, selection: str) -> None:
         """Choose the examples.
 
         Args:
             sites: site names.
             corpus: all of it.
             selection: a split, or `all`.
-            before: the store as an extraction finds it, if `add` is to be called.
 
         Raises:
             BadParameter: no such split.
@@ -92,9 +91,13 @@ class Gathering:
         self.sites = tuple(sites)
         self.selection = selection
         self._is_chosen = selected(corpus, selection)
-        self._before = before
+        self._before: Store | None = None
         self._sums: dict[str, Sums] = {}
         self._added: list[dict[str, str]] = []  # by shard: what was added, as hashes by dataset
+
+    def begin(self, before: Store) -> None:
+        """Say what there is when an extraction begins, so that `add` may be called."""
+        self._before = before
 
     def add(self, shard: int, content: ShardContent) -> None:
         """Add a shard whose content is still in memory; ignored if the shards in front of it cannot be added first."""

@@ -7,6 +7,7 @@ function that a notebook calls.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 import probing as pb
 from probing.errors import ConfigError, unknown_name
+from probing.site import are_module_paths
 
 if TYPE_CHECKING:
     from probing.corpus import Corpus
@@ -85,7 +87,9 @@ class CorpusOptions(Job):
     """Where the labelled text is."""
 
     corpus: Files = option(help="SPLIT=FILE (repeat for train, dev, test), or one FILE, or hub:NAME")
-    reader_options: Many = option([], help="option of the file's reader, e.g. text=sentence", flag="reader-option")
+    reader_options: Many = option(
+        [], help="option of the file's reader, e.g. text=sentence, span.entity=COLUMN", flag="reader-option"
+    )
     split_seed: int | None = option(None, help="seed of the random grouped split of a one-file corpus")
 
     def read_corpus(self, root: Path | None = None) -> Corpus:
@@ -121,16 +125,30 @@ class ExtractOptions(Job):
     sites: str = option(
         "resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'; NAME=MODULE.PATH for any other module"
     )
-    rows: str = option("word:mean", help="piece, word:first|last|mean|max, or sentence:last|first|mean|cls")
+    rows: str = option(
+        "word:mean",
+        help="piece, word:first|last|mean|max, sentence:last|first|mean|cls, or position:P,… where P is start, end, "
+        "SPAN.first|last|before|after, with +N or -N pieces",
+    )
     device: str = option("cpu", help="torch device")
     dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
     store_dtype: str | None = option(None, help="stored dtype (default: the compute dtype)")
     attention: str | None = option(None, help="attention implementation: eager, sdpa, …")
     revision: str | None = option(None, help="revision of a hub model")
+    side: Literal["encoder", "decoder"] | None = option(
+        None, help="side of an encoder-decoder: encoder (default), or decoder, which reads the text beside its encoder"
+    )
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
     max_length: int | None = option(None, help="longest input in pieces (default: the model's own)")
-    long_inputs: Literal["truncate", "skip", "refuse"] = option("truncate", help="what happens to longer inputs")
+    long_inputs: Literal["truncate", "window", "skip", "refuse"] = option(
+        "truncate", help="what happens to longer inputs: truncate, window (read in overlapping windows), skip, refuse"
+    )
+    stride: int | None = option(None, help="pieces from one window to the next (default: half of max-length)")
+    chat_template: bool = option(False, help="read each text as a user's message, by the tokenizer's chat template")
     tokens_per_batch: int | None = option(None, help="padded pieces per batch (default: chosen for the device)")
+    executor: str = option("inline", help="who computes: inline, processes or ray (see `probing list executors`)")
+    workers: int | None = option(None, help="processes that processes or ray start (default 2)")
+    threads: int | None = option(None, help="processor threads of each worker; equal numbers give equal bytes")
     moments: str | None = option(None, help="also gather means and cross-products of the states of this split, or all")
 
     def extract(
@@ -139,16 +157,18 @@ class ExtractOptions(Job):
         outputs: str | None = None, columns: str | None = None,
     ) -> Store:  # fmt: skip
         """Run `probing.extract` with these options."""
+        executor = import_module("probing.extraction").executor_of(self.executor, self.workers, self.threads)
         loaded = pb.LanguageModel.load(
             model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision,
-            untrained=self.untrained,
+            untrained=self.untrained, side=self.side, by_blocks=not are_module_paths(self.sites),
         )  # fmt: skip
         budget = {} if self.tokens_per_batch is None else {"tokens_per_batch": self.tokens_per_batch}
         return pb.extract(
             loaded, corpus, sites=self.sites, to=to, rows=self.rows, dtype=self.store_dtype,
-            max_length=self.max_length, long_inputs=self.long_inputs, num_workers=num_workers,
-            worker_index=worker_index, moments=self.moments, subset=subset, role=role, outputs=outputs,
-            columns=columns, progress=progress, **budget,
+            max_length=self.max_length, long_inputs=self.long_inputs, stride=self.stride,
+            chat_template=self.chat_template, num_workers=num_workers, worker_index=worker_index, executor=executor,
+            moments=self.moments, subset=subset, role=role, outputs=outputs, columns=columns, progress=progress,
+            **budget,
         )  # fmt: skip
 
 
@@ -188,7 +208,7 @@ class TrainOptions(Job):
     root_seed: int = option(0, help="root of every random draw")
     sites: str = option("*", help="sites of the store to probe, with wildcards")
     cluster: Literal["sentence", "document"] = option("sentence", help="unit that is resampled for intervals")
-    rows: str | None = option(None, help="how a piece store is pooled: word:mean, sentence:last, … (default: mean)")
+    rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
 
     def train(self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool) -> ProbeResults:
         """Run `probing.train` on every task; results of all tasks are written to `to`."""

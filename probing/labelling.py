@@ -43,7 +43,7 @@ def label_rows(
 
     Args:
         rows: the store's rows.
-        scope: what a row is: `word`, `sentence` or `piece`.
+        scope: what a row is: `word`, `sentence`, `piece`, or `position` (one of them, so one row per example).
         corpus: the corpus the store was made from.
         task: gives the labels; it is prepared here.
         cluster: the resampling unit of `Labels.groups`.
@@ -79,7 +79,7 @@ def task_name(task: Task) -> str:
 def _check_level(task: Task, name: str, scope: str, cluster: str) -> None:
     if cluster not in ("sentence", "document"):
         raise BadParameter("unknown resampling unit", needed="sentence or document", found=repr(cluster))
-    if task.level != scope:
+    if task.level != ("sentence" if scope == "position" else scope):
         wanted = "word:mean" if task.level == "word" else "sentence:mean"
         raise BadParameter(
             f"task {name} labels {task.level}s, the store's rows are {scope}s", needed=f"{task.level} rows",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,27 +14,36 @@ from torch import Tensor, nn
 from probing.alignment import Encoded
 from probing.batching import PaddedBatch
 from probing.errors import BadParameter, UnsupportedModel
+from probing.models._discovery import Sides
+from probing.models._hooked import HookedModule
 from probing.models._identity import model_identity, tokenizer_identity
+from probing.models._inputs import encoded, padded
 from probing.models._loading import load
 from probing.models._packing import packed_linear_layers
-from probing.models._replay import SuffixReplay, head_kind
+from probing.models._replay import SuffixReplay
 from probing.models._self_check import SelfCheck
+from probing.models._source import ModelSource
 from probing.models._untrained import untrained_twin
 from probing.models.huggingface import HuggingFaceTrunk
+from probing.models.module import Call, ModuleTrunk, vocabulary_of
 
 
 class LanguageModel:
-    """A Transformer of text, encoder or decoder, whose states can be read.
+    """A Transformer of text, encoder or decoder, or any module over pieces, whose states can be read.
 
     Attributes:
         name: hub name or folder name.
         tokenizer: the fast tokenizer.
         padding_side: `right` or `left`; states of real pieces are the same for both.
+        source, suffix: where it was loaded from (None: built in memory); what runs it from the middle on.
     """
+
+    source: ModelSource | None = None
 
     def __init__(
         self, model: nn.Module, tokenizer: Any, *, name: str, padding_side: str | None = None,
         revision: str | None = None, folder: Path | None = None, untrained: int | None = None,
+        trunk: HookedModule | None = None,
     ) -> None:  # fmt: skip
         if not getattr(tokenizer, "is_fast", False):
             raise UnsupportedModel(
@@ -47,8 +56,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.padding_side = padding_side or "right"
         self._model = model.eval()
-        self._trunk = HuggingFaceTrunk(model)
-        self._suffix = SuffixReplay(self._model, self._trunk)
+        self._trunk = HuggingFaceTrunk(model) if trunk is None else trunk
+        self.suffix = SuffixReplay(self._model, self._trunk)
         self._revision = revision
         self._folder = folder
         self._untrained = untrained
@@ -59,7 +68,8 @@ class LanguageModel:
     def load(
         cls, name: str, *, device: str = "cpu", dtype: str = "float32", attention: str | None = None,
         kind: Literal["auto", "base", "causal", "masked"] = "auto", padding_side: str | None = None,
-        revision: str | None = None, untrained: int | None = None, check: bool = True,
+        revision: str | None = None, untrained: int | None = None, side: Sides | None = None,
+        by_blocks: bool = True, check: bool = True,
     ) -> Self:  # fmt: skip
         """Load a local folder or a hub model.
 
@@ -72,18 +82,25 @@ class LanguageModel:
             padding_side: `right` (default) or `left`.
             revision: hub branch, tag or commit.
             untrained: seed of random weights in the same architecture, instead of the trained ones.
+            side: which side of an encoder-decoder is read: `encoder` (default) or `decoder`, teacher-forced on the
+                text while the encoder reads the same text.
+            by_blocks: find the blocks; without them, for families of another kind, sites are module paths (`add_site`).
             check: run `self_check`.
 
         Raises:
             UnsupportedModel: it cannot be loaded, or the self-check failed.
-            BadParameter: an unknown dtype, device, kind or padding side.
+            BadParameter: an unknown dtype, device, kind, padding side or side.
         """
         loaded = load(name, device=device, dtype=dtype, attention=attention, kind=kind, revision=revision)
         network = loaded.model if untrained is None else untrained_twin(loaded.model, untrained)
         path = Path(name).expanduser()
         source = path.resolve().name if path.is_dir() else name
         model = cls(network, loaded.tokenizer, name=source, padding_side=padding_side,
-                    revision=loaded.revision, folder=loaded.folder, untrained=untrained)  # fmt: skip
+                    revision=loaded.revision, folder=loaded.folder, untrained=untrained,
+                    trunk=HuggingFaceTrunk(network, side=side, by_blocks=by_blocks))  # fmt: skip
+        model.source = ModelSource(
+            name, device, dtype, attention, kind, padding_side, loaded.revision, untrained, side, by_blocks
+        ).anywhere()
         if check:
             model.self_check()
         return model
@@ -91,14 +108,45 @@ class LanguageModel:
     @classmethod
     def from_modules(
         cls, model: nn.Module, tokenizer: Any, *, name: str = "in-memory", padding_side: str | None = None,
-        check: bool = True,
+        side: Sides | None = None, by_blocks: bool = True, check: bool = True,
     ) -> Self:  # fmt: skip
-        """Use a Hugging Face model and fast tokenizer that are already built.
+        """Use a Hugging Face model and fast tokenizer that are already built; options as for `load`.
 
         Raises:
             UnsupportedModel: the self-check failed.
         """
-        built = cls(model, tokenizer, name=name, padding_side=padding_side)
+        trunk = HuggingFaceTrunk(model, side=side, by_blocks=by_blocks)
+        built = cls(model, tokenizer, name=name, padding_side=padding_side, trunk=trunk)
+        if check:
+            built.self_check()
+        return built
+
+    @classmethod
+    def wrap(
+        cls, module: nn.Module, tokenizer: Any, *, sites: Mapping[str, str], call: Call | None = None,
+        name: str = "in-memory", padding_side: str | None = None, max_length: int | None = None, check: bool = True,
+    ) -> Self:  # fmt: skip
+        """Use any module over the pieces of a fast tokenizer, read by the paths of modules inside it.
+
+        Args:
+            module: the model, in PyTorch.
+            tokenizer: gives the ids that the module takes.
+            sites: module path by site name, such as `{"resid.1": "encoder.layers.0"}`. The output (or the first of a
+                tuple) must be `(B, T, D)`.
+            call: `call(module, ids, mask)` runs it on `(B, T)` ids and mask, 1 for real pieces. None: `module(ids)`, or
+                with `input_ids` and a mask where its forward names them; one that takes no mask reads one by one.
+            name: what messages and the store call it.
+            padding_side: `right` (default) or `left`.
+            max_length: the most pieces of an input.
+            check: run `self_check`.
+
+        Raises:
+            UnknownSite: no such module, with the nearest.
+            UnsupportedModel: a site is not one state a piece, or the self-check failed.
+        """
+        known = vocabulary_of(module, tokenizer)
+        trunk = ModuleTrunk(module, sites, call=call, vocabulary=known, max_positions=max_length)
+        built = cls(module, tokenizer, name=name, padding_side=padding_side, trunk=trunk)
         if check:
             built.self_check()
         return built
@@ -139,11 +187,6 @@ class LanguageModel:
         value: int | None = self.tokenizer.cls_token_id
         return value
 
-    @property
-    def padding_id(self) -> int:
-        """The vocabulary id that fills up shorter inputs."""
-        return next((i for i in (self.tokenizer.pad_token_id, self._trunk.counting_padding_id) if i is not None), 0)
-
     def width(self, site: str) -> int:
         """D at a site.
 
@@ -155,6 +198,14 @@ class LanguageModel:
             states = self.states([self._check.input_of(2)], self.sites)
             self._widths = {name: state.shape[-1] for name, state in states.items()}
         return self._widths[site]
+
+    def head_size(self, site: str) -> dict[str, int]:
+        """`n_heads` and `head_dim` of a site `heads.l`; empty for other sites.
+
+        Raises:
+            UnknownSite: no such site.
+        """
+        return self._trunk.head_size(site, self.width(site))
 
     def add_site(self, site: str, path: str) -> None:
         """Make a site of any module's output.
@@ -175,27 +226,13 @@ class LanguageModel:
             raise
 
     def added_modules(self, sites: Sequence[str]) -> dict[str, Any]:
-        """Part of a store's identity: the module paths of those sites that `add_site` made."""
+        """Part of a store's identity: the module paths of those sites that `add_site` or `wrap` made."""
         found = {site: self._trunk.modules[site] for site in sites if site in self._trunk.added}
         return {"modules": found} if found else {}
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Texts as the model reads them, not yet truncated."""
-        if not texts:
-            return []
-        batch = self.tokenizer(
-            list(texts), truncation=False, padding=False, return_attention_mask=False, return_token_type_ids=False,
-            return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False,
-        )  # fmt: skip
-        columns = zip(batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True)
-        none = np.zeros((0, 2), dtype=np.int64)
-        return [
-            Encoded(
-                np.array(ids, dtype=np.int64), np.array(offsets, dtype=np.int64).reshape(-1, 2),
-                np.array(special, dtype=bool), none,
-            )
-            for ids, offsets, special in columns
-        ]  # fmt: skip
+        return encoded(self.tokenizer, texts)
 
     def states(self, batch: Sequence[Encoded], sites: Sequence[str]) -> dict[str, Tensor]:
         """States `(B, T, D)` by site; T is the longest input, and `first_piece` says where each begins.
@@ -218,16 +255,6 @@ class LanguageModel:
         lengths = np.array([len(e) for e in batch], dtype=np.int64)
         return lengths.max() - lengths if self.padding_side == "left" else np.zeros_like(lengths)
 
-    @property
-    def head(self) -> str | None:
-        """`causal` or `masked`; None: there is no head over the vocabulary at the trunk's positions."""
-        return head_kind(self._model, self._trunk.trunk)
-
-    def padded(self, batch: Sequence[Encoded]) -> PaddedBatch:
-        """What the model is given for a batch."""
-        ids, mask = self._padded(batch)
-        return PaddedBatch(ids, mask, self._trunk.inputs(ids, mask).get("position_ids"))
-
     def logits(self, batch: Sequence[Encoded]) -> Tensor:
         """The model's outputs `(B, T, V)`.
 
@@ -235,36 +262,15 @@ class LanguageModel:
             UnsupportedModel: it was loaded without a head over the vocabulary.
         """
         with torch.inference_mode():
-            return self._suffix.logits(self._suffix.run(self.padded(batch))[0])
+            return self.suffix.logits(self._trunk.run_with_head(*self._padded(batch)))[:, self._trunk.lead :]
 
-    def run(self, inputs: PaddedBatch, sites: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
-        """States `(B, T, D)` by site and logits `(B, T, V)` (None: no head), from one pass."""
-        with torch.inference_mode():
-            output, states = self._suffix.run(inputs, sites)
-        return states, None if self.head is None else self._suffix.logits(output)
+    def padded(self, batch: Sequence[Encoded]) -> PaddedBatch:
+        """What the model is given for a batch."""
+        return self.suffix.padded(*self._padded(batch))
 
     def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
-        """Logits `(B, T, V)` when the states at `resid.l` are these; only blocks l to L-1 run.
-
-        Before a site is first used, replay of clean states is compared with a full pass.
-
-        Args:
-            site: `resid.l`.
-            states: `(B, T, D)` in the compute dtype; gradients flow into them if they ask for it.
-            inputs: the batch the states are of: masks and positions are made from it.
-
-        Raises:
-            UnknownSite: no such site.
-            ReplayUnavailable: another kind of site, other shapes, or a family whose blocks pass on more than states.
-            UnsupportedModel: there is no head.
-        """
-        with torch.set_grad_enabled(states.requires_grad):
-            return self._suffix.logits(self._suffix.run(inputs, site=site, states=states)[0])
-
-    def states_from(self, site: str, states: Tensor, inputs: PaddedBatch, sites: Sequence[str]) -> dict[str, Tensor]:
-        """As `run_from`, and gives the states at later sites instead; it needs no head."""
-        with torch.set_grad_enabled(states.requires_grad):
-            return self._suffix.run(inputs, sites, site=site, states=states)[1]
+        """Logits `(B, T, V)` when `resid.l` has these states `(B, T, D)`; only blocks l to L-1 run (`SuffixReplay`)."""
+        return self.suffix.run_from(site, states, inputs)
 
     def self_check(self) -> None:
         """Prove on four small inputs that the hooks read what the site names say.
@@ -280,7 +286,7 @@ class LanguageModel:
             return dict(self._identity)
         where = (self.name, self._revision, self._folder)
         found = {
-            "model": model_identity(self._model, *where, self._untrained),
+            "model": model_identity(self._model, *where, self._untrained) | self._trunk.identity(),
             "tokenizer": tokenizer_identity(self.tokenizer, *where, self.padding_side),
         }
         if self._folder is not None:  # hashes of files, which were read once; what is in memory may change
@@ -289,12 +295,6 @@ class LanguageModel:
 
     def _padded(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
         """Ids and mask `(B, T)` on the model's device."""
-        if not batch or not all(len(e) for e in batch):
-            raise BadParameter("an input without pieces cannot be run", needed="at least one piece", found="none")
-        ids = np.full((len(batch), max(len(e) for e in batch)), self.padding_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, (one, start) in enumerate(zip(batch, self.first_piece(batch), strict=True)):
-            ids[row, start : start + len(one)] = one.ids
-            mask[row, start : start + len(one)] = 1
-        device = self._trunk.device
-        return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+        padding = next((i for i in (self.tokenizer.pad_token_id, self._trunk.counting_padding_id) if i is not None), 0)
+        starts = self.first_piece(batch).tolist() if batch else []
+        return padded(batch, starts, padding, self._trunk.device)

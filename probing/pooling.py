@@ -1,4 +1,4 @@
-"""Rows of a piece store, pooled into words or sentences when they are read: one extraction serves every pooling."""
+"""Rows of a store as a task reads them: pieces pooled into words or sentences, or one position of several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import embedding_bag
 
 from probing.corpus import Corpus
-from probing.errors import BadParameter, unknown_name
+from probing.errors import BadParameter, ProvenanceMismatch, unknown_name
+from probing.positions import SCOPE, parse_positions, positions_identity
 from probing.store import Moments, RowTable, Store
 
 Ints = NDArray[np.int64]
@@ -21,12 +22,15 @@ POOLINGS = (
 
 
 def with_rows(store: Any, corpus: Corpus, rows: str | None, level: str) -> Any:
-    """The store as it is, or a piece store pooled to `rows` (default: the mean at this level).
+    """The store as it is, a piece store pooled to `rows` (default: the mean at this level), or one position.
 
     Raises:
         BadParameter: rows that the store cannot give.
+        ProvenanceMismatch: a position store made with other spans than the corpus has.
     """
     own = store.identity["extraction"]["rows"]
+    if own == SCOPE:
+        return PositionStore(store, corpus, rows)
     if own != "piece":
         if rows not in (None, own):
             raise BadParameter(
@@ -107,6 +111,67 @@ class PooledStore:
             torch.arange(len(states)), states, torch.from_numpy(bounds), mode=self._how, include_last_offset=True
         ).numpy()
         return pooled
+
+
+class PositionStore:
+    """A store of positions seen as a store of one of them: at most one row per example.
+
+    Attributes: as of `PooledStore`.
+    """
+
+    def __init__(self, store: Store, corpus: Corpus, rows: str | None) -> None:
+        """Choose the rows.
+
+        Args:
+            store: a store of positions.
+            corpus: the corpus it was made from.
+            rows: `position:NAME`; None where the store has one position only.
+
+        Raises:
+            BadParameter: no such position, or none chosen of several.
+            ProvenanceMismatch: the corpus has other spans.
+        """
+        names = store.position_names
+        _check_spans(store, corpus)
+        scope, _, asked = (rows or f"{SCOPE}:{names[0] if len(names) == 1 else ''}").partition(":")
+        name = parse_positions(asked)[0].name if scope == SCOPE and asked else asked
+        if scope != SCOPE or name not in names:
+            raise BadParameter(
+                "which position?", needed=" or ".join(f"rows {SCOPE}:{name}" for name in names),
+                found=f"rows {rows}" if rows else "none chosen", where=str(store.path),
+                next_step="choose one with rows (--rows), or extract again with the positions you want",
+            )  # fmt: skip
+        self._store = store
+        table = store.rows
+        self._chosen = np.flatnonzero(np.asarray(table.position) == names.index(name))
+        self.identity = store.identity | {"extraction": store.identity["extraction"] | {"rows": f"{SCOPE}:{name}"}}
+        self.sites, self.path = store.sites, store.path
+        self.store_id, self.content_id = store.store_id, store.content_id
+        self.environment = store.environment
+        columns = ("example", "piece_start", "piece_end", "char_start", "char_end")
+        self.rows = RowTable(
+            word=np.full(len(self._chosen), -1, dtype=np.int64),
+            **{column: getattr(table, column)[self._chosen] for column in columns},
+        )
+
+    def width(self, site: str) -> int:
+        """Number of features at a site."""
+        return self._store.width(site)
+
+    def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
+        """States `(N, D)` float32 of the rows asked for; None: all."""
+        return self._store.read(site, self._chosen if rows is None else self._chosen[np.asarray(rows)])
+
+
+def _check_spans(store: Store, corpus: Corpus) -> None:
+    recorded = store.identity["extraction"].get("spans_sha256")
+    positions = parse_positions(",".join(store.position_names))
+    if recorded is not None and positions_identity(corpus, positions)["spans_sha256"] != recorded:
+        raise ProvenanceMismatch(
+            "the states of this store were read at other spans", needed="the spans the store was extracted with",
+            found=f"other spans in {corpus.source}", where=str(store.path),
+            next_step="give the same corpus and reader options as for `probing extract`",
+        )  # fmt: skip
 
 
 def _words(corpus: Corpus, lost: set[tuple[int, int]]) -> Callable[[int, int], Sequence[int]]:

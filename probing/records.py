@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from probing.errors import UnknownName
+from pydantic import TypeAdapter
+
+from probing.errors import InputError, UnknownName
 
 
 @dataclass(frozen=True)
@@ -162,28 +165,36 @@ def to_json(result: ProbeResult) -> str:
 
 
 def from_json(line: str) -> ProbeResult:
-    """The result that `to_json` wrote."""
-    record = json.loads(line)
-    measures = tuple(_measure_from(m) for m in record.pop("measures"))
-    record["classes"] = tuple(record["classes"])
-    record["confusion"] = tuple(tuple(row) for row in record["confusion"])
-    return ProbeResult(measures=measures, **record)
+    """The result that `to_json` wrote.
+
+    Raises:
+        ValueError: another kind of text, with every field that is missing or of the wrong type.
+    """
+    return _reader().validate_json(line)
 
 
-def _measure_from(record: dict[str, Any]) -> MeasureResult:
-    comparisons = tuple(
-        Comparison(
-            **(c | {"score": Score(**c["score"]), "selectivity": Score(**c["selectivity"]), "draws": tuple(c["draws"])})
-        )
-        for c in record["comparisons"]
-    )
-    gains = tuple(Gain(**(g | {"gain": Score(**g["gain"])})) for g in record["gains"])
-    return MeasureResult(**(record | {"score": Score(**record["score"]), "comparisons": comparisons, "gains": gains}))
+@cache
+def _reader() -> TypeAdapter[ProbeResult]:
+    return TypeAdapter(ProbeResult)
 
 
 def read_results(path: Path) -> list[ProbeResult]:
-    """All results of a JSON-lines file."""
-    return [from_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """All results of a JSON-lines file.
+
+    Raises:
+        InputError: a line that is no result, with its number.
+    """
+    results = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        try:
+            results += [from_json(line.decode())] if line.strip() else []
+        except ValueError as error:
+            raise InputError(
+                "the results cannot be read", needed="one result per line, as `probing train` writes them",
+                found=str(error)[:300], where=f"{path}:{number}",
+                next_step="delete it and run `probing train … --to` on that directory again",
+            ) from None  # fmt: skip
+    return results
 
 
 def json_lines(results: Iterable[ProbeResult]) -> str:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from probing.errors import unknown_name
 
-FOLDERS = ("corpora", "tasks", "models", "probes", "controls", "measures")
+FOLDERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "executors")
 
 
 def names(folder: str) -> list[str]:

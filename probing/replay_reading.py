@@ -15,10 +15,19 @@ from torch import Tensor
 from probing.alignment import Encoded, Rows, piece_rows
 from probing.batching import PaddedBatch, length_sorted_batches
 from probing.corpus import Example
-from probing.errors import BadParameter, NonFiniteStates
+from probing.errors import BadParameter, NonFiniteStates, unknown_name
 from probing.language_model import LanguageModel
 from probing.provenance import digest
-from probing.shard_reading import Clock, Reading, check_finite, encode_within, example_columns, n_words, row_columns
+from probing.shard_reading import (
+    WINDOW,
+    Clock,
+    Reading,
+    check_finite,
+    encode_within,
+    example_columns,
+    n_words,
+    row_columns,
+)
 from probing.store import ShardContent, narrow
 
 OUTPUTS = ("last", "mask", "all", "none")
@@ -52,6 +61,47 @@ class ReplayReading(Reading):
         }
 
 
+def with_role(
+    model: LanguageModel, reading: Reading, role: str, outputs: str | None, columns: str | Sequence[int] | None
+) -> Reading:
+    """The reading, or that of a replay store.
+
+    Raises:
+        BadParameter: an option out of range, or one that does not go with the role.
+        ReplayUnavailable: a model that is not read by its blocks.
+    """
+    if role not in ("states", "replay"):
+        raise unknown_name("role", role, ("states", "replay"), error=BadParameter)
+    if role == "states":
+        if outputs is not None or columns is not None:
+            raise BadParameter("outputs and columns are of a replay store", needed="role replay", found="role states")
+        return reading
+    if reading.dtype != model.dtype:
+        raise BadParameter(
+            "a replay store keeps states as they were computed", needed=f"stored dtype {model.dtype}",
+            found=reading.dtype, next_step="leave the stored dtype out, or compute in it",
+        )  # fmt: skip
+    if reading.positions or reading.long_inputs == WINDOW:
+        raise BadParameter(
+            "a replay store holds whole sequences", needed="no positions, and long inputs truncate, skip or refuse",
+            found="rows position" if reading.positions else "long inputs window",
+        )  # fmt: skip
+    model.suffix.layer("resid.0")
+    kept = outputs_of(model, outputs)
+    if kept == "none" and columns is not None:
+        raise BadParameter("there are no outputs to choose columns of", needed="outputs last, mask or all", found=kept)
+    values = vars(reading) | {"scope": "sequence", "pool": "mean"}
+    return ReplayReading(**values, outputs=kept, columns=columns_of(model, columns))
+
+
+def output_bytes(model: LanguageModel, reading: Reading) -> tuple[int, int]:
+    """Bytes of outputs by row and by example."""
+    if not isinstance(reading, ReplayReading) or reading.outputs == "none":
+        return 0, 0
+    width = vocabulary_size(model) if reading.columns is None else len(reading.columns)
+    return (4 * width, 0) if reading.outputs == "all" else (0, 4 * width)
+
+
 def outputs_of(model: LanguageModel, outputs: str | None) -> str:
     """What is kept of a model's outputs: by default `last` of a causal model, `mask` of a masked one, `none` of others.
 
@@ -59,10 +109,10 @@ def outputs_of(model: LanguageModel, outputs: str | None) -> str:
         BadParameter: something else, outputs of a model without a head, or `mask` where there is no mask piece.
     """
     if outputs is None:
-        return {"causal": "last", "masked": "mask", None: "none"}[model.head]
+        return {"causal": "last", "masked": "mask", None: "none"}[model.suffix.head]
     if outputs not in OUTPUTS:
         raise BadParameter("unknown outputs", needed=", ".join(OUTPUTS), found=repr(outputs))
-    if outputs != "none" and model.head is None:
+    if outputs != "none" and model.suffix.head is None:
         raise BadParameter("this model has no outputs to keep", needed="a language-model head", found="none",
                            where=model.name, next_step="use outputs none, or load a model with a head")  # fmt: skip
     if outputs == "mask" and model.tokenizer.mask_token_id is None:
@@ -97,7 +147,7 @@ def vocabulary_size(model: LanguageModel) -> int:
         BadParameter: there is no head.
     """
     one = torch.ones((1, 1), dtype=torch.long, device=model.device)
-    _, logits = model.run(PaddedBatch(one, one, None), [])
+    _, logits = model.suffix.read(PaddedBatch(one, one, None), [])
     if logits is None:
         raise BadParameter("this model has no outputs", needed="a language-model head", found="none", where=model.name)
     return int(logits.shape[-1])
@@ -128,7 +178,7 @@ def read_replay_shard(
     states, given, outputs = _run(model, examples, encoded, rows, reading, advance)
     skipped = dict(rows.skipped) | dict.fromkeys(too_long, "too_long")
     missing = [(start + e, w, reason) for e, w, reason in rows.missing if e not in set(too_long)]
-    columns = example_columns(examples, encoded, rows, start, set(skipped), {e - start for e, _, _ in missing})
+    columns = example_columns(examples, encoded, rows, start, set(skipped), {e - start for e, _, _ in missing}, set())
     return ShardContent(
         example_start=start, n_examples=len(examples),
         rows=row_columns(rows, start) | {name: given[name] for name in ("input_id", "position_id", "mask")},
@@ -136,6 +186,7 @@ def read_replay_shard(
         modules={site: model.modules[site] for site in reading.sites},
         skipped=tuple((start + e, reason) for e, reason in sorted(skipped.items())),
         missing_words=tuple(missing), outputs=outputs,
+        heads={site: size for site in reading.sites if (size := model.head_size(site))},
     )  # fmt: skip
 
 
@@ -159,7 +210,7 @@ def _run(
     lengths = [len(one) for one in encoded]
     for number, batch in enumerate(length_sorted_batches(lengths, reading.tokens_per_batch)):
         inputs = model.padded([encoded[e] for e in batch])
-        found, logits = model.run(inputs, reading.sites)
+        found, logits = model.suffix.read(inputs, reading.sites)
         start, length = model.first_piece([encoded[e] for e in batch]), lengths[batch[0]]
         row = np.concatenate([np.arange(rows.offset[e], rows.offset[e + 1]) for e in batch])
         flat = np.concatenate([k * length + start[k] + np.arange(lengths[e]) for k, e in enumerate(batch)])

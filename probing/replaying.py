@@ -37,7 +37,7 @@ class ReplayBatch:
         shard, number: which batch it is.
         examples: `(B,)` ordinals in the corpus.
         rows: `(B, T)` rows of the store; -1 for padding.
-        inputs: ids, mask and positions.
+        inputs: ids, mask and positions; 0 where there is padding, which no block meets.
         places: `(M, 2)` example in the batch and column of each piece whose outputs were kept.
         output_rows: `(M,)` their rows of the store.
         logits: `(M, C)` clean outputs, float32.
@@ -154,7 +154,7 @@ class Replay:
             UnknownSite: a site that the store or the model does not have.
         """
         self.check(site)
-        return self.model.states_from(site, states, batch.inputs, [read])[read]
+        return self.model.suffix.states_from(site, states, batch.inputs, [read])[read]
 
     def check(self, site: str) -> None:
         """Replay one clean batch from a site; done once.
@@ -192,7 +192,7 @@ class Replay:
                 next_step="extract with outputs, or with --sites 'resid.*'",
             )  # fmt: skip
         real = torch.from_numpy(batch.rows >= 0)
-        found = self.model.states_from(site, self.states(batch, site), batch.inputs, [last])[last]
+        found = self.model.suffix.states_from(site, self.states(batch, site), batch.inputs, [last])[last]
         return found.cpu()[real], self.states(batch, last).cpu()[real], f"states at {last}", batch
 
     def _outputs(self, batch: ReplayBatch, site: str, states: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ class Replay:
         """Ids, mask and positions; positions only if the model was given them."""
         real, columns = rows >= 0, dict[str, Any]()
         for name in ("input_id", "mask", "position_id"):
-            padded = np.full(rows.shape, self.model.padding_id if name == "input_id" else 0, dtype=np.int64)
+            padded = np.zeros(rows.shape, dtype=np.int64)
             padded[real] = self.store.dataset(shard, f"/rows/{name}")[rows[real]]
             columns[name] = torch.from_numpy(padded).to(self.model.device)
         given = bool((columns["position_id"][torch.from_numpy(real)] >= 0).all())

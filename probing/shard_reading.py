@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 
 from probing.alignment import Encoded, Rows, piece_rows, sentence_rows, word_rows
 from probing.batching import Gather, length_sorted_batches
+from probing.chat import ChatTemplate
 from probing.corpus import Example
 from probing.errors import NonFiniteStates
 from probing.language_model import LanguageModel
+from probing.positions import SCOPE, Position, position_rows
 from probing.store import ShardContent, narrow
+from probing.windows import Windows, windowed_states, windows_of
 
-SKIPPED, TRUNCATED, HAS_MISSING = 1, 2, 4
+SKIPPED, TRUNCATED, HAS_MISSING, WINDOWED = 1, 2, 4, 8
+WINDOW = "window"
 
 
 class Clock(Protocol):
@@ -39,6 +43,9 @@ class Reading:
         max_length: the most pieces of an input; None: no limit.
         long_inputs: what becomes of longer ones.
         tokens_per_batch: padded pieces of a batch.
+        positions: which, where rows are positions.
+        stride: pieces from one window to the next, where long inputs are read in windows.
+        chat: texts stand in prompts by the tokenizer's chat template.
     """
 
     sites: tuple[str, ...]
@@ -48,18 +55,21 @@ class Reading:
     max_length: int | None
     long_inputs: str
     tokens_per_batch: int
+    positions: tuple[Position, ...] = ()
+    stride: int | None = None
+    chat: bool = False
 
     def identity(self) -> dict[str, Any]:
         """The `extraction` block of a store's identity."""
         return {
             "role": "states",
             "sites": list(self.sites),
-            "rows": self.scope if self.scope == "piece" else f"{self.scope}:{self.pool}",
+            "rows": self.scope if self.scope in ("piece", SCOPE) else f"{self.scope}:{self.pool}",
             "dtype": self.dtype,
             "batch_rule": f"length-sorted, at most {self.tokens_per_batch} padded pieces, equal examples once",
             "long_inputs": self.long_inputs,
             "max_length": self.max_length,
-        }
+        } | ({"stride": self.stride, "window_rule": "nearest middle"} if self.long_inputs == WINDOW else {})
 
 
 def read_shard(
@@ -72,24 +82,37 @@ def read_shard(
     """
     encoded, too_long = encode_within(model, examples, reading)
     rows = _rows(model, examples, encoded, reading)
-    states = _read_states(model, examples, encoded, rows, reading, advance)
+    windows = _windows(encoded, reading)
+    states = _read_states(model, examples, encoded, rows, windows, reading, advance)
     skipped = dict(rows.skipped) | dict.fromkeys(too_long, "too_long")
     missing = [(start + e, w, reason) for e, w, reason in rows.missing if e not in set(too_long)]
     return ShardContent(
         example_start=start,
         n_examples=len(examples),
         rows=row_columns(rows, start),
-        examples=example_columns(examples, encoded, rows, start, set(skipped), {e - start for e, _, _ in missing}),
+        examples=example_columns(
+            examples, encoded, rows, start, set(skipped), {e - start for e, _, _ in missing}, set(windows)
+        ),
         sites=states,
         modules={site: model.modules[site] for site in reading.sites},
         skipped=tuple((start + e, reason) for e, reason in sorted(skipped.items())),
         missing_words=tuple(missing),
+        heads={site: size for site in reading.sites if (size := model.head_size(site))},
+        windowed=tuple((start + e, len(cut.inputs)) for e, cut in windows.items()),
     )
 
 
+def _windows(encoded: Sequence[Encoded], reading: Reading) -> dict[int, Windows]:
+    """The inputs that are read in windows, by position."""
+    limit = reading.max_length
+    if reading.long_inputs != WINDOW or limit is None or reading.stride is None:
+        return {}
+    return {e: windows_of(one, limit, reading.stride) for e, one in enumerate(encoded) if len(one) > limit}
+
+
 def _read_states(
-    model: LanguageModel, examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows, reading: Reading,
-    advance: Clock | None,
+    model: LanguageModel, examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows,
+    windows: dict[int, Windows], reading: Reading, advance: Clock | None,
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
     """Stored rows `(R, D)` by site."""
     stored = np.uint16 if reading.dtype == "bfloat16" else np.dtype(reading.dtype)
@@ -98,10 +121,15 @@ def _read_states(
     lengths = [
         len(one) if rows.offset[e + 1] > rows.offset[e] and original[e] == e else 0 for e, one in enumerate(encoded)
     ]
-    for batch in length_sorted_batches(lengths, reading.tokens_per_batch):
+    alone = [[e] for e in windows if lengths[e]]
+    together = [0 if e in windows else length for e, length in enumerate(lengths)]
+    for batch in [*length_sorted_batches(together, reading.tokens_per_batch), *alone]:
         inputs = [encoded[e] for e in batch]
         gather = Gather.of(rows, batch, model.first_piece(inputs), lengths[batch[0]], model.device)
-        found = model.states(inputs, reading.sites)
+        if batch[0] in windows:
+            found = windowed_states(model, windows[batch[0]], reading.sites, reading.tokens_per_batch)
+        else:
+            found = model.states(inputs, reading.sites)
         places = gather.rows.cpu()
         for site in reading.sites:
             pooled = gather.pool(found[site], reading.pool).cpu()
@@ -122,9 +150,10 @@ def _read_states(
 
 
 def _originals(examples: Sequence[Example]) -> list[int]:
-    """For each example, the first with the same text and words: its rows are the same."""
+    """For each example, the first with the same text, messages, words and spans: its rows are the same."""
     seen: dict[tuple[object, ...], int] = {}
-    return [seen.setdefault((example.text, tuple(example.words)), e) for e, example in enumerate(examples)]
+    keys = [(one.text, one.messages, tuple(one.words), tuple(sorted(one.spans.items()))) for one in examples]
+    return [seen.setdefault(key, e) for e, key in enumerate(keys)]
 
 
 def _tensor(stored: NDArray[Any]) -> torch.Tensor:
@@ -140,18 +169,26 @@ def check_finite(
     example = int(rows.example[places[np.flatnonzero(~finite)[0]]])
     raise NonFiniteStates(
         f"states at {site} are not finite", needed="finite numbers", found="NaN or infinity",
-        where=f"site {site}, sentence {examples[example].id}", next_step="compute in float32, or leave this site out",
+        where=f"site {site}, sentence {examples[example].id}",
+        next_step="compute in bfloat16 or float32, which reach further than float16, or leave this site out",
     )  # fmt: skip
+
+
+def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: Reading) -> list[Encoded]:
+    """The whole inputs of examples, whatever their length."""
+    if reading.chat:
+        return ChatTemplate(model.tokenizer, model.name).encode(examples)
+    return model.encode([example.text for example in examples])
 
 
 def encode_within(
     model: LanguageModel, examples: Sequence[Example], reading: Reading
 ) -> tuple[list[Encoded], list[int]]:
     """Inputs within the limit, and the positions of those skipped for their length."""
-    encoded = model.encode([example.text for example in examples])
+    encoded = inputs_of(model, examples, reading)
     limit = reading.max_length
     too_long = [e for e, one in enumerate(encoded) if limit is not None and len(one) > limit]
-    for e in too_long:
+    for e in too_long if reading.long_inputs != WINDOW else ():
         encoded[e] = encoded[e].truncated(0 if reading.long_inputs == "skip" else limit or 0)
     return encoded, too_long if reading.long_inputs == "skip" else []
 
@@ -162,11 +199,14 @@ def _rows(model: LanguageModel, examples: Sequence[Example], encoded: Sequence[E
         return word_rows(texts, words, encoded, reading.pool)
     if reading.scope == "piece":
         return piece_rows(texts, words, encoded)
+    if reading.scope == SCOPE:
+        return position_rows(examples, encoded, reading.positions)
     return sentence_rows(encoded, reading.pool, model.cls_id)
 
 
 def row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
-    return {
+    position = {} if rows.position is None else {"position": rows.position.astype("<u2")}
+    return position | {
         "example": (rows.example + start).astype("<u4"),
         "piece_start": rows.piece[:, 0].astype("<u4"),
         "piece_end": rows.piece[:, 1].astype("<u4"),
@@ -178,11 +218,14 @@ def row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
 
 def example_columns(
     examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows, start: int, skipped: set[int],
-    with_missing: set[int],
+    with_missing: set[int], windowed: set[int],
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
     hashes = b"".join(hashlib.sha256(example.text.encode()).digest() for example in examples)
     flags = [
-        SKIPPED * (e in skipped) | TRUNCATED * encoded[e].is_truncated | HAS_MISSING * (e in with_missing)
+        SKIPPED * (e in skipped)
+        | TRUNCATED * encoded[e].is_truncated
+        | HAS_MISSING * (e in with_missing)
+        | WINDOWED * (e in windowed)
         for e in range(len(examples))
     ]
     return {

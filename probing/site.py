@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from probing.errors import UnknownSite, unknown_name
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}(\.(0|[1-9][0-9]{0,3}))?")
-_STREAMS = ("embed", "resid", "attn_out", "mlp_out", "heads", "final_norm")
+_STREAMS = ("embed", "resid", "attn_out", "cross_out", "mlp_out", "heads", "final_norm")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class Site:
         """Sort key: the order in which a forward pass meets the sites of one stream."""
         rank = _STREAMS.index(self.stream) if self.stream in _STREAMS else len(_STREAMS)
         return rank, -1 if self.layer is None else self.layer, self.stream
+
+
+def are_module_paths(patterns: str | Iterable[str]) -> bool:
+    """Whether every pattern is `name=module.path`: then nothing need be known of the model's blocks."""
+    return all("=" in part for part in (patterns.split(",") if isinstance(patterns, str) else patterns))
 
 
 def select_sites(patterns: str | Iterable[str], available: Iterable[str]) -> tuple[str, ...]:

@@ -10,13 +10,22 @@ import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tables")]
 
+_SHOWN = 20
+
 store_app = typer.Typer(help="Look at stores of hidden states, and keep them.", no_args_is_help=True)
 
 
 def print_store(path: Path, as_json: bool) -> None:
     """What `store_info` says of a store."""
     info = import_module("probing.store").store_info(path)
+    missing = [] if as_json else info.pop("missing", [])
     print_mapping(info, as_json)
+    for unit in missing[:_SHOWN]:
+        first, last = unit["examples"]
+        lease = unit["lease"] and f"; process {unit['lease']['pid']} on {unit['lease']['host']} computes it"
+        typer.echo(f"missing: shard {unit['shard']}, examples {first} to {last}{lease or ''}")
+    if len(missing) > _SHOWN:
+        typer.echo(f"missing: {len(missing) - _SHOWN} shards more (all of them with --json)")
 
 
 def print_mapping(info: dict[str, Any], as_json: bool) -> None:
@@ -48,6 +57,7 @@ def store_ls(
     """
     found = import_module("probing.store").list_stores(root)
     for info in found:
+        info.pop("missing", None)
         print_mapping(info, as_json)
         if not as_json:
             typer.echo("")
@@ -59,7 +69,7 @@ def store_ls(
 def store_show(
     store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)], as_json: AsJson = False
 ) -> None:
-    """Model, corpus, sites, shards done, skipped examples and missing words of a store.
+    """Model, corpus, sites, shards done and missing, skipped examples and missing words of a store.
 
     Example: probing store info cache/states/gpt2
     """

@@ -52,12 +52,13 @@ def _numbers(text: str, count: int) -> set[int]:
 
 
 def with_ordinals(content: ShardContent, ordinals: Sequence[int]) -> ShardContent:
-    """Content whose examples are numbered among those kept, numbered as in the corpus."""
-    own = np.asarray(ordinals, dtype=np.int64)
+    """Content of one shard whose examples are numbered among those kept, numbered by their ordinals in the corpus."""
+    own, start = np.asarray(ordinals, dtype=np.int64), content.example_start
     return replace(
         content,
-        rows={**content.rows, "example": own[content.rows["example"]]},
-        examples={**content.examples, "ordinal": own[content.examples["ordinal"]]},
-        skipped=tuple((ordinals[e], reason) for e, reason in content.skipped),
-        missing_words=tuple((ordinals[e], w, reason) for e, w, reason in content.missing_words),
+        rows={**content.rows, "example": own[content.rows["example"].astype(np.int64) - start]},
+        examples={**content.examples, "ordinal": own[content.examples["ordinal"].astype(np.int64) - start]},
+        skipped=tuple((ordinals[e - start], reason) for e, reason in content.skipped),
+        missing_words=tuple((ordinals[e - start], w, reason) for e, w, reason in content.missing_words),
+        windowed=tuple((ordinals[e - start], count) for e, count in content.windowed),
     )

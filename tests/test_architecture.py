@@ -15,21 +15,36 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "probing"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures")
+MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "executors")
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
     {"errors", "seeds", "registry"},
-    {"corpus", "site", "provenance", "alignment", "design", "records", "store", "statistics", "sources"},
+    {
+        "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics", "sources",
+        "work",
+    },
     {"contracts"},
-    {*MEMBERS, "specs", "language_model", "batching"},
+    {*MEMBERS, "specs", "language_model", "batching", "chat", "windows"},
     {
         "labelling", "pooling", "label_checks", "plan", "scoring", "shard_reading", "extraction", "training",
-        "results", "units", "gathering", "subset", "replay_reading", "replaying",
+        "results", "units", "extraction_work", "completing", "gathering", "subset", "replay_reading", "replaying",
     },
     {"reporting"},
     {"jobs", "study", "store_commands", "cli", "__main__", "__init__"},
 ]  # fmt: skip
-HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "h5py", "pandas", "pyarrow", "matplotlib", "numpy")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "sklearn",
+    "scipy",
+    "h5py",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "numpy",
+    "ray",
+)
 
 
 def name_of(file: Path) -> str:

@@ -13,22 +13,37 @@ from probing.language_model import LanguageModel
 from tests.tiny_models import FAMILIES, build, byte_tokenizer, wordpiece_tokenizer
 
 TEXTS = ["the thing", "a", "the cat is being in the hat", "on it"]
-ALL = [family for names in FAMILIES.values() for family in names]
-POST_NORM = ("bert", "roberta", "distilbert", "deberta-v2", "bart")
-COUNTS_POSITIONS = ("bart",)  # positions are counted from the left edge and cannot be given
-DTYPES = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+DECODER_SIDES = tuple(f"{family}/decoder" for family in FAMILIES["both"])
+ALL = [*(family for names in FAMILIES.values() for family in names), *DECODER_SIDES]
+POST_NORM = ("bert", "roberta", "distilbert", "deberta-v2", "bart", "bart/decoder")
+COUNTS_POSITIONS = ("bart", "bart/decoder")  # positions are counted from the left edge and cannot be given
+DTYPES = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @cache
 def read(family: str, side: str = "right", dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """A family, or a decoder beside its encoder: `t5/decoder`."""
     tokenizer = wordpiece_tokenizer() if family == "bert" else byte_tokenizer()
-    return LanguageModel.from_modules(build(family).to(dtype), tokenizer, name=family, padding_side=side)
+    kind, _, part = family.partition("/")
+    return LanguageModel.from_modules(
+        build(kind).to(dtype), tokenizer, name=family, padding_side=side, side=part or None
+    )
 
 
 def ids_of(model: LanguageModel, text: str) -> torch.Tensor:
     return torch.from_numpy(model.encode([text])[0].ids)[None]
+
+
+def hidden_states(model: LanguageModel, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Those that transformers gives; of a decoder beside an encoder, at the positions that have read each piece."""
+    trunk = model._trunk.trunk
+    if not model.name.endswith("/decoder"):
+        return trunk(ids, output_hidden_states=True).hidden_states
+    start = torch.full((1, 1), trunk.config.decoder_start_token_id)
+    states = trunk(ids, decoder_input_ids=torch.cat([start, ids], 1), output_hidden_states=True).decoder_hidden_states
+    return tuple(state[:, 1:] for state in states)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -56,7 +71,7 @@ def test_resid_is_what_transformers_calls_hidden_states_except_the_last(family: 
     model = read(family)
     inputs = model.encode(TEXTS[2:3])
     with torch.inference_mode():
-        theirs = model._trunk.trunk(ids_of(model, TEXTS[2]), output_hidden_states=True).hidden_states
+        theirs = hidden_states(model, ids_of(model, TEXTS[2]))
     ours = model.states(inputs, model.sites)
     assert len(theirs) == 3
     for layer in (0, 1):
@@ -76,6 +91,9 @@ def test_sublayers_are_found_and_add_up(family: str) -> None:
     for layer in (0, 1):
         x, y = state[f"resid.{layer}"], state[f"resid.{layer + 1}"]
         total = x + state[f"attn_out.{layer}"] + state[f"mlp_out.{layer}"]
+        assert (f"cross_out.{layer}" in state) == (family in DECODER_SIDES)
+        if family in DECODER_SIDES:
+            total = total + state[f"cross_out.{layer}"]
         assert torch.allclose(total, y, atol=1e-5) == (family not in POST_NORM)
 
 

@@ -102,12 +102,13 @@ def test_a_replay_store_holds_exactly_what_the_model_was_given_and_gave(tmp_path
         for batch in Replay.open(store, model).batches():
             encoded = model.encode([TEXTS[e] for e in batch.examples])
             inputs, real = model.padded(encoded), batch.rows >= 0
-            assert torch.equal(inputs.ids, batch.inputs.ids) and torch.equal(inputs.mask, batch.inputs.mask)
+            assert torch.equal(inputs.ids * inputs.mask, batch.inputs.ids)
+            assert torch.equal(inputs.mask, batch.inputs.mask)
             if inputs.position_ids is None:
                 assert batch.inputs.position_ids is None and (rows.position_id[batch.rows[real]] == -1).all()
             else:
                 assert torch.equal(inputs.position_ids, batch.inputs.position_ids)
-            _, logits = model.run(inputs, [])
+            _, logits = model.suffix.read(inputs, [])
             assert logits is not None
             last = [int(np.flatnonzero(real[k])[-1]) for k in range(len(real))]
             assert batch.places.tolist() == [[k, t] for k, t in enumerate(last)]

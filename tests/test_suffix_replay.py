@@ -51,8 +51,8 @@ def batch_of(model: LanguageModel) -> PaddedBatch:
 def test_logits_from_every_layer_are_those_of_the_full_pass_to_the_bit(family: str, side: str) -> None:
     model = read(family, side)
     inputs, layers = batch_of(model), len(model._trunk.blocks)
-    assert (inputs.mask == 0).any() and model.head == ("masked" if family in MASKED else "causal")
-    states, full = model.run(inputs, [f"resid.{layer}" for layer in range(layers + 1)])
+    assert (inputs.mask == 0).any() and model.suffix.head == ("masked" if family in MASKED else "causal")
+    states, full = model.suffix.read(inputs, [f"resid.{layer}" for layer in range(layers + 1)])
     assert full is not None
     real = inputs.mask.bool()
     for layer in range(layers + 1):
@@ -70,7 +70,7 @@ def test_logits_from_every_layer_are_those_of_the_full_pass_to_the_bit(family: s
 def test_in_half_precision_too(family: str) -> None:
     model = read(family, "right", torch.bfloat16)
     inputs = batch_of(model)
-    states, full = model.run(inputs, ["resid.1"])
+    states, full = model.suffix.read(inputs, ["resid.1"])
     found = model.run_from("resid.1", states["resid.1"], inputs)
     assert full is not None and found.dtype == torch.bfloat16
     real = inputs.mask.bool()
@@ -81,7 +81,7 @@ def test_in_half_precision_too(family: str) -> None:
 def test_blocks_below_the_site_do_not_run_and_those_above_do(family: str) -> None:
     model = read(family)
     inputs, blocks = batch_of(model), model._trunk.blocks
-    states, _ = model.run(inputs, model.sites)
+    states, _ = model.suffix.read(inputs, model.sites)
     for layer in range(len(blocks) + 1):
         site, ran = f"resid.{layer}", set[int]()
         model.run_from(site, states[site], inputs)  # the first use compares with a full pass, which runs them all
@@ -103,13 +103,13 @@ def test_other_states_give_the_logits_of_the_model_with_those_states(family: str
     """The edited run equals a full pass with a hook that makes the same edit."""
     model = read(family)
     inputs = batch_of(model)
-    states, clean = model.run(inputs, ["resid.1"])
+    states, clean = model.suffix.read(inputs, ["resid.1"])
     edited = states["resid.1"] + 0.3 * torch.randn(states["resid.1"].shape, generator=torch.Generator().manual_seed(1))
     found = model.run_from("resid.1", edited, inputs)
     handle = model._trunk.blocks[1].register_forward_pre_hook(
         lambda module, args, kwargs: ((edited, *args[1:]), kwargs), with_kwargs=True
     )
-    _, expected = model.run(inputs, [])
+    _, expected = model.suffix.read(inputs, [])
     handle.remove()
     assert clean is not None and expected is not None
     torch.testing.assert_close(found, expected, atol=0, rtol=0)
@@ -119,7 +119,7 @@ def test_other_states_give_the_logits_of_the_model_with_those_states(family: str
 def test_nothing_is_left_behind_and_other_peoples_hooks_stay() -> None:
     model = read("llama")
     inputs, block, seen = batch_of(model), model._trunk.blocks[0], list[int]()
-    states, full = model.run(inputs, ["resid.1"])
+    states, full = model.suffix.read(inputs, ["resid.1"])
     block.__dict__["forward"] = type(block).forward.__get__(block)
     handle = block.register_forward_hook(lambda *_: seen.append(1))
     own = block.__dict__["forward"]
@@ -130,13 +130,13 @@ def test_nothing_is_left_behind_and_other_peoples_hooks_stay() -> None:
         model.run_from("resid.1", states["resid.1"][..., :3].clone(), inputs)
     for one in model._trunk.blocks:
         assert "forward" not in one.__dict__ and not one._forward_pre_hooks and not one._forward_hooks
-    assert full is not None and torch.equal(model.run(inputs, [])[1], full)
+    assert full is not None and torch.equal(model.suffix.read(inputs, [])[1], full)
 
 
 def test_gradients_flow_into_the_given_states_as_through_the_whole_model() -> None:
     model = read("gpt2")
     inputs = batch_of(model)
-    states = model.run(inputs, ["resid.1"])[0]["resid.1"].clone().requires_grad_()
+    states = model.suffix.read(inputs, ["resid.1"])[0]["resid.1"].clone().requires_grad_()
     (found,) = torch.autograd.grad(model.run_from("resid.1", states, inputs)[:, -1, 7].sum(), states)
     step = 1e-2 * torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_gradients_flow_into_the_given_states_as_through_the_whole_model() -> No
 def test_sites_states_and_models_that_cannot_be_replayed_are_refused() -> None:
     model = read("gpt2")
     inputs = batch_of(model)
-    states = model.run(inputs, ["resid.1"])[0]["resid.1"]
+    states = model.suffix.read(inputs, ["resid.1"])[0]["resid.1"]
     with pytest.raises(ReplayUnavailable, match=r"resid\.l"):
         model.run_from("mlp_out.0", states, inputs)
     with pytest.raises(UnknownSite, match=r"did you mean 'resid\.1'"):
@@ -157,11 +157,11 @@ def test_sites_states_and_models_that_cannot_be_replayed_are_refused() -> None:
         with pytest.raises(ReplayUnavailable, match="no states of this batch"):
             model.run_from("resid.1", other, inputs)
     bare = LanguageModel.from_modules(build("gpt2").transformer, byte_tokenizer())
-    assert bare.head is None
-    states = bare.run(inputs, ["resid.1", "final_norm"])[0]
+    assert bare.suffix.head is None
+    states = bare.suffix.read(inputs, ["resid.1", "final_norm"])[0]
     with pytest.raises(UnsupportedModel, match="no logits"):
         bare.run_from("resid.1", states["resid.1"], inputs)
-    later = bare.states_from("resid.1", states["resid.1"], inputs, ["final_norm"])
+    later = bare.suffix.states_from("resid.1", states["resid.1"], inputs, ["final_norm"])
     torch.testing.assert_close(later["final_norm"], states["final_norm"], atol=0, rtol=0)
 
 
@@ -172,7 +172,7 @@ def test_a_family_whose_blocks_pass_on_more_than_states_is_refused_not_replayed_
         network = _noisy(build("t5"))
     model = LanguageModel.from_modules(network, byte_tokenizer())
     inputs = batch_of(model)
-    states = model.run(inputs, ["resid.0", "resid.1"])[0]
-    model.states_from("resid.0", states["resid.0"], inputs, ["final_norm"])
+    states = model.suffix.read(inputs, ["resid.0", "resid.1"])[0]
+    model.suffix.states_from("resid.0", states["resid.0"], inputs, ["final_norm"])
     with pytest.raises(ReplayUnavailable, match="more than states"):
-        model.states_from("resid.1", states["resid.1"], inputs, ["final_norm"])
+        model.suffix.states_from("resid.1", states["resid.1"], inputs, ["final_norm"])

@@ -7,6 +7,9 @@
   a field of single values is a sentence column; other fields (nested, lists of other lengths) are left out.
 * `id`, `document` or `group`, and `split` are the example's id, document and split; options `id=`, `document=` and
   `split_column=` name others, and `none` switches one off.
+* Spans: the field `spans`, a mapping of names to [start, end] or to a substring that occurs once (null: this row has
+  none); or options `span.NAME=COLUMN` (of substrings) and `span.NAME=START:END` (two columns of offsets).
+* Chats: the field `messages`, a list of {"role", "content"}; without a text, the last user's message is the text.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from probing.corpora._messages import has_messages, messages_of, with_text
+from probing.corpora._spans import FIELD, OPTION, is_span_field, span_fields, spans_of
 from probing.corpora._text import check_options
 from probing.corpora._words import split_words
 from probing.corpus import Corpus, Example, Label
@@ -66,8 +71,9 @@ def row_options(options: Mapping[str, str], reader: str, more: Sequence[str] = (
     Raises:
         BadParameter: an option that is neither among these nor in `more`.
     """
-    check_options(options, (*ROW_OPTIONS, *more), reader)
-    return {name: value for name, value in options.items() if name in ROW_OPTIONS}
+    own = [name for name in options if name in ROW_OPTIONS or name.startswith(OPTION)]
+    check_options([name for name in options if name not in own], (*ROW_OPTIONS, f"{OPTION}NAME", *more), reader)
+    return {name: options[name] for name in own}
 
 
 def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> Corpus:
@@ -83,11 +89,17 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
     """
     if not rows.values:
         raise CorpusError("the corpus is empty", needed="at least one row", found="none", where=rows.source)
+    is_chat = has_messages(rows.values)
+    if is_chat and not {*_DEFAULTS["text"], options.get("text")} & {*rows.names()}:
+        values = [with_text(row, place) for row, place in zip(rows.values, rows.places, strict=True)]
+        rows = Rows(values, rows.places, rows.source)
     names = rows.names()
     roles = _roles(rows, names, options)
     texts = [_text_and_words(row, roles, place) for row, place in zip(rows.values, rows.places, strict=True)]
     special = {getattr(roles, role.name) for role in fields(roles)} - {roles.document}
     lengths = [len(words) for _, words in texts]
+    has_spans = FIELD in names and all(is_span_field(row.get(FIELD)) for row in rows.values)
+    located = span_fields(options, names, rows.source)
     kinds = {name: _level(rows, name, lengths) for name in names if name not in special}
     examples = []
     for index, (text, words) in enumerate(texts):
@@ -99,10 +111,10 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
             if level == "word"
         }
         identity = _string(row.get(roles.id)) or f"{Path(rows.source).stem}:{index + 1}"
-        document = _string(row.get(roles.document))
-        examples.append(
-            Example(identity, text, words, columns, word_columns, document, _split(row, roles, split, place))
-        )
+        document, own_split = _string(row.get(roles.document)), _split(row, roles, split, place)
+        spans = spans_of(row, located, has_spans, text, place)
+        chat = messages_of(row) if is_chat else ()
+        examples.append(Example(identity, text, words, columns, word_columns, document, own_split, spans, chat))
     return Corpus(tuple(examples), rows.source)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from probing.errors import BadParameter, CorpusError, unknown_name
@@ -36,7 +36,7 @@ def read_text(source: str) -> str:
     return text
 
 
-def check_options(options: Mapping[str, str], known: Iterable[str], reader: str) -> None:
+def check_options(options: Iterable[str], known: Iterable[str], reader: str) -> None:
     """Refuse options that a reader does not have.
 
     Raises:

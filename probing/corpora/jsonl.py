@@ -15,7 +15,8 @@ from probing.errors import CorpusError
 class JsonlReader(CorpusReader):
     """Reads JSON lines: `{"text": "Dogs bark.", "upos": ["NOUN", "VERB", "PUNCT"], "tense": "present"}`.
 
-    Options: `text`, `words`, `id`, `document`, `split_column` name the fields that play these parts.
+    Options: `text`, `words`, `id`, `document`, `split_column` name the fields that play these parts;
+    `span.NAME` names the field of a substring, or START:END the fields of two offsets.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".json", ".ndjson")

@@ -26,7 +26,8 @@ class TableReader(CorpusReader):
     In CSV and TSV an empty cell is a missing value; a column whose every other cell is a number becomes numbers;
     everything else stays as written (`NA` and `null` are strings).
 
-    Options: `text`, `words`, `id`, `document`, `split_column` name columns; `separator` is a CSV file's.
+    Options: `text`, `words`, `id`, `document`, `split_column` name columns; `span.NAME` names the
+    column of a substring, or START:END those of two offsets; `separator` is a CSV file's.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".arrow", ".feather")

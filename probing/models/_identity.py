@@ -27,7 +27,7 @@ def model_identity(
         folder: where the files lie; None for a model built in memory, whose parameters are hashed instead.
         untrained: the seed, if the weights are random; both the files and the parameters are then hashed.
     """
-    config: Any = model.config
+    config: Any = getattr(model, "config", None)
     dtype = next(model.parameters()).dtype
     weights = {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))} if folder else {}
     twin = {} if untrained is None else {"untrained": {"seed": untrained, "parameters": _parameters_sha256(model)}}
@@ -35,7 +35,7 @@ def model_identity(
         "source": source,
         "revision": revision,
         "weights": weights or {"parameters": _parameters_sha256(model)},
-        "config": file_sha256(folder / "config.json") if folder else _config_sha256(config),
+        "config": file_sha256(folder / "config.json") if folder else _config_sha256(model),
         "class": type(model).__name__,
         "dtype": str(dtype).removeprefix("torch."),
         "attention": str(getattr(config, "_attn_implementation", "")),
@@ -67,6 +67,10 @@ def _parameters_sha256(model: nn.Module) -> str:
     return state.hexdigest()
 
 
-def _config_sha256(config: Any) -> str:
+def _config_sha256(model: nn.Module) -> str:
+    """Of the configuration, or of the modules and their sizes where there is none."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "to_dict"):
+        return hashlib.sha256(str(model).encode()).hexdigest()
     values = {k: v for k, v in config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}
     return hashlib.sha256(canonical_json(values)).hexdigest()

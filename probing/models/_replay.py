@@ -12,6 +12,7 @@ from transformers.models.auto import modeling_auto
 
 from probing.batching import PaddedBatch
 from probing.errors import ReplayUnavailable, UnsupportedModel
+from probing.models._hooked import HookedModule
 from probing.models.huggingface import HuggingFaceTrunk
 from probing.site import Site
 
@@ -54,7 +55,7 @@ class SuffixReplay:
         trunk: the sites.
     """
 
-    def __init__(self, model: nn.Module, trunk: HuggingFaceTrunk) -> None:
+    def __init__(self, model: nn.Module, trunk: HookedModule) -> None:
         self.model, self.trunk = model, trunk
         self._forms: list[int | None] | None = None
         self._proved: set[int] = set()
@@ -66,6 +67,7 @@ class SuffixReplay:
             UnknownSite: no such site.
             ReplayUnavailable: another kind of site.
         """
+        self._blocks()
         self.trunk.check_sites([site])
         parsed = Site.parse(site)
         if parsed.stream != "resid" or parsed.layer is None:
@@ -75,9 +77,61 @@ class SuffixReplay:
             )  # fmt: skip
         return parsed.layer
 
+    def _blocks(self) -> HuggingFaceTrunk:
+        """The trunk, if it has blocks that read what the model is given.
+
+        Raises:
+            ReplayUnavailable: a module read by its paths, or a decoder beside an encoder.
+        """
+        if not isinstance(self.trunk, HuggingFaceTrunk) or not len(self.trunk.blocks) or self.trunk.lead:
+            raise ReplayUnavailable(
+                "this model is not run from the middle", needed="a Hugging Face model read by its blocks",
+                found=f"{self.trunk.family}, without blocks or with a decoder", where=type(self.model).__name__,
+                next_step="load it without side= and module paths",
+            )  # fmt: skip
+        return self.trunk
+
+    @property
+    def head(self) -> str | None:
+        """`causal` or `masked`; None: there is no head over the vocabulary at the trunk's positions."""
+        return head_kind(self.model, self.trunk.trunk)
+
+    def padded(self, ids: Tensor, mask: Tensor) -> PaddedBatch:
+        """A batch with the positions that the model is given."""
+        return PaddedBatch(ids, mask, self._blocks().inputs(ids, mask).get("position_ids"))
+
+    def read(self, inputs: PaddedBatch, sites: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """States `(B, T, D)` by site and logits `(B, T, V)` (None: no head), from one pass."""
+        with torch.inference_mode():
+            output, states = self.run(inputs, sites)
+        return states, None if self.head is None else self.logits(output)
+
+    def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
+        """Logits `(B, T, V)` when the states at `resid.l` are these; only blocks l to L-1 run.
+
+        Before a site is first used, replay of clean states is compared with a full pass.
+
+        Args:
+            site: `resid.l`.
+            states: `(B, T, D)` in the compute dtype; gradients flow into them if they ask for it.
+            inputs: the batch the states are of: masks and positions are made from it.
+
+        Raises:
+            UnknownSite: no such site.
+            ReplayUnavailable: another kind of site, other shapes, or a family whose blocks pass on more than states.
+            UnsupportedModel: there is no head.
+        """
+        with torch.set_grad_enabled(states.requires_grad):
+            return self.logits(self.run(inputs, site=site, states=states)[0])
+
+    def states_from(self, site: str, states: Tensor, inputs: PaddedBatch, sites: Sequence[str]) -> dict[str, Tensor]:
+        """As `run_from`, and gives the states at later sites instead; it needs no head."""
+        with torch.set_grad_enabled(states.requires_grad):
+            return self.run(inputs, sites, site=site, states=states)[1]
+
     def arguments(self, inputs: PaddedBatch) -> dict[str, Any]:
         """Arguments of a forward pass, with the positions of `inputs`."""
-        given = self.trunk.inputs(inputs.ids, inputs.mask)
+        given = self._blocks().inputs(inputs.ids, inputs.mask)
         given.pop("position_ids", None)
         return given if inputs.position_ids is None else given | {"position_ids": inputs.position_ids}
 
@@ -107,7 +161,12 @@ class SuffixReplay:
 
     def _pass(self, inputs: PaddedBatch, sites: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
         is_decoded = getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
-        return self.trunk.read_whole(self.trunk.trunk if is_decoded else self.model, self.arguments(inputs), sites)
+        whole, given = self.trunk.trunk if is_decoded else self.model, self.arguments(inputs)
+        inner = [site for site in sites if site != "embed"]
+        output, states = self.trunk.read_whole(lambda: whole(**given), inputs.ids, inner)
+        if "embed" in sites:
+            states["embed"] = nn.functional.embedding(inputs.ids, self._blocks().embedding.weight)
+        return output, states
 
     def logits(self, output: Any) -> Tensor:
         """What the head gave.
@@ -129,7 +188,7 @@ class SuffixReplay:
         Raises:
             ReplayUnavailable: it does not.
         """
-        count = self.trunk.embedding.num_embeddings
+        count = self.trunk.vocabulary
         ids = torch.tensor([[(11 + 7 * i + 3 * row) % count for i in range(7)] for row in range(2)])
         mask = torch.ones_like(ids)
         ids, mask = ids.to(self.trunk.device), mask.to(self.trunk.device)
@@ -150,7 +209,7 @@ class SuffixReplay:
     @contextmanager
     def _from(self, layer: int, states: Tensor) -> Iterator[None]:
         """Within the block a pass of the model begins at `resid.layer`."""
-        blocks, forms = self.trunk.blocks, self._output_forms()
+        blocks, forms = self._blocks().blocks, self._output_forms()
         bypassed = list(zip(blocks[:layer], forms, strict=False))
         own = {block: block.__dict__.get("forward") for block, _ in bypassed}
         fired = 0
@@ -181,6 +240,7 @@ class SuffixReplay:
         """For each block the length of the tuple it gives; None: a tensor."""
         if self._forms is None:
             forms: dict[int, int | None] = {}
+            blocks = self._blocks().blocks
 
             def note(layer: int) -> Callable[..., None]:
                 def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -188,7 +248,7 @@ class SuffixReplay:
 
                 return hook
 
-            handles = [block.register_forward_hook(note(k)) for k, block in enumerate(self.trunk.blocks)]
+            handles = [block.register_forward_hook(note(k)) for k, block in enumerate(blocks)]
             ids = torch.zeros((1, 2), dtype=torch.long, device=self.trunk.device) + 1
             try:
                 with torch.no_grad():
@@ -196,7 +256,7 @@ class SuffixReplay:
             finally:
                 for handle in handles:
                     handle.remove()
-            self._forms = [forms[layer] for layer in range(len(self.trunk.blocks))]
+            self._forms = [forms[layer] for layer in range(len(blocks))]
         return self._forms
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probing.alignment import Encoded
-from probing.models._discovery import first_tensor
+from probing.models._hooked import HookedModule
 from probing.models.huggingface import HuggingFaceTrunk
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative; half precision: 2e-2
@@ -29,29 +29,32 @@ class SelfCheck:
         special: ids that no ordinary text has.
     """
 
-    trunk: HuggingFaceTrunk
+    trunk: HookedModule
     states: Callable[[Sequence[Encoded], Sequence[str]], dict[str, Tensor]]
     padded: Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]]
     first_piece: Callable[[Sequence[Encoded]], Any]
     special: Sequence[int]
 
     def model(self) -> None:
-        """Blocks run once each, in a chain; batches do not matter; the final norm is the final one.
+        """Blocks, if they are known, run once each, in a chain; batches do not matter; the final norm is the final one.
 
         Raises:
             UnsupportedModel: which family failed, and how.
         """
-        long = self.input_of(7)
+        long, trunk = self.input_of(7), self.trunk
+        if not isinstance(trunk, HuggingFaceTrunk) or not len(trunk.blocks):
+            self.batches(trunk.sites)
+            return
         with torch.inference_mode():
-            repeated = self.trunk.repeated_block(*self.padded([long]))
+            repeated = trunk.repeated_block(*self.padded([long]))
         if repeated:
-            raise self.trunk.unsupported(repeated, "once in a forward pass")
-        self.batches(self.trunk.sites)
+            raise trunk.unsupported(repeated, "once in a forward pass")
+        self.batches(trunk.sites)
         with torch.inference_mode():
-            broken = self._broken_link(*self.padded([long]))
+            broken = trunk.broken_link(*self.padded([long]))
         if broken:
-            raise self.trunk.unsupported(f"{broken} is not what the block before it gave", "a chain of blocks")
-        self._final_norm(long)
+            raise trunk.unsupported(f"{broken} is not what the block before it gave", "a chain of blocks")
+        self._final_norm(trunk, long)
 
     def batches(self, sites: Sequence[str]) -> None:
         """States are finite, one a piece, and the same alone and in a batch.
@@ -59,7 +62,13 @@ class SelfCheck:
         Raises:
             UnsupportedModel: which site failed, and how.
         """
-        unsupported, short, long = self.trunk.unsupported, self.input_of(3), self.input_of(7)
+        trunk = self.trunk
+        unsupported, short, long = trunk.unsupported, self.input_of(3), self.input_of(7)
+        with torch.inference_mode():
+            met = trunk.times_met(*self.padded([long]), [site for site in sites if site in trunk.added])
+        for site, times in met.items():
+            if times != 1:
+                raise unsupported(f"site {site} is met {times} times", "a module that runs once in a forward pass")
         together, starts = self.states([short, long], sites), self.first_piece([short, long])
         for row, one in enumerate((short, long)):
             alone = self.states([one], sites)
@@ -69,70 +78,34 @@ class SelfCheck:
                     raise unsupported(f"{site} has shape {tuple(state.shape)}", f"(2, {len(long)}, width)")
                 mine = state[row, starts[row] : starts[row] + len(one)].float()
                 if not bool(torch.isfinite(mine).all()):
-                    raise unsupported(f"{site} is not finite", "finite states")
+                    raise unsupported(
+                        f"{site} is not finite in {trunk.dtype}", "finite states: try dtype bfloat16 or float32"
+                    )
                 if not self._is_close(mine, alone[site][0].float()):
                     raise unsupported(f"{site} changes with the batch", "the same states alone and in a batch")
 
     def input_of(self, length: int) -> Encoded:
         """An input of so many ordinary pieces."""
         special = set(self.special)
-        ids = [i for i in range(min(self.trunk.embedding.num_embeddings, 1000 + len(special))) if i not in special]
+        ids = [i for i in range(min(self.trunk.vocabulary, 1000 + len(special))) if i not in special]
         chosen = np.array([(ids or [0])[(7 * k) % len(ids or [0])] for k in range(1, length + 1)], dtype=np.int64)
         none = np.zeros((0, 2), dtype=np.int64)
         return Encoded(chosen, np.zeros((length, 2), dtype=np.int64), np.zeros(length, dtype=bool), none)
 
-    def _broken_link(self, ids: Tensor, mask: Tensor) -> str | None:
-        """The first site `resid.l` that is not the output of block l-1, or is changed after it was read; else None."""
-        blocks = len(self.trunk.blocks)
-        outputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
-        inputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
-        handles = [b.register_forward_hook(_output_reader(outputs[i])) for i, b in enumerate(self.trunk.blocks)]
-        handles += [
-            b.register_forward_hook(_copier(inputs[i]), with_kwargs=True) for i, b in enumerate(self.trunk.blocks)
-        ]
-        try:
-            states = self.trunk.read(ids, mask, [f"resid.{layer}" for layer in range(blocks + 1)])
-        finally:
-            for handle in handles:
-                handle.remove()
-        for layer in range(blocks + 1):
-            state = states[f"resid.{layer}"]
-            chained = layer == 0 or torch.equal(state, outputs[layer - 1][0])
-            if not chained or (layer < blocks and not torch.equal(state, inputs[layer][0])):
-                return f"resid.{layer}"
-        return None
-
-    def _final_norm(self, one: Encoded) -> None:
+    def _final_norm(self, trunk: HuggingFaceTrunk, one: Encoded) -> None:
         """The norm is the final one if norm(resid.L) is what the trunk returns."""
-        trunk = self.trunk
         if trunk.final_norm is None:
             return
         last = f"resid.{len(trunk.blocks)}"
         with torch.inference_mode():
             states = trunk.read(*self.padded([one]), (last, "final_norm"))
-            outputs = trunk.trunk(**trunk.inputs(*self.padded([one])))
+            ended = trunk.last_state(*self.padded([one]))
             normed = trunk.final_norm(states[last]).float()
         if not self._is_close(normed, states["final_norm"].float()):
             raise trunk.unsupported("the final norm is not applied to the last block's output", f"norm({last})")
-        if not self._is_close(normed, outputs[0].float()):
+        if not self._is_close(normed, ended.float()):
             raise trunk.unsupported("the final norm's output is not the trunk's last state", f"norm({last})")
 
     def _is_close(self, a: Tensor, b: Tensor) -> bool:
         tolerance = _TOLERANCE.get(self.trunk.dtype, 2e-2) * (float(b.abs().max()) or 1.0)
         return a.shape == b.shape and float((a - b).abs().max()) <= tolerance
-
-
-def _copier(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        into.append((args[0] if args else kwargs["hidden_states"]).clone())
-
-    return hook
-
-
-def _output_reader(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        state = first_tensor(output)
-        if isinstance(state, Tensor):
-            into.append(state)
-
-    return hook

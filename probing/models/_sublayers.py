@@ -21,12 +21,14 @@ class Sublayers:
     Attributes:
         attention: its output is what attention adds to the stream.
         mlp: its output is what the MLP adds.
+        cross: its output is what attention to an encoder adds; "" where there is none.
         projection: the layer whose input is the heads' outputs, concatenated.
     """
 
     attention: str
     mlp: str
     projection: str
+    cross: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,25 +41,29 @@ class _Step:
     output: Tensor
 
 
-def find_sublayers(blocks: nn.ModuleList, run: Callable[[], object], n_heads: int | None) -> Sublayers | None:
+def find_sublayers(
+    blocks: nn.ModuleList, run: Callable[[], object], n_heads: int | None, *, has_cross: bool = False
+) -> Sublayers | None:
     """Sublayers that add up in every block, or None.
 
     With x and y a block's input and output, a and m what its sublayers add: y = x + a + m where norms come before the
     sublayers (also in parallel blocks, and with a second norm behind each), and y = norm(x' + m), x' = norm(x + a)
-    where they come after. Attention is the one that ends first.
+    where they come after. With attention to an encoder, c, between them: y = x + a + c + m, and likewise. They are told
+    apart by which ends first.
 
     Args:
         blocks: the blocks, which all run once in `run`.
         run: one forward pass over a batch of one.
         n_heads: heads per block; None: unknown, and nothing is found.
+        has_cross: blocks also attend to an encoder.
     """
     traces = _trace(blocks, run)
     if not n_heads or not all(traces):
         return None
-    for found in _candidates(traces[0]):
+    for found in _candidates(traces[0], 3 if has_cross else 2):
         projection = _projection(traces[0], found[0], n_heads)
         if projection and all(_adds_up(trace, *found) for trace in traces):
-            return Sublayers(*found, projection)
+            return Sublayers(found[0], found[-1], projection, found[1] if has_cross else "")
     return None
 
 
@@ -89,8 +95,8 @@ def _recorder(path: str, trace: list[_Step]) -> Callable[..., None]:
     return hook
 
 
-def _candidates(trace: list[_Step]) -> Iterator[tuple[str, str]]:
-    """Pairs (attention, MLP) that may add up, the plainest first."""
+def _candidates(trace: list[_Step], count: int) -> Iterator[tuple[str, ...]]:
+    """Attention, then MLP, or with attention to an encoder between them, that may add up; the plainest first."""
     inside = trace[:-1]
     paths = [step.path for step in inside]
     shape = trace[-1].output.shape
@@ -99,25 +105,32 @@ def _candidates(trace: list[_Step]) -> Iterator[tuple[str, str]]:
         if step.output.shape == shape and paths.count(step.path) == 1:
             same = next((p for p in named if torch.equal(inside[p].output, step.output)), place)
             named[same] = min(named.get(same, step.path), step.path, key=lambda path: path.count("."))
-    for first, second in combinations(sorted(named), 2):
-        if _adds_up(trace, named[first], named[second]):
-            yield named[first], named[second]
+    for chosen in combinations(sorted(named), count):
+        found = tuple(named[place] for place in chosen)
+        if _adds_up(trace, *found):
+            yield found
 
 
-def _adds_up(trace: list[_Step], attention: str, mlp: str) -> bool:
+def _adds_up(trace: list[_Step], *sublayers: str) -> bool:
     steps = {step.path: step for step in trace}
     x, y = trace[-1].given, trace[-1].output
-    if x is None or attention not in steps or mlp not in steps:
+    if x is None or x.shape != y.shape or not all(path in steps for path in sublayers):
         return False
-    a, m = steps[attention].output, steps[mlp].output
-    if x.shape != y.shape or a.shape != x.shape or m.shape != x.shape:
+    added = [steps[path].output for path in sublayers]
+    if any(part.shape != x.shape for part in added):
         return False
-    if _is_close(x + a + m, y):
+    if _is_close(sum(added, start=x), y):
         return True
     norms = [s for s in trace if "norm" in type(s.module).__name__.lower() and s.given is not None]
-    middle = [s for s in norms if s.given is not None and s.given.shape == x.shape and _is_close(x + a, s.given)]
-    last = [s for s in norms if torch.equal(s.output, y)]
-    return any(_is_close(s.output + m, t.given) for s in middle for t in last if t.given is not None)
+    return _is_chain(x, added, y, [s for s in norms if s.given is not None and s.given.shape == x.shape])
+
+
+def _is_chain(x: Tensor, added: list[Tensor], y: Tensor, norms: list[_Step]) -> bool:
+    """Whether y = norm(… norm(norm(x + first) + second) … + last)."""
+    if not added:
+        return torch.equal(x, y)
+    after = [s.output for s in norms if s.given is not None and _is_close(x + added[0], s.given)]
+    return any(_is_chain(state, added[1:], y, norms) for state in after)
 
 
 def _is_close(a: Tensor, b: Tensor) -> bool:

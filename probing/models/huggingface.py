@@ -3,111 +3,98 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from probing.errors import UnknownSite, UnsupportedModel, unknown_name
-from probing.models._discovery import find_blocks, find_final_norm, find_trunk, first_tensor
+from probing.errors import UnsupportedModel
+from probing.models._discovery import Side, Sides, find_blocks, find_final_norm, find_side, first_tensor
+from probing.models._hooked import HookedModule
 from probing.models._sublayers import find_sublayers
-from probing.site import Site
 
 
-class HuggingFaceTrunk:
+class HuggingFaceTrunk(HookedModule):
     """The sites of one loaded model, and how to read them.
 
     Assumes blocks that run once each, in order, on `(B, T, D)` states; `LanguageModel.self_check` proves it.
 
+    The decoder of an encoder-decoder reads its start piece and then the whole input, teacher-forced, while its encoder
+    reads the same input: the state of a piece is that at the position that has read it, as in a decoder alone.
+
     Attributes:
-        model: the model as loaded, with its head if it has one.
-        trunk: the part that is run for states.
-        family: the model type of the configuration, for messages.
-        modules: for each site, the module path in the trunk.
-        reads_input: sites that are the input of their module, not its output.
-        added: sites that `add_site` made.
-        n_heads: attention heads of a block; None: unknown.
+        blocks: the list of blocks; empty where they were not asked for.
+        final_norm: the norm after the last block, if there is one.
+        embedding: the piece embedding.
+        side: `encoder` or `decoder` of an encoder-decoder; else None.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, side: Sides | None = None, by_blocks: bool = True) -> None:
         """Find the blocks, the final norm and the embedding.
+
+        Args:
+            model: the model.
+            side: which side of an encoder-decoder; None: its encoder.
+            by_blocks: find the blocks and what they are made of; else the only sites are `embed` and added ones.
 
         Raises:
             UnsupportedModel: a model without a list of blocks or without a piece embedding.
+            BadParameter: a side of a model that has one only.
         """
+        super().__init__()
         self.model = model
         self.family = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-        self.trunk = find_trunk(model)
-        path, self.blocks = find_blocks(self.trunk, self.family)
-        norm = find_final_norm(self.trunk, path)
-        self.final_norm = None if norm is None else norm[1]
-        embedding = self.trunk.get_input_embeddings()  # type: ignore[operator]
+        found = find_side(model, side)
+        self.trunk, self.side, self._start = found.trunk, found.name, found.start_id
+        self.lead = 0 if self._start is None else 1
+        embedding = found.part.get_input_embeddings()  # type: ignore[operator]
         if not isinstance(embedding, nn.Embedding):
             raise UnsupportedModel(
                 f"models of the family {self.family!r} are not read", needed="a piece embedding",
-                found=type(embedding).__name__, next_step="choose a model of text",
+                found=type(embedding).__name__, next_step="choose a model of text, or LanguageModel.wrap it",
             )  # fmt: skip
         self.embedding = embedding
+        self._part = found.part
         self._parameters = set(inspect.signature(self.trunk.forward).parameters)
-        self.n_heads: int | None = getattr(self.trunk.config, "num_attention_heads", None)
-        self.modules = {"embed": _path_of(self.trunk, embedding)}
-        self.reads_input: set[str] = set()
-        self.added: set[str] = set()
-        sublayers = find_sublayers(self.blocks, self._run_once, self.n_heads)
+        self.n_heads = found.n_heads
+        self.blocks = nn.ModuleList()
+        self.final_norm: nn.Module | None = None
+        self.modules["embed"] = _path_of(self.trunk, embedding)
+        if by_blocks:
+            self._add_blocks(found)
+
+    def _add_blocks(self, found: Side) -> None:
+        inner, self.blocks = find_blocks(found.part, self.family)
+        norm = find_final_norm(found.part, inner)
+        self.final_norm = None if norm is None else norm[1]
+        outer = f"{found.path}." if found.path else ""
+        path = f"{outer}{inner}"
+        has_cross = self.lead > 0
+        sublayers = find_sublayers(self.blocks, self._run_once, self.n_heads, has_cross=has_cross)
         for layer in range(len(self.blocks)):
             self._add(f"resid.{layer}", f"{path}.{layer}", reads_input=True)
             if sublayers is not None:
                 self._add(f"heads.{layer}", f"{path}.{layer}.{sublayers.projection}", reads_input=True)
                 self._add(f"attn_out.{layer}", f"{path}.{layer}.{sublayers.attention}")
+                if sublayers.cross:
+                    self._add(f"cross_out.{layer}", f"{path}.{layer}.{sublayers.cross}")
                 self._add(f"mlp_out.{layer}", f"{path}.{layer}.{sublayers.mlp}")
         self._add(f"resid.{len(self.blocks)}", f"{path}.{len(self.blocks) - 1}")
         if norm is not None:
-            self._add("final_norm", norm[0])
-
-    def _add(self, site: str, path: str, *, reads_input: bool = False) -> None:
-        self.modules[site] = path
-        if reads_input:
-            self.reads_input.add(site)
-
-    def add_site(self, site: str, path: str) -> None:
-        """Give a module's output a site name.
-
-        Args:
-            site: a name in the form of a site.
-            path: the module, from the model as loaded or from its trunk on.
-
-        Raises:
-            UnknownSite: a name that has another form or another meaning, or no such module, with the nearest.
-        """
-        Site.parse(site)
-        if self.modules.get(site, path) != path:
-            raise UnknownSite(f"site {site} is {self.modules[site]}", needed="another name", found=f"{site}={path}")
-        inside = {id(module): name for name, module in self.trunk.named_modules()}
-        modules = {name: inside[id(m)] for name, m in self.model.named_modules() if id(m) in inside}
-        modules |= {name: name for name in inside.values()}
-        if path not in modules:
-            raise unknown_name("module", path, modules, where=f"model {self.family}", error=UnknownSite)
-        self._add(site, modules[path])
-        self.added.add(site)
-
-    def remove_site(self, site: str) -> None:
-        """Forget a site that `add_site` made."""
-        self.added.remove(site)
-        del self.modules[site]
+            self._add("final_norm", f"{outer}{norm[0]}")
 
     def _run_once(self) -> None:
         """A forward pass over one small input."""
         count = self.embedding.num_embeddings
         ids = torch.tensor([[(11 + 7 * i) % count for i in range(7)]], device=self.device)
         with torch.inference_mode():
-            self.trunk(**self.inputs(ids, torch.ones_like(ids)))
+            self.run(ids, torch.ones_like(ids))
 
     @property
-    def sites(self) -> tuple[str, ...]:
-        """Site names, in the order of a forward pass; added ones last."""
-        return tuple(self.modules)
+    def vocabulary(self) -> int:
+        """How many ids there are."""
+        return self.embedding.num_embeddings
 
     @property
     def device(self) -> torch.device:
@@ -122,7 +109,7 @@ class HuggingFaceTrunk:
     @property
     def counting_padding_id(self) -> int | None:
         """The id that positions skip and count from, as in RoBERTa, which must then be left to the model; else None."""
-        for name, module in self.trunk.named_modules():
+        for name, module in self._part.named_modules():
             if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
                 return module.padding_idx
         return None
@@ -134,7 +121,20 @@ class HuggingFaceTrunk:
         if not isinstance(limit, int) or limit <= 0:
             return None
         padding = self.counting_padding_id
-        return limit if padding is None else limit - padding - 1
+        return limit - self.lead if padding is None else limit - padding - 1 - self.lead
+
+    def identity(self) -> dict[str, Any]:
+        """The side that is read, where it is a decoder, and what its encoder reads."""
+        return {"side": "decoder", "encoder_input": "the same text"} if self.side == "decoder" else {}
+
+    def run(self, ids: Tensor, mask: Tensor) -> Any:
+        """One forward pass of the trunk."""
+        return self.trunk(**self.inputs(ids, mask))
+
+    def run_with_head(self, ids: Tensor, mask: Tensor) -> Any:
+        """One forward pass of the whole model; None for a model without a head, and for an encoder beside a decoder."""
+        has_none = self.model is self.trunk and self.side is None
+        return None if has_none or self.side == "encoder" else self.model(**self.inputs(ids, mask))
 
     def inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         """Arguments of a forward pass; positions count from the first real piece, also behind left padding."""
@@ -144,6 +144,8 @@ class HuggingFaceTrunk:
             given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         if "use_cache" in self._parameters:
             given["use_cache"] = False
+        if self._start is not None:
+            given |= _decoder_inputs(ids, mask, self._start)
         return given
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
@@ -154,111 +156,75 @@ class HuggingFaceTrunk:
             UnsupportedModel: a hook that did not fire, or fired more than once.
         """
         self.check_sites(sites)
-        with self._hooks([site for site in sites if site != "embed"]) as seen, suppress(_AllRead):
-            if set(sites) != {"embed"}:
-                self.trunk(**self.inputs(ids, mask))
+        inner = [site for site in sites if site != "embed"]
+        states = super().read(ids, mask, inner) if inner else {}
         if "embed" in sites:
-            seen["embed"] = [nn.functional.embedding(ids, self.embedding.weight)]
-        return self._met(seen, sites, ids)
+            states["embed"] = nn.functional.embedding(ids, self.embedding.weight)
+        return {site: states[site] for site in sites}
 
-    def read_whole(
-        self, model: nn.Module, arguments: dict[str, Any], sites: Sequence[str]
-    ) -> tuple[Any, dict[str, Tensor]]:
-        """The output of a whole pass of the trunk, or of the model around it, and the states at the sites.
-
-        Raises:
-            UnknownSite, UnsupportedModel: as `read`.
-        """
-        self.check_sites(sites)
-        ids = arguments["input_ids"]
-        with self._hooks([*(site for site in sites if site != "embed"), _END]) as seen:
-            output = model(**arguments)
-        if "embed" in sites:
-            seen["embed"] = [nn.functional.embedding(ids, self.embedding.weight)]
-        return output, self._met(seen, sites, ids)
-
-    def _met(self, seen: dict[str, list[Tensor]], sites: Sequence[str], ids: Tensor) -> dict[str, Tensor]:
-        for site in sites:
-            if len(seen[site]) != 1:
-                raise self.unsupported(f"site {site} was met {len(seen[site])} times", "once in a forward pass")
-            if seen[site][0].shape[:2] != ids.shape and seen[site][0].shape[0] != ids.numel():
-                raise self.unsupported(
-                    f"{site} has shape {tuple(seen[site][0].shape)}", f"({ids.numel()} pieces, width)"
-                )
-        # Some blocks flatten (B, T) for their MLP.
-        return {site: seen[site][0].reshape(*ids.shape, -1) for site in sites}
+    def last_state(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The state `(B, T, D)` that the trunk, or its decoder where that is read, ends with."""
+        if self._start is None:
+            state: Tensor = self.run(ids, mask)[0]
+            return state
+        kept: list[Tensor] = []
+        handle = self._part.register_forward_hook(_output_reader(kept))
+        try:
+            self.run(ids, mask)
+        finally:
+            handle.remove()
+        return self.aligned(kept[0], ids, "the last state")
 
     def repeated_block(self, ids: Tensor, mask: Tensor) -> str | None:
         """What a block that does not run exactly once in a forward pass does instead; else None."""
-        calls = [0] * len(self.blocks)
+        times = self.times_met(ids, mask, [f"resid.{layer}" for layer in range(len(self.blocks))])
+        return next((f"block {i} runs {n} times" for i, n in enumerate(times.values()) if n != 1), None)
 
-        def counter(layer: int) -> Callable[..., None]:
-            def hook(*_: object) -> None:
-                calls[layer] += 1
-
-            return hook
-
-        handles = [block.register_forward_hook(counter(layer)) for layer, block in enumerate(self.blocks)]
+    def broken_link(self, ids: Tensor, mask: Tensor) -> str | None:
+        """The first site `resid.l` that is not the output of block l-1, or is changed after it was read; else None."""
+        blocks = len(self.blocks)
+        outputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
+        inputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
+        handles = [b.register_forward_hook(_output_reader(outputs[i])) for i, b in enumerate(self.blocks)]
+        handles += [b.register_forward_hook(_copier(inputs[i]), with_kwargs=True) for i, b in enumerate(self.blocks)]
         try:
-            self.trunk(**self.inputs(ids, mask))
+            states = self.read(ids, mask, [f"resid.{layer}" for layer in range(blocks + 1)])
         finally:
             for handle in handles:
                 handle.remove()
-        return next((f"block {i} runs {n} times" for i, n in enumerate(calls) if n != 1), None)
-
-    def check_sites(self, sites: Sequence[str]) -> None:
-        """Refuse unknown sites.
-
-        Raises:
-            UnknownSite: with the nearest name.
-        """
-        for site in sites:
-            if site not in self.modules:
-                raise unknown_name("site", site, self.modules, where=f"model {self.family}", error=UnknownSite)
-
-    def unsupported(self, found: str, needed: str) -> UnsupportedModel:
-        """The error for a model that does not work as the hooks assume."""
-        return UnsupportedModel(
-            f"models of the family {self.family!r} are not read: the self-check failed", needed=needed, found=found,
-            where=type(self.model).__name__, next_step="choose another model, or report this family",
-        )  # fmt: skip
-
-    @contextmanager
-    def _hooks(self, sites: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-        """Hooks on what is wanted only; always removed."""
-        seen: dict[str, list[Tensor]] = {site: [] for site in sites}
-        handles = [self._hook(site, seen) for site in sites if site != _END]
-        try:
-            yield seen
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _hook(self, site: str, seen: dict[str, list[Tensor]]) -> torch.utils.hooks.RemovableHandle:
-        module = self.trunk.get_submodule(self.modules[site])
-
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            take(args[0] if args else kwargs.get("hidden_states"))
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            take(first_tensor(output))
-
-        def take(state: object) -> None:
-            if isinstance(state, Tensor):
-                seen[site].append(state)
-            if all(seen.values()):
-                raise _AllRead
-
-        if site in self.reads_input:
-            return module.register_forward_pre_hook(before, with_kwargs=True)
-        return module.register_forward_hook(after)
+        for layer in range(blocks + 1):
+            site = f"resid.{layer}"
+            state = states[site]
+            chained = layer == 0 or torch.equal(state, self.aligned(outputs[layer - 1][0], ids, site))
+            if not chained or (layer < blocks and not torch.equal(state, self.aligned(inputs[layer][0], ids, site))):
+                return site
+        return None
 
 
-_END = ""  # a site that is never met: the pass goes on to its end
+def _decoder_inputs(ids: Tensor, mask: Tensor, start: int) -> dict[str, Tensor]:
+    """The start piece just before the first real piece of every input, and then the input: `(B, T + 1)`."""
+    before = torch.full_like(ids[:, :1], start)
+    first = mask.argmax(1)
+    shifted, shown = torch.cat([before, ids], 1), torch.cat([torch.zeros_like(before), mask], 1)
+    rows = torch.arange(len(ids), device=ids.device)
+    shifted[rows, first], shown[rows, first] = start, 1
+    return {"decoder_input_ids": shifted, "decoder_attention_mask": shown}
 
 
-class _AllRead(Exception):
-    """Nothing that comes later in the forward pass is wanted."""
+def _copier(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        into.append((args[0] if args else kwargs["hidden_states"]).clone())
+
+    return hook
+
+
+def _output_reader(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        state = first_tensor(output)
+        if isinstance(state, Tensor):
+            into.append(state)
+
+    return hook
 
 
 def _path_of(root: nn.Module, wanted: nn.Module) -> str:

@@ -14,8 +14,10 @@ from safetensors.numpy import load_file
 from probing import registry
 from probing.contracts import Probe
 from probing.errors import BadParameter, UnsupportedFormat
+from probing.probes._estimator import ClassifierProbe
 
 _MOST_BYTES = 64 * 2**20
+_MOST_FEATURES = 10**7
 
 
 def load_probe(path: str | Path) -> Probe:
@@ -35,11 +37,24 @@ def load_probe(path: str | Path) -> Probe:
     kind = _registered(card, stem)
     try:
         probe = kind(**card["parameters"])
-        return probe.with_state({**_arrays(stem.with_name(stem.name + ".safetensors")), **_texts(card["text"])})
-    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+        probe = probe.with_state({**_arrays(stem.with_name(stem.name + ".safetensors")), **_texts(card["text"])})
+        _try(probe)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
         if isinstance(error, BadParameter):
             raise
         raise _damaged(stem, f"{type(error).__name__}: {error}") from error
+    return probe
+
+
+def _try(probe: Probe) -> None:
+    """Predict one row, so that parts of different shapes are found now and not in the middle of some analysis."""
+    if not isinstance(probe, ClassifierProbe) or probe.reads != "states":
+        return
+    if not 0 < probe.n_features_in_ <= _MOST_FEATURES:
+        raise ValueError(f"{probe.n_features_in_} features")
+    found = probe.predict_log_proba(np.zeros((1, probe.n_features_in_), np.float32)).shape
+    if found != (1, len(probe.classes_)):
+        raise ValueError(f"{len(probe.classes_)} classes, and predictions of shape {found}")
 
 
 def _card(file: Path) -> dict[str, Any]:

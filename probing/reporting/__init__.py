@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from probing.errors import ConfigError, InputError
+from probing.errors import ConfigError
 from probing.records import ProbeResult, read_results
 from probing.reporting.figures import save_curves
 from probing.reporting.findings import Finding, finding
@@ -57,14 +57,7 @@ def write_report(results: Iterable[ProbeResult], to: Path | str) -> Path:
 def _read(path: Path) -> list[ProbeResult]:
     if not path.is_file():
         raise _no_results(str(path), "no such file")
-    try:
-        return read_results(path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            "results.jsonl cannot be read", needed="one result per line, as `probing train` writes them",
-            found=f"{type(error).__name__}: {error}"[:300], where=str(path),
-            next_step="delete it and run `probing train … --to` on that directory again",
-        ) from None  # fmt: skip
+    return read_results(path)
 
 
 def _no_results(where: str, found: str) -> ConfigError:

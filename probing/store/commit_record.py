@@ -83,8 +83,9 @@ def check_record(record: Mapping[str, Any], recipe: Recipe, shard: int) -> None:
 
 
 def _check_reports(record: Mapping[str, Any], recipe: Recipe) -> None:
-    for key, kinds in {"skipped": (int, str), "missing_words": (int, int, str)}.items():
-        entries = record.get(key)
+    reports = {"skipped": (int, str), "missing_words": (int, int, str), "windowed": (int, int)}
+    for key, kinds in reports.items():
+        entries = record.get(key, [] if key == "windowed" else None)
         if not isinstance(entries, list) or any(
             not isinstance(entry, list) or tuple(map(type, entry)) != kinds for entry in entries
         ):
@@ -92,6 +93,8 @@ def _check_reports(record: Mapping[str, Any], recipe: Recipe) -> None:
     facts = record.get("sites")
     if not isinstance(facts, dict) or not all(isinstance(facts.get(name), dict) for name in recipe.sites):
         raise ValueError("it does not describe its sites")
+    if any(type(facts[name].get("absmax")) not in (int, float) for name in recipe.sites):
+        raise ValueError("it does not say how large its states are")
 
 
 def _natural(value: Any) -> TypeGuard[int]:

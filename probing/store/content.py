@@ -104,6 +104,8 @@ def arrays_of(content: ShardContent, recipe: Recipe, shard: int) -> dict[str, ND
     sizes: dict[str, int] = {}
     arrays = {path: _checked(path, given[path], *expected[path], sizes) for path in sorted(expected)}
     _check_index(arrays, n_rows)
+    if recipe.positions and n_rows and int(arrays["/rows/position"].max()) >= len(recipe.positions):
+        raise BadParameter("a row is at a position without a name", needed=f"0 to {len(recipe.positions) - 1}")
     _check_outputs(arrays, n_rows)
     unknown = {str(entry[-1]) for entry in (*content.skipped, *content.missing_words)} - set(REASONS)
     if unknown:
@@ -149,7 +151,7 @@ def _check_outputs(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
 
 
 def site_facts(content: ShardContent, recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`.
+    """Attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`; of heads also `n_heads`, `head_dim`.
 
     Raises:
         NonFiniteStates: NaN or infinite states.
@@ -162,6 +164,7 @@ def site_facts(content: ShardContent, recipe: Recipe) -> dict[str, dict[str, Any
             "dtype": recipe.dtype,
             "finite": 1,
             "absmax": absolute_maximum(name, content.sites[name], recipe.dtype, content),
+            **content.heads.get(name, {}),
         }
         for order, name in enumerate(ordered)
     }

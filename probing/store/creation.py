@@ -18,9 +18,11 @@ def refuse_foreign(path: Path) -> None:
     Raises:
         NotAStore: it is somebody else's.
     """
-    if not path.exists() or (path / "store.json").exists():
+    if not path.exists():
         return
-    if not path.is_dir() or any(not entry.name.startswith(".tmp-") for entry in path.iterdir()):
+    is_foreign = not path.is_dir() or any(not entry.name.startswith(".tmp-") for entry in path.iterdir())
+    # Looked for last: another writer may have created the store since its directory was listed.
+    if is_foreign and not (path / "store.json").exists():
         raise NotAStore(
             "the directory is not a store, and is not empty",
             needed="an empty or new directory, or a store",

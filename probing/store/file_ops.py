@@ -67,6 +67,10 @@ class FileOps:
         """Size and times of a file."""
         return path.stat()
 
+    def touch(self, path: Path) -> None:
+        """Set a file's time to now, by the clock of its file system."""
+        os.utime(path)
+
     def free_bytes(self, path: Path) -> int:
         """Bytes available to this user on the file system of `path`."""
         found = os.statvfs(path)
@@ -82,11 +86,18 @@ REAL_FILES = FileOps()
 
 @contextlib.contextmanager
 def typed_errors(where: Path) -> Iterator[None]:
-    """Turn operating-system errors into `DiskFull` or `StoreError`."""
+    """Turn operating-system errors, and the want of memory, into `DiskFull` or `StoreError`."""
     try:
         yield
     except StoreError:
         raise
+    except MemoryError as error:
+        raise StoreError(
+            "not enough memory to write or read the store",
+            found=str(error),
+            where=str(where),
+            next_step="free some memory and run the same command again: what is committed is kept",
+        ) from error
     except OSError as error:
         if error.errno in _FULL:
             raise DiskFull(
@@ -105,7 +116,7 @@ def typed_errors(where: Path) -> Iterator[None]:
 
 def write_temporary(files: FileOps, folder: Path, *data: bytes | memoryview) -> Path:
     """Write buffers to a new temporary file in `folder` and fsync it; nothing of it stays if that fails."""
-    path = folder / f".tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    path = folder / f".tmp-{host_name()}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
@@ -124,7 +135,7 @@ def write_temporary(files: FileOps, folder: Path, *data: bytes | memoryview) -> 
 
 def discard(files: FileOps, path: Path) -> None:
     """Remove a file if it is there, and never hide the error under way."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, MemoryError):
         files.unlink(path)
 
 
@@ -202,11 +213,17 @@ def sweep(files: FileOps, folder: Path) -> None:
 def is_abandoned(files: FileOps, temporary: Path) -> bool:
     """Whether the writer of a temporary file is known to be dead, or has not touched it for longer than a lease."""
     match = TEMPORARY.fullmatch(temporary.name)
-    dead = match is not None and match[1] == _host() and not _alive(int(match[2]))
+    dead = match is not None and is_dead_here(match[1], int(match[2]))
     return dead or files.clock() - files.stat(temporary).st_mtime > LEASE_SECONDS
 
 
-def _host() -> str:
+def is_dead_here(host: str, pid: int) -> bool:
+    """Whether a process is known to be dead: it ran on this host and is gone."""
+    return host == host_name() and not _alive(pid)
+
+
+def host_name() -> str:
+    """This host's name, as file names may hold it."""
     return re.sub(r"[^A-Za-z0-9._]", "_", platform.node()) or "host"
 
 

@@ -23,13 +23,14 @@ MAX_SHARDS = 100_000
 MAX_SHARD_BYTES = 1 << 30
 MAX_JSON_BYTES = 64 << 20
 ALIGNMENT = 4096
-ITEM_BYTES = {"u1": 1, "u4": 4, "u8": 8, "i4": 4, "float16": 2, "float32": 4, "bfloat16": 2, "float64": 8}
+ITEM_BYTES = {"u1": 1, "u2": 2, "u4": 4, "u8": 8, "i4": 4, "float16": 2, "float32": 4, "bfloat16": 2, "float64": 8}
 MEMORY_TYPES = {
     "float16": "<f2",
     "bfloat16": "<u2",
     "float32": "<f4",
     "float64": "<f8",
     "u1": "u1",
+    "u2": "<u2",
     "u4": "<u4",
     "u8": "<u8",
     "i4": "<i4",
@@ -53,14 +54,17 @@ class ShardContent:
     Attributes:
         example_start: position of the first example among those kept.
         n_examples: E.
-        rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,).
+        rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,); where
+            rows are positions also `position` (u2).
         examples: `offset` u8 (E+1,), `ordinal` u4 (E,), `text_sha256` u1 (E, 32), `flags` u1 (E,).
             Of a replay store also `input_id` u4, `position_id` i4 (-1: none was given) and `mask` u1 of each row, and
             `batch` u4 (E, 2) of each example.
         sites: states (R, width) by site: float32, float16, or the raw bits of bfloat16 as uint16.
         modules: what was hooked, by site.
         skipped: (example ordinal, reason).
-        missing_words: (example ordinal, word, reason).
+        missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
+        heads: `n_heads` and `head_dim` of the sites that are heads, concatenated.
+        windowed: (example ordinal, number of windows) of the inputs read in windows.
         outputs: of a replay store with a head: `row` u4 (M,), `logits` (M, C) and `logsumexp` (M,) float32, and
             `column` u4 (C,) unless all are kept.
     """
@@ -73,6 +77,8 @@ class ShardContent:
     modules: Mapping[str, str]
     skipped: Sequence[tuple[int, str]] = ()
     missing_words: Sequence[tuple[int, int, str]] = ()
+    windowed: Sequence[tuple[int, int]] = ()
+    heads: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
@@ -85,6 +91,7 @@ class Recipe:
     dtype: str
     starts: tuple[int, ...]
     count: int
+    positions: tuple[str, ...] = ()
     role: str = "states"
     outputs: str = "none"
     has_columns: bool = False
@@ -107,15 +114,17 @@ class Recipe:
             raise BadParameter("unknown stored dtype", needed=f"one of {', '.join(STATE_TYPES)}", found=repr(dtype))
         starts, count = plan.get("starts"), plan.get("count")
         _check_plan(starts, count)
+        positions = _positions(extraction)
         role, outputs = _role(identity, extraction)
         has_columns = extraction.get("columns") is not None
         spans = (tuple(starts or ()), int(count or 0))
-        return cls(digest(identity), tuple(sites), dtype, *spans, role, outputs, has_columns)
+        return cls(digest(identity), tuple(sites), dtype, *spans, positions, role, outputs, has_columns)
 
     @property
     def row_columns(self) -> dict[str, str]:
         """Data type of every column of the rows."""
-        return ROW_COLUMNS | (REPLAY_ROW_COLUMNS if self.role == "replay" else {})
+        more = REPLAY_ROW_COLUMNS if self.role == "replay" else {}
+        return ROW_COLUMNS | ({"position": "u2"} if self.positions else {}) | more
 
     @property
     def n_shards(self) -> int:
@@ -133,6 +142,14 @@ def _block(identity: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(block, dict):
         raise BadParameter(f"the identity has no block {name!r}", needed="model, tokenizer, corpus, extraction, plan")
     return block
+
+
+def _positions(extraction: Mapping[str, Any]) -> tuple[str, ...]:
+    names = extraction.get("position_names", [])
+    has_form = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    if not has_form or len(names) > 1 << 16 or bool(names) != (extraction.get("rows") == "position"):
+        raise BadParameter("identity.extraction.position_names is not a list of names", found=repr(names)[:200])
+    return tuple(names)
 
 
 def _role(identity: Mapping[str, Any], extraction: Mapping[str, Any]) -> tuple[str, str]:

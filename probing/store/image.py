@@ -34,6 +34,7 @@ def bfloat16_type() -> Any:
 
 FILE_TYPES: dict[str, Callable[[], Any]] = {
     "u1": lambda: h5t.STD_U8LE,
+    "u2": lambda: h5t.STD_U16LE,
     "u4": lambda: h5t.STD_U32LE,
     "u8": lambda: h5t.STD_U64LE,
     "i4": lambda: h5t.STD_I32LE,

@@ -21,6 +21,7 @@ from probing.store.file_ops import (
     typed_errors,
 )
 from probing.store.format import Recipe, read_store_json, record_file
+from probing.store.leases import FOLDER, LEASE, Leases
 from probing.store.moments_files import FILE as MOMENTS_FILE
 from probing.store.moments_files import FOLDER as MOMENTS
 from probing.store.moments_keeping import copy_missing, folder_of, in_use, remove_all, withdraw
@@ -64,15 +65,15 @@ def repair(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
         _, recipe = read_store_json(path)
         damaged = [shard for shard in range(recipe.n_shards) if _is_damaged(path, recipe, shard)]
         names = [record_file(shard) for shard in damaged]
+        seal = ["seal.json"] if (names or verify_seal(path, recipe)) and (path / "seal.json").exists() else []
+        for _ in seal:  # first: a seal never outlives a record that it counts
+            files.unlink(path / "seal.json")
+            sync_folder(files, path)
         for name in names:
             files.rename(path / "shards" / name, path / "shards" / f".bad-{int(files.clock())}-{name}")
         if names:
             sync_folder(files, path / "shards")
-        if (names or verify_seal(path, recipe)) and (path / "seal.json").exists():
-            files.unlink(path / "seal.json")
-            sync_folder(files, path)
-            names.append("seal.json")
-        return names + withdraw(folder_of(path, recipe), files)
+        return names + seal + withdraw(folder_of(path, recipe), files)
 
 
 def _is_damaged(path: Path, recipe: Recipe, shard: int) -> bool:
@@ -141,7 +142,8 @@ def _records(path: Path, recipe: Recipe) -> dict[int, dict[str, Any]]:
 
 
 def garbage(path: Path | str, *, files: FileOps = REAL_FILES) -> list[Garbage]:
-    """What nothing needs: shards without a record after a day, temporary files of dead writers, old bad records.
+    """What nothing needs: shards without a record after a day, temporary files of dead writers, old bad records,
+    expired leases.
 
     Raises:
         NotAStore: no valid store.json.
@@ -153,6 +155,11 @@ def garbage(path: Path | str, *, files: FileOps = REAL_FILES) -> list[Garbage]:
         if (path / "shards").is_dir() and not (path / "shards").is_symlink():
             kept, unsure = _referenced(path, recipe)
             found += _garbage_in(path / "shards", kept, unsure, files)
+        if (path / FOLDER).is_dir() and not (path / FOLDER).is_symlink():
+            found += _garbage_in(path / FOLDER, set(), set(), files)
+            found += [
+                Garbage(file, files.stat(file).st_size, "an expired lease") for file in Leases(path, files).expired()
+            ]
         folder = folder_of(path, recipe)
         if folder.exists:
             kept, unsure, stale = in_use(folder)
@@ -210,7 +217,7 @@ def collect(found: list[Garbage], *, files: FileOps = REAL_FILES) -> int:
 
 
 def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
-    """Delete one store: its records, then its shards, store.json last, so that a second try can finish.
+    """Delete one store: its seal, its records, then its shards, store.json last, so that a second try can finish.
 
     Returns:
         What was left because it is not the store's.
@@ -233,24 +240,40 @@ def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
             for name in files.listdir(folder)
             if TEMPORARY.fullmatch(name) and not is_abandoned(files, folder / name)
         ]
+        busy += [f"a lease of shard {shard} by {holder.host}" for shard, holder in Leases(path, files).held().items()]
         if busy:
             raise StoreBusy(
                 "somebody is writing to this store", needed="no writer at work", found=busy[0], where=str(path),
                 next_step=f"stop the extraction, or wait {LEASE_SECONDS // 60} minutes after it died elsewhere",
             )  # fmt: skip
+        with suppress(FileNotFoundError):
+            files.unlink(path / "seal.json")
+            sync_folder(files, path)
         for pattern in (_RECORD, _SHARD, _BAD, TEMPORARY):
             for name in inside:
                 if pattern.fullmatch(name) and not (shards / name).is_symlink():
                     files.unlink(shards / name)
         if shards.is_dir() and not files.listdir(shards):
             files.rmdir(shards)
+        _remove_leases(path, files)
         remove_all(path / MOMENTS, files)
         own = [name for name in files.listdir(path) if TEMPORARY.fullmatch(name)]
-        left = [name for name in files.listdir(path) if name not in (*own, "seal.json", "store.json")]
-        for name in (*own, "seal.json", "store.json"):
+        left = [name for name in files.listdir(path) if name not in (*own, "store.json")]
+        for name in (*own, "store.json"):
             with suppress(FileNotFoundError):
                 files.unlink(path / name)
         if not left:
             files.rmdir(path)
             sync_folder(files, path.parent)
     return left
+
+
+def _remove_leases(path: Path, files: FileOps) -> None:
+    folder = path / FOLDER
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    for name in files.listdir(folder):
+        if (LEASE.fullmatch(name) or TEMPORARY.fullmatch(name)) and not (folder / name).is_symlink():
+            files.unlink(folder / name)
+    if not files.listdir(folder):
+        files.rmdir(folder)

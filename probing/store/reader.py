@@ -31,6 +31,7 @@ class RowTable:
         word: word of that example; -1 where there is none.
         piece_start, piece_end: half-open piece span in the model's input.
         char_start, char_end: half-open span in code points of the text.
+        position: index into the store's position names; None where rows are no positions.
         input_id, position_id, mask: of a replay store, what the model was given (position -1: none).
     """
 
@@ -40,6 +41,7 @@ class RowTable:
     piece_end: NDArray[np.int64]
     char_start: NDArray[np.int64]
     char_end: NDArray[np.int64]
+    position: NDArray[np.int64] | None = None
     input_id: NDArray[np.int64] | None = None
     position_id: NDArray[np.int64] | None = None
     mask: NDArray[np.int64] | None = None
@@ -57,7 +59,9 @@ class Store:
         shards: numbers of the committed shards.
         shards_done, shards_planned: equal unless opened with `allow_partial`.
         skipped: (example ordinal, reason).
-        missing_words: (example ordinal, word, reason).
+        missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
+        windowed: (example ordinal, number of windows) of the inputs that were read in windows.
+        position_names: of rows that are positions; else empty.
     """
 
     def __init__(
@@ -78,6 +82,8 @@ class Store:
         self.shards_done, self.shards_planned = len(records), recipe.n_shards
         self.skipped = [(example, reason) for record in records.values() for example, reason in record["skipped"]]
         self.missing_words = [(e, w, reason) for record in records.values() for e, w, reason in record["missing_words"]]
+        self.windowed = [(e, count) for record in records.values() for e, count in record.get("windowed", ())]
+        self.position_names = recipe.positions
         self._recipe = recipe
         self._records = records
         self._files = ShardFiles(path, recipe, records, level)
@@ -157,6 +163,17 @@ class Store:
         if len(widths) > 1:
             raise corrupt(self.path, next(iter(self._records)), f"widths {sorted(widths)}", f"/sites/{site}")
         return int(next(iter(widths), 0))
+
+    def site_facts(self, site: str) -> dict[str, Any]:
+        """What the shards say of a site: `module`, `dtype`, `absmax` over all shards; of heads `n_heads`, `head_dim`.
+
+        Raises:
+            UnknownSite: with the nearest name.
+        """
+        self._check_site(site)
+        said = [record["sites"][site] for record in self._records.values()]
+        largest = max((float(facts.get("absmax", 0.0)) for facts in said), default=0.0)
+        return (dict(said[0]) if said else {}) | {"absmax": largest}
 
     def read(self, site: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """States at a site.

@@ -9,12 +9,14 @@ from typing import Any
 from probing.errors import CorruptShard, StoreError
 from probing.site import Site
 from probing.store.commit_record import load_record
-from probing.store.format import content_id, read_store_json
+from probing.store.format import Recipe, content_id, read_store_json
+from probing.store.leases import Leases
 from probing.store.moments_files import MomentsFolder
 
 
 def store_info(path: Path | str) -> dict[str, Any]:
-    """Model, corpus, sites, progress, size, what was left out and why, and the largest magnitude by site.
+    """Model, corpus, sites, progress, size, what was left out and why, the largest magnitude by site, and the
+    shards that are missing: which examples, and which process computes them just now.
 
     Raises:
         NotAStore: no valid store.json.
@@ -35,7 +37,9 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "model": _field(identity, "model", "source"),
         "corpus": _field(identity, "corpus", "source"),
         "sites": sorted(recipe.sites, key=lambda name: Site.parse(name).order),
-        "rows": _field(identity, "extraction", "rows"),
+        "rows": f"position:{','.join(recipe.positions)}"
+        if recipe.positions
+        else _field(identity, "extraction", "rows"),
         "role": recipe.role,
         "dtype": recipe.dtype,
         "n_rows": sum(record["n_rows"] for record in records),
@@ -48,9 +52,25 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "store_id": recipe.store_id,
         "content_id": content_id({record["shard"]: record for record in records}),
     }
+    windowed = sum(len(record.get("windowed", ())) for record in records)
+    info |= {"read_in_windows": windowed} if windowed else {}
+    missing = set(range(recipe.n_shards)) - {record["shard"] for record in records}
+    info |= {"missing": _missing_units(path, recipe, missing)} if missing else {}
     moments = MomentsFolder(path, recipe, {record["shard"]: record for record in records}).names()
     info |= {"moments": [f"{site} ({selection})" for site, selection in moments]} if moments else {}
     return info | ({"damaged_shards": damaged} if damaged else {})
+
+
+def _missing_units(path: Path, recipe: Recipe, shards: set[int]) -> list[dict[str, Any]]:
+    """Each shard that is not there: its examples (first, last), and who says that it computes it."""
+    held = Leases(path).held()
+    found = []
+    for shard in sorted(shards):
+        first, end = recipe.span(shard)
+        holder = held.get(shard)
+        lease = None if holder is None else {"host": holder.host, "pid": holder.pid, "seconds": round(holder.age)}
+        found.append({"shard": shard, "examples": [first, end - 1], "lease": lease})
+    return found
 
 
 def list_stores(root: Path | str) -> list[dict[str, Any]]:

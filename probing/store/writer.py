@@ -95,14 +95,18 @@ class StoreWriter:
             writer = cls(path, recipe, environment, files)
             sweep(files, path)
             sweep(files, path / "shards")
-            writer.withdrawn = tuple(k for k in range(recipe.n_shards) if writer._withdraw_if_damaged(k))
-            if writer.missing():
-                writer._drop_seal()
+            if missing := writer.missing():
+                writer._drop_seal()  # first: a seal never outlives a record that it counts
+            writer.withdrawn = tuple(k for k in missing if writer._withdraw_if_damaged(k))
         return writer
 
     def missing(self) -> list[int]:
         """Shards without a valid commit record."""
         return [shard for shard in range(self.n_shards) if not self._is_done(shard)]
+
+    def is_done(self, shard: int) -> bool:
+        """Whether a shard is on the disk, also by another writer's hand."""
+        return self._is_done(shard)
 
     def preflight(self, n_bytes: int) -> None:
         """Refuse to begin what will not fit.
@@ -154,6 +158,8 @@ class StoreWriter:
             "missing_words": [[int(example), int(word), reason] for example, word, reason in content.missing_words],
             "produced": {**self._environment, "time": _now()},
         }  # fmt: skip
+        if content.windowed:
+            record["windowed"] = [[int(example), int(count)] for example, count in content.windowed]
         check_record(record, self._recipe, shard)
         with typed_errors(self.path):
             self._write(shard, image.buffers, record)

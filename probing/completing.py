@@ -1,0 +1,117 @@
+"""Completing a plan: an executor runs what is missing until the disk says that nothing is, or what failed is known."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Set
+from contextlib import closing
+
+from probing.errors import (
+    MissingDependency,
+    NonFiniteStates,
+    NotRepresentable,
+    ProbingError,
+    StoreBusy,
+    StoreError,
+    UnitFailed,
+    WorkError,
+)
+from probing.work import Executor, Outcome, Report, WorkerFactory, WorkPlan, WorkUnit
+
+HOPELESS = 3  # so many failures and nothing done: the rest would fail too
+ROUNDS = 3
+POLL_SECONDS = 1.0
+
+
+def complete(
+    plan: WorkPlan, executor: Executor, factory: WorkerFactory, report: Report, *, missing: Callable[[], Set[str]],
+    busy: Callable[[], Set[str]], poll_seconds: float = POLL_SECONDS,
+) -> None:  # fmt: skip
+    """Run units until none is missing. One that fails is set aside while the rest is done.
+
+    Args:
+        plan: all units.
+        executor: who runs them.
+        factory: makes workers.
+        report: told how much was done.
+        missing: ids of the units that are not on the disk; asked again after every round.
+        busy: ids of the units that others are doing; when only such are left, this waits for them.
+        poll_seconds: how often it then looks.
+
+    Raises:
+        UnitFailed: some units failed; at once if the first three did and none was done.
+        StoreError: the disk is full or cannot be written.
+        Stalled, WorkerLost, MissingDependency: see `Executor.run`.
+    """
+    state = _Progress()
+    while left := missing() - set(state.errors):
+        todo = plan.only(left - busy())
+        if not todo.units:
+            time.sleep(poll_seconds)
+            continue
+        with closing(executor.run(todo, factory, report)) as outcomes:  # type: ignore[type-var]
+            for outcome in outcomes:
+                state.note(outcome)
+        state.doubt(missing(), todo)
+    if state.errors:
+        raise state.failure()
+
+
+class _Progress:
+    """What the outcomes so far come to."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, ProbingError] = {}
+        self._names: dict[str, str] = {}
+        self._is_any_done = False
+        self._busy: set[str] = set()
+        self._rounds: Counter[str] = Counter()
+
+    def note(self, outcome: Outcome) -> None:
+        """Take one outcome in.
+
+        Raises:
+            ProbingError: it means that no other unit can be done either.
+        """
+        unit, error = outcome.unit, outcome.error
+        if isinstance(error, StoreBusy):
+            self._busy.add(unit.id)
+        elif error is not None:
+            if _ends_all(error):
+                raise error
+            self._set_aside(unit, error)
+        self._is_any_done = self._is_any_done or outcome.status == "done"
+        if len(self.errors) >= HOPELESS and not self._is_any_done:
+            raise self.failure()
+
+    def doubt(self, missing: Set[str], todo: WorkPlan) -> None:
+        """After a round: set aside units that were run three times, failed not once, and are not on the disk."""
+        self._rounds.update(unit.id for unit in todo.units if unit.id not in self._busy)
+        self._busy.clear()
+        for unit in todo.units:
+            if unit.id in missing and unit.id not in self.errors and self._rounds[unit.id] >= ROUNDS:
+                error = WorkError(f"{unit.name} was run {ROUNDS} times, and is not on the disk", where=unit.name)
+                self._set_aside(unit, error)
+
+    def failure(self) -> UnitFailed:
+        """The error that lists what was set aside."""
+        listed = [f"{self._names[i]} ({type(error).__name__}: {error.message})" for i, error in self.errors.items()]
+        more = f", and {len(listed) - 5} more" if len(listed) > 5 else ""
+        failure = UnitFailed(
+            f"{len(listed)} of the units of work failed", needed="every unit", found="; ".join(listed[:5]) + more,
+            next_step="mend what they name and run the same command again: what is done is kept",
+        )  # fmt: skip
+        failure.errors = {self._names[i]: error for i, error in self.errors.items()}
+        failure.__cause__ = next(iter(self.errors.values()))
+        return failure
+
+    def _set_aside(self, unit: WorkUnit, error: ProbingError) -> None:
+        self.errors[unit.id] = error
+        self._names[unit.id] = unit.name
+
+
+def _ends_all(error: ProbingError) -> bool:
+    """Whether the error is of the machine or the store, and not of one unit."""
+    of_the_unit = isinstance(error, NonFiniteStates | NotRepresentable)
+    return isinstance(error, StoreError | MissingDependency) and not of_the_unit

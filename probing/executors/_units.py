@@ -1,0 +1,87 @@
+"""Units on a worker, in whatever process it lives; and what every executor checks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from probing.errors import BadParameter, Stalled, StoreBusy, WorkerLost
+from probing.work import Outcome, Report, Worker, WorkUnit, as_work_error
+
+RETRIES = 3
+
+
+def begin(worker: Worker, unit: WorkUnit, report: Report) -> Callable[[], Outcome]:
+    """Start a unit; the function returned waits for its outcome. What the unit raises is part of the outcome."""
+    began = time.perf_counter()
+
+    def failed(error: Exception) -> Outcome:
+        return Outcome(unit, "failed", as_work_error(error, unit.name), time.perf_counter() - began)
+
+    try:
+        finish = worker.start(unit, report)
+    except Exception as error:
+        outcome = failed(error)
+        return lambda: outcome
+
+    def end() -> Outcome:
+        try:
+            finish()
+        except Exception as error:
+            return failed(error)
+        return Outcome(unit, "done", None, time.perf_counter() - began)
+
+    return end
+
+
+def is_busy(outcome: Outcome) -> bool:
+    """Whether somebody else is doing the unit."""
+    return isinstance(outcome.error, StoreBusy)
+
+
+def check_options(workers: int, threads: int | None, stall_seconds: float) -> None:
+    """Refuse numbers that cannot be.
+
+    Raises:
+        BadParameter: which one.
+    """
+    for name, value in {"workers": workers, "threads": 1 if threads is None else threads}.items():
+        if value < 1:
+            raise BadParameter(f"{name} must be at least 1", needed="1 or more", found=str(value))
+    if not stall_seconds > 0:
+        raise BadParameter("stall_seconds must be positive", needed="more than 0", found=str(stall_seconds))
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def lost(unit: WorkUnit, seconds: float = 0.0) -> Outcome:
+    """The outcome of a unit that is set aside because its workers died."""
+    error = WorkerLost(
+        f"{unit.name} was set aside: its worker died every time", needed="a worker that lives to the end of a unit",
+        found=f"{RETRIES + 1} dead workers", where=unit.name,
+        next_step="look for the memory killer in the system's log; take fewer workers or smaller batches",
+    )  # fmt: skip
+    return Outcome(unit, "lost", error, seconds)
+
+
+def no_start(n_dead: int) -> WorkerLost:
+    """The error for workers that die before they are ready."""
+    return WorkerLost(
+        "workers die before they begin", needed="workers that load the model", found=f"{n_dead} dead in a row",
+        next_step="take fewer workers if memory is short; a script that is run as a file must call probing under "
+        "`if __name__ == '__main__':`",
+    )  # fmt: skip
+
+
+def stalled(seconds: float, units: list[WorkUnit]) -> Stalled:
+    """The error for workers that do nothing."""
+    names = ", ".join(unit.name for unit in units[:5])
+    return Stalled(
+        f"no worker made progress for {seconds:g} seconds", needed="a sign of life from any worker", found="none",
+        where=names or "no unit was begun",
+        next_step="run the same command again: what is done is kept; raise stall_seconds if the work is that slow",
+    )  # fmt: skip

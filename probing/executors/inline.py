@@ -1,0 +1,48 @@
+"""In this process, one unit after the other: the default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+from probing.errors import BadParameter
+from probing.executors._units import begin, check_options
+from probing.work import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan
+
+
+class Inline(Executor):
+    """The caller's process is the worker: no start-up, no copy of the model.
+
+    Args:
+        workers: must be 1.
+        threads: processor threads; None: as they are.
+    """
+
+    in_process = True
+
+    def __init__(self, workers: int = 1, threads: int | None = None) -> None:
+        check_options(workers, threads, 1.0)
+        if workers != 1:
+            raise BadParameter(
+                "the executor inline is one worker", needed="workers 1", found=str(workers),
+                next_step="use the executor processes or ray",
+            )  # fmt: skip
+        self.workers = workers
+        self.threads = threads
+
+    def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
+        """Run every unit; while one is written the next is computed."""
+        if not plan.units:
+            return
+        before: Callable[[], Outcome] | None = None
+        with closing(factory(Place(None, self.threads))) as worker:
+            for unit in plan.units:
+                ending = begin(worker, unit, report)
+                if before is not None:
+                    yield before()
+                before = ending
+            if before is not None:
+                yield before()
+
+
+MEMBER = Inline

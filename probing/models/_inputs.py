@@ -1,0 +1,50 @@
+"""Texts as pieces, and pieces as padded tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probing.alignment import Encoded
+from probing.errors import BadParameter
+
+
+def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
+    """Texts as the tokenizer cuts them, special pieces added, nothing truncated."""
+    if not texts:
+        return []
+    batch = tokenizer(
+        list(texts), truncation=False, padding=False, return_attention_mask=False, return_token_type_ids=False,
+        return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False,
+    )  # fmt: skip
+    columns = zip(batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True)
+    none = np.zeros((0, 2), dtype=np.int64)
+    return [
+        Encoded(
+            np.array(ids, dtype=np.int64), np.array(offsets, dtype=np.int64).reshape(-1, 2),
+            np.array(special, dtype=bool), none,
+        )
+        for ids, offsets, special in columns
+    ]  # fmt: skip
+
+
+def padded(
+    batch: Sequence[Encoded], starts: Sequence[int], padding: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Ids and mask `(B, T)`; `starts` has the column of each input's first piece.
+
+    Raises:
+        BadParameter: an input without pieces.
+    """
+    if not batch or not all(len(e) for e in batch):
+        raise BadParameter("an input without pieces cannot be run", needed="at least one piece", found="none")
+    ids = np.full((len(batch), max(len(e) for e in batch)), padding, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, (one, start) in enumerate(zip(batch, starts, strict=True)):
+        ids[row, start : start + len(one)] = one.ids
+        mask[row, start : start + len(one)] = 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)

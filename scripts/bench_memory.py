@@ -1,0 +1,62 @@
+"""Resident memory of an extraction, by the number of sentences: it should not grow with the corpus.
+
+    python scripts/bench_memory.py [--model DIR] [--sites SITES] [--sentences 5000 --sentences 100000]
+
+Each extraction runs by the command line in a process of its own, on generated sentences of 4 to 30 words with one label
+a word; the figure is the largest resident size that process ever had. To reach: within 10 % of the smallest corpus's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REFERENCE_MODEL = Path(__file__).resolve().parents[1] / "datasets" / "reference" / "model"
+
+
+def write_corpus(path: Path, n_sentences: int) -> None:
+    """Sentences of words from a vocabulary of 20,000, most of them rare."""
+    rng = random.Random(n_sentences)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(n_sentences):
+            words = [f"w{int(20_000 * rng.random() ** 3)}" for _ in range(rng.randint(4, 30))]
+            labels = [rng.choice(("NOUN", "VERB", "ADJ", "DET")) for _ in words]
+            file.write(json.dumps({"words": words, "upos": labels}) + "\n")
+
+
+def peak_megabytes(corpus: Path, model: str, sites: str, to: Path) -> float:
+    """Largest resident size, in MB, of one `probing extract`."""
+    command = [sys.executable, "-m", "probing", "extract", "--model", model, "--corpus", f"train={corpus}"]
+    with subprocess.Popen([*command, "--sites", sites, "--to", str(to), "--quiet"], stdout=subprocess.DEVNULL) as child:
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(child.returncode)
+    return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(REFERENCE_MODEL))
+    parser.add_argument("--sites", default="resid.*")
+    parser.add_argument("--sentences", type=int, action="append", help="repeat; default: 5000 and 100000")
+    options = parser.parse_args()
+    first = None
+    for n_sentences in options.sentences or [5_000, 100_000]:
+        with tempfile.TemporaryDirectory() as folder:
+            corpus = Path(folder) / "corpus.jsonl"
+            write_corpus(corpus, n_sentences)
+            peak = peak_megabytes(corpus, options.model, options.sites, Path(folder) / "store")
+        first = first or peak
+        print(f"{n_sentences:>8,} sentences: {peak:,.0f} MB, {peak / first:.2f} x the first", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Laws of every executor: what dies is tried again, what fails is set aside, and the disk decides what is done."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from probing.completing import complete
+from probing.errors import BadParameter, NonFiniteStates, Stalled, UnitFailed, UnsupportedModel, WorkerLost, WorkError
+from probing.executors.processes import Processes
+from probing.work import Executor, Outcome, Report, WorkerFactory, WorkPlan
+from tests.conftest import ROOT
+from tests.work_samples import Squares, executor, plan, run
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+RAY = pytest.param("ray", marks=[] if HAS_RAY else pytest.mark.skip(reason="Ray is not installed: probing[ray]"))
+SLOW_RAY = pytest.param("ray", marks=[*RAY.marks, pytest.mark.slow])
+SEPARATE = ["processes", RAY]
+EVERY = ["inline", *SEPARATE]
+ALL = {k: str(k * k) for k in range(8)}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray, started once for all tests that use it; the executor then leaves it running."""
+    if not HAS_RAY:
+        yield
+        return
+    ray, _ = importlib.import_module("probing.executors.ray")._ray(executor("ray"))
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def squares(tmp_path: Path, request: pytest.FixtureRequest) -> Squares:
+    if "ray" in str(getattr(request.node, "callspec", "")):
+        request.getfixturevalue("cluster")
+    return Squares(tmp_path)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_only_what_is_missing_is_run_and_all_of_it_is_reported(name: str, squares: Squares) -> None:
+    for k in (0, 5):
+        (squares.folder / f"done-{k}").write_text(str(k * k))
+    reported: list[int] = []
+    run(executor(name), squares, report=reported.append)
+    assert squares.results() == ALL
+    assert [squares.tries(k) for k in range(8)] == [0, 1, 1, 1, 1, 0, 1, 1]
+    assert sum(reported) == 2 * 6
+    made = len(list(squares.folder.glob("made-*")))
+    assert made == len(list(squares.folder.glob("closed-*"))) <= 2
+    run(executor(name), squares)
+    assert len(list(squares.folder.glob("made-*"))) == made  # nothing was missing: no worker was made
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_unit_that_raises_is_set_aside_with_its_error_while_the_rest_finish(name: str, squares: Squares) -> None:
+    poisoned = Squares(squares.folder, poison=(3,), bugs=(5,))
+    with pytest.raises(
+        UnitFailed, match=r"2 of the units.*\n.*\n.*unit 3 \(NonFiniteStates: unit 3 is poison\)"
+    ) as failure:
+        run(executor(name), poisoned)
+    assert poisoned.results() == {k: v for k, v in ALL.items() if k not in (3, 5)}
+    assert [poisoned.tries(k) for k in range(8)] == [1] * 8
+    error = failure.value.errors["unit 3"]
+    assert type(error) is NonFiniteStates and (error.found, error.where) == ("NaN", "unit 3")
+    bug = failure.value.errors["unit 5"]
+    assert "ZeroDivisionError: a bug" in bug.found and "work_samples.py" in bug.__notes__[0]
+
+
+@pytest.mark.parametrize("name", SEPARATE)
+def test_a_worker_killed_in_mid_unit_is_replaced_and_its_unit_done(name: str, squares: Squares) -> None:
+    deadly = Squares(squares.folder, kills=((2, 3),))
+    run(executor(name), deadly)
+    assert deadly.results() == ALL
+    assert deadly.tries(2) == 4
+
+
+@pytest.mark.parametrize("name", ["processes", SLOW_RAY])
+def test_a_unit_that_kills_every_worker_is_set_aside_after_three_retries(name: str, squares: Squares) -> None:
+    deadly = Squares(squares.folder, kills=((2, 99),))
+    with pytest.raises(UnitFailed, match=r"unit 2 \(WorkerLost") as failure:
+        run(executor(name), deadly)
+    assert deadly.results() == {k: v for k, v in ALL.items() if k != 2}
+    assert deadly.tries(2) == 4
+    assert list(failure.value.errors) == ["unit 2"]
+
+
+@pytest.mark.parametrize("name", ["processes", SLOW_RAY])
+def test_no_progress_for_the_stated_time_is_an_error(name: str, squares: Squares) -> None:
+    hanging = Squares(squares.folder, hangs=(0,))
+    began = time.monotonic()
+    with pytest.raises(Stalled, match=r"no worker made progress for 4 seconds[\s\S]*unit 0"):
+        run(executor(name, workers=1, stall_seconds=4), hanging)
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_keeps_a_worker_from_being_made_is_raised_as_it_is(name: str, squares: Squares) -> None:
+    with pytest.raises(UnsupportedModel, match="no such model") as error:
+        run(executor(name), Squares(squares.folder, broken="raises"))
+    assert (error.value.found, error.value.where) == ("nothing", "here")
+
+
+@pytest.mark.parametrize("name", ["processes", SLOW_RAY])
+def test_workers_that_die_in_the_making_end_the_run(name: str, squares: Squares) -> None:
+    with pytest.raises(WorkerLost, match="before they begin"):
+        run(executor(name, workers=1), Squares(squares.folder, broken="dies"))
+    assert len(list(squares.folder.glob("made-*"))) == 4
+
+
+def test_three_failures_and_nothing_done_end_the_run(squares: Squares) -> None:
+    with pytest.raises(UnitFailed, match="3 of the units"):
+        run(executor("inline"), Squares(squares.folder, poison=tuple(range(8))))
+    assert sum(squares.tries(k) for k in range(8)) <= 4  # one was begun beside the third
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from tests.work_samples import Squares, executor, run
+if __name__ == "__main__":
+    run(executor(sys.argv[1]), Squares(Path(sys.argv[2]), seconds=float(sys.argv[3])))
+"""
+
+
+@pytest.mark.parametrize("name", ["inline", "processes", SLOW_RAY])
+def test_a_killed_and_restarted_driver_completes_and_leaves_no_worker_behind(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "driver.py"
+    file.write_text(DRIVER)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen([sys.executable, str(file), name, str(folder), "0.3"], env=variables)
+    while not list(folder.glob("done-*")):
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    wait_until_dead({int(path.name.split("-")[1]) for path in folder.glob("made-*")} - {child.pid})
+    squares = Squares(folder)
+    before = set(squares.results())
+    assert len(before) < 8
+    tries = {k: squares.tries(k) for k in before}
+    subprocess.run([sys.executable, str(file), name, str(folder), "0"], env=variables, check=True)
+    assert squares.results() == ALL
+    assert {k: squares.tries(k) for k in before} == tries
+
+
+def wait_until_dead(pids: set[int], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a worker outlived its driver"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    """Not gone, and not waiting for a parent to take note of its end."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_closing_the_iterator_stops_the_workers(squares: Squares) -> None:
+    slow = Squares(squares.folder, seconds=0.2)
+    with closing(executor("processes").run(plan(8), slow, lambda size: None)) as outcomes:
+        assert next(outcomes).status == "done"
+    pids = {int(path.name.split("-")[1]) for path in squares.folder.glob("made-*")}
+    assert pids and not any(is_running(pid) for pid in pids)
+    assert len(list(squares.folder.glob("closed-*"))) == len(pids)
+
+
+class Boasting(Executor):
+    """Says that everything is done, and does a part of it."""
+
+    threads = None
+
+    def __init__(self, does: int) -> None:
+        self.does = does
+
+    def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
+        done = list(executor("inline").run(WorkPlan(plan.units[: self.does]), factory, report))
+        yield from done
+        yield from (Outcome(unit, "done") for unit in plan.units[self.does :])
+
+
+def test_an_executor_s_word_counts_for_nothing(squares: Squares) -> None:
+    run(Boasting(3), squares)
+    assert squares.results() == ALL
+    for file in squares.folder.glob("done-*"):
+        file.unlink()
+    with pytest.raises(UnitFailed, match="is not on the disk") as failure:
+        run(Boasting(0), squares)
+    assert len(failure.value.errors) == 8 and type(failure.value.errors["unit 0"]) is WorkError
+
+
+def test_units_done_by_others_meanwhile_are_waited_for(squares: Squares) -> None:
+    whole, looks = plan(2), []
+
+    def busy() -> set[str]:
+        looks.append(1)
+        if len(looks) == 3:
+            (squares.folder / "done-1").write_text("1")
+        return {whole.units[1].id} if len(looks) < 5 else set()
+
+    complete(
+        whole, executor("inline"), squares, lambda size: None, missing=lambda: squares.missing(whole), busy=busy,
+        poll_seconds=0.01,
+    )  # fmt: skip
+    assert squares.results() == {0: "0", 1: "1"} and squares.tries(1) == 0
+
+
+@pytest.mark.parametrize("options", [{"workers": 0}, {"threads": 0}, {"workers": 2, "stall_seconds": 0}])
+@pytest.mark.parametrize("name", ["processes", RAY])
+def test_numbers_that_cannot_be_are_refused(name: str, options: dict[str, int]) -> None:
+    with pytest.raises(BadParameter):
+        executor(name, **options)
+
+
+def test_inline_is_one_worker() -> None:
+    with pytest.raises(BadParameter, match="processes or ray"):
+        executor("inline", workers=2)
+
+
+def test_work_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadParameter, match="cannot be sent"):
+        list(Processes(1).run(plan(1), lambda place: Squares(tmp_path)(place), lambda size: None))
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks")
+def test_starting_workers_leaves_the_signals_of_the_driver_as_they_were(squares: Squares) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGTERM)
+    run(executor("processes"), squares, 2)
+    assert (signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGTERM)) == before
