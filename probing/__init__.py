@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from probing.corpus import Corpus, Example
     from probing.errors import ProbingError
     from probing.extraction import extract
+    from probing.importing import import_states
     from probing.jobs import ExtractJob, ReportJob, TrainJob
     from probing.language_model import LanguageModel
     from probing.probes._loading import load_probe
@@ -42,6 +43,7 @@ _HOMES = {
     "Study": "study",
     "TrainJob": "jobs",
     "extract": "extraction",
+    "import_states": "importing",
     "load_probe": "probes._loading",
     "report": "reporting",
     "train": "training",
@@ -63,6 +65,7 @@ __all__ = [
     "Study",
     "TrainJob",
     "extract",
+    "import_states",
     "load_probe",
     "report",
     "train",

@@ -45,6 +45,10 @@ class Encoded:
         """Whether pieces were lost."""
         return len(self.cut) > 0
 
+    def emptied(self) -> Encoded:
+        """No piece at all, special ones neither; those of the text count as cut."""
+        return Encoded(self.ids[:0], self.offsets[:0], self.special[:0], self.offsets[~self.special])
+
     def truncated(self, limit: int) -> Encoded:
         """At most `limit` pieces: content pieces are dropped from the end, special pieces stay."""
         content = np.flatnonzero(~self.special)
@@ -205,7 +209,7 @@ def sentence_rows(encoded: Sequence[Encoded], pool: str = "mean", cls_id: int | 
     content = []
     for e in encoded:
         found = np.flatnonzero(e.ids == cls_id)[:1] if pool == "cls" else np.flatnonzero(~e.special)
-        if pool == "cls" and not len(found):
+        if pool == "cls" and len(e) and not len(found):
             raise AlignmentError(
                 "sentence:cls needs a CLS piece", needed="an input that holds the tokenizer's CLS piece",
                 found="none", next_step="use sentence:last or sentence:mean",

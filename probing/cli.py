@@ -73,6 +73,8 @@ _EXAMPLES = {
     "TrainJob": "probing train cache/states/gpt2 --corpus train=train.conllu --corpus dev=dev.conllu "
     "--corpus test=test.conllu --task upos --probe linear --probe mlp:hidden=64 --control word_type:draws=5 "
     "--seeds 3 --to cache/results/upos",
+    "ImportJob": "probing store import activations.hdf5 --corpus train=train.conllu --corpus dev=dev.conllu "
+    "--corpus test=test.conllu --to cache/states/theirs",
     "ReportJob": "probing report cache/results/upos",
 }
 
@@ -103,7 +105,9 @@ def _parameter(name: str, field: Any) -> inspect.Parameter:
     extra = field.json_schema_extra or {}
     flag = "--" + (extra.get("flag") or name).replace("_", "-")
     if extra.get("argument"):
-        kind: Any = typer.Argument(help=field.description, metavar=f"{name.upper()}_DIR", show_default=False)
+        kind: Any = typer.Argument(
+            help=field.description, metavar=extra.get("metavar", f"{name.upper()}_DIR"), show_default=False
+        )
     else:
         kind = typer.Option(flag, help=field.description)
     plain = field.annotation if field.annotation in (bool, int, str, int | None, str | None, list[str]) else str
@@ -172,6 +176,7 @@ def _summary(folder: str, name: str) -> str:
     return (registry.get(folder, name).__doc__ or "").strip().splitlines()[0]
 
 
+store_app.command("import")(_command("ImportJob", _finish_extract))
 app.command("extract")(_command("ExtractJob", _finish_extract))
 app.command("train")(_command("TrainJob", _finish_train))
 app.command("report")(_command("ReportJob", _finish_report))

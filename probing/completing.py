@@ -26,7 +26,7 @@ POLL_SECONDS = 1.0
 
 def complete(
     plan: WorkPlan, executor: Executor, factory: WorkerFactory, report: Report, *, missing: Callable[[], Set[str]],
-    busy: Callable[[], Set[str]], poll_seconds: float = POLL_SECONDS,
+    busy: Callable[[], Set[str]],
 ) -> None:  # fmt: skip
     """Run units until none is missing. One that fails is set aside while the rest is done.
 
@@ -37,7 +37,6 @@ def complete(
         report: told how much was done.
         missing: ids of the units that are not on the disk; asked again after every round.
         busy: ids of the units that others are doing; when only such are left, this waits for them.
-        poll_seconds: how often it then looks.
 
     Raises:
         UnitFailed: some units failed; at once if the first three did and none was done.
@@ -48,7 +47,7 @@ def complete(
     while left := missing() - set(state.errors):
         todo = plan.only(left - busy())
         if not todo.units:
-            time.sleep(poll_seconds)
+            time.sleep(POLL_SECONDS)
             continue
         with closing(executor.run(todo, factory, report)) as outcomes:  # type: ignore[type-var]
             for outcome in outcomes:

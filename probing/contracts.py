@@ -144,8 +144,12 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         stem = Path(path)
         stem.parent.mkdir(parents=True, exist_ok=True)
         numbers = {name: array for name, array in arrays.items() if name not in texts}
-        save_file(numbers, stem.with_name(stem.name + ".safetensors"))
-        stem.with_name(stem.name + ".json").write_text(json.dumps(card, sort_keys=True, indent=1) + "\n")
+        files = [stem.with_name(stem.name + suffix) for suffix in (".safetensors", ".json")]
+        for file in files:
+            if file.is_symlink():  # never write to what a link points at
+                file.unlink()
+        save_file(numbers, files[0])
+        files[1].write_text(json.dumps(card, sort_keys=True, indent=1) + "\n")
 
 
 class Control(ABC):

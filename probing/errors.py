@@ -4,7 +4,8 @@
     ├─ InputError (ValueError)   UnknownName BadParameter ConfigError CorpusError AlignmentError DegenerateDesign
     ├─ StoreError                NotAStore UnsupportedFormat IncompleteStore ProvenanceMismatch CorruptShard
     │                            NotRepresentable NonFiniteStates DiskFull (OSError) StoreBusy
-    ├─ ModelError                UnsupportedModel UnknownSite ReplayUnavailable EditFailed
+    ├─ UntrustedFile
+    ├─ ModelError                UnsupportedModel UnknownSite RemoteCodeRefused ReplayUnavailable EditFailed
     ├─ WorkError                 UnitFailed WorkerLost Stalled
     ├─ FitError                  DidNotConverge
     ├─ Interrupted
@@ -16,8 +17,11 @@ A message says what was needed, what was found, where, and the next step; the fo
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class ProbingError(Exception):
@@ -43,12 +47,18 @@ class ProbingError(Exception):
 
     def __str__(self) -> str:
         facts = (("needed", self.needed), ("found", self.found), ("where", self.where), ("next step", self.next_step))
-        return "\n".join([self.message, *(f"  {name}: {fact}" for name, fact in facts if fact)])
+        text = "\n".join([self.message, *(f"  {name}: {fact}" for name, fact in facts if fact)])
+        return printable(text)
 
     def __reduce__(self) -> tuple[object, ...]:
         # All attributes go along, notes too: an error of another process is as good as one of this.
         facts = (self.message, self.needed, self.found, self.where, self.next_step)
         return _rebuild, (type(self), *facts), dict(self.__dict__)
+
+
+def printable(text: str) -> str:
+    """Text that no terminal obeys: what files say may hold escape sequences."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 def _rebuild(
@@ -125,6 +135,25 @@ class StoreBusy(StoreError):
     """Another process holds what is needed."""
 
 
+class UntrustedFile(ProbingError):
+    """A file from elsewhere that breaks a rule; nothing of it was used.
+
+    Attributes:
+        rule: the rule, which is also what was `needed`.
+        object: file and, inside it, the object that breaks the rule; also `where`.
+    """
+
+    @property
+    def rule(self) -> str:
+        """The rule that was broken."""
+        return self.needed
+
+    @property
+    def object(self) -> str:
+        """What breaks it."""
+        return self.where
+
+
 class ModelError(ProbingError):
     """The model cannot be loaded or read."""
 
@@ -135,6 +164,10 @@ class UnsupportedModel(ModelError):
 
 class UnknownSite(ModelError, UnknownName):
     """A site this model or store does not have."""
+
+
+class RemoteCodeRefused(ModelError):
+    """A model that only works with Python code of its own, which is never run."""
 
 
 class ReplayUnavailable(ModelError):

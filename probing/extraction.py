@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Task as ProgressTask
-from rich.text import Text
 
 from probing.alignment import check_words
 from probing.batching import row_estimate, shard_starts
@@ -20,16 +14,25 @@ from probing.chat import ChatTemplate
 from probing.completing import complete
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, CorpusError, UnitFailed, unknown_name
-from probing.extraction_work import WorkersThatLoad, WorkersWithModel, ids_of, place_of_work, shard_units, threads_set
+from probing.extraction_work import (
+    StoreToFill,
+    WorkersThatLoad,
+    WorkersWithModel,
+    ids_of,
+    place_of_work,
+    shard_units,
+    threads_set,
+)
 from probing.gathering import Gathering
 from probing.language_model import LanguageModel
 from probing.positions import SCOPE, check_spans, parse_positions, positions_identity
+from probing.progress import words_bar
 from probing.provenance import digest
 from probing.replay_reading import output_bytes, with_role
-from probing.shard_reading import WINDOW, Clock, Reading, inputs_of
+from probing.shard_reading import WINDOW, Reading, inputs_of
 from probing.site import are_module_paths, select_sites
 from probing.specs import build
-from probing.store import Store, StoreWriter
+from probing.store import Store
 from probing.store.leases import Leases
 from probing.subset import subset_of
 from probing.work import Executor, WorkerFactory
@@ -52,7 +55,7 @@ def extract(
     long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
     stride: int | None = None, chat_template: bool = False, num_workers: int = 1, worker_index: int = 0,
     executor: str | Executor = "inline", workers: int | None = None, threads: int | None = None,
-    moments: str | None = None, subset: str | Sequence[int] | None = None,
+    allow_mixed_environment: bool = False, moments: str | None = None, subset: str | Sequence[int] | None = None,
     role: Literal["states", "replay"] = "states", outputs: str | None = None,
     columns: str | Sequence[int] | None = None, progress: bool | None = None,
 ) -> Store:  # fmt: skip
@@ -80,6 +83,7 @@ def extract(
         workers: processes of this run, for `processes` and `ray`, which load the model by its name or folder.
         threads: processor threads of each worker; None: for `inline` as they are, else its share of the cores. States
             can differ in the last bits between numbers of threads; with equal numbers every executor gives equal bytes.
+        allow_mixed_environment: resume with another minor version of torch or transformers; each shard records its own.
         moments: a split, or `all`: also gather means and cross-products of its states (`Store.moments`).
         subset: only these examples: a split, ordinals, or text such as `0,5,20:40`.
         role: `replay` keeps whole sequences and the clean outputs of a model, for `Replay`; `rows` is then left alone.
@@ -92,7 +96,7 @@ def extract(
         BadParameter: an option out of range, or `sentence:cls` without a CLS piece.
         CorpusError: no examples, or a long input under `refuse`.
         AlignmentError: word spans that overlap or leave their text.
-        ProvenanceMismatch: `to` holds a store of another model, corpus or recipe.
+        ProvenanceMismatch: `to` holds a store of another model, corpus or recipe, or one begun with other versions.
         DiskFull: not enough room for what is missing.
         NonFiniteStates: NaN or infinity, naming the site and the sentence.
         NotRepresentable: a state too large for the stored dtype.
@@ -119,10 +123,11 @@ def extract(
     by_row, by_example = output_bytes(model, reading)
     starts = shard_starts(part, reading.scope, row_bytes + by_row, shard_bytes, by_example)
     identity = _identity(model, corpus, reading, starts, kept)
-    factory = _factory(runner, model, reading, Path(to), identity, gathering)
+    target = StoreToFill(Path(to).resolve(), identity, allow_mixed_environment)
+    factory = _factory(runner, model, reading, target, gathering)
     with threads_set(runner.threads):
         place = place_of_work(model.device)
-    writer = StoreWriter.open(Path(to), identity=identity, environment=place)
+    writer = target.open(place)
     shards = [shard for shard in writer.missing() if shard % num_workers == worker_index]
     if gathering is not None:
         gathering.begin(Store.open(Path(to), allow_partial=True))
@@ -130,7 +135,7 @@ def extract(
     todo = [example for unit in plan.units for example in unit.payload.examples]
     rows_to_come = sum(row_estimate(example, reading.scope) for example in todo)
     writer.preflight((row_bytes + by_row) * rows_to_come + by_example * len(todo))
-    with _progress(sum(unit.size for unit in plan.units), progress) as advance, _sole_error_itself():
+    with words_bar("extracting", sum(unit.size for unit in plan.units), progress) as advance, _sole_error_itself():
         complete(
             plan, runner, factory, advance, missing=lambda: ids_of(plan, set(writer.missing())),
             busy=lambda: ids_of(plan, Leases(Path(to)).held().keys()),
@@ -162,11 +167,10 @@ def executor_of(executor: str | Executor, workers: int | None, threads: int | No
 
 
 def _factory(
-    executor: Executor, model: LanguageModel, reading: Reading, path: Path, identity: dict[str, Any],
-    gathering: Gathering | None,
-) -> WorkerFactory:  # fmt: skip
+    executor: Executor, model: LanguageModel, reading: Reading, store: StoreToFill, gathering: Gathering | None
+) -> WorkerFactory:
     if executor.in_process:
-        return WorkersWithModel(model, reading, path, identity, gathering)
+        return WorkersWithModel(model, reading, store, gathering)
     if model.source is None:
         raise BadParameter(
             "other processes cannot load this model", needed="a model loaded from a folder or by its hub name",
@@ -174,7 +178,7 @@ def _factory(
             next_step="save model and tokenizer with save_pretrained and load the folder, or use executor='inline'",
         )  # fmt: skip
     modules = model.added_modules(reading.sites).get("modules", {})
-    return WorkersThatLoad(model.source, modules, reading, path.resolve(), identity)
+    return WorkersThatLoad(model.source, modules, reading, store)
 
 
 @contextmanager
@@ -280,21 +284,3 @@ def _identity(
         "extraction": reading.identity() | model.added_modules(reading.sites) | more,
         "plan": {"starts": list(starts), "count": len(corpus) if kept is None else len(kept)},
     }
-
-
-class _Rate(ProgressColumn):
-    """Words per second."""
-
-    def render(self, task: ProgressTask) -> Text:
-        """The rate of the last seconds."""
-        return Text(f"{task.speed:,.0f} words/s" if task.speed else "")
-
-
-@contextmanager
-def _progress(total: int, show: bool | None) -> Iterator[Clock]:
-    """A bar with words per second and time left, on standard error."""
-    is_shown = sys.stderr.isatty() if show is None else show
-    columns = (TextColumn("extracting"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
-        task = bar.add_task("words", total=total)
-        yield lambda words: bar.advance(task, words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +62,33 @@ def ids_of(plan: WorkPlan, shards: Set[int]) -> set[str]:
 
 
 @dataclass(frozen=True)
+class StoreToFill:
+    """Where shards go, and what must be there: see `StoreWriter.open`."""
+
+    path: Path
+    identity: Mapping[str, Any]
+    allow_mixed_environment: bool = False
+
+    def open(self, environment: dict[str, Any]) -> StoreWriter:
+        """A writer for one worker."""
+        return StoreWriter.open(
+            self.path, identity=dict(self.identity), environment=environment,
+            allow_mixed_environment=self.allow_mixed_environment,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class WorkersWithModel:
     """Makes the worker of this process, around a model that is here."""
 
     model: LanguageModel
     reading: Reading
-    path: Path
-    identity: Mapping[str, Any]
+    store: StoreToFill
     gathering: Gathering | None = None
 
     def __call__(self, place: Place) -> ShardWorker:
         """The worker."""
-        return ShardWorker(self.model, self.reading, self.path, dict(self.identity), place, self.gathering)
+        return ShardWorker(self.model, self.reading, self.store, place, self.gathering)
 
 
 @dataclass(frozen=True)
@@ -83,8 +98,7 @@ class WorkersThatLoad:
     source: ModelSource
     modules: Mapping[str, str]
     reading: Reading
-    path: Path
-    identity: Mapping[str, Any]
+    store: StoreToFill
 
     def __call__(self, place: Place) -> ShardWorker:
         """The worker.
@@ -95,14 +109,15 @@ class WorkersThatLoad:
         model = LanguageModel.load(**asdict(self.source.for_worker(place.slot)), check=False)  # checked before
         for site, module in self.modules.items():
             model.add_site(site, module)
-        return ShardWorker(model, self.reading, self.path, {**self.identity, **model.identity()}, place)
+        store = replace(self.store, identity={**self.store.identity, **model.identity()})
+        return ShardWorker(model, self.reading, store, place)
 
 
 class ShardWorker(Worker):
     """Reads shards; while one is hashed and written the next is read."""
 
     def __init__(
-        self, model: LanguageModel, reading: Reading, path: Path, identity: dict[str, Any], place: Place,
+        self, model: LanguageModel, reading: Reading, store: StoreToFill, place: Place,
         gathering: Gathering | None = None,
     ) -> None:  # fmt: skip
         self._model = model
@@ -111,8 +126,8 @@ class ShardWorker(Worker):
         self._stack = ExitStack()
         with self._stack as entered:
             entered.enter_context(threads_set(place.threads))
-            self._writer = StoreWriter.open(path, identity=identity, environment=place_of_work(model.device))
-            self._leases = Leases(path)
+            self._writer = store.open(place_of_work(model.device))
+            self._leases = Leases(store.path)
             self._background = entered.enter_context(ThreadPoolExecutor(max_workers=1))
             if not isinstance(reading, ReplayReading):  # a replay must meet the bits of an ordinary pass
                 entered.enter_context(model.many_states())

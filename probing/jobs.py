@@ -123,7 +123,7 @@ class ExtractOptions(Job):
     """What is read from the model."""
 
     sites: str = option(
-        "resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'; NAME=MODULE.PATH for any other module"
+        "resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'; NAME=MODULE.PATH for any module"
     )
     rows: str = option(
         "word:mean",
@@ -139,6 +139,7 @@ class ExtractOptions(Job):
         None, help="side of an encoder-decoder: encoder (default), or decoder, which reads the text beside its encoder"
     )
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
+    allow_pickle_weights: bool = option(False, help="load .bin weights where there are no others; they can run code")
     max_length: int | None = option(None, help="longest input in pieces (default: the model's own)")
     long_inputs: Literal["truncate", "window", "skip", "refuse"] = option(
         "truncate", help="what happens to longer inputs: truncate, window (read in overlapping windows), skip, refuse"
@@ -149,6 +150,9 @@ class ExtractOptions(Job):
     executor: str = option("inline", help="who computes: inline, processes or ray (see `probing list executors`)")
     workers: int | None = option(None, help="processes that processes or ray start (default 2)")
     threads: int | None = option(None, help="processor threads of each worker; equal numbers give equal bytes")
+    allow_mixed_environment: bool = option(
+        False, help="resume a store begun with another minor version of torch or transformers"
+    )
     moments: str | None = option(None, help="also gather means and cross-products of the states of this split, or all")
 
     def extract(
@@ -161,14 +165,15 @@ class ExtractOptions(Job):
         loaded = pb.LanguageModel.load(
             model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision,
             untrained=self.untrained, side=self.side, by_blocks=not are_module_paths(self.sites),
+            allow_pickle_weights=self.allow_pickle_weights,
         )  # fmt: skip
         budget = {} if self.tokens_per_batch is None else {"tokens_per_batch": self.tokens_per_batch}
         return pb.extract(
             loaded, corpus, sites=self.sites, to=to, rows=self.rows, dtype=self.store_dtype,
             max_length=self.max_length, long_inputs=self.long_inputs, stride=self.stride,
             chat_template=self.chat_template, num_workers=num_workers, worker_index=worker_index, executor=executor,
-            moments=self.moments, subset=subset, role=role, outputs=outputs, columns=columns, progress=progress,
-            **budget,
+            allow_mixed_environment=self.allow_mixed_environment, moments=self.moments, subset=subset, role=role,
+            outputs=outputs, columns=columns, progress=progress, **budget,
         )  # fmt: skip
 
 
@@ -190,6 +195,25 @@ class ExtractJob(CorpusOptions, ExtractOptions):
             self.model, self.read_corpus(), self.to, progress=progress, num_workers=self.num_workers,
             worker_index=self.worker_index, subset=self.subset, role=self.role, outputs=self.outputs,
             columns=self.columns,
+        )  # fmt: skip
+
+
+class ImportJob(CorpusOptions):
+    """Make a store of states from elsewhere: a NeuroX file, .npy, .safetensors, .h5 or a store; audited in a child."""
+
+    source: str = Field(description="what to import", json_schema_extra={"argument": True, "metavar": "SOURCE"})
+    corpus: Files = option([], help="the corpus the states are of: SPLIT=FILE (repeat), or one FILE, or hub:NAME")
+    to: str = option(help="directory of the new store")
+    rows: str | None = option(None, help="word, sentence or piece, perhaps with the pooling (default: found out)")
+    model: str | None = option(None, help="model the states are said to be of; recorded, not checked")
+    layers: str = option("layer", help="stream name of numbered layers; resid if they are block inputs")
+    store_dtype: str | None = option(None, help="stored dtype (default: the source's, or float32)")
+
+    def run(self, *, progress: bool = True) -> Store:
+        """Import, or finish an interrupted import."""
+        return pb.import_states(
+            self.source, self.read_corpus() if self.corpus else None, to=self.to, rows=self.rows, model=self.model,
+            layers=self.layers, dtype=self.store_dtype,
         )  # fmt: skip
 
 

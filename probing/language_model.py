@@ -58,8 +58,7 @@ class LanguageModel:
         self._model = model.eval()
         self._trunk = HuggingFaceTrunk(model) if trunk is None else trunk
         self.suffix = SuffixReplay(self._model, self._trunk)
-        self._revision = revision
-        self._folder = folder
+        self._where = (name, revision, folder)
         self._untrained = untrained
         self._widths: dict[str, int] = {}
         self._identity: dict[str, Any] | None = None
@@ -69,7 +68,7 @@ class LanguageModel:
         cls, name: str, *, device: str = "cpu", dtype: str = "float32", attention: str | None = None,
         kind: Literal["auto", "base", "causal", "masked"] = "auto", padding_side: str | None = None,
         revision: str | None = None, untrained: int | None = None, side: Sides | None = None,
-        by_blocks: bool = True, check: bool = True,
+        by_blocks: bool = True, allow_pickle_weights: bool = False, check: bool = True,
     ) -> Self:  # fmt: skip
         """Load a local folder or a hub model.
 
@@ -85,22 +84,24 @@ class LanguageModel:
             side: which side of an encoder-decoder is read: `encoder` (default) or `decoder`, teacher-forced on the
                 text while the encoder reads the same text.
             by_blocks: find the blocks; without them, for families of another kind, sites are module paths (`add_site`).
+            allow_pickle_weights: also load `.bin` weights, where there are no others; recorded in the identity.
             check: run `self_check`.
 
         Raises:
             UnsupportedModel: it cannot be loaded, or the self-check failed.
+            RemoteCodeRefused: it is Python code of its own, which is never run.
             BadParameter: an unknown dtype, device, kind, padding side or side.
         """
-        loaded = load(name, device=device, dtype=dtype, attention=attention, kind=kind, revision=revision)
+        loaded = load(name, device=device, dtype=dtype, attention=attention, kind=kind, revision=revision,
+                      allow_pickle_weights=allow_pickle_weights)  # fmt: skip
         network = loaded.model if untrained is None else untrained_twin(loaded.model, untrained)
         path = Path(name).expanduser()
         source = path.resolve().name if path.is_dir() else name
         model = cls(network, loaded.tokenizer, name=source, padding_side=padding_side,
                     revision=loaded.revision, folder=loaded.folder, untrained=untrained,
                     trunk=HuggingFaceTrunk(network, side=side, by_blocks=by_blocks))  # fmt: skip
-        model.source = ModelSource(
-            name, device, dtype, attention, kind, padding_side, loaded.revision, untrained, side, by_blocks
-        ).anywhere()
+        model.source = ModelSource(name, device, dtype, attention, kind, padding_side, loaded.revision, untrained, side,
+                                   by_blocks, allow_pickle_weights).anywhere()  # fmt: skip
         if check:
             model.self_check()
         return model
@@ -284,12 +285,11 @@ class LanguageModel:
         """The `model` and `tokenizer` blocks of a store's identity; no machine paths."""
         if self._identity is not None:
             return dict(self._identity)
-        where = (self.name, self._revision, self._folder)
         found = {
-            "model": model_identity(self._model, *where, self._untrained) | self._trunk.identity(),
-            "tokenizer": tokenizer_identity(self.tokenizer, *where, self.padding_side),
+            "model": model_identity(self._model, *self._where, self._untrained) | self._trunk.identity(),
+            "tokenizer": tokenizer_identity(self.tokenizer, *self._where, self.padding_side),
         }
-        if self._folder is not None:  # hashes of files, which were read once; what is in memory may change
+        if self._where[2] is not None:  # hashes of files, which were read once; what is in memory may change
             self._identity = found
         return dict(found)
 

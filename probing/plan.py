@@ -254,7 +254,8 @@ def _refuse_constant_target(labels: Labels) -> None:
 def _provenance(
     store: Store, corpus: Corpus, labels: Labels, *, root_seed: int, cluster: str, seeds: int
 ) -> dict[str, Any]:
-    return {
+    imported = store.environment.get("imported")
+    return ({"imported": imported} if imported else {}) | {
         "store_id": store.store_id, "content_id": store.content_id, "corpus": corpus.fingerprint,
         "model": store.identity["model"]["source"], "rows": store.identity["extraction"]["rows"],
         "labels": labels_digest(labels), "root_seed": root_seed, "seeds": seeds, "cluster": cluster,

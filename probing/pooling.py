@@ -47,7 +47,7 @@ class PooledStore:
     Attributes:
         rows: where each of the R pooled rows comes from.
         identity: that of the piece store, with the pooling in its rows.
-        sites, path, store_id, content_id: those of the piece store.
+        sites, path, store_id, content_id, environment: those of the piece store.
     """
 
     def __init__(self, store: Store, corpus: Corpus, rows: str) -> None:
@@ -69,6 +69,7 @@ class PooledStore:
         self.identity = store.identity | {"extraction": extraction}
         self.sites, self.path = store.sites, store.path
         self.store_id, self.content_id = store.store_id, store.content_id
+        self.environment = store.environment
         table = store.rows
         lost = {(e, w) for e, w, _ in store.missing_words}
         words_of = _words(corpus, lost) if scope == "word" else None

@@ -189,7 +189,7 @@ def encode_within(
     limit = reading.max_length
     too_long = [e for e, one in enumerate(encoded) if limit is not None and len(one) > limit]
     for e in too_long if reading.long_inputs != WINDOW else ():
-        encoded[e] = encoded[e].truncated(0 if reading.long_inputs == "skip" else limit or 0)
+        encoded[e] = encoded[e].emptied() if reading.long_inputs == "skip" else encoded[e].truncated(limit or 0)
     return encoded, too_long if reading.long_inputs == "skip" else []
 
 

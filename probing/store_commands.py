@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from probing.errors import printable
+
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tables")]
 
 _SHOWN = 20
@@ -34,6 +36,7 @@ def print_mapping(info: dict[str, Any], as_json: bool) -> None:
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if as_json:
         typer.echo(json.dumps(info, sort_keys=True, default=str))
@@ -42,7 +45,7 @@ def print_mapping(info: dict[str, Any], as_json: bool) -> None:
     for key, value in info.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         shown = ", ".join(map(str, shown)) if isinstance(shown, list | tuple) else shown
-        table.add_row(key.replace("_", " "), str(shown) if shown not in ("", None) else "none")
+        table.add_row(key.replace("_", " "), Text(printable(str(shown)) if shown not in ("", None) else "none"))
     Console().print(table)
 
 

@@ -6,13 +6,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
 from pydantic import BeforeValidator, Field
 
 import probing as pb
 from probing.errors import ConfigError, unknown_name
 from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
 from probing.provenance import canonical_json
+from probing.strict_yaml import strict_yaml
 
 if TYPE_CHECKING:
     from probing.corpus import Corpus
@@ -29,7 +29,7 @@ class StudyTrain(TrainOptions):
 class Study(Job):
     """Extract, train and report from one YAML file; whatever is done already is not done again."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")
+    name: str = Field(pattern=r"^[a-z0-9](\.?[a-z0-9_-]){0,99}$", max_length=100)
     model: str
     corpus: Files
     reader_options: Many = Field(default=[])
@@ -100,30 +100,14 @@ def task_level(task: str, corpus: Corpus) -> str:
     return str(built.level)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and aliases."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.YAMLError(f"aliases are not allowed in a study file, line {event.start_mark.line + 1}")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        for twice in {name for name in names if names.count(name) > 1}:
-            raise yaml.YAMLError(f"key {twice!r} occurs twice, line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
 def _load_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError("study file not found", found=str(file), next_step="see datasets/reference/study.yaml")
     if file.stat().st_size > MAX_STUDY_BYTES:
         raise ConfigError("study file too large", needed="at most 1 MB", found=f"{file.stat().st_size} bytes")
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        values = strict_yaml(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ConfigError("study file is not valid YAML", found=str(error)[:500], where=str(file)) from None
     if not isinstance(values, dict):
         raise ConfigError(

@@ -18,16 +18,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "executors")
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
-    {"errors", "seeds", "registry"},
+    {"errors", "seeds", "registry", "strict_json", "strict_yaml"},
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics", "sources",
-        "work",
+        "work", "foreign",
     },
     {"contracts"},
     {*MEMBERS, "specs", "language_model", "batching", "chat", "windows"},
     {
         "labelling", "pooling", "label_checks", "plan", "scoring", "shard_reading", "extraction", "training",
-        "results", "units", "extraction_work", "completing", "gathering", "subset", "replay_reading", "replaying",
+        "results", "units", "extraction_work", "completing", "importing", "gathering", "subset", "replay_reading",
+        "replaying", "progress",
     },
     {"reporting"},
     {"jobs", "study", "store_commands", "cli", "__main__", "__init__"},

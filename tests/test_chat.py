@@ -114,6 +114,14 @@ def test_messages_without_a_users_are_refused_with_their_line(tmp_path: Path) ->
         Corpus.read(file)
 
 
+def test_messages_of_another_form_are_refused_with_their_line(tmp_path: Path) -> None:
+    file = tmp_path / "chat.jsonl"
+    good, bad = {"messages": [{"role": "user", "content": "x"}]}, {"messages": [{"role": "user"}]}
+    file.write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
+    with pytest.raises(CorpusError, match=r"no list of messages(.|\n)*chat\.jsonl:2"):
+        Corpus.read(file)
+
+
 @pytest.mark.parametrize(
     ("template", "problem"),
     [

@@ -184,6 +184,18 @@ def test_full_disk_is_one_block_and_resume_finishes(tmp_path: Path, corpus_flags
     assert_same_states(tmp_path / "s", store)
 
 
+def test_a_want_of_memory_is_one_readable_block(
+    tmp_path: Path, corpus_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(StoreWriter, "commit", exhausted)
+    refused(
+        run("extract", "--model", MODEL, *corpus_flags, "--to", tmp_path / "s", "--quiet"), "ProbingError", "memory"
+    )
+
+
 def test_interruption_keeps_what_is_done_and_resume_finishes(
     tmp_path: Path, corpus_flags: list[str], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from probing.completing import complete
+from probing import completing
 from probing.errors import BadParameter, NonFiniteStates, Stalled, UnitFailed, UnsupportedModel, WorkerLost, WorkError
 from probing.executors.processes import Processes
-from probing.work import Executor, Outcome, Report, WorkerFactory, WorkPlan
+from probing.work import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan
 from tests.conftest import ROOT
 from tests.work_samples import Squares, executor, plan, run
 
@@ -99,8 +102,8 @@ def test_a_unit_that_kills_every_worker_is_set_aside_after_three_retries(name: s
 def test_no_progress_for_the_stated_time_is_an_error(name: str, squares: Squares) -> None:
     hanging = Squares(squares.folder, hangs=(0,))
     began = time.monotonic()
-    with pytest.raises(Stalled, match=r"no worker made progress for 4 seconds[\s\S]*unit 0"):
-        run(executor(name, workers=1, stall_seconds=4), hanging)
+    with pytest.raises(Stalled, match=r"no worker made progress for 6 seconds[\s\S]*unit 0"):
+        run(executor(name, workers=1, stall_seconds=6), hanging)
     assert time.monotonic() - began < 60
 
 
@@ -179,6 +182,20 @@ def test_closing_the_iterator_stops_the_workers(squares: Squares) -> None:
     assert len(list(squares.folder.glob("closed-*"))) == len(pids)
 
 
+def do_unit(squares: Squares, k: int) -> None:
+    squares(Place()).start(plan(8).units[k], lambda size: None)()
+
+
+def test_a_plain_pool_of_processes_loses_what_a_dead_worker_had_and_all_that_waits(squares: Squares) -> None:
+    deadly = Squares(squares.folder, kills=((0, 1),))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(do_unit, deadly, k) for k in range(8)]
+        assert all(isinstance(future.exception(60), BrokenProcessPool) for future in futures)
+    assert deadly.results() == {}
+    run(executor("processes"), deadly)
+    assert deadly.results() == ALL
+
+
 class Boasting(Executor):
     """Says that everything is done, and does a part of it."""
 
@@ -203,7 +220,8 @@ def test_an_executor_s_word_counts_for_nothing(squares: Squares) -> None:
     assert len(failure.value.errors) == 8 and type(failure.value.errors["unit 0"]) is WorkError
 
 
-def test_units_done_by_others_meanwhile_are_waited_for(squares: Squares) -> None:
+def test_units_done_by_others_meanwhile_are_waited_for(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completing, "POLL_SECONDS", 0.01)
     whole, looks = plan(2), []
 
     def busy() -> set[str]:
@@ -212,10 +230,8 @@ def test_units_done_by_others_meanwhile_are_waited_for(squares: Squares) -> None
             (squares.folder / "done-1").write_text("1")
         return {whole.units[1].id} if len(looks) < 5 else set()
 
-    complete(
-        whole, executor("inline"), squares, lambda size: None, missing=lambda: squares.missing(whole), busy=busy,
-        poll_seconds=0.01,
-    )  # fmt: skip
+    missing = lambda: squares.missing(whole)  # noqa: E731
+    completing.complete(whole, executor("inline"), squares, lambda size: None, missing=missing, busy=busy)
     assert squares.results() == {0: "0", 1: "1"} and squares.tries(1) == 0
 
 

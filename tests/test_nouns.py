@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from probing.corpus import Corpus, Example
-from probing.errors import BadParameter, CorpusError, UnknownName, UnknownSite
+from probing.errors import BadParameter, CorpusError, InputError, UnknownName, UnknownSite
 from probing.provenance import canonical_json, differing_keys, digest
-from probing.records import Comparison, Gain, MeasureResult, ProbeResult, Score, from_json, to_json
+from probing.records import Comparison, Gain, MeasureResult, ProbeResult, Score, from_json, read_results, to_json
 from probing.seeds import child_seed, generator
 from probing.site import Site, select_sites
 
@@ -93,6 +94,17 @@ def result() -> ProbeResult:
 def test_a_result_survives_json() -> None:
     assert from_json(to_json(result())) == result()
     assert json.loads(to_json(result()))["task"] == "upos"
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed_count": "many"}, {"measures": None}, {"classes": 3}, {"confusion": [["x"]]}, {"site": None}]
+)
+def test_results_with_fields_of_the_wrong_type_are_refused_with_their_line(tmp_path: Path, change: dict) -> None:
+    file, good = tmp_path / "results.jsonl", to_json(result())
+    file.write_text(f"{good}\n\n{json.dumps({**json.loads(good), **change})}\n")
+    with pytest.raises(InputError, match=r"results\.jsonl:3") as caught:
+        read_results(file)
+    assert next(iter(change)) in caught.value.found
 
 
 def test_a_chance_check_is_never_called_selectivity() -> None:

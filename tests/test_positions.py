@@ -199,6 +199,25 @@ def test_a_span_that_is_not_in_its_text_is_refused_with_its_line(tmp_path: Path,
         Corpus.read(tmp_path / "a.jsonl")
 
 
+def test_spans_of_another_form_are_refused_or_left_out_where_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "a b", "spans": {"e": [0, 1]}}\n{"text": "a b", "spans": [0, 1]}\n')
+    with pytest.raises(CorpusError, match=r"no mapping(.|\n)*a\.jsonl:2(.|\n)*spans=none"):
+        Corpus.read(file)
+    assert not any(e.spans for e in Corpus.read(file, spans="none").examples)
+    file.write_text('{"text": "a b", "spans": [{"start": 0}]}\n')  # another data set's own field of that name
+    assert not any(e.spans for e in Corpus.read(file).examples)
+
+
+def test_a_skipped_input_has_no_row_at_any_position(tmp_path: Path) -> None:
+    corpus = Corpus((example("the cat the cat", 0), example("a", 1)))
+    for rows in ("position:input_start,end", "sentence:cls"):
+        store = extract(language_model("bert"), corpus, rows=rows, max_length=4, long_inputs="skip",
+                        to=tmp_path / rows[:4], progress=False)  # fmt: skip
+        assert store.skipped == [(0, "too_long")] and set(store.rows.example.tolist()) == {1}
+        assert store.missing_words == []
+
+
 def test_a_span_option_for_a_column_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("text,start\nDogs bark,1\n")
     with pytest.raises(CorpusError, match="did you mean 'start'"):

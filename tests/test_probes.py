@@ -102,6 +102,17 @@ def test_damaged_and_missing_probes_are_refused(tmp_path):
         load_probe(tmp_path / "p")
 
 
+def test_a_saved_probe_whose_parts_do_not_fit_is_refused_when_it_is_read(tmp_path):
+    X, y = blobs()
+    LinearProbe().fit(X, np.array(["a", "b", "c", "d"])[y]).save(tmp_path / "p")
+    card = json.loads((tmp_path / "p.json").read_text())
+    assert card["text"]["classes"] == ["a", "b", "c", "d"]
+    for classes in (["a", "b", "c"], ["a", "b", "c", "d", "e"], []):
+        (tmp_path / "p.json").write_text(json.dumps({**card, "text": {"classes": classes}}))
+        with pytest.raises(UnsupportedFormat):
+            load_probe(tmp_path / "p")
+
+
 @pytest.mark.parametrize("delta", [1.0, 2.0, 3.0])
 @pytest.mark.parametrize("probe", [LinearProbe(), MLPProbe(hidden=8)], ids=["linear", "mlp"])
 def test_two_gaussians_delta_apart_are_told_apart_as_often_as_theory_says(probe, delta):

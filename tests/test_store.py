@@ -346,6 +346,15 @@ def test_forged_records_never_lead_outside_their_dataset(
         Store.open(store_path)
 
 
+@pytest.mark.parametrize("absmax", [None, [1.0], "large", True])
+def test_a_record_that_does_not_say_how_large_its_states_are_is_refused(store_path: Path, absmax: Any) -> None:
+    facts = parse_signed((store_path / "shards" / "s000000.json").read_bytes())["sites"]
+    edit_record(store_path, 0, sites={**facts, "embed": {**facts["embed"], "absmax": absmax}})
+    with pytest.raises(CorruptShard, match="how large"):
+        Store.open(store_path)
+    assert store_info(store_path)["damaged_shards"] == [0]
+
+
 def test_overlapping_datasets_and_foreign_file_names_are_refused(store_path: Path) -> None:
     datasets = parse_signed((store_path / "shards" / "s000000.json").read_bytes())["datasets"]
     moved = {**datasets["/sites/embed"], "offset": datasets["/sites/resid.2"]["offset"]}

@@ -28,6 +28,7 @@ class MemoryStore:
     store_id: str = "s" * 64
     content_id: str = "c" * 64
     path: str = "memory"
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:

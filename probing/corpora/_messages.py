@@ -1,42 +1,51 @@
-"""Chat messages of a row: the field `messages`, a list of `{"role": …, "content": …}`; the text is the last user's."""
+"""Chat messages of a row: a list of `{"role": …, "content": …}`; without a text, the last user's is the text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from probing.errors import CorpusError
 
-FIELD = "messages"
+Messages = tuple[tuple[str, str], ...]
 
 
-def has_messages(values: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the field is there, and has the form of messages in every row."""
-    return any(row.get(FIELD) for row in values) and all(_has_form(row.get(FIELD)) for row in values)
-
-
-def _has_form(value: Any) -> bool:
-    return value is None or (
+def are_messages(value: Any) -> bool:
+    """Whether a value has the form of messages."""
+    return (
         isinstance(value, list)
+        and bool(value)
         and all(isinstance(m, dict) and all(isinstance(m.get(k), str) for k in ("role", "content")) for m in value)
     )
 
 
-def messages_of(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """(role, content) of every message."""
-    return tuple((message["role"], message["content"]) for message in row.get(FIELD) or ())
-
-
-def with_text(row: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """The row with the last user message as its field `text`.
+def messages_of(row: Mapping[str, Any], field: str, place: str) -> Messages:
+    """(role, content) of every message of one row; none where the field is "" or null.
 
     Raises:
-        CorpusError: no user message.
+        CorpusError: another form.
     """
-    contents = [content for role, content in messages_of(row) if role == "user"]
+    value = row.get(field) if field else None
+    if value is None:
+        return ()
+    if not are_messages(value):
+        raise CorpusError(
+            f"{field} is no list of messages", needed='[{"role": "user", "content": "…"}, …]', found=repr(value)[:80],
+            where=place, next_step=f"correct it, or read with {field}=none",
+        )  # fmt: skip
+    return tuple((message["role"], message["content"]) for message in value)
+
+
+def last_of_user(messages: Messages, place: str) -> str:
+    """The last user message.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    contents = [content for role, content in messages if role == "user"]
     if not contents:
         raise CorpusError(
             "messages without a user's", needed="a message of role user, or a field `text`",
-            found=", ".join(role for role, _ in messages_of(row)) or "no messages", where=place,
+            found=", ".join(role for role, _ in messages) or "no messages", where=place,
         )  # fmt: skip
-    return {**row, "text": contents[-1]}
+    return contents[-1]

@@ -6,7 +6,7 @@
 * Labels: a list field as long as the words in more than half of the rows is a word column (and must be in every row);
   a field of single values is a sentence column; other fields (nested, lists of other lengths) are left out.
 * `id`, `document` or `group`, and `split` are the example's id, document and split; options `id=`, `document=` and
-  `split_column=` name others, and `none` switches one off.
+  `split_column=` name others, and `none` switches one off, as it does `spans` and `messages`.
 * Spans: the field `spans`, a mapping of names to [start, end] or to a substring that occurs once (null: this row has
   none); or options `span.NAME=COLUMN` (of substrings) and `span.NAME=START:END` (two columns of offsets).
 * Chats: the field `messages`, a list of {"role", "content"}; without a text, the last user's message is the text.
@@ -22,8 +22,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from probing.corpora._messages import has_messages, messages_of, with_text
-from probing.corpora._spans import FIELD, OPTION, is_span_field, span_fields, spans_of
+from probing.corpora._messages import are_messages, last_of_user, messages_of
+from probing.corpora._spans import OPTION, span_fields, spans_of
 from probing.corpora._text import check_options
 from probing.corpora._words import split_words
 from probing.corpus import Corpus, Example, Label
@@ -37,6 +37,8 @@ _DEFAULTS = {
     "id": ("id",),
     "document": ("document", "group"),
     "split_column": ("split",),
+    "spans": ("spans",),
+    "messages": ("messages",),
 }
 ROW_OPTIONS = tuple(_DEFAULTS)
 
@@ -50,6 +52,8 @@ class Roles:
     id: str
     document: str
     split_column: str
+    spans: str
+    messages: str
 
 
 @dataclass(frozen=True)
@@ -89,16 +93,11 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
     """
     if not rows.values:
         raise CorpusError("the corpus is empty", needed="at least one row", found="none", where=rows.source)
-    is_chat = has_messages(rows.values)
-    if is_chat and not {*_DEFAULTS["text"], options.get("text")} & {*rows.names()}:
-        values = [with_text(row, place) for row, place in zip(rows.values, rows.places, strict=True)]
-        rows = Rows(values, rows.places, rows.source)
     names = rows.names()
     roles = _roles(rows, names, options)
     texts = [_text_and_words(row, roles, place) for row, place in zip(rows.values, rows.places, strict=True)]
     special = {getattr(roles, role.name) for role in fields(roles)} - {roles.document}
     lengths = [len(words) for _, words in texts]
-    has_spans = FIELD in names and all(is_span_field(row.get(FIELD)) for row in rows.values)
     located = span_fields(options, names, rows.source)
     kinds = {name: _level(rows, name, lengths) for name in names if name not in special}
     examples = []
@@ -112,8 +111,8 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
         }
         identity = _string(row.get(roles.id)) or f"{Path(rows.source).stem}:{index + 1}"
         document, own_split = _string(row.get(roles.document)), _split(row, roles, split, place)
-        spans = spans_of(row, located, has_spans, text, place)
-        chat = messages_of(row) if is_chat else ()
+        spans = spans_of(row, roles.spans, located, text, place)
+        chat = messages_of(row, roles.messages, place)
         examples.append(Example(identity, text, words, columns, word_columns, document, own_split, spans, chat))
     return Corpus(tuple(examples), rows.source)
 
@@ -126,7 +125,7 @@ def _roles(rows: Rows, names: Sequence[str], options: Mapping[str, str]) -> Role
             raise unknown_name(f"column for option {role}", asked, names, where=rows.source, error=CorpusError)
         found = next((name for name in candidates if name in names and _fits(rows, role, name)), "")
         chosen[role] = "" if asked == _OFF else asked or found
-    if not chosen["text"] and not chosen["words"]:
+    if not (chosen["text"] or chosen["words"] or chosen["messages"]):
         chosen["text"] = _only_text(rows, [name for name in names if name not in chosen.values()])
     return Roles(**chosen)
 
@@ -136,6 +135,10 @@ def _fits(rows: Rows, role: str, name: str) -> bool:
     values = (row.get(name) for row in rows.values)
     if role == "words":
         return any(isinstance(value, list) and all(isinstance(w, str) for w in value) for value in values)
+    if role == "spans":
+        return any(isinstance(value, dict) for value in values)
+    if role == "messages":
+        return any(are_messages(value) for value in values)
     return role != "text" or any(isinstance(value, str) for value in values)
 
 
@@ -166,6 +169,8 @@ def _text_and_words(row: Mapping[str, Any], roles: Roles, place: str) -> tuple[s
         )  # fmt: skip
     if roles.text and not (isinstance(text, str) and text.strip()):
         raise CorpusError(f"no text in column {roles.text!r}", needed="text", found=repr(text)[:80], where=place)
+    if text is None and roles.messages and not roles.words:
+        text = last_of_user(messages_of(row, roles.messages, place), place)
     if text is None:
         if not words:
             raise CorpusError("a row without words", needed=f"words in {roles.words!r}", found=repr(words), where=place)

@@ -8,7 +8,6 @@ from typing import Any
 
 from probing.errors import BadParameter, CorpusError, unknown_name
 
-FIELD = "spans"
 OPTION = "span."
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
@@ -38,20 +37,28 @@ def span_fields(options: Mapping[str, str], names: Sequence[str], source: str) -
     return found
 
 
-def is_span_field(value: Any) -> bool:
-    """Whether a value of the field `spans` holds spans: a mapping of names, or nothing."""
-    return value is None or isinstance(value, dict)
-
-
 def spans_of(
-    row: Mapping[str, Any], fields: Mapping[str, tuple[str, ...]], has_field: bool, text: str, place: str
+    row: Mapping[str, Any], field: str, fields: Mapping[str, tuple[str, ...]], text: str, place: str
 ) -> dict[str, tuple[int, int]]:
     """The spans of one row by name; one whose value is null is left out.
+
+    Args:
+        row: the row.
+        field: that of the mapping; "": none.
+        fields: columns by span name.
+        text: the row's text.
+        place: for messages.
 
     Raises:
         CorpusError: a span outside the text, or a substring that does not occur exactly once.
     """
-    given: dict[str, Any] = dict(row.get(FIELD) or {}) if has_field else {}
+    mapping = row.get(field) if field else None
+    if mapping is not None and not isinstance(mapping, dict):
+        raise CorpusError(
+            f"{field} is no mapping of names to spans", needed='{"NAME": [start, end]}', found=repr(mapping)[:80],
+            where=place, next_step=f"correct it, or read with {field}=none",
+        )  # fmt: skip
+    given: dict[str, Any] = dict(mapping or {})
     for name, columns in fields.items():
         values = [row.get(column) for column in columns]
         given[name] = None if None in values else values[0] if len(values) == 1 else values

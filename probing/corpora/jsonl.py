@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, ClassVar
 
 from probing.contracts import CorpusReader
@@ -10,6 +9,7 @@ from probing.corpora._rows import Rows, corpus_from_rows, row_options
 from probing.corpora._text import read_text
 from probing.corpus import Corpus
 from probing.errors import CorpusError
+from probing.strict_json import strict_json
 
 
 class JsonlReader(CorpusReader):
@@ -38,32 +38,13 @@ class JsonlReader(CorpusReader):
 
 def _object(line: str, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
+        value = strict_json(line)
+    except ValueError as error:
         raise CorpusError(
             "a line is not sound JSON", needed="one JSON object a line", found=str(error)[:200], where=place
         ) from None
     if not isinstance(value, dict):
         raise CorpusError("a line is no JSON object", needed="one JSON object a line", found=line[:80], where=place)
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
-    return value
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number: use null")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{digits} is too large a number")
     return value
 
 

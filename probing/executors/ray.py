@@ -1,4 +1,4 @@
-"""Ray actors, on this machine or on the cluster that RAY_ADDRESS names (`pip install probing[ray]`)."""
+"""Ray actors, on this machine or on the cluster that RAY_ADDRESS names; needs the extra `ray`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,16 +51,16 @@ class RayActors(Executor):
         """Run every unit; the actors are ended with the run, whatever its end is."""
         if not plan.units:
             return
-        ray, is_ours = _ray(self)
-        pool = _Pool(ray, self, plan, factory)
-        try:
-            for outcome in pool.outcomes():
-                report(outcome.unit.size if outcome.status == "done" else 0)
-                yield outcome
-        finally:
-            pool.stop()
-            if is_ours:
-                ray.shutdown()
+        with _signals_heard():
+            ray, is_ours = _ray(self)
+            try:
+                with closing(_Pool(ray, self, plan, factory)) as pool:
+                    for outcome in pool.outcomes():
+                        report(outcome.unit.size if outcome.status == "done" else 0)
+                        yield outcome
+            finally:
+                if is_ours:
+                    ray.shutdown()
 
 
 def _ray(executor: RayActors) -> tuple[Any, bool]:
@@ -89,6 +89,15 @@ def _signal_handlers_kept() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             for name, handler in before.items():
                 signal.signal(getattr(signal, name), handler)
+
+
+@contextmanager
+def _signals_heard() -> Iterator[None]:
+    """What a signal handler raises inside Ray's compiled code comes out of it as the cause of a SystemError."""
+    try:
+        yield
+    except SystemError as error:
+        raise error.__cause__ or error from None
 
 
 class _Actor:
@@ -159,7 +168,7 @@ class _Pool:
                 raise stalled(self._stall_seconds, [seat.unit for seat in self._seats if seat.unit])
             yield from self._hear(asked[found[0]])
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End all actors: those at rest give back what they hold first."""
         for seat in self._seats:
             with suppress(self._ray.exceptions.RayError):

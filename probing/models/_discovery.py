@@ -61,11 +61,14 @@ def find_side(model: nn.Module, side: Sides | None) -> Side:
         encoder: nn.Module = trunk.get_encoder()  # type: ignore[operator]
         return Side(encoder, encoder, "", "encoder", None, getattr(encoder.config, "num_attention_heads", None))
     decoder: nn.Module = trunk.get_decoder()  # type: ignore[operator]
-    start = getattr(config, "decoder_start_token_id", None)
+    settings = (config, getattr(model, "generation_config", None))
+    known = [getattr(setting, "decoder_start_token_id", None) for setting in settings]
+    start = next((value for value in known if value is not None), None)
     if not isinstance(start, int):
         raise UnsupportedModel(
-            "nothing says how this decoder starts", needed="decoder_start_token_id in config.json", found=repr(start),
-            where=type(model).__name__, next_step="set it in the configuration, or read the encoder",
+            "nothing says how this decoder starts", found=repr(start), where=type(model).__name__,
+            needed="decoder_start_token_id in config.json or generation_config.json",
+            next_step="set it in the configuration, or read the encoder",
         )  # fmt: skip
     path = next(name for name, module in trunk.named_modules() if module is decoder)
     heads = getattr(config, "decoder_attention_heads", getattr(decoder.config, "num_attention_heads", None))

@@ -29,18 +29,19 @@ def model_identity(
     """
     config: Any = getattr(model, "config", None)
     dtype = next(model.parameters()).dtype
-    weights = {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))} if folder else {}
+    weights = _hashes(folder, "*.safetensors")
+    pickles = {} if weights else _hashes(folder, "pytorch_model*.bin")
     twin = {} if untrained is None else {"untrained": {"seed": untrained, "parameters": _parameters_sha256(model)}}
-    return twin | {
+    return twin | ({"pickle_weights": True} if pickles else {}) | {
         "source": source,
         "revision": revision,
-        "weights": weights or {"parameters": _parameters_sha256(model)},
+        "weights": weights or pickles or {"parameters": _parameters_sha256(model)},
         "config": file_sha256(folder / "config.json") if folder else _config_sha256(model),
         "class": type(model).__name__,
         "dtype": str(dtype).removeprefix("torch."),
         "attention": str(getattr(config, "_attn_implementation", "")),
         "remote_code": False,
-    }
+    }  # fmt: skip
 
 
 def tokenizer_identity(
@@ -56,6 +57,10 @@ def tokenizer_identity(
         "special_pieces": sorted(str(piece) for piece in tokenizer.all_special_tokens),
         "padding_side": padding_side,
     }
+
+
+def _hashes(folder: Path | None, pattern: str) -> dict[str, str]:
+    return {path.name: file_sha256(path) for path in sorted(folder.glob(pattern))} if folder else {}
 
 
 def _parameters_sha256(model: nn.Module) -> str:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
-from probing.errors import BadParameter, UnsupportedModel, unknown_name
+from probing.errors import BadParameter, ModelError, UnsupportedModel, unknown_name
+from probing.models._trust import load_weights, refuse_remote_code, remote_code
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 KINDS = ("auto", "base", "causal", "masked")
@@ -34,11 +36,15 @@ class Loaded:
     revision: str | None
 
 
-def load(name: str, *, device: str, dtype: str, attention: str | None, kind: str, revision: str | None) -> Loaded:
+def load(
+    name: str, *, device: str, dtype: str, attention: str | None, kind: str, revision: str | None,
+    allow_pickle_weights: bool = False,
+) -> Loaded:  # fmt: skip
     """Load `name`, a local folder or a hub name.
 
     Raises:
         UnsupportedModel: no such folder or hub model, no safetensors, weights missing, or no fast tokenizer.
+        RemoteCodeRefused: the model is Python code of its own.
         BadParameter: an unknown dtype, kind or device.
     """
     if dtype not in DTYPES:
@@ -47,14 +53,15 @@ def load(name: str, *, device: str, dtype: str, attention: str | None, kind: str
         raise unknown_name("model kind", kind, KINDS, error=BadParameter)
     _check_device(device)
     _check_local(name)
+    refuse_remote_code(name)
     with _quiet():
         try:
             config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-            loader = _loader(config, kind)
-            model, report = loader.from_pretrained(
-                name, config=config, revision=revision, dtype=DTYPES[dtype], attn_implementation=attention,
-                use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+            from_pretrained = partial(
+                _loader(config, kind).from_pretrained, name, config=config, revision=revision, dtype=DTYPES[dtype],
+                attn_implementation=attention, trust_remote_code=False, weights_only=True, output_loading_info=True,
             )  # fmt: skip
+            model, report = load_weights(from_pretrained, name, allow_pickle=allow_pickle_weights)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
             folder = _folder(name, revision)
         except _FAILURES as error:
@@ -121,8 +128,10 @@ def _check_local(name: str) -> None:
         )  # fmt: skip
 
 
-def _load_error(name: str, error: BaseException) -> UnsupportedModel:
+def _load_error(name: str, error: BaseException) -> ModelError:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "trust_remote_code" in str(error):
+        return remote_code(name, reason)
     is_local = Path(name).expanduser().is_dir()
     siblings = [p.name for p in Path.cwd().iterdir() if p.is_dir()] if not is_local else []
     near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)

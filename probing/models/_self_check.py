@@ -82,7 +82,8 @@ class SelfCheck:
                         f"{site} is not finite in {trunk.dtype}", "finite states: try dtype bfloat16 or float32"
                     )
                 if not self._is_close(mine, alone[site][0].float()):
-                    raise unsupported(f"{site} changes with the batch", "the same states alone and in a batch")
+                    how = " padded on the left" if starts.any() else ""
+                    raise unsupported(f"{site} changes with the batch{how}", "the same states alone and in a batch")
 
     def input_of(self, length: int) -> Encoded:
         """An input of so many ordinary pieces."""

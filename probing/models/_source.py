@@ -25,6 +25,7 @@ class ModelSource:
     untrained: int | None
     side: Sides | None
     by_blocks: bool
+    allow_pickle_weights: bool
 
     def anywhere(self) -> ModelSource:
         """The same for a process that runs in another directory."""

@@ -58,6 +58,8 @@ def _header(tasks: list[TaskResults]) -> Markup:
     fingerprints = sorted({str(f)[:12] for t in tasks if (f := t.any.provenance.get("corpus_fingerprint"))})
     about = [f"Model: {', '.join(models)}", plural(len(tasks), "task")]
     about += [f"corpus {', '.join(fingerprints)}"] if fingerprints else []
+    if any(_is_unknown(task) for task in tasks):
+        about.append("How the imported states were computed is not known")
     return el(
         "header",
         None,
@@ -70,6 +72,11 @@ def _model(task: TaskResults) -> str:
     model = task.any.provenance.get("model")
     named = model.get("name") if isinstance(model, dict) else model
     return str(named or "not named")
+
+
+def _is_unknown(task: TaskResults) -> bool:
+    imported = task.any.provenance.get("imported")
+    return isinstance(imported, dict) and imported.get("provenance") == "unknown"
 
 
 def _contents(tasks: list[TaskResults], findings: list[Finding]) -> Markup:

@@ -11,6 +11,8 @@ from probing.provenance import canonical_json, differing_keys
 from probing.store.file_ops import FileOps, make_folders, publish, sync_folder
 from probing.store.format import FORMAT, FORMAT_VERSION, Recipe, parse_signed, read_store_json, signed_json
 
+LIBRARIES = ("torch", "transformers")  # those that compute states
+
 
 def refuse_foreign(path: Path) -> None:
     """Leave alone a directory that holds more than the leftovers of an interrupted creation.
@@ -60,6 +62,30 @@ def publish_identity(
         where=str(path),
         next_step="choose another directory, or remove this store",
     )
+
+
+def refuse_mixed(path: Path, environment: Mapping[str, Any]) -> None:
+    """Refuse to go on with libraries whose last bits may differ from those the store was begun with.
+
+    Raises:
+        ProvenanceMismatch: another minor version, naming both.
+    """
+    begun, here = (_minor_versions(one) for one in (read_store_json(path)[0].get("environment"), environment))
+    differing = [name for name in LIBRARIES if name in begun and name in here and begun[name] != here[name]]
+    if differing:
+        raise ProvenanceMismatch(
+            "the store was begun with other versions of its libraries",
+            needed=", ".join(f"{name} {begun[name]}" for name in differing),
+            found=", ".join(f"{name} {here[name]}" for name in differing),
+            where=str(path),
+            next_step="install those versions, or add --allow-mixed-environment: each shard records what made it",
+        )
+
+
+def _minor_versions(environment: Any) -> dict[str, str]:
+    versions = environment.get("versions") if isinstance(environment, Mapping) else None
+    known = versions.items() if isinstance(versions, Mapping) else ()
+    return {name: ".".join(str(version).split("+")[0].split(".")[:2]) for name, version in known}
 
 
 def _short(identity: Any, key: str) -> str:

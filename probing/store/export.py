@@ -47,7 +47,7 @@ def export(path: Path | str, to: Path | str, *, compress: bool = False) -> Path:
     }  # fmt: skip
     if to.suffix not in writers:
         raise BadParameter("unknown export format", needed=", ".join(k or "no ending" for k in FORMATS), found=to.name)
-    if to.exists():
+    if to.exists() or to.is_symlink():
         raise BadParameter("there is something already", found=str(to), next_step="choose another name, or remove it")
     if compress and to.suffix != ".h5":
         raise BadParameter("only HDF5 files are compressed", needed="a name ending in .h5", found=to.name)
@@ -77,8 +77,8 @@ def _metadata(store: Store) -> dict[str, str]:
 def _hdf5(store: Store, to: Path, *, compress: bool) -> None:
     options = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if compress else {}
     with h5py.File(to, "w") as file:
-        for name, value in _metadata(store).items():
-            file.attrs[name] = value
+        for name, value in _metadata(store).items():  # numbers only, and no attribute may pass 64 KiB
+            file[f"metadata/{name}"] = np.frombuffer(value.encode(), np.uint8)
         for name in store.row_columns:
             file.create_dataset(f"rows/{name}", data=getattr(store.rows, name), **options)
         for site in store.sites:

@@ -43,7 +43,7 @@ REPLAY_ROW_COLUMNS = {"input_id": "u4", "position_id": "i4", "mask": "u1"}
 ROLES = ("states", "replay")
 OUTPUTS = ("none", "last", "mask", "all")
 EXAMPLE_COLUMNS = {"offset": "u8", "ordinal": "u4", "text_sha256": "u1", "flags": "u1"}
-REASONS = ("too_long", "truncated", "no_pieces", "nothing_selected")
+REASONS = ("too_long", "truncated", "no_pieces", "nothing_selected", "not_in_source")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
 
 

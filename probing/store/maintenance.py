@@ -113,7 +113,10 @@ def merge(
                 next_step="compare `probing store info` of both",
             )  # fmt: skip
         theirs = _records(source, recipe)
-    writer = StoreWriter.open(target, identity=header["identity"], environment=header["environment"], files=files)
+    writer = StoreWriter.open(
+        target, identity=header["identity"], environment=header["environment"], files=files,
+        allow_mixed_environment=True,  # nothing is computed here
+    )  # fmt: skip
     ours = _records(target, recipe)
     differing = [
         shard for shard, record in theirs.items() if shard in ours and ours[shard]["sha256"] != record["sha256"]

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from probing.errors import BadParameter, CorruptShard, ProvenanceMismatch, StoreError, UnknownName
+from probing.store.audit import AuditLimits
 from probing.store.commit_record import check_datasets
 from probing.store.file_ops import (
     REAL_FILES,
@@ -239,7 +240,8 @@ class MomentsFolder:
             return [f"{stem}: {error.found}"]
         if self._has_changed(record):
             return [f"{stem}: stale, for shards have changed since; `probing store verify --repair` removes it"]
-        return verify_file(self.path / record["file"], record, self._attributes(site, selection))
+        limits = AuditLimits(dataset_bytes=MAX_BYTES, total_bytes=MAX_BYTES)
+        return verify_file(self.path / record["file"], record, self._attributes(site, selection), limits)
 
     def is_stale(self, site: str, selection: str) -> bool:
         """Whether a shard that is committed now differs from the one that these moments were made from."""

@@ -76,7 +76,8 @@ class Store:
         self.store_id = recipe.store_id
         self.content_id = content_id(records)
         self.identity: dict[str, Any] = header["identity"]
-        self.environment: dict[str, Any] = header.get("environment", {})
+        said = header.get("environment")
+        self.environment: dict[str, Any] = said if isinstance(said, dict) else {}
         self.sites = tuple(sorted(recipe.sites, key=lambda name: Site.parse(name).order))
         self.shards = tuple(records)
         self.shards_done, self.shards_planned = len(records), recipe.n_shards

@@ -9,6 +9,7 @@ from typing import Any
 from probing.errors import CorruptShard, StoreError
 from probing.site import Site
 from probing.store.commit_record import load_record
+from probing.store.creation import LIBRARIES
 from probing.store.format import Recipe, content_id, read_store_json
 from probing.store.leases import Leases
 from probing.store.moments_files import MomentsFolder
@@ -49,6 +50,7 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "skipped": dict(Counter(entry[-1] for record in records for entry in record["skipped"])),
         "missing_words": dict(Counter(entry[-1] for record in records for entry in record["missing_words"])),
         "absmax": {site: _absmax(site, records) for site in recipe.sites},
+        "environments": _environments(records),
         "store_id": recipe.store_id,
         "content_id": content_id({record["shard"]: record for record in records}),
     }
@@ -56,6 +58,8 @@ def store_info(path: Path | str) -> dict[str, Any]:
     info |= {"read_in_windows": windowed} if windowed else {}
     missing = set(range(recipe.n_shards)) - {record["shard"] for record in records}
     info |= {"missing": _missing_units(path, recipe, missing)} if missing else {}
+    imported = _field(header, "environment", "imported")
+    info |= {"imported": imported} if imported else {}
     moments = MomentsFolder(path, recipe, {record["shard"]: record for record in records}).names()
     info |= {"moments": [f"{site} ({selection})" for site, selection in moments]} if moments else {}
     return info | ({"damaged_shards": damaged} if damaged else {})
@@ -90,6 +94,20 @@ def _info_or_problem(path: Path) -> dict[str, Any]:
         return store_info(path)
     except StoreError as error:
         return {"path": str(path), "problem": error.message}
+
+
+def _environments(records: list[dict[str, Any]]) -> list[str]:
+    """What computed the shards, the most of them first: more than one where a store was resumed elsewhere."""
+    counts = Counter(_environment(record.get("produced")) for record in records)
+    return [f"{count} shard{'s' if count > 1 else ''}: {name}" for name, count in counts.most_common() if name]
+
+
+def _environment(produced: Any) -> str:
+    facts: dict[str, Any] = produced if isinstance(produced, dict) else {}
+    given = facts.get("versions")
+    versions: dict[str, Any] = given if isinstance(given, dict) else {}
+    named = [f"{name} {versions[name]}" for name in LIBRARIES if name in versions]
+    return "; ".join([*named, *([f"device {facts['device']}"] if "device" in facts else [])])
 
 
 def _absmax(site: str, records: list[dict[str, Any]]) -> float:

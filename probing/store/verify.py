@@ -1,4 +1,4 @@
-"""The audit: SHA-256 before libhdf5 sees a file, then nothing but plain datasets, each as its record says."""
+"""Verification: SHA-256 before libhdf5 sees a file, then its audit, then every dataset as its record says."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import h5py
 import numpy as np
 import xxhash
-from h5py import h5d, h5f, h5g, h5o, h5t
+from h5py import h5d, h5f
 
-from probing.errors import CorruptShard
+from probing.errors import CorruptShard, UntrustedFile
+from probing.store.audit import AuditLimits, audit
 from probing.store.commit_record import load_record, shard_attributes
-from probing.store.format import Recipe, content_id, parse_signed
+from probing.store.format import MAX_SHARD_BYTES, Recipe, content_id, parse_signed
 from probing.store.image import FILE_TYPES
 
-_MAX_OBJECTS = 10_000
-_MAX_ATTRIBUTES = 64
+_LIMITS = AuditLimits(dataset_bytes=MAX_SHARD_BYTES, total_bytes=MAX_SHARD_BYTES)
 
 
 def verify_shards(path: Path, recipe: Recipe) -> list[str]:
@@ -56,7 +56,9 @@ def verify_shard(path: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[
     return verify_file(path / "shards" / record["file"], record, attributes)
 
 
-def verify_file(file: Path, record: Mapping[str, Any], attributes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def verify_file(
+    file: Path, record: Mapping[str, Any], attributes: Mapping[str, Mapping[str, Any]], limits: AuditLimits = _LIMITS
+) -> list[str]:
     """Problems of one HDF5 file against the SHA-256 and the datasets of its record, and its attributes by path."""
     if file.is_symlink():
         return [f"{file.name} is a symbolic link"]
@@ -65,55 +67,14 @@ def verify_file(file: Path, record: Mapping[str, Any], attributes: Mapping[str, 
         return [f"{file.name} has another SHA-256 than its record says"]
     try:
         with h5py.File(h5f.open_file_image(data)) as opened:
-            found = _walk(opened)
+            found = audit(opened, limits=limits)
             problems = _compare(found, record["datasets"])
             problems = problems or _compare_bytes(data, record["datasets"])
             return problems or _compare_attributes(opened, attributes)
+    except UntrustedFile as error:
+        return [f"{file.name}: {error.where} breaks the rule: {error.needed} ({error.found})"]
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, NotImplementedError) as error:
         return [f"{file.name}: {error}"]
-
-
-def _walk(file: Any) -> dict[str, Any]:
-    """Datasets by path; links are examined before anything is opened.
-
-    Raises:
-        ValueError: a link, object or attribute that the format does not allow.
-    """
-    found: dict[str, Any] = {}
-    seen: set[int] = set()
-    waiting = [("", file.id)]
-    _check_attributes(file.id, "/")
-    while waiting:
-        place, group = waiting.pop()
-        group = h5g.open(group, b"/") if not place else group
-        for name in list(group):
-            path = f"{place}/{name.decode('ascii', 'backslashreplace')}"
-            if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-                raise ValueError(f"{path} is not a hard link")
-            address = h5o.get_info(group, name).addr
-            if address in seen or len(seen) >= _MAX_OBJECTS:
-                raise ValueError(f"{path} has a second name, or there are too many objects")
-            seen.add(address)
-            item = h5o.open(group, name)
-            _check_attributes(item, path)
-            if isinstance(item, h5g.GroupID):
-                waiting.append((path, item))
-            elif isinstance(item, h5d.DatasetID):
-                found[path] = item
-            else:
-                raise ValueError(f"{path} is neither a group nor a dataset")
-    return found
-
-
-def _check_attributes(item: Any, path: str) -> None:
-    count = h5py.h5a.get_num_attrs(item)
-    if count > _MAX_ATTRIBUTES:
-        raise ValueError(f"{path} has {count} attributes")
-    for index in range(count):
-        kind = h5py.h5a.open(item, index=index).get_type()
-        text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
-        if not text and not isinstance(kind, h5t.TypeIntegerID | h5t.TypeFloatID):
-            raise ValueError(f"{path} has an attribute that is neither a number nor fixed-length text")
 
 
 def _compare(found: Mapping[str, Any], expected: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -123,8 +84,6 @@ def _compare(found: Mapping[str, Any], expected: Mapping[str, Mapping[str, Any]]
         plan = dataset.get_create_plist()
         if plan.get_layout() != h5d.CONTIGUOUS or plan.get_nfilters():
             problems.append(f"{path} is not stored contiguously and unfiltered")
-        elif plan.get_external_count():
-            problems.append(f"{path} has external storage")
         elif entry["dtype"] not in FILE_TYPES or not dataset.get_type().equal(FILE_TYPES[entry["dtype"]]()):
             problems.append(f"{path} is not {entry['dtype']} in the file")
         elif list(dataset.shape) != entry["shape"] or dataset.get_storage_size() != entry["nbytes"]:

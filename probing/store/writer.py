@@ -18,7 +18,7 @@ from probing.errors import (
 )
 from probing.store.commit_record import check_record, expected_datasets, incomplete, load_record, shard_attributes
 from probing.store.content import arrays_of, site_facts
-from probing.store.creation import publish_identity, refuse_foreign
+from probing.store.creation import publish_identity, refuse_foreign, refuse_mixed
 from probing.store.file_ops import (
     REAL_FILES,
     FileOps,
@@ -69,8 +69,9 @@ class StoreWriter:
 
     @classmethod
     def open(
-        cls, path: Path, *, identity: dict[str, Any], environment: dict[str, Any], files: FileOps = REAL_FILES
-    ) -> StoreWriter:
+        cls, path: Path, *, identity: dict[str, Any], environment: dict[str, Any], files: FileOps = REAL_FILES,
+        allow_mixed_environment: bool = False,
+    ) -> StoreWriter:  # fmt: skip
         """Create a store, or go on with one of the same identity.
 
         Args:
@@ -78,24 +79,34 @@ class StoreWriter:
             identity: all that changes numbers: blocks model, tokenizer, corpus, extraction, plan.
             environment: informational.
             files: seam for tests.
+            allow_mixed_environment: go on with another minor version of torch or transformers; each shard's record
+                says which made it.
 
         Raises:
             BadParameter: the name of the directory or the identity.
             NotAStore: a directory with other things in it; it is left alone.
-            ProvenanceMismatch: a store of another identity, naming the keys that differ.
+            ProvenanceMismatch: a store of another identity, naming the keys that differ, or, unless allowed, an
+                unfinished one begun with another minor version of torch or transformers.
+            StoreError: its folder of shards is a symbolic link.
             DiskFull: no room.
         """
         path = Path(path)
         check_name(path)
         recipe = Recipe.of(identity)
         refuse_foreign(path)
+        if (path / "shards").is_symlink():
+            raise StoreError("a store is not written through a symbolic link", found=str(path / "shards"),
+                             next_step="make the whole store a link, or move it")  # fmt: skip
         with typed_errors(path):
             publish_identity(files, path, identity, recipe, environment)
             make_folders(files, path / "shards")
             writer = cls(path, recipe, environment, files)
             sweep(files, path)
             sweep(files, path / "shards")
-            if missing := writer.missing():
+            missing = writer.missing()
+            if missing and not allow_mixed_environment:
+                refuse_mixed(path, environment)
+            if missing:
                 writer._drop_seal()  # first: a seal never outlives a record that it counts
             writer.withdrawn = tuple(k for k in missing if writer._withdraw_if_damaged(k))
         return writer

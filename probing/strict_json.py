@@ -1,0 +1,47 @@
+"""JSON as strangers may send it: no key twice, no number that is not finite, no depth that breaks the reader."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+
+def strict_json(text: str | bytes, *, finite: bool = True) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: UTF-8.
+        finite: refuse numbers that are too large for a float; without it they become infinite.
+
+    Raises:
+        ValueError: not JSON, a key twice, NaN or infinity, or nested too deeply; with the reason.
+    """
+    try:
+        decoded = text if isinstance(text, str) else text.decode("utf-8")
+        return json.loads(
+            decoded, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite if finite else None
+        )
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number: use null")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:40]} is too large a number")
+    return value
