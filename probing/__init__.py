@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from probing.language_model import LanguageModel
     from probing.probes._loading import load_probe
     from probing.records import ProbeResult, Score
+    from probing.replaying import Replay
     from probing.reporting import report
     from probing.results import ProbeResults
     from probing.site import Site
@@ -34,6 +35,7 @@ _HOMES = {
     "ProbeResult": "records",
     "ProbeResults": "results",
     "ProbingError": "errors",
+    "Replay": "replaying",
     "ReportJob": "jobs",
     "Score": "records",
     "Site": "site",
@@ -55,6 +57,7 @@ __all__ = [
     "ProbeResult",
     "ProbeResults",
     "ProbingError",
+    "Replay",
     "ReportJob",
     "Score",
     "Site",

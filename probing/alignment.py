@@ -169,12 +169,15 @@ def word_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[En
     )  # fmt: skip
 
 
-def piece_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[Encoded]) -> Rows:
+def piece_rows(
+    texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[Encoded], *, with_special: bool = False
+) -> Rows:
     """One row per piece that is not special; `word` is the first of the words that own it, -1 for none.
 
-    Words that `word_rows` would give no row are named as missing, so that pooling later drops them too.
+    With `with_special` also a row per special piece, of no word and of characters 0 to 0. Words that `word_rows` would
+    give no row are named as missing, so that pooling later drops them too.
     """
-    offsets = [e.offsets for e in encoded]
+    offsets = [np.where(e.special[:, None], 0, e.offsets) for e in encoded]
     base = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
     spans, example = _flat_spans(words)
     table, span_of_word = _distinct(spans + base[example][:, None])
@@ -187,7 +190,7 @@ def piece_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[E
 
     sizes = np.array([len(e) for e in encoded], dtype=np.int64)
     special = np.concatenate([np.zeros(0, dtype=bool), *(e.special for e in encoded)])
-    chosen = np.flatnonzero(~special)
+    chosen = np.flatnonzero(~special | with_special)
     of_example = np.repeat(np.arange(len(encoded)), sizes)
     within = np.arange(len(special)) - (np.cumsum(sizes) - sizes)[of_example]
     char = _stacked(offsets)[chosen]

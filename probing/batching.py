@@ -19,7 +19,9 @@ EXAMPLES_PER_SHARD = 8192
 PASS_COST = 64
 
 
-def shard_starts(corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int) -> tuple[int, ...]:
+def shard_starts(
+    corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int, example_bytes: int = 0
+) -> tuple[int, ...]:
     """First example of each shard, from the corpus and the recipe alone.
 
     Rows are estimated without a tokenizer (one per word, one per sentence, one piece per four characters), so that a
@@ -30,14 +32,15 @@ def shard_starts(corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int) -
         scope: `piece`, `word`, `sentence` or `position`.
         row_bytes: bytes of one row (of all positions of an example) over all sites.
         shard_bytes: size to stay near.
+        example_bytes: what each example takes besides its rows.
 
     Raises:
         BadParameter: more shards than the format allows.
     """
-    budget = max(1, shard_bytes // max(1, row_bytes))
+    budget = max(shard_bytes, row_bytes)
     starts, filled = [0], 0
     for ordinal, example in enumerate(corpus.examples):
-        estimate = row_estimate(example, scope)
+        estimate = row_estimate(example, scope) * row_bytes + example_bytes
         is_full = filled + estimate > budget or ordinal - starts[-1] >= EXAMPLES_PER_SHARD
         if is_full and ordinal > starts[-1]:
             starts.append(ordinal)
@@ -80,6 +83,21 @@ def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int, pass_co
         batches.append(order[i : cut[i]])
         i = cut[i]
     return batches
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedBatch:
+    """What a model is given for a batch of B inputs of at most T pieces.
+
+    Attributes:
+        ids: `(B, T)` vocabulary ids.
+        mask: `(B, T)` 1 for pieces, 0 for padding.
+        position_ids: `(B, T)`; None: not given, the model counts by itself.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    position_ids: Tensor | None
 
 
 @dataclass(frozen=True)

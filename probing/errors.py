@@ -5,7 +5,7 @@
     ├─ StoreError                NotAStore UnsupportedFormat IncompleteStore ProvenanceMismatch CorruptShard
     │                            NotRepresentable NonFiniteStates DiskFull (OSError) StoreBusy
     ├─ UntrustedFile
-    ├─ ModelError                UnsupportedModel UnknownSite RemoteCodeRefused
+    ├─ ModelError                UnsupportedModel UnknownSite RemoteCodeRefused ReplayUnavailable EditFailed
     ├─ WorkError                 UnitFailed WorkerLost Stalled
     ├─ FitError                  DidNotConverge
     ├─ Interrupted
@@ -168,6 +168,14 @@ class UnknownSite(ModelError, UnknownName):
 
 class RemoteCodeRefused(ModelError):
     """A model that only works with Python code of its own, which is never run."""
+
+
+class ReplayUnavailable(ModelError):
+    """A model or store from which blocks cannot be run from the middle."""
+
+
+class EditFailed(ModelError):
+    """The instrument of an intervention does not do what it says: clean states give other outputs than before."""
 
 
 class WorkError(ProbingError):

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Task as ProgressTask
-from rich.text import Text
 
 from probing.alignment import check_words
 from probing.batching import row_estimate, shard_starts
@@ -29,14 +23,18 @@ from probing.extraction_work import (
     shard_units,
     threads_set,
 )
+from probing.gathering import Gathering
 from probing.language_model import LanguageModel
 from probing.positions import SCOPE, check_spans, parse_positions, positions_identity
+from probing.progress import words_bar
 from probing.provenance import digest
-from probing.shard_reading import WINDOW, Clock, Reading, inputs_of
+from probing.replay_reading import output_bytes, with_role
+from probing.shard_reading import WINDOW, Reading, inputs_of
 from probing.site import are_module_paths, select_sites
 from probing.specs import build
-from probing.store import Store, StoreWriter
+from probing.store import Store
 from probing.store.leases import Leases
+from probing.subset import subset_of
 from probing.work import Executor, WorkerFactory
 
 ROWS = (
@@ -57,7 +55,9 @@ def extract(
     long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
     stride: int | None = None, chat_template: bool = False, num_workers: int = 1, worker_index: int = 0,
     executor: str | Executor = "inline", workers: int | None = None, threads: int | None = None,
-    allow_mixed_environment: bool = False, progress: bool | None = None,
+    allow_mixed_environment: bool = False, moments: str | None = None, subset: str | Sequence[int] | None = None,
+    role: Literal["states", "replay"] = "states", outputs: str | None = None,
+    columns: str | Sequence[int] | None = None, progress: bool | None = None,
 ) -> Store:  # fmt: skip
     """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
 
@@ -84,6 +84,11 @@ def extract(
         threads: processor threads of each worker; None: for `inline` as they are, else its share of the cores. States
             can differ in the last bits between numbers of threads; with equal numbers every executor gives equal bytes.
         allow_mixed_environment: resume with another minor version of torch or transformers; each shard records its own.
+        moments: a split, or `all`: also gather means and cross-products of its states (`Store.moments`).
+        subset: only these examples: a split, ordinals, or text such as `0,5,20:40`.
+        role: `replay` keeps whole sequences and the clean outputs of a model, for `Replay`; `rows` is then left alone.
+        outputs, columns: of a replay: outputs of the `last` piece of each example (default of causal models), of `mask`
+            pieces (of masked ones), `all` or `none`; vocabulary ids kept, or a file of them (None: all).
         progress: show a bar on standard error; None: if it is a terminal.
 
     Raises:
@@ -109,22 +114,28 @@ def extract(
     if chat_template:
         ChatTemplate(model.tokenizer, model.name)  # refuses a tokenizer that has none
         reading = replace(reading, chat=True)
-    _check_corpus(model, corpus, reading)
+    reading, kept = with_role(model, reading, role, outputs, columns), subset_of(corpus, subset)
+    part = corpus if kept is None else replace(corpus, examples=tuple(corpus.examples[k] for k in kept))
+    _check_corpus(model, part, reading)
+    gathering = None if moments is None else Gathering(reading.sites, corpus, moments)
     row_bytes = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
     row_bytes *= len(reading.positions) or 1
-    starts = shard_starts(corpus, reading.scope, row_bytes, shard_bytes)
-    identity = _identity(model, corpus, reading, starts)
-    factory = _factory(runner, model, reading, Path(to), identity, allow_mixed_environment=allow_mixed_environment)
+    by_row, by_example = output_bytes(model, reading)
+    starts = shard_starts(part, reading.scope, row_bytes + by_row, shard_bytes, by_example)
+    identity = _identity(model, corpus, reading, starts, kept)
+    target = StoreToFill(Path(to).resolve(), identity, allow_mixed_environment)
+    factory = _factory(runner, model, reading, target, gathering)
     with threads_set(runner.threads):
         place = place_of_work(model.device)
-    writer = StoreWriter.open(
-        Path(to), identity=identity, environment=place, allow_mixed_environment=allow_mixed_environment
-    )
+    writer = target.open(place)
     shards = [shard for shard in writer.missing() if shard % num_workers == worker_index]
-    plan = shard_units(digest(identity), corpus, starts, shards)
+    if gathering is not None:
+        gathering.begin(Store.open(Path(to), allow_partial=True))
+    plan = shard_units(digest(identity), part, starts, shards, kept)
     todo = [example for unit in plan.units for example in unit.payload.examples]
-    writer.preflight(row_bytes * sum(row_estimate(example, reading.scope) for example in todo))
-    with _progress(sum(unit.size for unit in plan.units), progress) as advance, _sole_error_itself():
+    rows_to_come = sum(row_estimate(example, reading.scope) for example in todo)
+    writer.preflight((row_bytes + by_row) * rows_to_come + by_example * len(todo))
+    with words_bar("extracting", sum(unit.size for unit in plan.units), progress) as advance, _sole_error_itself():
         complete(
             plan, runner, factory, advance, missing=lambda: ids_of(plan, set(writer.missing())),
             busy=lambda: ids_of(plan, Leases(Path(to)).held().keys()),
@@ -132,7 +143,10 @@ def extract(
     if writer.missing():
         return Store.open(Path(to), allow_partial=True)
     writer.seal()
-    return Store.open(Path(to))
+    store = Store.open(Path(to))
+    if gathering is not None:
+        gathering.finish(store)
+    return store
 
 
 def executor_of(executor: str | Executor, workers: int | None, threads: int | None) -> Executor:
@@ -153,12 +167,10 @@ def executor_of(executor: str | Executor, workers: int | None, threads: int | No
 
 
 def _factory(
-    executor: Executor, model: LanguageModel, reading: Reading, path: Path, identity: dict[str, Any],
-    *, allow_mixed_environment: bool,
-) -> WorkerFactory:  # fmt: skip
-    store = StoreToFill(path.resolve(), identity, allow_mixed_environment)
+    executor: Executor, model: LanguageModel, reading: Reading, store: StoreToFill, gathering: Gathering | None
+) -> WorkerFactory:
     if executor.in_process:
-        return WorkersWithModel(model, reading, store)
+        return WorkersWithModel(model, reading, store, gathering)
     if model.source is None:
         raise BadParameter(
             "other processes cannot load this model", needed="a model loaded from a folder or by its hub name",
@@ -261,30 +273,14 @@ def _refuse_long(model: LanguageModel, examples: Sequence[Example], reading: Rea
             )  # fmt: skip
 
 
-def _identity(model: LanguageModel, corpus: Corpus, reading: Reading, starts: tuple[int, ...]) -> dict[str, Any]:
+def _identity(
+    model: LanguageModel, corpus: Corpus, reading: Reading, starts: tuple[int, ...], kept: tuple[int, ...] | None
+) -> dict[str, Any]:
     source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
     more = positions_identity(corpus, reading.positions) if reading.positions else {}
     more |= {"chat": ChatTemplate(model.tokenizer, model.name).identity(corpus)} if reading.chat else {}
     return model.identity() | {
-        "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None},
+        "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None if kept is None else list(kept)},
         "extraction": reading.identity() | model.added_modules(reading.sites) | more,
-        "plan": {"starts": list(starts), "count": len(corpus)},
+        "plan": {"starts": list(starts), "count": len(corpus) if kept is None else len(kept)},
     }
-
-
-class _Rate(ProgressColumn):
-    """Words per second."""
-
-    def render(self, task: ProgressTask) -> Text:
-        """The rate of the last seconds."""
-        return Text(f"{task.speed:,.0f} words/s" if task.speed else "")
-
-
-@contextmanager
-def _progress(total: int, show: bool | None) -> Iterator[Clock]:
-    """A bar with words per second and time left, on standard error."""
-    is_shown = sys.stderr.isatty() if show is None else show
-    columns = (TextColumn("extracting"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
-        task = bar.add_task("words", total=total)
-        yield lambda words: bar.advance(task, words)

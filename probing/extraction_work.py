@@ -12,12 +12,15 @@ from typing import Any
 import torch
 
 from probing.corpus import Corpus, Example
+from probing.gathering import Gathering
 from probing.language_model import LanguageModel
 from probing.models._source import ModelSource
 from probing.provenance import environment
+from probing.replay_reading import ReplayReading, read_replay_shard
 from probing.shard_reading import Clock, Reading, n_words, read_shard
 from probing.store import ShardContent, StoreWriter
 from probing.store.leases import Lease, Leases
+from probing.subset import with_ordinals
 from probing.work import Place, Report, Worker, WorkPlan, WorkUnit, unit_id
 
 
@@ -29,22 +32,27 @@ class ShardTask:
         shard: its index.
         start: position of its first example.
         examples: its examples.
+        kept: their ordinals in the corpus, where only a subset of it is read.
     """
 
     shard: int
     start: int
     examples: tuple[Example, ...]
+    kept: tuple[int, ...] | None = None
 
 
-def shard_units(store_id: str, corpus: Corpus, starts: Sequence[int], shards: Sequence[int]) -> WorkPlan:
-    """The plan that computes `shards`; ids are made of the store's id and the shard."""
+def shard_units(
+    store_id: str, corpus: Corpus, starts: Sequence[int], shards: Sequence[int], kept: tuple[int, ...] | None = None
+) -> WorkPlan:
+    """The plan that computes `shards`; ids are made of the store's id and the shard; `kept` has a subset's ordinals."""
     bounds = (*starts, len(corpus))
     units = []
     for shard in shards:
         examples = corpus.examples[bounds[shard] : bounds[shard + 1]]
+        own = None if kept is None else kept[bounds[shard] : bounds[shard + 1]]
         name = f"shard {shard} (examples {bounds[shard]} to {bounds[shard + 1] - 1})"
         size = sum(n_words(example) for example in examples)
-        units.append(WorkUnit(unit_id(store_id, shard), name, size, ShardTask(shard, bounds[shard], examples)))
+        units.append(WorkUnit(unit_id(store_id, shard), name, size, ShardTask(shard, bounds[shard], examples, own)))
     return WorkPlan(tuple(units))
 
 
@@ -76,10 +84,11 @@ class WorkersWithModel:
     model: LanguageModel
     reading: Reading
     store: StoreToFill
+    gathering: Gathering | None = None
 
     def __call__(self, place: Place) -> ShardWorker:
         """The worker."""
-        return ShardWorker(self.model, self.reading, self.store, place)
+        return ShardWorker(self.model, self.reading, self.store, place, self.gathering)
 
 
 @dataclass(frozen=True)
@@ -107,16 +116,21 @@ class WorkersThatLoad:
 class ShardWorker(Worker):
     """Reads shards; while one is hashed and written the next is read."""
 
-    def __init__(self, model: LanguageModel, reading: Reading, store: StoreToFill, place: Place) -> None:
+    def __init__(
+        self, model: LanguageModel, reading: Reading, store: StoreToFill, place: Place,
+        gathering: Gathering | None = None,
+    ) -> None:  # fmt: skip
         self._model = model
         self._reading = reading
+        self._gathering = gathering
         self._stack = ExitStack()
         with self._stack as entered:
             entered.enter_context(threads_set(place.threads))
             self._writer = store.open(place_of_work(model.device))
             self._leases = Leases(store.path)
             self._background = entered.enter_context(ThreadPoolExecutor(max_workers=1))
-            entered.enter_context(model.many_states())
+            if not isinstance(reading, ReplayReading):  # a replay must meet the bits of an ordinary pass
+                entered.enter_context(model.many_states())
             self._stack = entered.pop_all()
 
     def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
@@ -142,11 +156,18 @@ class ShardWorker(Worker):
         if self._writer.is_done(task.shard):  # by the one who had the lease before
             report(unit.size)
             return None
-        return read_shard(self._model, task.examples, task.start, self._reading, _signs_of_life(lease, report))
+        advance = _signs_of_life(lease, report)
+        if isinstance(self._reading, ReplayReading):
+            content = read_replay_shard(self._model, task.examples, task.start, self._reading, advance)
+        else:
+            content = read_shard(self._model, task.examples, task.start, self._reading, advance)
+        return content if task.kept is None else with_ordinals(content, task.kept)
 
     def _commit(self, shard: int, content: ShardContent, lease: Lease) -> None:
         try:
             self._writer.commit(shard, content)
+            if self._gathering is not None:
+                self._gathering.add(shard, content)
         finally:
             lease.release()
 

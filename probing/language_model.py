@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probing.alignment import Encoded
+from probing.batching import PaddedBatch
 from probing.errors import BadParameter, UnsupportedModel
 from probing.models._discovery import Sides
 from probing.models._hooked import HookedModule
@@ -19,6 +20,7 @@ from probing.models._identity import model_identity, tokenizer_identity
 from probing.models._inputs import encoded, padded
 from probing.models._loading import load
 from probing.models._packing import packed_linear_layers
+from probing.models._replay import SuffixReplay
 from probing.models._self_check import SelfCheck
 from probing.models._source import ModelSource
 from probing.models._untrained import untrained_twin
@@ -33,7 +35,7 @@ class LanguageModel:
         name: hub name or folder name.
         tokenizer: the fast tokenizer.
         padding_side: `right` or `left`; states of real pieces are the same for both.
-        source: where it was loaded from; None: it was built in memory.
+        source, suffix: where it was loaded from (None: built in memory); what runs it from the middle on.
     """
 
     source: ModelSource | None = None
@@ -55,8 +57,8 @@ class LanguageModel:
         self.padding_side = padding_side or "right"
         self._model = model.eval()
         self._trunk = HuggingFaceTrunk(model) if trunk is None else trunk
-        self._revision = revision
-        self._folder = folder
+        self.suffix = SuffixReplay(self._model, self._trunk)
+        self._where = (name, revision, folder)
         self._untrained = untrained
         self._widths: dict[str, int] = {}
         self._identity: dict[str, Any] | None = None
@@ -98,19 +100,8 @@ class LanguageModel:
         model = cls(network, loaded.tokenizer, name=source, padding_side=padding_side,
                     revision=loaded.revision, folder=loaded.folder, untrained=untrained,
                     trunk=HuggingFaceTrunk(network, side=side, by_blocks=by_blocks))  # fmt: skip
-        model.source = ModelSource(
-            name,
-            device,
-            dtype,
-            attention,
-            kind,
-            padding_side,
-            loaded.revision,
-            untrained,
-            side,
-            by_blocks,
-            allow_pickle_weights,
-        ).anywhere()
+        model.source = ModelSource(name, device, dtype, attention, kind, padding_side, loaded.revision, untrained, side,
+                                   by_blocks, allow_pickle_weights).anywhere()  # fmt: skip
         if check:
             model.self_check()
         return model
@@ -272,15 +263,15 @@ class LanguageModel:
             UnsupportedModel: it was loaded without a head over the vocabulary.
         """
         with torch.inference_mode():
-            ids, mask = self._padded(batch)
-            output = self._trunk.run_with_head(ids, mask)
-        logits = getattr(output, "logits", None)
-        if not isinstance(logits, Tensor):
-            raise UnsupportedModel(
-                "this model has no logits", needed="a language-model head", found=type(self._model).__name__,
-                where=self.name, next_step="load it with kind='causal' or kind='masked'",
-            )  # fmt: skip
-        return logits[:, self._trunk.lead :]
+            return self.suffix.logits(self._trunk.run_with_head(*self._padded(batch)))[:, self._trunk.lead :]
+
+    def padded(self, batch: Sequence[Encoded]) -> PaddedBatch:
+        """What the model is given for a batch."""
+        return self.suffix.padded(*self._padded(batch))
+
+    def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
+        """Logits `(B, T, V)` when `resid.l` has these states `(B, T, D)`; only blocks l to L-1 run (`SuffixReplay`)."""
+        return self.suffix.run_from(site, states, inputs)
 
     def self_check(self) -> None:
         """Prove on four small inputs that the hooks read what the site names say.
@@ -294,12 +285,11 @@ class LanguageModel:
         """The `model` and `tokenizer` blocks of a store's identity; no machine paths."""
         if self._identity is not None:
             return dict(self._identity)
-        where = (self.name, self._revision, self._folder)
         found = {
-            "model": model_identity(self._model, *where, self._untrained) | self._trunk.identity(),
-            "tokenizer": tokenizer_identity(self.tokenizer, *where, self.padding_side),
+            "model": model_identity(self._model, *self._where, self._untrained) | self._trunk.identity(),
+            "tokenizer": tokenizer_identity(self.tokenizer, *self._where, self.padding_side),
         }
-        if self._folder is not None:  # hashes of files, which were read once; what is in memory may change
+        if self._where[2] is not None:  # hashes of files, which were read once; what is in memory may change
             self._identity = found
         return dict(found)
 
@@ -307,5 +297,4 @@ class LanguageModel:
         """Ids and mask `(B, T)` on the model's device."""
         padding = next((i for i in (self.tokenizer.pad_token_id, self._trunk.counting_padding_id) if i is not None), 0)
         starts = self.first_piece(batch).tolist() if batch else []
-        ids, mask = padded(batch, starts, padding)
-        return ids.to(self._trunk.device), mask.to(self._trunk.device)
+        return padded(batch, starts, padding, self._trunk.device)

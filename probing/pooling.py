@@ -13,7 +13,7 @@ from torch.nn.functional import embedding_bag
 from probing.corpus import Corpus
 from probing.errors import BadParameter, ProvenanceMismatch, unknown_name
 from probing.positions import SCOPE, parse_positions, positions_identity
-from probing.store import RowTable, Store
+from probing.store import Moments, RowTable, Store
 
 Ints = NDArray[np.int64]
 POOLINGS = (
@@ -83,6 +83,18 @@ class PooledStore:
     def width(self, site: str) -> int:
         """Number of features at a site."""
         return self._store.width(site)
+
+    def moments(self, site: str, selection: str = "train") -> Moments:
+        """There are none: those of the store are of its pieces.
+
+        Raises:
+            BadParameter: always.
+        """
+        raise BadParameter(
+            f"the moments of {site} are of pieces, not of pooled rows", needed="a store of the rows that are fitted on",
+            found=str(self.identity["extraction"]["rows"]), where=str(self.path),
+            next_step=f"fit on the rows themselves, or extract the pooled rows with --moments {selection}",
+        )  # fmt: skip
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
         """Pooled states `(N, D)` float32 of the rows asked for; None: all."""

@@ -80,7 +80,7 @@ def read_shard(
     Raises:
         NonFiniteStates: naming the site and the sentence.
     """
-    encoded, too_long = _encode(model, examples, reading)
+    encoded, too_long = encode_within(model, examples, reading)
     rows = _rows(model, examples, encoded, reading)
     windows = _windows(encoded, reading)
     states = _read_states(model, examples, encoded, rows, windows, reading, advance)
@@ -89,8 +89,8 @@ def read_shard(
     return ShardContent(
         example_start=start,
         n_examples=len(examples),
-        rows=_row_columns(rows, start),
-        examples=_example_columns(
+        rows=row_columns(rows, start),
+        examples=example_columns(
             examples, encoded, rows, start, set(skipped), {e - start for e, _, _ in missing}, set(windows)
         ),
         sites=states,
@@ -134,7 +134,7 @@ def _read_states(
         for site in reading.sites:
             pooled = gather.pool(found[site], reading.pool).cpu()
             if not math.isfinite(float(pooled.sum())):  # also where a sum of finite numbers overflows
-                _check_finite(pooled.numpy(), site, rows, places.numpy(), examples)
+                check_finite(pooled.numpy(), site, rows, places.numpy(), examples)
             narrowed = narrow(pooled.numpy(), reading.dtype, site)
             _tensor(states[site]).index_copy_(0, places, _tensor(narrowed))  # as states[places] = narrowed, faster
         if advance is not None:
@@ -160,7 +160,7 @@ def _tensor(stored: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(stored.view(np.int16) if stored.dtype == np.uint16 else stored)
 
 
-def _check_finite(
+def check_finite(
     pooled: NDArray[Any], site: str, rows: Rows, places: NDArray[Any], examples: Sequence[Example]
 ) -> None:
     finite = np.isfinite(pooled).all(axis=1)
@@ -181,7 +181,9 @@ def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: Readin
     return model.encode([example.text for example in examples])
 
 
-def _encode(model: LanguageModel, examples: Sequence[Example], reading: Reading) -> tuple[list[Encoded], list[int]]:
+def encode_within(
+    model: LanguageModel, examples: Sequence[Example], reading: Reading
+) -> tuple[list[Encoded], list[int]]:
     """Inputs within the limit, and the positions of those skipped for their length."""
     encoded = inputs_of(model, examples, reading)
     limit = reading.max_length
@@ -202,7 +204,7 @@ def _rows(model: LanguageModel, examples: Sequence[Example], encoded: Sequence[E
     return sentence_rows(encoded, reading.pool, model.cls_id)
 
 
-def _row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
+def row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
     position = {} if rows.position is None else {"position": rows.position.astype("<u2")}
     return position | {
         "example": (rows.example + start).astype("<u4"),
@@ -214,7 +216,7 @@ def _row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def _example_columns(
+def example_columns(
     examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows, start: int, skipped: set[int],
     with_missing: set[int], windowed: set[int],
 ) -> dict[str, NDArray[Any]]:  # fmt: skip

@@ -130,6 +130,21 @@ class HookedModule(ABC):
         self.check_sites(sites)
         with self._hooks(sites) as seen, suppress(_AllRead):
             self.run(ids, mask)
+        return self._met(seen, ids, sites)
+
+    def read_whole(self, run: Callable[[], Any], ids: Tensor, sites: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
+        """What `run` gives, a pass that is not cut short, and the states `(B, T, D)` that it meets at the sites.
+
+        Raises:
+            UnknownSite, UnsupportedModel: as `read`.
+        """
+        self.check_sites(sites)
+        with self._hooks(sites) as seen:
+            seen[_END] = []  # never met
+            output = run()
+        return output, self._met(seen, ids, sites)
+
+    def _met(self, seen: dict[str, list[Tensor]], ids: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
         for site in sites:
             if len(seen[site]) != 1:
                 raise self.unsupported(f"site {site} was met {len(seen[site])} times", "once in a forward pass")
@@ -212,6 +227,9 @@ class HookedModule(ABC):
         if site in self.reads_input:
             return module.register_forward_pre_hook(before, with_kwargs=True)
         return module.register_forward_hook(after)
+
+
+_END = ""
 
 
 class _AllRead(Exception):

@@ -32,7 +32,9 @@ def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
     ]  # fmt: skip
 
 
-def padded(batch: Sequence[Encoded], starts: Sequence[int], padding: int) -> tuple[Tensor, Tensor]:
+def padded(
+    batch: Sequence[Encoded], starts: Sequence[int], padding: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Ids and mask `(B, T)`; `starts` has the column of each input's first piece.
 
     Raises:
@@ -45,4 +47,4 @@ def padded(batch: Sequence[Encoded], starts: Sequence[int], padding: int) -> tup
     for row, (one, start) in enumerate(zip(batch, starts, strict=True)):
         ids[row, start : start + len(one)] = one.ids
         mask[row, start : start + len(one)] = 1
-    return torch.from_numpy(ids), torch.from_numpy(mask)
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)

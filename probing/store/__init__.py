@@ -4,11 +4,12 @@ from probing.store.content import narrow
 from probing.store.file_ops import FileOps
 from probing.store.format import ShardContent
 from probing.store.maintenance import collect, garbage, merge, remove, repair
+from probing.store.moments import Moments
 from probing.store.reader import RowTable, Store
 from probing.store.summary import list_stores, store_info
 from probing.store.writer import StoreWriter
 
 __all__ = [
-    "FileOps", "RowTable", "ShardContent", "Store", "StoreWriter", "collect", "garbage", "list_stores", "merge",
-    "narrow", "remove", "repair", "store_info",
+    "FileOps", "Moments", "RowTable", "ShardContent", "Store", "StoreWriter", "collect", "garbage", "list_stores",
+    "merge", "narrow", "remove", "repair", "store_info",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -13,6 +13,8 @@ from probing.errors import CorruptShard, IncompleteStore
 from probing.store.format import (
     ALIGNMENT,
     EXAMPLE_COLUMNS,
+    FORMAT,
+    FORMAT_VERSION,
     ITEM_BYTES,
     MAX_SHARD_BYTES,
     Recipe,
@@ -21,16 +23,41 @@ from probing.store.format import (
     shard_file,
 )
 
+# Data type and shape by path; a size of None: any; of a letter: any, but the same wherever the letter occurs.
+Expected = dict[str, tuple[str, tuple[int | str | None, ...]]]
 
-def expected_datasets(recipe: Recipe, n_rows: int, n_examples: int) -> dict[str, tuple[str, tuple[int | None, ...]]]:
-    """Data type and shape of every dataset of a shard; None: any width."""
+
+def expected_datasets(recipe: Recipe, n_rows: int, n_examples: int) -> Expected:
+    """Data type and shape of every dataset of a shard."""
     rows = {f"/rows/{name}": (dtype, (n_rows,)) for name, dtype in recipe.row_columns.items()}
     shapes = {"offset": (n_examples + 1,), "text_sha256": (n_examples, 32)}
     examples = {
         f"/examples/{name}": (dtype, shapes.get(name, (n_examples,))) for name, dtype in EXAMPLE_COLUMNS.items()
     }
     sites = {f"/sites/{name}": (recipe.dtype, (n_rows, None)) for name in recipe.sites}
-    return {**rows, **examples, **sites}
+    return {**rows, **examples, **sites, **_replay_datasets(recipe, n_examples)}
+
+
+def _replay_datasets(recipe: Recipe, n_examples: int) -> Expected:
+    """M rows whose outputs are kept, C columns of them."""
+    found: Expected = {"/examples/batch": ("u4", (n_examples, 2))} if recipe.role == "replay" else {}
+    if recipe.outputs != "none":
+        found |= {"/outputs/row": ("u4", ("M",)), "/outputs/logits": ("float32", ("M", "C"))}
+        found |= {"/outputs/logsumexp": ("float32", ("M",))}
+        found |= {"/outputs/column": ("u4", ("C",))} if recipe.has_columns else {}
+    return found
+
+
+def shard_attributes(
+    recipe: Recipe, shard: int, n_rows: int, facts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """Attributes of a shard file by path: of the root, and of each site."""
+    first, end = recipe.span(shard)
+    root = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id, "shard": shard,
+        "example_start": first, "n_examples": end - first, "n_rows": n_rows,
+    }  # fmt: skip
+    return {"/": root, **{f"/sites/{name}": facts.get(name, {}) for name in recipe.sites}}
 
 
 def check_record(record: Mapping[str, Any], recipe: Recipe, shard: int) -> None:
@@ -51,7 +78,7 @@ def check_record(record: Mapping[str, Any], recipe: Recipe, shard: int) -> None:
     if not _natural(n_rows) or not _natural(n_bytes) or n_bytes > MAX_SHARD_BYTES:
         raise ValueError("its n_rows or bytes is out of range")
     first, end = recipe.span(shard)
-    _check_datasets(record.get("datasets"), expected_datasets(recipe, n_rows, end - first), n_bytes)
+    check_datasets(record.get("datasets"), expected_datasets(recipe, n_rows, end - first), n_bytes)
     _check_reports(record, recipe)
 
 
@@ -74,7 +101,21 @@ def _natural(value: Any) -> TypeGuard[int]:
     return type(value) is int and value >= 0
 
 
-def _check_datasets(datasets: Any, expected: Mapping[str, tuple[str, tuple[int | None, ...]]], n_bytes: int) -> None:
+def fits(wanted: Sequence[int | str | None], found: Sequence[int], sizes: dict[str, int]) -> bool:
+    """Whether a shape is as wanted; sizes named by a letter are bound in `sizes` where they first occur."""
+    if len(wanted) != len(found):
+        return False
+    bound = [sizes.setdefault(w, f) if isinstance(w, str) else w for w, f in zip(wanted, found, strict=True)]
+    return all(w in (None, f) for w, f in zip(bound, found, strict=True))
+
+
+def check_datasets(datasets: Any, expected: Expected, n_bytes: int) -> None:
+    """Refuse a description of datasets that lie outside a file, overlap, or have other shapes or types than expected.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    sizes: dict[str, int] = {}
     if not isinstance(datasets, dict) or not expected.keys() <= datasets.keys():
         raise ValueError("a dataset is missing")
     used: list[tuple[int, int, str]] = []
@@ -83,9 +124,9 @@ def _check_datasets(datasets: Any, expected: Mapping[str, tuple[str, tuple[int |
         if not isinstance(entry, dict) or entry.get("dtype") != dtype:
             raise ValueError(f"{path} is not {dtype}")
         found = entry.get("shape")
-        if not isinstance(found, list) or len(found) != len(shape) or not all(map(_natural, found)):
+        if not isinstance(found, list) or not all(map(_natural, found)):
             raise ValueError(f"{path} has no valid shape")
-        if any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
+        if not fits(shape, found, sizes):
             raise ValueError(f"{path} has shape {found}, not {list(shape)}")
         offset, size = entry.get("offset"), entry.get("nbytes")
         if not (_natural(offset) and _natural(size)) or offset + size > n_bytes:

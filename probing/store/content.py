@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, NonFiniteStates, NotRepresentable
 from probing.site import Site
-from probing.store.commit_record import expected_datasets
-from probing.store.format import MEMORY_TYPES, REASONS, Recipe, ShardContent, widen
+from probing.store.commit_record import expected_datasets, fits
+from probing.store.format import MEMORY_TYPES, REASONS, STATE_TYPES, Recipe, ShardContent, widen
 
 
 def narrow(states: NDArray[np.float32], dtype: str, site: str) -> NDArray[Any]:
@@ -89,34 +89,40 @@ def arrays_of(content: ShardContent, recipe: Recipe, shard: int) -> dict[str, ND
         raise BadParameter("other sites than planned", needed=", ".join(recipe.sites), found=", ".join(content.sites))
     given: dict[str, NDArray[Any]] = {
         f"/{group}/{name}": array
-        for group, arrays in (("rows", content.rows), ("examples", content.examples), ("sites", content.sites))
+        for group, arrays in (
+            ("rows", content.rows),
+            ("examples", content.examples),
+            ("sites", content.sites),
+            ("outputs", content.outputs),
+        )
         for name, array in arrays.items()
     }
     n_rows = len(content.rows["example"])
     expected = expected_datasets(recipe, n_rows, content.n_examples)
     if set(given) != set(expected):
         raise BadParameter("other columns than the format has", found=", ".join(sorted(given.keys() ^ expected.keys())))
-    arrays = {path: _checked(path, given[path], *expected[path]) for path in sorted(expected)}
+    sizes: dict[str, int] = {}
+    arrays = {path: _checked(path, given[path], *expected[path], sizes) for path in sorted(expected)}
     _check_index(arrays, n_rows)
     if recipe.positions and n_rows and int(arrays["/rows/position"].max()) >= len(recipe.positions):
         raise BadParameter("a row is at a position without a name", needed=f"0 to {len(recipe.positions) - 1}")
+    _check_outputs(arrays, n_rows)
     unknown = {str(entry[-1]) for entry in (*content.skipped, *content.missing_words)} - set(REASONS)
     if unknown:
         raise BadParameter("unknown reason", needed=", ".join(REASONS), found=", ".join(sorted(unknown)))
     return arrays
 
 
-def _checked(path: str, array: NDArray[Any], dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
-    fits = array.ndim == len(shape) and all(
-        want in (None, have) for want, have in zip(shape, array.shape, strict=False)
-    )
+def _checked(
+    path: str, array: NDArray[Any], dtype: str, shape: tuple[int | str | None, ...], sizes: dict[str, int]
+) -> NDArray[Any]:
     memory = np.dtype(MEMORY_TYPES[dtype])
-    states = path.startswith("/sites/")
-    if not fits or (states and array.dtype != memory) or (states and not array.shape[1]):
+    states, is_float = path.startswith("/sites/"), dtype in STATE_TYPES
+    if not fits(shape, array.shape, sizes) or (is_float and array.dtype != memory) or (states and not array.shape[1]):
         raise BadParameter(
             f"{path} has another shape or type", needed=f"{dtype} {shape}", found=f"{array.dtype} {array.shape}"
         )
-    if not states and array.size:
+    if not is_float and array.size:
         limits = np.iinfo(memory)
         if array.dtype.kind not in "iu" or int(array.min()) < limits.min or int(array.max()) > limits.max:
             raise BadParameter(f"{path} holds values that are no {dtype}", found=str(array.dtype))
@@ -131,6 +137,17 @@ def _check_index(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
         raise BadParameter("/examples/offset does not partition the rows", needed=f"0 … {n_rows}, never falling")
     if (np.diff(ordinal.astype(np.int64)) <= 0).any() or not np.array_equal(np.repeat(ordinal, counts), example):
         raise BadParameter("rows are not ordered by example", needed="/rows/example to follow /examples/offset")
+
+
+def _check_outputs(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
+    if "/outputs/row" not in arrays:
+        return
+    row = arrays["/outputs/row"].astype(np.int64)
+    if (np.diff(row) <= 0).any() or (row >= n_rows).any():
+        raise BadParameter("/outputs/row is not rows of the shard", needed=f"rising, below {n_rows}")
+    if np.isnan(arrays["/outputs/logits"]).any() or np.isnan(arrays["/outputs/logsumexp"]).any():
+        raise NonFiniteStates("the model's outputs are not numbers", needed="logits", found="NaN",
+                              next_step="compute in float32")  # fmt: skip
 
 
 def site_facts(content: ShardContent, recipe: Recipe) -> dict[str, dict[str, Any]]:

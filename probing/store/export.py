@@ -7,11 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from probing.errors import BadParameter, CorruptShard
@@ -81,6 +83,8 @@ def _hdf5(store: Store, to: Path, *, compress: bool) -> None:
             file.create_dataset(f"rows/{name}", data=getattr(store.rows, name), **options)
         for site in store.sites:
             file.create_dataset(f"sites/{site}", data=store.read(site), **options)
+        for name, array in _outputs(store).items():
+            file.create_dataset(f"outputs/{name}", data=array, **options)
 
 
 def _npy(store: Store, to: Path) -> None:
@@ -90,10 +94,13 @@ def _npy(store: Store, to: Path) -> None:
         np.save(to / f"rows.{name}.npy", getattr(store.rows, name), allow_pickle=False)
     for site in store.sites:
         np.save(to / f"{site}.npy", store.read(site), allow_pickle=False)
+    for name, array in _outputs(store).items():
+        np.save(to / f"outputs.{name}.npy", array, allow_pickle=False)
 
 
 def _safetensors(store: Store, to: Path) -> None:
     arrays = {f"rows.{name}": getattr(store.rows, name) for name in store.row_columns}
+    arrays |= {f"outputs.{name}": array for name, array in _outputs(store).items()}
     save_file(arrays | {site: store.read(site) for site in store.sites}, to, metadata=_metadata(store))
 
 
@@ -102,4 +109,29 @@ def _parquet(store: Store, to: Path) -> None:
     for site in store.sites:
         states = store.read(site)
         columns[site] = pa.FixedSizeListArray.from_arrays(pa.array(states.reshape(-1)), max(1, states.shape[1]))
+    columns |= _output_columns(_outputs(store), store.n_rows)
     pq.write_table(pa.table(columns).replace_schema_metadata(_metadata(store)), to)
+
+
+def _outputs(store: Store) -> dict[str, NDArray[Any]]:
+    """Outputs of a replay store: `row` of the whole store, `logits`, `logsumexp` and `column`; of others nothing."""
+    parts: dict[str, list[NDArray[Any]]] = {}
+    for shard in store.shards:
+        for name in store.output_names:
+            array = store.dataset(shard, f"/outputs/{name}")
+            parts.setdefault(name, []).append(array + store.first_row(shard) if name == "row" else array)
+    return {name: found[0] if name == "column" else np.concatenate(found) for name, found in parts.items()}
+
+
+def _output_columns(outputs: dict[str, NDArray[Any]], n_rows: int) -> dict[str, Any]:
+    """The outputs as columns beside the rows: null where none were kept."""
+    if not outputs:
+        return {}
+    is_kept = np.zeros(n_rows, dtype=bool)
+    is_kept[outputs["row"]] = True
+    ends = np.concatenate([[0], np.cumsum(is_kept)])
+    place = np.maximum(ends[1:] - 1, 0)
+    sums = outputs["logsumexp"][place] if len(outputs["row"]) else np.zeros(n_rows, np.float32)
+    offsets = pa.array((ends * outputs["logits"].shape[1]).astype(np.int64))
+    logits = pa.LargeListArray.from_arrays(offsets, pa.array(outputs["logits"].reshape(-1)), mask=pa.array(~is_kept))
+    return {"output_logsumexp": pa.array(sums, mask=~is_kept), "output_logits": logits}

@@ -23,11 +23,12 @@ MAX_SHARDS = 100_000
 MAX_SHARD_BYTES = 1 << 30
 MAX_JSON_BYTES = 64 << 20
 ALIGNMENT = 4096
-ITEM_BYTES = {"u1": 1, "u2": 2, "u4": 4, "u8": 8, "i4": 4, "float16": 2, "float32": 4, "bfloat16": 2}
+ITEM_BYTES = {"u1": 1, "u2": 2, "u4": 4, "u8": 8, "i4": 4, "float16": 2, "float32": 4, "bfloat16": 2, "float64": 8}
 MEMORY_TYPES = {
     "float16": "<f2",
     "bfloat16": "<u2",
     "float32": "<f4",
+    "float64": "<f8",
     "u1": "u1",
     "u2": "<u2",
     "u4": "<u4",
@@ -38,6 +39,9 @@ STATE_TYPES = ("float32", "float16", "bfloat16")
 ROW_COLUMNS = {
     "example": "u4", "piece_start": "u4", "piece_end": "u4", "char_start": "u4", "char_end": "u4", "word": "i4",
 }  # fmt: skip
+REPLAY_ROW_COLUMNS = {"input_id": "u4", "position_id": "i4", "mask": "u1"}
+ROLES = ("states", "replay")
+OUTPUTS = ("none", "last", "mask", "all")
 EXAMPLE_COLUMNS = {"offset": "u8", "ordinal": "u4", "text_sha256": "u1", "flags": "u1"}
 REASONS = ("too_long", "truncated", "no_pieces", "nothing_selected", "not_in_source")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
@@ -53,12 +57,16 @@ class ShardContent:
         rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,); where
             rows are positions also `position` (u2).
         examples: `offset` u8 (E+1,), `ordinal` u4 (E,), `text_sha256` u1 (E, 32), `flags` u1 (E,).
+            Of a replay store also `input_id` u4, `position_id` i4 (-1: none was given) and `mask` u1 of each row, and
+            `batch` u4 (E, 2) of each example.
         sites: states (R, width) by site: float32, float16, or the raw bits of bfloat16 as uint16.
         modules: what was hooked, by site.
         skipped: (example ordinal, reason).
         missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
         heads: `n_heads` and `head_dim` of the sites that are heads, concatenated.
         windowed: (example ordinal, number of windows) of the inputs read in windows.
+        outputs: of a replay store with a head: `row` u4 (M,), `logits` (M, C) and `logsumexp` (M,) float32, and
+            `column` u4 (C,) unless all are kept.
     """
 
     example_start: int
@@ -71,6 +79,7 @@ class ShardContent:
     missing_words: Sequence[tuple[int, int, str]] = ()
     windowed: Sequence[tuple[int, int]] = ()
     heads: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,9 @@ class Recipe:
     starts: tuple[int, ...]
     count: int
     positions: tuple[str, ...] = ()
+    role: str = "states"
+    outputs: str = "none"
+    has_columns: bool = False
 
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> Recipe:
@@ -103,12 +115,16 @@ class Recipe:
         starts, count = plan.get("starts"), plan.get("count")
         _check_plan(starts, count)
         positions = _positions(extraction)
-        return cls(digest(identity), tuple(sites), dtype, tuple(starts or ()), int(count or 0), positions)
+        role, outputs = _role(identity, extraction)
+        has_columns = extraction.get("columns") is not None
+        spans = (tuple(starts or ()), int(count or 0))
+        return cls(digest(identity), tuple(sites), dtype, *spans, positions, role, outputs, has_columns)
 
     @property
     def row_columns(self) -> dict[str, str]:
         """Data type of every column of the rows."""
-        return ROW_COLUMNS | ({"position": "u2"} if self.positions else {})
+        more = REPLAY_ROW_COLUMNS if self.role == "replay" else {}
+        return ROW_COLUMNS | ({"position": "u2"} if self.positions else {}) | more
 
     @property
     def n_shards(self) -> int:
@@ -134,6 +150,27 @@ def _positions(extraction: Mapping[str, Any]) -> tuple[str, ...]:
     if not has_form or len(names) > 1 << 16 or bool(names) != (extraction.get("rows") == "position"):
         raise BadParameter("identity.extraction.position_names is not a list of names", found=repr(names)[:200])
     return tuple(names)
+
+
+def _role(identity: Mapping[str, Any], extraction: Mapping[str, Any]) -> tuple[str, str]:
+    """The role, and which outputs are kept.
+
+    Raises:
+        BadParameter: unknown ones, or a replay store that rounds the states: they would give other outputs.
+    """
+    role, outputs = extraction.get("role", "states"), extraction.get("outputs", "none")
+    if role not in ROLES or outputs not in OUTPUTS or (role == "states" and outputs != "none"):
+        raise BadParameter(
+            "unknown role or outputs", needed=f"role {' or '.join(ROLES)}; outputs of a replay {', '.join(OUTPUTS)}",
+            found=f"{role}, {outputs}",
+        )  # fmt: skip
+    computed = _block(identity, "model").get("dtype")
+    if role == "replay" and extraction["dtype"] != computed:
+        raise BadParameter(
+            "a replay store keeps states as they were computed", needed=f"stored dtype {computed}",
+            found=str(extraction["dtype"]), next_step="leave the stored dtype out, or compute in it",
+        )  # fmt: skip
+    return role, outputs
 
 
 def _check_plan(starts: Any, count: Any) -> None:

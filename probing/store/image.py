@@ -1,4 +1,4 @@
-"""A shard as HDF5 bytes in memory: built from content, reopened, described and compared."""
+"""A file as HDF5 bytes in memory: built from arrays, reopened, described and compared."""
 
 from __future__ import annotations
 
@@ -16,15 +16,10 @@ from h5py import h5d, h5g, h5p, h5s, h5t
 from numpy.typing import NDArray
 
 from probing.errors import CorruptShard
-from probing.store.commit_record import expected_datasets
-from probing.store.format import (
-    ALIGNMENT,
-    FORMAT,
-    FORMAT_VERSION,
-    Recipe,
-)
+from probing.store.format import ALIGNMENT
 
 _METADATA_ROOM = 1 << 20
+_GROUPS = ("rows", "examples", "sites", "outputs", "selection")
 
 
 def bfloat16_type() -> Any:
@@ -45,6 +40,7 @@ FILE_TYPES: dict[str, Callable[[], Any]] = {
     "i4": lambda: h5t.STD_I32LE,
     "float16": lambda: h5t.IEEE_F16LE,
     "float32": lambda: h5t.IEEE_F32LE,
+    "float64": lambda: h5t.IEEE_F64LE,
     "bfloat16": bfloat16_type,
 }
 
@@ -117,44 +113,33 @@ class Image:
 
 
 def build(
-    arrays: Mapping[str, NDArray[Any]], recipe: Recipe, shard: int, facts: Mapping[str, Mapping[str, Any]]
+    arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str], attributes: Mapping[str, Mapping[str, Any]]
 ) -> Image:
     """The HDF5 file, never on disk. Equal content gives equal bytes within one HDF5 version.
 
     Args:
         arrays: dataset by path, contiguous; they must not change while the image is in use.
-        recipe: the store's recipe.
-        shard: index of the shard.
-        facts: attributes of each site.
+        dtypes: stored data type by path.
+        attributes: attributes by path of a dataset; those of the root by `/`.
     """
-    first, end = recipe.span(shard)
-    root = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id, "shard": shard,
-        "example_start": first, "n_examples": end - first, "n_rows": len(arrays["/rows/example"]),
-    }  # fmt: skip
     skeleton = _Skeleton(_METADATA_ROOM + sum(array.nbytes + 4 * ALIGNMENT for array in arrays.values()))
     placed: dict[int, NDArray[Any]] = {}
     with h5py.File(skeleton, "w", alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT) as file:
-        _set_attributes(file, root)
+        _set_attributes(file, attributes["/"])
         untimed = h5p.create(h5p.GROUP_CREATE)
         untimed.set_obj_track_times(False)
-        for group in ("rows", "examples", "sites"):
+        for group in (name for name in _GROUPS if any(path.startswith(f"/{name}/") for path in arrays)):
             h5g.create(file.id, group.encode(), gcpl=untimed).close()
         for path, array in arrays.items():
-            kind = FILE_TYPES[expected_dtype(path, recipe)]()
+            kind = FILE_TYPES[dtypes[path]]()
             dataset = _create(file, path, array.shape, kind)
             if array.nbytes >= ALIGNMENT:
                 placed[dataset.get_offset()] = array
             elif array.size:
                 dataset.write(h5s.ALL, h5s.ALL, array, mtype=kind)
-        for name in recipe.sites:
-            _set_attributes(file[f"/sites/{name}"], facts[name])
+        for path in attributes.keys() - {"/"}:
+            _set_attributes(file[path], attributes[path])
     return Image(skeleton, placed)
-
-
-def expected_dtype(path: str, recipe: Recipe) -> str:
-    """Stored data type of a dataset."""
-    return expected_datasets(recipe, 0, 0)[path][0]
 
 
 def _create(file: Any, path: str, shape: tuple[int, ...], kind: Any) -> Any:
@@ -173,7 +158,7 @@ def _set_attributes(target: Any, values: Mapping[str, Any]) -> None:
         target.attrs.create(name, fixed)
 
 
-def describe(image: Image, arrays: Mapping[str, NDArray[Any]], recipe: Recipe) -> dict[str, dict[str, Any]]:
+def describe(image: Image, arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Reopen an image and give each dataset's dtype, shape, offset, size and hash.
 
     Raises:
@@ -187,13 +172,11 @@ def describe(image: Image, arrays: Mapping[str, NDArray[Any]], recipe: Recipe) -
             held = image.placed.get(offset)
             own = image.skeleton.bytes[offset : offset + array.nbytes] if array.nbytes < ALIGNMENT else b""
             is_there = held is array or (array.nbytes < ALIGNMENT and own == array.tobytes())
-            is_same = dataset.shape == array.shape and dataset.get_type().equal(
-                FILE_TYPES[expected_dtype(path, recipe)]()
-            )
+            is_same = dataset.shape == array.shape and dataset.get_type().equal(FILE_TYPES[dtypes[path]]())
             if not is_there or not is_same:
                 raise CorruptShard(f"{path} changed while the shard was built", next_step="check the machine's memory")
             found[path] = {
-                "dtype": expected_dtype(path, recipe),
+                "dtype": dtypes[path],
                 "shape": list(array.shape),
                 "offset": offset,
                 "nbytes": array.nbytes,

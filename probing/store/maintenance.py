@@ -22,6 +22,9 @@ from probing.store.file_ops import (
 )
 from probing.store.format import Recipe, read_store_json, record_file
 from probing.store.leases import FOLDER, LEASE, Leases
+from probing.store.moments_files import FILE as MOMENTS_FILE
+from probing.store.moments_files import FOLDER as MOMENTS
+from probing.store.moments_keeping import copy_missing, folder_of, in_use, remove_all, withdraw
 from probing.store.verify import verify_seal, verify_shard
 from probing.store.writer import StoreWriter
 
@@ -49,6 +52,8 @@ class Garbage:
 def repair(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
     """Set aside every damaged commit record, and a seal that no longer fits; extraction computes those shards anew.
 
+    Moments that are damaged, or of other shards, are deleted.
+
     Returns:
         Names of what was set aside; empty if the store is sound.
 
@@ -68,7 +73,7 @@ def repair(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
             files.rename(path / "shards" / name, path / "shards" / f".bad-{int(files.clock())}-{name}")
         if names:
             sync_folder(files, path / "shards")
-    return names + seal
+        return names + seal + withdraw(folder_of(path, recipe), files)
 
 
 def _is_damaged(path: Path, recipe: Recipe, shard: int) -> bool:
@@ -130,6 +135,7 @@ def merge(
         writer.copy(shard, theirs[shard], (source / "shards" / theirs[shard]["file"]).read_bytes())
     if not writer.missing():
         writer.seal()
+        copy_missing(folder_of(target, recipe), folder_of(source, recipe), files)
     return copied
 
 
@@ -157,6 +163,11 @@ def garbage(path: Path | str, *, files: FileOps = REAL_FILES) -> list[Garbage]:
             found += [
                 Garbage(file, files.stat(file).st_size, "an expired lease") for file in Leases(path, files).expired()
             ]
+        folder = folder_of(path, recipe)
+        if folder.exists:
+            kept, unsure, stale = in_use(folder)
+            found += [Garbage(f, files.stat(f).st_size, "moments of other shards") for f in stale if _is_old(f, files)]
+            found += _garbage_in(folder.path, kept, unsure, files)
     return found
 
 
@@ -180,14 +191,22 @@ def _garbage_in(folder: Path, kept: set[str], unsure: set[str], files: FileOps) 
         if file.is_symlink() or not file.is_file():
             continue
         status = files.stat(file)
-        is_old = files.clock() - status.st_mtime > GARBAGE_SECONDS
-        is_orphan = bool(_SHARD.fullmatch(name)) and name not in kept and not name.startswith(tuple(unsure))
+        is_old = _is_old(file, files)
+        is_orphan = (
+            bool(_SHARD.fullmatch(name) or MOMENTS_FILE.fullmatch(name))
+            and name not in kept
+            and not name.startswith(tuple(unsure))
+        )
         if is_orphan and is_old:
             yield Garbage(file, status.st_size, "no commit record names it")
         elif _BAD.fullmatch(name) and is_old:
             yield Garbage(file, status.st_size, "a damaged record that was set aside")
         elif TEMPORARY.fullmatch(name) and is_abandoned(files, file):
             yield Garbage(file, status.st_size, "a temporary file of a dead writer")
+
+
+def _is_old(file: Path, files: FileOps) -> bool:
+    return files.clock() - files.stat(file).st_mtime > GARBAGE_SECONDS
 
 
 def collect(found: list[Garbage], *, files: FileOps = REAL_FILES) -> int:
@@ -217,7 +236,13 @@ def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
         if path.is_symlink() or shards.is_symlink():
             raise StoreError("a store is not removed through a symbolic link", found=str(path))
         inside = files.listdir(shards) if shards.is_dir() else []
-        busy = [n for n in inside if TEMPORARY.fullmatch(n) and not is_abandoned(files, shards / n)]
+        folders = [folder for folder in (shards, path / MOMENTS) if folder.is_dir() and not folder.is_symlink()]
+        busy = [
+            name
+            for folder in folders
+            for name in files.listdir(folder)
+            if TEMPORARY.fullmatch(name) and not is_abandoned(files, folder / name)
+        ]
         busy += [f"a lease of shard {shard} by {holder.host}" for shard, holder in Leases(path, files).held().items()]
         if busy:
             raise StoreBusy(
@@ -234,6 +259,7 @@ def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
         if shards.is_dir() and not files.listdir(shards):
             files.rmdir(shards)
         _remove_leases(path, files)
+        remove_all(path / MOMENTS, files)
         own = [name for name in files.listdir(path) if TEMPORARY.fullmatch(name)]
         left = [name for name in files.listdir(path) if name not in (*own, "store.json")]
         for name in (*own, "store.json"):

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, UnknownSite, unknown_name
 from probing.site import Site
-from probing.store.commit_record import corrupt, incomplete, load_record
+from probing.store.commit_record import corrupt, expected_datasets, incomplete, load_record
 from probing.store.file_ops import typed_errors
-from probing.store.format import MEMORY_TYPES, Recipe, content_id, read_store_json, widen
-from probing.store.verify import verify_seal, verify_shard, verify_shards
-
-Verification = Literal["off", "fast", "full"]
+from probing.store.format import Recipe, content_id, read_store_json, widen
+from probing.store.moments import Chosen, Moments
+from probing.store.moments_files import MomentsFolder
+from probing.store.shard_files import ShardFiles, Verification
+from probing.store.verify import verify_seal, verify_shards
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +32,7 @@ class RowTable:
         piece_start, piece_end: half-open piece span in the model's input.
         char_start, char_end: half-open span in code points of the text.
         position: index into the store's position names; None where rows are no positions.
+        input_id, position_id, mask: of a replay store, what the model was given (position -1: none).
     """
 
     example: NDArray[np.int64]
@@ -45,6 +42,9 @@ class RowTable:
     char_start: NDArray[np.int64]
     char_end: NDArray[np.int64]
     position: NDArray[np.int64] | None = None
+    input_id: NDArray[np.int64] | None = None
+    position_id: NDArray[np.int64] | None = None
+    mask: NDArray[np.int64] | None = None
 
 
 class Store:
@@ -56,6 +56,7 @@ class Store:
         identity, environment: as written by the extraction.
         sites: names, in site order.
         n_rows: R.
+        shards: numbers of the committed shards.
         shards_done, shards_planned: equal unless opened with `allow_partial`.
         skipped: (example ordinal, reason).
         missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
@@ -78,6 +79,7 @@ class Store:
         said = header.get("environment")
         self.environment: dict[str, Any] = said if isinstance(said, dict) else {}
         self.sites = tuple(sorted(recipe.sites, key=lambda name: Site.parse(name).order))
+        self.shards = tuple(records)
         self.shards_done, self.shards_planned = len(records), recipe.n_shards
         self.skipped = [(example, reason) for record in records.values() for example, reason in record["skipped"]]
         self.missing_words = [(e, w, reason) for record in records.values() for e, w, reason in record["missing_words"]]
@@ -85,8 +87,7 @@ class Store:
         self.position_names = recipe.positions
         self._recipe = recipe
         self._records = records
-        self._level = level
-        self._checked: set[tuple[int, str]] = set()
+        self._files = ShardFiles(path, recipe, records, level)
         self._starts = np.cumsum([0, *(record["n_rows"] for record in records.values())], dtype=np.int64)
         self.n_rows = int(self._starts[-1])
 
@@ -120,6 +121,28 @@ class Store:
     def row_columns(self) -> tuple[str, ...]:
         """Names of the columns of `rows` that this store has."""
         return tuple(self._recipe.row_columns)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the datasets under `/outputs` that this store has."""
+        wanted = expected_datasets(self._recipe, 0, 0)
+        return tuple(path.removeprefix("/outputs/") for path in wanted if path.startswith("/outputs/"))
+
+    def first_row(self, shard: int) -> int:
+        """Row number of the first row of a committed shard."""
+        return int(self._starts[self.shards.index(shard)])
+
+    def dataset(self, shard: int, path: str) -> NDArray[Any]:
+        """One dataset of a committed shard as it is stored, mapped, read-only; such as `/outputs/logits`.
+
+        Raises:
+            UnknownName: no such dataset, with the nearest.
+            CorruptShard: bytes differ from the commit record.
+        """
+        known = self._records[shard]["datasets"]
+        if path not in known:
+            raise unknown_name("dataset", path, known, where=str(self.path))
+        return self._files.mapped(shard, path)
 
     @cached_property
     def rows(self) -> RowTable:
@@ -173,7 +196,7 @@ class Store:
             out = np.empty((self.n_rows, width), np.float32)
             for position, shard in enumerate(self._records):
                 part = out[self._starts[position] : self._starts[position + 1]]
-                self._read_into(shard, path, part)
+                self._files.read_into(shard, path, part)
             return out
         rows = self._check_rows(rows)
         out = np.empty((len(rows), width), np.float32)
@@ -182,8 +205,65 @@ class Store:
             chosen = np.flatnonzero(home == position)
             if len(chosen):
                 local = rows[chosen] - self._starts[position]
-                out[chosen] = widen(self._mapped(shard, path)[local], self._recipe.dtype)
+                out[chosen] = widen(self._files.mapped(shard, path)[local], self._recipe.dtype)
         return out
+
+    def blocks(
+        self, site: str, rows: NDArray[np.int64] | None = None, *, block_rows: int = 8192
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """States at a site, block by block: what does not fit in memory can be trained on. Threads may share a store.
+
+        Args:
+            site: one of `sites`.
+            rows: row numbers (N,), in any order; None: all, and a block then ends where its shard ends, so that float32
+                states are a read-only view of the mapped file and not a copy.
+            block_rows: the most rows of a block.
+
+        Yields:
+            Row numbers (n,) and their states (n, D) float32, C-contiguous.
+
+        Raises:
+            UnknownSite, BadParameter, CorruptShard: as `read`; before the first block where that can be known.
+        """
+        if block_rows < 1:
+            raise BadParameter("a block needs rows", needed="block_rows of at least 1", found=str(block_rows))
+        self._check_site(site)
+        if rows is not None:
+            chosen = self._check_rows(rows)
+            parts = (chosen[first : first + block_rows] for first in range(0, len(chosen), block_rows))
+            return ((part, self.read(site, part)) for part in parts)
+        return self._all_blocks(site, block_rows)
+
+    def _all_blocks(self, site: str, block_rows: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        for position, shard in enumerate(self._records):
+            stored, start = self._files.mapped(shard, f"/sites/{site}"), int(self._starts[position])
+            for first in range(0, len(stored), block_rows):
+                part = stored[first : first + block_rows]
+                states = part if part.dtype == np.float32 else widen(part, self._recipe.dtype)
+                yield start + first + np.arange(len(part)), states
+
+    def choose(self, shard: int, is_chosen: NDArray[np.bool_]) -> Chosen:
+        """The rows that the examples chosen by ordinal in the corpus have in a committed shard."""
+        ordinal, offset = (self._files.mapped(shard, f"/examples/{name}") for name in ("ordinal", "offset"))
+        chosen = Chosen.of(ordinal.astype(np.int64), offset.astype(np.int64), is_chosen)
+        return replace(chosen, rows=chosen.rows + self.first_row(shard))
+
+    def moments(self, site: str, selection: str = "train") -> Moments:
+        """Moments that were gathered of a site over chosen examples (`probing store moments`); never stale ones.
+
+        Raises:
+            UnknownSite: with the nearest name.
+            UnknownName: they were not gathered.
+            ProvenanceMismatch: the store's shards have changed since.
+            CorruptShard: bytes differ from their record.
+        """
+        self._check_site(site)
+        return self.moments_folder.load(site, selection, checked=self._files.level != "off")
+
+    @property
+    def moments_folder(self) -> MomentsFolder:
+        """Where moments are kept."""
+        return MomentsFolder(self.path, self._recipe, self._records)
 
     def verify(self) -> list[str]:
         """Read every byte and compare it with its record, and the HDF5 structure with what the format allows.
@@ -191,7 +271,9 @@ class Store:
         Returns:
             What is wrong; empty if the store is sound. Missing shards are no damage.
         """
-        return [*verify_shards(self.path, self._recipe), *verify_seal(self.path, self._recipe)]
+        folder = self.moments_folder
+        moments = [problem for name in folder.names() for problem in folder.problems(*name)]
+        return [*verify_shards(self.path, self._recipe), *verify_seal(self.path, self._recipe), *moments]
 
     def _check_site(self, site: str) -> None:
         if site not in self._recipe.sites:
@@ -210,61 +292,5 @@ class Store:
         return rows.astype(np.int64)
 
     def _column(self, path: str) -> NDArray[np.int64]:
-        parts = [self._mapped(shard, path).astype(np.int64) for shard in self._records]
+        parts = [self._files.mapped(shard, path).astype(np.int64) for shard in self._records]
         return np.concatenate([np.empty(0, np.int64), *parts])
-
-    def _read_into(self, shard: int, path: str, out: NDArray[np.float32]) -> None:
-        """The whole dataset by `pread`, straight into `out` where the stored dtype is float32."""
-        entry = self._records[shard]["datasets"][path]
-        buffer = out if self._recipe.dtype == "float32" else np.empty(out.shape, MEMORY_TYPES[self._recipe.dtype])
-        if entry["nbytes"]:
-            view, done = buffer.data.cast("B"), 0
-            with self._opened(shard) as fd:
-                while done < len(view):
-                    got = os.preadv(fd, [view[done:]], entry["offset"] + done)
-                    if not got:
-                        raise corrupt(self.path, shard, "the file ends too early", path)
-                    done += got
-            self._check(shard, path, view)
-        if buffer is not out:
-            out[:] = widen(buffer, self._recipe.dtype)
-
-    def _mapped(self, shard: int, path: str) -> NDArray[Any]:
-        """A dataset as a read-only array; the mapping goes with the last reference to it."""
-        entry = self._records[shard]["datasets"][path]
-        dtype, shape = MEMORY_TYPES[entry["dtype"]], entry["shape"]
-        if not entry["nbytes"]:
-            return np.empty(shape, dtype)
-        with self._opened(shard) as fd:
-            data = mmap(fd, 0, access=ACCESS_READ)
-        stored = np.frombuffer(data, dtype, math.prod(shape), entry["offset"]).reshape(shape)
-        self._check(shard, path, stored.data.cast("B"))
-        return stored
-
-    @contextmanager
-    def _opened(self, shard: int) -> Iterator[int]:
-        record = self._records[shard]
-        try:
-            fd = os.open(self.path / "shards" / record["file"], os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except FileNotFoundError:
-            raise corrupt(self.path, shard, "its file is gone") from None
-        try:
-            if os.fstat(fd).st_size != record["bytes"]:
-                raise corrupt(self.path, shard, f"its file has {os.fstat(fd).st_size} bytes, not {record['bytes']}")
-            yield fd
-        finally:
-            os.close(fd)
-
-    def _check(self, shard: int, path: str, data: memoryview) -> None:
-        """Compare a dataset's bytes with its record, once in the life of this object."""
-        if self._level == "off" or (shard, path) in self._checked:
-            return
-        record = self._records[shard]
-        if self._level == "full" and (shard, "") not in self._checked:
-            problems = verify_shard(self.path, self._recipe, record)
-            if problems:
-                raise corrupt(self.path, shard, "; ".join(problems[:3]))
-            self._checked.add((shard, ""))
-        if xxhash.xxh3_128_hexdigest(data) != record["datasets"][path]["xxh3_128"]:
-            raise corrupt(self.path, shard, "bytes that have another hash than its record says", path)
-        self._checked.add((shard, path))

@@ -12,6 +12,7 @@ from probing.store.commit_record import load_record
 from probing.store.creation import LIBRARIES
 from probing.store.format import Recipe, content_id, read_store_json
 from probing.store.leases import Leases
+from probing.store.moments_files import MomentsFolder
 
 
 def store_info(path: Path | str) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "rows": f"position:{','.join(recipe.positions)}"
         if recipe.positions
         else _field(identity, "extraction", "rows"),
+        "role": recipe.role,
         "dtype": recipe.dtype,
         "n_rows": sum(record["n_rows"] for record in records),
         "shards_done": len(records),
@@ -58,6 +60,8 @@ def store_info(path: Path | str) -> dict[str, Any]:
     info |= {"missing": _missing_units(path, recipe, missing)} if missing else {}
     imported = _field(header, "environment", "imported")
     info |= {"imported": imported} if imported else {}
+    moments = MomentsFolder(path, recipe, {record["shard"]: record for record in records}).names()
+    info |= {"moments": [f"{site} ({selection})" for site, selection in moments]} if moments else {}
     return info | ({"damaged_shards": damaged} if damaged else {})
 
 

@@ -14,8 +14,8 @@ from h5py import h5d, h5f
 
 from probing.errors import CorruptShard, UntrustedFile
 from probing.store.audit import AuditLimits, audit
-from probing.store.commit_record import load_record
-from probing.store.format import FORMAT, FORMAT_VERSION, MAX_SHARD_BYTES, Recipe, content_id, parse_signed
+from probing.store.commit_record import load_record, shard_attributes
+from probing.store.format import MAX_SHARD_BYTES, Recipe, content_id, parse_signed
 from probing.store.image import FILE_TYPES
 
 _LIMITS = AuditLimits(dataset_bytes=MAX_SHARD_BYTES, total_bytes=MAX_SHARD_BYTES)
@@ -52,7 +52,14 @@ def verify_seal(path: Path, recipe: Recipe) -> list[str]:
 
 def verify_shard(path: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
     """Problems of one shard file against its record."""
-    file = path / "shards" / record["file"]
+    attributes = shard_attributes(recipe, record["shard"], record["n_rows"], record["sites"])
+    return verify_file(path / "shards" / record["file"], record, attributes)
+
+
+def verify_file(
+    file: Path, record: Mapping[str, Any], attributes: Mapping[str, Mapping[str, Any]], limits: AuditLimits = _LIMITS
+) -> list[str]:
+    """Problems of one HDF5 file against the SHA-256 and the datasets of its record, and its attributes by path."""
     if file.is_symlink():
         return [f"{file.name} is a symbolic link"]
     data = file.read_bytes()
@@ -60,10 +67,10 @@ def verify_shard(path: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[
         return [f"{file.name} has another SHA-256 than its record says"]
     try:
         with h5py.File(h5f.open_file_image(data)) as opened:
-            found = audit(opened, limits=_LIMITS)
+            found = audit(opened, limits=limits)
             problems = _compare(found, record["datasets"])
             problems = problems or _compare_bytes(data, record["datasets"])
-            return problems or _compare_attributes(opened, recipe, record)
+            return problems or _compare_attributes(opened, attributes)
     except UntrustedFile as error:
         return [f"{file.name}: {error.where} breaks the rule: {error.needed} ({error.found})"]
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, NotImplementedError) as error:
@@ -95,13 +102,7 @@ def _compare_bytes(data: bytes, datasets: Mapping[str, Mapping[str, Any]]) -> li
     ]
 
 
-def _compare_attributes(file: Any, recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
-    first, end = record["examples"]
-    root = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id, "shard": record["shard"],
-        "example_start": first, "n_examples": end - first, "n_rows": record["n_rows"],
-    }  # fmt: skip
-    wanted = {"/": root, **{f"/sites/{name}": record["sites"].get(name, {}) for name in recipe.sites}}
+def _compare_attributes(file: Any, wanted: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
         f"attribute {name} of {path} is {_plain(file[path].attrs.get(name))!r}, not {value!r}"
         for path, values in wanted.items()

@@ -16,7 +16,7 @@ from probing.errors import (
     DiskFull,
     StoreError,
 )
-from probing.store.commit_record import check_record, incomplete, load_record
+from probing.store.commit_record import check_record, expected_datasets, incomplete, load_record, shard_attributes
 from probing.store.content import arrays_of, site_facts
 from probing.store.creation import publish_identity, refuse_foreign, refuse_mixed
 from probing.store.file_ops import (
@@ -155,14 +155,16 @@ class StoreWriter:
         arrays = arrays_of(content, self._recipe, shard)
         facts = site_facts(content, self._recipe)
         self.preflight(sum(array.nbytes + 4096 for array in arrays.values()))
-        image = build(arrays, self._recipe, shard, facts)
+        dtypes = {path: kind for path, (kind, _) in expected_datasets(self._recipe, 0, 0).items()}
+        attributes = shard_attributes(self._recipe, shard, len(arrays["/rows/example"]), facts)
+        image = build(arrays, dtypes, attributes)
         if len(image) > MAX_SHARD_BYTES:
             raise BadParameter("the shard is too large", needed="at most 1 GiB", found=f"{len(image):,} bytes")
         sha256 = image.sha256()
         record = {
             "store_id": self._recipe.store_id, "shard": shard, "file": shard_file(shard, sha256),
             "bytes": len(image), "sha256": sha256, "n_rows": len(arrays["/rows/example"]),
-            "examples": list(self._recipe.span(shard)), "datasets": describe(image, arrays, self._recipe),
+            "examples": list(self._recipe.span(shard)), "datasets": describe(image, arrays, dtypes),
             "sites": facts, "skipped": [[int(example), reason] for example, reason in content.skipped],
             "missing_words": [[int(example), int(word), reason] for example, word, reason in content.missing_words],
             "produced": {**self._environment, "time": _now()},
