@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from probing.errors import BadParameter, Stalled, StoreBusy, WorkerLost
+from probing.errors import BadParameter, Stalled, WorkerLost
 from probing.work import Outcome, Report, Worker, WorkUnit, as_work_error
 
 RETRIES = 3
@@ -33,11 +33,6 @@ def begin(worker: Worker, unit: WorkUnit, report: Report) -> Callable[[], Outcom
         return Outcome(unit, "done", None, time.perf_counter() - began)
 
     return end
-
-
-def is_busy(outcome: Outcome) -> bool:
-    """Whether somebody else is doing the unit."""
-    return isinstance(outcome.error, StoreBusy)
 
 
 def check_options(workers: int, threads: int | None, stall_seconds: float) -> None:
