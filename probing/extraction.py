@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from probing.alignment import check_words
-from probing.batching import row_estimate, shard_starts
-from probing.chat import ChatTemplate
 from probing.completing import complete
-from probing.corpus import Corpus, Example
-from probing.errors import BadParameter, CorpusError, UnitFailed, unknown_name
+from probing.corpus import Corpus
+from probing.errors import BadParameter, UnitFailed
 from probing.extraction_work import (
     StoreToFill,
     WorkersThatLoad,
@@ -25,28 +21,19 @@ from probing.extraction_work import (
 )
 from probing.gathering import Gathering
 from probing.language_model import LanguageModel
-from probing.positions import SCOPE, check_spans, parse_positions, positions_identity
 from probing.progress import words_bar
 from probing.provenance import digest
-from probing.replay_reading import output_bytes, with_role
-from probing.shard_reading import WINDOW, Reading, inputs_of
-from probing.site import are_module_paths, select_sites
+from probing.reading_options import LongInputs, check_corpus, reading_of
+from probing.shard_plan import ShardPlan
+from probing.shard_reading import Reading
+from probing.site import are_module_paths
 from probing.specs import build
 from probing.store import Store
 from probing.store.leases import Leases
-from probing.subset import subset_of
 from probing.work import Executor, WorkerFactory
 
-ROWS = (
-    "piece", "word:first", "word:last", "word:mean", "word:max",
-    "sentence:first", "sentence:last", "sentence:mean", "sentence:cls",
-)  # fmt: skip
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-LONG_INPUTS = ("truncate", "window", "skip", "refuse")
 TOKENS_PER_BATCH = 2048
 SHARD_BYTES = 64 << 20
-
-LongInputs = Literal["truncate", "window", "skip", "refuse"]
 
 
 def extract(
@@ -108,33 +95,24 @@ def extract(
     if not 0 <= worker_index < num_workers:
         raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
     model = LanguageModel.load(model, by_blocks=not are_module_paths(sites)) if isinstance(model, str) else model
-    reading = _reading(model, sites, rows, dtype, max_length, long_inputs, tokens_per_batch, shard_bytes)
-    if long_inputs == WINDOW or stride is not None:
-        reading = replace(reading, stride=_stride(reading, stride))
-    if chat_template:
-        ChatTemplate(model.tokenizer, model.name)  # refuses a tokenizer that has none
-        reading = replace(reading, chat=True)
-    reading, kept = with_role(model, reading, role, outputs, columns), subset_of(corpus, subset)
-    part = corpus if kept is None else replace(corpus, examples=tuple(corpus.examples[k] for k in kept))
-    _check_corpus(model, part, reading)
+    reading = reading_of(
+        model, sites=sites, rows=rows, dtype=dtype, max_length=max_length, long_inputs=long_inputs, stride=stride,
+        tokens_per_batch=tokens_per_batch, chat_template=chat_template, role=role, outputs=outputs, columns=columns,
+    )  # fmt: skip
+    cut = ShardPlan.of(model, corpus, reading, subset=subset, shard_bytes=shard_bytes)
+    check_corpus(model, cut.part, reading)
     gathering = None if moments is None else Gathering(reading.sites, corpus, moments)
-    row_bytes = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
-    row_bytes *= len(reading.positions) or 1
-    by_row, by_example = output_bytes(model, reading)
-    starts = shard_starts(part, reading.scope, row_bytes + by_row, shard_bytes, by_example)
-    identity = _identity(model, corpus, reading, starts, kept)
+    identity = cut.identity(model, reading)
     target = StoreToFill(Path(to).resolve(), identity, allow_mixed_environment)
     factory = _factory(runner, model, reading, target, gathering)
     with threads_set(runner.threads):
         place = place_of_work(model.device)
     writer = target.open(place)
-    shards = [shard for shard in writer.missing() if shard % num_workers == worker_index]
     if gathering is not None:
         gathering.begin(Store.open(Path(to), allow_partial=True))
-    plan = shard_units(digest(identity), part, starts, shards, kept)
-    todo = [example for unit in plan.units for example in unit.payload.examples]
-    rows_to_come = sum(row_estimate(example, reading.scope) for example in todo)
-    writer.preflight((row_bytes + by_row) * rows_to_come + by_example * len(todo))
+    shards = [shard for shard in writer.missing() if shard % num_workers == worker_index]
+    plan = shard_units(digest(identity), cut.part, cut.starts, shards, cut.kept)
+    writer.preflight(cut.bytes_of([example for unit in plan.units for example in unit.payload.examples]))
     with words_bar("extracting", sum(unit.size for unit in plan.units), progress) as advance, _sole_error_itself():
         complete(
             plan, runner, factory, advance, missing=lambda: ids_of(plan, set(writer.missing())),
@@ -192,95 +170,3 @@ def _sole_error_itself() -> Iterator[None]:
         ((name, error),) = failure.errors.items()
         error.add_note(f"everything but {name} is done and kept")
         raise error from error.__cause__
-
-
-def _reading(
-    model: LanguageModel, sites: str | Sequence[str], rows: str, dtype: str | None, max_length: int | None,
-    long_inputs: str, tokens_per_batch: int, shard_bytes: int,
-) -> Reading:  # fmt: skip
-    """Check every option before any work."""
-    scope, _, pool = rows.partition(":")
-    positions = parse_positions(pool) if scope == SCOPE else ()
-    if not positions and rows not in ROWS:
-        raise unknown_name("row scope", rows, (*ROWS, f"{SCOPE}:NAME"), error=BadParameter)
-    if rows == "sentence:cls" and model.cls_id is None:
-        raise BadParameter(
-            "sentence:cls needs a CLS piece", needed="a tokenizer with a CLS piece", found="none", where=model.name,
-            next_step="use rows sentence:last or sentence:mean",
-        )  # fmt: skip
-    stored = dtype or model.dtype
-    if stored not in ITEM_BYTES:
-        raise unknown_name("stored dtype", stored, ITEM_BYTES, error=BadParameter)
-    if long_inputs not in LONG_INPUTS:
-        raise unknown_name("rule for long inputs", long_inputs, LONG_INPUTS, error=BadParameter)
-    limit = model.max_length
-    if max_length is not None and (max_length < 4 or (limit is not None and max_length > limit)):
-        needed = f"4 to {limit}" if limit is not None else "at least 4"
-        raise BadParameter("max_length is out of range", needed=needed, found=str(max_length), where=model.name)
-    if tokens_per_batch < 1 or not 1 <= shard_bytes <= 1 << 30:
-        raise BadParameter(
-            "batch or shard size is out of range", needed="tokens_per_batch ≥ 1 and 1 ≤ shard_bytes ≤ 1 GiB",
-            found=f"{tokens_per_batch}, {shard_bytes}",
-        )  # fmt: skip
-    chosen = select_sites(_named_modules(model, sites), model.sites)
-    pool = "mean" if positions else pool or "mean"
-    return Reading(chosen, scope, pool, stored, max_length or limit, long_inputs, tokens_per_batch, positions)
-
-
-def _stride(reading: Reading, stride: int | None) -> int:
-    limit = reading.max_length
-    if reading.long_inputs != WINDOW or limit is None:
-        raise BadParameter(
-            "a stride is for long inputs read in windows" if limit else "windows of which length?",
-            needed="long inputs `window`, and a max_length", found=f"{reading.long_inputs}, max_length {limit}",
-            next_step="leave the stride out" if limit else "give max_length",
-        )  # fmt: skip
-    if stride is not None and not 1 <= stride <= limit:
-        raise BadParameter("the stride is out of range", needed=f"1 to {limit}", found=str(stride))
-    return stride or max(1, limit // 2)
-
-
-def _named_modules(model: LanguageModel, sites: str | Sequence[str]) -> list[str]:
-    """Site patterns, of which `name=module.path` were made sites of the model."""
-    patterns = []
-    for part in sites.split(",") if isinstance(sites, str) else sites:
-        name, _, path = part.strip().partition("=")
-        if path:
-            model.add_site(name, path)
-        patterns.append(name)
-    return patterns
-
-
-def _check_corpus(model: LanguageModel, corpus: Corpus, reading: Reading) -> None:
-    examples = corpus.examples
-    if not examples:
-        raise CorpusError("there is nothing to extract", needed="at least one example", found="0", where=corpus.source)
-    check_spans(corpus, reading.positions)
-    lengths = [len(example.text) for example in examples]
-    check_words([example.words for example in examples], lengths, [example.id for example in examples])
-    if reading.long_inputs == "refuse" and reading.max_length is not None:
-        _refuse_long(model, examples, reading, reading.max_length)
-
-
-def _refuse_long(model: LanguageModel, examples: Sequence[Example], reading: Reading, limit: int) -> None:
-    # A piece is at least one byte, so that only long texts need be tried; 16 leaves room for special pieces.
-    long = [example for example in examples if reading.chat or len(example.text.encode()) + 16 > limit]
-    for example, encoded in zip(long, inputs_of(model, long, reading), strict=True):
-        if len(encoded) > limit:
-            raise CorpusError(
-                "an input is too long for the model", needed=f"at most {limit} pieces", found=f"{len(encoded)} pieces",
-                where=f"sentence {example.id}", next_step="shorten it, or use long inputs truncate or skip",
-            )  # fmt: skip
-
-
-def _identity(
-    model: LanguageModel, corpus: Corpus, reading: Reading, starts: tuple[int, ...], kept: tuple[int, ...] | None
-) -> dict[str, Any]:
-    source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
-    more = positions_identity(corpus, reading.positions) if reading.positions else {}
-    more |= {"chat": ChatTemplate(model.tokenizer, model.name).identity(corpus)} if reading.chat else {}
-    return model.identity() | {
-        "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None if kept is None else list(kept)},
-        "extraction": reading.identity() | model.added_modules(reading.sites) | more,
-        "plan": {"starts": list(starts), "count": len(corpus) if kept is None else len(kept)},
-    }

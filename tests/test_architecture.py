@@ -27,7 +27,8 @@ LAYERS = [
     {*MEMBERS, "specs", "language_model", "batching", "chat", "windows"},
     {
         "labelling", "pooling", "label_checks", "plan", "scoring", "shard_reading", "extraction", "training",
-        "results", "units", "extraction_work", "completing", "importing", "gathering", "subset", "replay_reading",
+        "results", "units", "extraction_work", "reading_options", "shard_plan",
+         "completing", "importing", "gathering", "subset", "replay_reading",
         "replaying", "progress",
     },
     {"reporting"},

@@ -2,7 +2,7 @@
 
 from probing.store.content import narrow
 from probing.store.file_ops import FileOps
-from probing.store.format import ShardContent
+from probing.store.format import ITEM_BYTES, STATE_TYPES, ShardContent
 from probing.store.maintenance import collect, garbage, merge, remove, repair
 from probing.store.moments import Moments
 from probing.store.reader import RowTable, Store
@@ -10,6 +10,6 @@ from probing.store.summary import list_stores, store_info
 from probing.store.writer import StoreWriter
 
 __all__ = [
-    "FileOps", "Moments", "RowTable", "ShardContent", "Store", "StoreWriter", "collect", "garbage", "list_stores",
-    "merge", "narrow", "remove", "repair", "store_info",
+    "ITEM_BYTES", "STATE_TYPES", "FileOps", "Moments", "RowTable", "ShardContent", "Store", "StoreWriter", "collect",
+    "garbage", "list_stores", "merge", "narrow", "remove", "repair", "store_info",
 ]  # fmt: skip
