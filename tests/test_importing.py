@@ -78,7 +78,10 @@ def own(store: Store, corpus: Corpus) -> dict[str, Any]:
     return trained(store, corpus, "resid.2")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+SLOW = ("exported", "exported.safetensors")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in FORMATS])
 def test_every_format_trains_the_probes_of_the_store_it_came_from(
     files: dict[str, Path], store: Store, corpus: Corpus, own: dict[str, Any], tmp_path: Path, name: str
 ) -> None:

@@ -130,7 +130,7 @@ def test_folder_of_pickled_weights_only_is_refused(tmp_path):
     byte_tokenizer().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UnsupportedModel, match="cannot be loaded"):
+    with pytest.raises(UnsupportedModel, match="--allow-pickle-weights"):
         LanguageModel.load(str(tmp_path))
 
 

@@ -102,7 +102,7 @@ def survive(name: str, folder: Path, count: int) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_mutated_file_is_read_or_a_typed_error(tmp_path: Path, name: str) -> None:
-    assert survive(name, tmp_path, 40)["refused"] > 0
+    assert survive(name, tmp_path, 25)["refused"] > 0
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from probing.probes.linear import LinearProbe
 from probing.store.format import parse_signed, record_file, shard_file, signed_json
@@ -84,9 +86,9 @@ class Reader:
             self._child = None
 
 
-def _plain(name: str, data: bytes) -> Make:
+def _plain(name: str, data: bytes, *, is_text: bool = True) -> Make:
     def make(folder: Path, rng: random.Random) -> Path:
-        (folder / name).write_bytes(spoiled_text(data, rng))
+        (folder / name).write_bytes(spoiled_text(data, rng) if is_text else spoiled(data, rng))
         return folder / name
 
     return make
@@ -157,8 +159,11 @@ def subjects(folder: Path) -> list[Subject]:
             ("results.json", "results"),
         )
     ]  # fmt: skip
+    table = folder / "corpus.parquet"
+    pq.write_table(pa.table({"text": ["They see it.", "Straße, 東京!"] * 20, "tense": ["present", None] * 20}), table)
     return [
         *text,
+        Subject("parquet", "corpus", _plain(table.name, table.read_bytes(), is_text=False)),
         Subject("store json", "store", _store_json(store)),
         Subject("hdf5", "store", _store_shard(store)),
         Subject("safetensors", "probe", _probe(folder / "probe", ".safetensors")),
