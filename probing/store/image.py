@@ -137,8 +137,9 @@ def build(
                 placed[dataset.get_offset()] = array
             elif array.size:
                 dataset.write(h5s.ALL, h5s.ALL, array, mtype=kind)
-        for path in attributes.keys() - {"/"}:
-            _set_attributes(file[path], attributes[path])
+        for path, values in attributes.items():  # in their order, for it decides where HDF5 puts them
+            if path != "/":
+                _set_attributes(file[path], values)
     return Image(skeleton, placed)
 
 
