@@ -85,6 +85,11 @@ def as_work_error(error: BaseException, name: str) -> ProbingError:
     """The error itself if it is ours, with its attributes; else a `UnitFailed` that says what it was, and where."""
     if isinstance(error, ProbingError):
         return error
+    if isinstance(error, MemoryError):
+        return UnitFailed(
+            f"not enough memory for {name}", found=str(error),
+            next_step="free some memory, or use fewer workers, and run the same command again: what is done is kept",
+        )  # fmt: skip
     wrapped = UnitFailed(
         f"{name} failed", found=f"{type(error).__name__}: {error}", next_step="see the note for where it was raised",
     )  # fmt: skip
