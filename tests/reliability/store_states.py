@@ -85,8 +85,10 @@ class StoreStates(RuleBasedStateMachine):
         self.gone[name] = set()
 
     def _forget_if_withdrawn(self, name: str) -> None:
+        """A record that was set aside or removed says nothing wrong any more."""
         shards = self.root / name / "shards"
-        self.gone[name] = {shard for shard in self.gone[name] if (shards / record_file(shard)).exists()}
+        for damaged in (self.flipped, self.gone):
+            damaged[name] = {shard for shard in damaged[name] if (shards / record_file(shard)).exists()}
 
     @precondition(lambda self: any(self.safe.values()))
     @rule(name=NAMES, shard=st.integers(0, JOB.n_shards - 1), deletes=st.booleans())
@@ -154,14 +156,14 @@ class StoreStates(RuleBasedStateMachine):
         """Delete a store; perhaps crash on the way."""
         if not self._exists(name):
             return
-        for shard_set in (self.safe, self.flipped, self.gone):
-            shard_set[name] = set()
+        self.safe[name] = set()
         with suppress(Stopped):
             # Temporary files of this very process look like those of a writer at work; in two days they do not.
             for temporary in (self.root / name / "shards").glob(".tmp-*"):
                 temporary.unlink()
             remove(self.root / name, files=Counted(at))
             assert not (self.root / name).exists()
+        self._forget_if_withdrawn(name)
 
     @invariant()
     def what_is_acknowledged_is_there_and_nothing_is_wrong(self) -> None:
