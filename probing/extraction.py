@@ -23,7 +23,7 @@ from probing.gathering import Gathering
 from probing.language_model import LanguageModel
 from probing.progress import words_bar
 from probing.provenance import digest
-from probing.reading_options import LongInputs, check_corpus, reading_of
+from probing.reading_options import TOKENS_PER_BATCH, LongInputs, check_corpus, reading_of
 from probing.shard_plan import ShardPlan
 from probing.shard_reading import Reading
 from probing.site import are_module_paths
@@ -32,7 +32,6 @@ from probing.store import Store
 from probing.store.leases import Leases
 from probing.work import Executor, WorkerFactory
 
-TOKENS_PER_BATCH = 2048
 SHARD_BYTES = 64 << 20
 
 

@@ -22,13 +22,16 @@ ROWS = (
     "sentence:first", "sentence:last", "sentence:mean", "sentence:cls",
 )  # fmt: skip
 LONG_INPUTS = ("truncate", "window", "skip", "refuse")
+TOKENS_PER_BATCH = 2048
+
 LongInputs = Literal["truncate", "window", "skip", "refuse"]
 
 
 def reading_of(
-    model: LanguageModel, *, sites: str | Sequence[str], rows: str, dtype: str | None, max_length: int | None,
-    long_inputs: str, stride: int | None, tokens_per_batch: int, chat_template: bool, role: str, outputs: str | None,
-    columns: str | Sequence[int] | None,
+    model: LanguageModel, *, sites: str | Sequence[str], rows: str, dtype: str | None = None,
+    max_length: int | None = None, long_inputs: str = "truncate", stride: int | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH, chat_template: bool = False, role: str = "states",
+    outputs: str | None = None, columns: str | Sequence[int] | None = None,
 ) -> Reading:  # fmt: skip
     """The recipe that these options of `extract` ask for; sites of the form `name=module.path` are added to the model.
 

@@ -25,8 +25,9 @@ import torch
 from probing.alignment import word_rows
 from probing.batching import length_sorted_batches
 from probing.corpus import Corpus
-from probing.extraction import TOKENS_PER_BATCH, extract
+from probing.extraction import extract
 from probing.language_model import LanguageModel
+from probing.reading_options import TOKENS_PER_BATCH
 
 SITES = "resid.*"
 REFERENCE = Path(__file__).resolve().parents[1] / "datasets" / "reference" / "train.jsonl"

@@ -38,6 +38,7 @@ from probing.extraction_work import StoreToFill, WorkersThatLoad, shard_units, t
 from probing.jobs import ExtractJob
 from probing.language_model import LanguageModel
 from probing.models._source import ModelSource
+from probing.reading_options import reading_of
 from probing.store import Store, StoreWriter
 from probing.store.leases import Leases
 from probing.work import Executor, Outcome, Place, Report, Worker, WorkerFactory, WorkPlan, WorkUnit
@@ -270,9 +271,7 @@ def test_a_full_disk_ends_the_run_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def a_factory(model: LanguageModel, path: Path, store: Store, **modules: str) -> WorkersThatLoad:
-    reading = importlib.import_module("probing.extraction")._reading(
-        model, list(store.sites), "word:mean", None, None, "truncate", 2048, 60_000
-    )
+    reading = reading_of(model, sites=store.sites, rows="word:mean")
     assert model.source is not None
     return WorkersThatLoad(model.source, modules, reading, StoreToFill(path, store.identity))
 
