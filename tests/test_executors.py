@@ -60,7 +60,9 @@ def test_only_what_is_missing_is_run_and_all_of_it_is_reported(name: str, square
     assert [squares.tries(k) for k in range(8)] == [0, 1, 1, 1, 1, 0, 1, 1]
     assert sum(reported) == 2 * 6
     made = len(list(squares.folder.glob("made-*")))
-    assert made == len(list(squares.folder.glob("closed-*"))) <= 2
+    closed = len(list(squares.folder.glob("closed-*")))
+    still_starting = made - 1 if name == "ray" else made  # an actor that was not ready yet is ended without asking it
+    assert still_starting <= closed <= made <= 2 and closed
     run(executor(name), squares)
     assert len(list(squares.folder.glob("made-*"))) == made  # nothing was missing: no worker was made
 
