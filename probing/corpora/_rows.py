@@ -17,7 +17,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -58,15 +58,61 @@ class Roles:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as read, with the place of each for messages."""
+    """Rows as read, with the place of each for messages. They are gone through thrice: no need to hold all."""
 
-    values: Sequence[Mapping[str, Any]]
+    values: Collection[Mapping[str, Any]]
     places: Sequence[str]
     source: str
 
-    def names(self) -> list[str]:
-        """Every field that occurs, in order of first occurrence."""
-        return list(dict.fromkeys(name for row in self.values for name in row))
+
+@dataclass
+class _Field:
+    """What the values of one field are, over all rows."""
+
+    has_string: bool = False
+    has_words: bool = False
+    has_mapping: bool = False
+    has_messages: bool = False
+    has_scalar: bool = False
+    is_string: bool = True
+    is_plain: bool = True
+    lists: int = 0
+    fitting: int = 0
+
+    def see(self, value: Any) -> None:
+        """Take one value that is not null in."""
+        if isinstance(value, list):
+            self.is_string = False
+            self.lists += 1
+            self.has_words |= all(isinstance(item, str) for item in value)
+            self.has_messages |= are_messages(value)
+            self.is_plain &= all(_is_scalar(item) for item in value)
+            return
+        is_string = isinstance(value, str)
+        self.has_string |= is_string
+        self.is_string &= is_string
+        self.has_mapping |= isinstance(value, dict)
+        self.has_scalar = True
+        self.is_plain &= _is_scalar(value)
+
+    @property
+    def level(self) -> str:
+        """`word`, `sentence`, or "" for a field that is left out."""
+        if not self.is_plain or (self.lists and self.has_scalar):
+            return ""
+        return "sentence" if not self.lists else "word" if 2 * self.fitting > self.lists else ""
+
+
+def _fields(rows: Rows) -> dict[str, _Field]:
+    """Every field that occurs, in order of first occurrence."""
+    found: dict[str, _Field] = {}
+    for row in rows.values:
+        for name, value in row.items():
+            if name not in found:
+                found[name] = _Field()
+            if value is not None:
+                found[name].see(value)
+    return found
 
 
 def row_options(options: Mapping[str, str], reader: str, more: Sequence[str] = ()) -> dict[str, str]:
@@ -93,16 +139,18 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
     """
     if not rows.values:
         raise CorpusError("the corpus is empty", needed="at least one row", found="none", where=rows.source)
-    names = rows.names()
-    roles = _roles(rows, names, options)
-    texts = [_text_and_words(row, roles, place) for row, place in zip(rows.values, rows.places, strict=True)]
+    known = _fields(rows)
+    roles = _roles(known, options, rows.source)
+    located = span_fields(options, list(known), rows.source)
+    for row, place in zip(rows.values, rows.places, strict=True):
+        n_words = len(_text_and_words(row, roles, place)[1])
+        for name, value in row.items():
+            known[name].fitting += isinstance(value, list) and len(value) == n_words
     special = {getattr(roles, role.name) for role in fields(roles)} - {roles.document}
-    lengths = [len(words) for _, words in texts]
-    located = span_fields(options, names, rows.source)
-    kinds = {name: _level(rows, name, lengths) for name in names if name not in special}
+    kinds = {name: field.level for name, field in known.items() if name not in special}
     examples = []
-    for index, (text, words) in enumerate(texts):
-        row, place = rows.values[index], rows.places[index]
+    for index, (row, place) in enumerate(zip(rows.values, rows.places, strict=True)):
+        text, words = _text_and_words(row, roles, place)
         columns = {name: _label(row.get(name)) for name, level in kinds.items() if level == "sentence"}
         word_columns = {
             name: _word_labels(row.get(name), len(words), name, place)
@@ -117,43 +165,32 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
     return Corpus(tuple(examples), rows.source)
 
 
-def _roles(rows: Rows, names: Sequence[str], options: Mapping[str, str]) -> Roles:
+def _roles(known: Mapping[str, _Field], options: Mapping[str, str], source: str) -> Roles:
     chosen = {}
     for role, candidates in _DEFAULTS.items():
         asked = options.get(role, "")
-        if asked and asked != _OFF and asked not in names:
-            raise unknown_name(f"column for option {role}", asked, names, where=rows.source, error=CorpusError)
-        found = next((name for name in candidates if name in names and _fits(rows, role, name)), "")
+        if asked and asked != _OFF and asked not in known:
+            raise unknown_name(f"column for option {role}", asked, known, where=source, error=CorpusError)
+        found = next((name for name in candidates if name in known and _fits(role, known[name])), "")
         chosen[role] = "" if asked == _OFF else asked or found
     if not (chosen["text"] or chosen["words"] or chosen["messages"]):
-        chosen["text"] = _only_text(rows, [name for name in names if name not in chosen.values()])
+        chosen["text"] = _only_text({n: field for n, field in known.items() if n not in chosen.values()}, source)
     return Roles(**chosen)
 
 
-def _fits(rows: Rows, role: str, name: str) -> bool:
+def _fits(role: str, field: _Field) -> bool:
     """Whether a field of that usual name holds what the role needs: `words` may also be a number of words."""
-    values = (row.get(name) for row in rows.values)
-    if role == "words":
-        return any(isinstance(value, list) and all(isinstance(w, str) for w in value) for value in values)
-    if role == "spans":
-        return any(isinstance(value, dict) for value in values)
-    if role == "messages":
-        return any(are_messages(value) for value in values)
-    return role != "text" or any(isinstance(value, str) for value in values)
+    needed = {"text": field.has_string, "words": field.has_words, "spans": field.has_mapping}
+    return {**needed, "messages": field.has_messages}.get(role, True)
 
 
-def _only_text(rows: Rows, names: Sequence[str]) -> str:
-    of_strings = [
-        name
-        for name in names
-        if any(isinstance(row.get(name), str) for row in rows.values)
-        and all(row.get(name) is None or isinstance(row.get(name), str) for row in rows.values)
-    ]
+def _only_text(known: Mapping[str, _Field], source: str) -> str:
+    of_strings = [name for name, field in known.items() if field.has_string and field.is_string]
     if len(of_strings) == 1:
         return of_strings[0]
     raise CorpusError(
         "which column is the text?", needed="a column `text` or `sentence`, or exactly one column of strings",
-        found=f"columns {', '.join(names)}", where=rows.source, next_step="name it with the reader option text=COLUMN",
+        found=f"columns {', '.join(known)}", where=source, next_step="name it with the reader option text=COLUMN",
     )  # fmt: skip
 
 
@@ -192,24 +229,6 @@ def _located(words: Sequence[str], text: str, place: str) -> tuple[tuple[int, in
         at = start + len(word)
         spans.append((start, at))
     return tuple(spans)
-
-
-def _level(rows: Rows, name: str, lengths: Sequence[int]) -> str:
-    """`word`, `sentence`, or "" for a field that is left out."""
-    fitting = lists = 0
-    for row, length in zip(rows.values, lengths, strict=True):
-        value = row.get(name)
-        if isinstance(value, list):
-            if not all(_is_scalar(item) for item in value):
-                return ""
-            lists += 1
-            fitting += len(value) == length
-        elif value is not None and (lists or not _is_scalar(value)):
-            return ""
-    if not lists:
-        return "sentence"
-    scalars = any(row.get(name) is not None and not isinstance(row.get(name), list) for row in rows.values)
-    return "word" if 2 * fitting > lists and not scalars else ""
 
 
 def _word_labels(value: Any, n_words: int, name: str, place: str) -> tuple[Label, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from probing.contracts import CorpusReader
@@ -28,12 +30,27 @@ class JsonlReader(CorpusReader):
             CorpusError: not JSON, not an object, a key twice, a number that is not finite; with file and line.
         """
         chosen = row_options(options, "JSONL")
-        values, places = [], []
-        for number, line in enumerate(read_text(source).split("\n"), start=1):
-            if line.strip():
-                values.append(_object(line, f"{source}:{number}"))
-                places.append(f"{source}:{number}")
-        return corpus_from_rows(Rows(values, places, source), split=split, options=chosen)
+        lines = [(n, line) for n, line in enumerate(read_text(source).split("\n"), start=1) if line.strip()]
+        places = [f"{source}:{number}" for number, _ in lines]
+        objects = _Objects([line for _, line in lines], places)
+        return corpus_from_rows(Rows(objects, places, source), split=split, options=chosen)
+
+
+@dataclass(frozen=True)
+class _Objects(Collection[dict[str, Any]]):
+    """The objects of a file, parsed as they are gone through: a hundred thousand at once would fill the memory."""
+
+    lines: list[str]
+    places: list[str]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(_object, self.lines, self.places)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __contains__(self, value: object) -> bool:
+        return any(value == found for found in self)
 
 
 def _object(line: str, place: str) -> dict[str, Any]:
