@@ -23,9 +23,9 @@ from tests.golden_samples import GOLDEN, STORES, Golden, content, identity
 def write(golden: Golden, folder: Path) -> Path:
     """One store; the only part of its environment that its bytes depend on is the version of HDF5."""
     environment = {"hdf5": h5py.version.hdf5_version}
-    writer = StoreWriter.open(folder / golden.name, identity=identity(golden.dtype), environment=environment)
+    writer = StoreWriter.open(folder / golden.name, identity=identity(golden), environment=environment)
     for shard in golden.shards:
-        writer.commit(shard, content(shard, golden.dtype))
+        writer.commit(shard, content(shard, golden))
     if not writer.missing():
         writer.seal()
     return folder / golden.name

@@ -49,11 +49,15 @@ class Golden:
         name: its directory.
         dtype: stored dtype.
         shards: those committed.
+        sites: in the order of the identity.
+        role: `states` or `replay`.
     """
 
     name: str
     dtype: str
     shards: tuple[int, ...] = (0, 1)
+    sites: tuple[str, ...] = tuple(SITES)
+    role: str = "states"
 
 
 STORES = (
@@ -61,6 +65,7 @@ STORES = (
     Golden("float16", "float16"),
     Golden("bfloat16", "bfloat16"),
     Golden("partial", "float32", (1,)),
+    Golden("replay", "float32", sites=("resid.10", "embed"), role="replay"),
 )
 
 
@@ -105,31 +110,60 @@ def rows(shards: tuple[int, ...]) -> dict[str, list[int]]:
     return found
 
 
-def identity(dtype: str) -> dict[str, Any]:
+def replay_rows(shards: tuple[int, ...]) -> dict[str, list[int]]:
+    """What a reader must give of what the model was given, row by row."""
+    n_rows = len(rows(shards)["example"])
+    start = 1000 * shards[0]
+    return {
+        "input_id": [(start + 7919 * row) % 50_257 for row in range(n_rows)],
+        "position_id": [row % 11 - 1 for row in range(n_rows)],
+        "mask": [int(row % 7 != 6) for row in range(n_rows)],
+    }
+
+
+def outputs(shard: int) -> dict[str, NDArray[Any]]:
+    """Outputs of the last row of each example that has any, at two vocabulary ids."""
+    ends = np.cumsum([ROWS_OF[example] for example in examples_of(shard)])
+    kept = np.unique(ends[ends > 0] - 1)
+    logits = np.array([[value(100 * shard + 2 * row + column, "float32") for column in (0, 1)] for row in kept])
+    return {
+        "row": kept, "column": np.array([3, 50_000]), "logits": logits.astype(np.float32),
+        "logsumexp": np.array([value(500 + shard + row, "float32") for row in kept], np.float32),
+    }  # fmt: skip
+
+
+def identity(golden: Golden) -> dict[str, Any]:
     """What the stores say they hold."""
+    dtype, is_replay = golden.dtype, golden.role == "replay"
+    more = {"outputs": "last", "columns": {"count": 2, "sha256": "2" * 64}} if is_replay else {}
+    scope = "sequence" if is_replay else "word:mean"
     return {
         "model": {"source": "golden", "revision": None, "dtype": dtype},
         "tokenizer": {"source": "golden", "padding_side": "right"},
         "corpus": {"source": "golden text – “naïve” 東京", "fingerprint": "1" * 64, "subset": None},
-        "extraction": {"role": "states", "sites": list(SITES), "rows": "word:mean", "dtype": dtype},
+        "extraction": {"role": golden.role, "sites": list(golden.sites), "rows": scope, "dtype": dtype} | more,
         "plan": {"starts": [0, EXAMPLES], "count": N_SHARDS * EXAMPLES},
     }
 
 
-def content(shard: int, dtype: str) -> ShardContent:
+def content(shard: int, golden: Golden) -> ShardContent:
     """What the writer is given."""
+    dtype, is_replay = golden.dtype, golden.role == "replay"
     counts = [ROWS_OF[example] for example in examples_of(shard)]
+    columns = rows((shard,)) | (replay_rows((shard,)) if is_replay else {})
+    batch = {"batch": np.array([[example % 2, 30] for example in examples_of(shard)])} if is_replay else {}
     return ShardContent(
         example_start=shard * EXAMPLES,
         n_examples=EXAMPLES,
-        rows={name: np.array(column, np.int64) for name, column in rows((shard,)).items()},
+        rows={name: np.array(column, np.int64) for name, column in columns.items()},
         examples={
             "offset": np.cumsum([0, *counts]), "ordinal": np.array(examples_of(shard)),
             "text_sha256": np.arange(32 * EXAMPLES, dtype=np.uint8).reshape(EXAMPLES, 32),
             "flags": np.array([example == SKIPPED[0] for example in examples_of(shard)], np.uint8),
-        },
-        sites={site: narrow(states(site, (shard,), dtype).astype(np.float32), dtype, site) for site in SITES},
-        modules={site: f"golden.{site}" for site in SITES},
+        } | batch,
+        sites={site: narrow(states(site, (shard,), dtype).astype(np.float32), dtype, site) for site in golden.sites},
+        modules={site: f"golden.{site}" for site in golden.sites},
         skipped=[SKIPPED] if shard == 0 else [],
         missing_words=[MISSING] if shard == 0 else [],
+        outputs=outputs(shard) if is_replay else {},
     )  # fmt: skip
