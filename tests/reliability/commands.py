@@ -40,7 +40,7 @@ def by_tests(folder: Path, figure: str, reach: str, files: Sequence[str]) -> Tal
     if missing:
         tally.unrun = f"{', '.join(missing)} not found"
         return tally
-    code, output = _run(["-m", "pytest", "-q", "-m", "slow or not slow", *files])
+    code, output = _run(["-m", "pytest", "-m", "slow or not slow", *files])
     tally.done["tests passed"] = sum(int(count) for count in re.findall(r"(\d+) passed", output))
     if code:
         tally.add(
