@@ -97,7 +97,7 @@ def _command(job_name: str, finish: Callable[[Any, Any, bool], None]) -> Callabl
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
-    command.__doc__ = f"{job_class.__doc__}\n\nExample: {_EXAMPLES[job_name]}"
+    command.__doc__ = f"{inspect.cleandoc(job_class.__doc__)}\n\nExample: {_EXAMPLES[job_name]}"
     return command
 
 

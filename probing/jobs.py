@@ -178,7 +178,12 @@ class ExtractOptions(Job):
 
 
 class ExtractJob(CorpusOptions, ExtractOptions):
-    """Run a model over a corpus and save its hidden states in a store; a killed run resumes where it was."""
+    """Run a model over a corpus and save its hidden states in a store; a killed run resumes where it was.
+
+    On a cluster, give every job of an array the same command with --num-workers 64 --worker-index I, and a --to that
+    all of them see (scripts/slurm_extract.sh does so for SLURM). Exit code 75 means: stopped by the batch system, run
+    it again. probing store info names what is missing. Tested as independent processes, not on a real SLURM.
+    """
 
     model: str = option(help="Hugging Face model name or local folder")
     to: str = option(help="directory of the store")
