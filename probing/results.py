@@ -115,6 +115,11 @@ class ProbeResults(Sequence[ProbeResult]):
         kept.update((_key(result), result) for result in self._results)
         return adjusted(kept.values())
 
+    def adjusted_in(self, folder: Path) -> ProbeResults:
+        """These results with p adjusted over all that `folder` holds."""
+        wanted = {_key(result) for result in self._results}
+        return ProbeResults(result for result in self.merged_into(folder) if _key(result) in wanted)
+
 
 def adjusted(results: Iterable[ProbeResult]) -> ProbeResults:
     """Results with Holm-adjusted p over the sites, probes, baselines and tasks of a store, by measure and split."""
