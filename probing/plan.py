@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from probing.contracts import Control, Measure, Probe, Task
 from probing.corpus import Corpus
 from probing.design import Kind, Labels
+from probing.doubts import doubts
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
 from probing.labelling import facts, label_rows
 from probing.pooling import with_rows
@@ -132,6 +133,7 @@ def make_plan(
     built_task = build("tasks", task) if isinstance(task, str) else task
     name = task.strip() if isinstance(task, str) else spec_of(task)
     built_task.prepare(corpus)
+    inputs, unknown = store.inputs, store.unknown_pieces
     store = with_rows(store, corpus, rows, built_task.level)
     kind: Kind = built_task.kind
     named_probes = _probes(probes if probes is not None else DEFAULT_PROBES[kind], kind)
@@ -145,7 +147,7 @@ def make_plan(
         chosen_measures=measures is not None,
         seeds=tuple(child_seed(root_seed, "probe", index) for index in range(seeds)),
         resamplers={s: Resampler.of(labels, s, resamples=RESAMPLES, root_seed=root_seed) for s in EVALUATED},
-        seen=_seen_types(labels), facts=facts(labels, corpus),
+        seen=_seen_types(labels), facts=facts(labels, corpus) | doubts(labels, corpus, inputs, unknown),
         provenance=_provenance(store, corpus, labels, root_seed=root_seed, cluster=cluster, seeds=seeds),
     )  # fmt: skip
     for probe in plan.probes.values():

@@ -26,7 +26,7 @@ LAYERS = [
     {"contracts"},
     {*MEMBERS, "specs", "language_model", "batching", "chat", "windows"},
     {
-        "labelling", "pooling", "label_checks", "plan", "scoring", "shard_reading", "extraction", "training",
+        "labelling", "pooling", "label_checks", "doubts", "plan", "scoring", "shard_reading", "extraction", "training",
         "results", "units", "extraction_work", "completing", "importing",
     },
     {"reporting"},

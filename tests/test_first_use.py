@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from probing.cli import app
+from probing.corpus import Corpus, Example
+from probing.doubts import doubts
 from probing.records import from_json
-from tests.conftest import REFERENCE
+from probing.store import Store
+from probing.store.commit_record import unknown_share
+from tests.conftest import REFERENCE, ROOT
+from tests.training_samples import labels_of
 
 MODEL = str(REFERENCE / "model")
 SUBJECTS = ("painter", "teacher", "sailor", "farmer", "dancer", "doctor", "singer", "writer", "lawyer", "judge")
@@ -70,3 +78,52 @@ def test_one_task_of_a_folder_prints_that_task_alone(store: Path, tmp_path: Path
     trained(store, tmp_path / "r", "--task", "column:tense")
     lines = trained(store, tmp_path / "r", "--task", "column:form", "--json").stdout.splitlines()
     assert {json.loads(line)["task"] for line in lines} == {"column:form"}
+
+
+def test_pieces_the_model_does_not_know_are_counted_in_the_store_and_said(tmp_path: Path) -> None:
+    rows = [f"{'Zebra' * (i % 3 + 1)} the Walrus near a garden,{('past', 'present')[i % 2]}" for i in range(60)]
+    file = table(tmp_path, rows, header="text,tense")
+    shown = run("extract", "--model", MODEL, "--corpus", file, "--rows", "sentence:mean", "--to", tmp_path / "s")
+    assert "warning: 50 % of the pieces of these texts are unknown" in shown.stderr
+    opened = Store.open(tmp_path / "s")
+    assert opened.unknown_pieces == pytest.approx(3 / 6)
+    assert {count for count, _ in opened.inputs.values()} == {3}
+    assert len({ids for _, ids in opened.inputs.values()}) == 1 < len({row.split()[0] for row in rows})
+    told = trained(tmp_path / "s", tmp_path / "r", "--task", "column:tense")
+    assert "warning: 50 % of the pieces" in told.stdout
+    assert "warning: 6 test rows of 6 have the same input as a row with another label" in " ".join(told.stdout.split())
+    assert "warning: column:tense: 50 %" in trained(tmp_path / "s", tmp_path / "r", "--task", "column:tense", "--json").stderr  # fmt: skip  # noqa: E501
+    page = run("report", tmp_path / "r")
+    html = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+    assert page.exit_code == 0 and "unknown to the model" in html and "whose input occurs with another label" in html
+
+
+def test_known_words_and_labels_that_the_text_tells_give_no_warning(store: Path, tmp_path: Path) -> None:
+    assert Store.open(store).unknown_pieces == 0.0 and Store.open(store).inputs == {}
+    assert "warning" not in trained(store, tmp_path / "r", "--task", "column:tense").output
+
+
+def test_a_shard_whose_record_does_not_count_pieces_leaves_the_share_unknown() -> None:
+    said = {"pieces": 10, "inputs": [[0, 4, "aa"]]}
+    assert unknown_share([said]) == 0.4
+    assert unknown_share([said, {}]) is None and unknown_share([]) is None
+
+
+def test_rows_conflict_by_input_and_word_and_not_by_example() -> None:
+    def one(text: str, *tags: str) -> Example:
+        return Example(text, text, ((0, 1), (2, 3)), word_columns={"upos": tags}, split="test")
+
+    corpus = Corpus((one("a b", "X", "Y"), one("a b", "X", "Z"), one("c d", "Y", "Y"), one("e f", "X", "Y")))
+    labels = replace(labels_of([0, 1, 0, 2, 1, 1, 0, 1], ["test"] * 8), example=np.arange(8) // 2,
+                     word=np.arange(8) % 2)  # fmt: skip
+    assert doubts(labels, corpus, {}, None)["conflicting_inputs"] == 2
+    same_ids = {2: (1, "same"), 3: (1, "same")}
+    assert doubts(labels, corpus, same_ids, 0.5) == {"unknown_pieces": 0.5, "conflicting_inputs": 4}
+
+
+def test_the_readme_s_own_table_holds_only_words_the_reference_model_knows() -> None:
+    vocabulary = json.loads((REFERENCE / "model" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    (block,) = re.findall(r"```csv\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    words = {word for line in block.splitlines()[1:] for word in line.split(",")[0].split()}
+    assert len(words) > 10 and words <= set(vocabulary)
+    assert str(sum(not word.startswith("[") for word in vocabulary)) in (ROOT / "README.md").read_text(encoding="utf-8")

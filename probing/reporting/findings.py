@@ -15,6 +15,7 @@ from typing import Literal
 from probing.errors import InputError
 from probing.records import Comparison, Gain, MeasureResult, ProbeResult
 from probing.reporting.task_results import TaskResults, by_task, comparison, least_gain, score
+from probing.reporting.warnings import warnings_of
 from probing.reporting.wording import count, decimal, half_width, measure_title, plural, probability, with_interval
 
 Status = Literal["selectively decodable", "decodable", "not shown to be decodable", "not judged"]
@@ -193,6 +194,7 @@ def _does_not_show(task: TaskResults, judged: Judgement) -> str:
 
 def _evidence(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
     lines = [_spread(task, judged.result.probe), *_other_probes(task, judged), *_other_controls(judged)]
+    lines = [*warnings_of(judged.result.facts), *lines]
     lines += [_chance_line(task, judged, name) for name in task.chance_checks()]
     lines.append(_seen_line(judged))
     if task.chosen_on == "test" and len(task.results) > 1:

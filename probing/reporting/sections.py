@@ -214,6 +214,8 @@ _FACTS = {
     "entropy_bits": "label entropy, bits", "type_overlap": "share of test rows with a word type seen in train",
     "mean": "mean of the target", "std": "standard deviation of the target", "excluded": "rows left out, by reason",
     "duplicate_sentences": "sentences that occur in train and in another split",
+    "unknown_pieces": "share of pieces that the tokenizer does not know",
+    "conflicting_inputs": "test rows whose input occurs with another label",
 }  # fmt: skip
 
 

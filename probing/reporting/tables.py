@@ -11,6 +11,7 @@ from rich.text import Text
 from probing.records import ProbeResult, Score
 from probing.reporting.findings import finding
 from probing.reporting.task_results import NO_SITE, TaskResults, by_task, comparison, least_gain, score
+from probing.reporting.warnings import warnings_of
 from probing.reporting.wording import folded, measure_title, plural, short, with_interval
 
 _WIDE = 120
@@ -24,6 +25,8 @@ def print_results(results: Sequence[ProbeResult], console: Console) -> None:
         for control in (*task.controls()[1:], *task.chance_checks()):
             console.print(_control_table(task, control, console.width))
         console.print(_notes(task, console.width))
+        for warning in warnings_of(task.any.facts):
+            console.print(Text(f"warning: {warning}", style="bold yellow"))
         found = finding(task)
         console.print(Text(found.sentence, style="bold"))
         console.print(Text(found.does_not_show))

@@ -59,6 +59,8 @@ class ShardContent:
         missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
         heads: `n_heads` and `head_dim` of the sites that are heads, concatenated.
         windowed: (example ordinal, number of windows) of the inputs read in windows.
+        pieces: content pieces of all inputs; None: not known.
+        inputs: (example ordinal, unknown pieces, hash of the piece ids) of inputs that their text does not tell.
     """
 
     example_start: int
@@ -70,6 +72,8 @@ class ShardContent:
     skipped: Sequence[tuple[int, str]] = ()
     missing_words: Sequence[tuple[int, int, str]] = ()
     windowed: Sequence[tuple[int, int]] = ()
+    pieces: int | None = None
+    inputs: Sequence[tuple[int, int, str]] = ()
     heads: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 

@@ -158,6 +158,8 @@ class StoreWriter:
         }  # fmt: skip
         if content.windowed:
             record["windowed"] = [[int(example), int(count)] for example, count in content.windowed]
+        if content.pieces is not None:
+            record |= {"pieces": content.pieces, "inputs": [list(entry) for entry in content.inputs]}
         check_record(record, self._recipe, shard)
         with typed_errors(self.path):
             self._write(shard, image.buffers, record)
