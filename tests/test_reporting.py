@@ -315,6 +315,7 @@ def test_criterion_needs_gain_beyond_margin_and_selectivity_above_zero(accuracy,
     said = reporting.finding([a_result("resid.1", accuracy=accuracy, controls=(("word_type", control),))])
     assert said.status == status
     assert ("smallest difference" in said.sentence) == (status == "not shown to be decodable")
+    assert ("is about 0.024" in said.sentence) == (status == "not shown to be decodable")  # margin and half the width
 
 
 def test_the_weakest_of_several_controls_decides():

@@ -47,6 +47,19 @@ def test_states_that_carry_the_tag_and_not_the_word_are_decodable_with_selectivi
     assert accuracy.score.n == 480
 
 
+def test_intervals_of_fractions_have_width_and_stay_within_what_a_fraction_can_be() -> None:
+    results = run(tag_store(noise=0.0), probes=["linear", "prior"], controls=["word_type:draws=2"])
+    best = results.best()
+    assert best.measure("accuracy").score.value == best.measure("macro_f1").score.value == 1.0
+    for result in results:
+        for found in (m for m in result.measures if m.score.unit == "fraction"):
+            differences = [*(c.selectivity for c in found.comparisons), *(gain.gain for gain in found.gains)]
+            for low, score in [(0.0, found.score), *((-1.0, difference) for difference in differences)]:
+                assert low <= score.low <= score.value <= score.high <= 1.0
+                assert score.high - score.low > 0.01
+    assert best.measure("accuracy").score.low == pytest.approx(0.025 ** (1 / 60))
+
+
 def test_a_random_vector_per_type_is_decodable_but_not_selective() -> None:
     corpus = word_corpus(types=40)
     results = run(word_store(corpus, lambda form, tag: vector_of(form, 64)), corpus)

@@ -159,7 +159,8 @@ def _gain_clause(gain: Gain | None, status: Status) -> str:
         return f"{clause}, beyond the margin of {_margin(gain)} (adjusted p {probability(gain.p_adjusted)})"
     return (
         f"{clause}, which does not clear the margin of {_margin(gain)} (adjusted p {probability(gain.p_adjusted)}; "
-        f"the smallest difference these rows could have shown is about {decimal(half_width(gain.gain))})"
+        "the smallest difference these rows could have shown to clear it is about "
+        f"{decimal(gain.margin + half_width(gain.gain))})"
     )
 
 
