@@ -172,7 +172,11 @@ def _control_clause(judged: Judgement) -> str:
     against = judged.weakest
     if against is None:
         return ""
-    most = "" if against.ceiling is None else f", where {decimal(against.ceiling)} is the most any probe can reach"
+    most = (
+        ""
+        if against.ceiling is None
+        else (f" (one that memorised every key of train would reach {decimal(against.ceiling)} on average)")
+    )
     return (
         f"the control task {against.control} gives {with_interval(against.score)}{most}, "
         f"so that selectivity is {with_interval(against.selectivity)}"

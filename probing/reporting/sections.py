@@ -68,7 +68,9 @@ def _figures(task: TaskResults) -> Markup:
     caption = [
         f"{name[:1].upper()}{name[1:]} on test{selectivity}, over sites.",
         "Bands are 95 % intervals; dotted lines are baselines that read no hidden state.",
-        "The dashed line is the ceiling, the most that any probe can reach on the control task." if ceiling else "",
+        "The dashed line is the control's ceiling: what memory of every key of train would reach there on average."
+        if ceiling
+        else "",
         "Hold the pointer over a mark for its numbers.",
     ]
     return join([_figure(panels, task, " ".join(filter(None, caption))), _loss_figure(task)])
@@ -104,7 +106,7 @@ def results_table(task: TaskResults) -> Markup:
     """Site × probe on test: score, first control, selectivity, ceiling, second measure, gain; baselines last."""
     control = next(iter(task.controls()), None)
     head = ["site", "probe", measure_title(task.primary)]
-    head += [f"control: {control}", "selectivity", "ceiling"] if control else []
+    head += [f"control: {control}", "selectivity", "control ceiling"] if control else []
     head += [_second_title(task.secondary)] if task.secondary else []
     head += ["gain over baseline", "adjusted p"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
     best = task.best()

@@ -122,6 +122,8 @@ def _notes(task: TaskResults, width: int) -> Text:
     notes = [f"* best on {task.chosen_on}"] if len(task.results) > 1 and task.best() else []
     notes += [] if width >= _WIDE else ["± half the 95 % interval"]
     notes += [f"control: {task.controls()[0]}"] if task.controls() else []
+    if _has_ceiling(task, next(iter(task.controls()), None)):
+        notes += ["ceiling: what memory of every key of train would reach on the control, on average"]
     notes += ["gain: over the best baseline"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
     notes += ["some fits did not converge"] if any(not r.converged for r in task.all) else []
     return Text("; ".join(notes), style="dim")
