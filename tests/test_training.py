@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -266,3 +267,15 @@ def test_constant_target_in_test_is_refused() -> None:
     corpus = Corpus(tuple(examples))
     with pytest.raises(DegenerateDesign, match="test are equal"):
         run(tag_store(corpus), corpus, task="column:score")
+
+
+def test_selectivity_of_sentence_rows_advises_a_control_that_sentences_can_have() -> None:
+    corpus = Corpus(tuple(replace(e, columns={"half": "ab"[i % 2]}) for i, e in enumerate(word_corpus().examples)))
+    rows = SimpleNamespace(example=np.arange(len(corpus)), word=np.full(len(corpus), -1))
+    states = np.random.default_rng(0).standard_normal((len(corpus), 3)).astype(np.float32)
+    store = MemoryStore(corpus, {"resid.0": states}, rows, scope="sentence:mean")
+    with pytest.raises(UnknownName) as caught:
+        run(store, corpus, task="column:half").selectivity("accuracy")
+    assert "keyed:key=COLUMN" in str(caught.value) and "word_type" not in str(caught.value)
+    with pytest.raises(UnknownName, match="controls=\\['word_type'\\]"):
+        run(tag_store(), controls=[]).selectivity("accuracy")
