@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,28 @@ def doubts(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces: float
         unknown_pieces: share of all content pieces that is the tokenizer's unknown piece; None: not known.
 
     Returns:
-        `unknown_pieces`, as given; `conflicting_inputs`, the test rows whose input occurs with another label.
+        `unknown_pieces`, as given; `conflicting_inputs`, the test rows whose input occurs with another label;
+        `one_label`, the only label of dev or test where it has no other; `alike_labels`, lists of labels that differ
+        by upper and lower case or white space alone.
     """
     return {
         "unknown_pieces": unknown_pieces,
         "conflicting_inputs": int(_conflicting(labels, corpus, inputs)[labels.rows("test")].sum()),
+        "one_label": _only_labels(labels),
+        "alike_labels": _alike(labels.classes),
     }
+
+
+def _only_labels(labels: Labels) -> dict[str, str]:
+    present = {split: np.unique(labels.y[labels.rows(split)]) for split in ("dev", "test") if labels.kind == "classes"}
+    return {split: labels.classes[int(found[0])] for split, found in present.items() if len(found) == 1}
+
+
+def _alike(classes: Sequence[str]) -> list[list[str]]:
+    by_form: dict[str, list[str]] = {}
+    for name in classes:
+        by_form.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    return [names for names in by_form.values() if len(names) > 1]
 
 
 def _conflicting(labels: Labels, corpus: Corpus, inputs: Inputs) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from probing.cli import app
 from probing.corpus import Corpus, Example
 from probing.doubts import doubts
 from probing.records import from_json
+from probing.reporting import finding
 from probing.store import Store
 from probing.store.commit_record import unknown_share
 from tests.conftest import REFERENCE, ROOT
@@ -118,7 +119,8 @@ def test_rows_conflict_by_input_and_word_and_not_by_example() -> None:
                      word=np.arange(8) % 2)  # fmt: skip
     assert doubts(labels, corpus, {}, None)["conflicting_inputs"] == 2
     same_ids = {2: (1, "same"), 3: (1, "same")}
-    assert doubts(labels, corpus, same_ids, 0.5) == {"unknown_pieces": 0.5, "conflicting_inputs": 4}
+    found = doubts(labels, corpus, same_ids, 0.5)
+    assert (found["unknown_pieces"], found["conflicting_inputs"]) == (0.5, 4)
 
 
 def test_the_readme_s_own_table_holds_only_words_the_reference_model_knows() -> None:
@@ -127,3 +129,43 @@ def test_the_readme_s_own_table_holds_only_words_the_reference_model_knows() -> 
     words = {word for line in block.splitlines()[1:] for word in line.split(",")[0].split()}
     assert len(words) > 10 and words <= set(vocabulary)
     assert str(sum(not word.startswith("[") for word in vocabulary)) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_test_split_with_one_label_is_not_judged_and_the_terminal_says_why(tmp_path: Path) -> None:
+    splits = {"train": 40, "dev": 24, "test": 24}
+    lines = [
+        f"{TIMES[tense][i % 3]} the {SUBJECTS[i % 10]} near the garden,{tense},{split}"
+        for split, count in splits.items()
+        for i in range(count)
+        for tense in ("past" if split == "test" or i % 2 else "present",)
+    ]
+    file = table(tmp_path, lines, header="text,tense,split")
+    shown = trained(extracted(tmp_path, file), tmp_path / "r", "--task", "column:tense", file=file)
+    said = " ".join(shown.stdout.split())
+    assert "warning: NOT JUDGED: all test labels are 'past'." in said and "--split-seed" in said
+    assert "NOT JUDGED: all test labels are 'past', so that nothing shows" in said and "is decodable from" not in said
+    found = from_json((tmp_path / "r" / "results.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert found.facts["one_label"] == {"test": "past"}
+    assert finding([found]).status == "not judged"
+
+
+def test_labels_that_differ_by_case_or_space_alone_and_rows_without_label_are_said(tmp_path: Path) -> None:
+    rows = template_rows()
+    rows = [row.replace(",past,", ",Past,") if i % 40 == 0 else row for i, row in enumerate(rows)]
+    rows[5] = rows[5].replace(",present,", ",,")
+    file = table(tmp_path, rows)
+    shown = trained(extracted(tmp_path, file), tmp_path / "r", "--task", "column:tense", file=file)
+    said = " ".join(shown.stdout.split())
+    assert "count as different: 'Past' and 'past'." in said
+    assert "1 row of 240 has no label" in said
+    assert doubts_of(("a b", "A  b", "c"))["alike_labels"] == [["a b", "A  b"]]
+
+
+def doubts_of(classes: tuple[str, ...]) -> dict[str, object]:
+    corpus = Corpus(tuple(Example(f"{i}", f"text {i}") for i in range(6)))
+    split = ["train", "train", "train", "dev", "dev", "test"]
+    return doubts(labels_of([0, 1, 2, 0, 1, 0], split, classes=classes), corpus, {}, None)
+
+
+def test_the_only_label_of_a_split_is_counted_by_split() -> None:
+    assert doubts_of(("x", "y", "z"))["one_label"] == {"test": "x"}

@@ -2,8 +2,8 @@
 
 The criterion: a task is *decodable* at a site when the gain over the best baseline clears its margin (0.02 accuracy) on
 test at an adjusted p of at most 0.025, and *selectively decodable* when the interval of selectivity against every
-control also lies above 0. The site is chosen on dev. Nothing is judged on fewer than 20 test sentences: resampled, so
-few, all of them right, give an interval without width.
+control also lies above 0. The site is chosen on dev. Nothing is judged on fewer than 20 test sentences: so
+few show little; nor where all test labels are the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 from probing.errors import InputError
 from probing.records import Comparison, Gain, MeasureResult, ProbeResult
 from probing.reporting.task_results import TaskResults, by_task, comparison, least_gain, score
-from probing.reporting.warnings import warnings_of
+from probing.reporting.warnings import only_test_label, warnings_of
 from probing.reporting.wording import count, decimal, half_width, measure_title, plural, probability, with_interval
 
 Status = Literal["selectively decodable", "decodable", "not shown to be decodable", "not judged"]
@@ -84,7 +84,7 @@ def judge(task: TaskResults, result: ProbeResult) -> Judgement | None:
     gain = least_gain(measured)
     controls = [c for c in measured.comparisons if c.is_selectivity]
     weakest = min(controls, key=lambda c: c.selectivity.low) if controls else None
-    if gain is None or _too_few(result):
+    if gain is None or _too_few(result) or only_test_label(result.facts) is not None:
         return Judgement(result, measured, gain, weakest, "not judged")
     if gain.p_adjusted > ALPHA or gain.gain.value <= gain.margin:
         return Judgement(result, measured, gain, weakest, "not shown to be decodable")
@@ -136,6 +136,8 @@ def _opening(task: TaskResults, judged: Judgement) -> str:
             return f"{task.title} is decodable, but not shown to be selectively decodable, {where}"
         case "decodable":
             return f"{task.title} is decodable {where}; without a control task nothing can be said of selectivity"
+        case "not judged" if (label := only_test_label(judged.result.facts)) is not None:
+            return f"NOT JUDGED: all test labels are {label!r}, so that nothing shows whether {task.title} is decodable"
         case "not judged" if few := _too_few(judged.result):
             return f"{few} test sentences are too few to judge whether {task.title} is decodable {where}"
         case "not judged":

@@ -217,6 +217,8 @@ _FACTS = {
     "mean": "mean of the target", "std": "standard deviation of the target", "excluded": "rows left out, by reason",
     "duplicate_sentences": "sentences that occur in train and in another split",
     "unknown_pieces": "share of pieces that the tokenizer does not know",
+    "one_label": "splits with one label only",
+    "alike_labels": "labels that differ by case or white space alone",
     "conflicting_inputs": "test rows whose input occurs with another label",
 }  # fmt: skip
 

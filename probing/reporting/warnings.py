@@ -15,8 +15,45 @@ MOST_CONFLICTING = 0.01
 
 def warnings_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """A sentence for each doubt, the worst first; empty where there is none, or nothing is known."""
-    found = (unknown_pieces_warning(facts.get("unknown_pieces")), _conflicting(facts))
+    found = (
+        *_one_label(facts),
+        unknown_pieces_warning(facts.get("unknown_pieces")),
+        _conflicting(facts),
+        _alike_labels(facts),
+        _without_label(facts),
+    )
     return tuple(sentence for sentence in found if sentence)
+
+
+def only_test_label(facts: Mapping[str, Any]) -> str | None:
+    """The label that all test rows have, if they have but one."""
+    label = (facts.get("one_label") or {}).get("test")
+    return None if label is None else str(label)
+
+
+def _one_label(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    way_out = "Split the file with another seed (--split-seed), or give train, dev and test files."
+    test, dev = only_test_label(facts), (facts.get("one_label") or {}).get("dev")
+    return (
+        f"NOT JUDGED: all test labels are {test!r}. {way_out}" if test is not None else "",
+        f"All dev labels are {dev!r}, so the best site is chosen by this label alone. {way_out}" if dev else "",
+    )
+
+
+def _alike_labels(facts: Mapping[str, Any]) -> str:
+    pairs = facts.get("alike_labels") or ()
+    shown = "; ".join(" and ".join(map(repr, names)) for names in pairs[:5]) + ("; …" if len(pairs) > 5 else "")
+    what = "Labels differ by upper and lower case or white space alone and count as different"
+    return f"{what}: {shown}." if pairs else ""
+
+
+def _without_label(facts: Mapping[str, Any]) -> str:
+    count = (facts.get("excluded") or {}).get("no label", 0)
+    kept = sum((facts.get("rows") or {}).values())
+    # Word tasks leave words without a value out as a matter of course: a form without number has no Number.
+    if not count or facts.get("level") != "sentence":
+        return ""
+    return f"{plural(count, 'row')} of {count + kept:,} {'has' if count == 1 else 'have'} no label and are left out."
 
 
 def unknown_pieces_warning(share: float | None) -> str:
