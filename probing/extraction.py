@@ -177,7 +177,10 @@ def _reading(
     scope, _, pool = rows.partition(":")
     positions = parse_positions(pool) if scope == SCOPE else ()
     if not positions and rows not in ROWS:
-        raise unknown_name("row scope", rows, (*ROWS, f"{SCOPE}:NAME"), error=BadParameter)
+        usual = {"sentence": "sentence:mean", "word": "word:mean"}.get(scope.lower().removesuffix("s"), rows)
+        error = unknown_name("row scope", rows, (*ROWS, f"{SCOPE}:NAME"), error=BadParameter)
+        error.next_step = f"did you mean {usual!r}?" if usual != rows else error.next_step
+        raise error
     if rows == "sentence:cls" and model.cls_id is None:
         raise BadParameter(
             "sentence:cls needs a CLS piece", needed="a tokenizer with a CLS piece", found="none", where=model.name,

@@ -22,7 +22,7 @@ from probing.results import NO_SITE
 from probing.scoring import EVALUATED, Resampler, gives_probabilities
 from probing.seeds import child_seed
 from probing.site import select_sites
-from probing.specs import build, full_recipe, normalised, spec_of
+from probing.specs import build, build_task, full_recipe, normalised, spec_of
 from probing.statistics import RESAMPLES
 from probing.store import Store
 from probing.units import VERSION, labels_digest
@@ -130,7 +130,7 @@ def make_plan(
         raise BadParameter("seeds must be at least 1", needed="1 or more", found=str(seeds))
     _refuse_other_corpus(store, corpus)
     chosen_sites = select_sites(sites, store.sites)
-    built_task = build("tasks", task) if isinstance(task, str) else task
+    built_task = build_task(task, corpus) if isinstance(task, str) else task
     name = task.strip() if isinstance(task, str) else spec_of(task)
     built_task.prepare(corpus)
     inputs, unknown = store.inputs, store.unknown_pieces

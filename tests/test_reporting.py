@@ -438,3 +438,11 @@ def test_damaged_results_are_a_typed_error_and_leave_the_old_page(tmp_path):
 def test_judgement_uses_the_baseline_that_leaves_least_to_gain():
     said = findings.judge(by_task([a_result("resid.1")])[0], a_result("resid.1"))
     assert said.gain.gain.value == pytest.approx(0.95 - 0.881)
+
+
+def test_every_data_fact_says_which_split_it_is_of():
+    text = Page(html.page(upos_like())).text
+    assert "majority label of trainNOUN: 0.178 of the test rows" in text
+    assert "label entropy of train, bits3.610" in text
+    text = Page(html.page(depth_like())).text
+    assert "mean of the target in train2.510" in text

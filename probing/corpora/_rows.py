@@ -1,5 +1,6 @@
 """Rows of named fields to examples: the rules that JSONL, tables and hub data sets share.
 
+* Upper and lower case of these usual names do not matter where no field has the name as it is.
 * Text: the field `text`, else `sentence`, else the only field of strings; or the option `text=FIELD`.
 * Words: the list field `words` or `tokens` (option `words=FIELD`), found in order in the text; without a text, the
   words joined by spaces are the text. Without a list, words are cut as `_words.split_words` says.
@@ -124,11 +125,17 @@ def _roles(rows: Rows, names: Sequence[str], options: Mapping[str, str]) -> Role
         asked = options.get(role, "")
         if asked and asked != _OFF and asked not in names:
             raise unknown_name(f"column for option {role}", asked, names, where=rows.source, error=CorpusError)
-        found = next((name for name in candidates if name in names and _fits(rows, role, name)), "")
+        usual = [name for candidate in candidates for name in _written(candidate, names)]
+        found = next((name for name in usual if _fits(rows, role, name)), "")
         chosen[role] = "" if asked == _OFF else asked or found
     if not chosen["text"] and not chosen["words"]:
         chosen["text"] = _only_text(rows, [name for name in names if name not in chosen.values()])
     return Roles(**chosen)
+
+
+def _written(candidate: str, names: Sequence[str]) -> list[str]:
+    """Columns of that name, as it is or in upper case (`Sentence`)."""
+    return [candidate] if candidate in names else [name for name in names if name.lower() == candidate]
 
 
 def _fits(rows: Rows, role: str, name: str) -> bool:
@@ -150,7 +157,8 @@ def _only_text(rows: Rows, names: Sequence[str]) -> str:
         return of_strings[0]
     raise CorpusError(
         "which column is the text?", needed="a column `text` or `sentence`, or exactly one column of strings",
-        found=f"columns {', '.join(names)}", where=rows.source, next_step="name it with the reader option text=COLUMN",
+        found=f"columns {', '.join(names)}", where=rows.source,
+        next_step=f"name it: --reader-option text={(of_strings or names)[0]} (Python: text=…)",
     )  # fmt: skip
 
 

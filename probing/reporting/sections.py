@@ -212,10 +212,12 @@ def facts_table(task: TaskResults) -> Markup:
 
 
 _FACTS = {
-    "level": "one row is", "rows": "rows", "sentences": "sentences", "classes": "classes", "majority": "majority label",
-    "entropy_bits": "label entropy, bits", "type_overlap": "share of test rows with a word type seen in train",
-    "mean": "mean of the target", "std": "standard deviation of the target", "excluded": "rows left out, by reason",
-    "duplicate_sentences": "sentences that occur in train and in another split",
+    "level": "one row is", "rows": "rows", "sentences": "sentences", "classes": "classes, in all splits",
+    "majority": "majority label of train",
+    "entropy_bits": "label entropy of train, bits", "type_overlap": "share of test rows with a word type seen in train",
+    "mean": "mean of the target in train", "std": "standard deviation of the target in train",
+    "excluded": "rows left out, by reason",
+    "duplicate_sentences": "sentences of dev and test whose text occurs in train",
     "unknown_pieces": "share of pieces that the tokenizer does not know",
     "one_label": "splits with one label only",
     "alike_labels": "labels that differ by case or white space alone",
@@ -225,7 +227,7 @@ _FACTS = {
 
 def _fact(key: str, value: Any, facts: dict[str, Any]) -> str:
     if key == "majority" and facts.get("majority_label") is not None:
-        return f"{facts['majority_label']}: {plain(value)} of the rows"
+        return f"{facts['majority_label']}: {plain(value)} of the test rows"
     if key == "level":
         return {"word": "a word", "sentence": "a sentence"}.get(str(value), plain(value))
     return count(value)

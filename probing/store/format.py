@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 import re
@@ -225,6 +226,13 @@ def _canonical(value: Any) -> bytes:
         return b""
 
 
+def _nearest_store(path: Path) -> str:
+    """The next step where there is no store at a path: a store beside it of about that name."""
+    beside = [file.parent.name for file in path.absolute().parent.glob("*/store.json")]
+    near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.4)
+    return f"did you mean {str(path.with_name(near[0]))!r}?" if near else "see `probing store ls`"
+
+
 def read_store_json(path: Path) -> tuple[dict[str, Any], Recipe]:
     """The checked content of store.json and its recipe.
 
@@ -238,7 +246,7 @@ def read_store_json(path: Path) -> tuple[dict[str, Any], Recipe]:
             "there is no store here",
             needed="a directory with store.json",
             found=str(path),
-            next_step="see `probing store ls`",
+            next_step=_nearest_store(path),
         )
     try:
         value = parse_signed(file.read_bytes())
