@@ -117,7 +117,7 @@ def _parameter(name: str, field: Any) -> inspect.Parameter:
 
 def _finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
     store = job.run(progress=not quiet)
-    print_store(store.path, as_json)
+    print_store(store.path, as_json, brief=True)
     _warn([import_module("probing.reporting.warnings").unknown_pieces_warning(store.unknown_pieces)])
 
 
@@ -183,7 +183,7 @@ def list_members(
     Example: probing list probes
     """
     rows = {name: _summary(folder, name) for name in registry.names(folder)}
-    print_mapping(rows, as_json)
+    print_mapping(rows, as_json, verbatim=True)
 
 
 def _summary(folder: str, name: str) -> str:

@@ -18,6 +18,7 @@ from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
 from probing.labelling import facts, label_rows
 from probing.pooling import with_rows
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
+from probing.provenance import digest
 from probing.results import NO_SITE
 from probing.scoring import EVALUATED, Resampler, gives_probabilities
 from probing.seeds import child_seed
@@ -259,7 +260,8 @@ def _provenance(
     imported = store.environment.get("imported")
     return ({"imported": imported} if imported else {}) | {
         "store_id": store.store_id, "content_id": store.content_id, "corpus": corpus.fingerprint,
-        "model": store.identity["model"]["source"], "rows": store.identity["extraction"]["rows"],
+        "model": store.identity["model"]["source"],
+        "model_identity": digest(store.identity["model"]), "rows": store.identity["extraction"]["rows"],
         "labels": labels_digest(labels), "root_seed": root_seed, "seeds": seeds, "cluster": cluster,
         "resamples": RESAMPLES, "version": VERSION,
     }  # fmt: skip

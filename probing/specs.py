@@ -46,8 +46,9 @@ def build_task(spec: str, corpus: Corpus) -> Task:
     name = spec.strip()
     columns = corpus.column_names()
     nearest = difflib.get_close_matches(name, columns, n=1, cutoff=0.8)
-    known = registry.names("tasks")
-    if name.partition(":")[0] in known or not nearest:
+    known, head = registry.names("tasks"), name.partition(":")[0]
+    is_task = bool(difflib.get_close_matches(head, known, n=1, cutoff=0.7)) and name not in columns
+    if head in known or is_task or not nearest:
         return build("tasks", name)  # type: ignore[no-any-return]
     raise UnknownName(
         f"unknown task {name!r}", needed=f"one of: {', '.join(known)}", found=repr(name), where=corpus.source,

@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+import probing as pb
 from probing.cli import app
 from probing.corpus import Corpus, Example
 from probing.doubts import doubts
 from probing.records import from_json
+from probing.registry import FOLDERS
 from probing.reporting import finding
 from probing.store import Store
 from probing.store.commit_record import unknown_share
+from probing.store.format import REASONS
+from probing.store_commands import _readable
 from tests.conftest import REFERENCE, ROOT
 from tests.training_samples import labels_of
 
@@ -169,3 +173,38 @@ def doubts_of(classes: tuple[str, ...]) -> dict[str, object]:
 
 def test_the_only_label_of_a_split_is_counted_by_split() -> None:
     assert doubts_of(("x", "y", "z"))["one_label"] == {"test": "x"}
+
+
+def test_list_gives_names_as_a_spec_needs_them_and_words_for_users() -> None:
+    shown = run("list", "controls").stdout
+    assert "word_type" in shown and "shuffled_labels" in shown
+    assert all(".py" not in run("list", folder).stdout for folder in FOLDERS)
+
+
+def test_extract_prints_short_ids_and_round_numbers(tmp_path: Path) -> None:
+    file = table(tmp_path, template_rows())
+    flags = ("extract", "--model", MODEL, "--corpus", file, "--sites", "resid.2", "--to", tmp_path / "s", "--quiet")
+    shown = run(*flags).stdout
+    info = json.loads(run(*flags, "--json").stdout)
+    assert info["store_id"] not in shown and info["store_id"][:12] in shown
+    assert f"{info['absmax']['resid.2']:.3g}" in shown and str(info["absmax"]["resid.2"]) not in shown
+    whole = " ".join(run("store", "info", tmp_path / "s").stdout.split())
+    assert "unknown pieces 0.0 %" in whole and info["store_id"] in whole
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_to_leave_something_out_is_explained(reason: str) -> None:
+    info = {"unknown_pieces": None, "absmax": {}, "skipped": {reason: 2}, "missing_words": {}}
+    ((said, count),) = _readable(info, brief=False)["skipped"].items()
+    assert count == 2 and said.startswith(f"{reason} (") and "?" not in said
+
+
+def test_the_readme_s_lines_for_labels_of_sentences_run_in_python(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"`(pb\.train\(store, corpus, task=\"column:tense\".*?\))`", text)
+    assert 'rows="sentence:mean"' in text
+    corpus = pb.Corpus.read(table(tmp_path, template_rows()))
+    model = pb.LanguageModel.load(MODEL)
+    store = pb.extract(model, corpus, rows="sentence:mean", sites="resid.2", to=tmp_path / "s")
+    result = eval(line.replace("to=...", "to=None"), {"pb": pb, "store": store, "corpus": corpus})
+    assert result.selectivity("accuracy").value > 0.2

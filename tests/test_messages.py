@@ -23,11 +23,13 @@ def csv(folder: Path, text: str, name: str = "my.csv") -> Path:
 
 @pytest.mark.parametrize("asked", ["tense", "tens", " tense"])
 def test_a_column_asked_for_as_a_task_is_suggested_as_one(asked: str) -> None:
-    corpus = Corpus((Example("a", "x", columns={"tense": "past", "form": "plural"}),))
-    with pytest.raises(UnknownName, match=r"(?s)did you mean 'column:tense'\?.*form, tense"):
+    corpus = Corpus((Example("a", "x", columns={"tense": "past", "form": "plural"}, word_columns={"upos": ()}),))
+    with pytest.raises(UnknownName, match=r"(?s)did you mean 'column:tense'\?.*form, tense, upos"):
         build_task(asked, corpus)
     with pytest.raises(UnknownName, match="did you mean 'upos'"):
         build_task("uposs", corpus)
+    with pytest.raises(UnknownName, match="did you mean 'feature'"):
+        build_task("feture:Number", corpus)
     assert build_task("column:tense", corpus).argument == "tense"
 
 

@@ -446,3 +446,28 @@ def test_every_data_fact_says_which_split_it_is_of():
     assert "label entropy of train, bits3.610" in text
     text = Page(html.page(depth_like())).text
     assert "mean of the target in train2.510" in text
+
+
+def test_what_is_not_judged_has_no_caveats_of_a_finding_and_says_what_a_judgement_needs():
+    result = a_result("resid.1")
+    few = replace(result, facts=result.facts | {"sentences": {"train": 90, "dev": 20, "test": 5}})
+    one = replace(result, facts=result.facts | {"one_label": {"test": "NOUN"}})
+    for unjudged, needed in ((few, "20 test sentences"), (one, "another label than 'NOUN'")):
+        said, text = reporting.finding([unjudged]), Page(html.page([unjudged])).text
+        assert said.status == "not judged" and "can recover" not in said.does_not_show
+        assert any(needed in line for line in said.overturned_by)
+        assert "What a judgement needs" in text and "What would overturn it" not in text
+    text = Page(html.page([result])).text
+    assert "What would overturn it" in text and "That a probe can recover upos" in text
+
+
+def test_a_model_s_name_is_followed_by_what_tells_it_from_another_of_that_name():
+    named = [replace(r, provenance=r.provenance | {"model": "model", "model_identity": "ab" * 32}) for r in upos_like()]
+    assert "Model: model (identity abababababab)" in Page(html.page(named)).text
+
+
+def test_on_narrow_pages_intervals_stand_below_their_numbers_and_tables_scroll():
+    content = html.page(upos_like()).decode()
+    assert re.search(r"@media \(max-width: 1240px\) \{ td small \{ display: block; \}", content)
+    tables = content.count("<table")
+    assert tables == content.count('<div class="scroll"><table') > 3

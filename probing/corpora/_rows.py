@@ -158,7 +158,7 @@ def _only_text(rows: Rows, names: Sequence[str]) -> str:
     raise CorpusError(
         "which column is the text?", needed="a column `text` or `sentence`, or exactly one column of strings",
         found=f"columns {', '.join(names)}", where=rows.source,
-        next_step=f"name it: --reader-option text={(of_strings or names)[0]} (Python: text=…)",
+        next_step=f"name it: --reader-option text={next(iter(of_strings or names), 'COLUMN')} (Python: text=…)",
     )  # fmt: skip
 
 

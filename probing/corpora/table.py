@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV, Parquet, Arrow and Feather, columns as `_rows.py` says."""
+"""Tables (CSV, TSV, Parquet, Arrow, Feather): one row a sentence, a column `text` and label columns."""
 
 from __future__ import annotations
 

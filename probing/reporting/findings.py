@@ -15,12 +15,12 @@ from typing import Literal
 from probing.errors import InputError
 from probing.records import Comparison, Gain, MeasureResult, ProbeResult
 from probing.reporting.task_results import TaskResults, by_task, comparison, least_gain, score
+from probing.reporting.unjudged import MIN_SENTENCES, SHOWS_NOTHING, needs
 from probing.reporting.warnings import only_test_label, warnings_of
 from probing.reporting.wording import count, decimal, half_width, measure_title, plural, probability, with_interval
 
 Status = Literal["selectively decodable", "decodable", "not shown to be decodable", "not judged"]
 ALPHA = 0.025  # one-sided, as the lower end of a 95 % interval
-MIN_SENTENCES = 20
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Finding:
         sentence: what was found, with site, probe, numbers and intervals.
         does_not_show: what must not be concluded from it.
         evidence: further numbers, a sentence each.
-        overturned_by: what would change the finding.
+        overturned_by: what would change the finding; where nothing is judged, what a judgement needs.
     """
 
     task: str
@@ -186,6 +186,8 @@ def _control_clause(judged: Judgement) -> str:
 
 
 def _does_not_show(task: TaskResults, judged: Judgement) -> str:
+    if judged.status == "not judged":
+        return SHOWS_NOTHING
     if judged.status == "not shown to be decodable":
         first = (
             "That these probes did not read the label beyond the baselines does not show that it is absent: "
@@ -214,7 +216,7 @@ def _evidence(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
 def _spread(task: TaskResults, probe: str) -> str:
     judged = [judge(task, result) for result in task.results if result.probe == probe]
     statuses = [j.status for j in judged if j]
-    if len(statuses) < 2:
+    if len(statuses) < 2 or "not judged" in statuses:
         return ""
     selective = statuses.count("selectively decodable")
     decodable = selective + statuses.count("decodable")
@@ -267,6 +269,9 @@ def _seen_line(judged: Judgement) -> str:
 
 
 def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
+    if judged.status == "not judged":
+        few, label = _too_few(judged.result), only_test_label(judged.result.facts)
+        return needs(sentences=few, only_label=label, has_baseline=judged.gain is not None)
     keyed = " or ".join(task.controls())
     reasons = [
         "another corpus or domain, in which the label's cues differ",

@@ -71,7 +71,8 @@ def _header(tasks: list[TaskResults]) -> Markup:
 def _model(task: TaskResults) -> str:
     model = task.any.provenance.get("model")
     named = model.get("name") if isinstance(model, dict) else model
-    return str(named or "not named")
+    identity = task.any.provenance.get("model_identity")
+    return f"{named or 'not named'}" + (f" (identity {str(identity)[:12]})" if identity else "")
 
 
 def _is_unknown(task: TaskResults) -> bool:

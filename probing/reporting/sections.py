@@ -14,6 +14,7 @@ from probing.reporting.markup import Markup, el, escape, join, table
 from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
 from probing.reporting.wording import count, decimal, interval, measure_title, plain, plural, with_interval
 
+_OVERTURNED = {"not judged": "What a judgement needs"}
 _BOX = {"selectively decodable": "box yes", "decodable": "box half"}
 
 
@@ -45,7 +46,7 @@ def _finding_box(found: Finding) -> Markup:
                 el("p", None, el("strong", None, "What this does not show. "), found.does_not_show),
             ),
             _list("Further evidence", found.evidence),
-            _list("What would overturn it", found.overturned_by),
+            _list(_OVERTURNED.get(found.status, "What would overturn it"), found.overturned_by),
         ]
     )
 
