@@ -10,7 +10,7 @@ import errno
 import inspect
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -117,13 +117,14 @@ def _parameter(name: str, field: Any) -> inspect.Parameter:
 
 def _finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
     store = job.run(progress=not quiet)
-    print_store(store.path, as_json)
+    print_store(store.path, as_json, brief=True)
+    _warn([import_module("probing.reporting.warnings").unknown_pieces_warning(store.unknown_pieces)])
 
 
 def _finish_train(job: Any, quiet: bool, as_json: bool) -> None:
     results = job.run(progress=not quiet)
     if as_json:
-        typer.echo(import_module("probing.records").json_lines(results), nl=False)
+        _print_json(results)
     else:
         _print_results(results)
         typer.echo(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
@@ -131,6 +132,19 @@ def _finish_train(job: Any, quiet: bool, as_json: bool) -> None:
 
 def _finish_report(job: Any, quiet: bool, as_json: bool) -> None:
     typer.echo(f"report: {job.run()}\nresults: {Path(job.results) / 'results.parquet'}")
+
+
+def _print_json(results: Any) -> None:
+    typer.echo(import_module("probing.records").json_lines(results), nl=False)
+    for task in import_module("probing.reporting.task_results").by_task(results):
+        sentences = import_module("probing.reporting.warnings").warnings_of(task.any.facts)
+        _warn([f"{task.title}: {sentence}" for sentence in sentences])
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    """Plain sentences on standard error; empty ones are left out."""
+    for sentence in filter(None, sentences):
+        typer.echo(f"warning: {sentence}", err=True)
 
 
 def _print_results(results: Any) -> None:
@@ -153,7 +167,7 @@ def run(
     page = import_module("probing.study").Study.from_yaml(study).run(to, progress=not quiet)
     results = import_module("probing.records").read_results(page.parent / "results.jsonl")
     if as_json:
-        typer.echo(import_module("probing.records").json_lines(results), nl=False)
+        _print_json(results)
         return
     _print_results(results)
     typer.echo(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
@@ -169,7 +183,7 @@ def list_members(
     Example: probing list probes
     """
     rows = {name: _summary(folder, name) for name in registry.names(folder)}
-    print_mapping(rows, as_json)
+    print_mapping(rows, as_json, verbatim=True)
 
 
 def _summary(folder: str, name: str) -> str:

@@ -30,7 +30,8 @@ class Labels:
             `lemma`, `document`, … for controls keyed on them.
         key_names: for each key, the string of every code.
         excluded: rows left out, by reason.
-        ceiling: for control labels, the best accuracy possible on `test` (None: 1).
+        ceiling: for control labels, the accuracy on `test` that one who memorised every key of train reaches on
+            average, guessing the commonest label for other keys (None: 1).
         seen: for keyed control labels, `(N,)` bool: the row's key occurs in train.
         control: name and draw of the control that made `y`, else "".
     """

@@ -240,17 +240,18 @@ class TrainOptions(Job):
     rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
 
     def train(self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool) -> ProbeResults:
-        """Run `probing.train` on every task; results of all tasks are written to `to`."""
-        results: ProbeResults | None = None
-        for task in self.tasks:
-            results = pb.train(
+        """Run `probing.train` on every task; results of all tasks are written to `to` and returned."""
+        if not self.tasks:
+            raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
+        found = [
+            pb.train(
                 store, corpus, task=task, probes=self.probes, controls=self.controls or None,
                 measures=self.measures or None, seeds=self.seeds, root_seed=self.root_seed, sites=self.sites,
                 cluster=self.cluster, rows=self.rows, to=to, progress=progress,
-            )  # fmt: skip
-        if results is None:
-            raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
-        return results
+            )
+            for task in self.tasks
+        ]  # fmt: skip
+        return pb.ProbeResults(result for of_task in found for result in of_task).adjusted_in(Path(to))
 
 
 class TrainJob(CorpusOptions, TrainOptions):

@@ -30,7 +30,9 @@ def check_labels(labels: Labels, corpus: Corpus) -> None:
         raise DegenerateDesign(
             f"no labelled rows in {' and '.join(empty)}", needed="rows in train, dev and test",
             found=f"{_listed(counts)}; splits of the corpus: {', '.join(corpus.splits)}", where=where,
-            next_step="give train=FILE dev=FILE test=FILE, or one file with split_seed=0",
+            next_step="give at least three sentences or documents (and for a judgement 200): fewer cannot be split"
+            if len({example.group for example in corpus.examples}) < len(SPLITS)
+            else "give train=FILE dev=FILE test=FILE, or one file without a column `split`: it is split at random",
         )  # fmt: skip
     _check_variety(labels, counts["train"], where)
     _check_groups(labels, corpus, where)

@@ -83,7 +83,8 @@ def _check_level(task: Task, name: str, scope: str, cluster: str) -> None:
         wanted = "word:mean" if task.level == "word" else "sentence:mean"
         raise BadParameter(
             f"task {name} labels {task.level}s, the store's rows are {scope}s", needed=f"{task.level} rows",
-            found=f"{scope} rows", next_step=f"extract again with --rows {wanted}",
+            found=f"{scope} rows",
+            next_step=f"extract again with rows {wanted} (rows=\"{wanted}\", --rows {wanted}) to another folder",
         )  # fmt: skip
 
 

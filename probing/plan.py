@@ -13,15 +13,17 @@ from sklearn.base import BaseEstimator
 from probing.contracts import Control, Measure, Probe, Task
 from probing.corpus import Corpus
 from probing.design import Kind, Labels
+from probing.doubts import doubts
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
 from probing.labelling import facts, label_rows
 from probing.pooling import with_rows
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
+from probing.provenance import digest
 from probing.results import NO_SITE
 from probing.scoring import EVALUATED, Resampler, gives_probabilities
 from probing.seeds import child_seed
 from probing.site import select_sites
-from probing.specs import build, full_recipe, normalised, spec_of
+from probing.specs import build, build_task, full_recipe, normalised, spec_of
 from probing.statistics import RESAMPLES
 from probing.store import Store
 from probing.units import VERSION, labels_digest
@@ -129,9 +131,10 @@ def make_plan(
         raise BadParameter("seeds must be at least 1", needed="1 or more", found=str(seeds))
     _refuse_other_corpus(store, corpus)
     chosen_sites = select_sites(sites, store.sites)
-    built_task = build("tasks", task) if isinstance(task, str) else task
+    built_task = build_task(task, corpus) if isinstance(task, str) else task
     name = task.strip() if isinstance(task, str) else spec_of(task)
     built_task.prepare(corpus)
+    inputs, unknown = store.inputs, store.unknown_pieces
     store = with_rows(store, corpus, rows, built_task.level)
     kind: Kind = built_task.kind
     named_probes = _probes(probes if probes is not None else DEFAULT_PROBES[kind], kind)
@@ -145,7 +148,7 @@ def make_plan(
         chosen_measures=measures is not None,
         seeds=tuple(child_seed(root_seed, "probe", index) for index in range(seeds)),
         resamplers={s: Resampler.of(labels, s, resamples=RESAMPLES, root_seed=root_seed) for s in EVALUATED},
-        seen=_seen_types(labels), facts=facts(labels, corpus),
+        seen=_seen_types(labels), facts=facts(labels, corpus) | doubts(labels, corpus, inputs, unknown),
         provenance=_provenance(store, corpus, labels, root_seed=root_seed, cluster=cluster, seeds=seeds),
     )  # fmt: skip
     for probe in plan.probes.values():
@@ -257,7 +260,8 @@ def _provenance(
     imported = store.environment.get("imported")
     return ({"imported": imported} if imported else {}) | {
         "store_id": store.store_id, "content_id": store.content_id, "corpus": corpus.fingerprint,
-        "model": store.identity["model"]["source"], "rows": store.identity["extraction"]["rows"],
+        "model": store.identity["model"]["source"],
+        "model_identity": digest(store.identity["model"]), "rows": store.identity["extraction"]["rows"],
         "labels": labels_digest(labels), "root_seed": root_seed, "seeds": seeds, "cluster": cluster,
         "resamples": RESAMPLES, "version": VERSION,
     }  # fmt: skip

@@ -47,7 +47,7 @@ class PooledStore:
     Attributes:
         rows: where each of the R pooled rows comes from.
         identity: that of the piece store, with the pooling in its rows.
-        sites, path, store_id, content_id, environment: those of the piece store.
+        sites, path, store_id, content_id, environment, inputs, unknown_pieces: those of the piece store.
     """
 
     def __init__(self, store: Store, corpus: Corpus, rows: str) -> None:
@@ -70,6 +70,7 @@ class PooledStore:
         self.sites, self.path = store.sites, store.path
         self.store_id, self.content_id = store.store_id, store.content_id
         self.environment = store.environment
+        self.inputs, self.unknown_pieces = store.inputs, store.unknown_pieces
         table = store.rows
         lost = {(e, w) for e, w, _ in store.missing_words}
         words_of = _words(corpus, lost) if scope == "word" else None
@@ -149,6 +150,7 @@ class PositionStore:
         self.sites, self.path = store.sites, store.path
         self.store_id, self.content_id = store.store_id, store.content_id
         self.environment = store.environment
+        self.inputs, self.unknown_pieces = store.inputs, store.unknown_pieces
         columns = ("example", "piece_start", "piece_end", "char_start", "char_end")
         self.rows = RowTable(
             word=np.full(len(self._chosen), -1, dtype=np.int64),

@@ -62,7 +62,10 @@ def reading_of(
 
 def _check_rows(model: LanguageModel, rows: str, *, is_position: bool) -> None:
     if not is_position and rows not in ROWS:
-        raise unknown_name("row scope", rows, (*ROWS, f"{SCOPE}:NAME"), error=BadParameter)
+        usual = {"sentence": "sentence:mean", "word": "word:mean"}.get(rows.partition(":")[0].lower().removesuffix("s"))
+        error = unknown_name("row scope", rows, (*ROWS, f"{SCOPE}:NAME"), error=BadParameter)
+        error.next_step = f"did you mean {usual!r}?" if usual else error.next_step
+        raise error
     if rows == "sentence:cls" and model.cls_id is None:
         raise BadParameter(
             "sentence:cls needs a CLS piece", needed="a tokenizer with a CLS piece", found="none", where=model.name,

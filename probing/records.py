@@ -32,7 +32,8 @@ class Comparison:
     Attributes:
         control: control name, e.g. `word_type`.
         score: mean over draws and seeds of the control score.
-        ceiling: best accuracy the control allows (None for other measures).
+        ceiling: accuracy on the control that memory of every key of train reaches on average, the commonest label being
+            guessed for other keys; a lucky guess can exceed it (None for other measures).
         selectivity: task score minus control score (for measures in which lower is better: control minus task).
             For a chance check the same difference, never called selectivity: `is_selectivity` is False.
         draws: the score of each draw, mean over seeds.

@@ -89,9 +89,12 @@ class ProbeResults(Sequence[ProbeResult]):
         found = {c.control: c for c in result.measure(measure or result.measures[0].measure).comparisons}
         proper = [c for c in found.values() if c.is_selectivity and control in (None, c.control)]
         if not proper:
+            of_words = result.facts.get("level") != "sentence"
+            advised = "word_type" if of_words else "keyed:key=COLUMN"
+            more = "" if of_words else ", with a column whose values several sentences share"
             raise UnknownName(
-                "no control that selectivity is defined against", needed=control or "word_type or keyed",
-                found=", ".join(found) or "no control", next_step="train with controls=['word_type']",
+                "no control that selectivity is defined against", needed=control or advised,
+                found=", ".join(found) or "no control", next_step=f"train with controls=['{advised}']{more}",
             )  # fmt: skip
         return proper[0].selectivity
 
@@ -114,6 +117,11 @@ class ProbeResults(Sequence[ProbeResult]):
         kept = {_key(result): result for result in (read_results(path) if path.is_file() else [])}
         kept.update((_key(result), result) for result in self._results)
         return adjusted(kept.values())
+
+    def adjusted_in(self, folder: Path) -> ProbeResults:
+        """These results with p adjusted over all that `folder` holds."""
+        wanted = {_key(result) for result in self._results}
+        return ProbeResults(result for result in self.merged_into(folder) if _key(result) in wanted)
 
 
 def adjusted(results: Iterable[ProbeResult]) -> ProbeResults:

@@ -16,11 +16,21 @@ from probing.errors import DegenerateDesign
 from probing.probes._estimator import ClassifierProbe
 from probing.records import Comparison, Gain, MeasureResult, Score
 from probing.seeds import child_seed
-from probing.statistics import cluster_weights, interval, one_sided_p, replicates, selectivity_interval
+from probing.statistics import (
+    cluster_weights,
+    interval,
+    one_sided_p,
+    replicates,
+    selectivity_interval,
+    unvaried_interval,
+    unvaried_p,
+)  # fmt: skip
 
 EVALUATED = ("dev", "test")
 MARGINS = {"accuracy": 0.02, "macro_f1": 0.02, "log_loss": 0.05}
+FRACTION = "fraction"
 _CELLS = 1 << 24
+_NO_WIDTH = 1e-12
 
 
 @dataclass(frozen=True)
@@ -200,7 +210,7 @@ def _comparison(
         control=control,
         score=_score(value, interval(replicates(samples, seed=resampler.seed)), measure, resampler),
         ceiling=_mean(scores.ceilings) if has_ceiling else None,
-        selectivity=_score(_better(task.value, value, measure), bounds, measure, resampler),
+        selectivity=_score(_better(task.value, value, measure), bounds, measure, resampler, least=-1.0),
         is_selectivity=scores.is_selectivity,
         draws=tuple(draw.value for draw in draws),
         seen=_mean([draw.seen for draw in draws]),
@@ -213,7 +223,10 @@ def _gain(baseline: str, ours: Sampled, theirs: Sampled, name: str, measure: Mea
     samples = replicates(sign * (ours.samples - theirs.samples)[None], seed=resampler.seed)
     gain, margin = _better(ours.value, theirs.value, measure), MARGINS.get(name, 0.0)
     p = one_sided_p(gain, samples, margin=margin)
-    return Gain(baseline, _score(gain, interval(samples), measure, resampler), margin, p, p)
+    bounds = interval(samples)
+    if measure.unit == FRACTION and _is_unvaried(bounds):
+        p = unvaried_p(gain, resampler.weights.shape[1], margin=margin, least=-1.0)
+    return Gain(baseline, _score(gain, bounds, measure, resampler, least=-1.0), margin, p, p)
 
 
 def _better(ours: float, theirs: float, measure: Measure) -> float:
@@ -225,5 +238,16 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _score(value: float, bounds: tuple[float, float], measure: Measure, resampler: Resampler) -> Score:
+def _score(
+    value: float, bounds: tuple[float, float], measure: Measure, resampler: Resampler, *, least: float = 0.0
+) -> Score:
+    """A score with its interval. A fraction's lies from `least` (of differences: -1) to 1, and never has no width."""
+    if measure.unit == FRACTION and _is_unvaried(bounds):
+        bounds = unvaried_interval(value, resampler.weights.shape[1], least=least, most=1.0)
+    if measure.unit == FRACTION:
+        bounds = max(least, bounds[0]), min(1.0, bounds[1])
     return Score(value, *bounds, n=len(resampler.rows), unit=measure.unit)
+
+
+def _is_unvaried(bounds: tuple[float, float]) -> bool:
+    return bounds[1] - bounds[0] <= _NO_WIDTH

@@ -98,7 +98,21 @@ def read_shard(
         skipped=tuple((start + e, reason) for e, reason in sorted(skipped.items())),
         missing_words=tuple(missing),
         heads={site: size for site in reading.sites if (size := model.head_size(site))},
+        pieces=sum(int((~one.special).sum()) for one in encoded),
+        inputs=_inputs_not_told_by_text(encoded, start, model.tokenizer.unk_token_id),
         windowed=tuple((start + e, len(cut.inputs)) for e, cut in windows.items()),
+    )
+
+
+def _inputs_not_told_by_text(
+    encoded: Sequence[Encoded], start: int, unknown_id: int | None
+) -> tuple[tuple[int, int, str], ...]:
+    """(example, unknown pieces, hash of the ids) of inputs with unknown pieces, or cut: other texts may give them."""
+    counts = [int(((one.ids == unknown_id) & ~one.special).sum()) if unknown_id is not None else 0 for one in encoded]
+    return tuple(
+        (start + e, count, hashlib.sha256(one.ids.astype("<i8").tobytes()).hexdigest()[:16])
+        for e, (one, count) in enumerate(zip(encoded, counts, strict=True))
+        if count or one.is_truncated
     )
 
 

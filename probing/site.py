@@ -65,6 +65,7 @@ def select_sites(patterns: str | Iterable[str], available: Iterable[str]) -> tup
     for pattern in wanted:
         hits = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
         if not hits:
-            raise unknown_name("site", pattern, known, error=UnknownSite)
+            streams = {f"{name.partition('.')[0]}.*" for name in known if "." in name} if "*" in pattern else set()
+            raise unknown_name("site", pattern, streams or known, error=UnknownSite)
         chosen.update(hits)
     return tuple(name for name in known if name in chosen)

@@ -81,7 +81,8 @@ def check_file(path: str) -> None:
             next_step="name one of: " + ", ".join(_files_in(file)[:10]) if _files_in(file) else "",
         )  # fmt: skip
     folder = file.parent
-    near = difflib.get_close_matches(file.name, _files_in(folder), n=3, cutoff=0.4) if folder.is_dir() else []
+    readable = [name for name in _files_in(folder) if Path(name).suffix.lower() in _readers()]
+    near = difflib.get_close_matches(file.name, readable, n=3, cutoff=0.4)
     if near:
         step = "did you mean " + " or ".join(repr(str(folder / name)) for name in near) + "?"
     else:
@@ -89,11 +90,17 @@ def check_file(path: str) -> None:
     raise CorpusError("corpus file not found", needed="an existing file", found=path, next_step=step)
 
 
-def _reader_of(path: str) -> str:
-    suffix = Path(path).suffix.lower()
+def _readers() -> dict[str, str]:
+    """The name of the reader of every suffix that one reads."""
     known: dict[str, str] = {}
     for name in registry.names("corpora"):
         known |= dict.fromkeys(registry.get("corpora", name).MEMBER.suffixes, name)
+    return known
+
+
+def _reader_of(path: str) -> str:
+    suffix = Path(path).suffix.lower()
+    known = _readers()
     if suffix not in known:
         raise CorpusError(
             f"no reader for {suffix!r} files" if suffix else "a corpus file needs a suffix",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 import types
@@ -10,8 +11,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from probing import registry
 from probing.contracts import Task
+from probing.corpus import Corpus
 from probing.design import Kind
-from probing.errors import BadParameter, unknown_name
+from probing.errors import BadParameter, UnknownName, unknown_name
 
 _USE = {"real": "ridge", "classes": "linear"}
 
@@ -33,6 +35,25 @@ def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
     if folder == "tasks":
         return member(text)
     return member(**_parsed(member, name, text))
+
+
+def build_task(spec: str, corpus: Corpus) -> Task:
+    """The task that `spec` names, not yet prepared for the corpus it is asked of.
+
+    Raises:
+        UnknownName: no such task, with the nearest name; if it is a column of the corpus, with `column:NAME`.
+    """
+    name = spec.strip()
+    columns = corpus.column_names()
+    nearest = difflib.get_close_matches(name, columns, n=1, cutoff=0.8)
+    known, head = registry.names("tasks"), name.partition(":")[0]
+    is_task = bool(difflib.get_close_matches(head, known, n=1, cutoff=0.7)) and name not in columns
+    if head in known or is_task or not nearest:
+        return build("tasks", name)  # type: ignore[no-any-return]
+    raise UnknownName(
+        f"unknown task {name!r}", needed=f"one of: {', '.join(known)}", found=repr(name), where=corpus.source,
+        next_step=f"did you mean 'column:{nearest[0]}'? The corpus has the label columns {', '.join(sorted(columns))}",
+    )  # fmt: skip
 
 
 def normalised(folder: str, spec: str) -> str:

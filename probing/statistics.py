@@ -44,6 +44,32 @@ def interval(samples: NDArray[np.float64], *, level: float = LEVEL) -> tuple[flo
     return float(low), float(high)
 
 
+def unvaried_interval(
+    value: float, n_clusters: int, *, least: float, most: float, level: float = LEVEL
+) -> tuple[float, float]:
+    """Interval of a score that no resample changes, since every cluster gives the same: the bootstrap would say ±0.
+
+    If a share π of all clusters deviates, S clusters without one have the probability (1 − π)^S; so π is at most
+    q = 1 − ((1 − level) / 2)^(1/S), and a deviating cluster gives anything from `least` to `most`. For a fraction of 0
+    or 1 this is the exact binomial interval on clusters.
+
+    References:
+        Clopper and Pearson 1934, The use of confidence or fiducial limits illustrated in the case of the binomial.
+    """
+    q = 1.0 - ((1 - level) / 2) ** (1 / n_clusters)
+    return value - q * (value - least), value + q * (most - value)
+
+
+def unvaried_p(gain: float, n_clusters: int, *, margin: float, least: float) -> float:
+    """p of `gain ≤ margin` where every cluster gives the same gain: as `unvaried_interval`, (1 − π)^S.
+
+    π is the share of clusters that, all of them at `least`, would bring the gain down to the margin.
+    """
+    if not gain > margin:
+        return 1.0
+    return float((1.0 - (gain - margin) / (gain - least)) ** n_clusters)
+
+
 def replicates(samples: NDArray[np.float64], *, seed: int = 0) -> NDArray[np.float64]:
     """`(R,)` bootstrap replicates of the mean over draws and seeds, from samples `(draws, seeds, R)`.
 

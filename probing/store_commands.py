@@ -17,10 +17,18 @@ _SHOWN = 20
 store_app = typer.Typer(help="Look at stores of hidden states, and keep them.", no_args_is_help=True)
 
 
-def print_store(path: Path, as_json: bool) -> None:
-    """What `store_info` says of a store."""
+_REASONS = {
+    "too_long": "longer than the limit", "truncated": "beyond the limit of an input",
+    "no_pieces": "the tokenizer makes no piece of it", "nothing_selected": "no such position in it",
+    "not_in_source": "not in the file imported from",
+}  # fmt: skip
+
+
+def print_store(path: Path, as_json: bool, *, brief: bool = False) -> None:
+    """What `store_info` says of a store; `brief`: with the ids cut short."""
     info = import_module("probing.store").store_info(path)
     missing = [] if as_json else info.pop("missing", [])
+    info = info if as_json else _readable(info, brief=brief)
     print_mapping(info, as_json)
     for unit in missing[:_SHOWN]:
         first, last = unit["examples"]
@@ -30,8 +38,22 @@ def print_store(path: Path, as_json: bool) -> None:
         typer.echo(f"missing: {len(missing) - _SHOWN} shards more (all of them with --json)")
 
 
-def print_mapping(info: dict[str, Any], as_json: bool) -> None:
-    """Two columns, or one JSON line."""
+def _readable(info: dict[str, Any], *, brief: bool) -> dict[str, Any]:
+    """The same with rounded numbers, and reasons in words."""
+    short = {name: info[name][:12] for name in ("store_id", "content_id") if brief}
+    share = info["unknown_pieces"]
+    return info | short | {
+        "absmax": {site: f"{value:.3g}" for site, value in info["absmax"].items()},
+        "unknown_pieces": "not recorded" if share is None else f"{100 * share:.1f} %",
+        **{
+            name: {f"{reason} ({_REASONS.get(reason, '?')})": count for reason, count in info[name].items()}
+            for name in ("skipped", "missing_words")
+        },
+    }  # fmt: skip
+
+
+def print_mapping(info: dict[str, Any], as_json: bool, *, verbatim: bool = False) -> None:
+    """Two columns, or one JSON line; `verbatim`: keys are names that can be typed, and stay as they are."""
     import json
 
     from rich.console import Console
@@ -45,7 +67,8 @@ def print_mapping(info: dict[str, Any], as_json: bool) -> None:
     for key, value in info.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         shown = ", ".join(map(str, shown)) if isinstance(shown, list | tuple) else shown
-        table.add_row(key.replace("_", " "), Text(printable(str(shown)) if shown not in ("", None) else "none"))
+        text = printable(str(shown)) if shown not in ("", None) else "none"
+        table.add_row(key if verbatim else key.replace("_", " "), Text(text))
     Console().print(table)
 
 

@@ -95,7 +95,7 @@ class Study(Job):
 
 def task_level(task: str, corpus: Corpus) -> str:
     """`word` or `sentence`: the level of the rows this task labels in this corpus."""
-    built = import_module("probing.specs").build("tasks", task)
+    built = import_module("probing.specs").build_task(task, corpus)
     built.prepare(corpus)
     return str(built.level)
 

@@ -86,9 +86,7 @@ def train(
     if folder is None:
         return results
     results.write(folder)
-    wanted = {(result.task, result.site, result.probe) for result in results}
-    merged = results.merged_into(folder)
-    return ProbeResults(result for result in merged if (result.task, result.site, result.probe) in wanted)
+    return results.adjusted_in(folder)
 
 
 def _results(plan: Plan, folder: Path | None, *, progress: bool) -> list[ProbeResult]:

@@ -26,10 +26,9 @@ LAYERS = [
     {"contracts"},
     {*MEMBERS, "specs", "language_model", "batching", "chat", "windows"},
     {
-        "labelling", "pooling", "label_checks", "plan", "scoring", "shard_reading", "extraction", "training",
-        "results", "units", "extraction_work", "reading_options", "shard_plan",
-         "completing", "importing", "gathering", "subset", "replay_reading",
-        "replaying", "progress",
+        "labelling", "pooling", "label_checks", "doubts", "plan", "scoring", "shard_reading", "extraction", "training",
+        "results", "units", "extraction_work", "reading_options", "shard_plan", "completing", "importing",
+        "gathering", "subset", "replay_reading", "replaying", "progress",
     },
     {"reporting"},
     {"jobs", "study", "store_commands", "cli", "__main__", "__init__"},

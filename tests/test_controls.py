@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, kstest
 
-from probing.controls._draws import _inverse_distribution, uniform_of
+from probing.controls._draws import _inverse_distribution, uniform_of, usable_keys
 from probing.controls.keyed import KeyedControl
 from probing.controls.shuffled_labels import ShuffledLabelsControl
 from probing.controls.word_type import WordTypeControl
@@ -211,7 +211,7 @@ def test_one_label_in_train_is_refused(control: Any) -> None:
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
 def test_a_key_that_leaves_a_split_one_real_value_is_refused_and_one_class_only_in_train(split: str) -> None:
-    names = np.where(split == SPLIT, "same", [f"k{i % 20}" for i in range(1000)]).tolist()
+    names = np.where(split == SPLIT, "same" if split == "train" else "k0", [f"k{i % 20}" for i in range(1000)]).tolist()
     real = labels_of(np.arange(1000.0), SPLIT.tolist(), kind="real", keys={"text": names})
     with pytest.raises(DegenerateDesign, match=f"distinct labels in {split}"):
         KeyedControl().apply(real, draw=0, seed=0)
@@ -238,3 +238,35 @@ def test_rows_without_words_or_keys_and_unknown_keys_are_refused_with_a_way_out(
 def test_draws_must_be_a_positive_whole_number(control: Any, draws: Any) -> None:
     with pytest.raises(BadParameter, match="draws"):
         control(draws=draws)
+
+
+def test_a_key_that_is_the_label_or_never_recurs_is_refused_and_not_offered() -> None:
+    split = ["train"] * 40 + ["test"] * 40
+    label = [0, 1] * 40
+    keys = {
+        "text": [f"s{i}" for i in range(80)], "tense": ["past", "present"] * 40,
+        "subject": [f"n{i % 7}" for i in range(80)],
+    }  # fmt: skip
+    labels = labels_of(label, split, classes=("past", "present"), keys=keys)
+    with pytest.raises(DegenerateDesign, match=r"(?s)'text' hardly recurs.*found: 0%.*one of: subject$"):
+        KeyedControl().apply(labels, draw=0, seed=0)
+    with pytest.raises(DegenerateDesign, match=r"(?s)'tense' says the same as the label.*one of: subject$"):
+        KeyedControl(key="tense").apply(labels, draw=0, seed=0)
+    with pytest.raises(UnknownName, match="needed: one of: subject\n"):
+        KeyedControl(key="template").apply(labels, draw=0, seed=0)
+    assert KeyedControl(key="subject").apply(labels, draw=0, seed=0).ceiling == 1.0
+    assert "tense" in usable_keys(replace(labels, y=np.array([*label[:-1], 0])))  # one row apart: no longer the label
+
+
+def test_the_ceiling_is_what_memory_of_train_reaches_on_average_and_luck_can_exceed_it() -> None:
+    labels = word_labels(types=900)
+    test, train = labels.rows("test"), labels.rows("train")
+    reached, ceilings = [], []
+    for draw in range(200):
+        made = WordTypeControl().apply(labels, draw=draw, seed=0)
+        guess = np.bincount(labels.y[train]).argmax()
+        assert made.seen is not None and made.ceiling is not None
+        reached.append(np.where(made.seen[test], True, made.y[test] == guess).mean())
+        ceilings.append(made.ceiling)
+    assert np.mean(reached) == pytest.approx(np.mean(ceilings), abs=0.01)
+    assert max(reached) > ceilings[0] > min(reached)

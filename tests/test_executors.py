@@ -61,8 +61,8 @@ def test_only_what_is_missing_is_run_and_all_of_it_is_reported(name: str, square
     assert sum(reported) == 2 * 6
     made = len(list(squares.folder.glob("made-*")))
     closed = len(list(squares.folder.glob("closed-*")))
-    still_starting = made - 1 if name == "ray" else made  # an actor that was not ready yet is ended without asking it
-    assert still_starting <= closed <= made <= 2 and closed
+    # A second worker that was not ready before the first had done it all is ended without asking it.
+    assert max(1, made - 1) <= closed <= made <= (1 if name == "inline" else 2)
     run(executor(name), squares)
     assert len(list(squares.folder.glob("made-*"))) == made  # nothing was missing: no worker was made
 

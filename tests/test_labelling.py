@@ -88,6 +88,7 @@ def test_clusters_are_sentences_or_documents() -> None:
 @pytest.mark.parametrize(
     ("name", "scope", "flag"),
     [
+        ("upos", "sentence", 'rows="word:mean", --rows word:mean. to another folder'),
         ("upos", "sentence", "--rows word"),
         ("upos", "piece", "--rows word"),
         ("sentence_length", "word", "--rows sentence"),

@@ -315,6 +315,7 @@ def test_criterion_needs_gain_beyond_margin_and_selectivity_above_zero(accuracy,
     said = reporting.finding([a_result("resid.1", accuracy=accuracy, controls=(("word_type", control),))])
     assert said.status == status
     assert ("smallest difference" in said.sentence) == (status == "not shown to be decodable")
+    assert ("is about 0.024" in said.sentence) == (status == "not shown to be decodable")  # margin and half the width
 
 
 def test_the_weakest_of_several_controls_decides():
@@ -437,3 +438,36 @@ def test_damaged_results_are_a_typed_error_and_leave_the_old_page(tmp_path):
 def test_judgement_uses_the_baseline_that_leaves_least_to_gain():
     said = findings.judge(by_task([a_result("resid.1")])[0], a_result("resid.1"))
     assert said.gain.gain.value == pytest.approx(0.95 - 0.881)
+
+
+def test_every_data_fact_says_which_split_it_is_of():
+    text = Page(html.page(upos_like())).text
+    assert "majority label of trainNOUN: 0.178 of the test rows" in text
+    assert "label entropy of train, bits3.610" in text
+    text = Page(html.page(depth_like())).text
+    assert "mean of the target in train2.510" in text
+
+
+def test_what_is_not_judged_has_no_caveats_of_a_finding_and_says_what_a_judgement_needs():
+    result = a_result("resid.1")
+    few = replace(result, facts=result.facts | {"sentences": {"train": 90, "dev": 20, "test": 5}})
+    one = replace(result, facts=result.facts | {"one_label": {"test": "NOUN"}})
+    for unjudged, needed in ((few, "20 test sentences"), (one, "another label than 'NOUN'")):
+        said, text = reporting.finding([unjudged]), Page(html.page([unjudged])).text
+        assert said.status == "not judged" and "can recover" not in said.does_not_show
+        assert any(needed in line for line in said.overturned_by)
+        assert "What a judgement needs" in text and "What would overturn it" not in text
+    text = Page(html.page([result])).text
+    assert "What would overturn it" in text and "That a probe can recover upos" in text
+
+
+def test_a_model_s_name_is_followed_by_what_tells_it_from_another_of_that_name():
+    named = [replace(r, provenance=r.provenance | {"model": "model", "model_identity": "ab" * 32}) for r in upos_like()]
+    assert "Model: model (identity abababababab)" in Page(html.page(named)).text
+
+
+def test_on_narrow_pages_intervals_stand_below_their_numbers_and_tables_scroll():
+    content = html.page(upos_like()).decode()
+    assert re.search(r"@media \(max-width: 1240px\) \{ td small \{ display: block; \}", content)
+    tables = content.count("<table")
+    assert tables == content.count('<div class="scroll"><table') > 3

@@ -7,10 +7,19 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from probing import statistics
-from probing.statistics import cluster_weights, holm, interval, one_sided_p, replicates, selectivity_interval
+from probing.statistics import (
+    cluster_weights,
+    holm,
+    interval,
+    one_sided_p,
+    replicates,
+    selectivity_interval,
+    unvaried_interval,
+    unvaried_p,
+)  # fmt: skip
 
 S, R, STUDIES = 80, 400, 500
 
@@ -167,3 +176,31 @@ def test_holm_follows_its_input_in_any_order_and_is_never_below_it() -> None:
     found, order = np.array(holm(p.tolist())), np.random.default_rng(2).permutation(30)
     assert holm(p[order].tolist()) == found[order].tolist()
     assert (found >= p).all() and (np.diff(found[np.argsort(p)]) >= 0).all()
+
+
+@pytest.mark.parametrize("n", [1, 5, 24, 300])
+def test_the_bound_of_what_never_varied_is_the_exact_binomial_one_at_0_and_1(n: int) -> None:
+    exact = binomtest(n, n).proportion_ci(0.95, "exact")
+    assert unvaried_interval(1.0, n, least=0.0, most=1.0) == pytest.approx((exact.low, exact.high))
+    low, high = unvaried_interval(0.0, n, least=0.0, most=1.0)
+    assert (low, high) == pytest.approx((0.0, 1 - exact.low))
+
+
+def test_a_gain_that_never_varied_is_bounded_on_both_sides_and_its_p_agrees_with_its_interval() -> None:
+    assert unvaried_interval(0.0, 20, least=-1.0, most=1.0) == pytest.approx((-0.168, 0.168), abs=1e-3)
+    low, _ = unvaried_interval(0.5, 20, least=-1.0, most=1.0)
+    assert unvaried_p(0.5, 20, margin=low, least=-1.0) == pytest.approx(0.025)
+    assert unvaried_p(0.5, 20, margin=low + 0.01, least=-1.0) > 0.025
+    assert unvaried_p(0.02, 20, margin=0.02, least=-1.0) == 1.0 > unvaried_p(1.0, 2, margin=0.02, least=-1.0) > 0.025
+
+
+def test_a_score_that_hardly_ever_errs_is_covered_where_the_bootstrap_alone_says_exactly_1() -> None:
+    truth, n = 0.97, 12
+    studies = np.random.default_rng(0).random((1000, n)) < truth
+    weights = cluster_weights(n, resamples=R) / n
+    alone = np.array([interval(weights @ right) for right in studies])
+    mended = np.array(
+        [unvaried_interval(1.0, n, least=0.0, most=1.0) if high - low < 1e-9 else (low, high) for low, high in alone]
+    )
+    covered = [((bounds[:, 0] <= truth) & (truth <= bounds[:, 1])).mean() for bounds in (alone, mended)]
+    assert covered[0] < 0.4 and covered[1] > 0.95

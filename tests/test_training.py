@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,19 @@ def test_states_that_carry_the_tag_and_not_the_word_are_decodable_with_selectivi
     assert {gain.baseline for gain in accuracy.gains} == {"prior", "word_type"}
     assert all(gain.gain.low > 0.02 and gain.p_adjusted < 0.001 for gain in accuracy.gains)
     assert accuracy.score.n == 480
+
+
+def test_intervals_of_fractions_have_width_and_stay_within_what_a_fraction_can_be() -> None:
+    results = run(tag_store(noise=0.0), probes=["linear", "prior"], controls=["word_type:draws=2"])
+    best = results.best()
+    assert best.measure("accuracy").score.value == best.measure("macro_f1").score.value == 1.0
+    for result in results:
+        for found in (m for m in result.measures if m.score.unit == "fraction"):
+            differences = [*(c.selectivity for c in found.comparisons), *(gain.gain for gain in found.gains)]
+            for low, score in [(0.0, found.score), *((-1.0, difference) for difference in differences)]:
+                assert low <= score.low <= score.value <= score.high <= 1.0
+                assert score.high - score.low > 0.01
+    assert best.measure("accuracy").score.low == pytest.approx(0.025 ** (1 / 60))
 
 
 def test_a_random_vector_per_type_is_decodable_but_not_selective() -> None:
@@ -253,3 +267,15 @@ def test_constant_target_in_test_is_refused() -> None:
     corpus = Corpus(tuple(examples))
     with pytest.raises(DegenerateDesign, match="test are equal"):
         run(tag_store(corpus), corpus, task="column:score")
+
+
+def test_selectivity_of_sentence_rows_advises_a_control_that_sentences_can_have() -> None:
+    corpus = Corpus(tuple(replace(e, columns={"half": "ab"[i % 2]}) for i, e in enumerate(word_corpus().examples)))
+    rows = SimpleNamespace(example=np.arange(len(corpus)), word=np.full(len(corpus), -1))
+    states = np.random.default_rng(0).standard_normal((len(corpus), 3)).astype(np.float32)
+    store = MemoryStore(corpus, {"resid.0": states}, rows, scope="sentence:mean")
+    with pytest.raises(UnknownName) as caught:
+        run(store, corpus, task="column:half").selectivity("accuracy")
+    assert "keyed:key=COLUMN" in str(caught.value) and "word_type" not in str(caught.value)
+    with pytest.raises(UnknownName, match="controls=\\['word_type'\\]"):
+        run(tag_store(), controls=[]).selectivity("accuracy")

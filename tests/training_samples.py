@@ -29,6 +29,8 @@ class MemoryStore:
     content_id: str = "c" * 64
     path: str = "memory"
     environment: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[int, tuple[int, str]] = field(default_factory=dict)
+    unknown_pieces: float | None = None
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from probing.corpus import SPLITS
 from probing.design import Labels
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
 
+LEAST_SEEN = 0.1  # of test rows: with fewer that a probe can have met, a control's score is chance whatever the probe
+
 
 def uniform_of(key: str, *, draw: int, seed: int) -> float:
     """A number in [0, 1) that depends on the key's text, the seed and the draw, and on nothing else."""
@@ -70,9 +72,59 @@ def check_draws(draws: int) -> None:
         raise BadParameter("draws must be a positive whole number", needed="1 or more", found=repr(draws))
 
 
+def usable_keys(labels: Labels) -> list[str]:
+    """Keys that a control can be keyed on: neither the label itself, nor hardly ever the same in train and test."""
+    return sorted(key for key in labels.keys if not (_is_label(labels, key) or seen_share(labels, key) < LEAST_SEEN))
+
+
+def refuse_label_as_key(labels: Labels, key: str) -> None:
+    """Stop at a key that is the label.
+
+    Raises:
+        DegenerateDesign: key and label are one.
+    """
+    if key in labels.keys and _is_label(labels, key):
+        raise DegenerateDesign(
+            f"the key {key!r} says the same as the label", needed="a key that is not the label itself",
+            found="one value for each label", where=f"task {labels.task}", next_step=_other_keys(labels),
+        )  # fmt: skip
+
+
+def refuse_rare_key(labels: Labels, key: str) -> None:
+    """Stop at a key by which there is nothing to memorise.
+
+    Raises:
+        DegenerateDesign: hardly a test row has a key that occurs in train.
+    """
+    if seen_share(labels, key) < LEAST_SEEN:
+        raise DegenerateDesign(
+            f"the key {key!r} hardly recurs: there is nothing to memorise",
+            needed=f"at least {LEAST_SEEN:.0%} of the test rows with a key that occurs in train",
+            found=f"{seen_share(labels, key):.0%}", where=f"task {labels.task}", next_step=_other_keys(labels),
+        )  # fmt: skip
+
+
+def _other_keys(labels: Labels) -> str:
+    usable = usable_keys(labels)
+    return f"use keyed:key=NAME with one of: {', '.join(usable)}" if usable else "leave the keyed control out"
+
+
+def seen_share(labels: Labels, key: str) -> float:
+    """Share of the test rows whose key occurs in train; 1 where there are no test rows."""
+    codes, test = labels.keys[key], labels.rows("test")
+    return float(np.isin(codes[test], codes[labels.rows("train")]).mean()) if len(test) else 1.0
+
+
+def _is_label(labels: Labels, key: str) -> bool:
+    """Whether every value of the key goes with one label, and every label with one value."""
+    codes = labels.keys[key]
+    pairs = np.unique(np.stack([codes, labels.y], axis=1), axis=0)
+    return len(pairs) == len(np.unique(codes)) == len(np.unique(labels.y))
+
+
 def _codes_of(labels: Labels, key: str) -> NDArray[np.int64]:
     if key not in labels.keys:
-        raise unknown_name("key of the control", key, labels.keys, where=f"rows of task {labels.task}")
+        raise unknown_name("key of the control", key, usable_keys(labels), where=f"rows of task {labels.task}")
     return labels.keys[key]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from probing.contracts import Control
-from probing.controls._draws import check_draws, drawn_by_key
+from probing.controls._draws import check_draws, drawn_by_key, refuse_label_as_key, refuse_rare_key
 from probing.design import Labels
 from probing.errors import DegenerateDesign
 
@@ -15,7 +15,7 @@ class KeyedControl(Control):
     """As the word-type control, but keyed on another field of the rows: lemma, template, document.
 
     For a real-valued target every key draws from the task's training values. The control says something only if
-    keys recur: where hardly any key of test occurs in train, its ceiling is the share of the commonest class.
+    keys recur: where fewer than a tenth of the test rows have a key that occurs in train, it is refused.
 
     Args:
         key: the field; empty: `type` for word rows, `text` for sentence rows.
@@ -33,8 +33,8 @@ class KeyedControl(Control):
 
         Raises:
             UnknownName: no such key, with the nearest name.
-            DegenerateDesign: the rows have no key at all, or fewer than two labels are left in train (for a real
-                target: in any split).
+            DegenerateDesign: the rows have no key at all, the key is the label itself or hardly recurs, or fewer than
+                two labels are left in train (for a real target: in any split).
         """
         if not labels.keys:
             raise DegenerateDesign(
@@ -42,7 +42,10 @@ class KeyedControl(Control):
                 found="no keys", where=f"task {labels.task}", next_step="add a column, e.g. the template's name",
             )  # fmt: skip
         key = self.key or ("type" if "type" in labels.keys else "text")
-        return drawn_by_key(labels, key, name=f"keyed:key={key}", draw=draw, seed=seed)
+        refuse_label_as_key(labels, key)
+        made = drawn_by_key(labels, key, name=f"keyed:key={key}", draw=draw, seed=seed)
+        refuse_rare_key(labels, key)
+        return made
 
 
 MEMBER = KeyedControl

@@ -16,8 +16,9 @@ class WordTypeControl(Control):
 
     The label of a type is a hash of (form, seed, draw) put through the distribution of the task's training
     tokens: it depends neither on the order of the corpus nor on which other types there are. What a probe scores here
-    is what it memorises of word identity. A type unseen in train has a label that no probe can know, so the most a
-    probe can reach is Σ over test rows of (type seen in train → 1, else the share of the commonest class) / rows.
+    is what it memorises of word identity. A type unseen in train has a label that no probe can know, so what one that
+    memorised every type of train reaches on average is Σ over test rows of (type seen in train → 1, else the share of
+    the commonest class) / rows.
 
     Args:
         draws: independent control tasks.

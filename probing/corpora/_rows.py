@@ -1,5 +1,6 @@
 """Rows of named fields to examples: the rules that JSONL, tables and hub data sets share.
 
+* Upper and lower case of these usual names do not matter where no field has the name as it is.
 * Text: the field `text`, else `sentence`, else the only field of strings; or the option `text=FIELD`.
 * Words: the list field `words` or `tokens` (option `words=FIELD`), found in order in the text; without a text, the
   words joined by spaces are the text. Without a list, words are cut as `_words.split_words` says.
@@ -171,11 +172,17 @@ def _roles(known: Mapping[str, _Field], options: Mapping[str, str], source: str)
         asked = options.get(role, "")
         if asked and asked != _OFF and asked not in known:
             raise unknown_name(f"column for option {role}", asked, known, where=source, error=CorpusError)
-        found = next((name for name in candidates if name in known and _fits(role, known[name])), "")
+        usual = [name for candidate in candidates for name in _written(candidate, known)]
+        found = next((name for name in usual if _fits(role, known[name])), "")
         chosen[role] = "" if asked == _OFF else asked or found
     if not (chosen["text"] or chosen["words"] or chosen["messages"]):
         chosen["text"] = _only_text({n: field for n, field in known.items() if n not in chosen.values()}, source)
     return Roles(**chosen)
+
+
+def _written(candidate: str, names: Collection[str]) -> list[str]:
+    """Columns of that name, as it is or in upper case (`Sentence`)."""
+    return [candidate] if candidate in names else [name for name in names if name.lower() == candidate]
 
 
 def _fits(role: str, field: _Field) -> bool:
@@ -190,7 +197,8 @@ def _only_text(known: Mapping[str, _Field], source: str) -> str:
         return of_strings[0]
     raise CorpusError(
         "which column is the text?", needed="a column `text` or `sentence`, or exactly one column of strings",
-        found=f"columns {', '.join(known)}", where=source, next_step="name it with the reader option text=COLUMN",
+        found=f"columns {', '.join(known)}", where=source,
+        next_step=f"name it: --reader-option text={next(iter(of_strings or known), 'COLUMN')} (Python: text=…)",
     )  # fmt: skip
 
 

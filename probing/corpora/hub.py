@@ -1,4 +1,4 @@
-"""Hugging Face data sets: `hub:NAME` or `hub:NAME:CONFIG`, columns as `_rows.py` says."""
+"""Hugging Face data sets: `hub:NAME` or `hub:NAME:CONFIG`, with a text column and label columns."""
 
 from __future__ import annotations
 

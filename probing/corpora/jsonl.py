@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, fields as `_rows.py` says."""
+"""JSON lines: one object a line, with the field `text` (or `words`) and label fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV, Parquet, Arrow and Feather, columns as `_rows.py` says."""
+"""Tables (CSV, TSV, Parquet, Arrow, Feather): one row a sentence, a column `text` and label columns."""
 
 from __future__ import annotations
 
@@ -68,16 +68,37 @@ def _delimited(source: str, separator: str) -> Rows:
             where=f"{source}:{reader.line_num}",
         ) from None  # fmt: skip
     _check_header(header, source)
+    _check_separator(header, separator, source)
     for row, line in zip(cells, lines, strict=True):
         if len(row) != len(header):
             raise CorpusError(
                 "a line with the wrong number of cells", needed=f"{len(header)}: {', '.join(header)}",
                 found=str(len(row)), where=f"{source}:{line}",
-                next_step="quote cells that hold the separator, or read with separator=;",
+                next_step=_cells_step(len(row), len(header)),
             )  # fmt: skip
     columns = [_typed(list(column)) for column in zip(*cells, strict=True)]
     values = [dict(zip(header, row, strict=True)) for row in zip(*columns, strict=True)]
     return Rows(values, [f"{source}:{line}" for line in lines], source)
+
+
+def _cells_step(found: int, needed: int) -> str:
+    if found < needed:
+        return (
+            "is the label cell missing? For a row without label leave the cell empty, and keep the separator before it"
+        )
+    return "put quotes around cells that hold the separator, or name another: --reader-option separator=';'"
+
+
+def _check_separator(header: list[str], separator: str, source: str) -> None:
+    """A header of one cell that holds another usual separator was written with that one."""
+    other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0] and mark != separator), None)
+    if other is not None:
+        shown = "$'\\t'" if other == "\t" else f"'{other}'"
+        raise CorpusError(
+            f"the header has one cell, and {other!r} in it", needed=f"cells separated by {separator!r}",
+            found=header[0][:80], where=f"{source}:1",
+            next_step=f"read it with --reader-option separator={shown} (Python: separator={other!r})",
+        )  # fmt: skip
 
 
 def _check_header(header: list[str], source: str) -> None:

@@ -2,8 +2,8 @@
 
 The criterion: a task is *decodable* at a site when the gain over the best baseline clears its margin (0.02 accuracy) on
 test at an adjusted p of at most 0.025, and *selectively decodable* when the interval of selectivity against every
-control also lies above 0. The site is chosen on dev. Nothing is judged on fewer than 20 test sentences: resampled, so
-few, all of them right, give an interval without width.
+control also lies above 0. The site is chosen on dev. Nothing is judged on fewer than 20 test sentences: so
+few show little; nor where all test labels are the same.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Literal
 from probing.errors import InputError
 from probing.records import Comparison, Gain, MeasureResult, ProbeResult
 from probing.reporting.task_results import TaskResults, by_task, comparison, least_gain, score
+from probing.reporting.unjudged import MIN_SENTENCES, SHOWS_NOTHING, needs
+from probing.reporting.warnings import only_test_label, warnings_of
 from probing.reporting.wording import count, decimal, half_width, measure_title, plural, probability, with_interval
 
 Status = Literal["selectively decodable", "decodable", "not shown to be decodable", "not judged"]
 ALPHA = 0.025  # one-sided, as the lower end of a 95 % interval
-MIN_SENTENCES = 20
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Finding:
         sentence: what was found, with site, probe, numbers and intervals.
         does_not_show: what must not be concluded from it.
         evidence: further numbers, a sentence each.
-        overturned_by: what would change the finding.
+        overturned_by: what would change the finding; where nothing is judged, what a judgement needs.
     """
 
     task: str
@@ -83,7 +84,7 @@ def judge(task: TaskResults, result: ProbeResult) -> Judgement | None:
     gain = least_gain(measured)
     controls = [c for c in measured.comparisons if c.is_selectivity]
     weakest = min(controls, key=lambda c: c.selectivity.low) if controls else None
-    if gain is None or _too_few(result):
+    if gain is None or _too_few(result) or only_test_label(result.facts) is not None:
         return Judgement(result, measured, gain, weakest, "not judged")
     if gain.p_adjusted > ALPHA or gain.gain.value <= gain.margin:
         return Judgement(result, measured, gain, weakest, "not shown to be decodable")
@@ -135,6 +136,8 @@ def _opening(task: TaskResults, judged: Judgement) -> str:
             return f"{task.title} is decodable, but not shown to be selectively decodable, {where}"
         case "decodable":
             return f"{task.title} is decodable {where}; without a control task nothing can be said of selectivity"
+        case "not judged" if (label := only_test_label(judged.result.facts)) is not None:
+            return f"NOT JUDGED: all test labels are {label!r}, so that nothing shows whether {task.title} is decodable"
         case "not judged" if few := _too_few(judged.result):
             return f"{few} test sentences are too few to judge whether {task.title} is decodable {where}"
         case "not judged":
@@ -158,7 +161,8 @@ def _gain_clause(gain: Gain | None, status: Status) -> str:
         return f"{clause}, beyond the margin of {_margin(gain)} (adjusted p {probability(gain.p_adjusted)})"
     return (
         f"{clause}, which does not clear the margin of {_margin(gain)} (adjusted p {probability(gain.p_adjusted)}; "
-        f"the smallest difference these rows could have shown is about {decimal(half_width(gain.gain))})"
+        "the smallest difference these rows could have shown to clear it is about "
+        f"{decimal(gain.margin + half_width(gain.gain))})"
     )
 
 
@@ -170,7 +174,11 @@ def _control_clause(judged: Judgement) -> str:
     against = judged.weakest
     if against is None:
         return ""
-    most = "" if against.ceiling is None else f", where {decimal(against.ceiling)} is the most any probe can reach"
+    most = (
+        ""
+        if against.ceiling is None
+        else (f" (one that memorised every key of train would reach {decimal(against.ceiling)} on average)")
+    )
     return (
         f"the control task {against.control} gives {with_interval(against.score)}{most}, "
         f"so that selectivity is {with_interval(against.selectivity)}"
@@ -178,6 +186,8 @@ def _control_clause(judged: Judgement) -> str:
 
 
 def _does_not_show(task: TaskResults, judged: Judgement) -> str:
+    if judged.status == "not judged":
+        return SHOWS_NOTHING
     if judged.status == "not shown to be decodable":
         first = (
             "That these probes did not read the label beyond the baselines does not show that it is absent: "
@@ -193,6 +203,7 @@ def _does_not_show(task: TaskResults, judged: Judgement) -> str:
 
 def _evidence(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
     lines = [_spread(task, judged.result.probe), *_other_probes(task, judged), *_other_controls(judged)]
+    lines = [*warnings_of(judged.result.facts), *lines]
     lines += [_chance_line(task, judged, name) for name in task.chance_checks()]
     lines.append(_seen_line(judged))
     if task.chosen_on == "test" and len(task.results) > 1:
@@ -205,7 +216,7 @@ def _evidence(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
 def _spread(task: TaskResults, probe: str) -> str:
     judged = [judge(task, result) for result in task.results if result.probe == probe]
     statuses = [j.status for j in judged if j]
-    if len(statuses) < 2:
+    if len(statuses) < 2 or "not judged" in statuses:
         return ""
     selective = statuses.count("selectively decodable")
     decodable = selective + statuses.count("decodable")
@@ -258,6 +269,9 @@ def _seen_line(judged: Judgement) -> str:
 
 
 def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
+    if judged.status == "not judged":
+        few, label = _too_few(judged.result), only_test_label(judged.result.facts)
+        return needs(sentences=few, only_label=label, has_baseline=judged.gain is not None)
     keyed = " or ".join(task.controls())
     reasons = [
         "another corpus or domain, in which the label's cues differ",

@@ -71,7 +71,8 @@ def _header(tasks: list[TaskResults]) -> Markup:
 def _model(task: TaskResults) -> str:
     model = task.any.provenance.get("model")
     named = model.get("name") if isinstance(model, dict) else model
-    return str(named or "not named")
+    identity = task.any.provenance.get("model_identity")
+    return f"{named or 'not named'}" + (f" (identity {str(identity)[:12]})" if identity else "")
 
 
 def _is_unknown(task: TaskResults) -> bool:
@@ -98,8 +99,9 @@ _READING = (
     ("Baselines", "prior knows only how frequent the labels are; word_type gives each word the label it most often has "
      "in train. Neither reads a hidden state, so a claim about states has to beat the better of them."),
     ("Control task", "the same rows, classes and splits, with labels that mean nothing: each key (a word type, or the "
-     "field named) drew its label by lot. A probe can be good at it only by memorising keys. Its ceiling is below 1 "
-     "because nobody can know the labels of keys that do not occur in train."),
+     "field named) drew its label by lot. A probe can be good at it only by memorising keys. Its ceiling is "
+     "what memory of every key of train would reach there on average: below 1, because the labels of keys that do not "
+     "occur in train have to be guessed. It is about the control alone, not about the task or its baselines."),
     ("Selectivity", "the score on the task less the score on the control task, for the same probe, site, split and "
      "budget. A large one says that the probe's success is not memory for keys."),
     ("Chance check", "labels permuted over rows. It should land at the majority rate; it is never called selectivity."),

@@ -14,6 +14,7 @@ from probing.reporting.markup import Markup, el, escape, join, table
 from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
 from probing.reporting.wording import count, decimal, interval, measure_title, plain, plural, with_interval
 
+_OVERTURNED = {"not judged": "What a judgement needs"}
 _BOX = {"selectively decodable": "box yes", "decodable": "box half"}
 
 
@@ -45,7 +46,7 @@ def _finding_box(found: Finding) -> Markup:
                 el("p", None, el("strong", None, "What this does not show. "), found.does_not_show),
             ),
             _list("Further evidence", found.evidence),
-            _list("What would overturn it", found.overturned_by),
+            _list(_OVERTURNED.get(found.status, "What would overturn it"), found.overturned_by),
         ]
     )
 
@@ -68,7 +69,9 @@ def _figures(task: TaskResults) -> Markup:
     caption = [
         f"{name[:1].upper()}{name[1:]} on test{selectivity}, over sites.",
         "Bands are 95 % intervals; dotted lines are baselines that read no hidden state.",
-        "The dashed line is the ceiling, the most that any probe can reach on the control task." if ceiling else "",
+        "The dashed line is the control's ceiling: what memory of every key of train would reach there on average."
+        if ceiling
+        else "",
         "Hold the pointer over a mark for its numbers.",
     ]
     return join([_figure(panels, task, " ".join(filter(None, caption))), _loss_figure(task)])
@@ -104,7 +107,7 @@ def results_table(task: TaskResults) -> Markup:
     """Site × probe on test: score, first control, selectivity, ceiling, second measure, gain; baselines last."""
     control = next(iter(task.controls()), None)
     head = ["site", "probe", measure_title(task.primary)]
-    head += [f"control: {control}", "selectivity", "ceiling"] if control else []
+    head += [f"control: {control}", "selectivity", "control ceiling"] if control else []
     head += [_second_title(task.secondary)] if task.secondary else []
     head += ["gain over baseline", "adjusted p"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
     best = task.best()
@@ -210,16 +213,22 @@ def facts_table(task: TaskResults) -> Markup:
 
 
 _FACTS = {
-    "level": "one row is", "rows": "rows", "sentences": "sentences", "classes": "classes", "majority": "majority label",
-    "entropy_bits": "label entropy, bits", "type_overlap": "share of test rows with a word type seen in train",
-    "mean": "mean of the target", "std": "standard deviation of the target", "excluded": "rows left out, by reason",
-    "duplicate_sentences": "sentences that occur in train and in another split",
+    "level": "one row is", "rows": "rows", "sentences": "sentences", "classes": "classes, in all splits",
+    "majority": "majority label of train",
+    "entropy_bits": "label entropy of train, bits", "type_overlap": "share of test rows with a word type seen in train",
+    "mean": "mean of the target in train", "std": "standard deviation of the target in train",
+    "excluded": "rows left out, by reason",
+    "duplicate_sentences": "sentences of dev and test whose text occurs in train",
+    "unknown_pieces": "share of pieces that the tokenizer does not know",
+    "one_label": "splits with one label only",
+    "alike_labels": "labels that differ by case or white space alone",
+    "conflicting_inputs": "test rows whose input occurs with another label",
 }  # fmt: skip
 
 
 def _fact(key: str, value: Any, facts: dict[str, Any]) -> str:
     if key == "majority" and facts.get("majority_label") is not None:
-        return f"{facts['majority_label']}: {plain(value)} of the rows"
+        return f"{facts['majority_label']}: {plain(value)} of the test rows"
     if key == "level":
         return {"word": "a word", "sentence": "a sentence"}.get(str(value), plain(value))
     return count(value)

@@ -52,6 +52,7 @@ nav ul { columns: 18rem auto; padding-left: 1.2rem; max-width: none; }
 .chart .selectivity { color: var(--selectivity); }
 .chart .ceiling .line { stroke-dasharray: 7 3; stroke-width: 1.3; } .chart .entropy .line { stroke-dasharray: 8 2 2 2; }
 .chart .baseline .line { stroke-dasharray: 2 3; stroke-width: 1.4; } .chart .entropy { color: var(--ink); }
+@media (max-width: 1240px) { td small { display: block; } thead th { white-space: normal; } }
 @media print { details > * { display: block; } .scroll { overflow: visible; } }
 """
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from probing.records import ProbeResult, Score
 from probing.reporting.findings import finding
 from probing.reporting.task_results import NO_SITE, TaskResults, by_task, comparison, least_gain, score
+from probing.reporting.warnings import warnings_of
 from probing.reporting.wording import folded, measure_title, plural, short, with_interval
 
 _WIDE = 120
@@ -24,6 +25,8 @@ def print_results(results: Sequence[ProbeResult], console: Console) -> None:
         for control in (*task.controls()[1:], *task.chance_checks()):
             console.print(_control_table(task, control, console.width))
         console.print(_notes(task, console.width))
+        for warning in warnings_of(task.any.facts):
+            console.print(Text(f"warning: {warning}", style="bold yellow"))
         found = finding(task)
         console.print(Text(found.sentence, style="bold"))
         console.print(Text(found.does_not_show))
@@ -119,6 +122,8 @@ def _notes(task: TaskResults, width: int) -> Text:
     notes = [f"* best on {task.chosen_on}"] if len(task.results) > 1 and task.best() else []
     notes += [] if width >= _WIDE else ["± half the 95 % interval"]
     notes += [f"control: {task.controls()[0]}"] if task.controls() else []
+    if _has_ceiling(task, next(iter(task.controls()), None)):
+        notes += ["ceiling: what memory of every key of train would reach on the control, on average"]
     notes += ["gain: over the best baseline"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
     notes += ["some fits did not converge"] if any(not r.converged for r in task.all) else []
     return Text("; ".join(notes), style="dim")

@@ -1,8 +1,8 @@
 """The activation store: states computed once, in immutable HDF5 shards, each valid by its commit record."""
 
-from probing.store.content import narrow
+from probing.store.content import ShardContent, narrow
 from probing.store.file_ops import FileOps
-from probing.store.format import ITEM_BYTES, STATE_TYPES, ShardContent
+from probing.store.format import ITEM_BYTES, STATE_TYPES
 from probing.store.maintenance import collect, garbage, merge, remove, repair
 from probing.store.moments import Moments
 from probing.store.reader import RowTable, Store

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -83,13 +83,16 @@ def check_record(record: Mapping[str, Any], recipe: Recipe, shard: int) -> None:
 
 
 def _check_reports(record: Mapping[str, Any], recipe: Recipe) -> None:
-    reports = {"skipped": (int, str), "missing_words": (int, int, str), "windowed": (int, int)}
+    optional = {"windowed": (int, int), "inputs": (int, int, str)}
+    reports = {"skipped": (int, str), "missing_words": (int, int, str)} | optional
     for key, kinds in reports.items():
-        entries = record.get(key, [] if key == "windowed" else None)
+        entries = record.get(key, [] if key in optional else None)
         if not isinstance(entries, list) or any(
             not isinstance(entry, list) or tuple(map(type, entry)) != kinds for entry in entries
         ):
             raise ValueError(f"its {key} is malformed")
+    if not _natural(record.get("pieces", 0)):
+        raise ValueError("its number of pieces is malformed")
     facts = record.get("sites")
     if not isinstance(facts, dict) or not all(isinstance(facts.get(name), dict) for name in recipe.sites):
         raise ValueError("it does not describe its sites")
@@ -142,6 +145,15 @@ def check_datasets(datasets: Any, expected: Expected, n_bytes: int) -> None:
     for (_, end, path), (start, _, after) in itertools.pairwise(used):
         if start < end:
             raise ValueError(f"{path} and {after} overlap")
+
+
+def unknown_share(records: Iterable[Mapping[str, Any]]) -> float | None:
+    """Share of content pieces that is the tokenizer's unknown piece; None where a record does not say."""
+    listed = list(records)
+    pieces = sum(record.get("pieces", 0) for record in listed)
+    if not pieces or any("pieces" not in record for record in listed):
+        return None
+    return float(sum(count for record in listed for _, count, _ in record.get("inputs", ())) / pieces)
 
 
 def load_record(path: Path, recipe: Recipe, shard: int) -> dict[str, Any] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,46 @@ from numpy.typing import NDArray
 from probing.errors import BadParameter, NonFiniteStates, NotRepresentable
 from probing.site import Site
 from probing.store.commit_record import expected_datasets, fits
-from probing.store.format import MEMORY_TYPES, REASONS, STATE_TYPES, Recipe, ShardContent, widen
+from probing.store.format import MEMORY_TYPES, REASONS, STATE_TYPES, Recipe, widen
+
+
+@dataclass(frozen=True, eq=False)
+class ShardContent:
+    """What one shard holds, in memory. R rows, E examples.
+
+    Attributes:
+        example_start: position of the first example among those kept.
+        n_examples: E.
+        rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,); where
+            rows are positions also `position` (u2).
+        examples: `offset` u8 (E+1,), `ordinal` u4 (E,), `text_sha256` u1 (E, 32), `flags` u1 (E,).
+            Of a replay store also `input_id` u4, `position_id` i4 (-1: none was given) and `mask` u1 of each row, and
+            `batch` u4 (E, 2) of each example.
+        sites: states (R, width) by site: float32, float16, or the raw bits of bfloat16 as uint16.
+        modules: what was hooked, by site.
+        skipped: (example ordinal, reason).
+        missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
+        heads: `n_heads` and `head_dim` of the sites that are heads, concatenated.
+        windowed: (example ordinal, number of windows) of the inputs read in windows.
+        outputs: of a replay store with a head: `row` u4 (M,), `logits` (M, C) and `logsumexp` (M,) float32, and
+            `column` u4 (C,) unless all are kept.
+        pieces: content pieces of all inputs; None: not known.
+        inputs: (example ordinal, unknown pieces, hash of the piece ids) of inputs that their text does not tell.
+    """
+
+    example_start: int
+    n_examples: int
+    rows: Mapping[str, NDArray[Any]]
+    examples: Mapping[str, NDArray[Any]]
+    sites: Mapping[str, NDArray[Any]]
+    modules: Mapping[str, str]
+    skipped: Sequence[tuple[int, str]] = ()
+    missing_words: Sequence[tuple[int, int, str]] = ()
+    windowed: Sequence[tuple[int, int]] = ()
+    pieces: int | None = None
+    inputs: Sequence[tuple[int, int, str]] = ()
+    heads: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def narrow(states: NDArray[np.float32], dtype: str, site: str) -> NDArray[Any]:

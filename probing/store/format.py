@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,41 +46,6 @@ OUTPUTS = ("none", "last", "mask", "all")
 EXAMPLE_COLUMNS = {"offset": "u8", "ordinal": "u4", "text_sha256": "u1", "flags": "u1"}
 REASONS = ("too_long", "truncated", "no_pieces", "nothing_selected", "not_in_source")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
-
-
-@dataclass(frozen=True, eq=False)
-class ShardContent:
-    """What one shard holds, in memory. R rows, E examples.
-
-    Attributes:
-        example_start: position of the first example among those kept.
-        n_examples: E.
-        rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,); where
-            rows are positions also `position` (u2).
-        examples: `offset` u8 (E+1,), `ordinal` u4 (E,), `text_sha256` u1 (E, 32), `flags` u1 (E,).
-            Of a replay store also `input_id` u4, `position_id` i4 (-1: none was given) and `mask` u1 of each row, and
-            `batch` u4 (E, 2) of each example.
-        sites: states (R, width) by site: float32, float16, or the raw bits of bfloat16 as uint16.
-        modules: what was hooked, by site.
-        skipped: (example ordinal, reason).
-        missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
-        heads: `n_heads` and `head_dim` of the sites that are heads, concatenated.
-        windowed: (example ordinal, number of windows) of the inputs read in windows.
-        outputs: of a replay store with a head: `row` u4 (M,), `logits` (M, C) and `logsumexp` (M,) float32, and
-            `column` u4 (C,) unless all are kept.
-    """
-
-    example_start: int
-    n_examples: int
-    rows: Mapping[str, NDArray[Any]]
-    examples: Mapping[str, NDArray[Any]]
-    sites: Mapping[str, NDArray[Any]]
-    modules: Mapping[str, str]
-    skipped: Sequence[tuple[int, str]] = ()
-    missing_words: Sequence[tuple[int, int, str]] = ()
-    windowed: Sequence[tuple[int, int]] = ()
-    heads: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -258,6 +224,13 @@ def _canonical(value: Any) -> bytes:
         return b""
 
 
+def _nearest_store(path: Path) -> str:
+    """The next step where there is no store at a path: a store beside it of about that name."""
+    beside = [file.parent.name for file in path.absolute().parent.glob("*/store.json")]
+    near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.4)
+    return f"did you mean {str(path.with_name(near[0]))!r}?" if near else "see `probing store ls`"
+
+
 def read_store_json(path: Path) -> tuple[dict[str, Any], Recipe]:
     """The checked content of store.json and its recipe.
 
@@ -271,7 +244,7 @@ def read_store_json(path: Path) -> tuple[dict[str, Any], Recipe]:
             "there is no store here",
             needed="a directory with store.json",
             found=str(path),
-            next_step="see `probing store ls`",
+            next_step=_nearest_store(path),
         )
     try:
         value = parse_signed(file.read_bytes())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, UnknownSite, unknown_name
 from probing.site import Site
-from probing.store.commit_record import corrupt, expected_datasets, incomplete, load_record
+from probing.store.commit_record import corrupt, expected_datasets, incomplete, load_record, unknown_share
 from probing.store.file_ops import typed_errors
 from probing.store.format import Recipe, content_id, read_store_json, widen
 from probing.store.moments import Chosen, Moments
@@ -61,6 +61,8 @@ class Store:
         skipped: (example ordinal, reason).
         missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
         windowed: (example ordinal, number of windows) of the inputs that were read in windows.
+        inputs: by example ordinal, unknown pieces and hash of the piece ids, of inputs that have any or are cut.
+        unknown_pieces: share of the inputs' content pieces that is the tokenizer's unknown piece; None: not recorded.
         position_names: of rows that are positions; else empty.
     """
 
@@ -84,6 +86,8 @@ class Store:
         self.skipped = [(example, reason) for record in records.values() for example, reason in record["skipped"]]
         self.missing_words = [(e, w, reason) for record in records.values() for e, w, reason in record["missing_words"]]
         self.windowed = [(e, count) for record in records.values() for e, count in record.get("windowed", ())]
+        self.inputs = {e: (count, ids) for record in records.values() for e, count, ids in record.get("inputs", ())}
+        self.unknown_pieces = unknown_share(records.values())
         self.position_names = recipe.positions
         self._recipe = recipe
         self._records = records

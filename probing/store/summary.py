@@ -8,7 +8,7 @@ from typing import Any
 
 from probing.errors import CorruptShard, StoreError
 from probing.site import Site
-from probing.store.commit_record import load_record
+from probing.store.commit_record import load_record, unknown_share
 from probing.store.creation import LIBRARIES
 from probing.store.format import Recipe, content_id, read_store_json
 from probing.store.leases import Leases
@@ -49,6 +49,7 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "bytes": sum(record["bytes"] for record in records),
         "skipped": dict(Counter(entry[-1] for record in records for entry in record["skipped"])),
         "missing_words": dict(Counter(entry[-1] for record in records for entry in record["missing_words"])),
+        "unknown_pieces": unknown_share(records),
         "absmax": {site: _absmax(site, records) for site in recipe.sites},
         "environments": _environments(records),
         "store_id": recipe.store_id,

@@ -17,7 +17,7 @@ from probing.errors import (
     StoreError,
 )
 from probing.store.commit_record import check_record, expected_datasets, incomplete, load_record, shard_attributes
-from probing.store.content import arrays_of, site_facts
+from probing.store.content import ShardContent, arrays_of, site_facts
 from probing.store.creation import publish_identity, refuse_foreign, refuse_mixed
 from probing.store.file_ops import (
     REAL_FILES,
@@ -36,7 +36,6 @@ from probing.store.format import (
     FORMAT_VERSION,
     MAX_SHARD_BYTES,
     Recipe,
-    ShardContent,
     check_name,
     content_id,
     record_file,
@@ -171,6 +170,8 @@ class StoreWriter:
         }  # fmt: skip
         if content.windowed:
             record["windowed"] = [[int(example), int(count)] for example, count in content.windowed]
+        if content.pieces is not None:
+            record |= {"pieces": content.pieces, "inputs": [list(entry) for entry in content.inputs]}
         check_record(record, self._recipe, shard)
         with typed_errors(self.path):
             self._write(shard, image.buffers, record)
