@@ -310,7 +310,7 @@ def test_threads_are_set_within_a_run_only(tmp_path: Path, corpus: Corpus, model
 
 
 def test_workers_share_the_gpus_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = ModelSource.of("gpt2", "cuda", "float32", None, "auto", None, "abc", None)
+    source = ModelSource("gpt2", "cuda", "float32", None, "auto", None, "abc", None, None, True, False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert [source.for_worker(slot).device for slot in (0, 1, 2, 3)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
     assert source.for_worker(None).device == "cuda"

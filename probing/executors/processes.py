@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import signal
 import time
 from collections import Counter, deque
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pickle import PicklingError, UnpicklingError
 from typing import Any
 
 from probing.errors import BadParameter
@@ -112,7 +112,7 @@ class _Pool:
         try:
             with _interrupts_kept_from_children():
                 process.start()
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        except (PicklingError, AttributeError, TypeError) as error:
             raise BadParameter(
                 "this work cannot be sent to another process", needed="a factory that can be pickled",
                 found=str(error), next_step="use the executor inline",
@@ -142,7 +142,7 @@ class _Pool:
     def _hear(self, seat: _Seat) -> Iterator[Outcome]:
         try:
             kind, *facts = seat.pipe.recv()
-        except (EOFError, OSError, pickle.UnpicklingError):
+        except (EOFError, OSError, UnpicklingError):
             yield from self._bury(seat)
             return
         seat.has_begun = seat.has_begun or kind == READY

@@ -52,9 +52,12 @@ def _try(probe: Probe) -> None:
         return
     if not 0 < probe.n_features_in_ <= _MOST_FEATURES:
         raise ValueError(f"{probe.n_features_in_} features")
-    found = probe.predict_log_proba(np.zeros((1, probe.n_features_in_), np.float32)).shape
-    if found != (1, len(probe.classes_)):
-        raise ValueError(f"{len(probe.classes_)} classes, and predictions of shape {found}")
+    with np.errstate(all="ignore"):
+        found = probe.predict_log_proba(np.zeros((1, probe.n_features_in_), np.float32))
+    if found.shape != (1, len(probe.classes_)):
+        raise ValueError(f"{len(probe.classes_)} classes, and predictions of shape {found.shape}")
+    if np.isnan(found).any():
+        raise ValueError("predictions that are not numbers")
 
 
 def _card(file: Path) -> dict[str, Any]:
