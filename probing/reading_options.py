@@ -23,6 +23,7 @@ ROWS = (
 )  # fmt: skip
 LONG_INPUTS = ("truncate", "window", "skip", "refuse")
 TOKENS_PER_BATCH = 2048
+_CHUNK = 8192  # examples looked at together: all of a large corpus would fill the memory
 
 LongInputs = Literal["truncate", "window", "skip", "refuse"]
 
@@ -118,8 +119,9 @@ def check_corpus(model: LanguageModel, corpus: Corpus, reading: Reading) -> None
     if not examples:
         raise CorpusError("there is nothing to extract", needed="at least one example", found="0", where=corpus.source)
     check_spans(corpus, reading.positions)
-    lengths = [len(example.text) for example in examples]
-    check_words([example.words for example in examples], lengths, [example.id for example in examples])
+    for first in range(0, len(examples), _CHUNK):
+        chunk = examples[first : first + _CHUNK]
+        check_words([e.words for e in chunk], [len(e.text) for e in chunk], [e.id for e in chunk])
     if reading.long_inputs == "refuse" and reading.max_length is not None:
         _refuse_long(model, examples, reading, reading.max_length)
 
