@@ -26,6 +26,7 @@ from probing.shard_reading import (
     encode_within,
     example_columns,
     n_words,
+    pages_for,
     row_columns,
 )
 from probing.store import ShardContent, narrow
@@ -201,7 +202,7 @@ def _run(
 ) -> tuple[Arrays, Arrays, Arrays]:  # fmt: skip
     """States by site, what the model was given, and its outputs."""
     stored = np.uint16 if reading.dtype == "bfloat16" else np.dtype(reading.dtype)
-    states: Arrays = {site: np.empty((len(rows), model.width(site)), dtype=stored) for site in reading.sites}
+    states: Arrays = {site: pages_for((len(rows), model.width(site)), stored) for site in reading.sites}
     given: Arrays = {
         "input_id": np.zeros(len(rows), "<u4"), "position_id": np.full(len(rows), -1, "<i4"),
         "mask": np.zeros(len(rows), "u1"), "batch": np.zeros((len(encoded), 2), "<u4"),

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any, Protocol
 
 import numpy as np
@@ -130,7 +131,7 @@ def _read_states(
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
     """Stored rows `(R, D)` by site."""
     stored = np.uint16 if reading.dtype == "bfloat16" else np.dtype(reading.dtype)
-    states = {site: np.empty((len(rows), model.width(site)), dtype=stored) for site in reading.sites}
+    states = {site: pages_for((len(rows), model.width(site)), stored) for site in reading.sites}
     original = _originals(examples)
     lengths = [
         len(one) if rows.offset[e + 1] > rows.offset[e] and original[e] == e else 0 for e, one in enumerate(encoded)
@@ -161,6 +162,16 @@ def _read_states(
             if advance is not None:
                 advance(n_words(examples[e]))
     return states
+
+
+def pages_for(shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
+    """An array of zeros in pages of its own, which go back to the system with it.
+
+    From the common heap, where they lie between the activations of batches, a shard's arrays would leave holes that
+    are never given back.
+    """
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap(-1, n_bytes), dtype).reshape(shape) if n_bytes else np.empty(shape, dtype)
 
 
 def _originals(examples: Sequence[Example]) -> list[int]:
