@@ -24,7 +24,7 @@ from probing.provenance import canonical_json
 from probing.store import FileOps, Store, StoreWriter, collect, garbage, remove, store_info
 from probing.store.file_ops import LEASE_SECONDS
 from probing.store.format import parse_signed, signed_json
-from probing.store.leases import Leases
+from probing.store.leases import UNWRITTEN_SECONDS, Leases
 from tests.store_samples import content, identity, write
 from tests.tiny_models import build, byte_tokenizer, corpus_of
 
@@ -120,12 +120,12 @@ def test_the_lease_of_a_process_that_died_here_is_free_at_once(store: Path) -> N
 
 
 @pytest.mark.parametrize("data", [b"", b'{"host":', b"[1]\n", b"\xff"])
-def test_a_lease_that_cannot_be_read_counts_until_it_is_old(store: Path, data: bytes) -> None:
+def test_a_lease_whose_writer_was_killed_in_between_counts_for_seconds_only(store: Path, data: bytes) -> None:
     file = foreign(store, 1)
     file.write_bytes(data)
     with pytest.raises(StoreBusy, match="an unknown host"):
         Leases(store).take(1)
-    age(file, LEASE_SECONDS + 5)
+    age(file, UNWRITTEN_SECONDS + 5)
     Leases(store).take(1)
 
 

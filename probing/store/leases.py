@@ -22,6 +22,7 @@ from probing.store.format import parse_signed, record_file, signed_json
 
 FOLDER = "leases"
 RENEW_SECONDS = 60
+UNWRITTEN_SECONDS = 10  # a lease is written as soon as it is made: one still empty is of a process killed in between
 LEASE = re.compile(r"s\d{6}\.json")
 
 
@@ -66,8 +67,8 @@ class Leases:
     """The leases of one store.
 
     A lease is a file made with `O_EXCL` and renewed by touching it. It counts until 15 minutes after that by the file
-    server's clock, or until its process is known to be dead. What goes wrong with it is ignored: a shard computed
-    twice is committed once.
+    server's clock (10 seconds if it does not say whose it is), or until its process is known to be dead. What goes
+    wrong with it is ignored: a shard computed twice is committed once.
     """
 
     def __init__(self, path: Path, files: FileOps = REAL_FILES) -> None:
@@ -138,7 +139,8 @@ class Leases:
             return None
         facts = _facts(data)
         host, pid = facts.get("host"), facts.get("pid")
-        if age > LEASE_SECONDS or (isinstance(pid, int) and is_dead_here(str(host), pid)):
+        limit = LEASE_SECONDS if isinstance(pid, int) else UNWRITTEN_SECONDS
+        if age > limit or (isinstance(pid, int) and is_dead_here(str(host), pid)):
             return None
         return Holder(str(host or ""), pid if isinstance(pid, int) else 0, age)
 
