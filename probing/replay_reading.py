@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,11 @@ from probing.shard_reading import (
     WINDOW,
     Clock,
     Reading,
+    assembled,
     check_finite,
     encode_within,
-    example_columns,
     n_words,
     pages_for,
-    row_columns,
 )
 from probing.store import ShardContent, narrow
 
@@ -177,18 +176,13 @@ def read_replay_shard(
         encoded[e] = _nothing()
     rows = piece_rows([e.text for e in examples], [e.words for e in examples], encoded, with_special=True)
     states, given, outputs = _run(model, examples, encoded, rows, reading, advance)
-    skipped = dict(rows.skipped) | dict.fromkeys(too_long, "too_long")
-    missing = [(start + e, w, reason) for e, w, reason in rows.missing if e not in set(too_long)]
-    columns = example_columns(examples, encoded, rows, start, set(skipped), {e - start for e, _, _ in missing}, set())
-    return ShardContent(
-        example_start=start, n_examples=len(examples),
-        rows=row_columns(rows, start) | {name: given[name] for name in ("input_id", "position_id", "mask")},
-        examples=columns | {"batch": given["batch"]}, sites=states,
-        modules={site: model.modules[site] for site in reading.sites},
-        skipped=tuple((start + e, reason) for e, reason in sorted(skipped.items())),
-        missing_words=tuple(missing), outputs=outputs,
-        heads={site: size for site in reading.sites if (size := model.head_size(site))},
-    )  # fmt: skip
+    content = assembled(model, examples, start, reading, encoded, too_long, rows, states)
+    return replace(
+        content,
+        rows={**content.rows, **{name: given[name] for name in ("input_id", "position_id", "mask")}},
+        examples={**content.examples, "batch": given["batch"]},
+        outputs=outputs,
+    )
 
 
 def _nothing() -> Encoded:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from mmap import mmap
 from typing import Any, Protocol
 
@@ -85,15 +85,23 @@ def read_shard(
     rows = _rows(model, examples, encoded, reading)
     windows = _windows(encoded, reading)
     states = _read_states(model, examples, encoded, rows, windows, reading, advance)
+    content = assembled(model, examples, start, reading, encoded, too_long, rows, states, set(windows))
+    return replace(content, windowed=tuple((start + e, len(cut.inputs)) for e, cut in windows.items()))
+
+
+def assembled(
+    model: LanguageModel, examples: Sequence[Example], start: int, reading: Reading, encoded: Sequence[Encoded],
+    too_long: Sequence[int], rows: Rows, states: dict[str, NDArray[Any]], windowed: Set[int] = frozenset(),
+) -> ShardContent:  # fmt: skip
+    """What stores of every role say of a shard: its rows, examples and sites, and what was left out."""
     skipped = dict(rows.skipped) | dict.fromkeys(too_long, "too_long")
     missing = [(start + e, w, reason) for e, w, reason in rows.missing if e not in set(too_long)]
+    with_missing = {e - start for e, _, _ in missing}
     return ShardContent(
         example_start=start,
         n_examples=len(examples),
-        rows=row_columns(rows, start),
-        examples=example_columns(
-            examples, encoded, rows, start, set(skipped), {e - start for e, _, _ in missing}, set(windows)
-        ),
+        rows=_row_columns(rows, start),
+        examples=_example_columns(examples, encoded, rows, start, set(skipped), with_missing, windowed),
         sites=states,
         modules={site: model.modules[site] for site in reading.sites},
         skipped=tuple((start + e, reason) for e, reason in sorted(skipped.items())),
@@ -101,7 +109,6 @@ def read_shard(
         heads={site: size for site in reading.sites if (size := model.head_size(site))},
         pieces=sum(int((~one.special).sum()) for one in encoded),
         inputs=_inputs_not_told_by_text(encoded, start, model.tokenizer.unk_token_id),
-        windowed=tuple((start + e, len(cut.inputs)) for e, cut in windows.items()),
     )
 
 
@@ -229,7 +236,7 @@ def _rows(model: LanguageModel, examples: Sequence[Example], encoded: Sequence[E
     return sentence_rows(encoded, reading.pool, model.cls_id)
 
 
-def row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
+def _row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
     position = {} if rows.position is None else {"position": rows.position.astype("<u2")}
     return position | {
         "example": (rows.example + start).astype("<u4"),
@@ -241,9 +248,9 @@ def row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def example_columns(
+def _example_columns(
     examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows, start: int, skipped: set[int],
-    with_missing: set[int], windowed: set[int],
+    with_missing: set[int], windowed: Set[int],
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
     hashes = b"".join(hashlib.sha256(example.text.encode()).digest() for example in examples)
     flags = [

@@ -61,4 +61,5 @@ def with_ordinals(content: ShardContent, ordinals: Sequence[int]) -> ShardConten
         skipped=tuple((ordinals[e - start], reason) for e, reason in content.skipped),
         missing_words=tuple((ordinals[e - start], w, reason) for e, w, reason in content.missing_words),
         windowed=tuple((ordinals[e - start], count) for e, count in content.windowed),
+        inputs=tuple((ordinals[e - start], unknown, ids) for e, unknown, ids in content.inputs),
     )

@@ -108,6 +108,16 @@ def test_known_words_and_labels_that_the_text_tells_give_no_warning(store: Path,
     assert "warning" not in trained(store, tmp_path / "r", "--task", "column:tense").output
 
 
+@pytest.mark.parametrize("role", ["states", "replay"])
+def test_unknown_pieces_are_told_by_the_corpus_s_numbers_in_a_subset_too(tmp_path: Path, role: str) -> None:
+    texts = ["the painter near the garden", "the zyx near the garden", "the painter near the qwv"]
+    corpus = Corpus(tuple(Example(str(i), text, split="train") for i, text in enumerate(texts)))
+    store = pb.extract(MODEL, corpus, sites="resid.1", rows="sentence:mean", subset=[0, 2], role=role,
+                       to=tmp_path / "s", progress=False)  # fmt: skip
+    assert {example: count for example, (count, _) in store.inputs.items()} == {2: 1}
+    assert store.unknown_pieces == pytest.approx(1 / 10)
+
+
 def test_a_shard_whose_record_does_not_count_pieces_leaves_the_share_unknown() -> None:
     said = {"pieces": 10, "inputs": [[0, 4, "aa"]]}
     assert unknown_share([said]) == 0.4
