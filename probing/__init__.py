@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from probing.corpus import Corpus, Example
     from probing.errors import ProbingError
     from probing.extraction import extract
+    from probing.extraction.replaying import Replay
     from probing.importing import import_states
     from probing.jobs import ExtractJob, ReportJob, TrainJob
     from probing.language_model import LanguageModel
     from probing.probes._loading import load_probe
     from probing.records import ProbeResult, Score
-    from probing.replaying import Replay
     from probing.reporting import report
-    from probing.results import ProbeResults
     from probing.site import Site
     from probing.store import Store
     from probing.study import Study
     from probing.training import train
+    from probing.training.results import ProbeResults
 
 __version__ = "0.1.0"
 
@@ -33,9 +33,9 @@ _HOMES = {
     "ExtractJob": "jobs",
     "LanguageModel": "language_model",
     "ProbeResult": "records",
-    "ProbeResults": "results",
+    "ProbeResults": "training.results",
     "ProbingError": "errors",
-    "Replay": "replaying",
+    "Replay": "extraction.replaying",
     "ReportJob": "jobs",
     "Score": "records",
     "Site": "site",

@@ -19,8 +19,8 @@ from probing.site import are_module_paths
 
 if TYPE_CHECKING:
     from probing.corpus import Corpus
-    from probing.results import ProbeResults
     from probing.store import Store
+    from probing.training.results import ProbeResults
 
 
 def option(default: Any = ..., *, help: str, flag: str = "") -> Any:

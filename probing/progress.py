@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 
-from probing.shard_reading import Clock
+from probing.extraction.shard_reading import Clock
 
 
 class _Rate(ProgressColumn):

@@ -145,7 +145,7 @@ def store_moments(
     options = {"corpus": corpus, "reader_options": reader_option, "split_seed": split_seed}
     read = import_module("probing.jobs").CorpusOptions.read(options, where="command line").read_corpus()
     opened = import_module("probing.store").Store.open(store)
-    found = import_module("probing.gathering").gather_moments(opened, read, selection=selection, sites=sites)
+    found = import_module("probing.extraction.gathering").gather_moments(opened, read, selection=selection, sites=sites)
     for one in found:
         typer.echo(f"{one.site}: {one.count} rows of {len(one.examples)} examples ({selection}), width {len(one.mean)}")
 

@@ -26,8 +26,8 @@ from probing.alignment import word_rows
 from probing.batching import length_sorted_batches
 from probing.corpus import Corpus
 from probing.extraction import extract
+from probing.extraction.reading_options import TOKENS_PER_BATCH
 from probing.language_model import LanguageModel
-from probing.reading_options import TOKENS_PER_BATCH
 
 SITES = "resid.*"
 REFERENCE = Path(__file__).resolve().parents[1] / "datasets" / "reference" / "train.jsonl"

@@ -24,12 +24,8 @@ LAYERS = [
         "work", "foreign",
     },
     {"contracts"},
-    {*MEMBERS, "specs", "language_model", "batching", "chat", "windows"},
-    {
-        "labelling", "pooling", "label_checks", "doubts", "plan", "scoring", "shard_reading", "extraction", "training",
-        "results", "units", "extraction_work", "reading_options", "shard_plan", "completing", "importing",
-        "gathering", "subset", "replay_reading", "replaying", "progress",
-    },
+    {*MEMBERS, "specs", "language_model", "batching", "chat"},
+    {"extraction", "training", "completing", "importing", "progress"},
     {"reporting"},
     {"jobs", "study", "store_commands", "cli", "__main__", "__init__"},
 ]  # fmt: skip

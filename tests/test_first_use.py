@@ -14,7 +14,6 @@ from typer.testing import CliRunner, Result
 import probing as pb
 from probing.cli import app
 from probing.corpus import Corpus, Example
-from probing.doubts import doubts
 from probing.records import from_json
 from probing.registry import FOLDERS
 from probing.reporting import finding
@@ -22,6 +21,7 @@ from probing.store import Store
 from probing.store.commit_record import unknown_share
 from probing.store.format import REASONS
 from probing.store_commands import _readable
+from probing.training.doubts import doubts
 from tests.conftest import REFERENCE, ROOT
 from tests.training_samples import labels_of
 

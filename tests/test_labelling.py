@@ -13,7 +13,7 @@ import pytest
 from probing import registry
 from probing.corpus import SPLITS, Corpus, Example
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
-from probing.labelling import facts, label_rows
+from probing.training.labelling import facts, label_rows
 from tests.conftest import real_data
 
 

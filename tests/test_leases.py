@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from probing import completing, extraction_work
+from probing import completing
 from probing.cli import app
 from probing.errors import StoreBusy
-from probing.extraction import extract
+from probing.extraction import extract, shard_work
 from probing.language_model import LanguageModel
 from probing.provenance import canonical_json
 from probing.store import FileOps, Store, StoreWriter, collect, garbage, remove, store_info
@@ -175,7 +175,7 @@ def run(folder: Path, reader: LanguageModel | None = None) -> Store:
 
 def reads_of_two_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[int], list[Store]]:
     """Two runs at once; how often each shard was read, by its first example, and the stores they returned."""
-    reads, read, lock, found = Counter[int](), extraction_work.read_shard, threading.Lock(), list[Store]()
+    reads, read, lock, found = Counter[int](), shard_work.read_shard, threading.Lock(), list[Store]()
 
     def slow(model: LanguageModel, examples: Any, start: int, *rest: Any) -> Any:
         with lock:
@@ -183,7 +183,7 @@ def reads_of_two_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Co
         time.sleep(0.05)
         return read(model, examples, start, *rest)
 
-    monkeypatch.setattr(extraction_work, "read_shard", slow)
+    monkeypatch.setattr(shard_work, "read_shard", slow)
     monkeypatch.setattr(completing, "POLL_SECONDS", 0.02)
     readers = [model(), model()]  # before the threads: weights are drawn from a generator that these would share
     threads = [threading.Thread(target=lambda one=one: found.append(run(folder, one))) for one in readers]
@@ -214,7 +214,7 @@ class NoLeases(FileOps):
 def test_without_leases_shards_are_computed_twice_and_the_store_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extraction_work, "Leases", lambda path: Leases(path, NoLeases()))
+    monkeypatch.setattr(shard_work, "Leases", lambda path: Leases(path, NoLeases()))
     reads, stores = reads_of_two_runs(tmp_path / "s", monkeypatch)
     assert max(reads.values()) == 2
     monkeypatch.undo()

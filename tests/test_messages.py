@@ -8,10 +8,10 @@ import pytest
 
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, CorpusError, DegenerateDesign, NotAStore, UnknownName, UnknownSite
-from probing.label_checks import check_labels
 from probing.site import select_sites
 from probing.specs import build_task
 from probing.store import Store
+from probing.training.label_checks import check_labels
 from tests.conftest import REFERENCE
 from tests.training_samples import labels_of
 

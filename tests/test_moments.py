@@ -28,8 +28,7 @@ from probing.errors import (
     UnknownSite,
 )
 from probing.extraction import extract
-from probing.gathering import gather_moments
-from probing.pooling import with_rows
+from probing.extraction.gathering import gather_moments
 from probing.store import (
     FileOps,
     Moments,
@@ -43,6 +42,7 @@ from probing.store import (
     store_info,
 )
 from probing.store.moments import BLOCK_ROWS, Chosen, Sums
+from probing.training.pooling import with_rows
 from tests import store_samples
 from tests.conftest import REFERENCE
 from tests.tiny_models import corpus_of, language_model
@@ -134,7 +134,7 @@ def test_an_extraction_that_writes_all_shards_itself_reads_no_states_back(
     monkeypatch.setattr(Store, "blocks", lambda self, site, *a, **k: reads.append(site) or blocks(self, site, *a, **k))
     live = kept(run(tmp_path / "live", moments="all").path)
     assert not reads
-    monkeypatch.setattr("probing.gathering.LIVE_BYTES", 0)  # as if the sums of all sites did not fit
+    monkeypatch.setattr("probing.extraction.gathering.LIVE_BYTES", 0)  # as if the sums of all sites did not fit
     assert kept(run(tmp_path / "later", moments="all").path) == live and reads
 
 

@@ -10,9 +10,9 @@ import pytest
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter
 from probing.extraction import extract
-from probing.pooling import POOLINGS, PooledStore, with_rows
 from probing.store import Store
 from probing.training import train
+from probing.training.pooling import POOLINGS, PooledStore, with_rows
 from tests.tiny_models import corpus_of, language_model
 
 TEXTS = ("the thing is being", "a", "", "über the 日本 thing", "one two three four five", "  ", "the thing is being")

@@ -27,8 +27,8 @@ from probing.errors import (
     UnknownSite,
 )
 from probing.extraction import extract
+from probing.extraction.replaying import Replay, ReplayBatch
 from probing.language_model import LanguageModel
-from probing.replaying import Replay, ReplayBatch
 from probing.store import Store, StoreWriter, merge, store_info
 from probing.store.export import export
 from probing.store.format import Recipe

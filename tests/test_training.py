@@ -18,8 +18,8 @@ from probing.corpus import Corpus
 from probing.errors import BadParameter, DegenerateDesign, NonFiniteStates, ProvenanceMismatch, UnknownName, UnknownSite
 from probing.probes.linear import LinearProbe
 from probing.records import from_json, to_json
-from probing.results import NO_SITE, ProbeResults
 from probing.training import train
+from probing.training.results import NO_SITE, ProbeResults
 from tests.training_samples import MemoryStore, vector_of, word_corpus, word_rows, word_store
 
 CORPUS = word_corpus(ambiguous=0.3)

@@ -13,8 +13,8 @@ from probing.chat import ChatTemplate
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, ProvenanceMismatch
 from probing.extraction import extract
+from probing.extraction.windows import windows_of
 from probing.store import store_info
-from probing.windows import windows_of
 from tests.tiny_models import byte_tokenizer, corpus_of, language_model
 
 LONG = "the cat is being in the hat on it and the thing is in the inn"

@@ -22,9 +22,9 @@ from probing.errors import ProbingError
 from probing.probes._loading import load_probe
 from probing.records import read_results
 from probing.registry import get, names
-from probing.results import ProbeResults
 from probing.store import Store, store_info
 from probing.study import Study
+from probing.training.results import ProbeResults
 from tests.reliability.job import WIDTHS, Job
 
 SPARE = 1 << 30

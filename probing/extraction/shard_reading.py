@@ -18,10 +18,10 @@ from probing.batching import Gather, length_sorted_batches
 from probing.chat import ChatTemplate
 from probing.corpus import Example
 from probing.errors import NonFiniteStates
+from probing.extraction.windows import Windows, windowed_states, windows_of
 from probing.language_model import LanguageModel
 from probing.positions import SCOPE, Position, position_rows
 from probing.store import ShardContent, narrow
-from probing.windows import Windows, windowed_states, windows_of
 
 SKIPPED, TRUNCATED, HAS_MISSING, WINDOWED = 1, 2, 4, 8
 WINDOW = "window"

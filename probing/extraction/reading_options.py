@@ -10,10 +10,10 @@ from probing.alignment import check_words
 from probing.chat import ChatTemplate
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, CorpusError, unknown_name
+from probing.extraction.replay_reading import with_role
+from probing.extraction.shard_reading import WINDOW, Reading, inputs_of
 from probing.language_model import LanguageModel
 from probing.positions import SCOPE, check_spans, parse_positions
-from probing.replay_reading import with_role
-from probing.shard_reading import WINDOW, Reading, inputs_of
 from probing.site import select_sites
 from probing.store import STATE_TYPES
 

@@ -34,11 +34,11 @@ from probing.errors import (
     WorkError,
 )
 from probing.extraction import extract
-from probing.extraction_work import StoreToFill, WorkersThatLoad, shard_units, threads_set
+from probing.extraction.reading_options import reading_of
+from probing.extraction.shard_work import StoreToFill, WorkersThatLoad, shard_units, threads_set
 from probing.jobs import ExtractJob
 from probing.language_model import LanguageModel
 from probing.models._source import ModelSource
-from probing.reading_options import reading_of
 from probing.store import Store, StoreWriter
 from probing.store.leases import Leases
 from probing.work import Executor, Outcome, Place, Report, Worker, WorkerFactory, WorkPlan, WorkUnit

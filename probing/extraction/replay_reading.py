@@ -16,9 +16,7 @@ from probing.alignment import Encoded, Rows, piece_rows
 from probing.batching import PaddedBatch, length_sorted_batches
 from probing.corpus import Example
 from probing.errors import BadParameter, NonFiniteStates, unknown_name
-from probing.language_model import LanguageModel
-from probing.provenance import digest
-from probing.shard_reading import (
+from probing.extraction.shard_reading import (
     WINDOW,
     Clock,
     Reading,
@@ -28,6 +26,8 @@ from probing.shard_reading import (
     n_words,
     pages_for,
 )
+from probing.language_model import LanguageModel
+from probing.provenance import digest
 from probing.store import ShardContent, narrow
 
 OUTPUTS = ("last", "mask", "all", "none")

@@ -13,7 +13,7 @@ from probing.contracts import Probe
 from probing.design import Labels
 from probing.provenance import digest
 from probing.records import ProbeResult, from_json, to_json
-from probing.results import write_atomically
+from probing.training.results import write_atomically
 
 VERSION = 2  # raised by any change that alters a score
 

@@ -19,14 +19,14 @@ from probing.contracts import Control, Measure, Probe, Task
 from probing.corpus import SPLITS, Corpus
 from probing.design import Labels
 from probing.errors import NonFiniteStates
-from probing.plan import Plan, make_plan, recipe_of
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
 from probing.provenance import digest
 from probing.records import ProbeResult
-from probing.results import NO_SITE, ProbeResults, adjusted
-from probing.scoring import ControlScores, Scores, measure_results, predict, score_label_set
 from probing.store import Store
-from probing.units import commit_unit, load_unit
+from probing.training.plan import Plan, make_plan, recipe_of
+from probing.training.results import NO_SITE, ProbeResults, adjusted
+from probing.training.scoring import ControlScores, Scores, measure_results, predict, score_label_set
+from probing.training.units import commit_unit, load_unit
 
 States = Mapping[str, NDArray[Any]]
 

@@ -11,12 +11,12 @@ from probing.batching import row_estimate, shard_starts
 from probing.chat import ChatTemplate
 from probing.corpus import Corpus, Example
 from probing.errors import BadParameter
+from probing.extraction.replay_reading import output_bytes
+from probing.extraction.shard_reading import Reading
+from probing.extraction.subset import subset_of
 from probing.language_model import LanguageModel
 from probing.positions import positions_identity
-from probing.replay_reading import output_bytes
-from probing.shard_reading import Reading
 from probing.store import ITEM_BYTES
-from probing.subset import subset_of
 
 
 @dataclass(frozen=True)

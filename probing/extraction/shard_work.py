@@ -12,15 +12,15 @@ from typing import Any
 import torch
 
 from probing.corpus import Corpus, Example
-from probing.gathering import Gathering
+from probing.extraction.gathering import Gathering
+from probing.extraction.replay_reading import ReplayReading, read_replay_shard
+from probing.extraction.shard_reading import Clock, Reading, n_words, read_shard
+from probing.extraction.subset import with_ordinals
 from probing.language_model import LanguageModel
 from probing.models._source import ModelSource
 from probing.provenance import environment
-from probing.replay_reading import ReplayReading, read_replay_shard
-from probing.shard_reading import Clock, Reading, n_words, read_shard
 from probing.store import ShardContent, StoreWriter
 from probing.store.leases import Lease, Leases
-from probing.subset import with_ordinals
 from probing.work import Place, Report, Worker, WorkPlan, WorkUnit, unit_id
 
 

@@ -13,7 +13,7 @@ from probing.contracts import Task
 from probing.corpus import SPLITS, Corpus, Example
 from probing.design import Labels
 from probing.errors import BadParameter, ProvenanceMismatch
-from probing.label_checks import check_labels
+from probing.training.label_checks import check_labels
 
 Ints = NDArray[np.int64]
 _OWN_KEYS = ("type", "lemma", "document", "text")

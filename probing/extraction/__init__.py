@@ -10,7 +10,11 @@ from typing import Literal
 from probing.completing import complete
 from probing.corpus import Corpus
 from probing.errors import BadParameter, UnitFailed
-from probing.extraction_work import (
+from probing.extraction.gathering import Gathering
+from probing.extraction.reading_options import TOKENS_PER_BATCH, LongInputs, check_corpus, reading_of
+from probing.extraction.shard_plan import ShardPlan
+from probing.extraction.shard_reading import Reading
+from probing.extraction.shard_work import (
     StoreToFill,
     WorkersThatLoad,
     WorkersWithModel,
@@ -19,13 +23,9 @@ from probing.extraction_work import (
     shard_units,
     threads_set,
 )
-from probing.gathering import Gathering
 from probing.language_model import LanguageModel
 from probing.progress import words_bar
 from probing.provenance import digest
-from probing.reading_options import TOKENS_PER_BATCH, LongInputs, check_corpus, reading_of
-from probing.shard_plan import ShardPlan
-from probing.shard_reading import Reading
 from probing.site import are_module_paths
 from probing.specs import build
 from probing.store import Store

@@ -13,20 +13,20 @@ from sklearn.base import BaseEstimator
 from probing.contracts import Control, Measure, Probe, Task
 from probing.corpus import Corpus
 from probing.design import Kind, Labels
-from probing.doubts import doubts
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
-from probing.labelling import facts, label_rows
-from probing.pooling import with_rows
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
 from probing.provenance import digest
-from probing.results import NO_SITE
-from probing.scoring import EVALUATED, Resampler, gives_probabilities
 from probing.seeds import child_seed
 from probing.site import select_sites
 from probing.specs import build, build_task, full_recipe, normalised, spec_of
 from probing.statistics import RESAMPLES
 from probing.store import Store
-from probing.units import VERSION, labels_digest
+from probing.training.doubts import doubts
+from probing.training.labelling import facts, label_rows
+from probing.training.pooling import with_rows
+from probing.training.results import NO_SITE
+from probing.training.scoring import EVALUATED, Resampler, gives_probabilities
+from probing.training.units import VERSION, labels_digest
 
 DEFAULT_MEASURES = {"classes": ("accuracy", "macro_f1", "log_loss"), "real": ("r2", "spearman")}
 DEFAULT_PROBES = {"classes": ("linear",), "real": ("ridge",)}
