@@ -18,10 +18,11 @@ from sklearn.base import BaseEstimator
 from probing.contracts import Control, Measure, Probe, Task
 from probing.corpus import SPLITS, Corpus
 from probing.design import Labels
-from probing.errors import NonFiniteStates
+from probing.errors import BadParameter, NonFiniteStates, unknown_name
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
 from probing.provenance import digest
 from probing.records import ProbeResult
+from probing.statistics import CORRECTIONS, Correction
 from probing.store import Store
 from probing.training.plan import Plan, make_plan, recipe_of
 from probing.training.results import NO_SITE, ProbeResults, adjusted
@@ -44,6 +45,7 @@ def train(
     sites: str | Sequence[str] = "*",
     cluster: str = "sentence",
     rows: str | None = None,
+    correction: Correction = "holm",
     to: str | Path | None = None,
     progress: bool = True,
 ) -> ProbeResults:
@@ -67,6 +69,9 @@ def train(
         sites: patterns of sites of the store.
         cluster: what is resampled for intervals: `sentence` or `document`.
         rows: how the rows of a piece store are pooled, e.g. `word:last` (default: the mean).
+        correction: how p of gains are adjusted over the sites, probes, baselines and tasks of a store: `holm`, or `bh`
+            (Benjamini-Hochberg), which bounds the share of false claims instead of the chance of any. It goes for all
+            results of the folder.
         to: folder for results.jsonl, results.parquet, fitted probes, and units by which a killed run resumes.
         progress: whether to show a bar on standard error, if that is a terminal.
 
@@ -76,13 +81,15 @@ def train(
         NonFiniteStates: NaN or infinite states, with site and rows.
         UnknownName, BadParameter: names and parameters.
     """
+    if correction not in CORRECTIONS:
+        raise unknown_name("correction", correction, CORRECTIONS, error=BadParameter)
     opened = store if not isinstance(store, str | Path) else Store.open(store)
     plan = make_plan(
         opened, corpus, task=task, probes=probes, controls=controls, measures=measures, seeds=seeds,
         root_seed=root_seed, sites=sites, cluster=cluster, rows=rows,
     )  # fmt: skip
     folder = Path(to) if to is not None else None
-    results = adjusted(_results(plan, folder, progress=progress))
+    results = adjusted(_results(plan, folder, progress=progress), correction=correction)
     if folder is None:
         return results
     results.write(folder)
