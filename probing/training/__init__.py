@@ -26,7 +26,7 @@ from probing.statistics import CORRECTIONS, Correction
 from probing.store import Store
 from probing.training.plan import Plan, make_plan, recipe_of
 from probing.training.results import NO_SITE, ProbeResults, adjusted
-from probing.training.scoring import ControlScores, Scores, measure_results, predict, score_label_set
+from probing.training.scoring import ControlScores, Scores, kept, measure_results, predict, score_label_set
 from probing.training.units import commit_unit, load_unit
 
 States = Mapping[str, NDArray[Any]]
@@ -194,7 +194,7 @@ def _fitted(
         converged=all(bool(getattr(fit, "converged_", True)) for fits_of_set in fits for fit in fits_of_set),
         facts=dict(plan.facts), provenance=_provenance(plan, unit),
     )  # fmt: skip
-    commit_unit(folder, result, fits[0][0])
+    commit_unit(folder, result, fits[0][0], kept(scored[0], plan.resamplers))
     return result
 
 

@@ -100,6 +100,22 @@ class ControlScores:
     draws: Sequence[Scores]
 
 
+def kept(task: Scores, resamplers: Mapping[str, Resampler]) -> dict[str, NDArray[Any]]:
+    """What pairs this probe with others on the same rows later: arrays by name.
+
+    Samples and not sums by cluster: they serve measures of ranks too, and are those that the intervals are made of.
+
+    Returns:
+        `SPLIT/MEASURE/value` (seeds,) and `SPLIT/MEASURE/samples` (seeds, R); `SPLIT/clusters`, the number S.
+    """
+    arrays: dict[str, NDArray[Any]] = {
+        f"{split}/clusters": np.array([resampler.weights.shape[1]]) for split, resampler in resamplers.items()
+    }
+    for (name, split), found in task.items():
+        arrays |= {f"{split}/{name}/value": found.values, f"{split}/{name}/samples": found.samples}
+    return arrays
+
+
 def predict(probe: Probe, X: NDArray[Any], *, n_classes: int) -> Prediction:
     """What a fitted probe says, with log probabilities on all K columns where it gives any.
 
@@ -227,7 +243,7 @@ def _gain(baseline: str, ours: Sampled, theirs: Sampled, measure: Measure, resam
     found = _gained(ours, theirs.samples, measure, resampler)
     value, margin = _better(ours.value, theirs.value, measure), MARGINS.get(measure.unit, 0.0)
     p = one_sided_p(value, found.samples, margin=margin, df=found.df)
-    if measure.unit == FRACTION and _is_unvaried(found.interval):
+    if measure.unit == FRACTION and is_unvaried(found.interval):
         p = unvaried_p(value, resampler.weights.shape[1], margin=margin, least=-1.0)
     gain = _score(value, found, measure, resampler, least=-1.0)
     error = _error(found, gain)
@@ -247,7 +263,7 @@ def _gained(task: Sampled, other: NDArray[np.float64], measure: Measure, resampl
 
 def _error(found: Replicates, score: Score) -> float:
     """Standard error of a difference; of one that no resample changes, the one its interval stands for."""
-    return half_width_error(score.low, score.high) if _is_unvaried(found.interval) else found.error
+    return half_width_error(score.low, score.high) if is_unvaried(found.interval) else found.error
 
 
 def _better(ours: float, theirs: float, measure: Measure) -> float:
@@ -260,14 +276,18 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _score(value: float, found: Replicates, measure: Measure, resampler: Resampler, *, least: float = 0.0) -> Score:
-    """A score with its interval. A fraction's lies from `least` (of differences: -1) to 1, and never has no width."""
-    bounds = found.interval
-    if measure.unit == FRACTION and _is_unvaried(bounds):
-        bounds = unvaried_interval(value, resampler.weights.shape[1], least=least, most=1.0)
-    if measure.unit == FRACTION:
-        bounds = max(least, bounds[0]), min(1.0, bounds[1])
+    bounds = bounded(value, found, unit=measure.unit, clusters=resampler.weights.shape[1], least=least)
     return Score(value, *bounds, n=len(resampler.rows), unit=measure.unit)
 
 
-def _is_unvaried(bounds: tuple[float, float]) -> bool:
+def bounded(value: float, found: Replicates, *, unit: str, clusters: int, least: float) -> tuple[float, float]:
+    """An interval. A fraction's lies from `least` (of differences: -1) to 1, and never has no width."""
+    bounds = found.interval
+    if unit == FRACTION and is_unvaried(bounds):
+        bounds = unvaried_interval(value, clusters, least=least, most=1.0)
+    return bounds if unit != FRACTION else (max(least, bounds[0]), min(1.0, bounds[1]))
+
+
+def is_unvaried(bounds: tuple[float, float]) -> bool:
+    """Whether no resample changed the score."""
     return bounds[1] - bounds[0] <= _NO_WIDTH
