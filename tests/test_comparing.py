@@ -75,9 +75,8 @@ def read(folder: Path) -> Any:
 
 def test_pairing_narrows_the_interval_of_sites_that_err_on_the_same_rows(folder: Path) -> None:
     row = pair(compare(folder, task="upos", probe="linear"), "resid.0", "resid.1")
-    widths = [
-        r.measure("accuracy").score for r in read(folder) if r.probe == "linear" and r.site in ("resid.0", "resid.1")
-    ]
+    alike = [r for r in read(folder) if r.probe == "linear" and r.site in ("resid.0", "resid.1")]
+    widths = [r.measure("accuracy").score for r in alike]
     unpaired = np.hypot(*(score.high - score.low for score in widths))
     assert row.high - row.low < 0.7 * unpaired
     assert row.detectable < (row.high - row.low)
