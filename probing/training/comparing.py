@@ -62,8 +62,8 @@ def compare(
     """Every pair of sites (and probes) of one task, as the difference of their scores on the same rows.
 
     Differences are taken within each bootstrap resample of the sentences, so what two sites have in common cancels:
-    they can differ for certain where their own intervals overlap. Choose a site on dev (`ProbeResults.best`), not by this
-    table on test.
+    they can differ for certain where their own intervals overlap. Choose a site on dev (`ProbeResults.best`), not by
+    this table on test.
 
     Args:
         results: the folder that `train(…, to=…)` wrote.
