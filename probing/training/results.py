@@ -12,6 +12,8 @@ from typing import Any, overload
 
 import pandas as pd
 
+from probing import analysis
+from probing.analysis import AnalysisResult
 from probing.errors import UnknownName, unknown_name
 from probing.provenance import environment
 from probing.records import Gain, MeasureResult, ProbeResult, Score, json_lines, read_results
@@ -24,10 +26,15 @@ _FLAGS = ("converged", "higher_is_better")
 
 
 class ProbeResults(Sequence[ProbeResult]):
-    """Results of one or more tasks, in the order they were asked for; baselines come first, with site "(none)"."""
+    """Results of one or more tasks, in the order they were asked for; baselines come first, with site "(none)".
 
-    def __init__(self, results: Iterable[ProbeResult]) -> None:
+    Attributes:
+        analyses: what the analyses of the same run say; a slice keeps none.
+    """
+
+    def __init__(self, results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> None:
         self._results = tuple(results)
+        self.analyses = tuple(analyses)
 
     @overload
     def __getitem__(self, index: int) -> ProbeResult: ...
@@ -59,6 +66,10 @@ class ProbeResults(Sequence[ProbeResult]):
     def long(self) -> pd.DataFrame:
         """One row per site × task × probe × measure × split × control: the content of results.parquet."""
         return _long_table(self._results)
+
+    def analysis_table(self) -> pd.DataFrame:
+        """One row per number of every analysis: the content of analyses.parquet."""
+        return _analysis_table(self.analyses)
 
     def best(self, measure: str | None = None, probe: str | None = None) -> ProbeResult:
         """The result with the best score on dev, among those that read states; the earliest of equals.
@@ -109,6 +120,9 @@ class ProbeResults(Sequence[ProbeResult]):
         write_atomically(place / "results.jsonl", json_lines(merged).encode())
         write_atomically(place / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
         write_parquet(_long_table(merged), place / "results.parquet")
+        if merged.analyses:
+            write_atomically(place / "analyses.jsonl", analysis.json_lines(merged.analyses).encode())
+            write_parquet(_analysis_table(merged.analyses), place / "analyses.parquet")
         return place
 
     def merged_into(self, folder: Path) -> ProbeResults:
@@ -116,15 +130,17 @@ class ProbeResults(Sequence[ProbeResult]):
         path = folder / "results.jsonl"
         kept = {_key(result): result for result in (read_results(path) if path.is_file() else [])}
         kept.update((_key(result), result) for result in self._results)
-        return adjusted(kept.values())
+        told = {_analysis_key(result): result for result in analysis.read_analyses(folder / "analyses.jsonl")}
+        told.update((_analysis_key(result), result) for result in self.analyses)
+        return adjusted(kept.values(), told.values())
 
     def adjusted_in(self, folder: Path) -> ProbeResults:
         """These results with p adjusted over all that `folder` holds."""
         wanted = {_key(result) for result in self._results}
-        return ProbeResults(result for result in self.merged_into(folder) if _key(result) in wanted)
+        return ProbeResults((result for result in self.merged_into(folder) if _key(result) in wanted), self.analyses)
 
 
-def adjusted(results: Iterable[ProbeResult]) -> ProbeResults:
+def adjusted(results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> ProbeResults:
     """Results with Holm-adjusted p over the sites, probes, baselines and tasks of a store, by measure and split."""
     listed = list(results)
     families: dict[tuple[str, ...], list[Gain]] = {}
@@ -133,8 +149,11 @@ def adjusted(results: Iterable[ProbeResult]) -> ProbeResults:
             families.setdefault(_family(result, found), []).extend(found.gains)
     queues = {key: iter(holm([gain.p for gain in gains])) for key, gains in families.items()}
     return ProbeResults(
-        replace(result, measures=tuple(_with_p(found, queues[_family(result, found)]) for found in result.measures))
-        for result in listed
+        (
+            replace(result, measures=tuple(_with_p(found, queues[_family(result, found)]) for found in result.measures))
+            for result in listed
+        ),
+        analyses,
     )
 
 
@@ -148,6 +167,10 @@ def _family(result: ProbeResult, found: MeasureResult) -> tuple[str, ...]:
 
 def _key(result: ProbeResult) -> tuple[str, str, str]:
     return result.task, result.site, result.probe
+
+
+def _analysis_key(result: AnalysisResult) -> tuple[str, str, str, str]:
+    return result.task, result.site, result.probe, result.analysis
 
 
 def _table_row(result: ProbeResult, split: str) -> dict[str, Any]:
@@ -179,6 +202,12 @@ def _long_table(results: Iterable[ProbeResult]) -> pd.DataFrame:
         for name in frame.columns
     }
     return frame.astype(types)
+
+
+def _analysis_table(results: Iterable[AnalysisResult]) -> pd.DataFrame:
+    frame = pd.DataFrame([row for result in results for row in result.rows()])
+    numbers = {name: "float64" for name in ("value", "low", "high", "x") if name in frame}
+    return frame.astype(numbers | {name: "string" for name in frame if name not in numbers and name != "draw"})
 
 
 def write_atomically(path: Path, content: bytes) -> None:
