@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 
+from probing.analysis import AnalysisResult
 from probing.records import ProbeResult
 from probing.reporting.findings import Finding, finding
 from probing.reporting.markup import Markup, el, join
@@ -17,9 +18,9 @@ from probing.reporting.wording import plural
 MAX_BYTES = 3_000_000
 
 
-def page(results: Sequence[ProbeResult]) -> bytes:
+def page(results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = ()) -> bytes:
     """The whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says so."""
-    tasks = by_task(results)
+    tasks = by_task(results, analyses)
     findings = [finding(task) for task in tasks]
     for long_table, confusion in ((True, True), (False, True), (False, False)):
         document = _document(tasks, findings, long_table=long_table, confusion=confusion).encode()

@@ -36,6 +36,16 @@ class ProbeResults(Sequence[ProbeResult]):
         self._results = tuple(results)
         self.analyses = tuple(analyses)
 
+    @classmethod
+    def read(cls, folder: str | Path) -> ProbeResults:
+        """What `write` left in a folder.
+
+        Raises:
+            InputError: a line that is no result.
+        """
+        place = Path(folder)
+        return cls(read_results(place / "results.jsonl"), analysis.read_analyses(place / "analyses.jsonl"))
+
     @overload
     def __getitem__(self, index: int) -> ProbeResult: ...
     @overload
