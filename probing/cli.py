@@ -150,7 +150,7 @@ def _warn(sentences: Iterable[str]) -> None:
 def _print_results(results: Any) -> None:
     from rich.console import Console
 
-    import_module("probing.reporting.tables").print_results(list(results), Console())
+    import_module("probing.reporting.tables").print_results(list(results), Console(), results.analyses)
 
 
 @app.command()
@@ -165,7 +165,7 @@ def run(
     Example: probing run datasets/reference/study.yaml --to cache/results/reference
     """
     page = import_module("probing.study").Study.from_yaml(study).run(to, progress=not quiet)
-    results = import_module("probing.records").read_results(page.parent / "results.jsonl")
+    results = import_module("probing.training.results").ProbeResults.read(page.parent)
     if as_json:
         _print_json(results)
         return

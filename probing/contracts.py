@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 
+from probing.analysis import Point
 from probing.corpus import Corpus, Example
 from probing.design import Kind, Labels
+from probing.resampling import Resampler
 
 Floats = NDArray[np.floating[Any]]
 
@@ -69,10 +71,19 @@ class Prediction:
     Attributes:
         values: `(N,)` predicted class codes (int64) or real values (float64).
         log_probabilities: `(N, K)` natural logs, float64; None for regression or probes without probabilities.
+        labels: the N rows themselves, for measures that compare rows of one sentence.
     """
 
     values: NDArray[Any]
     log_probabilities: NDArray[np.float64] | None = None
+    labels: Labels | None = None
+
+    def take(self, rows: NDArray[Any]) -> Prediction:
+        """The chosen rows, in the order given."""
+        logs, labels = self.log_probabilities, self.labels
+        return Prediction(
+            self.values[rows], None if logs is None else logs[rows], None if labels is None else labels.take(rows)
+        )
 
 
 class Probe(BaseEstimator, ABC):  # type: ignore[misc]
@@ -82,11 +93,13 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         kinds: the target kinds it can predict.
         reads: `states`, or a key of `Labels.keys` such as `type`: then X is that key's codes, `(N, 1)`.
         stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
+        predicts_most_probable: whether `predict` is always the argmax of `predict_log_proba`.
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
     reads: ClassVar[str] = "states"
     stochastic: ClassVar[bool] = False
+    predicts_most_probable: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
@@ -198,3 +211,55 @@ class Measure(ABC):
         rows = self.row_statistics(y, prediction)
         sums = np.stack([np.bincount(groups, column, weights.shape[1]) for column in rows.T], axis=1)
         return self.from_totals(weights @ sums)
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """What an analysis reads at one site.
+
+    Attributes:
+        site: its name.
+        states: `(n, D)` states by split.
+        labels: of the task, all splits; `labels.rows(split)` are the rows of `states[split]`, in that order.
+        controls: the labels of every draw, by name of the control.
+        given: states by split of the site that the analysis names in `given`, else None.
+        seeds: of the run.
+        resamplers: clusters and their weights, by split (dev and test).
+    """
+
+    site: str
+    states: Mapping[str, NDArray[Any]]
+    labels: Labels
+    controls: Mapping[str, tuple[Labels, ...]]
+    given: Mapping[str, NDArray[Any]] | None
+    seeds: tuple[int, ...]
+    resamplers: Mapping[str, Resampler]
+
+    @property
+    def label_sets(self) -> list[tuple[str, int, Labels]]:
+        """(control, draw, labels): first the task's, with control "" and draw -1, then every draw of every control."""
+        drawn = [(name, draw, labels) for name, draws in self.controls.items() for draw, labels in enumerate(draws)]
+        return [("", -1, self.labels), *drawn]
+
+
+class Analysis(ABC):
+    """What many fits of one probe at one site say together: a curve, a code length, conditional information."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
+
+    @property
+    def given(self) -> str:
+        """A site of the store whose states are read too, "" for none."""
+        return ""
+
+    def accepts(self, probe: Probe) -> bool:
+        """Whether it can be run on this probe; others are passed over."""
+        return True
+
+    def settings(self, data: SiteData) -> Mapping[str, Any]:
+        """What enters the numbers and stands in no parameter, ready for JSON."""
+        return {}
+
+    @abstractmethod
+    def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
+        """The numbers, in the order in which they are told. `probe` is never fitted, only its clones."""

@@ -231,6 +231,9 @@ class TrainOptions(Job):
         [], help="control with options: word_type:draws=5 (default for words), keyed:key=COLUMN, …", flag="control"
     )
     measures: Many = option([], help="measure (default: those of the task's kind; repeatable)", flag="measure")
+    analyses: Many = option(
+        [], help="what else is asked at every site, e.g. code_length (see `probing list analyses`)", flag="analysis"
+    )
     seeds: int = Field(
         default=1, ge=1, le=1000, description="seeds of each stochastic probe", json_schema_extra={"flag": ""}
     )
@@ -247,12 +250,15 @@ class TrainOptions(Job):
         found = [
             pb.train(
                 store, corpus, task=task, probes=self.probes, controls=self.controls or None,
-                measures=self.measures or None, seeds=self.seeds, root_seed=self.root_seed, sites=self.sites,
-                cluster=self.cluster, rows=self.rows, correction=self.correction, to=to, progress=progress,
+                measures=self.measures or None, analyses=self.analyses, seeds=self.seeds,
+                root_seed=self.root_seed, sites=self.sites, cluster=self.cluster, rows=self.rows,
+                correction=self.correction, to=to, progress=progress,
             )
             for task in self.tasks
         ]  # fmt: skip
-        return pb.ProbeResults(result for of_task in found for result in of_task).adjusted_in(Path(to))
+        results = (result for of_task in found for result in of_task)
+        told = (result for of_task in found for result in of_task.analyses)
+        return pb.ProbeResults(results, told).adjusted_in(Path(to))
 
 
 class TrainJob(CorpusOptions, TrainOptions):

@@ -9,7 +9,8 @@ from types import ModuleType
 
 from probing.errors import unknown_name
 
-FOLDERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "executors")
+FOLDERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "analyses", "executors")
+_SINGULAR = {"corpora": "corpus reader", "analyses": "analysis"}
 
 
 def names(folder: str) -> list[str]:
@@ -32,7 +33,7 @@ def get(folder: str, name: str) -> ModuleType:
     """
     known = names(folder)
     if name not in known:
-        raise unknown_name(f"{folder.removesuffix('s')} name" if folder != "corpora" else "corpus reader", name, known)
+        raise unknown_name(_SINGULAR.get(folder, f"{folder.removesuffix('s')} name"), name, known)
     module = _entry_points(folder).get(name, f"probing.{folder}.{name}")
     return importlib.import_module(module)
 

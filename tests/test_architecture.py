@@ -15,15 +15,15 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "probing"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "executors")
+MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "analyses", "executors")
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
     {"errors", "seeds", "registry", "strict_json", "strict_yaml"},
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics", "sources",
-        "work", "foreign",
+        "work", "foreign", "analysis", "resampling",
     },
-    {"contracts"},
+    {"contracts", "predicting"},
     {*MEMBERS, "specs", "language_model", "batching", "chat"},
     {"extraction", "training", "completing", "importing", "progress"},
     {"reporting"},

@@ -53,6 +53,7 @@ class ClassifierProbe(ClassifierMixin, FittedState):  # type: ignore[misc]
     """Base of probes that predict classes: subclasses give `predict_log_proba`."""
 
     kinds = ("classes",)
+    predicts_most_probable = True
 
     classes_: NDArray[Any]
 

@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 from probing.records import Comparison, MeasureResult, ProbeResult, Score
-from probing.reporting.chart import draw
+from probing.reporting.analyses import analyses_section
 from probing.reporting.confusion import confusion_table
-from probing.reporting.curves import Panel, loss_panel, score_panels
+from probing.reporting.curves import loss_panel, score_panels
 from probing.reporting.findings import Finding
 from probing.reporting.markup import Markup, el, escape, join, table
+from probing.reporting.methods import methods_section
+from probing.reporting.panels import figure
 from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
 from probing.reporting.wording import (
     correction_title,
@@ -37,8 +39,10 @@ def task_section(task: TaskResults, found: Finding, anchor: str, *, long_table: 
         _further_controls(task),
         confusion_table(task) if confusion else _left_out("The confusion table"),
         seen_table(task),
+        analyses_section(task),
         facts_table(task),
         _long_table(task) if long_table else _left_out("The table of every measure and split"),
+        methods_section(task),
         _provenance(task),
     ]
     return el("section", {"aria-labelledby": anchor}, *parts)
@@ -83,7 +87,7 @@ def _figures(task: TaskResults) -> Markup:
         else "",
         "Hold the pointer over a mark for its numbers.",
     ]
-    return join([_figure(panels, task, " ".join(filter(None, caption))), _loss_figure(task)])
+    return join([figure(panels, task.title, " ".join(filter(None, caption))), _loss_figure(task)])
 
 
 def _loss_figure(task: TaskResults) -> Markup:
@@ -94,22 +98,7 @@ def _loss_figure(task: TaskResults) -> Markup:
         "Log loss on test in bits per label, lower is better. The label entropy is what knowing nothing but the "
         "frequencies of the labels costs."
     )
-    return _figure([panel], task, caption)
-
-
-def _figure(panels: list[Panel], task: TaskResults, caption: str) -> Markup:
-    drawn = (draw(panel, _described(panel, task)) for panel in panels)
-    return el("figure", None, el("div", {"class": "panels"}, *drawn), el("figcaption", None, caption))
-
-
-def _described(panel: Panel, task: TaskResults) -> str:
-    lines = [
-        f"{curve.name} from {decimal(curve.points[0].value)} at {panel.sites[curve.points[0].x]} "
-        f"to {decimal(curve.points[-1].value)} at {panel.sites[curve.points[-1].x]}"
-        for curve in panel.curves
-    ]
-    levels = [f"{level.name} {decimal(level.points[0].value)}" for level in panel.levels]
-    return f"{task.title}, {panel.title}, {panel.y_label}: {'; '.join(lines + levels)}"
+    return figure([panel], task.title, caption)
 
 
 def results_table(task: TaskResults) -> Markup:

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from probing.analysis import AnalysisResult
 from probing.records import ProbeResult, Score
+from probing.reporting.analyses import summary_rows
 from probing.reporting.findings import finding
 from probing.reporting.task_results import NO_SITE, TaskResults, by_task, comparison, least_gain, score
 from probing.reporting.warnings import warnings_of
@@ -28,14 +30,16 @@ from probing.reporting.wording import (
 _WIDE = 120
 
 
-def print_results(results: Sequence[ProbeResult], console: Console) -> None:
-    """Print one table and one plain sentence per task."""
-    for task in by_task(results):
+def print_results(results: Sequence[ProbeResult], console: Console, analyses: Sequence[AnalysisResult] = ()) -> None:
+    """Print one table and one plain sentence per task, and a table per analysis."""
+    for task in by_task(results, analyses):
         console.print(_heading(task))
         console.print(_table(task, console.width))
         for control in (*task.controls()[1:], *task.chance_checks()):
             console.print(_control_table(task, control, console.width))
         console.print(_notes(task, console.width))
+        for (analysis, probe), found_here in task.analyses_by_kind().items():
+            console.print(_analysis_table(f"{analysis}: {probe}", summary_rows(found_here)))
         for warning in warnings_of(task.any.facts):
             console.print(Text(f"warning: {warning}", style="bold yellow"))
         found = finding(task)
@@ -143,6 +147,16 @@ def _control_table(task: TaskResults, control: str, width: int) -> Table:
         if against is not None:
             numbers = [_shown(against.score, width), _shown(against.selectivity, width), short(against.ceiling)]
             table.add_row(*map(Text, (result.site, result.probe, *numbers)[: len(table.columns)]))
+    return table
+
+
+def _analysis_table(title: str, rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", title_justify="left")
+    table.title = Text(f"analysis {title}")
+    for name in ("site", "quantity", "value", "unit", "controls"):
+        table.add_column(name, justify="right" if name == "value" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, InputError, ProvenanceMismatch, UnknownName, unknown_name
 from probing.records import MeasureResult, ProbeResult, read_results
+from probing.resampling import EVALUATED
 from probing.seeds import child_seed
 from probing.statistics import (
     CORRECTIONS,
@@ -28,7 +29,7 @@ from probing.statistics import (
     unvaried_p,
 )
 from probing.training.results import NO_SITE
-from probing.training.scoring import EVALUATED, FRACTION, bounded, is_unvaried
+from probing.training.scoring import FRACTION, bounded, is_unvaried
 from probing.training.units import load_samples
 
 _SHARED = ("corpus", "labels", "root_seed", "cluster", "resamples", "version")

@@ -10,36 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from probing.contracts import Control, Measure, Probe, Task
+from probing.contracts import Analysis, Control, Measure, Probe, Task
 from probing.corpus import Corpus
 from probing.design import Kind, Labels
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
-from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
+from probing.predicting import gives_probabilities
 from probing.provenance import digest
+from probing.resampling import EVALUATED, Resampler
 from probing.seeds import child_seed
 from probing.site import select_sites
-from probing.specs import build, build_task, full_recipe, normalised, spec_of
+from probing.specs import build_task, full_recipe, spec_of
 from probing.statistics import RESAMPLES
 from probing.store import Store
 from probing.training.doubts import doubts
 from probing.training.label_checks import refuse_one_class
 from probing.training.labelling import facts, label_rows
+from probing.training.members import (
+    ControlSet,
+    built_analyses,
+    built_baselines,
+    built_controls,
+    built_measures,
+    built_probes,
+)
 from probing.training.pooling import with_rows
 from probing.training.results import NO_SITE
-from probing.training.scoring import EVALUATED, Resampler, gives_probabilities
 from probing.training.units import VERSION, labels_digest
-
-DEFAULT_MEASURES = {"classes": ("accuracy", "macro_f1", "log_loss"), "real": ("r2", "spearman")}
-DEFAULT_PROBES = {"classes": ("linear",), "real": ("ridge",)}
-
-
-@dataclass(frozen=True)
-class ControlSet:
-    """One control and the labels of each of its draws."""
-
-    name: str
-    control: Control
-    draws: tuple[Labels, ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,7 @@ class Plan:
         store, sites: where states come from.
         labels: of the task; `controls` hold the labels of every draw.
         probes, baselines: unfitted, by name. Baselines read no states.
+        analyses: by name, each run on every probe that it can read.
         measures: by name. `chosen_measures`: whether the caller named them.
         seeds: one child seed per seed asked for.
         resamplers: by split.
@@ -67,6 +64,7 @@ class Plan:
     controls: tuple[ControlSet, ...]
     measures: Mapping[str, Measure]
     chosen_measures: bool
+    analyses: Mapping[str, Analysis]
     seeds: tuple[int, ...]
     resamplers: Mapping[str, Resampler]
     seen: NDArray[np.bool_] | None
@@ -84,6 +82,11 @@ class Plan:
         reading = {name: probe for name, probe in self.probes.items() if name not in stateless}
         found = [(NO_SITE, name, probe) for name, probe in (dict(self.baselines) | stateless).items()]
         return found + [(site, name, probe) for site in self.sites for name, probe in reading.items()]
+
+    def analysis_units(self) -> list[tuple[str, tuple[str, str, Probe]]]:
+        """(analysis, unit) of everything to analyse, site by site."""
+        reading = [unit for unit in self.units() if unit[0] != NO_SITE]
+        return [(name, unit) for unit in reading for name, one in self.analyses.items() if one.accepts(unit[2])]
 
     def measures_for(self, probe: Probe) -> dict[str, Measure]:
         """The measures this probe can be scored by.
@@ -115,6 +118,7 @@ def make_plan(
     probes: Sequence[str | BaseEstimator] | None,
     controls: Sequence[str | Control] | None,
     measures: Sequence[str | Measure] | None,
+    analyses: Sequence[str | Analysis],
     seeds: int,
     root_seed: int,
     sites: str | Sequence[str],
@@ -138,15 +142,15 @@ def make_plan(
     inputs, unknown = store.inputs, store.unknown_pieces
     store = with_rows(store, corpus, rows, built_task.level)
     kind: Kind = built_task.kind
-    named_probes = _probes(probes if probes is not None else DEFAULT_PROBES[kind], kind)
-    named_measures = _measures(measures if measures is not None else DEFAULT_MEASURES[kind], kind)
+    named_probes = built_probes(probes, kind)
+    named_measures = built_measures(measures, kind)
     scope = store.identity["extraction"]["rows"].partition(":")[0]
     labels = label_rows(store.rows, scope, corpus, built_task, cluster=cluster)
     _refuse_constant_target(labels)
     plan = Plan(
         store=store, sites=chosen_sites, task=name, labels=labels, probes=named_probes,
-        baselines=_baselines(labels), controls=_controls(controls, labels, root_seed), measures=named_measures,
-        chosen_measures=measures is not None,
+        baselines=built_baselines(labels), controls=built_controls(controls, labels, root_seed),
+        measures=named_measures, chosen_measures=measures is not None, analyses=built_analyses(analyses, kind),
         seeds=tuple(child_seed(root_seed, "probe", index) for index in range(seeds)),
         resamplers={s: Resampler.of(labels, s, resamples=RESAMPLES, root_seed=root_seed) for s in EVALUATED},
         seen=_seen_types(labels), facts=facts(labels, corpus) | doubts(labels, corpus, inputs, unknown),
@@ -168,75 +172,6 @@ def _refuse_other_corpus(store: Store, corpus: Corpus) -> None:
             where=str(getattr(store, "path", "")),
             next_step="give the files the store was extracted from, in the same order, or extract again",
         )
-
-
-def _listed(given: Any) -> list[Any]:
-    return [given] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
-
-
-def _named(folder: str, items: Sequence[Any], build_one: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for item in _listed(items):
-        member = build_one(item)
-        name = normalised(folder, item) if isinstance(item, str) else spec_of(member)
-        if name in found:
-            raise BadParameter(f"{name} is given twice", found=name, next_step="name each one once")
-        found[name] = member
-    return found
-
-
-def _probes(items: Sequence[Any], kind: Kind) -> dict[str, Probe]:
-    def build_one(item: Any) -> Probe:
-        if isinstance(item, str):
-            return build("probes", item, kind=kind)  # type: ignore[no-any-return]
-        if not isinstance(item, Probe):
-            return SklearnProbe(item) if kind == "classes" else SklearnRegressorProbe(item)
-        if kind not in item.kinds:
-            raise BadParameter(
-                f"{spec_of(item)} cannot predict this target",
-                needed=f"a probe for a target of kind {kind!r}",
-                found=spec_of(item),
-            )
-        return item
-
-    return _named("probes", items, build_one)
-
-
-def _measures(items: Sequence[Any], kind: Kind) -> dict[str, Measure]:
-    def build_one(item: Any) -> Measure:
-        measure: Measure = build("measures", item) if isinstance(item, str) else item
-        if kind not in measure.kinds:
-            raise BadParameter(
-                f"{spec_of(measure)} does not score a target of kind {kind!r}",
-                needed=", ".join(DEFAULT_MEASURES[kind]),
-                found=spec_of(measure),
-            )  # fmt: skip
-        return measure
-
-    return _named("measures", items, build_one)
-
-
-def _controls(items: Sequence[Any] | None, labels: Labels, root_seed: int) -> tuple[ControlSet, ...]:
-    default = ("word_type",) if "type" in labels.keys else ("shuffled_labels",)
-    built = [
-        build("controls", item) if isinstance(item, str) else item
-        for item in _listed(default if items is None else items)
-    ]
-    seed = child_seed(root_seed, "controls")
-    sets = []
-    for control in built:
-        count: int = control.draws
-        draws = tuple(control.apply(labels, draw=draw, seed=seed) for draw in range(count))
-        sets.append(ControlSet(draws[0].control.rpartition("#")[0], control, draws))
-    names = [one.name for one in sets]
-    for twice in {name for name in names if names.count(name) > 1}:
-        raise BadParameter(f"control {twice} is given twice", found=twice, next_step="name each one once")
-    return tuple(sets)
-
-
-def _baselines(labels: Labels) -> dict[str, Probe]:
-    names = ("prior", "word_type") if "type" in labels.keys else ("prior",)
-    return {name: build("probes", name, kind=labels.kind) for name in names}
 
 
 def _seen_types(labels: Labels) -> NDArray[np.bool_] | None:

@@ -12,6 +12,8 @@ from typing import Any, overload
 
 import pandas as pd
 
+from probing import analysis
+from probing.analysis import AnalysisResult
 from probing.errors import UnknownName, unknown_name
 from probing.provenance import environment
 from probing.records import Gain, MeasureResult, ProbeResult, Score, json_lines, read_results
@@ -27,10 +29,25 @@ _FLAGS = ("converged", "higher_is_better")
 
 
 class ProbeResults(Sequence[ProbeResult]):
-    """Results of one or more tasks, in the order they were asked for; baselines come first, with site "(none)"."""
+    """Results of one or more tasks, in the order they were asked for; baselines come first, with site "(none)".
 
-    def __init__(self, results: Iterable[ProbeResult]) -> None:
+    Attributes:
+        analyses: what the analyses of the same run say; a slice keeps none.
+    """
+
+    def __init__(self, results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> None:
         self._results = tuple(results)
+        self.analyses = tuple(analyses)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> ProbeResults:
+        """What `write` left in a folder.
+
+        Raises:
+            InputError: a line that is no result.
+        """
+        place = Path(folder)
+        return cls(read_results(place / "results.jsonl"), analysis.read_analyses(place / "analyses.jsonl"))
 
     @overload
     def __getitem__(self, index: int) -> ProbeResult: ...
@@ -62,6 +79,10 @@ class ProbeResults(Sequence[ProbeResult]):
     def long(self) -> pd.DataFrame:
         """One row per site × task × probe × measure × split × control: the content of results.parquet."""
         return _long_table(self._results)
+
+    def analysis_table(self) -> pd.DataFrame:
+        """One row per number of every analysis: the content of analyses.parquet."""
+        return _analysis_table(self.analyses)
 
     def best(self, measure: str | None = None, probe: str | None = None) -> ProbeResult:
         """The result with the best score on dev, among those that read states; the earliest of equals.
@@ -112,6 +133,9 @@ class ProbeResults(Sequence[ProbeResult]):
         write_atomically(place / "results.jsonl", json_lines(merged).encode())
         write_atomically(place / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
         write_parquet(_long_table(merged), place / "results.parquet")
+        if merged.analyses:
+            write_atomically(place / "analyses.jsonl", analysis.json_lines(merged.analyses).encode())
+            write_parquet(_analysis_table(merged.analyses), place / "analyses.parquet")
         return place
 
     def merged_into(self, folder: Path) -> ProbeResults:
@@ -119,12 +143,14 @@ class ProbeResults(Sequence[ProbeResult]):
         path = folder / "results.jsonl"
         kept = {_key(result): result for result in (read_results(path) if path.is_file() else [])}
         kept.update((_key(result), result) for result in self._results)
-        return adjusted(kept.values(), correction=correction_of(self._results))
+        told = {_analysis_key(result): result for result in analysis.read_analyses(folder / "analyses.jsonl")}
+        told.update((_analysis_key(result), result) for result in self.analyses)
+        return adjusted(kept.values(), told.values(), correction=correction_of(self._results))
 
     def adjusted_in(self, folder: Path) -> ProbeResults:
         """These results with p adjusted over all that `folder` holds."""
         wanted = {_key(result) for result in self._results}
-        return ProbeResults(result for result in self.merged_into(folder) if _key(result) in wanted)
+        return ProbeResults((result for result in self.merged_into(folder) if _key(result) in wanted), self.analyses)
 
 
 def correction_of(results: Iterable[ProbeResult]) -> Correction:
@@ -133,7 +159,9 @@ def correction_of(results: Iterable[ProbeResult]) -> Correction:
     return next((gain.correction for gain in gains), "holm")
 
 
-def adjusted(results: Iterable[ProbeResult], *, correction: Correction = "holm") -> ProbeResults:
+def adjusted(
+    results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = (), *, correction: Correction = "holm"
+) -> ProbeResults:
     """Results with p adjusted over the sites, probes, baselines and tasks of a store, by measure and split.
 
     The smallest gain that could have been seen depends on that family too, and is told anew.
@@ -145,8 +173,13 @@ def adjusted(results: Iterable[ProbeResult], *, correction: Correction = "holm")
             families.setdefault(_family(result, found), []).extend(found.gains)
     queues = {key: iter(_told(gains, correction)) for key, gains in families.items()}
     return ProbeResults(
-        replace(result, measures=tuple(_with_gains(found, queues[_family(result, found)]) for found in result.measures))
-        for result in listed
+        (
+            replace(
+                result, measures=tuple(_with_gains(found, queues[_family(result, found)]) for found in result.measures)
+            )
+            for result in listed
+        ),
+        analyses,
     )
 
 
@@ -176,6 +209,10 @@ def _family(result: ProbeResult, found: MeasureResult) -> tuple[str, ...]:
 
 def _key(result: ProbeResult) -> tuple[str, str, str]:
     return result.task, result.site, result.probe
+
+
+def _analysis_key(result: AnalysisResult) -> tuple[str, str, str, str]:
+    return result.task, result.site, result.probe, result.analysis
 
 
 def _table_row(result: ProbeResult, split: str) -> dict[str, Any]:
@@ -215,6 +252,12 @@ def _long_table(results: Iterable[ProbeResult]) -> pd.DataFrame:
         for name in frame.columns
     }
     return frame.astype(types)
+
+
+def _analysis_table(results: Iterable[AnalysisResult]) -> pd.DataFrame:
+    frame = pd.DataFrame([row for result in results for row in result.rows()])
+    numbers = {name: "float64" for name in ("value", "low", "high", "x") if name in frame}
+    return frame.astype(numbers | {name: "string" for name in frame if name not in numbers and name != "draw"})
 
 
 def write_atomically(path: Path, content: bytes) -> None:

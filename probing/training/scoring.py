@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 
 from probing.contracts import Measure, Prediction, Probe
 from probing.design import Labels
-from probing.errors import DegenerateDesign
-from probing.probes._estimator import ClassifierProbe
+from probing.predicting import predict
 from probing.records import Comparison, Gain, MeasureResult, Score
-from probing.seeds import child_seed
+from probing.resampling import Resampler
 from probing.statistics import (
     MANY,
     Replicates,
-    cluster_weights,
     detectable,
     gained,
     half_width_error,
@@ -29,48 +27,10 @@ from probing.statistics import (
     unvaried_p,
 )  # fmt: skip
 
-EVALUATED = ("dev", "test")
 FRACTION = "fraction"
 MARGINS = {FRACTION: 0.02, "bits": 0.05}  # by unit: what a gain has to exceed; 0 in other units
 _CELLS = 1 << 24
 _NO_WIDTH = 1e-12
-
-
-@dataclass(frozen=True)
-class Resampler:
-    """The rows of one split and the weights of their clusters in every resample.
-
-    Attributes:
-        split: `dev` or `test`.
-        rows: `(N,)` indices into the labels.
-        groups: `(N,)` cluster of each row, 0 … S-1.
-        weights: `(R, S)`.
-        seed: of the resampling of seeds and draws.
-    """
-
-    split: str
-    rows: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    weights: NDArray[Any]
-    seed: int
-
-    @classmethod
-    def of(cls, labels: Labels, split: str, *, resamples: int, root_seed: int) -> Resampler:
-        """Number the clusters of `split` and draw their weights.
-
-        Raises:
-            DegenerateDesign: fewer than two clusters.
-        """
-        rows = labels.rows(split)
-        clusters, groups = np.unique(labels.groups[rows], return_inverse=True)
-        if len(clusters) < 2:
-            raise DegenerateDesign(
-                f"no interval can be given on {split}: too few clusters to resample", needed="at least two",
-                found=str(len(clusters)), where=f"task {labels.task}", next_step="use cluster=sentence or more text",
-            )  # fmt: skip
-        seed = child_seed(root_seed, "bootstrap", split)
-        weights = cluster_weights(len(clusters), resamples=resamples, seed=seed)
-        return cls(split, rows, groups.reshape(-1), weights, child_seed(seed, "nested"))
 
 
 @dataclass(frozen=True)
@@ -116,30 +76,6 @@ def kept(task: Scores, resamplers: Mapping[str, Resampler]) -> dict[str, NDArray
     return arrays
 
 
-def predict(probe: Probe, X: NDArray[Any], *, n_classes: int) -> Prediction:
-    """What a fitted probe says, with log probabilities on all K columns where it gives any.
-
-    A class the probe has never seen has log probability -inf.
-    """
-    if not n_classes:
-        return Prediction(np.asarray(probe.predict(X), np.float64))
-    if not gives_probabilities(probe):
-        return Prediction(np.asarray(probe.predict(X), np.int64))
-    classifier: Any = probe
-    logs = np.full((len(X), n_classes), -np.inf)
-    logs[:, np.asarray(classifier.classes_, np.int64)] = classifier.predict_log_proba(X)
-    # Most classifiers of ours predict the argmax of these: no second pass over X.
-    own = type(probe).predict is ClassifierProbe.predict
-    values = logs.argmax(1) if own else np.asarray(probe.predict(X), np.int64)
-    return Prediction(values, logs)
-
-
-def gives_probabilities(probe: Probe) -> bool:
-    """Whether a classifier has class probabilities: scikit-learn's convention, looked up in what is wrapped."""
-    wrapped = getattr(probe, "estimator", None)
-    return hasattr(probe, "predict_log_proba") and (wrapped is None or hasattr(wrapped, "predict_proba"))
-
-
 def score_label_set(
     fits: Sequence[Probe],
     labels: Labels,
@@ -153,9 +89,10 @@ def score_label_set(
     scores = {}
     measures = {name: measure.informed(labels) for name, measure in measures.items()}
     for split, resampler in resamplers.items():
-        y = labels.y[resampler.rows]
+        part = labels.take(resampler.rows)
+        y = part.y
         known = None if seen is None else seen[resampler.rows]
-        predictions = [predict(fit, states[split], n_classes=len(labels.classes)) for fit in fits]
+        predictions = [predict(fit, states[split], part) for fit in fits]
         for name, measure in measures.items():
             values = np.array([measure.value(y, prediction) for prediction in predictions])
             samples = np.stack([_resampled(measure, y, prediction, resampler) for prediction in predictions])
@@ -183,14 +120,9 @@ def _subset_value(
     rows = np.flatnonzero(seen == wanted) if seen is not None else np.empty(0, np.int64)
     if len(rows) < 2:
         return None
-    values = [measure.value(y[rows], _taken(prediction, rows)) for prediction in predictions]
+    values = [measure.value(y[rows], prediction.take(rows)) for prediction in predictions]
     mean = float(np.mean(values))
     return mean if math.isfinite(mean) else None
-
-
-def _taken(prediction: Prediction, rows: NDArray[np.int64]) -> Prediction:
-    logs = prediction.log_probabilities
-    return Prediction(prediction.values[rows], None if logs is None else logs[rows])
 
 
 def measure_results(

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from probing import analysis as analyses
+from probing.analysis import AnalysisResult
 from probing.contracts import Probe
 from probing.design import Labels
 from probing.errors import InputError
@@ -82,6 +84,24 @@ def load_samples(folder: Path, result: ProbeResult) -> dict[str, NDArray[Any]]:
 
 def _samples_path(folder: Path, unit: str) -> Path:
     return folder / "units" / f"{unit}.safetensors"
+
+
+def load_analysis(folder: Path | None, unit: str) -> AnalysisResult | None:
+    """The committed result of an analysis, or None if there is none that is whole."""
+    if folder is None:
+        return None
+    try:
+        result = analyses.from_json((folder / "units" / f"{unit}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if result.provenance.get("unit") == unit else None
+
+
+def commit_analysis(folder: Path | None, result: AnalysisResult) -> None:
+    """Save the result of an analysis."""
+    if folder is not None:
+        unit: Any = result.provenance["unit"]
+        write_atomically(folder / "units" / f"{unit}.json", (analyses.to_json(result) + "\n").encode())
 
 
 def probe_stem(folder: Path, result: ProbeResult) -> Path:

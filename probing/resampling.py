@@ -1,0 +1,53 @@
+"""Resampler: the clusters of a split and their weights in every bootstrap resample, shared by all that is compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.design import Labels
+from probing.errors import DegenerateDesign
+from probing.seeds import child_seed
+from probing.statistics import cluster_weights
+
+EVALUATED = ("dev", "test")
+
+
+@dataclass(frozen=True)
+class Resampler:
+    """The rows of one split and the weights of their clusters in every resample.
+
+    Attributes:
+        split: `dev` or `test`.
+        rows: `(N,)` indices into the labels.
+        groups: `(N,)` cluster of each row, 0 … S-1.
+        weights: `(R, S)`.
+        seed: of the resampling of seeds and draws.
+    """
+
+    split: str
+    rows: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    weights: NDArray[Any]
+    seed: int
+
+    @classmethod
+    def of(cls, labels: Labels, split: str, *, resamples: int, root_seed: int) -> Resampler:
+        """Number the clusters of `split` and draw their weights.
+
+        Raises:
+            DegenerateDesign: fewer than two clusters.
+        """
+        rows = labels.rows(split)
+        clusters, groups = np.unique(labels.groups[rows], return_inverse=True)
+        if len(clusters) < 2:
+            raise DegenerateDesign(
+                f"no interval can be given on {split}: too few clusters to resample", needed="at least two",
+                found=str(len(clusters)), where=f"task {labels.task}", next_step="use cluster=sentence or more text",
+            )  # fmt: skip
+        seed = child_seed(root_seed, "bootstrap", split)
+        weights = cluster_weights(len(clusters), resamples=resamples, seed=seed)
+        return cls(split, rows, groups.reshape(-1), weights, child_seed(seed, "nested"))

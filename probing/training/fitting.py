@@ -1,0 +1,124 @@
+"""One unit of a training run: a probe at a site, fitted on the task and on every control draw, scored, committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.analysis import AnalysisResult
+from probing.contracts import Analysis, Probe, SiteData
+from probing.design import Labels
+from probing.predicting import predict
+from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
+from probing.provenance import digest
+from probing.records import ProbeResult
+from probing.specs import full_recipe
+from probing.training.plan import Plan, recipe_of
+from probing.training.scoring import ControlScores, Scores, kept, measure_results, score_label_set
+from probing.training.states import States, stateless
+from probing.training.units import commit_analysis, commit_unit
+
+Unit = tuple[str, str, Probe]  # site, name, probe
+
+
+def unit_id(plan: Plan, site: str, name: str, probe: Probe) -> str:
+    """Hash of everything that determines one result."""
+    return digest([recipe_of(plan, site, name, probe), dict(plan.provenance)])
+
+
+def analysis_id(plan: Plan, analysis: Analysis, unit: Unit) -> str:
+    """Hash of everything that determines one result of an analysis."""
+    return digest([full_recipe(analysis), unit_id(plan, *unit)])
+
+
+def baseline_scores(plan: Plan) -> dict[str, Scores]:
+    """Scores of the baselines on the task, for the gains over them."""
+    scores: dict[str, Scores] = {}
+    for name, probe in plan.baselines.items():
+        states = stateless(plan, probe)
+        (fits,) = _fits(plan, probe, states, (plan.labels,))
+        scores[name] = score_label_set(
+            fits, plan.labels, states, plan.measures_for(probe), plan.resamplers, seen=plan.seen
+        )
+    return scores
+
+
+def fit_unit(
+    plan: Plan, unit: Unit, states: States, baselines: Mapping[str, Scores], folder: Path | None
+) -> ProbeResult:
+    """Fit one probe at one site on the task and all control draws, score it, and commit the result."""
+    site, name, probe = unit
+    fits = _fits(plan, probe, states, plan.label_sets)
+    measures = plan.measures_for(probe)
+    scored = [
+        score_label_set(
+            fits_of_set, labels, states, measures, plan.resamplers, seen=plan.seen if index == 0 else labels.seen
+        )
+        for index, (fits_of_set, labels) in enumerate(zip(fits, plan.label_sets, strict=True))
+    ]
+    draws = iter(scored[1:])
+    controls = {
+        one.name: ControlScores(
+            one.control.is_selectivity, [labels.ceiling for labels in one.draws], [next(draws) for _ in one.draws]
+        )
+        for one in plan.controls
+    }
+    result = ProbeResult(
+        task=plan.task, kind=plan.labels.kind, site=site, probe=name,
+        measures=measure_results(scored[0], controls, baselines, measures, plan.resamplers),
+        seed_count=len(plan.seeds), draw_count=max([len(one.draws) for one in plan.controls], default=0),
+        fit_count=sum(map(len, fits)), classes=plan.labels.classes,
+        confusion=_confusion(plan.labels, fits[0][0], states["test"]),
+        converged=all(bool(getattr(fit, "converged_", True)) for fits_of_set in fits for fit in fits_of_set),
+        facts=dict(plan.facts), provenance=_provenance(plan, unit),
+    )  # fmt: skip
+    commit_unit(folder, result, fits[0][0], kept(scored[0], plan.resamplers))
+    return result
+
+
+def run_analysis(
+    plan: Plan, name: str, unit: Unit, states: States, given: States | None, folder: Path | None
+) -> AnalysisResult:
+    """Run one analysis of one probe at one site, and commit what it says."""
+    site, probe_name, probe = unit
+    analysis = plan.analyses[name]
+    data = SiteData(
+        site=site, states=states, labels=plan.labels, controls={one.name: one.draws for one in plan.controls},
+        given=given, seeds=plan.seeds, resamplers=plan.resamplers,
+    )  # fmt: skip
+    result = AnalysisResult(
+        analysis=name, task=plan.task, site=site, probe=probe_name, points=tuple(analysis.run(probe, data)),
+        settings=dict(analysis.settings(data)),
+        provenance=dict(plan.provenance) | {"unit": analysis_id(plan, analysis, unit), "recipe": full_recipe(analysis)},
+    )  # fmt: skip
+    commit_analysis(folder, result)
+    return result
+
+
+def _fits(plan: Plan, probe: Probe, states: States, label_sets: Sequence[Labels]) -> list[list[Probe]]:
+    """Fits by label set and seed: one seed if the probe is deterministic."""
+    seeds = plan.seeds if probe.stochastic else plan.seeds[:1]
+    train, dev = ([labels.y[labels.rows(split)] for labels in label_sets] for split in ("train", "dev"))
+    return probe.fit_many(states["train"], train, seeds, dev=(states["dev"], dev))
+
+
+def _provenance(plan: Plan, unit: Unit) -> dict[str, Any]:
+    return dict(plan.provenance) | {
+        "recipe": recipe_of(plan, *unit),
+        "unit": unit_id(plan, *unit),
+        "saved": not isinstance(unit[2], SklearnProbe | SklearnRegressorProbe),
+    }
+
+
+def _confusion(labels: Labels, fit: Probe, X: NDArray[Any]) -> tuple[tuple[int, ...], ...]:
+    """Counts on test, true classes by predicted classes; empty for regression."""
+    n_classes = len(labels.classes)
+    if not n_classes:
+        return ()
+    test = labels.take(labels.rows("test"))
+    cells = np.bincount(test.y * n_classes + predict(fit, X, test).values, minlength=n_classes**2)
+    return tuple(tuple(row) for row in cells.reshape(n_classes, n_classes).tolist())

@@ -1,0 +1,134 @@
+"""What a run was asked for by name, as built members: probes, measures, analyses, controls, baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from probing.contracts import Analysis, Control, Measure, Probe
+from probing.design import Kind, Labels
+from probing.errors import BadParameter
+from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
+from probing.seeds import child_seed
+from probing.specs import build, normalised, spec_of
+
+DEFAULT_MEASURES = {"classes": ("accuracy", "macro_f1", "log_loss"), "real": ("r2", "spearman")}
+DEFAULT_PROBES = {"classes": ("linear",), "real": ("ridge",)}
+
+
+@dataclass(frozen=True)
+class ControlSet:
+    """One control and the labels of each of its draws."""
+
+    name: str
+    control: Control
+    draws: tuple[Labels, ...]
+
+
+def _listed(given: Any) -> list[Any]:
+    return [given] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
+
+
+def _named(folder: str, items: Sequence[Any], build_one: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in _listed(items):
+        member = build_one(item)
+        name = normalised(folder, item) if isinstance(item, str) else spec_of(member)
+        if name in found:
+            raise BadParameter(f"{name} is given twice", found=name, next_step="name each one once")
+        found[name] = member
+    return found
+
+
+def built_probes(items: Sequence[Any] | None, kind: Kind) -> dict[str, Probe]:
+    """Probes by name; estimators of scikit-learn are wrapped. None: the default of the kind.
+
+    Raises:
+        BadParameter: one that cannot predict such a target.
+    """
+
+    def build_one(item: Any) -> Probe:
+        if isinstance(item, str):
+            return build("probes", item, kind=kind)  # type: ignore[no-any-return]
+        if not isinstance(item, Probe):
+            return SklearnProbe(item) if kind == "classes" else SklearnRegressorProbe(item)
+        if kind not in item.kinds:
+            raise BadParameter(
+                f"{spec_of(item)} cannot predict this target",
+                needed=f"a probe for a target of kind {kind!r}",
+                found=spec_of(item),
+            )
+        return item
+
+    return _named("probes", DEFAULT_PROBES[kind] if items is None else items, build_one)
+
+
+def built_measures(items: Sequence[Any] | None, kind: Kind) -> dict[str, Measure]:
+    """Measures by name. None: the defaults of the kind.
+
+    Raises:
+        BadParameter: one that does not score such a target.
+    """
+
+    def build_one(item: Any) -> Measure:
+        measure: Measure = build("measures", item) if isinstance(item, str) else item
+        if kind not in measure.kinds:
+            raise BadParameter(
+                f"{spec_of(measure)} does not score a target of kind {kind!r}",
+                needed=", ".join(DEFAULT_MEASURES[kind]),
+                found=spec_of(measure),
+            )  # fmt: skip
+        return measure
+
+    return _named("measures", DEFAULT_MEASURES[kind] if items is None else items, build_one)
+
+
+def built_analyses(items: Sequence[Any], kind: Kind) -> dict[str, Analysis]:
+    """Analyses by name.
+
+    Raises:
+        BadParameter: one that cannot be run on such a target.
+    """
+
+    def build_one(item: Any) -> Analysis:
+        analysis: Analysis = build("analyses", item) if isinstance(item, str) else item
+        if kind not in analysis.kinds:
+            raise BadParameter(
+                f"{spec_of(analysis)} cannot be run on a target of kind {kind!r}",
+                needed=f"a target of kind {' or '.join(analysis.kinds)}", found=spec_of(analysis),
+                next_step="leave it out for this task",
+            )  # fmt: skip
+        return analysis
+
+    return _named("analyses", items, build_one)
+
+
+def built_controls(items: Sequence[Any] | None, labels: Labels, root_seed: int) -> tuple[ControlSet, ...]:
+    """Controls with the labels of all their draws. None: word_type for words, else a chance check.
+
+    Raises:
+        BadParameter: one is given twice.
+        DegenerateDesign: a control that cannot be applied to these labels.
+    """
+    default = ("word_type",) if "type" in labels.keys else ("shuffled_labels",)
+    built = [
+        build("controls", item) if isinstance(item, str) else item
+        for item in _listed(default if items is None else items)
+    ]
+    seed = child_seed(root_seed, "controls")
+    sets = []
+    for control in built:
+        count: int = control.draws
+        draws = tuple(control.apply(labels, draw=draw, seed=seed) for draw in range(count))
+        sets.append(ControlSet(draws[0].control.rpartition("#")[0], control, draws))
+    names = [one.name for one in sets]
+    for twice in {name for name in names if names.count(name) > 1}:
+        raise BadParameter(f"control {twice} is given twice", found=twice, next_step="name each one once")
+    return tuple(sets)
+
+
+def built_baselines(labels: Labels) -> dict[str, Probe]:
+    """The baselines that are always fitted."""
+    names = ("prior", "word_type") if "type" in labels.keys else ("prior",)
+    return {name: build("probes", name, kind=labels.kind) for name in names}
