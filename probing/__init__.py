@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from probing.store import Store
     from probing.study import Study
     from probing.training import train
+    from probing.training.comparing import compare
     from probing.training.results import ProbeResults
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ _HOMES = {
     "Store": "store",
     "Study": "study",
     "TrainJob": "jobs",
+    "compare": "training.comparing",
     "extract": "extraction",
     "import_states": "importing",
     "load_probe": "probes._loading",
@@ -64,6 +66,7 @@ __all__ = [
     "Store",
     "Study",
     "TrainJob",
+    "compare",
     "extract",
     "import_states",
     "load_probe",

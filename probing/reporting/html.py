@@ -107,8 +107,9 @@ _READING = (
      "budget. A large one says that the probe's success is not memory for keys."),
     ("Chance check", "labels permuted over rows. It should land at the majority rate; it is never called selectivity."),
     ("Gain", "the score less that of the best baseline, on the same rows, paired. The p value is one-sided, against "
-     "the margin, and Holm-adjusted over the sites, probes, baselines and tasks of the study. Intervals of selectivity "
-     "are not adjusted."),
+     "the margin, and adjusted over the sites, probes, baselines and tasks of the study: by Holm (the chance of any "
+     "false claim), or by Benjamini and Hochberg (the share of false claims), as the column says. Intervals of "
+     "selectivity are not adjusted."),
     ("Intervals", "95 %, from resampling whole sentences (or documents), with the seeds of the probe and the draws of "
      "the control."),
     ("Decodable", "at the site and probe that score best on dev, the gain over the best baseline on test clears the "

@@ -14,7 +14,16 @@ from probing.reporting.markup import Markup, el, escape, join, table
 from probing.reporting.methods import methods_section
 from probing.reporting.panels import figure
 from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
-from probing.reporting.wording import count, decimal, interval, measure_title, plain, plural, with_interval
+from probing.reporting.wording import (
+    correction_title,
+    count,
+    decimal,
+    interval,
+    measure_title,
+    plain,
+    plural,
+    with_interval,
+)
 
 _OVERTURNED = {"not judged": "What a judgement needs"}
 _BOX = {"selectively decodable": "box yes", "decodable": "box half"}
@@ -98,7 +107,7 @@ def results_table(task: TaskResults) -> Markup:
     head = ["site", "probe", measure_title(task.primary)]
     head += [f"control: {control}", "selectivity", "control ceiling"] if control else []
     head += [_second_title(task.secondary)] if task.secondary else []
-    head += ["gain over baseline", "adjusted p"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
+    head += ["gain over baseline", _p_title(task)] if any(least_gain(score(r, task.primary)) for r in task.all) else []
     best = task.best()
     rows = [_result_row(task, result, control, len(head)) for result in task.all]
     marked = next((i for i, result in enumerate(task.all) if result is best), None)
@@ -106,6 +115,11 @@ def results_table(task: TaskResults) -> Markup:
     return table(
         f"Results on test, with 95 % intervals; the gain is over the best baseline.{chosen}", head, rows, marked=marked
     )
+
+
+def _p_title(task: TaskResults) -> str:
+    gains = [gain for r in task.all if (gain := least_gain(score(r, task.primary)))]
+    return f"{correction_title(gains[0].correction)}-adjusted p" if gains else "adjusted p"
 
 
 def _second_title(measure: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +15,17 @@ from probing.reporting.analyses import summary_rows
 from probing.reporting.findings import finding
 from probing.reporting.task_results import NO_SITE, TaskResults, by_task, comparison, least_gain, score
 from probing.reporting.warnings import warnings_of
-from probing.reporting.wording import folded, measure_title, plural, short, with_interval
+from probing.reporting.wording import (
+    correction_title,
+    count,
+    decimal,
+    folded,
+    measure_title,
+    p_value,
+    plural,
+    short,
+    with_interval,
+)
 
 _WIDE = 120
 
@@ -35,6 +46,23 @@ def print_results(results: Sequence[ProbeResult], console: Console, analyses: Se
         console.print(Text(found.sentence, style="bold"))
         console.print(Text(found.does_not_show))
         console.print()
+
+
+def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print what `compare` found: a row a pair, and what was adjusted for."""
+    first = pairs[0]
+    several = len({row[name] for row in pairs for name in ("probe_a", "probe_b")}) > 1
+    rows, measure = count(first["n"]), measure_title(first["measure"])
+    console.print(Text(f"{measure} on {first['split']}, a minus b, {rows} rows", style="bold"))
+    table = _grid(["site a", "site b", "difference", "interval", "adjusted p", "detectable"])
+    for row in pairs:
+        names = [f"{row[f'site_{x}']} {row[f'probe_{x}']}" if several else row[f"site_{x}"] for x in "ab"]
+        shown = [decimal(row["difference"]), f"[{decimal(row['low'])}, {decimal(row['high'])}]"]
+        table.add_row(*map(Text, (*names, *shown, p_value(row["p_adjusted"]), decimal(row["detectable"]))))
+    console.print(table)
+    how = f"p {correction_title(first['correction'])}-adjusted over {plural(len(pairs), 'pair')}"
+    note = "detectable: the smallest true difference that would have been shown with 80 % probability"
+    console.print(Text(f"95 % intervals, not adjusted; {how}; {note}; choose a site on dev, not here", style="dim"))
 
 
 def _heading(task: TaskResults) -> Text:

@@ -114,7 +114,7 @@ def comparison(found: MeasureResult | None, control: str | None) -> Comparison |
 
 def least_gain(found: MeasureResult | None) -> Gain | None:
     """The gain over the best baseline: the one that leaves least to gain."""
-    return min(found.gains, key=lambda gain: gain.gain.value) if found and found.gains else None
+    return found.least_gain if found else None
 
 
 def by_task(results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> list[TaskResults]:

@@ -8,6 +8,7 @@ from probing.records import Score
 
 _TITLES = {
     "accuracy": "accuracy", "macro_f1": "macro-F1", "log_loss": "log loss", "r2": "R²", "spearman": "Spearman",
+    "auroc": "AUROC", "rmse": "RMSE", "brier": "Brier score", "calibration": "calibration error",
 }  # fmt: skip
 _QUANTITIES = {
     "code_length": "online code length", "compression": "compression", "learning_curve": "learning curve",
@@ -64,6 +65,16 @@ def folded(score: Score) -> str:
 def probability(p: float) -> str:
     """`= 0.031` or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def p_value(p: float) -> str:
+    """`0.031` or `< 0.001`, for tables."""
+    return probability(p).removeprefix("= ")
+
+
+def correction_title(correction: str) -> str:
+    """`Holm` or `Benjamini-Hochberg`."""
+    return {"holm": "Holm", "bh": "Benjamini-Hochberg"}.get(correction, correction)
 
 
 def count(number: Any) -> str:
