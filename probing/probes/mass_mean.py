@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 from probing.errors import BadParameter
 from probing.probes._calibration import calibrate
 from probing.probes._estimator import ClassifierProbe, checked_matrix, same_for_every_seed
-from probing.probes._standardise import moments, standardise
+from probing.probes._standardise import correlations, moments, standardise
 
 Matrix = NDArray[np.float64]
 _BLOCK = 8192
@@ -98,7 +98,7 @@ class MassMeanProbe(ClassifierProbe):
         mean, scale = moments(X)
         rows = standardise(X, mean, scale)
         varies = np.einsum("nd,nd->d", rows, rows) > 0.5 * len(rows)  # 1 a row, but for constant coordinates
-        gram = _gram(rows) if self.whitened else None
+        gram = correlations(rows) if self.whitened else None
         for probe, y in zip(probes, codes, strict=True):
             means = _class_means(rows, y, len(probe.classes_))
             towards, probe.shrinkage_ = (means - means.mean(0)) * varies, 0.0
@@ -111,15 +111,6 @@ class MassMeanProbe(ClassifierProbe):
             scores = _scores(rows, probe.direction_ * scale[:, None])
             fit = calibrate(scores, y)
             probe.temperature_, probe.intercept_, probe.converged_ = fit.temperature, fit.intercept, fit.converged
-
-
-def _gram(rows: NDArray[np.float32]) -> Matrix:
-    """`XᵀX / N` in float64."""
-    total = np.zeros((rows.shape[1], rows.shape[1]))
-    for low in range(0, len(rows), _BLOCK):
-        block = rows[low : low + _BLOCK].astype(np.float64)
-        total += block.T @ block
-    return total / len(rows)
 
 
 def _class_means(rows: NDArray[np.float32], codes: NDArray[np.int64], classes: int) -> Matrix:
