@@ -50,8 +50,9 @@ def train(
     """Fit every probe at every site on the task and on every draw of every control, and score all of it.
 
     Probes learn from train, stop early by dev, and are scored on dev (for choosing a site) and on test. The task and
-    its controls get the same probe, budget and seeds. The baselines `prior` and, for words, `word_type` are always
-    fitted, with site "(none)", and every probe's gain over them is given.
+    its controls get the same probe, budget and seeds. The baselines `prior`, for words `word_type`, and for sentences
+    `text_length`, `bag_of_words` and `tfidf` are always fitted, with site "(none)", and every probe's gain over each is
+    given.
 
     Args:
         store: the states, or the directory of a store.
@@ -133,10 +134,14 @@ def _states(plan: Plan, site: str) -> States:
 
 
 def _stateless(plan: Plan, probe: Probe) -> States:
-    """What a baseline reads, by split: its key's codes, or nothing (zeros)."""
+    """What a baseline reads, by split, `(N, 1)`: its key's codes or strings, or nothing (zeros)."""
     labels = plan.labels
-    codes = np.zeros(len(labels)) if probe.reads == "states" else labels.keys[probe.reads].astype(np.float64)
-    return {split: codes[labels.rows(split)][:, None] for split in SPLITS}
+    read: NDArray[Any] = np.zeros(len(labels))
+    if probe.reads in labels.keys:
+        codes = labels.keys[probe.reads]
+        names = labels.key_names[probe.reads]
+        read = np.array(names, dtype=object)[codes] if probe.reads_names else codes.astype(np.float64)
+    return {split: read[labels.rows(split)][:, None] for split in SPLITS}
 
 
 def _baseline_scores(plan: Plan) -> dict[str, Scores]:

@@ -153,6 +153,7 @@ def make_plan(
     )  # fmt: skip
     for probe in plan.probes.values():
         plan.measures_for(probe)
+        _refuse_unreadable(probe, labels)
     return plan
 
 
@@ -233,8 +234,20 @@ def _controls(items: Sequence[Any] | None, labels: Labels, root_seed: int) -> tu
 
 
 def _baselines(labels: Labels) -> dict[str, Probe]:
-    names = ("prior", "word_type") if "type" in labels.keys else ("prior",)
+    """What needs no states: the labels alone, and the word or the text of a row."""
+    of_words = ("word_type",) if "type" in labels.keys else ()
+    of_texts = ("text_length", "bag_of_words", "tfidf") if "text" in labels.keys else ()
+    names = ("prior", *of_words, *of_texts)
     return {name: build("probes", name, kind=labels.kind) for name in names}
+
+
+def _refuse_unreadable(probe: Probe, labels: Labels) -> None:
+    if probe.reads != "states" and probe.reads not in labels.keys:
+        raise BadParameter(
+            f"{spec_of(probe)} reads the {probe.reads} of a row, and these rows have none",
+            needed=f"rows with one of: {', '.join(labels.keys) or '(nothing)'}", found=probe.reads,
+            where=f"task {labels.task}", next_step="leave this probe out",
+        )  # fmt: skip
 
 
 def _seen_types(labels: Labels) -> NDArray[np.bool_] | None:
