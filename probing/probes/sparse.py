@@ -143,7 +143,7 @@ class SparseProbe(_Sparse, ClassifierProbe):
         self._check_options()
         mean, scale = moments(X)
         rows = standardise(X, mean, scale)
-        held_out = None if dev is None else standardise(dev[0], mean, scale)
+        held_out = None if dev is None else standardise(np.asarray(dev[0]), mean, scale)
         gram, tensor = correlations(rows), torch.from_numpy(rows)
         tensor = tensor.double() if rows.size <= _FEW_ELEMENTS else tensor
         for m, (probe, y) in enumerate(zip(probes, codes, strict=True)):
@@ -224,7 +224,7 @@ class SparseRegressorProbe(_Sparse, RegressorProbe):
         self._check_options()
         mean, scale = moments(X)
         rows = standardise(X, mean, scale)
-        held_out = None if dev is None else standardise(dev[0], mean, scale)
+        held_out = None if dev is None else standardise(np.asarray(dev[0]), mean, scale)
         gram = correlations(rows)
         for m, (probe, y) in enumerate(zip(probes, targets, strict=True)):
             centre = float(y.mean())

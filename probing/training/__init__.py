@@ -28,7 +28,7 @@ from probing.training.results import NO_SITE, ProbeResults, adjusted
 from probing.training.scoring import ControlScores, Scores, measure_results, predict, score_label_set
 from probing.training.units import commit_unit, load_unit
 
-States = Mapping[str, NDArray[Any]]
+States = Mapping[str, Any]  # by split: arrays (N, D), or Pieces
 
 
 def train(
@@ -102,7 +102,7 @@ def _results(plan: Plan, folder: Path | None, *, progress: bool) -> list[ProbeRe
             for index in missing:
                 _, name, probe = units[index]
                 advance(0, f"{site} {name}")
-                here = states or _stateless(plan, probe)
+                here = _pieces(plan, site) if probe.reads == "pieces" else states or _stateless(plan, probe)
                 found[index] = _fitted(plan, units[index], here, {} if site == NO_SITE else baselines, folder)
                 advance(1, f"{site} {name}")
     return [result for result in found if result is not None]
@@ -131,6 +131,13 @@ def _states(plan: Plan, site: str) -> States:
                 next_step="leave the site out, or extract again in float32",
             )  # fmt: skip
     return states
+
+
+def _pieces(plan: Plan, site: str) -> States:
+    """All pieces of the rows at one site, by split; `make_plan` has seen to it that the store has them."""
+    labels = plan.labels
+    store: Any = plan.store
+    return {split: store.pieces(site, labels.row[labels.rows(split)]) for split in SPLITS}
 
 
 def _stateless(plan: Plan, probe: Probe) -> States:

@@ -23,7 +23,7 @@ from probing.statistics import RESAMPLES
 from probing.store import Store
 from probing.training.doubts import doubts
 from probing.training.labelling import facts, label_rows
-from probing.training.pooling import with_rows
+from probing.training.pooling import PooledStore, with_rows
 from probing.training.results import NO_SITE
 from probing.training.scoring import EVALUATED, Resampler, gives_probabilities
 from probing.training.units import VERSION, labels_digest
@@ -103,7 +103,7 @@ class Plan:
 
 def reads_states(name: str, probe: Probe) -> bool:
     """Whether the probe has to be fitted at every site."""
-    return probe.reads == "states" and name.partition(":")[0] != "prior"
+    return probe.reads in ("states", "pieces") and name.partition(":")[0] != "prior"
 
 
 def make_plan(
@@ -153,7 +153,7 @@ def make_plan(
     )  # fmt: skip
     for probe in plan.probes.values():
         plan.measures_for(probe)
-        _refuse_unreadable(probe, labels)
+        _refuse_unreadable(probe, plan)
     return plan
 
 
@@ -241,8 +241,14 @@ def _baselines(labels: Labels) -> dict[str, Probe]:
     return {name: build("probes", name, kind=labels.kind) for name in names}
 
 
-def _refuse_unreadable(probe: Probe, labels: Labels) -> None:
-    if probe.reads != "states" and probe.reads not in labels.keys:
+def _refuse_unreadable(probe: Probe, plan: Plan) -> None:
+    labels = plan.labels
+    if probe.reads == "pieces" and not isinstance(plan.store, PooledStore):
+        raise BadParameter(
+            f"{spec_of(probe)} reads all pieces of a row", needed="a store of pieces", found=plan.provenance["rows"],
+            where=str(plan.store.path), next_step="extract with --rows piece to another folder, and train on that",
+        )  # fmt: skip
+    if probe.reads not in ("states", "pieces") and probe.reads not in labels.keys:
         raise BadParameter(
             f"{spec_of(probe)} reads the {probe.reads} of a row, and these rows have none",
             needed=f"rows with one of: {', '.join(labels.keys) or '(nothing)'}", found=probe.reads,
