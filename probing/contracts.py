@@ -91,13 +91,16 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
 
     Class attributes:
         kinds: the target kinds it can predict.
-        reads: `states`, or a key of `Labels.keys` such as `type`: then X is that key's codes, `(N, 1)`.
+        reads: `states`; or `pieces` (of a piece store): then X is `design.Pieces`; or a key of `Labels.keys` such as
+            `type`: then X is that key's codes, `(N, 1)`.
+        reads_names: X is the key's strings instead of its codes, `(N, 1)` of dtype object.
         stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
         predicts_most_probable: whether `predict` is always the argmax of `predict_log_proba`.
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
     reads: ClassVar[str] = "states"
+    reads_names: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
     predicts_most_probable: ClassVar[bool] = False
 

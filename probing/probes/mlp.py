@@ -12,11 +12,11 @@ from scipy.special import log_softmax
 from sklearn.base import clone
 
 from probing.contracts import Probe
-from probing.errors import BadParameter, DegenerateDesign
+from probing.errors import BadParameter
+from probing.probes._early_stopping import dev_codes, held_out_rows, require_scored
 from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix
 from probing.probes._stacked_mlp import FittedNetwork, Recipe, train
 from probing.probes._standardise import moments, standardise
-from probing.seeds import generator
 
 
 class _MLP(Probe):
@@ -97,7 +97,7 @@ class _MLP(Probe):
         recipe = self._recipe()
         Y = np.stack(coded)
         if dev is None:
-            train_rows, dev_rows = _held_out(len(X), seeds[0])
+            train_rows, dev_rows = held_out_rows(len(X), seeds[0])
             dev = (X[dev_rows], list(Y[:, dev_rows]))
             X, Y = X[train_rows], Y[:, train_rows]
         mean, scale = moments(X)
@@ -140,9 +140,9 @@ class MLPProbe(_MLP, ClassifierProbe):
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit on `(N, D)` states and `(N,)` labels; `dev` rows with labels unseen in training are left out."""
         rows, codes = self._training_rows(X, y)
-        held_out = None if dev is None else (np.asarray(dev[0]), [_dev_codes(self.classes_, np.asarray(dev[1]))])
+        held_out = None if dev is None else (np.asarray(dev[0]), [dev_codes(self.classes_, np.asarray(dev[1]))])
         if held_out is not None:
-            _require_scored(held_out[1])
+            require_scored(held_out[1])
         networks, mean, scale = self._stacked(rows, [codes], [len(self.classes_)], [self.random_state or 0], held_out)
         return self._adopt(networks[0][0], mean, scale)
 
@@ -161,8 +161,8 @@ class MLPProbe(_MLP, ClassifierProbe):
         held_out = None
         if dev is not None:
             pairs = zip(started, dev[1], strict=True)
-            held_out = (np.asarray(dev[0]), [_dev_codes(p.classes_, np.asarray(y)) for (p, _), y in pairs])
-            _require_scored(held_out[1])
+            held_out = (np.asarray(dev[0]), [dev_codes(p.classes_, np.asarray(y)) for (p, _), y in pairs])
+            require_scored(held_out[1])
         networks, mean, scale = self._stacked(X, [codes for _, codes in started], outputs, seeds, held_out)
         fits: list[list[Self]] = []
         for (first, _), row in zip(started, networks, strict=True):
@@ -232,31 +232,6 @@ class MLPRegressorProbe(_MLP, RegressorProbe):
                 probe.n_features_in_ = X.shape[1]
                 fits[-1].append(probe._adopt(network, mean, scale))
         return fits
-
-
-def _held_out(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Nine tenths and one tenth of the rows, at least one each."""
-    order = generator(seed, "held out").permutation(n)
-    count = max(1, n // 10)
-    if n <= count:
-        return order, order
-    return np.sort(order[count:]), np.sort(order[:count])
-
-
-def _dev_codes(classes: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int64]:
-    """Codes of dev labels, -1 for labels that training never saw."""
-    places = np.searchsorted(classes, y).clip(0, len(classes) - 1)
-    return np.where(classes[places] == y, places, -1).astype(np.int64)
-
-
-def _require_scored(coded: list[NDArray[np.int64]]) -> None:
-    if any((codes < 0).all() for codes in coded):
-        raise DegenerateDesign(
-            "no dev row can be scored",
-            needed="dev rows whose label occurs in training",
-            found="none",
-            next_step="check that train and dev share their label column and classes",
-        )
 
 
 MEMBER = MLPProbe

@@ -98,7 +98,8 @@ _READING = (
     ("Site", "where in the model the state was read. resid.l enters block l; the last one leaves the last block, "
      "before any final norm; embed is the embedding of the piece alone."),
     ("Baselines", "prior knows only how frequent the labels are; word_type gives each word the label it most often has "
-     "in train. Neither reads a hidden state, so a claim about states has to beat the better of them."),
+     "in train; of whole texts, text_length knows how long they are, bag_of_words and tfidf which words they have. "
+     "None reads a hidden state, so a claim about states has to beat the best of them."),
     ("Control task", "the same rows, classes and splits, with labels that mean nothing: each key (a word type, or the "
      "field named) drew its label by lot. A probe can be good at it only by memorising keys. Its ceiling is "
      "what memory of every key of train would reach there on average: below 1, because the labels of keys that do not "

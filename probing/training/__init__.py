@@ -21,7 +21,7 @@ from probing.store import Store
 from probing.training.fitting import analysis_id, baseline_scores, fit_unit, run_analysis, unit_id
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE, ProbeResults, adjusted
-from probing.training.states import site_states, stateless
+from probing.training.states import site_states, unit_states
 from probing.training.units import load_analysis, load_unit
 
 
@@ -46,8 +46,9 @@ def train(
     """Fit every probe at every site on the task and on every draw of every control, and score all of it.
 
     Probes learn from train, stop early by dev, and are scored on dev (for choosing a site) and on test. The task and
-    its controls get the same probe, budget and seeds. The baselines `prior` and, for words, `word_type` are always
-    fitted, with site "(none)", and every probe's gain over them is given.
+    its controls get the same probe, budget and seeds. The baselines `prior`, for words `word_type`, and for sentences
+    `text_length`, `bag_of_words` and `tfidf` are always fitted, with site "(none)", and every probe's gain over each is
+    given.
 
     Args:
         store: the states, or the directory of a store.
@@ -107,7 +108,7 @@ def _results(plan: Plan, folder: Path | None, *, progress: bool) -> tuple[list[P
             for index in missing:
                 _, name, probe = units[index]
                 advance(0, f"{site} {name}")
-                here = states or stateless(plan, probe)
+                here = unit_states(plan, site, probe, states)
                 found[index] = fit_unit(plan, units[index], here, {} if site == NO_SITE else baselines, folder)
                 advance(1, f"{site} {name}")
             for index in untold:

@@ -129,6 +129,8 @@ def built_controls(items: Sequence[Any] | None, labels: Labels, root_seed: int) 
 
 
 def built_baselines(labels: Labels) -> dict[str, Probe]:
-    """The baselines that are always fitted."""
-    names = ("prior", "word_type") if "type" in labels.keys else ("prior",)
+    """What needs no states and is always fitted: the labels alone, and the word or the text of a row."""
+    of_words = ("word_type",) if "type" in labels.keys else ()
+    of_texts = ("text_length", "bag_of_words", "tfidf") if "text" in labels.keys else ()
+    names = ("prior", *of_words, *of_texts)
     return {name: build("probes", name, kind=labels.kind) for name in names}

@@ -33,7 +33,7 @@ from probing.training.members import (
     built_measures,
     built_probes,
 )
-from probing.training.pooling import with_rows
+from probing.training.pooling import PooledStore, with_rows
 from probing.training.results import NO_SITE
 from probing.training.units import VERSION, labels_digest
 
@@ -107,7 +107,7 @@ class Plan:
 
 def reads_states(name: str, probe: Probe) -> bool:
     """Whether the probe has to be fitted at every site."""
-    return probe.reads == "states" and name.partition(":")[0] != "prior"
+    return probe.reads in ("states", "pieces") and name.partition(":")[0] != "prior"
 
 
 def make_plan(
@@ -159,6 +159,7 @@ def make_plan(
     refuse_one_class(plan.measures, plan.label_sets, EVALUATED)
     for probe in plan.probes.values():
         plan.measures_for(probe)
+        _refuse_unreadable(probe, plan)
     return plan
 
 
@@ -172,6 +173,21 @@ def _refuse_other_corpus(store: Store, corpus: Corpus) -> None:
             where=str(getattr(store, "path", "")),
             next_step="give the files the store was extracted from, in the same order, or extract again",
         )
+
+
+def _refuse_unreadable(probe: Probe, plan: Plan) -> None:
+    labels = plan.labels
+    if probe.reads == "pieces" and not isinstance(plan.store, PooledStore):
+        raise BadParameter(
+            f"{spec_of(probe)} reads all pieces of a row", needed="a store of pieces", found=plan.provenance["rows"],
+            where=str(plan.store.path), next_step="extract with --rows piece to another folder, and train on that",
+        )  # fmt: skip
+    if probe.reads not in ("states", "pieces") and probe.reads not in labels.keys:
+        raise BadParameter(
+            f"{spec_of(probe)} reads the {probe.reads} of a row, and these rows have none",
+            needed=f"rows with one of: {', '.join(labels.keys) or '(nothing)'}", found=probe.reads,
+            where=f"task {labels.task}", next_step="leave this probe out",
+        )  # fmt: skip
 
 
 def _seen_types(labels: Labels) -> NDArray[np.bool_] | None:
