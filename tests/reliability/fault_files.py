@@ -10,7 +10,7 @@ from probing.store import FileOps
 from tests.reliability.job import QuickFiles
 
 CALLS = (
-    "open", "write", "fsync", "close", "rename", "link", "unlink", "mkdir", "rmdir", "listdir", "stat", "free_bytes",
+    "open", "bypass_cache", "write", "fsync", "close", "rename", "link", "unlink", "mkdir", "rmdir", "listdir", "stat", "free_bytes",
     "clock",
 )  # fmt: skip
 
