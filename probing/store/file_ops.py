@@ -147,7 +147,7 @@ def write_temporary(files: FileOps, folder: Path, *data: bytes | memoryview) -> 
 
 
 def _write(files: FileOps, fd: int, data: Sequence[bytes | memoryview]) -> None:
-    """Write buffers one after the other; whole pages past the system's cache, which would have to find room for them."""
+    """Write buffers one after the other; whole pages past the system's cache, which need not find room for them."""
     place = 0
     for buffer in data:
         rest = memoryview(buffer)
