@@ -154,11 +154,14 @@ class ExtractOptions(Job):
         False, help="resume a store begun with another minor version of torch or transformers"
     )
     moments: str | None = option(None, help="also gather means and cross-products of the states of this split, or all")
+    subset: str | None = option(None, help="only these examples: a split, or numbers such as 0,5,20:40")
+    role: Literal["states", "replay"] = option("states", help="states, or replay: whole sequences and clean outputs")
+    outputs: str | None = option(None, help="replay: outputs of the last piece, of mask pieces, of all, or none")
+    columns: str | None = option(None, help="replay: vocabulary ids whose outputs are kept, or a file of them")
 
     def extract(
         self, model: str, corpus: Corpus, to: str | Path, *, progress: bool, num_workers: int = 1,
-        worker_index: int = 0, subset: str | None = None, role: Literal["states", "replay"] = "states",
-        outputs: str | None = None, columns: str | None = None,
+        worker_index: int = 0,
     ) -> Store:  # fmt: skip
         """Run `probing.extract` with these options."""
         executor = import_module("probing.extraction").executor_of(self.executor, self.workers, self.threads)
@@ -172,8 +175,8 @@ class ExtractOptions(Job):
             loaded, corpus, sites=self.sites, to=to, rows=self.rows, dtype=self.store_dtype,
             max_length=self.max_length, long_inputs=self.long_inputs, stride=self.stride,
             chat_template=self.chat_template, num_workers=num_workers, worker_index=worker_index, executor=executor,
-            allow_mixed_environment=self.allow_mixed_environment, moments=self.moments, subset=subset, role=role,
-            outputs=outputs, columns=columns, progress=progress, **budget,
+            allow_mixed_environment=self.allow_mixed_environment, moments=self.moments, subset=self.subset,
+            role=self.role, outputs=self.outputs, columns=self.columns, progress=progress, **budget,
         )  # fmt: skip
 
 
@@ -189,17 +192,12 @@ class ExtractJob(CorpusOptions, ExtractOptions):
     to: str = option(help="directory of the store")
     num_workers: int = option(1, help="processes, on any machines, that share the work")
     worker_index: int = option(0, help="which of them this is, from 0 on: it takes every num-workers-th shard")
-    subset: str | None = option(None, help="only these examples: a split, or numbers such as 0,5,20:40")
-    role: Literal["states", "replay"] = option("states", help="states, or replay: whole sequences and clean outputs")
-    outputs: str | None = option(None, help="replay: outputs of the last piece, of mask pieces, of all, or none")
-    columns: str | None = option(None, help="replay: vocabulary ids whose outputs are kept, or a file of them")
 
     def run(self, *, progress: bool = True) -> Store:
         """Extract, or finish an interrupted extraction."""
         return self.extract(
             self.model, self.read_corpus(), self.to, progress=progress, num_workers=self.num_workers,
-            worker_index=self.worker_index, subset=self.subset, role=self.role, outputs=self.outputs,
-            columns=self.columns,
+            worker_index=self.worker_index,
         )  # fmt: skip
 
 

@@ -58,8 +58,8 @@ class Study(Job):
             corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed
         ).read_corpus(self.root)
         stores = {
-            options.rows: options.extract(
-                self._model_source(), corpus, out / "states" / options.rows.replace(":", "-"), progress=progress
+            _store_name(options): self._rooted(options).extract(
+                self._model_source(), corpus, out / "states" / _store_name(options), progress=progress
             )
             for options in self.extract
         }
@@ -67,23 +67,29 @@ class Study(Job):
             for task in entry.tasks:
                 rows = self._rows_for(entry, task, corpus)
                 one = entry.model_copy(update={"tasks": [task], "rows": entry.rows if rows == "piece" else None})
-                one.train(stores[rows].path, corpus, out, progress=progress)
+                one.train(stores[rows.replace(":", "-")].path, corpus, out, progress=progress)
         return pb.report(out)
 
     def _model_source(self) -> str:
         local = self.root / self.model
         return str(local) if local.is_dir() else self.model
 
+    def _rooted(self, options: ExtractOptions) -> ExtractOptions:
+        """The same, with a file of columns taken from the study's own folder."""
+        columns = self.root / (options.columns or "")
+        return options.model_copy(update={"columns": str(columns)}) if columns.is_file() else options
+
     def _rows_for(self, entry: StudyTrain, task: str, corpus: Corpus) -> str:
         """The extraction whose rows have the task's level: its own `rows`, else the first that fits, else pieces."""
         level = task_level(task, corpus)
-        fitting = [o.rows for o in self.extract if entry.rows in (None, o.rows) and o.rows.split(":")[0] == level]
-        fitting += [o.rows for o in self.extract if o.rows == "piece"]
+        known = [o.rows for o in self.extract if o.role == "states"]
+        fitting = [rows for rows in known if entry.rows in (None, rows) and rows.split(":")[0] == level]
+        fitting += [rows for rows in known if rows == "piece"]
         if not fitting:
             raise ConfigError(
                 f"no extraction of this study has rows for task {task!r}",
                 needed=f"an extract entry with rows {level}:…",
-                found=", ".join(o.rows for o in self.extract), where=f"study {self.name}",
+                found=", ".join(known) or "replays only", where=f"study {self.name}",
                 next_step=f"add e.g. `- {{rows: '{level}:mean'}}` under extract",
             )  # fmt: skip
         return fitting[0]
@@ -91,6 +97,10 @@ class Study(Job):
     def recipe(self) -> bytes:
         """Canonical JSON of the study without machine paths."""
         return canonical_json(self.model_dump(mode="json", exclude={"root"}))
+
+
+def _store_name(options: ExtractOptions) -> str:
+    return "replay" if options.role == "replay" else options.rows.replace(":", "-")
 
 
 def task_level(task: str, corpus: Corpus) -> str:
