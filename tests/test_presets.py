@@ -13,6 +13,8 @@ from probing.probes._presets import PRESETS
 from probing.probes.linear import LinearProbe
 from probing.probes.mlp import MLPProbe
 from probing.specs import build, full_recipe, normalised
+from probing.training import train
+from tests.training_samples import vector_of, word_corpus, word_store
 
 
 def test_the_published_settings_are_the_papers():
@@ -78,3 +80,14 @@ def test_a_grid_search_over_a_pipeline_finds_the_better_setting(probe, grid):
     best = next(iter(grid))
     worst = max(grid[best]) if isinstance(probe, LinearProbe) else min(grid[best])
     assert search.best_params_[best] != worst and not hasattr(probe, "classes_")
+
+
+def test_results_show_the_name_of_the_preset_and_the_nearest_rows_find_what_they_carry():
+    corpus = word_corpus(ambiguous=0.3)
+    noise = np.random.default_rng(1)
+    store = word_store(corpus, lambda form, tag: vector_of(tag, 6) + 0.3 * noise.standard_normal(6))
+    spec = "mlp:preset=hewitt-liang-designed,max_epochs=3"
+    results = train(store, corpus, task="upos", probes=[spec, "k_nearest:k=5"], controls=["word_type:draws=1"], seeds=1)
+    found = {result.probe: result for result in results}
+    assert found[spec].provenance["recipe"]["probe"]["hidden"] == "45"
+    assert found["k_nearest:k=5"].measure("accuracy").score.value > 0.9
