@@ -16,7 +16,7 @@ from probing.measures.log_loss import LogLoss
 from probing.measures.r2 import R2
 from probing.statistics import cluster_weights, gained, replicates
 
-S, R, STUDIES = 50, 400, 500
+S, R, STUDIES = 80, 400, 500
 WEIGHTS = cluster_weights(S, resamples=R, seed=1)
 TASK, CONTROL, DRAWN, SEEDED = 2.0, 1.0, 0.5, 0.3
 MEASURES: dict[str, Measure] = {"accuracy": Accuracy(), "log_loss": LogLoss(), "auroc": AUROC()}
