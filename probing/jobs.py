@@ -161,7 +161,7 @@ class ExtractOptions(Job):
         outputs: str | None = None, columns: str | None = None,
     ) -> Store:  # fmt: skip
         """Run `probing.extract` with these options."""
-        executor = import_module("probing.extraction").executor_of(self.executor, self.workers, self.threads)
+        executor = import_module("probing.completing").executor_of(self.executor, self.workers, self.threads)
         loaded = pb.LanguageModel.load(
             model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision,
             untrained=self.untrained, side=self.side, by_blocks=not are_module_paths(self.sites),

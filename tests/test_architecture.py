@@ -23,7 +23,7 @@ LAYERS = [
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics", "sources",
         "work", "foreign", "analysis", "resampling",
     },
-    {"contracts", "predicting"},
+    {"contracts", "predicting", "state_controls"},
     {*MEMBERS, "specs", "language_model", "batching", "chat"},
     {"extraction", "training", "completing", "importing", "progress"},
     {"reporting"},

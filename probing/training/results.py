@@ -30,7 +30,10 @@ class ProbeResults(Sequence[ProbeResult]):
 
     Attributes:
         analyses: what the analyses of the same run say; a slice keeps none.
+        missing: units of the run that other processes have not done yet.
     """
+
+    missing: int = 0
 
     def __init__(self, results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> None:
         self._results = tuple(results)

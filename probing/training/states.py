@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,22 @@ from probing.errors import NonFiniteStates
 from probing.training.plan import Plan
 
 States = Mapping[str, NDArray[Any]]
+Read = Callable[[str, NDArray[np.int64]], NDArray[np.float32]]
 
 
-def site_states(plan: Plan, site: str) -> States:
+def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
     """States `(N, D)` of one site by split.
+
+    Args:
+        plan: says which rows.
+        site: where.
+        read: gives the states of a site and rows; None: the store of the plan.
 
     Raises:
         NonFiniteStates: with site and the first rows.
     """
-    labels = plan.labels
-    states = {split: plan.store.read(site, labels.row[labels.rows(split)]) for split in SPLITS}
+    labels, read = plan.labels, read or plan.store.read
+    states = {split: read(site, labels.row[labels.rows(split)]) for split in SPLITS}
     for split, X in states.items():
         bad = np.flatnonzero(~np.isfinite(X.sum(axis=1, dtype=np.float64)))
         if len(bad):
