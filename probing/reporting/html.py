@@ -105,6 +105,10 @@ _READING = (
     ("Selectivity", "the score on the task less the score on the control task, for the same probe, site, split and "
      "budget. A large one says that the probe's success is not memory for keys."),
     ("Chance check", "labels permuted over rows. It should land at the majority rate; it is never called selectivity."),
+    ("Other states", "the same labels, read from states that lack something: random_states (which word it is, and "
+     "nothing else), untrained_model (the architecture without its training), static (a lower site, without the "
+     "context that blocks mix in). What a site scores above them is what it adds; it is never called selectivity, "
+     "since no label became meaningless."),
     ("Gain", "the score less that of the best baseline, on the same rows, paired. The p value is one-sided, against "
      "the margin, and Holm-adjusted over the sites, probes, baselines and tasks of the study. Intervals of selectivity "
      "are not adjusted."),
