@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from probing.errors import ConfigError
+from probing.failures import Failure, read_failures
 from probing.records import ProbeResult, read_results
 from probing.reporting.figures import save_curves
 from probing.reporting.findings import Finding, finding
@@ -34,12 +35,15 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
     """
     if isinstance(results, str | Path):
         folder = Path(results)
-        return write_report(_read(folder / RESULTS), to if to is not None else folder / PAGE)
+        place = to if to is not None else folder / PAGE
+        return write_report(_read(folder / RESULTS), place, failures=read_failures(folder))
     return write_report(results, to if to is not None else PAGE)
 
 
-def write_report(results: Iterable[ProbeResult], to: Path | str) -> Path:
+def write_report(results: Iterable[ProbeResult], to: Path | str, *, failures: Sequence[Failure] = ()) -> Path:
     """Write the page of `results` at `to` (in it, if it is a directory) and their figures beside it.
+
+    `failures`: what is not among the results, which the page then says first.
 
     Raises:
         ConfigError: there are no results.
@@ -50,7 +54,7 @@ def write_report(results: Iterable[ProbeResult], to: Path | str) -> Path:
     path = Path(to) / PAGE if Path(to).is_dir() else Path(to)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_curves(listed, path.parent / "figures")
-    _replace(path, page(listed))
+    _replace(path, page(listed, failures))
     return path
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 
+from probing.failures import Failure
 from probing.records import ProbeResult
 from probing.reporting.findings import Finding, finding
 from probing.reporting.markup import Markup, el, join
@@ -17,23 +18,30 @@ from probing.reporting.wording import plural
 MAX_BYTES = 3_000_000
 
 
-def page(results: Sequence[ProbeResult]) -> bytes:
-    """The whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says so."""
+def page(results: Sequence[ProbeResult], failures: Sequence[Failure] = ()) -> bytes:
+    """The whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says so.
+
+    `failures`: what is not among the results, said first.
+    """
     tasks = by_task(results)
     findings = [finding(task) for task in tasks]
     for long_table, confusion in ((True, True), (False, True), (False, False)):
-        document = _document(tasks, findings, long_table=long_table, confusion=confusion).encode()
+        document = _document(tasks, findings, failures, long_table=long_table, confusion=confusion).encode()
         if len(document) < MAX_BYTES:
             break
     return document
 
 
-def _document(tasks: list[TaskResults], findings: list[Finding], *, long_table: bool, confusion: bool) -> Markup:
+def _document(
+    tasks: list[TaskResults], findings: list[Finding], failures: Sequence[Failure], *, long_table: bool, confusion: bool
+) -> Markup:
     sections = [
         task_section(task, found, f"task-{i}", long_table=long_table, confusion=confusion)
         for i, (task, found) in enumerate(zip(tasks, findings, strict=True), start=1)
     ]
-    main = el("main", None, _header(tasks), _contents(tasks, findings), *sections, _reading(), _limits())
+    main = el(
+        "main", None, _header(tasks), _failed(failures), _contents(tasks, findings), *sections, _reading(), _limits()
+    )
     return join(
         [Markup("<!DOCTYPE html>\n"), el("html", {"lang": "en"}, _head(tasks), el("body", None, main)), Markup("\n")]
     )
@@ -66,6 +74,16 @@ def _header(tasks: list[TaskResults]) -> Markup:
         el("h1", None, "What can be decoded from hidden states"),
         el("p", {"class": "soft"}, " · ".join(about)),
     )
+
+
+def _failed(failures: Sequence[Failure]) -> Markup:
+    if not failures:
+        return Markup("")
+    items = (
+        el("li", None, el("strong", None, one.name), el("pre", None, f"{one.error}: {one.text}")) for one in failures
+    )
+    said = f"This report is not complete: {plural(len(failures), 'task')} failed."
+    return el("section", {"class": "box"}, el("p", {"class": "status"}, said), el("ul", None, *items))
 
 
 def _model(task: TaskResults) -> str:

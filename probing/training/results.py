@@ -39,6 +39,13 @@ class ProbeResults(Sequence[ProbeResult]):
         self._results = tuple(results)
         self.analyses = tuple(analyses)
 
+    @classmethod
+    def joined(cls, parts: Sequence[ProbeResults]) -> ProbeResults:
+        """All of several runs."""
+        whole = cls((r for part in parts for r in part), (told for part in parts for told in part.analyses))
+        whole.missing = sum(part.missing for part in parts)
+        return whole
+
     @overload
     def __getitem__(self, index: int) -> ProbeResult: ...
     @overload
@@ -140,7 +147,10 @@ class ProbeResults(Sequence[ProbeResult]):
     def adjusted_in(self, folder: Path) -> ProbeResults:
         """These results with p adjusted over all that `folder` holds."""
         wanted = {_key(result) for result in self._results}
-        return ProbeResults((result for result in self.merged_into(folder) if _key(result) in wanted), self.analyses)
+        merged = (result for result in self.merged_into(folder) if _key(result) in wanted)
+        found = ProbeResults(merged, self.analyses)
+        found.missing = self.missing
+        return found
 
 
 def adjusted(results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> ProbeResults:
