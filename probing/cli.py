@@ -227,12 +227,11 @@ def list_members(
 
 
 def _print_objections() -> None:
-    """Which control answers which objection, for each level of task."""
+    """Which control answers which objection, for which levels of tasks."""
+    typer.echo("\nan objection, the control that answers it, and the rows of the tasks for which it does:")
     members = {name: registry.get("controls", name).MEMBER for name in registry.names("controls")}
-    for level in dict.fromkeys(level for member in members.values() for level in member.levels):
-        typer.echo(f"\nobjections to what is found of a {level}, and the control that answers them")
-        answers = {f'"{member.answers}"': name for name, member in members.items() if level in member.levels}
-        print_mapping(answers, False, verbatim=True)
+    answers = {f'"{one.answers}"': f"{name} ({', '.join(one.levels)})" for name, one in members.items()}
+    print_mapping(answers, False, verbatim=True)
 
 
 def _summary(folder: str, name: str) -> str:

@@ -19,7 +19,7 @@ from probing.records import Comparison, ProbeResult
 from probing.reporting import finding
 from probing.store import Store
 from probing.training import train
-from tests.conftest import REFERENCE
+from tests.conftest import REFERENCE, ROOT
 from tests.training_samples import MemoryStore, labels_of, word_corpus, word_rows, word_store
 from tests.training_samples import vector_of as of_text
 
@@ -207,3 +207,18 @@ def test_what_the_second_store_holds_and_not_where_it_lies_tells_results_apart(
     ids = [unit.provenance["unit"] for unit in units]
     assert ids[0] == ids[1] != ids[2]
     assert units[0].measures == units[1].measures
+
+
+def test_every_control_says_what_it_answers_in_the_list_and_in_the_methods() -> None:
+    from typer.testing import CliRunner
+
+    from probing import registry
+    from probing.cli import app
+
+    methods = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    listed = " ".join(CliRunner().invoke(app, ["list", "controls"], env={"COLUMNS": "300"}).stdout.split())
+    for name in registry.names("controls"):
+        member = registry.get("controls", name).MEMBER
+        (row,) = [line for line in methods.splitlines() if line.startswith(f"| {member.answers} |")]
+        assert f"`{name}" in row and all(f"{level}s" in row for level in member.levels)
+        assert f'"{member.answers}" {name} ({", ".join(member.levels)})' in listed
