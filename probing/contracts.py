@@ -169,9 +169,19 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
 
 
 class Control(ABC):
-    """Makes the labels of a control task from a task's: the same rows, classes and splits, other `y`."""
+    """Makes the labels of a control task from a task's: the same rows, classes and splits, other `y`.
 
-    is_selectivity: ClassVar[bool] = True  # False: a chance check, never called selectivity
+    Controls that keep the labels and change the states are `probing.state_controls.StateControl`.
+
+    Class attributes:
+        is_selectivity: False: a chance check, never called selectivity.
+        levels: levels of tasks it serves.
+        answers: the objection that it answers, as one says it.
+    """
+
+    is_selectivity: ClassVar[bool] = True
+    levels: ClassVar[tuple[str, ...]] = ("word", "sentence")
+    answers: ClassVar[str] = ""
 
     @abstractmethod
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:

@@ -6,7 +6,8 @@ function that a notebook calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
@@ -15,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 import probing as pb
 from probing.errors import ConfigError, unknown_name
+from probing.failures import attempted
 from probing.site import are_module_paths
 
 if TYPE_CHECKING:
@@ -164,7 +166,7 @@ class ExtractOptions(Job):
         worker_index: int = 0,
     ) -> Store:  # fmt: skip
         """Run `probing.extract` with these options."""
-        executor = import_module("probing.extraction").executor_of(self.executor, self.workers, self.threads)
+        executor = import_module("probing.completing").executor_of(self.executor, self.workers, self.threads)
         loaded = pb.LanguageModel.load(
             model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision,
             untrained=self.untrained, side=self.side, by_blocks=not are_module_paths(self.sites),
@@ -240,34 +242,49 @@ class TrainOptions(Job):
     cluster: Literal["sentence", "document"] = option("sentence", help="unit that is resampled for intervals")
     correction: Literal["holm", "bh"] = option("holm", help="adjustment of p: holm, or bh (Benjamini-Hochberg)")
     rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
+    executor: str = option("inline", help="who fits: inline, processes or ray (see `probing list executors`)")
+    workers: int | None = option(None, help="processes that processes or ray start (default 2)")
+    threads: int | None = option(
+        None, help="processor threads of each worker (default: as this process); equal numbers give equal bytes"
+    )
 
-    def train(self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool) -> ProbeResults:
-        """Run `probing.train` on every task; results of all tasks are written to `to` and returned."""
-        if not self.tasks:
-            raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
-        found = [
-            pb.train(
-                store, corpus, task=task, probes=self.probes, controls=self.controls or None,
-                measures=self.measures or None, analyses=self.analyses, seeds=self.seeds,
-                root_seed=self.root_seed, sites=self.sites, cluster=self.cluster, rows=self.rows,
-                correction=self.correction, to=to, progress=progress,
-            )
-            for task in self.tasks
-        ]  # fmt: skip
-        results = (result for of_task in found for result in of_task)
-        told = (result for of_task in found for result in of_task.analyses)
-        return pb.ProbeResults(results, told).adjusted_in(Path(to))
+    def train(
+        self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool, task: str,
+        controls: Sequence[Any] = (), num_workers: int = 1, worker_index: int = 0,
+    ) -> ProbeResults:  # fmt: skip
+        """Run `probing.train` on one task; its results are merged into those in `to`. `controls`: further ones."""
+        return pb.train(
+            store, corpus, task=task, probes=self.probes, controls=[*self.controls, *controls] or None,
+            measures=self.measures or None, analyses=self.analyses, seeds=self.seeds, root_seed=self.root_seed,
+            sites=self.sites, cluster=self.cluster, rows=self.rows, correction=self.correction, to=to,
+            executor=self.executor, workers=self.workers, threads=self.threads, num_workers=num_workers,
+            worker_index=worker_index, progress=progress,
+        )  # fmt: skip
 
 
 class TrainJob(CorpusOptions, TrainOptions):
-    """Train probes beside control tasks on a store's states and write results.jsonl and results.parquet."""
+    """Train probes beside control tasks on a store's states and write results.jsonl and results.parquet.
+
+    A task that fails is set aside while the others are trained. Jobs of an array share the work by --num-workers 64
+    --worker-index I and a --to that all of them see; whoever finds all fits of a task done writes its results.
+    """
 
     store: str = Field(description="directory of the store", json_schema_extra={"argument": True})
     to: str = option(help="directory of the results")
+    num_workers: int = option(1, help="processes, on any machines, that share the work")
+    worker_index: int = option(0, help="which of them this is, from 0 on: it takes every num-workers-th fit")
 
     def run(self, *, progress: bool = True) -> ProbeResults:
-        """Train what is not yet trained."""
-        return self.train(self.store, self.read_corpus(), self.to, progress=progress)
+        """Train what is not yet trained; UnitFailed if some of several tasks failed, after all others were trained."""
+        if not self.tasks:
+            raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
+        corpus = self.read_corpus()
+        train = partial(
+            self.train, self.store, corpus, self.to, progress=progress, num_workers=self.num_workers,
+            worker_index=self.worker_index,
+        )  # fmt: skip
+        found = attempted([(task, partial(train, task=task)) for task in self.tasks], Path(self.to), "tasks")
+        return pb.ProbeResults.joined(found).adjusted_in(Path(self.to))
 
 
 class ReportJob(Job):

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 
 from probing.analysis import AnalysisResult
+from probing.failures import Failure
 from probing.records import ProbeResult
 from probing.reporting.findings import Finding, finding
 from probing.reporting.markup import Markup, el, join
@@ -18,23 +19,32 @@ from probing.reporting.wording import plural
 MAX_BYTES = 3_000_000
 
 
-def page(results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = ()) -> bytes:
-    """The whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says so."""
+def page(
+    results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = (), failures: Sequence[Failure] = ()
+) -> bytes:
+    """The whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says so.
+
+    `failures`: what is not among the results, said first.
+    """
     tasks = by_task(results, analyses)
     findings = [finding(task) for task in tasks]
     for long_table, confusion in ((True, True), (False, True), (False, False)):
-        document = _document(tasks, findings, long_table=long_table, confusion=confusion).encode()
+        document = _document(tasks, findings, failures, long_table=long_table, confusion=confusion).encode()
         if len(document) < MAX_BYTES:
             break
     return document
 
 
-def _document(tasks: list[TaskResults], findings: list[Finding], *, long_table: bool, confusion: bool) -> Markup:
+def _document(
+    tasks: list[TaskResults], findings: list[Finding], failures: Sequence[Failure], *, long_table: bool, confusion: bool
+) -> Markup:
     sections = [
         task_section(task, found, f"task-{i}", long_table=long_table, confusion=confusion)
         for i, (task, found) in enumerate(zip(tasks, findings, strict=True), start=1)
     ]
-    main = el("main", None, _header(tasks), _contents(tasks, findings), *sections, _reading(), _limits())
+    main = el(
+        "main", None, _header(tasks), _failed(failures), _contents(tasks, findings), *sections, _reading(), _limits()
+    )
     return join(
         [Markup("<!DOCTYPE html>\n"), el("html", {"lang": "en"}, _head(tasks), el("body", None, main)), Markup("\n")]
     )
@@ -67,6 +77,16 @@ def _header(tasks: list[TaskResults]) -> Markup:
         el("h1", None, "What can be decoded from hidden states"),
         el("p", {"class": "soft"}, " · ".join(about)),
     )
+
+
+def _failed(failures: Sequence[Failure]) -> Markup:
+    if not failures:
+        return Markup("")
+    items = (
+        el("li", None, el("strong", None, one.name), el("pre", None, f"{one.error}: {one.text}")) for one in failures
+    )
+    said = f"This report is not complete: {plural(len(failures), 'task')} failed."
+    return el("section", {"class": "box"}, el("p", {"class": "status"}, said), el("ul", None, *items))
 
 
 def _model(task: TaskResults) -> str:
@@ -107,6 +127,10 @@ _READING = (
     ("Selectivity", "the score on the task less the score on the control task, for the same probe, site, split and "
      "budget. A large one says that the probe's success is not memory for keys."),
     ("Chance check", "labels permuted over rows. It should land at the majority rate; it is never called selectivity."),
+    ("Other states", "the same labels, read from states that lack something: random_states (which word it is, and "
+     "nothing else), untrained_model (the architecture without its training), static (a lower site, without the "
+     "context that blocks mix in). What a site scores above them is what it adds; it is never called selectivity, "
+     "since no label became meaningless."),
     ("Gain", "the score less that of the best baseline, on the same rows, paired. The p value is one-sided, against "
      "the margin, and adjusted over the sites, probes, baselines and tasks of the study: by Holm (the chance of any "
      "false claim), or by Benjamini and Hochberg (the share of false claims), as the column says. Intervals of "

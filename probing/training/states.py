@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from probing.errors import NonFiniteStates
 from probing.training.plan import Plan
 
 States = Mapping[str, Any]  # by split: arrays (N, D), or Pieces
+Read = Callable[[str, NDArray[np.int64]], NDArray[np.float32]]
 
 
 def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
@@ -23,14 +24,19 @@ def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
     return states or stateless(plan, probe)
 
 
-def site_states(plan: Plan, site: str) -> States:
+def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
     """States `(N, D)` of one site by split.
+
+    Args:
+        plan: says which rows.
+        site: where.
+        read: gives the states of a site and rows; None: the store of the plan.
 
     Raises:
         NonFiniteStates: with site and the first rows.
     """
-    labels = plan.labels
-    return _checked(plan, site, {split: plan.store.read(site, labels.row[labels.rows(split)]) for split in SPLITS})
+    labels, read = plan.labels, read or plan.store.read
+    return _checked(plan, site, {split: read(site, labels.row[labels.rows(split)]) for split in SPLITS})
 
 
 def _pieces(plan: Plan, site: str) -> States:
