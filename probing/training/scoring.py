@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from probing.contracts import Measure, Prediction, Probe
 from probing.design import Labels
-from probing.predicting import predict
+from probing.predicting import predict, resampled
 from probing.records import Comparison, Gain, MeasureResult, Score
 from probing.resampling import Resampler
 from probing.statistics import (
@@ -26,7 +26,6 @@ from probing.statistics import (
 
 MARGINS = {"accuracy": 0.02, "macro_f1": 0.02, "log_loss": 0.05}
 FRACTION = "fraction"
-_CELLS = 1 << 24
 _NO_WIDTH = 1e-12
 
 
@@ -75,18 +74,10 @@ def score_label_set(
         predictions = [predict(fit, states[split], part) for fit in fits]
         for name, measure in measures.items():
             values = np.array([measure.value(y, prediction) for prediction in predictions])
-            samples = np.stack([_resampled(measure, y, prediction, resampler) for prediction in predictions])
+            samples = np.stack([resampled(measure, y, prediction, resampler) for prediction in predictions])
             parts = [_subset_value(measure, y, predictions, known, wanted=wanted) for wanted in (True, False)]
             scores[name, split] = Sampled(values, samples, *parts)
     return scores
-
-
-def _resampled(measure: Measure, y: NDArray[Any], prediction: Prediction, resampler: Resampler) -> NDArray[np.float64]:
-    """`(R,)`, in blocks so that float32 weights are never widened all at once."""
-    weights = resampler.weights
-    step = len(weights) if weights.dtype == np.float64 else max(1, _CELLS // weights.shape[1])
-    blocks = (weights[low : low + step].astype(np.float64, copy=False) for low in range(0, len(weights), step))
-    return np.concatenate([measure.resampled(y, prediction, resampler.groups, block) for block in blocks])
 
 
 def _subset_value(
