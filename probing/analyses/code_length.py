@@ -83,7 +83,10 @@ class CodeLength(Analysis):
 def told(codes: Sequence[CodedRows], labels: Labels, control: str, draw: int, *, compatible: bool) -> list[Point]:
     """The points of one label set from its costs in every data order."""
     in_bits = [code.nats / math.log(2.0) for code in codes]
-    costs = [np.where(code.block == 0, bits, code.nats) if compatible else bits for code, bits in zip(codes, in_bits)]
+    costs = [
+        np.where(code.block == 0, bits, code.nats) if compatible else bits
+        for code, bits in zip(codes, in_bits, strict=True)
+    ]
     per_nat, unit = (1.0, MIXED) if compatible else (1.0 / math.log(2.0), BITS)
     finals = [code.final_nats * per_nat for code in codes]
     n, marginal = len(codes[0].nats), _entropy(labels.y[labels.rows("train")])
@@ -96,7 +99,7 @@ def told(codes: Sequence[CodedRows], labels: Labels, control: str, draw: int, *,
         _point("compression", _ratio(uniform, length), "ratio"),
         _point("marginal_compression", _ratio(n * marginal, length), "ratio"),
         Point("uniform_code", uniform, BITS), Point("marginal_code", n * marginal, BITS),
-        _point("model_part", _total([a - b for a, b in zip(costs, finals)], codes), unit),
+        _point("model_part", _total([a - b for a, b in zip(costs, finals, strict=True)], codes), unit),
         _point("data_part", _total(finals, codes), "nats" if compatible else BITS),
         *_curve(costs, codes, "nats per label" if compatible else "bits per label"),
     ]  # fmt: skip
@@ -108,7 +111,7 @@ Estimate = tuple[float, float, float]  # value, low, high
 
 def _total(costs: Sequence[NDArray[np.float64]], codes: Sequence[CodedRows]) -> Estimate:
     values = [float(cost.sum()) for cost in costs]
-    return _estimate(values, [_cluster_error(cost, code.groups) for cost, code in zip(costs, codes)])
+    return _estimate(values, [_cluster_error(cost, code.groups) for cost, code in zip(costs, codes, strict=True)])
 
 
 def _estimate(values: Sequence[float], errors: Sequence[float]) -> Estimate:
@@ -141,7 +144,7 @@ def _curve(costs: Sequence[NDArray[np.float64]], codes: Sequence[CodedRows], uni
     points = []
     for block in sorted(set.intersection(*({*code.block.tolist()} for code in codes))):
         values, errors = [], []
-        for cost, code in zip(costs, codes):
+        for cost, code in zip(costs, codes, strict=True):
             here = code.block == block
             values.append(float(cost[here].mean()))
             errors.append(_cluster_error(cost[here], code.groups[here]) / int(here.sum()))
@@ -153,10 +156,9 @@ def _curve(costs: Sequence[NDArray[np.float64]], codes: Sequence[CodedRows], uni
 
 def _point(quantity: str, estimate: Estimate, unit: str, *, x: float | None = None) -> Point:
     value, low, high = estimate
-    bounded = math.isfinite(high)
-    return Point(
-        quantity, value, unit, low if bounded else None, high if bounded else None, x=x, x_name="" if x is None else "rows"
-    )  # fmt: skip
+    known = math.isfinite(high)
+    name = "" if x is None else "rows"
+    return Point(quantity, value, unit, low if known else None, high if known else None, x=x, x_name=name)
 
 
 def _entropy(y: NDArray[np.int64]) -> float:
