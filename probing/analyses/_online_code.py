@@ -84,7 +84,7 @@ def sending_order(groups: NDArray[np.int64], seed: int, order: int) -> NDArray[n
 
 
 def block_ends(groups: NDArray[np.int64]) -> tuple[int, ...]:
-    """Where blocks end: at the first group boundary at or after each fraction of the rows; with few rows, at one for several."""
+    """Where blocks end: at the first group boundary at or after each fraction of the rows; some may share one."""
     n = len(groups)
     boundaries = np.append(np.flatnonzero(np.diff(groups)) + 1, n)
     wanted = [fraction * n - 1e-9 for fraction in FRACTIONS]
