@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from probing.store import Store
     from probing.study import Study
     from probing.training import train
+    from probing.training.leaving_out import leave_one_out
     from probing.training.results import ProbeResults
+    from probing.training.transferring import transfer
 
 __version__ = "0.1.0"
 
@@ -44,9 +46,11 @@ _HOMES = {
     "TrainJob": "jobs",
     "extract": "extraction",
     "import_states": "importing",
+    "leave_one_out": "training.leaving_out",
     "load_probe": "probes._loading",
     "report": "reporting",
     "train": "training",
+    "transfer": "training.transferring",
 }
 
 __all__ = [
@@ -66,9 +70,11 @@ __all__ = [
     "TrainJob",
     "extract",
     "import_states",
+    "leave_one_out",
     "load_probe",
     "report",
     "train",
+    "transfer",
 ]
 
 

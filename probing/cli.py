@@ -76,12 +76,19 @@ _EXAMPLES = {
     "ImportJob": "probing store import activations.hdf5 --corpus train=train.conllu --corpus dev=dev.conllu "
     "--corpus test=test.conllu --to cache/states/theirs",
     "ReportJob": "probing report cache/results/upos",
+    "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
+    "--corpus old.train=old-train.conllu --corpus old.dev=old-dev.conllu --corpus old.test=old-test.conllu "
+    "--corpus new=new.conllu --task upos --sites 'resid.*' --to cache/results/transfer",
+    "LeaveOneOutJob": "probing leave-one-out cache/states/gpt2 --corpus corpus.conllu --task upos --group document "
+    "--to cache/results/documents",
 }
 
 
-def _command(job_name: str, finish: Callable[[Any, Any, bool], None]) -> Callable[..., None]:
+def _command(
+    job_name: str, finish: Callable[[Any, Any, bool], None], *, home: str = "probing.jobs"
+) -> Callable[..., None]:
     """A Typer command whose flags are the fields of the job class."""
-    job_class = getattr(import_module("probing.jobs"), job_name)
+    job_class = getattr(import_module(home), job_name)
 
     def command(**flags: Any) -> None:
         quiet, as_json = flags.pop("quiet", False), flags.pop("as_json", False)
@@ -132,6 +139,17 @@ def _finish_train(job: Any, quiet: bool, as_json: bool) -> None:
 
 def _finish_report(job: Any, quiet: bool, as_json: bool) -> None:
     typer.echo(f"report: {job.run()}\nresults: {Path(job.results) / 'results.parquet'}")
+
+
+def _finish_cross(job: Any, quiet: bool, as_json: bool) -> None:
+    results = job.run()
+    _warn(results.remarks)
+    if as_json:
+        typer.echo(results.json_lines(), nl=False)
+        return
+    columns = ["site", "probe", "measure", "trained_on", "tested_on", "value", "low", "high", "difference"]
+    typer.echo(results.table()[columns].to_string(index=False, float_format="%.3f", na_rep="–"))
+    typer.echo(f"results: {Path(job.to) / f'{results.name}.parquet'}")
 
 
 def _print_json(results: Any) -> None:
@@ -194,6 +212,8 @@ store_app.command("import")(_command("ImportJob", _finish_extract))
 app.command("extract")(_command("ExtractJob", _finish_extract))
 app.command("train")(_command("TrainJob", _finish_train))
 app.command("report")(_command("ReportJob", _finish_report))
+app.command("transfer")(_command("TransferJob", _finish_cross, home="probing.cross_jobs"))
+app.command("leave-one-out")(_command("LeaveOneOutJob", _finish_cross, home="probing.cross_jobs"))
 
 
 class _Interrupt(KeyboardInterrupt):

@@ -40,7 +40,7 @@ def baseline_scores(plan: Plan) -> dict[str, Scores]:
     scores: dict[str, Scores] = {}
     for name, probe in plan.baselines.items():
         states = stateless(plan, probe)
-        (fits,) = _fits(plan, probe, states, (plan.labels,))
+        (fits,) = fits_of(plan, probe, states, (plan.labels,))
         scores[name] = score_label_set(
             fits, plan.labels, states, plan.measures_for(probe), plan.resamplers, seen=plan.seen
         )
@@ -52,7 +52,7 @@ def fit_unit(
 ) -> ProbeResult:
     """Fit one probe at one site on the task and all control draws, score it, and commit the result."""
     site, name, probe = unit
-    fits = _fits(plan, probe, states, plan.label_sets)
+    fits = fits_of(plan, probe, states, plan.label_sets)
     measures = plan.measures_for(probe)
     scored = [
         score_label_set(
@@ -100,7 +100,7 @@ def run_analysis(
     return result
 
 
-def _fits(plan: Plan, probe: Probe, states: States, label_sets: Sequence[Labels]) -> list[list[Probe]]:
+def fits_of(plan: Plan, probe: Probe, states: States, label_sets: Sequence[Labels]) -> list[list[Probe]]:
     """Fits by label set and seed: one seed if the probe is deterministic."""
     seeds = plan.seeds if probe.stochastic else plan.seeds[:1]
     train, dev = ([labels.y[labels.rows(split)] for labels in label_sets] for split in ("train", "dev"))
