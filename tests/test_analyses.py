@@ -19,6 +19,7 @@ from probing.analysis import read_analyses
 from probing.cli import app
 from probing.contracts import Analysis
 from probing.errors import BadParameter, UnknownName, UnknownSite
+from probing.probes.linear import LinearProbe
 from probing.specs import build, normalised
 from probing.training import train
 from probing.training.results import ProbeResults
@@ -218,6 +219,37 @@ def test_capacity_of_a_regression_is_told_in_r2_and_of_a_wrapped_estimator_by_it
         tag_store(), ["capacity:parameter=estimator__C,values=0.001|1"], probes=[LogisticRegression()], controls=[]
     ).analyses[0]
     assert [p.x for p in wrapped.of("accuracy")] == [0.001, 1.0]
+
+
+class Pathed(LinearProbe):
+    """A probe that keeps a path: its strongest coordinates, each scored by how much weight it has."""
+
+    PATH_COLUMNS = ("train accuracy", "dev log loss")
+
+    def fit_many(self, X: Any, targets: Any, seeds: Any, *, dev: Any = None) -> Any:
+        fits = super().fit_many(X, targets, seeds, dev=dev)
+        for (fit,) in fits:
+            strength = np.abs(fit.coef_).sum(1)
+            fit.coordinates_ = np.argsort(-strength)[:2]
+            fit.path_ = np.stack([strength[fit.coordinates_], [np.nan, 0.5]], axis=1)
+        return fits
+
+
+def test_the_path_of_a_sparse_probe_names_its_coordinates_in_order() -> None:
+    """Coordinate 2 holds the tag; where no dev score was kept there is no point."""
+    store = word_store(CORPUS, lambda form, tag: np.array([0.0, *vector_of(form, 1), 3.0 * (tag == "T1"), 0.0]))
+    results = run(store, ["coordinates"], probes=["linear", Pathed()])
+    (told,) = results.analyses
+    first, second = told.of("train_accuracy")
+    assert (first.label, first.x, second.x, first.x_name) == ("2", 1.0, 2.0, "coordinates")
+    assert first.value > second.value and first.unit == "fraction"
+    (only,) = told.of("dev_log_loss")
+    assert (only.x, only.value, only.unit, only.label) == (2.0, 0.5, "bits per label", second.label)
+    scored = next(r for r in results if r.probe == told.probe).measure("accuracy").score
+    assert [(p.x, p.value, p.low, p.high) for p in told.of("accuracy")] == [
+        (2.0, scored.value, scored.low, scored.high)
+    ]
+    assert {p.draw for p in told.of("train_accuracy", control="word_type")} == {0, 1}
 
 
 def test_the_command_line_lists_every_analysis_and_asks_for_one(
