@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from probing.store import Store
     from probing.study import Study
     from probing.training import train
+    from probing.training.comparing import compare
     from probing.training.leaving_out import leave_one_out
     from probing.training.results import ProbeResults
     from probing.training.transferring import transfer
@@ -44,6 +45,7 @@ _HOMES = {
     "Store": "store",
     "Study": "study",
     "TrainJob": "jobs",
+    "compare": "training.comparing",
     "extract": "extraction",
     "import_states": "importing",
     "leave_one_out": "training.leaving_out",
@@ -68,6 +70,7 @@ __all__ = [
     "Store",
     "Study",
     "TrainJob",
+    "compare",
     "extract",
     "import_states",
     "leave_one_out",

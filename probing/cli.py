@@ -168,7 +168,7 @@ def _warn(sentences: Iterable[str]) -> None:
 def _print_results(results: Any) -> None:
     from rich.console import Console
 
-    import_module("probing.reporting.tables").print_results(list(results), Console())
+    import_module("probing.reporting.tables").print_results(list(results), Console(), results.analyses)
 
 
 @app.command()
@@ -183,12 +183,38 @@ def run(
     Example: probing run datasets/reference/study.yaml --to cache/results/reference
     """
     page = import_module("probing.study").Study.from_yaml(study).run(to, progress=not quiet)
-    results = import_module("probing.records").read_results(page.parent / "results.jsonl")
+    results = import_module("probing.training.results").ProbeResults.read(page.parent)
     if as_json:
         _print_json(results)
         return
     _print_results(results)
     typer.echo(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
+
+
+@app.command()
+def compare(
+    results: Annotated[str, typer.Argument(help="directory that `probing train --to` wrote", metavar="RESULTS_DIR")],
+    task: Annotated[str, typer.Option(help="task, as it was trained", show_default=False)],
+    measure: Annotated[str | None, typer.Option(help="measure (default: accuracy, or r2)")] = None,
+    probe: Annotated[str | None, typer.Option(help="only this probe (default: all)")] = None,
+    split: Annotated[str, typer.Option(help="test or dev")] = "test",
+    correction: Annotated[str, typer.Option(help="adjustment of p over the pairs: holm or bh")] = "holm",
+    as_json: AsJson = False,
+) -> None:
+    """Compare the sites and probes of one task pair by pair, on the same rows and resamples.
+
+    Example: probing compare cache/results/upos --task upos --measure accuracy --probe linear
+    """
+    from rich.console import Console
+
+    module = import_module("probing.training.comparing")
+    pairs = module.compare(
+        results, task=task, measure=measure, probe=probe, split=split, correction=correction
+    )  # fmt: skip
+    if as_json:
+        typer.echo(pairs.to_json(orient="records", lines=True, double_precision=15), nl=False)
+    else:
+        import_module("probing.reporting.tables").print_pairs(pairs.to_dict("records"), Console())
 
 
 @app.command("list")

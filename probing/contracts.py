@@ -186,6 +186,11 @@ class Measure(ABC):
     unit: ClassVar[str]  # "fraction", "bits", "R²", "rho"
     higher_is_better: ClassVar[bool] = True
     reads_probabilities: ClassVar[bool] = False  # True: only for probes that give probabilities
+    needs_two_classes: ClassVar[bool] = False  # True: undefined on rows that all have one class
+
+    def informed(self, labels: Labels) -> Measure:
+        """This measure, told of all labels (train too) of the label set that it is to score; most need not know."""
+        return self
 
     @abstractmethod
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:

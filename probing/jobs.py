@@ -240,6 +240,7 @@ class TrainOptions(Job):
     root_seed: int = option(0, help="root of every random draw")
     sites: str = option("*", help="sites of the store to probe, with wildcards")
     cluster: Literal["sentence", "document"] = option("sentence", help="unit that is resampled for intervals")
+    correction: Literal["holm", "bh"] = option("holm", help="adjustment of p: holm, or bh (Benjamini-Hochberg)")
     rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
 
     def train(self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool) -> ProbeResults:
@@ -250,8 +251,8 @@ class TrainOptions(Job):
             pb.train(
                 store, corpus, task=task, probes=self.probes, controls=self.controls or None,
                 measures=self.measures or None, analyses=self.analyses, seeds=self.seeds,
-                root_seed=self.root_seed, sites=self.sites, cluster=self.cluster, rows=self.rows, to=to,
-                progress=progress,
+                root_seed=self.root_seed, sites=self.sites, cluster=self.cluster, rows=self.rows,
+                correction=self.correction, to=to, progress=progress,
             )
             for task in self.tasks
         ]  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from probing.errors import InputError, UnknownName
+from probing.statistics import ALPHA, Correction
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Comparison:
             For a chance check the same difference, never called selectivity: `is_selectivity` is False.
         draws: the score of each draw, mean over seeds.
         seen, unseen: control score on rows whose key occurs in train, and on the others (None: no such rows).
+        detectable: the smallest true difference whose interval would have excluded 0 with 80 % probability.
     """
 
     control: str
@@ -48,13 +50,23 @@ class Comparison:
     draws: tuple[float, ...] = ()
     seen: float | None = None
     unseen: float | None = None
+    detectable: float | None = None
 
 
 @dataclass(frozen=True)
 class Gain:
     """What a probe gains over a baseline probe on the same rows, paired; `p` is one-sided against the margin.
 
-    `p_adjusted` is Holm-adjusted over the sites, probes, baselines and tasks of one store, for this measure and split.
+    Attributes:
+        baseline: the probe that is gained over.
+        gain: score minus the baseline's (the reverse where lower is better).
+        margin: what has to be exceeded.
+        p: one-sided.
+        p_adjusted: adjusted over the sites, probes, baselines and tasks of one store, for this measure and split.
+        correction: how: `holm` or `bh` (Benjamini-Hochberg).
+        error, df: standard error of the gain, and its degrees of freedom.
+        detectable: the smallest true gain that would have been shown to exceed the margin with 80 % probability, at
+            the level that adjustment leaves to one test.
     """
 
     baseline: str
@@ -62,6 +74,15 @@ class Gain:
     margin: float
     p: float
     p_adjusted: float
+    correction: Correction = "holm"
+    error: float | None = None
+    df: float | None = None
+    detectable: float | None = None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the gain exceeds its margin: its lower bound at the adjusted level lies above it."""
+        return self.gain.value > self.margin and self.p_adjusted <= ALPHA
 
 
 @dataclass(frozen=True)
@@ -76,6 +97,17 @@ class MeasureResult:
     unseen: float | None = None
     comparisons: tuple[Comparison, ...] = ()
     gains: tuple[Gain, ...] = ()
+
+    @property
+    def least_gain(self) -> Gain | None:
+        """The gain over the best baseline: the one that leaves least to gain."""
+        return min(self.gains, key=lambda gain: gain.gain.value, default=None)
+
+    @property
+    def is_decodable(self) -> bool | None:
+        """Whether the gain over the best baseline is shown to exceed its margin; None without a baseline."""
+        least = self.least_gain
+        return None if least is None else least.is_shown
 
 
 @dataclass(frozen=True)
@@ -137,7 +169,20 @@ class ProbeResult:
             "store_id": self.provenance.get("store_id"), "model": self.provenance.get("model"),
             "provenance": json.dumps(self.provenance, sort_keys=True),
         }  # fmt: skip
+        more |= _gain_columns(result)
         return [head | columns | tail | more for columns in (map(_control_columns, result.comparisons or (None,)))]
+
+
+def _gain_columns(result: MeasureResult) -> dict[str, Any]:
+    """The gain over the best baseline, and the rule of decodability."""
+    least = result.least_gain
+    if least is None:
+        return dict.fromkeys((*_GAIN_COLUMNS, "decodable"))
+    values = (
+        least.baseline, least.gain.value, least.gain.low, least.gain.high, least.margin, least.p, least.p_adjusted,
+        least.correction, least.detectable,
+    )  # fmt: skip
+    return dict(zip(_GAIN_COLUMNS, values, strict=True)) | {"decodable": result.is_decodable}
 
 
 def _control_columns(comparison: Comparison | None) -> dict[str, Any]:
@@ -148,7 +193,7 @@ def _control_columns(comparison: Comparison | None) -> dict[str, Any]:
     check = (None, None, None) if comparison.is_selectivity else (gain.value, gain.low, gain.high)
     values = (
         comparison.control, comparison.score.value, comparison.score.low, comparison.score.high, comparison.ceiling,
-        *kept, *check, comparison.seen, comparison.unseen,
+        *kept, *check, comparison.seen, comparison.unseen, comparison.detectable,
     )  # fmt: skip
     return dict(zip(_CONTROL_COLUMNS, values, strict=True))
 
@@ -157,6 +202,11 @@ _CONTROL_COLUMNS = (
     "control", "control_value", "control_low", "control_high", "ceiling",
     "selectivity", "selectivity_low", "selectivity_high",
     "above_chance", "above_chance_low", "above_chance_high", "control_seen", "control_unseen",
+    "control_detectable",
+)  # fmt: skip
+_GAIN_COLUMNS = (
+    "baseline", "gain", "gain_low", "gain_high", "gain_margin", "gain_p", "gain_p_adjusted", "correction",
+    "gain_detectable",
 )  # fmt: skip
 
 

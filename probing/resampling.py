@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from probing.design import Labels
 from probing.errors import DegenerateDesign
 from probing.seeds import child_seed
-from probing.statistics import cluster_weights, interval, replicates, unvaried_interval
+from probing.statistics import bounded, cluster_weights, replicates
 
 EVALUATED = ("dev", "test")
-_NO_WIDTH = 1e-12
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,12 @@ class Resampler:
         return cls(split, rows, groups.reshape(-1), weights, child_seed(seed, "nested"))
 
     def bounds(
-        self, value: float, samples: NDArray[np.float64], *, is_fraction: bool = False, least: float = 0.0
+        self, value: float, samples: NDArray[np.float64], *, unit: str, least: float = 0.0
     ) -> tuple[float, float]:
         """The 95 % interval of a score or difference from its samples `(draws, seeds, R)` on these resamples.
 
         A fraction's lies from `least` (of differences: -1) to 1, and never has no width.
         """
-        low, high = interval(replicates(samples, seed=self.seed))
-        if not is_fraction:
-            return low, high
-        if high - low <= _NO_WIDTH:
-            low, high = unvaried_interval(value, self.weights.shape[1], least=least, most=1.0)
-        return max(least, low), min(1.0, high)
+        clusters = self.weights.shape[1]
+        found = replicates(samples, clusters=clusters, seed=self.seed)
+        return bounded(value, found, unit=unit, clusters=clusters, least=least)

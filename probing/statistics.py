@@ -1,4 +1,4 @@
-"""Cluster bootstrap, intervals that carry seeds and draws too, one-sided p, Holm. R resamples, S clusters.
+"""Cluster bootstrap, intervals that carry seeds and draws too, p values and their adjustment. R resamples, S clusters.
 
 Rows of one sentence (or document) are not independent, so whole clusters are resampled. One matrix of weights serves
 every score of a split: task, controls, probes and sites are compared on the same resamples, paired.
@@ -8,14 +8,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtr, stdtrit
 
 RESAMPLES = 2000
 LEVEL = 0.95
+FRACTION = "fraction"  # the unit of scores from 0 to 1
+ALPHA = 0.025  # one-sided, as the lower end of a 95 % interval
+POWER = 0.8
+CORRECTIONS = ("holm", "bh")
+Correction = Literal["holm", "bh"]
 _DOUBLE_CELLS = 1 << 25
+MANY = 1e9  # degrees of freedom at which t is normal to all digits
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """`(R,)` bootstrap replicates of a score, and on how many degrees of freedom their spread is known."""
+
+    samples: NDArray[np.float64]
+    df: float = math.inf
+
+    @property
+    def error(self) -> float:
+        """Standard error; NaN where fewer than two replicates are defined."""
+        return _error(self.samples)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval."""
+        return interval(self.samples, df=self.df)
+
+
+def _error(samples: NDArray[np.float64]) -> float:
+    known = samples[np.isfinite(samples)]
+    return float(known.std(ddof=1)) if len(known) > 1 else math.nan
 
 
 def cluster_weights(n_clusters: int, *, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[Any]:
@@ -31,17 +62,28 @@ def cluster_weights(n_clusters: int, *, resamples: int = RESAMPLES, seed: int = 
     return weights
 
 
-def interval(samples: NDArray[np.float64], *, level: float = LEVEL) -> tuple[float, float]:
-    """Percentile interval of bootstrap samples; undefined samples (NaN) are left out.
+def interval(samples: NDArray[np.float64], *, df: float = math.inf, level: float = LEVEL) -> tuple[float, float]:
+    """Expanded percentile interval of bootstrap samples; undefined samples (NaN) are left out.
+
+    The distances of the percentiles from the median are stretched by t/z, the ratio of the quantiles of Student's t
+    with `df` degrees of freedom and of the normal distribution: a spread that few draws, seeds or clusters show is
+    itself uncertain.
 
     References:
-        Efron and Tibshirani 1993, An Introduction to the Bootstrap, §13.3.
+        Efron and Tibshirani 1993, An Introduction to the Bootstrap, §13.3. Hesterberg 2015, What teachers should know
+        about the bootstrap, The American Statistician 69(4) (expanded percentile interval).
     """
     known = samples[np.isfinite(samples)]
     if not len(known):
         return math.nan, math.nan
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    low, middle, high = np.quantile(known, [(1 - level) / 2, 0.5, (1 + level) / 2])
+    tail = (1 + level) / 2
+    stretch = _t_quantile(tail, df) / ndtri(tail)
+    return float(middle - stretch * (middle - low)), float(middle + stretch * (high - middle))
+
+
+def _t_quantile(p: float, df: float) -> float:
+    return float(stdtrit(min(df, MANY), p))
 
 
 def unvaried_interval(
@@ -60,6 +102,19 @@ def unvaried_interval(
     return value - q * (value - least), value + q * (most - value)
 
 
+def bounded(value: float, found: Replicates, *, unit: str, clusters: int, least: float) -> tuple[float, float]:
+    """An interval. A fraction's lies from `least` (of differences: -1) to 1, and never has no width."""
+    bounds = found.interval
+    if unit == FRACTION and is_unvaried(bounds):
+        bounds = unvaried_interval(value, clusters, least=least, most=1.0)
+    return bounds if unit != FRACTION else (max(least, bounds[0]), min(1.0, bounds[1]))
+
+
+def is_unvaried(bounds: tuple[float, float]) -> bool:
+    """Whether no resample changed the score."""
+    return bounds[1] - bounds[0] <= 1e-12
+
+
 def unvaried_p(gain: float, n_clusters: int, *, margin: float, least: float) -> float:
     """p of `gain ≤ margin` where every cluster gives the same gain: as `unvaried_interval`, (1 − π)^S.
 
@@ -70,59 +125,139 @@ def unvaried_p(gain: float, n_clusters: int, *, margin: float, least: float) -> 
     return float((1.0 - (gain - margin) / (gain - least)) ** n_clusters)
 
 
-def replicates(samples: NDArray[np.float64], *, seed: int = 0) -> NDArray[np.float64]:
-    """`(R,)` bootstrap replicates of the mean over draws and seeds, from samples `(draws, seeds, R)`.
+def replicates(samples: NDArray[np.float64], *, clusters: int, seed: int = 0) -> Replicates:
+    """Replicates of the mean over draws and seeds, from scores `(draws, seeds, R)` on R resamples of the clusters.
 
-    In replicate r the clusters are those of resample r; draws and seeds are drawn with replacement. The deviations
-    of m draws (or seeds) are stretched by √(m / (m - 1)), since resampling m items shows only (m - 1)/m of their
-    variance. With one draw or one seed that component is unknown and left out: the interval then speaks of that draw
-    or seed alone. Where draws, not rows, make up all of the variation, a handful cannot show it: a 95 % interval then
-    covers about 88 % with five draws, 83 % with three and 65 % with two.
+    The error of the mean over m draws and k seeds has two parts. What draws and seeds show beside each other,
+
+        B = (MS_draws + MS_seeds − MS_rest) / (m k),
+
+    the mean squares of a two-way table of the scores, holds the variance of draws, of seeds, and of the rows as far as
+    it differs from draw to draw. What is left is the variance of rows that all draws and seeds have in common:
+    C = S/(S − 1) · (bootstrap variance of the mean − B of the bootstrap deviations). Replicates are the bootstrap ones
+    scaled to variance C, plus a normal deviate of variance B; their degrees of freedom are Satterthwaite's. With one
+    draw or one seed that component is unknown and left out: the interval then speaks of that draw or seed alone.
+
+    References:
+        Satterthwaite 1946, An approximate distribution of estimates of variance components, Biometrics Bulletin 2.
     """
     overall: NDArray[np.float64] = samples.mean((0, 1))
-    random = np.random.default_rng(seed)
-    by_draw = _deviation(samples.mean(1) - overall, random)
-    by_seed = _deviation(samples.mean(0) - overall, random)
-    return overall + by_draw + by_seed
+    known = np.isfinite(overall)
+    if not known.any():
+        return Replicates(overall)
+    centres = samples[..., known].mean(-1, keepdims=True)
+    centre = float(centres.mean())
+    between, parts = _between(centres)
+    by_rows = max(0.0, float(overall[known].var()))
+    own, _ = _between(samples[..., known] - centres)
+    common = max(0.0, by_rows - float(own.mean())) * clusters / max(1, clusters - 1)
+    scale = math.sqrt(common / by_rows) if by_rows > 0 else 1.0
+    noise = np.random.default_rng(seed).standard_normal(len(overall)) * math.sqrt(float(between[0]))
+    df = _satterthwaite([(common, clusters - 1), *parts], common + float(between[0]))
+    return Replicates(centre + scale * (overall - centre) + noise, df)
 
 
-def _deviation(deviations: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
-    """`(R,)` mean deviation of m items resampled anew in every replicate, from `(m, R)`."""
-    m, resamples = deviations.shape
-    if m < 2:
-        return np.zeros(resamples)
-    counts = random.multinomial(m, np.full(m, 1.0 / m), size=resamples)
-    return np.asarray((counts.T * deviations).mean(0) * math.sqrt(m / (m - 1)))
+def _between(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[tuple[float, int]]]:
+    """B `(…)` of tables `(m, k, …)`, and the mean squares over m k, averaged, each with its degrees of freedom."""
+    m, k = table.shape[:2]
+    draws, seeds = table.mean(1), table.mean(0)
+    mean = draws.mean(0)
+    of_draws = ((draws - mean) ** 2).sum(0) / (m * (m - 1)) if m > 1 else np.zeros_like(mean)
+    of_seeds = ((seeds - mean) ** 2).sum(0) / (k * (k - 1)) if k > 1 else np.zeros_like(mean)
+    parts = [(float(of_draws.mean()), m - 1), (float(of_seeds.mean()), k - 1)]
+    if min(m, k) == 1:
+        return of_draws + of_seeds, parts
+    rest = ((table - draws[:, None] - seeds[None] + mean) ** 2).sum((0, 1)) / (m * k * (m - 1) * (k - 1))
+    larger, smaller = np.maximum(of_draws, of_seeds), np.minimum(of_draws, of_seeds)
+    return larger + np.maximum(0.0, smaller - rest), [*parts, (float(rest.mean()), (m - 1) * (k - 1))]
 
 
-def selectivity_interval(
-    task: NDArray[np.float64], control: NDArray[np.float64], *, higher_is_better: bool = True, seed: int = 0
-) -> tuple[float, float]:
-    """Interval of task minus mean control score (the reverse where lower is better), carrying clusters, seeds, draws.
+def _satterthwaite(parts: Sequence[tuple[float, int]], total: float) -> float:
+    spread = sum(part**2 / df for part, df in parts if df > 0)
+    return total**2 / spread if spread > 0 and total > 0 else math.inf
+
+
+def gained(
+    task: NDArray[np.float64],
+    other: NDArray[np.float64],
+    *,
+    clusters: int,
+    higher_is_better: bool = True,
+    seed: int = 0,
+) -> Replicates:
+    """Replicates of what a task gains over a control or a baseline, paired: clusters, seeds and draws.
 
     Args:
         task: `(seeds, R)` scores of the task.
-        control: `(draws, seeds, R)` scores of the control on the same resamples and seeds.
-        higher_is_better: direction of the measure.
-        seed: of the resampling of seeds and draws.
+        other: `(draws, seeds, R)`, or `(seeds, R)`, on the same resamples and seeds.
+        clusters: S.
+        higher_is_better: direction of the measure; the gain is positive where the task is better.
+        seed: of the normal deviates of seeds and draws.
     """
     sign = 1.0 if higher_is_better else -1.0
-    return interval(replicates(sign * (task[None] - control), seed=seed))
+    difference = sign * (task - other)
+    return replicates(difference if difference.ndim == 3 else difference[None], clusters=clusters, seed=seed)
 
 
-def one_sided_p(gain: float, samples: NDArray[np.float64], *, margin: float = 0.0) -> float:
-    """p of `gain ≤ margin`, by the normal approximation with the bootstrap standard error.
+def one_sided_p(gain: float, samples: NDArray[np.float64], *, margin: float = 0.0, df: float = math.inf) -> float:
+    """p of `gain ≤ margin`: Student's t with the bootstrap standard error.
 
     Not the share of samples below the margin: that cannot fall below 1/R, too coarse for adjustment over many tests.
     An undefined gain, or one whose error is unknown, shows nothing: p is 1.
     """
-    known = samples[np.isfinite(samples)]
-    if len(known) < 2 or not math.isfinite(gain):
+    error = _error(samples)
+    if not (math.isfinite(error) and math.isfinite(gain)):
         return 1.0
-    error = float(known.std(ddof=1))
     if error == 0.0:
         return 0.0 if gain > margin else 1.0
-    return 0.5 * math.erfc((gain - margin) / error / math.sqrt(2.0))
+    return float(stdtr(min(df, MANY), (margin - gain) / error))
+
+
+def two_sided_p(difference: float, samples: NDArray[np.float64], *, df: float = math.inf) -> float:
+    """p of no difference at all, by the same approximation."""
+    if not math.isfinite(difference):
+        return 1.0
+    return min(1.0, 2.0 * one_sided_p(abs(difference), samples, df=df))
+
+
+def detectable(error: float, df: float, *, margin: float = 0.0, alpha: float = ALPHA, power: float = POWER) -> float:
+    """The smallest true difference that would have been shown to exceed `margin` with probability `power`.
+
+        margin + (t(1 − alpha, df) + z(power)) · error
+
+    Args:
+        error: standard error of the difference.
+        df: degrees of freedom of that error.
+        margin: what has to be exceeded.
+        alpha: one-sided level of the one test, after adjustment.
+        power: probability of seeing a true difference of that size.
+
+    References:
+        Bloom 1995, Minimum detectable effects, Evaluation Review 19(5).
+    """
+    return margin + (_t_quantile(1.0 - alpha, df) + float(ndtri(power))) * error
+
+
+def half_width_error(low: float, high: float, *, level: float = LEVEL) -> float:
+    """The standard error that a normal interval of these bounds would have."""
+    return float((high - low) / 2 / ndtri((1 + level) / 2))
+
+
+def level_after(p: Sequence[float], correction: Correction, *, alpha: float = ALPHA) -> float:
+    """The level at which one more of n tests would be decided, given the p of all.
+
+    Holm: alpha / n, that of its first step, which needs no other test to succeed. Benjamini-Hochberg: alpha · k / n
+    with k the tests that it rejects (at least 1).
+    """
+    if not p:
+        return alpha
+    rejected = sum(q <= alpha for q in adjust(p, correction)) if correction == "bh" else 1
+    return alpha * max(1, rejected) / len(p)
+
+
+def adjust(p: Sequence[float], correction: Correction) -> list[float]:
+    """p adjusted by `holm` (family-wise error) or `bh` (false discovery rate)."""
+    return holm(p) if correction == "holm" else benjamini_hochberg(p)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -135,5 +270,22 @@ def holm(p: Sequence[float]) -> list[float]:
     adjusted, running = [0.0] * len(p), 0.0
     for rank, i in enumerate(order):
         running = max(running, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = running
+    return adjusted
+
+
+def benjamini_hochberg(p: Sequence[float]) -> list[float]:
+    """Step-up adjustment that controls the expected share of false claims among all claims.
+
+    Valid for independent or positively dependent tests, as those of sites on the same rows usually are. Weaker than
+    Holm: among twenty claims at 0.05 one may be false.
+
+    References:
+        Benjamini and Hochberg 1995, Controlling the false discovery rate, §3.1.
+    """
+    order = sorted(range(len(p)), key=lambda i: p[i], reverse=True)
+    adjusted, running = [0.0] * len(p), 1.0
+    for rank, i in enumerate(order):
+        running = min(running, p[i] * (len(p) / (len(p) - rank)))
         adjusted[i] = running
     return adjusted

@@ -123,9 +123,11 @@ def test_probes_that_an_analysis_does_not_accept_are_passed_over() -> None:
     assert [r.probe for r in results.analyses] == ["linear"]
 
 
-def test_usable_information_is_the_entropy_less_the_log_loss_of_the_same_run() -> None:
-    results = run(tag_store(), ["information"])
-    log_loss = results.best().measure("log_loss").score
+def test_usable_information_is_the_entropy_less_the_log_loss_and_the_measure_of_that_name() -> None:
+    results = run(tag_store(), ["information"], measures=["log_loss", "usable_information"])
+    measured = results.best("log_loss").measure("usable_information").score
+    assert values(results, "usable_information") == pytest.approx([measured.value])
+    log_loss = results.best("log_loss").measure("log_loss").score
     prior = next(r for r in results if r.probe == "prior").measure("log_loss").score
     assert values(results, "conditional_entropy") == pytest.approx([log_loss.value])
     assert values(results, "label_entropy") == pytest.approx([prior.value])

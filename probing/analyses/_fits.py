@@ -61,7 +61,7 @@ def point(
     control: str = "", draw: int = -1, x: float | None = None, x_name: str = "",
 ) -> Point:  # fmt: skip
     """A number with the interval that its samples `(draws, seeds, R)` give; none where they are undefined."""
-    low, high = resampler.bounds(value, samples, is_fraction=unit == "fraction", least=least)
+    low, high = resampler.bounds(value, samples, unit=unit, least=least)
     known = np.isfinite([low, high]).all()
     return Point(
         quantity, value, unit, low if known else None, high if known else None, control, draw, x, x_name

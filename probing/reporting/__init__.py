@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from probing.analysis import AnalysisResult, read_analyses
 from probing.errors import ConfigError
 from probing.records import ProbeResult, read_results
 from probing.reporting.figures import save_curves
@@ -17,6 +18,7 @@ from probing.reporting.tables import print_results
 __all__ = ["Finding", "finding", "print_results", "report", "save_curves", "write_report"]
 
 RESULTS = "results.jsonl"
+ANALYSES = "analyses.jsonl"
 PAGE = "report.html"
 
 
@@ -34,11 +36,12 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
     """
     if isinstance(results, str | Path):
         folder = Path(results)
-        return write_report(_read(folder / RESULTS), to if to is not None else folder / PAGE)
-    return write_report(results, to if to is not None else PAGE)
+        analyses = read_analyses(folder / ANALYSES)
+        return write_report(_read(folder / RESULTS), to if to is not None else folder / PAGE, analyses)
+    return write_report(results, to if to is not None else PAGE, getattr(results, "analyses", ()))
 
 
-def write_report(results: Iterable[ProbeResult], to: Path | str) -> Path:
+def write_report(results: Iterable[ProbeResult], to: Path | str, analyses: Sequence[AnalysisResult] = ()) -> Path:
     """Write the page of `results` at `to` (in it, if it is a directory) and their figures beside it.
 
     Raises:
@@ -49,8 +52,8 @@ def write_report(results: Iterable[ProbeResult], to: Path | str) -> Path:
         raise _no_results("the results", "none")
     path = Path(to) / PAGE if Path(to).is_dir() else Path(to)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_curves(listed, path.parent / "figures")
-    _replace(path, page(listed))
+    save_curves(listed, path.parent / "figures", analyses)
+    _replace(path, page(listed, analyses))
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from probing.reporting.curves import Curve, Panel, Point, site_ticks
+from probing.reporting.curves import Curve, Panel, Point
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.wording import decimal
 
@@ -55,7 +55,7 @@ class _Axes:
 
     def drawn(self) -> Markup:
         """Grid, ticks and labels."""
-        names, title = site_ticks(self.panel.sites)
+        names, title = self.panel.x_ticks()
         middle = _number((LEFT + self.right) / 2)
         return join(
             [
@@ -76,7 +76,7 @@ class _Axes:
         y = _number(self.y(value))
         places = max(0, -math.floor(math.log10(step) + 1e-9))
         label = el("text", {"class": "tick", "x": LEFT - 6, "y": _number(self.y(value) + 4), "text-anchor": "end"},
-                   decimal(value, places))  # fmt: skip
+                   f"{value / 1000:g}k" if step >= 1000 else decimal(value, places))  # fmt: skip
         return join([el("line", {"class": "grid", "x1": LEFT, "x2": self.right, "y1": y, "y2": y}), label])
 
     def _site_tick(self, site: int, name: str) -> Markup:

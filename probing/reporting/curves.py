@@ -43,7 +43,8 @@ class Panel:
         sites: names of the sites on the x axis.
         curves: lines with intervals.
         levels: horizontal lines: baselines, label entropy.
-        bounded: the range that the y axis shows at least and the one it is never wider than.
+        least, most: the range that the y axis shows at least, and the one it is never wider than.
+        x_label: of the x axis; "" where it is sites.
     """
 
     title: str
@@ -53,6 +54,11 @@ class Panel:
     levels: tuple[Curve, ...]
     least: tuple[float, float]
     most: tuple[float, float]
+    x_label: str = ""
+
+    def x_ticks(self) -> tuple[tuple[str, ...], str]:
+        """Short names along the x axis, and its label."""
+        return (self.sites, self.x_label) if self.x_label else site_ticks(self.sites)
 
     def y_range(self) -> tuple[float, float]:
         """Lowest and highest value on the y axis: all values in view, within `most`."""

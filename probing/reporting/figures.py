@@ -14,8 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from probing.analysis import AnalysisResult
 from probing.records import ProbeResult
-from probing.reporting.curves import Curve, Panel, loss_panel, score_panels, site_ticks
+from probing.reporting.analyses import analysis_panels
+from probing.reporting.curves import Curve, Panel, loss_panel, score_panels
 from probing.reporting.task_results import TaskResults, by_task
 
 _COLOURS = {"control": "#D55E00", "selectivity": "#009E73", "ceiling": "#666666", "entropy": "#000000"}
@@ -26,17 +28,26 @@ _STYLES = {"ceiling": (0, (5, 2)), "baseline": (0, (1, 1.5)), "entropy": (0, (3,
 _SETTINGS: Any = {"pdf.fonttype": 42, "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False}
 
 
-def save_curves(results: Sequence[ProbeResult], folder: Path | str) -> list[Path]:
-    """Write one figure per task, as PDF and PNG, into `folder`; equal results give equal bytes."""
+def save_curves(
+    results: Sequence[ProbeResult], folder: Path | str, analyses: Sequence[AnalysisResult] = ()
+) -> list[Path]:
+    """Write a figure per task and per analysis, as PDF and PNG, into `folder`; equal results give equal bytes."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    return [path for task in by_task(results) if task.results for path in _save(task, place)]
+    return [path for task in by_task(results, analyses) if task.results for path in _save(task, place)]
 
 
 def _save(task: TaskResults, folder: Path) -> list[Path]:
     last = loss_panel(task)
-    panels = [*score_panels(task), *([last] if last else [])]
-    paths = [folder / f"curves-{file_name(task.title)}.{kind}" for kind in ("pdf", "png")]
+    paths = _write(task, [*score_panels(task), *([last] if last else [])], folder / f"curves-{file_name(task.title)}")
+    for (analysis, probe), results in task.analyses_by_kind().items():
+        panels = analysis_panels(task, results)
+        paths += _write(task, panels, folder / f"{file_name(f'{analysis} {probe} {task.title}')}") if panels else []
+    return paths
+
+
+def _write(task: TaskResults, panels: Sequence[Panel], stem: Path) -> list[Path]:
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = _figure(task, panels)
@@ -78,7 +89,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
             linewidth=1,
             label=_plain(level.name),
         )
-    names, label = site_ticks(panel.sites)
+    names, label = panel.x_ticks()
     every = max(1, -(-len(names) * max(map(len, names)) // 30))
     axes.set_xticks(range(0, len(names), every), names[::every], parse_math=False)
     axes.set_xlabel(label)

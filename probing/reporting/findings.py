@@ -17,10 +17,18 @@ from probing.records import Comparison, Gain, MeasureResult, ProbeResult
 from probing.reporting.task_results import TaskResults, by_task, comparison, least_gain, score
 from probing.reporting.unjudged import MIN_SENTENCES, SHOWS_NOTHING, needs
 from probing.reporting.warnings import only_test_label, warnings_of
-from probing.reporting.wording import count, decimal, half_width, measure_title, plural, probability, with_interval
+from probing.reporting.wording import (
+    correction_title,
+    count,
+    decimal,
+    half_width,
+    measure_title,
+    plural,
+    probability,
+    with_interval,
+)
 
 Status = Literal["selectively decodable", "decodable", "not shown to be decodable", "not judged"]
-ALPHA = 0.025  # one-sided, as the lower end of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def judge(task: TaskResults, result: ProbeResult) -> Judgement | None:
     weakest = min(controls, key=lambda c: c.selectivity.low) if controls else None
     if gain is None or _too_few(result) or only_test_label(result.facts) is not None:
         return Judgement(result, measured, gain, weakest, "not judged")
-    if gain.p_adjusted > ALPHA or gain.gain.value <= gain.margin:
+    if not gain.is_shown:
         return Judgement(result, measured, gain, weakest, "not shown to be decodable")
     selective = weakest is not None and weakest.selectivity.low > 0
     return Judgement(result, measured, gain, weakest, "selectively decodable" if selective else "decodable")
@@ -157,12 +165,13 @@ def _gain_clause(gain: Gain | None, status: Status) -> str:
     clause = f"the gain over the best baseline ({gain.baseline}) is {with_interval(gain.gain)}"
     if status == "not judged":
         return clause
-    if gain.p_adjusted <= ALPHA and gain.gain.value > gain.margin:
-        return f"{clause}, beyond the margin of {_margin(gain)} (adjusted p {probability(gain.p_adjusted)})"
+    p = f"{correction_title(gain.correction)}-adjusted p {probability(gain.p_adjusted)}"
+    if gain.is_shown:
+        return f"{clause}, beyond the margin of {_margin(gain)} ({p})"
+    least = gain.margin + half_width(gain.gain) if gain.detectable is None else gain.detectable
     return (
-        f"{clause}, which does not clear the margin of {_margin(gain)} (adjusted p {probability(gain.p_adjusted)}; "
-        "the smallest difference these rows could have shown to clear it is about "
-        f"{decimal(gain.margin + half_width(gain.gain))})"
+        f"{clause}, which does not clear the margin of {_margin(gain)} ({p}; the smallest difference that these rows "
+        f"would have shown to clear it, four times in five, is about {decimal(least)})"
     )
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 
+from probing.analysis import AnalysisResult
 from probing.records import ProbeResult
 from probing.reporting.findings import Finding, finding
 from probing.reporting.markup import Markup, el, join
@@ -17,9 +18,9 @@ from probing.reporting.wording import plural
 MAX_BYTES = 3_000_000
 
 
-def page(results: Sequence[ProbeResult]) -> bytes:
+def page(results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = ()) -> bytes:
     """The whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says so."""
-    tasks = by_task(results)
+    tasks = by_task(results, analyses)
     findings = [finding(task) for task in tasks]
     for long_table, confusion in ((True, True), (False, True), (False, False)):
         document = _document(tasks, findings, long_table=long_table, confusion=confusion).encode()
@@ -106,8 +107,9 @@ _READING = (
      "budget. A large one says that the probe's success is not memory for keys."),
     ("Chance check", "labels permuted over rows. It should land at the majority rate; it is never called selectivity."),
     ("Gain", "the score less that of the best baseline, on the same rows, paired. The p value is one-sided, against "
-     "the margin, and Holm-adjusted over the sites, probes, baselines and tasks of the study. Intervals of selectivity "
-     "are not adjusted."),
+     "the margin, and adjusted over the sites, probes, baselines and tasks of the study: by Holm (the chance of any "
+     "false claim), or by Benjamini and Hochberg (the share of false claims), as the column says. Intervals of "
+     "selectivity are not adjusted."),
     ("Intervals", "95 %, from resampling whole sentences (or documents), with the seeds of the probe and the draws of "
      "the control."),
     ("Decodable", "at the site and probe that score best on dev, the gain over the best baseline on test clears the "

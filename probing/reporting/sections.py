@@ -6,13 +6,24 @@ import json
 from typing import Any
 
 from probing.records import Comparison, MeasureResult, ProbeResult, Score
-from probing.reporting.chart import draw
+from probing.reporting.analyses import analyses_section
 from probing.reporting.confusion import confusion_table
-from probing.reporting.curves import Panel, loss_panel, score_panels
+from probing.reporting.curves import loss_panel, score_panels
 from probing.reporting.findings import Finding
 from probing.reporting.markup import Markup, el, escape, join, table
+from probing.reporting.methods import methods_section
+from probing.reporting.panels import figure
 from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
-from probing.reporting.wording import count, decimal, interval, measure_title, plain, plural, with_interval
+from probing.reporting.wording import (
+    correction_title,
+    count,
+    decimal,
+    interval,
+    measure_title,
+    plain,
+    plural,
+    with_interval,
+)
 
 _OVERTURNED = {"not judged": "What a judgement needs"}
 _BOX = {"selectively decodable": "box yes", "decodable": "box half"}
@@ -28,8 +39,10 @@ def task_section(task: TaskResults, found: Finding, anchor: str, *, long_table: 
         _further_controls(task),
         confusion_table(task) if confusion else _left_out("The confusion table"),
         seen_table(task),
+        analyses_section(task),
         facts_table(task),
         _long_table(task) if long_table else _left_out("The table of every measure and split"),
+        methods_section(task),
         _provenance(task),
     ]
     return el("section", {"aria-labelledby": anchor}, *parts)
@@ -74,7 +87,7 @@ def _figures(task: TaskResults) -> Markup:
         else "",
         "Hold the pointer over a mark for its numbers.",
     ]
-    return join([_figure(panels, task, " ".join(filter(None, caption))), _loss_figure(task)])
+    return join([figure(panels, task.title, " ".join(filter(None, caption))), _loss_figure(task)])
 
 
 def _loss_figure(task: TaskResults) -> Markup:
@@ -85,22 +98,7 @@ def _loss_figure(task: TaskResults) -> Markup:
         "Log loss on test in bits per label, lower is better. The label entropy is what knowing nothing but the "
         "frequencies of the labels costs."
     )
-    return _figure([panel], task, caption)
-
-
-def _figure(panels: list[Panel], task: TaskResults, caption: str) -> Markup:
-    drawn = (draw(panel, _described(panel, task)) for panel in panels)
-    return el("figure", None, el("div", {"class": "panels"}, *drawn), el("figcaption", None, caption))
-
-
-def _described(panel: Panel, task: TaskResults) -> str:
-    lines = [
-        f"{curve.name} from {decimal(curve.points[0].value)} at {panel.sites[curve.points[0].x]} "
-        f"to {decimal(curve.points[-1].value)} at {panel.sites[curve.points[-1].x]}"
-        for curve in panel.curves
-    ]
-    levels = [f"{level.name} {decimal(level.points[0].value)}" for level in panel.levels]
-    return f"{task.title}, {panel.title}, {panel.y_label}: {'; '.join(lines + levels)}"
+    return figure([panel], task.title, caption)
 
 
 def results_table(task: TaskResults) -> Markup:
@@ -109,7 +107,7 @@ def results_table(task: TaskResults) -> Markup:
     head = ["site", "probe", measure_title(task.primary)]
     head += [f"control: {control}", "selectivity", "control ceiling"] if control else []
     head += [_second_title(task.secondary)] if task.secondary else []
-    head += ["gain over baseline", "adjusted p"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
+    head += ["gain over baseline", _p_title(task)] if any(least_gain(score(r, task.primary)) for r in task.all) else []
     best = task.best()
     rows = [_result_row(task, result, control, len(head)) for result in task.all]
     marked = next((i for i, result in enumerate(task.all) if result is best), None)
@@ -117,6 +115,11 @@ def results_table(task: TaskResults) -> Markup:
     return table(
         f"Results on test, with 95 % intervals; the gain is over the best baseline.{chosen}", head, rows, marked=marked
     )
+
+
+def _p_title(task: TaskResults) -> str:
+    gains = [gain for r in task.all if (gain := least_gain(score(r, task.primary)))]
+    return f"{correction_title(gains[0].correction)}-adjusted p" if gains else "adjusted p"
 
 
 def _second_title(measure: str) -> str:

@@ -40,6 +40,7 @@ tr.best > * { background: var(--mark); } td small { color: var(--soft); font-siz
 table.confusion th, table.confusion td { padding: .2rem .35rem; border: 0; font-size: .8rem; text-align: center; }
 table.confusion tbody th { text-align: right; }
 table.confusion td.own { outline: 1px solid var(--soft); outline-offset: -1px; }
+pre { font-size: .8rem; overflow-x: auto; background: var(--box); padding: .8rem 1rem; }
 details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 550; }
 nav ul { columns: 18rem auto; padding-left: 1.2rem; max-width: none; }
 .chart text { font: 11px system-ui, "Segoe UI", sans-serif; fill: var(--soft); }

@@ -3,34 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from probing.analysis import AnalysisResult
 from probing.records import ProbeResult, Score
+from probing.reporting.analyses import summary_rows
 from probing.reporting.findings import finding
 from probing.reporting.task_results import NO_SITE, TaskResults, by_task, comparison, least_gain, score
 from probing.reporting.warnings import warnings_of
-from probing.reporting.wording import folded, measure_title, plural, short, with_interval
+from probing.reporting.wording import (
+    correction_title,
+    count,
+    decimal,
+    folded,
+    measure_title,
+    p_value,
+    plural,
+    short,
+    with_interval,
+)
 
 _WIDE = 120
 
 
-def print_results(results: Sequence[ProbeResult], console: Console) -> None:
-    """Print one table and one plain sentence per task."""
-    for task in by_task(results):
+def print_results(results: Sequence[ProbeResult], console: Console, analyses: Sequence[AnalysisResult] = ()) -> None:
+    """Print one table and one plain sentence per task, and a table per analysis."""
+    for task in by_task(results, analyses):
         console.print(_heading(task))
         console.print(_table(task, console.width))
         for control in (*task.controls()[1:], *task.chance_checks()):
             console.print(_control_table(task, control, console.width))
         console.print(_notes(task, console.width))
+        for (analysis, probe), found_here in task.analyses_by_kind().items():
+            console.print(_analysis_table(f"{analysis}: {probe}", summary_rows(found_here)))
         for warning in warnings_of(task.any.facts):
             console.print(Text(f"warning: {warning}", style="bold yellow"))
         found = finding(task)
         console.print(Text(found.sentence, style="bold"))
         console.print(Text(found.does_not_show))
         console.print()
+
+
+def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print what `compare` found: a row a pair, and what was adjusted for."""
+    first = pairs[0]
+    several = len({row[name] for row in pairs for name in ("probe_a", "probe_b")}) > 1
+    rows, measure = count(first["n"]), measure_title(first["measure"])
+    console.print(Text(f"{measure} on {first['split']}, a minus b, {rows} rows", style="bold"))
+    table = _grid(["site a", "site b", "difference", "interval", "adjusted p", "detectable"])
+    for row in pairs:
+        names = [f"{row[f'site_{x}']} {row[f'probe_{x}']}" if several else row[f"site_{x}"] for x in "ab"]
+        shown = [decimal(row["difference"]), f"[{decimal(row['low'])}, {decimal(row['high'])}]"]
+        table.add_row(*map(Text, (*names, *shown, p_value(row["p_adjusted"]), decimal(row["detectable"]))))
+    console.print(table)
+    how = f"p {correction_title(first['correction'])}-adjusted over {plural(len(pairs), 'pair')}"
+    note = "detectable: the smallest true difference that would have been shown with 80 % probability"
+    console.print(Text(f"95 % intervals, not adjusted; {how}; {note}; choose a site on dev, not here", style="dim"))
 
 
 def _heading(task: TaskResults) -> Text:
@@ -115,6 +147,16 @@ def _control_table(task: TaskResults, control: str, width: int) -> Table:
         if against is not None:
             numbers = [_shown(against.score, width), _shown(against.selectivity, width), short(against.ceiling)]
             table.add_row(*map(Text, (result.site, result.probe, *numbers)[: len(table.columns)]))
+    return table
+
+
+def _analysis_table(title: str, rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", title_justify="left")
+    table.title = Text(f"analysis {title}")
+    for name in ("site", "quantity", "value", "unit", "controls"):
+        table.add_column(name, justify="right" if name == "value" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 

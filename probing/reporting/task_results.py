@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from probing.analysis import AnalysisResult
 from probing.errors import UnknownSite
 from probing.records import Comparison, Gain, MeasureResult, ProbeResult
 from probing.site import Site
@@ -25,6 +26,7 @@ class TaskResults:
         results: probes of states, by site along the forward pass, then by probe.
         baselines: probes that read no states (site "(none)").
         primary: the measure that layers are chosen by: accuracy or R² where scored.
+        analyses: of this task, by site along the forward pass.
     """
 
     task: str
@@ -33,6 +35,14 @@ class TaskResults:
     results: tuple[ProbeResult, ...]
     baselines: tuple[ProbeResult, ...]
     primary: str
+    analyses: tuple[AnalysisResult, ...] = ()
+
+    def analyses_by_kind(self) -> dict[tuple[str, str], list[AnalysisResult]]:
+        """Analyses by (analysis, probe)."""
+        groups: dict[tuple[str, str], list[AnalysisResult]] = {}
+        for result in self.analyses:
+            groups.setdefault((result.analysis, result.probe), []).append(result)
+        return groups
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -104,25 +114,35 @@ def comparison(found: MeasureResult | None, control: str | None) -> Comparison |
 
 def least_gain(found: MeasureResult | None) -> Gain | None:
     """The gain over the best baseline: the one that leaves least to gain."""
-    return min(found.gains, key=lambda gain: gain.gain.value) if found and found.gains else None
+    return found.least_gain if found else None
 
 
-def by_task(results: Iterable[ProbeResult]) -> list[TaskResults]:
-    """Results grouped by task and store, in the order in which tasks are first met."""
+def by_task(results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> list[TaskResults]:
+    """Results grouped by task and store, in the order in which tasks are first met, with their analyses."""
     groups: dict[tuple[str, str], list[ProbeResult]] = {}
     for result in results:
         groups.setdefault((result.task, _store(result)), []).append(result)
+    told: dict[tuple[str, str], list[AnalysisResult]] = {}
+    for analysis in analyses:
+        told.setdefault((analysis.task, _store(analysis)), []).append(analysis)
     names = [task for task, _ in groups]
     return [
-        _task_results(task, task if names.count(task) == 1 else f"{task} ({store or 'store not named'})", group)
+        _task_results(
+            task, task if names.count(task) == 1 else f"{task} ({store or 'store not named'})", group,
+            told.get((task, store), []),
+        )
         for (task, store), group in groups.items()
-    ]
+    ]  # fmt: skip
 
 
-def _task_results(task: str, title: str, group: Sequence[ProbeResult]) -> TaskResults:
+def _task_results(
+    task: str, title: str, group: Sequence[ProbeResult], analyses: Sequence[AnalysisResult]
+) -> TaskResults:
     states = sorted((r for r in group if r.site != NO_SITE), key=lambda r: site_order(r.site))
     baselines = sorted((r for r in group if r.site == NO_SITE), key=lambda r: r.probe)
-    return TaskResults(task, title, group[0].kind, tuple(states), tuple(baselines), _primary(states or baselines))
+    ordered = sorted(analyses, key=lambda one: site_order(one.site))
+    primary = _primary(states or baselines)
+    return TaskResults(task, title, group[0].kind, tuple(states), tuple(baselines), primary, tuple(ordered))
 
 
 def _primary(results: Sequence[ProbeResult]) -> str:
@@ -130,7 +150,7 @@ def _primary(results: Sequence[ProbeResult]) -> str:
     return next((name for name in (*_PRIMARY, *names) if name in names), _PRIMARY[0])
 
 
-def _store(result: ProbeResult) -> str:
+def _store(result: ProbeResult | AnalysisResult) -> str:
     return str(result.provenance.get("store_id") or "")[:12]
 
 

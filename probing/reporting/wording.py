@@ -8,6 +8,11 @@ from probing.records import Score
 
 _TITLES = {
     "accuracy": "accuracy", "macro_f1": "macro-F1", "log_loss": "log loss", "r2": "R²", "spearman": "Spearman",
+    "auroc": "AUROC", "rmse": "RMSE", "brier": "Brier score", "calibration": "calibration error",
+}  # fmt: skip
+_QUANTITIES = {
+    "code_length": "online code length", "compression": "compression", "learning_curve": "learning curve",
+    "information": "usable information", "conditional_information": "conditional information",
 }  # fmt: skip
 _NOTHING = "–"
 
@@ -15,6 +20,11 @@ _NOTHING = "–"
 def measure_title(measure: str) -> str:
     """`R²` for `r2`, `log loss` for `log_loss`."""
     return _TITLES.get(measure, measure.replace("_", " "))
+
+
+def quantity_title(quantity: str) -> str:
+    """`online code length` for `code_length`; measures as `measure_title` has them."""
+    return _QUANTITIES.get(quantity) or measure_title(quantity)
 
 
 def decimal(value: float | None, places: int = 3) -> str:
@@ -55,6 +65,16 @@ def folded(score: Score) -> str:
 def probability(p: float) -> str:
     """`= 0.031` or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def p_value(p: float) -> str:
+    """`0.031` or `< 0.001`, for tables."""
+    return probability(p).removeprefix("= ")
+
+
+def correction_title(correction: str) -> str:
+    """`Holm` or `Benjamini-Hochberg`."""
+    return {"holm": "Holm", "bh": "Benjamini-Hochberg"}.get(correction, correction)
 
 
 def count(number: Any) -> str:

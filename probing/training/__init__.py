@@ -14,7 +14,9 @@ from sklearn.base import BaseEstimator
 from probing.analysis import AnalysisResult
 from probing.contracts import Analysis, Control, Measure, Task
 from probing.corpus import Corpus
+from probing.errors import BadParameter, unknown_name
 from probing.records import ProbeResult
+from probing.statistics import CORRECTIONS, Correction
 from probing.store import Store
 from probing.training.fitting import analysis_id, baseline_scores, fit_unit, run_analysis, unit_id
 from probing.training.plan import Plan, make_plan
@@ -37,6 +39,7 @@ def train(
     sites: str | Sequence[str] = "*",
     cluster: str = "sentence",
     rows: str | None = None,
+    correction: Correction = "holm",
     to: str | Path | None = None,
     progress: bool = True,
 ) -> ProbeResults:
@@ -62,6 +65,9 @@ def train(
         sites: patterns of sites of the store.
         cluster: what is resampled for intervals: `sentence` or `document`.
         rows: how the rows of a piece store are pooled, e.g. `word:last` (default: the mean).
+        correction: how p of gains are adjusted over the sites, probes, baselines and tasks of a store: `holm`, or `bh`
+            (Benjamini-Hochberg), which bounds the share of false claims instead of the chance of any. It goes for all
+            results of the folder.
         to: folder for results.jsonl, results.parquet, fitted probes, and units by which a killed run resumes.
         progress: whether to show a bar on standard error, if that is a terminal.
 
@@ -71,6 +77,8 @@ def train(
         NonFiniteStates: NaN or infinite states, with site and rows.
         UnknownName, BadParameter: names and parameters.
     """
+    if correction not in CORRECTIONS:
+        raise unknown_name("correction", correction, CORRECTIONS, error=BadParameter)
     opened = store if not isinstance(store, str | Path) else Store.open(store)
     plan = make_plan(
         opened, corpus, task=task, probes=probes, controls=controls, measures=measures, analyses=analyses,
@@ -78,7 +86,7 @@ def train(
     )  # fmt: skip
     folder = Path(to) if to is not None else None
     found, told = _results(plan, folder, progress=progress)
-    results = adjusted(found, told)
+    results = adjusted(found, told, correction=correction)
     if folder is None:
         return results
     results.write(folder)

@@ -20,7 +20,7 @@ from probing.records import Score
 from probing.resampling import Resampler
 from probing.training.plan import Plan
 from probing.training.results import write_atomically, write_parquet
-from probing.training.scoring import FRACTION, Sampled, Scores, score_label_set
+from probing.training.scoring import Sampled, Scores, score_label_set
 from probing.training.states import States
 
 
@@ -211,5 +211,5 @@ def _difference(ours: Sampled, own: Sampled, measure: Measure, resampler: Resamp
 def _score(
     value: float, samples: NDArray[np.float64], measure: Measure, resampler: Resampler, *, least: float = 0.0
 ) -> Score:
-    low, high = resampler.bounds(value, samples[None], is_fraction=measure.unit == FRACTION, least=least)
+    low, high = resampler.bounds(value, samples[None], unit=measure.unit, least=least)
     return Score(value, low, high, n=len(resampler.rows), unit=measure.unit)

@@ -18,7 +18,7 @@ from probing.provenance import digest
 from probing.records import ProbeResult
 from probing.specs import full_recipe
 from probing.training.plan import Plan, recipe_of
-from probing.training.scoring import ControlScores, Scores, measure_results, score_label_set
+from probing.training.scoring import ControlScores, Scores, kept, measure_results, score_label_set
 from probing.training.states import States, stateless
 from probing.training.units import commit_analysis, commit_unit
 
@@ -76,7 +76,7 @@ def fit_unit(
         converged=all(bool(getattr(fit, "converged_", True)) for fits_of_set in fits for fit in fits_of_set),
         facts=dict(plan.facts), provenance=_provenance(plan, unit),
     )  # fmt: skip
-    commit_unit(folder, result, fits[0][0])
+    commit_unit(folder, result, fits[0][0], kept(scored[0], plan.resamplers))
     return result
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
 
 import numpy as np
 
+from probing.contracts import Measure
 from probing.corpus import SPLITS, Corpus
 from probing.design import Labels
 from probing.errors import DegenerateDesign
@@ -77,3 +79,21 @@ def _check_groups(labels: Labels, corpus: Corpus, where: str) -> None:
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def refuse_one_class(measures: Mapping[str, Measure], label_sets: Iterable[Labels], splits: Iterable[str]) -> None:
+    """Measures that contrast classes are undefined where all rows have one.
+
+    Raises:
+        DegenerateDesign: with measure, split and label set.
+    """
+    wanting = [name for name, measure in measures.items() if measure.needs_two_classes]
+    if not wanting:
+        return
+    for labels, split in product(label_sets, splits):
+        if len(np.unique(labels.y[labels.rows(split)])) < 2:
+            raise DegenerateDesign(
+                f"{wanting[0]} is undefined on {split}: all its labels are the same", needed="at least two classes",
+                found="one", where=f"task {labels.task}" + (f", control {labels.control}" if labels.control else ""),
+                next_step="leave the measure out, or split the corpus otherwise",
+            )  # fmt: skip

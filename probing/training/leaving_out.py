@@ -19,12 +19,12 @@ from probing.provenance import digest
 from probing.records import Score
 from probing.seeds import generator
 from probing.specs import build_task
+from probing.statistics import FRACTION
 from probing.store import Store
 from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.fitting import fits_of, unit_id
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
-from probing.training.scoring import FRACTION
 from probing.training.states import States, site_states, stateless
 
 LEAST_ROWS = 50

@@ -23,6 +23,7 @@ from probing.specs import build_task, full_recipe, spec_of
 from probing.statistics import RESAMPLES
 from probing.store import Store
 from probing.training.doubts import doubts
+from probing.training.label_checks import refuse_one_class
 from probing.training.labelling import facts, label_rows
 from probing.training.members import (
     ControlSet,
@@ -155,6 +156,7 @@ def make_plan(
         seen=_seen_types(labels), facts=facts(labels, corpus) | doubts(labels, corpus, inputs, unknown),
         provenance=_provenance(store, corpus, labels, root_seed=root_seed, cluster=cluster, seeds=seeds),
     )  # fmt: skip
+    refuse_one_class(plan.measures, plan.label_sets, EVALUATED)
     for probe in plan.probes.values():
         plan.measures_for(probe)
     _check_analyses(plan)

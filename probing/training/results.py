@@ -17,10 +17,13 @@ from probing.analysis import AnalysisResult
 from probing.errors import UnknownName, unknown_name
 from probing.provenance import environment
 from probing.records import Gain, MeasureResult, ProbeResult, Score, json_lines, read_results
-from probing.statistics import holm
+from probing.statistics import ALPHA, Correction, adjust, detectable, level_after
 
 NO_SITE = "(none)"
-_TEXT = ("site", "task", "probe", "measure", "split", "unit", "control", "kind", "store_id", "model", "provenance")
+_TEXT = (
+    "site", "task", "probe", "measure", "split", "unit", "control", "kind", "store_id", "model", "provenance",
+    "baseline", "correction",
+)  # fmt: skip
 _COUNTS = ("n", "seed_count", "draw_count", "fit_count")
 _FLAGS = ("converged", "higher_is_better")
 
@@ -35,6 +38,16 @@ class ProbeResults(Sequence[ProbeResult]):
     def __init__(self, results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> None:
         self._results = tuple(results)
         self.analyses = tuple(analyses)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> ProbeResults:
+        """What `write` left in a folder.
+
+        Raises:
+            InputError: a line that is no result.
+        """
+        place = Path(folder)
+        return cls(read_results(place / "results.jsonl"), analysis.read_analyses(place / "analyses.jsonl"))
 
     @overload
     def __getitem__(self, index: int) -> ProbeResult: ...
@@ -132,7 +145,7 @@ class ProbeResults(Sequence[ProbeResult]):
         kept.update((_key(result), result) for result in self._results)
         told = {_analysis_key(result): result for result in analysis.read_analyses(folder / "analyses.jsonl")}
         told.update((_analysis_key(result), result) for result in self.analyses)
-        return adjusted(kept.values(), told.values())
+        return adjusted(kept.values(), told.values(), correction=correction_of(self._results))
 
     def adjusted_in(self, folder: Path) -> ProbeResults:
         """These results with p adjusted over all that `folder` holds."""
@@ -140,25 +153,54 @@ class ProbeResults(Sequence[ProbeResult]):
         return ProbeResults((result for result in self.merged_into(folder) if _key(result) in wanted), self.analyses)
 
 
-def adjusted(results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> ProbeResults:
-    """Results with Holm-adjusted p over the sites, probes, baselines and tasks of a store, by measure and split."""
+def correction_of(results: Iterable[ProbeResult]) -> Correction:
+    """How the p of these results are adjusted: `holm` unless the first gain says otherwise."""
+    gains = (gain for result in results for found in result.measures for gain in found.gains)
+    return next((gain.correction for gain in gains), "holm")
+
+
+def adjusted(
+    results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = (), *, correction: Correction = "holm"
+) -> ProbeResults:
+    """Results with p adjusted over the sites, probes, baselines and tasks of a store, by measure and split.
+
+    The smallest gain that could have been seen depends on that family too, and is told anew.
+    """
     listed = list(results)
     families: dict[tuple[str, ...], list[Gain]] = {}
     for result in listed:
         for found in result.measures:
             families.setdefault(_family(result, found), []).extend(found.gains)
-    queues = {key: iter(holm([gain.p for gain in gains])) for key, gains in families.items()}
+    queues = {key: iter(_told(gains, correction)) for key, gains in families.items()}
     return ProbeResults(
         (
-            replace(result, measures=tuple(_with_p(found, queues[_family(result, found)]) for found in result.measures))
+            replace(
+                result, measures=tuple(_with_gains(found, queues[_family(result, found)]) for found in result.measures)
+            )
             for result in listed
         ),
         analyses,
     )
 
 
-def _with_p(found: MeasureResult, queue: Iterator[float]) -> MeasureResult:
-    return replace(found, gains=tuple(replace(gain, p_adjusted=next(queue)) for gain in found.gains))
+def _told(gains: Sequence[Gain], correction: Correction) -> list[Gain]:
+    """Gains of one family with what depends on the family."""
+    p = [gain.p for gain in gains]
+    level = level_after(p, correction, alpha=ALPHA)
+    return [
+        replace(gain, p_adjusted=one, correction=correction, detectable=_detectable(gain, level))
+        for gain, one in zip(gains, adjust(p, correction), strict=True)
+    ]
+
+
+def _detectable(gain: Gain, level: float) -> float | None:
+    if gain.error is None or gain.df is None:
+        return None
+    return detectable(gain.error, gain.df, margin=gain.margin, alpha=level)
+
+
+def _with_gains(found: MeasureResult, queue: Iterator[Gain]) -> MeasureResult:
+    return replace(found, gains=tuple(next(queue) for _ in found.gains))
 
 
 def _family(result: ProbeResult, found: MeasureResult) -> tuple[str, ...]:
@@ -198,7 +240,15 @@ def _control_columns(found: MeasureResult) -> dict[str, Any]:
 def _long_table(results: Iterable[ProbeResult]) -> pd.DataFrame:
     frame = pd.DataFrame([row for result in results for row in result.rows()])
     types = {
-        name: "string" if name in _TEXT else "int64" if name in _COUNTS else "bool" if name in _FLAGS else "float64"
+        name: "string"
+        if name in _TEXT
+        else "int64"
+        if name in _COUNTS
+        else "bool"
+        if name in _FLAGS
+        else "boolean"
+        if name == "decodable"
+        else "float64"
         for name in frame.columns
     }
     return frame.astype(types)

@@ -16,17 +16,20 @@ from probing.predicting import predict, resampled
 from probing.records import Comparison, Gain, MeasureResult, Score
 from probing.resampling import Resampler
 from probing.statistics import (
-    interval,
+    FRACTION,
+    MANY,
+    Replicates,
+    bounded,
+    detectable,
+    gained,
+    half_width_error,
+    is_unvaried,
     one_sided_p,
     replicates,
-    selectivity_interval,
-    unvaried_interval,
     unvaried_p,
 )  # fmt: skip
 
-MARGINS = {"accuracy": 0.02, "macro_f1": 0.02, "log_loss": 0.05}
-FRACTION = "fraction"
-_NO_WIDTH = 1e-12
+MARGINS = {FRACTION: 0.02, "bits": 0.05}  # by unit: what a gain has to exceed; 0 in other units
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,22 @@ class ControlScores:
     draws: Sequence[Scores]
 
 
+def kept(task: Scores, resamplers: Mapping[str, Resampler]) -> dict[str, NDArray[Any]]:
+    """What pairs this probe with others on the same rows later: arrays by name.
+
+    Samples and not sums by cluster: they serve measures of ranks too, and are those that the intervals are made of.
+
+    Returns:
+        `SPLIT/MEASURE/value` (seeds,) and `SPLIT/MEASURE/samples` (seeds, R); `SPLIT/clusters`, the number S.
+    """
+    arrays: dict[str, NDArray[Any]] = {
+        f"{split}/clusters": np.array([resampler.weights.shape[1]]) for split, resampler in resamplers.items()
+    }
+    for (name, split), found in task.items():
+        arrays |= {f"{split}/{name}/value": found.values, f"{split}/{name}/samples": found.samples}
+    return arrays
+
+
 def score_label_set(
     fits: Sequence[Probe],
     labels: Labels,
@@ -67,6 +86,7 @@ def score_label_set(
 ) -> dict[tuple[str, str], Sampled]:
     """Every measure on every split for the fits (one a seed) of one label set; `seen` is per row of the labels."""
     scores = {}
+    measures = {name: measure.informed(labels) for name, measure in measures.items()}
     for split, resampler in resamplers.items():
         part = labels.take(resampler.rows)
         y = part.y
@@ -111,10 +131,9 @@ def measure_results(
             _comparison(control, scores, ours, name, measure, resampler) for control, scores in controls.items()
         )
         gains = tuple(
-            _gain(baseline, ours, scores[name, split], name, measure, resampler)
-            for baseline, scores in baselines.items()
+            _gain(baseline, ours, scores[name, split], measure, resampler) for baseline, scores in baselines.items()
         )
-        score = _score(ours.value, interval(replicates(ours.samples[None], seed=resampler.seed)), measure, resampler)
+        score = _score(ours.value, _replicates(ours.samples[None], resampler), measure, resampler)
         results.append(
             MeasureResult(name, split, score, measure.higher_is_better, ours.seen, ours.unseen, comparisons, gains)
         )
@@ -127,29 +146,47 @@ def _comparison(
     draws = [draw[name, resampler.split] for draw in scores.draws]
     samples = np.stack([draw.samples for draw in draws])
     value = float(np.mean([draw.value for draw in draws]))
-    bounds = selectivity_interval(task.samples, samples, higher_is_better=measure.higher_is_better, seed=resampler.seed)
+    ours, better = _gained(task, samples, measure, resampler), _better(task.value, value, measure)
+    selectivity = _score(better, ours, measure, resampler, least=-1.0)
     has_ceiling = name == "accuracy" and resampler.split == "test"
     return Comparison(
         control=control,
-        score=_score(value, interval(replicates(samples, seed=resampler.seed)), measure, resampler),
+        score=_score(value, _replicates(samples, resampler), measure, resampler),
         ceiling=_mean(scores.ceilings) if has_ceiling else None,
-        selectivity=_score(_better(task.value, value, measure), bounds, measure, resampler, least=-1.0),
+        selectivity=selectivity,
         is_selectivity=scores.is_selectivity,
         draws=tuple(draw.value for draw in draws),
         seen=_mean([draw.seen for draw in draws]),
         unseen=_mean([draw.unseen for draw in draws]),
+        detectable=detectable(_error(ours, selectivity), ours.df),
     )
 
 
-def _gain(baseline: str, ours: Sampled, theirs: Sampled, name: str, measure: Measure, resampler: Resampler) -> Gain:
-    sign = 1.0 if measure.higher_is_better else -1.0
-    samples = replicates(sign * (ours.samples - theirs.samples)[None], seed=resampler.seed)
-    gain, margin = _better(ours.value, theirs.value, measure), MARGINS.get(name, 0.0)
-    p = one_sided_p(gain, samples, margin=margin)
-    bounds = interval(samples)
-    if measure.unit == FRACTION and _is_unvaried(bounds):
-        p = unvaried_p(gain, resampler.weights.shape[1], margin=margin, least=-1.0)
-    return Gain(baseline, _score(gain, bounds, measure, resampler, least=-1.0), margin, p, p)
+def _gain(baseline: str, ours: Sampled, theirs: Sampled, measure: Measure, resampler: Resampler) -> Gain:
+    found = _gained(ours, theirs.samples, measure, resampler)
+    value, margin = _better(ours.value, theirs.value, measure), MARGINS.get(measure.unit, 0.0)
+    p = one_sided_p(value, found.samples, margin=margin, df=found.df)
+    if measure.unit == FRACTION and is_unvaried(found.interval):
+        p = unvaried_p(value, resampler.weights.shape[1], margin=margin, least=-1.0)
+    gain = _score(value, found, measure, resampler, least=-1.0)
+    error = _error(found, gain)
+    return Gain(baseline, gain, margin, p, p, error=error, df=min(found.df, MANY))
+
+
+def _replicates(samples: NDArray[np.float64], resampler: Resampler) -> Replicates:
+    return replicates(samples, clusters=resampler.weights.shape[1], seed=resampler.seed)
+
+
+def _gained(task: Sampled, other: NDArray[np.float64], measure: Measure, resampler: Resampler) -> Replicates:
+    return gained(
+        task.samples, other, clusters=resampler.weights.shape[1], higher_is_better=measure.higher_is_better,
+        seed=resampler.seed,
+    )  # fmt: skip
+
+
+def _error(found: Replicates, score: Score) -> float:
+    """Standard error of a difference; of one that no resample changes, the one its interval stands for."""
+    return half_width_error(score.low, score.high) if is_unvaried(found.interval) else found.error
 
 
 def _better(ours: float, theirs: float, measure: Measure) -> float:
@@ -161,16 +198,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _score(
-    value: float, bounds: tuple[float, float], measure: Measure, resampler: Resampler, *, least: float = 0.0
-) -> Score:
-    """A score with its interval. A fraction's lies from `least` (of differences: -1) to 1, and never has no width."""
-    if measure.unit == FRACTION and _is_unvaried(bounds):
-        bounds = unvaried_interval(value, resampler.weights.shape[1], least=least, most=1.0)
-    if measure.unit == FRACTION:
-        bounds = max(least, bounds[0]), min(1.0, bounds[1])
+def _score(value: float, found: Replicates, measure: Measure, resampler: Resampler, *, least: float = 0.0) -> Score:
+    bounds = bounded(value, found, unit=measure.unit, clusters=resampler.weights.shape[1], least=least)
     return Score(value, *bounds, n=len(resampler.rows), unit=measure.unit)
-
-
-def _is_unvaried(bounds: tuple[float, float]) -> bool:
-    return bounds[1] - bounds[0] <= _NO_WIDTH

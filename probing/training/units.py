@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from probing import analysis as analyses
 from probing.analysis import AnalysisResult
 from probing.contracts import Probe
 from probing.design import Labels
+from probing.errors import InputError
 from probing.provenance import digest
 from probing.records import ProbeResult, from_json, to_json
 from probing.training.results import write_atomically
 
-VERSION = 2  # raised by any change that alters a score
+VERSION = 3  # raised by any change that alters a score
 
 
 def labels_digest(labels: Labels) -> str:
@@ -42,17 +47,43 @@ def load_unit(folder: Path | None, unit: str) -> ProbeResult | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     saved = not result.provenance.get("saved") or probe_stem(folder, result).with_name("seed0.json").is_file()
-    return result if result.provenance.get("unit") == unit and saved else None
+    whole = saved and _samples_path(folder, unit).is_file()
+    return result if result.provenance.get("unit") == unit and whole else None
 
 
-def commit_unit(folder: Path | None, result: ProbeResult, probe: Probe) -> None:
-    """Save the task's fitted probe (first seed) if it can be saved, then the result: the result is the commit."""
+def commit_unit(folder: Path | None, result: ProbeResult, probe: Probe, samples: Mapping[str, NDArray[Any]]) -> None:
+    """Save the task's fitted probe (first seed) if it can be saved, its bootstrap samples, then the result.
+
+    The result is the commit.
+    """
     if folder is None:
         return
     if result.provenance["saved"]:
         probe.save(probe_stem(folder, result))
     unit: Any = result.provenance["unit"]
+    write_atomically(_samples_path(folder, unit), save({name: samples[name] for name in sorted(samples)}))
     write_atomically(folder / "units" / f"{unit}.json", (to_json(result) + "\n").encode())
+
+
+def load_samples(folder: Path, result: ProbeResult) -> dict[str, NDArray[Any]]:
+    """The bootstrap samples of a committed result, by the names that `scoring.kept` gives.
+
+    Raises:
+        InputError: they are missing or damaged.
+    """
+    path = _samples_path(folder, str(result.provenance.get("unit")))
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(
+            f"the bootstrap samples of {result.probe} at {result.site} cannot be read", needed="the file of its unit",
+            found=str(error)[:200], where=str(path),
+            next_step="delete it and run `probing train … --to` on that directory again",
+        ) from None  # fmt: skip
+
+
+def _samples_path(folder: Path, unit: str) -> Path:
+    return folder / "units" / f"{unit}.safetensors"
 
 
 def load_analysis(folder: Path | None, unit: str) -> AnalysisResult | None:

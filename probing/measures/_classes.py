@@ -1,0 +1,39 @@
+"""What measures of classes share: indicators, log probabilities or a refusal, means of what is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Prediction
+from probing.errors import BadParameter
+
+
+def log_probabilities(prediction: Prediction, measure: str) -> NDArray[np.float64]:
+    """`(N, K)` natural logs.
+
+    Raises:
+        BadParameter: the probe gives no probabilities.
+    """
+    if prediction.log_probabilities is None:
+        raise BadParameter(
+            f"{measure} needs probabilities", found="a probe without them", next_step="score it by accuracy"
+        )
+    return prediction.log_probabilities
+
+
+def indicators(y: NDArray[Any], n_classes: int) -> NDArray[np.float64]:
+    """`(N, K)`: 1 in the column of the row's class, else 0."""
+    found = np.zeros((len(y), n_classes))
+    found[np.arange(len(y)), np.asarray(y, np.int64)] = 1.0
+    return found
+
+
+def mean_of_known(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means over the last axis `(..., K)` of what is defined; NaN where nothing is."""
+    known = np.isfinite(scores)
+    count = known.sum(-1)
+    total = np.where(known, scores, 0.0).sum(-1)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))

@@ -1,0 +1,46 @@
+"""Area under the ROC curve: how often a row of the class is ranked above one of another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.measures._one_vs_rest import OneVsRest, Ranked, ratio
+
+
+class AUROC(OneVsRest):
+    """P(score of a row of the class > score of a row of another) + ½ P(they are equal); with K > 2, mean over classes.
+
+    With two classes the second in sorted order is told from the first; with more, each from all others, and all count
+    the same. 0.5 is chance, whatever the label frequencies. It misleads where one class is rare: 0.99 can go with few
+    true among the rows flagged, so read it beside recall at a fixed rate of false positives. It sees the order of the
+    scores alone, not whether the probabilities are right.
+
+    References:
+        Hanley and McNeil 1982, The meaning and use of the area under a receiver operating characteristic curve.
+    """
+
+    def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:
+        """Share of the rows of other classes that each row lies above, equals counting half."""
+        others = np.sort(score[~has])
+        return (np.searchsorted(others, score, "left") + np.searchsorted(others, score, "right")) / (2 * len(others))
+
+    def ranked(self, has: NDArray[np.bool_], score: NDArray[Any], groups: NDArray[np.int64]) -> Ranked:
+        """Areas from the weights of other rows, cumulated in the order of their score."""
+        order = np.argsort(score[~has], kind="stable")
+        others, lower, own = score[~has][order], groups[~has][order], groups[has]
+        below, upto = (np.searchsorted(others, score[has], side) for side in ("left", "right"))
+
+        def areas(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+            cumulated = np.zeros((len(lower) + 1, weights.shape[1]))
+            np.cumsum(weights[lower], axis=0, out=cumulated[1:])
+            mine = weights[own]
+            won = (mine * (cumulated[below] + cumulated[upto])).sum(0) / 2
+            return ratio(won, mine.sum(0) * cumulated[-1])
+
+        return areas
+
+
+MEMBER = AUROC

@@ -1,0 +1,39 @@
+"""Balanced accuracy: the mean over classes of the share of its rows that are predicted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Measure, Prediction
+from probing.measures._classes import indicators, mean_of_known
+
+
+class BalancedAccuracy(Measure):
+    """Mean over the classes that occur of hits / rows of the class: the accuracy if all classes were equally frequent.
+
+    1/K for whoever always says one class. It misleads where classes are rare: one row of a class of three weighs as
+    much as thousands elsewhere. A class that a resample lacks does not count in it.
+
+    References:
+        Brodersen et al. 2010, The balanced accuracy and its posterior distribution.
+    """
+
+    kinds = ("classes",)
+    unit = "fraction"
+
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, 2K)`: for each class, whether the row is a hit, whether it has the class."""
+        y, values = np.asarray(y), np.asarray(prediction.values)
+        has = indicators(y, int(y.max()) + 1)
+        return np.concatenate([has * (y == values)[:, None], has], axis=1)
+
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean recall over the classes present."""
+        hits, rows = np.moveaxis(totals.reshape(*totals.shape[:-1], 2, -1), -2, 0)
+        return mean_of_known(np.where(rows > 0, hits / np.where(rows > 0, rows, 1.0), np.nan))
+
+
+MEMBER = BalancedAccuracy

@@ -1,0 +1,44 @@
+"""Brier score: the squared distance of the probabilities from what is true."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Measure, Prediction
+from probing.measures._classes import indicators, log_probabilities
+
+
+class Brier(Measure):
+    """Mean of Σₖ (pₖ − 1[y = k])², from 0 to 2, as Brier defined it; with two classes it is twice the binary score.
+
+    A proper score like log loss, but bounded: one certain mistake costs 2. It misleads for rare classes, where even
+    bad probabilities are near 0 and the score is small.
+
+    References:
+        Brier 1950, Verification of forecasts expressed in terms of probability.
+    """
+
+    kinds = ("classes",)
+    unit = "squared probability"
+    higher_is_better = False
+    reads_probabilities: ClassVar[bool] = True
+
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, 2)`: squared distance, one.
+
+        Raises:
+            BadParameter: the probe gives no probabilities.
+        """
+        p = np.exp(log_probabilities(prediction, "brier"))
+        distance = ((p - indicators(y, p.shape[1])) ** 2).sum(1)
+        return np.stack([distance, np.ones(len(p))], axis=1)
+
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Squared distance over rows."""
+        return totals[..., 0] / totals[..., 1]
+
+
+MEMBER = Brier

@@ -1,0 +1,77 @@
+"""Calibration: how far confidence and accuracy lie apart (expected calibration error)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Measure, Prediction
+from probing.errors import BadParameter
+from probing.measures._classes import log_probabilities
+
+
+class Calibration(Measure):
+    """Σ over bins of (rows / N) · |mean confidence − accuracy|, the confidence being the probability of the class said.
+
+    The bins hold equally many rows (equal confidences stay together) and are fixed from the full split, so that
+    resamples share them. It misleads with few rows: chance alone makes it about √(2 · bins · a(1 − a) / (π N)) for a
+    perfectly calibrated probe of accuracy a, and resamples double that noise; their interval is therefore moved so that
+    its mean lies at the score, and ends at 0. It says nothing of classes that are not predicted, and one that always
+    predicts the prior is calibrated.
+
+    Args:
+        bins: number of bins.
+
+    References:
+        Naeini, Cooper and Hauskrecht 2015, Obtaining well calibrated probabilities using Bayesian binning. Guo et al.
+        2017, On calibration of modern neural networks, eq. 3. Nguyen and O'Connor 2015, Posterior calibration and
+        exploratory analysis for natural language processing models (equal-mass bins).
+    """
+
+    kinds = ("classes",)
+    unit = "fraction"
+    higher_is_better = False
+    reads_probabilities: ClassVar[bool] = True
+
+    def __init__(self, *, bins: int = 15) -> None:
+        if bins < 1:
+            raise BadParameter("calibration needs bins", needed="at least 1", found=str(bins))
+        self.bins = bins
+
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, bins + 1)`: confidence minus hit in the column of the row's bin, and one.
+
+        Raises:
+            BadParameter: the probe gives no probabilities.
+        """
+        logs = log_probabilities(prediction, "calibration")
+        y, values = np.asarray(y), np.asarray(prediction.values)
+        rows = np.arange(len(y))
+        confidence = np.exp(logs[rows, values])
+        found = np.zeros((len(y), self.bins + 1))
+        found[rows, _bins(confidence, self.bins)] = confidence - (y == values)
+        found[:, -1] = 1.0
+        return found
+
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Σ |confidence − hits| over rows."""
+        return np.asarray(np.abs(totals[..., :-1]).sum(-1) / totals[..., -1])
+
+    def resampled(
+        self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """`(R,)` scores under cluster weights `(R, S)`, less the mean by which resampling raises them; at least 0."""
+        raw = super().resampled(y, prediction, groups, weights)
+        raised = raw.mean() - self.value(y, prediction) if len(raw) > 1 else 0.0
+        return np.maximum(0.0, raw - raised)
+
+
+def _bins(confidence: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    """`(N,)` bin of each row: its rank, the lowest of equals, cut into equal parts."""
+    rank = np.searchsorted(np.sort(confidence), confidence, "left")
+    return np.asarray(rank * bins // len(confidence), np.int64)
+
+
+MEMBER = Calibration

@@ -1,0 +1,60 @@
+"""Recall at a fixed rate of false positives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter
+from probing.measures._one_vs_rest import OneVsRest, Ranked, ratio
+
+
+class RecallAtFPR(OneVsRest):
+    """The share of a class's rows that are flagged when at most `fpr` of the other rows are.
+
+    The threshold is the lowest score at which at most `fpr` of the rows of other classes *of the same split* are
+    flagged: it is set by their scores there, in every resample anew, and not carried over from dev; so it says what is
+    possible, not what a threshold fixed beforehand would give. With two classes the second in sorted order is flagged;
+    with more, each against the rest, and the mean is given. It misleads with few rows of other classes: below 1/fpr of
+    them none may be flagged at all, and the threshold hangs on one row.
+
+    Args:
+        fpr: allowed share of false positives, above 0 and below 1.
+
+    References:
+        Fawcett 2006, An introduction to ROC analysis.
+    """
+
+    def __init__(self, *, fpr: float = 0.01) -> None:
+        if not 0 < fpr < 1:
+            raise BadParameter("fpr must lie between 0 and 1", needed="above 0 and below 1", found=str(fpr))
+        self.fpr = fpr
+
+    def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:
+        """1 for rows above the highest-scored row of another class that may not be flagged, else 0."""
+        others = np.sort(score[~has])[::-1]
+        threshold = others[int(np.floor(self.fpr * len(others) + 1e-9))]
+        return np.asarray(score > threshold, np.float64)
+
+    def ranked(self, has: NDArray[np.bool_], score: NDArray[Any], groups: NDArray[np.int64]) -> Ranked:
+        """Recalls from the weights of other rows and of the class's own, cumulated from the highest score down."""
+        down, mine = np.argsort(-score[~has], kind="stable"), np.argsort(-score[has], kind="stable")
+        others, own = groups[~has][down], groups[has][mine]
+        # Rows of the class that lie above each row of another; equals are not flagged without it.
+        above = np.searchsorted(-score[has][mine], -score[~has][down], "left")
+
+        def recalls(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+            flagged = np.cumsum(weights[others], axis=0)
+            found = np.concatenate([np.zeros((1, weights.shape[1])), np.cumsum(weights[own], axis=0)])
+            # A product that is whole but for rounding counts as whole. The first row beyond is the threshold.
+            within = (flagged <= np.floor(self.fpr * flagged[-1] + 1e-9)).sum(0)
+            threshold = above[np.minimum(within, len(others) - 1)]
+            recall = ratio(found[threshold, np.arange(weights.shape[1])], found[-1])
+            return np.where(flagged[-1] > 0, recall, np.nan)
+
+        return recalls
+
+
+MEMBER = RecallAtFPR

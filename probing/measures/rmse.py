@@ -1,0 +1,34 @@
+"""RMSE: the root of the mean squared error, in the unit of the target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Measure, Prediction
+
+
+class RMSE(Measure):
+    """√(Σ(y − ŷ)² / N), in the target's own unit: years for a year.
+
+    What R² sets against the spread of the target, in numbers that can be pictured. It misleads where a few rows are far
+    off, which dominate it, and cannot be compared over tasks.
+    """
+
+    kinds = ("real",)
+    unit = "of the target"
+    higher_is_better = False
+
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, 2)`: squared error, one."""
+        error = np.asarray(y, np.float64) - np.asarray(prediction.values, np.float64)
+        return np.stack([error**2, np.ones(len(error))], axis=1)
+
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Root of squared error over rows."""
+        return np.asarray(np.sqrt(totals[..., 0] / totals[..., 1]))
+
+
+MEMBER = RMSE

@@ -1,0 +1,66 @@
+"""Usable information: how many bits about the label a family of probes can draw from the state."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Measure, Prediction
+from probing.design import Labels
+from probing.errors import BadParameter
+from probing.measures._classes import log_probabilities
+
+MOST_BITS = 50.0
+
+
+class UsableInformation(Measure):
+    """I_V(X → Y) = H_V(Y) − H_V(Y|X), held out, in bits: mean of log₂ p(y|x) − log₂ p(y).
+
+    H_V(Y) is the cross-entropy of the rows scored under the label frequencies of train, the best that a reader of no
+    state can say; H_V(Y|X) is the probe's log loss. Each is at most 50 bits a row. Unlike mutual information it
+    can grow by processing and is bounded by what this family of probes can compute. Below 0 where a probe is
+    over-confident. It misleads across families, and where the label frequencies of train and test differ: then part of
+    H_V(Y) is that difference.
+
+    References:
+        Xu et al. 2020, A theory of usable information under computational constraints, def. 2 and eq. 3.
+    """
+
+    kinds = ("classes",)
+    unit = "bits"
+    reads_probabilities: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._prior_bits: NDArray[np.float64] | None = None
+
+    def informed(self, labels: Labels) -> UsableInformation:
+        """A copy that knows −log₂ of the label frequencies of train, `(K,)`."""
+        counts = np.bincount(labels.y[labels.rows("train")], minlength=len(labels.classes))
+        copy = type(self)()
+        with np.errstate(divide="ignore"):
+            copy._prior_bits = np.minimum(-np.log2(counts / counts.sum()), MOST_BITS)
+        return copy
+
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, 2)`: bits gained over the prior, one.
+
+        Raises:
+            BadParameter: no label frequencies are known, or the probe gives no probabilities.
+        """
+        if self._prior_bits is None:
+            raise BadParameter(
+                "usable_information needs the label frequencies of train", found="a measure that was not told them",
+                next_step="call informed(labels) with labels that have rows in train",
+            )  # fmt: skip
+        logs = log_probabilities(prediction, "usable_information")[np.arange(len(y)), y]
+        bits = np.clip(-logs / np.log(2.0), 0.0, MOST_BITS)
+        return np.stack([self._prior_bits[np.asarray(y)] - bits, np.ones(len(bits))], axis=1)
+
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Bits gained over rows."""
+        return totals[..., 0] / totals[..., 1]
+
+
+MEMBER = UsableInformation

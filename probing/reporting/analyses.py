@@ -1,0 +1,162 @@
+"""Analyses on the page: curves over sites, curves over what was varied, and every number in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from probing.analysis import AnalysisResult
+from probing.analysis import Point as Number
+from probing.reporting.curves import Curve, Panel, Point, Role
+from probing.reporting.markup import Markup, el, join, table
+from probing.reporting.panels import figure
+from probing.reporting.task_results import TaskResults
+from probing.reporting.wording import count, decimal, plural, quantity_title
+
+_AXES = {"rows": "training rows seen", "k": "coordinates", "coordinates": "coordinates"}
+
+
+def analyses_section(task: TaskResults) -> Markup:
+    """For each analysis and probe: its figures and, folded away, its numbers."""
+    return join(_group(task, *key, results) for key, results in task.analyses_by_kind().items())
+
+
+def summary_rows(results: Sequence[AnalysisResult]) -> list[list[str]]:
+    """Site, quantity, value with interval and unit, and the mean of each control, of what has one value a site."""
+    return [
+        _summary(result, quantity)
+        for result in results
+        for quantity in _quantities([result], along=False)
+        if result.of(quantity)
+    ]
+
+
+def _summary(result: AnalysisResult, quantity: str) -> list[str]:
+    own = _mean(result.of(quantity))
+    names = dict.fromkeys(p.control for p in result.of(quantity, control=None) if p.control)
+    means = [(name, _mean(result.of(quantity, control=name))) for name in names]
+    beside = ", ".join(f"{name} {_value(mean)}" for name, mean in means if mean)
+    return [result.site, quantity_title(quantity), f"{_value(own)}{_within(own)}", own.unit if own else "", beside]
+
+
+def _value(point: Number | None) -> str:
+    if point is None:
+        return decimal(None)
+    return count(round(point.value)) if abs(point.value) >= 1e4 else decimal(point.value)
+
+
+def _within(point: Number | None) -> str:
+    if point is None or point.low is None or point.high is None:
+        return ""
+    return f" [{_value(Number('', point.low, ''))}, {_value(Number('', point.high, ''))}]"
+
+
+def analysis_panels(task: TaskResults, results: Sequence[AnalysisResult]) -> list[Panel]:
+    """Panels of one analysis of one probe.
+
+    Quantities that have one value a site are drawn over sites; those that are measured along something (a rank, the
+    rows seen) are drawn along it at the site that is best on dev.
+    """
+    over_sites = [_over_sites(task, results, name) for name in _quantities(results, along=False)]
+    chosen = _chosen(task, results)
+    along = [_along(chosen, names, x_name) for x_name, names in _curves_along(chosen).items()]
+    return [panel for panel in (*over_sites, *along) if panel.curves]
+
+
+def _group(task: TaskResults, analysis: str, probe: str, results: list[AnalysisResult]) -> Markup:
+    panels = analysis_panels(task, results)
+    chosen = _chosen(task, results)
+    caption = f"{analysis} of {probe}. Bands are 95 % intervals where they were computed."
+    if any(_quantities([chosen], along=True)):
+        caption += (
+            f" What is drawn along another axis than sites is at {chosen.site}, the best site on {task.chosen_on}."
+        )
+    return join([el("h3", None, f"{analysis}: {probe}"), figure(panels, task.title, caption), _numbers(results)])
+
+
+def _chosen(task: TaskResults, results: Sequence[AnalysisResult]) -> AnalysisResult:
+    best = task.best(results[0].probe)
+    return next((result for result in results if best and result.site == best.site), results[-1])
+
+
+def _quantities(results: Iterable[AnalysisResult], *, along: bool) -> list[str]:
+    return list(dict.fromkeys(p.quantity for r in results for p in r.points if (p.x is not None) == along))
+
+
+def _curves_along(result: AnalysisResult) -> dict[str, list[str]]:
+    """Quantities by what they are measured along and their unit, so that each panel has one of both."""
+    found: dict[str, list[str]] = {}
+    for point in result.points:
+        if point.x is not None and point.quantity not in found.setdefault(point.x_name, []):
+            found[point.x_name].append(point.quantity)
+    return found
+
+
+def _over_sites(task: TaskResults, results: Sequence[AnalysisResult], quantity: str) -> Panel:
+    sites = tuple(site for site in task.sites if any(result.site == site for result in results))
+    controls = dict.fromkeys(p.control for r in results for p in r.of(quantity, control=None))
+    curves = []
+    for part, control in enumerate(controls):
+        means = [(sites.index(r.site), _mean(r.of(quantity, control=control))) for r in results if r.site in sites]
+        points = tuple(Point(x, p.value, p.low, p.high) for x, p in sorted(means, key=lambda m: m[0]) if p is not None)
+        curves.append(Curve(control or "task", _role(quantity, control), points, part))
+    unit = next(p.unit for r in results for p in r.of(quantity, control=None))
+    return Panel(
+        quantity_title(quantity), _axis(quantity, unit), sites, tuple(curves), (), (0.0, _least(unit)), (-1e12, 1e12)
+    )
+
+
+def _along(result: AnalysisResult, quantities: Sequence[str], x_name: str) -> Panel:
+    points = [p for p in result.points if p.x is not None and p.x_name == x_name]
+    values = sorted({p.x for p in points if p.x is not None})
+    curves = []
+    for part, name in enumerate(quantities):
+        for control in dict.fromkeys(p.control for p in points if p.quantity == name):
+            chosen = [p for p in points if (p.quantity, p.control) == (name, control)]
+            means = [(i, _mean([p for p in chosen if p.x == x])) for i, x in enumerate(values)]
+            drawn = tuple(Point(i, p.value, p.low, p.high) for i, p in means if p is not None)
+            of_control = control and name != "selectivity"
+            curves.append(Curve(control if of_control else quantity_title(name), _role(name, control), drawn, part))
+    unit = points[0].unit
+    title = f"{', '.join(map(quantity_title, quantities))} at {result.site}"
+    return Panel(
+        title, _axis(quantities[0], unit), tuple(f"{x:g}" for x in values), tuple(curves), (), (0.0, _least(unit)),
+        (-1e12, 1e12), _AXES.get(x_name, x_name),
+    )  # fmt: skip
+
+
+def _role(quantity: str, control: str) -> Role:
+    return "selectivity" if quantity == "selectivity" else "control" if control else "task"
+
+
+def _mean(points: Sequence[Number]) -> Number | None:
+    """The mean over draws that stands among the points, else computed; None where there is none."""
+    told = [p for p in points if p.draw < 0]
+    if told or not points:
+        return told[0] if told else None
+    return Number(points[0].quantity, float(np.mean([p.value for p in points])), points[0].unit)
+
+
+def _axis(quantity: str, unit: str) -> str:
+    return unit if unit != "fraction" else quantity_title(quantity)
+
+
+def _least(unit: str) -> float:
+    return 1.0 if unit in ("fraction", "R²") else 0.1
+
+
+def _numbers(results: Sequence[AnalysisResult]) -> Markup:
+    head = ["site", "quantity", "control", "draw", "along", "value", "95 % interval", "unit"]
+    rows = [_row(result, point) for result in results for point in result.points]
+    whole = table("One row per number.", head, rows, "results")
+    return el("details", None, el("summary", None, f"Every number ({plural(len(rows), 'row')})"), whole)
+
+
+def _row(result: AnalysisResult, point: Number) -> list[object]:
+    along = "–" if point.x is None else f"{point.x_name} {point.x:g}" + (f" ({point.label})" if point.label else "")
+    draw = "–" if point.draw < 0 else point.draw + 1
+    return [
+        result.site, quantity_title(point.quantity), point.control or "–", draw, along, _value(point),
+        _within(point).strip() or "–", point.unit
+    ]  # fmt: skip

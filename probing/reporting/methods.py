@@ -1,0 +1,111 @@
+"""A methods paragraph with every setting of a task's run, ready for a paper, and the papers to cite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from probing.reporting.markup import Markup, el, join
+from probing.reporting.references import bibtex
+from probing.reporting.task_results import TaskResults
+from probing.reporting.wording import count, measure_title, plural
+
+_CLUSTERS = {"sentence": "sentences", "document": "documents"}
+_CORRECTIONS = {"holm": "Holm-adjusted", "bh": "adjusted for the false discovery rate (Benjamini and Hochberg)"}
+
+
+def methods_section(task: TaskResults) -> Markup:
+    """The paragraph and the BibTeX, folded away."""
+    text = el("p", None, methods_paragraph(task))
+    cited = el("pre", None, bibtex(names_used(task)))
+    return el("details", None, el("summary", None, "Methods paragraph and BibTeX"), join([text, cited]))
+
+
+def methods_paragraph(task: TaskResults) -> str:
+    """What was done, with every setting, in sentences."""
+    result = task.any
+    return " ".join(
+        filter(None, (
+            _states(task, result.provenance), _rows(result.facts), _probes(task), _controls(task), _analyses(task),
+            _statistics(task, result.provenance), _provenance(result.provenance),
+        ))
+    )  # fmt: skip
+
+
+def names_used(task: TaskResults) -> list[str]:
+    """Names of all members that a task's run used, and of its correction."""
+    comparisons = [c.control for r in task.all for m in r.measures for c in m.comparisons]
+    measures = [m.measure for r in task.all for m in r.measures]
+    correction = str(task.any.provenance.get("correction", "holm"))
+    analyses = [one.analysis for one in task.analyses]
+    return list(dict.fromkeys([*task.probes, *comparisons, *measures, *analyses, correction]))
+
+
+def _states(task: TaskResults, provenance: Mapping[str, Any]) -> str:
+    sites = task.sites
+    if not sites:
+        return ""
+    where = ", ".join(sites) if len(sites) <= 3 else f"{sites[0]} to {sites[-1]} ({len(sites)} sites)"
+    model = provenance.get("model") or "a model that is not named"
+    rows = provenance.get("rows")
+    return f"We probed the hidden states of {model} at {where}" + (f" (rows: {rows})." if rows else ".")
+
+
+def _rows(facts: Mapping[str, Any]) -> str:
+    rows, sentences = facts.get("rows"), facts.get("sentences")
+    if not isinstance(rows, Mapping) or not isinstance(sentences, Mapping):
+        return ""
+    sizes = ", ".join(f"{count(rows[split])} in {split} ({count(sentences.get(split))} sentences)" for split in rows)
+    classes = facts.get("classes")
+    return f"Labelled rows: {sizes}" + (f"; {count(classes)} classes." if classes else ".")
+
+
+def _probes(task: TaskResults) -> str:
+    if not task.probes:
+        return ""
+    chosen = [next(r for r in task.results if r.probe == probe) for probe in task.probes]
+    told = "; ".join(f"{r.probe} ({_parameters(r.provenance.get('recipe', {}).get('probe', {}))})" for r in chosen)
+    seeds = plural(task.any.seed_count, "seed")
+    return (
+        f"Probes, fitted on train with {seeds} each where the fit is random, on states standardised by train: {told}. "
+        f"The site was chosen on {task.chosen_on}; all scores are on test."
+    )
+
+
+def _parameters(recipe: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in recipe.items() if key != "class") or "no parameters"
+
+
+def _controls(task: TaskResults) -> str:
+    names = [*task.controls(), *task.chance_checks()]
+    baselines = ", ".join(result.probe for result in task.baselines)
+    beside = f"Baselines without hidden states: {baselines}." if baselines else ""
+    if not names:
+        return beside
+    return (
+        f"Controls, with the same probes, budget and seeds: {', '.join(names)}, "
+        f"at most {plural(task.any.draw_count, 'draw')} each. {beside}"
+    ).strip()
+
+
+def _analyses(task: TaskResults) -> str:
+    names = dict.fromkeys(one.analysis for one in task.analyses)
+    return f"Analyses: {', '.join(names)}." if names else ""
+
+
+def _statistics(task: TaskResults, provenance: Mapping[str, Any]) -> str:
+    resamples, cluster = provenance.get("resamples"), str(provenance.get("cluster", "sentence"))
+    correction = _CORRECTIONS.get(str(provenance.get("correction", "holm")), "adjusted")
+    measures = ", ".join(dict.fromkeys(measure_title(m.measure) for r in task.all for m in r.measures))
+    drawn = f"{count(resamples)} bootstrap resamples" if resamples else "bootstrap resamples"
+    return (
+        f"Measures: {measures}. Intervals are at 95 %, from {drawn} of whole {_CLUSTERS.get(cluster, cluster)}, "
+        "and carry seeds and control draws; p values of gains over the best baseline are one-sided and "
+        f"{correction} over sites, probes, baselines and tasks."
+    )
+
+
+def _provenance(provenance: Mapping[str, Any]) -> str:
+    keys = {"store_id": "store", "content_id": "content", "corpus": "corpus", "root_seed": "root seed"}
+    told = [f"{title} {str(provenance[key])[:12]}" for key, title in keys.items() if provenance.get(key) is not None]
+    return f"Identifiers: {', '.join(told)}." if told else ""

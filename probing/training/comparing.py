@@ -1,0 +1,183 @@
+"""Comparing sites and probes of one task on the same rows, paired, from the samples that every unit keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter, InputError, ProvenanceMismatch, UnknownName, unknown_name
+from probing.records import MeasureResult, ProbeResult, read_results
+from probing.resampling import EVALUATED
+from probing.seeds import child_seed
+from probing.statistics import (
+    CORRECTIONS,
+    FRACTION,
+    Correction,
+    Replicates,
+    adjust,
+    bounded,
+    detectable,
+    gained,
+    half_width_error,
+    is_unvaried,
+    level_after,
+    two_sided_p,
+    unvaried_p,
+)
+from probing.training.results import NO_SITE
+from probing.training.units import load_samples
+
+_SHARED = ("corpus", "labels", "root_seed", "cluster", "resamples", "version")
+_PREFERRED = ("accuracy", "r2")
+_COLUMNS = (
+    "site_a", "probe_a", "site_b", "probe_b", "difference", "low", "high", "p", "p_adjusted", "correction",
+    "detectable", "unit", "measure", "split", "n",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One result with what pairs it: `values` (seeds,), `samples` (seeds, R), S clusters."""
+
+    result: ProbeResult
+    found: MeasureResult
+    values: NDArray[np.float64]
+    samples: NDArray[np.float64]
+    clusters: int
+
+
+def compare(
+    results: str | Path,
+    *,
+    task: str,
+    measure: str | None = None,
+    probe: str | None = None,
+    split: str = "test",
+    correction: Correction = "holm",
+) -> pd.DataFrame:
+    """Every pair of sites (and probes) of one task, as the difference of their scores on the same rows.
+
+    Differences are taken within each bootstrap resample of the sentences, so what two sites have in common cancels:
+    they can differ for certain where their own intervals overlap. Choose a site on dev (`ProbeResults.best`), not by
+    this table on test.
+
+    Args:
+        results: the folder that `train(…, to=…)` wrote.
+        task: its name there.
+        measure: default: accuracy or R² where scored.
+        probe: only this probe (default: all that read states).
+        split: `test` or `dev`.
+        correction: how p is adjusted over the pairs: `holm` or `bh`.
+
+    Returns:
+        One row a pair: `difference` is the score of a minus that of b (mean over seeds; of log loss, where less is
+        better, too), with its 95 % interval, two-sided `p` of no difference, `p_adjusted`, and `detectable`, the
+        smallest true difference that would have been shown with 80 % probability.
+
+    Raises:
+        UnknownName: no such task, probe or measure there.
+        BadParameter: no such split or correction.
+        InputError: fewer than two to compare; samples that are missing or damaged.
+        ProvenanceMismatch: results on other rows, or from other resamples.
+    """
+    for kind, name, known in (("split", split, EVALUATED), ("correction", correction, CORRECTIONS)):
+        if name not in known:
+            raise unknown_name(kind, name, known, error=BadParameter)
+    chosen = _chosen(Path(results), task, probe)
+    scored = _scored(Path(results), chosen, measure, split)
+    pairs = [_row(a, b, split) for a, b in combinations(scored, 2)]
+    p = [row["p"] for row in pairs]
+    level = level_after(p, correction, alpha=0.05) / 2
+    for row, adjusted in zip(pairs, adjust(p, correction), strict=True):
+        least = detectable(row.pop("error"), row.pop("df"), alpha=level)
+        row |= {"p_adjusted": adjusted, "correction": correction, "detectable": least}
+    return pd.DataFrame(pairs, columns=list(_COLUMNS))
+
+
+def _chosen(folder: Path, task: str, probe: str | None) -> list[ProbeResult]:
+    path = folder / "results.jsonl"
+    if not path.is_file():
+        raise InputError(
+            "there are no results to compare", needed="a directory with results.jsonl", found="no such file",
+            where=str(path), next_step="run `probing train … --to` on that directory first",
+        )  # fmt: skip
+    everything = read_results(path)
+    of_task = [result for result in everything if result.task == task and result.site != NO_SITE]
+    if not of_task:
+        raise unknown_name("task", task, {result.task for result in everything}, where=str(path))
+    found = [result for result in of_task if probe in (None, result.probe)]
+    if not found:
+        raise unknown_name("probe", str(probe), {result.probe for result in of_task}, where=str(path))
+    if len(found) < 2:
+        raise InputError(
+            "there is nothing to compare", needed="at least two sites or probes of one task", found="one",
+            where=str(path), next_step="train at more sites, or with more probes, with the same --to",
+        )  # fmt: skip
+    _refuse_other_rows(found)
+    return found
+
+
+def _refuse_other_rows(results: Sequence[ProbeResult]) -> None:
+    first = results[0]
+    for result in results[1:]:
+        for key in _SHARED:
+            one, other = first.provenance.get(key), result.provenance.get(key)
+            if one != other:
+                raise ProvenanceMismatch(
+                    "these results are not of the same rows and resamples", needed=f"{key} {one}",
+                    found=f"{key} {other}", where=f"{result.probe} at {result.site}",
+                    next_step="train both with the same corpus, task, root seed and cluster",
+                )  # fmt: skip
+
+
+def _scored(folder: Path, results: Sequence[ProbeResult], measure: str | None, split: str) -> list[_Scored]:
+    names = [found.measure for found in results[0].measures if found.split == split]
+    chosen = measure or next((name for name in (*_PREFERRED, *names) if name in names), "")
+    scored = []
+    for result in results:
+        found = next((m for m in result.measures if (m.measure, m.split) == (chosen, split)), None)
+        arrays = load_samples(folder, result)
+        if found is None or f"{split}/{chosen}/samples" not in arrays:
+            known = sorted({m.measure for m in result.measures if m.split == split})
+            raise UnknownName(
+                f"{result.probe} at {result.site} was not scored by {chosen} on {split}",
+                needed=f"one of: {', '.join(known)}", found=chosen, where=str(folder),
+                next_step=f"train with --measure {chosen}, or compare by another",
+            )  # fmt: skip
+        values, samples = (arrays[f"{split}/{chosen}/{part}"] for part in ("value", "samples"))
+        scored.append(_Scored(result, found, values, samples, int(arrays[f"{split}/clusters"][0])))
+    return scored
+
+
+def _row(a: _Scored, b: _Scored, split: str) -> dict[str, Any]:
+    """One pair, with the error and degrees of freedom of the difference; what depends on all pairs is added later."""
+    if len(a.values) != len(b.values) and min(len(a.values), len(b.values)) > 1:
+        raise ProvenanceMismatch(
+            "probes with different numbers of seeds cannot be paired", needed=f"{len(a.values)} seeds",
+            found=f"{len(b.values)} seeds", where=f"{b.result.probe} at {b.result.site}",
+            next_step="train both with the same --seeds",
+        )  # fmt: skip
+    difference = float(a.values.mean() - b.values.mean())
+    seed = child_seed(int(a.result.provenance["root_seed"]), "compare", split)
+    found = gained(a.samples, b.samples, clusters=a.clusters, seed=seed)
+    unit = a.found.score.unit
+    low, high = bounded(difference, found, unit=unit, clusters=a.clusters, least=-1.0)
+    return {
+        "site_a": a.result.site, "probe_a": a.result.probe, "site_b": b.result.site, "probe_b": b.result.probe,
+        "difference": difference, "low": low, "high": high, "p": _p(difference, found, unit, a.clusters),
+        "unit": unit, "measure": a.found.measure, "split": split, "n": a.found.score.n,
+        "error": half_width_error(low, high) if is_unvaried(found.interval) else found.error, "df": found.df,
+    }  # fmt: skip
+
+
+def _p(difference: float, found: Replicates, unit: str, clusters: int) -> float:
+    if unit == FRACTION and is_unvaried(found.interval):
+        return min(1.0, 2.0 * unvaried_p(abs(difference), clusters, margin=0.0, least=-1.0))
+    return two_sided_p(difference, found.samples, df=found.df)
