@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from probing.study import Study
     from probing.training import train
     from probing.training.comparing import compare
+    from probing.training.leaving_out import leave_one_out
     from probing.training.results import ProbeResults
+    from probing.training.transferring import transfer
 
 __version__ = "0.1.0"
 
@@ -46,9 +48,11 @@ _HOMES = {
     "compare": "training.comparing",
     "extract": "extraction",
     "import_states": "importing",
+    "leave_one_out": "training.leaving_out",
     "load_probe": "probes._loading",
     "report": "reporting",
     "train": "training",
+    "transfer": "training.transferring",
 }
 
 __all__ = [
@@ -69,9 +73,11 @@ __all__ = [
     "compare",
     "extract",
     "import_states",
+    "leave_one_out",
     "load_probe",
     "report",
     "train",
+    "transfer",
 ]
 
 

@@ -10,7 +10,7 @@ import errno
 import inspect
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -20,7 +20,8 @@ from typer.core import TyperGroup
 
 from probing import registry
 from probing.errors import DiskFull, Interrupted, ProbingError, UnitFailed
-from probing.store_commands import AsJson, print_mapping, print_store, store_app
+from probing.showing import finish_cross, finish_extract, finish_report, finish_train, show, written
+from probing.store_commands import AsJson, print_mapping, store_app
 
 REQUEUE = 75
 _SHOWN = 20
@@ -91,12 +92,19 @@ _EXAMPLES = {
     "ImportJob": "probing store import activations.hdf5 --corpus train=train.conllu --corpus dev=dev.conllu "
     "--corpus test=test.conllu --to cache/states/theirs",
     "ReportJob": "probing report cache/results/upos",
+    "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
+    "--corpus old.train=old-train.conllu --corpus old.dev=old-dev.conllu --corpus old.test=old-test.conllu "
+    "--corpus new=new.conllu --task upos --sites 'resid.*' --to cache/results/transfer",
+    "LeaveOneOutJob": "probing leave-one-out cache/states/gpt2 --corpus corpus.conllu --task upos --group document "
+    "--to cache/results/documents",
 }
 
 
-def _command(job_name: str, finish: Callable[[Any, Any, bool], None]) -> Callable[..., None]:
+def _command(
+    job_name: str, finish: Callable[[Any, Any, bool], None], *, home: str = "probing.jobs"
+) -> Callable[..., None]:
     """A Typer command whose flags are the fields of the job class."""
-    job_class = getattr(import_module("probing.jobs"), job_name)
+    job_class = getattr(import_module(home), job_name)
 
     def command(**flags: Any) -> None:
         quiet, as_json = flags.pop("quiet", False), flags.pop("as_json", False)
@@ -130,66 +138,6 @@ def _parameter(name: str, field: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[plain, kind])
 
 
-def _finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
-    store = job.run(progress=not quiet)
-    print_store(store.path, as_json, brief=True)
-    _warn([import_module("probing.reporting.warnings").unknown_pieces_warning(store.unknown_pieces)])
-
-
-def _finish_train(job: Any, quiet: bool, as_json: bool) -> None:
-    try:
-        results = job.run(progress=not quiet)
-    except UnitFailed as failure:
-        _show(_written(Path(job.to), job.tasks, failure), as_json)
-        raise
-    _show(results, as_json)
-    if results.missing:
-        typer.echo(f"{results.missing} fits are left to other processes: the last one writes the results", err=True)
-    elif not as_json:
-        typer.echo(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
-
-
-def _written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> Any:
-    """Results in a folder, but for tasks of which everything failed; `tasks`: of these alone."""
-    module = import_module("probing.training.results")
-    path = folder / "results.jsonl"
-    results = module.ProbeResults.read(folder) if path.is_file() else module.ProbeResults(())
-    failed = {name for name, error in failure.errors.items() if not isinstance(error, UnitFailed)}
-    return results.of_tasks({result.task for result in results if tasks is None or result.task in set(tasks) - failed})
-
-
-def _show(results: Any, as_json: bool) -> None:
-    if as_json:
-        _print_json(results)
-    elif len(results):
-        _print_results(results)
-
-
-def _finish_report(job: Any, quiet: bool, as_json: bool) -> None:
-    typer.echo(f"report: {job.run()}\nresults: {Path(job.results) / 'results.parquet'}")
-    failures = import_module("probing.failures").read_failures(Path(job.results))
-    _warn([f"{failure.name} failed: {failure.text}" for failure in failures])
-
-
-def _print_json(results: Any) -> None:
-    typer.echo(import_module("probing.records").json_lines(results), nl=False)
-    for task in import_module("probing.reporting.task_results").by_task(results):
-        sentences = import_module("probing.reporting.warnings").warnings_of(task.any.facts)
-        _warn([f"{task.title}: {sentence}" for sentence in sentences])
-
-
-def _warn(sentences: Iterable[str]) -> None:
-    """Plain sentences on standard error; empty ones are left out."""
-    for sentence in filter(None, sentences):
-        typer.echo(f"warning: {sentence}", err=True)
-
-
-def _print_results(results: Any) -> None:
-    from rich.console import Console
-
-    import_module("probing.reporting.tables").print_results(list(results), Console(), results.analyses)
-
-
 @app.command()
 def run(
     study: Annotated[Path, typer.Argument(help="study file (YAML)", metavar="STUDY.yaml", show_default=False)],
@@ -205,9 +153,9 @@ def run(
     try:
         page = job.run(to, progress=not quiet)
     except UnitFailed as failure:
-        _show(_written(job.folder(to), None, failure), as_json)
+        show(written(job.folder(to), None, failure), as_json)
         raise
-    _show(import_module("probing.training.results").ProbeResults.read(page.parent), as_json)
+    show(import_module("probing.training.results").ProbeResults.read(page.parent), as_json)
     if not as_json:
         typer.echo(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
 
@@ -265,10 +213,12 @@ def _summary(folder: str, name: str) -> str:
     return (registry.get(folder, name).__doc__ or "").strip().splitlines()[0]
 
 
-store_app.command("import")(_command("ImportJob", _finish_extract))
-app.command("extract")(_command("ExtractJob", _finish_extract))
-app.command("train")(_command("TrainJob", _finish_train))
-app.command("report")(_command("ReportJob", _finish_report))
+store_app.command("import")(_command("ImportJob", finish_extract))
+app.command("extract")(_command("ExtractJob", finish_extract))
+app.command("train")(_command("TrainJob", finish_train))
+app.command("report")(_command("ReportJob", finish_report))
+app.command("transfer")(_command("TransferJob", finish_cross, home="probing.cross_jobs"))
+app.command("leave-one-out")(_command("LeaveOneOutJob", finish_cross, home="probing.cross_jobs"))
 
 
 class _Interrupt(KeyboardInterrupt):

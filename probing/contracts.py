@@ -238,6 +238,7 @@ class SiteData:
         given: states by split of the site that the analysis names in `given`, else None.
         seeds: of the run.
         resamplers: clusters and their weights, by split (dev and test).
+        chance_checks: controls against which selectivity is not defined.
     """
 
     site: str
@@ -247,6 +248,7 @@ class SiteData:
     given: Mapping[str, NDArray[Any]] | None
     seeds: tuple[int, ...]
     resamplers: Mapping[str, Resampler]
+    chance_checks: frozenset[str] = frozenset()
 
     @property
     def label_sets(self) -> list[tuple[str, int, Labels]]:

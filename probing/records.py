@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from probing.errors import InputError, UnknownName
-from probing.statistics import ALPHA, Correction
+from probing.multiplicity import Correction
+from probing.statistics import ALPHA
 
 
 @dataclass(frozen=True)

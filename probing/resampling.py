@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from probing.design import Labels
 from probing.errors import DegenerateDesign
 from probing.seeds import child_seed
-from probing.statistics import cluster_weights
+from probing.statistics import bounded, cluster_weights, replicates
 
 EVALUATED = ("dev", "test")
 
@@ -51,3 +51,14 @@ class Resampler:
         seed = child_seed(root_seed, "bootstrap", split)
         weights = cluster_weights(len(clusters), resamples=resamples, seed=seed)
         return cls(split, rows, groups.reshape(-1), weights, child_seed(seed, "nested"))
+
+    def bounds(
+        self, value: float, samples: NDArray[np.float64], *, unit: str, least: float = 0.0
+    ) -> tuple[float, float]:
+        """The 95 % interval of a score or difference from its samples `(draws, seeds, R)` on these resamples.
+
+        A fraction's lies from `least` (of differences: -1) to 1, and never has no width.
+        """
+        clusters = self.weights.shape[1]
+        found = replicates(samples, clusters=clusters, seed=self.seed)
+        return bounded(value, found, unit=unit, clusters=clusters, least=least)

@@ -1,4 +1,4 @@
-"""Cluster bootstrap, intervals that carry seeds and draws too, p values and their adjustment. R resamples, S clusters.
+"""Cluster bootstrap, intervals that carry seeds and draws too, p values. R resamples, S clusters.
 
 Rows of one sentence (or document) are not independent, so whole clusters are resampled. One matrix of weights serves
 every score of a split: task, controls, probes and sites are compared on the same resamples, paired.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,9 @@ from scipy.special import ndtri, stdtr, stdtridf, stdtrit
 
 RESAMPLES = 2000
 LEVEL = 0.95
+FRACTION = "fraction"  # the unit of scores from 0 to 1
 ALPHA = 0.025  # one-sided, as the lower end of a 95 % interval
 POWER = 0.8
-CORRECTIONS = ("holm", "bh")
-Correction = Literal["holm", "bh"]
 _DOUBLE_CELLS = 1 << 25
 MANY = 1e9  # degrees of freedom at which t is normal to all digits
 
@@ -99,6 +98,19 @@ def unvaried_interval(
     """
     q = 1.0 - ((1 - level) / 2) ** (1 / n_clusters)
     return value - q * (value - least), value + q * (most - value)
+
+
+def bounded(value: float, found: Replicates, *, unit: str, clusters: int, least: float) -> tuple[float, float]:
+    """An interval. A fraction's lies from `least` (of differences: -1) to 1, and never has no width."""
+    bounds = found.interval
+    if unit == FRACTION and is_unvaried(bounds):
+        bounds = unvaried_interval(value, clusters, least=least, most=1.0)
+    return bounds if unit != FRACTION else (max(least, bounds[0]), min(1.0, bounds[1]))
+
+
+def is_unvaried(bounds: tuple[float, float]) -> bool:
+    """Whether no resample changed the score."""
+    return bounds[1] - bounds[0] <= 1e-12
 
 
 def unvaried_p(gain: float, n_clusters: int, *, margin: float, least: float) -> float:
@@ -239,51 +251,3 @@ def detectable(error: float, df: float, *, margin: float = 0.0, alpha: float = A
 def half_width_error(low: float, high: float, *, level: float = LEVEL) -> float:
     """The standard error that a normal interval of these bounds would have."""
     return float((high - low) / 2 / ndtri((1 + level) / 2))
-
-
-def level_after(p: Sequence[float], correction: Correction, *, alpha: float = ALPHA) -> float:
-    """The level at which one more of n tests would be decided, given the p of all.
-
-    Holm: alpha / n, that of its first step, which needs no other test to succeed. Benjamini-Hochberg: alpha · k / n
-    with k the tests that it rejects (at least 1).
-    """
-    if not p:
-        return alpha
-    rejected = sum(q <= alpha for q in adjust(p, correction)) if correction == "bh" else 1
-    return alpha * max(1, rejected) / len(p)
-
-
-def adjust(p: Sequence[float], correction: Correction) -> list[float]:
-    """p adjusted by `holm` (family-wise error) or `bh` (false discovery rate)."""
-    return holm(p) if correction == "holm" else benjamini_hochberg(p)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: controls the family-wise error whatever the dependence.
-
-    References:
-        Holm 1979, A simple sequentially rejective multiple test procedure.
-    """
-    order = sorted(range(len(p)), key=lambda i: p[i])
-    adjusted, running = [0.0] * len(p), 0.0
-    for rank, i in enumerate(order):
-        running = max(running, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = running
-    return adjusted
-
-
-def benjamini_hochberg(p: Sequence[float]) -> list[float]:
-    """Step-up adjustment that controls the expected share of false claims among all claims.
-
-    Valid for independent or positively dependent tests, as those of sites on the same rows usually are. Weaker than
-    Holm: among twenty claims at 0.05 one may be false.
-
-    References:
-        Benjamini and Hochberg 1995, Controlling the false discovery rate, §3.1.
-    """
-    order = sorted(range(len(p)), key=lambda i: p[i], reverse=True)
-    adjusted, running = [0.0] * len(p), 1.0
-    for rank, i in enumerate(order):
-        running = min(running, p[i] * (len(p) / (len(p) - rank)))
-        adjusted[i] = running
-    return adjusted

@@ -20,14 +20,15 @@ MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "anal
 LAYERS = [
     {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files"},
     {
-        "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics", "sources",
+        "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics",
+        "multiplicity", "sources",
         "work", "failures", "foreign", "analysis", "resampling",
     },
     {"contracts", "predicting", "state_controls"},
     {*MEMBERS, "specs", "language_model", "batching", "chat"},
     {"extraction", "training", "completing", "importing", "progress"},
     {"reporting"},
-    {"jobs", "study", "store_commands", "cli", "__main__", "__init__"},
+    {"jobs", "cross_jobs", "study", "store_commands", "showing", "cli", "__main__", "__init__"},
 ]  # fmt: skip
 HEAVY = (
     "torch",

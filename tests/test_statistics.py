@@ -10,21 +10,18 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, false_discovery_control, norm, t
 
 from probing import statistics
+from probing.multiplicity import adjust, benjamini_hochberg, holm, level_after
 from probing.statistics import (
-    adjust,
-    benjamini_hochberg,
     cluster_weights,
     detectable,
     gained,
-    holm,
     interval,
-    level_after,
     one_sided_p,
     replicates,
     two_sided_p,
     unvaried_interval,
     unvaried_p,
-)  # fmt: skip
+)
 
 S, R, STUDIES = 80, 400, 500
 WEIGHTS = cluster_weights(S, resamples=R, seed=1)

@@ -12,8 +12,9 @@ import pytest
 
 from probing.corpus import Corpus
 from probing.errors import BadParameter, DegenerateDesign
+from probing.multiplicity import adjust, level_after
 from probing.reporting import finding
-from probing.statistics import ALPHA, adjust, detectable, level_after
+from probing.statistics import ALPHA, detectable
 from probing.training import train
 from probing.training.results import NO_SITE, ProbeResults
 from tests.training_samples import MemoryStore, vector_of, word_corpus, word_store

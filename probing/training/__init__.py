@@ -11,8 +11,8 @@ from probing.completing import executor_of, sole_error_itself
 from probing.contracts import Analysis, Control, Measure, Task
 from probing.corpus import Corpus
 from probing.errors import BadParameter, UnitFailed, unknown_name
+from probing.multiplicity import CORRECTIONS, Correction
 from probing.state_controls import StateControl
-from probing.statistics import CORRECTIONS, Correction
 from probing.store import Store
 from probing.training.plan import make_plan
 from probing.training.results import ProbeResults, adjusted

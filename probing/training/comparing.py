@@ -13,23 +13,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, InputError, ProvenanceMismatch, UnknownName, unknown_name
+from probing.multiplicity import CORRECTIONS, Correction, adjust, level_after
 from probing.records import MeasureResult, ProbeResult, read_results
 from probing.resampling import EVALUATED
 from probing.seeds import child_seed
 from probing.statistics import (
-    CORRECTIONS,
-    Correction,
+    FRACTION,
     Replicates,
-    adjust,
+    bounded,
     detectable,
     gained,
     half_width_error,
-    level_after,
+    is_unvaried,
     two_sided_p,
     unvaried_p,
 )
 from probing.training.results import NO_SITE
-from probing.training.scoring import FRACTION, bounded, is_unvaried
 from probing.training.units import load_samples
 
 _SHARED = ("corpus", "labels", "root_seed", "cluster", "resamples", "version")

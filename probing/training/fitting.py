@@ -104,6 +104,7 @@ def run_analysis(
     data = SiteData(
         site=site, states=states, labels=plan.labels, controls={one.name: one.draws for one in plan.controls},
         given=given, seeds=plan.seeds, resamplers=plan.resamplers,
+        chance_checks=frozenset(one.name for one in plan.controls if not one.control.is_selectivity),
     )  # fmt: skip
     result = AnalysisResult(
         analysis=name, task=plan.task, site=site, probe=probe_name, points=tuple(analysis.run(probe, data)),

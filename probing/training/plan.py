@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from probing.contracts import Analysis, Control, Measure, Probe, Task
 from probing.corpus import Corpus
 from probing.design import Kind, Labels
-from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
+from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite, unknown_name
 from probing.predicting import gives_probabilities
 from probing.provenance import digest
 from probing.resampling import EVALUATED, Resampler
@@ -167,7 +167,20 @@ def make_plan(
     for probe in plan.probes.values():
         plan.measures_for(probe)
         _refuse_unreadable(probe, plan)
+    _check_analyses(plan)
     return plan
+
+
+def _check_analyses(plan: Plan) -> None:
+    """Refuse an analysis that reads a site the store has not, or that no probe of the run can be given to."""
+    for name, analysis in plan.analyses.items():
+        if analysis.given and analysis.given not in plan.store.sites:
+            raise unknown_name("site", analysis.given, plan.store.sites, where=f"analysis {name}", error=UnknownSite)
+        if name not in {unit[0] for unit in plan.analysis_units()}:
+            raise BadParameter(
+                f"no probe of this run can be analysed by {name}", needed=f"a probe that {name} accepts",
+                found=", ".join(plan.probes) or "no probe", next_step="see docs/methods.md, or leave the analysis out",
+            )  # fmt: skip
 
 
 def _refuse_other_corpus(store: Store, corpus: Corpus) -> None:

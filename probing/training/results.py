@@ -13,9 +13,10 @@ import pandas as pd
 from probing import analysis
 from probing.analysis import AnalysisResult
 from probing.errors import UnknownName, unknown_name
+from probing.multiplicity import Correction, adjust, level_after
 from probing.provenance import environment
 from probing.records import Gain, MeasureResult, ProbeResult, Score, json_lines, read_results
-from probing.statistics import ALPHA, Correction, adjust, detectable, level_after
+from probing.statistics import ALPHA, detectable
 from probing.whole_files import write_atomically, write_parquet
 
 NO_SITE = "(none)"

@@ -12,25 +12,24 @@ from numpy.typing import NDArray
 
 from probing.contracts import Measure, Prediction, Probe
 from probing.design import Labels
-from probing.predicting import predict
+from probing.predicting import predict, resampled
 from probing.records import Comparison, Gain, MeasureResult, Score
 from probing.resampling import Resampler
 from probing.statistics import (
+    FRACTION,
     MANY,
     Replicates,
+    bounded,
     detectable,
     gained,
     half_width_error,
+    is_unvaried,
     one_sided_p,
     replicates,
-    unvaried_interval,
     unvaried_p,
-)  # fmt: skip
+)
 
-FRACTION = "fraction"
 MARGINS = {FRACTION: 0.02, "bits": 0.05}  # by unit: what a gain has to exceed; 0 in other units
-_CELLS = 1 << 24
-_NO_WIDTH = 1e-12
 
 
 @dataclass(frozen=True)
@@ -96,18 +95,10 @@ def score_label_set(
         predictions = [predict(fit, states[split], part) for fit in fits]
         for name, measure in measures.items():
             values = np.array([measure.value(y, prediction) for prediction in predictions])
-            samples = np.stack([_resampled(measure, y, prediction, resampler) for prediction in predictions])
+            samples = np.stack([resampled(measure, y, prediction, resampler) for prediction in predictions])
             parts = [_subset_value(measure, y, predictions, known, wanted=wanted) for wanted in (True, False)]
             scores[name, split] = Sampled(values, samples, *parts)
     return scores
-
-
-def _resampled(measure: Measure, y: NDArray[Any], prediction: Prediction, resampler: Resampler) -> NDArray[np.float64]:
-    """`(R,)`, in blocks so that float32 weights are never widened all at once."""
-    weights = resampler.weights
-    step = len(weights) if weights.dtype == np.float64 else max(1, _CELLS // weights.shape[1])
-    blocks = (weights[low : low + step].astype(np.float64, copy=False) for low in range(0, len(weights), step))
-    return np.concatenate([measure.resampled(y, prediction, resampler.groups, block) for block in blocks])
 
 
 def _subset_value(
@@ -212,16 +203,3 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _score(value: float, found: Replicates, measure: Measure, resampler: Resampler, *, least: float = 0.0) -> Score:
     bounds = bounded(value, found, unit=measure.unit, clusters=resampler.weights.shape[1], least=least)
     return Score(value, *bounds, n=len(resampler.rows), unit=measure.unit)
-
-
-def bounded(value: float, found: Replicates, *, unit: str, clusters: int, least: float) -> tuple[float, float]:
-    """An interval. A fraction's lies from `least` (of differences: -1) to 1, and never has no width."""
-    bounds = found.interval
-    if unit == FRACTION and is_unvaried(bounds):
-        bounds = unvaried_interval(value, clusters, least=least, most=1.0)
-    return bounds if unit != FRACTION else (max(least, bounds[0]), min(1.0, bounds[1]))
-
-
-def is_unvaried(bounds: tuple[float, float]) -> bool:
-    """Whether no resample changed the score."""
-    return bounds[1] - bounds[0] <= _NO_WIDTH

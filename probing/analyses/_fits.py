@@ -1,0 +1,68 @@
+"""Fits of all label sets at one site, and their scores on the resamples of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing import registry
+from probing.analysis import Point
+from probing.contracts import Measure, Prediction, Probe, SiteData
+from probing.design import Labels
+from probing.predicting import predict, resampled
+from probing.resampling import Resampler
+
+States = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A score of one label set: its mean over seeds and the bootstrap samples `(seeds, R)`."""
+
+    value: float
+    samples: NDArray[np.float64]
+
+
+def measure_of(name: str) -> Measure:
+    """The registered measure of that name."""
+    measure: Measure = registry.get("measures", name).MEMBER()
+    return measure
+
+
+def fits_of(probe: Probe, data: SiteData, states: States) -> list[list[Probe]]:
+    """Fits of every label set under every seed (one seed if the probe is deterministic), stopped early by dev."""
+    label_sets = [labels for _, _, labels in data.label_sets]
+    train, dev = ([labels.y[labels.rows(split)] for labels in label_sets] for split in ("train", "dev"))
+    seeds = data.seeds if probe.stochastic else data.seeds[:1]
+    return probe.fit_many(states["train"], train, seeds, dev=(states["dev"], dev))
+
+
+def score_of(fits: Sequence[Probe], labels: Labels, X: NDArray[Any], measure: Measure, resampler: Resampler) -> Sampled:
+    """How well the fits (one a seed) of one label set score on the rows of the resampler."""
+    part = labels.take(resampler.rows)
+    return score_predictions([predict(fit, X, part) for fit in fits], part, measure, resampler)
+
+
+def score_predictions(
+    predictions: Sequence[Prediction], part: Labels, measure: Measure, resampler: Resampler
+) -> Sampled:
+    """The same from predictions of those rows, whose labels are `part`."""
+    values = [measure.value(part.y, prediction) for prediction in predictions]
+    samples = np.stack([resampled(measure, part.y, prediction, resampler) for prediction in predictions])
+    return Sampled(float(np.mean(values)), samples)
+
+
+def point(
+    quantity: str, value: float, samples: NDArray[np.float64], unit: str, resampler: Resampler, *, least: float = 0.0,
+    control: str = "", draw: int = -1, x: float | None = None, x_name: str = "",
+) -> Point:  # fmt: skip
+    """A number with the interval that its samples `(draws, seeds, R)` give; none where they are undefined."""
+    low, high = resampler.bounds(value, samples, unit=unit, least=least)
+    known = np.isfinite([low, high]).all()
+    return Point(
+        quantity, value, unit, low if known else None, high if known else None, control, draw, x, x_name
+    )  # fmt: skip

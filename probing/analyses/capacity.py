@@ -1,0 +1,141 @@
+"""Capacity sweep: score, control score and selectivity as one parameter of the probe grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import clone
+
+from probing.analyses._fits import Sampled, fits_of, measure_of, point, score_of
+from probing.analysis import Point
+from probing.contracts import Analysis, Measure, Probe, SiteData
+from probing.design import Kind
+from probing.errors import BadParameter
+
+DEFAULTS = {
+    "hidden": "1|2|4|8|16|32|64|128|256",
+    "k": "1|2|5|10|20|50|100",
+    "rank": "1|2|5|10|20|50|100",
+    "l2": "0.01|0.1|1|10|100|1000|10000|100000",
+    "dropout": "0|0.2|0.4|0.6|0.8",
+    "weight_decay": "0|0.01|0.1|1|10",
+}
+_CHOSEN = ("hidden", "k", "rank", "l2")  # by a probe's first of these
+_MEASURES = {"classes": "accuracy", "real": "r2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity(Analysis):
+    """The probe at every value of one parameter, on the task and on all draws of every control.
+
+    Points at each x = value: `accuracy` (or `r2`) of the task and, as a mean over draws, of every control, on test;
+    `selectivity`, their difference, paired (`above_chance` against a chance check); and `dev_accuracy` (`dev_r2`), by
+    which a value is to be chosen. Intervals carry the clusters of test, seeds and draws.
+
+    Misleads: choosing the value with the best selectivity on test finds one that is too good; choose on dev. A larger
+    l2 is *less* capacity. Values are not nested fits: each is trained anew, so a stochastic probe's curve is as rough
+    as its seeds.
+
+    Args:
+        parameter: the probe's parameter: rank, hidden, k, l2, dropout, weight_decay or any other whole or real
+            number ("": its first of hidden, k, rank, l2). Probes that lack it are passed over.
+        values: its values, joined by `|`, such as 1|2|5|10 (default: by parameter).
+
+    References:
+        Hewitt and Liang 2019, Designing and Interpreting Probes with Control Tasks, §4.2.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("classes", "real")
+
+    parameter: str = ""
+    values: str = ""
+
+    def __post_init__(self) -> None:
+        if self.values:
+            _numbers(self.values)
+        elif self.parameter and self.parameter not in DEFAULTS:
+            raise BadParameter(
+                f"no default values of {self.parameter}", needed=f"values=A|B|…, or one of {', '.join(DEFAULTS)}",
+                found=self.parameter, next_step=f"give values: capacity:parameter={self.parameter},values=1|10",
+            )  # fmt: skip
+
+    def accepts(self, probe: Probe) -> bool:
+        """Probes that have the parameter."""
+        return self._parameter(probe) in probe.get_params()
+
+    def settings(self, data: SiteData) -> Mapping[str, Any]:
+        """What the intervals carry."""
+        return {"split": "test", "interval": "clusters of test, seeds, draws"}
+
+    def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
+        """The points of every value in the order given."""
+        name = self._parameter(probe)
+        whole = isinstance(probe.get_params()[name], int | None)
+        points: list[Point] = []
+        for x in _numbers(self.values or DEFAULTS[name]):
+            sized: Probe = clone(probe).set_params(**{name: int(x) if whole and x.is_integer() else x})
+            points += _at(x, name, sized, data)
+        return points
+
+    def _parameter(self, probe: Probe) -> str:
+        own = probe.get_params()
+        return self.parameter or next((name for name in _CHOSEN if name in own), "")
+
+
+def _numbers(values: str) -> list[float]:
+    """The values.
+
+    Raises:
+        BadParameter: something that is no number, or a number twice.
+    """
+    try:
+        found = [float(value) for value in values.split("|")]
+    except ValueError:
+        found = []
+    if not found or len(set(found)) < len(found) or not np.isfinite(found).all():
+        raise BadParameter(
+            "values must be different numbers, joined by |", needed="something like values=1|2|5|10", found=values,
+            next_step="in a shell, quote it: --analysis 'capacity:values=1|2|5|10'",
+        )  # fmt: skip
+    return found
+
+
+def _at(x: float, name: str, probe: Probe, data: SiteData) -> list[Point]:
+    """The points of one value."""
+    measure = measure_of(_MEASURES[data.labels.kind])
+    quantity = _MEASURES[data.labels.kind]
+    fits = fits_of(probe, data, data.states)
+    task, *draws = (
+        score_of(of_set, labels, data.states["test"], measure, data.resamplers["test"])
+        for of_set, (_, _, labels) in zip(fits, data.label_sets, strict=True)
+    )
+    on_dev = score_of(fits[0], data.labels, data.states["dev"], measure, data.resamplers["dev"])
+    place: dict[str, Any] = {"x": x, "x_name": name}
+    unit, test = measure.unit, data.resamplers["test"]
+    points = [
+        point(quantity, task.value, task.samples[None], unit, test, **place),
+        point(f"dev_{quantity}", on_dev.value, on_dev.samples[None], unit, data.resamplers["dev"], **place),
+    ]
+    place_of = iter(draws)
+    for control, labels in data.controls.items():
+        points += _beside(task, [next(place_of) for _ in labels], control, measure, data, place)
+    return points
+
+
+def _beside(
+    task: Sampled, draws: list[Sampled], control: str, measure: Measure, data: SiteData, place: dict[str, Any]
+) -> list[Point]:
+    """Score and selectivity of one control, over its draws."""
+    value, samples = float(np.mean([one.value for one in draws])), np.stack([one.samples for one in draws])
+    gain = "above_chance" if control in data.chance_checks else "selectivity"
+    test, unit, name = data.resamplers["test"], measure.unit, _MEASURES[data.labels.kind]
+    return [
+        point(name, value, samples, unit, test, control=control, **place),
+        point(gain, task.value - value, task.samples - samples, unit, test, least=-1.0, control=control, **place),
+    ]
+
+
+MEMBER = Capacity

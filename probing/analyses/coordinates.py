@@ -1,0 +1,82 @@
+"""Coordinates: which ones a sparse probe chose, in what order, and how well the first of them do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from probing.analyses._fits import fits_of, measure_of, point, score_of
+from probing.analysis import Point
+from probing.contracts import Analysis, Probe, SiteData
+from probing.design import Kind
+
+_UNITS = {"accuracy": "fraction", "log loss": "bits per label", "R²": "R²", "r2": "R²"}
+_MEASURES = {"classes": "accuracy", "real": "r2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordinates(Analysis):
+    """The path of a sparse probe: its coordinates in the order of entry, scored after each.
+
+    Points, for the task and every draw of every control, at x = 1 … s coordinates with the index of the one that
+    entered as `label`: what the probe recorded on train and dev, such as `dev_accuracy` and `dev_log_loss`, without
+    intervals; and at x = s the `accuracy` (or `r2`) on test, with the interval of clusters. A probe has such a path if
+    it names its columns in `PATH_COLUMNS` and gives `path_` and `coordinates_` when fitted, as `sparse` does. For test
+    scores at other numbers of coordinates see `capacity:parameter=k`.
+
+    Misleads: of two coordinates that say the same only one is named. Compare the path with that of the control, which
+    finds coordinates too.
+
+    References:
+        Dalvi et al. 2019, What Is One Grain of Sand in the Desert? Analyzing Individual Neurons in Deep NLP Models, §3.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("classes", "real")
+
+    def accepts(self, probe: Probe) -> bool:
+        """Probes that keep a path."""
+        return bool(_columns(probe))
+
+    def settings(self, data: SiteData) -> Mapping[str, Any]:
+        """What the interval carries."""
+        return {"interval": "clusters of test; none on train and dev"}
+
+    def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
+        """The paths of all label sets (of the first seed)."""
+        measure, test = measure_of(_MEASURES[data.labels.kind]), data.resamplers["test"]
+        points: list[Point] = []
+        for fits, (control, draw, labels) in zip(fits_of(probe, data, data.states), data.label_sets, strict=True):
+            fitted: Any = fits[0]
+            chosen = [int(index) for index in fitted.coordinates_]
+            points += _path(fitted.path_, chosen, _columns(probe), control, draw)
+            scored = score_of(fits, labels, data.states["test"], measure, test)
+            points.append(
+                point(
+                    _MEASURES[data.labels.kind], scored.value, scored.samples[None], measure.unit, test,
+                    control=control, draw=draw, x=float(len(chosen)), x_name="coordinates",
+                )
+            )  # fmt: skip
+        return points
+
+
+def _columns(probe: Probe) -> tuple[str, ...]:
+    """Names such as `dev accuracy` of the columns of the probe's path; none if it keeps none."""
+    return tuple(getattr(type(probe), "PATH_COLUMNS", ()))
+
+
+def _path(path: Any, chosen: Sequence[int], columns: Sequence[str], control: str, draw: int) -> list[Point]:
+    """A point for every number of coordinates and every column that was scored."""
+    return [
+        Point(
+            name.replace(" ", "_"), float(path[row][column]), _UNITS[name.partition(" ")[2]], control=control,
+            draw=draw, x=float(row + 1), x_name="coordinates", label=str(index),
+        )
+        for column, name in enumerate(columns)
+        for row, index in enumerate(chosen)
+        if math.isfinite(path[row][column])
+    ]  # fmt: skip
+
+
+MEMBER = Coordinates

@@ -1,0 +1,108 @@
+"""Usable information: the bits about the label that this family of probes finds in the states, or beyond others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.analyses._fits import Sampled, States, fits_of, measure_of, point, score_of, score_predictions
+from probing.analysis import Point
+from probing.contracts import Analysis, Measure, Prediction, Probe, SiteData
+from probing.design import Labels
+from probing.predicting import gives_probabilities
+from probing.resampling import Resampler
+
+BITS = "bits per label"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Information(Analysis):
+    """I_V(X→Y) = H_V(Y) − H_V(Y|X), or given a site B: I_V(X→Y|B) = H_V(Y|[B; 0]) − H_V(Y|[B; X]).
+
+    H_V are cross-entropies in bits per label on the test rows (a probability is taken as at least 2⁻⁵⁰, as in the
+    measure `log_loss`). H_V(Y) is that of the train label frequencies; the others are those of the probe, fitted on
+    train, on X, on B beside zeros of X's width, and on B beside X; the probe standardises what it reads. Points, for
+    the task and every draw of every control: `label_entropy` (or `baseline_entropy`), `conditional_entropy`, and
+    their difference, `usable_information` (or `conditional_information`), for controls also its mean over draws. The
+    interval of a difference is paired; it carries the clusters of test and the seeds, and of a mean the draws.
+
+    Misleads: what is found is a lower bound on what is there, by a probe of finite data. It can be negative: a probe
+    that is wrong and sure pays more bits than one that knows the frequencies only. Conditional information of X given
+    B says what this family reads from X and not from B; a more able family may read it from B.
+
+    Args:
+        given: a site of the store, such as `resid.0`, beyond which the information is measured ("": none).
+
+    References:
+        Xu et al. 2020, A Theory of Usable Information Under Computational Constraints, def. 2. Hewitt, Ethayarajh,
+        Liang and Manning 2021, Conditional Probing, eq. 4.
+    """
+
+    given: str = ""
+
+    def accepts(self, probe: Probe) -> bool:
+        """Probes with class probabilities."""
+        return gives_probabilities(probe)
+
+    def settings(self, data: SiteData) -> Mapping[str, Any]:
+        """Of what the information is."""
+        return {"split": "test", "interval": "clusters of test, seeds, draws of a mean", "given": self.given or None}
+
+    def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
+        """Both entropies and the information of every label set."""
+        loss, resampler = measure_of("log_loss"), data.resamplers["test"]
+        if data.given is None:
+            without = [_entropy(labels, loss, resampler) for _, _, labels in data.label_sets]
+            beyond = _losses(probe, data, data.states, loss)
+        else:
+            blank = {split: np.zeros_like(X) for split, X in data.states.items()}
+            without = _losses(probe, data, _beside(data.given, blank), loss)
+            beyond = _losses(probe, data, _beside(data.given, data.states), loss)
+        names = ("label_entropy", "usable_information")
+        return _told(data, without, beyond, ("baseline_entropy", "conditional_information") if self.given else names)
+
+
+def _losses(probe: Probe, data: SiteData, states: States, loss: Measure) -> list[Sampled]:
+    """Test cross-entropy of every label set."""
+    fits = fits_of(probe, data, states)
+    resampler = data.resamplers["test"]
+    sets = zip(fits, data.label_sets, strict=True)
+    return [score_of(of_set, labels, states["test"], loss, resampler) for of_set, (_, _, labels) in sets]
+
+
+def _entropy(labels: Labels, loss: Measure, resampler: Resampler) -> Sampled:
+    """Test cross-entropy of the train label frequencies."""
+    counts = np.bincount(labels.y[labels.rows("train")], minlength=len(labels.classes))
+    with np.errstate(divide="ignore"):
+        logs = np.tile(np.log(counts / counts.sum()), (len(resampler.rows), 1))
+    return score_predictions([Prediction(logs.argmax(1), logs)], labels.take(resampler.rows), loss, resampler)
+
+
+def _beside(B: States, X: States) -> dict[str, NDArray[Any]]:
+    return {split: np.concatenate([B[split], X[split]], axis=1) for split in X}
+
+
+def _told(data: SiteData, without: list[Sampled], beyond: list[Sampled], names: tuple[str, str]) -> list[Point]:
+    resampler = data.resamplers["test"]
+    points: list[Point] = []
+    by_control: dict[str, list[tuple[float, NDArray[np.float64]]]] = {}
+    for (control, draw, _), less, more in zip(data.label_sets, without, beyond, strict=True):
+        gain, samples = less.value - more.value, less.samples - more.samples
+        by_control.setdefault(control, []).append((gain, samples))
+        for quantity, value, of in (
+            (names[0], less.value, less.samples), ("conditional_entropy", more.value, more.samples),
+            (names[1], gain, samples),
+        ):  # fmt: skip
+            points.append(point(quantity, value, of[None], BITS, resampler, control=control, draw=draw))
+    for control, found in by_control.items():
+        if control:
+            mean, samples = float(np.mean([gain for gain, _ in found])), np.stack([samples for _, samples in found])
+            points.append(point(names[1], mean, samples, BITS, resampler, control=control))
+    return points
+
+
+MEMBER = Information

@@ -1,0 +1,84 @@
+"""What commands show of what their jobs gave: records to standard output, warnings to standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from probing.errors import UnitFailed
+from probing.store_commands import print_store
+
+
+def finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
+    store = job.run(progress=not quiet)
+    print_store(store.path, as_json, brief=True)
+    warn([import_module("probing.reporting.warnings").unknown_pieces_warning(store.unknown_pieces)])
+
+
+def finish_train(job: Any, quiet: bool, as_json: bool) -> None:
+    try:
+        results = job.run(progress=not quiet)
+    except UnitFailed as failure:
+        show(written(Path(job.to), job.tasks, failure), as_json)
+        raise
+    show(results, as_json)
+    if results.missing:
+        typer.echo(f"{results.missing} fits are left to other processes: the last one writes the results", err=True)
+    elif not as_json:
+        typer.echo(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
+
+
+def written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> Any:
+    """Results in a folder, but for tasks of which everything failed; `tasks`: of these alone."""
+    module = import_module("probing.training.results")
+    path = folder / "results.jsonl"
+    results = module.ProbeResults.read(folder) if path.is_file() else module.ProbeResults(())
+    failed = {name for name, error in failure.errors.items() if not isinstance(error, UnitFailed)}
+    return results.of_tasks({result.task for result in results if tasks is None or result.task in set(tasks) - failed})
+
+
+def show(results: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(results)
+    elif len(results):
+        print_results(results)
+
+
+def finish_report(job: Any, quiet: bool, as_json: bool) -> None:
+    typer.echo(f"report: {job.run()}\nresults: {Path(job.results) / 'results.parquet'}")
+    failures = import_module("probing.failures").read_failures(Path(job.results))
+    warn([f"{failure.name} failed: {failure.text}" for failure in failures])
+
+
+def finish_cross(job: Any, quiet: bool, as_json: bool) -> None:
+    results = job.run()
+    warn(results.remarks)
+    if as_json:
+        typer.echo(results.json_lines(), nl=False)
+        return
+    columns = ["site", "probe", "measure", "trained_on", "tested_on", "value", "low", "high", "difference"]
+    typer.echo(results.table()[columns].to_string(index=False, float_format="%.3f", na_rep="–"))
+    typer.echo(f"results: {Path(job.to) / f'{results.name}.parquet'}")
+
+
+def print_json(results: Any) -> None:
+    typer.echo(import_module("probing.records").json_lines(results), nl=False)
+    for task in import_module("probing.reporting.task_results").by_task(results):
+        sentences = import_module("probing.reporting.warnings").warnings_of(task.any.facts)
+        warn([f"{task.title}: {sentence}" for sentence in sentences])
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Plain sentences on standard error; empty ones are left out."""
+    for sentence in filter(None, sentences):
+        typer.echo(f"warning: {sentence}", err=True)
+
+
+def print_results(results: Any) -> None:
+    from rich.console import Console
+
+    import_module("probing.reporting.tables").print_results(list(results), Console(), results.analyses)

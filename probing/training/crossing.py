@@ -1,0 +1,215 @@
+"""CrossResult: a probe trained on some rows and scored on others, as JSON lines and one long table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from probing.contracts import Measure, Probe
+from probing.design import Labels
+from probing.records import Score
+from probing.resampling import Resampler
+from probing.training.plan import Plan
+from probing.training.scoring import Sampled, Scores, score_label_set
+from probing.training.states import States
+from probing.whole_files import write_atomically, write_parquet
+
+
+@dataclass(frozen=True)
+class CrossResult:
+    """One measure of one probe at one site, trained on one set of rows and scored on the test rows of another.
+
+    Attributes:
+        task, site, probe, measure: what was scored; site "(none)" for what reads no states.
+        trained_on, tested_on: names of the two.
+        score: on the test rows, mean over seeds.
+        difference: the score less that of the probe trained on the rows' own source, on the same rows (None: it is
+            that probe, or there is none); negative is worse, also where lower scores are better.
+        known: the score on those rows whose label occurs in training (None: fewer than two, or undefined).
+        unseen_labels, unseen_rows: labels of the test rows that never occur in training, and how many rows carry one.
+        train_rows: rows trained on.
+        provenance: as of a ProbeResult, of the rows tested on.
+    """
+
+    task: str
+    site: str
+    probe: str
+    measure: str
+    trained_on: str
+    tested_on: str
+    score: Score
+    difference: Score | None
+    known: float | None
+    unseen_labels: tuple[str, ...]
+    unseen_rows: int
+    train_rows: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """One row of the long table."""
+        gap = self.difference
+        return {
+            "task": self.task, "site": self.site, "probe": self.probe, "measure": self.measure,
+            "trained_on": self.trained_on, "tested_on": self.tested_on, "value": self.score.value,
+            "low": self.score.low, "high": self.score.high, "unit": self.score.unit, "n": self.score.n,
+            "difference": gap.value if gap else None, "difference_low": gap.low if gap else None,
+            "difference_high": gap.high if gap else None, "known": self.known, "unseen_rows": self.unseen_rows,
+            "unseen_labels": ",".join(self.unseen_labels), "train_rows": self.train_rows,
+            "store_id": self.provenance.get("store_id"), "model": self.provenance.get("model"),
+        }  # fmt: skip
+
+
+class CrossResults(Sequence[CrossResult]):
+    """Results in the order in which they were asked for.
+
+    Attributes:
+        name: of the files: `transfer` or `leave_one_out`.
+        remarks: what was left out or pooled, in sentences.
+    """
+
+    def __init__(self, name: str, results: Iterable[CrossResult], remarks: Iterable[str] = ()) -> None:
+        self.name = name
+        self._results = tuple(results)
+        self.remarks = tuple(remarks)
+
+    @overload
+    def __getitem__(self, index: int) -> CrossResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> CrossResults: ...
+    def __getitem__(self, index: int | slice) -> CrossResult | CrossResults:
+        return CrossResults(self.name, self._results[index]) if isinstance(index, slice) else self._results[index]
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __iter__(self) -> Iterator[CrossResult]:
+        return iter(self._results)
+
+    def __repr__(self) -> str:
+        return f"CrossResults({self.name}, {len(self)} results)\n{self.table()}"
+
+    def table(self) -> pd.DataFrame:
+        """One row per site × probe × measure × pair: the content of the Parquet file."""
+        frame = pd.DataFrame([result.row() for result in self._results])
+        numbers = ("value", "low", "high", "difference", "difference_low", "difference_high", "known")
+        return frame.astype({name: "float64" for name in numbers if name in frame})
+
+    def json_lines(self) -> str:
+        """One line a result, keys sorted."""
+        return "".join(_line(result) + "\n" for result in self._results)
+
+    def write(self, folder: str | Path) -> Path:
+        """Write NAME.jsonl and NAME.parquet into `folder`, in place of older ones."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        write_atomically(place / f"{self.name}.jsonl", self.json_lines().encode())
+        write_parquet(self.table(), place / f"{self.name}.parquet")
+        return place
+
+
+def _line(result: CrossResult) -> str:
+    return json.dumps(asdict(result), sort_keys=True, allow_nan=False)
+
+
+@cache
+def _reader() -> TypeAdapter[CrossResult]:
+    return TypeAdapter(CrossResult)
+
+
+def committed(folder: Path | None, unit: str, compute: Callable[[], list[CrossResult]]) -> list[CrossResult]:
+    """The results of one unit: from `folder` where they were committed whole, else computed and committed."""
+    file = None if folder is None else folder / "units" / f"{unit}.jsonl"
+    if file is not None and file.is_file():
+        try:
+            *lines, end = file.read_text(encoding="utf-8").split("\n")
+            found = [_reader().validate_json(line) for line in lines]
+            if found and not end:
+                return found
+        except ValueError:
+            pass  # damaged: computed again
+    results = compute()
+    if file is not None:
+        write_atomically(file, "".join(_line(result) + "\n" for result in results).encode())
+    return results
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Fits of one probe (one a seed) and the labels they were trained on.
+
+    Attributes:
+        name: of what they were trained on.
+        fits: of the task.
+        labels: all of that source; those of its train rows were learned.
+    """
+
+    name: str
+    fits: Sequence[Probe]
+    labels: Labels
+
+
+def crossed(
+    plan: Plan, unit: tuple[str, str, Probe], states: States, tested_on: str, sources: Sequence[Trained]
+) -> list[CrossResult]:
+    """Every trained probe scored on the test rows of `plan`; those of the plan's own name are compared with.
+
+    Args:
+        plan: whose test rows are scored. All labels must have the same classes.
+        unit: site, name and probe.
+        states: of the plan's rows at the site.
+        tested_on: name of the plan.
+        sources: the trained probes.
+    """
+    measures, resampler = plan.measures_for(unit[2]), plan.resamplers["test"]
+    known = [np.isin(plan.labels.y, source.labels.y[source.labels.rows("train")]) for source in sources]
+    scores = [
+        score_label_set(
+            source.fits, plan.labels, states, measures, {"test": resampler},
+            seen=mask if plan.labels.kind == "classes" else None,
+        )
+        for source, mask in zip(sources, known, strict=True)
+    ]  # fmt: skip
+    own = next((of for source, of in zip(sources, scores, strict=True) if source.name == tested_on), None)
+    return [
+        _result(plan, unit, name, tested_on, source, of_source, None if of_source is own else own, mask)
+        for source, of_source, mask in zip(sources, scores, known, strict=True)
+        for name in measures
+    ]
+
+
+def _result(
+    plan: Plan, unit: tuple[str, str, Probe], measure: str, tested_on: str, source: Trained, scores: Scores,
+    own: Scores | None, known: NDArray[np.bool_],
+) -> CrossResult:  # fmt: skip
+    resampler, labels = plan.resamplers["test"], plan.labels
+    here, kind = scores[measure, "test"], plan.measures[measure]
+    unseen = labels.y[resampler.rows][~known[resampler.rows]] if labels.kind == "classes" else np.empty(0, np.int64)
+    return CrossResult(
+        task=plan.task, site=unit[0], probe=unit[1], measure=measure, trained_on=source.name, tested_on=tested_on,
+        score=_score(here.value, here.samples, kind, resampler),
+        difference=None if own is None else _difference(here, own[measure, "test"], kind, resampler),
+        known=here.seen if labels.kind == "classes" else None,
+        unseen_labels=tuple(labels.classes[code] for code in np.unique(unseen).tolist()), unseen_rows=len(unseen),
+        train_rows=len(source.labels.rows("train")), provenance=dict(plan.provenance),
+    )  # fmt: skip
+
+
+def _difference(ours: Sampled, own: Sampled, measure: Measure, resampler: Resampler) -> Score:
+    sign = 1.0 if measure.higher_is_better else -1.0
+    return _score(sign * (ours.value - own.value), sign * (ours.samples - own.samples), measure, resampler, least=-1.0)
+
+
+def _score(
+    value: float, samples: NDArray[np.float64], measure: Measure, resampler: Resampler, *, least: float = 0.0
+) -> Score:
+    low, high = resampler.bounds(value, samples[None], unit=measure.unit, least=least)
+    return Score(value, low, high, n=len(resampler.rows), unit=measure.unit)

@@ -1,0 +1,243 @@
+"""Leave one group out: trained on all groups but one, scored on that one; for every group in turn."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.special import stdtrit
+from sklearn.base import BaseEstimator
+
+from probing.contracts import Measure, Probe, Task
+from probing.corpus import SPLITS, Corpus, Example
+from probing.errors import BadParameter, DegenerateDesign
+from probing.provenance import digest
+from probing.records import Score
+from probing.seeds import generator
+from probing.specs import build_task
+from probing.statistics import FRACTION
+from probing.store import Store
+from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
+from probing.training.fitting import fits_of, unit_id
+from probing.training.plan import Plan, make_plan
+from probing.training.results import NO_SITE
+from probing.training.states import States, site_states, stateless
+
+LEAST_ROWS = 50
+SMALL, MEAN, OTHERS = "(small groups)", "(mean)", "(others)"
+
+
+def leave_one_out(
+    store: Store | str | Path,
+    corpus: Corpus,
+    *,
+    task: str | Task,
+    group: str = "document",
+    least_rows: int = LEAST_ROWS,
+    probes: Sequence[str | BaseEstimator] | None = None,
+    measures: Sequence[str | Measure] | None = None,
+    seeds: int = 1,
+    root_seed: int = 0,
+    sites: str | Sequence[str] = "*",
+    rows: str | None = None,
+    to: str | Path | None = None,
+) -> CrossResults:
+    """For every value of a group: train on the rows of all others, score on its own.
+
+    The splits of the corpus choose nothing but early stopping: the rows of a group are tested whatever their split,
+    and of the others those in dev stop the probe (a tenth of the groups of the others, where none are) and the rest
+    train it. The baselines are scored too. Intervals of one group carry its sentences and the seeds. The row `(mean)`
+    is the mean over groups, each weighing the same, with an interval over groups (Student's t): it speaks of groups
+    like these. Groups of fewer than `least_rows` labelled rows, or of one sentence, are tested together as `(small
+    groups)`, which does not enter the mean; where even all of them are too few, they only train, and `remarks` says so.
+
+    Args:
+        store: the states, or the directory of a store.
+        corpus: the corpus the store was made from.
+        task: a task or its name.
+        group: `document`, or a sentence-level column of the corpus, such as `genre`.
+        least_rows: fewest labelled rows of a group that is tested alone.
+        probes, measures, seeds, root_seed, sites, rows: as of `train`.
+        to: folder for leave_one_out.jsonl, leave_one_out.parquet, and the units by which a killed run resumes.
+
+    Raises:
+        UnknownName: no such column.
+        BadParameter: a column of words.
+        DegenerateDesign: one group only, sentences without a group, a document in two groups, a group whose labels no
+            other has.
+        ProvenanceMismatch, NonFiniteStates: as of `train`.
+    """
+    opened = store if not isinstance(store, str | Path) else Store.open(store)
+    built = build_task(task, corpus) if isinstance(task, str) else task
+    folds, remarks = _folds(corpus, built, group, least_rows, root_seed)
+    plans = {
+        fold.name: _without_dev(
+            make_plan(
+                opened, fold.corpus, task=task, probes=probes, controls=[], measures=measures, analyses=(), seeds=seeds,
+                root_seed=root_seed, sites=sites, cluster="sentence", rows=rows,
+            )
+        )
+        for fold in folds
+    }  # fmt: skip
+    folder = None if to is None else Path(to)
+    found = [result for name, plan in plans.items() for result in _fold_results(plan, name, group, folder)]
+    results = CrossResults("leave_one_out", [*found, *_means(found)], remarks)
+    if folder is not None:
+        results.write(folder)
+    return results
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One group and the corpus whose test split is that group."""
+
+    name: str
+    corpus: Corpus
+
+
+def _folds(
+    corpus: Corpus, task: Task, group: str, least_rows: int, root_seed: int
+) -> tuple[list[Fold], tuple[str, ...]]:
+    """The folds, and what was pooled or left out, in sentences."""
+    if least_rows < 1:
+        raise BadParameter("least_rows must be at least 1", needed="1 or more", found=str(least_rows))
+    task.prepare(corpus)
+    labelled = [sum(label is not None for label in task.labels(e)) for e in corpus.examples]
+    groups = _groups_of(corpus, group)
+    _refuse_documents_in_two(corpus, groups, group)
+    rows: Counter[str] = Counter()
+    sentences: Counter[str] = Counter()
+    for example, name, count in zip(corpus.examples, groups, labelled, strict=True):
+        if count and example.split in SPLITS:
+            rows[name] += count
+            sentences[name] += 1
+    if len(rows) < 2:
+        raise DegenerateDesign(
+            "one group only: there is nothing to train on", needed="at least two groups with labels",
+            found=", ".join(rows) or "none", where=f"{group} of {corpus.source}", next_step="name another column",
+        )  # fmt: skip
+    small = sorted(name for name in rows if rows[name] < least_rows or sentences[name] < 2)
+    pooled = SMALL if sum(rows[n] for n in small) >= least_rows and sum(sentences[n] for n in small) > 1 else ""
+    names = [pooled if name in small else name for name in groups]
+    tested = sorted(set(rows) - set(small)) + ([SMALL] if pooled else [])
+    if len(tested) - bool(pooled) < 1:
+        raise DegenerateDesign(
+            "every group is too small to be tested", needed=f"groups of {least_rows} labelled rows",
+            found=f"at most {max(rows.values())}", where=f"{group} of {corpus.source}", next_step="lower least_rows",
+        )  # fmt: skip
+    told = f"tested together as {SMALL}" if pooled else "not tested, only trained on"
+    shown = ", ".join(small[:20]) + (", …" if len(small) > 20 else "")
+    remark = f"groups of fewer than {least_rows} labelled rows or of one sentence are {told}: {shown}"
+    return [Fold(name, _with_test(corpus, names, name, root_seed)) for name in tested], (remark,) if small else ()
+
+
+def _groups_of(corpus: Corpus, group: str) -> list[str]:
+    """The group of every example.
+
+    Raises:
+        UnknownName, BadParameter, DegenerateDesign: see `leave_one_out`.
+    """
+    if group == "document" and "document" not in corpus.column_names():
+        values = [example.document for example in corpus.examples]
+    else:
+        if corpus.level_of(group) != "sentence":
+            raise BadParameter(
+                f"{group} is a column of words", needed="document, or a column of sentences", found=group,
+                where=corpus.source, next_step="name a column that a whole sentence has one value of",
+            )  # fmt: skip
+        values = [None if (v := example.columns.get(group)) is None else str(v) for example in corpus.examples]
+    missing = [e.id for e, value in zip(corpus.examples, values, strict=True) if value is None and e.split in SPLITS]
+    if missing:
+        raise DegenerateDesign(
+            f"sentences without a {group}", needed=f"a {group} of every sentence",
+            found=f"{len(missing)} of {len(values)} without, such as {missing[0]}", where=corpus.source,
+            next_step="name another column, or leave these sentences out of the corpus",
+        )  # fmt: skip
+    return [value or "" for value in values]
+
+
+def _refuse_documents_in_two(corpus: Corpus, groups: Sequence[str], group: str) -> None:
+    home: dict[str, str] = {}
+    for example, name in zip(corpus.examples, groups, strict=True):
+        if home.setdefault(example.group, name) != name:
+            raise DegenerateDesign(
+                f"a document has two values of {group}", needed=f"one {group} of every document",
+                found=f"{example.group!r}: {home[example.group]} and {name}", where=corpus.source,
+                next_step="name a group that keeps documents whole, or read with document=none if they need not be",
+            )  # fmt: skip
+
+
+def _with_test(corpus: Corpus, names: Sequence[str], tested: str, root_seed: int) -> Corpus:
+    """The corpus with one group as its test split; the fingerprint stays."""
+    others = [e for e, name in zip(corpus.examples, names, strict=True) if name != tested and e.split in SPLITS]
+    dev = {e.group for e in others if e.split == "dev"} or _tenth({e.group for e in others}, root_seed)
+
+    def split_of(example: Example, name: str) -> str:
+        if example.split not in SPLITS:
+            return example.split
+        return "test" if name == tested else "dev" if example.group in dev else "train"
+
+    examples = zip(corpus.examples, names, strict=True)
+    moved = tuple(replace(e, split=split_of(e, name)) for e, name in examples)
+    return Corpus(moved, f"{corpus.source}, {tested} left out")
+
+
+def _tenth(groups: set[str], root_seed: int) -> set[str]:
+    ordered = sorted(groups)
+    chosen = generator(root_seed, "dev groups").permutation(len(ordered))[: max(1, len(ordered) // 10)]
+    return {ordered[place] for place in chosen}
+
+
+def _without_dev(plan: Plan) -> Plan:
+    """Nothing is scored on dev: its resamples, as large as the corpus, are not kept for every fold."""
+    return replace(plan, resamplers={"test": plan.resamplers["test"]})
+
+
+def _fold_results(plan: Plan, name: str, group: str, folder: Path | None) -> Iterator[CrossResult]:
+    for site in (NO_SITE, *plan.sites):
+        kept: dict[str, States] = {}
+        for unit in plan.units():
+            if unit[0] == site:
+                yield from _unit_results(plan, unit, name, group, kept, folder)
+
+
+def _unit_results(
+    plan: Plan, unit: tuple[str, str, Probe], name: str, group: str, kept: dict[str, States], folder: Path | None
+) -> list[CrossResult]:
+    site, _, probe = unit
+
+    def compute() -> list[CrossResult]:
+        if site != NO_SITE and not kept:
+            kept[site] = site_states(plan, site)
+        states = kept[site] if site != NO_SITE else stateless(plan, probe)
+        fits = fits_of(plan, probe, states, (plan.labels,))[0]
+        return crossed(plan, unit, states, name, [Trained(OTHERS, fits, plan.labels)])
+
+    return committed(folder, digest(["leave_one_out", group, name, unit_id(plan, *unit)]), compute)
+
+
+def _means(found: Sequence[CrossResult]) -> list[CrossResult]:
+    """The mean over groups of every site, probe and measure, in the order of their first group."""
+    by_kind: dict[tuple[str, str, str], list[CrossResult]] = {}
+    for result in found:
+        if result.tested_on != SMALL:
+            by_kind.setdefault((result.site, result.probe, result.measure), []).append(result)
+    return [_mean(results) for results in by_kind.values() if len(results) > 1]
+
+
+def _mean(results: Sequence[CrossResult]) -> CrossResult:
+    values = np.array([result.score.value for result in results])
+    first, count, value = results[0], len(values), float(values.mean())
+    half = float(stdtrit(count - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(count)
+    low, high = value - half, value + half
+    if first.score.unit == FRACTION:
+        low, high = max(0.0, low), min(1.0, high)
+    return replace(
+        first, tested_on=MEAN, score=Score(value, low, high, n=count, unit=first.score.unit), known=None,
+        unseen_labels=(), unseen_rows=sum(result.unseen_rows for result in results),
+        train_rows=round(float(np.mean([result.train_rows for result in results]))),
+    )  # fmt: skip

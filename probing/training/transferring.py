@@ -1,0 +1,166 @@
+"""Transfer: probes trained on one corpus, scored on another; every ordered pair, beside the in-domain probe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from probing.contracts import Measure, Probe, Task
+from probing.corpus import Corpus
+from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite
+from probing.provenance import digest
+from probing.store import Store
+from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
+from probing.training.fitting import fits_of, unit_id
+from probing.training.plan import Plan, make_plan
+from probing.training.results import NO_SITE
+from probing.training.states import States, site_states, stateless
+
+Source = tuple[Store | str | Path, Corpus]
+
+
+def transfer(
+    sources: Mapping[str, Source],
+    *,
+    task: str | Task,
+    probes: Sequence[str | BaseEstimator] | None = None,
+    measures: Sequence[str | Measure] | None = None,
+    seeds: int = 1,
+    root_seed: int = 0,
+    sites: str | Sequence[str] = "*",
+    cluster: str = "sentence",
+    rows: str | None = None,
+    to: str | Path | None = None,
+) -> CrossResults:
+    """Train every probe on each source's train rows and score it on the test rows of every source.
+
+    Each score stands beside that of the probe trained on the tested source itself (`difference`, paired on the same
+    rows and resampled by cluster). The baseline `prior` of each source is scored too, with site "(none)". Classes of
+    all sources are united; test rows whose label the training source lacks are counted, and cannot be right.
+
+    Args:
+        sources: by name, a store (or its directory) and the corpus it was made from; two or more, of one model.
+        task: a task or its name, the same of every corpus.
+        probes, measures, seeds, root_seed, sites, cluster, rows: as of `train`.
+        to: folder for transfer.jsonl, transfer.parquet, and the units by which a killed run resumes.
+
+    Raises:
+        ProvenanceMismatch: a store of another model or other rows, or made from another corpus than is given.
+        DegenerateDesign: two sources without a label in common, or labels from which nothing can be learned.
+        UnknownSite: a site that a store lacks.
+        UnknownName, BadParameter: names and parameters.
+    """
+    if len(sources) < 2:
+        raise BadParameter("transfer needs two sources", needed="two or more", found=", ".join(sources) or "none")
+    plans = {
+        name: make_plan(
+            store if not isinstance(store, str | Path) else Store.open(store), corpus, task=task, probes=probes,
+            controls=[], measures=measures, analyses=(), seeds=seeds, root_seed=root_seed, sites=sites,
+            cluster=cluster, rows=rows,
+        )
+        for name, (store, corpus) in sources.items()
+    }  # fmt: skip
+    _refuse_other_states(plans)
+    _refuse_keyed_probes(plans)
+    plans = _united(plans)
+    _refuse_strangers(plans)
+    folder = None if to is None else Path(to)
+    results = CrossResults("transfer", _all(plans, folder))
+    if folder is not None:
+        results.write(folder)
+    return results
+
+
+def _all(plans: Mapping[str, Plan], folder: Path | None) -> list[CrossResult]:
+    """The results of every unit; the states of a site are read only if one of its units is not yet done."""
+    first = next(iter(plans.values()))
+    found: list[CrossResult] = []
+    for site in (NO_SITE, *first.sites):
+        kept: dict[str, States] = {}
+        for unit in _units(first, site):
+            identity = digest(["transfer", {name: unit_id(plan, *unit) for name, plan in plans.items()}, list(plans)])
+            found += committed(folder, identity, lambda unit=unit, kept=kept: _pairs(plans, unit, kept))  # type: ignore[misc]
+    return found
+
+
+def _units(plan: Plan, site: str) -> list[tuple[str, str, Probe]]:
+    return [unit for unit in plan.units() if unit[0] == site and unit[2].reads == "states"]
+
+
+def _pairs(plans: Mapping[str, Plan], unit: tuple[str, str, Probe], kept: dict[str, States]) -> list[CrossResult]:
+    """One probe at one site, trained on every source and scored on every source."""
+    site, _, probe = unit
+    if not kept:
+        kept.update(
+            {name: stateless(p, probe) if site == NO_SITE else site_states(p, site) for name, p in plans.items()}
+        )
+    trained = [
+        Trained(name, fits_of(plan, probe, kept[name], (plan.labels,))[0], plan.labels) for name, plan in plans.items()
+    ]
+    return [result for name, plan in plans.items() for result in crossed(plan, unit, kept[name], name, trained)]
+
+
+def _refuse_other_states(plans: Mapping[str, Plan]) -> None:
+    """Probes read coordinates: they must mean the same in every store."""
+    (first, plan), *others = plans.items()
+    for name, other in others:
+        for part, one, two in (
+            ("model", plan.provenance["model_identity"], other.provenance["model_identity"]),
+            ("tokenizer", plan.store.identity.get("tokenizer"), other.store.identity.get("tokenizer")),
+            ("rows", plan.provenance["rows"], other.provenance["rows"]),
+        ):  # fmt: skip
+            if one != two:
+                shown = (plan.provenance["model"], other.provenance["model"]) if part == "model" else (one, two)
+                raise ProvenanceMismatch(
+                    f"the stores of {first} and {name} have not the same {part}", needed=f"{shown[0]}, as of {first}",
+                    found=f"{shown[1]}", where=f"source {name}", next_step="extract both with one model and one recipe",
+                )  # fmt: skip
+        if other.sites != plan.sites:
+            odd = sorted(set(plan.sites) ^ set(other.sites))
+            raise UnknownSite(
+                f"{first} and {name} have not the same sites", needed=", ".join(plan.sites), found=", ".join(odd),
+                where=f"source {name}", next_step="name sites that both stores have",
+            )  # fmt: skip
+        if other.labels.kind != plan.labels.kind:
+            raise BadParameter(
+                "the task has classes in one source and numbers in another", needed=f"{plan.labels.kind}, as {first}",
+                found=other.labels.kind, where=f"source {name}", next_step="name its kind: column:NAME:classes",
+            )  # fmt: skip
+
+
+def _refuse_keyed_probes(plans: Mapping[str, Plan]) -> None:
+    keyed = [name for name, probe in next(iter(plans.values())).probes.items() if probe.reads != "states"]
+    if keyed:
+        raise BadParameter(
+            f"{keyed[0]} cannot be transferred", needed="probes that read states", found=keyed[0],
+            next_step="leave it out: what it has learned are numbers of one corpus's words",
+        )  # fmt: skip
+
+
+def _united(plans: Mapping[str, Plan]) -> dict[str, Plan]:
+    """The plans with every code pointing into the sorted classes of all of them."""
+    classes = tuple(sorted({name for plan in plans.values() for name in plan.labels.classes}))
+    place = {name: code for code, name in enumerate(classes)}
+    found = {}
+    for name, plan in plans.items():
+        codes = np.array([place[one] for one in plan.labels.classes], np.int64)
+        y = codes[plan.labels.y] if classes else plan.labels.y
+        found[name] = replace(plan, labels=replace(plan.labels, y=y, classes=classes))
+    return found
+
+
+def _refuse_strangers(plans: Mapping[str, Plan]) -> None:
+    for source, plan in plans.items():
+        learned = plan.labels.y[plan.labels.rows("train")]
+        for target, other in plans.items() if plan.labels.kind == "classes" else ():
+            if not np.isin(other.labels.y[other.labels.rows("test")], learned).any():
+                shown = ", ".join(other.labels.classes[code] for code in np.unique(other.labels.y)[:10].tolist())
+                raise DegenerateDesign(
+                    f"no test label of {target} occurs in the training rows of {source}",
+                    needed="labels named alike in all sources", found=shown, where=f"task {plan.task}",
+                    next_step="map the labels of one corpus to those of the other",
+                )  # fmt: skip
