@@ -19,10 +19,11 @@ import typer
 from typer.core import TyperGroup
 
 from probing import registry
-from probing.errors import DiskFull, Interrupted, ProbingError
+from probing.errors import DiskFull, Interrupted, ProbingError, UnitFailed
 from probing.store_commands import AsJson, print_mapping, print_store, store_app
 
 REQUEUE = 75
+_SHOWN = 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -48,9 +49,23 @@ class _Group(TyperGroup):
 
 
 def _fail(error: ProbingError) -> NoReturn:
-    notes = "".join(f"\n  note: {note}" for note in getattr(error, "__notes__", []))
-    typer.echo(f"{type(error).__name__}: {error}{notes}", err=True)
+    typer.echo(_block(error), err=True)
+    for name, cause in _causes(error)[:_SHOWN]:
+        typer.echo(f"\n{name}: {_block(cause)}", err=True)
     sys.exit(1)
+
+
+def _block(error: ProbingError) -> str:
+    notes = "".join(f"\n  note: {note}" for note in getattr(error, "__notes__", []))
+    return f"{type(error).__name__}: {error}{notes}"
+
+
+def _causes(error: ProbingError, within: str = "") -> list[tuple[str, ProbingError]]:
+    """What failed and why, down to the errors that are of one thing each."""
+    if not isinstance(error, UnitFailed):
+        return []
+    named = [(f"{within}{name}", cause) for name, cause in error.errors.items()]
+    return [leaf for name, cause in named for leaf in (_causes(cause, f"{name}, ") or [(name, cause)])]
 
 
 app = typer.Typer(
@@ -129,16 +144,38 @@ def _finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
 
 
 def _finish_train(job: Any, quiet: bool, as_json: bool) -> None:
-    results = job.run(progress=not quiet)
+    try:
+        results = job.run(progress=not quiet)
+    except UnitFailed as failure:
+        _show(_written(Path(job.to), job.tasks, failure), as_json)
+        raise
+    _show(results, as_json)
+    if results.missing:
+        typer.echo(f"{results.missing} fits are left to other processes: the last one writes the results", err=True)
+    elif not as_json:
+        typer.echo(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
+
+
+def _written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> Any:
+    """Results in a folder, but for tasks of which everything failed; `tasks`: of these alone."""
+    module = import_module("probing.training.results")
+    path = folder / "results.jsonl"
+    results = module.ProbeResults.read(folder) if path.is_file() else module.ProbeResults(())
+    failed = {name for name, error in failure.errors.items() if not isinstance(error, UnitFailed)}
+    return results.of_tasks({result.task for result in results if tasks is None or result.task in set(tasks) - failed})
+
+
+def _show(results: Any, as_json: bool) -> None:
     if as_json:
         _print_json(results)
-    else:
+    elif len(results):
         _print_results(results)
-        typer.echo(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
 
 
 def _finish_report(job: Any, quiet: bool, as_json: bool) -> None:
     typer.echo(f"report: {job.run()}\nresults: {Path(job.results) / 'results.parquet'}")
+    failures = import_module("probing.failures").read_failures(Path(job.results))
+    _warn([f"{failure.name} failed: {failure.text}" for failure in failures])
 
 
 def _finish_cross(job: Any, quiet: bool, as_json: bool) -> None:
@@ -182,13 +219,15 @@ def run(
 
     Example: probing run datasets/reference/study.yaml --to cache/results/reference
     """
-    page = import_module("probing.study").Study.from_yaml(study).run(to, progress=not quiet)
-    results = import_module("probing.training.results").ProbeResults.read(page.parent)
-    if as_json:
-        _print_json(results)
-        return
-    _print_results(results)
-    typer.echo(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
+    job = import_module("probing.study").Study.from_yaml(study)
+    try:
+        page = job.run(to, progress=not quiet)
+    except UnitFailed as failure:
+        _show(_written(job.folder(to), None, failure), as_json)
+        raise
+    _show(import_module("probing.training.results").ProbeResults.read(page.parent), as_json)
+    if not as_json:
+        typer.echo(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
 
 
 @app.command()
@@ -228,6 +267,16 @@ def list_members(
     """
     rows = {name: _summary(folder, name) for name in registry.names(folder)}
     print_mapping(rows, as_json, verbatim=True)
+    if folder == "controls" and not as_json:
+        _print_objections()
+
+
+def _print_objections() -> None:
+    """Which control answers which objection, for which levels of tasks."""
+    typer.echo("\nan objection, the control that answers it, and the rows of the tasks for which it does:")
+    members = {name: registry.get("controls", name).MEMBER for name in registry.names("controls")}
+    answers = {f'"{one.answers}"': f"{name} ({', '.join(one.levels)})" for name, one in members.items()}
+    print_mapping(answers, False, verbatim=True)
 
 
 def _summary(folder: str, name: str) -> str:

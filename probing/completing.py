@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Set
-from contextlib import closing
+from collections.abc import Callable, Iterator, Set
+from contextlib import closing, contextmanager
 
 from probing.errors import (
+    BadParameter,
     MissingDependency,
     NonFiniteStates,
     NotRepresentable,
@@ -17,6 +18,7 @@ from probing.errors import (
     UnitFailed,
     WorkError,
 )
+from probing.specs import build
 from probing.work import Executor, Outcome, Report, WorkerFactory, WorkPlan, WorkUnit
 
 HOPELESS = 3  # so many failures and nothing done: the rest would fail too
@@ -24,9 +26,26 @@ ROUNDS = 3
 POLL_SECONDS = 1.0
 
 
+def executor_of(executor: str | Executor, workers: int | None, threads: int | None) -> Executor:
+    """The executor, with the options given beside its name.
+
+    Raises:
+        UnknownName, BadParameter: no such executor, or an option out of range.
+        MissingDependency: it needs a package that is not installed.
+    """
+    given = [f"{name}={n}" for name, n in {"workers": workers, "threads": threads}.items() if n is not None]
+    if not isinstance(executor, str):
+        if given:
+            raise BadParameter("the executor has its own options", needed="workers and threads in the executor object")
+        return executor
+    name, _, own = executor.partition(":")
+    built: Executor = build("executors", f"{name}:{','.join(filter(None, [own, *given]))}")
+    return built
+
+
 def complete(
     plan: WorkPlan, executor: Executor, factory: WorkerFactory, report: Report, *, missing: Callable[[], Set[str]],
-    busy: Callable[[], Set[str]],
+    busy: Callable[[], Set[str]] = frozenset, hopeless: int | None = HOPELESS,
 ) -> None:  # fmt: skip
     """Run units until none is missing. One that fails is set aside while the rest is done.
 
@@ -37,13 +56,14 @@ def complete(
         report: told how much was done.
         missing: ids of the units that are not on the disk; asked again after every round.
         busy: ids of the units that others are doing; when only such are left, this waits for them.
+        hopeless: after so many failures with nothing done the rest is not tried; None: all is tried.
 
     Raises:
-        UnitFailed: some units failed; at once if the first three did and none was done.
+        UnitFailed: some units failed; at once if the first `hopeless` did and none was done.
         StoreError: the disk is full or cannot be written.
         Stalled, WorkerLost, MissingDependency: see `Executor.run`.
     """
-    state = _Progress()
+    state = _Progress(hopeless)
     while left := missing() - set(state.errors):
         todo = plan.only(left - busy())
         if not todo.units:
@@ -57,10 +77,24 @@ def complete(
         raise state.failure()
 
 
+@contextmanager
+def sole_error_itself() -> Iterator[None]:
+    """What one unit alone failed of is raised as it is."""
+    try:
+        yield
+    except UnitFailed as failure:
+        if len(failure.errors) != 1:
+            raise
+        ((name, error),) = failure.errors.items()
+        error.add_note(f"everything but {name} is done and kept")
+        raise error from error.__cause__
+
+
 class _Progress:
     """What the outcomes so far come to."""
 
-    def __init__(self) -> None:
+    def __init__(self, hopeless: int | None) -> None:
+        self._hopeless = hopeless
         self.errors: dict[str, ProbingError] = {}
         self._names: dict[str, str] = {}
         self._is_any_done = False
@@ -81,7 +115,7 @@ class _Progress:
                 raise error
             self._set_aside(unit, error)
         self._is_any_done = self._is_any_done or outcome.status == "done"
-        if len(self.errors) >= HOPELESS and not self._is_any_done:
+        if self._hopeless is not None and len(self.errors) >= self._hopeless and not self._is_any_done:
             raise self.failure()
 
     def doubt(self, missing: Set[str], todo: WorkPlan) -> None:

@@ -91,13 +91,16 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
 
     Class attributes:
         kinds: the target kinds it can predict.
-        reads: `states`, or a key of `Labels.keys` such as `type`: then X is that key's codes, `(N, 1)`.
+        reads: `states`; or `pieces` (of a piece store): then X is `design.Pieces`; or a key of `Labels.keys` such as
+            `type`: then X is that key's codes, `(N, 1)`.
+        reads_names: X is the key's strings instead of its codes, `(N, 1)` of dtype object.
         stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
         predicts_most_probable: whether `predict` is always the argmax of `predict_log_proba`.
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
     reads: ClassVar[str] = "states"
+    reads_names: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
     predicts_most_probable: ClassVar[bool] = False
 
@@ -166,9 +169,19 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
 
 
 class Control(ABC):
-    """Makes the labels of a control task from a task's: the same rows, classes and splits, other `y`."""
+    """Makes the labels of a control task from a task's: the same rows, classes and splits, other `y`.
 
-    is_selectivity: ClassVar[bool] = True  # False: a chance check, never called selectivity
+    Controls that keep the labels and change the states are `probing.state_controls.StateControl`.
+
+    Class attributes:
+        is_selectivity: False: a chance check, never called selectivity.
+        levels: levels of tasks it serves.
+        answers: the objection that it answers, as one says it.
+    """
+
+    is_selectivity: ClassVar[bool] = True
+    levels: ClassVar[tuple[str, ...]] = ("word", "sentence")
+    answers: ClassVar[str] = ""
 
     @abstractmethod
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:

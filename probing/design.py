@@ -68,6 +68,59 @@ class Labels:
         )  # fmt: skip
 
 
+class Pieces:
+    """N rows of one or more pieces each, as an array-like: as `(N, D)` numbers it is the mean over pieces.
+
+    Attributes:
+        states: `(R, D)` float32, the pieces of row 0, then of row 1, …
+        bounds: `(N+1,)` int64: row i has pieces `bounds[i]` … `bounds[i+1] - 1`.
+    """
+
+    ndim = 2
+
+    def __init__(self, states: NDArray[Any], bounds: NDArray[np.int64]) -> None:
+        """Keep both as they are.
+
+        Raises:
+            ValueError: bounds that do not cut the states into rows of at least one piece.
+        """
+        if bounds[0] != 0 or bounds[-1] != len(states) or (np.diff(bounds) < 1).any():
+            raise ValueError(f"bounds from {bounds[0]} to {bounds[-1]} do not cut {len(states)} pieces into rows")
+        self.states, self.bounds = states, bounds
+
+    @classmethod
+    def of_rows(cls, X: NDArray[Any]) -> Pieces:
+        """Every row of `(N, D)` as its only piece."""
+        return cls(X, np.arange(len(X) + 1))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D)."""
+        return len(self), self.states.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the states."""
+        return self.states.dtype
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, rows: Any) -> Pieces:
+        """The chosen rows (a slice, indices or a mask), in the order given."""
+        chosen = np.arange(len(self))[rows].reshape(-1)
+        low, counts = self.bounds[chosen], np.diff(self.bounds)[chosen]
+        bounds = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        places = np.repeat(low - bounds[:-1], counts) + np.arange(bounds[-1])
+        return Pieces(self.states[places], bounds)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """`(N, D)` means over the pieces of each row."""
+        sums = np.add.reduceat(self.states, self.bounds[:-1], axis=0, dtype=np.float64)
+        means = sums / np.diff(self.bounds)[:, None]
+        return means.astype(self.states.dtype if dtype is None else dtype)
+
+
 @dataclass(frozen=True)
 class Design:
     """States and labels of the same rows: `X` is `(N, D)` float32, `labels` has N rows."""

@@ -6,7 +6,8 @@ function that a notebook calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
@@ -15,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 import probing as pb
 from probing.errors import ConfigError, unknown_name
+from probing.failures import attempted
 from probing.site import are_module_paths
 
 if TYPE_CHECKING:
@@ -154,14 +156,17 @@ class ExtractOptions(Job):
         False, help="resume a store begun with another minor version of torch or transformers"
     )
     moments: str | None = option(None, help="also gather means and cross-products of the states of this split, or all")
+    subset: str | None = option(None, help="only these examples: a split, or numbers such as 0,5,20:40")
+    role: Literal["states", "replay"] = option("states", help="states, or replay: whole sequences and clean outputs")
+    outputs: str | None = option(None, help="replay: outputs of the last piece, of mask pieces, of all, or none")
+    columns: str | None = option(None, help="replay: vocabulary ids whose outputs are kept, or a file of them")
 
     def extract(
         self, model: str, corpus: Corpus, to: str | Path, *, progress: bool, num_workers: int = 1,
-        worker_index: int = 0, subset: str | None = None, role: Literal["states", "replay"] = "states",
-        outputs: str | None = None, columns: str | None = None,
+        worker_index: int = 0,
     ) -> Store:  # fmt: skip
         """Run `probing.extract` with these options."""
-        executor = import_module("probing.extraction").executor_of(self.executor, self.workers, self.threads)
+        executor = import_module("probing.completing").executor_of(self.executor, self.workers, self.threads)
         loaded = pb.LanguageModel.load(
             model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision,
             untrained=self.untrained, side=self.side, by_blocks=not are_module_paths(self.sites),
@@ -172,8 +177,8 @@ class ExtractOptions(Job):
             loaded, corpus, sites=self.sites, to=to, rows=self.rows, dtype=self.store_dtype,
             max_length=self.max_length, long_inputs=self.long_inputs, stride=self.stride,
             chat_template=self.chat_template, num_workers=num_workers, worker_index=worker_index, executor=executor,
-            allow_mixed_environment=self.allow_mixed_environment, moments=self.moments, subset=subset, role=role,
-            outputs=outputs, columns=columns, progress=progress, **budget,
+            allow_mixed_environment=self.allow_mixed_environment, moments=self.moments, subset=self.subset,
+            role=self.role, outputs=self.outputs, columns=self.columns, progress=progress, **budget,
         )  # fmt: skip
 
 
@@ -189,17 +194,12 @@ class ExtractJob(CorpusOptions, ExtractOptions):
     to: str = option(help="directory of the store")
     num_workers: int = option(1, help="processes, on any machines, that share the work")
     worker_index: int = option(0, help="which of them this is, from 0 on: it takes every num-workers-th shard")
-    subset: str | None = option(None, help="only these examples: a split, or numbers such as 0,5,20:40")
-    role: Literal["states", "replay"] = option("states", help="states, or replay: whole sequences and clean outputs")
-    outputs: str | None = option(None, help="replay: outputs of the last piece, of mask pieces, of all, or none")
-    columns: str | None = option(None, help="replay: vocabulary ids whose outputs are kept, or a file of them")
 
     def run(self, *, progress: bool = True) -> Store:
         """Extract, or finish an interrupted extraction."""
         return self.extract(
             self.model, self.read_corpus(), self.to, progress=progress, num_workers=self.num_workers,
-            worker_index=self.worker_index, subset=self.subset, role=self.role, outputs=self.outputs,
-            columns=self.columns,
+            worker_index=self.worker_index,
         )  # fmt: skip
 
 
@@ -242,34 +242,49 @@ class TrainOptions(Job):
     cluster: Literal["sentence", "document"] = option("sentence", help="unit that is resampled for intervals")
     correction: Literal["holm", "bh"] = option("holm", help="adjustment of p: holm, or bh (Benjamini-Hochberg)")
     rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
+    executor: str = option("inline", help="who fits: inline, processes or ray (see `probing list executors`)")
+    workers: int | None = option(None, help="processes that processes or ray start (default 2)")
+    threads: int | None = option(
+        None, help="processor threads of each worker (default: as this process); equal numbers give equal bytes"
+    )
 
-    def train(self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool) -> ProbeResults:
-        """Run `probing.train` on every task; results of all tasks are written to `to` and returned."""
-        if not self.tasks:
-            raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
-        found = [
-            pb.train(
-                store, corpus, task=task, probes=self.probes, controls=self.controls or None,
-                measures=self.measures or None, analyses=self.analyses, seeds=self.seeds,
-                root_seed=self.root_seed, sites=self.sites, cluster=self.cluster, rows=self.rows,
-                correction=self.correction, to=to, progress=progress,
-            )
-            for task in self.tasks
-        ]  # fmt: skip
-        results = (result for of_task in found for result in of_task)
-        told = (result for of_task in found for result in of_task.analyses)
-        return pb.ProbeResults(results, told).adjusted_in(Path(to))
+    def train(
+        self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool, task: str,
+        controls: Sequence[Any] = (), num_workers: int = 1, worker_index: int = 0,
+    ) -> ProbeResults:  # fmt: skip
+        """Run `probing.train` on one task; its results are merged into those in `to`. `controls`: further ones."""
+        return pb.train(
+            store, corpus, task=task, probes=self.probes, controls=[*self.controls, *controls] or None,
+            measures=self.measures or None, analyses=self.analyses, seeds=self.seeds, root_seed=self.root_seed,
+            sites=self.sites, cluster=self.cluster, rows=self.rows, correction=self.correction, to=to,
+            executor=self.executor, workers=self.workers, threads=self.threads, num_workers=num_workers,
+            worker_index=worker_index, progress=progress,
+        )  # fmt: skip
 
 
 class TrainJob(CorpusOptions, TrainOptions):
-    """Train probes beside control tasks on a store's states and write results.jsonl and results.parquet."""
+    """Train probes beside control tasks on a store's states and write results.jsonl and results.parquet.
+
+    A task that fails is set aside while the others are trained. Jobs of an array share the work by --num-workers 64
+    --worker-index I and a --to that all of them see; whoever finds all fits of a task done writes its results.
+    """
 
     store: str = Field(description="directory of the store", json_schema_extra={"argument": True})
     to: str = option(help="directory of the results")
+    num_workers: int = option(1, help="processes, on any machines, that share the work")
+    worker_index: int = option(0, help="which of them this is, from 0 on: it takes every num-workers-th fit")
 
     def run(self, *, progress: bool = True) -> ProbeResults:
-        """Train what is not yet trained."""
-        return self.train(self.store, self.read_corpus(), self.to, progress=progress)
+        """Train what is not yet trained; UnitFailed if some of several tasks failed, after all others were trained."""
+        if not self.tasks:
+            raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
+        corpus = self.read_corpus()
+        train = partial(
+            self.train, self.store, corpus, self.to, progress=progress, num_workers=self.num_workers,
+            worker_index=self.worker_index,
+        )  # fmt: skip
+        found = attempted([(task, partial(train, task=task)) for task in self.tasks], Path(self.to), "tasks")
+        return pb.ProbeResults.joined(found).adjusted_in(Path(self.to))
 
 
 class ReportJob(Job):

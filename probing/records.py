@@ -38,6 +38,8 @@ class Comparison:
         selectivity: task score minus control score (for measures in which lower is better: control minus task).
             For a chance check the same difference, never called selectivity: `is_selectivity` is False.
         draws: the score of each draw, mean over seeds.
+        above: of a control of states, what the difference is above: `random states`, `the untrained twin`, `resid.0`;
+            it is never called selectivity. Empty for controls of labels.
         seen, unseen: control score on rows whose key occurs in train, and on the others (None: no such rows).
         detectable: the smallest true difference whose interval would have excluded 0 with 80 % probability.
     """
@@ -51,6 +53,7 @@ class Comparison:
     seen: float | None = None
     unseen: float | None = None
     detectable: float | None = None
+    above: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,11 +192,12 @@ def _control_columns(comparison: Comparison | None) -> dict[str, Any]:
     if comparison is None:
         return dict.fromkeys(_CONTROL_COLUMNS)
     gain = comparison.selectivity
-    kept = (gain.value, gain.low, gain.high) if comparison.is_selectivity else (None, None, None)
-    check = (None, None, None) if comparison.is_selectivity else (gain.value, gain.low, gain.high)
+    kinds = (comparison.is_selectivity, not comparison.is_selectivity and not comparison.above, bool(comparison.above))
+    differences = [(gain.value, gain.low, gain.high) if kind else (None, None, None) for kind in kinds]
     values = (
         comparison.control, comparison.score.value, comparison.score.low, comparison.score.high, comparison.ceiling,
-        *kept, *check, comparison.seen, comparison.unseen, comparison.detectable,
+        *(number for three in differences for number in three),
+        comparison.seen, comparison.unseen, comparison.detectable,
     )  # fmt: skip
     return dict(zip(_CONTROL_COLUMNS, values, strict=True))
 
@@ -201,8 +205,8 @@ def _control_columns(comparison: Comparison | None) -> dict[str, Any]:
 _CONTROL_COLUMNS = (
     "control", "control_value", "control_low", "control_high", "ceiling",
     "selectivity", "selectivity_low", "selectivity_high",
-    "above_chance", "above_chance_low", "above_chance_high", "control_seen", "control_unseen",
-    "control_detectable",
+    "above_chance", "above_chance_low", "above_chance_high",
+    "above_states", "above_states_low", "above_states_high", "control_seen", "control_unseen", "control_detectable",
 )  # fmt: skip
 _GAIN_COLUMNS = (
     "baseline", "gain", "gain_low", "gain_high", "gain_margin", "gain_p", "gain_p_adjusted", "correction",

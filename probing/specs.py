@@ -10,16 +10,20 @@ from collections.abc import Callable
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from probing import registry
-from probing.contracts import Task
+from probing.contracts import Probe, Task
 from probing.corpus import Corpus
 from probing.design import Kind
 from probing.errors import BadParameter, UnknownName, unknown_name
+from probing.probes._presets import has_preset, preset
 
+_PRESET = "preset"
 _USE = {"real": "ridge", "classes": "linear"}
 
 
 def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
     """The member that `spec` names: `name`, or `name:parameter=value,…`; for tasks `name:argument`.
+
+    A probe may be given `preset=NAME` beside parameters: published settings, which the parameters given override.
 
     Args:
         folder: `tasks`, `probes`, `controls`, …
@@ -34,7 +38,10 @@ def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
     member = _member(folder, name, kind)
     if folder == "tasks":
         return member(text)
-    return member(**_parsed(member, name, text))
+    given = _parsed(member, name, text)
+    if _PRESET in given and _takes_presets(member, name):
+        given = preset(given.pop(_PRESET), name, _parameters(member)) | given
+    return member(**given)
 
 
 def build_task(spec: str, corpus: Corpus) -> Task:
@@ -115,8 +122,12 @@ def _values(obj: Any) -> list[tuple[str, Any, Any]]:
     return [(name, getattr(obj, name), parameter.default) for name, parameter in _parameters(type(obj)).items()]
 
 
+def _takes_presets(member: Any, name: str) -> bool:
+    return isinstance(member, type) and issubclass(member, Probe) and has_preset(name)
+
+
 def _in_order(member: Any, given: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(name, given[name]) for name in _parameters(member) if name in given]
+    return [(name, given[name]) for name in dict.fromkeys([_PRESET, *_parameters(member)]) if name in given]
 
 
 def _joined(name: str, given: list[tuple[str, Any]]) -> str:
@@ -136,7 +147,7 @@ def _parsed(member: Any, name: str, text: str) -> dict[str, Any]:
     Raises:
         BadParameter: not of that form, unknown, twice, or of the wrong type.
     """
-    known = _parameters(member)
+    known = [*_parameters(member), *([_PRESET] if _takes_presets(member, name) else [])]
     hints = get_type_hints(member.__init__)
     values: dict[str, Any] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,14 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field
 
 import probing as pb
-from probing.errors import ConfigError, unknown_name
+from probing.errors import ConfigError, UnitFailed, unknown_name
+from probing.failures import attempted
 from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
 from probing.provenance import canonical_json
 from probing.strict_yaml import strict_yaml
 
 if TYPE_CHECKING:
     from probing.corpus import Corpus
+    from probing.training.results import ProbeResults
 
+Stores = dict[tuple[str, int | None], Path]  # by rows and seed of the untrained model
+
+TWIN = "untrained_model"
 MAX_STUDY_BYTES = 1_000_000
 
 
@@ -49,48 +56,115 @@ class Study(Job):
         values = _load_yaml(file)
         if "root" in values:
             raise unknown_name("key", "root", cls.model_fields, where=str(file), error=ConfigError)
-        return cls.read(values | {"root": file.parent}, where=str(file))
+        study = cls.read(values | {"root": file.parent}, where=str(file))
+        _refuse_equal_extractions(study.extract, str(file))
+        return study
 
     def run(self, to: str | Path | None = None, *, progress: bool = True) -> Path:
-        """Run all of it and return the path of the page."""
-        out = Path(to) if to is not None else Path("cache/results") / self.name
+        """Run all of it and return the path of the page.
+
+        Raises:
+            UnitFailed: some tasks failed, after all others were trained and reported; one task's error is its own.
+        """
+        out = self.folder(to)
         corpus = CorpusOptions(
             corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed
         ).read_corpus(self.root)
-        stores = {
-            options.rows: options.extract(
-                self._model_source(), corpus, out / "states" / options.rows.replace(":", "-"), progress=progress
-            )
-            for options in self.extract
-        }
-        for entry in self.train:
-            for task in entry.tasks:
-                rows = self._rows_for(entry, task, corpus)
-                one = entry.model_copy(update={"tasks": [task], "rows": entry.rows if rows == "piece" else None})
-                one.train(stores[rows].path, corpus, out, progress=progress)
+        stores: Stores = {}
+        for options in self.extract:
+            place = out / "states" / _folder_of(options)
+            made = self._rooted(options).extract(self._model_source(), corpus, place, progress=progress)
+            if options.role == "states":
+                stores[options.rows, options.untrained] = made.path
+        runs = [(f"{task}{suffix}", entry, task) for entry, suffix in self._entries() for task in entry.tasks]
+        train = partial(self._train, stores, corpus, out, progress)
+        attempts = [(name, partial(train, entry, task)) for name, entry, task in runs]
+        try:
+            attempted(attempts, out, "tasks")
+        except UnitFailed:
+            if (out / "results.jsonl").is_file():
+                pb.report(out)
+            raise
         return pb.report(out)
+
+    def folder(self, to: str | Path | None) -> Path:
+        """Where results go: `to`, or a folder of the study's name."""
+        return Path(to) if to is not None else Path("cache/results") / self.name
+
+    def _entries(self) -> list[tuple[StudyTrain, str]]:
+        """Entries of `train`, each with what tells its tasks from equal ones of other entries."""
+        tasks = Counter(task for entry in self.train for task in entry.tasks)
+        return [
+            (entry, f" (entry {number} of train)" if any(tasks[task] > 1 for task in entry.tasks) else "")
+            for number, entry in enumerate(self.train, start=1)
+        ]
+
+    def _train(
+        self, stores: Stores, corpus: Corpus, out: Path, progress: bool, entry: StudyTrain, task: str
+    ) -> ProbeResults:  # fmt: skip
+        rows, untrained = self._extraction_for(entry, task, corpus)
+        named = [control for control in entry.controls if control.strip().rstrip(":") != TWIN]
+        twins = [path for (of, seed), path in stores.items() if (of, untrained) == (rows, None) and seed is not None]
+        if len(named) < len(entry.controls) and not twins:
+            raise ConfigError(
+                f"this study has no untrained extraction for {TWIN}", needed=f"an extract entry with rows {rows}",
+                found="none with untrained", where=f"study {self.name}, task {task}",
+                next_step=f"add `- {{rows: '{rows}', untrained: 0}}` under extract",
+            )  # fmt: skip
+        build = import_module("probing.controls.untrained_model").MEMBER
+        controls = [build(store=str(path)) for path in twins] if len(named) < len(entry.controls) else []
+        one = entry.model_copy(update={"controls": named, "rows": entry.rows if rows == "piece" else None})
+        return one.train(stores[rows, untrained], corpus, out, progress=progress, task=task, controls=controls)
 
     def _model_source(self) -> str:
         local = self.root / self.model
         return str(local) if local.is_dir() else self.model
 
-    def _rows_for(self, entry: StudyTrain, task: str, corpus: Corpus) -> str:
-        """The extraction whose rows have the task's level: its own `rows`, else the first that fits, else pieces."""
+    def _rooted(self, options: ExtractOptions) -> ExtractOptions:
+        """The same, with a file of columns taken from the study's own folder."""
+        columns = self.root / (options.columns or "")
+        return options.model_copy(update={"columns": str(columns)}) if columns.is_file() else options
+
+    def _extraction_for(self, entry: StudyTrain, task: str, corpus: Corpus) -> tuple[str, int | None]:
+        """Rows and seed of the extraction to train on.
+
+        Its rows have the task's level: the entry's own `rows`, else the first that fit, else pieces. Untrained ones are
+        controls, and trained on only where nothing else fits.
+        """
         level = task_level(task, corpus)
-        fitting = [o.rows for o in self.extract if entry.rows in (None, o.rows) and o.rows.split(":")[0] == level]
-        fitting += [o.rows for o in self.extract if o.rows == "piece"]
+        known = [o for o in self.extract if o.role == "states"]
+        fitting = [o for o in known if entry.rows in (None, o.rows) and o.rows.split(":")[0] == level]
+        fitting += [o for o in known if o.rows == "piece"]
+        fitting.sort(key=lambda o: o.untrained is not None)
         if not fitting:
             raise ConfigError(
                 f"no extraction of this study has rows for task {task!r}",
                 needed=f"an extract entry with rows {level}:…",
-                found=", ".join(o.rows for o in self.extract), where=f"study {self.name}",
+                found=", ".join(o.rows for o in known) or "replays only", where=f"study {self.name}",
                 next_step=f"add e.g. `- {{rows: '{level}:mean'}}` under extract",
             )  # fmt: skip
-        return fitting[0]
+        return fitting[0].rows, fitting[0].untrained
 
     def recipe(self) -> bytes:
         """Canonical JSON of the study without machine paths."""
         return canonical_json(self.model_dump(mode="json", exclude={"root"}))
+
+
+def _folder_of(options: ExtractOptions) -> str:
+    if options.role == "replay":
+        return "replay"
+    seed = "" if options.untrained is None else f"-untrained-{options.untrained}"
+    return options.rows.replace(":", "-") + seed
+
+
+def _refuse_equal_extractions(extract: list[ExtractOptions], where: str) -> None:
+    for folder, count in Counter(map(_folder_of, extract)).items():
+        if count > 1:
+            raise ConfigError(
+                "two extractions of the same rows", needed="one extract entry for each `rows` (and `untrained`)",
+                found=f"{count} that would be states/{folder}", where=where,
+                next_step="name all sites in one entry: sites: 'embed,resid.*'",
+            )  # fmt: skip
 
 
 def task_level(task: str, corpus: Corpus) -> str:

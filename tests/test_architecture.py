@@ -21,9 +21,9 @@ LAYERS = [
     {"errors", "seeds", "registry", "strict_json", "strict_yaml"},
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics", "sources",
-        "work", "foreign", "analysis", "resampling",
+        "work", "failures", "foreign", "analysis", "resampling",
     },
-    {"contracts", "predicting"},
+    {"contracts", "predicting", "state_controls"},
     {*MEMBERS, "specs", "language_model", "batching", "chat"},
     {"extraction", "training", "completing", "importing", "progress"},
     {"reporting"},

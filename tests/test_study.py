@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from probing.corpus import Corpus
 from probing.errors import ConfigError
 from probing.jobs import CorpusOptions, TrainJob
-from probing.study import Study
+from probing.store import Store
+from probing.study import Study, StudyTrain
 from tests.conftest import REFERENCE
 
 GOOD = """
@@ -63,6 +65,34 @@ def test_a_wrong_study_is_refused_with_its_place(tmp_path: Path, old: str, new: 
     with pytest.raises(ConfigError, match="(?s)" + message.replace("(", r"\(")) as caught:
         study(tmp_path, GOOD.replace(old, new))
     assert "study.yaml" in str(caught.value)
+
+
+def test_a_study_may_keep_a_replay_of_a_subset_beside_the_states_it_trains_on(
+    tmp_path: Path, small_corpus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Path] = []
+    monkeypatch.setattr(StudyTrain, "train", lambda entry, store, *_, **__: trained.append(store))
+    monkeypatch.setattr("probing.study.pb.report", lambda out: out)
+    corpus = ", ".join(f"{split}: {file}" for split, file in small_corpus.items())
+    text = GOOD.replace("model: model", f"model: {REFERENCE / 'model'}").replace("resid.*", "resid.0")
+    text = text.replace("{train: a.jsonl, dev: b.jsonl, test: c.jsonl}", "{" + corpus + "}")
+    replay = "{role: replay, subset: '0:5,9', outputs: all, columns: ids, sites: resid.1}"
+    read = study(tmp_path, text.replace("extract: {", f"extract:\n- {replay}\n- {{"))
+    (tmp_path / "ids").write_text("3\n5\n", encoding="utf-8")
+    read.run(tmp_path / "out", progress=False)
+    kept, states = (Store.open(tmp_path / "out" / "states" / name) for name in ("replay", "word-mean"))
+    assert kept.identity["corpus"]["subset"] == [0, 1, 2, 3, 4, 9]
+    assert kept.dataset(0, "/outputs/column").tolist() == [3, 5]
+    assert states.identity["corpus"]["subset"] is None
+    assert trained == [states.path]
+
+
+def test_a_task_is_not_trained_on_a_replay(tmp_path: Path, small_corpus: dict[str, Path]) -> None:
+    replays = GOOD.replace("extract: {", "extract: {role: replay, ")
+    with pytest.raises(ConfigError, match="replays only"):
+        study(tmp_path, replays)._rows_for(
+            study(tmp_path, GOOD).train[0], "upos", Corpus.read({s: str(f) for s, f in small_corpus.items()})
+        )
 
 
 def test_corpus_flags_must_name_each_split_once() -> None:

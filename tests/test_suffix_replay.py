@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from probing.batching import PaddedBatch
 from probing.errors import ReplayUnavailable, UnknownSite, UnsupportedModel
+from probing.extraction import extract
 from probing.language_model import LanguageModel
 from tests.conftest import REFERENCE
-from tests.tiny_models import _config, _noisy, build, byte_tokenizer, wordpiece_tokenizer
+from tests.tiny_models import _config, _noisy, build, byte_tokenizer, corpus_of, wordpiece_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -163,6 +165,14 @@ def test_sites_states_and_models_that_cannot_be_replayed_are_refused() -> None:
         bare.run_from("resid.1", states["resid.1"], inputs)
     later = bare.suffix.states_from("resid.1", states["resid.1"], inputs, ["final_norm"])
     torch.testing.assert_close(later["final_norm"], states["final_norm"], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_a_decoder_beside_its_encoder_is_refused_before_anything_is_computed(tmp_path: Path, family: str) -> None:
+    model = LanguageModel.from_modules(build(family), byte_tokenizer(), side="decoder")
+    with pytest.raises(ReplayUnavailable, match="with a decoder"):
+        extract(model, corpus_of("the cat"), sites="resid.*", to=tmp_path / "s", role="replay")
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_family_whose_blocks_pass_on_more_than_states_is_refused_not_replayed_wrongly() -> None:

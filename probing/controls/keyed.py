@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from probing.contracts import Control
 from probing.controls._draws import check_draws, drawn_by_key, refuse_label_as_key, refuse_rare_key
@@ -21,6 +22,9 @@ class KeyedControl(Control):
         key: the field; empty: `type` for word rows, `text` for sentence rows.
         draws: independent control tasks.
     """
+
+    levels: ClassVar[tuple[str, ...]] = ("word", "sentence")
+    answers: ClassVar[str] = "the probe has memorised which label each lemma, template or document has"
 
     key: str = ""
     draws: int = 5

@@ -22,6 +22,7 @@ class ShuffledLabelsControl(Control):
     """
 
     is_selectivity: ClassVar[bool] = False
+    answers: ClassVar[str] = "the score comes from a leak, or from the label frequencies alone"
 
     draws: int = 5
 

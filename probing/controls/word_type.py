@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from probing.contracts import Control
 from probing.controls._draws import check_draws, drawn_by_key
@@ -26,6 +27,9 @@ class WordTypeControl(Control):
     References:
         Hewitt and Liang 2019, Designing and Interpreting Probes with Control Tasks, §2.
     """
+
+    levels: ClassVar[tuple[str, ...]] = ("word",)
+    answers: ClassVar[str] = "the probe has memorised which label each word has"
 
     draws: int = 5
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from probing.completing import complete
+from probing.completing import complete, executor_of, sole_error_itself
 from probing.corpus import Corpus
-from probing.errors import BadParameter, UnitFailed
+from probing.errors import BadParameter
 from probing.extraction.gathering import Gathering
 from probing.extraction.reading_options import TOKENS_PER_BATCH, LongInputs, check_corpus, reading_of
 from probing.extraction.shard_plan import ShardPlan
@@ -27,7 +26,6 @@ from probing.language_model import LanguageModel
 from probing.progress import words_bar
 from probing.provenance import digest
 from probing.site import are_module_paths
-from probing.specs import build
 from probing.store import Store
 from probing.store.leases import Leases
 from probing.work import Executor, WorkerFactory
@@ -112,7 +110,7 @@ def extract(
     shards = [shard for shard in writer.missing() if shard % num_workers == worker_index]
     plan = shard_units(digest(identity), cut.part, cut.starts, shards, cut.kept)
     writer.preflight(cut.bytes_of([example for unit in plan.units for example in unit.payload.examples]))
-    with words_bar("extracting", sum(unit.size for unit in plan.units), progress) as advance, _sole_error_itself():
+    with words_bar("extracting", sum(unit.size for unit in plan.units), progress) as advance, sole_error_itself():
         complete(
             plan, runner, factory, advance, missing=lambda: ids_of(plan, set(writer.missing())),
             busy=lambda: ids_of(plan, Leases(Path(to)).held().keys()),
@@ -124,23 +122,6 @@ def extract(
     if gathering is not None:
         gathering.finish(store)
     return store
-
-
-def executor_of(executor: str | Executor, workers: int | None, threads: int | None) -> Executor:
-    """The executor, with the options given beside its name.
-
-    Raises:
-        UnknownName, BadParameter: no such executor, or an option out of range.
-        MissingDependency: it needs a package that is not installed.
-    """
-    given = [f"{name}={n}" for name, n in {"workers": workers, "threads": threads}.items() if n is not None]
-    if not isinstance(executor, str):
-        if given:
-            raise BadParameter("the executor has its own options", needed="workers and threads in the executor object")
-        return executor
-    name, _, own = executor.partition(":")
-    built: Executor = build("executors", f"{name}:{','.join(filter(None, [own, *given]))}")
-    return built
 
 
 def _factory(
@@ -156,16 +137,3 @@ def _factory(
         )  # fmt: skip
     modules = model.added_modules(reading.sites).get("modules", {})
     return WorkersThatLoad(model.source, modules, reading, store)
-
-
-@contextmanager
-def _sole_error_itself() -> Iterator[None]:
-    """What one unit alone failed of is raised as it is."""
-    try:
-        yield
-    except UnitFailed as failure:
-        if len(failure.errors) != 1:
-            raise
-        ((name, error),) = failure.errors.items()
-        error.add_note(f"everything but {name} is done and kept")
-        raise error from error.__cause__

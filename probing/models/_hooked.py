@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from probing.errors import UnknownSite, UnsupportedModel, unknown_name
 from probing.models._discovery import first_tensor
+from probing.models._kernel_caches import bound_kernel_caches
 from probing.site import Site
 
 
@@ -37,6 +38,7 @@ class HookedModule(ABC):
     n_heads: int | None = None
 
     def __init__(self) -> None:
+        bound_kernel_caches()
         self.modules: dict[str, str] = {}
         self.reads_input: set[str] = set()
         self.added: set[str] = set()

@@ -40,3 +40,12 @@ def standardise(X: NDArray[Any], mean: NDArray[np.float64], scale: NDArray[np.fl
         block /= scale
         out[low : low + _BLOCK] = block
     return out
+
+
+def correlations(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """`XᵀX / N` `(D, D)` of standardised rows, in float64, a block of rows at a time."""
+    total = np.zeros((rows.shape[1], rows.shape[1]))
+    for low in range(0, len(rows), _BLOCK):
+        block = rows[low : low + _BLOCK].astype(np.float64)
+        total += block.T @ block
+    return total / len(rows)

@@ -12,11 +12,11 @@ from scipy.special import log_softmax
 from sklearn.base import clone
 
 from probing.contracts import Probe
-from probing.errors import BadParameter, DegenerateDesign
+from probing.errors import BadParameter
+from probing.probes._early_stopping import dev_codes, held_out_rows, require_scored
 from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix
-from probing.probes._stacked_mlp import FittedNetwork, Recipe, train
+from probing.probes._stacked_mlp import Data, FittedNetwork, Recipe, train
 from probing.probes._standardise import moments, standardise
-from probing.seeds import generator
 
 
 class _MLP(Probe):
@@ -33,20 +33,24 @@ class _MLP(Probe):
         layers: int = 1,
         dropout: float = 0.0,
         learning_rate: float = 1e-3,
+        learning_rate_factor: float = 1.0,
         weight_decay: float = 0.0,
         batch_size: int = 512,
         max_epochs: int = 40,
         patience: int = 3,
+        precision: str = "float32",
         random_state: int | None = None,
     ) -> None:
         self.hidden = hidden
         self.layers = layers
         self.dropout = dropout
         self.learning_rate = learning_rate
+        self.learning_rate_factor = learning_rate_factor
         self.weight_decay = weight_decay
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.patience = patience
+        self.precision = precision
         self.random_state = random_state
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -69,9 +73,15 @@ class _MLP(Probe):
             raise BadParameter("layers must be 1 or 2", needed="1 or 2 hidden layers", found=str(self.layers))
         if not 0 <= self.dropout < 1:
             raise BadParameter("dropout must be in [0, 1)", needed="0 ≤ dropout < 1", found=str(self.dropout))
+        if not 0 < self.learning_rate_factor <= 1:
+            found = str(self.learning_rate_factor)
+            raise BadParameter("learning_rate_factor must be in (0, 1]", needed="0 < factor ≤ 1", found=found)
+        if self.precision not in ("float32", "bfloat16"):
+            raise BadParameter("unknown precision", needed="float32 or bfloat16", found=repr(self.precision))
         return Recipe(
-            self.hidden, self.layers, self.dropout, self.learning_rate, self.weight_decay,
-            self.batch_size, self.max_epochs, self.patience,
+            hidden=self.hidden, layers=self.layers, dropout=self.dropout, learning_rate=self.learning_rate,
+            rate_factor=self.learning_rate_factor, weight_decay=self.weight_decay, batch_size=self.batch_size,
+            max_epochs=self.max_epochs, patience=self.patience, low=self.precision == "bfloat16",
         )  # fmt: skip
 
     def _adopt(self, network: FittedNetwork, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> Self:
@@ -97,36 +107,37 @@ class _MLP(Probe):
         recipe = self._recipe()
         Y = np.stack(coded)
         if dev is None:
-            train_rows, dev_rows = _held_out(len(X), seeds[0])
+            train_rows, dev_rows = held_out_rows(len(X), 0)
             dev = (X[dev_rows], list(Y[:, dev_rows]))
             X, Y = X[train_rows], Y[:, train_rows]
         mean, scale = moments(X)
-        repeat = np.repeat(np.arange(len(Y)), len(seeds))
-        networks = train(
-            standardise(X, mean, scale), torch.from_numpy(Y[repeat]),
-            standardise(dev[0], mean, scale), torch.from_numpy(np.stack(dev[1])[repeat]),
-            [outputs[m] for m in repeat], list(seeds) * len(Y), recipe,
+        rows, dev_states = (torch.from_numpy(standardise(part, mean, scale)) for part in (X, dev[0]))
+        data = Data(
+            rows.bfloat16() if recipe.low else rows, torch.from_numpy(Y),
+            dev_states, torch.from_numpy(np.stack(dev[1])),
         )  # fmt: skip
-        count = len(seeds)
-        return [networks[m * count : (m + 1) * count] for m in range(len(Y))], mean, scale
+        return train(data, outputs, seeds, recipe), mean, scale
 
 
 class MLPProbe(_MLP, ClassifierProbe):
     """ReLU network with a softmax, trained by AdamW, stopped when the dev loss has not fallen for `patience` epochs.
 
-    The weights kept are a copy of the best epoch's. Without `dev`, a tenth of the rows is held out by seed.
-    In `fit_many` all networks of a site are one stack: they share the order of rows (drawn from all their seeds), but
-    not their initial weights, dropout, stopping or best epoch; each is distributed as if it were trained alone.
+    The weights kept are a copy of the best epoch's. Without `dev`, a tenth of the rows is held out.
+    In `fit_many` networks are trained in stacks; each is, to rounding, the network that `fit` gives under its seed. The
+    seed decides weights, order and dropout, so a task and its controls start alike and differ in labels alone.
 
     Args:
         hidden: width of the hidden layers.
         layers: 1 or 2 hidden layers.
         dropout: fraction of hidden units dropped in training.
         learning_rate: of AdamW.
+        learning_rate_factor: the rate is multiplied by it after every epoch without a lower dev loss.
         weight_decay: of AdamW (decoupled).
         batch_size: rows a step; smaller when that would give fewer than 50 steps an epoch.
         max_epochs: passes over the rows at most.
         patience: epochs without a lower dev loss before stopping.
+        precision: of the first layer's products in training: `float32`, or `bfloat16` (sums, weights, dev losses and
+            predictions stay float32 or better), which is faster where the processor has it and slower elsewhere.
         random_state: seed of weights, order and dropout; None is 0.
 
     Attributes:
@@ -140,9 +151,9 @@ class MLPProbe(_MLP, ClassifierProbe):
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit on `(N, D)` states and `(N,)` labels; `dev` rows with labels unseen in training are left out."""
         rows, codes = self._training_rows(X, y)
-        held_out = None if dev is None else (np.asarray(dev[0]), [_dev_codes(self.classes_, np.asarray(dev[1]))])
+        held_out = None if dev is None else (np.asarray(dev[0]), [dev_codes(self.classes_, np.asarray(dev[1]))])
         if held_out is not None:
-            _require_scored(held_out[1])
+            require_scored(held_out[1])
         networks, mean, scale = self._stacked(rows, [codes], [len(self.classes_)], [self.random_state or 0], held_out)
         return self._adopt(networks[0][0], mean, scale)
 
@@ -161,8 +172,8 @@ class MLPProbe(_MLP, ClassifierProbe):
         held_out = None
         if dev is not None:
             pairs = zip(started, dev[1], strict=True)
-            held_out = (np.asarray(dev[0]), [_dev_codes(p.classes_, np.asarray(y)) for (p, _), y in pairs])
-            _require_scored(held_out[1])
+            held_out = (np.asarray(dev[0]), [dev_codes(p.classes_, np.asarray(y)) for (p, _), y in pairs])
+            require_scored(held_out[1])
         networks, mean, scale = self._stacked(X, [codes for _, codes in started], outputs, seeds, held_out)
         fits: list[list[Self]] = []
         for (first, _), row in zip(started, networks, strict=True):
@@ -232,31 +243,6 @@ class MLPRegressorProbe(_MLP, RegressorProbe):
                 probe.n_features_in_ = X.shape[1]
                 fits[-1].append(probe._adopt(network, mean, scale))
         return fits
-
-
-def _held_out(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Nine tenths and one tenth of the rows, at least one each."""
-    order = generator(seed, "held out").permutation(n)
-    count = max(1, n // 10)
-    if n <= count:
-        return order, order
-    return np.sort(order[count:]), np.sort(order[:count])
-
-
-def _dev_codes(classes: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int64]:
-    """Codes of dev labels, -1 for labels that training never saw."""
-    places = np.searchsorted(classes, y).clip(0, len(classes) - 1)
-    return np.where(classes[places] == y, places, -1).astype(np.int64)
-
-
-def _require_scored(coded: list[NDArray[np.int64]]) -> None:
-    if any((codes < 0).all() for codes in coded):
-        raise DegenerateDesign(
-            "no dev row can be scored",
-            needed="dev rows whose label occurs in training",
-            found="none",
-            next_step="check that train and dev share their label column and classes",
-        )
 
 
 MEMBER = MLPProbe

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from probing.analysis import AnalysisResult, read_analyses
 from probing.errors import ConfigError
+from probing.failures import Failure, read_failures
 from probing.records import ProbeResult, read_results
 from probing.reporting.figures import save_curves
 from probing.reporting.findings import Finding, finding
@@ -36,13 +37,18 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
     """
     if isinstance(results, str | Path):
         folder = Path(results)
-        analyses = read_analyses(folder / ANALYSES)
-        return write_report(_read(folder / RESULTS), to if to is not None else folder / PAGE, analyses)
+        place, analyses = to if to is not None else folder / PAGE, read_analyses(folder / ANALYSES)
+        return write_report(_read(folder / RESULTS), place, analyses, failures=read_failures(folder))
     return write_report(results, to if to is not None else PAGE, getattr(results, "analyses", ()))
 
 
-def write_report(results: Iterable[ProbeResult], to: Path | str, analyses: Sequence[AnalysisResult] = ()) -> Path:
+def write_report(
+    results: Iterable[ProbeResult], to: Path | str, analyses: Sequence[AnalysisResult] = (), *,
+    failures: Sequence[Failure] = (),
+) -> Path:  # fmt: skip
     """Write the page of `results` at `to` (in it, if it is a directory) and their figures beside it.
+
+    `failures`: what is not among the results, which the page then says first.
 
     Raises:
         ConfigError: there are no results.
@@ -53,7 +59,7 @@ def write_report(results: Iterable[ProbeResult], to: Path | str, analyses: Seque
     path = Path(to) / PAGE if Path(to).is_dir() else Path(to)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_curves(listed, path.parent / "figures", analyses)
-    _replace(path, page(listed, analyses))
+    _replace(path, page(listed, analyses, failures))
     return path
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from probing.errors import InputError
 from probing.records import Comparison, Gain, MeasureResult, ProbeResult
+from probing.reporting.state_controls import sentences
 from probing.reporting.task_results import TaskResults, by_task, comparison, least_gain, score
 from probing.reporting.unjudged import MIN_SENTENCES, SHOWS_NOTHING, needs
 from probing.reporting.warnings import only_test_label, warnings_of
@@ -214,6 +215,7 @@ def _evidence(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
     lines = [_spread(task, judged.result.probe), *_other_probes(task, judged), *_other_controls(judged)]
     lines = [*warnings_of(judged.result.facts), *lines]
     lines += [_chance_line(task, judged, name) for name in task.chance_checks()]
+    lines += sentences(judged.measured)
     lines.append(_seen_line(judged))
     if task.chosen_on == "test" and len(task.results) > 1:
         lines.append("Dev was not scored, so the site was chosen on test: its score is too favourable.")

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 
 from probing.analysis import AnalysisResult
+from probing.failures import Failure
 from probing.records import ProbeResult
 from probing.reporting.findings import Finding, finding
 from probing.reporting.markup import Markup, el, join
@@ -18,23 +19,32 @@ from probing.reporting.wording import plural
 MAX_BYTES = 3_000_000
 
 
-def page(results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = ()) -> bytes:
-    """The whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says so."""
+def page(
+    results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = (), failures: Sequence[Failure] = ()
+) -> bytes:
+    """The whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says so.
+
+    `failures`: what is not among the results, said first.
+    """
     tasks = by_task(results, analyses)
     findings = [finding(task) for task in tasks]
     for long_table, confusion in ((True, True), (False, True), (False, False)):
-        document = _document(tasks, findings, long_table=long_table, confusion=confusion).encode()
+        document = _document(tasks, findings, failures, long_table=long_table, confusion=confusion).encode()
         if len(document) < MAX_BYTES:
             break
     return document
 
 
-def _document(tasks: list[TaskResults], findings: list[Finding], *, long_table: bool, confusion: bool) -> Markup:
+def _document(
+    tasks: list[TaskResults], findings: list[Finding], failures: Sequence[Failure], *, long_table: bool, confusion: bool
+) -> Markup:
     sections = [
         task_section(task, found, f"task-{i}", long_table=long_table, confusion=confusion)
         for i, (task, found) in enumerate(zip(tasks, findings, strict=True), start=1)
     ]
-    main = el("main", None, _header(tasks), _contents(tasks, findings), *sections, _reading(), _limits())
+    main = el(
+        "main", None, _header(tasks), _failed(failures), _contents(tasks, findings), *sections, _reading(), _limits()
+    )
     return join(
         [Markup("<!DOCTYPE html>\n"), el("html", {"lang": "en"}, _head(tasks), el("body", None, main)), Markup("\n")]
     )
@@ -69,6 +79,16 @@ def _header(tasks: list[TaskResults]) -> Markup:
     )
 
 
+def _failed(failures: Sequence[Failure]) -> Markup:
+    if not failures:
+        return Markup("")
+    items = (
+        el("li", None, el("strong", None, one.name), el("pre", None, f"{one.error}: {one.text}")) for one in failures
+    )
+    said = f"This report is not complete: {plural(len(failures), 'task')} failed."
+    return el("section", {"class": "box"}, el("p", {"class": "status"}, said), el("ul", None, *items))
+
+
 def _model(task: TaskResults) -> str:
     model = task.any.provenance.get("model")
     named = model.get("name") if isinstance(model, dict) else model
@@ -98,7 +118,8 @@ _READING = (
     ("Site", "where in the model the state was read. resid.l enters block l; the last one leaves the last block, "
      "before any final norm; embed is the embedding of the piece alone."),
     ("Baselines", "prior knows only how frequent the labels are; word_type gives each word the label it most often has "
-     "in train. Neither reads a hidden state, so a claim about states has to beat the better of them."),
+     "in train; of whole texts, text_length knows how long they are, bag_of_words and tfidf which words they have. "
+     "None reads a hidden state, so a claim about states has to beat the best of them."),
     ("Control task", "the same rows, classes and splits, with labels that mean nothing: each key (a word type, or the "
      "field named) drew its label by lot. A probe can be good at it only by memorising keys. Its ceiling is "
      "what memory of every key of train would reach there on average: below 1, because the labels of keys that do not "
@@ -106,6 +127,10 @@ _READING = (
     ("Selectivity", "the score on the task less the score on the control task, for the same probe, site, split and "
      "budget. A large one says that the probe's success is not memory for keys."),
     ("Chance check", "labels permuted over rows. It should land at the majority rate; it is never called selectivity."),
+    ("Other states", "the same labels, read from states that lack something: random_states (which word it is, and "
+     "nothing else), untrained_model (the architecture without its training), static (a lower site, without the "
+     "context that blocks mix in). What a site scores above them is what it adds; it is never called selectivity, "
+     "since no label became meaningless."),
     ("Gain", "the score less that of the best baseline, on the same rows, paired. The p value is one-sided, against "
      "the margin, and adjusted over the sites, probes, baselines and tasks of the study: by Holm (the chance of any "
      "false claim), or by Benjamini and Hochberg (the share of false claims), as the column says. Intervals of "

@@ -13,6 +13,7 @@ from probing.reporting.findings import Finding
 from probing.reporting.markup import Markup, el, escape, join, table
 from probing.reporting.methods import methods_section
 from probing.reporting.panels import figure
+from probing.reporting.state_controls import column, described, example_of
 from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
 from probing.reporting.wording import (
     correction_title,
@@ -80,7 +81,7 @@ def _figures(task: TaskResults) -> Markup:
     panels = score_panels(task)
     ceiling = any(curve.role == "ceiling" for panel in panels for curve in panel.curves)
     caption = [
-        f"{name[:1].upper()}{name[1:]} on test{selectivity}, over sites.",
+        f"{_upper(name)} on test{selectivity}, over sites.",
         "Bands are 95 % intervals; dotted lines are baselines that read no hidden state.",
         "The dashed line is the control's ceiling: what memory of every key of train would reach there on average."
         if ceiling
@@ -88,6 +89,10 @@ def _figures(task: TaskResults) -> Markup:
         "Hold the pointer over a mark for its numbers.",
     ]
     return join([figure(panels, task.title, " ".join(filter(None, caption))), _loss_figure(task)])
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _loss_figure(task: TaskResults) -> Markup:
@@ -164,16 +169,19 @@ def _scored(found: Score | None) -> Markup:
 def _further_controls(task: TaskResults) -> Markup:
     return join(
         _control_table(task, name, check=name in task.chance_checks())
-        for name in (*task.controls()[1:], *task.chance_checks())
+        for name in (*task.controls()[1:], *task.chance_checks(), *task.state_controls())
     )
 
 
 def _control_table(task: TaskResults, control: str, *, check: bool) -> Markup:
     found = [(result, comparison(score(result, task.primary), control)) for result in task.results]
     rows = [_control_row(result, against) for result, against in found if against]
+    if (other := example_of(task, control)) is not None and other.above:
+        head = ["site", "probe", "on those states", column(other)]
+        return table(_upper(described(other)), head, (row[: len(head)] for row in rows), "results")
     if check:
-        caption = f"Chance check: {control}. The labels are permuted over rows; this is not selectivity."
-        return table(caption, ["site", "probe", "on permuted labels", "above it", "ceiling"], rows, "results")
+        said = f"Chance check: {control}. The labels are permuted over rows; this is not selectivity."
+        return table(said, ["site", "probe", "on permuted labels", "above it", "ceiling"], rows, "results")
     return table(
         f"A further control: {control}.", ["site", "probe", "control", "selectivity", "ceiling"], rows, "results"
     )
@@ -254,7 +262,7 @@ def _long_row(result: ProbeResult, measured: MeasureResult, against: Comparison 
     head.append(f"{with_interval(measured.score)} {_unit(measured.score)}".strip())
     if against is None:
         return [*head, "–", "–", "–", "–", count(measured.score.n)]
-    gap = with_interval(against.selectivity) + ("" if against.is_selectivity else " (chance check)")
+    gap = with_interval(against.selectivity) + ("" if against.is_selectivity else f" ({_kind(against)})")
     return [
         *head,
         against.control,
@@ -263,6 +271,10 @@ def _long_row(result: ProbeResult, measured: MeasureResult, against: Comparison 
         decimal(against.ceiling),
         count(measured.score.n),
     ]
+
+
+def _kind(against: Comparison) -> str:
+    return column(against) if against.above else "chance check"
 
 
 def _unit(found: Score) -> str:

@@ -21,6 +21,7 @@ a { color: var(--link); }
 .soft, .caption, figcaption { color: var(--soft); font-size: .9rem; }
 .box { background: var(--box); border-left: 5px solid var(--base); padding: .9rem 1.2rem;
   border-radius: 4px; margin: 1rem 0; }
+.box pre { white-space: pre-wrap; margin: .2rem 0 .6rem; }
 .box p { max-width: none; margin: .35rem 0; }
 .box.yes { border-color: var(--t4); } .box.half { border-color: var(--t2); }
 .status { text-transform: uppercase; letter-spacing: .05em; font-size: .8rem; font-weight: 650; color: var(--soft); }

@@ -13,6 +13,7 @@ from probing.analysis import AnalysisResult
 from probing.records import ProbeResult, Score
 from probing.reporting.analyses import summary_rows
 from probing.reporting.findings import finding
+from probing.reporting.state_controls import column, example_of, title
 from probing.reporting.task_results import NO_SITE, TaskResults, by_task, comparison, least_gain, score
 from probing.reporting.warnings import warnings_of
 from probing.reporting.wording import (
@@ -35,7 +36,8 @@ def print_results(results: Sequence[ProbeResult], console: Console, analyses: Se
     for task in by_task(results, analyses):
         console.print(_heading(task))
         console.print(_table(task, console.width))
-        for control in (*task.controls()[1:], *task.chance_checks()):
+        for control in (*task.controls()[1:], *task.chance_checks(), *task.state_controls()):
+            console.print(Text(_control_words(task, control)[0], style="italic"))
             console.print(_control_table(task, control, console.width))
         console.print(_notes(task, console.width))
         for (analysis, probe), found_here in task.analyses_by_kind().items():
@@ -135,13 +137,8 @@ def _shown(found: Score, width: int) -> str:
 
 
 def _control_table(task: TaskResults, control: str, width: int) -> Table:
-    check = control in task.chance_checks()
-    name = "above chance" if check else "selectivity"
-    table = _grid(
-        ["site", "probe", "control", name, *(["ceiling"] if not check and _has_ceiling(task, control) else [])]
-    )
-    table.title = Text(f"{'chance check' if check else 'control'}: {control}")
-    table.title_justify = "left"
+    _, second, name = _control_words(task, control)
+    table = _grid(["site", "probe", second, name, *(["ceiling"] if _has_ceiling(task, control) else [])])
     for result in task.results:
         against = comparison(score(result, task.primary), control)
         if against is not None:
@@ -158,6 +155,16 @@ def _analysis_table(title: str, rows: Sequence[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*map(Text, row))
     return table
+
+
+def _control_words(task: TaskResults, control: str) -> tuple[str, str, str]:
+    """Title of a control's table, and of its columns of scores and of differences."""
+    other = example_of(task, control) if control in task.state_controls() else None
+    if other is not None:
+        return title(other), "on them", column(other)
+    if control in task.chance_checks():
+        return f"chance check: {control}", "control", "above chance"
+    return f"control: {control}", "control", "selectivity"
 
 
 def _notes(task: TaskResults, width: int) -> Text:

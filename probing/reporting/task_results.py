@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from probing.analysis import AnalysisResult
@@ -95,11 +95,15 @@ class TaskResults:
 
     def controls(self) -> tuple[str, ...]:
         """Names of the controls that selectivity is defined against, as first met."""
-        return _control_names(self.results, self.primary, is_selectivity=True)
+        return _control_names(self.results, self.primary, lambda c: c.is_selectivity)
 
     def chance_checks(self) -> tuple[str, ...]:
         """Names of the chance checks, as first met."""
-        return _control_names(self.results, self.primary, is_selectivity=False)
+        return _control_names(self.results, self.primary, lambda c: not c.is_selectivity and not c.above)
+
+    def state_controls(self) -> tuple[str, ...]:
+        """Names of the controls that keep the labels and change the states, as first met."""
+        return _control_names(self.results, self.primary, lambda c: bool(c.above))
 
 
 def score(result: ProbeResult, measure: str, split: str = "test") -> MeasureResult | None:
@@ -154,9 +158,11 @@ def _store(result: ProbeResult | AnalysisResult) -> str:
     return str(result.provenance.get("store_id") or "")[:12]
 
 
-def _control_names(results: Sequence[ProbeResult], measure: str, *, is_selectivity: bool) -> tuple[str, ...]:
+def _control_names(
+    results: Sequence[ProbeResult], measure: str, wanted: Callable[[Comparison], bool]
+) -> tuple[str, ...]:
     found = (score(result, measure) for result in results)
-    names = (c.control for m in found if m for c in m.comparisons if c.is_selectivity == is_selectivity)
+    names = (c.control for m in found if m for c in m.comparisons if wanted(c))
     return tuple(dict.fromkeys(names))
 
 

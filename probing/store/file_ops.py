@@ -9,10 +9,13 @@ import platform
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from probing.errors import DiskFull, StoreError
+from probing.store.format import ALIGNMENT
 
 LEASE_SECONDS = 15 * 60
 TEMPORARY = re.compile(r"\.tmp-(.+)-(\d+)-[0-9a-f]{8}")
@@ -30,6 +33,19 @@ class FileOps:
     def write(self, fd: int, data: memoryview) -> int:
         """Number of bytes written, possibly fewer than given."""
         return os.write(fd, data)
+
+    def bypass_cache(self, fd: int, is_on: bool) -> None:
+        """Whether writes go past the system's cache: then of whole pages only, in memory as in the file.
+
+        Raises:
+            OSError: not on this file system, or not on this operating system.
+        """
+        if not hasattr(os, "O_DIRECT"):
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        import fcntl
+
+        others = fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT
+        fcntl.fcntl(fd, fcntl.F_SETFL, others | os.O_DIRECT if is_on else others)
 
     def fsync(self, fd: int) -> None:
         """Force a file or directory to the disk."""
@@ -120,10 +136,7 @@ def write_temporary(files: FileOps, folder: Path, *data: bytes | memoryview) -> 
     try:
         fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            for buffer in data:
-                rest = memoryview(buffer)
-                while rest:
-                    rest = rest[files.write(fd, rest) :]
+            _write(files, fd, data)
             files.fsync(fd)
         finally:
             files.close(fd)
@@ -131,6 +144,39 @@ def write_temporary(files: FileOps, folder: Path, *data: bytes | memoryview) -> 
         discard(files, path)
         raise
     return path
+
+
+def _write(files: FileOps, fd: int, data: Sequence[bytes | memoryview]) -> None:
+    """Write buffers one after the other; whole pages past the system's cache, which need not find room for them."""
+    place = 0
+    for buffer in data:
+        rest = memoryview(buffer)
+        place, pages = place + len(rest), _whole_pages(rest, place)
+        rest = rest[_write_past_cache(files, fd, rest[:pages]) if pages else 0 :]
+        while rest:
+            rest = rest[files.write(fd, rest) :]
+
+
+def _whole_pages(buffer: memoryview, place: int) -> int:
+    """Length of the whole pages that a buffer begins with, if it lies on a page's edge in memory and in the file."""
+    address = int(np.frombuffer(buffer, np.uint8).ctypes.data) if len(buffer) >= ALIGNMENT else 1
+    return 0 if address % ALIGNMENT or place % ALIGNMENT else len(buffer) // ALIGNMENT * ALIGNMENT
+
+
+def _write_past_cache(files: FileOps, fd: int, pages: memoryview) -> int:
+    """Number of bytes written, none where the file system takes no such write: the rest is written as ever."""
+    try:
+        files.bypass_cache(fd, True)
+    except OSError:
+        return 0
+    try:
+        return files.write(fd, pages)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return 0
+    finally:
+        files.bypass_cache(fd, False)
 
 
 def discard(files: FileOps, path: Path) -> None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sklearn.base import BaseEstimator
 
-from probing.analysis import AnalysisResult
+from probing.completing import executor_of, sole_error_itself
 from probing.contracts import Analysis, Control, Measure, Task
 from probing.corpus import Corpus
-from probing.errors import BadParameter, unknown_name
-from probing.records import ProbeResult
+from probing.errors import BadParameter, UnitFailed, unknown_name
+from probing.state_controls import StateControl
 from probing.statistics import CORRECTIONS, Correction
 from probing.store import Store
-from probing.training.fitting import analysis_id, baseline_scores, fit_unit, run_analysis, unit_id
-from probing.training.plan import Plan, make_plan
-from probing.training.results import NO_SITE, ProbeResults, adjusted
-from probing.training.states import site_states, stateless
-from probing.training.units import load_analysis, load_unit
+from probing.training.plan import make_plan
+from probing.training.results import ProbeResults, adjusted
+from probing.training.running import check_run, folder_locked, run_plan
+from probing.training.unit_work import Done, results_of, training_units
+from probing.work import Executor, WorkPlan
 
 
 def train(
@@ -31,7 +27,7 @@ def train(
     *,
     task: str | Task,
     probes: Sequence[str | BaseEstimator] | None = None,
-    controls: Sequence[str | Control] | None = None,
+    controls: Sequence[str | Control | StateControl] | None = None,
     measures: Sequence[str | Measure] | None = None,
     analyses: Sequence[str | Analysis] = (),
     seeds: int = 1,
@@ -41,13 +37,19 @@ def train(
     rows: str | None = None,
     correction: Correction = "holm",
     to: str | Path | None = None,
+    executor: str | Executor = "inline",
+    workers: int | None = None,
+    threads: int | None = None,
+    num_workers: int = 1,
+    worker_index: int = 0,
     progress: bool = True,
 ) -> ProbeResults:
     """Fit every probe at every site on the task and on every draw of every control, and score all of it.
 
     Probes learn from train, stop early by dev, and are scored on dev (for choosing a site) and on test. The task and
-    its controls get the same probe, budget and seeds. The baselines `prior` and, for words, `word_type` are always
-    fitted, with site "(none)", and every probe's gain over them is given.
+    its controls get the same probe, budget and seeds. The baselines `prior`, for words `word_type`, and for sentences
+    `text_length`, `bag_of_words` and `tfidf` are always fitted, with site "(none)", and every probe's gain over each is
+    given.
 
     Args:
         store: the states, or the directory of a store.
@@ -69,6 +71,13 @@ def train(
             (Benjamini-Hochberg), which bounds the share of false claims instead of the chance of any. It goes for all
             results of the folder.
         to: folder for results.jsonl, results.parquet, fitted probes, and units by which a killed run resumes.
+        executor: who fits: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=7200`: a worker gives
+            no sign of life while it fits), or an object. Other processes need `to`; they read the stores themselves.
+        workers: processes of this run, for `processes` and `ray`.
+        threads: processor threads of each worker; None: as this process has them, whoever fits. With equal numbers of
+            threads every executor gives equal bytes; between numbers the last bits of a score can differ.
+        num_workers, worker_index: of that many processes, on any machines that see `to`, this one takes every
+            `num_workers`-th unit from number `worker_index` on. Whoever finds all units done writes the results.
         progress: whether to show a bar on standard error, if that is a terminal.
 
     Raises:
@@ -76,59 +85,37 @@ def train(
         DegenerateDesign: labels from which nothing can be learned.
         NonFiniteStates: NaN or infinite states, with site and rows.
         UnknownName, BadParameter: names and parameters.
+        UnitFailed: several fits failed, all others being done and written; what failed alone is raised itself.
+        WorkerLost, Stalled: workers died or hung.
+        MissingDependency: the executor needs a package that is not installed.
     """
     if correction not in CORRECTIONS:
         raise unknown_name("correction", correction, CORRECTIONS, error=BadParameter)
+    runner, folder = executor_of(executor, workers, threads), Path(to).resolve() if to is not None else None
+    check_run(runner, folder, num_workers, worker_index)
     opened = store if not isinstance(store, str | Path) else Store.open(store)
     plan = make_plan(
         opened, corpus, task=task, probes=probes, controls=controls, measures=measures, analyses=analyses,
         seeds=seeds, root_seed=root_seed, sites=sites, cluster=cluster, rows=rows,
     )  # fmt: skip
-    folder = Path(to) if to is not None else None
-    found, told = _results(plan, folder, progress=progress)
-    results = adjusted(found, told, correction=correction)
-    if folder is None:
+    units, done = training_units(plan), Done(folder)
+    share = WorkPlan(units.units[worker_index::num_workers])
+    with sole_error_itself():
+        try:
+            run_plan(plan, share, done, runner, progress=progress)
+        except UnitFailed:
+            if num_workers == 1:
+                _written(units, done, folder, correction)
+            raise
+    return _written(units, done, folder if num_workers == 1 or not done.missing(units) else None, correction)
+
+
+def _written(units: WorkPlan, done: Done, folder: Path | None, correction: Correction) -> ProbeResults:
+    """The results there are, merged into those of the folder."""
+    results = adjusted(*results_of(units.units, done), correction=correction)
+    results.missing = len(done.missing(units))
+    if folder is None or not len(results):
         return results
-    results.write(folder)
-    return results.adjusted_in(folder)
-
-
-def _results(plan: Plan, folder: Path | None, *, progress: bool) -> tuple[list[ProbeResult], list[AnalysisResult]]:
-    """Results of all units and analyses in order: loaded where committed, else computed. Each site is read once."""
-    units, analyses = plan.units(), plan.analysis_units()
-    found = [load_unit(folder, unit_id(plan, *unit)) for unit in units]
-    told = [load_analysis(folder, analysis_id(plan, plan.analyses[name], unit)) for name, unit in analyses]
-    baselines = {} if None not in found else baseline_scores(plan)
-    with _bar(len(units) + len(analyses), plan.task, shown=progress) as advance:
-        for site in (NO_SITE, *plan.sites):
-            missing = [i for i, unit in enumerate(units) if unit[0] == site and found[i] is None]
-            untold = [i for i, (_, unit) in enumerate(analyses) if unit[0] == site and told[i] is None]
-            states = site_states(plan, site) if site != NO_SITE and missing + untold else {}
-            for index in missing:
-                _, name, probe = units[index]
-                advance(0, f"{site} {name}")
-                here = states or stateless(plan, probe)
-                found[index] = fit_unit(plan, units[index], here, {} if site == NO_SITE else baselines, folder)
-                advance(1, f"{site} {name}")
-            for index in untold:
-                name, unit = analyses[index]
-                advance(0, f"{site} {unit[1]} {name}")
-                other = plan.analyses[name].given
-                given = site_states(plan, other) if other else None
-                told[index] = run_analysis(plan, name, unit, states, given, folder)
-                advance(1, f"{site} {unit[1]} {name}")
-    return [result for result in found if result is not None], [result for result in told if result is not None]
-
-
-@contextmanager
-def _bar(total: int, title: str, *, shown: bool) -> Iterator[Callable[[int, str], None]]:
-    """A progress bar on standard error, if that is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    quiet = not (shown and sys.stderr.isatty())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as bar:
-        job = bar.add_task(title, total=total)
-
-        def advance(steps: int, now: str) -> None:
-            bar.update(job, advance=steps, description=f"{title} · {now}")
-
-        yield advance
+    with folder_locked(folder):
+        results.write(folder)
+        return results.adjusted_in(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ from probing.training.states import States, stateless
 from probing.training.units import commit_analysis, commit_unit
 
 Unit = tuple[str, str, Probe]  # site, name, probe
+
+
+@dataclass(frozen=True)
+class OtherFits:
+    """A probe on the states of one control of states: its scores, how many fits, and whether all converged."""
+
+    name: str
+    scores: ControlScores
+    fit_count: int
+    converged: bool
 
 
 def unit_id(plan: Plan, site: str, name: str, probe: Probe) -> str:
@@ -48,9 +59,13 @@ def baseline_scores(plan: Plan) -> dict[str, Scores]:
 
 
 def fit_unit(
-    plan: Plan, unit: Unit, states: States, baselines: Mapping[str, Scores], folder: Path | None
-) -> ProbeResult:
-    """Fit one probe at one site on the task and all control draws, score it, and commit the result."""
+    plan: Plan, unit: Unit, states: States, baselines: Mapping[str, Scores], others: Sequence[OtherFits],
+    folder: Path | None,
+) -> ProbeResult:  # fmt: skip
+    """Fit one probe at one site on the task and all control draws, score it, and commit the result.
+
+    `others` are its fits on the states of controls of states.
+    """
     site, name, probe = unit
     fits = fits_of(plan, probe, states, plan.label_sets)
     measures = plan.measures_for(probe)
@@ -66,14 +81,14 @@ def fit_unit(
             one.control.is_selectivity, [labels.ceiling for labels in one.draws], [next(draws) for _ in one.draws]
         )
         for one in plan.controls
-    }
+    } | {one.name: one.scores for one in others}
     result = ProbeResult(
         task=plan.task, kind=plan.labels.kind, site=site, probe=name,
         measures=measure_results(scored[0], controls, baselines, measures, plan.resamplers),
-        seed_count=len(plan.seeds), draw_count=max([len(one.draws) for one in plan.controls], default=0),
-        fit_count=sum(map(len, fits)), classes=plan.labels.classes,
+        seed_count=len(plan.seeds), draw_count=_most_draws(plan),
+        fit_count=sum(map(len, fits)) + sum(one.fit_count for one in others), classes=plan.labels.classes,
         confusion=_confusion(plan.labels, fits[0][0], states["test"]),
-        converged=all(bool(getattr(fit, "converged_", True)) for fits_of_set in fits for fit in fits_of_set),
+        converged=all(has_converged(fits_of_set) for fits_of_set in fits) and all(one.converged for one in others),
         facts=dict(plan.facts), provenance=_provenance(plan, unit),
     )  # fmt: skip
     commit_unit(folder, result, fits[0][0], kept(scored[0], plan.resamplers))
@@ -100,11 +115,21 @@ def run_analysis(
     return result
 
 
+def has_converged(fits: Sequence[Probe]) -> bool:
+    """Whether every fit met its tolerance, as far as it says so."""
+    return all(bool(getattr(fit, "converged_", True)) for fit in fits)
+
+
 def fits_of(plan: Plan, probe: Probe, states: States, label_sets: Sequence[Labels]) -> list[list[Probe]]:
     """Fits by label set and seed: one seed if the probe is deterministic."""
     seeds = plan.seeds if probe.stochastic else plan.seeds[:1]
     train, dev = ([labels.y[labels.rows(split)] for labels in label_sets] for split in ("train", "dev"))
     return probe.fit_many(states["train"], train, seeds, dev=(states["dev"], dev))
+
+
+def _most_draws(plan: Plan) -> int:
+    counts = [one.draw_count for one in plan.controls] + [one.draw_count for one in plan.state_controls]
+    return max(counts, default=0)
 
 
 def _provenance(plan: Plan, unit: Unit) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from probing.contracts import Analysis, Control, Measure, Probe
 from probing.design import Kind, Labels
 from probing.errors import BadParameter
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
-from probing.seeds import child_seed
-from probing.specs import build, normalised, spec_of
+from probing.specs import build, full_recipe, normalised, spec_of
+from probing.state_controls import Probed, StateControl, StateSource
 
 DEFAULT_MEASURES = {"classes": ("accuracy", "macro_f1", "log_loss"), "real": ("r2", "spearman")}
 DEFAULT_PROBES = {"classes": ("linear",), "real": ("ridge",)}
@@ -24,6 +24,34 @@ class ControlSet:
     name: str
     control: Control
     draws: tuple[Labels, ...]
+
+    @property
+    def draw_count(self) -> int:
+        """How many draws."""
+        return len(self.draws)
+
+
+@dataclass(frozen=True)
+class StateSet:
+    """One control of states, and where it reads them."""
+
+    control: StateControl
+    source: StateSource
+
+    @property
+    def name(self) -> str:
+        """As results show it."""
+        return self.source.name
+
+    @property
+    def draw_count(self) -> int:
+        """How many draws."""
+        return self.control.draws
+
+    @property
+    def recipe(self) -> dict[str, str]:
+        """What determines its states."""
+        return {"class": full_recipe(self.control)["class"], "draws": str(self.control.draws)} | self.source.recipe()
 
 
 def _listed(given: Any) -> list[Any]:
@@ -104,31 +132,41 @@ def built_analyses(items: Sequence[Any], kind: Kind) -> dict[str, Analysis]:
     return _named("analyses", items, build_one)
 
 
-def built_controls(items: Sequence[Any] | None, labels: Labels, root_seed: int) -> tuple[ControlSet, ...]:
-    """Controls with the labels of all their draws. None: word_type for words, else a chance check.
+def built_controls(items: Sequence[Any] | None, probed: Probed) -> tuple[tuple[ControlSet, ...], tuple[StateSet, ...]]:
+    """Controls of labels with the labels of all their draws, and controls of states with their sources.
+
+    None: word_type for words, else a chance check.
 
     Raises:
         BadParameter: one is given twice.
         DegenerateDesign: a control that cannot be applied to these labels.
+        ProvenanceMismatch, UnknownSite: a control without states for these rows.
     """
+    labels = probed.labels
     default = ("word_type",) if "type" in labels.keys else ("shuffled_labels",)
-    built = [
-        build("controls", item) if isinstance(item, str) else item
-        for item in _listed(default if items is None else items)
-    ]
-    seed = child_seed(root_seed, "controls")
-    sets = []
-    for control in built:
-        count: int = control.draws
-        draws = tuple(control.apply(labels, draw=draw, seed=seed) for draw in range(count))
-        sets.append(ControlSet(draws[0].control.rpartition("#")[0], control, draws))
-    names = [one.name for one in sets]
+    sets: list[ControlSet] = []
+    sources: list[StateSet] = []
+    for item in _listed(default if items is None else items):
+        control: Control | StateControl = build("controls", item) if isinstance(item, str) else item
+        if isinstance(control, StateControl):
+            sources.append(StateSet(control, control.source(probed)))
+        else:
+            sets.append(_drawn(control, labels, probed.seed))
+    names = [one.name for one in sets] + [one.name for one in sources]
     for twice in {name for name in names if names.count(name) > 1}:
         raise BadParameter(f"control {twice} is given twice", found=twice, next_step="name each one once")
-    return tuple(sets)
+    return tuple(sets), tuple(sources)
+
+
+def _drawn(control: Control, labels: Labels, seed: int) -> ControlSet:
+    count: int = control.draws  # type: ignore[attr-defined]
+    draws = tuple(control.apply(labels, draw=draw, seed=seed) for draw in range(count))
+    return ControlSet(draws[0].control.rpartition("#")[0], control, draws)
 
 
 def built_baselines(labels: Labels) -> dict[str, Probe]:
-    """The baselines that are always fitted."""
-    names = ("prior", "word_type") if "type" in labels.keys else ("prior",)
+    """What needs no states and is always fitted: the labels alone, and the word or the text of a row."""
+    of_words = ("word_type",) if "type" in labels.keys else ()
+    of_texts = ("text_length", "bag_of_words", "tfidf") if "text" in labels.keys else ()
+    names = ("prior", *of_words, *of_texts)
     return {name: build("probes", name, kind=labels.kind) for name in names}

@@ -20,6 +20,7 @@ from probing.resampling import EVALUATED, Resampler
 from probing.seeds import child_seed
 from probing.site import select_sites
 from probing.specs import build_task, full_recipe, spec_of
+from probing.state_controls import Probed, StateControl
 from probing.statistics import RESAMPLES
 from probing.store import Store
 from probing.training.doubts import doubts
@@ -27,13 +28,14 @@ from probing.training.label_checks import refuse_one_class
 from probing.training.labelling import facts, label_rows
 from probing.training.members import (
     ControlSet,
+    StateSet,
     built_analyses,
     built_baselines,
     built_controls,
     built_measures,
     built_probes,
 )
-from probing.training.pooling import with_rows
+from probing.training.pooling import PooledStore, with_rows
 from probing.training.results import NO_SITE
 from probing.training.units import VERSION, labels_digest
 
@@ -44,7 +46,7 @@ class Plan:
 
     Attributes:
         store, sites: where states come from.
-        labels: of the task; `controls` hold the labels of every draw.
+        labels: of the task; `controls` hold the labels of every draw, `state_controls` other states for them.
         probes, baselines: unfitted, by name. Baselines read no states.
         analyses: by name, each run on every probe that it can read.
         measures: by name. `chosen_measures`: whether the caller named them.
@@ -62,6 +64,7 @@ class Plan:
     probes: Mapping[str, Probe]
     baselines: Mapping[str, Probe]
     controls: tuple[ControlSet, ...]
+    state_controls: tuple[StateSet, ...]
     measures: Mapping[str, Measure]
     chosen_measures: bool
     analyses: Mapping[str, Analysis]
@@ -84,8 +87,8 @@ class Plan:
         return found + [(site, name, probe) for site in self.sites for name, probe in reading.items()]
 
     def analysis_units(self) -> list[tuple[str, tuple[str, str, Probe]]]:
-        """(analysis, unit) of everything to analyse, site by site."""
-        reading = [unit for unit in self.units() if unit[0] != NO_SITE]
+        """(analysis, unit) of everything to analyse, site by site: probes that read one state a row."""
+        reading = [unit for unit in self.units() if unit[0] != NO_SITE and unit[2].reads == "states"]
         return [(name, unit) for unit in reading for name, one in self.analyses.items() if one.accepts(unit[2])]
 
     def measures_for(self, probe: Probe) -> dict[str, Measure]:
@@ -107,7 +110,7 @@ class Plan:
 
 def reads_states(name: str, probe: Probe) -> bool:
     """Whether the probe has to be fitted at every site."""
-    return probe.reads == "states" and name.partition(":")[0] != "prior"
+    return probe.reads in ("states", "pieces") and name.partition(":")[0] != "prior"
 
 
 def make_plan(
@@ -116,7 +119,7 @@ def make_plan(
     *,
     task: str | Task,
     probes: Sequence[str | BaseEstimator] | None,
-    controls: Sequence[str | Control] | None,
+    controls: Sequence[str | Control | StateControl] | None,
     measures: Sequence[str | Measure] | None,
     analyses: Sequence[str | Analysis],
     seeds: int,
@@ -140,16 +143,20 @@ def make_plan(
     name = task.strip() if isinstance(task, str) else spec_of(task)
     built_task.prepare(corpus)
     inputs, unknown = store.inputs, store.unknown_pieces
-    store = with_rows(store, corpus, rows, built_task.level)
+    given, store = rows, with_rows(store, corpus, rows, built_task.level)
     kind: Kind = built_task.kind
     named_probes = built_probes(probes, kind)
     named_measures = built_measures(measures, kind)
     scope = store.identity["extraction"]["rows"].partition(":")[0]
     labels = label_rows(store.rows, scope, corpus, built_task, cluster=cluster)
     _refuse_constant_target(labels)
+    drawn, sources = built_controls(controls, Probed(
+        store, chosen_sites, labels, child_seed(root_seed, "controls"),
+        lambda path: with_rows(Store.open(path), corpus, given, built_task.level),
+    ))  # fmt: skip
     plan = Plan(
         store=store, sites=chosen_sites, task=name, labels=labels, probes=named_probes,
-        baselines=built_baselines(labels), controls=built_controls(controls, labels, root_seed),
+        baselines=built_baselines(labels), controls=drawn, state_controls=sources,
         measures=named_measures, chosen_measures=measures is not None, analyses=built_analyses(analyses, kind),
         seeds=tuple(child_seed(root_seed, "probe", index) for index in range(seeds)),
         resamplers={s: Resampler.of(labels, s, resamples=RESAMPLES, root_seed=root_seed) for s in EVALUATED},
@@ -159,6 +166,7 @@ def make_plan(
     refuse_one_class(plan.measures, plan.label_sets, EVALUATED)
     for probe in plan.probes.values():
         plan.measures_for(probe)
+        _refuse_unreadable(probe, plan)
     _check_analyses(plan)
     return plan
 
@@ -185,6 +193,21 @@ def _refuse_other_corpus(store: Store, corpus: Corpus) -> None:
             where=str(getattr(store, "path", "")),
             next_step="give the files the store was extracted from, in the same order, or extract again",
         )
+
+
+def _refuse_unreadable(probe: Probe, plan: Plan) -> None:
+    labels = plan.labels
+    if probe.reads == "pieces" and not isinstance(plan.store, PooledStore):
+        raise BadParameter(
+            f"{spec_of(probe)} reads all pieces of a row", needed="a store of pieces", found=plan.provenance["rows"],
+            where=str(plan.store.path), next_step="extract with --rows piece to another folder, and train on that",
+        )  # fmt: skip
+    if probe.reads not in ("states", "pieces") and probe.reads not in labels.keys:
+        raise BadParameter(
+            f"{spec_of(probe)} reads the {probe.reads} of a row, and these rows have none",
+            needed=f"rows with one of: {', '.join(labels.keys) or '(nothing)'}", found=probe.reads,
+            where=f"task {labels.task}", next_step="leave this probe out",
+        )  # fmt: skip
 
 
 def _seen_types(labels: Labels) -> NDArray[np.bool_] | None:
@@ -224,4 +247,4 @@ def recipe_of(plan: Plan, site: str, name: str, probe: Probe) -> dict[str, Any]:
         "controls": [full_recipe(one.control) for one in plan.controls],
         "measures": {key: full_recipe(measure) for key, measure in plan.measures_for(probe).items()},
         "baselines": sorted(plan.baselines),
-    }  # fmt: skip
+    } | ({"states": [one.recipe for one in plan.state_controls]} if plan.state_controls else {})  # fmt: skip

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import embedding_bag
 
 from probing.corpus import Corpus
+from probing.design import Pieces
 from probing.errors import BadParameter, ProvenanceMismatch, unknown_name
 from probing.positions import SCOPE, parse_positions, positions_identity
 from probing.store import Moments, RowTable, Store
@@ -105,14 +106,19 @@ class PooledStore:
             return self._store.read(site, first)
         if self._how == "last":
             return self._store.read(site, end - 1)
-        counts = end - first
-        bounds = np.concatenate([[0], np.cumsum(counts)])
-        pieces = np.repeat(first - bounds[:-1], counts) + np.arange(bounds[-1])
-        states = torch.from_numpy(self._store.read(site, pieces))
+        pieces = self.pieces(site, chosen)
+        states, bounds = torch.from_numpy(pieces.states), torch.from_numpy(pieces.bounds)
         pooled: NDArray[np.float32] = embedding_bag(
-            torch.arange(len(states)), states, torch.from_numpy(bounds), mode=self._how, include_last_offset=True
+            torch.arange(len(states)), states, bounds, mode=self._how, include_last_offset=True
         ).numpy()
         return pooled
+
+    def pieces(self, site: str, rows: Ints) -> Pieces:
+        """The pieces of the rows asked for, not pooled."""
+        first, counts = self._first[rows], self._bounds[rows] - self._first[rows]
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        places = np.repeat(first - bounds[:-1], counts) + np.arange(bounds[-1])
+        return Pieces(self._store.read(site, places), bounds)
 
 
 class PositionStore:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -33,7 +33,10 @@ class ProbeResults(Sequence[ProbeResult]):
 
     Attributes:
         analyses: what the analyses of the same run say; a slice keeps none.
+        missing: units of the run that other processes have not done yet.
     """
+
+    missing: int = 0
 
     def __init__(self, results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> None:
         self._results = tuple(results)
@@ -48,6 +51,13 @@ class ProbeResults(Sequence[ProbeResult]):
         """
         place = Path(folder)
         return cls(read_results(place / "results.jsonl"), analysis.read_analyses(place / "analyses.jsonl"))
+
+    @classmethod
+    def joined(cls, parts: Sequence[ProbeResults]) -> ProbeResults:
+        """All of several runs."""
+        whole = cls((r for part in parts for r in part), (told for part in parts for told in part.analyses))
+        whole.missing = sum(part.missing for part in parts)
+        return whole
 
     @overload
     def __getitem__(self, index: int) -> ProbeResult: ...
@@ -67,6 +77,13 @@ class ProbeResults(Sequence[ProbeResult]):
 
     def __repr__(self) -> str:
         return f"ProbeResults({len(self)} results)\n{self.table()}"
+
+    def of_tasks(self, tasks: Collection[str]) -> ProbeResults:
+        """Results and analyses of these tasks."""
+        return ProbeResults(
+            (result for result in self._results if result.task in tasks),
+            (told for told in self.analyses if told.task in tasks),
+        )
 
     def table(self, split: str = "test") -> pd.DataFrame:
         """One row per site × task × probe: the primary measure beside its first control, and the other measures.
@@ -150,7 +167,10 @@ class ProbeResults(Sequence[ProbeResult]):
     def adjusted_in(self, folder: Path) -> ProbeResults:
         """These results with p adjusted over all that `folder` holds."""
         wanted = {_key(result) for result in self._results}
-        return ProbeResults((result for result in self.merged_into(folder) if _key(result) in wanted), self.analyses)
+        merged = (result for result in self.merged_into(folder) if _key(result) in wanted)
+        found = ProbeResults(merged, self.analyses)
+        found.missing = self.missing
+        return found
 
 
 def correction_of(results: Iterable[ProbeResult]) -> Correction:

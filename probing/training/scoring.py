@@ -52,11 +52,12 @@ Scores = Mapping[tuple[str, str], Sampled]  # by measure name and split
 
 @dataclass(frozen=True)
 class ControlScores:
-    """One control: whether it defines selectivity, and the ceiling and the scores of each draw."""
+    """One control: whether it defines selectivity, the ceiling and the scores of each draw, and what is `above` it."""
 
     is_selectivity: bool
     ceilings: Sequence[float | None]
     draws: Sequence[Scores]
+    above: str = ""
 
 
 def kept(task: Scores, resamplers: Mapping[str, Resampler]) -> dict[str, NDArray[Any]]:
@@ -155,6 +156,7 @@ def _comparison(
         ceiling=_mean(scores.ceilings) if has_ceiling else None,
         selectivity=selectivity,
         is_selectivity=scores.is_selectivity,
+        above=scores.above,
         draws=tuple(draw.value for draw in draws),
         seen=_mean([draw.seen for draw in draws]),
         unseen=_mean([draw.unseen for draw in draws]),

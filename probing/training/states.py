@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,43 @@ from probing.corpus import SPLITS
 from probing.errors import NonFiniteStates
 from probing.training.plan import Plan
 
-States = Mapping[str, NDArray[Any]]
+States = Mapping[str, Any]  # by split: arrays (N, D), or Pieces
+Read = Callable[[str, NDArray[np.int64]], NDArray[np.float32]]
 
 
-def site_states(plan: Plan, site: str) -> States:
+def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
+    """What this probe reads of a site, or instead of one: `states`, read already, or all pieces of each row."""
+    if probe.reads == "pieces":
+        return _checked(plan, site, _pieces(plan, site))
+    return states or stateless(plan, probe)
+
+
+def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
     """States `(N, D)` of one site by split.
+
+    Args:
+        plan: says which rows.
+        site: where.
+        read: gives the states of a site and rows; None: the store of the plan.
 
     Raises:
         NonFiniteStates: with site and the first rows.
     """
+    labels, read = plan.labels, read or plan.store.read
+    return _checked(plan, site, {split: read(site, labels.row[labels.rows(split)]) for split in SPLITS})
+
+
+def _pieces(plan: Plan, site: str) -> States:
+    """All pieces of the rows at one site, by split; `make_plan` has seen to it that the store has them."""
     labels = plan.labels
-    states = {split: plan.store.read(site, labels.row[labels.rows(split)]) for split in SPLITS}
+    store: Any = plan.store
+    return {split: store.pieces(site, labels.row[labels.rows(split)]) for split in SPLITS}
+
+
+def _checked(plan: Plan, site: str, states: States) -> States:
+    labels = plan.labels
     for split, X in states.items():
-        bad = np.flatnonzero(~np.isfinite(X.sum(axis=1, dtype=np.float64)))
+        bad = np.flatnonzero(~np.isfinite(np.asarray(X).sum(axis=1, dtype=np.float64)))
         if len(bad):
             rows = labels.row[labels.rows(split)][bad[:5]].tolist()
             raise NonFiniteStates(
@@ -37,7 +61,11 @@ def site_states(plan: Plan, site: str) -> States:
 
 
 def stateless(plan: Plan, probe: Probe) -> States:
-    """What a baseline reads, by split: its key's codes, or nothing (zeros)."""
+    """What a baseline reads, by split, `(N, 1)`: its key's codes or strings, or nothing (zeros)."""
     labels = plan.labels
-    codes = np.zeros(len(labels)) if probe.reads == "states" else labels.keys[probe.reads].astype(np.float64)
-    return {split: codes[labels.rows(split)][:, None] for split in SPLITS}
+    read: NDArray[Any] = np.zeros(len(labels))
+    if probe.reads in labels.keys:
+        codes = labels.keys[probe.reads]
+        names = labels.key_names[probe.reads]
+        read = np.array(names, dtype=object)[codes] if probe.reads_names else codes.astype(np.float64)
+    return {split: read[labels.rows(split)][:, None] for split in SPLITS}

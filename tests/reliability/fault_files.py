@@ -10,8 +10,8 @@ from probing.store import FileOps
 from tests.reliability.job import QuickFiles
 
 CALLS = (
-    "open", "write", "fsync", "close", "rename", "link", "unlink", "mkdir", "rmdir", "listdir", "stat", "free_bytes",
-    "clock",
+    "open", "bypass_cache", "write", "fsync", "close", "rename", "link", "unlink", "mkdir", "rmdir", "listdir", "stat",
+    "free_bytes", "clock",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import ProbingError
+from probing.extraction.shard_reading import pages_for
 from probing.store import FileOps, ShardContent, Store, StoreWriter
 
 EXAMPLES = 3
@@ -52,10 +53,11 @@ class Job:
         }
 
     def states(self, shard: int, site: str) -> NDArray[np.float32]:
-        """The only right states of a shard: (rows, width)."""
+        """The only right states of a shard: (rows, width), in pages of their own, as those of an extraction."""
         seed = [shard, list(WIDTHS).index(site), self.salt]
-        size = (EXAMPLES * self.rows, WIDTHS[site])
-        return np.random.default_rng(seed).standard_normal(size, np.float32)
+        states = pages_for((EXAMPLES * self.rows, WIDTHS[site]), np.float32)
+        states[:] = np.random.default_rng(seed).standard_normal(states.shape, np.float32)
+        return states
 
     def content(self, shard: int) -> ShardContent:
         """What the writer is given."""

@@ -1,0 +1,116 @@
+"""Random states: one Gaussian vector per word type, which says which word it is and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.controls._draws import check_draws, refuse_label_as_key, refuse_rare_key, usable_keys
+from probing.design import Labels
+from probing.errors import DegenerateDesign, unknown_name
+from probing.state_controls import Ints, Probed, StateControl, StateSource, StateTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomStatesControl(StateControl):
+    """Every word type has one Gaussian vector in place of its states: what a probe reads from identity alone.
+
+    The vector is drawn by a hash of (form, seed, draw), is as wide as the states of the site, and stands wherever the
+    word does. A probe of great capacity learns the commonest label of each type of train from it, as the baseline
+    `word_type` does; what the true states give beyond it is more than which word it is.
+
+    Args:
+        key: what has one vector: `type`, `lemma`, or a field of the rows (for sentences one that they share).
+        draws: independent sets of vectors.
+
+    References:
+        Pimentel et al. 2020, Information-Theoretic Probing for Linguistic Structure, §6 (random embeddings).
+    """
+
+    levels: ClassVar[tuple[str, ...]] = ("word", "sentence")
+    answers: ClassVar[str] = "any vector that tells words apart would do"
+
+    key: str = "type"
+    draws: int = 5
+
+    def __post_init__(self) -> None:
+        check_draws(self.draws)
+
+    def source(self, probed: Probed) -> RandomStates:
+        """Vectors for the keys of the labelled rows.
+
+        Raises:
+            DegenerateDesign: rows that are no words, without another key; a key that is the label or hardly recurs.
+            UnknownName: no such key, with the nearest name.
+        """
+        labels = probed.labels
+        if self.key == "type" and "type" not in labels.keys:
+            usable = usable_keys(labels)
+            raise DegenerateDesign(
+                "random_states needs to know what has one vector", needed="rows that are words, or a key",
+                found="rows without word types", where=f"task {labels.task}",
+                next_step=f"use random_states:key=NAME with one of: {', '.join(usable)}" if usable
+                else "add a column that sentences share, such as a template's name, or leave the control out",
+            )  # fmt: skip
+        if self.key not in labels.keys:
+            raise unknown_name("key of random_states", self.key, usable_keys(labels), where=f"rows of {labels.task}")
+        if self.key != "type":
+            refuse_label_as_key(labels, self.key)
+        refuse_rare_key(labels, self.key)
+        codes = labels.keys[self.key]
+        name = "random_states" if self.key == "type" else f"random_states:key={self.key}"
+        seen = np.isin(codes, codes[labels.rows("train")])
+        return RandomStates(probed.table, labels, self.key, probed.seed, name, seen)
+
+
+@dataclass(frozen=True, eq=False)
+class RandomStates(StateSource):
+    """A vector for every key of the rows of `labels`."""
+
+    table: StateTable
+    labels: Labels
+    key: str
+    seed: int
+    name: str
+    seen: NDArray[np.bool_] | None
+    above: str = "random states"
+
+    def stand_in(self, site: str) -> str:
+        """Sites of one width share their vectors."""
+        return f"width {self.table.width(site)}"
+
+    def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
+        """`(N, D)` vectors of the keys of rows.
+
+        Raises:
+            DegenerateDesign: a row without a label, so that its key is not known.
+        """
+        names, order = self.labels.key_names[self.key], np.argsort(self.labels.row, kind="stable")
+        known = self.labels.row[order]
+        place = np.minimum(np.searchsorted(known, rows), len(known) - 1)
+        if not np.array_equal(known[place], rows):
+            raise DegenerateDesign(
+                "random_states knows no key of rows without a label", where=f"task {self.labels.task}"
+            )
+        present, position = np.unique(self.labels.keys[self.key][order[place]], return_inverse=True)
+        width = self.table.width(site)
+        vectors = np.stack([vector_of(names[code], width, draw=draw, seed=self.seed) for code in present])
+        return vectors[position]
+
+    def recipe(self) -> dict[str, str]:
+        """The key."""
+        return {"key": self.key}
+
+
+def vector_of(key: str, width: int, *, draw: int, seed: int) -> NDArray[np.float32]:
+    """`(width,)` standard Gaussian numbers that depend on key, seed and draw alone; a narrower one begins a wider."""
+    text = f"random states\x1f{seed}\x1f{draw}\x1f{key}".encode()
+    random = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(text).digest()[:16], "big")))
+    return random.standard_normal(width, dtype=np.float32)
+
+
+MEMBER = RandomStatesControl

@@ -1,0 +1,75 @@
+"""Static states: those of another site of the same store, in place of the site's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter, UnknownSite, unknown_name
+from probing.state_controls import Ints, Probed, StateControl, StateSource, StateTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticControl(StateControl):
+    """The states of a lower site, such as the embeddings of the pieces: what the context that blocks mix in adds.
+
+    `embed` is the piece embedding alone. `resid.0` has what the model adds before the first block besides: positions in
+    many models. Every site is compared with it on the same rows, but for the site itself.
+
+    Args:
+        site: a site of the store; empty: its lowest.
+    """
+
+    levels: ClassVar[tuple[str, ...]] = ("word", "sentence")
+    answers: ClassVar[str] = "the label is in the embeddings already"
+    draws: ClassVar[int] = 1  # type: ignore[misc]
+
+    site: str = ""
+
+    def source(self, probed: Probed) -> StaticStates:
+        """The states of that site.
+
+        Raises:
+            UnknownSite: the store has no such site, with the nearest.
+            BadParameter: there is no other site to compare with it.
+        """
+        sites = probed.table.sites
+        site = self.site or sites[0]
+        if site not in sites:
+            raise unknown_name(
+                "site of the control static", site, sites, where=str(probed.table.path), error=UnknownSite
+            )
+        if set(probed.sites) == {site}:
+            raise BadParameter(
+                "the control static has nothing to compare", needed="a probed site above it", found=f"{site} alone",
+                where=str(probed.table.path), next_step="probe more sites, or extract a lower one, such as embed",
+            )  # fmt: skip
+        return StaticStates(probed.table, site, f"static:site={site}", site)
+
+
+@dataclass(frozen=True, eq=False)
+class StaticStates(StateSource):
+    """The states of `site`, whatever the site asked for."""
+
+    table: StateTable
+    site: str
+    name: str
+    above: str
+
+    def stand_in(self, site: str) -> str:
+        """One fit serves all sites but this one."""
+        return "" if site == self.site else self.site
+
+    def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
+        """States `(N, D)`; there is one draw."""
+        return self.table.read(self.site, rows)
+
+    def recipe(self) -> dict[str, str]:
+        """The site, which may have been chosen here."""
+        return {"site": self.site}
+
+
+MEMBER = StaticControl

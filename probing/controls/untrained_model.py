@@ -1,0 +1,132 @@
+"""The untrained model: states of the same architecture with random weights, in place of the trained ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter, ProvenanceMismatch
+from probing.state_controls import Ints, Probed, StateControl, StateSource, StateTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntrainedModelControl(StateControl):
+    """The states of a second store, made of the same corpus by the untrained twin: what training the model adds.
+
+    An untrained network of the same form tells words and positions apart quite well, and mixes context at random. The
+    second store is made by the same `probing extract` with `--untrained SEED` and another `--to`. It is one draw of
+    weights: several twins are several controls.
+
+    Args:
+        store: directory of the second store (in a study file: left out for the study's own untrained extraction).
+
+    References:
+        Zhang and Bowman 2018, Language Modeling Teaches You More than Translation Does.
+    """
+
+    levels: ClassVar[tuple[str, ...]] = ("word", "sentence")
+    answers: ClassVar[str] = "an untrained network of this form would do as well"
+    draws: ClassVar[int] = 1  # type: ignore[misc]
+
+    store: str = ""
+
+    def source(self, probed: Probed) -> TwinStates:
+        """The states of the twin.
+
+        Raises:
+            BadParameter: no store is named.
+            ProvenanceMismatch: the store is not of the untrained twin, the same corpus, the same rows and sites.
+        """
+        if not self.store:
+            raise BadParameter(
+                "untrained_model needs a second store", needed="untrained_model:store=DIR", found="no store",
+                next_step="make one by the same `probing extract` with --untrained 0 and another --to",
+            )  # fmt: skip
+        twin = probed.opened(Path(self.store))
+        _check_twin(probed.table.identity, twin.identity, self.store)
+        _check_rows(probed, twin, self.store)
+        seed = twin.identity["model"]["untrained"]["seed"]
+        return TwinStates(twin, f"untrained_model:seed={seed}", "the untrained twin")
+
+
+@dataclass(frozen=True, eq=False)
+class TwinStates(StateSource):
+    """The same sites of the twin's store."""
+
+    table: StateTable
+    name: str
+    above: str
+
+    def stand_in(self, site: str) -> str:
+        """Every site has its own."""
+        return site
+
+    def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
+        """States `(N, D)`; there is one draw."""
+        return self.table.read(site, rows)
+
+    def recipe(self) -> dict[str, str]:
+        """What the second store holds, wherever it lies."""
+        return {"content_id": self.table.content_id}
+
+
+def _check_twin(ours: Any, theirs: Any, where: str) -> None:
+    """The other store's model is ours, untrained."""
+    model, twin = ours["model"], theirs["model"]
+    untrained = twin.get("untrained")
+    parameters = untrained.get("parameters") if isinstance(untrained, dict) else None
+    if not parameters:
+        raise _wrong(
+            "the control's store is not of an untrained model", "a store made with --untrained SEED",
+            f"the states of {twin.get('source', 'an unknown model')} as it was trained", where,
+        )  # fmt: skip
+    own = (model.get("untrained") or {}).get("parameters", (model.get("weights") or {}).get("parameters"))
+    if parameters == own:
+        raise _wrong(
+            "the control's model is the probed one", "other weights", f"the same parameters, {parameters[:12]}…", where
+        )
+    facts = {"class": "class", "config": "configuration"}
+    differing = [name for key, name in facts.items() if model.get(key) != twin.get(key)]
+    tokenizers = [(identity.get("tokenizer") or {}).get("files") for identity in (ours, theirs)]
+    differing += ["tokenizer"] if tokenizers[0] != tokenizers[1] else []
+    if differing:
+        raise _wrong(
+            "the control's store is not of the untrained twin", "the same architecture and tokenizer",
+            f"another {', '.join(differing)}", where,
+        )  # fmt: skip
+
+
+def _check_rows(probed: Probed, twin: StateTable, where: str) -> None:
+    """The other store has the same rows of the same corpus, and every site that is probed."""
+    table = probed.table
+    ours, theirs = (str(one.identity["corpus"]["fingerprint"]) for one in (table, twin))
+    if ours != theirs:
+        raise _wrong("the control's store is of another corpus", f"corpus {ours[:12]}…", f"{theirs[:12]}…", where)
+    ours, theirs = (str(one.identity["extraction"]["rows"]) for one in (table, twin))
+    if ours != theirs:
+        raise _wrong("the control's store has other rows", f"rows {ours}", f"rows {theirs}", where)
+    pairs = ((table.rows.example, twin.rows.example), (table.rows.word, twin.rows.word))
+    if not all(np.array_equal(one, other) for one, other in pairs):
+        count = len(table.rows.example)
+        raise _wrong(
+            "the control's store has rows of other words", f"the same {count:,} rows",
+            f"{len(twin.rows.example):,} rows, of other words or examples", where,
+        )  # fmt: skip
+    if lacking := [site for site in probed.sites if site not in twin.sites]:
+        raise _wrong(
+            "the control's store lacks sites that are probed", ", ".join(lacking), ", ".join(twin.sites), where
+        )
+
+
+def _wrong(message: str, needed: str, found: str, where: str) -> ProvenanceMismatch:
+    return ProvenanceMismatch(
+        message, needed=needed, found=found, where=where,
+        next_step="make it by the `probing extract` of the probed store, with --untrained SEED and another --to",
+    )  # fmt: skip
+
+
+MEMBER = UntrainedModelControl

@@ -1,0 +1,203 @@
+"""The two losses that sparse probes minimise, as selection needs them: slopes, curvature, refits on few columns.
+
+Weights are `(D, K)` on standardised states and intercepts `(K,)`; K is 1 for a real target. Slopes are of the mean loss
+without the penalty; refits add ½ λ ‖W‖².
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from torch import Tensor
+
+Matrix = NDArray[np.float64]
+_REFIT_STEPS = 25
+_MEMORY = 8
+_REFIT_TOLERANCE = 3e-5
+_HALVINGS = 12
+
+
+@dataclass(frozen=True)
+class Slope:
+    """At one point: the mean loss, its slopes in weights `(D, K)` and intercepts `(K,)`, and its curvature.
+
+    Near it the loss is `loss + ⟨weights, Δ⟩ + ½ tr(Δᵀ A Δ C)`, A the correlations of columns, C the curvature `(K, K)`.
+    """
+
+    loss: float
+    weights: Matrix
+    intercept: Matrix
+    curvature: Matrix
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Weights `(s, K)` on the chosen columns and intercepts `(K,)`."""
+
+    weights: Matrix
+    intercept: Matrix
+
+
+class Objective(ABC):
+    """A mean loss over N rows in D columns and K outputs.
+
+    Attributes:
+        correlations: `(D, D)`, `XᵀX / N`.
+        outputs: K.
+        penalty: λ of refits.
+    """
+
+    correlations: Matrix
+    outputs: int
+    penalty: float
+
+    @abstractmethod
+    def slope(self, columns: Sequence[int], fit: Fit) -> Slope:
+        """Loss, slopes in all D columns, and curvature, where only `columns` have weights."""
+
+    @abstractmethod
+    def refit(self, columns: Sequence[int], start: Fit) -> Fit:
+        """Minimise the penalised loss over the weights of `columns`, from `start`."""
+
+
+class SquaredLoss(Objective):
+    """Half the mean squared error: everything follows from `XᵀX` and `Xᵀy`. Targets are of mean 0."""
+
+    def __init__(self, correlations: Matrix, products: Matrix, square: float, penalty: float) -> None:
+        """`products` is `Xᵀy / N` `(D, 1)`, `square` is `yᵀy / N`."""
+        self.correlations, self.penalty, self.outputs = correlations, penalty, 1
+        self._products, self._square = products, square
+
+    def slope(self, columns: Sequence[int], fit: Fit) -> Slope:
+        """See `Objective.slope`."""
+        fitted = self.correlations[:, list(columns)] @ fit.weights
+        own = fitted[list(columns)] - 2 * self._products[list(columns)]
+        loss = 0.5 * (self._square + float((fit.weights * own).sum()))
+        return Slope(loss, fitted - self._products, np.zeros(1), np.ones((1, 1)))
+
+    def refit(self, columns: Sequence[int], start: Fit) -> Fit:
+        """See `Objective.refit`: in closed form."""
+        chosen = list(columns)
+        gram = self.correlations[np.ix_(chosen, chosen)] + (self.penalty + 1e-9) * np.eye(len(chosen))
+        return Fit(cho_solve(cho_factor(gram), self._products[chosen]), np.zeros(1))
+
+
+class LogLoss(Objective):
+    """Mean log loss of a softmax, in nats. Rows and logits are in the dtype of `rows`, sums of losses in float64."""
+
+    def __init__(self, rows: Tensor, codes: Tensor, classes: int, correlations: Matrix, penalty: float) -> None:
+        """`rows` are `(N, D)` standardised, `codes` `(N,)`."""
+        self.rows, self.codes = rows, codes.unsqueeze(1)
+        self.correlations, self.outputs, self.penalty = correlations, classes, penalty
+
+    def slope(self, columns: Sequence[int], fit: Fit) -> Slope:
+        """See `Objective.slope`: the curvature is the mean over rows of `diag(p) - p pᵀ`."""
+        logits = self._taken(columns) @ self._tensor(np.vstack([fit.weights, fit.intercept]))
+        loss, p = self._softmax(logits)
+        curvature = self._curvature(p)
+        residual = self._residual(p)
+        slopes = (self.rows.T @ residual).double().numpy() / len(p)
+        return Slope(loss, slopes, residual.sum(0, dtype=torch.float64).numpy() / len(p), curvature)
+
+    def refit(self, columns: Sequence[int], start: Fit) -> Fit:
+        """See `Objective.refit`: L-BFGS around Newton steps that take the curvature to be the same in every row."""
+        rows = self._taken(columns)
+        W = self._tensor(np.vstack([start.weights, start.intercept]))
+        Z = rows @ W
+        loss, p = self._softmax(Z)
+        gram = np.eye(len(columns) + 1)
+        gram[:-1, :-1] = self.correlations[np.ix_(list(columns), list(columns))]
+        newton = _Newton(gram, self._curvature(p), self.penalty)
+        pairs: list[tuple[Matrix, Matrix]] = []
+        G = self._gradient(rows, W, p)
+        for _ in range(_REFIT_STEPS):
+            direction = _direction(G, pairs, newton)
+            fall = float((G * direction).sum())
+            if -fall <= _REFIT_TOLERANCE * max(loss, 1e-2):
+                break
+            D = self._tensor(direction)
+            ZD, value, step = rows @ D, loss + self._cost(W), 1.0
+            for _ in range(_HALVINGS):
+                loss, p = self._softmax(Z + step * ZD)
+                if loss + self._cost(W + step * D) <= value + 1e-4 * step * fall:
+                    break
+                step /= 2
+            else:
+                break
+            W, Z = W + step * D, Z.add_(ZD, alpha=step)
+            new = self._gradient(rows, W, p)
+            pairs.append((step * direction, new - G))
+            G = new
+        found = W.double().numpy()
+        return Fit(found[:-1], found[-1])
+
+    def _gradient(self, rows: Tensor, W: Tensor, p: Tensor) -> Matrix:
+        """Of the penalised loss; spoils `p`."""
+        G = (rows.T @ self._residual(p)).double() / len(p)
+        G[:-1] += self.penalty * W[:-1]
+        slopes: Matrix = G.numpy()
+        return slopes
+
+    def _tensor(self, weights: Matrix) -> Tensor:
+        return torch.from_numpy(weights).to(self.rows.dtype)
+
+    def _taken(self, columns: Sequence[int]) -> Tensor:
+        """`(N, s+1)`: the columns and a 1."""
+        return torch.cat([self.rows[:, list(columns)], self.rows.new_ones(len(self.rows), 1)], dim=1)
+
+    def _softmax(self, logits: Tensor) -> tuple[float, Tensor]:
+        log_p = torch.log_softmax(logits, 1)
+        loss = -float(log_p.gather(1, self.codes).sum(dtype=torch.float64)) / len(logits)
+        return loss, log_p.exp_()
+
+    def _residual(self, p: Tensor) -> Tensor:
+        """`p - y`, in the place of `p`."""
+        return p.scatter_add_(1, self.codes, p.new_full((1, 1), -1.0).expand(self.codes.shape))
+
+    def _curvature(self, p: Tensor) -> Matrix:
+        mean = p.mean(0, dtype=torch.float64)
+        curvature: Matrix = (torch.diag(mean) - (p.T @ p).double() / len(p)).numpy()
+        return curvature
+
+    def _cost(self, W: Tensor) -> float:
+        return 0.5 * self.penalty * float(W[:-1].double().square().sum())
+
+
+class _Newton:
+    """Solves `gram Δ curvature + λ Δ = G`: a Cholesky factor for every eigenvector of the curvature."""
+
+    def __init__(self, gram: Matrix, curvature: Matrix, penalty: float) -> None:
+        values, vectors = np.linalg.eigh(curvature)
+        kept = values > 1e-7 * values[-1]
+        self._vectors = vectors[:, kept]
+        ridge = np.eye(len(gram))
+        ridge[-1, -1] = 0.0
+        self._factors = [cho_factor(value * gram + (penalty + 1e-9 * value) * ridge) for value in values[kept]]
+
+    def solve(self, G: Matrix) -> Matrix:
+        """Δ of G, both `(s+1, K)`."""
+        turned = (G @ self._vectors).T
+        found: Matrix = np.stack([cho_solve(factor, g) for factor, g in zip(self._factors, turned, strict=True)], 1)
+        back: Matrix = found @ self._vectors.T
+        return back
+
+
+def _direction(G: Matrix, pairs: Sequence[tuple[Matrix, Matrix]], newton: _Newton) -> Matrix:
+    """The two-loop recursion around the Newton step."""
+    q, kept = G.copy(), []
+    for s, t in reversed(pairs[-_MEMORY:]):
+        curvature = float((s * t).sum())
+        if curvature > 0:
+            a = float((s * q).sum()) / curvature
+            q -= a * t
+            kept.append((s, t, a, curvature))
+    r = newton.solve(q)
+    for s, t, a, curvature in reversed(kept):
+        r += (a - float((t * r).sum()) / curvature) * s
+    return -r

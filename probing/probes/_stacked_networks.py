@@ -1,0 +1,154 @@
+"""M small ReLU networks of one seed on one X: their parameters, one step of Adam, and their losses.
+
+The networks differ in their targets only: they start from the same weights, read the same batches and drop the same
+hidden units, so that a task and its controls differ in labels and in nothing else. Activations are `(M, H, B)`: the
+first layer of all networks is then one product `(M·H, D) @ (D, B)`, and every later one is long in its last axis. The
+gradients are written out: the graph is always the same one, and to record it anew at every step would cost as much as
+a narrow network's products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from probing.seeds import child_seed
+
+_ABSENT = -1e30  # bias of a class that a network has not: its probability and its gradients are exactly 0
+_EVALUATED = 1024
+
+
+@dataclass
+class Networks:
+    """Parameters of M networks, and what Adam remembers of each.
+
+    Attributes:
+        parameters: weights `(M, out, in)` and bias `(M, out)` of each layer in turn.
+        means, squares: Adam's running moments, shaped like the parameters.
+        steps: taken so far.
+        low: whether the first layer's products are rounded to bfloat16 (sums, weights and moments are float32).
+    """
+
+    parameters: list[Tensor]
+    means: list[Tensor]
+    squares: list[Tensor]
+    low: bool = False
+    steps: int = 0
+
+    @classmethod
+    def start(cls, width: int, hidden: Sequence[int], outputs: Sequence[int], seed: int, *, low: bool) -> Networks:
+        """Uniform ±1/√(fan in), drawn from the seed: each network's are those it would have alone."""
+        parameters = []
+        for layer, (fan_in, fan_out) in enumerate(pairwise([width, *hidden, max(outputs)])):
+            last = layer == len(hidden)
+            drawn = [_drawn(fan_in, own if last else fan_out, fan_out, seed, layer) for own in outputs]
+            parameters += [torch.stack(part) for part in zip(*drawn, strict=True)]
+        zeros = [[torch.zeros_like(p) for p in parameters] for _ in range(2)]
+        return cls(parameters, zeros[0], zeros[1], low)
+
+    def step(self, X: Tensor, targets: Tensor, rates: Sequence[float], decay: float, masks: Sequence[Tensor]) -> None:
+        """One step of AdamW on `(B, D)` rows and `(M, B)` targets, at a learning rate for each network.
+
+        Args:
+            masks: `(H, B)` for each hidden layer: 0 where a unit is dropped, else 1/(1 - dropout); or none.
+        """
+        activations = self._hidden(X, masks)
+        slope = _slope(self._output(activations), targets)
+        self._adam(self._gradients(X, activations, slope, masks), rates, decay)
+
+    def losses(self, X: Tensor, targets: Tensor) -> list[float]:
+        """Mean log loss in nats, or mean squared error, of each network on all rows; a code of -1 is not scored."""
+        real = targets.dtype.is_floating_point
+        total = torch.zeros(len(targets), dtype=torch.float64)
+        for rows, wanted in zip(torch.split(X, _EVALUATED), torch.split(targets, _EVALUATED, dim=1), strict=True):
+            output = self._output(self._hidden(rows, (), exact=True))
+            if real:
+                total += (output.squeeze(1) - wanted).square_().sum(1).double()
+                continue
+            chosen = output.gather(1, wanted.clamp_min(0).unsqueeze(1)).squeeze(1)
+            total += ((torch.logsumexp(output, 1) - chosen) * (wanted >= 0)).sum(1).double()
+        scored = targets.shape[1] if real else (targets >= 0).sum(1)
+        found: list[float] = (total / scored).tolist()
+        return found
+
+    def only(self, going: list[int]) -> Networks:
+        """The networks that go on."""
+        parameters, means, squares = ([p[going] for p in kind] for kind in (self.parameters, self.means, self.squares))
+        return Networks(parameters, means, squares, self.low, self.steps)
+
+    def arrays(self, network: int, outputs: int) -> list[NDArray[np.float32]]:
+        """A copy, not a view, of one network's parameters: weights `(in, out)` and bias by layer."""
+        own = [p[network] for p in self.parameters]
+        own[-2:] = [part[:outputs] for part in own[-2:]]
+        return [
+            (part.T if part.dim() == 2 else part).clone(memory_format=torch.contiguous_format).numpy() for part in own
+        ]
+
+    def _hidden(self, X: Tensor, masks: Sequence[Tensor], *, exact: bool = False) -> list[Tensor]:
+        """`(M, H, B)` of each hidden layer."""
+        first, bias = self.parameters[:2]
+        flat, shift = first.view(-1, first.shape[2]), bias.view(-1, 1)
+        rounded = self.low and not exact
+        h = (flat.to(X.dtype) @ X.T).float().add_(shift) if rounded else torch.addmm(shift, flat, X.T)
+        h = h.view(*bias.shape, len(X)).relu_()
+        found = [h.mul_(masks[0]) if masks else h]
+        for layer, (weights, bias) in enumerate(zip(self.parameters[2:-2:2], self.parameters[3:-2:2], strict=True)):
+            h = torch.baddbmm(bias.unsqueeze(2), weights, h).relu_()
+            found.append(h.mul_(masks[layer + 1]) if masks else h)
+        return found
+
+    def _output(self, activations: list[Tensor]) -> Tensor:
+        """`(M, K, B)`."""
+        weights, bias = self.parameters[-2:]
+        return torch.baddbmm(bias.unsqueeze(2), weights, activations[-1])
+
+    def _gradients(self, X: Tensor, activations: list[Tensor], slope: Tensor, masks: Sequence[Tensor]) -> list[Tensor]:
+        """Of each parameter, from the slope `(M, K, B)` of the loss at the outputs."""
+        found: list[Tensor] = []
+        scale = float(masks[0].max()) if masks else 1.0
+        for h, weights in zip(reversed(activations), reversed(self.parameters[2::2]), strict=True):
+            found = [slope @ h.transpose(1, 2), slope.sum(2), *found]
+            slope = torch.ops.aten.threshold_backward(weights.transpose(1, 2) @ slope, h, 0)
+            slope = slope.mul_(scale) if masks else slope
+        first = slope.view(-1, len(X)).to(X.dtype) @ X
+        return [first.float().view(self.parameters[0].shape), slope.sum(2), *found]
+
+    def _adam(self, gradients: list[Tensor], rates: Sequence[float], decay: float) -> None:
+        """β₁ 0.9, β₂ 0.999, ε 1e-8; one pass over the parameters of all networks that share a rate."""
+        groups = [slice(None)] if len(set(rates)) == 1 else [slice(i, i + 1) for i in range(len(rates))]
+        for group in groups:
+            kinds = (self.parameters, gradients, self.means, self.squares)
+            parameters, slopes, means, squares = ([array[group] for array in kind] for kind in kinds)
+            steps = [torch.tensor(float(self.steps)) for _ in gradients]
+            adamw(
+                parameters, slopes, means, squares, [], steps, fused=True, amsgrad=False, maximize=False,
+                beta1=0.9, beta2=0.999, eps=1e-8, lr=rates[group][0], weight_decay=decay,
+            )  # fmt: skip
+        self.steps += 1
+
+
+def _drawn(fan_in: int, own: int, fan_out: int, seed: int, layer: int) -> tuple[Tensor, Tensor]:
+    """Weights `(fan_out, fan_in)` and bias of one layer with `own` outputs; the rest are absent."""
+    source = torch.Generator().manual_seed(child_seed(seed, "weights", layer))
+    weights, bias = torch.zeros(fan_out, fan_in), torch.full((fan_out,), _ABSENT)
+    for part in (weights[:own], bias[:own]):
+        part.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=source)
+    return weights, bias
+
+
+def _slope(output: Tensor, targets: Tensor) -> Tensor:
+    """Derivative `(M, K, B)` of the mean loss by the outputs; the outputs may be overwritten."""
+    if targets.dtype.is_floating_point:
+        return output.sub_(targets.unsqueeze(1)).mul_(2 / targets.shape[1])
+    slope = torch.softmax(output, 1)
+    slope.scatter_add_(
+        1, targets.unsqueeze(1), slope.new_full((1, 1, 1), -1.0).expand(len(targets), 1, output.shape[2])
+    )
+    return slope.div_(targets.shape[1])

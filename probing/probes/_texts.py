@@ -1,0 +1,218 @@
+"""Probes that read the text itself and no hidden state: features of strings into a linear probe."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
+from scipy.special import log_softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+
+from probing.contracts import Probe
+from probing.errors import BadParameter
+from probing.probes._estimator import FLOATS, ClassifierProbe, RegressorProbe, same_for_every_seed
+from probing.probes._softmax import solve
+from probing.probes._standardise import moments, standardise
+
+_WORD = r"\w+|[^\w\s]"
+_ITERATIONS = 300
+
+
+class TextProbe(Probe):
+    """What text probes share. X is `(N, 1)` (or `(N,)`) strings; numbers are taken as features that are made already.
+
+    Dense features are standardised; sparse ones (counts of words) are used as they are.
+    """
+
+    reads: ClassVar[str] = "text"
+    reads_names: ClassVar[bool] = True
+
+    l2: float
+    coef_: NDArray[np.float64]
+    mean_: NDArray[np.float64]
+    scale_: NDArray[np.float64]
+    of_texts_: bool
+    n_features_in_: int
+    converged_: bool
+
+    @abstractmethod
+    def _learn(self, texts: list[str]) -> None:
+        """Set what `_features` needs, from training texts."""
+
+    @abstractmethod
+    def _features(self, texts: list[str]) -> Any:
+        """`(N, F)` dense or sparse features."""
+
+    def _training_features(self, X: ArrayLike) -> Any:
+        """Features of training rows; sets `mean_` and `scale_`."""
+        if not self.l2 > 0:
+            raise BadParameter("l2 must be above 0", needed="a number above 0", found=repr(self.l2))
+        texts = as_texts(X)
+        self.of_texts_ = texts is not None
+        self._learn(texts or [])
+        if texts is None:
+            raw: Any = validate_data(self, X, dtype=FLOATS)
+        else:
+            self.n_features_in_, raw = 1, self._features(texts)
+        self.mean_, self.scale_ = moments(raw) if isinstance(raw, np.ndarray) else (np.zeros(1), np.ones(1))
+        return self._scaled(raw)
+
+    def _read(self, X: ArrayLike) -> Any:
+        """Features of rows to predict for."""
+        check_is_fitted(self)
+        texts = as_texts(X)
+        if self.of_texts_ and texts is None:
+            raise ValueError(f"{type(self).__name__} was fitted on texts, and X has none")
+        return self._scaled(
+            validate_data(self, X, dtype=FLOATS, reset=False) if texts is None else self._features(texts)
+        )
+
+    def _scaled(self, raw: Any) -> Any:
+        return standardise(raw, self.mean_, self.scale_).astype(np.float64) if isinstance(raw, np.ndarray) else raw
+
+
+class WordCounts(TextProbe):
+    """Texts as counts of their words: runs of letters and digits, and every other sign, in lower case.
+
+    The commonest `most_words` of the training texts are known; other words count for nothing.
+    """
+
+    most_words: int
+    ngrams: int
+    words_: NDArray[np.str_]
+
+    def _learn(self, texts: list[str]) -> None:
+        for name in ("most_words", "ngrams"):
+            if getattr(self, name) < 1:
+                raise BadParameter(f"{name} must be at least 1", needed="at least 1", found=str(getattr(self, name)))
+        try:
+            known = self._vectoriser(max_features=self.most_words).fit(texts).get_feature_names_out()
+        except ValueError:  # no word in any text
+            known = np.array([" "])
+        self.words_ = np.array(known, dtype=np.str_)
+
+    def _features(self, texts: list[str]) -> csr_matrix:
+        places = {word: place for place, word in enumerate(self.words_.tolist())}
+        return csr_matrix(self._vectoriser(vocabulary=places).transform(texts))
+
+    def _vectoriser(self, **options: Any) -> CountVectorizer:
+        return CountVectorizer(token_pattern=_WORD, ngram_range=(1, self.ngrams), dtype=np.float64, **options)
+
+
+class TextClassifier(TextProbe, ClassifierProbe):
+    """Softmax regression on features of texts, penalised as `LogisticRegression(C=1/l2)`; no seed."""
+
+    intercept_: NDArray[np.float64]
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit on `(N, 1)` texts and `(N,)` labels; `dev` is not used."""
+        features = self._training_features(X)
+        targets = column_or_1d(y, warn=True)
+        check_consistent_length(features, targets)
+        check_classification_targets(targets)
+        self._finish(features, [targets], [self])
+        return self
+
+    def fit_many(
+        self,
+        X: NDArray[Any],
+        targets: Sequence[NDArray[Any]],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[Any], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[Self]]:
+        """Texts are read once for every label set; one fit serves every seed. See `Probe.fit_many`."""
+        first = self.with_seed(0)
+        features = first._training_features(X)
+        fitted = [self.with_seed(0) for _ in targets]
+        for probe in fitted:
+            probe.__dict__.update(first.__dict__)
+        self._finish(features, list(targets), fitted)
+        return [same_for_every_seed(self, probe, seeds) for probe in fitted]
+
+    def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """`(N, K)` natural logs."""
+        return np.asarray(log_softmax(self._read(X) @ self.coef_ + self.intercept_, axis=1))
+
+    def _finish(self, features: Any, targets: list[NDArray[Any]], probes: Sequence[TextClassifier]) -> None:
+        coded = [self._with_codes(y, self.n_features_in_ if hasattr(self, "n_features_in_") else 1) for y in targets]
+        codes = [y for _, y in coded]
+        for probe, (known, _) in zip(probes, coded, strict=True):
+            probe.classes_ = known.classes_
+        fits = (
+            _dense(features, codes, self.l2) if isinstance(features, np.ndarray) else _sparse(features, codes, self.l2)
+        )
+        for probe, (coef, intercept, converged) in zip(probes, fits, strict=True):
+            probe.coef_, probe.intercept_, probe.converged_ = coef, intercept, converged
+
+
+class TextRegressor(TextProbe, RegressorProbe):
+    """Ridge regression on features of texts, as `Ridge(alpha=l2)`."""
+
+    intercept_: float
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit on `(N, 1)` texts and `(N,)` targets; `dev` is not used."""
+        features = self._training_features(X)
+        targets = np.asarray(column_or_1d(y, warn=True), dtype=np.float64)
+        check_consistent_length(features, targets)
+        if not np.isfinite(targets).all():
+            raise ValueError("Input y contains NaN or infinity")
+        solver = "auto" if isinstance(features, np.ndarray) else "sparse_cg"
+        ridge = Ridge(alpha=self.l2, solver=solver, tol=1e-5).fit(features, targets)
+        self.coef_, self.intercept_ = np.asarray(ridge.coef_, np.float64), float(ridge.intercept_)
+        self.converged_ = True
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """`(N,)` float64."""
+        return np.asarray(self._read(X) @ self.coef_ + self.intercept_)
+
+
+def as_texts(X: Any) -> list[str] | None:
+    """The strings of `(N, 1)` or `(N,)` texts; None for anything else."""
+    array = np.asarray(X) if isinstance(X, np.ndarray | list | tuple) else X
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "UO" or array.size == 0:
+        return None
+    if array.ndim > 2 or array.ndim == 0 or (array.ndim == 2 and array.shape[1] != 1):
+        return None
+    values = array.reshape(-1).tolist()
+    return values if all(isinstance(value, str) for value in values) else None
+
+
+def _dense(
+    rows: NDArray[np.float64], codes: list[NDArray[np.int64]], l2: float
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64], bool]]:
+    classes = [int(y.max()) + 1 for y in codes]
+    penalties = [(2.0 if k == 2 else 1.0) * l2 / len(rows) for k in classes]
+    found = solve(
+        torch.from_numpy(rows), [torch.from_numpy(y) for y in codes], classes, penalties,
+        tolerance=1e-4, max_iterations=_ITERATIONS,
+    )  # fmt: skip
+    return [(one.weights.numpy(), one.intercept.numpy(), one.converged) for one in found]
+
+
+def _sparse(
+    rows: csr_matrix, codes: list[NDArray[np.int64]], l2: float
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64], bool]]:
+    fits = []
+    for y in codes:
+        model = LogisticRegression(C=1 / l2, tol=1e-3, max_iter=_ITERATIONS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # said by `converged_`
+            model.fit(rows, y)
+        coef, intercept = model.coef_.T, model.intercept_
+        if len(model.classes_) == 2:
+            coef, intercept = np.hstack([-coef, coef]) / 2, np.array([-intercept[0], intercept[0]]) / 2
+        fits.append((np.ascontiguousarray(coef), intercept, int(np.max(model.n_iter_)) < _ITERATIONS))
+    return fits

@@ -1,0 +1,181 @@
+"""A linear probe of a sentence that learns which of its pieces to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
+from torch import Tensor
+
+from probing.design import Pieces
+from probing.errors import BadParameter
+from probing.probes._early_stopping import dev_codes, held_out_rows, require_scored
+from probing.probes._estimator import ClassifierProbe
+from probing.probes._standardise import moments, standardise
+from probing.seeds import child_seed
+
+_SMALLEST_BATCH, _STEPS_AN_EPOCH = 16, 50
+_DEV_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Standardised pieces and codes: `states` `(R, D)`, `bounds` `(N+1,)`, `codes` `(N,)`."""
+
+    states: Tensor
+    bounds: Tensor
+    codes: Tensor
+
+    def batch(self, picked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The pieces of the picked rows, the place of each piece's row in `picked`, and the codes."""
+        low = self.bounds[picked]
+        counts = self.bounds[picked + 1] - low
+        home = torch.repeat_interleave(torch.arange(len(picked)), counts)
+        shift = low - (counts.cumsum(0) - counts)
+        return self.states[torch.arange(len(home)) + shift[home]], home, self.codes[picked]
+
+
+class AttentionPoolingProbe(ClassifierProbe):
+    """Softmax regression on `Σ aₜ xₜ` over the pieces x of a row, a = softmax(x·q / √D), with q learned.
+
+    One query vector q beside the linear read-out: it finds a label that lies in one piece among many, where the mean
+    drowns it. It reads any piece of the row: the label is *somewhere* in it, and `attention` says where it was read.
+    With q = 0 it is the linear probe on the mean. Given an array `(N, D)`, every row is one piece and q does nothing.
+
+    Trained by Adam on mean log loss, stopped when the dev loss has not fallen for `patience` epochs; the best epoch's
+    weights are kept. Without `dev`, a tenth of the rows is held out by seed. The loss is not convex: use several seeds.
+
+    Args:
+        learning_rate: of Adam.
+        weight_decay: of AdamW (decoupled), on all weights.
+        batch_size: rows a step; smaller when that would give fewer than 50 steps an epoch.
+        max_epochs: passes over the rows at most.
+        patience: epochs without a lower dev loss before stopping.
+        random_state: seed of initial weights and order; None is 0.
+
+    Attributes:
+        query_: `(D,)` q on standardised pieces.
+        coef_: `(D, K)`; intercept_: `(K,)`.
+        converged_: stopped by patience, before `max_epochs`.
+        best_epoch_: the epoch whose weights are kept, from 1.
+
+    References:
+        Yang et al. 2016, *Hierarchical attention networks*, eqs. 6 and 7 (a learned context vector; their hidden
+        layer, eq. 5, is left out). The scaling is that of Vaswani et al. 2017, eq. 1.
+    """
+
+    reads = "pieces"
+    stochastic = True
+    _arrays = ("classes", "query", "coef", "intercept", "mean", "scale")
+
+    query_: NDArray[np.float64]
+    coef_: NDArray[np.float64]
+    intercept_: NDArray[np.float64]
+    converged_: bool
+
+    def __init__(
+        self,
+        learning_rate: float = 1e-2,
+        weight_decay: float = 0.0,
+        batch_size: int = 256,
+        max_epochs: int = 60,
+        patience: int = 5,
+        random_state: int | None = None,
+    ) -> None:
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.patience = patience
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit on `Pieces` of N rows, or an array `(N, D)`, and `(N,)` labels."""
+        for name in ("batch_size", "max_epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise BadParameter(f"{name} must be at least 1", needed="at least 1", found=str(getattr(self, name)))
+        rows, codes = self._training_rows(X, y)
+        pieces = X if isinstance(X, Pieces) else Pieces.of_rows(rows)
+        if dev is None:
+            kept, held = held_out_rows(len(codes), self.random_state or 0)
+            outside, outside_codes, pieces, codes = pieces[held], codes[held], pieces[kept], codes[kept]
+        else:
+            outside = dev[0] if isinstance(dev[0], Pieces) else Pieces.of_rows(np.asarray(dev[0]))
+            outside_codes = dev_codes(self.classes_, np.asarray(dev[1]))
+            require_scored([outside_codes])
+        self.mean_, self.scale_ = moments(pieces.states)
+        scored = np.flatnonzero(outside_codes >= 0)
+        self._train(self._standardised(pieces, codes), self._standardised(outside[scored], outside_codes[scored]))
+        return self
+
+    def attention(self, X: ArrayLike) -> NDArray[np.float64]:
+        """`(R,)` the weight of each piece in its row."""
+        return self._pooled(X)[1]
+
+    def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """`(N, K)` natural logs."""
+        return np.asarray(log_softmax(self._pooled(X)[0] @ self.coef_ + self.intercept_, axis=1))
+
+    def _pooled(self, X: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Pooled rows `(N, D)` and weights `(R,)`, in float64."""
+        rows = self._rows(X)
+        pieces = X if isinstance(X, Pieces) else Pieces.of_rows(rows)
+        states = standardise(pieces.states, self.mean_, self.scale_).astype(np.float64)
+        starts, counts = pieces.bounds[:-1], np.diff(pieces.bounds)
+        scores = states @ self.query_ / np.sqrt(len(self.query_))
+        weights = np.exp(scores - np.repeat(np.maximum.reduceat(scores, starts), counts))
+        weights /= np.repeat(np.add.reduceat(weights, starts), counts)
+        return np.add.reduceat(weights[:, None] * states, starts, axis=0), weights
+
+    def _standardised(self, pieces: Pieces, codes: NDArray[np.int64]) -> _Rows:
+        states = standardise(pieces.states, self.mean_, self.scale_)
+        return _Rows(torch.from_numpy(states), torch.from_numpy(pieces.bounds), torch.from_numpy(codes))
+
+    def _train(self, rows: _Rows, dev: _Rows) -> None:
+        source = torch.Generator().manual_seed(child_seed(self.random_state or 0, "attention"))
+        width, n = rows.states.shape[1], len(rows.codes)
+        query = 0.1 * torch.randn(width, generator=source)
+        weights = width**-0.5 * (2 * torch.rand(width, len(self.classes_), generator=source) - 1)
+        parameters = [p.requires_grad_() for p in (query, weights, torch.zeros(len(self.classes_)))]
+        adam = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        batch = min(self.batch_size, max(_SMALLEST_BATCH, n // _STEPS_AN_EPOCH))
+        lowest, self.best_epoch_, self.converged_ = np.inf, 0, False
+        best: list[NDArray[Any]] = []
+        for epoch in range(1, self.max_epochs + 1):
+            for picked in torch.split(torch.randperm(n, generator=source), batch):
+                adam.zero_grad()
+                _loss(parameters, *rows.batch(picked)).backward()  # type: ignore[no-untyped-call]
+                adam.step()
+            loss = _dev_loss(parameters, dev)
+            if loss < lowest or not best:
+                lowest, self.best_epoch_ = loss, epoch
+                best = [p.detach().double().numpy().copy() for p in parameters]
+            elif epoch - self.best_epoch_ >= self.patience:
+                self.converged_ = True
+                break
+        self.n_iter_ = epoch
+        self.query_, self.coef_, self.intercept_ = best
+
+
+def _loss(parameters: list[Tensor], states: Tensor, home: Tensor, codes: Tensor) -> Tensor:
+    """Mean log loss of a batch; `home` is the row of each piece."""
+    query, weights, intercept = parameters
+    scores = states @ query / len(query) ** 0.5
+    highest = torch.full((len(codes),), -torch.inf).scatter_reduce(0, home, scores.detach(), "amax")
+    raw = (scores - highest[home]).exp()
+    total = torch.zeros(len(codes)).index_add(0, home, raw)
+    pooled = torch.zeros(len(codes), states.shape[1]).index_add(0, home, (raw / total[home]).unsqueeze(1) * states)
+    return torch.nn.functional.cross_entropy(pooled @ weights + intercept, codes)
+
+
+@torch.no_grad()
+def _dev_loss(parameters: list[Tensor], dev: _Rows) -> float:
+    parts = torch.split(torch.arange(len(dev.codes)), _DEV_BATCH)
+    return sum(float(_loss(parameters, *dev.batch(part))) * len(part) for part in parts) / len(dev.codes)
+
+
+MEMBER = AttentionPoolingProbe

@@ -1,0 +1,139 @@
+"""The k nearest training rows: a check without parameters, which finds any label that near states share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from probing.contracts import Probe
+from probing.errors import BadParameter
+from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix, same_for_every_seed
+from probing.probes._neighbours import Neighbours
+from probing.probes._standardise import moments, standardise
+
+
+class _Nearest(Probe):
+    """What the classifier and the regressor share: the standardised training rows, and the search among them."""
+
+    mean_: NDArray[np.float64]
+    scale_: NDArray[np.float64]
+    rows_: NDArray[np.float32]
+    values_: NDArray[Any]
+
+    def __init__(self, k: int = 10, metric: str = "euclidean") -> None:
+        self.k = k
+        self.metric = metric
+
+    def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
+        """Set fitted attributes from `state()` and return self."""
+        super().with_state(state)  # type: ignore[safe-super]
+        self._check()
+        self._neighbours = Neighbours(self.rows_, self.metric)
+        return self
+
+    def _check(self) -> None:
+        if self.k < 1:
+            raise BadParameter("k must be at least 1", needed="1 or more", found=str(self.k))
+        if self.metric not in ("euclidean", "cosine"):
+            raise BadParameter("unknown metric", needed="euclidean or cosine", found=repr(self.metric))
+
+    def _remember(self, X: NDArray[Any], probes: Sequence[_Nearest], values: Sequence[NDArray[Any]]) -> None:
+        self._check()
+        mean, scale = moments(X)
+        rows = standardise(X, mean, scale)
+        neighbours = Neighbours(rows, self.metric)
+        for probe, own in zip(probes, values, strict=True):
+            probe.mean_, probe.scale_, probe.rows_, probe.values_ = mean, scale, rows, own
+            probe._neighbours = neighbours
+
+    def _shared(self, fitted: Sequence[Self], seeds: Sequence[int]) -> list[list[Self]]:
+        """Copies for every seed, all searching through one object."""
+        fits = [same_for_every_seed(self, probe, seeds) for probe in fitted]
+        for copy in (copy for row in fits for copy in row):
+            copy._neighbours = fitted[0]._neighbours
+        return fits
+
+    def _near(self, X: NDArray[Any]) -> NDArray[Any]:
+        """`(N, k)` codes or targets of the nearest training rows."""
+        return self.values_[self._neighbours.nearest(standardise(X, self.mean_, self.scale_), self.k)]
+
+
+class KNearestProbe(_Nearest, ClassifierProbe):
+    """The labels of the `k` nearest training rows, on standardised states; exact search in float32.
+
+    Probabilities are `(count + 1) / (k + K)`, so that log loss is finite; it is therefore coarse, and the measures to
+    read are accuracy and F1. All label sets of `fit_many` share one search. The fit is the training rows themselves,
+    and so is what is saved. A training row is its own nearest neighbour: scores on training rows mean nothing.
+
+    Args:
+        k: neighbours; all rows if there are fewer.
+        metric: `euclidean` or `cosine`.
+    """
+
+    _arrays = ("classes", "mean", "scale", "rows", "values")
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Keep `(N, D)` states and `(N,)` labels; `dev` is not used."""
+        rows, codes = self._training_rows(X, y)
+        self._remember(rows, [self], [codes])
+        return self
+
+    def fit_many(
+        self,
+        X: NDArray[np.float32],
+        targets: Sequence[NDArray[Any]],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[Self]]:
+        """One search for every label set; one fit serves every seed. See `Probe.fit_many`."""
+        X = checked_matrix(self.with_seed(0), X)
+        started = [self._with_codes(y, X.shape[1]) for y in targets]
+        fitted = [probe for probe, _ in started]
+        self._remember(X, fitted, [codes for _, codes in started])
+        return self._shared(fitted, seeds)
+
+    def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """`(N, K)` natural logs."""
+        near = self._near(self._rows(X))
+        counts = np.stack([(near == code).sum(1) for code in range(len(self.classes_))], axis=1)
+        return np.asarray(np.log((counts + 1) / (near.shape[1] + len(self.classes_))))
+
+
+class KNearestRegressorProbe(_Nearest, RegressorProbe):
+    """The mean target of the `k` nearest training rows. See `KNearestProbe`."""
+
+    _arrays = ("mean", "scale", "rows", "values")
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Keep `(N, D)` states and `(N,)` real targets; `dev` is not used."""
+        rows, targets = self._training_rows(X, y)
+        self._remember(rows, [self], [targets])
+        return self
+
+    def fit_many(
+        self,
+        X: NDArray[np.float32],
+        targets: Sequence[NDArray[Any]],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[Self]]:
+        """One search for every target; one fit serves every seed. See `Probe.fit_many`."""
+        X = checked_matrix(self.with_seed(0), X)
+        fitted = [self.with_seed(0) for _ in targets]
+        for probe in fitted:
+            probe.n_features_in_ = X.shape[1]
+        self._remember(X, fitted, [np.asarray(y, np.float64) for y in targets])
+        return self._shared(fitted, seeds)
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """`(N,)` float64."""
+        return np.asarray(self._near(self._rows(X)).mean(1))
+
+
+MEMBER = KNearestProbe
+REGRESSION_MEMBER = KNearestRegressorProbe

@@ -1,0 +1,167 @@
+"""Difference of class means, plain or whitened: a direction that is computed, not trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import log_softmax
+
+from probing.errors import BadParameter
+from probing.probes._calibration import calibrate
+from probing.probes._estimator import ClassifierProbe, checked_matrix, same_for_every_seed
+from probing.probes._standardise import correlations, moments, standardise
+
+Matrix = NDArray[np.float64]
+_BLOCK = 8192
+
+
+class MassMeanProbe(ClassifierProbe):
+    """Scores a state by its product with each class's direction, `M (μₖ - μ̄)`, where μ̄ is the mean of the class means.
+
+    Plain, M is the identity: with two classes the directions differ by θ = μ₁ - μ₀. States are centred and not scaled,
+    so that rotating them changes nothing; coordinates constant in training count for nothing.
+
+    Whitened (linear discriminant analysis), M is the inverse of the pooled within-class covariance. It is shrunk where
+    states have unit variance in every coordinate, `(1 - γ) S + γ m I` with m the mean of S's diagonal, and then scaled
+    back: so scaling a coordinate changes nothing, and large coordinates do not rule the shrinkage. Float64 throughout.
+
+    A direction has no probabilities of its own: logits are `τ · score + b`, with one temperature τ and an intercept b
+    a class fitted on the training rows by penalised log loss (`_calibration`). So the boundary between two classes is
+    at right angles to the direction, but where the training rows want it: not always half-way between the means.
+
+    Assumes that classes differ by their means. Plain, it misleads where a few coordinates are much larger than the
+    others, as in most language models: distance is then distance in those.
+
+    Args:
+        whitened: use the inverse within-class covariance.
+        shrinkage: γ, 0 to 1, of `whitened`; None estimates it (Ledoit & Wolf 2004, §3). 0 needs more rows than columns.
+
+    Attributes:
+        direction_: `(D, K)` in the coordinates of the states as given, columns in the order of `classes_`.
+        temperature_: τ, 0 or more.
+        intercept_: `(K,)`.
+        shrinkage_: γ as used; 0 if not whitened.
+        converged_: of the calibration.
+
+    References:
+        Marks & Tegmark 2023, *The Geometry of Truth*, §5.1. Fisher 1936; Hastie, Tibshirani & Friedman 2009, §4.3.
+        Ledoit & Wolf 2004, J. Multivariate Anal. 88.
+    """
+
+    _arrays = ("classes", "direction", "intercept", "mean")
+    _scalars = ("temperature", "shrinkage")
+
+    direction_: Matrix
+    intercept_: Matrix
+    mean_: Matrix
+    temperature_: float
+    shrinkage_: float
+    converged_: bool
+
+    def __init__(self, whitened: bool = False, shrinkage: float | None = None) -> None:
+        self.whitened = whitened
+        self.shrinkage = shrinkage
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit on `(N, D)` states and `(N,)` labels; `dev` is not used."""
+        rows, codes = self._training_rows(X, y)
+        self._solve_all(rows, [self], [codes])
+        return self
+
+    def fit_many(
+        self,
+        X: NDArray[np.float32],
+        targets: Sequence[NDArray[Any]],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[Self]]:
+        """The products of all coordinates are summed once for every label set. See `Probe.fit_many`."""
+        X = checked_matrix(self.with_seed(0), X)
+        started = [self._with_codes(y, X.shape[1]) for y in targets]
+        fitted = [probe for probe, _ in started]
+        self._solve_all(X, fitted, [codes for _, codes in started])
+        return [same_for_every_seed(self, probe, seeds) for probe in fitted]
+
+    def predict_log_proba(self, X: ArrayLike) -> Matrix:
+        """`(N, K)` natural logs."""
+        scores = (self._rows(X).astype(np.float64) - self.mean_) @ self.direction_
+        return np.asarray(log_softmax(self.temperature_ * scores + self.intercept_, axis=1))
+
+    def _solve_all(self, X: NDArray[Any], probes: Sequence[MassMeanProbe], codes: Sequence[NDArray[np.int64]]) -> None:
+        if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
+            raise BadParameter("shrinkage must be from 0 to 1", needed="0 to 1, or none", found=repr(self.shrinkage))
+        mean, scale = moments(X)
+        rows = standardise(X, mean, scale)
+        varies = np.einsum("nd,nd->d", rows, rows) > 0.5 * len(rows)  # 1 a row, but for constant coordinates
+        gram = correlations(rows) if self.whitened else None
+        for probe, y in zip(probes, codes, strict=True):
+            means = _class_means(rows, y, len(probe.classes_))
+            towards, probe.shrinkage_ = (means - means.mean(0)) * varies, 0.0
+            if gram is None:
+                probe.direction_ = (towards * scale).T
+            else:
+                covariance, probe.shrinkage_ = _within(rows, y, means, gram, self.shrinkage)
+                probe.direction_ = _solved(covariance, towards.T) / scale[:, None]
+            probe.mean_ = mean
+            scores = _scores(rows, probe.direction_ * scale[:, None])
+            fit = calibrate(scores, y)
+            probe.temperature_, probe.intercept_, probe.converged_ = fit.temperature, fit.intercept, fit.converged
+
+
+def _class_means(rows: NDArray[np.float32], codes: NDArray[np.int64], classes: int) -> Matrix:
+    """`(K, D)` in float64."""
+    sums = np.zeros((classes, rows.shape[1]))
+    for low in range(0, len(rows), _BLOCK):
+        one_hot = (codes[low : low + _BLOCK] == np.arange(classes)[:, None]).astype(np.float64)
+        sums += one_hot @ rows[low : low + _BLOCK].astype(np.float64)
+    return sums / np.bincount(codes, minlength=classes)[:, None]
+
+
+def _scores(rows: NDArray[np.float32], directions: Matrix) -> Matrix:
+    blocks = (rows[low : low + _BLOCK].astype(np.float64) for low in range(0, len(rows), _BLOCK))
+    return np.concatenate([block @ directions for block in blocks])
+
+
+def _within(
+    rows: NDArray[np.float32], codes: NDArray[np.int64], means: Matrix, gram: Matrix, shrinkage: float | None
+) -> tuple[Matrix, float]:
+    """The shrunk within-class covariance `(D, D)` and the shrinkage: total products less those of the class means."""
+    counts = np.bincount(codes, minlength=len(means))
+    covariance = gram - (means.T * (counts / len(rows))) @ means
+    size = max(float(np.trace(covariance)) / len(covariance), 1e-12)
+    if shrinkage is None:
+        shrinkage = _ledoit_wolf(covariance, _fourth(rows, codes, means), len(rows), size)
+    covariance = (1 - shrinkage) * covariance
+    covariance.flat[:: len(covariance) + 1] += shrinkage * size
+    return covariance, shrinkage
+
+
+def _fourth(rows: NDArray[np.float32], codes: NDArray[np.int64], means: Matrix) -> float:
+    """Mean of ‖x - μ_y‖⁴."""
+    total = 0.0
+    for low in range(0, len(rows), _BLOCK):
+        residual = rows[low : low + _BLOCK].astype(np.float64) - means[codes[low : low + _BLOCK]]
+        total += float((np.einsum("nd,nd->n", residual, residual) ** 2).sum())
+    return total / len(rows)
+
+
+def _ledoit_wolf(covariance: Matrix, fourth: float, n: int, size: float) -> float:
+    """The γ of least expected squared error: noise of the covariance over its distance from `size · I`."""
+    square = float((covariance**2).sum())
+    noise, distance = max(0.0, fourth - square) / n, square - len(covariance) * size**2
+    return 1.0 if noise >= distance else noise / distance
+
+
+def _solved(covariance: Matrix, right: Matrix) -> Matrix:
+    """`covariance⁻¹ right`; a little is added to the diagonal where it is singular in float64."""
+    size = float(np.trace(covariance)) / len(covariance)
+    covariance = covariance + max(size, 1e-12) * 1e-9 * np.eye(len(covariance))
+    return np.asarray(cho_solve(cho_factor(covariance, lower=True), right))
+
+
+MEMBER = MassMeanProbe

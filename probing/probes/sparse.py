@@ -1,0 +1,252 @@
+"""Probes that read at most k coordinates of a state: where in it the label lies, and how few coordinates suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
+
+from probing.contracts import Probe
+from probing.errors import BadParameter
+from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix, same_for_every_seed
+from probing.probes._softmax import solve
+from probing.probes._sparse_objectives import Fit, LogLoss, Matrix, Objective, SquaredLoss
+from probing.probes._sparse_selection import along, forward, lasso_order
+from probing.probes._standardise import correlations, moments, standardise
+
+_FEW_ELEMENTS = 2**21
+
+
+class _Sparse(Probe):
+    """What the classifier and the regressor share."""
+
+    PATH_COLUMNS: ClassVar[tuple[str, ...]]
+
+    coordinates_: NDArray[np.int64]
+    path_: Matrix
+    coef_: Matrix
+    mean_: Matrix
+    scale_: Matrix
+    converged_: bool
+
+    def __init__(self, k: int = 10, method: str = "forward", l2: float = 1.0) -> None:
+        self.k = k
+        self.method = method
+        self.l2 = l2
+
+    def _check_options(self) -> None:
+        if self.k < 1:
+            raise BadParameter("k must be at least 1", needed="a number of coordinates", found=str(self.k))
+        if self.method not in ("forward", "l1"):
+            raise BadParameter("unknown method of selection", needed="forward or l1", found=repr(self.method))
+        if not self.l2 >= 0:
+            raise BadParameter("l2 must be 0 or more", needed="at least 0", found=repr(self.l2))
+
+    def _choose(self, objective: Objective) -> list[Fit]:
+        """Set `coordinates_`; give the fit of every number of them."""
+        most = min(self.k, len(objective.correlations))
+        if self.method == "forward":
+            chosen, fits = forward(objective, most)
+        else:
+            chosen = lasso_order(objective, most)
+            fits = along(objective, chosen)
+        self.coordinates_ = np.array(chosen, dtype=np.int64)
+        return fits
+
+    def _set_path(
+        self, fits: Sequence[Fit], rows: NDArray[np.float32], held_out: NDArray[np.float32] | None,
+        score: Callable[[Matrix, bool], tuple[float, ...]],
+    ) -> None:  # fmt: skip
+        """Score outputs of every fit on train and dev; NaN where there is no dev."""
+        found = []
+        for count, fit in enumerate(fits, start=1):
+            chosen = self.coordinates_[:count]
+            scores = score(rows[:, chosen] @ fit.weights + fit.intercept, False)
+            outside = None if held_out is None else held_out[:, chosen] @ fit.weights + fit.intercept
+            found.append((*scores, *((np.nan,) * len(scores) if outside is None else score(outside, True))))
+        self.path_ = np.array(found, dtype=np.float64).reshape(len(fits), len(self.PATH_COLUMNS))
+
+    def _outputs(self, X: NDArray[Any]) -> Matrix:
+        """`(N, K)` from the chosen coordinates alone."""
+        rows = standardise(X[:, self.coordinates_], self.mean_, self.scale_).astype(np.float64)
+        return np.asarray(rows @ self.coef_)
+
+
+class SparseProbe(_Sparse, ClassifierProbe):
+    """Softmax regression on at most k coordinates of the standardised state, chosen on the training rows.
+
+    `forward` adds, one by one, the coordinate that promises the largest fall of the log loss, refitting after each.
+    `l1` takes the first k coordinates that enter a group-lasso path (see `_sparse_selection`). Both end in a fit on the
+    chosen coordinates alone that is penalised as `linear` is, and not by L1: selection shrinks nothing.
+
+    It misleads where coordinates are correlated: of two that say the same only one may be named, and either method can
+    first name a decoy that sums several causes. What is named is *a* set that suffices, not the only one. And k of D
+    coordinates are the best of many sets: read the path on dev, not on train.
+
+    Args:
+        k: coordinates at most.
+        method: `forward` or `l1`.
+        l2: penalty of the fits on chosen coordinates, in units of one row's log loss, as of `linear`.
+
+    Attributes:
+        coordinates_: `(s,)` chosen columns of X, s ≤ k, in the order of entry.
+        path_: `(s, 4)`, row i for the first i+1 coordinates: log loss in bits and accuracy on train, then on dev (NaN
+            without dev), of a fit stopped early; see `PATH_COLUMNS`.
+        coef_: `(s, K)` weights on the chosen coordinates, standardised.
+        intercept_: `(K,)`.
+        converged_: of the last fit.
+
+    References:
+        Dalvi et al. 2019, *What is one grain of sand in the desert?*, §3. Gurnee et al. 2023, *Finding neurons in a
+        haystack*, §3.
+    """
+
+    PATH_COLUMNS = ("train log loss", "train accuracy", "dev log loss", "dev accuracy")
+    _arrays = ("classes", "coordinates", "path", "coef", "intercept", "mean", "scale")
+
+    intercept_: Matrix
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit on `(N, D)` states and `(N,)` labels; `dev` is scored in `path_` and chooses nothing."""
+        rows, codes = self._training_rows(X, y)
+        held_out = None if dev is None else (np.asarray(dev[0]), [np.asarray(dev[1])])
+        self._select_all(rows, [self], [codes], held_out)
+        return self
+
+    def fit_many(
+        self,
+        X: NDArray[np.float32],
+        targets: Sequence[NDArray[Any]],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[Self]]:
+        """Rows are standardised, and their correlations summed, once for every label set. See `Probe.fit_many`."""
+        X = checked_matrix(self.with_seed(0), X)
+        started = [self._with_codes(y, X.shape[1]) for y in targets]
+        fitted = [probe for probe, _ in started]
+        self._select_all(X, fitted, [codes for _, codes in started], dev)
+        return [same_for_every_seed(self, probe, seeds) for probe in fitted]
+
+    def predict_log_proba(self, X: ArrayLike) -> Matrix:
+        """`(N, K)` natural logs."""
+        return np.asarray(log_softmax(self._outputs(self._rows(X)) + self.intercept_, axis=1))
+
+    def _select_all(
+        self, X: NDArray[Any], probes: Sequence[SparseProbe], codes: Sequence[NDArray[np.int64]],
+        dev: tuple[NDArray[Any], Sequence[NDArray[Any]]] | None,
+    ) -> None:  # fmt: skip
+        self._check_options()
+        mean, scale = moments(X)
+        rows = standardise(X, mean, scale)
+        held_out = None if dev is None else standardise(np.asarray(dev[0]), mean, scale)
+        gram, tensor = correlations(rows), torch.from_numpy(rows)
+        tensor = tensor.double() if rows.size <= _FEW_ELEMENTS else tensor
+        for m, (probe, y) in enumerate(zip(probes, codes, strict=True)):
+            classes = len(probe.classes_)
+            penalty = (2.0 if classes == 2 else 1.0) * self.l2 / len(X)
+            target = torch.from_numpy(y)
+            fits = probe._choose(LogLoss(tensor, target, classes, gram, penalty))
+            probe._set_path(fits, rows, held_out, _scorer(probe.classes_, y, None if dev is None else dev[1][m]))
+            chosen = tensor[:, probe.coordinates_].contiguous()
+            (found,) = solve(chosen, [target], [classes], [penalty], tolerance=1e-5, max_iterations=200)
+            probe.coef_, probe.intercept_ = found.weights.numpy(), found.intercept.numpy()
+            probe.mean_, probe.scale_ = mean[probe.coordinates_], scale[probe.coordinates_]
+            probe.converged_ = found.converged
+
+
+def _scorer(
+    classes: NDArray[Any], codes: NDArray[np.int64], dev: NDArray[Any] | None
+) -> Callable[[Matrix, bool], tuple[float, ...]]:
+    """Log loss in bits and accuracy. A dev label that training never saw counts as wrong, and not in the log loss."""
+    places = None if dev is None else np.searchsorted(classes, dev).clip(0, len(classes) - 1)
+    outside = None if places is None else np.where(classes[places] == dev, places, -1)
+
+    def score(logits: Matrix, is_dev: bool) -> tuple[float, ...]:
+        y = outside if is_dev and outside is not None else codes
+        known = np.flatnonzero(y >= 0)
+        logs = log_softmax(logits[known], axis=1)[np.arange(len(known)), y[known]]
+        bits = -float(logs.mean()) / np.log(2) if len(known) else np.nan
+        return bits, float((logits.argmax(axis=1) == y).mean())
+
+    return score
+
+
+class SparseRegressorProbe(_Sparse, RegressorProbe):
+    """Ridge regression on at most k coordinates; see `SparseProbe`. `forward` is orthogonal least squares.
+
+    Attributes:
+        path_: `(s, 2)`: R² on train and on dev.
+        intercept_: one number.
+    """
+
+    PATH_COLUMNS = ("train R²", "dev R²")
+    _arrays = ("coordinates", "path", "coef", "mean", "scale")
+    _scalars = ("intercept",)
+
+    intercept_: float
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit on `(N, D)` states and `(N,)` targets; `dev` is scored in `path_` and chooses nothing."""
+        rows, targets = self._training_rows(X, y)
+        held_out = None if dev is None else (np.asarray(dev[0]), [np.asarray(dev[1], np.float64)])
+        self._select_all(rows, [self], [targets], held_out)
+        return self
+
+    def fit_many(
+        self,
+        X: NDArray[np.float32],
+        targets: Sequence[NDArray[Any]],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[Self]]:
+        """Rows are standardised, and their correlations summed, once for every target. See `Probe.fit_many`."""
+        X = checked_matrix(self.with_seed(0), X)
+        fitted = [self.with_seed(0) for _ in targets]
+        for probe in fitted:
+            probe.n_features_in_ = X.shape[1]
+        self._select_all(X, fitted, [np.asarray(y, np.float64) for y in targets], dev)
+        return [same_for_every_seed(self, probe, seeds) for probe in fitted]
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """`(N,)` float64."""
+        return self._outputs(self._rows(X))[:, 0] + self.intercept_
+
+    def _select_all(
+        self, X: NDArray[Any], probes: Sequence[SparseRegressorProbe], targets: Sequence[NDArray[np.float64]],
+        dev: tuple[NDArray[Any], Sequence[NDArray[Any]]] | None,
+    ) -> None:  # fmt: skip
+        self._check_options()
+        mean, scale = moments(X)
+        rows = standardise(X, mean, scale)
+        held_out = None if dev is None else standardise(np.asarray(dev[0]), mean, scale)
+        gram = correlations(rows)
+        for m, (probe, y) in enumerate(zip(probes, targets, strict=True)):
+            centre = float(y.mean())
+            products = rows.T.astype(np.float64) @ (y - centre)[:, None] / len(y)
+            spread = float(((y - centre) ** 2).mean())
+            fits = probe._choose(SquaredLoss(gram, products, spread, self.l2 / len(y)))
+            outside = None if dev is None else np.asarray(dev[1][m], np.float64)
+            probe._set_path(fits, rows, held_out, _r2(y, outside, centre))
+            probe.coef_ = fits[-1].weights if fits else np.zeros((0, 1))
+            probe.mean_, probe.scale_ = mean[probe.coordinates_], scale[probe.coordinates_]
+            probe.intercept_, probe.converged_ = centre, True
+
+
+def _r2(y: Matrix, dev: Matrix | None, centre: float) -> Callable[[Matrix, bool], tuple[float, ...]]:
+    def score(outputs: Matrix, is_dev: bool) -> tuple[float, ...]:
+        truth = dev if is_dev and dev is not None else y
+        spread = float(((truth - truth.mean()) ** 2).sum())
+        left = float(((truth - centre - outputs[:, 0]) ** 2).sum())
+        return (1 - left / spread if spread else np.nan,)
+
+    return score
+
+
+MEMBER = SparseProbe
+REGRESSION_MEMBER = SparseRegressorProbe

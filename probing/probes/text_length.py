@@ -1,0 +1,52 @@
+"""How long the text is: a baseline for labels of sentences and prompts."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.probes._texts import TextClassifier, TextProbe, TextRegressor
+
+
+class _Lengths(TextProbe):
+    """Characters, words (by white space) and letters a word, each as it is and as log(1 + n)."""
+
+    def _learn(self, texts: list[str]) -> None:
+        pass
+
+    def _features(self, texts: list[str]) -> NDArray[np.float64]:
+        characters = np.array([len(text) for text in texts], dtype=np.float64)
+        words = np.array([len(text.split()) for text in texts], dtype=np.float64)
+        counts = np.stack([characters, words, characters / np.maximum(words, 1.0)], axis=1)
+        return np.hstack([counts, np.log1p(counts)])
+
+
+class TextLengthProbe(_Lengths, TextClassifier):
+    """Softmax regression on the length of the text in characters and words, and their logs.
+
+    What a probe of a sentence has to beat before it reads anything but length. Pieces of the tokenizer are not counted:
+    the baseline knows the text alone.
+
+    Args:
+        l2: penalty, as of `linear`; above 0.
+    """
+
+    _arrays = ("classes", "coef", "intercept", "mean", "scale")
+    _scalars = ("of_texts",)
+
+    def __init__(self, l2: float = 1.0) -> None:
+        self.l2 = l2
+
+
+class TextLengthRegressorProbe(_Lengths, TextRegressor):
+    """Ridge regression on the same features. See `TextLengthProbe`."""
+
+    _arrays = ("coef", "mean", "scale")
+    _scalars = ("of_texts", "intercept")
+
+    def __init__(self, l2: float = 1.0) -> None:
+        self.l2 = l2
+
+
+MEMBER = TextLengthProbe
+REGRESSION_MEMBER = TextLengthRegressorProbe

@@ -1,0 +1,58 @@
+"""A probe on the states of controls of states: fitted once where several sites share them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+from probing.contracts import Probe
+from probing.training.fitting import OtherFits, Unit, fits_of, has_converged
+from probing.training.members import StateSet
+from probing.training.plan import Plan
+from probing.training.scoring import ControlScores, Scores, score_label_set
+from probing.training.states import site_states
+
+_Done = tuple[Scores, int, bool]  # scores, how many fits, whether all converged
+
+
+@dataclass
+class OtherStates:
+    """Fits of one run on other states, kept by what determines them within the run: probe, control, draw, stand-in.
+
+    They are the same to the bit in every process, so that it makes no difference which of them fitted what.
+    """
+
+    plan: Plan
+    _known: dict[tuple[str, str, int, str], _Done] = field(default_factory=dict)
+
+    def fits(self, unit: Unit) -> list[OtherFits]:
+        """Of every control of states that has states for the site; none for a probe that reads more than a row's state."""
+        site, name, probe = unit
+        if probe.reads != "states":
+            return []
+        return [
+            self._of_control(one, site, name, probe)
+            for one in self.plan.state_controls
+            if one.source.stand_in(site)
+        ]  # fmt: skip
+
+    def _of_control(self, one: StateSet, site: str, name: str, probe: Probe) -> OtherFits:
+        done = []
+        for draw in range(one.draw_count):
+            key = name, one.name, draw, one.source.stand_in(site)
+            if key not in self._known:
+                self._known[key] = self._fitted(one, site, probe, draw)
+            done.append(self._known[key])
+        scores = [scored for scored, _, _ in done]
+        return OtherFits(
+            one.name, ControlScores(False, [None] * len(scores), scores, above=one.source.above),
+            sum(count for _, count, _ in done), all(converged for _, _, converged in done),
+        )  # fmt: skip
+
+    def _fitted(self, one: StateSet, site: str, probe: Probe, draw: int) -> _Done:
+        plan = self.plan
+        states = site_states(plan, site, partial(one.source.read, draw=draw))
+        (fits,) = fits_of(plan, probe, states, (plan.labels,))
+        seen = plan.seen if one.source.seen is None else one.source.seen
+        scores = score_label_set(fits, plan.labels, states, plan.measures_for(probe), plan.resamplers, seen=seen)
+        return scores, len(fits), has_converged(fits)

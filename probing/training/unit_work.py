@@ -1,0 +1,189 @@
+"""Training as units of work: one probe at one site, or one analysis of it, which any process may do."""
+
+from __future__ import annotations
+
+import copyreg
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from probing.analysis import AnalysisResult
+from probing.errors import ProvenanceMismatch
+from probing.records import ProbeResult
+from probing.store import Store
+from probing.training.fitting import Unit, analysis_id, baseline_scores, fit_unit, run_analysis, unit_id
+from probing.training.other_states import OtherStates
+from probing.training.plan import Plan
+from probing.training.results import NO_SITE
+from probing.training.scoring import Scores
+from probing.training.states import States, site_states, stateless, unit_states
+from probing.training.threads import Threads
+from probing.training.units import load_analysis, load_unit
+from probing.work import Place, Report, Worker, WorkPlan, WorkUnit
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a unit of work does: fit a probe at a site, or (`analysis` named) run an analysis of it."""
+
+    unit: Unit
+    analysis: str = ""
+
+    @property
+    def site(self) -> str:
+        """Where."""
+        return self.unit[0]
+
+    @property
+    def name(self) -> str:
+        """For messages and the bar."""
+        site, probe, _ = self.unit
+        what = f"{self.analysis} of {probe}" if self.analysis else probe
+        return what if site == NO_SITE else f"{what} at {site}"
+
+
+def training_units(plan: Plan) -> WorkPlan:
+    """All units of a run, those of one site together, so that a process reads each site once."""
+    fits = [WorkUnit(unit_id(plan, *unit), Fit(unit).name, 1, Fit(unit)) for unit in plan.units()]
+    for name, unit in plan.analysis_units():
+        task = Fit(unit, name)
+        fits.append(WorkUnit(analysis_id(plan, plan.analyses[name], unit), task.name, 1, task))
+    order = {site: position for position, site in enumerate((NO_SITE, *plan.sites))}
+    return WorkPlan(tuple(sorted(fits, key=lambda unit: order[unit.payload.site])))
+
+
+@dataclass
+class Done:
+    """Results by the id of their unit: on the disk, or of a run without a folder in memory."""
+
+    folder: Path | None
+    _kept: dict[str, ProbeResult | AnalysisResult] = field(default_factory=dict)
+
+    def result(self, unit: WorkUnit) -> ProbeResult | AnalysisResult | None:
+        """What the unit gave, if it is done."""
+        if unit.id not in self._kept:
+            load: Callable[..., Any] = load_analysis if unit.payload.analysis else load_unit
+            found = load(self.folder, unit.id)
+            if found is None:
+                return None
+            self._kept[unit.id] = found
+        return self._kept[unit.id]
+
+    def keep(self, unit: WorkUnit, result: ProbeResult | AnalysisResult) -> None:
+        """Take a result that is nowhere else."""
+        if self.folder is None:
+            self._kept[unit.id] = result
+
+    def missing(self, plan: WorkPlan) -> set[str]:
+        """Ids of the units that are not done."""
+        return {unit.id for unit in plan.units if self.result(unit) is None}
+
+
+@dataclass(frozen=True)
+class Fitters:
+    """Makes workers in any process: the plan goes there, its stores are opened anew.
+
+    Attributes:
+        plan: of the run.
+        done: what is done; its folder where workers are other processes.
+        threads: of every worker.
+        told: of an inline run, told the site and the probe that is begun.
+    """
+
+    plan: Plan
+    done: Done
+    threads: Threads
+    told: Callable[[str], None] | None = None
+
+    def __call__(self, place: Place) -> Fitter:
+        """The worker."""
+        return Fitter(self)
+
+
+class Fitter(Worker):
+    """Fits probes and runs analyses. It reads a site once, for all units of it that come one after the other."""
+
+    def __init__(self, made: Fitters) -> None:
+        self._plan = made.plan
+        self._done = made.done
+        self._told = made.told
+        self._others = OtherStates(made.plan)
+        self._here: tuple[str, States] = (NO_SITE, {})
+        self._given: tuple[str, States] = (NO_SITE, {})
+        self._stack = ExitStack()
+        self._stack.enter_context(made.threads.used())
+
+    def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
+        """Do all of the unit, unless it is done."""
+        task: Fit = unit.payload
+        if self._told is not None:
+            self._told(task.name)
+        if self._done.result(unit) is None:
+            self._done.keep(unit, self._result(task))
+        report(unit.size)
+        return lambda: None
+
+    def close(self) -> None:
+        """Give the threads back."""
+        self._stack.close()
+
+    def _result(self, task: Fit) -> ProbeResult | AnalysisResult:
+        plan, folder = self._plan, self._done.folder
+        if task.analysis:
+            given = self._given_states(plan.analyses[task.analysis].given)
+            return run_analysis(plan, task.analysis, task.unit, self._states(task.site), given, folder)
+        if task.site == NO_SITE:
+            return fit_unit(plan, task.unit, stateless(plan, task.unit[2]), {}, (), folder)
+        states = unit_states(plan, task.site, task.unit[2], self._states(task.site))
+        return fit_unit(plan, task.unit, states, self._baselines, self._others.fits(task.unit), folder)
+
+    def _states(self, site: str) -> States:
+        if self._here[0] != site:
+            self._here = (NO_SITE, {})  # so that two are never held, but for the one that an analysis is given
+            self._here = (site, site_states(self._plan, site))
+        return self._here[1]
+
+    def _given_states(self, site: str) -> States | None:
+        if not site or site == self._here[0]:
+            return self._here[1] if site else None
+        if self._given[0] != site:
+            self._given = (site, site_states(self._plan, site))
+        return self._given[1]
+
+    @cached_property
+    def _baselines(self) -> Mapping[str, Scores]:
+        return baseline_scores(self._plan)
+
+
+def reopened(path: str, content_id: str) -> Store:
+    """A store in another process than the one that opened it.
+
+    Raises:
+        ProvenanceMismatch: it holds other states by now.
+    """
+    store = Store.open(path)
+    if store.content_id != content_id:
+        raise ProvenanceMismatch(
+            "the store changed while it was trained on", needed=f"content {content_id[:12]}…",
+            found=f"content {store.content_id[:12]}…", where=path, next_step="run the same command again",
+        )  # fmt: skip
+    return store
+
+
+def _sent(store: Store) -> tuple[Callable[..., Store], tuple[str, str]]:
+    return reopened, (str(Path(store.path).resolve()), store.content_id)
+
+
+copyreg.pickle(Store, _sent)  # a store goes to another process as its path
+
+
+def results_of(units: Sequence[WorkUnit], done: Done) -> tuple[list[ProbeResult], list[AnalysisResult]]:
+    """The results there are, of fits and of analyses."""
+    found = [result for unit in units if (result := done.result(unit)) is not None]
+    return (
+        [result for result in found if isinstance(result, ProbeResult)],
+        [result for result in found if isinstance(result, AnalysisResult)],
+    )
