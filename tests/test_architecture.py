@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "analyses", "executors")
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
-    {"errors", "seeds", "registry", "strict_json", "strict_yaml"},
+    {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files"},
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics", "sources",
         "work", "failures", "foreign", "analysis", "resampling",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from probing.reporting.figures import save_curves
 from probing.reporting.findings import Finding, finding
 from probing.reporting.html import page
 from probing.reporting.tables import print_results
+from probing.whole_files import write_atomically
 
 __all__ = ["Finding", "finding", "print_results", "report", "save_curves", "write_report"]
 
@@ -59,7 +58,7 @@ def write_report(
     path = Path(to) / PAGE if Path(to).is_dir() else Path(to)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_curves(listed, path.parent / "figures", analyses)
-    _replace(path, page(listed, analyses, failures))
+    write_atomically(path, page(listed, analyses, failures))
     return path
 
 
@@ -74,18 +73,3 @@ def _no_results(where: str, found: str) -> ConfigError:
         "there are no results to report", needed=f"a directory with {RESULTS}", found=found, where=where,
         next_step="run `probing train … --to` on that directory first",
     )  # fmt: skip
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write the whole file or leave the old one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -26,7 +26,7 @@ class OtherStates:
     _known: dict[tuple[str, str, int, str], _Done] = field(default_factory=dict)
 
     def fits(self, unit: Unit) -> list[OtherFits]:
-        """Of every control of states that has states for the site; none for a probe that reads more than a row's state."""
+        """Of every control of states that has states for the site; none for a probe that reads more than one state."""
         site, name, probe = unit
         if probe.reads != "states":
             return []

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from probing.errors import UnknownName, unknown_name
 from probing.provenance import environment
 from probing.records import Gain, MeasureResult, ProbeResult, Score, json_lines, read_results
 from probing.statistics import ALPHA, Correction, adjust, detectable, level_after
+from probing.whole_files import write_atomically, write_parquet
 
 NO_SITE = "(none)"
 _TEXT = (
@@ -278,24 +277,3 @@ def _analysis_table(results: Iterable[AnalysisResult]) -> pd.DataFrame:
     frame = pd.DataFrame([row for result in results for row in result.rows()])
     numbers = {name: "float64" for name in ("value", "low", "high", "x") if name in frame}
     return frame.astype(numbers | {name: "string" for name in frame if name not in numbers and name != "draw"})
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write the whole file or leave the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as Parquet, whole or not at all."""
-    write_atomically(path, frame.to_parquet(None, index=False))

@@ -20,7 +20,7 @@ from probing.design import Labels
 from probing.errors import InputError
 from probing.provenance import digest
 from probing.records import ProbeResult, from_json, to_json
-from probing.training.results import write_atomically
+from probing.whole_files import write_atomically
 
 VERSION = 3  # raised by any change that alters a score
 
