@@ -25,7 +25,7 @@ from probing.training.crossing import CrossResult, CrossResults, Trained, commit
 from probing.training.fitting import fits_of, unit_id
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
-from probing.training.states import States, site_states, stateless
+from probing.training.states import States, site_states, unit_states
 
 LEAST_ROWS = 50
 SMALL, MEAN, OTHERS = "(small groups)", "(mean)", "(others)"
@@ -213,7 +213,7 @@ def _unit_results(
     def compute() -> list[CrossResult]:
         if site != NO_SITE and not kept:
             kept[site] = site_states(plan, site)
-        states = kept[site] if site != NO_SITE else stateless(plan, probe)
+        states = unit_states(plan, site, probe, kept.get(site, {}))
         fits = fits_of(plan, probe, states, (plan.labels,))[0]
         return crossed(plan, unit, states, name, [Trained(OTHERS, fits, plan.labels)])
 

@@ -87,8 +87,8 @@ class Plan:
         return found + [(site, name, probe) for site in self.sites for name, probe in reading.items()]
 
     def analysis_units(self) -> list[tuple[str, tuple[str, str, Probe]]]:
-        """(analysis, unit) of everything to analyse, site by site."""
-        reading = [unit for unit in self.units() if unit[0] != NO_SITE]
+        """(analysis, unit) of everything to analyse, site by site: probes that read one state a row."""
+        reading = [unit for unit in self.units() if unit[0] != NO_SITE and unit[2].reads == "states"]
         return [(name, unit) for unit in reading for name, one in self.analyses.items() if one.accepts(unit[2])]
 
     def measures_for(self, probe: Probe) -> dict[str, Measure]:

@@ -18,7 +18,7 @@ from probing.training.crossing import CrossResult, CrossResults, Trained, commit
 from probing.training.fitting import fits_of, unit_id
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
-from probing.training.states import States, site_states, stateless
+from probing.training.states import States, site_states, unit_states
 
 Source = tuple[Store | str | Path, Corpus]
 
@@ -39,8 +39,9 @@ def transfer(
     """Train every probe on each source's train rows and score it on the test rows of every source.
 
     Each score stands beside that of the probe trained on the tested source itself (`difference`, paired on the same
-    rows and resampled by cluster). The baseline `prior` of each source is scored too, with site "(none)". Classes of
-    all sources are united; test rows whose label the training source lacks are counted, and cannot be right.
+    rows and resampled by cluster). Baselines that read no codes of one corpus's words (`prior`, those of texts) are
+    scored too, with site "(none)". Classes of all sources are united; test rows whose label the training source lacks
+    are counted, and cannot be right.
 
     Args:
         sources: by name, a store (or its directory) and the corpus it was made from; two or more, of one model.
@@ -88,20 +89,25 @@ def _all(plans: Mapping[str, Plan], folder: Path | None) -> list[CrossResult]:
 
 
 def _units(plan: Plan, site: str) -> list[tuple[str, str, Probe]]:
-    return [unit for unit in plan.units() if unit[0] == site and unit[2].reads == "states"]
+    return [unit for unit in plan.units() if unit[0] == site and _is_portable(unit[2])]
+
+
+def _is_portable(probe: Probe) -> bool:
+    """Whether what it reads means the same in every corpus: states, pieces or texts, not codes of a corpus's words."""
+    return probe.reads in ("states", "pieces") or probe.reads_names
 
 
 def _pairs(plans: Mapping[str, Plan], unit: tuple[str, str, Probe], kept: dict[str, States]) -> list[CrossResult]:
     """One probe at one site, trained on every source and scored on every source."""
     site, _, probe = unit
-    if not kept:
-        kept.update(
-            {name: stateless(p, probe) if site == NO_SITE else site_states(p, site) for name, p in plans.items()}
-        )
+    if not kept and site != NO_SITE:
+        kept.update({name: site_states(plan, site) for name, plan in plans.items()})
+    states = {name: unit_states(plan, site, probe, kept.get(name, {})) for name, plan in plans.items()}
     trained = [
-        Trained(name, fits_of(plan, probe, kept[name], (plan.labels,))[0], plan.labels) for name, plan in plans.items()
+        Trained(name, fits_of(plan, probe, states[name], (plan.labels,))[0], plan.labels)
+        for name, plan in plans.items()
     ]
-    return [result for name, plan in plans.items() for result in crossed(plan, unit, kept[name], name, trained)]
+    return [result for name, plan in plans.items() for result in crossed(plan, unit, states[name], name, trained)]
 
 
 def _refuse_other_states(plans: Mapping[str, Plan]) -> None:
@@ -133,10 +139,10 @@ def _refuse_other_states(plans: Mapping[str, Plan]) -> None:
 
 
 def _refuse_keyed_probes(plans: Mapping[str, Plan]) -> None:
-    keyed = [name for name, probe in next(iter(plans.values())).probes.items() if probe.reads != "states"]
+    keyed = [name for name, probe in next(iter(plans.values())).probes.items() if not _is_portable(probe)]
     if keyed:
         raise BadParameter(
-            f"{keyed[0]} cannot be transferred", needed="probes that read states", found=keyed[0],
+            f"{keyed[0]} cannot be transferred", needed="probes that read states or texts", found=keyed[0],
             next_step="leave it out: what it has learned are numbers of one corpus's words",
         )  # fmt: skip
 
