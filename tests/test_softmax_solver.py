@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
 from probing.errors import BadParameter
-from probing.probes import _softmax, _softmax_parts
+from probing.probes import _rows, _softmax_parts, _softmax_start
 from probing.probes._standardise import moments, standardise
 from probing.probes.linear import LinearProbe
 
@@ -63,9 +65,8 @@ def test_small_memory_changes_the_grouping_and_not_the_answer(monkeypatch):
     X, y = planted(1500, 10, 4)
     targets = [y, (y + 1) % 4 // 2, y // 2]
     wide = LinearProbe(tolerance=1e-6).fit_many(X, targets, [0])
-    monkeypatch.setattr(_softmax, "_MOST_ELEMENTS", 1)
+    monkeypatch.setattr(_rows.HeldRows, "__init__", partialmethod(_rows.HeldRows.__init__, budget=1))
     monkeypatch.setattr(_softmax_parts, "_BLOCK_ELEMENTS", 1)
-    monkeypatch.setattr(_softmax_parts, "_MOST_FACTOR_ELEMENTS", 1)
     narrow = LinearProbe(tolerance=1e-6).fit_many(X, targets, [0])
     for (a,), (b,) in zip(wide, narrow, strict=True):
         assert b.objective_ == pytest.approx(a.objective_, rel=3e-5)
@@ -105,7 +106,7 @@ def test_importance_sampling_estimates_the_weighted_gram():
     source = torch.Generator().manual_seed(0)
     rows, weights = torch.randn(50_000, 5, generator=source), torch.rand(50_000, generator=source) ** 4
     exact = (rows * weights.unsqueeze(1)).T @ rows / 50_000
-    sampled = _softmax_parts._weighted_gram(rows, weights, 8000, source)
+    sampled = _softmax_start.weighted_gram(rows, weights, 8000, source)
     torch.testing.assert_close(sampled, exact, atol=0.02, rtol=0.06)
 
 
