@@ -49,9 +49,9 @@ class HeldRows:
             yield start, rows[start : start + size]
 
     @cached_property
-    def pilot(self) -> tuple[Tensor, Tensor]:
-        """`(P, D)` rows that curvature is estimated from, and their numbers `(P,)`: here all."""
-        return (self._low if self.has_low else self._rows), torch.arange(self.n)
+    def pilot(self) -> Tensor:
+        """`(P, D)` rows that curvature is estimated from: here all."""
+        return self._low if self.has_low else self._rows
 
 
 class StreamedRows:
@@ -73,15 +73,15 @@ class StreamedRows:
                 yield start + first, rows[first : first + size]
 
     @cached_property
-    def pilot(self) -> tuple[Tensor, Tensor]:
-        """`(P, D)` rows at even distances, as many as an eighth of the budget holds, and their numbers `(P,)`."""
+    def pilot(self) -> Tensor:
+        """`(P, D)` rows at even distances, as many as an eighth of the budget holds."""
         count = min(self.n, max(256, self._source.budget // (32 * self.width)))
         chosen = torch.arange(count) * self.n // count
         parts = []
         for start, rows in self.blocks(8192):
             inside = chosen[(chosen >= start) & (chosen < start + len(rows))] - start
             parts.append(rows[inside])
-        return torch.cat(parts), chosen
+        return torch.cat(parts)
 
 
 Rows = HeldRows | StreamedRows

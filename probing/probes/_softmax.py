@@ -177,7 +177,7 @@ def _judged(now: _State, stop: Stop, *, last: bool) -> tuple[Tensor, Tensor, Ten
     direction, fall = now.direction()
     finished = seems & _is_done(now, fall, stop.tolerance)
     now.refusals += int((seems & ~finished).any())
-    if now.refusals >= _MOST_REFUSALS or stop.tolerance < _LOW_TOLERANCE and bool((seems & ~finished).any()):
+    if now.refusals >= _MOST_REFUSALS or (stop.tolerance < _LOW_TOLERANCE and bool((seems & ~finished).any())):
         _leave_low(now)
         direction, fall = now.direction()
         finished = _is_done(now, fall, stop.tolerance)

@@ -33,7 +33,7 @@ class Factors:
         shared = many * k * width * width > problems.rows.budget
         factors = 1 if shared else k
         count = max(1024, 2 * width)
-        rows, chosen = problems.rows.pilot
+        rows = problems.rows.pilot
         common = _common(rows, width, W.dtype)
         lower = torch.empty(many, factors, width, width, dtype=W.dtype)
         for m in range(many):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy as shallow
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class RowBlocks:
         return 3 * self.dtype.itemsize * self.shape[0] * self.shape[1] <= self.budget
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """First row's place among these rows and `(n, D)` states, in order; a block takes 1/32 of the budget at most."""
+        """First row's place among these rows and `(n, D)` states, in order; 1/32 of the budget at most."""
         most = max(1, min(8192, self.budget // (32 * self.dtype.itemsize * max(1, self.shape[1]))))
         start = 0
         for _, states in self.store.blocks(self.site, self.rows, block_rows=most):
@@ -53,8 +54,10 @@ class RowBlocks:
 
     def head(self, end: int) -> RowBlocks:
         """The first `end` of these rows."""
-        rows = np.arange(len(self)) if self.rows is None else self.rows
-        return RowBlocks(self.store, self.site, rows[:end], budget=self.budget)
+        part = shallow(self)
+        part.rows = (np.arange(len(self)) if self.rows is None else self.rows)[:end]
+        part.shape = (len(part.rows), self.shape[1])
+        return part
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """All of them at once."""
