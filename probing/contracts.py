@@ -130,6 +130,21 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
             fits.append([self.with_seed(seed).fit(X, y, dev=held_out) for seed in seeds])
         return fits
 
+    def fit_prefixes(
+        self,
+        X: NDArray[np.float32],
+        targets: Sequence[NDArray[Any]],
+        ends: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[list[Self]]]:
+        """Fit on the first `ends[b]` rows, rising, for every b: result[b][m][s], else as `fit_many`.
+
+        The default fits each prefix anew; probes that can go on from the prefix before override it.
+        """
+        return [self.fit_many(X[:end], [y[:end] for y in targets], seeds, dev=dev) for end in ends]
+
     def with_seed(self, seed: int) -> Self:
         """An unfitted clone whose `random_state` (if it has one) is `seed`."""
         copy: Self = clone(self)

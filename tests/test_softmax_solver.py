@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
 from probing.errors import BadParameter
-from probing.probes import _softmax, _softmax_parts
+from probing.probes import _rows, _softmax_parts, _softmax_start
 from probing.probes._standardise import moments, standardise
 from probing.probes.linear import LinearProbe
 
@@ -63,9 +65,8 @@ def test_small_memory_changes_the_grouping_and_not_the_answer(monkeypatch):
     X, y = planted(1500, 10, 4)
     targets = [y, (y + 1) % 4 // 2, y // 2]
     wide = LinearProbe(tolerance=1e-6).fit_many(X, targets, [0])
-    monkeypatch.setattr(_softmax, "_MOST_ELEMENTS", 1)
+    monkeypatch.setattr(_rows.HeldRows, "__init__", partialmethod(_rows.HeldRows.__init__, budget=1))
     monkeypatch.setattr(_softmax_parts, "_BLOCK_ELEMENTS", 1)
-    monkeypatch.setattr(_softmax_parts, "_MOST_FACTOR_ELEMENTS", 1)
     narrow = LinearProbe(tolerance=1e-6).fit_many(X, targets, [0])
     for (a,), (b,) in zip(wide, narrow, strict=True):
         assert b.objective_ == pytest.approx(a.objective_, rel=3e-5)
@@ -104,8 +105,9 @@ def test_nan_states_and_bad_options_are_refused():
 def test_importance_sampling_estimates_the_weighted_gram():
     source = torch.Generator().manual_seed(0)
     rows, weights = torch.randn(50_000, 5, generator=source), torch.rand(50_000, generator=source) ** 4
-    exact = (rows * weights.unsqueeze(1)).T @ rows / 50_000
-    sampled = _softmax_parts._weighted_gram(rows, weights, 8000, source)
+    ones = _softmax_start.with_ones(rows)
+    exact = (ones * weights.unsqueeze(1)).T @ ones / 50_000
+    sampled = _softmax_start.weighted_gram(rows, weights, 8000, source)
     torch.testing.assert_close(sampled, exact, atol=0.02, rtol=0.06)
 
 
@@ -114,3 +116,83 @@ def test_the_caller_thread_count_and_global_generator_are_left_alone():
     before = torch.get_rng_state(), torch.get_num_threads()
     LinearProbe().fit(X, y)
     assert torch.equal(torch.get_rng_state(), before[0]) and torch.get_num_threads() == before[1]
+
+
+LOW = pytest.mark.skipif(not _rows.low_precision_helps(), reason="no bfloat16 products here")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_problems_end_within_a_ten_thousandth_of_scikit_learns_optimum(seed):
+    rng = np.random.default_rng(seed)
+    d, k = int(np.exp(rng.uniform(np.log(4), np.log(120)))), int(rng.integers(2, 12))
+    n, l2 = int(rng.integers(20 * k, 1500)), float(10 ** rng.uniform(-1, 2))
+    X, y = planted(n, d, k, seed=seed, noise=float(rng.uniform(0.2, 3)))
+    y = np.where(rng.random(n) < 0.5, y, 0)  # skewed
+    y[:k] = np.arange(k)
+    X[:, 0] = 3.0  # constant
+    X[:, 1] = 2 * X[:, 2] - 1  # collinear
+    probe = LinearProbe(l2=l2).fit(X, y)
+    Z = standardise(X, *moments(X)).astype(np.float64)
+    oracle = LogisticRegression(C=1 / l2, tol=1e-7, max_iter=20_000).fit(Z, y)
+    W, b = oracle.coef_.T, oracle.intercept_
+    if k == 2:
+        W, b = np.hstack([-W / 2, W / 2]), np.array([-b[0] / 2, b[0] / 2])
+    best = objective(Z, y, W, b, l2, k == 2)
+    assert probe.converged_
+    assert objective(Z, y, probe.coef_, probe.intercept_, l2, k == 2) <= best * (1 + 1e-4) + 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d, k, l2", [(800, 50, 1.0), (800, 2, 0.01), (200, 20, 100.0)])
+def test_wide_problems_of_many_classes_end_there_too(d, k, l2):
+    X, y = planted(6000, d, k)
+    probe = LinearProbe(l2=l2).fit(X, y)
+    tight = LinearProbe(l2=l2, tolerance=1e-7, max_iterations=2000).fit(X.astype(np.float64), y)
+    assert probe.converged_ and probe.objective_ <= tight.objective_ * (1 + 1e-4)
+
+
+@LOW
+def test_low_precision_on_the_way_does_not_show_in_the_end(monkeypatch):
+    X, y = planted(20_000, 128, 6)
+    early = LinearProbe().fit(X, y)
+    monkeypatch.setattr(_rows, "low_precision_helps", lambda: False)
+    full = LinearProbe(tolerance=1e-6).fit(X, y)
+    assert early.converged_ and early.objective_ <= full.objective_ * (1 + 1e-4)
+    assert early.score(X, y) == pytest.approx(full.score(X, y), abs=0.002)
+
+
+def test_a_path_gives_what_each_penalty_alone_gives_in_the_order_asked():
+    X, y = planted(2000, 12, 4)
+    l2s = [1.0, 100.0, 0.1]
+    path = LinearProbe(tolerance=1e-6).fit_path(X, [y, y % 2], l2s)
+    for l2, fits in zip(l2s, path, strict=True):
+        for labels, fit in zip((y, y % 2), fits, strict=True):
+            alone = LinearProbe(l2=l2, tolerance=1e-6).fit(X, labels)
+            assert fit.l2 == l2 and fit.objective_ == pytest.approx(alone.objective_, rel=2e-5)
+
+
+def test_prefixes_are_fits_of_their_rows_and_a_class_may_appear_later():
+    X, y = planted(1200, 8, 4)
+    y = np.where((np.arange(len(y)) < 300) & (y == 2), 0, y)
+    recipe = LinearProbe(tolerance=1e-6)
+    ends = [100, 300, 1200]
+    for end, row in zip(ends, recipe.fit_prefixes(X, [y, y % 2], ends, [0, 1]), strict=True):
+        for labels, fits in zip((y, y % 2), row, strict=True):
+            alone = LinearProbe(tolerance=1e-6).fit(X[:end], labels[:end])
+            np.testing.assert_array_equal(fits[1].classes_, alone.classes_)
+            assert fits[0].objective_ == pytest.approx(alone.objective_, rel=2e-5)
+
+
+def test_a_limited_rank_is_kept_costs_objective_and_repeats():
+    X, y = planted(2000, 20, 6)
+    objectives = []
+    for rank in (1, 2, 5):
+        fit, again = (LinearProbe(rank=rank).fit(X, y) for _ in range(2))
+        assert np.linalg.matrix_rank(fit.coef_, tol=1e-6) <= rank
+        np.testing.assert_array_equal(fit.coef_, again.coef_)
+        objectives.append(-np.log(fit.predict_proba(X)[np.arange(len(y)), y]).mean())
+    assert objectives[0] > objectives[1] > objectives[2]
+    many = LinearProbe(rank=2).fit_many(X, [y, y % 2], [0])
+    np.testing.assert_allclose(many[0][0].predict_proba(X), LinearProbe(rank=2).fit(X, y).predict_proba(X), atol=0.02)
+    with pytest.raises(BadParameter, match="rank"):
+        LinearProbe(rank=0).fit(X, y)

@@ -1,9 +1,10 @@
 """L2 softmax regression of many label sets on one X: the batched solver behind the linear probe.
 
 Objective of label set m: mean log loss + ½ λₘ ‖W‖², intercept free. Label sets are stacked as columns of one product.
-Four things make it fast: a few epochs of Adam as a warm start; a block-diagonal Newton preconditioner (one Cholesky
-factor a class, from rows drawn in proportion to p(1-p)) inside L-BFGS; a line search on cached logits, which costs no
-product; and dropping each label set as it converges.
+What makes it fast: a few epochs of Adam as a warm start; a block-diagonal Newton preconditioner (one Cholesky factor a
+class, from rows drawn in proportion to p(1-p)) inside L-BFGS; a line search on cached logits, which costs no product;
+products in bfloat16 where the processor has them, each label set's end being judged by its float32 gradient; and
+dropping each label set as it converges. Rows may be streamed: then logits are multiplied anew instead of held.
 
 References:
     Nocedal & Wright 2006, *Numerical Optimization*, §§7.2, 8.1; Böhning 1992, Ann. Inst. Statist. Math. 44.
@@ -12,19 +13,24 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from probing.probes._softmax_parts import Factors, Problems, warm_start
+from probing.probes._rows import Rows
+from probing.probes._softmax_parts import Logits, Problems
+from probing.probes._softmax_start import Factors, warm_start
 from probing.seeds import child_seed
 
 _MEMORY = 8
 _REFRESH = 12
 _LINE_STEPS = 12
+_SLOPE_LEFT = 0.5
 _LOSS_FLOOR = 0.05
-_MOST_ELEMENTS = 2**26
+_LOW_TOLERANCE = 5e-5
+_MOST_REFUSALS = 3
 
 
 @dataclass(frozen=True)
@@ -38,76 +44,167 @@ class Solution:
     converged: bool
 
 
+@dataclass(frozen=True)
+class Stop:
+    """When to stop: see `solve`."""
+
+    tolerance: float
+    max_iterations: int
+
+
 def solve(
-    X: Tensor, codes: list[Tensor], classes: list[int], penalties: list[float], *, tolerance: float, max_iterations: int
+    rows: Rows,
+    codes: list[Tensor],
+    classes: list[int],
+    penalties: list[float],
+    stop: Stop,
+    starts: Sequence[Solution] | None = None,
+    *,
+    warm: bool = True,
 ) -> list[Solution]:
     """Minimise every label set's objective; label sets go through in groups that fit in memory.
 
     Args:
-        X: `(N, D)` standardised rows, float32 or float64; all arithmetic but sums of losses is in this dtype.
+        rows: `(N, D)` standardised, float32 or float64; all arithmetic but sums of losses is in this dtype, except
+            early products in bfloat16.
         codes: M of `(N,)` int64 in 0 … K-1.
         classes: K of each label set.
         penalties: λ of each label set.
-        tolerance: a label set is done when the decrease that the Newton model still predicts is below this fraction
-            of its objective (or of 5 % of log K where the objective is below that), and no gradient entry exceeds 10
-            times it.
-        max_iterations: L-BFGS iterations at most.
+        stop: a label set is done when the decrease that the Newton model still predicts is below `tolerance` of its
+            objective (or of 5 % of log K where the objective is below that), and no gradient entry exceeds 10
+            times it; after `max_iterations` L-BFGS iterations at most.
+        starts: solutions to start from, of the same number of classes each.
+        warm: whether to begin with Adam where rows are many; not worth it from a start that is near.
     """
-    n, width = X.shape
-    rows = torch.cat([X, X.new_ones(n, 1)], dim=1)
-    each = max(classes) * max(2 * n, min(width * width, _MOST_ELEMENTS // max(classes)))
-    size = max(1, _MOST_ELEMENTS // each)
+    width = rows.width + 1
+    each = max(classes) * max(2 * rows.n, min(width * width, rows.budget // max(classes)))
+    size = max(1, rows.budget // each) if each <= rows.budget else _streamed_size(rows, max(classes))
     found: list[Solution] = []
     for low in range(0, len(codes), size):
         part = slice(low, low + size)
         problems = Problems(rows, torch.stack(codes[part]), classes[part], penalties[part])
-        found += _minimise(problems, tolerance, max_iterations)
+        found += _minimise(problems, stop, None if starts is None else _stacked(problems, starts[part]), warm=warm)
     return found
 
 
-def _minimise(problems: Problems, tolerance: float, max_iterations: int) -> list[Solution]:
+def _streamed_size(rows: Rows, k: int) -> int:
+    """Label sets at a time where logits cannot be held: as many as have their own factors, 1 at least."""
+    return max(1, rows.budget // (k * (rows.width + 1) ** 2))
+
+
+def _stacked(problems: Problems, starts: Sequence[Solution]) -> Tensor:
+    W = torch.zeros(len(problems), problems.k, problems.width, dtype=problems.rows.dtype)
+    for m, start in enumerate(starts):
+        W[m, : start.weights.shape[1], :-1] = start.weights.T
+        W[m, : start.weights.shape[1], -1] = start.intercept
+    return W
+
+
+@dataclass
+class _State:
+    """The label sets still in the batch: their places, weights, logits, objectives, gradients and curvature pairs."""
+
+    problems: Problems
+    place: list[int]
+    Z: Logits
+    loss: Tensor
+    G: Tensor
+    factors: Factors
+    pairs: list[tuple[Tensor, Tensor]]
+    refusals: int = 0
+
+    def take(self, keep: Tensor) -> None:
+        """Keep the chosen label sets only."""
+        self.place = [self.place[m] for m in keep.tolist()]
+        self.problems, self.factors, self.Z = self.problems.take(keep), self.factors.take(keep), self.Z.take(keep)
+        self.loss, self.G = self.loss[keep], self.G[keep]
+        self.pairs = [(s[keep], t[keep]) for s, t in self.pairs]
+
+    def direction(self) -> tuple[Tensor, Tensor]:
+        """`(M, K, D+1)` where to go, and the slope `(M,)` of the objective there."""
+        towards = _direction(self.G, self.pairs, self.factors)
+        return towards, _dot(self.G, towards)
+
+    def refine(self, chosen: Tensor) -> None:
+        """Logits, objectives and gradients of the chosen label sets from products in full precision."""
+        part = self.problems.take(chosen)
+        part.low = False
+        Z = part.logits(self.Z.weights[chosen])
+        self.loss[chosen], self.G[chosen] = part.gradient(Z)
+        if self.Z.held is not None and Z.held is not None:
+            self.Z.held[chosen] = Z.held
+
+
+def _minimise(problems: Problems, stop: Stop, start: Tensor | None, *, warm: bool) -> list[Solution]:
     source = torch.Generator().manual_seed(child_seed(0, "softmax"))
-    W = warm_start(problems, source)
-    Z = problems.logits(W)
-    Z += problems.mask
-    loss, G = problems.gradient(W, Z)
-    factors = Factors.sample(problems, Z, source)
-    pairs: list[tuple[Tensor, Tensor]] = []
-    place = list(range(len(problems)))
+    Z = problems.logits(warm_start(problems, source, start) if warm or start is None else start)
+    loss, G = problems.gradient(Z)
+    factors = Factors.sample(problems, Z.weights, source)
+    now = _State(problems, list(range(len(problems))), Z, loss, G, factors, [])
     done: dict[int, Solution] = {}
-    floor = _LOSS_FLOOR * math.log(problems.k)
-    for iteration in range(max_iterations + 1):
+    for iteration in range(stop.max_iterations + 1):
         if iteration and iteration % _REFRESH == 0:
-            factors = Factors.sample(problems, Z, source)
-        direction = _direction(G, pairs, factors)
-        fall = _dot(G, direction)
-        small = G.abs().amax((1, 2)) <= 10 * tolerance
-        finished = (-0.5 * fall <= tolerance * loss.clamp_min(floor)) & small
-        step = torch.zeros_like(loss)
-        if iteration < max_iterations and not bool(finished.all()):
-            ZD = problems.logits(direction)
-            step = _line_search(problems, W, direction, Z, ZD, loss, fall)
+            now.factors = Factors.sample(now.problems, now.Z.weights, source)
+        last = iteration == stop.max_iterations
+        finished, direction, fall = _judged(now, stop, last=last)
+        step, ZD = torch.zeros_like(now.loss), None
+        if not last and not bool(finished.all()):
+            ZD = now.problems.logits(direction, masked=False)
+            step = _line_search(now.problems, now.Z, ZD, now.loss, fall)
         stuck = (step == 0) & ~finished
+        if now.problems.low and bool(stuck.any()) and not last:
+            _leave_low(now)
+            stuck = torch.zeros_like(stuck)
         leaving = finished | stuck
-        for m in torch.nonzero(leaving | (iteration == max_iterations)).flatten().tolist():
-            converged = bool(finished[m]) or (bool(stuck[m]) and iteration < max_iterations)
-            done[place[m]] = _solution(problems, W, loss, m, iteration, converged)
-        if iteration == max_iterations or bool(leaving.all()):
+        for m in torch.nonzero(leaving | last).flatten().tolist():
+            converged = bool(finished[m]) or (bool(stuck[m]) and not last)
+            done[now.place[m]] = _solution(now.problems, now.Z.weights, now.loss, m, iteration, converged)
+        if last or bool(leaving.all()) or ZD is None:
             break
-        if bool(leaving.any()):
-            keep = torch.nonzero(~leaving).flatten()
-            place = [place[m] for m in keep.tolist()]
-            problems, factors = problems.take(keep), factors.take(keep)
-            W, Z, ZD, G, direction = W[keep], Z[:, keep], ZD[:, keep], G[keep], direction[keep]
-            step = step[keep]
-            pairs = [(s[keep], t[keep]) for s, t in pairs]
-        move = step.to(W.dtype).view(-1, 1, 1) * direction
-        W = W + move
-        Z = Z.addcmul_(ZD, step.to(W.dtype).view(1, -1, 1))
-        loss, new = problems.gradient(W, Z)
-        pairs = [*pairs, (move, new - G)][-_MEMORY:]
-        G = new
+        _advance(now, direction, ZD, step, leaving)
     return [done[m] for m in sorted(done)]
+
+
+def _judged(now: _State, stop: Stop, *, last: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Which label sets are done, by gradients in full precision; direction and slope of all."""
+    direction, fall = now.direction()
+    if not now.problems.low:
+        return _is_done(now, fall, stop.tolerance), direction, fall
+    seems = _is_done(now, fall, max(stop.tolerance, _LOW_TOLERANCE)) | last
+    if not bool(seems.any()):
+        return seems, direction, fall
+    now.refine(torch.nonzero(seems).flatten())
+    direction, fall = now.direction()
+    finished = seems & _is_done(now, fall, stop.tolerance)
+    now.refusals += int((seems & ~finished).any())
+    if now.refusals >= _MOST_REFUSALS or (stop.tolerance < _LOW_TOLERANCE and bool((seems & ~finished).any())):
+        _leave_low(now)
+        direction, fall = now.direction()
+        finished = _is_done(now, fall, stop.tolerance)
+    return finished, direction, fall
+
+
+def _leave_low(now: _State) -> None:
+    now.problems.low = False
+    now.refine(torch.arange(len(now.place)))
+
+
+def _is_done(now: _State, fall: Tensor, tolerance: float) -> Tensor:
+    floor = _LOSS_FLOOR * math.log(now.problems.k)
+    return (-0.5 * fall <= tolerance * now.loss.clamp_min(floor)) & (now.G.abs().amax((1, 2)) <= 10 * tolerance)
+
+
+def _advance(now: _State, direction: Tensor, ZD: Logits, step: Tensor, leaving: Tensor) -> None:
+    """Drop what leaves and take the step with what stays."""
+    if bool(leaving.any()):
+        keep = torch.nonzero(~leaving).flatten()
+        now.take(keep)
+        direction, ZD, step = direction[keep], ZD.take(keep), step[keep]
+    move = step.to(direction.dtype).view(-1, 1, 1) * direction
+    now.Z = now.Z.moved(ZD, now.Z.weights + move, step)
+    now.loss, new = now.problems.gradient(now.Z)
+    now.pairs = [*now.pairs, (move, new - now.G)][-_MEMORY:]
+    now.G = new
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -116,7 +213,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _direction(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> Tensor:
-    """`(M, D+1, K)`: the two-loop recursion around the preconditioner, problem by problem."""
+    """`(M, K, D+1)`: the two-loop recursion around the preconditioner, problem by problem."""
     q = G.clone()
     kept = []
     for s, t in reversed(pairs):
@@ -135,18 +232,16 @@ def _direction(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) 
     return r.neg_()
 
 
-def _line_search(
-    problems: Problems, W: Tensor, direction: Tensor, Z: Tensor, ZD: Tensor, loss: Tensor, fall: Tensor
-) -> Tensor:
-    """`(M,)` steps that lower each convex objective and leave less than half of its slope; 0 where none does."""
+def _line_search(problems: Problems, Z: Logits, ZD: Logits, loss: Tensor, fall: Tensor) -> Tensor:
+    """`(M,)` steps that lower each convex objective and leave little of its slope; 0 where none does."""
     step = torch.ones_like(loss)
     low, high = torch.zeros_like(loss), torch.full_like(loss, torch.inf)
     best, least = torch.zeros_like(loss), loss.clone()
     for _ in range(_LINE_STEPS):
-        value, slope, curvature = problems.along(W, direction, Z, ZD, step)
+        value, slope, curvature = problems.along(Z, ZD, step)
         lower = value < least
         best, least = torch.where(lower, step, best), torch.where(lower, value, least)
-        enough = (value <= loss) & (slope.abs() <= 0.5 * fall.abs())
+        enough = (value <= loss) & (slope.abs() <= _SLOPE_LEFT * fall.abs())
         if bool((enough | (fall >= 0)).all()):
             break
         low, high = torch.where(slope < 0, step, low), torch.where(slope >= 0, step, high)
@@ -158,7 +253,7 @@ def _line_search(
 
 
 def _solution(problems: Problems, W: Tensor, loss: Tensor, m: int, iterations: int, converged: bool) -> Solution:
-    own = W[m, :, : problems.classes[m]].double()
+    own = W[m, : problems.classes[m]].T.double()
     centred = own - own.mean(1, keepdim=True)
     saved = own[:-1].square().sum() - centred[:-1].square().sum()
     objective = float(loss[m] - 0.5 * problems.penalties[m] * saved)

@@ -1,4 +1,4 @@
-"""What the batched softmax solver is made of: losses and slopes in blocks of rows, preconditioner, warm start."""
+"""What the batched softmax solver computes over all rows: objectives, gradients and slopes, block by block."""
 
 from __future__ import annotations
 
@@ -7,155 +7,128 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_BLOCK_ELEMENTS = 2**20
-_FEWEST_ROWS_TO_WARM = 8192
-_WARM_EPOCHS, _WARM_BATCH, _WARM_RATE = 4, 512, 0.01
-_MOST_FACTOR_ELEMENTS = 2**26
+from probing.probes._rows import Rows
+
+_BLOCK_ELEMENTS = 2**18
+
+
+@dataclass
+class Logits:
+    """Logits of all rows under weights `(M, K, D+1)`: `held` `(M, K, N)`, or None to multiply anew block by block.
+
+    Those of a direction have no mask: spare classes change by 0.
+    """
+
+    weights: Tensor
+    held: Tensor | None
+    masked: bool = True
+
+    def moved(self, change: Logits, weights: Tensor, step: Tensor) -> Logits:
+        """Logits of the weights one step on, in place where they are held."""
+        if self.held is None or change.held is None:
+            return Logits(weights, None)
+        return Logits(weights, self.held.addcmul_(change.held, step.to(weights.dtype).view(-1, 1, 1)))
+
+    def take(self, keep: Tensor) -> Logits:
+        """Those of the chosen label sets."""
+        return Logits(self.weights[keep], None if self.held is None else self.held[keep], self.masked)
 
 
 class Problems:
-    """M label sets on one X. Weights are `(M, D+1, K)`, the last row the intercept; logits `(N, M, K)`.
+    """M label sets on one X. Weights are `(M, K, D+1)`, the last column the intercept; logits `(M, K, N)`.
 
+    Rows are the last axis of everything that is computed of them, so that a softmax runs along vectors.
     Label sets with fewer classes than the widest have their spare logits masked with -inf.
     """
 
-    def __init__(self, rows: Tensor, codes: Tensor, classes: list[int], penalties: list[float]) -> None:
+    def __init__(self, rows: Rows, codes: Tensor, classes: list[int], penalties: list[float]) -> None:
         self.rows, self.codes, self.classes, self.penalties = rows, codes, classes, penalties
-        self.n, self.width = rows.shape
-        self.k = max(classes)
-        spare = torch.arange(self.k) >= torch.tensor(classes).unsqueeze(1)
-        self.mask = torch.zeros(spare.shape, dtype=rows.dtype).masked_fill_(spare, -torch.inf)
+        self.n, self.width, self.k = rows.n, rows.width + 1, max(classes)
+        self.mask = self._mask(self.k)
         self.lam = torch.tensor(penalties, dtype=torch.float64)
-        self.block = max(64, _BLOCK_ELEMENTS // (len(classes) * self.k))
+        self.low = rows.has_low
+        self.holds = self.n * len(classes) * self.k <= rows.budget
 
     def __len__(self) -> int:
         return len(self.classes)
 
+    @property
+    def block(self) -> int:
+        """Rows of a block, such that its logits stay in the cache."""
+        return max(64, _BLOCK_ELEMENTS // (len(self) * self.k))
+
     def take(self, keep: Tensor) -> Problems:
         """The chosen label sets, as wide as before."""
         chosen = keep.tolist()
-        part = Problems(
-            self.rows, self.codes[keep], [self.classes[m] for m in chosen], [self.penalties[m] for m in chosen]
-        )
-        part.k, part.mask = self.k, self.mask[keep]
+        classes, penalties = ([one[m] for m in chosen] for one in (self.classes, self.penalties))
+        part = Problems(self.rows, self.codes[keep], list(classes), list(penalties))
+        part.k, part.mask, part.low, part.holds = self.k, self.mask[keep], self.low, self.holds
         return part
 
-    def logits(self, W: Tensor) -> Tensor:
-        """`(N, M, K)`, unmasked."""
-        return (self.rows @ W.transpose(0, 1).reshape(self.width, -1)).view(self.n, len(W), self.k)
+    def logits(self, W: Tensor, *, masked: bool = True) -> Logits:
+        """Logits of all rows."""
+        if not self.holds:
+            return Logits(W, None, masked)
+        held = torch.empty(len(W), self.k, self.n, dtype=W.dtype)
+        for start, x in self.rows.blocks(self.block, low=self.low):
+            held[:, :, start : start + len(x)] = self.product(W, x, masked=masked)
+        return Logits(W, held, masked)
 
-    def gradient(self, W: Tensor, Z: Tensor) -> tuple[Tensor, Tensor]:
-        """Objectives `(M,)` in float64 and gradients like `W`, from weights and their logits."""
-        G = torch.zeros(self.width, len(self) * self.k, dtype=W.dtype)
+    def product(self, W: Tensor, x: Tensor, *, masked: bool = True) -> Tensor:
+        """`(M, K, n)` logits of rows `(n, D)`."""
+        flat = W.reshape(-1, self.width)
+        z = (flat[:, :-1].to(x.dtype) @ x.T).to(W.dtype).add_(flat[:, -1:]).view(len(W), self.k, -1)
+        return z.add_(self.mask) if masked else z
+
+    def gradient(self, Z: Logits) -> tuple[Tensor, Tensor]:
+        """Objectives `(M,)` in float64 and gradients like the weights."""
+        W = Z.weights
+        G = torch.zeros(len(self) * self.k, self.width, dtype=W.dtype)
         loss = torch.zeros(len(self), dtype=torch.float64)
         minus_one = torch.full((1, 1, 1), -1.0, dtype=W.dtype)
-        for low in range(0, self.n, self.block):
-            y = self.codes[:, low : low + self.block].T.unsqueeze(-1)
-            log_p = torch.log_softmax(Z[low : low + self.block], -1)
-            loss -= log_p.gather(-1, y).sum((0, 2), dtype=torch.float64)
-            residual = log_p.exp_().scatter_add_(-1, y, minus_one.expand(y.shape))
-            G.addmm_(self.rows[low : low + self.block].T, residual.view(len(y), -1))
+        for start, x in self.rows.blocks(self.block, low=self.low):
+            y = self.codes[:, start : start + len(x)].unsqueeze(1)
+            p, own, total = _softmax(self._at(Z, start, x), y)
+            loss += (total.log_() - own).sum((1, 2), dtype=torch.float64)
+            residual = p.scatter_add_(1, y, minus_one.expand(y.shape)).view(len(G), -1)
+            G[:, -1] += residual.sum(1)
+            G[:, :-1] += residual.to(x.dtype) @ x
         penalised = W.clone()
-        penalised[:, -1] = 0
-        lam = self.lam.to(W.dtype).view(-1, 1, 1)
-        gradient = G.view(self.width, len(self), self.k).transpose(0, 1) / self.n + lam * penalised
+        penalised[..., -1] = 0
+        gradient = G.view_as(W) / self.n + self.lam.to(W.dtype).view(-1, 1, 1) * penalised
         return loss / self.n + 0.5 * self.lam * penalised.square().sum((1, 2), dtype=torch.float64), gradient
 
-    def along(self, W: Tensor, direction: Tensor, Z: Tensor, ZD: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Objective, slope and curvature `(M,)` at `W + step · direction`, from logits alone."""
+    def along(self, Z: Logits, ZD: Logits, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Objective, slope and curvature `(M,)` at `step` along a direction, from logits alone where they are held."""
         value, slope, curvature = (torch.zeros(len(self), dtype=torch.float64) for _ in range(3))
-        size = step.to(W.dtype).view(1, -1, 1)
-        for low in range(0, self.n, self.block):
-            y = self.codes[:, low : low + self.block].T.unsqueeze(-1)
-            change = ZD[low : low + self.block]
-            log_p = torch.log_softmax(torch.addcmul(Z[low : low + self.block], change, size), -1)
-            value -= log_p.gather(-1, y).sum((0, 2), dtype=torch.float64)
-            weighted = log_p.exp_().mul_(change)
-            mean = weighted.sum(-1)
-            slope += (mean - change.gather(-1, y).squeeze(-1)).sum(0, dtype=torch.float64)
-            curvature += (weighted.mul_(change).sum(-1) - mean.square()).sum(0, dtype=torch.float64)
-        w, d = W[:, :-1], direction[:, :-1]
+        size = step.to(Z.weights.dtype).view(-1, 1, 1)
+        for start, x in self.rows.blocks(self.block, low=self.low):
+            y = self.codes[:, start : start + len(x)].unsqueeze(1)
+            change = self._at(ZD, start, x)
+            p, own, total = _softmax(torch.addcmul(self._at(Z, start, x), change, size), y)
+            value += (total.log_() - own).sum((1, 2), dtype=torch.float64)
+            mean = p.mul_(change).sum(1, keepdim=True)
+            slope += (mean - change.gather(1, y)).sum((1, 2), dtype=torch.float64)
+            curvature += (p.mul_(change).sum(1, keepdim=True) - mean.square_()).sum((1, 2), dtype=torch.float64)
+        w, d = Z.weights[..., :-1], ZD.weights[..., :-1]
         ww, wd, dd = ((a * b).sum((1, 2), dtype=torch.float64) for a, b in ((w, w), (w, d), (d, d)))
         value = value / self.n + 0.5 * self.lam * (ww + 2 * step * wd + step * step * dd)
         return value, slope / self.n + self.lam * (wd + step * dd), curvature / self.n + self.lam * dd
 
+    def _at(self, Z: Logits, start: int, x: Tensor) -> Tensor:
+        if Z.held is None:
+            return self.product(Z.weights, x, masked=Z.masked)
+        return Z.held[:, :, start : start + len(x)]
 
-@dataclass
-class Factors:
-    """Cholesky factors `(M, F, D+1, D+1)` of the class blocks of the Hessian; F is K, or 1 shared by all classes."""
-
-    lower: Tensor
-
-    @classmethod
-    def sample(cls, problems: Problems, Z: Tensor, source: torch.Generator) -> Factors:
-        """Estimate XᵀDiag(p(1-p))X/N + λI from rows drawn in proportion to p(1-p), all rows if there are few."""
-        many, width, k = len(problems), problems.width, problems.k
-        shared = many * k * width * width > _MOST_FACTOR_ELEMENTS
-        factors = 1 if shared else k
-        count = max(1024, 2 * width)
-        lower = torch.empty(many, factors, width, width, dtype=Z.dtype)
-        for m in range(many):
-            p = torch.softmax(Z[:, m], -1)
-            importance = (p * (1 - p)).T
-            importance = importance.mean(0, keepdim=True) if shared else importance
-            for f in range(factors):
-                block = _weighted_gram(problems.rows, importance[f].contiguous(), count, source)
-                ridge = problems.penalties[m] + 1e-5 * float(block.diagonal().mean()) + 1e-9
-                block.diagonal().add_(ridge)
-                torch.linalg.cholesky(block, out=lower[m, f])
-        return cls(lower)
-
-    def take(self, keep: Tensor) -> Factors:
-        """The chosen label sets."""
-        return Factors(self.lower[keep])
-
-    def solve(self, G: Tensor) -> Tensor:
-        """The preconditioner applied to gradients `(M, D+1, K)`."""
-        if self.lower.shape[1] == 1:
-            return torch.cholesky_solve(G, self.lower[:, 0])
-        many, width, k = G.shape
-        right = G.transpose(1, 2).reshape(many * k, width, 1)
-        solved = torch.cholesky_solve(right, self.lower.view(many * k, width, width))
-        return solved.view(many, k, width).transpose(1, 2).contiguous()
+    def _mask(self, k: int) -> Tensor:
+        spare = torch.arange(k) >= torch.tensor(self.classes).unsqueeze(1)
+        return torch.zeros(spare.shape, dtype=self.rows.dtype).masked_fill_(spare, -torch.inf).unsqueeze(-1)
 
 
-def _weighted_gram(rows: Tensor, weights: Tensor, count: int, source: torch.Generator) -> Tensor:
-    """`Σ wₙ xₙ xₙᵀ / N`, exactly or from `count` rows by systematic sampling in proportion to their weights."""
-    n = len(rows)
-    if n <= 2 * count:
-        return (rows * (weights / n).unsqueeze(1)).T @ rows
-    cumulated = weights.cumsum(0, dtype=torch.float64)
-    total = cumulated[-1]
-    points = (torch.rand(1, generator=source, dtype=torch.float64) + torch.arange(count)) * (total / count)
-    picked = rows[torch.searchsorted(cumulated, points).clamp_max_(n - 1)]
-    return (picked.T @ picked).mul_(float(total) / (n * count))
-
-
-def warm_start(problems: Problems, source: torch.Generator) -> Tensor:
-    """`(M, D+1, K)` log class frequencies as intercepts, then Adam with a falling rate when there are many rows."""
-    many, width, k, n = len(problems), problems.width, problems.k, problems.n
-    counts = torch.stack([torch.bincount(y, minlength=k) for y in problems.codes]).to(problems.rows.dtype)
-    V = torch.zeros(width, many, k, dtype=problems.rows.dtype)
-    V[-1] = torch.where(problems.mask == 0, (counts / n).clamp_min(1e-6).log(), 0.0)
-    if n >= _FEWEST_ROWS_TO_WARM:
-        _adam(problems, V.view(width, -1), source)
-    return V.transpose(0, 1).contiguous()
-
-
-def _adam(problems: Problems, V: Tensor, source: torch.Generator) -> None:
-    m, s = torch.zeros_like(V), torch.zeros_like(V)
-    minus_one = torch.full((1, 1, 1), -1.0, dtype=V.dtype)
-    steps = _WARM_EPOCHS * -(-problems.n // _WARM_BATCH)
-    step = 0
-    for _ in range(_WARM_EPOCHS):
-        for picked in torch.split(torch.randperm(problems.n, generator=source), _WARM_BATCH):
-            x = problems.rows[picked]
-            y = problems.codes[:, picked].T.unsqueeze(-1)
-            residual = torch.softmax((x @ V).view(len(x), len(problems), -1) + problems.mask, -1)
-            residual.scatter_add_(-1, y, minus_one.expand(y.shape))
-            g = (x.T @ residual.view(len(x), -1)).div_(len(x))
-            rate = _WARM_RATE * (1 - step / steps)
-            step += 1
-            m.lerp_(g, 0.1)
-            s.mul_(0.999).addcmul_(g, g, value=0.001)
-            V.addcdiv_(m, (s / (1 - 0.999**step)).sqrt_().add_(1e-8), value=-rate / (1 - 0.9**step))
+def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities `(M, K, n)`, and each row's own and total exponent, `own - log total` its log probability."""
+    z = z - z.amax(1, keepdim=True)
+    own = z.gather(1, y)
+    p = z.exp_()
+    total = p.sum(1, keepdim=True)
+    return p.div_(total), own, total

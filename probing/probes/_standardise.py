@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from probing.store.row_blocks import RowBlocks
+
 _BLOCK = 8192
 
 
-def moments(X: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def row_blocks(X: NDArray[Any] | RowBlocks) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Number of the first row and `(n, D)` raw states, block by block in order."""
+    if isinstance(X, RowBlocks):
+        yield from X.blocks()
+        return
+    for low in range(0, len(X), _BLOCK):
+        yield low, X[low : low + _BLOCK]
+
+
+def moments(X: NDArray[Any] | RowBlocks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and scale `(D,)` of the columns of `(N, D)`, in float64, a block of rows at a time.
 
     A column is constant if its variance is at most 1e-12 of its mean square; its scale is 1, so that it
     becomes 0 and not noise blown up. The second pass is around the mean, so large offsets cost no digits.
+
+    Raises:
+        ValueError: streamed rows that are not finite.
     """
     n = len(X)
     total = np.zeros(X.shape[1])
-    for low in range(0, n, _BLOCK):
-        total += X[low : low + _BLOCK].sum(0, dtype=np.float64)
+    for _, block in row_blocks(X):
+        total += block.sum(0, dtype=np.float64)
+    if not np.isfinite(total).all():
+        raise ValueError("Input X contains NaN or infinity.")
     mean = total / n
     squares = np.zeros_like(mean)
-    for low in range(0, n, _BLOCK):
-        block = X[low : low + _BLOCK].astype(np.float64)
+    for _, raw in row_blocks(X):
+        block = raw.astype(np.float64)
         block -= mean
         squares += np.einsum("nd,nd->d", block, block)
     variance = squares / n

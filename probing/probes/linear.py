@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
+from sklearn.base import clone
 
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, checked_matrix, same_for_every_seed
-from probing.probes._softmax import solve
+from probing.probes._low_rank import solve_low_rank
+from probing.probes._rows import HeldRows, Rows, StreamedRows
+from probing.probes._softmax import Solution, Stop, solve
 from probing.probes._standardise import moments, standardise
+from probing.store.row_blocks import RowBlocks
 
 _FEW_ELEMENTS = 2**21
+
+
+@dataclass(frozen=True)
+class _Standard:
+    """Standardised rows, and by what mean and scale `(D,)`."""
+
+    rows: Rows
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, X: NDArray[Any] | RowBlocks) -> _Standard:
+        """Of an array, or of row blocks: held if they fit their budget, else streamed."""
+        mean, scale = moments(X)
+        if isinstance(X, RowBlocks) and not X.fits:
+            return cls(StreamedRows(X, mean, scale), mean, scale)
+        budget = {"budget": X.budget // 16} if isinstance(X, RowBlocks) else {}
+        rows = torch.from_numpy(standardise(np.asarray(X), mean, scale))
+        return cls(HeldRows(rows.double() if rows.numel() <= _FEW_ELEMENTS else rows, **budget), mean, scale)
 
 
 class LinearProbe(ClassifierProbe):
@@ -31,6 +55,9 @@ class LinearProbe(ClassifierProbe):
         tolerance: fraction of the objective that may be left to gain, as the Newton model predicts it. The default
             ends at or below scikit-learn's own default on language-model states; 1e-6 gives six digits.
         max_iterations: L-BFGS iterations at most.
+        rank: at most this rank of the weights W = A·B, `(K, R)` by `(R, D)`, penalised by ½ (l2/N)·(‖A‖² + ‖B‖²)
+            whatever K: at an optimum the sum of W's singular values. It is not convex: the start is the unlimited
+            optimum cut to its largest singular values, and the end a local optimum, the same at every run.
 
     Attributes:
         coef_: `(D, K)` weights on standardised states, columns in the order of `classes_`, centred over classes.
@@ -50,59 +77,140 @@ class LinearProbe(ClassifierProbe):
     objective_: float
     n_iter_: int
 
-    def __init__(self, l2: float = 1.0, tolerance: float = 1e-4, max_iterations: int = 200) -> None:
+    def __init__(
+        self, l2: float = 1.0, tolerance: float = 1e-4, max_iterations: int = 200, rank: int | None = None
+    ) -> None:
         self.l2 = l2
         self.tolerance = tolerance
         self.max_iterations = max_iterations
+        self.rank = rank
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit on `(N, D)` states and `(N,)` labels; `dev` is not used."""
         rows, codes = self._training_rows(X, y)
-        self._solve_all(rows, [self], [codes])
+        self._solve_all(_Standard.of(rows), [self], [codes])
         return self
 
     def fit_many(
         self,
-        X: NDArray[np.float32],
+        X: NDArray[np.float32] | RowBlocks,
         targets: Sequence[NDArray[Any]],
         seeds: Sequence[int],
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """All label sets in one batched solve; one fit serves every seed. See `Probe.fit_many`."""
-        X = checked_matrix(self.with_seed(0), X)
-        started = [self._with_codes(y, X.shape[1]) for y in targets]
-        fitted = [probe for probe, _ in started]
-        self._solve_all(X, fitted, [codes for _, codes in started])
+        """All label sets in one batched solve; one fit serves every seed. See `Probe.fit_many`.
+
+        Row blocks are read once if they fit their budget, else at every pass over the rows.
+        """
+        X = self._checked(X)
+        fitted = self._fitted(_Standard.of(X), targets)
         return [same_for_every_seed(self, probe, seeds) for probe in fitted]
 
-    def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+    def fit_path(
+        self, X: NDArray[np.float32] | RowBlocks, targets: Sequence[NDArray[Any]], l2s: Sequence[float]
+    ) -> list[list[Self]]:
+        """Every label set under every penalty: result[i][m] is what `l2s[i]` gives.
+
+        Rows are standardised once, and each penalty starts from the solution of the next larger one.
+        """
+        standard, found, starts = _Standard.of(self._checked(X)), {}, None
+        for i in sorted(range(len(l2s)), key=lambda i: -l2s[i]):
+            recipe: Self = clone(self).set_params(l2=l2s[i])
+            found[i] = recipe._fitted(standard, targets, starts, warm=starts is None)
+            starts = found[i]
+        return [found[i] for i in range(len(l2s))]
+
+    def fit_prefixes(
+        self,
+        X: NDArray[np.float32] | RowBlocks,
+        targets: Sequence[NDArray[Any]],
+        ends: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[list[Self]]]:
+        """See `Probe.fit_prefixes`; each prefix starts from the one before."""
+        X = self._checked(X)
+        fits, starts = [], None
+        for end in ends:
+            part = X.head(end) if isinstance(X, RowBlocks) else X[:end]
+            starts = self._fitted(_Standard.of(part), [y[:end] for y in targets], starts)
+            fits.append([same_for_every_seed(self, probe, seeds) for probe in starts])
+        return fits
+
+    def predict_log_proba(self, X: ArrayLike | RowBlocks) -> NDArray[np.float64]:
         """`(N, K)` natural logs."""
+        if isinstance(X, RowBlocks):
+            return np.concatenate([self.predict_log_proba(states) for _, states in X.blocks()])
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         return np.asarray(log_softmax(rows @ self.coef_ + self.intercept_, axis=1))
 
-    def _solve_all(self, X: NDArray[Any], probes: Sequence[LinearProbe], codes: Sequence[NDArray[np.int64]]) -> None:
-        for name in ("l2", "tolerance"):
-            if not getattr(self, name) >= 0:
-                raise BadParameter(f"{name} must be 0 or more", needed="at least 0", found=repr(getattr(self, name)))
-        if self.max_iterations < 1:
-            raise BadParameter("max_iterations must be at least 1", needed="1 or more", found=str(self.max_iterations))
-        mean, scale = moments(X)
-        rows = torch.from_numpy(standardise(X, mean, scale))
+    def _checked(self, X: NDArray[Any] | RowBlocks) -> NDArray[Any] | RowBlocks:
+        return X if isinstance(X, RowBlocks) else checked_matrix(self.with_seed(0), X)
+
+    def _fitted(
+        self,
+        standard: _Standard,
+        targets: Sequence[NDArray[Any]],
+        starts: Sequence[LinearProbe] | None = None,
+        *,
+        warm: bool = True,
+    ) -> list[Self]:
+        """One fitted clone a label set."""
+        started = [self._with_codes(y, standard.rows.width) for y in targets]
+        probes = [probe for probe, _ in started]
+        self._solve_all(standard, probes, [codes for _, codes in started], starts, warm=warm)
+        return probes
+
+    def _solve_all(
+        self,
+        standard: _Standard,
+        probes: Sequence[LinearProbe],
+        codes: Sequence[NDArray[np.int64]],
+        starts: Sequence[LinearProbe] | None = None,
+        *,
+        warm: bool = True,
+    ) -> None:
+        self._check_options()
+        rows, numbers = standard.rows, [torch.from_numpy(y) for y in codes]
         classes = [len(probe.classes_) for probe in probes]
+        weight = [self.l2 / rows.n] * len(classes)
         solutions = solve(
-            rows.double() if rows.numel() <= _FEW_ELEMENTS else rows,
-            [torch.from_numpy(y) for y in codes],
+            rows,
+            numbers,
             classes,
-            [(2.0 if k == 2 else 1.0) * self.l2 / len(X) for k in classes],
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
+            [w * (2.0 if k == 2 else 1.0) for w, k in zip(weight, classes, strict=True)],
+            Stop(self.tolerance, self.max_iterations),
+            starts and [_start(old, new, standard) for old, new in zip(starts, probes, strict=True)],
+            warm=warm,
         )
+        if self.rank is not None:
+            solutions = solve_low_rank(rows, numbers, solutions, weight, self.rank)
         for probe, solution in zip(probes, solutions, strict=True):
-            probe.mean_, probe.scale_ = mean, scale
+            probe.mean_, probe.scale_ = standard.mean, standard.scale
             probe.coef_, probe.intercept_ = solution.weights.numpy(), solution.intercept.numpy()
             probe.objective_, probe.n_iter_ = solution.objective, max(1, solution.iterations)
             probe.converged_ = solution.converged
+
+    def _check_options(self) -> None:
+        for name in ("l2", "tolerance"):
+            if not getattr(self, name) >= 0:
+                raise BadParameter(f"{name} must be 0 or more", needed="at least 0", found=repr(getattr(self, name)))
+        for name in ("max_iterations", "rank"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadParameter(f"{name} must be at least 1", needed="1 or more", found=str(value))
+
+
+def _start(old: LinearProbe, new: LinearProbe, standard: _Standard) -> Solution:
+    """The old solution in the new rows' standardisation and classes; a class it did not know starts as the rarest."""
+    coef = np.zeros((len(standard.mean), len(new.classes_)))
+    intercept = np.full(len(new.classes_), old.intercept_.min())
+    known = np.searchsorted(new.classes_, old.classes_)
+    coef[:, known] = old.coef_ * (standard.scale / old.scale_)[:, None]
+    intercept[known] = old.intercept_ + ((standard.mean - old.mean_) / old.scale_) @ old.coef_
+    return Solution(torch.from_numpy(coef), torch.from_numpy(intercept), np.nan, 0, False)
 
 
 MEMBER = LinearProbe

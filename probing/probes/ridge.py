@@ -11,9 +11,8 @@ from scipy.linalg import eigh
 
 from probing.errors import BadParameter
 from probing.probes._estimator import RegressorProbe, checked_matrix, same_for_every_seed
-from probing.probes._standardise import moments, standardise
-
-_BLOCK = 8192
+from probing.probes._standardise import moments, row_blocks, standardise
+from probing.store.row_blocks import RowBlocks
 
 
 class RidgeProbe(RegressorProbe):
@@ -47,14 +46,17 @@ class RidgeProbe(RegressorProbe):
 
     def fit_many(
         self,
-        X: NDArray[np.float32],
+        X: NDArray[np.float32] | RowBlocks,
         targets: Sequence[NDArray[Any]],
         seeds: Sequence[int],
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """One factorisation for every target; one fit serves every seed. See `Probe.fit_many`."""
-        X = checked_matrix(self.with_seed(0), X)
+        """One factorisation for every target; one fit serves every seed. See `Probe.fit_many`.
+
+        Row blocks are read three times, a block at a time.
+        """
+        X = X if isinstance(X, RowBlocks) else checked_matrix(self.with_seed(0), X)
         mean, scale = moments(X)
         coefs, intercepts = _solve(X, [np.asarray(y, np.float64) for y in targets], mean, scale, self.l2)
         fits = []
@@ -65,14 +67,16 @@ class RidgeProbe(RegressorProbe):
             fits.append(same_for_every_seed(self, fitted, seeds))
         return fits
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike | RowBlocks) -> NDArray[Any]:
         """`(N,)` float64."""
+        if isinstance(X, RowBlocks):
+            return np.concatenate([self.predict(states) for _, states in X.blocks()])
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         return np.asarray(rows @ self.coef_ + self.intercept_)
 
 
 def _solve(
-    X: NDArray[Any],
+    X: NDArray[Any] | RowBlocks,
     targets: list[NDArray[np.float64]],
     mean: NDArray[np.float64],
     scale: NDArray[np.float64],
@@ -85,10 +89,10 @@ def _solve(
     centres = np.array([y.mean() for y in targets])
     Y = np.stack(targets, axis=1) - centres
     gram, products = np.zeros((width, width)), np.zeros((width, len(targets)))
-    for low in range(0, len(X), _BLOCK):
-        block = standardise(X[low : low + _BLOCK], mean, scale).astype(np.float64)
+    for low, states in row_blocks(X):
+        block = standardise(states, mean, scale).astype(np.float64)
         gram += block.T @ block
-        products += block.T @ Y[low : low + _BLOCK]
+        products += block.T @ Y[low : low + len(states)]
     values, vectors = eigh(gram)
     kept = values > max(values[-1], 0.0) * width * 1e-12
     inverse = np.where(kept, 1.0 / np.where(kept, values + l2, 1.0), 0.0)

@@ -1,0 +1,87 @@
+"""Where the softmax solver's standardised rows come from: held in memory, or read anew at every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.probes._standardise import standardise
+from probing.store.row_blocks import RowBlocks
+
+_FEWEST_LOW_ROWS = 8192
+
+
+def low_precision_helps() -> bool:
+    """Whether this processor multiplies bfloat16, so that products in it cost less than in float32."""
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(known is not None and known())
+
+
+class HeldRows:
+    """Rows in memory.
+
+    Attributes:
+        n, width: N and D.
+        dtype: of all arithmetic.
+        budget: elements that logits, and as many again the factors, may take.
+        has_low: whether `blocks(low=True)` gives bfloat16.
+    """
+
+    def __init__(self, X: Tensor, *, budget: int = 2**26) -> None:
+        self._rows = X
+        self.n, self.width = X.shape
+        self.dtype, self.budget = X.dtype, budget
+        self.has_low = X.dtype == torch.float32 and self.n >= _FEWEST_LOW_ROWS and low_precision_helps()
+
+    @cached_property
+    def _low(self) -> Tensor:
+        return self._rows.bfloat16()
+
+    def blocks(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Tensor]]:
+        """First row's number and `(n, D)` rows, in order, `size` at most."""
+        rows = self._low if low and self.has_low else self._rows
+        for start in range(0, self.n, size):
+            yield start, rows[start : start + size]
+
+    @cached_property
+    def pilot(self) -> Tensor:
+        """`(P, D)` rows that curvature is estimated from: here all."""
+        return self._low if self.has_low else self._rows
+
+
+class StreamedRows:
+    """Rows read from a store and standardised on the way; of them only a pilot sample is held. See `HeldRows`."""
+
+    def __init__(self, source: RowBlocks, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> None:
+        self._source, self._mean, self._scale = source, mean, scale
+        self.n, self.width = source.shape
+        self.dtype = torch.float32
+        self.budget = source.budget // 16
+        self.has_low = self.n >= _FEWEST_LOW_ROWS and low_precision_helps()
+
+    def blocks(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Tensor]]:
+        """First row's number and `(n, D)` rows, in order, `size` at most."""
+        for start, raw in self._source.blocks():
+            rows = torch.from_numpy(standardise(raw, self._mean, self._scale))
+            rows = rows.bfloat16() if low and self.has_low else rows
+            for first in range(0, len(rows), size):
+                yield start + first, rows[first : first + size]
+
+    @cached_property
+    def pilot(self) -> Tensor:
+        """`(P, D)` rows at even distances, as many as an eighth of the budget holds."""
+        count = min(self.n, max(256, self._source.budget // (32 * self.width)))
+        chosen = torch.arange(count) * self.n // count
+        parts = []
+        for start, rows in self.blocks(8192):
+            inside = chosen[(chosen >= start) & (chosen < start + len(rows))] - start
+            parts.append(rows[inside])
+        return torch.cat(parts)
+
+
+Rows = HeldRows | StreamedRows

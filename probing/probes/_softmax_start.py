@@ -1,0 +1,125 @@
+"""Where the softmax solver starts from, and the curvature that it divides gradients by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probing.probes._softmax_parts import Problems
+
+_FEWEST_ROWS_TO_WARM = 8192
+_WARM_BLOCK = 2**16
+_WARM_EPOCHS, _WARM_BATCH, _WARM_RATE = 4, 512, 0.01
+_SHARED_ROWS = 8192
+_SHRINK = 0.15
+
+
+@dataclass
+class Factors:
+    """Cholesky factors `(M, F, D+1, D+1)` of the class blocks of the Hessian; F is K, or 1 shared by all classes."""
+
+    lower: Tensor
+
+    @classmethod
+    def sample(cls, problems: Problems, W: Tensor, source: torch.Generator) -> Factors:
+        """Estimate XᵀDiag(p(1-p))X/N + λI from rows drawn in proportion to p(1-p), all rows if there are few.
+
+        Where rows are drawn, the estimate is shrunk towards the Gram matrix of all rows, scaled: 1,024 rows alone
+        say little of hundreds of directions.
+        """
+        many, width, k = len(problems), problems.width, problems.k
+        shared = many * k * width * width > problems.rows.budget
+        factors = 1 if shared else k
+        count = max(1024, 2 * width)
+        rows = problems.rows.pilot
+        common = _common(rows, width, W.dtype)
+        lower = torch.empty(many, factors, width, width, dtype=W.dtype)
+        for m in range(many):
+            one = problems.take(torch.tensor([m]))
+            p = torch.softmax(one.product(W[m : m + 1], rows)[0], 0)
+            importance = p.mul_(1 - p)
+            importance = importance.mean(0, keepdim=True) if shared else importance
+            for f in range(factors):
+                block = weighted_gram(rows, importance[f], count, source)
+                if len(rows) > 2 * count:
+                    block.mul_(1 - _SHRINK).add_(common, alpha=_SHRINK * float(importance[f].mean()))
+                ridge = problems.penalties[m] + 1e-5 * float(block.diagonal().mean()) + 1e-9
+                block.diagonal().add_(ridge)
+                torch.linalg.cholesky(block, out=lower[m, f])
+        return cls(lower)
+
+    def take(self, keep: Tensor) -> Factors:
+        """The chosen label sets."""
+        return Factors(self.lower[keep])
+
+    def solve(self, G: Tensor) -> Tensor:
+        """The preconditioner applied to gradients `(M, K, D+1)`."""
+        if self.lower.shape[1] == 1:
+            return torch.cholesky_solve(G.transpose(1, 2), self.lower[:, 0]).transpose(1, 2).contiguous()
+        many, k, width = G.shape
+        right = G.reshape(many * k, width, 1)
+        return torch.cholesky_solve(right, self.lower.view(many * k, width, width)).view(many, k, width)
+
+
+def _common(rows: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """`(D+1, D+1)` Gram matrix over N of rows at even distances, with the column of ones."""
+    count = min(len(rows), max(_SHARED_ROWS, 4 * width))
+    picked = with_ones(rows[torch.arange(count) * len(rows) // count].to(dtype))
+    return picked.T @ picked / count
+
+
+def with_ones(rows: Tensor) -> Tensor:
+    """`(n, D+1)`: a last column of ones."""
+    return torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+
+
+def weighted_gram(rows: Tensor, weights: Tensor, count: int, source: torch.Generator) -> Tensor:
+    """`Σ wₙ xₙ xₙᵀ / N`, exactly or from `count` rows by systematic sampling in proportion to their weights."""
+    n = len(rows)
+    if n <= 2 * count:
+        all_rows = with_ones(rows.to(weights.dtype))
+        return (all_rows * (weights / n).unsqueeze(1)).T @ all_rows
+    cumulated = weights.cumsum(0, dtype=torch.float64)
+    total = cumulated[-1]
+    points = (torch.rand(1, generator=source, dtype=torch.float64) + torch.arange(count)) * (total / count)
+    picked = with_ones(rows[torch.searchsorted(cumulated, points).clamp_max_(n - 1)].to(weights.dtype))
+    return (picked.T @ picked).mul_(float(total) / (n * count))
+
+
+def warm_start(problems: Problems, source: torch.Generator, start: Tensor | None = None) -> Tensor:
+    """`(M, K, D+1)` a start, or log class frequencies as intercepts; then Adam, rate falling, when rows are many."""
+    W = _frequencies(problems) if start is None else start
+    if problems.n >= _FEWEST_ROWS_TO_WARM:
+        _adam(problems, W, source)
+    return W
+
+
+def _frequencies(problems: Problems) -> Tensor:
+    counts = torch.stack([torch.bincount(y, minlength=problems.k) for y in problems.codes])
+    W = torch.zeros(len(problems), problems.k, problems.width, dtype=problems.rows.dtype)
+    shares = (counts.to(W.dtype) / problems.n).clamp_min(1e-6)
+    W[..., -1] = torch.where(problems.mask[..., 0] == 0, shares.log(), 0.0)
+    return W
+
+
+def _adam(problems: Problems, W: Tensor, source: torch.Generator) -> None:
+    """Rows are shuffled within blocks of 65,536, or of what a store gives at once."""
+    m, s, g = torch.zeros_like(W), torch.zeros_like(W), torch.zeros_like(W)
+    flat = g.view(-1, problems.width)
+    minus_one = torch.full((1, 1, 1), -1.0, dtype=W.dtype)
+    seen, total = 0, _WARM_EPOCHS * problems.n
+    step = 0
+    for _ in range(_WARM_EPOCHS):
+        for start, rows in problems.rows.blocks(_WARM_BLOCK, low=problems.low):
+            for picked in torch.split(torch.randperm(len(rows), generator=source), _WARM_BATCH):
+                x, y = rows[picked], problems.codes[:, start + picked].unsqueeze(1)
+                p = torch.softmax(problems.product(W, x), 1).scatter_add_(1, y, minus_one.expand(y.shape))
+                residual = p.view(len(flat), -1) / len(x)
+                flat[:, :-1], flat[:, -1] = residual.to(x.dtype) @ x, residual.sum(1)
+                rate = _WARM_RATE * (1 - seen / total)
+                step, seen = step + 1, seen + len(x)
+                m.lerp_(g, 0.1)
+                s.mul_(0.999).addcmul_(g, g, value=0.001)
+                W.addcdiv_(m, (s / (1 - 0.999**step)).sqrt_().add_(1e-8), value=-rate / (1 - 0.9**step))
