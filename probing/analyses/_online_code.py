@@ -99,14 +99,25 @@ def fitted_prefixes(
 
     None where the rows hold one class only, or dev holds none of their classes: no probe can be fitted there.
     """
-    found: list[list[Probe | None]] = []
-    for end in ends:
-        usable = [m for m, y in enumerate(targets) if _can_fit(y[:end], None if dev is None else dev[1][m])]
-        held_out = None if dev is None else (dev[0], [dev[1][m] for m in usable])
-        fits = probe.fit_many(X[:end], [targets[m][:end] for m in usable], [seed], dev=held_out) if usable else []
-        by_set = {m: fits_of_set[0] for m, fits_of_set in zip(usable, fits, strict=True)}
-        found.append([by_set.get(m) for m in range(len(targets))])
-    return found
+    usable = [[_can_fit(y[:end], None if dev is None else dev[1][m]) for m, y in enumerate(targets)] for end in ends]
+    early = sum(not all(sets) for sets in usable)  # more rows never hold fewer classes: these come first
+    found = [
+        _early_fits(probe, X, targets, end, seed, dev, sets) for end, sets in zip(ends[:early], usable, strict=False)
+    ]
+    later = probe.fit_prefixes(X, targets, ends[early:], [seed], dev=dev) if early < len(ends) else []
+    return [*found, *([fits_of_set[0] for fits_of_set in of_end] for of_end in later)]
+
+
+def _early_fits(
+    probe: Probe, X: NDArray[np.float32], targets: Sequence[NDArray[np.int64]], end: int, seed: int, dev: Dev | None,
+    usable: Sequence[bool],
+) -> list[Probe | None]:  # fmt: skip
+    """Fits on a prefix on which only some label sets can be fitted."""
+    chosen = [m for m, can in enumerate(usable) if can]
+    held_out = None if dev is None else (dev[0], [dev[1][m] for m in chosen])
+    fits = probe.fit_many(X[:end], [targets[m][:end] for m in chosen], [seed], dev=held_out) if chosen else []
+    by_set = {m: fits_of_set[0] for m, fits_of_set in zip(chosen, fits, strict=True)}
+    return [by_set.get(m) for m in range(len(targets))]
 
 
 def _can_fit(y: NDArray[np.int64], dev: NDArray[np.int64] | None) -> bool:

@@ -20,7 +20,8 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 from probing.contracts import Probe
 from probing.errors import BadParameter
 from probing.probes._estimator import FLOATS, ClassifierProbe, RegressorProbe, same_for_every_seed
-from probing.probes._softmax import solve
+from probing.probes._rows import HeldRows
+from probing.probes._softmax import Stop, solve
 from probing.probes._standardise import moments, standardise
 
 _WORD = r"\w+|[^\w\s]"
@@ -194,10 +195,8 @@ def _dense(
 ) -> list[tuple[NDArray[np.float64], NDArray[np.float64], bool]]:
     classes = [int(y.max()) + 1 for y in codes]
     penalties = [(2.0 if k == 2 else 1.0) * l2 / len(rows) for k in classes]
-    found = solve(
-        torch.from_numpy(rows), [torch.from_numpy(y) for y in codes], classes, penalties,
-        tolerance=1e-4, max_iterations=_ITERATIONS,
-    )  # fmt: skip
+    targets, stop = [torch.from_numpy(y) for y in codes], Stop(1e-4, _ITERATIONS)
+    found = solve(HeldRows(torch.from_numpy(rows)), targets, classes, penalties, stop)
     return [(one.weights.numpy(), one.intercept.numpy(), one.converged) for one in found]
 
 

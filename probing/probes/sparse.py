@@ -13,7 +13,8 @@ from scipy.special import log_softmax
 from probing.contracts import Probe
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix, same_for_every_seed
-from probing.probes._softmax import solve
+from probing.probes._rows import HeldRows
+from probing.probes._softmax import Stop, solve
 from probing.probes._sparse_objectives import Fit, LogLoss, Matrix, Objective, SquaredLoss
 from probing.probes._sparse_selection import along, forward, lasso_order
 from probing.probes._standardise import correlations, moments, standardise
@@ -153,7 +154,7 @@ class SparseProbe(_Sparse, ClassifierProbe):
             fits = probe._choose(LogLoss(tensor, target, classes, gram, penalty))
             probe._set_path(fits, rows, held_out, _scorer(probe.classes_, y, None if dev is None else dev[1][m]))
             chosen = tensor[:, probe.coordinates_].contiguous()
-            (found,) = solve(chosen, [target], [classes], [penalty], tolerance=1e-5, max_iterations=200)
+            (found,) = solve(HeldRows(chosen), [target], [classes], [penalty], Stop(1e-5, 200))
             probe.coef_, probe.intercept_ = found.weights.numpy(), found.intercept.numpy()
             probe.mean_, probe.scale_ = mean[probe.coordinates_], scale[probe.coordinates_]
             probe.converged_ = found.converged
