@@ -105,7 +105,9 @@ def fitted_prefixes(
         _early_fits(probe, X, targets, end, seed, dev, sets) for end, sets in zip(ends[:early], usable, strict=False)
     ]
     later = probe.fit_prefixes(X, targets, ends[early:], [seed], dev=dev) if early < len(ends) else []
-    return [*found, *([fits_of_set[0] for fits_of_set in of_end] for of_end in later)]
+    for of_end in later:
+        found.append([of_set[0] for of_set in of_end])
+    return found
 
 
 def _early_fits(
