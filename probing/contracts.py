@@ -20,7 +20,7 @@ from sklearn.base import BaseEstimator, clone
 
 from probing.analysis import Point
 from probing.corpus import Corpus, Example
-from probing.design import Kind, Labels
+from probing.design import Kind, Labels, Reading
 from probing.resampling import Resampler
 
 Floats = NDArray[np.floating[Any]]
@@ -42,10 +42,25 @@ class CorpusReader(ABC):
 
 
 class Task(ABC):
-    """Gives labels to words or to whole examples. `argument` is what follows the colon: `feature:Number`."""
+    """Gives labels to words, spans, pairs of words or whole examples. `argument` follows the colon: `feature:Number`.
 
-    level: str  # "word" or "sentence"
+    Attributes:
+        level: `word`, `span`, `pair` or `sentence` (which positions of a prompt are too).
+        kind: of the target.
+        reading: what makes the state of a row: `row`; of spans `mean` or `ends`; of pairs `pair`, `difference` or
+            `product`.
+        chooses: of pairs, whether those of one word a are alternatives, of which exactly one is right: labels are then
+            `no` and `yes`.
+        probes, controls, measures: what is used where the caller names none; empty: the defaults of the kind.
+    """
+
+    level: str
     kind: Kind
+    reading: Reading = "row"
+    chooses: ClassVar[bool] = False
+    probes: ClassVar[tuple[str, ...]] = ()
+    controls: ClassVar[tuple[str, ...]] = ()
+    measures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, argument: str = "") -> None:
         self.argument = argument
@@ -61,7 +76,16 @@ class Task(ABC):
 
     @abstractmethod
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """One value per word (None: no label), or a 1-tuple at sentence level."""
+        """One value per word or place (None: no label), or a 1-tuple at sentence level."""
+
+    def places(self, example: Example) -> Sequence[tuple[int, int]] | NDArray[np.int64]:
+        """Words that make the rows, counted from 0: of a span the first and the last, of a pair a and b."""
+        return ()
+
+    @property
+    def read_from(self) -> str:
+        """Rows of the store that its rows are made of: `word` or `sentence`."""
+        return "sentence" if self.level == "sentence" else "word"
 
 
 @dataclass(frozen=True)
@@ -94,12 +118,16 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         reads: `states`, or a key of `Labels.keys` such as `type`: then X is that key's codes, `(N, 1)`.
         stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
         predicts_most_probable: whether `predict` is always the argmax of `predict_log_proba`.
+        readings: the readings of a task whose rows it can make sense of; empty: any.
+        reads_pairs: whether it reads `Pairs` as they are; else they are laid out.
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
     reads: ClassVar[str] = "states"
     stochastic: ClassVar[bool] = False
     predicts_most_probable: ClassVar[bool] = False
+    readings: ClassVar[tuple[Reading, ...]] = ()
+    reads_pairs: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
@@ -186,6 +214,8 @@ class Measure(ABC):
     unit: ClassVar[str]  # "fraction", "bits", "R²", "rho"
     higher_is_better: ClassVar[bool] = True
     reads_probabilities: ClassVar[bool] = False  # True: only for probes that give probabilities
+    needs: ClassVar[str] = ""  # "pair" or "choice": only for tasks of such rows
+    scores_parts: ClassVar[bool] = True  # False: rows of one sentence count together, so no part of them is scored
 
     @abstractmethod
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:

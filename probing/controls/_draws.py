@@ -30,8 +30,14 @@ def drawn_by_key(labels: Labels, key: str, *, name: str, draw: int, seed: int) -
 
     Raises:
         UnknownName: no such key, with the nearest name.
-        DegenerateDesign: fewer than two distinct values are left in train, or for real targets in any split.
+        DegenerateDesign: fewer than two distinct values are left in train, or for real targets in any split; or rows
+            that are alternatives.
     """
+    if labels.choice is not None:
+        raise DegenerateDesign(
+            f"control {name} cannot draw for words that choose", needed="exactly one right alternative a word",
+            found=f"task {labels.task}", next_step="use the control edge",
+        )  # fmt: skip
     codes = _codes_of(labels, key)
     train = labels.rows("train")
     present = np.unique(codes)

@@ -9,9 +9,8 @@ from probing.contracts import Task
 from probing.corpus import Corpus, Example, Label
 from probing.design import Kind
 from probing.errors import BadParameter
-from probing.tasks._columns import class_name, require_column, values_of, word_values
+from probing.tasks._columns import class_name, kind_of, number, require_column, values_of, word_values
 
-MAX_NUMERIC_CLASSES = 20
 _KINDS: dict[str, Kind] = {"real": "real", "classes": "classes"}
 
 
@@ -46,13 +45,13 @@ class Column(Task):
         self.level = corpus.level_of(self.column)
         require_column(corpus, self.column, self.level)
         values = [value for value in values_of(corpus, self.column, self.level) if value is not None]
-        self.kind = _KINDS[ending] if overridden else _kind_of(values)
+        self.kind = _KINDS[ending] if overridden else kind_of(values)
         if self.kind == "real":
             self._require_numbers(values, corpus.source)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
         """The value of every word, or of the example; None where it is missing."""
-        convert = _number if self.kind == "real" else class_name
+        convert = number if self.kind == "real" else class_name
         if self.level == "sentence":
             return (convert(example.columns.get(self.column)),)
         return word_values(example, self.column, convert)
@@ -60,29 +59,12 @@ class Column(Task):
     def _require_numbers(self, values: Sequence[Label], where: str) -> None:
         for value in values:
             try:
-                _number(value)
+                number(value)
             except ValueError:
                 raise BadParameter(
                     f"column {self.column!r} is not numeric", needed="numbers for a real-valued task",
                     found=repr(value), where=where, next_step=f"use column:{self.column}:classes",
                 ) from None  # fmt: skip
-
-
-def _kind_of(values: Sequence[Label]) -> Kind:
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    if len(numbers) < len(values):
-        return "classes"
-    has_fraction = any(isinstance(value, float) and not value.is_integer() for value in numbers)
-    return "real" if has_fraction or len(set(numbers)) > MAX_NUMERIC_CLASSES else "classes"
-
-
-def _number(value: Label) -> float | None:
-    if value is None:
-        return None
-    number = float(value)
-    if number != number or number in (float("inf"), float("-inf")):
-        raise ValueError(f"{value!r} is not finite")
-    return number
 
 
 MEMBER = Column

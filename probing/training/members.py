@@ -41,14 +41,25 @@ def _named(folder: str, items: Sequence[Any], build_one: Any) -> dict[str, Any]:
     return found
 
 
-def built_probes(items: Sequence[Any] | None, kind: Kind) -> dict[str, Probe]:
+def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe]:
     """Probes by name; estimators of scikit-learn are wrapped. None: the default of the kind.
 
     Raises:
-        BadParameter: one that cannot predict such a target.
+        BadParameter: one that cannot predict such a target, or cannot read such rows.
     """
+    kind = labels.kind
 
     def build_one(item: Any) -> Probe:
+        probe = _of_kind(item)
+        if probe.readings and labels.reading not in probe.readings:
+            raise BadParameter(
+                f"{spec_of(probe)} cannot read rows that are {labels.level}s",
+                needed=f"a task whose rows are read as {' or '.join(probe.readings)}",
+                found=f"task {labels.task}, read as {labels.reading}", next_step=f"use {DEFAULT_PROBES[kind][0]}",
+            )  # fmt: skip
+        return probe
+
+    def _of_kind(item: Any) -> Probe:
         if isinstance(item, str):
             return build("probes", item, kind=kind)  # type: ignore[no-any-return]
         if not isinstance(item, Probe):
@@ -64,12 +75,14 @@ def built_probes(items: Sequence[Any] | None, kind: Kind) -> dict[str, Probe]:
     return _named("probes", DEFAULT_PROBES[kind] if items is None else items, build_one)
 
 
-def built_measures(items: Sequence[Any] | None, kind: Kind) -> dict[str, Measure]:
+def built_measures(items: Sequence[Any] | None, labels: Labels) -> dict[str, Measure]:
     """Measures by name. None: the defaults of the kind.
 
     Raises:
-        BadParameter: one that does not score such a target.
+        BadParameter: one that does not score such a target, or such rows.
     """
+    kind = labels.kind
+    has = {"": True, "pair": labels.level == "pair", "choice": labels.choice is not None}
 
     def build_one(item: Any) -> Measure:
         measure: Measure = build("measures", item) if isinstance(item, str) else item
@@ -78,6 +91,11 @@ def built_measures(items: Sequence[Any] | None, kind: Kind) -> dict[str, Measure
                 f"{spec_of(measure)} does not score a target of kind {kind!r}",
                 needed=", ".join(DEFAULT_MEASURES[kind]),
                 found=spec_of(measure),
+            )  # fmt: skip
+        if not has[measure.needs]:
+            raise BadParameter(
+                f"{spec_of(measure)} scores {measure.needs}s only", needed=f"a task whose rows are {measure.needs}s",
+                found=f"task {labels.task}", next_step=f"use {', '.join(DEFAULT_MEASURES[kind])}",
             )  # fmt: skip
         return measure
 
@@ -130,5 +148,5 @@ def built_controls(items: Sequence[Any] | None, labels: Labels, root_seed: int) 
 
 def built_baselines(labels: Labels) -> dict[str, Probe]:
     """The baselines that are always fitted."""
-    names = ("prior", "word_type") if "type" in labels.keys else ("prior",)
+    names = ["prior", *(["word_type"] * ("type" in labels.keys)), *(["linear_order"] * ("offset" in labels.keys))]
     return {name: build("probes", name, kind=labels.kind) for name in names}

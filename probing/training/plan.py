@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from probing.contracts import Analysis, Control, Measure, Probe, Task
-from probing.corpus import Corpus
-from probing.design import Kind, Labels
+from probing.corpus import SPLITS, Corpus
+from probing.design import Kind, Labels, check_laid_out
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
 from probing.predicting import gives_probabilities
 from probing.provenance import digest
@@ -49,7 +49,7 @@ class Plan:
         measures: by name. `chosen_measures`: whether the caller named them.
         seeds: one child seed per seed asked for.
         resamplers: by split.
-        seen: `(N,)` whether the row's word type occurs in train; None for sentence rows.
+        seen: `(N,)` whether the row's type (of a choice, its word a) occurs in train; None for sentence rows.
         facts: of the data.
         provenance: what all results of the run share.
     """
@@ -139,13 +139,15 @@ def make_plan(
     name = task.strip() if isinstance(task, str) else spec_of(task)
     built_task.prepare(corpus)
     inputs, unknown = store.inputs, store.unknown_pieces
-    store = with_rows(store, corpus, rows, built_task.level)
+    store = with_rows(store, corpus, rows, built_task.read_from)
     kind: Kind = built_task.kind
-    named_probes = built_probes(probes, kind)
-    named_measures = built_measures(measures, kind)
     scope = store.identity["extraction"]["rows"].partition(":")[0]
     labels = label_rows(store.rows, scope, corpus, built_task, cluster=cluster)
     _refuse_constant_target(labels)
+    named_probes = built_probes(built_task.probes or None if probes is None else probes, labels)
+    _refuse_large(store, chosen_sites, labels, named_probes)
+    named_measures = built_measures(built_task.measures or None if measures is None else measures, labels)
+    controls = built_task.controls or None if controls is None else controls
     plan = Plan(
         store=store, sites=chosen_sites, task=name, labels=labels, probes=named_probes,
         baselines=built_baselines(labels), controls=built_controls(controls, labels, root_seed),
@@ -158,6 +160,15 @@ def make_plan(
     for probe in plan.probes.values():
         plan.measures_for(probe)
     return plan
+
+
+def _refuse_large(store: Store, sites: tuple[str, ...], labels: Labels, probes: Mapping[str, Probe]) -> None:
+    """Pairs that a probe could only read laid out, and that are too many for it."""
+    laid_out = [name for name, probe in probes.items() if reads_states(name, probe) and not probe.reads_pairs]
+    if laid_out and labels.level == "pair":
+        width = max(store.width(site) for site in sites) * (2 if labels.reading == "pair" else 1)
+        most = max(len(labels.rows(split)) for split in SPLITS)
+        check_laid_out(4 * width * most, f"probe {laid_out[0]} on task {labels.task}")
 
 
 def _refuse_other_corpus(store: Store, corpus: Corpus) -> None:
@@ -175,7 +186,7 @@ def _refuse_other_corpus(store: Store, corpus: Corpus) -> None:
 def _seen_types(labels: Labels) -> NDArray[np.bool_] | None:
     if "type" not in labels.keys:
         return None
-    types = labels.keys["type"]
+    types = labels.keys["type" if labels.choice is None else "first"]  # the same for all alternatives
     return np.isin(types, types[labels.rows("train")])
 
 

@@ -24,7 +24,7 @@ from probing.statistics import (
     unvaried_p,
 )  # fmt: skip
 
-MARGINS = {"accuracy": 0.02, "macro_f1": 0.02, "log_loss": 0.05}
+MARGINS = {"accuracy": 0.02, "macro_f1": 0.02, "log_loss": 0.05, "uas": 0.02, "uuas": 0.02}
 FRACTION = "fraction"
 _CELLS = 1 << 24
 _NO_WIDTH = 1e-12
@@ -50,11 +50,12 @@ Scores = Mapping[tuple[str, str], Sampled]  # by measure name and split
 
 @dataclass(frozen=True)
 class ControlScores:
-    """One control: whether it defines selectivity, and the ceiling and the scores of each draw."""
+    """One control: whether it defines selectivity, the ceiling and scores of each draw, the measure of the ceilings."""
 
     is_selectivity: bool
     ceilings: Sequence[float | None]
     draws: Sequence[Scores]
+    ceilings_of: str = "accuracy"
 
 
 def score_label_set(
@@ -76,7 +77,8 @@ def score_label_set(
         for name, measure in measures.items():
             values = np.array([measure.value(y, prediction) for prediction in predictions])
             samples = np.stack([_resampled(measure, y, prediction, resampler) for prediction in predictions])
-            parts = [_subset_value(measure, y, predictions, known, wanted=wanted) for wanted in (True, False)]
+            known_here = known if measure.scores_parts else None
+            parts = [_subset_value(measure, y, predictions, known_here, wanted=wanted) for wanted in (True, False)]
             scores[name, split] = Sampled(values, samples, *parts)
     return scores
 
@@ -137,7 +139,7 @@ def _comparison(
     samples = np.stack([draw.samples for draw in draws])
     value = float(np.mean([draw.value for draw in draws]))
     bounds = selectivity_interval(task.samples, samples, higher_is_better=measure.higher_is_better, seed=resampler.seed)
-    has_ceiling = name == "accuracy" and resampler.split == "test"
+    has_ceiling = name == scores.ceilings_of and resampler.split == "test"
     return Comparison(
         control=control,
         score=_score(value, interval(replicates(samples, seed=resampler.seed)), measure, resampler),
