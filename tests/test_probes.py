@@ -42,7 +42,7 @@ def blobs(n=400, k=4, d=6, seed=0, spread=1.0):
 
 def data_for(kind, seed=0):
     X, y = blobs(seed=seed)
-    X = y[:, None] * 3 + np.arange(len(y))[:, None] % 3 if kind.reads == "type" else X
+    X = y[:, None] * 3 + np.arange(len(y))[:, None] % 3 if kind.reads != "states" else X
     if "real" in kind.kinds:
         return X, X[:, 0] * 2.0 + 1
     return X, np.array(["noun", "verb", "Ärger", "x"])[y]

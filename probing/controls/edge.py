@@ -29,7 +29,7 @@ class EdgeControl(Control):
         draws: independent control tasks.
 
     References:
-        Hewitt & Liang 2019, Designing and Interpreting Probes with Control Tasks, section 2 (dependency edge prediction).
+        Hewitt & Liang 2019, Designing and Interpreting Probes with Control Tasks, section 2.
     """
 
     draws: int = 5

@@ -25,9 +25,19 @@ def labels_of(prediction: Prediction, measure: str, needs: str) -> Labels:
     if labels is None or not known:
         raise BadParameter(
             f"{measure} needs the rows behind a prediction", needed=f"Prediction.labels with rows that are {needs}s",
-            found="none" if labels is None else f"rows that are {labels.level}s", next_step="score it by accuracy or r2",
+            found="none" if labels is None else f"{labels.level}s", next_step="score it by accuracy or r2",
         )  # fmt: skip
     return labels
+
+
+def words_of(prediction: Prediction, measure: str) -> tuple[Labels, Ints, Ints]:
+    """The pairs predicted, and their words a and b.
+
+    Raises:
+        BadParameter: not known, or rows that are no pairs.
+    """
+    labels = labels_of(prediction, measure, "pair")
+    return labels, labels.word, np.asarray(labels.other_word)
 
 
 def runs(codes: NDArray[Any]) -> tuple[Ints, Ints]:

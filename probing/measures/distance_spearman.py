@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from probing.contracts import Measure, Prediction
-from probing.measures._rows import labels_of, runs
+from probing.measures._rows import runs, words_of
 
 SHORTEST, LONGEST = 5, 50  # words of the sentences scored
 
@@ -36,13 +37,13 @@ class DistanceSpearman(Measure):
         Raises:
             BadParameter: rows that are no pairs.
         """
-        labels = labels_of(prediction, "distance_spearman", "pair")
+        labels, a, b = words_of(prediction, "distance_spearman")
         order, starts = runs(labels.example)
         statistics = np.zeros((len(labels), 2, LONGEST - SHORTEST + 1))
         targets, values = np.asarray(y, np.float64), np.asarray(prediction.values, np.float64)
-        for low, high in zip(starts[:-1], starts[1:], strict=True):
+        for low, high in pairwise(starts.tolist()):
             rows = order[low:high]
-            words, ends = np.unique(np.stack([labels.word[rows], labels.other_word[rows]]), return_inverse=True)  # type: ignore[index]
+            words, ends = np.unique(np.stack([a[rows], b[rows]]), return_inverse=True)
             if SHORTEST <= len(words) <= LONGEST:
                 rho = _mean_correlation(ends.reshape(2, -1), len(words), targets[rows], values[rows])
                 statistics[rows[0], :, len(words) - SHORTEST] = rho, 1.0

@@ -15,8 +15,8 @@ from probing.measures._rows import labels_of, runs
 class UAS(Measure):
     """Choices whose most probable alternative is the right one, over choices (unlabelled attachment score, for `head`).
 
-    Of c alternatives that are equally probable the best, each counts 1/c: a probe that cannot tell them apart scores what
-    a guess would on average. Punctuation counts like every other word; roots are not among the choices.
+    Of c alternatives that are equally probable the best, each counts 1/c: a probe that cannot tell them apart scores
+    what a guess would on average. Punctuation counts like every other word; roots are not among the choices.
     """
 
     kinds = ("classes",)
@@ -33,7 +33,7 @@ class UAS(Measure):
         labels = labels_of(prediction, "uas", "choice")
         if prediction.log_probabilities is None:
             raise BadParameter("uas needs probabilities", found="a probe without them", next_step="use another probe")
-        order, starts = runs(labels.choice)  # type: ignore[arg-type]
+        order, starts = runs(np.asarray(labels.choice))
         logs = prediction.log_probabilities[order, 1]
         best = logs == np.repeat(np.maximum.reduceat(logs, starts[:-1]), np.diff(starts))
         right = best & (np.asarray(y)[order] == 1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probing.contracts import Measure, Prediction
-from probing.measures._rows import labels_of, runs
+from probing.measures._rows import runs, words_of
 
 
 class UUAS(Measure):
@@ -16,7 +17,7 @@ class UUAS(Measure):
 
     Undirected unlabelled attachment score. Words that are punctuation (UPOS PUNCT), with all their pairs, are left out
     of gold edges and spanning tree, as in the paper, where the corpus says which they are. Edges are counted over all
-    sentences. On the labels of a control, gold edges are the pairs that drew 1: they form no tree, so not all can be found.
+    sentences. On the labels of a control, gold edges are the pairs that drew 1: no tree, so not all can be found.
 
     References:
         Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, section 4.1.
@@ -33,18 +34,18 @@ class UUAS(Measure):
         Raises:
             BadParameter: rows that are no pairs.
         """
-        labels = labels_of(prediction, "uuas", "pair")
+        labels, a, b = words_of(prediction, "uuas")
         kept = np.arange(len(labels))
         if labels.punctuation is not None:
             kept = np.flatnonzero(~labels.punctuation)
         statistics = np.zeros((len(labels), 2))
         statistics[kept, 1] = np.asarray(y)[kept] == 1.0
-        part = labels.take(kept)
+        a, b = a[kept], b[kept]
         values = np.asarray(prediction.values, np.float64)[kept]
-        order, starts = runs(part.example)
-        for low, high in zip(starts[:-1], starts[1:], strict=True):
+        order, starts = runs(labels.example[kept])
+        for low, high in pairwise(starts.tolist()):
             rows = order[low:high]
-            tree = rows[spanning_tree(part.word[rows], part.other_word[rows], values[rows])]  # type: ignore[index]
+            tree = rows[spanning_tree(a[rows], b[rows], values[rows])]
             statistics[kept[tree], 0] = statistics[kept[tree], 1]
         return statistics
 

@@ -10,8 +10,8 @@ from probing.probes._by_key import KeyedMean, KeyedVote
 class LinearOrderProbe(KeyedVote):
     """Predicts the commonest training label of pairs as far apart: how far b comes after a, before or after.
 
-    As `word_type`, but it reads the key `offset` and no word. For `head` it is the baseline that takes for a word's head
-    the likeliest place beside it.
+    As `word_type`, but it reads the key `offset` and no word. For `head` it is the baseline that takes for a word's
+    head the likeliest place beside it.
 
     Args:
         smoothing: weight of the prior, in pseudo-observations; above 0.

@@ -15,7 +15,7 @@ _OUTSIDE = "O"
 
 
 class Span(Task):
-    """`span:<COLUMN>`: a row is a span, its class the type; its state is the mean over its words, or (`:ends`) both ends.
+    """`span:<COLUMN>`: a row is a span, its class the type; its state the mean over its words, or (`:ends`) both ends.
 
     Tags are `B-TYPE`, `I-TYPE` and `O` (or nothing). As in conlleval an `I-` that continues no span of its type begins
     one; `S-` and `E-` (BIOES) are understood. Words outside spans are no rows: a task of types, not of finding spans.

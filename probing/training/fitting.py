@@ -63,9 +63,11 @@ def fit_unit(
     draws = iter(scored[1:])
     controls = {
         one.name: ControlScores(
-            one.control.is_selectivity, [labels.ceiling for labels in one.draws], [next(draws) for _ in one.draws],
+            one.control.is_selectivity,
+            [labels.ceiling for labels in one.draws],
+            [next(draws) for _ in one.draws],
             "accuracy" if plan.labels.choice is None else "uas",
-        )  # fmt: skip
+        )
         for one in plan.controls
     }
     result = ProbeResult(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,9 @@ def place_words(corpus: Corpus, task: Task, name: str, position: Ints) -> Placed
     base = np.cumsum(sizes) - sizes
     home = np.full(int(sizes.sum()), -1, dtype=np.int64)
     home[position] = np.arange(len(position))
-    parts, values, excluded = [], [], Counter[str]()
+    parts: list[Ints] = []
+    values: list[Any] = []
+    excluded: Counter[str] = Counter()
     for ordinal, example in enumerate(corpus.examples):
         places = _places_of(task, name, example)
         if example.split not in SPLITS:
@@ -63,7 +65,7 @@ def place_words(corpus: Corpus, task: Task, name: str, position: Ints) -> Placed
         values += found
     example_of, a, b = np.concatenate([np.zeros((0, 3), np.int64), *parts]).T
     first, last = base[example_of] + a, base[example_of] + b
-    has_label = np.fromiter((value is not None for value in values), bool, len(values))
+    has_label = _flags(value is not None for value in values)
     choice = np.unique(first, return_inverse=True)[1].reshape(-1) if task.chooses else None
     right = None if choice is None else _right(values, choice, has_label, corpus, (example_of, a), name)
     has_rows = _all_have_rows(home, first, last) if task.level == "span" else (home[first] >= 0) & (home[last] >= 0)
@@ -100,8 +102,12 @@ def _places_of(task: Task, name: str, example: Example) -> Ints:
 
 
 def _outside(places: NDArray[Any], n_words: int, level: str) -> NDArray[np.bool_]:
-    outside: NDArray[np.bool_] = ((places < 0) | (places >= n_words)).any(axis=1)
+    outside = np.asarray(((places < 0) | (places >= n_words)).any(axis=1))
     return outside | (places[:, 1] < places[:, 0]) if level == "span" else outside
+
+
+def _flags(values: Iterable[bool]) -> NDArray[np.bool_]:
+    return np.fromiter(values, np.bool_)
 
 
 def _check_count(name: str, example: Example, needed: int, found: int) -> None:
@@ -119,14 +125,14 @@ def _all_have_rows(home: Ints, first: Ints, last: Ints) -> NDArray[np.bool_]:
 
 
 def _right(
-    values: Sequence[Any], choice: Ints, has_label: NDArray[np.bool_], corpus: Corpus, word: tuple[Ints, Ints], name: str
+    values: Sequence[Any], choice: Ints, has_label: NDArray[np.bool_], corpus: Corpus, word: Sequence[Ints], name: str
 ) -> NDArray[np.bool_]:  # fmt: skip
     """Which pairs are the right ones of their choice."""
     for other in set(values) - {None, *CHOSEN}:
         raise BadParameter(
             f"task {name} is a choice and has another label", needed=" or ".join(CHOSEN), found=repr(other)
         )
-    right = np.fromiter((value == CHOSEN[1] for value in values), bool, len(values)) & has_label
+    right = _flags(value == CHOSEN[1] for value in values) & has_label
     counts = np.bincount(choice[right], minlength=int(choice.max(initial=-1)) + 1)
     for bad in np.flatnonzero(counts != 1)[:1]:
         row = int(np.flatnonzero(choice == bad)[0])
