@@ -66,7 +66,12 @@ class Study(Job):
         for entry in self.train:
             for task in entry.tasks:
                 rows = self._rows_for(entry, task, corpus)
-                one = entry.model_copy(update={"tasks": [task], "rows": entry.rows if rows == "piece" else None})
+                one = entry.model_copy(
+                    update={
+                        "tasks": [task],
+                        "rows": entry.rows if rows == "piece" or rows.startswith(_POSITION) else None,
+                    }
+                )
                 one.train(stores[rows].path, corpus, out, progress=progress)
         return pb.report(out)
 
@@ -78,6 +83,8 @@ class Study(Job):
         """The extraction whose rows have the task's level: its own `rows`, else the first that fits, else pieces."""
         level = task_level(task, corpus)
         fitting = [o.rows for o in self.extract if entry.rows in (None, o.rows) and o.rows.split(":")[0] == level]
+        asked = entry.rows or ""  # one position of several: that of the extraction which has it
+        fitting += [o.rows for o in self.extract if level == "sentence" and _has_position(o.rows, asked)]
         fitting += [o.rows for o in self.extract if o.rows == "piece"]
         if not fitting:
             raise ConfigError(
@@ -94,10 +101,22 @@ class Study(Job):
 
 
 def task_level(task: str, corpus: Corpus) -> str:
-    """`word` or `sentence`: the level of the rows this task labels in this corpus."""
+    """`word` or `sentence`: the rows of a store that this task is made of in this corpus."""
     built = import_module("probing.specs").build_task(task, corpus)
     built.prepare(corpus)
-    return str(built.level)
+    return str(built.read_from)
+
+
+_POSITION = "position:"
+
+
+def _has_position(rows: str, asked: str) -> bool:
+    """Whether an extraction has the position asked for; without asking, whether it has only one."""
+    if not rows.startswith(_POSITION) or not (asked or "," not in rows):
+        return False
+    parse = import_module("probing.positions").parse_positions
+    names = [position.name for position in parse(rows.removeprefix(_POSITION))]
+    return not asked or (asked.startswith(_POSITION) and parse(asked.removeprefix(_POSITION))[0].name in names)
 
 
 def _load_yaml(file: Path) -> dict[str, Any]:

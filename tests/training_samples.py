@@ -44,6 +44,9 @@ class MemoryStore:
             "model": {"source": "planted"},
         }
 
+    def width(self, site: str) -> int:
+        return self.states[site].shape[1]
+
     def read(self, site: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         self.reads.append(site)
         return self.states[site][rows]

@@ -69,7 +69,7 @@ class StructuralProbe(RegressorProbe):
         form: str = "auto",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,
-        batch_words: int = 256,
+        batch_words: int = 512,
         max_epochs: int = 40,
         patience: int = 3,
         random_state: int | None = None,
@@ -97,7 +97,7 @@ class StructuralProbe(RegressorProbe):
         else:
             rows, targets = self._training_rows(X, y)
             pairs = self._as_pairs(rows)
-        self._check(pairs)
+        check_reading(pairs, "structural")
         if dev is None:
             kept, dev_rows = held_out(pairs, self.random_state or 0)
             dev_pairs, dev_targets = pairs[dev_rows], targets[dev_rows]
@@ -118,7 +118,7 @@ class StructuralProbe(RegressorProbe):
                 raise ValueError(f"pairs of {X.shape[1]} features, fitted on {self.n_features_in_}")
         else:
             pairs = self._as_pairs(self._rows(X))
-        self._check(pairs)
+        check_reading(pairs, "structural")
         words, index = np.unique(pairs.index, return_inverse=True)
         index = index.reshape(-1, 2)
         z = standardise(pairs.table[words], self.mean_, self.scale_).astype(np.float64) @ self.map_.astype(np.float64)
@@ -135,9 +135,6 @@ class StructuralProbe(RegressorProbe):
             return halves(rows)
         each = np.arange(len(rows))
         return Pairs(rows.astype(np.float32, copy=False), np.stack([each, each], axis=1), each)
-
-    def _check(self, pairs: Pairs) -> None:
-        check_reading(pairs, "structural")
 
     def _train(
         self, pairs: Pairs, targets: NDArray[np.float64], dev: Pairs, dev_targets: NDArray[np.float64], recipe: Recipe

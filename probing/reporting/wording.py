@@ -8,6 +8,7 @@ from probing.records import Score
 
 _TITLES = {
     "accuracy": "accuracy", "macro_f1": "macro-F1", "log_loss": "log loss", "r2": "R²", "spearman": "Spearman",
+    "uas": "UAS", "uuas": "UUAS", "distance_spearman": "Spearman of distances",
 }  # fmt: skip
 _NOTHING = "–"
 

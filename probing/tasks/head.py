@@ -14,12 +14,9 @@ from probing.tasks._trees import ROOT, TreeTask, heads
 class Head(TreeTask):
     """`head`: for every word but the root, each word of its sentence (itself too) is a pair; `yes` is its head.
 
-    Word a depends, word b is the candidate; the pairs of one word a are alternatives, scored together by UAS. That a
-    word may be chosen as its own head is never right here, but lets the `edge` control use the same pairs. `head:difference`
-    and `head:product` combine the two states for probes that read one.
-
-    Raises:
-        See `TreeTask.prepare`.
+    Word a depends, word b is the candidate; the pairs of one word a are alternatives, scored together by UAS. A word as
+    its own head is never right here, but lets the `edge` control use the same pairs. `head:difference` and
+    `head:product` combine the two states for probes that read one.
 
     References:
         Hewitt & Liang 2019, Designing and Interpreting Probes with Control Tasks, section 2.

@@ -32,7 +32,7 @@ from probing.training.members import (
     built_measures,
     built_probes,
 )
-from probing.training.pooling import with_rows
+from probing.training.pooling import PositionStore, with_rows
 from probing.training.results import NO_SITE
 from probing.training.units import VERSION, labels_digest
 
@@ -140,6 +140,8 @@ def make_plan(
     built_task.prepare(corpus)
     inputs, unknown = store.inputs, store.unknown_pieces
     store = with_rows(store, corpus, rows, built_task.read_from)
+    if isinstance(store, PositionStore) and store.one_of_several:
+        name = f"{name} at {store.one_of_several}"  # so that one folder can hold the results of all
     kind: Kind = built_task.kind
     scope = store.identity["extraction"]["rows"].partition(":")[0]
     labels = label_rows(store.rows, scope, corpus, built_task, cluster=cluster)
