@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from probing.corpus import Corpus
 
 MAX_STUDY_BYTES = 1_000_000
+_POSITION = "position:"
+_AS_NAME = str.maketrans({":": "-", ",": "_", "+": "p"})  # rows as a folder's name
 
 
 class StudyTrain(TrainOptions):
@@ -59,7 +61,7 @@ class Study(Job):
         ).read_corpus(self.root)
         stores = {
             options.rows: options.extract(
-                self._model_source(), corpus, out / "states" / options.rows.replace(":", "-"), progress=progress
+                self._model_source(), corpus, out / "states" / options.rows.translate(_AS_NAME), progress=progress
             )
             for options in self.extract
         }
@@ -105,9 +107,6 @@ def task_level(task: str, corpus: Corpus) -> str:
     built = import_module("probing.specs").build_task(task, corpus)
     built.prepare(corpus)
     return str(built.read_from)
-
-
-_POSITION = "position:"
 
 
 def _has_position(rows: str, asked: str) -> bool:
