@@ -185,6 +185,21 @@ def test_the_rank_correlation_of_distances_is_that_of_each_word_averaged() -> No
     assert DistanceSpearman().value(part.y, predicted(part, part.y)) > 0.98
 
 
+@pytest.mark.parametrize("measure", [UAS(), LogLoss(), UUAS(), DistanceSpearman()], ids=lambda one: type(one).__name__)
+def test_a_resample_of_sentences_scores_what_those_sentences_alone_would(measure: Any) -> None:
+    labels = HEAD if "classes" in measure.kinds else DISTANCE
+    part = labels.take(labels.rows("test"))
+    random = np.random.default_rng(0)
+    logs = np.log(random.dirichlet([1, 1], len(part))) if labels is HEAD else None
+    said = predicted(part, random.random(len(part)), logs)
+    sentences, groups = np.unique(part.groups, return_inverse=True)
+    weights = random.integers(0, 2, (5, len(sentences))).astype(float)
+    rows = [np.flatnonzero(weight[groups]) for weight in weights]
+    alone = [measure.value(part.y[r], said.take(r)) for r in rows]
+    assert measure.resampled(part.y, said, groups, weights) == pytest.approx(alone)
+    assert np.std(alone) > 0.001
+
+
 def test_states_that_hold_a_tree_give_it_to_the_structural_probe_and_noise_gives_no_more_than_word_order() -> None:
     found = {}
     for name, states in (("tree", tree_states(CORPUS, noise=0.05)), ("noise", None)):
