@@ -93,8 +93,9 @@ class Prediction:
     """What a fitted probe says of N rows.
 
     Attributes:
-        values: `(N,)` predicted class codes (int64) or real values (float64).
-        log_probabilities: `(N, K)` natural logs, float64; None for regression or probes without probabilities.
+        values: `(N,)` predicted class codes (int64) or real values (float64); of labels `(N, C)`, 0 or 1.
+        log_probabilities: `(N, K)` natural logs, float64; None for regression or probes without probabilities. Of
+            labels `(N, C, 2)`, of not having and having each.
         labels: the N rows themselves, for measures that compare rows of one sentence.
     """
 

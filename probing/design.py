@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter
 
-Kind = Literal["classes", "real"]
+Kind = Literal["classes", "real", "labels"]
 Reading = Literal["row", "mean", "ends", "pair", "difference", "product"]
 READINGS: tuple[Reading, ...] = ("row", "mean", "ends", "pair", "difference", "product")
 MOST_BYTES = 2 * 2**30  # of pairs laid out as one matrix
@@ -23,8 +23,8 @@ class Labels:
 
     Attributes:
         task: name of the task, e.g. `upos`.
-        kind: `classes` or `real`.
-        y: `(N,)` int64 codes into `classes`, or float64 targets.
+        kind: `classes`, `real`, or `labels`: any number of the C classes at once.
+        y: `(N,)` int64 codes into `classes`, or float64 targets; of labels `(N, C)` int64, 1 for those a row has.
         classes: class names, sorted; empty for `real`.
         split: `(N,)` split names.
         groups: `(N,)` int64 resampling clusters (ordinal of the sentence or document).
@@ -71,6 +71,11 @@ class Labels:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def codes(self) -> NDArray[Any]:
+        """`(N,)` what tells targets apart: `y`, or of labels a number for each set of them."""
+        return self.y if self.y.ndim == 1 else np.unique(self.y, axis=0, return_inverse=True)[1].reshape(-1)
 
     @property
     def level(self) -> str:

@@ -60,8 +60,9 @@ def _conflicting(labels: Labels, corpus: Corpus, inputs: Inputs) -> NDArray[np.b
     same = same.reshape(-1)
     lowest = np.full(len(distinct), np.inf)
     highest = np.full(len(distinct), -np.inf)
-    np.minimum.at(lowest, same, labels.y)
-    np.maximum.at(highest, same, labels.y)
+    codes_of = labels.codes
+    np.minimum.at(lowest, same, codes_of)
+    np.maximum.at(highest, same, codes_of)
     return np.asarray((lowest != highest)[same])
 
 

@@ -13,6 +13,7 @@ from probing.analysis import AnalysisResult
 from probing.contracts import Analysis, Probe, SiteData
 from probing.design import Labels
 from probing.predicting import predict
+from probing.probes._each_label import EachLabelProbe
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
 from probing.provenance import digest
 from probing.records import ProbeResult
@@ -113,14 +114,14 @@ def _provenance(plan: Plan, unit: Unit) -> dict[str, Any]:
     return dict(plan.provenance) | {
         "recipe": recipe_of(plan, *unit),
         "unit": unit_id(plan, *unit),
-        "saved": not isinstance(unit[2], SklearnProbe | SklearnRegressorProbe),
+        "saved": not isinstance(unit[2], SklearnProbe | SklearnRegressorProbe | EachLabelProbe),
     }
 
 
 def _confusion(labels: Labels, fit: Probe, X: NDArray[Any]) -> tuple[tuple[int, ...], ...]:
-    """Counts on test, true classes by predicted classes; empty for regression."""
+    """Counts on test, true classes by predicted classes; empty for targets of another kind."""
     n_classes = len(labels.classes)
-    if not n_classes:
+    if labels.kind != "classes":
         return ()
     test = labels.take(labels.rows("test"))
     cells = np.bincount(test.y * n_classes + predict(fit, X, test).values, minlength=n_classes**2)

@@ -137,7 +137,15 @@ def _positions(rows: RowTable, corpus: Corpus, level: str) -> Ints:
 def _targets(values: list[Any], kind: str) -> tuple[NDArray[Any], tuple[str, ...]]:
     if kind == "real":
         return np.array(values, dtype=np.float64), ()
-    return _codes(values)
+    return _label_sets(values) if kind == "labels" else _codes(values)
+
+
+def _label_sets(values: list[tuple[str, ...]]) -> tuple[Ints, tuple[str, ...]]:
+    """`(N, C)`, 1 where the row has the label."""
+    codes, names = _codes([name for found in values for name in found])
+    y = np.zeros((len(values), len(names)), dtype=np.int64)
+    y[np.repeat(np.arange(len(values)), [len(found) for found in values]), codes] = 1
+    return y, names
 
 
 def _codes(values: Sequence[str]) -> tuple[Ints, tuple[str, ...]]:
@@ -220,7 +228,7 @@ def facts(labels: Labels, corpus: Corpus) -> dict[str, Any]:
         "rows": {split: len(labels.rows(split)) for split in SPLITS},
         "sentences": {split: len(ordinals) for split, ordinals in sentences.items()},
         "classes": len(labels.classes),
-        **(_class_facts(labels, train, test) if labels.kind == "classes" else _real_facts(labels, train)),
+        **_FACTS_OF[labels.kind](labels, train, test),
         "type_overlap": _type_overlap(labels, train, test),
         "excluded": dict(labels.excluded),
         "duplicate_sentences": _duplicates(sentences, corpus),
@@ -239,12 +247,24 @@ def _class_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _real_facts(labels: Labels, train: Ints) -> dict[str, Any]:
+def _label_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
+    held_out = np.isin(labels.split, ("dev", "test"))
+    unmet = labels.y[held_out][:, labels.y[train].sum(axis=0) == 0]
+    return {
+        "majority_label": None, "majority": None, "entropy_bits": None, "unseen_classes": int(unmet.any(axis=1).sum()),
+        "mean": None, "std": None,
+    }  # fmt: skip
+
+
+def _real_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
     y = labels.y[train]
     return {
         "majority_label": None, "majority": None, "entropy_bits": None, "unseen_classes": 0,
         "mean": float(y.mean()), "std": float(y.std()),
     }  # fmt: skip
+
+
+_FACTS_OF = {"classes": _class_facts, "labels": _label_facts, "real": _real_facts}
 
 
 def _type_overlap(labels: Labels, train: Ints, test: Ints) -> float | None:

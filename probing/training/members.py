@@ -9,12 +9,16 @@ from typing import Any
 from probing.contracts import Analysis, Control, Measure, Probe
 from probing.design import Kind, Labels
 from probing.errors import BadParameter
+from probing.probes._each_label import EachLabelProbe
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
 from probing.seeds import child_seed
 from probing.specs import build, normalised, spec_of
 
-DEFAULT_MEASURES = {"classes": ("accuracy", "macro_f1", "log_loss"), "real": ("r2", "spearman")}
-DEFAULT_PROBES = {"classes": ("linear",), "real": ("ridge",)}
+DEFAULT_MEASURES = {
+    "classes": ("accuracy", "macro_f1", "log_loss"), "real": ("r2", "spearman"),
+    "labels": ("macro_f1", "accuracy", "log_loss"),
+}  # fmt: skip
+DEFAULT_PROBES = {"classes": ("linear",), "real": ("ridge",), "labels": ("linear",)}
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe
     Raises:
         BadParameter: one that cannot predict such a target, or cannot read such rows.
     """
-    kind = labels.kind
+    kind: Kind = "real" if labels.kind == "real" else "classes"  # of several labels each is a problem of two classes
 
     def build_one(item: Any) -> Probe:
         probe = _of_kind(item)
@@ -57,7 +61,7 @@ def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe
                 needed=f"a task whose rows are read as {' or '.join(probe.readings)}",
                 found=f"task {labels.task}, read as {labels.reading}", next_step=f"use {DEFAULT_PROBES[kind][0]}",
             )  # fmt: skip
-        return probe
+        return EachLabelProbe(probe) if labels.kind == "labels" else probe
 
     def _of_kind(item: Any) -> Probe:
         if isinstance(item, str):
@@ -149,4 +153,6 @@ def built_controls(items: Sequence[Any] | None, labels: Labels, root_seed: int) 
 def built_baselines(labels: Labels) -> dict[str, Probe]:
     """The baselines that are always fitted."""
     names = ["prior", *(["word_type"] * ("type" in labels.keys)), *(["linear_order"] * ("offset" in labels.keys))]
+    if labels.kind == "labels":
+        return {name: EachLabelProbe(build("probes", name, kind="classes")) for name in names}
     return {name: build("probes", name, kind=labels.kind) for name in names}

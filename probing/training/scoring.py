@@ -180,7 +180,7 @@ def _score(
         bounds = unvaried_interval(value, resampler.weights.shape[1], least=least, most=1.0)
     if measure.unit == FRACTION:
         bounds = max(least, bounds[0]), min(1.0, bounds[1])
-    return Score(value, *bounds, n=len(resampler.rows), unit=measure.unit)
+    return Score(value, *bounds, n=resampler.n, unit=measure.unit)
 
 
 def _is_unvaried(bounds: tuple[float, float]) -> bool:
