@@ -2,14 +2,14 @@
 
 Shapes: N rows, D width, K classes, S sentences (clusters), T pieces, L layers, B batch, M label sets, R resamples.
 A member is one file in its folder; the class to use is named in the file as `MEMBER`. The contract of
-executors stands in `work.py`, which a worker process can import without anything heavy.
+executors stands in `work.py`, which a worker process can import without anything heavy; that of analyses, in `analysing.py`.
 """
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,10 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 
-from probing.analysis import Point
 from probing.corpus import Corpus, Example
-from probing.design import Kind, Labels
-from probing.resampling import Resampler
+from probing.design import Kind, Labels, Reading
 
 Floats = NDArray[np.floating[Any]]
 
@@ -42,10 +40,25 @@ class CorpusReader(ABC):
 
 
 class Task(ABC):
-    """Gives labels to words or to whole examples. `argument` is what follows the colon: `feature:Number`."""
+    """Gives labels to words, spans, pairs of words or whole examples. `argument` follows the colon: `feature:Number`.
 
-    level: str  # "word" or "sentence"
+    Attributes:
+        level: `word`, `span`, `pair` or `sentence` (which positions of a prompt are too).
+        kind: of the target.
+        reading: what makes the state of a row: `row`; of spans `mean` or `ends`; of pairs `pair`, `difference` or
+            `product`.
+        chooses: of pairs, whether those of one word a are alternatives, of which exactly one is right: labels are then
+            `no` and `yes`.
+        probes, controls, measures: what is used where the caller names none; empty: the defaults of the kind.
+    """
+
+    level: str
     kind: Kind
+    reading: Reading = "row"
+    chooses: ClassVar[bool] = False
+    probes: ClassVar[tuple[str, ...]] = ()
+    controls: ClassVar[tuple[str, ...]] = ()
+    measures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, argument: str = "") -> None:
         self.argument = argument
@@ -61,7 +74,16 @@ class Task(ABC):
 
     @abstractmethod
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """One value per word (None: no label), or a 1-tuple at sentence level."""
+        """One value per word or place (None: no label), or a 1-tuple at sentence level."""
+
+    def places(self, example: Example) -> Sequence[tuple[int, int]] | NDArray[np.int64]:
+        """Words that make the rows, counted from 0: of a span the first and the last, of a pair a and b."""
+        return ()
+
+    @property
+    def read_from(self) -> str:
+        """Rows of the store that its rows are made of: `word` or `sentence`."""
+        return "sentence" if self.level == "sentence" else "word"
 
 
 @dataclass(frozen=True)
@@ -69,8 +91,9 @@ class Prediction:
     """What a fitted probe says of N rows.
 
     Attributes:
-        values: `(N,)` predicted class codes (int64) or real values (float64).
-        log_probabilities: `(N, K)` natural logs, float64; None for regression or probes without probabilities.
+        values: `(N,)` predicted class codes (int64) or real values (float64); of labels `(N, C)`, 0 or 1.
+        log_probabilities: `(N, K)` natural logs, float64; None for regression or probes without probabilities. Of
+            labels `(N, C, 2)`, of not having and having each.
         labels: the N rows themselves, for measures that compare rows of one sentence.
     """
 
@@ -96,6 +119,8 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         reads_names: X is the key's strings instead of its codes, `(N, 1)` of dtype object.
         stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
         predicts_most_probable: whether `predict` is always the argmax of `predict_log_proba`.
+        readings: the readings of a task whose rows it can make sense of; empty: any.
+        reads_pairs: whether it reads `Pairs` as they are; else they are laid out.
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
@@ -103,6 +128,8 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
     reads_names: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
     predicts_most_probable: ClassVar[bool] = False
+    readings: ClassVar[tuple[Reading, ...]] = ()
+    reads_pairs: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
@@ -220,6 +247,9 @@ class Measure(ABC):
         """This measure, told of all labels (train too) of the label set that it is to score; most need not know."""
         return self
 
+    needs: ClassVar[str] = ""  # "pair" or "choice": only for tasks of such rows
+    scores_parts: ClassVar[bool] = True  # False: rows of one sentence count together, so no part of them is scored
+
     @abstractmethod
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """`(N, J)`: what of each row enters the score."""
@@ -239,57 +269,3 @@ class Measure(ABC):
         rows = self.row_statistics(y, prediction)
         sums = np.stack([np.bincount(groups, column, weights.shape[1]) for column in rows.T], axis=1)
         return self.from_totals(weights @ sums)
-
-
-@dataclass(frozen=True)
-class SiteData:
-    """What an analysis reads at one site.
-
-    Attributes:
-        site: its name.
-        states: `(n, D)` states by split.
-        labels: of the task, all splits; `labels.rows(split)` are the rows of `states[split]`, in that order.
-        controls: the labels of every draw, by name of the control.
-        given: states by split of the site that the analysis names in `given`, else None.
-        seeds: of the run.
-        resamplers: clusters and their weights, by split (dev and test).
-        chance_checks: controls against which selectivity is not defined.
-    """
-
-    site: str
-    states: Mapping[str, NDArray[Any]]
-    labels: Labels
-    controls: Mapping[str, tuple[Labels, ...]]
-    given: Mapping[str, NDArray[Any]] | None
-    seeds: tuple[int, ...]
-    resamplers: Mapping[str, Resampler]
-    chance_checks: frozenset[str] = frozenset()
-
-    @property
-    def label_sets(self) -> list[tuple[str, int, Labels]]:
-        """(control, draw, labels): first the task's, with control "" and draw -1, then every draw of every control."""
-        drawn = [(name, draw, labels) for name, draws in self.controls.items() for draw, labels in enumerate(draws)]
-        return [("", -1, self.labels), *drawn]
-
-
-class Analysis(ABC):
-    """What many fits of one probe at one site say together: a curve, a code length, conditional information."""
-
-    kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
-
-    @property
-    def given(self) -> str:
-        """A site of the store whose states are read too, "" for none."""
-        return ""
-
-    def accepts(self, probe: Probe) -> bool:
-        """Whether it can be run on this probe; others are passed over."""
-        return True
-
-    def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """What enters the numbers and stands in no parameter, ready for JSON."""
-        return {}
-
-    @abstractmethod
-    def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """The numbers, in the order in which they are told. `probe` is never fitted, only its clones."""

@@ -35,6 +35,7 @@ class Example:
         split: `train`, `dev`, `test` or another name.
         spans: half-open character spans by name, for rows at positions; a span that this text lacks is left out.
         messages: (role, content) of a chat that holds the text once, for prompts by a chat template; else empty.
+        pairs: (word a, word b, label) triples by field name, words counted from 0.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Example:
     split: str = "train"
     spans: Mapping[str, tuple[int, int]] = None  # type: ignore[assignment]
     messages: tuple[tuple[str, str], ...] = ()
+    pairs: Mapping[str, tuple[tuple[int, int, Label], ...]] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         # Spans and labels repeat: kept once, 100,000 annotated sentences take a third of the memory.
@@ -53,8 +55,9 @@ class Example:
         object.__setattr__(self, "columns", {_interned(key): _interned(x) for key, x in (self.columns or {}).items()})
         columns = (self.word_columns or {}).items()
         object.__setattr__(self, "word_columns", {_interned(key): _compact(labels) for key, labels in columns})
-        if self.spans is None:
-            object.__setattr__(self, "spans", {})
+        for name in ("spans", "pairs"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, {})
 
     @property
     def forms(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Labels and Design: what is to be predicted, row by row, and from which states."""
+"""Labels, Design and Pairs: what is to be predicted, row by row, and from which states."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["classes", "real"]
+from probing.errors import BadParameter
+
+Kind = Literal["classes", "real", "labels"]
+Reading = Literal["row", "mean", "ends", "pair", "difference", "product"]
+READINGS: tuple[Reading, ...] = ("row", "mean", "ends", "pair", "difference", "product")
+MOST_BYTES = 2 * 2**30  # of pairs laid out as one matrix
 
 
 @dataclass(frozen=True)
@@ -18,22 +23,29 @@ class Labels:
 
     Attributes:
         task: name of the task, e.g. `upos`.
-        kind: `classes` or `real`.
-        y: `(N,)` int64 codes into `classes`, or float64 targets.
+        kind: `classes`, `real`, or `labels`: any number of the C classes at once.
+        y: `(N,)` int64 codes into `classes`, or float64 targets; of labels `(N, C)` int64, 1 for those a row has.
         classes: class names, sorted; empty for `real`.
         split: `(N,)` split names.
         groups: `(N,)` int64 resampling clusters (ordinal of the sentence or document).
         example: `(N,)` int64 ordinal of the example in the corpus.
-        word: `(N,)` int64 index of the word in its example, -1 for a sentence row.
-        row: `(N,)` int64 row of the store that holds the state.
+        word: `(N,)` int64 index of the word in its example, -1 for a sentence row; of spans the first word, of pairs
+            word a.
+        row: `(N,)` int64 row of the store that holds the state (of that word).
         keys: named `(N,)` int64 codes, comparable across splits: `type` (surface form; absent for sentence rows),
-            `lemma`, `document`, … for controls keyed on them.
+            `lemma`, `document`, … for controls keyed on them. Of pairs, `type` is both forms, `first` and `second` one
+            of them, and `offset` how far b comes after a, at most 20.
         key_names: for each key, the string of every code.
         excluded: rows left out, by reason.
         ceiling: for control labels, the accuracy on `test` that one who memorised every key of train reaches on
             average, guessing the commonest label for other keys (None: 1).
         seen: for keyed control labels, `(N,)` bool: the row's key occurs in train.
         control: name and draw of the control that made `y`, else "".
+        reading: what of the store makes the state of a row: its one `row`, the `mean` over the words of a span, its two
+            `ends`, or a `pair` of words: both states, or their `difference` or `product`.
+        other_word, other_row: `(N,)` int64 of spans the last word, of pairs word b, and its row; None elsewhere.
+        choice: `(N,)` int64: rows of one number are alternatives, of which exactly one has y = 1; None: there are none.
+        punctuation: `(N,)` bool of pairs, whether one of the two is punctuation (UPOS PUNCT); None: not known.
     """
 
     task: str
@@ -51,9 +63,26 @@ class Labels:
     ceiling: float | None = None
     seen: NDArray[np.bool_] | None = None
     control: str = ""
+    reading: Reading = "row"
+    other_word: NDArray[np.int64] | None = None
+    other_row: NDArray[np.int64] | None = None
+    choice: NDArray[np.int64] | None = None
+    punctuation: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def codes(self) -> NDArray[Any]:
+        """`(N,)` what tells targets apart: `y`, or of labels a number for each set of them."""
+        return self.y if self.y.ndim == 1 else np.unique(self.y, axis=0, return_inverse=True)[1].reshape(-1)
+
+    @property
+    def level(self) -> str:
+        """What one row is: `word`, `sentence`, `span` or `pair`."""
+        if self.reading == "row":
+            return "sentence" if len(self) and self.word[0] < 0 else "word"
+        return "span" if self.reading in ("mean", "ends") else "pair"
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Row indices of one split."""
@@ -64,7 +93,94 @@ class Labels:
         return replace(
             self, y=self.y[rows], split=self.split[rows], groups=self.groups[rows], example=self.example[rows],
             word=self.word[rows], row=self.row[rows], keys={name: codes[rows] for name, codes in self.keys.items()},
-            seen=None if self.seen is None else self.seen[rows],
+            seen=_taken(self.seen, rows), other_word=_taken(self.other_word, rows),
+            other_row=_taken(self.other_row, rows), choice=_taken(self.choice, rows),
+            punctuation=_taken(self.punctuation, rows),
+        )  # fmt: skip
+
+
+def _taken(values: NDArray[Any] | None, rows: NDArray[Any]) -> Any:
+    return None if values is None else values[rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Two states a row, kept as a table of words and two indices: N pairs of R words weigh R·D and not N·2D numbers.
+
+    An array to whoever asks for one: `np.asarray(pairs)` is `(N, 2D)`, each row [a; b], or `(N, D)` where the two are
+    combined. Probes that know pairs read table and index.
+
+    Attributes:
+        table: `(R, D)` float32 states of the words that occur.
+        index: `(N, 2)` int64 rows of the table: a and b.
+        group: `(N,)` int64 sentence of each row: what is fitted together.
+        choice: as of Labels.
+        reading: `pair` or `ends` for [a; b]; `difference`, a − b; `product`, a · b by coordinate.
+    """
+
+    table: NDArray[np.float32]
+    index: NDArray[np.int64]
+    group: NDArray[np.int64]
+    choice: NDArray[np.int64] | None = None
+    reading: Reading = "pair"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(N, 2D)`, or `(N, D)` where the two are combined."""
+        width = self.table.shape[1]
+        return len(self.index), width if self.reading in ("difference", "product") else 2 * width
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """Of the table."""
+        return self.table.dtype
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+        return 2
+
+    @property
+    def nbytes(self) -> int:
+        """What the rows take laid out as one matrix."""
+        return self.shape[0] * self.shape[1] * self.table.itemsize
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: NDArray[Any] | slice) -> Pairs:
+        """The chosen rows, on the same table."""
+        choice = None if self.choice is None else self.choice[rows]
+        return replace(self, index=self.index[rows], group=self.group[rows], choice=choice)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The rows laid out.
+
+        Raises:
+            BadParameter: beyond `MOST_BYTES`.
+        """
+        check_laid_out(self.nbytes)
+        a, b = self.table[self.index[:, 0]], self.table[self.index[:, 1]]
+        if self.reading == "difference":
+            a -= b
+        elif self.reading == "product":
+            a *= b
+        else:
+            a = np.concatenate([a, b], axis=1)
+        return a if dtype is None else a.astype(dtype, copy=False)
+
+
+def check_laid_out(nbytes: int, where: str = "") -> None:
+    """Refuse to lay out more pairs than fit.
+
+    Raises:
+        BadParameter: more than `MOST_BYTES`.
+    """
+    if nbytes > MOST_BYTES:
+        raise BadParameter(
+            "too many pairs to lay out as one matrix", needed=f"at most {MOST_BYTES / 2**30:g} GiB",
+            found=f"{nbytes / 2**30:.1f} GiB", where=where,
+            next_step="use the probes bilinear or structural, which read pairs without laying them out, or fewer rows",
         )  # fmt: skip
 
 

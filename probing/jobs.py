@@ -225,7 +225,7 @@ class ImportJob(CorpusOptions):
 class TrainOptions(Job):
     """What is asked of the states."""
 
-    tasks: Many = option(help="task: upos, feature:Number, tree_depth, column:NAME, … (repeatable)", flag="task")
+    tasks: Many = option(help="task: upos, feature:Number, head, span:COLUMN, column:NAME, … (repeatable)", flag="task")
     probes: Many = option(["linear"], help="probe with options: linear, mlp:hidden=64, … (repeatable)", flag="probe")
     controls: Many = option(
         [], help="control with options: word_type:draws=5 (default for words), keyed:key=COLUMN, …", flag="control"

@@ -17,9 +17,14 @@ _CELLS = 1 << 24
 def predict(probe: Probe, X: NDArray[Any], labels: Labels) -> Prediction:
     """What a fitted probe says of the N rows of `labels`, with log probabilities on all K columns where it gives any.
 
-    A class the probe has never seen has log probability -inf.
+    A class the probe has never seen has log probability -inf. Of several labels at once the logs are `(N, K, 2)`, of
+    not having and having each.
     """
     n_classes = len(labels.classes)
+    if labels.kind == "labels":
+        each: Any = probe
+        both = each.log_probabilities(X) if gives_probabilities(probe) else None
+        return Prediction(np.asarray(probe.predict(X), np.int64), both, labels)
     if not n_classes:
         return Prediction(np.asarray(probe.predict(X), np.float64), labels=labels)
     if not gives_probabilities(probe):
@@ -32,8 +37,9 @@ def predict(probe: Probe, X: NDArray[Any], labels: Labels) -> Prediction:
     return Prediction(values, logs, labels)
 
 
-def gives_probabilities(probe: Probe) -> bool:
+def gives_probabilities(probe: Any) -> bool:
     """Whether a classifier has class probabilities: scikit-learn's convention, looked up in what is wrapped."""
+    probe = getattr(probe, "base", None) or probe  # of several labels at once: what is fitted on each
     wrapped = getattr(probe, "estimator", None)
     return hasattr(probe, "predict_log_proba") and (wrapped is None or hasattr(wrapped, "predict_proba"))
 

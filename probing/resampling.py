@@ -26,6 +26,7 @@ class Resampler:
         groups: `(N,)` cluster of each row, 0 … S-1.
         weights: `(R, S)`.
         seed: of the resampling of seeds and draws.
+        n: what is counted as scored: rows, or choices where rows are alternatives.
     """
 
     split: str
@@ -33,6 +34,7 @@ class Resampler:
     groups: NDArray[np.int64]
     weights: NDArray[Any]
     seed: int
+    n: int
 
     @classmethod
     def of(cls, labels: Labels, split: str, *, resamples: int, root_seed: int) -> Resampler:
@@ -50,7 +52,8 @@ class Resampler:
             )  # fmt: skip
         seed = child_seed(root_seed, "bootstrap", split)
         weights = cluster_weights(len(clusters), resamples=resamples, seed=seed)
-        return cls(split, rows, groups.reshape(-1), weights, child_seed(seed, "nested"))
+        n = len(rows) if labels.choice is None else len(np.unique(labels.choice[rows]))
+        return cls(split, rows, groups.reshape(-1), weights, child_seed(seed, "nested"), n)
 
     def bounds(
         self, value: float, samples: NDArray[np.float64], *, unit: str, least: float = 0.0

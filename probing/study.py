@@ -25,6 +25,8 @@ Stores = dict[tuple[str, int | None], Path]  # by rows and seed of the untrained
 
 TWIN = "untrained_model"
 MAX_STUDY_BYTES = 1_000_000
+_POSITION = "position:"
+_AS_NAME = str.maketrans({":": "-", ",": "_", "+": "p"})  # rows as a folder's name
 
 
 class StudyTrain(TrainOptions):
@@ -113,7 +115,8 @@ class Study(Job):
             )  # fmt: skip
         build = import_module("probing.controls.untrained_model").MEMBER
         controls = [build(store=str(path)) for path in twins] if len(named) < len(entry.controls) else []
-        one = entry.model_copy(update={"controls": named, "rows": entry.rows if rows == "piece" else None})
+        pooled = entry.rows if rows == "piece" or rows.startswith(_POSITION) else None
+        one = entry.model_copy(update={"controls": named, "rows": pooled})
         return one.train(stores[rows, untrained], corpus, out, progress=progress, task=task, controls=controls)
 
     def _model_source(self) -> str:
@@ -134,6 +137,8 @@ class Study(Job):
         level = task_level(task, corpus)
         known = [o for o in self.extract if o.role == "states"]
         fitting = [o for o in known if entry.rows in (None, o.rows) and o.rows.split(":")[0] == level]
+        asked = entry.rows or ""  # one position of several: that of the extraction which has it
+        fitting += [o for o in known if level == "sentence" and _has_position(o.rows, asked)]
         fitting += [o for o in known if o.rows == "piece"]
         fitting.sort(key=lambda o: o.untrained is not None)
         if not fitting:
@@ -154,7 +159,7 @@ def _folder_of(options: ExtractOptions) -> str:
     if options.role == "replay":
         return "replay"
     seed = "" if options.untrained is None else f"-untrained-{options.untrained}"
-    return options.rows.replace(":", "-") + seed
+    return options.rows.translate(_AS_NAME) + seed
 
 
 def _refuse_equal_extractions(extract: list[ExtractOptions], where: str) -> None:
@@ -168,10 +173,19 @@ def _refuse_equal_extractions(extract: list[ExtractOptions], where: str) -> None
 
 
 def task_level(task: str, corpus: Corpus) -> str:
-    """`word` or `sentence`: the level of the rows this task labels in this corpus."""
+    """`word` or `sentence`: the rows of a store that this task is made of in this corpus."""
     built = import_module("probing.specs").build_task(task, corpus)
     built.prepare(corpus)
-    return str(built.level)
+    return str(built.read_from)
+
+
+def _has_position(rows: str, asked: str) -> bool:
+    """Whether an extraction has the position asked for; without asking, whether it has only one."""
+    if not rows.startswith(_POSITION) or not (asked or "," not in rows):
+        return False
+    parse = import_module("probing.positions").parse_positions
+    names = [position.name for position in parse(rows.removeprefix(_POSITION))]
+    return not asked or (asked.startswith(_POSITION) and parse(asked.removeprefix(_POSITION))[0].name in names)
 
 
 def _load_yaml(file: Path) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from probing import registry
 from probing.analyses.capacity import Capacity
+from probing.analysing import Analysis
 from probing.analysis import read_analyses
 from probing.cli import app
-from probing.contracts import Analysis
 from probing.errors import BadParameter, UnknownName, UnknownSite
 from probing.probes.linear import LinearProbe
 from probing.specs import build, normalised

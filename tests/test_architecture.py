@@ -24,7 +24,7 @@ LAYERS = [
         "multiplicity", "sources",
         "work", "failures", "foreign", "analysis", "resampling",
     },
-    {"contracts", "predicting", "state_controls"},
+    {"contracts", "analysing", "predicting", "state_controls"},
     {*MEMBERS, "specs", "language_model", "batching", "chat"},
     {"extraction", "training", "completing", "importing", "progress"},
     {"reporting"},

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from probing.analyses._online_code import CodedRows, block_ends, coded, fitted_prefixes, sending_order
 from probing.analyses.code_length import MIXED, CodeLength, told
+from probing.analysing import SiteData
 from probing.analysis import Point
-from probing.contracts import SiteData
 from probing.design import Labels
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from probing.corpus import Corpus, Example
-from probing.errors import AlignmentError, BadParameter, CorpusError, ProvenanceMismatch, UnknownName
+from probing.errors import AlignmentError, BadParameter, ConfigError, CorpusError, ProvenanceMismatch, UnknownName
 from probing.extraction import extract
 from probing.positions import Position, parse_positions, position_rows
+from probing.records import read_results
 from probing.store import Store, store_info
 from probing.store.export import export
+from probing.study import Study
 from probing.training import train
+from tests.conftest import REFERENCE
 from tests.tiny_models import language_model, spans
 
 TEXT = "the cat is being in the hat"
@@ -227,3 +230,26 @@ def test_a_span_option_for_a_column_that_is_not_there_names_the_nearest(tmp_path
 def test_a_store_without_positions_has_none(tmp_path: Path) -> None:
     store = extract(language_model("gpt2"), CORPUS, rows="piece", to=tmp_path / "s", progress=False)
     assert Store.open(tmp_path / "s").rows.position is None and store.position_names == ()
+
+
+def test_a_study_probes_several_positions_of_one_store_and_one_folder_holds_the_results_of_all(tmp_path: Path) -> None:
+    prompts(tmp_path)
+    (tmp_path / "study.yaml").write_text(
+        f"""
+name: positions
+model: {REFERENCE / "model"}
+corpus: prompts.jsonl
+extract: {{rows: "position:key,noise", sites: embed}}
+train:
+  - {{task: "column:label", rows: "position:key", sites: embed, controls: []}}
+  - {{task: "column:label", rows: "position:noise", sites: embed, controls: []}}
+""",
+        encoding="utf-8",
+    )
+    study = Study.from_yaml(tmp_path / "study.yaml")
+    study.run(tmp_path / "out", progress=False)
+    found = read_results(tmp_path / "out" / "results.jsonl")
+    assert {r.task for r in found if r.probe == "linear"} == {f"column:label at {p}.last" for p in ("key", "noise")}
+    unasked = study.model_copy(update={"train": [study.train[0].model_copy(update={"rows": None})]})
+    with pytest.raises(ConfigError, match="no extraction of this study has rows"):
+        unasked.run(tmp_path / "other", progress=False)

@@ -47,7 +47,7 @@ def texts_of(y):
 
 def data_for(kind, seed=0):
     X, y = blobs(seed=seed)
-    X = y[:, None] * 3 + np.arange(len(y))[:, None] % 3 if kind.reads == "type" else X
+    X = y[:, None] * 3 + np.arange(len(y))[:, None] % 3 if kind.reads not in ("states", "pieces") else X
     if kind.reads == "text":
         return texts_of(y), np.array(["noun", "verb", "Ärger", "x"])[y] if "classes" in kind.kinds else y * 2.0
     if "real" in kind.kinds:

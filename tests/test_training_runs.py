@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import probing as pb
+from probing.analysing import Analysis, SiteData
 from probing.analysis import Point
-from probing.contracts import Analysis, Probe, SiteData
+from probing.contracts import Probe
 from probing.corpus import Corpus
 from probing.errors import BadParameter, NonFiniteStates, ProvenanceMismatch, UnitFailed
 from probing.records import read_results

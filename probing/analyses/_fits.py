@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing import registry
+from probing.analysing import SiteData
 from probing.analysis import Point
-from probing.contracts import Measure, Prediction, Probe, SiteData
+from probing.contracts import Measure, Prediction, Probe
 from probing.design import Labels
 from probing.predicting import predict, resampled
 from probing.resampling import Resampler

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts import Probe, SiteData
+from probing.analysing import SiteData
+from probing.contracts import Probe
 from probing.design import Labels
 from probing.predicting import predict
 from probing.seeds import generator

@@ -10,8 +10,9 @@ import numpy as np
 from sklearn.base import clone
 
 from probing.analyses._fits import Sampled, fits_of, measure_of, point, score_of
+from probing.analysing import Analysis, SiteData
 from probing.analysis import Point
-from probing.contracts import Analysis, Measure, Probe, SiteData
+from probing.contracts import Measure, Probe
 from probing.design import Kind
 from probing.errors import BadParameter
 

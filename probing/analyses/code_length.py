@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from probing.analyses._online_code import FRACTIONS, UNIFORM_WEIGHT, CodedRows, coded
+from probing.analysing import Analysis, SiteData
 from probing.analysis import Point
-from probing.contracts import Analysis, Probe, SiteData
+from probing.contracts import Probe
 from probing.design import Labels
 from probing.errors import BadParameter
 from probing.predicting import gives_probabilities

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from probing.analyses._fits import fits_of, measure_of, point, score_of
+from probing.analysing import Analysis, SiteData
 from probing.analysis import Point
-from probing.contracts import Analysis, Probe, SiteData
+from probing.contracts import Probe
 from probing.design import Kind
 
 _UNITS = {"accuracy": "fraction", "log loss": "bits per label", "R²": "R²", "r2": "R²"}

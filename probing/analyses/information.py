@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.analyses._fits import Sampled, States, fits_of, measure_of, point, score_of, score_predictions
+from probing.analysing import Analysis, SiteData
 from probing.analysis import Point
-from probing.contracts import Analysis, Measure, Prediction, Probe, SiteData
+from probing.contracts import Measure, Prediction, Probe
 from probing.design import Labels
 from probing.predicting import gives_probabilities
 from probing.resampling import Resampler

@@ -25,13 +25,20 @@ def uniform_of(key: str, *, draw: int, seed: int) -> float:
 def drawn_by_key(labels: Labels, key: str, *, name: str, draw: int, seed: int) -> Labels:
     """Labels in which every row of one key carries the value that its key draws.
 
-    The values are drawn from the empirical distribution of the task's training rows: classes by the inverse of
-    their cumulative frequency in sorted order, real targets by the inverse of their empirical distribution.
+    The values are drawn from the empirical distribution of the task's training rows: classes (or whole sets of labels)
+    by the inverse of their cumulative frequency in sorted order, real targets by the inverse of their empirical
+    distribution.
 
     Raises:
         UnknownName: no such key, with the nearest name.
-        DegenerateDesign: fewer than two distinct values are left in train, or for real targets in any split.
+        DegenerateDesign: fewer than two distinct values are left in train, or for real targets in any split; or rows
+            that are alternatives.
     """
+    if labels.choice is not None:
+        raise DegenerateDesign(
+            f"control {name} cannot draw for words that choose", needed="exactly one right alternative a word",
+            found=f"task {labels.task}", next_step="use the control edge",
+        )  # fmt: skip
     codes = _codes_of(labels, key)
     train = labels.rows("train")
     present = np.unique(codes)
@@ -53,11 +60,11 @@ def refuse_single_value(y: NDArray[Any], *, name: str, split: str = "train") -> 
     Raises:
         DegenerateDesign: fewer than two distinct values.
     """
-    if len(np.unique(y)) < 2:
+    if len(np.unique(y, axis=0)) < 2:
         raise DegenerateDesign(
             f"control {name} leaves fewer than two distinct labels in {split}",
             needed="at least two",
-            found=str(len(np.unique(y))),
+            found=str(len(np.unique(y, axis=0))),
             next_step="key the control on a column with more values, or change the root seed",
         )
 
@@ -117,9 +124,9 @@ def seen_share(labels: Labels, key: str) -> float:
 
 def _is_label(labels: Labels, key: str) -> bool:
     """Whether every value of the key goes with one label, and every label with one value."""
-    codes = labels.keys[key]
-    pairs = np.unique(np.stack([codes, labels.y], axis=1), axis=0)
-    return len(pairs) == len(np.unique(codes)) == len(np.unique(labels.y))
+    codes, targets = labels.keys[key], labels.codes
+    pairs = np.unique(np.stack([codes, targets], axis=1), axis=0)
+    return len(pairs) == len(np.unique(codes)) == len(np.unique(targets))
 
 
 def _codes_of(labels: Labels, key: str) -> NDArray[np.int64]:
@@ -132,14 +139,15 @@ def _inverse_distribution(labels: Labels, train: NDArray[np.int64], uniforms: ND
     if labels.kind == "real":
         ordered = np.sort(labels.y[train])
         return np.asarray(ordered[(uniforms * len(ordered)).astype(np.int64)])
-    cumulative = np.cumsum(np.bincount(labels.y[train], minlength=len(labels.classes)))
+    cumulative = np.cumsum(np.bincount(labels.codes[train], minlength=len(labels.classes)))
     # Whole counts, so that a class absent from train can never be drawn through rounding.
-    return np.asarray(np.searchsorted(cumulative, uniforms * cumulative[-1], side="right"), np.int64)
+    drawn = np.asarray(np.searchsorted(cumulative, uniforms * cumulative[-1], side="right"), np.int64)
+    return drawn if labels.y.ndim == 1 else np.asarray(np.unique(labels.y, axis=0)[drawn])
 
 
 def _ceiling(labels: Labels, train: NDArray[np.int64], seen: NDArray[np.bool_]) -> float | None:
     test = labels.rows("test")
     if labels.kind == "real" or not len(test):
         return None
-    commonest = np.bincount(labels.y[train]).max() / len(train)
+    commonest = np.bincount(labels.codes[train]).max() / len(train)
     return float(np.where(seen[test], 1.0, commonest).mean())

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from probing.contracts import Control
 from probing.controls._draws import check_draws, refuse_single_value
 from probing.design import Labels
@@ -14,6 +17,8 @@ from probing.seeds import generator
 @dataclass(frozen=True, kw_only=True)
 class ShuffledLabelsControl(Control):
     """Labels permuted over the rows of each split: what is left is the label distribution.
+
+    Where rows are alternatives, which of them is right is drawn anew for every choice.
 
     A probe that beats the majority rate here has leaked; one that does not has shown nothing yet.
 
@@ -39,9 +44,17 @@ class ShuffledLabelsControl(Control):
         for split in sorted(set(labels.split.tolist())):
             rows = labels.rows(split)
             order = generator(seed, "shuffled_labels", draw, split).permutation(len(rows))
-            y[rows] = labels.y[rows][order]
+            y[rows] = labels.y[rows][order] if labels.choice is None else _first_of_each(labels.choice[rows], order)
         refuse_single_value(y[labels.rows("train")], name="shuffled_labels")
         return replace(labels, y=y, control=f"shuffled_labels#{draw}")
+
+
+def _first_of_each(choice: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """1 for the row of each choice that comes first in a random order."""
+    _, first = np.unique(choice[order], return_index=True)
+    y = np.zeros(len(choice), dtype=np.int64)
+    y[order[first]] = 1
+    return y
 
 
 MEMBER = ShuffledLabelsControl

@@ -5,7 +5,8 @@
 * Words: the list field `words` or `tokens` (option `words=FIELD`), found in order in the text; without a text, the
   words joined by spaces are the text. Without a list, words are cut as `_words.split_words` says.
 * Labels: a list field as long as the words in more than half of the rows is a word column (and must be in every row);
-  a field of single values is a sentence column; other fields (nested, lists of other lengths) are left out.
+  a field of single values is a sentence column; one of [a, b, label] triples in more than half of the rows holds pairs
+  of words, counted from 0; other fields (nested, lists of other lengths) are left out.
 * `id`, `document` or `group`, and `split` are the example's id, document and split; options `id=`, `document=` and
   `split_column=` name others, and `none` switches one off, as it does `spans` and `messages`.
 * Spans: the field `spans`, a mapping of names to [start, end] or to a substring that occurs once (null: this row has
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from probing.corpora._messages import are_messages, last_of_user, messages_of
+from probing.corpora._pairs import are_pairs, pairs_of
 from probing.corpora._spans import OPTION, span_fields, spans_of
 from probing.corpora._text import check_options
 from probing.corpora._words import split_words
@@ -78,6 +80,7 @@ class _Field:
     is_string: bool = True
     is_plain: bool = True
     lists: int = 0
+    triples: int = 0
     fitting: int = 0
 
     def see(self, value: Any) -> None:
@@ -85,6 +88,7 @@ class _Field:
         if isinstance(value, list):
             self.is_string = False
             self.lists += 1
+            self.triples += are_pairs(value)
             self.has_words |= all(isinstance(item, str) for item in value)
             self.has_messages |= are_messages(value)
             self.is_plain &= all(_is_scalar(item) for item in value)
@@ -98,10 +102,11 @@ class _Field:
 
     @property
     def level(self) -> str:
-        """`word`, `sentence`, or "" for a field that is left out."""
-        if not self.is_plain or (self.lists and self.has_scalar):
-            return ""
-        return "sentence" if not self.lists else "word" if 2 * self.fitting > self.lists else ""
+        """`word`, `sentence`, `pair`, or "" for a field that is left out."""
+        if 2 * self.triples > self.lists and not (self.is_plain or self.has_scalar):
+            return "pair"
+        known = self.is_plain and not (self.lists and self.has_scalar)
+        return ("sentence" if not self.lists else "word" if 2 * self.fitting > self.lists else "") if known else ""
 
 
 def _fields(rows: Rows) -> dict[str, _Field]:
@@ -162,7 +167,8 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
         document, own_split = _string(row.get(roles.document)), _split(row, roles, split, place)
         spans = spans_of(row, roles.spans, located, text, place)
         chat = messages_of(row, roles.messages, place)
-        examples.append(Example(identity, text, words, columns, word_columns, document, own_split, spans, chat))
+        pairs = pairs_of(row, [name for name, level in kinds.items() if level == "pair"], len(words), place)
+        examples.append(Example(identity, text, words, columns, word_columns, document, own_split, spans, chat, pairs))
     return Corpus(tuple(examples), rows.source)
 
 

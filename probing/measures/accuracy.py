@@ -11,14 +11,18 @@ from probing.contracts import Measure, Prediction
 
 
 class Accuracy(Measure):
-    """Correct rows over rows. Misleads where one class dominates: read it beside the majority rate and macro-F1."""
+    """Correct rows over rows; of several labels at once a row is correct if all are.
 
-    kinds = ("classes",)
+    Misleads where one class dominates: read it beside the majority rate and macro-F1.
+    """
+
+    kinds = ("classes", "labels")
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """`(N, 2)`: correct, one."""
         correct = np.asarray(prediction.values) == np.asarray(y)
+        correct = correct if correct.ndim == 1 else correct.all(axis=1)
         return np.stack([correct.astype(np.float64), np.ones(len(correct))], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:

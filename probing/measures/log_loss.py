@@ -9,18 +9,22 @@ from numpy.typing import NDArray
 
 from probing.contracts import Measure, Prediction
 from probing.errors import BadParameter
+from probing.measures._rows import runs
 
 MOST_BITS = 50.0
+_LEAST_LOG = -MOST_BITS * float(np.log(2.0))
 
 
 class LogLoss(Measure):
     """Mean of −log₂ p(true class), in bits; p is taken as at least 2⁻⁵⁰, so that one certain mistake costs 50 bits.
 
     The cross-entropy whose difference to the label entropy bounds the information a probe of this family can use.
-    It punishes over-confidence: a probe may gain accuracy and lose bits.
+    It punishes over-confidence: a probe may gain accuracy and lose bits. Where rows are alternatives it is bits per
+    choice: the probabilities of being right are made to sum to 1 within each, and the right one pays. Of
+    several labels at once it is the sum over labels, in bits per row.
     """
 
-    kinds = ("classes",)
+    kinds = ("classes", "labels")
     unit = "bits"
     higher_is_better = False
     reads_probabilities: ClassVar[bool] = True
@@ -35,13 +39,32 @@ class LogLoss(Measure):
             raise BadParameter(
                 "log_loss needs probabilities", found="a probe without them", next_step="score it by accuracy"
             )
+        labels, y = prediction.labels, np.asarray(y)
+        if y.ndim == 2:
+            logs = np.take_along_axis(prediction.log_probabilities, y[:, :, None], axis=2)[:, :, 0]
+            return _bits(np.maximum(logs, _LEAST_LOG).sum(axis=1), np.ones(len(y)))
+        if labels is not None and labels.choice is not None:
+            return _per_choice(y, prediction.log_probabilities[:, 1], labels.choice)
         logs = prediction.log_probabilities[np.arange(len(y)), y]
-        bits = np.clip(-logs / np.log(2.0), 0.0, MOST_BITS)
-        return np.stack([bits, np.ones(len(bits))], axis=1)
+        return _bits(np.maximum(logs, _LEAST_LOG), np.ones(len(y)))
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bits over rows."""
         return totals[..., 0] / totals[..., 1]
+
+
+def _bits(logs: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.stack([np.maximum(-logs / np.log(2.0), 0.0) * count, count], axis=1)
+
+
+def _per_choice(y: NDArray[Any], logs: NDArray[np.float64], choice: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Bits of the right alternative on its row, 0 on all others."""
+    order, starts = runs(choice)
+    logs = np.maximum(logs[order], _LEAST_LOG)
+    total = np.repeat(np.logaddexp.reduceat(logs, starts[:-1]), np.diff(starts))
+    statistics = np.empty((len(order), 2))
+    statistics[order] = _bits(logs - total, (y[order] == 1).astype(np.float64))
+    return statistics
 
 
 MEMBER = LogLoss

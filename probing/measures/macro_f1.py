@@ -13,12 +13,14 @@ from probing.contracts import Measure, Prediction
 class MacroF1(Measure):
     """Mean over classes of 2·hits / (true + predicted), over the classes that occur in labels or predictions."""
 
-    kinds = ("classes",)
+    kinds = ("classes", "labels")
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """`(N, 3K)`: for each class, whether the row is a hit, has the class, is predicted to have it."""
         y, values = np.asarray(y), np.asarray(prediction.values)
+        if y.ndim == 2:
+            return np.concatenate([y * values, y, values], axis=1).astype(np.float64)
         n_classes = int(max(y.max(), values.max())) + 1
         rows = np.arange(len(y))
         statistics = np.zeros((len(y), 3, n_classes))

@@ -237,11 +237,14 @@ _FACTS = {
 }  # fmt: skip
 
 
+_LEVELS = {"word": "a word", "sentence": "a sentence", "span": "a span of words", "pair": "a pair of words"}
+
+
 def _fact(key: str, value: Any, facts: dict[str, Any]) -> str:
     if key == "majority" and facts.get("majority_label") is not None:
         return f"{facts['majority_label']}: {plain(value)} of the test rows"
     if key == "level":
-        return {"word": "a word", "sentence": "a sentence"}.get(str(value), plain(value))
+        return _LEVELS.get(str(value), plain(value))
     return count(value)
 
 

@@ -11,7 +11,7 @@ from probing.records import Comparison, Gain, MeasureResult, ProbeResult
 from probing.site import Site
 
 NO_SITE = "(none)"
-_PRIMARY = ("accuracy", "r2")
+_PRIMARY = ("uas", "uuas", "accuracy", "r2")
 _STREAM = ("embed", "resid", "final_norm")
 
 
@@ -25,7 +25,7 @@ class TaskResults:
         kind: `classes` or `real`.
         results: probes of states, by site along the forward pass, then by probe.
         baselines: probes that read no states (site "(none)").
-        primary: the measure that layers are chosen by: accuracy or R² where scored.
+        primary: the measure that layers are chosen by: UAS, UUAS, accuracy or R² where scored.
         analyses: of this task, by site along the forward pass.
     """
 

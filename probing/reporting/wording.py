@@ -9,6 +9,7 @@ from probing.records import Score
 _TITLES = {
     "accuracy": "accuracy", "macro_f1": "macro-F1", "log_loss": "log loss", "r2": "R²", "spearman": "Spearman",
     "auroc": "AUROC", "rmse": "RMSE", "brier": "Brier score", "calibration": "calibration error",
+    "uas": "UAS", "uuas": "UUAS", "distance_spearman": "Spearman of distances",
 }  # fmt: skip
 _QUANTITIES = {
     "code_length": "online code length", "compression": "compression", "learning_curve": "learning curve",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from probing.contracts import Task
 from probing.corpus import Corpus, Example, Label
 from probing.design import Kind
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
+
+MAX_NUMERIC_CLASSES = 20
 
 
 class WordColumnTask(Task):
@@ -81,3 +83,26 @@ def class_name(value: Label) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def kind_of(values: Sequence[Label]) -> Kind:
+    """`real` where numbers have a fraction somewhere or more than `MAX_NUMERIC_CLASSES` values, else `classes`."""
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) < len(values):
+        return "classes"
+    has_fraction = any(isinstance(value, float) and not value.is_integer() for value in numbers)
+    return "real" if has_fraction or len(set(numbers)) > MAX_NUMERIC_CLASSES else "classes"
+
+
+def number(value: Label) -> float | None:
+    """A finite number, or None.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if value is None:
+        return None
+    found = float(value)
+    if found != found or found in (float("inf"), float("-inf")):
+        raise ValueError(f"{value!r} is not finite")
+    return found

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from probing.contracts import Task
 from probing.corpus import Corpus, Example, Label
 from probing.design import Kind
 from probing.errors import BadParameter
-from probing.tasks._columns import class_name, require_column, values_of, word_values
+from probing.strict_json import strict_json
+from probing.tasks._columns import class_name, kind_of, number, require_column, values_of, word_values
 
-MAX_NUMERIC_CLASSES = 20
-_KINDS: dict[str, Kind] = {"real": "real", "classes": "classes"}
+_KINDS: dict[str, Kind] = {"real": "real", "classes": "classes", "labels": "labels"}
 
 
 class Column(Task):
     """`column:<name>`, at the level at which the corpus has it.
 
     A column of numbers is real-valued if it has a fraction somewhere or more than 20 distinct values; everything else
-    is classes. `column:<name>:real` and `column:<name>:classes` decide otherwise.
+    is classes. `column:<name>:real` and `column:<name>:classes` decide otherwise. `column:<name>:labels` gives a row
+    any number of labels: `a|b`, or a JSON list of strings; an empty one is a row with none, a missing one no row.
     """
 
     def __init__(self, argument: str = "") -> None:
@@ -46,13 +47,13 @@ class Column(Task):
         self.level = corpus.level_of(self.column)
         require_column(corpus, self.column, self.level)
         values = [value for value in values_of(corpus, self.column, self.level) if value is not None]
-        self.kind = _KINDS[ending] if overridden else _kind_of(values)
+        self.kind = _KINDS[ending] if overridden else kind_of(values)
         if self.kind == "real":
             self._require_numbers(values, corpus.source)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
         """The value of every word, or of the example; None where it is missing."""
-        convert = _number if self.kind == "real" else class_name
+        convert: Callable[[Label], Any] = _CONVERT[self.kind]
         if self.level == "sentence":
             return (convert(example.columns.get(self.column)),)
         return word_values(example, self.column, convert)
@@ -60,7 +61,7 @@ class Column(Task):
     def _require_numbers(self, values: Sequence[Label], where: str) -> None:
         for value in values:
             try:
-                _number(value)
+                number(value)
             except ValueError:
                 raise BadParameter(
                     f"column {self.column!r} is not numeric", needed="numbers for a real-valued task",
@@ -68,21 +69,20 @@ class Column(Task):
                 ) from None  # fmt: skip
 
 
-def _kind_of(values: Sequence[Label]) -> Kind:
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    if len(numbers) < len(values):
-        return "classes"
-    has_fraction = any(isinstance(value, float) and not value.is_integer() for value in numbers)
-    return "real" if has_fraction or len(set(numbers)) > MAX_NUMERIC_CLASSES else "classes"
-
-
-def _number(value: Label) -> float | None:
+def _label_set(value: Label) -> tuple[str, ...] | None:
+    """Names of a row's labels, sorted; a text that looks like a JSON list is read as one."""
     if value is None:
         return None
-    number = float(value)
-    if number != number or number in (float("inf"), float("-inf")):
-        raise ValueError(f"{value!r} is not finite")
-    return number
+    text = str(class_name(value))
+    if text.lstrip().startswith("["):
+        try:
+            found = strict_json(text)
+        except ValueError:
+            found = None
+        if isinstance(found, list) and all(isinstance(name, str) for name in found):
+            return tuple(sorted(set(found)))
+    return tuple(sorted({name.strip() for name in text.split("|")} - {""}))
 
 
+_CONVERT: dict[str, Callable[[Label], Any]] = {"real": number, "classes": class_name, "labels": _label_set}
 MEMBER = Column

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from sklearn.base import BaseEstimator
 
+from probing.analysing import Analysis
 from probing.completing import executor_of, sole_error_itself
-from probing.contracts import Analysis, Control, Measure, Task
+from probing.contracts import Control, Measure, Task
 from probing.corpus import Corpus
 from probing.errors import BadParameter, UnitFailed, unknown_name
 from probing.multiplicity import CORRECTIONS, Correction

@@ -53,13 +53,16 @@ def _conflicting(labels: Labels, corpus: Corpus, inputs: Inputs) -> NDArray[np.b
     code_of: dict[str, int] = {}
     present, position = np.unique(labels.example, return_inverse=True)
     codes = [code_of.setdefault(_input(corpus, e, inputs), len(code_of)) for e in present.tolist()]
-    rows = np.stack([np.array(codes, np.int64)[position], labels.word], axis=1)
-    distinct, same = np.unique(rows, axis=0, return_inverse=True)
+    other = np.zeros_like(labels.word) if labels.other_word is None else labels.other_word
+    longest = max(int(labels.word.max()), int(other.max())) + 2
+    place = (labels.word + 1) * longest + other  # a word, or the two words of a span or pair
+    distinct, same = np.unique(np.array(codes, np.int64)[position] * longest**2 + place, return_inverse=True)
     same = same.reshape(-1)
     lowest = np.full(len(distinct), np.inf)
     highest = np.full(len(distinct), -np.inf)
-    np.minimum.at(lowest, same, labels.y)
-    np.maximum.at(highest, same, labels.y)
+    codes_of = labels.codes
+    np.minimum.at(lowest, same, codes_of)
+    np.maximum.at(highest, same, codes_of)
     return np.asarray((lowest != highest)[same])
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probing.analysing import Analysis, SiteData
 from probing.analysis import AnalysisResult
-from probing.contracts import Analysis, Probe, SiteData
+from probing.contracts import Probe
 from probing.design import Labels
 from probing.predicting import predict
+from probing.probes._each_label import EachLabelProbe
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
 from probing.provenance import digest
 from probing.records import ProbeResult
@@ -78,7 +80,10 @@ def fit_unit(
     draws = iter(scored[1:])
     controls = {
         one.name: ControlScores(
-            one.control.is_selectivity, [labels.ceiling for labels in one.draws], [next(draws) for _ in one.draws]
+            one.control.is_selectivity,
+            [labels.ceiling for labels in one.draws],
+            [next(draws) for _ in one.draws],
+            "accuracy" if plan.labels.choice is None else "uas",
         )
         for one in plan.controls
     } | {one.name: one.scores for one in others}
@@ -136,14 +141,14 @@ def _provenance(plan: Plan, unit: Unit) -> dict[str, Any]:
     return dict(plan.provenance) | {
         "recipe": recipe_of(plan, *unit),
         "unit": unit_id(plan, *unit),
-        "saved": not isinstance(unit[2], SklearnProbe | SklearnRegressorProbe),
+        "saved": not isinstance(unit[2], SklearnProbe | SklearnRegressorProbe | EachLabelProbe),
     }
 
 
 def _confusion(labels: Labels, fit: Probe, X: NDArray[Any]) -> tuple[tuple[int, ...], ...]:
-    """Counts on test, true classes by predicted classes; empty for regression."""
+    """Counts on test, true classes by predicted classes; empty for targets of another kind."""
     n_classes = len(labels.classes)
-    if not n_classes:
+    if labels.kind != "classes":
         return ()
     test = labels.take(labels.rows("test"))
     cells = np.bincount(test.y * n_classes + predict(fit, X, test).values, minlength=n_classes**2)

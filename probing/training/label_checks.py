@@ -41,6 +41,9 @@ def check_labels(labels: Labels, corpus: Corpus) -> None:
 
 
 def _check_variety(labels: Labels, n_train: int, where: str) -> None:
+    if labels.kind == "labels":
+        _check_label_sets(labels, where)
+        return
     trained = np.unique(labels.y[labels.rows("train")])
     if len(trained) < 2:
         only = labels.classes[int(trained[0])] if labels.kind == "classes" else f"{trained[0]:g}"
@@ -62,6 +65,21 @@ def _check_variety(labels: Labels, n_train: int, where: str) -> None:
             raise DegenerateDesign(
                 f"no label of {split} occurs in train", needed="labels that train has seen", found=shown, where=where,
                 next_step="check that all files name their labels alike",
+            )  # fmt: skip
+
+
+def _check_label_sets(labels: Labels, where: str) -> None:
+    share = labels.y[labels.rows("train")].mean(axis=0)
+    if not ((share > 0) & (share < 1)).any():
+        raise DegenerateDesign(
+            "no label tells train rows apart", needed="a label that some rows of train have and others have not",
+            found=", ".join(labels.classes[:10]) or "no label at all", where=where, next_step="use another column",
+        )  # fmt: skip
+    for split in ("dev", "test"):
+        if not labels.y[labels.rows(split)][:, share > 0].any():
+            raise DegenerateDesign(
+                f"no label of {split} occurs in train", needed="labels that train has seen",
+                found=f"none in {split}", where=where, next_step="check that all files name their labels alike",
             )  # fmt: skip
 
 

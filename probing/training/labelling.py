@@ -14,9 +14,10 @@ from probing.corpus import SPLITS, Corpus, Example
 from probing.design import Labels
 from probing.errors import BadParameter, ProvenanceMismatch
 from probing.training.label_checks import check_labels
+from probing.training.places import Placed, is_punctuation, place_keys, place_words
 
 Ints = NDArray[np.int64]
-_OWN_KEYS = ("type", "lemma", "document", "text")
+_OWN_KEYS = ("type", "lemma", "document", "text", "first", "second", "offset", "length")
 
 
 class RowTable(Protocol):
@@ -56,15 +57,19 @@ def label_rows(
     task.prepare(corpus)
     name = task_name(task)
     _check_level(task, name, scope, cluster)
-    kept, values, excluded = _labelled(rows, corpus, task)
-    example, word = np.asarray(rows.example)[kept], np.asarray(rows.word)[kept]
-    y, classes = _targets(values, task.kind)
+    is_placed = task.level in ("span", "pair")
+    position = _positions(rows, corpus, task.read_from)
+    placed = place_words(corpus, task, name, position) if is_placed else _labelled(rows, corpus, task, position)
+    example = placed.example
+    y, classes = _targets(placed.values, task.kind)
     split = _per_example([e.split for e in corpus.examples], example)
-    keys, key_names = _keys(corpus, example, word, task.level)
+    keys, key_names = _keys(corpus, placed, task.level)
     labels = Labels(
         task=name, kind=task.kind, y=y, classes=classes, split=split,
-        groups=_groups(corpus, example, cluster), example=example, word=word, row=kept,
-        keys=keys, key_names=key_names, excluded=excluded,
+        groups=_groups(corpus, example, cluster), example=example, word=placed.word, row=placed.row,
+        keys=keys, key_names=key_names, excluded=placed.excluded, reading=task.reading,
+        other_word=placed.other_word, other_row=placed.other_row, choice=placed.choice,
+        punctuation=is_punctuation(corpus, placed) if task.level == "pair" else None,
     )  # fmt: skip
     check_labels(labels, corpus)
     return labels
@@ -79,18 +84,18 @@ def task_name(task: Task) -> str:
 def _check_level(task: Task, name: str, scope: str, cluster: str) -> None:
     if cluster not in ("sentence", "document"):
         raise BadParameter("unknown resampling unit", needed="sentence or document", found=repr(cluster))
-    if task.level != ("sentence" if scope == "position" else scope):
-        wanted = "word:mean" if task.level == "word" else "sentence:mean"
+    if task.read_from != ("sentence" if scope == "position" else scope):
+        wanted = f"{task.read_from}:mean"
         raise BadParameter(
-            f"task {name} labels {task.level}s, the store's rows are {scope}s", needed=f"{task.level} rows",
+            f"task {name} labels {task.level}s, the store's rows are {scope}s", needed=f"{task.read_from} rows",
             found=f"{scope} rows",
             next_step=f"extract again with rows {wanted} (rows=\"{wanted}\", --rows {wanted}) to another folder",
         )  # fmt: skip
 
 
-def _labelled(rows: RowTable, corpus: Corpus, task: Task) -> tuple[Ints, list[Any], dict[str, int]]:
+def _labelled(rows: RowTable, corpus: Corpus, task: Task, position: Ints) -> Placed:
     """Store rows with a label in train, dev or test, their values, and the count of the others by reason."""
-    example, position = np.asarray(rows.example), _positions(rows, corpus, task.level)
+    example = np.asarray(rows.example)
     values = [value for e in corpus.examples for value in _values_of(task, e)]
     has_label = np.fromiter((value is not None for value in values), bool, len(values))[position]
     split = _per_example([e.split for e in corpus.examples], example)
@@ -98,7 +103,9 @@ def _labelled(rows: RowTable, corpus: Corpus, task: Task) -> tuple[Ints, list[An
     kept = np.flatnonzero(has_label & in_split)
     excluded = Counter(f"split {name}" for name in split[~in_split].tolist())
     excluded["no label"] = int((~has_label & in_split).sum())
-    return kept, [values[p] for p in position[kept].tolist()], {reason: n for reason, n in excluded.items() if n}
+    found = [values[p] for p in position[kept].tolist()]
+    reasons = {reason: n for reason, n in excluded.items() if n}
+    return Placed(found, example[kept], np.asarray(rows.word)[kept], kept, reasons)
 
 
 def _values_of(task: Task, example: Example) -> tuple[Any, ...]:
@@ -130,7 +137,15 @@ def _positions(rows: RowTable, corpus: Corpus, level: str) -> Ints:
 def _targets(values: list[Any], kind: str) -> tuple[NDArray[Any], tuple[str, ...]]:
     if kind == "real":
         return np.array(values, dtype=np.float64), ()
-    return _codes(values)
+    return _label_sets(values) if kind == "labels" else _codes(values)
+
+
+def _label_sets(values: list[tuple[str, ...]]) -> tuple[Ints, tuple[str, ...]]:
+    """`(N, C)`, 1 where the row has the label."""
+    codes, names = _codes([name for found in values for name in found])
+    y = np.zeros((len(values), len(names)), dtype=np.int64)
+    y[np.repeat(np.arange(len(values)), [len(found) for found in values]), codes] = 1
+    return y, names
 
 
 def _codes(values: Sequence[str]) -> tuple[Ints, tuple[str, ...]]:
@@ -157,11 +172,13 @@ def _example_codes(values: Sequence[str], example: Ints) -> tuple[Ints, tuple[st
     return codes[inverse], names
 
 
-def _keys(corpus: Corpus, example: Ints, word: Ints, level: str) -> tuple[dict[str, Ints], dict[str, tuple[str, ...]]]:
+def _keys(corpus: Corpus, placed: Placed, level: str) -> tuple[dict[str, Ints], dict[str, tuple[str, ...]]]:
     """The keys by which controls can draw; a missing value is the empty string."""
     found: dict[str, tuple[Ints, tuple[str, ...]]] = {}
-    examples = corpus.examples
-    if level == "word":
+    examples, example, word = corpus.examples, placed.example, placed.word
+    if level in ("span", "pair"):
+        found |= place_keys(corpus, level, placed)
+    elif level == "word":
         found["type"] = _word_codes((e.forms for e in examples), example, word, examples)
         if any("lemma" in e.word_columns for e in examples):
             lemmas = (tuple(_key(v) for v in e.word_columns.get("lemma", (None,) * len(e.words))) for e in examples)
@@ -207,11 +224,11 @@ def facts(labels: Labels, corpus: Corpus) -> dict[str, Any]:
     train, test = labels.rows("train"), labels.rows("test")
     sentences = {split: np.unique(labels.example[labels.rows(split)]) for split in SPLITS}
     return {
-        "level": "sentence" if len(labels) and labels.word[0] < 0 else "word",
+        "level": labels.level,
         "rows": {split: len(labels.rows(split)) for split in SPLITS},
         "sentences": {split: len(ordinals) for split, ordinals in sentences.items()},
         "classes": len(labels.classes),
-        **(_class_facts(labels, train, test) if labels.kind == "classes" else _real_facts(labels, train)),
+        **_FACTS_OF[labels.kind](labels, train, test),
         "type_overlap": _type_overlap(labels, train, test),
         "excluded": dict(labels.excluded),
         "duplicate_sentences": _duplicates(sentences, corpus),
@@ -230,12 +247,24 @@ def _class_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _real_facts(labels: Labels, train: Ints) -> dict[str, Any]:
+def _label_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
+    held_out = np.isin(labels.split, ("dev", "test"))
+    unmet = labels.y[held_out][:, labels.y[train].sum(axis=0) == 0]
+    return {
+        "majority_label": None, "majority": None, "entropy_bits": None, "unseen_classes": int(unmet.any(axis=1).sum()),
+        "mean": None, "std": None,
+    }  # fmt: skip
+
+
+def _real_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
     y = labels.y[train]
     return {
         "majority_label": None, "majority": None, "entropy_bits": None, "unseen_classes": 0,
         "mean": float(y.mean()), "std": float(y.std()),
     }  # fmt: skip
+
+
+_FACTS_OF = {"classes": _class_facts, "labels": _label_facts, "real": _real_facts}
 
 
 def _type_overlap(labels: Labels, train: Ints, test: Ints) -> float | None:

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from probing.contracts import Analysis, Control, Measure, Probe
+from probing.analysing import Analysis
+from probing.contracts import Control, Measure, Probe
 from probing.design import Kind, Labels
 from probing.errors import BadParameter
+from probing.probes._each_label import EachLabelProbe
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
 from probing.specs import build, full_recipe, normalised, spec_of
 from probing.state_controls import Probed, StateControl, StateSource
 
-DEFAULT_MEASURES = {"classes": ("accuracy", "macro_f1", "log_loss"), "real": ("r2", "spearman")}
-DEFAULT_PROBES = {"classes": ("linear",), "real": ("ridge",)}
+DEFAULT_MEASURES = {
+    "classes": ("accuracy", "macro_f1", "log_loss"), "real": ("r2", "spearman"),
+    "labels": ("macro_f1", "accuracy", "log_loss"),
+}  # fmt: skip
+DEFAULT_PROBES = {"classes": ("linear",), "real": ("ridge",), "labels": ("linear",)}
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,25 @@ def _named(folder: str, items: Sequence[Any], build_one: Any) -> dict[str, Any]:
     return found
 
 
-def built_probes(items: Sequence[Any] | None, kind: Kind) -> dict[str, Probe]:
+def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe]:
     """Probes by name; estimators of scikit-learn are wrapped. None: the default of the kind.
 
     Raises:
-        BadParameter: one that cannot predict such a target.
+        BadParameter: one that cannot predict such a target, or cannot read such rows.
     """
+    kind: Kind = "real" if labels.kind == "real" else "classes"  # of several labels each is a problem of two classes
 
     def build_one(item: Any) -> Probe:
+        probe = _of_kind(item)
+        if probe.readings and labels.reading not in probe.readings:
+            raise BadParameter(
+                f"{spec_of(probe)} cannot read rows that are {labels.level}s",
+                needed=f"a task whose rows are read as {' or '.join(probe.readings)}",
+                found=f"task {labels.task}, read as {labels.reading}", next_step=f"use {DEFAULT_PROBES[kind][0]}",
+            )  # fmt: skip
+        return EachLabelProbe(probe) if labels.kind == "labels" else probe
+
+    def _of_kind(item: Any) -> Probe:
         if isinstance(item, str):
             return build("probes", item, kind=kind)  # type: ignore[no-any-return]
         if not isinstance(item, Probe):
@@ -92,12 +108,14 @@ def built_probes(items: Sequence[Any] | None, kind: Kind) -> dict[str, Probe]:
     return _named("probes", DEFAULT_PROBES[kind] if items is None else items, build_one)
 
 
-def built_measures(items: Sequence[Any] | None, kind: Kind) -> dict[str, Measure]:
+def built_measures(items: Sequence[Any] | None, labels: Labels) -> dict[str, Measure]:
     """Measures by name. None: the defaults of the kind.
 
     Raises:
-        BadParameter: one that does not score such a target.
+        BadParameter: one that does not score such a target, or such rows.
     """
+    kind = labels.kind
+    has = {"": True, "pair": labels.level == "pair", "choice": labels.choice is not None}
 
     def build_one(item: Any) -> Measure:
         measure: Measure = build("measures", item) if isinstance(item, str) else item
@@ -106,6 +124,11 @@ def built_measures(items: Sequence[Any] | None, kind: Kind) -> dict[str, Measure
                 f"{spec_of(measure)} does not score a target of kind {kind!r}",
                 needed=", ".join(DEFAULT_MEASURES[kind]),
                 found=spec_of(measure),
+            )  # fmt: skip
+        if not has[measure.needs]:
+            raise BadParameter(
+                f"{spec_of(measure)} scores {measure.needs}s only", needed=f"a task whose rows are {measure.needs}s",
+                found=f"task {labels.task}", next_step=f"use {', '.join(DEFAULT_MEASURES[kind])}",
             )  # fmt: skip
         return measure
 
@@ -165,8 +188,9 @@ def _drawn(control: Control, labels: Labels, seed: int) -> ControlSet:
 
 
 def built_baselines(labels: Labels) -> dict[str, Probe]:
-    """What needs no states and is always fitted: the labels alone, and the word or the text of a row."""
-    of_words = ("word_type",) if "type" in labels.keys else ()
-    of_texts = ("text_length", "bag_of_words", "tfidf") if "text" in labels.keys else ()
-    names = ("prior", *of_words, *of_texts)
+    """What needs no states and is always fitted: the labels alone, and the word, the text or the order of a row."""
+    by_key = {"type": ["word_type"], "offset": ["linear_order"], "text": ["text_length", "bag_of_words", "tfidf"]}
+    names = ["prior", *(name for key, of_key in by_key.items() if key in labels.keys for name in of_key)]
+    if labels.kind == "labels":
+        return {name: EachLabelProbe(build("probes", name, kind="classes")) for name in names}
     return {name: build("probes", name, kind=labels.kind) for name in names}

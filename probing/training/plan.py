@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from probing.contracts import Analysis, Control, Measure, Probe, Task
+from probing.analysing import Analysis
+from probing.contracts import Control, Measure, Probe, Task
 from probing.corpus import Corpus
 from probing.design import Kind, Labels
-from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite, unknown_name
+from probing.errors import BadParameter
 from probing.predicting import gives_probabilities
 from probing.provenance import digest
 from probing.resampling import EVALUATED, Resampler
@@ -35,7 +36,14 @@ from probing.training.members import (
     built_measures,
     built_probes,
 )
-from probing.training.pooling import PooledStore, with_rows
+from probing.training.plan_checks import (
+    check_analyses,
+    reads_states,
+    refuse_constant_target,
+    refuse_other_corpus,
+    refuse_unreadable,
+)
+from probing.training.pooling import PositionStore, with_rows
 from probing.training.results import NO_SITE
 from probing.training.units import VERSION, labels_digest
 
@@ -52,7 +60,7 @@ class Plan:
         measures: by name. `chosen_measures`: whether the caller named them.
         seeds: one child seed per seed asked for.
         resamplers: by split.
-        seen: `(N,)` whether the row's word type occurs in train; None for sentence rows.
+        seen: `(N,)` whether the row's type (of a choice, its word a) occurs in train; None for sentence rows.
         facts: of the data.
         provenance: what all results of the run share.
     """
@@ -108,11 +116,6 @@ class Plan:
         return {name: measure for name, measure in self.measures.items() if name not in left_out}
 
 
-def reads_states(name: str, probe: Probe) -> bool:
-    """Whether the probe has to be fitted at every site."""
-    return probe.reads in ("states", "pieces") and name.partition(":")[0] != "prior"
-
-
 def make_plan(
     store: Store,
     corpus: Corpus,
@@ -137,22 +140,24 @@ def make_plan(
     """
     if seeds < 1:
         raise BadParameter("seeds must be at least 1", needed="1 or more", found=str(seeds))
-    _refuse_other_corpus(store, corpus)
+    refuse_other_corpus(store, corpus)
     chosen_sites = select_sites(sites, store.sites)
     built_task = build_task(task, corpus) if isinstance(task, str) else task
     name = task.strip() if isinstance(task, str) else spec_of(task)
     built_task.prepare(corpus)
     inputs, unknown = store.inputs, store.unknown_pieces
-    given, store = rows, with_rows(store, corpus, rows, built_task.level)
+    given, store = rows, with_rows(store, corpus, rows, built_task.read_from)
+    if isinstance(store, PositionStore) and store.one_of_several:
+        name = f"{name} at {store.one_of_several}"  # so that one folder can hold the results of all
     kind: Kind = built_task.kind
-    named_probes = built_probes(probes, kind)
-    named_measures = built_measures(measures, kind)
     scope = store.identity["extraction"]["rows"].partition(":")[0]
     labels = label_rows(store.rows, scope, corpus, built_task, cluster=cluster)
-    _refuse_constant_target(labels)
-    drawn, sources = built_controls(controls, Probed(
+    refuse_constant_target(labels)
+    named_probes = built_probes(built_task.probes or None if probes is None else probes, labels)
+    named_measures = built_measures(built_task.measures or None if measures is None else measures, labels)
+    drawn, sources = built_controls(built_task.controls or None if controls is None else controls, Probed(
         store, chosen_sites, labels, child_seed(root_seed, "controls"),
-        lambda path: with_rows(Store.open(path), corpus, given, built_task.level),
+        lambda path: with_rows(Store.open(path), corpus, given, built_task.read_from),
     ))  # fmt: skip
     plan = Plan(
         store=store, sites=chosen_sites, task=name, labels=labels, probes=named_probes,
@@ -166,65 +171,16 @@ def make_plan(
     refuse_one_class(plan.measures, plan.label_sets, EVALUATED)
     for probe in plan.probes.values():
         plan.measures_for(probe)
-        _refuse_unreadable(probe, plan)
-    _check_analyses(plan)
+        refuse_unreadable(probe, plan)
+    check_analyses(plan)
     return plan
-
-
-def _check_analyses(plan: Plan) -> None:
-    """Refuse an analysis that reads a site the store has not, or that no probe of the run can be given to."""
-    for name, analysis in plan.analyses.items():
-        if analysis.given and analysis.given not in plan.store.sites:
-            raise unknown_name("site", analysis.given, plan.store.sites, where=f"analysis {name}", error=UnknownSite)
-        if name not in {unit[0] for unit in plan.analysis_units()}:
-            raise BadParameter(
-                f"no probe of this run can be analysed by {name}", needed=f"a probe that {name} accepts",
-                found=", ".join(plan.probes) or "no probe", next_step="see docs/methods.md, or leave the analysis out",
-            )  # fmt: skip
-
-
-def _refuse_other_corpus(store: Store, corpus: Corpus) -> None:
-    recorded = store.identity["corpus"]["fingerprint"]
-    if recorded != corpus.fingerprint:
-        raise ProvenanceMismatch(
-            "the states of this store were made from another corpus",
-            needed=f"corpus {recorded[:12]}…",
-            found=f"corpus {corpus.fingerprint[:12]}… from {corpus.source}",
-            where=str(getattr(store, "path", "")),
-            next_step="give the files the store was extracted from, in the same order, or extract again",
-        )
-
-
-def _refuse_unreadable(probe: Probe, plan: Plan) -> None:
-    labels = plan.labels
-    if probe.reads == "pieces" and not isinstance(plan.store, PooledStore):
-        raise BadParameter(
-            f"{spec_of(probe)} reads all pieces of a row", needed="a store of pieces", found=plan.provenance["rows"],
-            where=str(plan.store.path), next_step="extract with --rows piece to another folder, and train on that",
-        )  # fmt: skip
-    if probe.reads not in ("states", "pieces") and probe.reads not in labels.keys:
-        raise BadParameter(
-            f"{spec_of(probe)} reads the {probe.reads} of a row, and these rows have none",
-            needed=f"rows with one of: {', '.join(labels.keys) or '(nothing)'}", found=probe.reads,
-            where=f"task {labels.task}", next_step="leave this probe out",
-        )  # fmt: skip
 
 
 def _seen_types(labels: Labels) -> NDArray[np.bool_] | None:
     if "type" not in labels.keys:
         return None
-    types = labels.keys["type"]
+    types = labels.keys["type" if labels.choice is None else "first"]  # the same for all alternatives
     return np.isin(types, types[labels.rows("train")])
-
-
-def _refuse_constant_target(labels: Labels) -> None:
-    """R² and rank correlation are undefined on a split in which all targets are equal."""
-    for split in EVALUATED if labels.kind == "real" else ():
-        if np.ptp(labels.y[labels.rows(split)]) == 0:
-            raise DegenerateDesign(
-                f"all targets in {split} are equal", needed="at least two different values", found="one value",
-                where=f"task {labels.task}", next_step="choose another task or more data",
-            )  # fmt: skip
 
 
 def _provenance(

@@ -124,7 +124,8 @@ class PooledStore:
 class PositionStore:
     """A store of positions seen as a store of one of them: at most one row per example.
 
-    Attributes: as of `PooledStore`.
+    Attributes: as of `PooledStore`, and
+        one_of_several: the name of the position where the store has others too, else "".
     """
 
     def __init__(self, store: Store, corpus: Corpus, rows: str | None) -> None:
@@ -157,6 +158,7 @@ class PositionStore:
         self.store_id, self.content_id = store.store_id, store.content_id
         self.environment = store.environment
         self.inputs, self.unknown_pieces = store.inputs, store.unknown_pieces
+        self.one_of_several = name if len(names) > 1 else ""
         columns = ("example", "piece_start", "piece_end", "char_start", "char_end")
         self.rows = RowTable(
             word=np.full(len(self._chosen), -1, dtype=np.int64),

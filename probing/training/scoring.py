@@ -52,12 +52,16 @@ Scores = Mapping[tuple[str, str], Sampled]  # by measure name and split
 
 @dataclass(frozen=True)
 class ControlScores:
-    """One control: whether it defines selectivity, the ceiling and the scores of each draw, and what is `above` it."""
+    """One control: whether it defines selectivity, the ceiling and the scores of each draw, and what is `above` it.
+
+    `ceilings_of`: the measure that the ceilings are of.
+    """
 
     is_selectivity: bool
     ceilings: Sequence[float | None]
     draws: Sequence[Scores]
     above: str = ""
+    ceilings_of: str = "accuracy"
 
 
 def kept(task: Scores, resamplers: Mapping[str, Resampler]) -> dict[str, NDArray[Any]]:
@@ -96,7 +100,8 @@ def score_label_set(
         for name, measure in measures.items():
             values = np.array([measure.value(y, prediction) for prediction in predictions])
             samples = np.stack([resampled(measure, y, prediction, resampler) for prediction in predictions])
-            parts = [_subset_value(measure, y, predictions, known, wanted=wanted) for wanted in (True, False)]
+            known_here = known if measure.scores_parts else None
+            parts = [_subset_value(measure, y, predictions, known_here, wanted=wanted) for wanted in (True, False)]
             scores[name, split] = Sampled(values, samples, *parts)
     return scores
 
@@ -149,7 +154,7 @@ def _comparison(
     value = float(np.mean([draw.value for draw in draws]))
     ours, better = _gained(task, samples, measure, resampler), _better(task.value, value, measure)
     selectivity = _score(better, ours, measure, resampler, least=-1.0)
-    has_ceiling = name == "accuracy" and resampler.split == "test"
+    has_ceiling = name == scores.ceilings_of and resampler.split == "test"
     return Comparison(
         control=control,
         score=_score(value, _replicates(samples, resampler), measure, resampler),
@@ -202,4 +207,4 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _score(value: float, found: Replicates, measure: Measure, resampler: Resampler, *, least: float = 0.0) -> Score:
     bounds = bounded(value, found, unit=measure.unit, clusters=resampler.weights.shape[1], least=least)
-    return Score(value, *bounds, n=len(resampler.rows), unit=measure.unit)
+    return Score(value, *bounds, n=resampler.n, unit=measure.unit)

@@ -6,26 +6,39 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import embedding_bag
 
 from probing.contracts import Probe
 from probing.corpus import SPLITS
-from probing.errors import NonFiniteStates
+from probing.design import Labels, Pairs
+from probing.errors import BadParameter, NonFiniteStates
 from probing.training.plan import Plan
 
-States = Mapping[str, Any]  # by split: arrays (N, D), or Pieces
+States = Mapping[str, Any]  # by split: arrays (N, D), Pairs or Pieces
 Read = Callable[[str, NDArray[np.int64]], NDArray[np.float32]]
 
 
 def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
-    """What this probe reads of a site, or instead of one: `states`, read already, or all pieces of each row."""
-    if probe.reads == "pieces":
-        return _checked(plan, site, _pieces(plan, site))
-    return states or stateless(plan, probe)
+    """What this probe reads of a site, or instead of one: `states`, read already, or all pieces of each row.
+
+    Raises:
+        NonFiniteStates: of pieces, with site and the first rows.
+    """
+    if probe.reads != "pieces":
+        return states or stateless(plan, probe)
+    labels, store, found = plan.labels, plan.store, {}
+    for split in SPLITS:
+        rows = labels.row[labels.rows(split)]
+        pieces: Any = store
+        found[split] = pieces.pieces(site, rows)
+        _refuse_not_finite(np.asarray(found[split]), site, rows, split)
+    return found
 
 
 def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
-    """States `(N, D)` of one site by split.
+    """States `(N, D)` of one site by split; `Pairs` where a row is two words.
 
     Args:
         plan: says which rows.
@@ -35,29 +48,65 @@ def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
     Raises:
         NonFiniteStates: with site and the first rows.
     """
-    labels, read = plan.labels, read or plan.store.read
-    return _checked(plan, site, {split: read(site, labels.row[labels.rows(split)]) for split in SPLITS})
+    return {split: rows_read(plan.store, site, plan.labels, split, read) for split in SPLITS}
 
 
-def _pieces(plan: Plan, site: str) -> States:
-    """All pieces of the rows at one site, by split; `make_plan` has seen to it that the store has them."""
-    labels = plan.labels
-    store: Any = plan.store
-    return {split: store.pieces(site, labels.row[labels.rows(split)]) for split in SPLITS}
+def rows_read(store: Any, site: str, labels: Labels, split: str, read: Read | None = None) -> Any:
+    """States of the rows of one split, as the reading of the labels makes them.
+
+    Raises:
+        NonFiniteStates: with site and the first rows.
+    """
+    chosen, read = labels.rows(split), read or store.read
+    if labels.reading == "row":
+        return _finite(read, site, labels.row[chosen], split)
+    a, b = labels.row[chosen], _other(labels.other_row)[chosen]
+    if labels.reading == "mean":
+        return _span_means(store.rows, read, site, labels.take(chosen), split)
+    needed = np.unique(np.concatenate([a, b]))
+    index = np.stack([np.searchsorted(needed, a), np.searchsorted(needed, b)], axis=1)
+    choice = None if labels.choice is None else labels.choice[chosen]
+    return Pairs(_finite(read, site, needed, split), index, labels.example[chosen], choice, labels.reading)
 
 
-def _checked(plan: Plan, site: str, states: States) -> States:
-    labels = plan.labels
-    for split, X in states.items():
-        bad = np.flatnonzero(~np.isfinite(np.asarray(X).sum(axis=1, dtype=np.float64)))
-        if len(bad):
-            rows = labels.row[labels.rows(split)][bad[:5]].tolist()
-            raise NonFiniteStates(
-                "states that are not finite", needed="finite states", found=f"{len(bad)} rows with NaN or infinity",
-                where=f"site {site}, {split}, rows {', '.join(map(str, rows))}",
-                next_step="leave the site out, or extract again in float32",
-            )  # fmt: skip
-    return states
+def _span_means(rows: Any, read: Read, site: str, spans: Labels, split: str) -> NDArray[np.float32]:
+    """Mean over the words of each span, from the words' own states."""
+    counts = _other(spans.other_word) - spans.word + 1
+    bounds = np.concatenate([[0], np.cumsum(counts)])
+    word = np.repeat(spans.word - bounds[:-1], counts) + np.arange(bounds[-1])
+    longest = int(np.asarray(rows.word).max()) + 1
+    known = np.asarray(rows.example) * longest + np.asarray(rows.word)
+    order = np.argsort(known, kind="stable")
+    found = order[np.searchsorted(known, np.repeat(spans.example, counts) * longest + word, sorter=order)]
+    needed, index = np.unique(found, return_inverse=True)
+    table = torch.from_numpy(_finite(read, site, needed, split))
+    means: NDArray[np.float32] = embedding_bag(
+        torch.from_numpy(index.reshape(-1)), table, torch.from_numpy(bounds), mode="mean", include_last_offset=True
+    ).numpy()
+    return means
+
+
+def _other(values: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    if values is None:
+        raise BadParameter("rows of two words without the second", needed="Labels.other_row and other_word")
+    return values
+
+
+def _finite(read: Read, site: str, rows: NDArray[np.int64], split: str) -> NDArray[np.float32]:
+    """Rows of a store, refused where they are not finite."""
+    X = read(site, rows)
+    _refuse_not_finite(X, site, rows, split)
+    return X
+
+
+def _refuse_not_finite(X: NDArray[np.float32], site: str, rows: NDArray[np.int64], split: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(X.sum(axis=1, dtype=np.float64)))
+    if len(bad):
+        raise NonFiniteStates(
+            "states that are not finite", needed="finite states", found=f"{len(bad)} rows with NaN or infinity",
+            where=f"site {site}, {split}, rows {', '.join(map(str, rows[bad[:5]].tolist()))}",
+            next_step="leave the site out, or extract again in float32",
+        )  # fmt: skip
 
 
 def stateless(plan: Plan, probe: Probe) -> States:

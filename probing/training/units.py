@@ -29,12 +29,14 @@ def labels_digest(labels: Labels) -> str:
     """SHA-256 (hex) of everything about labels that enters a score."""
     state = hashlib.sha256()
     arrays = [labels.y, labels.split, labels.groups, labels.row, *(labels.keys[name] for name in sorted(labels.keys))]
+    arrays += [one for one in (labels.other_row, labels.choice, labels.punctuation) if one is not None]
     for array in arrays:
         values = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else np.ascontiguousarray(array)
         state.update(f"{values.dtype.kind}{values.shape}".encode())
         state.update(values.tobytes())
     names = {name: list(labels.key_names[name]) for name in sorted(labels.keys)}
-    state.update(digest([labels.kind, list(labels.classes), names]).encode())
+    reading = [] if labels.reading == "row" else [labels.reading]
+    state.update(digest([labels.kind, list(labels.classes), names, *reading]).encode())
     return state.hexdigest()
 
 

@@ -1,0 +1,80 @@
+"""The control task of head selection: every word type has one rule for its head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Control
+from probing.controls._draws import check_draws, uniform_of
+from probing.design import Labels
+from probing.errors import DegenerateDesign
+
+KEY = "first"  # of a pair: the form of the word that depends
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeControl(Control):
+    """Every word type draws its head's place: the word itself, the first or the last word of the sentence.
+
+    As the word-type control, for tasks in which each word chooses one of its sentence: a hash of (form, seed, draw),
+    carried by every occurrence in every split. First and last are those among the alternatives. The root, which has
+    no alternatives, is not scored. A type unseen in train draws a place that no probe can know; the best guess then is
+    right with ⅓, with ⅔ where two of the three places are one word. That makes the ceiling, which is one of UAS.
+
+    Args:
+        draws: independent control tasks.
+
+    References:
+        Hewitt & Liang 2019, Designing and Interpreting Probes with Control Tasks, section 2.
+    """
+
+    draws: int = 5
+
+    def __post_init__(self) -> None:
+        check_draws(self.draws)
+
+    def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
+        """Control labels of one draw.
+
+        Raises:
+            DegenerateDesign: rows that are no alternatives.
+        """
+        if labels.choice is None or KEY not in labels.keys or labels.other_word is None:
+            raise DegenerateDesign(
+                "the edge control needs words that choose their head", needed="a task such as head",
+                found=f"rows that are {labels.level}s without a choice", where=f"task {labels.task}",
+                next_step="use word_type or keyed",
+            )  # fmt: skip
+        order = np.lexsort((labels.other_word, labels.choice))
+        start = np.flatnonzero(np.diff(labels.choice[order], prepend=-1))
+        first, last = order[start], order[np.append(start[1:], len(order)) - 1]
+        own = order[labels.word[order] == labels.other_word[order]]
+        if len(own) != len(start):
+            raise DegenerateDesign(
+                "the edge control needs every word among its own alternatives", needed=f"{len(start)} such pairs",
+                found=str(len(own)), where=f"task {labels.task}",
+            )  # fmt: skip
+        places = np.stack([own, first, last])
+        codes = labels.keys[KEY]
+        present = np.unique(codes)
+        rules = np.array([int(3 * uniform_of(labels.key_names[KEY][c], draw=draw, seed=seed)) for c in present])
+        y = np.zeros_like(labels.y)
+        y[places[rules[np.searchsorted(present, codes[first])], np.arange(len(first))]] = 1
+        seen = np.isin(codes, codes[labels.rows("train")])
+        ceiling = _ceiling(places, seen, labels.split == "test")
+        return replace(labels, y=y, seen=seen, ceiling=ceiling, control=f"edge#{draw}")
+
+
+def _ceiling(places: NDArray[np.int64], seen: NDArray[np.bool_], is_test: NDArray[Any]) -> float | None:
+    """UAS on test of one who knows the rule of every type of train, and guesses the likeliest place for others."""
+    tested = places[:, is_test[places[0]]]
+    same = (tested[:, None] == tested[None]).sum(1).max(0)  # how many of the three places are the commonest word
+    best = np.where(seen[tested[0]], 1.0, same / len(places))
+    return float(best.mean()) if len(best) else None
+
+
+MEMBER = EdgeControl

@@ -1,0 +1,47 @@
+"""What measures need of the rows behind a prediction: runs of rows that belong together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Prediction
+from probing.design import Labels
+from probing.errors import BadParameter
+
+Ints = NDArray[np.int64]
+
+
+def labels_of(prediction: Prediction, measure: str, needs: str) -> Labels:
+    """The rows predicted.
+
+    Raises:
+        BadParameter: not known, or rows of another kind than the measure needs.
+    """
+    labels = prediction.labels
+    known = labels is not None and (labels.choice if needs == "choice" else labels.other_word) is not None
+    if labels is None or not known:
+        raise BadParameter(
+            f"{measure} needs the rows behind a prediction", needed=f"Prediction.labels with rows that are {needs}s",
+            found="none" if labels is None else f"{labels.level}s", next_step="score it by accuracy or r2",
+        )  # fmt: skip
+    return labels
+
+
+def words_of(prediction: Prediction, measure: str) -> tuple[Labels, Ints, Ints]:
+    """The pairs predicted, and their words a and b.
+
+    Raises:
+        BadParameter: not known, or rows that are no pairs.
+    """
+    labels = labels_of(prediction, measure, "pair")
+    return labels, labels.word, np.asarray(labels.other_word)
+
+
+def runs(codes: NDArray[Any]) -> tuple[Ints, Ints]:
+    """Rows in the order of their code, and where each code begins in that order (with the end at the end)."""
+    order = np.argsort(codes, kind="stable")
+    change = np.flatnonzero(np.diff(codes[order])) + 1
+    return order, np.concatenate([[0], change, [len(codes)]]).astype(np.int64)

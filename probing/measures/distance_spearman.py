@@ -1,0 +1,75 @@
+"""Spearman correlation of predicted and true distances, word by word: whether near words come before far ones."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from probing.contracts import Measure, Prediction
+from probing.measures._rows import runs, words_of
+
+SHORTEST, LONGEST = 5, 50  # words of the sentences scored
+
+
+class DistanceSpearman(Measure):
+    """For each word the rank correlation of its predicted and true distances to the others, averaged in three steps.
+
+    Over the words of a sentence, over the sentences of one length (5 to 50 words), and over lengths, as published. So
+    long sentences weigh no more than others, and no resample changes a rank: sums over sentences are all it needs. A
+    word whose distances are all equal, true or predicted, counts 0. On all rows at once: `spearman`.
+
+    References:
+        Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, section 4.1 (DSpr.).
+    """
+
+    kinds = ("real",)
+    unit = "rho"
+    needs: ClassVar[str] = "pair"
+    scores_parts: ClassVar[bool] = False
+
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, 2·46)`: on the first row of each sentence, its mean correlation and one in the columns of its length.
+
+        Raises:
+            BadParameter: rows that are no pairs.
+        """
+        labels, a, b = words_of(prediction, "distance_spearman")
+        order, starts = runs(labels.example)
+        statistics = np.zeros((len(labels), 2, LONGEST - SHORTEST + 1))
+        targets, values = np.asarray(y, np.float64), np.asarray(prediction.values, np.float64)
+        for low, high in pairwise(starts.tolist()):
+            rows = order[low:high]
+            words, ends = np.unique(np.stack([a[rows], b[rows]]), return_inverse=True)
+            if SHORTEST <= len(words) <= LONGEST:
+                rho = _mean_correlation(ends.reshape(2, -1), len(words), targets[rows], values[rows])
+                statistics[rows[0], :, len(words) - SHORTEST] = rho, 1.0
+        return statistics.reshape(len(labels), -1)
+
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean over lengths of the mean over sentences; NaN without a sentence of such a length."""
+        total, count = np.moveaxis(totals.reshape(*totals.shape[:-1], 2, -1), -2, 0)
+        means = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+        lengths = (count > 0).sum(-1)
+        return np.asarray(np.where(lengths > 0, means.sum(-1) / np.maximum(lengths, 1), np.nan))
+
+
+def _mean_correlation(
+    ends: NDArray[np.int64], n: int, targets: NDArray[np.float64], values: NDArray[np.float64]
+) -> float:
+    """Mean over words of the correlation of ranks; pairs that are missing are left out."""
+    ranks = []
+    for lengths in (targets, values):
+        table = np.full((n, n), np.nan)
+        table[ends[0], ends[1]] = table[ends[1], ends[0]] = lengths
+        found = rankdata(table, axis=1, nan_policy="omit")
+        ranks.append(found - np.nanmean(found, axis=1, keepdims=True))
+    a, b = (np.nan_to_num(found) for found in ranks)
+    spread = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return float(np.divide((a * b).sum(1), spread, out=np.zeros(n), where=spread > 0).mean())
+
+
+MEMBER = DistanceSpearman

@@ -1,0 +1,52 @@
+"""UAS: the share of words whose head is chosen."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Measure, Prediction
+from probing.errors import BadParameter
+from probing.measures._rows import labels_of, runs
+
+
+class UAS(Measure):
+    """Choices whose most probable alternative is the right one, over choices (unlabelled attachment score, for `head`).
+
+    Of c alternatives that are equally probable the best, each counts 1/c: a probe that cannot tell them apart scores
+    what a guess would on average. Punctuation counts like every other word; roots are not among the choices.
+    """
+
+    kinds = ("classes",)
+    unit = "fraction"
+    reads_probabilities: ClassVar[bool] = True
+    needs: ClassVar[str] = "choice"
+
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, 2)`: right, one; on the first row of each choice, 0 on all others.
+
+        Raises:
+            BadParameter: no probabilities, or rows that are no alternatives.
+        """
+        labels = labels_of(prediction, "uas", "choice")
+        if prediction.log_probabilities is None:
+            raise BadParameter("uas needs probabilities", found="a probe without them", next_step="use another probe")
+        order, starts = runs(np.asarray(labels.choice))
+        logs = prediction.log_probabilities[order, 1]
+        best = logs == np.repeat(np.maximum.reduceat(logs, starts[:-1]), np.diff(starts))
+        right = best & (np.asarray(y)[order] == 1)
+        statistics = np.zeros((len(order), 2))
+        first = order[starts[:-1]]
+        statistics[first, 0] = np.add.reduceat(right.astype(np.float64), starts[:-1])
+        statistics[first, 0] /= np.add.reduceat(best.astype(np.float64), starts[:-1])
+        statistics[first, 1] = 1.0
+        return statistics
+
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Right over choices."""
+        return totals[..., 0] / totals[..., 1]
+
+
+MEMBER = UAS

@@ -1,0 +1,86 @@
+"""UUAS: the share of the edges of a tree that the tree of least predicted distance has too."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts import Measure, Prediction
+from probing.measures._rows import runs, words_of
+
+
+class UUAS(Measure):
+    """Gold edges (pairs at distance 1) in the minimum spanning tree of the predicted distances, over gold edges.
+
+    Undirected unlabelled attachment score. Words that are punctuation (UPOS PUNCT), with all their pairs, are left out
+    of gold edges and spanning tree, as in the paper, where the corpus says which they are. Edges are counted over all
+    sentences. On the labels of a control, gold edges are the pairs that drew 1: no tree, so not all can be found.
+
+    References:
+        Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, section 4.1.
+    """
+
+    kinds = ("real",)
+    unit = "fraction"
+    needs: ClassVar[str] = "pair"
+    scores_parts: ClassVar[bool] = False
+
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, 2)`: gold edge that is in the spanning tree, gold edge.
+
+        Raises:
+            BadParameter: rows that are no pairs.
+        """
+        labels, a, b = words_of(prediction, "uuas")
+        kept = np.arange(len(labels))
+        if labels.punctuation is not None:
+            kept = np.flatnonzero(~labels.punctuation)
+        statistics = np.zeros((len(labels), 2))
+        statistics[kept, 1] = np.asarray(y)[kept] == 1.0
+        a, b = a[kept], b[kept]
+        values = np.asarray(prediction.values, np.float64)[kept]
+        order, starts = runs(labels.example[kept])
+        for low, high in pairwise(starts.tolist()):
+            rows = order[low:high]
+            tree = rows[spanning_tree(a[rows], b[rows], values[rows])]
+            statistics[kept[tree], 0] = statistics[kept[tree], 1]
+        return statistics
+
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Found over gold; NaN without gold edges."""
+        found, gold = totals[..., 0], totals[..., 1]
+        return np.asarray(np.where(gold > 0, found / np.where(gold > 0, gold, 1.0), np.nan))
+
+
+def spanning_tree(a: NDArray[np.int64], b: NDArray[np.int64], length: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Which of the edges (a, b) make the minimum spanning tree (a forest, where they do not connect); Prim's algorithm.
+
+    Of equally long ways to the next word the earlier word is reached first.
+    """
+    if not len(length):
+        return np.zeros(0, dtype=np.int64)
+    words, ends = np.unique(np.stack([a, b]), return_inverse=True)
+    a, b = ends.reshape(2, -1)
+    n = len(words)
+    edge = np.full((n, n), -1, dtype=np.int64)
+    edge[a, b] = edge[b, a] = np.arange(len(length))
+    cost = np.where(edge >= 0, length[edge], np.inf)
+    nearest, way, outside = cost[0].copy(), edge[0].copy(), np.ones(n, dtype=bool)
+    outside[0] = False
+    chosen = []
+    for _ in range(n - 1):
+        word = int(np.where(outside, nearest, np.inf).argmin())
+        if not outside[word] or nearest[word] == np.inf:  # another tree of the forest begins
+            word = int(outside.argmax())
+        else:
+            chosen.append(int(way[word]))
+        outside[word] = False
+        closer = outside & (cost[word] < nearest)
+        nearest[closer], way[closer] = cost[word][closer], edge[word][closer]
+    return np.array(chosen, dtype=np.int64)
+
+
+MEMBER = UUAS

@@ -1,0 +1,198 @@
+"""The structural probe: a linear map under which squared distances are distances in a tree."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from probing.design import Pairs, Reading
+from probing.errors import BadParameter
+from probing.probes._descent import Recipe, descend
+from probing.probes._estimator import RegressorProbe
+from probing.probes._pair_batches import Batch, Sentences, check_reading, halves, held_out
+from probing.probes._standardise import moments, standardise
+from probing.seeds import generator
+
+_BLOCK = 1 << 16
+_FORMS = ("auto", "distance", "depth")
+
+
+class StructuralProbe(RegressorProbe):
+    """Distance of two words ‖B(x_a − x_b)‖², or depth of one ‖B x‖², on standardised states.
+
+    Minimises the absolute error: for pairs Σ over sentences of (1/n²) Σ over pairs |d − d̂| with n the words of the
+    sentence, as published; for depths the mean over words (rows of words do not say where a sentence ends, so long ones
+    weigh more than in the paper). AdamW on batches of whole sentences; the learning rate is halved after every
+    epoch without a lower dev loss, the weights kept are the best epoch's. Without `dev`, a tenth of the
+    sentences is held out by seed. Predictions are never negative; targets that can be need another probe.
+
+    It reads `Pairs` as they are: every word is mapped once. Plain rows are depths, unless `form=distance` splits
+    `(N, 2D)` in halves (an odd width gets a column of zeros).
+
+    Args:
+        rank: rows of B; None: as many as there are features.
+        form: `distance` or `depth`; `auto`: distance for pairs, depth for plain rows.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW (decoupled L2).
+        batch_words: words a step; fewer where that would give fewer than 50 steps an epoch.
+        max_epochs: passes over the rows at most.
+        patience: epochs without a lower dev loss before stopping.
+        random_state: seed of first weights and order; None is 0.
+
+    Attributes:
+        map_: `(D, r)` Bᵀ.
+        is_distance_: which of the two it is.
+        converged_: stopped by patience, before `max_epochs`.
+        best_epoch_: the epoch whose weights are kept, from 1. dev_losses_: one an epoch.
+
+    References:
+        Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, sections 2 and 3.
+    """
+
+    stochastic: ClassVar[bool] = True
+    readings: ClassVar[tuple[Reading, ...]] = ("pair", "ends", "row", "mean")
+    reads_pairs: ClassVar[bool] = True
+    _arrays = ("map", "mean", "scale")
+    _scalars = ("is_distance",)
+
+    map_: NDArray[np.float32]
+    mean_: NDArray[np.float64]
+    scale_: NDArray[np.float64]
+    is_distance_: bool
+
+    def __init__(
+        self,
+        rank: int | None = 64,
+        form: str = "auto",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        batch_words: int = 512,
+        max_epochs: int = 40,
+        patience: int = 3,
+        random_state: int | None = None,
+    ) -> None:
+        self.rank = rank
+        self.form = form
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.batch_words = batch_words
+        self.max_epochs = max_epochs
+        self.patience = patience
+        self.random_state = random_state
+
+    def fit(
+        self, X: ArrayLike | Pairs, y: ArrayLike, *, dev: tuple[ArrayLike | Pairs, ArrayLike] | None = None
+    ) -> Self:
+        """Fit on N pairs or `(N, D)` states and `(N,)` targets."""
+        recipe = Recipe.of(self)
+        if self.form not in _FORMS:
+            raise BadParameter("unknown form", needed=", ".join(_FORMS), found=repr(self.form))
+        self.is_distance_ = self.form == "distance" or (self.form == "auto" and isinstance(X, Pairs))
+        if isinstance(X, Pairs):
+            pairs, targets = X, np.asarray(y, np.float64)
+            self.n_features_in_ = X.shape[1]
+        else:
+            rows, targets = self._training_rows(X, y)
+            pairs = self._as_pairs(rows)
+        check_reading(pairs, "structural")
+        if dev is None:
+            kept, dev_rows = held_out(pairs, self.random_state or 0)
+            dev_pairs, dev_targets = pairs[dev_rows], targets[dev_rows]
+            pairs, targets = pairs[kept], targets[kept]
+        else:
+            dev_pairs = dev[0] if isinstance(dev[0], Pairs) else self._as_pairs(np.asarray(dev[0], np.float32))
+            dev_targets = np.asarray(dev[1], np.float64)
+        self.mean_, self.scale_ = moments(pairs.table[np.unique(pairs.index)])
+        self._train(pairs, targets, dev_pairs, dev_targets, recipe)
+        return self
+
+    def predict(self, X: ArrayLike | Pairs) -> NDArray[Any]:
+        """`(N,)` float64 distances or depths."""
+        if isinstance(X, Pairs):
+            self.state()  # refuses where nothing is fitted
+            pairs = X
+            if X.shape[1] != self.n_features_in_:
+                raise ValueError(f"pairs of {X.shape[1]} features, fitted on {self.n_features_in_}")
+        else:
+            pairs = self._as_pairs(self._rows(X))
+        check_reading(pairs, "structural")
+        words, index = np.unique(pairs.index, return_inverse=True)
+        index = index.reshape(-1, 2)
+        z = standardise(pairs.table[words], self.mean_, self.scale_).astype(np.float64) @ self.map_.astype(np.float64)
+        found = np.empty(len(index))
+        for low in range(0, len(index), _BLOCK):
+            a, b = index[low : low + _BLOCK].T
+            difference = z[a] - z[b] if self.is_distance_ else z[a]
+            found[low : low + _BLOCK] = np.einsum("nr,nr->n", difference, difference)
+        return found
+
+    def _as_pairs(self, rows: NDArray[Any]) -> Pairs:
+        """Halves for distances; for depths every row as a pair with itself, a sentence of its own."""
+        if self.is_distance_:
+            return halves(rows)
+        each = np.arange(len(rows))
+        return Pairs(rows.astype(np.float32, copy=False), np.stack([each, each], axis=1), each)
+
+    def _train(
+        self, pairs: Pairs, targets: NDArray[np.float64], dev: Pairs, dev_targets: NDArray[np.float64], recipe: Recipe
+    ) -> None:
+        seed = self.random_state or 0
+        B = self._first_map(pairs.table.shape[1], float(targets.mean()), seed)
+        table, dev_table = (torch.from_numpy(standardise(p.table, self.mean_, self.scale_)) for p in (pairs, dev))
+        sentences, held = Sentences(pairs), Sentences(dev)
+        y, dev_y = (torch.from_numpy(t.astype(np.float32)) for t in (targets, dev_targets))
+        weight, dev_weight = _weights(pairs, sentences), _weights(dev, held)
+        size, all_held = self.batch_words, np.arange(len(held))
+
+        def loss(batch: Batch) -> torch.Tensor:
+            return self._error(B, table, y, weight, batch) / batch.n_sentences
+
+        def dev_loss() -> float:
+            errors = (self._error(B, dev_table, dev_y, dev_weight, batch) for batch in held.batches(size, all_held))
+            return sum(float(error) for error in errors) / len(held)
+
+        def epoch_of(epoch: int) -> Any:
+            return sentences.batches(size, generator(seed, "order", epoch).permutation(len(sentences)))
+
+        end = descend([B], loss, epoch_of, dev_loss, recipe)
+        self.map_ = B.detach().numpy()
+        self.converged_, self.best_epoch_, self.dev_losses_ = end.converged, end.best_epoch, end.dev_losses
+        self.n_iter_ = len(end.dev_losses)
+
+    def _first_map(self, width: int, mean: float, seed: int) -> torch.Tensor:
+        """Drawn so that predictions begin about as large as targets are on average."""
+        rank = width if self.rank is None else self.rank
+        scale = np.sqrt(max(abs(mean), 1e-3) / (rank * width * (2 if self.is_distance_ else 1)))
+        first = scale * generator(seed, "weights").standard_normal((width, rank))
+        return torch.tensor(first, dtype=torch.float32, requires_grad=True)
+
+    def _error(
+        self, B: torch.Tensor, table: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
+        """Weighted absolute error of the pairs of a batch."""
+        z = table[batch.words] @ B
+        square = (z * z).sum(1)
+        found = square.index_select(0, batch.a)
+        if self.is_distance_:
+            n = len(z)
+            products = (z @ z.T).flatten().gather(0, batch.a * n + batch.b)
+            found = found + square.index_select(0, batch.b) - 2.0 * products
+        return ((found - y[batch.rows]).abs() * weight[batch.rows]).sum()
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True  # no form of this kind fits a target that is linear in the states
+        return tags
+
+
+def _weights(pairs: Pairs, sentences: Sentences) -> torch.Tensor:
+    """`(N,)` 1/n² of the sentence of each pair, n its words."""
+    _, codes = np.unique(pairs.group, return_inverse=True)
+    n_words = np.diff(sentences.word_start).astype(np.float64)
+    return torch.from_numpy((1.0 / n_words**2)[codes.reshape(-1)].astype(np.float32))
+
+
+MEMBER = StructuralProbe

@@ -1,0 +1,66 @@
+"""Is there a dependency edge between two words?"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from probing.corpus import Example
+from probing.tasks._trees import ROOT, TreeTask, heads
+
+EDGE, NONE = "edge", "no edge"
+
+
+class DependencyEdge(TreeTask):
+    """`dependency_edge`: all edges of the trees, and as many pairs of words without one, the earlier word first.
+
+    For each edge another pair of the same sentence, as far apart where there is one left, else as near to that as can
+    be: so how far two words are apart tells little. Which pair is the least hash of sentence id and words: the same in
+    every run, whatever else the corpus holds. `:difference` and `:product` combine the two states.
+    """
+
+    def places(self, example: Example) -> list[tuple[int, int]]:
+        """Edges, then pairs without one."""
+        edges = _edges(example)
+        return edges + _without_edge(example, edges)
+
+    def labels(self, example: Example) -> tuple[Any, ...]:
+        """`edge` or `no edge`."""
+        n_edges = len(_edges(example))
+        return (EDGE,) * n_edges + (NONE,) * (len(self.places(example)) - n_edges)
+
+
+def _edges(example: Example) -> list[tuple[int, int]]:
+    above = heads(example).tolist()
+    return [(min(word, head), max(word, head)) for word, head in enumerate(above) if head > ROOT]
+
+
+def _without_edge(example: Example, edges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """One pair for every edge, while there are any left."""
+    above, n = heads(example).tolist(), len(example.words)
+    taken = set(edges)
+    known = [word for word in range(n) if above[word] >= ROOT]  # of a word without annotation nothing is known
+    free: dict[int, list[tuple[int, int]]] = {}
+    for i, a in enumerate(known):
+        for b in known[i + 1 :]:
+            if (a, b) not in taken:
+                free.setdefault(b - a, []).append((a, b))
+    found: list[tuple[int, int]] = []
+    drawn: dict[int, list[tuple[int, int]]] = {}
+    for a, b in edges:
+        if not free:
+            break
+        nearest = min(free, key=lambda apart: (abs(apart - (b - a)), apart))
+        if nearest not in drawn:
+            drawn[nearest] = sorted(free[nearest], key=lambda pair: _lot(example, pair))
+        found.append(drawn[nearest].pop())
+        if not drawn[nearest]:
+            del free[nearest]
+    return found
+
+
+def _lot(example: Example, pair: tuple[int, int]) -> bytes:
+    return hashlib.sha256(f"{example.id}\x1f{pair[0]}\x1f{pair[1]}".encode()).digest()
+
+
+MEMBER = DependencyEdge

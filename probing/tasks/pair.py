@@ -1,0 +1,65 @@
+"""Labelled pairs of words, from a field of [a, b, label] triples: `pair:coreference`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from probing.contracts import Task
+from probing.corpus import Corpus, Example
+from probing.design import Kind
+from probing.errors import BadParameter, DegenerateDesign, unknown_name
+from probing.tasks._columns import class_name, kind_of, number
+from probing.tasks._trees import COMBINED, pair_reading
+
+
+class Pair(Task):
+    """`pair:<FIELD>`: the pairs that the corpus gives in that field, words counted from 0, and their labels.
+
+    Labels are classes, or real where they are numbers with a fraction somewhere or of more than 20 values. The state is
+    [a; b]; `pair:<FIELD>:difference` and `:product` combine the two.
+    """
+
+    level = "pair"
+
+    def __init__(self, argument: str = "") -> None:
+        super().__init__(argument)
+        name, _, ending = argument.rpartition(":")
+        self.field = name if ending in COMBINED else argument
+        self.reading = pair_reading(self, ending) if ending in COMBINED else "pair"
+        self.kind: Kind = "classes"
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Find the field and the kind of its labels.
+
+        Raises:
+            BadParameter: no field named.
+            UnknownName: no such field, with the nearest one.
+            DegenerateDesign: no pair in it has a label.
+        """
+        known = sorted({name for example in corpus.examples for name in example.pairs})
+        if not self.field:
+            raise BadParameter(
+                "which field of pairs?", needed="pair:FIELD", found="pair", where=corpus.source,
+                next_step="fields of [a, b, label] triples here: " + (", ".join(known) or "none"),
+            )  # fmt: skip
+        if self.field not in known:
+            raise unknown_name("field of pairs", self.field, known, where=corpus.source)
+        values = [label for e in corpus.examples for _, _, label in e.pairs.get(self.field, ()) if label is not None]
+        if not values:
+            raise DegenerateDesign(
+                f"field {self.field!r} has no labelled pair", needed="[a, b, label] triples", found="none",
+                where=corpus.source, next_step="choose another task",
+            )  # fmt: skip
+        self.kind = kind_of(values)
+
+    def places(self, example: Example) -> list[tuple[int, int]]:
+        """The two words of every pair."""
+        return [(a, b) for a, b, _ in example.pairs.get(self.field, ())]
+
+    def labels(self, example: Example) -> tuple[Any, ...]:
+        """The label of every pair."""
+        convert = number if self.kind == "real" else class_name
+        return tuple([convert(label) for _, _, label in example.pairs.get(self.field, ())])
+
+
+MEMBER = Pair

@@ -1,0 +1,39 @@
+"""Distance of every two words in their dependency tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.corpus import Example
+from probing.design import Kind
+from probing.tasks._trees import TreeTask, path_lengths
+
+
+class TreeDistance(TreeTask):
+    """`tree_distance`: the number of arcs between two words of a sentence; each two words once, the earlier first.
+
+    Words in two trees, where a head is missing, have no distance. `tree_distance:difference` and `:product` combine the
+    two states for probes that read one.
+
+    References:
+        Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, section 2.
+    """
+
+    kind: Kind = "real"
+    probes = ("structural",)
+    measures = ("uuas", "distance_spearman", "r2")
+
+    def places(self, example: Example) -> NDArray[np.int64]:
+        """Every two words."""
+        return np.stack(np.triu_indices(len(example.words), 1), axis=1)
+
+    def labels(self, example: Example) -> tuple[Any, ...]:
+        """Arcs between the two."""
+        lengths = path_lengths(example)[np.triu_indices(len(example.words), 1)]
+        return tuple([None if length == np.inf else length for length in lengths.tolist()])
+
+
+MEMBER = TreeDistance
