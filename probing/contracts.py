@@ -2,7 +2,8 @@
 
 Shapes: N rows, D width, K classes, S sentences (clusters), T pieces, L layers, B batch, M label sets, R resamples.
 A member is one file in its folder; the class to use is named in the file as `MEMBER`. The contract of
-executors stands in `work.py`, which a worker process can import without anything heavy; that of analyses, in `analysing.py`.
+executors stands in `work.py`, which a worker process can import without anything heavy; that of analyses in
+`analysing.py`.
 """
 
 from __future__ import annotations
