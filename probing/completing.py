@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 
 from probing.errors import (
     BadParameter,
+    CorruptShard,
     MissingDependency,
     NonFiniteStates,
     NotRepresentable,
@@ -146,5 +147,5 @@ class _Progress:
 
 def _ends_all(error: ProbingError) -> bool:
     """Whether the error is of the machine or the store, and not of one unit."""
-    of_the_unit = isinstance(error, NonFiniteStates | NotRepresentable)
+    of_the_unit = isinstance(error, NonFiniteStates | NotRepresentable | CorruptShard)
     return isinstance(error, StoreError | MissingDependency) and not of_the_unit

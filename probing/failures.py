@@ -57,7 +57,7 @@ def attempted(attempts: Sequence[tuple[str, Callable[[], T]]], folder: Path, wha
 
     Raises:
         UnitFailed: some failed, with the errors by name, after all were tried.
-        ProbingError: the only attempt failed: its own error.
+        ProbingError: all attempts (or the only one) failed for the same reason, which is no matter of one of them.
     """
     found: list[T] = []
     errors: dict[str, ProbingError] = {}
@@ -69,7 +69,7 @@ def attempted(attempts: Sequence[tuple[str, Callable[[], T]]], folder: Path, wha
         except ProbingError as error:
             errors[name] = error
     _note(folder, errors)
-    if errors and len(attempts) == 1:
+    if len(errors) == len(attempts) and len({(type(error), str(error)) for error in errors.values()}) == 1:
         raise next(iter(errors.values()))
     if errors:
         raise _failure(errors, f"{len(errors)} of {len(attempts)} {what}")

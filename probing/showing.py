@@ -25,10 +25,13 @@ def finish_train(job: Any, quiet: bool, as_json: bool) -> None:
     except UnitFailed as failure:
         show(written(Path(job.to), job.tasks, failure), as_json)
         raise
+    if results.missing:  # what is there is not all: it would be shown with too good an opinion of the best site
+        typer.echo(
+            f"{results.missing} units of work are left to other processes: the last one writes the results", err=True
+        )
+        return
     show(results, as_json)
-    if results.missing:
-        typer.echo(f"{results.missing} fits are left to other processes: the last one writes the results", err=True)
-    elif not as_json:
+    if not as_json:
         typer.echo(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
 
 

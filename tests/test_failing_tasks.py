@@ -114,6 +114,23 @@ def test_two_extractions_of_the_same_rows_are_refused(small_corpus: dict[str, Pa
         Study.from_yaml(path)
 
 
+def test_what_keeps_every_task_from_being_trained_is_said_once(
+    store: Path, corpus_flags: list[str], tmp_path: Path
+) -> None:
+    tasks = ("--task", "upos", "--task", "column:lemma")
+    result = run("train", store, *corpus_flags, *tasks, *TRAIN, "--executor", "process", "--to", tmp_path / "r")
+    assert result.exit_code == 1 and result.stderr.startswith("UnknownName: ")
+    assert result.stderr.count("unknown executor") == 1 and "did you mean 'processes'" in result.stderr
+
+
+def test_a_job_of_an_array_says_what_is_left_to_others(store: Path, corpus_flags: list[str], tmp_path: Path) -> None:
+    flags = ("--task", "upos", *TRAIN, "--num-workers", 2, "--to", tmp_path / "r", "--worker-index")
+    first = run("train", store, *corpus_flags, *flags, 0)
+    assert first.exit_code == 0 and first.stdout == "" and "1 units of work are left to other processes" in first.stderr
+    last = run("train", store, *corpus_flags, *flags, 1)
+    assert "upos: accuracy" in last.stdout and (tmp_path / "r" / "results.jsonl").is_file()
+
+
 def test_attempts_return_what_they_made_in_order(tmp_path: Path) -> None:
     assert attempted([("a", lambda: 1), ("b", lambda: 2)], tmp_path, "tasks") == [1, 2]
     assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from probing.contracts import Probe
+from probing.errors import ProbingError
 from probing.training.fitting import OtherFits, Unit, fits_of, has_converged
 from probing.training.members import StateSet
 from probing.training.plan import Plan
@@ -51,7 +52,11 @@ class OtherStates:
 
     def _fitted(self, one: StateSet, site: str, probe: Probe, draw: int) -> _Done:
         plan = self.plan
-        states = site_states(plan, site, partial(one.source.read, draw=draw))
+        try:
+            states = site_states(plan, site, partial(one.source.read, draw=draw))
+        except ProbingError as error:
+            error.add_note(f"the states are those of the control {one.name}")
+            raise
         (fits,) = fits_of(plan, probe, states, (plan.labels,))
         seen = plan.seen if one.source.seen is None else one.source.seen
         scores = score_label_set(fits, plan.labels, states, plan.measures_for(probe), plan.resamplers, seen=seen)
