@@ -41,7 +41,7 @@ def test_row_blocks_are_the_states_in_the_order_asked(store):
         assert blocks.shape == expected.shape and len(blocks.head(5)) == 5
         np.testing.assert_array_equal(np.concatenate([states for _, states in blocks.blocks()]), expected)
         np.testing.assert_array_equal(np.asarray(blocks.head(7)), expected[:7])
-        assert [start for start, _ in blocks.blocks()][0] == 0
+        assert next(start for start, _ in blocks.blocks()) == 0
     with pytest.raises(BadParameter, match="budget"):
         RowBlocks(store, "resid.2", budget=10)
 

@@ -15,7 +15,7 @@ from probing.provenance import digest
 from probing.records import ProbeResult, from_json, to_json
 from probing.training.results import write_atomically
 
-VERSION = 2  # raised by any change that alters a score
+VERSION = 3  # raised by any change that alters a score
 
 
 def labels_digest(labels: Labels) -> str:
