@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.probes._standardise import standardise
 from probing.store.row_blocks import RowBlocks
 
 _FEWEST_LOW_ROWS = 8192
@@ -55,10 +54,16 @@ class HeldRows:
 
 
 class StreamedRows:
-    """Rows read from a store and standardised on the way; of them only a pilot sample is held. See `HeldRows`."""
+    """Rows read from a store and standardised on the way; of them only a pilot sample is held. See `HeldRows`.
+
+    Args:
+        source: the rows.
+        mean, scale: `(D,)`, whose values float32 can hold.
+    """
 
     def __init__(self, source: RowBlocks, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> None:
-        self._source, self._mean, self._scale = source, mean, scale
+        self._source = source
+        self._mean, self._scale = (torch.from_numpy(part.astype(np.float32)) for part in (mean, scale))
         self.n, self.width = source.shape
         self.dtype = torch.float32
         self.budget = source.budget // 16
@@ -67,7 +72,8 @@ class StreamedRows:
     def blocks(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Tensor]]:
         """First row's number and `(n, D)` rows, in order, `size` at most."""
         for start, raw in self._source.blocks():
-            rows = torch.from_numpy(standardise(raw, self._mean, self._scale))
+            # In float32, at a quarter of the time: `mean` is float32 already, so that x - mean keeps its digits.
+            rows = torch.from_numpy(raw - self._mean.numpy()).div_(self._scale)
             rows = rows.bfloat16() if low and self.has_low else rows
             for first in range(0, len(rows), size):
                 yield start + first, rows[first : first + size]

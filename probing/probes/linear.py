@@ -36,6 +36,7 @@ class _Standard:
         """Of an array, or of row blocks: held if they fit their budget, else streamed."""
         mean, scale = moments(X)
         if isinstance(X, RowBlocks) and not X.fits:
+            mean, scale = (part.astype(np.float32).astype(np.float64) for part in (mean, scale))
             return cls(StreamedRows(X, mean, scale), mean, scale)
         budget = {"budget": X.budget // 16} if isinstance(X, RowBlocks) else {}
         rows = torch.from_numpy(standardise(np.asarray(X), mean, scale))
