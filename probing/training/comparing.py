@@ -14,19 +14,16 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, InputError, ProvenanceMismatch, UnknownName, unknown_name
 from probing.records import MeasureResult, ProbeResult, read_results
-from probing.resampling import EVALUATED
+from probing.resampling import EVALUATED, FRACTION, bounded, is_unvaried
 from probing.seeds import child_seed
 from probing.statistics import (
     CORRECTIONS,
-    FRACTION,
     Correction,
     Replicates,
     adjust,
-    bounded,
     detectable,
     gained,
     half_width_error,
-    is_unvaried,
     level_after,
     two_sided_p,
     unvaried_p,

@@ -19,9 +19,9 @@ from probing.design import Labels
 from probing.records import Score
 from probing.resampling import Resampler
 from probing.training.plan import Plan
-from probing.training.results import write_atomically, write_parquet
 from probing.training.scoring import Sampled, Scores, score_label_set
 from probing.training.states import States
+from probing.whole_files import write_atomically, write_parquet
 
 
 @dataclass(frozen=True)
