@@ -7,10 +7,8 @@ SIGUSR1, as a batch system sends them: start the same command again.
 from __future__ import annotations
 
 import errno
-import inspect
 import signal
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -20,6 +18,7 @@ from typer.core import TyperGroup
 
 from probing import registry
 from probing.errors import DiskFull, Interrupted, ProbingError, UnitFailed
+from probing.job_commands import Quiet, job_command
 from probing.showing import finish_cross, finish_extract, finish_report, finish_train, show, written
 from probing.store_commands import AsJson, print_mapping, store_app
 
@@ -80,62 +79,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(store_app, name="store")
-
-Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
-
-_EXAMPLES = {
-    "ExtractJob": "probing extract --model gpt2 --corpus train=train.conllu --corpus dev=dev.conllu "
-    "--corpus test=test.conllu --sites 'resid.*' --rows word:mean --to cache/states/gpt2",
-    "TrainJob": "probing train cache/states/gpt2 --corpus train=train.conllu --corpus dev=dev.conllu "
-    "--corpus test=test.conllu --task upos --probe linear --probe mlp:hidden=64 --control word_type:draws=5 "
-    "--seeds 3 --to cache/results/upos",
-    "ImportJob": "probing store import activations.hdf5 --corpus train=train.conllu --corpus dev=dev.conllu "
-    "--corpus test=test.conllu --to cache/states/theirs",
-    "ReportJob": "probing report cache/results/upos",
-    "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
-    "--corpus old.train=old-train.conllu --corpus old.dev=old-dev.conllu --corpus old.test=old-test.conllu "
-    "--corpus new=new.conllu --task upos --sites 'resid.*' --to cache/results/transfer",
-    "LeaveOneOutJob": "probing leave-one-out cache/states/gpt2 --corpus corpus.conllu --task upos --group document "
-    "--to cache/results/documents",
-}
-
-
-def _command(
-    job_name: str, finish: Callable[[Any, Any, bool], None], *, home: str = "probing.jobs"
-) -> Callable[..., None]:
-    """A Typer command whose flags are the fields of the job class."""
-    job_class = getattr(import_module(home), job_name)
-
-    def command(**flags: Any) -> None:
-        quiet, as_json = flags.pop("quiet", False), flags.pop("as_json", False)
-        job = job_class.read(flags, where="command line")
-        finish(job, quiet, as_json)
-
-    parameters = [_parameter(name, field) for name, field in job_class.model_fields.items()]
-    parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters += [
-        inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
-        inspect.Parameter("as_json", keyword, default=False, annotation=AsJson),
-    ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    command.__doc__ = f"{inspect.cleandoc(job_class.__doc__)}\n\nExample: {_EXAMPLES[job_name]}"
-    return command
-
-
-def _parameter(name: str, field: Any) -> inspect.Parameter:
-    extra = field.json_schema_extra or {}
-    flag = "--" + (extra.get("flag") or name).replace("_", "-")
-    if extra.get("argument"):
-        kind: Any = typer.Argument(
-            help=field.description, metavar=extra.get("metavar", f"{name.upper()}_DIR"), show_default=False
-        )
-    else:
-        kind = typer.Option(flag, help=field.description)
-    plain = field.annotation if field.annotation in (bool, int, str, int | None, str | None, list[str]) else str
-    default = inspect.Parameter.empty if field.is_required() else field.default
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[plain, kind])
 
 
 @app.command()
@@ -213,12 +156,12 @@ def _summary(folder: str, name: str) -> str:
     return (registry.get(folder, name).__doc__ or "").strip().splitlines()[0]
 
 
-store_app.command("import")(_command("ImportJob", finish_extract))
-app.command("extract")(_command("ExtractJob", finish_extract))
-app.command("train")(_command("TrainJob", finish_train))
-app.command("report")(_command("ReportJob", finish_report))
-app.command("transfer")(_command("TransferJob", finish_cross, home="probing.cross_jobs"))
-app.command("leave-one-out")(_command("LeaveOneOutJob", finish_cross, home="probing.cross_jobs"))
+store_app.command("import")(job_command("ImportJob", finish_extract))
+app.command("extract")(job_command("ExtractJob", finish_extract))
+app.command("train")(job_command("TrainJob", finish_train))
+app.command("report")(job_command("ReportJob", finish_report))
+app.command("transfer")(job_command("TransferJob", finish_cross, home="probing.cross_jobs"))
+app.command("leave-one-out")(job_command("LeaveOneOutJob", finish_cross, home="probing.cross_jobs"))
 
 
 class _Interrupt(KeyboardInterrupt):

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from probing.design import Labels
 from probing.errors import DegenerateDesign
 from probing.seeds import child_seed
-from probing.statistics import bounded, cluster_weights, replicates
+from probing.statistics import Replicates, cluster_weights, replicates, unvaried_interval
 
 EVALUATED = ("dev", "test")
+FRACTION = "fraction"  # the unit of scores from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,16 @@ class Resampler:
         clusters = self.weights.shape[1]
         found = replicates(samples, clusters=clusters, seed=self.seed)
         return bounded(value, found, unit=unit, clusters=clusters, least=least)
+
+
+def bounded(value: float, found: Replicates, *, unit: str, clusters: int, least: float) -> tuple[float, float]:
+    """An interval. A fraction's lies from `least` (of differences: -1) to 1, and never has no width."""
+    bounds = found.interval
+    if unit == FRACTION and is_unvaried(bounds):
+        bounds = unvaried_interval(value, clusters, least=least, most=1.0)
+    return bounds if unit != FRACTION else (max(least, bounds[0]), min(1.0, bounds[1]))
+
+
+def is_unvaried(bounds: tuple[float, float]) -> bool:
+    """Whether no resample changed the score."""
+    return bounds[1] - bounds[0] <= 1e-12

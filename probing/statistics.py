@@ -17,7 +17,6 @@ from scipy.special import ndtri, stdtr, stdtridf, stdtrit
 
 RESAMPLES = 2000
 LEVEL = 0.95
-FRACTION = "fraction"  # the unit of scores from 0 to 1
 ALPHA = 0.025  # one-sided, as the lower end of a 95 % interval
 POWER = 0.8
 _DOUBLE_CELLS = 1 << 25
@@ -98,19 +97,6 @@ def unvaried_interval(
     """
     q = 1.0 - ((1 - level) / 2) ** (1 / n_clusters)
     return value - q * (value - least), value + q * (most - value)
-
-
-def bounded(value: float, found: Replicates, *, unit: str, clusters: int, least: float) -> tuple[float, float]:
-    """An interval. A fraction's lies from `least` (of differences: -1) to 1, and never has no width."""
-    bounds = found.interval
-    if unit == FRACTION and is_unvaried(bounds):
-        bounds = unvaried_interval(value, clusters, least=least, most=1.0)
-    return bounds if unit != FRACTION else (max(least, bounds[0]), min(1.0, bounds[1]))
-
-
-def is_unvaried(bounds: tuple[float, float]) -> bool:
-    """Whether no resample changed the score."""
-    return bounds[1] - bounds[0] <= 1e-12
 
 
 def unvaried_p(gain: float, n_clusters: int, *, margin: float, least: float) -> float:

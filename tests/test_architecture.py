@@ -28,7 +28,7 @@ LAYERS = [
     {*MEMBERS, "specs", "language_model", "batching", "chat"},
     {"extraction", "training", "completing", "importing", "progress"},
     {"reporting"},
-    {"jobs", "cross_jobs", "study", "store_commands", "showing", "cli", "__main__", "__init__"},
+    {"jobs", "cross_jobs", "job_commands", "study", "store_commands", "showing", "cli", "__main__", "__init__"},
 ]  # fmt: skip
 HEAVY = (
     "torch",

@@ -15,16 +15,13 @@ from numpy.typing import NDArray
 from probing.errors import BadParameter, InputError, ProvenanceMismatch, UnknownName, unknown_name
 from probing.multiplicity import CORRECTIONS, Correction, adjust, level_after
 from probing.records import MeasureResult, ProbeResult, read_results
-from probing.resampling import EVALUATED
+from probing.resampling import EVALUATED, FRACTION, bounded, is_unvaried
 from probing.seeds import child_seed
 from probing.statistics import (
-    FRACTION,
     Replicates,
-    bounded,
     detectable,
     gained,
     half_width_error,
-    is_unvaried,
     two_sided_p,
     unvaried_p,
 )

@@ -17,9 +17,9 @@ from probing.corpus import SPLITS, Corpus, Example
 from probing.errors import BadParameter, DegenerateDesign
 from probing.provenance import digest
 from probing.records import Score
+from probing.resampling import FRACTION
 from probing.seeds import generator
 from probing.specs import build_task
-from probing.statistics import FRACTION
 from probing.store import Store
 from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.fitting import fits_of, unit_id

@@ -14,16 +14,13 @@ from probing.contracts import Measure, Prediction, Probe
 from probing.design import Labels
 from probing.predicting import predict, resampled
 from probing.records import Comparison, Gain, MeasureResult, Score
-from probing.resampling import Resampler
+from probing.resampling import FRACTION, Resampler, bounded, is_unvaried
 from probing.statistics import (
-    FRACTION,
     MANY,
     Replicates,
-    bounded,
     detectable,
     gained,
     half_width_error,
-    is_unvaried,
     one_sided_p,
     replicates,
     unvaried_p,
