@@ -215,7 +215,7 @@ def test_every_control_says_what_it_answers_in_the_list_and_in_the_methods() -> 
     from probing import registry
     from probing.cli import app
 
-    methods = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    methods = (ROOT / "docs" / "decodability.md").read_text(encoding="utf-8")
     listed = " ".join(CliRunner().invoke(app, ["list", "controls"], env={"COLUMNS": "300"}).stdout.split())
     for name in registry.names("controls"):
         member = registry.get("controls", name).MEMBER

@@ -1,0 +1,19 @@
+"""Documentation names all there is."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from probing import registry
+from tests.conftest import ROOT
+
+PAGE = (ROOT / "docs" / "decodability.md").read_text(encoding="utf-8")
+NAMED = set(re.findall(r"`([a-z0-9_]+)[`:]", PAGE))
+
+
+@pytest.mark.parametrize("folder", ["tasks", "probes", "controls", "measures", "analyses"])
+def test_every_member_is_explained(folder: str) -> None:
+    own = {name for name in registry.names(folder) if name != "sklearn"}
+    assert own - NAMED == set()
