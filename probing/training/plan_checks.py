@@ -33,7 +33,8 @@ def check_analyses(plan: Plan) -> None:
         if name not in {unit[0] for unit in plan.analysis_units()}:
             raise BadParameter(
                 f"no probe of this run can be analysed by {name}", needed=f"a probe that {name} accepts",
-                found=", ".join(plan.probes) or "no probe", next_step="see docs/decodability.md, or leave the analysis out",
+                found=", ".join(plan.probes) or "no probe",
+                next_step="see docs/decodability.md, or leave the analysis out",
             )  # fmt: skip
 
 
