@@ -16,10 +16,13 @@ from probing.contracts import Task
 from probing.corpus import SPLITS, Corpus, Example
 from probing.design import MOST_BYTES, Labels, Pairs
 from probing.errors import BadParameter, CorpusError, DegenerateDesign, NonFiniteStates, UnknownName
+from probing.extraction import extract
 from probing.probes.linear import LinearProbe
 from probing.training import train
 from probing.training.labelling import facts, label_rows
+from probing.training.pooling import with_rows
 from probing.training.states import rows_read
+from tests.tiny_models import language_model, spans
 from tests.training_samples import MemoryStore, word_rows
 from tests.tree_samples import store_of, tree_corpus
 
@@ -281,3 +284,18 @@ def test_spans_and_pairs_are_trained_end_to_end() -> None:
         best = results.best()
         assert best.measure("accuracy").score.value == 1.0 and best.facts["level"] == task.partition(":")[0]
         assert ("linear_order" in {r.probe for r in results}) == (task == "pair:rel")
+
+
+def test_pieces_are_pooled_to_words_before_words_make_pairs_and_spans(tmp_path: Path) -> None:
+    text = "the cat is being in the hat"
+    columns = {"head": (2, 4, 4, 0, 7, 7, 4), "ner": ("O", "B-A", "O", "O", "O", "B-B", "I-B")}
+    corpus = Corpus(tuple(
+        Example(str(i), text, spans(text), word_columns=columns, split=SPLITS[i % 3]) for i in range(9)
+    ))  # fmt: skip
+    stores = {rows: extract(language_model("bert"), corpus, sites="embed", rows=rows, to=tmp_path / rows[:4],
+                            progress=False) for rows in ("piece", "word:mean")}  # fmt: skip
+    pooled = with_rows(stores["piece"], corpus, None, "word")
+    for spec in ("dependency_edge", "span:ner", "head"):
+        labels = labelled(spec, corpus, pooled.rows)
+        found, wanted = (np.asarray(rows_read(one, "embed", labels, "test")) for one in (pooled, stores["word:mean"]))
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
