@@ -122,6 +122,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         predicts_most_probable: whether `predict` is always the argmax of `predict_log_proba`.
         readings: the readings of a task whose rows it can make sense of; empty: any.
         reads_pairs: whether it reads `Pairs` as they are; else they are laid out.
+        reads_blocks: whether it reads `RowBlocks`, states that are streamed from the store; else they are read at once.
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
@@ -131,6 +132,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
     predicts_most_probable: ClassVar[bool] = False
     readings: ClassVar[tuple[Reading, ...]] = ()
     reads_pairs: ClassVar[bool] = False
+    reads_blocks: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:

@@ -248,6 +248,8 @@ class TrainOptions(Job):
         None, help="processor threads of each worker (default: as this process); equal numbers give equal bytes"
     )
 
+    memory: int | None = option(None, help="MiB for the states of a site; linear and ridge stream what is more")
+
     def train(
         self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool, task: str,
         controls: Sequence[Any] = (), num_workers: int = 1, worker_index: int = 0,
@@ -257,8 +259,8 @@ class TrainOptions(Job):
             store, corpus, task=task, probes=self.probes, controls=[*self.controls, *controls] or None,
             measures=self.measures or None, analyses=self.analyses, seeds=self.seeds, root_seed=self.root_seed,
             sites=self.sites, cluster=self.cluster, rows=self.rows, correction=self.correction, to=to,
-            executor=self.executor, workers=self.workers, threads=self.threads, num_workers=num_workers,
-            worker_index=worker_index, progress=progress,
+            executor=self.executor, workers=self.workers, threads=self.threads, memory=self.memory,
+            num_workers=num_workers, worker_index=worker_index, progress=progress,
         )  # fmt: skip
 
 

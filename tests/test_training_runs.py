@@ -19,6 +19,7 @@ from probing.corpus import Corpus
 from probing.errors import BadParameter, NonFiniteStates, ProvenanceMismatch, UnitFailed
 from probing.records import read_results
 from probing.store import Store
+from probing.store.row_blocks import RowBlocks
 from probing.training import train
 from probing.training.results import ProbeResults
 from probing.training.threads import Threads
@@ -170,3 +171,26 @@ def test_threads_are_a_setting_of_the_block_and_given_back() -> None:
         assert Threads.here().torch == before.torch + 1
     assert Threads.here() == before == Threads.equal(None)
     assert replace(before, torch=3) == Threads(3, before.blas)
+
+
+def test_states_beyond_the_memory_are_streamed_to_who_can_and_give_the_same_scores(
+    stores: tuple[Store, Store], read: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(stores[0], read, probes=["linear", "mlp:hidden=4,max_epochs=2"], sites="resid.1")
+    streamed, blocks = [], RowBlocks.blocks
+
+    def watched(self: RowBlocks) -> Any:
+        streamed.append(len(self))
+        return blocks(self)
+
+    monkeypatch.setattr(RowBlocks, "blocks", watched)
+    enough = run(stores[0], read, probes=["linear"], sites="resid.1", memory=16)
+    assert not streamed
+    monkeypatch.setattr(RowBlocks, "fits", property(lambda self: False))
+    parts = run(stores[0], read, probes=["linear", "mlp:hidden=4,max_epochs=2"], sites="resid.1", memory=16)
+    assert len(streamed) > 10
+    for one, other in [(whole[2], enough[2]), (whole[2], parts[2]), (whole[3], parts[3])]:
+        for name in ("accuracy", "log_loss"):
+            assert other.measure(name).score.value == pytest.approx(one.measure(name).score.value, abs=2e-3)
+    with pytest.raises(BadParameter, match="memory"):
+        run(stores[0], read, memory=1)

@@ -68,6 +68,7 @@ class LinearProbe(ClassifierProbe):
         n_iter_: iterations.
     """
 
+    reads_blocks = True
     _arrays = ("classes", "coef", "intercept", "mean", "scale")
 
     coef_: NDArray[np.float64]

@@ -26,6 +26,7 @@ class RidgeProbe(RegressorProbe):
         l2: penalty; 0 or more.
     """
 
+    reads_blocks = True
     _arrays = ("coef", "mean", "scale")
     _scalars = ("intercept",)
 

@@ -41,6 +41,7 @@ def train(
     executor: str | Executor = "inline",
     workers: int | None = None,
     threads: int | None = None,
+    memory: int | None = None,
     num_workers: int = 1,
     worker_index: int = 0,
     progress: bool = True,
@@ -77,6 +78,8 @@ def train(
         workers: processes of this run, for `processes` and `ray`.
         threads: processor threads of each worker; None: as this process has them, whoever fits. With equal numbers of
             threads every executor gives equal bytes; between numbers the last bits of a score can differ.
+        memory: MiB that the states of a site may take. Where they would take more, `linear` and `ridge` stream them
+            from the store, and give the same up to rounding; other probes and analyses read them all. None: no limit.
         num_workers, worker_index: of that many processes, on any machines that see `to`, this one takes every
             `num_workers`-th unit from number `worker_index` on. Whoever finds all units done writes the results.
         progress: whether to show a bar on standard error, if that is a terminal.
@@ -98,6 +101,7 @@ def train(
     plan = make_plan(
         opened, corpus, task=task, probes=probes, controls=controls, measures=measures, analyses=analyses,
         seeds=seeds, root_seed=root_seed, sites=sites, cluster=cluster, rows=rows,
+        memory=memory,
     )  # fmt: skip
     units, done = training_units(plan), Done(folder)
     share = WorkPlan(units.units[worker_index::num_workers])

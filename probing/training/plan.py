@@ -40,12 +40,15 @@ from probing.training.plan_checks import (
     check_analyses,
     reads_states,
     refuse_constant_target,
+    refuse_large,
     refuse_other_corpus,
     refuse_unreadable,
 )
 from probing.training.pooling import PositionStore, with_rows
 from probing.training.results import NO_SITE
 from probing.training.units import VERSION, labels_digest
+
+LEAST_MEMORY = 16
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Plan:
         seen: `(N,)` whether the row's type (of a choice, its word a) occurs in train; None for sentence rows.
         facts: of the data.
         provenance: what all results of the run share.
+        memory: MiB that the states of a site may take; beyond it they are streamed. None: whatever they take.
     """
 
     store: Store
@@ -81,6 +85,7 @@ class Plan:
     seen: NDArray[np.bool_] | None
     facts: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    memory: int | None = None
 
     @property
     def label_sets(self) -> tuple[Labels, ...]:
@@ -130,6 +135,7 @@ def make_plan(
     sites: str | Sequence[str],
     cluster: str,
     rows: str | None,
+    memory: int | None = None,
 ) -> Plan:
     """Build and check everything.
 
@@ -140,6 +146,8 @@ def make_plan(
     """
     if seeds < 1:
         raise BadParameter("seeds must be at least 1", needed="1 or more", found=str(seeds))
+    if memory is not None and memory < LEAST_MEMORY:
+        raise BadParameter("too little memory to train in", needed=f"{LEAST_MEMORY} MiB or more", found=str(memory))
     refuse_other_corpus(store, corpus)
     chosen_sites = select_sites(sites, store.sites)
     built_task = build_task(task, corpus) if isinstance(task, str) else task
@@ -154,6 +162,7 @@ def make_plan(
     labels = label_rows(store.rows, scope, corpus, built_task, cluster=cluster)
     refuse_constant_target(labels)
     named_probes = built_probes(built_task.probes or None if probes is None else probes, labels)
+    refuse_large(store, chosen_sites, labels, named_probes)
     named_measures = built_measures(built_task.measures or None if measures is None else measures, labels)
     drawn, sources = built_controls(built_task.controls or None if controls is None else controls, Probed(
         store, chosen_sites, labels, child_seed(root_seed, "controls"),
@@ -166,7 +175,9 @@ def make_plan(
         seeds=tuple(child_seed(root_seed, "probe", index) for index in range(seeds)),
         resamplers={s: Resampler.of(labels, s, resamples=RESAMPLES, root_seed=root_seed) for s in EVALUATED},
         seen=_seen_types(labels), facts=facts(labels, corpus) | doubts(labels, corpus, inputs, unknown),
-        provenance=_provenance(store, corpus, labels, root_seed=root_seed, cluster=cluster, seeds=seeds),
+        provenance=_provenance(store, corpus, labels, root_seed=root_seed, cluster=cluster, seeds=seeds)
+        | ({} if memory is None else {"memory": memory}),
+        memory=memory,
     )  # fmt: skip
     refuse_one_class(plan.measures, plan.label_sets, EVALUATED)
     for probe in plan.probes.values():

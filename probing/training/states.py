@@ -14,9 +14,11 @@ from probing.contracts import Probe
 from probing.corpus import SPLITS
 from probing.design import Labels, Pairs
 from probing.errors import BadParameter, NonFiniteStates
+from probing.store import Store
+from probing.store.row_blocks import RowBlocks
 from probing.training.plan import Plan
 
-States = Mapping[str, Any]  # by split: arrays (N, D), Pairs or Pieces
+States = Mapping[str, Any]  # by split: arrays (N, D), Pairs, Pieces or RowBlocks
 Read = Callable[[str, NDArray[np.int64]], NDArray[np.float32]]
 
 
@@ -27,7 +29,7 @@ def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
         NonFiniteStates: of pieces, with site and the first rows.
     """
     if probe.reads != "pieces":
-        return states or stateless(plan, probe)
+        return held(states, probe) or stateless(plan, probe)
     labels, store, found = plan.labels, plan.store, {}
     for split in SPLITS:
         rows = labels.row[labels.rows(split)]
@@ -37,8 +39,15 @@ def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
     return found
 
 
+def held(states: States, probe: Probe | None = None) -> States:
+    """States in memory, but for a probe that reads them as they are streamed."""
+    if probe is not None and probe.reads_blocks:
+        return states
+    return {split: np.asarray(X) if isinstance(X, RowBlocks) else X for split, X in states.items()}
+
+
 def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
-    """States `(N, D)` of one site by split; `Pairs` where a row is two words.
+    """States `(N, D)` of one site by split; `Pairs` where a row is two words, `RowBlocks` beyond the run's memory.
 
     Args:
         plan: says which rows.
@@ -48,7 +57,18 @@ def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
     Raises:
         NonFiniteStates: with site and the first rows.
     """
-    return {split: rows_read(plan.store, site, plan.labels, split, read) for split in SPLITS}
+    labels = plan.labels
+    if read is None and plan.memory is not None and labels.reading == "row" and isinstance(plan.store, Store):
+        chosen = {split: labels.row[labels.rows(split)] for split in SPLITS}
+        streamed = {
+            split: RowBlocks(plan.store, site, rows, budget=plan.memory << 20) for split, rows in chosen.items()
+        }
+        if not streamed["train"].fits:
+            for split, blocks in streamed.items():
+                for start, X in blocks.blocks():
+                    _refuse_not_finite(X, site, chosen[split][start : start + len(X)], split)
+            return streamed
+    return {split: rows_read(plan.store, site, labels, split, read) for split in SPLITS}
 
 
 def rows_read(store: Any, site: str, labels: Labels, split: str, read: Read | None = None) -> Any:

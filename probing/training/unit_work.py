@@ -19,7 +19,7 @@ from probing.training.other_states import OtherStates
 from probing.training.plan import Plan
 from probing.training.results import NO_SITE
 from probing.training.scoring import Scores
-from probing.training.states import States, site_states, stateless, unit_states
+from probing.training.states import States, held, site_states, stateless, unit_states
 from probing.training.threads import Threads
 from probing.training.units import load_analysis, load_unit
 from probing.work import Place, Report, Worker, WorkPlan, WorkUnit
@@ -134,7 +134,8 @@ class Fitter(Worker):
         plan, folder = self._plan, self._done.folder
         if task.analysis:
             given = self._given_states(plan.analyses[task.analysis].given)
-            return run_analysis(plan, task.analysis, task.unit, self._states(task.site), given, folder)
+            here = held(self._states(task.site))
+            return run_analysis(plan, task.analysis, task.unit, here, given and held(given), folder)
         if task.site == NO_SITE:
             return fit_unit(plan, task.unit, stateless(plan, task.unit[2]), {}, (), folder)
         states = unit_states(plan, task.site, task.unit[2], self._states(task.site))
