@@ -86,7 +86,7 @@ def read(file: Path) -> list[list[tuple[str, str]]]:
     return sentences
 
 
-def made_up_store(folder: Path, size: int, width: int, shards: int = 10) -> None:
+def made_up_store(folder: Path, size: int, width: int, shards: int = 100) -> None:
     """A store of `size` bytes of random float32 states at one site; a shard is one example of many words."""
     rows = size // (4 * width * shards)
     identity = {

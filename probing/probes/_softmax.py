@@ -71,8 +71,8 @@ def solve(
         classes: K of each label set.
         penalties: λ of each label set.
         stop: a label set is done when the decrease that the Newton model still predicts is below `tolerance` of its
-            objective (or of 5 % of log K where the objective is below that), and no gradient entry exceeds 10
-            times it; after `max_iterations` L-BFGS iterations at most.
+            objective (or of 5 % of log K where the objective is below that), the last step gained less than half
+            of that, and no gradient entry exceeds 10 times `tolerance`; after `max_iterations` iterations at most.
         starts: solutions to start from, of the same number of classes each.
         warm: whether to begin with Adam where rows are many; not worth it from a start that is near.
     """
@@ -102,7 +102,7 @@ def _stacked(problems: Problems, starts: Sequence[Solution]) -> Tensor:
 
 @dataclass
 class _State:
-    """The label sets still in the batch: their places, weights, logits, objectives, gradients and curvature pairs."""
+    """The label sets still in the batch: places, logits, objectives, gradients, curvature, and the last step's gain."""
 
     problems: Problems
     place: list[int]
@@ -111,13 +111,14 @@ class _State:
     G: Tensor
     factors: Factors
     pairs: list[tuple[Tensor, Tensor]]
+    gained: Tensor
     refusals: int = 0
 
     def take(self, keep: Tensor) -> None:
         """Keep the chosen label sets only."""
         self.place = [self.place[m] for m in keep.tolist()]
         self.problems, self.factors, self.Z = self.problems.take(keep), self.factors.take(keep), self.Z.take(keep)
-        self.loss, self.G = self.loss[keep], self.G[keep]
+        self.loss, self.G, self.gained = self.loss[keep], self.G[keep], self.gained[keep]
         self.pairs = [(s[keep], t[keep]) for s, t in self.pairs]
 
     def direction(self) -> tuple[Tensor, Tensor]:
@@ -140,7 +141,7 @@ def _minimise(problems: Problems, stop: Stop, start: Tensor | None, *, warm: boo
     Z = problems.logits(warm_start(problems, source, start) if warm or start is None else start)
     loss, G = problems.gradient(Z)
     factors = Factors.sample(problems, Z.weights, source)
-    now = _State(problems, list(range(len(problems))), Z, loss, G, factors, [])
+    now = _State(problems, list(range(len(problems))), Z, loss, G, factors, [], torch.full_like(loss, torch.inf))
     done: dict[int, Solution] = {}
     for iteration in range(stop.max_iterations + 1):
         if iteration and iteration % _REFRESH == 0:
@@ -191,7 +192,10 @@ def _leave_low(now: _State) -> None:
 
 def _is_done(now: _State, fall: Tensor, tolerance: float) -> Tensor:
     floor = _LOSS_FLOOR * math.log(now.problems.k)
-    return (-0.5 * fall <= tolerance * now.loss.clamp_min(floor)) & (now.G.abs().amax((1, 2)) <= 10 * tolerance)
+    enough = tolerance * now.loss.clamp_min(floor)
+    still = now.G.abs().amax((1, 2)) <= 10 * tolerance
+    # What the model still promises, and what the last step gave: neither alone can be trusted far from the optimum.
+    return still & (-0.5 * fall <= enough) & ((now.gained <= 0.5 * enough) | (-0.5 * fall <= 1e-3 * enough))
 
 
 def _advance(now: _State, direction: Tensor, ZD: Logits, step: Tensor, leaving: Tensor) -> None:
@@ -202,7 +206,9 @@ def _advance(now: _State, direction: Tensor, ZD: Logits, step: Tensor, leaving: 
         direction, ZD, step = direction[keep], ZD.take(keep), step[keep]
     move = step.to(direction.dtype).view(-1, 1, 1) * direction
     now.Z = now.Z.moved(ZD, now.Z.weights + move, step)
+    before = now.loss
     now.loss, new = now.problems.gradient(now.Z)
+    now.gained = before - now.loss
     now.pairs = [*now.pairs, (move, new - now.G)][-_MEMORY:]
     now.G = new
 
@@ -222,14 +228,25 @@ def _direction(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) 
         a = _dot(s, q) * rho
         q -= a.to(q.dtype).view(-1, 1, 1) * t
         kept.append((s, t, rho, a))
-    r = factors.solve(q)
+    r = _scaled(q, pairs, factors)
     for s, t, rho, a in reversed(kept):
         b = _dot(t, r) * rho
         r += (a - b).to(r.dtype).view(-1, 1, 1) * s
     ascent = _dot(G, r) <= 0
     if bool(ascent.any()):
-        r = torch.where(ascent.view(-1, 1, 1), factors.solve(G), r)
+        r = torch.where(ascent.view(-1, 1, 1), factors.solve(G)[0], r)
     return r.neg_()
+
+
+def _scaled(q: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> Tensor:
+    """The preconditioner applied to `q`, by the scale it lacks along the last step: it knows no coupling of classes."""
+    if not pairs:
+        return factors.solve(q)[0]
+    s, t = pairs[-1]
+    r, solved = factors.solve(q, t)
+    bent, curvature = _dot(t, solved), _dot(s, t)
+    gamma = torch.where((curvature > 0) & (bent > 0), curvature / bent, 1.0).clamp(0.01, 10.0)
+    return r.mul_(gamma.to(r.dtype).view(-1, 1, 1))
 
 
 def _line_search(problems: Problems, Z: Logits, ZD: Logits, loss: Tensor, fall: Tensor) -> Tensor:

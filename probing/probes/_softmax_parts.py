@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -102,10 +103,9 @@ class Problems:
         """Objective, slope and curvature `(M,)` at `step` along a direction, from logits alone where they are held."""
         value, slope, curvature = (torch.zeros(len(self), dtype=torch.float64) for _ in range(3))
         size = step.to(Z.weights.dtype).view(-1, 1, 1)
-        for start, x in self.rows.blocks(self.block, low=self.low):
-            y = self.codes[:, start : start + len(x)].unsqueeze(1)
-            change = self._at(ZD, start, x)
-            p, own, total = _softmax(torch.addcmul(self._at(Z, start, x), change, size), y)
+        for start, z, change in self._pairs(Z, ZD):
+            y = self.codes[:, start : start + z.shape[-1]].unsqueeze(1)
+            p, own, total = _softmax(torch.addcmul(z, change, size), y)
             value += (total.log_() - own).sum((1, 2), dtype=torch.float64)
             mean = p.mul_(change).sum(1, keepdim=True)
             slope += (mean - change.gather(1, y)).sum((1, 2), dtype=torch.float64)
@@ -114,6 +114,16 @@ class Problems:
         ww, wd, dd = ((a * b).sum((1, 2), dtype=torch.float64) for a, b in ((w, w), (w, d), (d, d)))
         value = value / self.n + 0.5 * self.lam * (ww + 2 * step * wd + step * step * dd)
         return value, slope / self.n + self.lam * (wd + step * dd), curvature / self.n + self.lam * dd
+
+    def _pairs(self, Z: Logits, ZD: Logits) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Block by block, logits and those of a direction; no row is read where both are held."""
+        if Z.held is not None and ZD.held is not None:
+            for start in range(0, self.n, self.block):
+                part = slice(start, start + self.block)
+                yield start, Z.held[:, :, part], ZD.held[:, :, part]
+            return
+        for start, x in self.rows.blocks(self.block, low=self.low):
+            yield start, self._at(Z, start, x), self._at(ZD, start, x)
 
     def _at(self, Z: Logits, start: int, x: Tensor) -> Tensor:
         if Z.held is None:

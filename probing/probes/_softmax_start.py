@@ -54,13 +54,16 @@ class Factors:
         """The chosen label sets."""
         return Factors(self.lower[keep])
 
-    def solve(self, G: Tensor) -> Tensor:
-        """The preconditioner applied to gradients `(M, K, D+1)`."""
+    def solve(self, *parts: Tensor) -> list[Tensor]:
+        """The preconditioner applied to each of some gradients `(M, K, D+1)`: the factors are read once for all."""
+        many, k, width = parts[0].shape
         if self.lower.shape[1] == 1:
-            return torch.cholesky_solve(G.transpose(1, 2), self.lower[:, 0]).transpose(1, 2).contiguous()
-        many, k, width = G.shape
-        right = G.reshape(many * k, width, 1)
-        return torch.cholesky_solve(right, self.lower.view(many * k, width, width)).view(many, k, width)
+            columns = torch.cat([part.transpose(1, 2) for part in parts], 2)
+            solved = torch.cholesky_solve(columns, self.lower[:, 0]).transpose(1, 2)
+            return [part.contiguous() for part in torch.split(solved, k, 1)]
+        right = torch.stack([part.reshape(many * k, width) for part in parts], 2)
+        solved = torch.cholesky_solve(right, self.lower.view(many * k, width, width))
+        return [part.reshape(many, k, width) for part in solved.unbind(2)]
 
 
 def _common(rows: Tensor, width: int, dtype: torch.dtype) -> Tensor:
