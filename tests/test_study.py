@@ -90,7 +90,7 @@ def test_a_study_may_keep_a_replay_of_a_subset_beside_the_states_it_trains_on(
 def test_a_task_is_not_trained_on_a_replay(tmp_path: Path, small_corpus: dict[str, Path]) -> None:
     replays = GOOD.replace("extract: {", "extract: {role: replay, ")
     with pytest.raises(ConfigError, match="replays only"):
-        study(tmp_path, replays)._rows_for(
+        study(tmp_path, replays)._extraction_for(
             study(tmp_path, GOOD).train[0], "upos", Corpus.read({s: str(f) for s, f in small_corpus.items()})
         )
 
