@@ -206,7 +206,7 @@ def test_more_l2_is_less_memorising() -> None:
     store = word_store(corpus, lambda form, tag: vector_of(form, 48))
     results = train(
         store, corpus, task="upos", controls=["word_type:draws=2"], measures=["accuracy"], progress=False,
-        analyses=["capacity:values=0.1|100000"],
+        analyses=["capacity:parameter=l2,values=0.1|100000"],
     )  # fmt: skip
     loose, tight = results.analyses[0].of("accuracy", control="word_type")
     assert loose.x_name == "l2" and loose.value > tight.value + 0.2

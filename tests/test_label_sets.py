@@ -102,7 +102,7 @@ def test_each_label_is_fitted_as_it_would_be_alone_and_one_that_all_rows_have_is
 def test_states_that_hold_every_label_give_all_of_them_with_selectivity() -> None:
     store = store_of(CORPUS, BITS + 0.1 * np.random.default_rng(0).standard_normal(BITS.shape))
     results = train(store, CORPUS, task="column:props:labels", probes=["linear", LinearSVC()],
-                    controls=["word_type:draws=2"], progress=False)  # fmt: skip
+                    controls=["word_type:draws=5"], progress=False)  # fmt: skip
     best = results.best(probe="linear")
     for name in ("macro_f1", "accuracy"):
         found = best.measure(name)

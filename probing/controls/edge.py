@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ class EdgeControl(Control):
     References:
         Hewitt & Liang 2019, Designing and Interpreting Probes with Control Tasks, section 2.
     """
+
+    levels: ClassVar[tuple[str, ...]] = ("pair",)
+    answers: ClassVar[str] = "the probe has memorised where the head of each word lies"
 
     draws: int = 5
 

@@ -83,7 +83,7 @@ def fit_unit(
             one.control.is_selectivity,
             [labels.ceiling for labels in one.draws],
             [next(draws) for _ in one.draws],
-            "accuracy" if plan.labels.choice is None else "uas",
+            ceilings_of="accuracy" if plan.labels.choice is None else "uas",
         )
         for one in plan.controls
     } | {one.name: one.scores for one in others}
