@@ -23,21 +23,21 @@ def analyses_section(task: TaskResults) -> Markup:
 
 
 def summary_rows(results: Sequence[AnalysisResult]) -> list[list[str]]:
-    """Site, quantity, value with interval and unit, and the mean of each control, of what has one value a site."""
+    """Site, quantity (and where along what was varied), value with interval, unit, and the mean of each control."""
     return [
-        _summary(result, quantity)
+        _summary(result, quantity, x_name, x)
         for result in results
-        for quantity in _quantities([result], along=False)
-        if result.of(quantity)
+        for quantity, x_name, x in dict.fromkeys((p.quantity, p.x_name, p.x) for p in result.points)
     ]
 
 
-def _summary(result: AnalysisResult, quantity: str) -> list[str]:
-    own = _mean(result.of(quantity))
-    names = dict.fromkeys(p.control for p in result.of(quantity, control=None) if p.control)
-    means = [(name, _mean(result.of(quantity, control=name))) for name in names]
-    beside = ", ".join(f"{name} {_value(mean)}" for name, mean in means if mean)
-    return [result.site, quantity_title(quantity), f"{_value(own)}{_within(own)}", own.unit if own else "", beside]
+def _summary(result: AnalysisResult, quantity: str, x_name: str, x: float | None) -> list[str]:
+    here = [p for p in result.points if (p.quantity, p.x) == (quantity, x)]
+    own = _mean([p for p in here if not p.control])
+    means = {name: _mean([p for p in here if p.control == name]) for name in dict.fromkeys(p.control for p in here)}
+    beside = ", ".join(f"{name} {_value(mean)}" for name, mean in means.items() if name)
+    title = quantity_title(quantity) + ("" if x is None else f", {x_name} {x:g}")
+    return [result.site, title, f"{_value(own)}{_within(own)}", next(p.unit for p in here), beside]
 
 
 def _value(point: Number | None) -> str:

@@ -41,7 +41,8 @@ def print_results(results: Sequence[ProbeResult], console: Console, analyses: Se
             console.print(_control_table(task, control, console.width))
         console.print(_notes(task, console.width))
         for (analysis, probe), found_here in task.analyses_by_kind().items():
-            console.print(_analysis_table(f"{analysis}: {probe}", summary_rows(found_here)))
+            console.print(Text(f"analysis {analysis} of {probe}", style="italic"))
+            console.print(_analysis_table(summary_rows(found_here)))
         for warning in warnings_of(task.any.facts):
             console.print(Text(f"warning: {warning}", style="bold yellow"))
         found = finding(task)
@@ -147,9 +148,8 @@ def _control_table(task: TaskResults, control: str, width: int) -> Table:
     return table
 
 
-def _analysis_table(title: str, rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", title_justify="left")
-    table.title = Text(f"analysis {title}")
+def _analysis_table(rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("site", "quantity", "value", "unit", "controls"):
         table.add_column(name, justify="right" if name == "value" else "left", overflow="fold")
     for row in rows:
