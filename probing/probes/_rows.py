@@ -66,7 +66,7 @@ class StreamedRows:
         self._mean, self._scale = (torch.from_numpy(part.astype(np.float32)) for part in (mean, scale))
         self.n, self.width = source.shape
         self.dtype = torch.float32
-        self.budget = source.budget // 16
+        self.budget = source.budget // 20
         self.has_low = self.n >= _FEWEST_LOW_ROWS and low_precision_helps()
 
     def blocks(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Tensor]]:

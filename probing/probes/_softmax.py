@@ -31,6 +31,7 @@ _SLOPE_LEFT = 0.5
 _LOSS_FLOOR = 0.05
 _LOW_TOLERANCE = 5e-5
 _MOST_REFUSALS = 3
+_SHARED_CERTAINTY = 0.1  # one factor for all classes promises less than it should
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,8 @@ def _leave_low(now: _State) -> None:
 
 def _is_done(now: _State, fall: Tensor, tolerance: float) -> Tensor:
     floor = _LOSS_FLOOR * math.log(now.problems.k)
-    enough = tolerance * now.loss.clamp_min(floor)
+    certain = 1.0 if now.factors.lower.shape[1] == now.problems.k else _SHARED_CERTAINTY
+    enough = certain * tolerance * now.loss.clamp_min(floor)
     still = now.G.abs().amax((1, 2)) <= 10 * tolerance
     # What the model still promises, and what the last step gave: neither alone can be trusted far from the optimum.
     return still & (-0.5 * fall <= enough) & ((now.gained <= 0.5 * enough) | (-0.5 * fall <= 1e-3 * enough))

@@ -14,6 +14,7 @@ _WARM_BLOCK = 2**16
 _WARM_EPOCHS, _WARM_BATCH, _WARM_RATE = 4, 512, 0.01
 _SHARED_ROWS = 8192
 _SHRINK = 0.15
+_WIDE, _ROWS_A_COLUMN = 128, 24
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Factors:
         say little of hundreds of directions.
         """
         many, width, k = len(problems), problems.width, problems.k
-        shared = many * k * width * width > problems.rows.budget
+        few = width >= _WIDE and problems.n < _ROWS_A_COLUMN * width  # a factor a class would cost more than it saves
+        shared = few or many * k * width * width > problems.rows.budget
         factors = 1 if shared else k
         count = max(1024, 2 * width)
         rows = problems.rows.pilot

@@ -20,7 +20,7 @@ from probing.probes._softmax import Solution, Stop, solve
 from probing.probes._standardise import moments, standardise
 from probing.store.row_blocks import RowBlocks
 
-_FEW_ELEMENTS = 2**21
+_FEW_ELEMENTS = 2**18
 
 
 @dataclass(frozen=True)
