@@ -67,7 +67,8 @@ def _probes(task: TaskResults) -> str:
     told = "; ".join(f"{r.probe} ({_parameters(r.provenance.get('recipe', {}).get('probe', {}))})" for r in chosen)
     seeds = plural(task.any.seed_count, "seed")
     return (
-        f"Probes, fitted on train with {seeds} each where the fit is random, on states standardised by train: {told}. "
+        f"Probes, fitted on train with {seeds} each where the fit is random: {told}. Those of the toolkit that read "
+        "states standardise them by train. "
         f"The site was chosen on {task.chosen_on}; all scores are on test."
     )
 

@@ -29,6 +29,8 @@ from probing.reporting.wording import (
 )
 
 _WIDE = 120
+_ENOUGH_DRAWS = 3
+_FEW_DRAWS = "two draws of a control hardly show how draws vary, so intervals are wide: five are usual"
 
 
 def print_results(results: Sequence[ProbeResult], console: Console, analyses: Sequence[AnalysisResult] = ()) -> None:
@@ -43,6 +45,7 @@ def print_results(results: Sequence[ProbeResult], console: Console, analyses: Se
         for (analysis, probe), found_here in task.analyses_by_kind().items():
             console.print(Text(f"analysis {analysis} of {probe}", style="italic"))
             console.print(_analysis_table(summary_rows(found_here)))
+        console.print(_passed_over(task), end="")
         for warning in warnings_of(task.any.facts):
             console.print(Text(f"warning: {warning}", style="bold yellow"))
         found = finding(task)
@@ -57,11 +60,12 @@ def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
     several = len({row[name] for row in pairs for name in ("probe_a", "probe_b")}) > 1
     rows, measure = count(first["n"]), measure_title(first["measure"])
     console.print(Text(f"{measure} on {first['split']}, a minus b, {rows} rows", style="bold"))
-    table = _grid(["site a", "site b", "difference", "interval", "adjusted p", "detectable"])
+    table = _grid(["site a", "site b", "difference", "adjusted p", "detectable"])
     for row in pairs:
         names = [f"{row[f'site_{x}']} {row[f'probe_{x}']}" if several else row[f"site_{x}"] for x in "ab"]
-        shown = [decimal(row["difference"]), f"[{decimal(row['low'])}, {decimal(row['high'])}]"]
-        table.add_row(*map(Text, (*names, *shown, p_value(row["p_adjusted"]), decimal(row["detectable"]))))
+        found = Score(row["difference"], row["low"], row["high"], row["n"], "")
+        cells = [_shown(found, console.width), p_value(row["p_adjusted"]), decimal(row["detectable"])]
+        table.add_row(*map(Text, (*names, *cells)))
     console.print(table)
     how = f"p {correction_title(first['correction'])}-adjusted over {plural(len(pairs), 'pair')}"
     note = "detectable: the smallest true difference that would have been shown with 80 % probability"
@@ -100,7 +104,7 @@ def _has_ceiling(task: TaskResults, control: str | None) -> bool:
 def _grid(columns: Iterable[str]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
     for name in columns:
-        text = name in ("site", "probe")
+        text = name in ("site", "probe", "site a", "site b")
         table.add_column(
             Text(name),
             justify="left" if text else "right",
@@ -148,6 +152,16 @@ def _control_table(task: TaskResults, control: str, width: int) -> Table:
     return table
 
 
+def _passed_over(task: TaskResults) -> Text:
+    """Which probes an analysis does not fit."""
+    run = set(task.analyses_by_kind())
+    left = {name: [probe for probe in task.probes if (name, probe) not in run] for name, _ in sorted(run)}
+    lines = [
+        f"{name} does not fit, and was not run on: {', '.join(probes)}\n" for name, probes in left.items() if probes
+    ]
+    return Text("".join(lines), style="dim")
+
+
 def _analysis_table(rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("site", "quantity", "value", "unit", "controls"):
@@ -174,5 +188,6 @@ def _notes(task: TaskResults, width: int) -> Text:
     if _has_ceiling(task, next(iter(task.controls()), None)):
         notes += ["ceiling: what memory of every key of train would reach on the control, on average"]
     notes += ["gain: over the best baseline"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
+    notes += [_FEW_DRAWS] if 1 < task.any.draw_count < _ENOUGH_DRAWS else []
     notes += ["some fits did not converge"] if any(not r.converged for r in task.all) else []
     return Text("; ".join(notes), style="dim")
