@@ -21,6 +21,7 @@ from sklearn.base import BaseEstimator, clone
 
 from probing.corpus import Corpus, Example
 from probing.design import Kind, Labels, Reading
+from probing.whole_files import write_atomically
 
 Floats = NDArray[np.floating[Any]]
 
@@ -191,8 +192,8 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         """Set fitted attributes from `state()` and return self."""
 
     def save(self, path: str | Path) -> None:
-        """Write `path`.safetensors (arrays) and `path`.json (class and parameters). Never pickle."""
-        from safetensors.numpy import save_file
+        """Write `path`.safetensors (arrays) and `path`.json (class and parameters), each whole. Never pickle."""
+        from safetensors.numpy import save
 
         arrays = {name: np.ascontiguousarray(array) for name, array in self.state().items()}
         texts = {name: array.tolist() for name, array in arrays.items() if array.dtype.kind in "UO"}
@@ -203,14 +204,10 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
             "text": texts,
         }
         stem = Path(path)
-        stem.parent.mkdir(parents=True, exist_ok=True)
         numbers = {name: array for name, array in arrays.items() if name not in texts}
-        files = [stem.with_name(stem.name + suffix) for suffix in (".safetensors", ".json")]
-        for file in files:
-            if file.is_symlink():  # never write to what a link points at
-                file.unlink()
-        save_file(numbers, files[0])
-        files[1].write_text(json.dumps(card, sort_keys=True, indent=1) + "\n")
+        write_atomically(stem.with_name(stem.name + ".safetensors"), save(numbers))
+        text = json.dumps(card, sort_keys=True, indent=1) + "\n"
+        write_atomically(stem.with_name(stem.name + ".json"), text.encode())
 
 
 class Control(ABC):
