@@ -19,6 +19,7 @@ from probing.reporting.task_results import TaskResults, by_task, comparison, lea
 from probing.reporting.unjudged import MIN_SENTENCES, SHOWS_NOTHING, needs
 from probing.reporting.warnings import only_test_label, warnings_of
 from probing.reporting.wording import (
+    beyond,
     correction_title,
     count,
     decimal,
@@ -152,7 +153,7 @@ def _opening(task: TaskResults, judged: Judgement) -> str:
         case "not judged":
             return f"Whether {task.title} is decodable {where} cannot be judged without a baseline"
         case _:
-            return f"{task.title} is not shown to be decodable {where}"
+            return f"{task.title} is not shown to be decodable{beyond(None if judged.gain is None else judged.gain.baseline)} {where}"
 
 
 def _choice(task: TaskResults) -> str:

@@ -99,3 +99,8 @@ def plain(value: Any) -> str:
 def plural(number: int, noun: str) -> str:
     """`1 seed`, `3 seeds`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def beyond(baseline: str | None) -> str:
+    """` beyond what bag_of_words gives`; nothing for a baseline that knows the frequencies of labels alone."""
+    return "" if baseline in (None, "prior") else f" beyond what {baseline} gives"
