@@ -153,7 +153,8 @@ def _opening(task: TaskResults, judged: Judgement) -> str:
         case "not judged":
             return f"Whether {task.title} is decodable {where} cannot be judged without a baseline"
         case _:
-            return f"{task.title} is not shown to be decodable{beyond(None if judged.gain is None else judged.gain.baseline)} {where}"
+            known = beyond(judged.gain.baseline if judged.gain else None)
+            return f"{task.title} is not shown to be decodable{known} {where}"
 
 
 def _choice(task: TaskResults) -> str:
