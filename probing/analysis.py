@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from probing.errors import InputError
+from probing.records import read_lines
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,7 @@ def read_analyses(path: Path) -> list[AnalysisResult]:
     Raises:
         InputError: a line that is no result, with its number.
     """
-    found = []
-    for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], start=1):
-        try:
-            found += [from_json(line.decode())] if line.strip() else []
-        except ValueError as error:
-            raise InputError(
-                "the analyses cannot be read", needed="one result per line, as `probing train` writes them",
-                found=str(error)[:300], where=f"{path}:{number}",
-                next_step="delete it and run `probing train … --to` on that directory again",
-            ) from None  # fmt: skip
-    return found
+    return read_lines(path, from_json, "analyses") if path.is_file() else []
 
 
 def json_lines(results: Iterable[AnalysisResult]) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
 from probing.errors import InputError, UnknownName
 from probing.multiplicity import Correction
 from probing.statistics import ALPHA
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -240,17 +242,26 @@ def read_results(path: Path) -> list[ProbeResult]:
     Raises:
         InputError: a line that is no result, with its number.
     """
-    results = []
+    return read_lines(path, from_json, "results")
+
+
+def read_lines(path: Path, read: Callable[[str], T], what: str) -> list[T]:
+    """Every line of a file that is not empty, as `read` makes it; `what` is what they are, for the message.
+
+    Raises:
+        InputError: a line of another kind, with its number.
+    """
+    found: list[T] = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try:
-            results += [from_json(line.decode())] if line.strip() else []
+            found += [read(line.decode())] if line.strip() else []
         except ValueError as error:
             raise InputError(
-                "the results cannot be read", needed="one result per line, as `probing train` writes them",
+                f"the {what} cannot be read", needed="one result per line, as `probing train` writes them",
                 found=str(error)[:300], where=f"{path}:{number}",
                 next_step="delete it and run `probing train … --to` on that directory again",
             ) from None  # fmt: skip
-    return results
+    return found
 
 
 def json_lines(results: Iterable[ProbeResult]) -> str:
