@@ -67,7 +67,7 @@ def _ray(executor: RayActors) -> tuple[Any, bool]:
     """Ray, started; and whether it was started here."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    with _signal_handlers_kept():
+    with _signals_are_ours():
         import ray
 
         if ray.is_initialized():
@@ -80,15 +80,22 @@ def _ray(executor: RayActors) -> tuple[Any, bool]:
 
 
 @contextmanager
-def _signal_handlers_kept() -> Iterator[None]:
-    """Ray takes SIGTERM for itself; it is ours, and means exit code 75."""
-    before = {name: signal.getsignal(getattr(signal, name)) for name in ("SIGINT", "SIGTERM")}
+def _signals_are_ours() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; it is ours, and means exit code 75.
+
+    The processes that Ray starts inherit what is blocked here: a signal to the whole group then ends the run in this
+    process, which ends them, and not Ray beneath it.
+    """
+    ours = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    before = {number: signal.getsignal(number) for number in ours}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ours)
     try:
         yield
     finally:
         if threading.current_thread() is threading.main_thread():
-            for name, handler in before.items():
-                signal.signal(getattr(signal, name), handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @contextmanager
