@@ -2,6 +2,7 @@
 
     ProbingError
     ├─ InputError (ValueError)   UnknownName BadParameter ConfigError CorpusError AlignmentError DegenerateDesign
+    │                            TooFewGroups OverlappingGroups NoBehaviour BadTwin
     ├─ StoreError                NotAStore UnsupportedFormat IncompleteStore ProvenanceMismatch CorruptShard
     │                            NotRepresentable NonFiniteStates DiskFull (OSError) StoreBusy
     ├─ UntrustedFile
@@ -93,6 +94,22 @@ class AlignmentError(InputError):
 
 class DegenerateDesign(InputError):
     """Labels from which nothing can be learned: one class, an empty split, nothing aligned."""
+
+
+class TooFewGroups(InputError):
+    """Fewer groups than an experiment in three folds needs."""
+
+
+class OverlappingGroups(InputError):
+    """One group in several folds or splits: what is measured would be what was fitted."""
+
+
+class NoBehaviour(InputError):
+    """Nothing of the model's output is measured: an answer that is no single piece, or a readout that never varies."""
+
+
+class BadTwin(InputError):
+    """A twin that differs from its row in more than the property, or not in it."""
 
 
 class StoreError(ProbingError):

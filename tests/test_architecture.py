@@ -15,18 +15,21 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "probing"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "analyses", "executors")
+MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "analyses", "executors", "interventions",
+           "behaviours")
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
     {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files"},
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics",
         "multiplicity", "sources",
-        "work", "failures", "foreign", "analysis", "resampling",
+        "work", "failures", "foreign", "analysis", "resampling", "verdict",
     },
-    {"contracts", "analysing", "predicting", "state_controls"},
+    {"contracts", "analysing", "predicting", "state_controls", "instrument", "editing"},
     {*MEMBERS, "specs", "language_model", "batching", "chat"},
-    {"extraction", "training", "completing", "importing", "progress"},
+    {"extraction", "training", "completing", "importing", "progress", "instruments"},
+    {"intervening", "judging"},
+    {"plantbench"},
     {"reporting"},
     {"jobs", "cross_jobs", "job_commands", "study", "store_commands", "showing", "cli", "__main__", "__init__"},
 ]  # fmt: skip

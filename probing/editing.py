@@ -1,0 +1,70 @@
+"""Intervention, Edit: the contract of interventions, which learn on some rows what to do to the states of others."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is known of n rows.
+
+    Attributes:
+        z: `(n,)` class codes 0 … K-1 (int64), or real values (float64).
+        strata: `(n,)` codes of the values of the covariates.
+        n_classes: K; 0 for real values.
+    """
+
+    z: NDArray[np.int64] | NDArray[np.float64]
+    strata: NDArray[np.int64]
+    n_classes: int
+
+    def take(self, rows: NDArray[np.int64]) -> Targets:
+        """The chosen rows, in the order given."""
+        return Targets(self.z[rows], self.strata[rows], self.n_classes)
+
+
+class Edit(ABC):
+    """What was learned: states in, states out."""
+
+    @abstractmethod
+    def apply(
+        self, states: NDArray[np.float32], targets: Targets, goals: NDArray[np.int64] | NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """`(n, D)` edited states.
+
+        Args:
+            states: `(n, D)`.
+            targets: of these rows.
+            goals: `(n,)` the class or value that each row is to have; erasers pay no heed to it.
+        """
+
+    @property
+    def rank(self) -> int:
+        """Dimensions that the edit acts in."""
+        return 0
+
+
+class Intervention(ABC):
+    """Configuration until `fit`; one file of `interventions/`, named there as `MEMBER`.
+
+    Class attributes:
+        erases: it takes a property away (to be judged against marginals) and does not put another value in its place.
+        decides: it may enter a verdict; others stand beside it for comparison with the literature.
+    """
+
+    erases: ClassVar[bool] = False
+    decides: ClassVar[bool] = False
+
+    @abstractmethod
+    def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int) -> Edit:
+        """Learn from `(N, D)` states of fold F1; `self` is never changed.
+
+        Raises:
+            DegenerateDesign: one class, or nothing to learn from.
+        """
