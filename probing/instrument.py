@@ -77,6 +77,25 @@ class Instrument(ABC):
             ReplayUnavailable: scales cannot be held.
         """
 
+    @property
+    def logits(self) -> bool:
+        """Whether the behaviour is logits of alternatives, of which a softmax gives probabilities."""
+        return False
+
+    @property
+    def has_norms(self) -> bool:
+        """Whether scales of later norms can be held (`frozen_norms`)."""
+        return False
+
+    @property
+    def offsets(self) -> NDArray[np.int64] | None:
+        """`(N,)` how far into its text each row lies; None: all alike."""
+        return None
+
+    def batches(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Indices into `rows`, in parts that are well run at once."""
+        return np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // 8192)))
+
     def check(self) -> None:
         """Prove that edits do what they say; once, before anything is measured.
 
