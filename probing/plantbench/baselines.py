@@ -213,7 +213,8 @@ def _donors(rows: Ints, z: Ints, rng: np.random.Generator) -> tuple[Ints, Ints, 
 
 def _exchanged(h: torch.Tensor, donor: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     unit = direction / direction.norm()
-    return h + ((donor - h) @ unit)[:, None] * unit
+    edited: torch.Tensor = h + ((donor - h) @ unit)[:, None] * unit
+    return edited
 
 
 def _root(h: NDArray[np.floating]) -> Floats:
