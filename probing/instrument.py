@@ -1,4 +1,4 @@
-"""Instrument: the contract of the use stage. N rows of a model whose states can be exchanged, and what the model does."""
+"""Instrument: the contract of the use stage. N rows of a model whose states can be exchanged, and its behaviour."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.errors import UnknownName, unknown_name
+from probing.errors import EditFailed, UnknownName, unknown_name
 
 
 @dataclass(frozen=True, order=True)
@@ -118,6 +118,21 @@ class Instrument(ABC):
         for place in places:
             if place not in self.places:
                 raise unknown_name("place", str(place), [str(known) for known in self.places], error=UnknownName)
+
+
+def expect_equal(found: Tensor, expected: Tensor, what: str, where: str, *, tolerance: float = 1e-5) -> None:
+    """Outputs that must agree, relative to the largest: 1e-5 in float32, 1e-2 in half precision.
+
+    Raises:
+        EditFailed: they do not.
+    """
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    worst = float((found - expected).abs().max()) if found.numel() else 0.0
+    if found.shape != expected.shape or not worst <= tolerance * max(scale, 1e-12):
+        raise EditFailed(
+            f"{what} changes the output", needed=f"equal within {tolerance:g} of the largest, {scale:.3g}",
+            found=f"a difference of {worst:.3g}", where=where, next_step="do not trust edits of this model here",
+        )  # fmt: skip
 
 
 RunFrom = Callable[[str, NDArray[np.int64], Mapping[str, Tensor], bool], Tensor]

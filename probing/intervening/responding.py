@@ -28,8 +28,14 @@ def behaviour(
 
 
 def behaviour_and_slopes(
-    instrument: Instrument, site: str, position: str, rows: Ints, states: NDArray[np.floating], coefficients: Floats,
-    *, frozen_norms: bool = False,
+    instrument: Instrument,
+    site: str,
+    position: str,
+    rows: Ints,
+    states: NDArray[np.floating],
+    coefficients: Floats,
+    *,
+    frozen_norms: bool = False,
 ) -> tuple[Floats, Floats]:
     """Behaviour `(n, V)`, and `(n, D)` the derivatives of each row's ⟨coefficients, behaviour⟩ in its states."""
     found, slopes = _run(instrument, site, rows, {position: states}, coefficients, frozen_norms)

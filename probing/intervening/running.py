@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from probing.intervening.swapping import dose_curve, exchanged, interchanged, sw
 from probing.use_result import Decodability, EditEffect, UseCell, UseResult
 
 Ints = NDArray[np.int64]
-Values = NDArray[np.int64] | NDArray[np.float64]
+Values = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,7 @@ def measure_property(
         n_classes=experiment.n_classes, stratified_by=experiment.stratified_by, n_strata=len(experiment.shares),
         covariates=tuple(prop.covariates), grouped_by=experiment.grouped_by, epsilon=options.epsilon,
         false_positives=_false_positives(instrument, prop, chosen, options), family_p=min(min(p) for p in adjusted),
-        settings={k: v for k, v in vars(options).items()},
+        settings=dict(vars(options)),
     )  # fmt: skip
 
 

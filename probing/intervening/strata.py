@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ Ints = NDArray[np.int64]
 BINS = 5
 
 
-def crossed(covariates: Sequence[NDArray[np.generic]]) -> Ints:
+def crossed(covariates: Sequence[NDArray[Any]]) -> Ints:
     """`(N,)` codes of the combinations of values; real values count by their quintile."""
     code = np.zeros(len(covariates[0]), np.int64)
     for values in covariates:
@@ -22,9 +23,7 @@ def crossed(covariates: Sequence[NDArray[np.generic]]) -> Ints:
     return code.astype(np.int64)
 
 
-def propensity_bins(
-    z: NDArray[np.generic], n_classes: int, covariates: Sequence[NDArray[np.generic]], folds: Ints
-) -> Ints:
+def propensity_bins(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], folds: Ints) -> Ints:
     """`(N,)` quintiles of what the covariates say of z, each fold predicted from the others.
 
     Of more than two classes the first principal component of the log-odds is binned; of real values the prediction.
@@ -44,11 +43,11 @@ def propensity_bins(
     return _binned(score)
 
 
-def _columns(values: NDArray[np.generic]) -> NDArray[np.float64]:
+def _columns(values: NDArray[Any]) -> NDArray[np.float64]:
     if values.dtype.kind == "f":
         spread = float(values.std()) or 1.0
-        return ((values - values.mean()) / spread)[:, None].astype(np.float64)
-    return (values[:, None] == np.unique(values)[None, :]).astype(np.float64)
+        return np.asarray(((values - values.mean()) / spread)[:, None], np.float64)
+    return np.asarray(values[:, None] == np.unique(values)[None, :], np.float64)
 
 
 def _first_component(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -57,6 +56,6 @@ def _first_component(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(centred @ (direction * np.sign(direction[np.abs(direction).argmax()])))
 
 
-def _binned(values: NDArray[np.generic]) -> Ints:
-    edges = np.unique(np.nanquantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
+def _binned(values: NDArray[Any]) -> Ints:
+    edges = np.unique(np.nanquantile(np.asarray(values, np.float64), np.linspace(0, 1, BINS + 1)[1:-1]))
     return np.searchsorted(edges, values, side="right").astype(np.int64)
