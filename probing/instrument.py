@@ -1,4 +1,4 @@
-"""Instrument: the contract of the use stage. N rows of a model whose states can be exchanged, and its behaviour."""
+"""Instrument: the contract of the use stage. N rows of a model whose states can be exchanged, and what it does."""
 
 from __future__ import annotations
 
@@ -120,19 +120,27 @@ class Instrument(ABC):
                 raise unknown_name("place", str(place), [str(known) for known in self.places], error=UnknownName)
 
 
-def expect_equal(found: Tensor, expected: Tensor, what: str, where: str, *, tolerance: float = 1e-5) -> None:
-    """Outputs that must agree, relative to the largest: 1e-5 in float32, 1e-2 in half precision.
+RunFrom = Callable[[str, NDArray[np.int64], Mapping[str, Tensor], bool], Tensor]
+
+
+TOLERANCE = 1e-5  # of float32, relative to the largest value
+
+
+def expect_equal(found: Tensor, wanted: Tensor, identity: str, where: str, *, tolerance: float = TOLERANCE) -> None:
+    """Hold an identity of outputs `(n, V)`.
 
     Raises:
-        EditFailed: they do not.
+        EditFailed: they differ by more than the tolerance, relative to the largest wanted value.
     """
-    scale = float(expected.abs().max()) if expected.numel() else 0.0
-    worst = float((found - expected).abs().max()) if found.numel() else 0.0
-    if found.shape != expected.shape or not worst <= tolerance * max(scale, 1e-12):
+    if found.shape != wanted.shape:
         raise EditFailed(
-            f"{what} changes the output", needed=f"equal within {tolerance:g} of the largest, {scale:.3g}",
-            found=f"a difference of {worst:.3g}", where=where, next_step="do not trust edits of this model here",
+            f"{identity} changes the shape of the outputs", needed=str(tuple(wanted.shape)),
+            found=str(tuple(found.shape)), where=where, next_step="return one row for each row asked for",
         )  # fmt: skip
-
-
-RunFrom = Callable[[str, NDArray[np.int64], Mapping[str, Tensor], bool], Tensor]
+    largest = float(wanted.abs().max()) if wanted.numel() else 0.0
+    gap = float((found - wanted).abs().max()) if wanted.numel() else 0.0
+    if not gap <= tolerance * max(largest, 1e-30):
+        raise EditFailed(
+            f"{identity} changes the outputs", needed=f"a difference of at most {tolerance:g} of {largest:.3g}",
+            found=f"{gap:.3g}", where=where, next_step="look for dropout, state between calls, or a wrong row order",
+        )  # fmt: skip
