@@ -158,7 +158,7 @@ def _checked_states(place: Place, given: NDArray[np.floating]) -> NDArray[np.flo
     bad = np.flatnonzero(~np.isfinite(states).all(1))
     if len(bad):
         raise NonFiniteStates("states are not finite", needed="finite numbers in float32",
-                              found=f"{len(bad)} rows with others", where=f"{place}, first in row {bad[0]}")  # fmt: skip
+                              found=f"{len(bad)} bad rows", where=f"{place}, first in row {bad[0]}")  # fmt: skip
     return states
 
 
