@@ -176,6 +176,7 @@ class Bench:
         y: `(n, V)` clean behaviour of the experiment's rows.
         seed: of goals, pairs and halves.
         shared: one shift for all strata, for comparison.
+        folded: False: one fold fits and is measured, for comparison.
     """
 
     instrument: Instrument
@@ -183,14 +184,19 @@ class Bench:
     y: Floats
     seed: int
     shared: bool = False
+    folded: bool = True
 
     @classmethod
-    def of(cls, instrument: Instrument, experiment: Experiment, *, seed: int, shared: bool = False) -> Bench:
+    def of(
+        cls, instrument: Instrument, experiment: Experiment, *, seed: int, shared: bool = False, folded: bool = True
+    ) -> Bench:  # fmt: skip
         """With the instrument's clean behaviour."""
-        return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared)
+        return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded)
 
     def folds(self, r: int) -> tuple[Ints, Ints, Ints]:
         """Rows of F1, F2, F3 in rotation r."""
+        if not self.folded:
+            return self.experiment.fold(r + 2), self.experiment.fold(r + 2), self.experiment.fold(r + 2)
         return self.experiment.fold(r), self.experiment.fold(r + 1), self.experiment.fold(r + 2)
 
     @cached_property

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, DegenerateDesign, TooFewGroups
-from probing.intervening.strata import crossed, propensity_bins
+from probing.intervening.strata import BINS, binned, crossed, propensity
 from probing.seeds import generator
 
 FOLDS = 3
@@ -32,7 +32,7 @@ class Experiment:
         strata, groups, folds: `(n,)` codes.
         shares: `(W,)` share of the rows in each stratum.
         coverage: n over the rows that have the property.
-        stratified_by: `nothing`, `crossing` or `propensity`.
+        stratified_by: `nothing`, `crossing` or `propensity in 5`.
         grouped_by: `group`, or `type` where the word type all but decides the label.
     """
 
@@ -67,8 +67,8 @@ def plan(
 ) -> Experiment:  # fmt: skip
     """The experiment on N rows of which some have the property.
 
-    Strata are the values of all covariates, crossed. Where that leaves less than 0.8 of the rows, they are five bins of
-    the chance of the property given the covariates, predicted across folds.
+    Strata are the values of all covariates, crossed. Where that leaves less than 0.8 of the rows, they are five bins (or
+    fewer, down to two) of the chance of the property given the covariates, predicted across folds.
 
     Args:
         z: `(N,)` classes (negative: no label) or real values (NaN: none).
@@ -154,9 +154,13 @@ def _strata(
     kept = _kept(z, n_classes, strata, units, folds)
     if kept.mean() >= LEAST_COVERAGE:
         return strata, "crossing", kept
-    bins = propensity_bins(z, n_classes, list(covariates.values()), folds)
-    kept_bins = _kept(z, n_classes, bins, units, folds)
-    return (bins, "propensity", kept_bins) if kept_bins.mean() > kept.mean() else (strata, "crossing", kept)
+    score = propensity(z, n_classes, list(covariates.values()), folds)
+    for n_bins in range(BINS, 1, -1):
+        bins = binned(score, n_bins)
+        kept_bins = _kept(z, n_classes, bins, units, folds)
+        if kept_bins.mean() >= LEAST_COVERAGE:
+            return bins, f"propensity in {n_bins}", kept_bins
+    return strata, "crossing", kept
 
 
 def _kept(z: NDArray[Any], n_classes: int, strata: Ints, units: Ints, folds: Ints) -> NDArray[np.bool_]:

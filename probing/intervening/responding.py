@@ -60,7 +60,8 @@ def _run(
             edited.requires_grad_(True)
             y = instrument.run_from(site, rows[part], given, frozen_norms=frozen_norms)
             weights = torch.from_numpy(coefficients[part]).to(y.dtype).to(y.device)
-            (slope,) = torch.autograd.grad((y * weights).sum(), edited)
+            depends = y.requires_grad  # a place may lie where nothing is read any more
+            (slope,) = torch.autograd.grad((y * weights).sum(), edited) if depends else (torch.zeros_like(edited),)
             slopes.append(slope.double().cpu().numpy())
         outputs.append(y.detach().double().cpu().numpy())
         order.append(part)

@@ -97,7 +97,7 @@ def measure_property(
     chosen = tuple(places) if places is not None else instrument.places
     instrument.check_places(chosen)
     experiment = prop.plan(options)
-    bench = Bench.of(instrument, experiment, seed=options.seed, shared=options.shared)
+    bench = Bench.of(instrument, experiment, seed=options.seed, shared=options.shared, folded=options.folds)
     measured = [_measure(bench, place, prop, options) for place in chosen]
     adjusted = _adjusted(measured, options.seed)
     cells = [_cell(m, p, options) for m, p in zip(measured, adjusted, strict=True)]
@@ -121,7 +121,7 @@ def measure_property(
 
 def _measure(bench: Bench, place: Place, prop: Property, options: UseOptions) -> Measured:
     e = bench.experiment
-    others = {name: (v[e.rows], k) for name, (v, k) in prop.covariates.items()}
+    others = {name: (v[e.rows], k) for name, (v, k) in prop.covariates.items()} if options.details else {}
     checks = StateChecks(bench, place, others)
     dose, on_states = checks.dose(options.doses)
     spread = float(np.sqrt(((bench.y - bench.y.mean(0)) ** 2).sum(1).mean()))

@@ -56,7 +56,7 @@ def swapped(
 def _swapped_u(bench: Bench, place: Place, states: NDArray[np.floating], tally: Tally, r: int, dose: float) -> None:
     first, second = bench.halves(r)
     _, f2, f3 = bench.folds(r)
-    natural, sides = bench.naturals[r], bench.sides(r + 1)
+    natural, sides = bench.naturals[r], bench.sides(r + 1 if bench.folded else r + 2)
     edited = states[f2] + dose * bench.shift(states, first).difference(sides)
     on_f2 = bench.run(place, f2, edited.astype(states.dtype))
     e = bench.experiment
