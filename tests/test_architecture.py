@@ -15,8 +15,18 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "probing"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "analyses", "executors", "interventions",
-           "behaviours")
+MEMBERS = (
+    "corpora",
+    "tasks",
+    "models",
+    "probes",
+    "controls",
+    "measures",
+    "analyses",
+    "executors",
+    "interventions",
+    "behaviours",
+)
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
     {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files"},
@@ -25,7 +35,7 @@ LAYERS = [
         "multiplicity", "sources",
         "work", "failures", "foreign", "analysis", "resampling", "use_result", "verdict",
     },
-    {"contracts", "analysing", "predicting", "state_controls", "instrument", "editing"},
+    {"contracts", "analysing", "predicting", "state_controls", "instrument", "editing", "behaving"},
     {*MEMBERS, "specs", "language_model", "batching", "chat"},
     {"extraction", "training", "completing", "importing", "progress", "instruments"},
     {"intervening", "judging"},
