@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from probing.errors import InputError
 from probing.multiplicity import benjamini_hochberg
-from probing.use_result import Decodability, EditEffect, UseCell, UseResult
+from probing.use_result import Decodability, EditEffect, UseCell, UseResult, read_use_results
+from probing.use_run import UseRun
 from probing.verdict import Criteria, Verdict, Word
 
 
@@ -45,6 +48,21 @@ def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> lis
             verdicts.append(decide(result, cell, levels, criteria))
             at += 1
     return verdicts
+
+
+def read_use_run(folder: str | Path) -> UseRun:
+    """What a run left in a folder: its results, judged anew by the criteria it was judged by.
+
+    Raises:
+        InputError: no such file, or none of ours.
+    """
+    file = Path(folder) / "use.jsonl"
+    if not file.is_file():
+        raise InputError("no use results here", needed="use.jsonl", found="nothing", where=str(folder),
+                         next_step="run `probing use` with --to this folder")  # fmt: skip
+    results = read_use_results(file)
+    given = results[0].settings.get("criteria", {}) if results else {}
+    return UseRun(tuple(results), tuple(judge(results, Criteria(**given))))
 
 
 def equivalence_p(cell: UseCell) -> float:

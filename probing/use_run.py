@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probing.errors import InputError
-from probing.use_result import UseResult, read_use_results, write_use_results
+from probing.use_result import UseResult, write_use_results
 from probing.verdict import Verdict
 from probing.whole_files import write_atomically
 
@@ -52,18 +52,6 @@ class UseRun:
         import pandas as pd
 
         return pd.DataFrame(self.rows())
-
-    @classmethod
-    def read(cls, folder: str | Path) -> UseRun:
-        """What `write_use_run` wrote.
-
-        Raises:
-            InputError: no such file, or none of ours.
-        """
-        from probing.judging import read_verdicts
-
-        results = tuple(read_use_results(Path(folder) / "use.jsonl"))
-        return cls(results, read_verdicts(Path(folder) / "verdicts.jsonl", results))
 
 
 _EFFECT = ("es", "es_low", "es_high", "mf", "mf_low", "mf_high", "p_adjusted", "mde", "equivalence_p")

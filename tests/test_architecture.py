@@ -33,9 +33,9 @@ LAYERS = [
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics",
         "multiplicity", "sources",
-        "work", "failures", "foreign", "analysis", "resampling", "use_result", "verdict",
+        "work", "failures", "foreign", "analysis", "resampling", "use_result", "use_run", "verdict",
     },
-    {"contracts", "analysing", "predicting", "state_controls", "instrument", "editing"},
+    {"contracts", "analysing", "predicting", "state_controls", "instrument", "editing", "behaving"},
     {*MEMBERS, "specs", "language_model", "batching", "chat"},
     {"extraction", "training", "completing", "importing", "progress", "instruments"},
     {"intervening", "judging"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from probing.intervening.running import Property, measure_property
 from probing.instruments.text import TextInstrument
 from probing.judging import judge
 from probing.language_model import LanguageModel
+from probing.specs import spec_of
 from probing.use_result import UseResult
 from probing.use_run import UseRun, write_use_run
 from probing.verdict import Criteria
@@ -85,12 +87,18 @@ def intervene(
                 )  # fmt: skip
                 instrument.check()
             prop = _property(instrument, name, others)
-            results.append(measure_property(instrument, prop, behaviour=str(behaviour), model=model.name, options=options))
+            found = measure_property(instrument, prop, behaviour=said(behaviour), model=model.name, options=options)
+            results.append(replace(found, settings=found.settings | {"criteria": vars(criteria), "sites": sites}))
             advance()
     run = UseRun(tuple(results), tuple(judge(results, criteria)))
     if to is not None:
         write_use_run(run, Path(to))
     return run
+
+
+def said(behaviour: Behaviour | str) -> str:
+    """A behaviour in words."""
+    return behaviour if isinstance(behaviour, str) else spec_of(behaviour)
 
 
 def _property(instrument: TextInstrument, name: str, others: Sequence[str]) -> Property:

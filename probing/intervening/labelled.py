@@ -8,7 +8,7 @@ from dataclasses import replace
 from probing.contracts import Task
 from probing.corpus import Corpus
 from probing.errors import BadParameter
-from probing.specs import task_of
+from probing.specs import build_task
 
 PROPERTY_LEVELS = ("word", "sentence")
 
@@ -54,7 +54,7 @@ def task_levels(corpus: Corpus, tasks: Sequence[str], positions: Sequence[str]) 
 
 
 def _prepared(corpus: Corpus, name: str) -> Task:
-    task = task_of(name)
+    task = build_task(name, corpus)
     task.prepare(corpus)
     if task.level not in PROPERTY_LEVELS:
         raise BadParameter(f"{name} is a task of {task.level}s", needed="labels of words or of sentences",
