@@ -183,6 +183,8 @@ class FittedDirection:
             given = {cell.place.position: _exchanged(h[taken], h[donors], direction)}
             loss = ((case.instrument.run_from(cell.place.site, taken, given) - wanted) ** 2).sum(1).mean()
             optimiser.zero_grad()
+            if not loss.requires_grad:  # nothing of this place is read
+                break
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         return direction.detach()
