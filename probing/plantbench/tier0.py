@@ -30,7 +30,9 @@ PLANTS: Mapping[int, Builder] = MappingProxyType({
 WITHOUT_USED_TWIN = (2,)
 
 
-def cases(seed: int, *, knobs: Knobs | None = None, numbers: Sequence[int] = tuple(PLANTS)) -> Iterator[tuple[Case, Truth]]:
+def cases(
+    seed: int, *, knobs: Knobs | None = None, numbers: Sequence[int] = tuple(PLANTS)
+) -> Iterator[tuple[Case, Truth]]:
     """Both twins of every case, one after the other.
 
     Raises:
@@ -62,9 +64,7 @@ def build(number: int, twin: Literal["unused", "used"], seed: int, *, knobs: Kno
     return _case(world, number, twin, seed, path), truth
 
 
-def _case(
-    world: World, number: int, twin: Literal["unused", "used"], seed: int, path: tuple[int | str, ...]
-) -> Case:
+def _case(world: World, number: int, twin: Literal["unused", "used"], seed: int, path: tuple[int | str, ...]) -> Case:
     plant, knobs = world.plant, world.knobs
     rows = drawn(plant, knobs, knobs.n // 2 if knobs.twins else knobs.n, *path, "rows")
     states, z, times = world.written(rows, rows.z), rows.z, 1

@@ -45,7 +45,9 @@ def _noise(
     own = rng.standard_normal((len(groups), knobs.width))
     noise = knobs.noise * (np.sqrt(1 - knobs.group_share) * own + np.sqrt(knobs.group_share) * shared)
     if types is not None:  # the identity's own vector stands in slots of which most are read
-        of_type = generator(0, "plantbench", *seeds[:-1], "identities").standard_normal((knobs.identities, IDENTITY_SLOTS))
+        of_type = generator(0, "plantbench", *seeds[:-1], "identities").standard_normal(
+            (knobs.identities, IDENTITY_SLOTS)
+        )
         start = FIRST + plant.slots
         noise[:, start : start + IDENTITY_SLOTS] = knobs.noise * of_type[types]
     noise[:, [CONST, *(FIRST + slot for slot in plant.silent)]] = 0.0
@@ -109,9 +111,7 @@ class _Reader:
         self._weights = torch.from_numpy(world.weights.astype(np.float32))
         self._reads = torch.from_numpy(world.reads.astype(np.float32))
 
-    def __call__(
-        self, site: str, rows: NDArray[np.int64], given: Mapping[str, Tensor], frozen_norms: bool
-    ) -> Tensor:
+    def __call__(self, site: str, rows: NDArray[np.int64], given: Mapping[str, Tensor], frozen_norms: bool) -> Tensor:
         u = {}
         for position, clean in self._clean.items():
             own = given.get(position)
