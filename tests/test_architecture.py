@@ -33,7 +33,7 @@ LAYERS = [
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics",
         "multiplicity", "sources",
-        "work", "failures", "foreign", "analysis", "resampling", "use_result", "verdict",
+        "work", "failures", "foreign", "analysis", "resampling", "use_result", "use_run", "verdict",
     },
     {"contracts", "analysing", "predicting", "state_controls", "instrument", "editing", "behaving"},
     {*MEMBERS, "specs", "language_model", "batching", "chat"},
@@ -41,7 +41,8 @@ LAYERS = [
     {"intervening", "judging"},
     {"plantbench"},
     {"reporting"},
-    {"jobs", "cross_jobs", "job_commands", "study", "store_commands", "showing", "cli", "__main__", "__init__"},
+    {"jobs", "cross_jobs", "use_jobs", "job_commands", "study", "store_commands", "showing", "cli", "__main__",
+     "__init__"},
 ]  # fmt: skip
 HEAVY = (
     "torch",
