@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from probing.editing import Edit, Intervention, Targets
+from probing.editing import Intervention
 from probing.errors import BadParameter, TooFewGroups
 from probing.instrument import Place
 from probing.intervening.nulls import rate_interval
+from probing.interventions.inlp import Inlp
+from probing.interventions.leace import Leace
 from probing.plantbench import baselines, tier0
 from probing.plantbench.case import Answer, Case, Cell, CellTruth, Certificate, Said, Truth
 from probing.plantbench.knobs import Knobs
@@ -158,29 +159,6 @@ def test_suites_are_made_anew_by_frozen_seeds() -> None:
     assert case.seed not in development().seeds
 
 
-class _MeanEdit(Edit):
-    def __init__(self, mean: NDArray[np.float64], direction: NDArray[np.float64]) -> None:
-        self._mean, self._direction = mean, direction
-
-    def apply(self, states: NDArray[np.float32], targets: Targets, goals: Sequence[float]) -> NDArray[np.float32]:  # type: ignore[override]
-        along = (states - self._mean) @ self._direction
-        return (states - np.outer(along, self._direction)).astype(np.float32)
-
-    @property
-    def rank(self) -> int:
-        return 1
-
-
-class MeanEraser(Intervention):
-    """Projects out the difference of the first two class means."""
-
-    erases = True
-
-    def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int) -> Edit:
-        direction = states[targets.z == 1].mean(0) - states[targets.z == 0].mean(0)
-        return _MeanEdit(states.mean(0).astype(np.float64), direction / np.linalg.norm(direction))
-
-
 def case_of(number: int, twin: str) -> Case:
     return next(case for case, _ in suite() if (case.number, case.twin) == (number, twin))
 
@@ -190,8 +168,9 @@ def verdict(rule: object, case: Case) -> str:
     return str(found.verdict)
 
 
-def test_erasure_calls_a_read_code_used_and_is_misled_by_a_correlated_one() -> None:
-    rule = baselines.Amnesic(MeanEraser())
+@pytest.mark.parametrize("eraser", [Leace(), Inlp()], ids=["leace", "inlp"])
+def test_erasure_calls_a_read_code_used_and_is_misled_by_a_correlated_one(eraser: Intervention) -> None:
+    rule = baselines.Amnesic(eraser)
     assert verdict(rule, case_of(1, "used")) == "used"
     assert verdict(rule, case_of(1, "unused")) == "unused"
     plain = case_of(5, "unused")
@@ -230,7 +209,10 @@ def test_a_fitted_direction_finds_a_read_code_and_is_silent_where_nothing_is_rea
 def test_thresholds_are_those_that_part_the_labels_best() -> None:
     values, used = np.array([0.1, 0.2, 0.7, 0.3, 0.8, 0.9]), np.array([False, False, False, True, True, True])
     assert baselines.best_threshold(values, used) == pytest.approx(0.75)
-    fitted = baselines.fitted({"attribution": baselines.attribution}, suite())["attribution"]
+    rules = baselines.field_rules(suite())
+    assert set(rules) == {"probe accuracy", "attribution patching", "amnesic leace", "amnesic inlp", "fitted direction"}
+    fitted = rules["attribution patching"]
+    assert isinstance(fitted, baselines.Threshold)
     found = score(fitted, suite())
     assert found.recall_used is not None
     assert found.recall_used > 0.8

@@ -56,6 +56,40 @@ def _first_component(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(centred @ (direction * np.sign(direction[np.abs(direction).argmax()])))
 
 
+def grouped(score: NDArray[np.float64], n_bins: int) -> Ints:
+    """`(N,)` codes of bins of a score, cut where it has gaps (k-means in one dimension, begun at quantiles)."""
+    centres = np.unique(np.quantile(score, (np.arange(n_bins) + 0.5) / n_bins))
+    for _ in range(100):
+        codes = np.searchsorted((centres[1:] + centres[:-1]) / 2, score)
+        counts = np.bincount(codes, minlength=len(centres))
+        moved = np.where(counts > 0, np.bincount(codes, score, len(centres)) / np.maximum(counts, 1), centres)
+        if np.allclose(moved, centres):
+            break
+        centres = np.sort(moved)
+    return codes.astype(np.int64)
+
+
+def imbalance(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], strata: Ints) -> float:
+    """How much more the covariates differ between the values of z within strata than chance would have it.
+
+    The largest standardised difference of a covariate's column between one class and the rest (of real z: the
+    correlation), centred by stratum, less 1.64 of its standard errors.
+    """
+    X = _centred(np.concatenate([_columns(values) for values in covariates], axis=1), strata)
+    sides = (z[:, None] == np.unique(z)[None, :]).astype(np.float64) if n_classes else z[:, None].astype(np.float64)
+    spread = sides.std(0) if n_classes else np.ones(1)
+    Z = _centred(sides, strata)
+    norms = np.linalg.norm(X, axis=0)[:, None] * np.linalg.norm(Z, axis=0)[None, :]
+    r = np.abs(X.T @ Z) / np.where(norms > 1e-9, norms, np.inf)
+    return float(((r - 1.64 / np.sqrt(len(z))) / np.where(spread > 0, spread, np.inf)).max())
+
+
+def _centred(rows: NDArray[np.float64], strata: Ints) -> NDArray[np.float64]:
+    counts = np.bincount(strata)
+    means = np.stack([np.bincount(strata, column) / np.maximum(counts, 1) for column in rows.T], axis=1)
+    return np.asarray(rows - means[strata])
+
+
 def binned(values: NDArray[Any], n_bins: int) -> Ints:
     """`(N,)` codes of as many quantiles."""
     edges = np.unique(np.nanquantile(np.asarray(values, np.float64), np.linspace(0, 1, n_bins + 1)[1:-1]))
