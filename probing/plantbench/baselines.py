@@ -21,10 +21,10 @@ from scipy.special import log_softmax
 from scipy.stats import ttest_1samp
 
 from probing.editing import Intervention, Targets
-from probing.interventions.inlp import Inlp
-from probing.interventions.leace import Leace
 from probing.intervening.contrasts import sums_by
 from probing.intervening.responding import behaviour, behaviour_and_slopes
+from probing.interventions.inlp import Inlp
+from probing.interventions.leace import Leace
 from probing.plantbench.case import Answer, Case, Cell, Truth
 from probing.plantbench.oracle import probe_accuracy
 from probing.plantbench.scoring import Rule
