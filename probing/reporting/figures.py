@@ -25,7 +25,7 @@ _TASK = ("#0072B2", "#CC79A7", "#E69F00", "#56B4E9", "#009E73", "#D55E00")
 _BASELINE = ("#999999", "#555555", "#BBBBBB", "#777777")
 _MARKERS = {"task": "o", "control": "s", "selectivity": "D"}
 _STYLES = {"ceiling": (0, (5, 2)), "baseline": (0, (1, 1.5)), "entropy": (0, (3, 1, 1, 1))}
-_SETTINGS: Any = {"pdf.fonttype": 42, "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False}
+SETTINGS: Any = {"pdf.fonttype": 42, "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def save_curves(
@@ -48,7 +48,7 @@ def _save(task: TaskResults, folder: Path) -> list[Path]:
 
 def _write(task: TaskResults, panels: Sequence[Panel], stem: Path) -> list[Path]:
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
-    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = _figure(task, panels)
         figure.savefig(paths[0], metadata={"CreationDate": None, "Producer": None, "Creator": None})
