@@ -204,3 +204,14 @@ def test_an_unknown_place_is_named() -> None:
     made = plain(0, 0.0)
     with pytest.raises(Exception, match="unknown place"):
         measure_property(made.instrument, made.prop, places=[Place("resid.9")])
+
+
+def test_erasers_stand_beside_random_subspaces_and_a_control_task() -> None:
+    made = plain(4, 1.5)
+    options = dataclasses.replace(QUICK, comparisons=("leace", "mean_ablation"))
+    found = measure_property(made.instrument, made.prop, options=options).cells[0].comparisons
+    assert set(found) == {"random_subspace", "leace", "mean_ablation", "control_task"}
+    # Random directions of the states' own covariance touch other codes that are read: a used code need not exceed them.
+    assert found["leace"]["change"] > 2 * found["control_task"]["change"] and found["leace"]["above_random"] > 0.5
+    assert found["leace"]["accuracy"] < 0.6 < 0.9 < found["control_task"]["accuracy"]
+    assert found["leace"]["rank"] == found["random_subspace"]["rank"] == 1

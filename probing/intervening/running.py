@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 
 from probing.instrument import Instrument, Place
+from probing.intervening.comparing_edits import compared
 from probing.intervening.decoding import decoded
 from probing.intervening.effects import Bench
 from probing.intervening.experiment import Experiment, plan
@@ -107,6 +108,9 @@ def measure_property(
     for place in chosen:
         if str(place) not in known:
             known[str(place)] = _decodability(experiment, bench.states(place), options.seed)
+    if options.comparisons:
+        names = options.comparisons
+        cells = [replace(c, comparisons=compared(bench, m.place, names)) for m, c in zip(measured, cells, strict=True)]
     if options.null or options.permutations:
         cells = _with_nulls(bench, measured, cells, options)
     return UseResult(
