@@ -96,6 +96,26 @@ class Instrument(ABC):
         """Indices into `rows`, in parts that are well run at once."""
         return np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // 8192)))
 
+    def slopes(self, rows: NDArray[np.int64], coefficients: NDArray[np.float64]) -> dict[Place, NDArray[np.float64]]:
+        """`(n, D)` by place: derivatives of each row's ⟨coefficients, behaviour⟩ in its states, at the clean ones.
+
+        Args:
+            rows: `(n,)`.
+            coefficients: `(n, V)`.
+        """
+        found: dict[Place, list[NDArray[np.float64]]] = {place: [] for place in self.places}
+        parts = self.batches(rows)
+        for site, part in ((site, part) for site in dict.fromkeys(p.site for p in self.places) for part in parts):
+            here = [place for place in self.places if place.site == site]
+            given = {p.position: torch.from_numpy(self.states(p)[rows[part]]).requires_grad_() for p in here}
+            with torch.enable_grad():
+                y = self.run_from(site, rows[part], given)
+                aim = (y * torch.from_numpy(coefficients[part]).to(y.device, y.dtype)).sum()
+            for place, slope in zip(here, torch.autograd.grad(aim, list(given.values())), strict=True):
+                found[place].append(slope.double().cpu().numpy())
+        back = np.argsort(np.concatenate(parts), kind="stable")
+        return {place: np.concatenate(slopes)[back] for place, slopes in found.items()}
+
     def check(self) -> None:
         """Prove that edits do what they say; once, before anything is measured.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,8 +80,8 @@ def only(head: nn.Module | None, columns: Ints) -> Iterator[None]:
 
 
 @contextmanager
-def adding(model: LanguageModel, site: str, delta: Tensor) -> Iterator[None]:
-    """Within the block `delta` `(B, T, D)` is added at a site inside a block.
+def changing(model: LanguageModel, site: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the block the states at a site become `change(states)`, of the same shape, `(B, T, D)`.
 
     Raises:
         UnsupportedModel: the site was not met exactly once.
@@ -89,26 +89,40 @@ def adding(model: LanguageModel, site: str, delta: Tensor) -> Iterator[None]:
     trunk = model.suffix.trunk
     module, fired = trunk.trunk.get_submodule(trunk.modules[site]), 0
 
-    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def changed(state: Tensor) -> Tensor:
         nonlocal fired
         fired += 1
-        return (args[0] + delta.reshape(args[0].shape), *args[1:])
+        return change(state)
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        if args:
+            return (changed(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": changed(kwargs["hidden_states"])}
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        nonlocal fired
-        fired += 1
         state = first_tensor(output)
         assert isinstance(state, Tensor)  # for the reader of types: the site was read so
-        edited = state + delta.reshape(state.shape)
-        return edited if isinstance(output, Tensor) else (edited, *output[1:])
+        return changed(state) if isinstance(output, Tensor) else (changed(state), *output[1:])
 
-    reads_input = site in trunk.reads_input
-    handle = module.register_forward_pre_hook(before, prepend=True) if reads_input else (
-        module.register_forward_hook(after, prepend=True)
-    )  # fmt: skip
+    handle = (
+        module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
+        if site in trunk.reads_input
+        else module.register_forward_hook(after, prepend=True)
+    )
     try:
         yield
     finally:
         handle.remove()
     if fired != 1:
         raise trunk.unsupported(f"site {site} was met {fired} times", "once in a forward pass")
+
+
+@contextmanager
+def adding(model: LanguageModel, site: str, delta: Tensor) -> Iterator[None]:
+    """Within the block `delta` `(B, T, D)` is added at a site; gradients flow into it.
+
+    Raises:
+        UnsupportedModel: the site was not met exactly once.
+    """
+    with changing(model, site, lambda states: states + delta.reshape(states.shape)):
+        yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -89,6 +89,20 @@ class Runner:
         elif delta is not None:
             stack.enter_context(adding(self.model, site, delta))
         return self.model.suffix.run(batch.inputs, wanted, site=base, states=states)
+
+    def with_shifts(self, rows: Ints, batch: Batch, sites: Sequence[str]) -> tuple[Outputs, dict[str, Tensor]]:
+        """Outputs of one pass, and for each site a zero shift `(B, T, D)` added there, for gradients of the states."""
+        first = min(self.sequences.states, key=lambda name: Site.parse(name).order)
+        shape, device = batch.inputs.ids.shape, batch.inputs.ids.device
+        shifts = {
+            site: torch.zeros((*shape, self.model.width(site)), dtype=self.dtype, device=device, requires_grad=True)
+            for site in sites
+        }
+        with ExitStack() as stack, torch.enable_grad():
+            for site, shift in shifts.items():
+                stack.enter_context(adding(self.model, site, shift))
+            states = self.sequences.at(self.sequences.states[first], batch).to(self.dtype)
+            return self.outputs(rows, batch, first, states=states), shifts
 
     def clean(self, *, whole: bool) -> Iterator[Outputs]:
         """Outputs of all rows in order; unless `whole`, only the blocks above the deepest states kept are run."""

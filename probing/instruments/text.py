@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.behaving import Behaviour, Texts
+from probing.behaving import Behaviour, Outputs, Texts
 from probing.corpus import Corpus
 from probing.errors import BadParameter, EditFailed, NoBehaviour
 from probing.extraction.replaying import Replay
@@ -73,12 +73,12 @@ class TextInstrument(Instrument):
         self.runner = Runner(model, texts, sequences, self.behaviour)
         self._pieces = {name: Pieces(pieces) for name, pieces in rows.pieces.items()}
         self._checksum = checksum(model.suffix.model)
-        model.suffix.layer(block_input(chosen[0]))
+        for site in dict.fromkeys(map(block_input, chosen)):
+            model.suffix.prove(site)  # before any hook of ours changes states
         sequences.reserve({base: model.width(base) for base in map(block_input, chosen)}, max_bytes)
         self._states = read_states(sequences, rows, self._pieces, self._places, replay)
         self._readout = self.behaviour.fit(texts, lambda: self.runner.clean(whole=False))
-        found = [self._readout(outputs).double().cpu().numpy() for outputs in self.runner.clean(whole=True)]
-        self._clean = np.concatenate(found)
+        self._clean = np.concatenate([self.read(outputs) for outputs in self.runner.clean(whole=True)])
         self._check_varies()
 
     @classmethod
@@ -173,6 +173,29 @@ class TextInstrument(Instrument):
             shift = shift.index_put((at[0].to(device), at[1].to(device)), apart[at[0].to(device)], accumulate=True)
         assert shift is not None  # for the reader of types: there is a position
         return shift
+
+    def read(self, outputs: Outputs) -> NDArray[np.float64]:
+        """The behaviour `(B, V)` of outputs that were run otherwise."""
+        return np.asarray(self._readout(outputs).detach().double().cpu().numpy())
+
+    def slopes(self, rows: Ints, coefficients: NDArray[np.float64]) -> dict[Place, NDArray[np.float64]]:
+        """As `Instrument.slopes`, of all places from one backward pass."""
+        found = {place: np.zeros((len(rows), width)) for place, width in self._widths().items()}
+        for part in self.batches(rows):
+            batch = self.runner.batch(rows[part])
+            outputs, shifts = self.runner.with_shifts(rows[part], batch, tuple(dict.fromkeys(p.site for p in found)))
+            with torch.enable_grad():
+                y = self._readout(outputs)
+                aim = (y * torch.from_numpy(coefficients[part]).to(y.device, y.dtype)).sum()
+            by_site = dict(zip(shifts, torch.autograd.grad(aim, list(shifts.values())), strict=True))
+            for place, into in found.items():
+                which, piece = self._pieces[place.position].of(rows[part])
+                slope = by_site[place.site].double().cpu().numpy()
+                np.add.at(into, part[which], slope[which, piece + batch.start[which]])
+        return found
+
+    def _widths(self) -> dict[Place, int]:
+        return {place: self._states[place].shape[1] for place in self._places}
 
     def check(self) -> None:
         """As `Instrument.check`, and in particular: the model is as it was, in eval mode, and runs twice alike; replay

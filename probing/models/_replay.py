@@ -154,8 +154,7 @@ class SuffixReplay:
                 found=f"{tuple(states.shape)} {states.dtype}", where=self.trunk.family,
                 next_step="give the states in the compute dtype, padded as the batch is",
             )  # fmt: skip
-        if layer not in self._proved:
-            self._prove(layer)
+        self.prove(site)
         with self._from(layer, states):
             return self._pass(inputs, sites)
 
@@ -181,6 +180,17 @@ class SuffixReplay:
                 where=self.trunk.family, next_step="load it with kind='causal' or kind='masked'",
             )  # fmt: skip
         return found
+
+    def prove(self, site: str) -> None:
+        """Compare a replay from the site with a full pass, once; no hook may change states meanwhile.
+
+        Raises:
+            UnknownSite: no such site.
+            ReplayUnavailable: another kind of site, or outputs that differ.
+        """
+        layer = self.layer(site)
+        if layer not in self._proved:
+            self._prove(layer)
 
     def _prove(self, layer: int) -> None:
         """Replay equals the full pass, on a small padded batch, before it is first used from this layer.

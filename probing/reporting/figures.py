@@ -29,7 +29,7 @@ _MARKERS = {"task": "o", "other": "o", "control": "s", "selectivity": "D"}
 _SHAPES = {"disc": "o", "diamond": "D", "square": "s", "ring": "o", "cross": "x", "dash": "_"}
 _OPEN = ("square", "ring")
 _STYLES = {"other": (0, (4, 2)), "ceiling": (0, (5, 2)), "baseline": (0, (1, 1.5)), "entropy": (0, (3, 1, 1, 1))}
-_SETTINGS: Any = {"pdf.fonttype": 42, "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False}
+SETTINGS: Any = {"pdf.fonttype": 42, "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def save_curves(
@@ -66,7 +66,7 @@ def _save(task: TaskResults, folder: Path) -> list[Path]:
 def _write(title: str, panels: Sequence[Panel], stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
-    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = _figure(title, panels)
         figure.savefig(paths[0], metadata={"CreationDate": None, "Producer": None, "Creator": None})

@@ -1,0 +1,183 @@
+"""Patching: states of one prompt put into another, at every site and position; exactly, or by derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from probing.errors import BadParameter, DegenerateDesign
+from probing.instrument import Instrument, Place
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingResult:
+    """Effects by site and position. S sites, P positions; NaN where there is no such place.
+
+    Attributes:
+        sites, positions: of rows and columns.
+        effect: `(S, P)` mean shift of the behaviour along the difference between the prompts of a pair.
+        normalised: `(S, P)` share of that difference: 0 changes nothing, 1 gives the other prompt's behaviour.
+        n_pairs: pairs of prompts.
+        method: `activation` or `attribution`.
+    """
+
+    sites: tuple[str, ...]
+    positions: tuple[str, ...]
+    effect: Floats
+    normalised: Floats
+    n_pairs: int
+    method: str
+
+    def table(self) -> list[dict[str, str | float]]:
+        """One row a place."""
+        return [
+            {"site": site, "position": position, "effect": float(self.effect[i, j]),
+             "normalised": float(self.normalised[i, j])}
+            for i, site in enumerate(self.sites) for j, position in enumerate(self.positions)
+            if np.isfinite(self.effect[i, j])
+        ]  # fmt: skip
+
+    def error_of(self, approximate: PatchingResult) -> PatchingError:
+        """How far an approximation of the same places is off.
+
+        Raises:
+            BadParameter: other places.
+        """
+        if (self.sites, self.positions) != (approximate.sites, approximate.positions):
+            raise BadParameter("results of different places are not compared", needed="the same sites and positions",
+                               found=f"{approximate.sites}, {approximate.positions}")  # fmt: skip
+        exact, rough = (x.normalised[np.isfinite(self.normalised)] for x in (self, approximate))
+        varies = len(exact) > 1 and np.ptp(exact) > 0 and np.ptp(rough) > 0
+        return PatchingError(
+            difference=approximate.normalised - self.normalised,
+            root_mean_square=float(np.sqrt(np.square(rough - exact).mean())),
+            largest=float(np.abs(rough - exact).max()),
+            correlation=float(np.corrcoef(exact, rough)[0, 1]) if varies else None,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingError:
+    """Attribution less activation patching, in shares of the natural difference.
+
+    Attributes:
+        difference: `(S, P)`.
+        root_mean_square, largest: over places.
+        correlation: over places; None where one of the two does not vary.
+    """
+
+    difference: Floats
+    root_mean_square: float
+    largest: float
+    correlation: float | None
+
+
+def patch(
+    instrument: Instrument, pairs: ArrayLike, *, direction: ArrayLike | None = None,
+    places: Sequence[Place] | None = None,
+) -> PatchingResult:  # fmt: skip
+    """Activation patching: the first prompt of each pair is run with a state of the second.
+
+    With Δ the change of the first's behaviour and d the second's less the first's, the effect is mean ⟨Δ, d⟩/|d| and
+    its share Σ⟨Δ, d⟩ / Σ|d|². One replay a place, of all pairs.
+
+    Args:
+        instrument: both prompts of each pair are rows of it.
+        pairs: `(n, 2)` rows: the one that is run, and the donor.
+        direction: `(V,)` of the behaviour to measure along, such as one logit less another; None: all of it.
+        places: of the instrument; None: all.
+
+    Raises:
+        UnknownName: no such place.
+        BadParameter: pairs that are no rows.
+        DegenerateDesign: the prompts of every pair give the same behaviour.
+
+    References:
+        Zhang and Nanda 2024, Towards Best Practices of Activation Patching. Heimersheim and Nanda 2024, How to Use and
+        Interpret Activation Patching.
+    """
+    design = _Pairs.of(instrument, pairs, direction)
+    chosen = tuple(places) if places is not None else instrument.places
+    instrument.check_places(chosen)
+    found = {}
+    for place in chosen:
+        given = torch.from_numpy(instrument.states(place)[design.donors])
+        with torch.no_grad():
+            y = instrument.run_from(place.site, design.rows, {place.position: given})
+        found[place] = np.einsum("nv,nv->n", y.double().cpu().numpy() - design.clean, design.differences)
+    return design.told(found, "activation")
+
+
+def attribute(
+    instrument: Instrument, pairs: ArrayLike, *, direction: ArrayLike | None = None,
+    places: Sequence[Place] | None = None,
+) -> PatchingResult:  # fmt: skip
+    """Attribution patching: as `patch` to first order, from one backward pass of the clean run.
+
+    ⟨Δ, d⟩ ≈ ⟨∂⟨y, d⟩/∂h, h(donor) − h⟩. A screen, not a measurement: norms and saturated units make it
+    wrong (`PatchingResult.error_of` says by how much). Arguments and errors are those of `patch`.
+
+    References:
+        Nanda 2023, Attribution Patching. Syed, Rager and Conmy 2023, Attribution Patching Outperforms Automated Circuit
+        Discovery.
+    """
+    design = _Pairs.of(instrument, pairs, direction)
+    chosen = tuple(places) if places is not None else instrument.places
+    instrument.check_places(chosen)
+    slopes = instrument.slopes(design.rows, design.differences)
+    found = {}
+    for place in chosen:
+        states = instrument.states(place).astype(np.float64)
+        found[place] = np.einsum("nd,nd->n", slopes[place], states[design.donors] - states[design.rows])
+    return design.told(found, "attribution")
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """n pairs: rows run and donors, the clean behaviour `(n, V)` of the former, and the donors' less it."""
+
+    rows: Ints
+    donors: Ints
+    clean: Floats
+    differences: Floats
+
+    @classmethod
+    def of(cls, instrument: Instrument, pairs: ArrayLike, direction: ArrayLike | None) -> _Pairs:
+        both = np.asarray(pairs)
+        is_sound = both.ndim == 2 and both.shape[1:] == (2,) and len(both) and both.dtype.kind in "iu"
+        if not is_sound or both.min() < 0 or both.max() >= instrument.n_rows:
+            raise BadParameter("pairs are two rows each", needed=f"(n, 2) of 0 to {instrument.n_rows - 1}",
+                               found=f"shape {both.shape} of {both.dtype}")  # fmt: skip
+        clean = instrument.clean()
+        rows, donors = both.astype(np.int64).T
+        differences = clean[donors] - clean[rows]
+        if direction is not None:
+            along = np.asarray(direction, dtype=np.float64)
+            if along.shape != clean.shape[1:] or not along.any():
+                raise BadParameter("a direction of the behaviour", needed=f"({clean.shape[1]},), not 0",
+                                   found=f"shape {along.shape}")  # fmt: skip
+            along = along / np.linalg.norm(along)
+            differences = np.outer(differences @ along, along)
+        if not differences.any():
+            raise DegenerateDesign("the prompts of every pair give the same behaviour", needed="a difference",
+                                   found="none", next_step="choose other pairs, or another behaviour")  # fmt: skip
+        return cls(rows, donors, clean[rows], differences)
+
+    def told(self, products: dict[Place, Floats], method: str) -> PatchingResult:
+        """The result of ⟨Δ, d⟩ `(n,)` by place."""
+        sites = tuple(dict.fromkeys(place.site for place in products))
+        positions = tuple(dict.fromkeys(place.position for place in products))
+        lengths = np.linalg.norm(self.differences, axis=1)
+        effect, share = np.full((2, len(sites), len(positions)), np.nan)
+        for place, product in products.items():
+            at = sites.index(place.site), positions.index(place.position)
+            effect[at] = np.divide(product, lengths, out=np.zeros_like(product), where=lengths > 0).mean()
+            share[at] = product.sum() / np.square(lengths).sum()
+        return PatchingResult(sites, positions, effect, share, len(self.rows), method)

@@ -1,0 +1,139 @@
+"""Heat maps of sites and positions, or of layers and heads: inline SVG for the page, PDF and PNG for papers."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter
+from probing.intervening.ablating import AblationResult
+from probing.intervening.patching import PatchingResult
+from probing.reporting.figures import SETTINGS, file_name
+from probing.reporting.markup import Markup, el, join
+from probing.reporting.wording import decimal
+
+CELL, LINE, LEFT, TOP = 44, 18, 96, 54
+_POSITIVE, _NEGATIVE = "#D55E00", "#0072B2"
+_CHARACTER = 6.3
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """Numbers in rows and columns; NaN is left blank.
+
+    Attributes:
+        title: above it.
+        rows, columns: names, the first row below (the first layer of a model).
+        values: `(R, C)`.
+        label: what the numbers are.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: NDArray[np.float64]
+    label: str
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.rows), len(self.columns)) or not np.isfinite(self.values).any():
+            raise BadParameter("no heat map can be drawn", needed=f"({len(self.rows)}, {len(self.columns)}) numbers",
+                               found=f"shape {self.values.shape}", where=self.title)  # fmt: skip
+
+    @property
+    def limit(self) -> float:
+        """The largest number without its sign: full colour."""
+        return float(np.nanmax(np.abs(self.values))) or 1.0
+
+
+def patching_map(result: PatchingResult, title: str = "") -> HeatMap:
+    """Shares of the natural difference by site and position."""
+    columns = tuple(position or "row" for position in result.positions)
+    return HeatMap(title or f"{result.method} patching", result.sites, columns, result.normalised,
+                   "share of the difference between prompts")  # fmt: skip
+
+
+def ablation_map(result: AblationResult, title: str = "") -> HeatMap:
+    """Effects by layer and head."""
+    grid = result.grid()
+    layers = sorted({component.layer for component in result.components})
+    columns = tuple(str(head) for head in range(grid.shape[1])) if grid.shape[1] > 1 else ("all",)
+    return HeatMap(title or f"{result.by} ablation", tuple(f"layer {layer}" for layer in layers), columns, grid,
+                   "change of the behaviour, in SD")  # fmt: skip
+
+
+def draw_heat_map(chart: HeatMap, description: str) -> Markup:
+    """As an `svg` element; `description` is read out instead of it."""
+    n_rows, n_columns = chart.values.shape
+    width, height = LEFT + CELL * n_columns + 12, TOP + LINE * n_rows + 30
+    cells = [_cell(chart, i, j) for i in range(n_rows) for j in range(n_columns) if np.isfinite(chart.values[i, j])]
+    names = [
+        el("text", {"class": "tick", "x": LEFT - 6, "y": _y(chart, i) + 13, "text-anchor": "end"}, _fitted(name, LEFT))
+        for i, name in enumerate(chart.rows)
+    ]
+    heads = [
+        el("text", {"class": "tick", "x": _x(j) + CELL / 2, "y": TOP - 6, "text-anchor": "middle"}, _fitted(name, CELL))
+        for j, name in enumerate(chart.columns)
+    ]
+    return el(
+        "svg", {"viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": description, "class": "chart"},
+        el("text", {"class": "title", "x": 6, "y": 16}, chart.title),
+        el("text", {"class": "label", "x": 6, "y": height - 8}, f"{chart.label}; full colour: {decimal(chart.limit)}"),
+        *heads, *names, *cells,
+    )  # fmt: skip
+
+
+def save_heat_map(chart: HeatMap, folder: Path | str) -> list[Path]:
+    """As PDF and PNG into `folder`; equal maps give equal bytes."""
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    stem = file_name(f"map {chart.title}")
+    paths = [place / f"{stem}.{kind}" for kind in ("pdf", "png")]
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure = _figure(chart)
+        figure.savefig(paths[0], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        figure.savefig(paths[1], dpi=200, metadata={"Software": None})
+    return paths
+
+
+def _figure(chart: HeatMap) -> Figure:
+    n_rows, n_columns = chart.values.shape
+    figure = Figure(figsize=(1.8 + 0.45 * n_columns, 1.2 + 0.22 * n_rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    drawn = axes.imshow(chart.values, cmap="RdBu_r", vmin=-chart.limit, vmax=chart.limit, aspect="auto", origin="lower")
+    axes.set_xticks(range(n_columns), chart.columns, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(n_rows), chart.rows, parse_math=False)
+    axes.set_title(chart.title, fontsize=8, parse_math=False)
+    figure.colorbar(drawn, ax=axes, label=chart.label)
+    return figure
+
+
+def _cell(chart: HeatMap, i: int, j: int) -> Markup:
+    value = float(chart.values[i, j])
+    place = {"x": _x(j), "y": _y(chart, i), "width": CELL - 1, "height": LINE - 1}
+    hint = el("title", None, f"{chart.rows[i]}, {chart.columns[j]}: {decimal(value)}")
+    colour = {"fill": _POSITIVE if value > 0 else _NEGATIVE, "fill-opacity": f"{abs(value) / chart.limit * 0.85:.2f}"}
+    text = el("text", {"class": "tick", "x": _x(j) + CELL / 2, "y": _y(chart, i) + 13, "text-anchor": "middle"},
+              decimal(value, 2))  # fmt: skip
+    return join([el("rect", {**place, **colour}, hint), text])
+
+
+def _x(column: int) -> int:
+    return LEFT + CELL * column
+
+
+def _y(chart: HeatMap, row: int) -> int:
+    return TOP + LINE * (len(chart.rows) - 1 - row)
+
+
+def _fitted(text: str, width: int) -> str:
+    most = max(2, int(width / _CHARACTER))
+    return text if len(text) <= most else text[: most - 1] + "…"
