@@ -9,9 +9,11 @@ from probing.analysis import AnalysisResult, read_analyses
 from probing.errors import ConfigError
 from probing.failures import Failure, read_failures
 from probing.judging import read_use_run
+from probing.patching_result import read_patching
 from probing.records import ProbeResult, read_results
 from probing.reporting.figures import save_curves, save_use_curves
 from probing.reporting.findings import Finding, finding
+from probing.reporting.heat_map import HeatMap, patching_map, save_heat_map
 from probing.reporting.html import page
 from probing.reporting.tables import print_results
 from probing.reporting.use_tables import print_verdicts
@@ -42,18 +44,21 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
         folder = Path(results)
         place, analyses = to if to is not None else folder / PAGE, read_analyses(folder / ANALYSES)
         use = read_use_run(folder) if (folder / USE).is_file() else None
-        return write_report(_read(folder, use), place, analyses, failures=read_failures(folder), use=use)
+        maps = [patching_map(found, title) for title, found in read_patching(folder).items()]
+        return write_report(
+            _read(folder, use), place, analyses, failures=read_failures(folder), use=use, maps=maps
+        )  # fmt: skip
     return write_report(results, to if to is not None else PAGE, getattr(results, "analyses", ()))
 
 
 def write_report(
     results: Iterable[ProbeResult], to: Path | str, analyses: Sequence[AnalysisResult] = (), *,
-    failures: Sequence[Failure] = (), use: UseRun | None = None,
+    failures: Sequence[Failure] = (), use: UseRun | None = None, maps: Sequence[HeatMap] = (),
 ) -> Path:  # fmt: skip
     """Write the page of `results` at `to` (in it, if it is a directory) and their figures beside it.
 
     `failures`: what is not among the results, which the page then says first. `use`: what edits did, which stands
-    beside the results of the same task, or alone.
+    beside the results of the same task, or alone. `maps`: of patching.
 
     Raises:
         ConfigError: there are no results.
@@ -65,7 +70,9 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     save_curves(listed, path.parent / "figures", analyses)
     save_use_curves(use, path.parent / "figures")
-    write_atomically(path, page(listed, analyses, failures, use))
+    for chart in maps:
+        save_heat_map(chart, path.parent / "figures")
+    write_atomically(path, page(listed, analyses, failures, use, maps))
     return path
 
 

@@ -10,6 +10,7 @@ from probing.analysis import AnalysisResult
 from probing.failures import Failure
 from probing.records import ProbeResult
 from probing.reporting.findings import Finding, finding
+from probing.reporting.heat_map import HeatMap, maps_section
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.sections import task_section
 from probing.reporting.style import STYLE
@@ -24,25 +25,26 @@ MAX_BYTES = 3_000_000
 
 def page(
     results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = (), failures: Sequence[Failure] = (),
-    use: UseRun | None = None,
+    use: UseRun | None = None, maps: Sequence[HeatMap] = (),
 ) -> bytes:  # fmt: skip
     """The whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says so.
 
     `failures`: what is not among the results, said first. `use`: what edits did, beside what probes read.
+    `maps`: of patching.
     """
     tasks = by_task(results, analyses)
     findings = [finding(task) for task in tasks]
     for long_table, confusion in ((True, True), (False, True), (False, False)):
         options = {"long_table": long_table, "confusion": confusion}
-        document = _document(tasks, findings, failures, uses(use), **options).encode()
+        document = _document(tasks, findings, failures, uses(use), maps, **options).encode()
         if len(document) < MAX_BYTES:
             break
     return document
 
 
 def _document(
-    tasks: list[TaskResults], findings: list[Finding], failures: Sequence[Failure], found_use: list[Use], *,
-    long_table: bool, confusion: bool,
+    tasks: list[TaskResults], findings: list[Finding], failures: Sequence[Failure], found_use: list[Use],
+    maps: Sequence[HeatMap], *, long_table: bool, confusion: bool,
 ) -> Markup:  # fmt: skip
     first = {task.task: i for i, task in reversed(list(enumerate(tasks)))}  # use is told once, where a task comes first
     sections = [
@@ -58,9 +60,10 @@ def _document(
         (f"task-{i}", t.title, f.status) for i, (t, f) in enumerate(zip(tasks, findings, strict=True), start=1)
     ]
     entries += [(f"use-{i}", f"{u.result.task}: use", u.summary) for i, u in enumerate(alone, start=1)]
+    entries += [("patching", "Patching", plural(len(maps), "heat map"))] if maps else []
     main = el(
-        "main", None, _header(tasks, found_use), _failed(failures), _contents(entries), *sections, _reading(found_use),
-        _limits(),
+        "main", None, _header(tasks, found_use), _failed(failures), _contents(entries), *sections,
+        maps_section(maps, "patching"), _reading(found_use), _limits(),
     )  # fmt: skip
     return join(
         [

@@ -53,6 +53,7 @@ nav ul { columns: 18rem auto; padding-left: 1.2rem; max-width: none; }
 .chart .within { fill: var(--base); opacity: .18; } .chart .open { fill: var(--paper); stroke: currentColor; }
 .chart .open, .chart .stroke { stroke-width: 1.8; } .chart .stroke { stroke: currentColor; fill: none; }
 .chart .other .line { stroke-dasharray: 5 3; stroke-width: 1.3; }
+.chart.map { width: auto; max-width: 100%; } .map .tick { fill: var(--ink); }
 .key { width: 100%; max-width: 620px; height: auto; display: block; color: var(--ink); }
 .verdict { margin: .6rem 0; padding-left: .8rem; border-left: 4px solid var(--base); }
 .verdict.yes { border-color: var(--t4); } .verdict.no { border-color: var(--t0); }
