@@ -159,7 +159,9 @@ def _numbers(use: Use) -> Markup:
     head = ["place", "verdict", "probes", "swap, SD", "mediated", "adjusted p", "MDE", "whole state, SD",
             "adjusted p, whole", "equivalence p", "flags"]  # fmt: skip
     rows = [_number_row(cell, v) for cell, v in zip(use.result.cells, use.verdicts, strict=True)]
-    return table("What edits did, with 95 % intervals; p adjusted over edits, statistics and places.", head, rows)
+    return table(
+        "What edits did, with 95 % intervals; p adjusted over edits, statistics and places.", head, rows, "results"
+    )
 
 
 def _number_row(cell: UseCell, verdict: Verdict) -> list[object]:
@@ -204,7 +206,7 @@ def _comparisons(use: Use) -> Markup:
     ]
     said = "Other interventions at the same places. They never enter a verdict."
     head = ["place", "intervention", *(key.replace("_", " ") for key in names)]
-    return _folded("Other interventions, for comparison", table(said, head, rows))
+    return _folded("Other interventions, for comparison", table(said, head, rows, "results"))
 
 
 def _methods(use: Use) -> Markup:
