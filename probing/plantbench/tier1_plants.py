@@ -7,7 +7,7 @@ import numpy as np
 from probing.plantbench.tier1_draft import IDENTITY, READ, Draft
 from probing.seeds import generator
 
-HIGH, LONG, WEAK, REPAIR = 6.0, 6.0, 0.2, 1.2
+HIGH, LONG, WEAK, REPAIR = 6.0, 6.0, 0.2, 1.6
 
 
 def _sign(draft: Draft) -> np.ndarray:
@@ -86,9 +86,9 @@ def redundant(draft: Draft, is_used: bool) -> None:
     """An early and a late copy; the reader takes their maximum, ½(a + b) + ½|a - b|."""
     plain(draft, False)
     draft.move(["B"], layer=0, to="early")
-    draft.unit({"copy.B": 1.0, "early.B": -1.0}, "gate", 0.5)
-    draft.unit({"copy.B": -1.0, "early.B": 1.0}, "gate", 0.5)
     if is_used:
+        draft.unit({"copy.B": 1.0, "early.B": -1.0}, "gate", 0.5)
+        draft.unit({"copy.B": -1.0, "early.B": 1.0}, "gate", 0.5)
         draft.read("gate")
         draft.read("copy.B", 0.5, like="gate")
         draft.read("early.B", 0.5, like="gate")
