@@ -7,6 +7,7 @@
     │                            NotRepresentable NonFiniteStates DiskFull (OSError) StoreBusy
     ├─ UntrustedFile
     ├─ ModelError                UnsupportedModel UnknownSite RemoteCodeRefused ReplayUnavailable EditFailed
+    │                            PlantFailed
     ├─ WorkError                 UnitFailed WorkerLost Stalled
     ├─ FitError                  DidNotConverge
     ├─ Interrupted
@@ -193,6 +194,10 @@ class ReplayUnavailable(ModelError):
 
 class EditFailed(ModelError):
     """The instrument of an intervention does not do what it says: clean states give other outputs than before."""
+
+
+class PlantFailed(ModelError):
+    """A model built so as to use a property, or not to, does otherwise."""
 
 
 class WorkError(ProbingError):

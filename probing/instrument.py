@@ -1,4 +1,4 @@
-"""Instrument: the contract of the use stage. N rows of a model whose states can be exchanged, and what the model does."""
+"""Instrument: the contract of the use stage. N rows of a model whose states can be exchanged, and what it does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.errors import UnknownName, unknown_name
+from probing.errors import EditFailed, UnknownName, unknown_name
 
 
 @dataclass(frozen=True, order=True)
@@ -77,6 +77,25 @@ class Instrument(ABC):
             ReplayUnavailable: scales cannot be held.
         """
 
+    @property
+    def logits(self) -> bool:
+        """Whether the behaviour is logits of alternatives, of which a softmax gives probabilities."""
+        return False
+
+    @property
+    def has_norms(self) -> bool:
+        """Whether scales of later norms can be held (`frozen_norms`)."""
+        return False
+
+    @property
+    def offsets(self) -> NDArray[np.int64] | None:
+        """`(N,)` how far into its text each row lies; None: all alike."""
+        return None
+
+    def batches(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Indices into `rows`, in parts that are well run at once."""
+        return np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // 8192)))
+
     def check(self) -> None:
         """Prove that edits do what they say; once, before anything is measured.
 
@@ -102,3 +121,26 @@ class Instrument(ABC):
 
 
 RunFrom = Callable[[str, NDArray[np.int64], Mapping[str, Tensor], bool], Tensor]
+
+
+TOLERANCE = 1e-5  # of float32, relative to the largest value
+
+
+def expect_equal(found: Tensor, wanted: Tensor, identity: str, where: str, *, tolerance: float = TOLERANCE) -> None:
+    """Hold an identity of outputs `(n, V)`.
+
+    Raises:
+        EditFailed: they differ by more than the tolerance, relative to the largest wanted value.
+    """
+    if found.shape != wanted.shape:
+        raise EditFailed(
+            f"{identity} changes the shape of the outputs", needed=str(tuple(wanted.shape)),
+            found=str(tuple(found.shape)), where=where, next_step="return one row for each row asked for",
+        )  # fmt: skip
+    largest = float(wanted.abs().max()) if wanted.numel() else 0.0
+    gap = float((found - wanted).abs().max()) if wanted.numel() else 0.0
+    if not gap <= tolerance * max(largest, 1e-30):
+        raise EditFailed(
+            f"{identity} changes the outputs", needed=f"a difference of at most {tolerance:g} of {largest:.3g}",
+            found=f"{gap:.3g}", where=where, next_step="look for dropout, state between calls, or a wrong row order",
+        )  # fmt: skip

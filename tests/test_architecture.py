@@ -23,7 +23,7 @@ LAYERS = [
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics",
         "multiplicity", "sources",
-        "work", "failures", "foreign", "analysis", "resampling", "verdict",
+        "work", "failures", "foreign", "analysis", "resampling", "use_result", "verdict",
     },
     {"contracts", "analysing", "predicting", "state_controls", "instrument", "editing"},
     {*MEMBERS, "specs", "language_model", "batching", "chat"},

@@ -1,0 +1,1 @@
+"""Instruments: models whose states can be exchanged, and what they do then."""

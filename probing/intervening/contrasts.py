@@ -1,0 +1,204 @@
+"""Contrasts: how vectors differ between the values of a property, stratum by stratum, and what each row adds to that."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Values = NDArray[np.int64] | NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """What each of n rows is changed from and to.
+
+    Attributes:
+        strata: `(n,)`.
+        start, goal: `(n,)` values of the property.
+    """
+
+    strata: Ints
+    start: Values
+    goal: Values
+
+    def take(self, chosen: NDArray[np.generic]) -> Sides:
+        """The chosen rows."""
+        return Sides(self.strata[chosen], self.start[chosen], self.goal[chosen])
+
+
+class Contrast(ABC):
+    """Fitted on rows with values; P columns."""
+
+    @abstractmethod
+    def difference(self, sides: Sides) -> Floats:
+        """`(n, P)` what the values of a row with the goal have more than those of a row with the start."""
+
+    @abstractmethod
+    def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
+        """What each fitted row adds to a number that depends on the differences.
+
+        Args:
+            sides: `n` rows that the differences are taken of.
+            sensitivity: `(n, P)` derivatives of the number in the differences.
+
+        Returns:
+            `(N,)` influence values of the fitted rows; each stratum's and class's sum is zero.
+        """
+
+    @abstractmethod
+    def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:
+        """Variance of the number when labels are shuffled within strata: from the total covariance of each stratum."""
+
+
+def contrast(values: NDArray[np.floating], z: Values, strata: Ints, *, n_classes: int) -> Contrast:
+    """Class means of each stratum, or of real z the slopes on it. N rows of `values` `(N, P)`."""
+    data = np.asarray(values, np.float64)
+    if n_classes:
+        return ClassMeans(data, np.asarray(z, np.int64), strata, n_classes)
+    return Slopes(data, np.asarray(z, np.float64), strata)
+
+
+def sums_by(codes: Ints, rows: Floats, n: int) -> Floats:
+    """`(n, P)` sums of rows by code."""
+    out = np.zeros((n, rows.shape[1]))
+    order = np.argsort(codes, kind="stable")
+    found, starts = np.unique(codes[order], return_index=True)
+    if len(found):
+        out[found] = np.add.reduceat(rows[order], starts, axis=0)
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMeans(Contrast):
+    """Means by stratum and class."""
+
+    values: Floats
+    z: Ints
+    strata: Ints
+    n_classes: int
+
+    @property
+    def _cells(self) -> Ints:
+        return self.strata * self.n_classes + self.z
+
+    @cached_property
+    def _n_cells(self) -> int:
+        return (int(self.strata.max()) + 1) * self.n_classes
+
+    @cached_property
+    def counts(self) -> Ints:
+        """`(W · K,)` rows."""
+        return np.bincount(self._cells, minlength=self._n_cells)
+
+    @cached_property
+    def means(self) -> Floats:
+        """`(W · K, P)`; zeros where there is no row."""
+        return sums_by(self._cells, self.values, self._n_cells) / np.maximum(self.counts, 1)[:, None]
+
+    def difference(self, sides: Sides) -> Floats:
+        base = sides.strata * self.n_classes
+        return self.means[base + sides.goal] - self.means[base + sides.start]
+
+    def _by_cell(self, sides: Sides, sensitivity: Floats) -> Floats:
+        base = sides.strata * self.n_classes
+        goal, start = (base + side for side in (sides.goal, sides.start))
+        return sums_by(goal, sensitivity, self._n_cells) - sums_by(start, sensitivity, self._n_cells)
+
+    def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
+        weights = self._by_cell(sides, sensitivity) / np.maximum(self.counts, 1)[:, None]
+        return np.einsum("np,np->n", weights[self._cells], self.values - self.means[self._cells])
+
+    def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:
+        by_cell, total = self._by_cell(sides, sensitivity), 0.0
+        for w in np.unique(self.strata):
+            inside = self.strata == w
+            centred = self.values[inside] - self.values[inside].mean(0)
+            used = np.arange(w * self.n_classes, (w + 1) * self.n_classes)
+            used = used[self.counts[used] > 0]
+            projected = centred @ by_cell[used].T
+            by_group = sums_by(groups[inside], projected, int(groups.max()) + 1)
+            spread = (by_group**2).sum(0) / max(1, inside.sum() - 1)
+            total += float((spread / self.counts[used]).sum())
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes(Contrast):
+    """Least-squares slopes on z by stratum."""
+
+    values: Floats
+    z: Floats
+    strata: Ints
+
+    @cached_property
+    def _n_strata(self) -> int:
+        return int(self.strata.max()) + 1
+
+    def _centred(self, rows: Floats) -> Floats:
+        counts = np.maximum(np.bincount(self.strata, minlength=self._n_strata), 1)
+        return rows - (sums_by(self.strata, rows, self._n_strata) / counts[:, None])[self.strata]
+
+    @cached_property
+    def _z(self) -> Floats:
+        return self._centred(self.z[:, None])[:, 0]
+
+    @cached_property
+    def _spread(self) -> Floats:
+        found = np.bincount(self.strata, self._z**2, self._n_strata)
+        return np.where(found > 0, found, np.inf)
+
+    @cached_property
+    def slopes(self) -> Floats:
+        """`(W, P)`."""
+        return sums_by(self.strata, self._z[:, None] * self.values, self._n_strata) / self._spread[:, None]
+
+    def difference(self, sides: Sides) -> Floats:
+        return self.slopes[sides.strata] * (sides.goal - sides.start)[:, None]
+
+    def _by_stratum(self, sides: Sides, sensitivity: Floats) -> Floats:
+        return sums_by(sides.strata, (sides.goal - sides.start)[:, None] * sensitivity, self._n_strata)
+
+    def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
+        weights = self._by_stratum(sides, sensitivity) / self._spread[:, None]
+        left = self._centred(self.values) - self._z[:, None] * self.slopes[self.strata]
+        return np.asarray(self._z * np.einsum("np,np->n", weights[self.strata], left))
+
+    def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:
+        by_stratum = self._by_stratum(sides, sensitivity)
+        projected = np.einsum("np,np->n", by_stratum[self.strata], self._centred(self.values))
+        total = 0.0
+        for w in np.unique(self.strata):
+            inside = self.strata == w
+            by_group = np.bincount(groups[inside], projected[inside])
+            total += float((by_group**2).sum() / max(1, inside.sum() - 1) / self._spread[w])
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class Averaged(Contrast):
+    """One difference for all strata: their average, by share."""
+
+    fitted: Contrast
+    shares: Floats
+
+    def _at(self, sides: Sides, w: int) -> Sides:
+        return Sides(np.full_like(sides.strata, w), sides.start, sides.goal)
+
+    def difference(self, sides: Sides) -> Floats:
+        parts = [share * self.fitted.difference(self._at(sides, w)) for w, share in enumerate(self.shares)]
+        return np.asarray(sum(parts))
+
+    def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
+        parts = [self.fitted.influence(self._at(sides, w), share * sensitivity) for w, share in enumerate(self.shares)]
+        return np.asarray(sum(parts))
+
+    def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:
+        parts = (self.fitted.null_variance(self._at(sides, w), share * sensitivity, groups)
+                 for w, share in enumerate(self.shares))  # fmt: skip
+        return float(sum(parts))

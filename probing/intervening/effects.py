@@ -1,0 +1,278 @@
+"""Effects of an edit at one place: τ, T, U and their influence values, over three rotations of the folds.
+
+Rows of fold F1 fit what is put in, F2 the contrast in behaviour, F3 is measured. With weights p over the edited rows,
+changes Δ, and c the natural contrast between start and goal in the row's stratum, fitted on F2 (c' on F3):
+
+    C = sqrt(Σ p |c|²)      τ = Σ p ⟨Δ, c⟩ / C      T = Σ p ⟨c', c⟩ / C      U = Σ p ⟨Δ, m°⟩
+
+m° are mean changes on F2 under what was fitted on the other half of F1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.intervening.cells import RowWeights
+from probing.intervening.contrasts import Averaged, Contrast, Sides, contrast
+from probing.intervening.experiment import FOLDS, Experiment, goals
+from probing.intervening.pairing import reciprocal_pairs
+from probing.intervening.responding import behaviour, behaviour_and_slopes
+from probing.instrument import Instrument, Place
+from probing.seeds import child_seed, generator
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Natural:
+    """The natural difference in behaviour along which edited rows of F3 are measured.
+
+    Attributes:
+        y: `(n, V)` clean behaviour of all rows of the experiment.
+        f2, f3: rows of the folds (f3: those edited).
+        sides: of the rows f3.
+        weights: of the rows f3.
+        fitted: on F2.
+    """
+
+    experiment: Experiment
+    y: Floats
+    f2: Ints
+    f3: Ints
+    sides: Sides
+
+    @cached_property
+    def weights(self) -> RowWeights:
+        return RowWeights(self.sides, self.experiment.shares, self.experiment.n_classes)
+
+    def _contrast(self, rows: Ints) -> Contrast:
+        e = self.experiment
+        return contrast(self.y[rows], e.z[rows], e.strata[rows], n_classes=e.n_classes)
+
+    @cached_property
+    def fitted(self) -> Contrast:
+        return self._contrast(self.f2)
+
+    @cached_property
+    def _measuring_fold(self) -> Ints:
+        return np.flatnonzero(self.experiment.folds == self.experiment.folds[self.f3[0]])
+
+    @cached_property
+    def measured(self) -> Contrast:
+        """The contrast of all rows of F3, edited or not."""
+        return self._contrast(self._measuring_fold)
+
+    @cached_property
+    def c(self) -> Floats:
+        return self.fitted.difference(self.sides)
+
+    @cached_property
+    def size(self) -> float:
+        """C, never zero."""
+        found = float(np.sqrt(self.weights.weights @ (self.c**2).sum(1)))
+        return found or float(np.finfo(np.float64).tiny) ** 0.25
+
+    @property
+    def coefficients(self) -> Floats:
+        """`(n, V)` derivatives of τ in the behaviour."""
+        return self.weights.weights[:, None] * self.c / self.size
+
+    @cached_property
+    def spread(self) -> float:
+        """s_c: SD of clean behaviour along the contrast."""
+        along = np.einsum("nv,nv->n", self.y[self.f3] - self.y.mean(0), self.c)
+        return float(np.sqrt(self.weights.weights @ along**2)) / self.size
+
+    def along(self, changes: Floats) -> Floats:
+        """`(n,)` ⟨Δ, c⟩ / C."""
+        return np.asarray(np.einsum("nv,nv->n", changes, self.c) / self.size)
+
+    def through_contrast(self, changes: Floats, value: float) -> Floats:
+        """Influence values `(F2,)` of the mean of `along`, through the fitted contrast."""
+        p = self.weights.weights[:, None]
+        return self.fitted.influence(self.sides, p * (changes / self.size - value * self.c / self.size**2))
+
+    @cached_property
+    def total(self) -> tuple[float, Floats]:
+        """T, and its influence values `(n,)` of all rows."""
+        change = self.measured.difference(self.sides)
+        value = float(self.weights.weights @ self.along(change))
+        influence = np.zeros(len(self.y))
+        influence[self._measuring_fold] += self.measured.influence(self.sides, self.coefficients)
+        influence[self.f2] += self.through_contrast(change, value)
+        return value, influence
+
+
+@dataclass
+class Tally:
+    """Sums over rotations of one kind of edit at one place; n rows.
+
+    Attributes:
+        tau, total, spread: by rotation: τ, T, s_c.
+        influence, through_c, of_total: `(n,)` summed influence values: of τ with the contrast held, what the contrast
+            adds, of T.
+        u, u_influences: U by rotation, and its influence values `(n,)` with m° held.
+        null_variance: by rotation, of τ when labels are shuffled.
+        kl, flips: by rotation, of logits: mean KL(clean ‖ edited), share of other most probable answers.
+        rows: edited in all.
+        pairs: `(m, 2)` rows that exchanged states, if they did.
+    """
+
+    n: int
+    tau: list[float] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
+    spread: list[float] = field(default_factory=list)
+    u: list[float] = field(default_factory=list)
+    u_influences: list[Floats] = field(default_factory=list)
+    null_variance: list[float] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    flips: list[float] = field(default_factory=list)
+    rows: int = 0
+    pairs: Ints | None = None
+
+    def __post_init__(self) -> None:
+        self.influence, self.through_c, self.of_total = (np.zeros(self.n) for _ in range(3))
+
+    def add(self, natural: Natural, changes: Floats, *, through_edit: tuple[Ints, Floats] | None = None) -> None:
+        """One rotation: τ of these changes, and what the rows that the edit was fitted on add."""
+        along = natural.along(changes)
+        value = float(natural.weights.weights @ along)
+        self.tau.append(value)
+        self.rows += len(changes)
+        self.influence[natural.f3] += natural.weights.centred(along)
+        if through_edit is not None:
+            self.influence[through_edit[0]] += through_edit[1]
+        self.through_c[natural.f2] += natural.through_contrast(changes, value)
+        total, of_total = natural.total
+        self.total.append(total)
+        self.of_total += of_total
+        self.spread.append(natural.spread)
+
+    def add_u(self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None) -> None:
+        """One rotation: U of these changes against the expected ones."""
+        along = np.einsum("nv,nv->n", changes, expected)
+        self.u.append(float(natural.weights.weights @ along))
+        influence = np.zeros(self.n)
+        influence[natural.f3] += natural.weights.centred(along)
+        if through_edit is not None:
+            influence[through_edit[0]] += through_edit[1]
+        self.u_influences.append(influence)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """One experiment on one instrument.
+
+    Attributes:
+        y: `(n, V)` clean behaviour of the experiment's rows.
+        seed: of goals, pairs and halves.
+        shared: one shift for all strata, for comparison.
+    """
+
+    instrument: Instrument
+    experiment: Experiment
+    y: Floats
+    seed: int
+    shared: bool = False
+
+    @classmethod
+    def of(cls, instrument: Instrument, experiment: Experiment, *, seed: int, shared: bool = False) -> Bench:
+        """With the instrument's clean behaviour."""
+        return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared)
+
+    def folds(self, r: int) -> tuple[Ints, Ints, Ints]:
+        """Rows of F1, F2, F3 in rotation r."""
+        return self.experiment.fold(r), self.experiment.fold(r + 1), self.experiment.fold(r + 2)
+
+    @cached_property
+    def goals(self) -> list[Ints | Floats]:
+        """By fold, what its rows are edited to."""
+        return [goals(self.experiment, self.experiment.fold(k), seed=self.seed) for k in range(FOLDS)]
+
+    def sides(self, fold: int) -> Sides:
+        """Of all rows of a fold."""
+        e, rows = self.experiment, self.experiment.fold(fold)
+        return Sides(e.strata[rows], e.z[rows], self.goals[fold % FOLDS])
+
+    @cached_property
+    def pairs(self) -> list[Ints]:
+        """By fold, rows that exchange states."""
+        e = self.experiment
+        offsets = None if self.instrument.offsets is None else self.instrument.offsets[e.rows]
+        return [
+            reciprocal_pairs(e, e.fold(k), seed=child_seed(self.seed, "pairs", k), offsets=offsets)
+            for k in range(FOLDS)
+        ]
+
+    @cached_property
+    def naturals(self) -> list[Natural]:
+        """By rotation, for edits of all rows of F3."""
+        found = []
+        for r in range(FOLDS):
+            _, f2, f3 = self.folds(r)
+            found.append(Natural(self.experiment, self.y, f2, f3, self.sides(r + 2)))
+        return found
+
+    @cached_property
+    def paired_naturals(self) -> list[Natural]:
+        """By rotation, for rows of F3 that exchange states."""
+        found = []
+        for r in range(FOLDS):
+            f2, f3 = self.folds(r)[1], self.pairs[(r + 2) % FOLDS].T.reshape(-1)
+            found.append(Natural(self.experiment, self.y, f2, f3, self._paired_sides(r + 2)))
+        return found
+
+    def _paired_sides(self, fold: int) -> Sides:
+        e, pairs = self.experiment, self.pairs[fold % FOLDS]
+        own, partner = pairs.T.reshape(-1), pairs[:, ::-1].T.reshape(-1)
+        return Sides(e.strata[own], e.z[own], e.z[partner])
+
+    def states(self, place: Place) -> NDArray[np.floating]:
+        """`(n, D)` of the experiment's rows."""
+        return self.instrument.states(place)[self.experiment.rows]
+
+    def shift(self, states: NDArray[np.floating], fitted_on: Ints) -> Contrast:
+        """How states differ between values, fitted on these rows."""
+        e = self.experiment
+        fitted = contrast(states[fitted_on], e.z[fitted_on], e.strata[fitted_on], n_classes=e.n_classes)
+        return Averaged(fitted, e.shares) if self.shared else fitted
+
+    def run(self, place: Place, rows: Ints, states: NDArray[np.floating], *, frozen_norms: bool = False) -> Floats:
+        """Changes `(n, V)` in behaviour when rows of the experiment have these states."""
+        return self.run_many(place.site, rows, {place.position: states}, frozen_norms=frozen_norms)
+
+    def run_many(
+        self, site: str, rows: Ints, states: Mapping[str, NDArray[np.floating]], *, frozen_norms: bool = False
+    ) -> Floats:
+        """As `run`, at several positions together."""
+        y = behaviour(self.instrument, site, self.experiment.rows[rows], states, frozen_norms=frozen_norms)
+        return y - self.y[rows]
+
+    def run_with_slopes(
+        self, place: Place, rows: Ints, states: NDArray[np.floating], coefficients: Floats, *,
+        frozen_norms: bool = False,
+    ) -> tuple[Floats, Floats]:
+        """Changes `(n, V)`, and the slopes `(n, D)` of ⟨coefficients, behaviour⟩."""
+        y, slopes = behaviour_and_slopes(
+            self.instrument, place.site, place.position, self.experiment.rows[rows], states, coefficients,
+            frozen_norms=frozen_norms,
+        )
+        return y - self.y[rows], slopes
+
+    def halves(self, r: int) -> tuple[Ints, Ints]:
+        """F1 of a rotation in two, by group, each with rows of every class of every stratum."""
+        e, f1 = self.experiment, self.folds(r)[0]
+        units = np.unique(e.groups[f1])
+        cells = e.strata[f1] * max(1, e.n_classes) + (e.z[f1] if e.n_classes else 0)
+        for attempt in range(50):
+            drawn = generator(self.seed, "use", "halves", r, attempt).permutation(units)
+            first = np.isin(e.groups[f1], drawn[: len(drawn) // 2])
+            if len(np.unique(cells[first])) == len(np.unique(cells[~first])) == len(np.unique(cells)):
+                break
+        return f1[first], f1[~first]

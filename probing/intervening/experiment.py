@@ -1,0 +1,200 @@
+"""Experiment: the rows of one property, in strata of the other properties and in three folds by group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter, DegenerateDesign, TooFewGroups
+from probing.intervening.strata import crossed, propensity_bins
+from probing.seeds import generator
+
+FOLDS = 3
+LEAST_ROWS, LEAST_GROUPS = 10, 5  # of a class, in a stratum and fold
+LEAST_COVERAGE = 0.8
+TYPE_BOUND = 0.95
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """What an edit is measured on: rows that have counterparts of other classes in their stratum, in every fold.
+
+    Attributes:
+        rows: `(n,)` rows of the instrument.
+        z: `(n,)` classes 0 … K-1, or real values.
+        n_classes: K; 0 for real values.
+        strata, groups, folds: `(n,)` codes.
+        shares: `(W,)` share of the rows in each stratum.
+        coverage: n over the rows that have the property.
+        stratified_by: `nothing`, `crossing` or `propensity`.
+        grouped_by: `group`, or `type` where the word type all but decides the label.
+    """
+
+    rows: Ints
+    z: Ints | NDArray[np.float64]
+    n_classes: int
+    strata: Ints
+    groups: Ints
+    folds: Ints
+    shares: NDArray[np.float64]
+    coverage: float
+    stratified_by: str
+    grouped_by: str
+
+    @property
+    def least_groups(self) -> int:
+        """Groups of the class that has fewest; of real values, all groups."""
+        if not self.n_classes:
+            return len(np.unique(self.groups))
+        return min(len(np.unique(self.groups[self.z == k])) for k in np.unique(self.z))
+
+    def fold(self, k: int) -> Ints:
+        """Which of the n rows lie in fold k mod 3."""
+        return np.flatnonzero(self.folds == k % FOLDS)
+
+
+def plan(
+    z: NDArray[np.int64] | NDArray[np.float64], *, n_classes: int, groups: NDArray[np.int64],
+    covariates: Mapping[str, NDArray[np.int64] | NDArray[np.float64]] | None = None,
+    types: NDArray[np.int64] | None = None, seed: int = 0,
+    stratify: bool = True,
+) -> Experiment:  # fmt: skip
+    """The experiment on N rows of which some have the property.
+
+    Strata are the values of all covariates, crossed. Where that leaves less than 0.8 of the rows, they are five bins of
+    the chance of the property given the covariates, predicted across folds.
+
+    Args:
+        z: `(N,)` classes (negative: no label) or real values (NaN: none).
+        n_classes: K; 0 for real values.
+        groups: `(N,)` codes of what is independent: sentences, documents.
+        covariates: by name, `(N,)` codes or real values of the other properties.
+        types: `(N,)` codes of word types; where they all but decide z, they are the groups.
+        seed: of the folds.
+        stratify: False: no strata, for comparison.
+
+    Raises:
+        BadParameter: lengths that differ.
+        DegenerateDesign: fewer than two classes, or no usable stratum.
+        TooFewGroups: three folds are not to be had.
+    """
+    given = dict(covariates or {}) if stratify else {}
+    _check_lengths(z, groups, given, types)
+    has = np.flatnonzero(np.isfinite(z) if not n_classes else z >= 0)
+    if len(has) == 0 or len(np.unique(z[has])) < 2:
+        raise DegenerateDesign("the property has one value", needed="two or more", found=str(np.unique(z[has])[:1]))
+    by_type = types is not None and bool(n_classes) and _decided_by(types[has], z[has])
+    units = _codes(types[has] if by_type and types is not None else groups[has])
+    folds = _folds(units, seed)
+    strata, how, kept = _strata(z[has], n_classes, {k: v[has] for k, v in given.items()}, units, folds)
+    if not kept.any():
+        raise DegenerateDesign(
+            "no stratum has every class in every fold", needed=f"{LEAST_ROWS} rows and {LEAST_GROUPS} groups of each",
+            found="fewer", next_step="give more rows, or fewer covariates",
+        )  # fmt: skip
+    rows = has[kept]
+    codes = _codes(strata[kept])
+    classes = z[rows] if not n_classes else np.searchsorted(np.unique(z[rows]), z[rows]).astype(np.int64)
+    return Experiment(
+        rows=rows, z=classes, n_classes=len(np.unique(classes)) if n_classes else 0, strata=codes,
+        groups=_codes(units[kept]), folds=folds[kept], shares=np.bincount(codes) / len(codes),
+        coverage=len(rows) / len(has), stratified_by=how, grouped_by="type" if by_type else "group",
+    )  # fmt: skip
+
+
+def _check_lengths(z: NDArray[np.generic], *others: object) -> None:
+    for other in others:
+        for values in other.values() if isinstance(other, dict) else [other]:
+            if values is not None and len(values) != len(z):
+                raise BadParameter("not one value a row", needed=f"{len(z)} rows", found=str(len(values)))
+
+
+def _codes(values: NDArray[np.generic]) -> Ints:
+    return np.unique(values, return_inverse=True)[1].astype(np.int64).reshape(-1)
+
+
+def _decided_by(types: Ints, z: NDArray[np.generic]) -> bool:
+    """Whether at least 0.95 of the rows have the commonest label of their type, and types recur."""
+    codes, classes = _codes(types), _codes(z)
+    counts = np.zeros((codes.max() + 1, classes.max() + 1))
+    np.add.at(counts, (codes, classes), 1)
+    recurring = len(counts) * 2 <= len(codes)
+    return recurring and float(counts.max(1).sum()) >= TYPE_BOUND * len(codes)
+
+
+def _folds(units: Ints, seed: int) -> Ints:
+    """`(n,)` folds of rows, whole groups each, near to equal in rows."""
+    sizes = np.bincount(units)
+    if len(sizes) < FOLDS * LEAST_GROUPS:
+        raise TooFewGroups(
+            "too few groups for three folds", needed=f"{FOLDS * LEAST_GROUPS}", found=str(len(sizes)),
+            next_step="give more sentences, or finer groups",
+        )  # fmt: skip
+    order = generator(seed, "use", "folds").permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    loads, of_unit = [0] * FOLDS, np.empty(len(sizes), np.int64)
+    for unit in order:
+        fold = int(np.argmin(loads))
+        of_unit[unit] = fold
+        loads[fold] += int(sizes[unit])
+    return of_unit[units]
+
+
+def _strata(
+    z: NDArray[np.generic], n_classes: int, covariates: Mapping[str, NDArray[np.generic]], units: Ints, folds: Ints
+) -> tuple[Ints, str, NDArray[np.bool_]]:
+    """Strata, how they were made, and the rows kept."""
+    none = np.zeros(len(z), np.int64)
+    if not covariates:
+        return none, "nothing", _kept(z, n_classes, none, units, folds)
+    strata = crossed(list(covariates.values()))
+    kept = _kept(z, n_classes, strata, units, folds)
+    if kept.mean() >= LEAST_COVERAGE:
+        return strata, "crossing", kept
+    bins = propensity_bins(z, n_classes, list(covariates.values()), folds)
+    kept_bins = _kept(z, n_classes, bins, units, folds)
+    return (bins, "propensity", kept_bins) if kept_bins.mean() > kept.mean() else (strata, "crossing", kept)
+
+
+def _kept(
+    z: NDArray[np.generic], n_classes: int, strata: Ints, units: Ints, folds: Ints
+) -> NDArray[np.bool_]:
+    """Rows of classes that have rows and groups enough in every fold of their stratum, beside another such class."""
+    classes = z.astype(np.int64) if n_classes else np.zeros(len(z), np.int64)
+    n_strata, k = int(strata.max()) + 1, max(1, n_classes)
+    cell = (strata * k + classes) * FOLDS + folds
+    shape = (n_strata, k, FOLDS)
+    n_rows = np.bincount(cell, minlength=np.prod(shape)).reshape(shape)
+    firsts = np.unique(np.stack([cell, units]), axis=1)[0]
+    n_groups = np.bincount(firsts, minlength=np.prod(shape)).reshape(shape)
+    good = ((n_rows >= LEAST_ROWS) & (n_groups >= LEAST_GROUPS)).all(2)
+    if n_classes:
+        good &= good.sum(1, keepdims=True) >= 2
+    return good[strata, classes]
+
+
+def goals(experiment: Experiment, rows: Ints, *, seed: int) -> Ints | NDArray[np.float64]:
+    """For each of the rows (of one fold) the class or value it is edited to: the others of its stratum in turn.
+
+    A real value is given the value of the row half the ranks away in its stratum: about 1.6 SD for a normal one.
+    """
+    rng = generator(seed, "use", "goals")
+    z, strata = experiment.z[rows], experiment.strata[rows]
+    found = np.array(z)
+    for w in np.unique(strata):
+        inside = np.flatnonzero(strata == w)
+        if experiment.n_classes:
+            present: Sequence[int] = np.unique(experiment.z[experiment.strata == w]).tolist()
+            for v in np.unique(z[inside]):
+                own = rng.permutation(inside[z[inside] == v])
+                others = [k for k in present if k != v]
+                found[own] = np.resize(others, len(own))
+        else:
+            order = inside[np.argsort(z[inside], kind="stable")]
+            found[order] = z[np.roll(order, len(order) // 2)]
+    return found

@@ -1,0 +1,78 @@
+"""Nulls that are run and not computed: shuffled labels, and random properties of word types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+from probing.instrument import Place
+from probing.intervening.contrasts import contrast
+from probing.intervening.effects import Bench
+from probing.intervening.experiment import FOLDS, Experiment
+from probing.seeds import generator
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """Effects of shifts fitted to shuffled labels.
+
+    Attributes:
+        p: (1 + b) / (1 + B), two-sided.
+        sd: of the shuffled effects.
+    """
+
+    p: float
+    sd: float
+
+
+def permuted(bench: Bench, place: Place, tau: float, *, dose: float, draws: int) -> Permuted:
+    """τ with labels shuffled within strata, by group, on F1; the shift is refitted, not rescaled.
+
+    References:
+        Phipson and Smyth 2010, Permutation p-values should never be zero.
+    """
+    states, e, found = bench.states(place), bench.experiment, []
+    for draw in range(draws):
+        values = []
+        for r in range(FOLDS):
+            f1, _, f3 = bench.folds(r)
+            natural = bench.naturals[r]
+            z = shuffled(e, f1, seed=bench.seed, draw=draw * FOLDS + r)
+            shift = contrast(states[f1], z, e.strata[f1], n_classes=e.n_classes)
+            edited = states[f3] + dose * shift.difference(natural.sides)
+            changes = bench.run(place, f3, edited.astype(states.dtype))
+            values.append(float(natural.weights.weights @ natural.along(changes)))
+        found.append(float(np.mean(values)))
+    return Permuted((1 + sum(abs(x) >= abs(tau) for x in found)) / (1 + draws), float(np.std(found, ddof=1)))
+
+
+def shuffled(e: Experiment, rows: Ints, *, seed: int, draw: int) -> NDArray[np.generic]:
+    """Labels of the rows, shuffled within strata: whole groups where a group has one label there, else rows."""
+    rng = generator(seed, "use", "shuffle", draw)
+    z = e.z[rows].copy()
+    for w in np.unique(e.strata[rows]):
+        inside = np.flatnonzero(e.strata[rows] == w)
+        units, first, codes = np.unique(e.groups[rows[inside]], return_index=True, return_inverse=True)
+        by_unit = z[inside][first]
+        z[inside] = rng.permutation(by_unit)[codes] if (by_unit[codes] == z[inside]).all() else rng.permutation(z[inside])
+    return z
+
+
+def random_property(z: NDArray[np.generic], n_classes: int, types: Ints, *, seed: int, draw: int) -> NDArray[np.generic]:
+    """A property that every word type has at random, with the labels' own frequencies; rows without a label have none."""
+    rng = generator(seed, "use", "control property", draw)
+    has = z >= 0 if n_classes else np.isfinite(z)
+    codes = np.unique(types, return_inverse=True)[1]
+    drawn = rng.choice(z[has], size=int(codes.max()) + 1)[codes]
+    return np.where(has, drawn, -1 if n_classes else np.nan)
+
+
+def rate_interval(found: int, n: int) -> tuple[float, float]:
+    """Clopper-Pearson, 95 %."""
+    low = float(beta.ppf(0.025, found, n - found + 1)) if found else 0.0
+    return low, float(beta.ppf(0.975, found + 1, n - found)) if found < n else 1.0

@@ -1,0 +1,47 @@
+"""UseOptions: what an intervention run does beyond its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from probing.errors import BadParameter
+
+DOSES = (0.5, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True)
+class UseOptions:
+    """Options of `intervene`.
+
+    Attributes:
+        seed: of folds, goals, pairs, halves and draws.
+        epsilon: smallest effect of interest, in SDs of the clean output.
+        doses: of class-mean swaps.
+        curve: measure all doses, not only the primary one.
+        details: what explains an effect: one shared shift, joint edits, frozen norms.
+        null: variance of τ under shuffled labels, by its derivative.
+        permutations: of labels, with the shift refitted, at the place of the largest effect; 0: none.
+        control_properties: random properties of word types that go through the same measurement; 0: none.
+        comparisons: other interventions that stand beside, as specs such as `leace` or `random_subspace:rank=1`.
+        stratify: False: without strata; shared: one shift for all strata. Both for comparison only.
+    """
+
+    seed: int = 0
+    epsilon: float = 0.1
+    doses: tuple[float, ...] = DOSES
+    curve: bool = True
+    details: bool = True
+    null: bool = True
+    permutations: int = 0
+    control_properties: int = 0
+    comparisons: tuple[str, ...] = ()
+    stratify: bool = True
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon < 2:
+            raise BadParameter("epsilon out of range", needed="0 < ε < 2 SD", found=str(self.epsilon))
+        if not self.doses or min(self.doses) <= 0:
+            raise BadParameter("doses must be positive", needed="such as 0.5, 1, 1.5, 2", found=str(self.doses))
+        if min(self.permutations, self.control_properties) < 0:
+            raise BadParameter("a number of draws is negative", needed="0 or more", found="less")

@@ -1,0 +1,162 @@
+"""Results to verdicts: one pure function of numbers and stated criteria, and the corrections that come before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from probing.multiplicity import benjamini_hochberg
+from probing.use_result import Decodability, EditEffect, UseCell, UseResult
+from probing.verdict import Criteria, Verdict, Word
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What remains of the level after families.
+
+    Attributes:
+        discovery: an adjusted p of a cell at most this is a discovery; 0: the property's family was not selected.
+        equivalent: whether the cell's equivalence stands among all of them.
+    """
+
+    discovery: float
+    equivalent: bool
+
+
+def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> list[Verdict]:
+    """A verdict for every place of every property.
+
+    The smallest adjusted p of a property and behaviour enters Benjamini-Hochberg over all of them; in selected families
+    cells stand at q · selected / all. Equivalence p values have their own Benjamini-Hochberg over all cells.
+
+    References:
+        Benjamini and Bogomolov 2014, Selective inference on multiple families of hypotheses, §3.
+    """
+    criteria = criteria or Criteria()
+    families = benjamini_hochberg([result.family_p for result in results])
+    n_selected = sum(p <= criteria.q for p in families)
+    cells = [cell for result in results for cell in result.cells]
+    equivalence = benjamini_hochberg([equivalence_p(cell) for cell in cells])
+    verdicts, at = [], 0
+    for result, family in zip(results, families, strict=True):
+        level = criteria.q * n_selected / len(results) if family <= criteria.q else 0.0
+        for cell in result.cells:
+            levels = Levels(level, equivalence[at] <= criteria.q)
+            verdicts.append(decide(result, cell, levels, criteria))
+            at += 1
+    return verdicts
+
+
+def equivalence_p(cell: UseCell) -> float:
+    """Both edits must be shown to do less than ε."""
+    return max(cell.subspace.equivalence_p, cell.whole.equivalence_p)
+
+
+def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria) -> Verdict:
+    """The verdict of one cell: the steps of the protocol, in order."""
+    gate = result.decodability.get(cell.place)
+    sub, whole = _found(cell.subspace, levels, criteria), _found(cell.whole, levels, criteria)
+    flags = _flags(result, cell, levels, criteria)
+    word, reason = _word(result, cell, gate, sub, whole, levels, criteria, flags)
+    if word is Word.NOT_DECODABLE:
+        flags = ("site effect",) if whole else ()
+    return Verdict(
+        task=result.task, behaviour=result.behaviour, model=result.model, site=cell.site, position=cell.position,
+        word=word, flags=flags, reason=reason, overturned_by=_overturned(word, cell, criteria), decodability=gate,
+        evidence=cell, coverage=result.coverage, n_rows=result.n_rows,
+    )  # fmt: skip
+
+
+def untested(task: str, model: str, site: str, position: str, gate: Decodability) -> Verdict:
+    """The verdict of a place where nothing was edited."""
+    word = Word.NOT_TESTED if gate.passes else Word.NOT_DECODABLE
+    reason = f"Probes reach {gate.accuracy:.3f}; no edit was measured."
+    return Verdict(task, "", model, site, position, word, (), reason, _OVERTURNED[word], gate, None)
+
+
+def _word(
+    result: UseResult, cell: UseCell, gate: Decodability | None, sub: str, whole: str, levels: Levels,
+    criteria: Criteria, flags: Sequence[str],
+) -> tuple[Word, str]:  # fmt: skip
+    if gate is None or not gate.passes:
+        return Word.NOT_DECODABLE, "Neither a linear nor an MLP probe recovers it on held-out rows."
+    weak = _too_weak(result, criteria)
+    if weak:
+        return Word.INCONCLUSIVE, weak
+    if sub and "exceeds site" not in flags:
+        return Word.USED_SUBSPACE, _effect_said("The class-mean swap", cell.subspace, sub)
+    if whole:
+        return Word.USED_SITE, _effect_said("Interchange of the whole state", cell.whole, whole)
+    incomplete = cell.completeness < criteria.least_completeness
+    if levels.equivalent and not incomplete:
+        return Word.NO_MATERIAL_USE, _bound_said(cell, criteria)
+    why = "the swap is incomplete at every dose" if incomplete else "an effect is neither shown nor bounded below ε"
+    return Word.INCONCLUSIVE, f"Inconclusive: {why} (smallest detectable effect {cell.subspace.mde:.3f} SD)."
+
+
+def _too_weak(result: UseResult, criteria: Criteria) -> str:
+    if result.coverage < criteria.least_coverage:
+        return f"Inconclusive: {result.coverage:.2f} of the rows have counterparts, {criteria.least_coverage} are needed."
+    if result.least_groups < criteria.least_groups:
+        return f"Inconclusive: the rarest class has {result.least_groups} groups, {criteria.least_groups} are needed."
+    if result.false_positives is not None and result.false_positives[1] > 0.05:
+        rate, low, high, n = result.false_positives
+        return f"Inconclusive: miscalibrated, {rate:.2f} [{low:.2f}, {high:.2f}] of {n} random properties were discovered."
+    return ""
+
+
+def _found(edit: EditEffect, levels: Levels, criteria: Criteria) -> str:
+    """`τ` or `U` if the edit is a discovery of at least ε, else ""."""
+    if edit.p_adjusted <= levels.discovery and abs(edit.es) >= criteria.epsilon:
+        return "τ"
+    return "U" if edit.u_p_adjusted <= levels.discovery and edit.es_u >= criteria.epsilon else ""
+
+
+def _flags(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria) -> tuple[str, ...]:
+    sub, whole, epsilon = cell.subspace, cell.whole, criteria.epsilon
+    found = _found(sub, levels, criteria) or _found(whole, levels, criteria)
+    discovered = min(sub.p_adjusted, sub.u_p_adjusted, whole.p_adjusted, whole.u_p_adjusted) <= levels.discovery
+    held = cell.frozen_low90 is not None and cell.frozen_high90 is not None
+    flags = {
+        "norm-mediated": bool(found) and held and -epsilon < (cell.frozen_low90 or 0) and (cell.frozen_high90 or 0) < epsilon,
+        "exceeds site": cell.exceeds_low > 0 and abs(sub.es) >= epsilon,
+        "off-contrast": found == "U",
+        "off-distribution": cell.off_distribution > criteria.most_off_distribution,
+        "incomplete edit": cell.completeness < criteria.least_completeness,
+        "redundant": cell.joint_over_largest is not None and cell.joint_over_largest > 1.25,
+        "weak behaviour": bool(sub.spread) and sub.total < 2 * epsilon * sub.spread,
+        "non-zero": discovered and not found,
+    }
+    return tuple(name for name, holds in flags.items() if holds)
+
+
+def _effect_said(what: str, edit: EditEffect, by: str) -> str:
+    if by == "U":
+        return f"{what} moves the output by {edit.es_u:.2f} SD off the natural contrast (adjusted p {edit.u_p_adjusted:.2g})."
+    mf = "" if edit.mf is None else f", {edit.mf:.2f} [{edit.mf_low:.2f}, {edit.mf_high:.2f}] of the natural difference"
+    return (f"{what} moves the output by {edit.es:.2f} [{edit.es_low:.2f}, {edit.es_high:.2f}] SD along the natural "
+            f"contrast{mf} (adjusted p {edit.p_adjusted:.2g}).")  # fmt: skip
+
+
+def _bound_said(cell: UseCell, criteria: Criteria) -> str:
+    low = min(cell.subspace.es_low90, cell.whole.es_low90)
+    high = max(cell.subspace.es_high90, cell.whole.es_high90)
+    return (f"Both edits move the output by less than {criteria.epsilon} SD: 90 % intervals within [{low:.3f}, {high:.3f}]"
+            f" (equivalence p {equivalence_p(cell):.2g}).")  # fmt: skip
+
+
+_OVERTURNED = {
+    Word.NOT_DECODABLE: "Another family of probes, or more rows, that recover it would overturn this.",
+    Word.NOT_TESTED: "An intervention is needed before anything is said of use.",
+    Word.INCONCLUSIVE: "More rows or groups, or better matched ones, would decide it.",
+    Word.USED_SUBSPACE: "An unlabelled property that goes with this one within strata would overturn it: label it and "
+    "give it as a covariate.",
+    Word.USED_SITE: "An unlabelled property that donors differ in as well would overturn it; a subspace that carries it "
+    "would sharpen it.",
+    Word.NO_MATERIAL_USE: "A behaviour that depends on it, effects that cancel within a stratum, or another site would "
+    "overturn it.",
+}
+
+
+def _overturned(word: Word, cell: UseCell, criteria: Criteria) -> str:
+    return _OVERTURNED[word]

@@ -1,0 +1,145 @@
+"""Case: what a rule sees of a planted model. Truth: what only the score sees. Answer: what a rule says of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.instrument import Instrument, Place
+
+Ints = NDArray[np.int64]
+Values = NDArray[np.int64] | NDArray[np.float64]
+Twin = Literal["unused", "used", ""]
+Label = Literal["used", "unused", "band"]
+SubLabel = Literal["subspace", "site only", "norm-mediated", ""]
+Said = Literal["used", "unused", "not_decodable", "abstain"]
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """A property at a place."""
+
+    place: Place
+    property: str
+
+    def __str__(self) -> str:
+        return f"{self.property} at {self.place}"
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A model with labelled rows, of which it is asked what it uses.
+
+    Attributes:
+        tier: 0 latent vectors, 1 compiled transformers, 2 trained ones.
+        number, name: of the case in docs/plantbench.md.
+        twin: which of the two it is; rules are given `blind` cases, where it is "".
+        seed: of the generator.
+        instrument: states and behaviour of N rows.
+        labels: by property, `(N,)` codes 0 … K-1 (int64) or real values (float64).
+        n_classes: K by property; 0 for real values.
+        groups: `(N,)` codes of what is independent.
+        types: `(N,)` codes of identities; None: rows have none.
+        cells: what is scored.
+        twins: `(N,)` row that differs in the property alone; None but in the twins track.
+    """
+
+    tier: int
+    number: int
+    name: str
+    twin: Twin
+    seed: int
+    instrument: Instrument
+    labels: Mapping[str, Values]
+    n_classes: Mapping[str, int]
+    groups: Ints
+    cells: tuple[Cell, ...]
+    types: Ints | None = None
+    twins: Ints | None = None
+
+    @property
+    def key(self) -> str:
+        """`0.05.used.3`: tier, case, twin, seed."""
+        return f"{self.tier}.{self.number:02d}.{self.twin}.{self.seed}"
+
+    def blind(self) -> Case:
+        """The same without number, name and twin: what a rule is given."""
+        return replace(self, number=0, name="", twin="")
+
+    def covariates(self, name: str) -> dict[str, tuple[Values, int]]:
+        """The other labelled properties: values and K by name."""
+        return {other: (z, self.n_classes[other]) for other, z in self.labels.items() if other != name}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What do-interventions on minimal pairs say of a cell; effects in SDs of the clean output.
+
+    Attributes:
+        label: used (S ≥ 0.10), unused (E ≤ 0.02), or in the band between them, which is not scored.
+        sub_label: of a used cell, how; "" otherwise.
+        s, e: mean effect within strata; root mean square effect.
+        mf: share of the natural difference; None where there is none (below 0.10).
+        s_frozen: S with norms held; None: not run.
+        s_subspace: S of the population's class-mean swap; None: not run.
+        n_pairs: measured.
+    """
+
+    label: Label
+    sub_label: SubLabel
+    s: float
+    e: float
+    mf: float | None
+    s_frozen: float | None
+    s_subspace: float | None
+    n_pairs: int
+
+
+@dataclass(frozen=True)
+class CellTruth:
+    """What is true of one cell.
+
+    Attributes:
+        intended: by the builder; "": no intention, certification decides.
+        certificate: by the oracle.
+        probe_accuracy: balanced accuracy (R² of real values) of the best of the oracle's probes.
+        chance: 1 / K (0 for real values).
+    """
+
+    intended: Literal["used", "unused", ""]
+    certificate: Certificate
+    probe_accuracy: float
+    chance: float
+
+    @property
+    def decodable(self) -> bool:
+        """At least 0.05 above chance (R² at least 0.02)."""
+        return self.probe_accuracy >= self.chance + (0.05 if self.chance else 0.02)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """By cell."""
+
+    cells: Mapping[Cell, CellTruth]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a rule says.
+
+    Attributes:
+        verdict: used, unused, not decodable, or nothing.
+        score: the larger, the more used; NaN: none.
+        effect: estimate of MF; NaN: none.
+        p: of no effect; NaN: none.
+    """
+
+    verdict: Said
+    score: float = float("nan")
+    effect: float = float("nan")
+    p: float = float("nan")

@@ -1,0 +1,215 @@
+"""EditEffect, UseCell, UseResult: what edits at places did to a behaviour, as numbers. No word of use or non-use."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from probing.errors import InputError
+from probing.whole_files import write_atomically
+
+
+@dataclass(frozen=True)
+class EditEffect:
+    """One kind of edit at one place. Effects are in SDs of the clean output along the natural contrast (ES).
+
+    Attributes:
+        tau, tau_error: τ and its standard error, contrast held, in the behaviour's unit.
+        es, es_low, es_high: τ / s_c and its 95 % interval, the contrast's own error counted.
+        es_low90, es_high90: its 90 % interval, for equivalence.
+        p: two-sided, of τ. p_adjusted: max-T over edits, statistics and places of the property.
+        total, total_low, total_high: T, the natural contrast, and its 95 % interval.
+        mf, mf_low, mf_high: mediated fraction τ / T and its 95 % interval; None: T is not established.
+        es_u, es_u_high: sqrt(max(U, 0)) / s_Y, and its one-sided 95 % upper bound.
+        u_p, u_p_adjusted: one-sided, of U; adjusted as p.
+        mde: smallest |ES| found with 80 % probability at 5 %.
+        equivalence_p: p of two one-sided tests that |ES| < ε (and, where T is not established, of ES_U < ε).
+        null_ratio: SD of τ under shuffled labels over its standard error; None: not computed.
+        rows: rows edited.
+    """
+
+    tau: float
+    tau_error: float
+    es: float
+    es_low: float
+    es_high: float
+    es_low90: float
+    es_high90: float
+    p: float
+    p_adjusted: float
+    total: float
+    total_low: float
+    total_high: float
+    spread: float
+    mf: float | None
+    mf_low: float | None
+    mf_high: float | None
+    es_u: float
+    es_u_high: float
+    u_p: float
+    u_p_adjusted: float
+    mde: float
+    equivalence_p: float
+    null_ratio: float | None
+    rows: int
+
+
+@dataclass(frozen=True)
+class UseCell:
+    """One property at one place.
+
+    Attributes:
+        site, position: of the edit.
+        subspace, whole: class-mean swap; interchange of whole states.
+        dose: of the swap; chosen on states, never on outputs.
+        dose_curve: (dose, τ of the swap in SDs), rising.
+        completeness, selectivity, reliability: of the swap, by probes on states.
+        displacement, off_distribution: of the swap.
+        shared_ratio: τ of one shift for all strata over τ; None: not computed.
+        frozen_share: 1 − τ with later norms frozen over τ; None: not computed, or no norms.
+        frozen_low90, frozen_high90: 90 % interval of the ES with frozen norms.
+        exceeds_low: lower 95 % bound of τ(swap) − 1.25 τ(interchange), in SDs.
+        joint_over_largest: |τ| of a joint interchange of all positions of the site, over the largest single one.
+        kl, flips: mean KL(clean ‖ swapped) in nats, and share of rows whose most probable answer changes.
+        p_permutation: of τ, labels shuffled and the shift refitted; None: not asked for.
+        comparisons: for other interventions, by name: their numbers (never part of a verdict).
+    """
+
+    site: str
+    position: str
+    subspace: EditEffect
+    whole: EditEffect
+    dose: float
+    dose_curve: tuple[tuple[float, float], ...]
+    completeness: float
+    selectivity: float | None
+    reliability: float | None
+    displacement: float
+    off_distribution: float
+    shared_ratio: float | None = None
+    frozen_share: float | None = None
+    frozen_low90: float | None = None
+    frozen_high90: float | None = None
+    exceeds_low: float = -math.inf
+    joint_over_largest: float | None = None
+    kl: float | None = None
+    flips: float | None = None
+    p_permutation: float | None = None
+    comparisons: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """`resid.3@query`."""
+        return f"{self.site}@{self.position}" if self.position else self.site
+
+
+@dataclass(frozen=True)
+class Decodability:
+    """What probes read of the property at a place: the gate of a verdict.
+
+    Attributes:
+        passes: whether a linear or an MLP probe recovers it.
+        accuracy: held out (R² of real values).
+        information: share of the label's entropy that the better probe recovers.
+        p: one-sided.
+        source: where this was decided.
+    """
+
+    passes: bool
+    accuracy: float
+    information: float
+    p: float
+    source: str = "cross-fitted linear and MLP probes"
+
+
+@dataclass(frozen=True)
+class UseResult:
+    """All places of one property and one behaviour.
+
+    Attributes:
+        task, behaviour, model: names.
+        cells: in the order of depth.
+        decodability: by place.
+        n_rows, coverage: rows with counterparts in every fold, and their share of all labelled rows.
+        least_groups: groups of the class with fewest.
+        n_classes: K; 0: real values.
+        stratified_by, n_strata, covariates, grouped_by: how rows were matched.
+        epsilon: smallest effect of interest, in SDs.
+        false_positives: of control properties: rate of discoveries with its 95 % interval and their number; None: none
+            were run.
+        family_p: smallest adjusted p of the property, which enters Benjamini-Hochberg over properties.
+        settings: all that enters the numbers.
+    """
+
+    task: str
+    behaviour: str
+    model: str
+    cells: tuple[UseCell, ...]
+    decodability: dict[str, Decodability]
+    n_rows: int
+    coverage: float
+    least_groups: int
+    n_classes: int
+    stratified_by: str
+    n_strata: int
+    covariates: tuple[str, ...]
+    grouped_by: str
+    epsilon: float
+    false_positives: tuple[float, float, float, int] | None = None
+    family_p: float = 1.0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(_plain(asdict(self)), sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> UseResult:
+        """The inverse of `to_json`.
+
+        Raises:
+            InputError: not such a line.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(_numbers(json.loads(text)))
+        except ValueError as error:
+            raise InputError("not a use result", needed="a line of use.jsonl", found=str(error)[:200]) from error
+
+
+def write_use_results(results: Iterable[UseResult], path: Path) -> None:
+    """JSON lines, whole or not at all."""
+    write_atomically(path, "".join(result.to_json() + "\n" for result in results).encode())
+
+
+def read_use_results(path: Path) -> list[UseResult]:
+    """What `write_use_results` wrote.
+
+    Raises:
+        InputError: not such a file.
+    """
+    return [UseResult.from_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _plain(value: Any) -> Any:
+    """Infinite numbers as text, for JSON has none."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    return float(value) if value in ("inf", "-inf", "nan") else value

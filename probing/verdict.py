@@ -1,0 +1,94 @@
+"""Criteria, Verdict: the words allowed of a property at a place, with the numbers behind them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from probing.use_result import Decodability, UseCell
+
+
+class Word(StrEnum):
+    """Everything that can be said."""
+
+    NOT_DECODABLE = "not decodable"
+    NOT_TESTED = "decodable, use not tested"
+    INCONCLUSIVE = "decodable, use inconclusive"
+    USED_SUBSPACE = "decodable and used (class-mean subspace)"
+    USED_SITE = "decodable and used (site; subspace not identified)"
+    NO_MATERIAL_USE = "decodable, no material use found"
+
+    @property
+    def coarse(self) -> str:
+        """Of four."""
+        if self in (Word.USED_SUBSPACE, Word.USED_SITE):
+            return "used"
+        return {Word.NOT_DECODABLE: "not decodable", Word.NO_MATERIAL_USE: "decodable only"}.get(self, "inconclusive")
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What is asked of the numbers.
+
+    Attributes:
+        q: rate of false discoveries over properties, and level of every test.
+        epsilon: smallest effect of interest, in SDs of the clean output.
+        least_coverage: share of labelled rows that have counterparts.
+        least_groups: groups of each class.
+        least_completeness: of the swap, before "no material use" may be said.
+        most_off_distribution: share of edited rows outside the clean states' 99 %, beyond which it is flagged.
+    """
+
+    q: float = 0.05
+    epsilon: float = 0.1
+    least_coverage: float = 0.8
+    least_groups: int = 30
+    least_completeness: float = 0.8
+    most_off_distribution: float = 0.2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A hypothesis about one property at one place, for one behaviour and data.
+
+    Attributes:
+        task, behaviour, model, site, position: what it is about.
+        word: the verdict.
+        flags: what qualifies it.
+        reason: the step that decided.
+        overturned_by: what would change it.
+        decodability, evidence: the numbers; None: not measured.
+        coverage, n_rows: of the experiment.
+    """
+
+    task: str
+    behaviour: str
+    model: str
+    site: str
+    position: str
+    word: Word
+    flags: tuple[str, ...]
+    reason: str
+    overturned_by: str
+    decodability: Decodability | None
+    evidence: UseCell | None
+    coverage: float | None = None
+    n_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.word in (Word.USED_SITE, Word.USED_SUBSPACE, Word.NO_MATERIAL_USE) and self.evidence is None:
+            raise ValueError(f"no {self.word!r} without an intervention record")
+
+    @property
+    def place(self) -> str:
+        """`resid.3@query`."""
+        return f"{self.site}@{self.position}" if self.position else self.site
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self), sort_keys=True, default=str)
+
+    def __str__(self) -> str:
+        parts = [f"{self.task} at {self.place}: {self.word}", f"[{', '.join(self.flags)}]" if self.flags else ""]
+        return f"{' '.join(part for part in parts if part)}. {self.reason} {self.overturned_by}"
