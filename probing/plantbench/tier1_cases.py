@@ -12,7 +12,7 @@ from probing.plantbench import tier1_plants as plants
 from probing.plantbench.circuit import LAYERS, Circuit, Floats
 from probing.plantbench.lexicon import Lexicon
 from probing.plantbench.prompts import POSITIONS, Language
-from probing.plantbench.tier1_draft import MOVE, Draft
+from probing.plantbench.tier1_draft import GATE, MOVE, Draft
 
 FAMILIES = ("gpt2", "llama")
 TWINS = ("unused", "used")
@@ -43,7 +43,7 @@ class Spec:
         weights: how often each word occurs, from the lexicon and the case's ρ.
         twins: those it has.
         marks: labels of B that are not those of `standard`, in the twin that uses it.
-        sub_label: of used cells of B.
+        sub_label: of used cells of B up to layer `sub_until`: what lies behind carries the code otherwise.
         cells: by twin, the only cells it is about; the model is then the one that uses B.
         reads_c: whether property C is read by itself.
     """
@@ -55,6 +55,7 @@ class Spec:
     twins: tuple[str, ...] = TWINS
     marks: Mapping[tuple[str, str], str] | None = None
     sub_label: str = ""
+    sub_until: int = LAYERS
     cells: Mapping[str, tuple[tuple[str, str], ...]] | None = None
     reads_c: bool = True
 
@@ -82,13 +83,13 @@ CASES: Mapping[int, Spec] = {
     1: Spec("plain", plants.plain),
     2: Spec("absent", plants.absent, twins=("unused",)),
     3: Spec("high norm", plants.high_norm),
-    4: Spec("unequal length", plants.unequal_length, sub_label="norm-mediated"),
+    4: Spec("unequal length", plants.unequal_length, sub_label="norm-mediated", sub_until=MOVE),
     5: Spec("correlated", plants.plain, weights=_correlated),
     6: Spec("cancelled read", plants.cancelled),
     7: Spec("opposed paths", plants.opposed, marks=_OPPOSED),
     8: Spec("weak", plants.weak),
     9: Spec("distributed", plants.distributed),
-    10: Spec("XOR", plants.exclusive_or, lexicon=_PARITY, sub_label="site only"),
+    10: Spec("XOR", plants.exclusive_or, lexicon=_PARITY, sub_label="site only", sub_until=GATE),
     11: Spec("redundant", plants.redundant, marks={("resid.1", "query"): "used"}),
     12: Spec(
         "self-repair", plants.self_repair,
@@ -120,6 +121,7 @@ class Planted:
         twin: `used` or `unused`.
         family: `gpt2` or `llama`.
         seed: of codes, reads and basis.
+        rho: correlation of A and B in case 5.
         language: its prompts.
         circuit: what is compiled.
         intended: labels by cell: what the builder means; certification has the last word.
@@ -130,6 +132,7 @@ class Planted:
     twin: str
     family: str
     seed: int
+    rho: float
     language: Language
     circuit: Circuit
     intended: Labels
@@ -168,8 +171,13 @@ def plant(number: int, twin: str, *, family: str = "gpt2", seed: int = 0, rho: f
     draft = Draft(language, family=family, seed=seed, read_c=spec.reads_c)
     spec.plant(draft, is_used)
     intended = _intended(spec, twin)
-    subs = {cell: spec.sub_label for cell in intended if spec.sub_label and cell[0] == "B" and intended[cell] == "used"}
-    return Planted(number, twin, family, seed, language, draft.build(), intended, subs)
+    meant = SITES[: spec.sub_until + 1] if spec.sub_label else ()
+    subs = {
+        cell: spec.sub_label
+        for cell, label in intended.items()
+        if cell[0] == "B" and label == "used" and cell[1] in meant
+    }
+    return Planted(number, twin, family, seed, rho, language, draft.build(), intended, subs)
 
 
 def _intended(spec: Spec, twin: str) -> Labels:
