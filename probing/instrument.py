@@ -1,4 +1,4 @@
-"""Instrument: the contract of the use stage. N rows of a model whose states can be exchanged, and what it does."""
+"""Instrument: the contract of the use stage. N rows of a model whose states can be exchanged, and its behaviour."""
 
 from __future__ import annotations
 
@@ -123,24 +123,31 @@ class Instrument(ABC):
 RunFrom = Callable[[str, NDArray[np.int64], Mapping[str, Tensor], bool], Tensor]
 
 
-TOLERANCE = 1e-5  # of float32, relative to the largest value
+def expect_equal(
+    found: Tensor, expected: Tensor, what: str, where: str, *, dtype: torch.dtype = torch.float32,
+    scale: float | None = None,
+) -> None:  # fmt: skip
+    """Refuse an instrument whose outputs are not what an identity says.
 
-
-def expect_equal(found: Tensor, wanted: Tensor, identity: str, where: str, *, tolerance: float = TOLERANCE) -> None:
-    """Hold an identity of outputs `(n, V)`.
+    Args:
+        found, expected: of one shape.
+        what: the identity, as it ends the sentence "… does not hold".
+        where: place, or row.
+        dtype: what was computed in: float32 and float64 may differ by 1e-5 of the scale, half precision by 1e-2.
+        scale: None: the largest expected number.
 
     Raises:
-        EditFailed: they differ by more than the tolerance, relative to the largest wanted value.
+        EditFailed: they differ by more, or are not finite.
     """
-    if found.shape != wanted.shape:
+    found, expected = found.detach().double().cpu(), expected.detach().double().cpu()
+    allowed = 1e-5 if dtype in (torch.float32, torch.float64) else 1e-2
+    size = float(expected.abs().max()) if scale is None and expected.numel() else scale or 0.0
+    same = found.shape == expected.shape
+    worst = float((found - expected).abs().max()) if same and found.numel() else 0.0
+    if not same or not worst <= allowed * size:
+        relative = worst / size if size else worst
         raise EditFailed(
-            f"{identity} changes the shape of the outputs", needed=str(tuple(wanted.shape)),
-            found=str(tuple(found.shape)), where=where, next_step="return one row for each row asked for",
-        )  # fmt: skip
-    largest = float(wanted.abs().max()) if wanted.numel() else 0.0
-    gap = float((found - wanted).abs().max()) if wanted.numel() else 0.0
-    if not gap <= tolerance * max(largest, 1e-30):
-        raise EditFailed(
-            f"{identity} changes the outputs", needed=f"a difference of at most {tolerance:g} of {largest:.3g}",
-            found=f"{gap:.3g}", where=where, next_step="look for dropout, state between calls, or a wrong row order",
+            f"an identity does not hold: {what}", needed=f"a difference of at most {allowed:g} of the largest number",
+            found=f"{relative:.2g}" if same else f"shape {tuple(found.shape)}, not {tuple(expected.shape)}",
+            where=where, next_step="edits of this model cannot be trusted here; choose another model or place",
         )  # fmt: skip

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from probing.errors import InputError
 from probing.multiplicity import benjamini_hochberg
-from probing.use_result import Decodability, EditEffect, UseCell, UseResult
+from probing.use_result import Decodability, EditEffect, UseCell, UseResult, read_use_results
+from probing.use_run import UseRun
 from probing.verdict import Criteria, Verdict, Word
 
 
@@ -45,6 +48,21 @@ def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> lis
             verdicts.append(decide(result, cell, levels, criteria))
             at += 1
     return verdicts
+
+
+def read_use_run(folder: str | Path) -> UseRun:
+    """What a run left in a folder: its results, judged anew by the criteria it was judged by.
+
+    Raises:
+        InputError: no such file, or none of ours.
+    """
+    file = Path(folder) / "use.jsonl"
+    if not file.is_file():
+        raise InputError("no use results here", needed="use.jsonl", found="nothing", where=str(folder),
+                         next_step="run `probing use` with --to this folder")  # fmt: skip
+    results = read_use_results(file)
+    given = results[0].settings.get("criteria", {}) if results else {}
+    return UseRun(tuple(results), tuple(judge(results, Criteria(**given))))
 
 
 def equivalence_p(cell: UseCell) -> float:
@@ -96,12 +114,16 @@ def _word(
 
 def _too_weak(result: UseResult, criteria: Criteria) -> str:
     if result.coverage < criteria.least_coverage:
-        return f"Inconclusive: {result.coverage:.2f} of the rows have counterparts, {criteria.least_coverage} are needed."
+        return (
+            f"Inconclusive: {result.coverage:.2f} of the rows have counterparts, {criteria.least_coverage} are needed."
+        )
     if result.least_groups < criteria.least_groups:
         return f"Inconclusive: the rarest class has {result.least_groups} groups, {criteria.least_groups} are needed."
     if result.false_positives is not None and result.false_positives[1] > 0.05:
         rate, low, high, n = result.false_positives
-        return f"Inconclusive: miscalibrated, {rate:.2f} [{low:.2f}, {high:.2f}] of {n} random properties were discovered."
+        return (
+            f"Inconclusive: miscalibrated, {rate:.2f} [{low:.2f}, {high:.2f}] of {n} random properties were discovered."
+        )
     return ""
 
 
@@ -118,7 +140,10 @@ def _flags(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria)
     discovered = min(sub.p_adjusted, sub.u_p_adjusted, whole.p_adjusted, whole.u_p_adjusted) <= levels.discovery
     held = cell.frozen_low90 is not None and cell.frozen_high90 is not None
     flags = {
-        "norm-mediated": bool(found) and held and -epsilon < (cell.frozen_low90 or 0) and (cell.frozen_high90 or 0) < epsilon,
+        "norm-mediated": bool(found)
+        and held
+        and -epsilon < (cell.frozen_low90 or 0)
+        and (cell.frozen_high90 or 0) < epsilon,
         "exceeds site": cell.exceeds_low > 0 and abs(sub.es) >= epsilon,
         "off-contrast": found == "U",
         "off-distribution": cell.off_distribution > criteria.most_off_distribution,
@@ -132,7 +157,7 @@ def _flags(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria)
 
 def _effect_said(what: str, edit: EditEffect, by: str) -> str:
     if by == "U":
-        return f"{what} moves the output by {edit.es_u:.2f} SD off the natural contrast (adjusted p {edit.u_p_adjusted:.2g})."
+        return f"{what} moves the output by {edit.es_u:.2f} SD off the contrast (adjusted p {edit.u_p_adjusted:.2g})."
     mf = "" if edit.mf is None else f", {edit.mf:.2f} [{edit.mf_low:.2f}, {edit.mf_high:.2f}] of the natural difference"
     return (f"{what} moves the output by {edit.es:.2f} [{edit.es_low:.2f}, {edit.es_high:.2f}] SD along the natural "
             f"contrast{mf} (adjusted p {edit.p_adjusted:.2g}).")  # fmt: skip
@@ -141,7 +166,7 @@ def _effect_said(what: str, edit: EditEffect, by: str) -> str:
 def _bound_said(cell: UseCell, criteria: Criteria) -> str:
     low = min(cell.subspace.es_low90, cell.whole.es_low90)
     high = max(cell.subspace.es_high90, cell.whole.es_high90)
-    return (f"Both edits move the output by less than {criteria.epsilon} SD: 90 % intervals within [{low:.3f}, {high:.3f}]"
+    return (f"Both edits move the output by less than {criteria.epsilon} SD: 90 % intervals in [{low:.3f}, {high:.3f}]"
             f" (equivalence p {equivalence_p(cell):.2g}).")  # fmt: skip
 
 
@@ -149,12 +174,12 @@ _OVERTURNED = {
     Word.NOT_DECODABLE: "Another family of probes, or more rows, that recover it would overturn this.",
     Word.NOT_TESTED: "An intervention is needed before anything is said of use.",
     Word.INCONCLUSIVE: "More rows or groups, or better matched ones, would decide it.",
-    Word.USED_SUBSPACE: "An unlabelled property that goes with this one within strata would overturn it: label it and "
-    "give it as a covariate.",
-    Word.USED_SITE: "An unlabelled property that donors differ in as well would overturn it; a subspace that carries it "
-    "would sharpen it.",
-    Word.NO_MATERIAL_USE: "A behaviour that depends on it, effects that cancel within a stratum, or another site would "
-    "overturn it.",
+    Word.USED_SUBSPACE: "An unlabelled property that goes with this one within strata would overturn it: label it "
+    "and give it as a covariate.",
+    Word.USED_SITE: "An unlabelled property that donors differ in as well would overturn it; a subspace that "
+    "carries it would sharpen it.",
+    Word.NO_MATERIAL_USE: "A behaviour that depends on it, effects that cancel within a stratum, or another site "
+    "would overturn it.",
 }
 
 

@@ -9,7 +9,10 @@ from types import ModuleType
 
 from probing.errors import unknown_name
 
-FOLDERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "analyses", "executors")
+FOLDERS = (
+    "corpora", "tasks", "models", "probes", "controls", "measures", "analyses", "executors", "interventions",
+    "behaviours",
+)  # fmt: skip
 _SINGULAR = {"corpora": "corpus reader", "analyses": "analysis"}
 
 

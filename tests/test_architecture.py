@@ -15,17 +15,27 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "probing"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MEMBERS = ("corpora", "tasks", "models", "probes", "controls", "measures", "analyses", "executors", "interventions",
-           "behaviours")
+MEMBERS = (
+    "corpora",
+    "tasks",
+    "models",
+    "probes",
+    "controls",
+    "measures",
+    "analyses",
+    "executors",
+    "interventions",
+    "behaviours",
+)
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
     {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files"},
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics",
         "multiplicity", "sources",
-        "work", "failures", "foreign", "analysis", "resampling", "use_result", "verdict",
+        "work", "failures", "foreign", "analysis", "resampling", "use_result", "use_run", "verdict",
     },
-    {"contracts", "analysing", "predicting", "state_controls", "instrument", "editing"},
+    {"contracts", "analysing", "predicting", "state_controls", "instrument", "editing", "behaving"},
     {*MEMBERS, "specs", "language_model", "batching", "chat"},
     {"extraction", "training", "completing", "importing", "progress", "instruments"},
     {"intervening", "judging"},

@@ -1,1 +1,1 @@
-"""Instruments: models whose states can be exchanged, and what they do then."""
+"""Instruments: models whose states can be exchanged at fixed rows, and their behaviour measured."""

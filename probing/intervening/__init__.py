@@ -1,1 +1,118 @@
-"""Behaviour under interventions, with effects, standard errors and nulls (use.md's experiment): see `experiment`."""
+"""Whether a model's behaviour depends on a property through the states at a place: edits, effects, verdicts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from probing.behaving import Behaviour
+from probing.corpus import Corpus
+from probing.errors import BadParameter, NoBehaviour
+from probing.intervening.labelled import labelled_corpus, task_levels
+from probing.intervening.options import UseOptions
+from probing.intervening.running import Property, measure_property
+from probing.instruments.text import TextInstrument
+from probing.judging import judge
+from probing.language_model import LanguageModel
+from probing.specs import spec_of
+from probing.use_result import UseResult
+from probing.use_run import UseRun, write_use_run
+from probing.verdict import Criteria
+
+
+def intervene(
+    model: LanguageModel, corpus: Corpus, *, tasks: str | Sequence[str], behaviour: Behaviour | str,
+    sites: str | Sequence[str] = "resid.*", positions: Sequence[str] = (), covariates: Sequence[str] = (),
+    split: str | None = None, max_rows: int = 2000, criteria: Criteria | None = None,
+    options: UseOptions | None = None, to: str | Path | None = None, progress: bool | None = None,
+) -> UseRun:  # fmt: skip
+    """Measure what a model does when the property of a state is exchanged, and say what may be said of it.
+
+    Properties of sentences are covariates of one another; those of words are matched by `covariates` alone.
+
+    Args:
+        model: loaded with the head that the behaviour needs.
+        corpus: labelled texts; all splits are used unless one is named, for folds are made anew.
+        tasks: of words (`feature:Number`) or of sentences (`column:tense`), all alike.
+        behaviour: `next_token:answers=was|were`, `masked_token:…`, `head`, `readout`, or an object.
+        sites: patterns: `resid.*`, `attn_out.1`, `heads.*`, …
+        positions: of tasks of sentences, where the states lie: `subject`, `end`, …
+        covariates: further tasks whose values rows are matched in.
+        split: of the corpus.
+        max_rows: the most rows, sampled with classes even.
+        criteria: of the verdicts.
+        options: see `UseOptions`.
+        to: folder of use.jsonl, verdicts.jsonl and verdicts.parquet; None: nothing is written.
+        progress: a bar on standard error; None: where that is a terminal.
+
+    Raises:
+        UnknownName: no such task, position or place.
+        NoBehaviour: nothing to measure.
+        EditFailed: an identity of the instrument does not hold.
+        DegenerateDesign, TooFewGroups: rows that cannot be matched.
+
+    Example:
+        >>> run = intervene(model, corpus, tasks=["column:tense"], behaviour="next_token:answers=was|is",
+        ...                 positions=["end"])  # doctest: +SKIP
+    """
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    if not names:
+        raise BadParameter("no task was given", needed="one or more", found="none")
+    if not behaviour:
+        raise NoBehaviour(
+            "no behaviour was declared", needed="what of the outputs is measured", found="nothing",
+            next_step="such as next_token:answers=A|B for a causal model, readout for an encoder",
+        )  # fmt: skip
+    criteria, options = criteria or Criteria(), options or UseOptions()
+    labelled = labelled_corpus(corpus, [*names, *covariates])
+    level = task_levels(corpus, names, positions)
+    results: list[UseResult] = []
+    instrument: TextInstrument | None = None
+    with _bar(len(names), progress) as advance:
+        for name in names:
+            others = list(dict.fromkeys(n for n in [*(names if level == "sentence" else []), *covariates] if n != name))
+            if instrument is None or level == "word":
+                columns = [name, *others]
+                instrument = (
+                    TextInstrument.from_words(model, labelled, behaviour, columns=columns, sites=sites, split=split,
+                                              max_rows=max_rows, seed=options.seed) if level == "word" else
+                    TextInstrument.from_spans(model, labelled, behaviour, columns=columns, sites=sites, split=split,
+                                              positions=positions, max_rows=max_rows, seed=options.seed)
+                )  # fmt: skip
+                instrument.check()
+            prop = _property(instrument, name, others)
+            found = measure_property(instrument, prop, behaviour=said(behaviour), model=model.name, options=options)
+            results.append(replace(found, settings=found.settings | {"criteria": vars(criteria), "sites": sites}))
+            advance()
+    run = UseRun(tuple(results), tuple(judge(results, criteria)))
+    if to is not None:
+        write_use_run(run, Path(to))
+    return run
+
+
+def said(behaviour: Behaviour | str) -> str:
+    """A behaviour in words."""
+    return behaviour if isinstance(behaviour, str) else spec_of(behaviour)
+
+
+def _property(instrument: TextInstrument, name: str, others: Sequence[str]) -> Property:
+    rows = instrument.rows
+    z, n_classes = rows.values(name)
+    covariates = {other: rows.values(other) for other in others}
+    is_word = bool((rows.word >= 0).all())
+    return Property(name, z, n_classes, rows.groups, covariates, rows.types if is_word else None)
+
+
+@contextmanager
+def _bar(total: int, show: bool | None) -> Iterator[Callable[[], None]]:
+    is_shown = sys.stderr.isatty() if show is None else show
+    columns = (TextColumn("use"), BarColumn(), MofNCompleteColumn(), TextColumn("properties"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
+        task = bar.add_task("use", total=total)
+        yield lambda: bar.advance(task)

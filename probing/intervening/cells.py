@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class RowWeights:
         """`(n,)` codes of (stratum, to, from)."""
         return self._code(self.sides.goal, self.sides.start)
 
-    def _code(self, first: NDArray[np.generic], second: NDArray[np.generic]) -> Ints:
+    def _code(self, first: NDArray[Any], second: NDArray[Any]) -> Ints:
         if not self.n_classes:
             return self.sides.strata
         return np.asarray((self.sides.strata * self.n_classes + first) * self.n_classes + second, np.int64)

@@ -1,17 +1,18 @@
-"""Contrasts: how vectors differ between the values of a property, stratum by stratum, and what each row adds to that."""
+"""Contrasts: how vectors differ between the values of a property, by stratum, and what each row adds to that."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Values = NDArray[np.int64] | NDArray[np.float64]
+Values = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Sides:
     start: Values
     goal: Values
 
-    def take(self, chosen: NDArray[np.generic]) -> Sides:
+    def take(self, chosen: NDArray[Any]) -> Sides:
         """The chosen rows."""
         return Sides(self.strata[chosen], self.start[chosen], self.goal[chosen])
 
@@ -103,7 +104,7 @@ class ClassMeans(Contrast):
 
     def difference(self, sides: Sides) -> Floats:
         base = sides.strata * self.n_classes
-        return self.means[base + sides.goal] - self.means[base + sides.start]
+        return np.asarray(self.means[base + sides.goal] - self.means[base + sides.start])
 
     def _by_cell(self, sides: Sides, sensitivity: Floats) -> Floats:
         base = sides.strata * self.n_classes
@@ -112,7 +113,7 @@ class ClassMeans(Contrast):
 
     def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
         weights = self._by_cell(sides, sensitivity) / np.maximum(self.counts, 1)[:, None]
-        return np.einsum("np,np->n", weights[self._cells], self.values - self.means[self._cells])
+        return np.asarray(np.einsum("np,np->n", weights[self._cells], self.values - self.means[self._cells]))
 
     def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:
         by_cell, total = self._by_cell(sides, sensitivity), 0.0
@@ -159,7 +160,7 @@ class Slopes(Contrast):
         return sums_by(self.strata, self._z[:, None] * self.values, self._n_strata) / self._spread[:, None]
 
     def difference(self, sides: Sides) -> Floats:
-        return self.slopes[sides.strata] * (sides.goal - sides.start)[:, None]
+        return np.asarray(self.slopes[sides.strata] * (sides.goal - sides.start)[:, None])
 
     def _by_stratum(self, sides: Sides, sensitivity: Floats) -> Floats:
         return sums_by(sides.strata, (sides.goal - sides.start)[:, None] * sensitivity, self._n_strata)

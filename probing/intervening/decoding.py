@@ -1,7 +1,7 @@
 """Whether a property can be read off the states of an experiment: held-out information of a linear and an MLP probe.
 
-This is the gate of a verdict where no `ProbeResult` was made of the same rows: each fold is predicted from the other two,
-and what counts is the log-likelihood over that of the label frequencies, which a rare class cannot hide in.
+This is the gate of a verdict where no `ProbeResult` was made of the same rows: each fold is predicted from the other
+two, and what counts is the log-likelihood over that of the label frequencies, which a rare class cannot hide in.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def _probabilities(
 ) -> Floats:
     if mlp_seed is None:
         return Discriminant(h[train], e.z[train], e.n_classes).predict(h[test])
-    probe = MLPProbe(hidden=64, random_state=mlp_seed).fit(h[train].astype(np.float32), e.z[train])
+    probe = MLPProbe(learning_rate=5e-3, batch_size=256, random_state=mlp_seed).fit(
+        h[train].astype(np.float32), e.z[train]
+    )
     return np.exp(probe.predict_log_proba(h[test].astype(np.float32)))
 
 
@@ -91,5 +93,7 @@ def _values(
 ) -> Floats:
     if mlp_seed is None:
         return Discriminant(h[train], e.z[train], 0).predict(h[test])[:, 0]
-    probe = MLPRegressorProbe(hidden=64, random_state=mlp_seed).fit(h[train].astype(np.float32), e.z[train])
+    probe = MLPRegressorProbe(learning_rate=5e-3, batch_size=256, random_state=mlp_seed).fit(
+        h[train].astype(np.float32), e.z[train]
+    )
     return np.asarray(probe.predict(h[test].astype(np.float32)), np.float64)

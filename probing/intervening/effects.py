@@ -13,16 +13,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from probing.instrument import Instrument, Place
 from probing.intervening.cells import RowWeights
 from probing.intervening.contrasts import Averaged, Contrast, Sides, contrast
 from probing.intervening.experiment import FOLDS, Experiment, goals
 from probing.intervening.pairing import reciprocal_pairs
 from probing.intervening.responding import behaviour, behaviour_and_slopes
-from probing.instrument import Instrument, Place
 from probing.seeds import child_seed, generator
 
 Ints = NDArray[np.int64]
@@ -154,7 +155,9 @@ class Tally:
         self.of_total += of_total
         self.spread.append(natural.spread)
 
-    def add_u(self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None) -> None:
+    def add_u(
+        self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
+    ) -> None:
         """One rotation: U of these changes against the expected ones."""
         along = np.einsum("nv,nv->n", changes, expected)
         self.u.append(float(natural.weights.weights @ along))
@@ -173,6 +176,7 @@ class Bench:
         y: `(n, V)` clean behaviour of the experiment's rows.
         seed: of goals, pairs and halves.
         shared: one shift for all strata, for comparison.
+        folded: False: one fold fits and is measured, for comparison.
     """
 
     instrument: Instrument
@@ -180,18 +184,23 @@ class Bench:
     y: Floats
     seed: int
     shared: bool = False
+    folded: bool = True
 
     @classmethod
-    def of(cls, instrument: Instrument, experiment: Experiment, *, seed: int, shared: bool = False) -> Bench:
+    def of(
+        cls, instrument: Instrument, experiment: Experiment, *, seed: int, shared: bool = False, folded: bool = True
+    ) -> Bench:  # fmt: skip
         """With the instrument's clean behaviour."""
-        return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared)
+        return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded)
 
     def folds(self, r: int) -> tuple[Ints, Ints, Ints]:
         """Rows of F1, F2, F3 in rotation r."""
+        if not self.folded:
+            return self.experiment.fold(r + 2), self.experiment.fold(r + 2), self.experiment.fold(r + 2)
         return self.experiment.fold(r), self.experiment.fold(r + 1), self.experiment.fold(r + 2)
 
     @cached_property
-    def goals(self) -> list[Ints | Floats]:
+    def goals(self) -> list[NDArray[Any]]:
         """By fold, what its rows are edited to."""
         return [goals(self.experiment, self.experiment.fold(k), seed=self.seed) for k in range(FOLDS)]
 
@@ -255,12 +264,22 @@ class Bench:
         return y - self.y[rows]
 
     def run_with_slopes(
-        self, place: Place, rows: Ints, states: NDArray[np.floating], coefficients: Floats, *,
+        self,
+        place: Place,
+        rows: Ints,
+        states: NDArray[np.floating],
+        coefficients: Floats,
+        *,
         frozen_norms: bool = False,
     ) -> tuple[Floats, Floats]:
         """Changes `(n, V)`, and the slopes `(n, D)` of ⟨coefficients, behaviour⟩."""
         y, slopes = behaviour_and_slopes(
-            self.instrument, place.site, place.position, self.experiment.rows[rows], states, coefficients,
+            self.instrument,
+            place.site,
+            place.position,
+            self.experiment.rows[rows],
+            states,
+            coefficients,
             frozen_norms=frozen_norms,
         )
         return y - self.y[rows], slopes

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, DegenerateDesign, TooFewGroups
-from probing.intervening.strata import crossed, propensity_bins
+from probing.intervening.strata import BINS, binned, crossed, propensity
 from probing.seeds import generator
 
 FOLDS = 3
@@ -31,12 +32,12 @@ class Experiment:
         strata, groups, folds: `(n,)` codes.
         shares: `(W,)` share of the rows in each stratum.
         coverage: n over the rows that have the property.
-        stratified_by: `nothing`, `crossing` or `propensity`.
+        stratified_by: `nothing`, `crossing` or `propensity in 5`.
         grouped_by: `group`, or `type` where the word type all but decides the label.
     """
 
     rows: Ints
-    z: Ints | NDArray[np.float64]
+    z: NDArray[Any]
     n_classes: int
     strata: Ints
     groups: Ints
@@ -59,15 +60,15 @@ class Experiment:
 
 
 def plan(
-    z: NDArray[np.int64] | NDArray[np.float64], *, n_classes: int, groups: NDArray[np.int64],
-    covariates: Mapping[str, NDArray[np.int64] | NDArray[np.float64]] | None = None,
+    z: NDArray[Any], *, n_classes: int, groups: NDArray[np.int64],
+    covariates: Mapping[str, NDArray[Any]] | None = None,
     types: NDArray[np.int64] | None = None, seed: int = 0,
     stratify: bool = True,
 ) -> Experiment:  # fmt: skip
     """The experiment on N rows of which some have the property.
 
-    Strata are the values of all covariates, crossed. Where that leaves less than 0.8 of the rows, they are five bins of
-    the chance of the property given the covariates, predicted across folds.
+    Strata are the values of all covariates, crossed. Where that leaves less than 0.8 of the rows, they are five bins (or
+    fewer, down to two) of the chance of the property given the covariates, predicted across folds.
 
     Args:
         z: `(N,)` classes (negative: no label) or real values (NaN: none).
@@ -84,7 +85,7 @@ def plan(
         TooFewGroups: three folds are not to be had.
     """
     given = dict(covariates or {}) if stratify else {}
-    _check_lengths(z, groups, given, types)
+    _check_lengths(z, groups, types, *given.values())
     has = np.flatnonzero(np.isfinite(z) if not n_classes else z >= 0)
     if len(has) == 0 or len(np.unique(z[has])) < 2:
         raise DegenerateDesign("the property has one value", needed="two or more", found=str(np.unique(z[has])[:1]))
@@ -107,18 +108,17 @@ def plan(
     )  # fmt: skip
 
 
-def _check_lengths(z: NDArray[np.generic], *others: object) -> None:
-    for other in others:
-        for values in other.values() if isinstance(other, dict) else [other]:
-            if values is not None and len(values) != len(z):
-                raise BadParameter("not one value a row", needed=f"{len(z)} rows", found=str(len(values)))
+def _check_lengths(z: NDArray[Any], *others: NDArray[Any] | None) -> None:
+    for values in others:
+        if values is not None and len(values) != len(z):
+            raise BadParameter("not one value a row", needed=f"{len(z)} rows", found=str(len(values)))
 
 
-def _codes(values: NDArray[np.generic]) -> Ints:
+def _codes(values: NDArray[Any]) -> Ints:
     return np.unique(values, return_inverse=True)[1].astype(np.int64).reshape(-1)
 
 
-def _decided_by(types: Ints, z: NDArray[np.generic]) -> bool:
+def _decided_by(types: Ints, z: NDArray[Any]) -> bool:
     """Whether at least 0.95 of the rows have the commonest label of their type, and types recur."""
     codes, classes = _codes(types), _codes(z)
     counts = np.zeros((codes.max() + 1, classes.max() + 1))
@@ -137,16 +137,14 @@ def _folds(units: Ints, seed: int) -> Ints:
         )  # fmt: skip
     order = generator(seed, "use", "folds").permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
-    loads, of_unit = [0] * FOLDS, np.empty(len(sizes), np.int64)
-    for unit in order:
-        fold = int(np.argmin(loads))
-        of_unit[unit] = fold
-        loads[fold] += int(sizes[unit])
-    return of_unit[units]
+    snake = np.concatenate([np.arange(FOLDS), np.arange(FOLDS)[::-1]])
+    of_unit = np.empty(len(sizes), np.int64)
+    of_unit[order] = np.resize(snake, len(order))
+    return np.asarray(of_unit[units])
 
 
 def _strata(
-    z: NDArray[np.generic], n_classes: int, covariates: Mapping[str, NDArray[np.generic]], units: Ints, folds: Ints
+    z: NDArray[Any], n_classes: int, covariates: Mapping[str, NDArray[Any]], units: Ints, folds: Ints
 ) -> tuple[Ints, str, NDArray[np.bool_]]:
     """Strata, how they were made, and the rows kept."""
     none = np.zeros(len(z), np.int64)
@@ -156,14 +154,16 @@ def _strata(
     kept = _kept(z, n_classes, strata, units, folds)
     if kept.mean() >= LEAST_COVERAGE:
         return strata, "crossing", kept
-    bins = propensity_bins(z, n_classes, list(covariates.values()), folds)
-    kept_bins = _kept(z, n_classes, bins, units, folds)
-    return (bins, "propensity", kept_bins) if kept_bins.mean() > kept.mean() else (strata, "crossing", kept)
+    score = propensity(z, n_classes, list(covariates.values()), folds)
+    for n_bins in range(BINS, 1, -1):
+        bins = binned(score, n_bins)
+        kept_bins = _kept(z, n_classes, bins, units, folds)
+        if kept_bins.mean() >= LEAST_COVERAGE:
+            return bins, f"propensity in {n_bins}", kept_bins
+    return strata, "crossing", kept
 
 
-def _kept(
-    z: NDArray[np.generic], n_classes: int, strata: Ints, units: Ints, folds: Ints
-) -> NDArray[np.bool_]:
+def _kept(z: NDArray[Any], n_classes: int, strata: Ints, units: Ints, folds: Ints) -> NDArray[np.bool_]:
     """Rows of classes that have rows and groups enough in every fold of their stratum, beside another such class."""
     classes = z.astype(np.int64) if n_classes else np.zeros(len(z), np.int64)
     n_strata, k = int(strata.max()) + 1, max(1, n_classes)
@@ -172,13 +172,13 @@ def _kept(
     n_rows = np.bincount(cell, minlength=np.prod(shape)).reshape(shape)
     firsts = np.unique(np.stack([cell, units]), axis=1)[0]
     n_groups = np.bincount(firsts, minlength=np.prod(shape)).reshape(shape)
-    good = ((n_rows >= LEAST_ROWS) & (n_groups >= LEAST_GROUPS)).all(2)
+    good = np.asarray(((n_rows >= LEAST_ROWS) & (n_groups >= LEAST_GROUPS)).all(2))
     if n_classes:
         good &= good.sum(1, keepdims=True) >= 2
-    return good[strata, classes]
+    return np.asarray(good[strata, classes])
 
 
-def goals(experiment: Experiment, rows: Ints, *, seed: int) -> Ints | NDArray[np.float64]:
+def goals(experiment: Experiment, rows: Ints, *, seed: int) -> NDArray[Any]:
     """For each of the rows (of one fold) the class or value it is edited to: the others of its stratum in turn.
 
     A real value is given the value of the row half the ranks away in its stratum: about 1.6 SD for a normal one.

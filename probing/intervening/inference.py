@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 
 from probing.intervening.effects import Tally
-from probing.intervening.experiment import FOLDS
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -62,10 +61,12 @@ class Estimate:
         return float(t.sf((bound - abs(self.value)) / self.error, self.df))
 
 
-def estimated(value: float, influence: Floats, groups: Ints, pairs: Ints | None, *, paired: Floats | None = None) -> Estimate:
+def estimated(
+    value: float, influence: Floats, groups: Ints, pairs: Ints | None, *, paired: Floats | None = None
+) -> Estimate:
     """An estimate from `(n,)` influence values, and `(n,)` values of rows in pairs, which are added to them."""
     n_groups = int(groups.max()) + 1
-    own = np.bincount(groups, influence, n_groups)
+    own: Floats = np.bincount(groups, influence, n_groups).astype(np.float64)
     if pairs is None or paired is None:
         return Estimate(value, float(np.sqrt((own**2).sum())), n_groups - 1, own)
     of_pair = paired[pairs].sum(1)
@@ -77,7 +78,7 @@ def estimated(value: float, influence: Floats, groups: Ints, pairs: Ints | None,
     twice = np.bincount(both, of_pair[~same]) if len(both) else np.zeros(1)
     variance = float((sums**2).sum() - (twice**2).sum())
     halves = np.where(same, of_pair, of_pair / math.sqrt(2))
-    by_group = own + np.bincount(a, halves, n_groups) + np.bincount(b[~same], halves[~same], n_groups)
+    by_group: Floats = own + np.bincount(a, halves, n_groups) + np.bincount(b[~same], halves[~same], n_groups)
     floor = float((of_pair**2).sum() + (own**2).sum()) / 4  # the dyadic sum can fall below zero in small samples
     return Estimate(value, math.sqrt(max(variance, floor)), n_groups - 1, by_group)
 

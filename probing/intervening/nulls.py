@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,20 +52,22 @@ def permuted(bench: Bench, place: Place, tau: float, *, dose: float, draws: int)
     return Permuted((1 + sum(abs(x) >= abs(tau) for x in found)) / (1 + draws), float(np.std(found, ddof=1)))
 
 
-def shuffled(e: Experiment, rows: Ints, *, seed: int, draw: int) -> NDArray[np.generic]:
+def shuffled(e: Experiment, rows: Ints, *, seed: int, draw: int) -> NDArray[Any]:
     """Labels of the rows, shuffled within strata: whole groups where a group has one label there, else rows."""
     rng = generator(seed, "use", "shuffle", draw)
     z = e.z[rows].copy()
     for w in np.unique(e.strata[rows]):
         inside = np.flatnonzero(e.strata[rows] == w)
-        units, first, codes = np.unique(e.groups[rows[inside]], return_index=True, return_inverse=True)
+        _, first, codes = np.unique(e.groups[rows[inside]], return_index=True, return_inverse=True)
         by_unit = z[inside][first]
-        z[inside] = rng.permutation(by_unit)[codes] if (by_unit[codes] == z[inside]).all() else rng.permutation(z[inside])
+        z[inside] = (
+            rng.permutation(by_unit)[codes] if (by_unit[codes] == z[inside]).all() else rng.permutation(z[inside])
+        )
     return z
 
 
-def random_property(z: NDArray[np.generic], n_classes: int, types: Ints, *, seed: int, draw: int) -> NDArray[np.generic]:
-    """A property that every word type has at random, with the labels' own frequencies; rows without a label have none."""
+def random_property(z: NDArray[Any], n_classes: int, types: Ints, *, seed: int, draw: int) -> NDArray[Any]:
+    """A property that every word type has at random, with the labels' own frequencies; rows without one stay so."""
     rng = generator(seed, "use", "control property", draw)
     has = z >= 0 if n_classes else np.isfinite(z)
     codes = np.unique(types, return_inverse=True)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from probing.intervening.experiment import FOLDS
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Covariates = Mapping[str, tuple[NDArray[np.generic], int]]  # by name: values of the experiment's rows, and K (0: real)
+Covariates = Mapping[str, tuple[NDArray[Any], int]]  # by name: values of the experiment's rows, and K (0: real)
 
 ENOUGH = 0.8
 
@@ -26,7 +27,7 @@ class Discriminant:
         Hastie, Tibshirani and Friedman 2009, The Elements of Statistical Learning, §4.3.
     """
 
-    def __init__(self, states: Floats, z: NDArray[np.generic], n_classes: int) -> None:
+    def __init__(self, states: Floats, z: NDArray[Any], n_classes: int) -> None:
         self._n_classes = n_classes
         self._mean = states.mean(0)
         centred = states - self._mean
@@ -150,7 +151,7 @@ class StateChecks:
         return 1.0, first
 
 
-def _reached(before: Floats, after: Floats, start: NDArray[np.generic], goal: NDArray[np.generic]) -> float:
+def _reached(before: Floats, after: Floats, start: NDArray[Any], goal: NDArray[Any]) -> float:
     reference = {k: before[start == k, k].mean() for k in np.unique(start)}
     wanted = np.array([reference.get(k, np.nan) for k in goal])
     return float(np.mean(after[np.arange(len(goal)), goal]) / np.nanmean(wanted))

@@ -18,12 +18,13 @@ class UseOptions:
         epsilon: smallest effect of interest, in SDs of the clean output.
         doses: of class-mean swaps.
         curve: measure all doses, not only the primary one.
-        details: what explains an effect: one shared shift, joint edits, frozen norms.
+        details: what explains an effect: selectivity over other properties, one shared shift, joint edits, frozen norms.
         null: variance of τ under shuffled labels, by its derivative.
         permutations: of labels, with the shift refitted, at the place of the largest effect; 0: none.
         control_properties: random properties of word types that go through the same measurement; 0: none.
         comparisons: other interventions that stand beside, as specs such as `leace` or `random_subspace:rank=1`.
-        stratify: False: without strata; shared: one shift for all strata. Both for comparison only.
+        stratify: False: without strata; shared: one shift for all strata; folds: False: the same rows fit and are
+            measured. All for comparison only.
     """
 
     seed: int = 0
@@ -37,6 +38,7 @@ class UseOptions:
     comparisons: tuple[str, ...] = ()
     stratify: bool = True
     shared: bool = False
+    folds: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon < 2:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,9 +41,9 @@ def reciprocal_pairs(experiment: Experiment, rows: Ints, *, seed: int, offsets: 
     return np.array(found, np.int64).reshape(-1, 2)
 
 
-def _between_classes(rows: Ints, z: NDArray[np.generic]) -> list[tuple[int, int]]:
+def _between_classes(rows: Ints, z: NDArray[Any]) -> list[tuple[int, int]]:
     queues = {k: rows[z[rows] == k].tolist() for k in np.unique(z[rows]).tolist()}
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     while True:
         filled = sorted((k for k, queue in queues.items() if queue), key=lambda k: (-len(queues[k]), k))
         if len(filled) < 2:

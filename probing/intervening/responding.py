@@ -28,8 +28,14 @@ def behaviour(
 
 
 def behaviour_and_slopes(
-    instrument: Instrument, site: str, position: str, rows: Ints, states: NDArray[np.floating], coefficients: Floats,
-    *, frozen_norms: bool = False,
+    instrument: Instrument,
+    site: str,
+    position: str,
+    rows: Ints,
+    states: NDArray[np.floating],
+    coefficients: Floats,
+    *,
+    frozen_norms: bool = False,
 ) -> tuple[Floats, Floats]:
     """Behaviour `(n, V)`, and `(n, D)` the derivatives of each row's ⟨coefficients, behaviour⟩ in its states."""
     found, slopes = _run(instrument, site, rows, {position: states}, coefficients, frozen_norms)
@@ -54,7 +60,8 @@ def _run(
             edited.requires_grad_(True)
             y = instrument.run_from(site, rows[part], given, frozen_norms=frozen_norms)
             weights = torch.from_numpy(coefficients[part]).to(y.dtype).to(y.device)
-            (slope,) = torch.autograd.grad((y * weights).sum(), edited)
+            depends = y.requires_grad  # a place may lie where nothing is read any more
+            (slope,) = torch.autograd.grad((y * weights).sum(), edited) if depends else (torch.zeros_like(edited),)
             slopes.append(slope.double().cpu().numpy())
         outputs.append(y.detach().double().cpu().numpy())
         order.append(part)

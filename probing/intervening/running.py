@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from probing.intervening.swapping import dose_curve, exchanged, interchanged, sw
 from probing.use_result import Decodability, EditEffect, UseCell, UseResult
 
 Ints = NDArray[np.int64]
-Values = NDArray[np.int64] | NDArray[np.float64]
+Values = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,7 @@ def measure_property(
     chosen = tuple(places) if places is not None else instrument.places
     instrument.check_places(chosen)
     experiment = prop.plan(options)
-    bench = Bench.of(instrument, experiment, seed=options.seed, shared=options.shared)
+    bench = Bench.of(instrument, experiment, seed=options.seed, shared=options.shared, folded=options.folds)
     measured = [_measure(bench, place, prop, options) for place in chosen]
     adjusted = _adjusted(measured, options.seed)
     cells = [_cell(m, p, options) for m, p in zip(measured, adjusted, strict=True)]
@@ -114,13 +115,13 @@ def measure_property(
         n_classes=experiment.n_classes, stratified_by=experiment.stratified_by, n_strata=len(experiment.shares),
         covariates=tuple(prop.covariates), grouped_by=experiment.grouped_by, epsilon=options.epsilon,
         false_positives=_false_positives(instrument, prop, chosen, options), family_p=min(min(p) for p in adjusted),
-        settings={k: v for k, v in vars(options).items()},
+        settings=dict(vars(options)),
     )  # fmt: skip
 
 
 def _measure(bench: Bench, place: Place, prop: Property, options: UseOptions) -> Measured:
     e = bench.experiment
-    others = {name: (v[e.rows], k) for name, (v, k) in prop.covariates.items()}
+    others = {name: (v[e.rows], k) for name, (v, k) in prop.covariates.items()} if options.details else {}
     checks = StateChecks(bench, place, others)
     dose, on_states = checks.dose(options.doses)
     spread = float(np.sqrt(((bench.y - bench.y.mean(0)) ** 2).sum(1).mean()))

@@ -53,12 +53,10 @@ def swapped(
     return tally
 
 
-def _swapped_u(
-    bench: Bench, place: Place, states: NDArray[np.floating], tally: Tally, r: int, dose: float
-) -> None:
+def _swapped_u(bench: Bench, place: Place, states: NDArray[np.floating], tally: Tally, r: int, dose: float) -> None:
     first, second = bench.halves(r)
     _, f2, f3 = bench.folds(r)
-    natural, sides = bench.naturals[r], bench.sides(r + 1)
+    natural, sides = bench.naturals[r], bench.sides(r + 1 if bench.folded else r + 2)
     edited = states[f2] + dose * bench.shift(states, first).difference(sides)
     on_f2 = bench.run(place, f2, edited.astype(states.dtype))
     e = bench.experiment
@@ -96,7 +94,9 @@ def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) 
     return tally
 
 
-def dose_curve(bench: Bench, place: Place, doses: tuple[float, ...], *, frozen_norms: bool = False) -> dict[float, float]:
+def dose_curve(
+    bench: Bench, place: Place, doses: tuple[float, ...], *, frozen_norms: bool = False
+) -> dict[float, float]:
     """τ of class-mean swaps by dose, mean over rotations."""
     states, found = bench.states(place), {}
     for dose in doses:

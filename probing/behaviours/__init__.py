@@ -1,0 +1,1 @@
+"""Behaviours: what of a model's outputs is measured; one file is one member."""

@@ -1,0 +1,46 @@
+"""Next-piece logits of a causal model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar, Literal
+
+from probing.behaving import Behaviour, Ints, Outputs, Readout, Texts
+from probing.behaviours._answers import centred, ids_of, parsed
+from probing.behaviours._vocabulary import reduced
+
+
+class NextToken(Behaviour):
+    """Logits of the next piece: of answers, less their mean, or of the vocabulary in units of nats.
+
+    Without answers y is diag(√p̄)(I − 1p̄ᵀ) logits, p̄ the mean clean prediction, so that ½|Δy|² ≈ KL and rare pieces
+    weigh little; of more than 256 alternatives, along their leading components.
+    """
+
+    source: ClassVar[Literal["logits", "output", "states"]] = "logits"
+
+    def __init__(self, *, answers: Sequence[str] | str | None = None, position: str = "end") -> None:
+        """
+        Args:
+            answers: two or more, one piece each, also as `yes|no`; None: the whole vocabulary.
+            position: where it is read: `end`, the last piece that is not special, `word`, or a named position.
+
+        Raises:
+            BadParameter: only one answer, or one twice.
+        """
+        self.answers = answers
+        self.position = position
+        self._answers = parsed(answers)
+
+    @property
+    def are_logits(self) -> bool:
+        return bool(self._answers)
+
+    def pieces(self, texts: Texts) -> Ints | None:
+        return texts.last_of(self.position)
+
+    def fit(self, texts: Texts, clean: Callable[[], Iterable[Outputs]]) -> Readout:
+        return centred(ids_of(texts.tokenizer, self._answers)) if self._answers else reduced(texts, clean)
+
+
+MEMBER = NextToken

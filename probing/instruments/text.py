@@ -1,0 +1,201 @@
+"""TextInstrument: rows of text in a language model, which is run again from a place on with other states there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.behaving import Behaviour, Texts
+from probing.corpus import Corpus
+from probing.errors import BadParameter, EditFailed, NoBehaviour
+from probing.extraction.replaying import Replay
+from probing.instrument import Instrument, Place
+from probing.instruments._checks import check_all, checksum
+from probing.instruments._hooks import editable_sites
+from probing.instruments._reading import Pieces, block_input, read_states
+from probing.instruments._rows import TextRows, rows_of_spans, rows_of_words
+from probing.instruments._running import Runner
+from probing.instruments._sequences import MAX_BYTES, Batch, Sequences, cut_by_length
+from probing.language_model import LanguageModel
+from probing.specs import build
+
+Ints = NDArray[np.int64]
+TOKENS_PER_BATCH = 2048
+_CONSTANT = 1e-6
+
+
+class TextInstrument(Instrument):
+    """N rows of a model, each an example and the pieces of its named positions.
+
+    Blocks from the site's on are run again, from whole-sequence states kept in memory; `attn_out.l`, `mlp_out.l` and
+    `heads.l` from the input of their block, with a hook that makes the edit. What is given is put at a row's pieces by
+    adding the difference to the mean that was read of them.
+
+    Attributes:
+        rows: where the rows are from, with labels, groups and word types.
+        behaviour: what is measured.
+        runner: passes of the model.
+    """
+
+    def __init__(
+        self, model: LanguageModel, rows: TextRows, behaviour: Behaviour | str, *,
+        sites: str | Sequence[str] = "resid.*", tokens_per_batch: int = TOKENS_PER_BATCH, max_bytes: int = MAX_BYTES,
+        replay: Replay | None = None,
+    ) -> None:  # fmt: skip
+        """Read the states once, and the clean behaviour.
+
+        Args:
+            model: loaded with the head that the behaviour needs.
+            rows: from `rows_of_words` or `rows_of_spans`; see also `from_words` and `from_spans`.
+            behaviour: or a recipe such as `next_token:answers= yes| no`.
+            sites: patterns of `resid.l`, `attn_out.l`, `mlp_out.l`, `heads.l`.
+            tokens_per_batch: padded pieces run at once.
+            max_bytes: the most that states may take.
+            replay: a store that has the states already.
+
+        Raises:
+            UnknownSite: no such site.
+            BadParameter: sites of another kind, or more states than `max_bytes`.
+            NoBehaviour: there is nothing to measure, or it never varies.
+            ReplayUnavailable: a model that is not run from the middle.
+        """
+        self.rows, self._replay = rows, replay
+        self.behaviour: Behaviour = build("behaviours", behaviour) if isinstance(behaviour, str) else behaviour
+        texts = Texts(model.tokenizer, rows.encoded, rows.example, rows.pieces, rows.codes)
+        chosen = editable_sites(sites, model)
+        self._places = tuple(Place(site, name) for site in chosen for name in rows.pieces)
+        sequences = Sequences(model, rows.encoded, tokens_per_batch=tokens_per_batch)
+        self.runner = Runner(model, texts, sequences, self.behaviour)
+        self._pieces = {name: Pieces(pieces) for name, pieces in rows.pieces.items()}
+        self._checksum = checksum(model.suffix.model)
+        model.suffix.layer(block_input(chosen[0]))
+        sequences.reserve({base: model.width(base) for base in map(block_input, chosen)}, max_bytes)
+        self._states = read_states(sequences, rows, self._pieces, self._places, replay)
+        self._readout = self.behaviour.fit(texts, lambda: self.runner.clean(whole=False))
+        found = [self._readout(outputs).double().cpu().numpy() for outputs in self.runner.clean(whole=True)]
+        self._clean = np.concatenate(found)
+        self._check_varies()
+
+    @classmethod
+    def from_words(
+        cls, model: LanguageModel, corpus: Corpus, behaviour: Behaviour | str, *, columns: Sequence[str] = (),
+        split: str | None = None, max_rows: int = 2000, seed: int = 0, **options: Any,
+    ) -> Self:  # fmt: skip
+        """Rows are words that have every column: one of each sentence first, classes of the first column even.
+
+        Args:
+            model, behaviour, options: as for the class.
+            corpus: examples with words.
+            columns: labels of words or sentences.
+            split: of the corpus; None: all.
+            max_rows: the most rows.
+            seed: of the choice.
+        """
+        rows = rows_of_words(model, corpus, columns=columns, split=split, max_rows=max_rows, seed=seed)
+        return cls(model, rows, behaviour, **options)
+
+    @classmethod
+    def from_spans(
+        cls, model: LanguageModel, corpus: Corpus, behaviour: Behaviour | str, *, positions: Sequence[str],
+        columns: Sequence[str] = (), split: str | None = None, max_rows: int = 8000, seed: int = 0, **options: Any,
+    ) -> Self:  # fmt: skip
+        """Rows are examples that have every position: `subject` covers all pieces of that span, `subject.last` one."""
+        rows = rows_of_spans(
+            model, corpus, positions=positions, columns=columns, split=split, max_rows=max_rows, seed=seed
+        )
+        return cls(model, rows, behaviour, **options)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return self._places
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.rows.example)
+
+    @property
+    def logits(self) -> bool:
+        return self.behaviour.are_logits
+
+    @property
+    def has_norms(self) -> bool:
+        return self.runner.norms.are_known
+
+    @property
+    def offsets(self) -> Ints | None:
+        first = np.array([pieces[0] for pieces in next(iter(self.rows.pieces.values()))], dtype=np.int64)
+        return None if (first == first[0]).all() else first
+
+    def clean(self) -> NDArray[np.float64]:
+        return self._clean
+
+    def states(self, place: Place) -> NDArray[np.float32]:
+        self.check_places([place])
+        found: NDArray[np.float32] = self._states[place].numpy()
+        return found
+
+    def batches(self, rows: Ints) -> list[Ints]:
+        lengths = self.runner.sequences.lengths[self.rows.example[rows]]
+        return cut_by_length(lengths, self.runner.sequences.tokens_per_batch)
+
+    def run_from(self, site: str, rows: Ints, states: Mapping[str, Tensor], *, frozen_norms: bool = False) -> Tensor:
+        self.check_places([Place(site, position) for position in states])
+        if not states:
+            raise BadParameter("no states were given", needed="those of one position or more", found="none")
+        rows = np.asarray(rows, dtype=np.int64)
+        parts, found = self.batches(rows), []
+        with torch.set_grad_enabled(torch.is_grad_enabled() and any(x.requires_grad for x in states.values())):
+            for part in parts:
+                batch = self.runner.batch(rows[part])
+                at = torch.from_numpy(part)
+                delta = self.shift(site, rows[part], {p: x[at.to(x.device)] for p, x in states.items()}, batch)
+                outputs = self.runner.outputs(rows[part], batch, site, delta, frozen_norms=frozen_norms)
+                found.append(self._readout(outputs))
+            back = torch.from_numpy(np.argsort(np.concatenate(parts), kind="stable"))
+            return torch.cat(found)[back.to(found[0].device)]
+
+    def shift(self, site: str, rows: Ints, states: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """`(B, T, D)` what is added at a site: given less read, at every piece of the positions."""
+        device, dtype = batch.inputs.ids.device, self.runner.dtype
+        shift: Tensor | None = None
+        for position, given in states.items():
+            which, piece = self._pieces[position].of(rows)
+            at = torch.from_numpy(which), torch.from_numpy(piece + batch.start[which])
+            read = self._states[Place(site, position)][torch.from_numpy(rows)].to(given.device)
+            apart = (given - read).to(device, dtype)
+            if shift is None:
+                shift = apart.new_zeros((*batch.inputs.ids.shape, apart.shape[1]))
+            shift = shift.index_put((at[0].to(device), at[1].to(device)), apart[at[0].to(device)], accumulate=True)
+        assert shift is not None  # for the reader of types: there is a position
+        return shift
+
+    def check(self) -> None:
+        """As `Instrument.check`, and in particular: the model is as it was, in eval mode, and runs twice alike; replay
+        equals the full pass; an edit reaches the named rows and pieces alone; all of a donor's states, and the last one
+        where logits are read, give the donor's behaviour; a causal model does not look ahead.
+        """
+        check_all(self.runner, self._pieces, self._places, self.shift, self._states)
+        for site in dict.fromkeys(block_input(place.site) for place in self._places) if self._replay else ():
+            assert self._replay is not None  # for the reader of types
+            self._replay.check(site)
+        self._check_weights()
+        super().check()
+
+    def _check_weights(self) -> None:
+        if checksum(self.runner.model.suffix.model) != self._checksum:
+            raise EditFailed("the model's parameters have changed", needed="those of the clean outputs", found="others",
+                             where=self.runner.model.name, next_step="build the instrument again")  # fmt: skip
+
+    def _check_varies(self) -> None:
+        spread = np.abs(self._clean - self._clean.mean(0)).max()
+        if not np.isfinite(self._clean).all() or not spread > _CONSTANT * np.abs(self._clean).max():
+            raise NoBehaviour(
+                "the behaviour never varies", needed="outputs that differ between rows",
+                found=f"a spread of {spread:g} over {self.n_rows} rows", where=self.runner.model.name,
+                next_step="read it at another piece, or choose other answers or rows",
+            )  # fmt: skip

@@ -1,0 +1,97 @@
+"""Knobs: what tier 0 is drawn with; the development configuration, and the held-out one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from probing.errors import BadParameter
+from probing.seeds import generator
+
+VERSION = "1"  # of the generator: a changed one gets another
+DEVELOPMENT_SEEDS = tuple(range(20))
+CI_SEEDS = (0, 1, 2)
+
+Squash = Literal["linear", "tanh", "softsign"]
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What a case of tier 0 is drawn with.
+
+    Attributes:
+        n: rows given to rules.
+        answers: V.
+        width: d.
+        noise: SD of the states beside the codes (codes are ±1).
+        gain: length of a read vector, per root of V: 1.5·N(0,1) has that length on average.
+        noise_gain, noise_reads: 0.25·N(0,1) on 20 noise directions.
+        weak: gain of case 8, a share of `gain`.
+        rhos: correlations of case 5, by seed mod 3.
+        norm: how many times longer the code of case 3 is.
+        balance: share of class 1 of binary properties.
+        rare: that of case 20.
+        classes: K of case 18.
+        identities: of case 21.
+        group_size, group_share: rows of a group, and the share of the noise's variance that they have in common.
+        squash: what the model does to normalised coordinates before its linear read.
+        n_pairs: minimal pairs that certify.
+        twins: half of the rows are the minimal pairs of the other half.
+    """
+
+    n: int = 6000
+    answers: int = 12
+    width: int = 64
+    noise: float = 0.5
+    gain: float = 1.5
+    noise_gain: float = 0.25
+    noise_reads: int = 20
+    weak: float = 0.2
+    rhos: tuple[float, ...] = (0.5, 0.8, 0.95)
+    norm: float = 6.0
+    balance: float = 0.5
+    rare: float = 0.02
+    classes: int = 5
+    identities: int = 96
+    group_size: int = 4
+    group_share: float = 0.2
+    squash: Squash = "linear"
+    n_pairs: int = 4096
+    twins: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width < 20 + self.noise_reads:
+            raise BadParameter("too narrow for codes and noise", needed="a width of noise_reads + 20 or more",
+                               found=str(self.width))  # fmt: skip
+        if min(self.n, self.answers, self.group_size, self.identities, self.n_pairs) < 1 or self.classes < 3:
+            raise BadParameter("a size is out of range", needed="1 or more; 3 or more classes", found=str(self))
+        if self.twins and self.n % 2:
+            raise BadParameter("the twins track needs an even number of rows", needed="2m", found=str(self.n))
+
+
+def holdout_seed(version: str) -> int:
+    """Root seed of the held-out configuration: known once the version is named."""
+    return int.from_bytes(hashlib.sha256(f"plantbench-holdout-{version}".encode()).digest()[:4], "big")
+
+
+def held_out(version: str, seed: int) -> Knobs:
+    """Knobs from wider ranges, drawn by version and seed. To be run once a release, never tuned against."""
+    rng = generator(holdout_seed(version), "knobs", seed)
+    squashes: tuple[Squash, ...] = ("linear", "tanh", "softsign")
+    return Knobs(
+        n=int(rng.choice([4000, 6000, 8000])),
+        answers=int(rng.integers(4, 33)),
+        width=int(rng.choice([48, 64, 96, 128])),
+        noise=float(rng.uniform(0.3, 0.7)),
+        gain=float(rng.uniform(1.0, 2.5)),
+        rhos=tuple(np.sort(rng.uniform(0.3, 0.95, 3)).tolist()),
+        norm=float(rng.uniform(3, 8)),
+        balance=float(rng.uniform(0.35, 0.65)),
+        classes=int(rng.integers(3, 8)),
+        group_size=int(rng.integers(1, 9)),
+        group_share=float(rng.uniform(0, 0.5)),
+        squash=squashes[int(rng.integers(3))],
+    )

@@ -1,0 +1,128 @@
+"""Plant: how property B of one case is drawn, written into its slots and read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.plantbench.case import SubLabel
+from probing.plantbench.knobs import Knobs
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.floating]
+Values = Ints | NDArray[np.float64]
+
+CONST, A, C, FIRST = 0, 1, 2, 3  # slots; B's begin at FIRST
+SITE = "resid.0"
+ONE, TWO = "first", "second"
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """Rows as drawn: everything that does not change when B does, and B.
+
+    Attributes:
+        a, c, z: `(n,)` values of A, C and B.
+        hidden: `(n,)` ±1 that has no label.
+        groups, types: `(n,)` codes.
+        noise: `(n, d)` float32 by position.
+    """
+
+    a: Ints
+    c: Ints
+    z: Values
+    hidden: Floats
+    groups: Ints
+    types: Ints | None
+    noise: Mapping[str, Floats]
+
+
+Draw = Callable[[np.random.Generator, Ints, Ints, Ints | None, Knobs], Values]
+Write = Callable[[Floats, Values, Latents], Floats]
+Linear = Callable[[Floats, Floats], Floats]
+More = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+
+
+def fair(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
+    """Class 1 with the share that the knobs say."""
+    return (rng.random(len(a)) < knobs.balance).astype(np.int64)
+
+
+def signs(z: Values) -> Floats:
+    """−1 for class 0, +1 for class 1."""
+    return np.asarray(2.0 * z - 1)
+
+
+def turned(own: Floats, sign: Floats, direction: Floats, length: float = 1.0) -> Floats:
+    """Noise `(n, k)` plus a code ± `length` along a unit direction `(k,)`, whose noise changes sign with the code.
+
+    As the noise is symmetric this is code plus noise; and the two classes of a pair have equally long states.
+    """
+    along = own @ direction
+    return np.asarray(own + np.outer(sign * (length + along) - along, direction), own.dtype)
+
+
+def in_slot(slot: int, *, slots: int = 1, length: float = 1.0) -> Write:
+    """A binary code in one of B's slots."""
+    direction = np.eye(slots)[slot]
+    return lambda own, z, latents: turned(own, signs(z), direction, length)
+
+
+def unread(reads: Floats, noise: Floats) -> Floats:
+    """No weight on B's slots."""
+    return np.zeros_like(reads)
+
+
+def slot_read(slot: int, gain: float = 1.0) -> Linear:
+    """One slot is read by its vector."""
+
+    def weights(reads: Floats, noise: Floats) -> Floats:
+        found = np.zeros_like(reads)
+        found[slot] = gain * reads[slot]
+        return found
+
+    return weights
+
+
+def flipped(rng: np.random.Generator, z: Values, n_classes: int) -> Values:
+    """Another value for each row: any other class, or a new draw of a standard normal."""
+    if not n_classes:
+        return rng.standard_normal(len(z))
+    return np.asarray((z + rng.integers(1, n_classes, len(z))) % n_classes, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Plant:
+    """One twin of one case.
+
+    Attributes:
+        intended: by position; "": certification decides.
+        slots: of B.
+        positions: of the only site; A, C and the noise are read at the first.
+        n_classes: of B; 0: real values, standard normal.
+        draw, write: B's values, and its slots from their noise.
+        linear: weights `(slots, V)` on B's slots at the first position, from read vectors and noise reads.
+        more: what else is added to the behaviour, from normalised coordinates `(n, d)` and read vectors.
+        silent: slots that have no noise.
+        by_identity: rows have identities, whose vectors stand in slots of which most are read.
+        products: B can be read from products of its slots only.
+        sub_label: intended, where it matters.
+    """
+
+    intended: Mapping[str, Literal["used", "unused", ""]]
+    slots: int = 1
+    positions: tuple[str, ...] = ("",)
+    n_classes: int = 2
+    draw: Draw = fair
+    write: Write = field(default_factory=lambda: in_slot(0))
+    linear: Linear = unread
+    more: More | None = None
+    silent: tuple[int, ...] = ()
+    by_identity: bool = False
+    products: bool = False
+    sub_label: SubLabel = ""

@@ -1,0 +1,127 @@
+"""Cases of tier 0 in which what matters is how the property is written: one function each, giving either twin."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from probing.plantbench.knobs import Knobs
+from probing.plantbench.plants import (
+    Draw,
+    Floats,
+    Ints,
+    Latents,
+    Plant,
+    Values,
+    in_slot,
+    signs,
+    slot_read,
+    turned,
+    unread,
+)
+from probing.seeds import generator
+
+SHARED_SLOTS = 16
+RADIANS = 0.5  # of case 19, for one SD
+
+
+def meant(used: bool) -> dict[str, Literal["used", "unused", ""]]:
+    """The intention at the only position."""
+    return {"": "used" if used else "unused"}
+
+
+def plain(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """1: a code of its own, unread or read."""
+    return Plant(meant(used), linear=slot_read(0) if used else unread)
+
+
+def absent(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """2: labels that have left no trace in the states."""
+    return Plant(meant(False), write=lambda own, z, latents: own)
+
+
+def high_norm(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """3: a code several times longer than the others."""
+    return Plant(meant(used), write=in_slot(0, length=knobs.norm), linear=slot_read(0) if used else unread)
+
+
+def unequal_length(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """4: never read; ±3, or 0 and 6, which the norm passes on to everything else."""
+    if not used:
+        return Plant(meant(False), write=in_slot(0, length=3.0))
+    return Plant(meant(True), write=lambda own, z, latents: own + 6.0 * z[:, None], sub_label="norm-mediated")
+
+
+def correlated(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """5: goes with A, which is read."""
+    rho = knobs.rhos[seed % len(knobs.rhos)]
+
+    def as_a(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
+        return np.where(rng.random(len(a)) < (1 + rho) / 2, a, 1 - a)
+
+    return Plant(meant(used), draw=as_a, linear=slot_read(0) if used else unread)
+
+
+def weak(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """8: read with a small gain: all of a small effect passes here."""
+    return Plant(meant(used), linear=slot_read(0, knobs.weak) if used else unread)
+
+
+def distributed(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """9: spread thinly over slots that are read as noise, orthogonally to the code."""
+    direction = np.full(SHARED_SLOTS, SHARED_SLOTS**-0.5)
+
+    def linear(reads: Floats, noise: Floats) -> Floats:
+        beside = noise - np.outer(direction, direction @ noise)
+        return beside + np.outer(direction, reads[0]) if used else beside
+
+    def write(own: Floats, z: Values, latents: Latents) -> Floats:
+        return turned(own, signs(z), direction)
+
+    return Plant(meant(used), slots=SHARED_SLOTS, write=write, linear=linear)
+
+
+def five_classes(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """18: a slot for each class, whose noise moves round with the code."""
+    k = knobs.classes
+
+    def draw(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
+        return rng.integers(0, k, len(a))
+
+    def write(own: Floats, z: Values, latents: Latents) -> Floats:
+        coded = own + np.eye(k)[0]
+        moved = (np.arange(k) - np.asarray(z, np.int64)[:, None]) % k
+        return np.take_along_axis(coded, moved, axis=1)
+
+    return Plant(meant(used), slots=k, n_classes=k, draw=draw, write=write,
+                 linear=(lambda reads, noise: reads) if used else unread)  # fmt: skip
+
+
+def continuous(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """19: a real value as an angle on an arc of radius 2 (all values equally long), of which the sine is read."""
+
+    def write(own: Floats, z: Values, latents: Latents) -> Floats:
+        cosine, sine = np.cos(RADIANS * z), np.sin(RADIANS * z)
+        x, y = 2.0 + own[:, 0], own[:, 1]
+        return np.stack([cosine * x - sine * y, sine * x + cosine * y], axis=1)
+
+    return Plant(meant(used), slots=2, n_classes=0, write=write, linear=slot_read(1) if used else unread,
+                 draw=lambda rng, a, c, types, knobs: rng.standard_normal(len(a)))  # fmt: skip
+
+
+def rare(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """20: one class is 2 % of the rows."""
+    draw: Draw = lambda rng, a, c, types, knobs: (rng.random(len(a)) < knobs.rare).astype(np.int64)  # noqa: E731
+    return Plant(meant(used), draw=draw, linear=slot_read(0) if used else unread)
+
+
+def identity_label(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """21: each identity has a value at random, and a vector that is read: by chance they go together."""
+    of_type = np.arange(knobs.identities) % 2
+    generator(seed, "plantbench", 0, 21, "partition").shuffle(of_type)
+
+    def draw(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
+        return np.asarray(of_type[types], np.int64).reshape(-1)
+
+    return Plant(meant(used), draw=draw, linear=slot_read(0) if used else unread, by_identity=True)

@@ -1,0 +1,139 @@
+"""Latent vectors of tier 0: rows drawn, written into rotated states, and read by a model of one RMSnorm.
+
+In the model's own basis the slots are: a constant 2, the codes of A and C, the slots of B, and noise, of which some
+directions are read. States are that, rotated. B's noise turns with its code (`plants`), so that a minimal pair has
+the same length: an unread code then does exactly nothing, also through the norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.instrument import Place
+from probing.instruments.arrays import ArrayInstrument
+from probing.plantbench.knobs import Knobs
+from probing.plantbench.plants import CONST, FIRST, SITE, A, C, Latents, Plant, Values
+from probing.seeds import generator
+
+Floats = NDArray[np.floating]
+IDENTITY_SLOTS = 16
+
+
+def drawn(plant: Plant, knobs: Knobs, n: int, *seeds: int | str) -> Latents:
+    """n rows of the population: labels, hidden bits, noise; rows of a group share part of their noise."""
+    rng = generator(0, "plantbench", *seeds)
+    a, c = rng.integers(0, 2, n), rng.integers(0, 2, n)
+    groups = np.arange(n) // knobs.group_size
+    types = rng.integers(0, knobs.identities, n) if plant.by_identity else None
+    z = plant.draw(rng, a, c, types, knobs)
+    hidden = rng.choice([-1.0, 1.0], n)
+    noise = {position: _noise(plant, knobs, types, n, position, seeds) for position in plant.positions}
+    return Latents(a, c, z, hidden, groups, types, noise)
+
+
+def _noise(
+    plant: Plant, knobs: Knobs, types: NDArray[np.int64] | None, n: int, position: str, seeds: tuple[int | str, ...]
+) -> Floats:
+    noise = knobs.noise * _normals(n, knobs.width, knobs.group_size, knobs.group_share, (*seeds, position))
+    if types is not None:  # the identity's own vector stands in slots of which most are read
+        rng = generator(0, "plantbench", *seeds[:-1], "identities")
+        start = FIRST + plant.slots
+        own = rng.standard_normal((knobs.identities, IDENTITY_SLOTS), dtype=np.float32)
+        noise[:, start : start + IDENTITY_SLOTS] = knobs.noise * own[types]
+    noise[:, [CONST, *(FIRST + slot for slot in plant.silent)]] = 0.0
+    return np.asarray(noise)
+
+
+@lru_cache(maxsize=4)  # twins are built one after the other and share their rows
+def _normals(n: int, width: int, group_size: int, share: float, seeds: tuple[int | str, ...]) -> Floats:
+    """`(n, d)` of variance 1, of which rows of a group share a part."""
+    rng = generator(0, "plantbench", *seeds, "noise")
+    own = rng.standard_normal((n, width), dtype=np.float32)
+    of_group = rng.standard_normal((-(-n // group_size), width), dtype=np.float32)
+    found = np.float32(np.sqrt(1 - share)) * own + (np.float32(np.sqrt(share)) * of_group)[np.arange(n) // group_size]
+    found.setflags(write=False)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """The model of one case: a rotation, what is read, and the norm's gain (which undoes its mean scale)."""
+
+    plant: Plant
+    knobs: Knobs
+    rotation: Floats
+    weights: Floats
+    reads: Floats
+    norm_gain: float
+
+    @classmethod
+    def of(cls, plant: Plant, knobs: Knobs, sample: Latents, *seeds: int | str) -> World:
+        """Directions and reads drawn by the seeds; the gain from the sample's lengths."""
+        rng = generator(0, "plantbench", *seeds, "model")
+        rotation = np.linalg.qr(rng.standard_normal((knobs.width, knobs.width)))[0]
+        reads = rng.standard_normal((2 + plant.slots, knobs.answers))
+        reads *= knobs.gain * np.sqrt(knobs.answers) / np.linalg.norm(reads, axis=1, keepdims=True)
+        on_noise = knobs.noise_gain * rng.standard_normal((knobs.noise_reads + plant.slots, knobs.answers))
+        weights = np.zeros((knobs.width, knobs.answers))
+        weights[[A, C]] = reads[:2]
+        weights[FIRST : FIRST + plant.slots] = plant.linear(reads[2:], on_noise[knobs.noise_reads :])
+        start = FIRST + plant.slots
+        weights[start : start + knobs.noise_reads] = on_noise[: knobs.noise_reads]
+        world = cls(plant, knobs, rotation, weights, reads[2:], 1.0)
+        length = np.mean([np.mean(h**2, dtype=np.float64) for h in world.written(sample, sample.z).values()])
+        return cls(plant, knobs, rotation, weights, reads[2:], float(np.sqrt(length)))
+
+    def written(self, latents: Latents, z: Values) -> dict[str, NDArray[np.float32]]:
+        """States `(n, d)` by position, of rows whose B is z."""
+        found = {}
+        for position, noise in latents.noise.items():
+            h = noise.copy()
+            h[:, CONST] = 2.0
+            h[:, A] += 2.0 * latents.a - 1
+            h[:, C] += 2.0 * latents.c - 1
+            own = slice(FIRST, FIRST + self.plant.slots)
+            h[:, own] = self.plant.write(h[:, own], z, latents)
+            found[position] = h @ self.rotation.astype(np.float32)
+        return found
+
+    def instrument(self, states: Mapping[str, NDArray[np.float32]]) -> ArrayInstrument:
+        """The model on these rows."""
+        clean = {position: torch.from_numpy(h) for position, h in states.items()}
+        reader = _Reader(self, clean)
+        return ArrayInstrument({Place(SITE, p): h for p, h in states.items()}, reader, logits=True, has_norms=True)
+
+
+class _Reader:
+    """y = squash(u) W at the first position + what the plant reads besides; u = RMSnorm(h) in the model's basis."""
+
+    def __init__(self, world: World, clean: Mapping[str, Tensor]) -> None:
+        self._plant, self._squash, self._clean = world.plant, world.knobs.squash, clean
+        self._back = torch.from_numpy((world.rotation.T * world.norm_gain).astype(np.float32))
+        self._weights = torch.from_numpy(world.weights.astype(np.float32))
+        self._reads = torch.from_numpy(world.reads.astype(np.float32))
+
+    def __call__(self, site: str, rows: NDArray[np.int64], given: Mapping[str, Tensor], frozen_norms: bool) -> Tensor:
+        u = {}
+        for position, clean in self._clean.items():
+            own = given.get(position)
+            before = clean[torch.from_numpy(rows)] if own is None or frozen_norms else None
+            h = own if own is not None else before
+            assert h is not None
+            scaled_by = before if before is not None else h
+            u[position] = (h * torch.rsqrt((scaled_by**2).mean(1, keepdim=True))) @ self._back
+        first = u[self._plant.positions[0]]
+        y = _squashed(first, self._squash) @ self._weights
+        return y if self._plant.more is None else y + self._plant.more(u, self._reads)
+
+
+def _squashed(u: Tensor, squash: str) -> Tensor:
+    if squash == "linear":
+        return u
+    return 2 * torch.tanh(u / 2) if squash == "tanh" else 2 * torch.nn.functional.softsign(u / 2)
