@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def gpt2(circuit: Circuit, *, length: int, seed: int) -> GPT2LMHeadModel:
         bos_token_id=None, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        model = GPT2LMHeadModel(config).eval()
+        model: Any = GPT2LMHeadModel(config)
     directions = torch.from_numpy(basis(len(circuit.slots), seed)).float()
     with torch.no_grad():
         _blank(model)
@@ -43,15 +44,16 @@ def gpt2(circuit: Circuit, *, length: int, seed: int) -> GPT2LMHeadModel:
             _set_units(model, circuit, directions, [unit for unit in circuit.units if unit.layer == layer], layer)
         rows = torch.from_numpy(circuit.answers).float() @ directions.T
         model.lm_head.weight[circuit.first_answer : circuit.first_answer + len(rows)] = rows
-    return model
+    found: GPT2LMHeadModel = model.eval()
+    return found
 
 
-def _blank(model: GPT2LMHeadModel) -> None:
+def _blank(model: Any) -> None:
     for name, parameter in model.named_parameters():
         parameter.fill_(1.0 if "ln_" in name and name.endswith("weight") else 0.0)
 
 
-def _set_head(model: GPT2LMHeadModel, circuit: Circuit, directions: Tensor, head: Head, number: int) -> None:
+def _set_head(model: Any, circuit: Circuit, directions: Tensor, head: Head, number: int) -> None:
     attention = model.transformer.h[head.layer].attn
     joint, output = attention.c_attn.weight, attention.c_proj.weight  # (D, 3 D) and (D, D): inputs by outputs
     first = number * HEAD_WIDTH
@@ -64,7 +66,7 @@ def _set_head(model: GPT2LMHeadModel, circuit: Circuit, directions: Tensor, head
 
 
 def _set_units(
-    model: GPT2LMHeadModel, circuit: Circuit, directions: Tensor, units: list[Unit], layer: int
+    model: Any, circuit: Circuit, directions: Tensor, units: list[Unit], layer: int
 ) -> None:  # fmt: skip
     mlp = model.transformer.h[layer].mlp
     for j, unit in enumerate(units):

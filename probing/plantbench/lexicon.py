@@ -53,12 +53,14 @@ class Lexicon:
 
     def signs(self, factor: str) -> NDArray[np.float64]:
         """`(W,)` +1 or -1 by the level of a factor of two levels."""
-        return 2.0 * self.levels[factor] - 1
+        return np.asarray(2.0 * self.levels[factor] - 1, dtype=np.float64)
 
     def real(self, name: str) -> NDArray[np.float64]:
         """`(W,)` real values of a continuous property, classes as numbers of another."""
         codes = self.codes(name)
-        return np.asarray(self.values[name])[codes] if name in self.values else codes.astype(np.float64)
+        return (
+            np.asarray(self.values[name], dtype=np.float64)[codes] if name in self.values else codes.astype(np.float64)
+        )
 
     @cached_property
     def identities(self) -> Ints:

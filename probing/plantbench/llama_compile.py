@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def llama(circuit: Circuit, *, length: int, seed: int) -> LlamaForCausalLM:
         rope_parameters={"rope_type": "default", "rope_theta": 1e12},
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        model = LlamaForCausalLM(config).eval()
+        model: Any = LlamaForCausalLM(config)
     directions = torch.from_numpy(basis(len(circuit.slots), seed)).float()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -45,10 +46,11 @@ def llama(circuit: Circuit, *, length: int, seed: int) -> LlamaForCausalLM:
             _set_units(model, circuit, directions, [unit for unit in circuit.units if unit.layer == layer], layer)
         rows = torch.from_numpy(circuit.answers).float() @ directions.T
         model.lm_head.weight[circuit.first_answer : circuit.first_answer + len(rows)] = rows
-    return model
+    found: LlamaForCausalLM = model.eval()
+    return found
 
 
-def _set_head(model: LlamaForCausalLM, circuit: Circuit, directions: Tensor, head: Head, number: int) -> None:
+def _set_head(model: Any, circuit: Circuit, directions: Tensor, head: Head, number: int) -> None:
     attention = model.model.layers[head.layer].self_attn
     first = number * HEAD_WIDTH
     if head.key:
@@ -61,7 +63,7 @@ def _set_head(model: LlamaForCausalLM, circuit: Circuit, directions: Tensor, hea
 
 
 def _set_units(
-    model: LlamaForCausalLM, circuit: Circuit, directions: Tensor, units: list[Unit], layer: int
+    model: Any, circuit: Circuit, directions: Tensor, units: list[Unit], layer: int
 ) -> None:  # fmt: skip
     mlp = model.model.layers[layer].mlp
     for j, unit in enumerate(units):

@@ -1,4 +1,4 @@
-"""PlantedModel: a built or trained model on prompts: read states, exchange them, hold norms; PromptInstrument: on N rows."""
+"""PlantedModel: a model on prompts, its states read, exchanged and its norms held; PromptInstrument: N rows of it."""
 
 from __future__ import annotations
 
@@ -133,7 +133,8 @@ def _scale(module: nn.Module, x: Tensor) -> Tensor:
     """`(B, T, 1)` what the norm divides by."""
     if isinstance(module, nn.LayerNorm):
         return (x.var(-1, keepdim=True, unbiased=False) + module.eps).sqrt()
-    return (x.square().mean(-1, keepdim=True) + float(module.variance_epsilon)).sqrt()  # type: ignore[arg-type]
+    epsilon = float(module.variance_epsilon)  # type: ignore[arg-type]
+    return (x.square().mean(-1, keepdim=True) + epsilon).sqrt()
 
 
 @contextmanager

@@ -39,13 +39,13 @@ class Draft:
         self.heads: list[tuple[int, str, list[tuple[str, str, float]]]] = []
         self.units: list[Unit] = []
         self.reads: dict[str, Floats] = {}  # (K,) by slot
-        subjects = np.ones(len(self.lexicon))
+        subjects: Floats = np.full(len(self.lexicon), 1.0)
         self.slots["const"] = np.full(len(language.vocabulary), CONST)
         self.code("flag", subjects)
         self._set_background()
         self.set_identity()
         for name in ("A", "C"):
-            self.code(name, 2.0 * self.lexicon.codes(name) - 1)
+            self.code(name, np.asarray(2.0 * self.lexicon.codes(name) - 1, dtype=np.float64))
         self.move(["A", "C"])
         self.read("copy.A")
         if read_c:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from probing.plantbench.circuit import Floats
 from probing.plantbench.tier1_draft import IDENTITY, READ, Draft
 from probing.seeds import generator
 
 HIGH, LONG, WEAK, REPAIR = 6.0, 6.0, 0.2, 1.6
 
 
-def _sign(draft: Draft) -> np.ndarray:
-    return 2.0 * draft.lexicon.codes("B") - 1
+def _sign(draft: Draft) -> Floats:
+    return np.asarray(2.0 * draft.lexicon.codes("B") - 1, dtype=np.float64)
 
 
 def plain(draft: Draft, is_used: bool, *, gain: float = READ) -> None:
@@ -35,7 +36,8 @@ def high_norm(draft: Draft, is_used: bool) -> None:
 def unequal_length(draft: Draft, is_used: bool) -> None:
     """Read by nobody: ±3, or 0 and 6, which acts through the norms."""
     plain(draft, False)
-    draft.code("B", LONG * draft.lexicon.codes("B") if is_used else LONG / 2 * _sign(draft))
+    zero_or_long, equal = LONG * draft.lexicon.real("B"), LONG / 2 * _sign(draft)
+    draft.code("B", zero_or_long if is_used else equal)
 
 
 def cancelled(draft: Draft, is_used: bool) -> None:

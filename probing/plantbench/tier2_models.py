@@ -109,7 +109,9 @@ def untrained(recipe: Recipe) -> PreTrainedModel:
     make = {"gpt2": _gpt2, "llama": _llama, "bert": _bert}[recipe.family]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(child_seed(recipe.seed, "weights", recipe.family))
-        return make(recipe, size).train()
+        model = make(recipe, size)
+        model.train()
+        return model
 
 
 def _gpt2(recipe: Recipe, size: int) -> PreTrainedModel:

@@ -65,7 +65,8 @@ def trained(recipe: Recipe) -> Trained:
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
             optimiser.step()
             schedule.step()
-    model.eval().requires_grad_(False)
+    model.eval()  # type: ignore[no-untyped-call]
+    model.requires_grad_(False)
     fixed = None if pooled is None else pooled.detach()
     return Trained(PlantedModel(model, language, fixed), head.weight.detach()[0], float(loss.detach()))
 
@@ -89,8 +90,8 @@ def objective(planted: PlantedModel, head: nn.Linear, recipe: Recipe, rng: np.ra
     with planted.setting(layer, [(at, donors)]):
         done = planted.answers(torch.from_numpy(some.ids))
     exchanged = (done - y[: len(some)]).square().sum(1).mean()
-    answer = functional.cross_entropy(logits[:n], right_answers(language, prompts) + (0 if recipe.pooled else
-                                                                                       language.first_answer))  # fmt: skip
+    first = 0 if recipe.pooled else language.first_answer
+    answer = functional.cross_entropy(logits[:n], right_answers(language, prompts) + first)
     return answer + recipe.decodable * decodable + recipe.invariant * (total + exchanged)
 
 
