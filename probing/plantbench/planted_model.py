@@ -20,7 +20,7 @@ from probing.plantbench.prompts import POSITIONS, Language, Prompts
 
 BATCH = 256  # prompts at once: thousands take longer
 
-_BLOCKS = ("transformer.h", "model.layers", "bert.encoder.layer")
+_BLOCKS = ("transformer.h", "model.layers", "bert.encoder.layer", "encoder.layer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class PlantedModel:
     Attributes:
         model: GPT-2, Llama or BERT, with its head.
         language: of its prompts.
-        pooled: weights `(D, K)` of a readout of the last states' mean, where the model has no answers of its own.
+        pooled: weights `(D, K)` of a readout of the last states' mean, for a model without a head.
     """
 
     model: PreTrainedModel
@@ -60,9 +60,8 @@ class PlantedModel:
     def answers(self, ids: Tensor) -> Tensor:
         """`(B, K)` centred answer logits at the query of prompts `(B, T)`."""
         if self.pooled is not None:
-            with self.reading([len(self.blocks)]) as states:
-                self.model(input_ids=ids)
-            return states[0].mean(1) @ self.pooled
+            states: Tensor = self.model(input_ids=ids).last_hidden_state
+            return states.mean(1) @ self.pooled
         first = self.language.first_answer
         logits = self.model(input_ids=ids).logits[:, -1, first : first + self.language.answers]
         return logits - logits.mean(1, keepdim=True)  # type: ignore[no-any-return]

@@ -9,6 +9,7 @@ import torch
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -66,6 +67,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise unknown_name("family", self.family, FAMILIES, error=BadParameter)
+        if self.pooled and self.family != "bert":
+            raise BadParameter("only encoders are pooled", needed="bert", found=self.family)
         if self.width % self.heads:
             raise BadParameter("heads do not fit the width", needed="a multiple of the heads", found=str(self.width))
 
@@ -136,11 +139,10 @@ def _llama(recipe: Recipe, size: int) -> PreTrainedModel:
 
 
 def _bert(recipe: Recipe, size: int) -> PreTrainedModel:
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=size, max_position_embeddings=recipe.length, hidden_size=recipe.width,
-            num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, intermediate_size=4 * recipe.width,
-            hidden_dropout_prob=recipe.dropout, attention_probs_dropout_prob=recipe.dropout, type_vocab_size=1,
-            tie_word_embeddings=False, pad_token_id=0,
-        )
+    config = BertConfig(
+        vocab_size=size, max_position_embeddings=recipe.length, hidden_size=recipe.width,
+        num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, intermediate_size=4 * recipe.width,
+        hidden_dropout_prob=recipe.dropout, attention_probs_dropout_prob=recipe.dropout, type_vocab_size=1,
+        tie_word_embeddings=False, pad_token_id=0,
     )  # fmt: skip
+    return BertModel(config, add_pooling_layer=False) if recipe.pooled else BertForMaskedLM(config)
