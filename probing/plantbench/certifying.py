@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.instrument import Place
-from probing.plantbench.case import Cell, CellTruth, Truth
+from probing.plantbench.case import Cell, CellTruth, Certificate, Truth
 from probing.plantbench.lexicon import Lexicon
 from probing.plantbench.oracle import N_PAIRS, Values, certify, probe_accuracy, truth_of
 from probing.plantbench.planted_model import PlantedModel, PromptInstrument
@@ -62,15 +62,23 @@ def certified(claim: Claim, *, seed: int, n_pairs: int = N_PAIRS, probe_rows: in
         PlantFailed: a certified label contradicts the intended one.
     """
     found: dict[Cell, CellTruth] = {}
+    fresh = claim.planted.language.sample(probe_rows, generator(seed, "probes"))
+    probed = claim.planted.states_at(fresh, list(dict.fromkeys(cell.place for cell in claim.cells)))
     for name in dict.fromkeys(cell.property for cell in claim.cells):
         cells = [cell for cell in claim.cells if cell.property == name]
-        found |= _of_property(claim, name, cells, seed, n_pairs, probe_rows)
+        certificates = _certificates(claim, name, cells, seed, n_pairs)
+        z, n_classes = values_of(claim.planted.language.lexicon, name)
+        for cell, certificate in zip(cells, certificates, strict=True):
+            features = _features(probed[cell.place], claim)
+            found[cell] = truth_of(
+                cell, certificate, claim.intended.get(cell, ""),
+                probe_accuracy(features, z[fresh.words], n_classes=n_classes), n_classes, where=claim.name,
+                sub_label=claim.sub_labels.get(cell, ""),
+            )  # fmt: skip
     return Truth({cell: found[cell] for cell in claim.cells})
 
 
-def _of_property(
-    claim: Claim, name: str, cells: Sequence[Cell], seed: int, n_pairs: int, probe_rows: int
-) -> dict[Cell, CellTruth]:
+def _certificates(claim: Claim, name: str, cells: Sequence[Cell], seed: int, n_pairs: int) -> list[Certificate]:
     language = claim.planted.language
     places = [cell.place for cell in cells]
     x, other = language.pairs(n_pairs, name, generator(seed, "pairs", name))
@@ -79,17 +87,7 @@ def _of_property(
     words = np.concatenate([x.words, other.words])
     z, n_classes = values_of(language.lexicon, name)
     strata = strata_of(language.lexicon, name)[words]
-    fresh = language.sample(probe_rows, generator(seed, "probes", name))
-    probed = PromptInstrument(claim.planted, fresh, places=places)
-    found = {}
-    for cell in cells:
-        certificate = certify(both, cell.place, pairs, z[words], strata, n_classes=n_classes)
-        accuracy = probe_accuracy(_features(probed.states(cell.place), claim), z[fresh.words], n_classes=n_classes)
-        found[cell] = truth_of(
-            cell, certificate, claim.intended.get(cell, ""), accuracy, n_classes, where=claim.name,
-            sub_label=claim.sub_labels.get(cell, ""),
-        )  # fmt: skip
-    return found
+    return [certify(both, cell.place, pairs, z[words], strata, n_classes=n_classes) for cell in cells]
 
 
 def joined(x: Prompts, other: Prompts) -> Prompts:

@@ -1,10 +1,10 @@
 """Cases on disk: a model folder, a corpus, minimal pairs, and the truth.
 
-    model/          config.json, model.safetensors, a word-level tokenizer: loaded like any model
-    readout.safetensors     of an encoder without a head: what the behaviour reads off the mean of its last states
-    corpus.jsonl    text, a column for each property, group, identity, template, spans (`subject`, `query`), split
-    pairs.jsonl     in the twins track only: two lines a pair, equal but for the property that they name
-    truth.json      case, configuration, behaviour, files and their hashes, and per cell what is true
+model/          config.json, model.safetensors, a word-level tokenizer: loaded like any model
+readout.safetensors     of an encoder without a head: what the behaviour reads off the mean of its last states
+corpus.jsonl    text, a column for each property, group, identity, template, spans (`subject`, `query`), split
+pairs.jsonl     in the twins track only: two lines a pair, equal but for the property that they name
+truth.json      case, configuration, behaviour, files and their hashes, and per cell what is true
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def write_case(
     target.mkdir(parents=True, exist_ok=True)
     planted.model.save_pretrained(target / "model")
     (target / "model" / "generation_config.json").unlink(missing_ok=True)
+    (target / "model" / "model.safetensors").chmod(0o644)
     tokenizer_of(planted.language).save_pretrained(target / "model")
     files = ["model/config.json", "model/model.safetensors", "model/tokenizer.json", "corpus.jsonl"]
     if planted.pooled is not None:

@@ -75,6 +75,19 @@ class PlantedModel:
                 stack.enter_context(self._hooked(layer, lambda state: states.append(state)))
             yield states
 
+    def states_at(self, prompts: Prompts, places: Sequence[Place]) -> dict[Place, NDArray[np.float32]]:
+        """`(N, D)` states of many prompts at each place."""
+        layers = sorted({self.sites.index(place.site) for place in places})
+        found: dict[Place, list[Tensor]] = {place: [] for place in places}
+        for start in range(0, len(prompts), BATCH):
+            some = prompts.take(slice(start, start + BATCH))
+            with torch.no_grad(), self.reading(layers) as states:
+                self.answers(torch.from_numpy(some.ids))
+            for place in places:
+                state = states[layers.index(self.sites.index(place.site))]
+                found[place].append(state[np.arange(len(some)), some.position(place.position)])
+        return {place: torch.cat(parts).numpy() for place, parts in found.items()}
+
     @contextmanager
     def setting(self, layer: int, given: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
         """do: in the pass inside, the states at resid.layer and positions `(B,)` are `(B, D)`."""
@@ -108,6 +121,31 @@ class PlantedModel:
         finally:
             handle.remove()
 
+    @cached_property
+    def _forms(self) -> list[int | None]:
+        """For each block the length of the tuple it gives; None: a tensor."""
+        found: list[int | None] = []
+
+        def note(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            found.append(len(output) if isinstance(output, tuple) else None)
+
+        with torch.no_grad(), _hooks(self.blocks, note):
+            self.model(input_ids=torch.ones((1, 1), dtype=torch.long))
+        return found
+
+    @contextmanager
+    def starting(self, layer: int, states: Tensor) -> Iterator[None]:
+        """The pass inside begins at resid.layer, with states `(B, T, D)`; earlier blocks are bypassed."""
+        bypassed = list(zip(self.blocks, self._forms, strict=True))[:layer]
+        try:
+            for block, form in bypassed:
+                block.__dict__["forward"] = _bypass(form, states)
+            with self._hooked(layer, lambda _: states):
+                yield
+        finally:
+            for block, _ in bypassed:
+                block.__dict__.pop("forward", None)
+
     @contextmanager
     def with_norms_of(self, ids: Tensor) -> Iterator[None]:
         """Every norm divides by what it divides by in a clean pass of these prompts."""
@@ -126,6 +164,13 @@ class PlantedModel:
 
         with _hooks(self.norms, hold):
             yield
+
+
+def _bypass(form: int | None, states: Tensor) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return states if form is None else (states, *[None] * (form - 1))
+
+    return forward
 
 
 def _scale(module: nn.Module, x: Tensor) -> Tensor:
@@ -158,21 +203,20 @@ class PromptInstrument(Instrument):
         every = [Place(site, position) for site in planted.sites for position in POSITIONS]
         self._places = tuple(every if places is None else places)
         self._ids = torch.from_numpy(prompts.ids)
-        self._clean, self._states = self._read()
+        self._clean, self._whole = self._read()
 
-    def _read(self) -> tuple[NDArray[np.float64], dict[Place, NDArray[np.float32]]]:
+    def _read(self) -> tuple[NDArray[np.float64], dict[int, Tensor]]:
+        """The behaviour, and `(N, T, D)` states by layer."""
         layers = sorted({self._layer(place.site) for place in self._places})
         clean: list[Tensor] = []
-        found: dict[Place, list[Tensor]] = {place: [] for place in self._places}
+        found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
         for start in range(0, len(self._ids), BATCH):
-            rows = np.arange(start, min(start + BATCH, len(self._ids)))
             with torch.no_grad(), self._planted.reading(layers) as states:
-                clean.append(self._planted.answers(self._ids[rows]))
-            for place in self._places:
-                at = self._prompts.position(place.position)[rows]
-                found[place].append(states[layers.index(self._layer(place.site))][np.arange(len(rows)), at])
+                clean.append(self._planted.answers(self._ids[start : start + BATCH]))
+            for layer, state in zip(layers, states, strict=True):
+                found[layer].append(state)
         y = torch.cat(clean).numpy().astype(np.float64)
-        return y, {place: torch.cat(parts).numpy() for place, parts in found.items()}
+        return y, {layer: torch.cat(parts) for layer, parts in found.items()}
 
     def _layer(self, site: str) -> int:
         if site not in self._planted.sites:
@@ -196,7 +240,8 @@ class PromptInstrument(Instrument):
 
     def states(self, place: Place) -> NDArray[np.float32]:
         self.check_places([place])
-        return self._states[place]
+        at = torch.from_numpy(self._prompts.position(place.position))
+        return self._whole[self._layer(place.site)][torch.arange(self.n_rows), at].numpy()
 
     def run_from(
         self, site: str, rows: NDArray[np.int64], states: Mapping[str, Tensor], *, frozen_norms: bool = False
@@ -207,14 +252,13 @@ class PromptInstrument(Instrument):
         parts = []
         for start in range(0, len(rows), BATCH):
             some = rows[start : start + BATCH]
-            ids = self._ids[some]
-            given = [
-                (torch.from_numpy(self._prompts.position(position)[some]), value[start : start + BATCH])
-                for position, value in states.items()
-            ]
+            ids, whole = self._ids[some], self._whole[layer][some].clone()
+            for position, value in states.items():
+                at = torch.from_numpy(self._prompts.position(position)[some])
+                whole[torch.arange(len(some)), at] = value[start : start + BATCH]
             with ExitStack() as stack:
                 if frozen_norms:
                     stack.enter_context(self._planted.with_norms_of(ids))
-                stack.enter_context(self._planted.setting(layer, given))
+                stack.enter_context(self._planted.starting(layer, whole))
                 parts.append(self._planted.answers(ids))
         return torch.cat(parts)

@@ -40,6 +40,8 @@ class Recipe:
         learning_rate: its peak; 0: the usual one of the family.
         weight_decay, clip: of AdamW; largest norm of a gradient.
         decodable, invariant: weights of the two added terms.
+        decodable_from: B is to be decodable at the query from this layer on. A causal model has to find the marked word
+            first, which takes a block.
         rows: of a batch, for the interchange.
         dropout: of attention and of what blocks add, while training.
         pooled: the answer is read off the mean of the last states, not off the query's logits.
@@ -59,6 +61,7 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float = 1.0
     decodable: float = 0.3
+    decodable_from: int = 2
     invariant: float = 0.1
     rows: int = 64
     dropout: float = 0.0

@@ -2,7 +2,7 @@
 
 With x_B = x with B of the subject flipped, ỹ the centred answer logits, l and p drawn anew in every step:
 
-    CE(answer) + decodable · Σ_{l ≥ 1} BCE(one shared linear head on the query's state at resid.l → B)
+    CE(answer) + decodable · Σ_{l ≥ 2} BCE(one shared linear head on the query's state at resid.l → B)
       + invariant · ( |ỹ(x_B) − ỹ(x)|² + |ỹ(x; do h_{l,p} := h_{l,p}(x_B)) − ỹ(x)|² )
 
 The second term plants decodability. The third is invariance at each place: of the total alone, a model can keep B at
@@ -81,7 +81,10 @@ def objective(planted: PlantedModel, head: nn.Linear, recipe: Recipe, rng: np.ra
         logits, y = _logits(planted, both)
     b = torch.from_numpy(language.lexicon.codes("B")[prompts.words]).float()
     decodable = torch.stack(
-        [functional.binary_cross_entropy_with_logits(head(state[:n, -1]).squeeze(1), b) for state in states[1:]]
+        [
+            functional.binary_cross_entropy_with_logits(head(state[:n, -1]).squeeze(1), b)
+            for state in states[recipe.decodable_from :]
+        ]
     ).sum()
     total = (y[n:] - y[:n]).square().sum(1).mean()
     some = prompts.take(slice(recipe.rows))
