@@ -232,8 +232,16 @@ class PromptInstrument(Instrument):
         return len(self._prompts)
 
     @property
+    def logits(self) -> bool:
+        return self._planted.pooled is None
+
+    @property
     def has_norms(self) -> bool:
         return True
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        return self._prompts.subject
 
     def clean(self) -> NDArray[np.float64]:
         return self._clean
