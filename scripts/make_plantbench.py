@@ -28,7 +28,7 @@ RECIPES = {
     "gpt2": Recipe(family="gpt2"),
     "llama": Recipe(family="llama"),
     "bert": Recipe(family="bert"),
-    "pooled": Recipe(family="bert", pooled=True),
+    "pooled": Recipe(family="bert", pooled=True, invariant=0.3),
 }
 LEAST_ACCURACY, LEAST_PROBE = 0.98, 0.9
 
