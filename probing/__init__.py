@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from probing.extraction import extract
     from probing.extraction.replaying import Replay
     from probing.importing import import_states
+    from probing.intervening import intervene
     from probing.jobs import ExtractJob, ReportJob, TrainJob
+    from probing.judging import judge
     from probing.language_model import LanguageModel
     from probing.probes._loading import load_probe
     from probing.records import ProbeResult, Score
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from probing.training.leaving_out import leave_one_out
     from probing.training.results import ProbeResults
     from probing.training.transferring import transfer
+    from probing.use_jobs import UseJob
+    from probing.use_run import UseRun
+    from probing.verdict import Verdict
 
 __version__ = "0.1.0"
 
@@ -45,9 +50,14 @@ _HOMES = {
     "Store": "store",
     "Study": "study",
     "TrainJob": "jobs",
+    "UseJob": "use_jobs",
+    "UseRun": "use_run",
+    "Verdict": "verdict",
     "compare": "training.comparing",
     "extract": "extraction",
     "import_states": "importing",
+    "intervene": "intervening",
+    "judge": "judging",
     "leave_one_out": "training.leaving_out",
     "load_probe": "probes._loading",
     "report": "reporting",
@@ -70,9 +80,14 @@ __all__ = [
     "Store",
     "Study",
     "TrainJob",
+    "UseJob",
+    "UseRun",
+    "Verdict",
     "compare",
     "extract",
     "import_states",
+    "intervene",
+    "judge",
     "leave_one_out",
     "load_probe",
     "report",

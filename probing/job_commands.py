@@ -21,6 +21,9 @@ _EXAMPLES = {
     "--seeds 3 --to cache/results/upos",
     "ImportJob": "probing store import activations.hdf5 --corpus train=train.conllu --corpus dev=dev.conllu "
     "--corpus test=test.conllu --to cache/states/theirs",
+    "UseJob": "probing use --model datasets/reference/model --corpus train=datasets/reference/train.jsonl "
+    "--task column:tense --task column:animacy --behaviour 'next_token:answers=was|were|is|are' --position end "
+    "--to cache/results/use",
     "ReportJob": "probing report cache/results/upos",
     "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
     "--corpus old.train=old-train.conllu --corpus old.dev=old-dev.conllu --corpus old.test=old-test.conllu "

@@ -51,6 +51,22 @@ def show(results: Any, as_json: bool) -> None:
         print_results(results)
 
 
+def finish_use(job: Any, quiet: bool, as_json: bool) -> None:
+    run = job.run(progress=not quiet)
+    if as_json:
+        for verdict in run:
+            typer.echo(verdict.to_json())
+        return
+    show_verdicts(run.verdicts)
+    typer.echo(f"verdicts: {Path(job.to) / 'verdicts.parquet'}\nnext: probing report {job.to}")
+
+
+def show_verdicts(verdicts: Iterable[Any]) -> None:
+    from rich.console import Console
+
+    import_module("probing.reporting.use_tables").print_verdicts(list(verdicts), Console())
+
+
 def finish_report(job: Any, quiet: bool, as_json: bool) -> None:
     typer.echo(f"report: {job.run()}\nresults: {Path(job.results) / 'results.parquet'}")
     failures = import_module("probing.failures").read_failures(Path(job.results))

@@ -16,6 +16,7 @@ from probing.failures import attempted
 from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
 from probing.provenance import canonical_json
 from probing.strict_yaml import strict_yaml
+from probing.use_jobs import UseOptionsOfJob
 
 if TYPE_CHECKING:
     from probing.corpus import Corpus
@@ -35,6 +36,12 @@ class StudyTrain(TrainOptions):
     tasks: Many = Field(alias="task")
 
 
+class StudyUse(UseOptionsOfJob):
+    """One entry of a study's `use` list."""
+
+    tasks: Many = Field(alias="task")
+
+
 class Study(Job):
     """Extract, train and report from one YAML file; whatever is done already is not done again."""
 
@@ -45,6 +52,7 @@ class Study(Job):
     split_seed: int | None = None
     extract: Annotated[list[ExtractOptions], BeforeValidator(lambda v: v if isinstance(v, list) else [v])]
     train: Annotated[list[StudyTrain], BeforeValidator(lambda v: v if isinstance(v, list) else [v])]
+    use: Annotated[list[StudyUse], BeforeValidator(lambda v: v if isinstance(v, list) else [v])] = Field(default=[])
     root: Path = Path()
 
     @classmethod
@@ -83,6 +91,7 @@ class Study(Job):
         attempts = [(name, partial(train, entry, task)) for name, entry, task in runs]
         try:
             attempted(attempts, out, "tasks")
+            self._use(corpus, out, progress)
         except UnitFailed:
             if (out / "results.jsonl").is_file():
                 pb.report(out)
@@ -118,6 +127,12 @@ class Study(Job):
         pooled = entry.rows if rows == "piece" or rows.startswith(_POSITION) else None
         one = entry.model_copy(update={"controls": named, "rows": pooled})
         return one.train(stores[rows, untrained], corpus, out, progress=progress, task=task, controls=controls)
+
+    def _use(self, corpus: Corpus, out: Path, progress: bool) -> None:
+        """All entries of `use`, judged together."""
+        if self.use:
+            runs = [entry.use(self._model_source(), corpus, out, progress=progress) for entry in self.use]
+            import_module("probing.intervening").judged_together(runs, to=out)
 
     def _model_source(self) -> str:
         local = self.root / self.model

@@ -41,7 +41,8 @@ LAYERS = [
     {"intervening", "judging"},
     {"plantbench"},
     {"reporting"},
-    {"jobs", "cross_jobs", "job_commands", "study", "store_commands", "showing", "cli", "__main__", "__init__"},
+    {"jobs", "cross_jobs", "use_jobs", "job_commands", "study", "store_commands", "showing", "cli", "__main__",
+     "__init__"},
 ]  # fmt: skip
 HEAVY = (
     "torch",

@@ -14,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from probing.behaving import Behaviour
 from probing.corpus import Corpus
 from probing.errors import BadParameter, NoBehaviour
+from probing.instruments.text import TextInstrument
+from probing.intervening.done import VERSION, Done
 from probing.intervening.labelled import labelled_corpus, task_levels
 from probing.intervening.options import UseOptions
 from probing.intervening.running import Property, measure_property
-from probing.instruments.text import TextInstrument
 from probing.judging import judge
 from probing.language_model import LanguageModel
 from probing.specs import spec_of
@@ -70,6 +71,11 @@ def intervene(
             next_step="such as next_token:answers=A|B for a causal model, readout for an encoder",
         )  # fmt: skip
     criteria, options = criteria or Criteria(), options or UseOptions()
+    common = {
+        "model": model.identity(), "corpus": corpus.fingerprint, "behaviour": str(behaviour), "sites": sites,
+        "positions": positions, "split": split, "max_rows": max_rows, "options": vars(options), "version": VERSION,
+    }  # fmt: skip
+    known = Done(None if to is None or not isinstance(behaviour, str) else Path(to), common)
     labelled = labelled_corpus(corpus, [*names, *covariates])
     level = task_levels(corpus, names, positions)
     results: list[UseResult] = []
@@ -77,8 +83,13 @@ def intervene(
     with _bar(len(names), progress) as advance:
         for name in names:
             others = list(dict.fromkeys(n for n in [*(names if level == "sentence" else []), *covariates] if n != name))
+            key = {"task": name, "others": others}
+            if (found := known.get(key)) is not None:
+                results.append(found)
+                advance()
+                continue
             if instrument is None or level == "word":
-                columns = [name, *others]
+                columns = [name, *others] if level == "word" else list(dict.fromkeys([*names, *covariates]))
                 instrument = (
                     TextInstrument.from_words(model, labelled, behaviour, columns=columns, sites=sites, split=split,
                                               max_rows=max_rows, seed=options.seed) if level == "word" else
@@ -88,9 +99,20 @@ def intervene(
                 instrument.check()
             prop = _property(instrument, name, others)
             found = measure_property(instrument, prop, behaviour=said(behaviour), model=model.name, options=options)
-            results.append(replace(found, settings=found.settings | {"criteria": vars(criteria), "sites": sites}))
+            results.append(known.put(key, found))
             advance()
-    run = UseRun(tuple(results), tuple(judge(results, criteria)))
+    return _judged(results, criteria, to)
+
+
+def judged_together(runs: Sequence[UseRun], *, to: str | Path | None = None) -> UseRun:
+    """Several runs as one: what is found of one property is adjusted for all. By the criteria of the first."""
+    results = [result for run in runs for result in run.results]
+    return _judged(results, Criteria(**results[0].settings["criteria"]), to)
+
+
+def _judged(results: Sequence[UseResult], criteria: Criteria, to: str | Path | None) -> UseRun:
+    told = [replace(found, settings=found.settings | {"criteria": vars(criteria)}) for found in results]
+    run = UseRun(tuple(told), tuple(judge(told, criteria)))
     if to is not None:
         write_use_run(run, Path(to))
     return run

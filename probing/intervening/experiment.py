@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, DegenerateDesign, TooFewGroups
-from probing.intervening.strata import BINS, binned, crossed, propensity
+from probing.intervening.strata import BINS, crossed, grouped, imbalance, propensity
 from probing.seeds import generator
 
 FOLDS = 3
 LEAST_ROWS, LEAST_GROUPS = 10, 5  # of a class, in a stratum and fold
 LEAST_COVERAGE = 0.8
+MOST_IMBALANCE = 0.1  # standardised difference of a covariate between classes, within bins
 TYPE_BOUND = 0.95
 
 Ints = NDArray[np.int64]
@@ -67,8 +68,9 @@ def plan(
 ) -> Experiment:  # fmt: skip
     """The experiment on N rows of which some have the property.
 
-    Strata are the values of all covariates, crossed. Where that leaves less than 0.8 of the rows, they are five bins (or
-    fewer, down to two) of the chance of the property given the covariates, predicted across folds.
+    Strata are the values of all covariates, crossed. Where that leaves less than 0.8 of the rows, they are five bins
+    (or fewer, down to one) of the chance of the property given the covariates; if within these a covariate still goes
+    with the property, the crossing stays, and coverage tells.
 
     Args:
         z: `(N,)` classes (negative: no label) or real values (NaN: none).
@@ -155,10 +157,11 @@ def _strata(
     if kept.mean() >= LEAST_COVERAGE:
         return strata, "crossing", kept
     score = propensity(z, n_classes, list(covariates.values()), folds)
-    for n_bins in range(BINS, 1, -1):
-        bins = binned(score, n_bins)
+    for n_bins in range(BINS, 0, -1):
+        bins = grouped(score, n_bins)
         kept_bins = _kept(z, n_classes, bins, units, folds)
-        if kept_bins.mean() >= LEAST_COVERAGE:
+        balanced = imbalance(z, n_classes, list(covariates.values()), bins) <= MOST_IMBALANCE
+        if kept_bins.mean() >= LEAST_COVERAGE and balanced:
             return bins, f"propensity in {n_bins}", kept_bins
     return strata, "crossing", kept
 

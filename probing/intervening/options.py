@@ -18,7 +18,7 @@ class UseOptions:
         epsilon: smallest effect of interest, in SDs of the clean output.
         doses: of class-mean swaps.
         curve: measure all doses, not only the primary one.
-        details: what explains an effect: selectivity over other properties, one shared shift, joint edits, frozen norms.
+        details: what explains an effect: selectivity over others, one shared shift, joint edits, frozen norms.
         null: variance of τ under shuffled labels, by its derivative.
         permutations: of labels, with the shift refitted, at the place of the largest effect; 0: none.
         control_properties: random properties of word types that go through the same measurement; 0: none.

@@ -24,7 +24,10 @@ def crossed(covariates: Sequence[NDArray[Any]]) -> Ints:
 
 
 def propensity(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], folds: Ints) -> NDArray[np.float64]:
-    """`(N,)` what the covariates say of z, each fold predicted from the others.
+    """`(N,)` what the covariates say of z: fitted on all rows where columns are few, else each fold from the others.
+
+    Predicted across folds, folds differ in level, and fall into bins of their own: with fewer columns than a fiftieth of
+    the rows there is nothing to overfit.
 
     Of more than two classes the first principal component of the log-odds; of real values the prediction.
 
@@ -33,8 +36,9 @@ def propensity(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any
     """
     X = np.concatenate([_columns(values) for values in covariates], axis=1)
     score = np.zeros(len(z))
-    for fold in np.unique(folds):
-        own, rest = folds == fold, folds != fold
+    few = X.shape[1] < len(z) / 50
+    for fold in [None] if few else np.unique(folds):
+        own, rest = (folds >= 0, folds >= 0) if fold is None else (folds == fold, folds != fold)
         if not n_classes:
             score[own] = Ridge(1.0).fit(X[rest], z[rest]).predict(X[own])
         elif len(np.unique(z[rest])) > 1:
@@ -54,6 +58,40 @@ def _first_component(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     centred = logits - logits.mean(0)
     direction = np.linalg.svd(centred, full_matrices=False)[2][0]
     return np.asarray(centred @ (direction * np.sign(direction[np.abs(direction).argmax()])))
+
+
+def grouped(score: NDArray[np.float64], n_bins: int) -> Ints:
+    """`(N,)` codes of bins of a score, cut where it has gaps (k-means in one dimension, begun at quantiles)."""
+    centres = np.unique(np.quantile(score, (np.arange(n_bins) + 0.5) / n_bins))
+    for _ in range(100):
+        codes = np.searchsorted((centres[1:] + centres[:-1]) / 2, score)
+        counts = np.bincount(codes, minlength=len(centres))
+        moved = np.where(counts > 0, np.bincount(codes, score, len(centres)) / np.maximum(counts, 1), centres)
+        if np.allclose(moved, centres):
+            break
+        centres = np.sort(moved)
+    return codes.astype(np.int64)
+
+
+def imbalance(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], strata: Ints) -> float:
+    """How much more the covariates differ between the values of z within strata than chance would have it.
+
+    The largest standardised difference of a covariate's column between one class and the rest (of real z: the
+    correlation), centred by stratum, less 1.64 of its standard errors.
+    """
+    X = _centred(np.concatenate([_columns(values) for values in covariates], axis=1), strata)
+    sides = (z[:, None] == np.unique(z)[None, :]).astype(np.float64) if n_classes else z[:, None].astype(np.float64)
+    spread = sides.std(0) if n_classes else np.ones(1)
+    Z = _centred(sides, strata)
+    norms = np.linalg.norm(X, axis=0)[:, None] * np.linalg.norm(Z, axis=0)[None, :]
+    r = np.abs(X.T @ Z) / np.where(norms > 1e-9, norms, np.inf)
+    return float(((r - 1.64 / np.sqrt(len(z))) / np.where(spread > 0, spread, np.inf)).max())
+
+
+def _centred(rows: NDArray[np.float64], strata: Ints) -> NDArray[np.float64]:
+    counts = np.bincount(strata)
+    means = np.stack([np.bincount(strata, column) / np.maximum(counts, 1) for column in rows.T], axis=1)
+    return np.asarray(rows - means[strata])
 
 
 def binned(values: NDArray[Any], n_bins: int) -> Ints:

@@ -41,7 +41,9 @@ class Protocol:
         results: list[UseResult] = []
         for name in dict.fromkeys(cell.property for cell in case.cells):
             places = [cell.place for cell in case.cells if cell.property == name]
-            prop = Property(name, case.labels[name], case.n_classes[name], case.groups, case.covariates(name), case.types)
+            prop = Property(
+                name, case.labels[name], case.n_classes[name], case.groups, case.covariates(name), case.types
+            )
             try:
                 results.append(measure_property(case.instrument, prop, places=places, options=options))
             except (DegenerateDesign, TooFewGroups):

@@ -1,0 +1,49 @@
+"""What is measured already, in a folder: a property is not measured twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from probing.errors import InputError
+from probing.provenance import digest
+from probing.use_result import UseResult
+from probing.whole_files import write_atomically
+
+VERSION = 1  # raised when a number of a `UseResult` changes
+FOLDER = "use"
+
+
+class Done:
+    """Results by a hash of everything that enters them.
+
+    Args:
+        folder: of the run; None: nothing is kept.
+        common: what all properties of the run share.
+    """
+
+    def __init__(self, folder: Path | None, common: Mapping[str, Any]) -> None:
+        self._folder = None if folder is None else folder / FOLDER
+        self._common = dict(common)
+
+    def _file(self, key: Mapping[str, Any]) -> Path | None:
+        return None if self._folder is None else self._folder / f"{digest(self._common | dict(key))[:32]}.json"
+
+    def get(self, key: Mapping[str, Any]) -> UseResult | None:
+        """What was measured, if it was, and can be read."""
+        file = self._file(key)
+        if file is None or not file.is_file():
+            return None
+        try:
+            return UseResult.from_json(file.read_text(encoding="utf-8"))
+        except (InputError, UnicodeDecodeError):
+            return None  # damaged: measured again
+
+    def put(self, key: Mapping[str, Any], result: UseResult) -> UseResult:
+        """Keep a result; gives it back."""
+        file = self._file(key)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, result.to_json().encode())
+        return result

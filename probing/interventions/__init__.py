@@ -1,0 +1,1 @@
+"""Interventions: what is done to states; one file is one member."""

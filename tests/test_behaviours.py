@@ -1,0 +1,132 @@
+"""Laws of behaviours: answers are single pieces; a vocabulary is measured in nats; readouts do not see padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from probing import registry
+from probing.behaving import Behaviour, Outputs, Texts
+from probing.behaviours._vocabulary import reduced
+from probing.behaviours.masked_token import MaskedToken
+from probing.behaviours.next_token import NextToken
+from probing.behaviours.readout import BUILT_IN, FinalStates
+from probing.errors import BadParameter, NoBehaviour, UnknownName
+from probing.specs import build
+from tests.tiny_models import byte_tokenizer, wordpiece_tokenizer
+
+
+def texts_of(n: int, tokenizer: object = None, labels: dict[str, np.ndarray] | None = None) -> Texts:
+    return Texts(tokenizer, (), np.zeros(n, np.int64), {}, labels or {})
+
+
+def batches(logits: torch.Tensor, size: int = 7) -> Iterator[Outputs]:
+    for part in logits.split(size):
+        yield Outputs(part, torch.ones(len(part), 1, dtype=torch.bool), torch.ones(len(part), 1, dtype=torch.bool))
+
+
+def weighted(logits: torch.Tensor) -> torch.Tensor:
+    p = logits.softmax(1).mean(0)
+    return (logits - (logits @ p)[:, None]) * p.sqrt()
+
+
+@pytest.mark.parametrize("name", registry.names("behaviours"))
+def test_every_behaviour_says_what_it_reads(name: str) -> None:
+    member = registry.get("behaviours", name).MEMBER
+    built = build("behaviours", name)
+    assert isinstance(built, Behaviour) and built.source in ("logits", "output", "states")
+    assert member.__doc__ and member.fit is not Behaviour.fit
+
+
+def test_logits_of_answers_are_centred_over_them() -> None:
+    behaviour = NextToken(answers="t|h|in")
+    tokenizer = byte_tokenizer()
+    ids = [tokenizer.convert_tokens_to_ids(piece) for piece in ("t", "h", "in")]
+    logits = torch.randn(9, 261, generator=torch.Generator().manual_seed(1)) + 100
+    readout = behaviour.fit(texts_of(9, tokenizer), lambda: batches(logits))
+    y = torch.cat([readout(outputs) for outputs in batches(logits)])
+    expected = logits[:, ids] - logits[:, ids].mean(1, keepdim=True)
+    torch.testing.assert_close(y, expected, atol=1e-5, rtol=0)
+    assert behaviour.are_logits and not NextToken().are_logits
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "answers", "found"),
+    [(byte_tokenizer, "t|dog", "3 pieces"), (wordpiece_tokenizer, "the|π", "vocabulary lacks"),
+     (wordpiece_tokenizer, "cat|the-", "2 pieces"), (wordpiece_tokenizer, "the|The", "the")],
+)  # fmt: skip
+def test_an_answer_that_is_no_single_piece_is_refused(tokenizer: object, answers: str, found: str) -> None:
+    with pytest.raises(NoBehaviour, match=found):
+        NextToken(answers=answers).fit(texts_of(3, tokenizer()), lambda: iter(()))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("answers", ["yes", "a|a", ["a"]])
+def test_one_answer_is_none(answers: str | list[str]) -> None:
+    with pytest.raises(BadParameter):
+        NextToken(answers=answers)
+
+
+def test_half_the_squared_change_of_a_vocabulary_is_the_divergence_in_nats() -> None:
+    generator = torch.Generator().manual_seed(2)
+    clean = 2 * torch.randn(1, 200, generator=generator).expand(40, -1) + 1e-3 * torch.randn(
+        40, 200, generator=generator
+    )
+    readout = reduced(texts_of(40), lambda: batches(clean))
+    edited = clean + 0.02 * torch.randn(40, 200, generator=generator)
+    before, after = (torch.cat([readout(o) for o in batches(x)]) for x in (clean, edited))
+    half = 0.5 * (after - before).double().square().sum(1)
+    p, q = clean.double().log_softmax(1), edited.double().log_softmax(1)
+    kl = (p.exp() * (p - q)).sum(1)
+    assert float((half / kl - 1).abs().max()) < 0.1
+
+
+def test_reduction_keeps_the_leading_axes_and_the_contrasts_of_classes() -> None:
+    generator = torch.Generator().manual_seed(3)
+    z = np.arange(90) % 2
+    factors = torch.randn(90, 6, generator=generator) * torch.tensor([9.0, 7, 5, 3, 0.1, 0.1])
+    factors[:, 5] = torch.from_numpy(z * 0.05).float()  # too small for a leading axis
+    logits = factors @ torch.randn(6, 400, generator=generator) / 20
+    full = weighted(logits)
+    readout = reduced(texts_of(90, labels={"z": z.astype(np.int64)}), lambda: batches(logits), components=4)
+    y = torch.cat([readout(o) for o in batches(logits)])
+    assert y.shape == (90, 5)
+    axes = torch.linalg.svd(full - full.mean(0), full_matrices=False)[2][:4].T
+    best = ((full - full.mean(0)) @ axes).square().sum()
+    assert float((y - y.mean(0)).square().sum()) >= 0.999 * float(best)
+    contrast = full[z == 1].mean(0) - full[z == 0].mean(0)
+    kept = y[z == 1].mean(0) - y[z == 0].mean(0)
+    torch.testing.assert_close(kept.norm(), contrast.norm(), rtol=1e-3, atol=0)
+
+
+def test_a_readout_does_not_see_padding() -> None:
+    generator = torch.Generator().manual_seed(4)
+    states = torch.randn(2, 5, 3, generator=generator)
+    real = torch.tensor([[True, True, True, False, False], [False, False, True, True, True]])
+    assert set(BUILT_IN) == {"mean", "cls", "last"}
+    for name, expected in {
+        "mean": [states[0, :3].mean(0), states[1, 2:].mean(0)],
+        "cls": [states[0, 0], states[1, 2]],
+        "last": [states[0, 2], states[1, 4]],
+    }.items():
+        readout = FinalStates(function=name).fit(texts_of(2), lambda: [Outputs(states, real, real)])
+        torch.testing.assert_close(readout(Outputs(states, real, real)), torch.stack(expected))
+    with pytest.raises(BadParameter, match="mean"):
+        FinalStates(function="maen")
+    with pytest.raises(NoBehaviour):
+        FinalStates(function=lambda states, real: states.sum()).fit(texts_of(2), lambda: [Outputs(states, real, real)])
+
+
+def test_positions_that_are_not_there_are_refused() -> None:
+    with pytest.raises(UnknownName, match="end"):
+        NextToken(position="subject").pieces(texts_of(3))
+    from probing.alignment import Encoded
+
+    one = Encoded(np.array([5, 6]), np.array([[0, 1], [1, 2]]), np.zeros(2, bool), np.zeros((0, 2), np.int64))
+    tokenizer = wordpiece_tokenizer()
+    with pytest.raises(NoBehaviour, match="mask piece"):
+        MaskedToken().pieces(Texts(tokenizer, (one,), np.zeros(1, np.int64), {}))
+    tokenizer.mask_token = "cat"
+    assert MaskedToken().pieces(Texts(tokenizer, (one,), np.zeros(1, np.int64), {})).tolist() == [0]

@@ -1,0 +1,292 @@
+"""Laws of the text instrument: replay is the full pass, edits reach what they name, norms can be held."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from probing.behaviours.readout import FinalStates
+from probing.corpus import Corpus
+from probing.errors import BadParameter, EditFailed, NoBehaviour, ReplayUnavailable, UnknownName, UnsupportedModel
+from probing.extraction import extract
+from probing.extraction.replaying import Replay
+from probing.instrument import Place
+from probing.instruments._rows import _spread
+from probing.instruments._sequences import cut_by_length
+from probing.instruments.text import TextInstrument
+from probing.language_model import LanguageModel
+from probing.models._held_norms import HeldNorms
+from tests.test_suffix_replay import read
+from tests.tiny_models import corpus_of, wordpiece_tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TEXTS = (
+    "the thing is being",
+    "a",
+    "on the thing",
+    "in the inning",
+    "x y",
+    "one two three",
+    "the thing is bein",
+    "z y x",
+)
+
+
+def labelled() -> Corpus:
+    examples = [
+        replace(
+            e, word_columns={"odd": tuple(str(i % 2) for i in range(len(e.words)))}, columns={"long": len(e.words) > 2},
+            spans={"first": e.words[0], "last": e.words[-1]} if len(e.words) > 1 else {},
+        )
+        for e in corpus_of(*TEXTS).examples
+    ]  # fmt: skip
+    return Corpus(tuple(examples))
+
+
+CORPUS = labelled()
+
+
+@cache
+def instrument(family: str, side: str = "right", behaviour: str = "next_token", sites: str = "resid.*") -> Any:
+    return TextInstrument.from_words(
+        read(family, side), CORPUS, behaviour, columns=["odd"], sites=sites, max_rows=12, tokens_per_batch=40
+    )
+
+
+def clean_states(found: TextInstrument, place: Place, rows: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(found.states(place)[rows])
+
+
+@pytest.mark.parametrize("behaviour", ["next_token:position=word", "readout"])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "distilbert"])
+def test_every_check_holds_at_every_site(family: str, side: str, behaviour: str) -> None:
+    found = instrument(family, side, behaviour, "*.0,*.1,resid.2")
+    assert len(found.places) == 9 and found.has_norms
+    found.check()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
+def test_an_edit_equals_a_full_pass_with_a_hook(family: str) -> None:
+    """Of one row in one text: every piece of the word moves by the difference."""
+    found = instrument(family, "right", "readout", "resid.1,mlp_out.1")
+    rows = np.array([3, 7, 3])
+    one = found.rows.encoded[found.rows.example[3]]
+    model = read(family, "right")
+    step = torch.randn(16, generator=torch.Generator().manual_seed(7))
+    for site in ("resid.1", "mlp_out.1"):
+        given = clean_states(found, Place(site), rows) + step
+        y = found.run_from(site, rows, {"": given})
+        torch.testing.assert_close(y[0], y[2], atol=1e-6, rtol=0)
+        module = model._trunk.trunk.get_submodule(model.modules[site])
+        pieces = found.rows.pieces[""][3]
+
+        def edit(module: Any, args: Any, output: Any = None, pieces: Any = pieces) -> Any:
+            states = (args[0] if output is None else output).clone()
+            states[0, pieces] += step
+            return (states, *args[1:]) if output is None else states
+
+        reads = site in model._trunk.reads_input
+        handle = module.register_forward_pre_hook(edit) if reads else module.register_forward_hook(edit)
+        last = "final_norm" if "final_norm" in model.sites else "resid.2"
+        try:
+            expected = model.states([one], [last])[last][0].mean(0)
+        finally:
+            handle.remove()
+        torch.testing.assert_close(y[0], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_the_last_state_of_a_donor_gives_the_donors_behaviour(family: str, side: str) -> None:
+    found = instrument(family, side, "next_token:position=word")
+    single = np.flatnonzero([len(pieces) == 1 for pieces in found.rows.pieces[""]])
+    assert len(single) >= 2
+    donors = np.roll(single, 1)
+    y = found.run_from("resid.2", single, {"": clean_states(found, Place("resid.2"), donors)})
+    np.testing.assert_allclose(y.numpy(), found.clean()[donors], atol=1e-5)
+    assert np.abs(found.clean()[donors] - found.clean()[single]).max() > 1e-2
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "distilbert"])
+def test_frozen_norms_change_nothing_where_nothing_is_edited_and_are_linear_after_the_last_block(family: str) -> None:
+    found = instrument(family, "left", "readout")
+    rows = np.arange(found.n_rows)
+    for place in found.places:
+        y = found.run_from(place.site, rows, {"": clean_states(found, place, rows)}, frozen_norms=True)
+        np.testing.assert_allclose(y.numpy(), found.clean(), atol=1e-5)
+    x = clean_states(found, Place("resid.2"), rows)
+    step = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    held = [found.run_from("resid.2", rows, {"": x + k * step}, frozen_norms=True) for k in (0, 1, 3)]
+    torch.testing.assert_close(held[2] - held[0], 3 * (held[1] - held[0]), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
+def test_the_gradient_is_the_finite_difference(family: str, frozen: bool) -> None:
+    found = instrument(family, "left")
+    rows = np.array([0, 5, 5, 2])
+    x = clean_states(found, Place("resid.1"), rows) + 0.1
+    weights = torch.randn((4, found.clean().shape[1]), generator=torch.Generator().manual_seed(5))
+    x.requires_grad_(True)
+    (slope,) = torch.autograd.grad((found.run_from("resid.1", rows, {"": x}, frozen_norms=frozen) * weights).sum(), x)
+    step = torch.randn(x.shape, generator=torch.Generator().manual_seed(6))
+    values = [
+        (found.run_from("resid.1", rows, {"": x.detach() + k * step}, frozen_norms=frozen).double() * weights).sum()
+        for k in (-0.01, 0.01)
+    ]
+    assert float((values[1] - values[0]) / 0.02) == pytest.approx(float((slope * step).sum()), rel=2e-2, abs=2e-3)
+
+
+def test_rows_are_run_in_any_number_and_order_and_parts() -> None:
+    found = instrument("gpt2")
+    rows = np.random.default_rng(0).integers(0, found.n_rows, 60)
+    given = clean_states(found, Place("resid.1"), rows) + torch.randn(
+        60, 16, generator=torch.Generator().manual_seed(1)
+    )
+    y = found.run_from("resid.1", rows, {"": given})
+    parts = found.batches(rows)
+    assert len(parts) > 3 and sorted(np.concatenate(parts)) == list(range(60))
+    for k in (0, 17, 59):
+        alone = found.run_from("resid.1", rows[k : k + 1], {"": given[k : k + 1]})
+        torch.testing.assert_close(alone[0], y[k], atol=1e-5, rtol=1e-5)
+    lengths = np.array([3, 9, 1, 9, 4])
+    assert [part.tolist() for part in cut_by_length(lengths, 18)] == [[1, 3], [4, 0, 2]]
+
+
+def test_rows_of_spans_have_every_position_and_several_are_edited_together() -> None:
+    model = read("gpt2")
+    found = TextInstrument.from_spans(
+        model, CORPUS, "next_token:answers=t|h", positions=["first", "last.last", "end"], columns=["long"]
+    )
+    assert found.n_rows == 7 and dict(found.rows.excluded) == {"a position has no piece": 1}
+    assert found.places[:3] == (Place("resid.0", "first"), Place("resid.0", "last.last"), Place("resid.0", "end"))
+    assert len(found.rows.pieces["first"][0]) == 2 and found.logits  # "t", "he"
+    assert found.rows.values("long")[1] == 2 and (found.rows.ordinal != 1).all()
+    found.check()
+    rows = np.arange(7)
+    step = 3 * torch.randn(16, generator=torch.Generator().manual_seed(7))
+    both = {p: torch.from_numpy(found.states(Place("resid.1", p))) + step for p in ("first", "end")}
+    one = found.run_from("resid.1", rows, {"end": both["end"]})
+    assert not torch.allclose(found.run_from("resid.1", rows, both), one, atol=1e-3)
+    with pytest.raises(UnknownName, match="nowhere"):
+        found.run_from("resid.1", rows, {"nowhere": both["end"]})
+
+
+def test_words_are_of_as_many_sentences_as_can_be_and_classes_are_even() -> None:
+    rng = np.random.default_rng(0)
+    example, classes = np.repeat(np.arange(100), 10), (rng.random(1000) < 0.1).astype(np.int64)
+    chosen = _spread(np.arange(1000), example, classes, 80, 0)
+    assert np.bincount(classes[chosen]).tolist() == [40, 40]
+    assert np.bincount(example[chosen]).max() <= 2 and len(set(example[chosen])) > 60
+    np.testing.assert_array_equal(chosen, _spread(np.arange(1000), example, classes, 80, 0))
+    assert len(_spread(np.arange(1000), example, classes, 400, 0)) == 400  # what the rare class lacks, others fill
+
+
+def test_states_of_a_replay_store_are_those_of_a_pass(tmp_path: Path) -> None:
+    model = read("gpt2")
+    store = extract(model, CORPUS, to=tmp_path / "s", role="replay", sites="resid.1,mlp_out.1", progress=False)
+    replay = Replay.open(store, model)
+    options: dict[str, Any] = {"sites": "resid.1,mlp_out.1", "max_rows": 12}
+    stored = TextInstrument.from_words(model, CORPUS, "next_token", replay=replay, **options)
+    passed = TextInstrument.from_words(model, CORPUS, "next_token", **options)
+    for place in passed.places:
+        np.testing.assert_allclose(stored.states(place), passed.states(place), atol=1e-6)
+    stored.check()
+
+
+def test_a_head_over_texts_is_a_behaviour() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+        network = BertForSequenceClassification(BertConfig(vocab_size=61, num_labels=3, **size)).eval()
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight += 0.1 * torch.randn(weight.shape)
+    model = LanguageModel.from_modules(network, wordpiece_tokenizer(), name="classifier")
+    found = TextInstrument.from_words(model, CORPUS, "head", max_rows=12)
+    found.check()
+    assert found.clean().shape == (12, 3) and found.logits
+    with pytest.raises(NoBehaviour, match="language-model head"):
+        TextInstrument.from_words(model, CORPUS, "next_token")
+    with pytest.raises(NoBehaviour, match="whole texts"):
+        TextInstrument.from_words(read("gpt2"), CORPUS, "head")
+
+
+def test_what_cannot_be_is_refused_before_it_is_run() -> None:
+    model = read("gpt2")
+    with pytest.raises(BadParameter, match="max_bytes"):
+        TextInstrument.from_words(model, CORPUS, "readout", max_bytes=1000)
+    with pytest.raises(BadParameter, match=r"resid\.l"):
+        TextInstrument.from_words(model, CORPUS, "readout", sites="final_norm")
+    with pytest.raises(UnknownName, match="odd"):
+        TextInstrument.from_words(model, CORPUS, "readout", columns=["odf"])
+    constant = FinalStates(function=lambda states, real: states.sum((1, 2))[:, None] * 0 + 1)
+    with pytest.raises(NoBehaviour, match="never varies"):
+        TextInstrument.from_words(model, CORPUS, constant)
+
+
+def test_checks_fail_where_the_model_is_not_as_it_was() -> None:
+    model = read("gpt2", "right", torch.float64)
+    found = TextInstrument.from_words(model, CORPUS, "next_token", max_rows=8)
+    network = model.suffix.model
+    network.train()
+    with pytest.raises(EditFailed, match="training mode"):
+        found.check()
+    network.eval()
+    found.check()
+    kept = network.transformer.h[1].ln_2.weight.detach().clone()
+    try:
+        with torch.no_grad():
+            network.transformer.h[1].ln_2.weight[0] += 1e-3
+        with pytest.raises(EditFailed):
+            found.check()
+    finally:
+        with torch.no_grad():
+            network.transformer.h[1].ln_2.weight.copy_(kept)
+    found.check()
+
+
+@pytest.mark.parametrize("break_it", ["another piece", "a later piece", "noise"])
+def test_a_model_that_breaks_an_identity_is_found_out(break_it: str) -> None:
+    """A hook on the last block that carries states to other pieces, or adds noise."""
+    model = read("gpt2")
+    found = TextInstrument.from_words(model, CORPUS, "next_token:position=word", max_rows=8, tokens_per_batch=60)
+    draws = torch.Generator().manual_seed(0)
+
+    def spoil(module: Any, args: Any, output: Any) -> Any:
+        states = output[0] if isinstance(output, tuple) else output
+        if break_it == "noise":
+            states = states + 0.1 * torch.randn(states.shape, generator=draws)
+        else:
+            states = states + 0.1 * states.roll(1 if break_it == "another piece" else -1, 1)
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    handle = model._trunk.blocks[1].register_forward_hook(spoil)
+    try:
+        with pytest.raises((EditFailed, UnsupportedModel, ReplayUnavailable)):
+            found.check()
+    finally:
+        handle.remove()
+    found.check()
+
+
+def test_norms_that_cannot_be_held_are_refused() -> None:
+    class OddNorm(torch.nn.LayerNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).abs()
+
+    odd = HeldNorms(torch.nn.Sequential(torch.nn.LayerNorm(4), OddNorm(4)))
+    assert not odd.are_known and list(odd.scales) == ["0"]
+    with pytest.raises(ReplayUnavailable, match="OddNorm"):
+        odd.check()
+    with pytest.raises(ReplayUnavailable, match="no norm"):
+        HeldNorms(torch.nn.Linear(2, 2)).check()
