@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from probing.errors import BadParameter
-from probing.plantbench import tier0
+from probing.plantbench import tier0, tier1
 from probing.plantbench.case import Case, Truth
 from probing.plantbench.knobs import DEVELOPMENT_SEEDS, Knobs, held_out, holdout_seed
 from probing.seeds import child_seed
 
 Tier = Callable[[int], Iterable[tuple[Case, Truth]]]
-TIERS: Mapping[int, Tier] = {0: tier0.cases}
+TIERS: Mapping[int, Tier] = {0: tier0.cases, 1: tier1.cases}
 
 
 @dataclass(frozen=True)
