@@ -218,7 +218,7 @@ class Evidence:
     def _shift(self, n: int, start: NDArray[Any], goal: NDArray[Any], strata: ArrayLike | None) -> Floats:
         begin, end = np.broadcast_to(start, (n,)), np.broadcast_to(goal, (n,))
         w = None if strata is None else np.broadcast_to(np.asarray(strata), (n,))
-        if w is not None and len(w) and not (0 <= w.min() and w.max() < len(self.arrays["shares"])):
+        if w is not None and len(w) and not (w.min() >= 0 and w.max() < len(self.arrays["shares"])):
             raise BadParameter("no such stratum", needed=f"0 to {len(self.arrays['shares']) - 1}",
                                found=f"{w.min()} to {w.max()}", where=self.header.place)  # fmt: skip
         if "slopes" in self.arrays:
@@ -229,7 +229,7 @@ class Evidence:
     def _between(self, begin: NDArray[Any], end: NDArray[Any], w: NDArray[Any] | None) -> Floats:
         means, counts, shares = (self.arrays[name] for name in ("means", "counts", "shares"))
         for codes in (begin, end):
-            if len(codes) and not (0 <= codes.min() and codes.max() < means.shape[1]):
+            if len(codes) and not (codes.min() >= 0 and codes.max() < means.shape[1]):
                 raise BadParameter("no such class", needed=f"0 to {means.shape[1] - 1}",
                                    found=f"{codes.min()} to {codes.max()}", where=self.header.place)  # fmt: skip
         known = (counts > 0)[:, begin] & (counts > 0)[:, end]  # (W, n)
