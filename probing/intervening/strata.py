@@ -26,8 +26,8 @@ def crossed(covariates: Sequence[NDArray[Any]]) -> Ints:
 def propensity(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], folds: Ints) -> NDArray[np.float64]:
     """`(N,)` what the covariates say of z: fitted on all rows where columns are few, else each fold from the others.
 
-    Predicted across folds, folds differ in level, and fall into bins of their own: with fewer columns than a fiftieth of
-    the rows there is nothing to overfit.
+    Predicted across folds, folds differ in level, and fall into bins of their own: with fewer columns than a fiftieth
+    of the rows there is nothing to overfit.
 
     Of more than two classes the first principal component of the log-odds; of real values the prediction.
 

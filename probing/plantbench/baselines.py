@@ -23,8 +23,11 @@ from scipy.stats import ttest_1samp
 from probing.editing import Intervention, Targets
 from probing.intervening.contrasts import sums_by
 from probing.intervening.responding import behaviour, behaviour_and_slopes
+from probing.interventions.inlp import Inlp
+from probing.interventions.leace import Leace
 from probing.plantbench.case import Answer, Case, Cell, Truth
 from probing.plantbench.oracle import probe_accuracy
+from probing.plantbench.scoring import Rule
 from probing.seeds import generator
 
 Ints = NDArray[np.int64]
@@ -74,6 +77,17 @@ def best_threshold(values: Floats, used: NDArray[np.bool_]) -> float:
     cuts = np.concatenate([[order[0]], (order[1:] + order[:-1]) / 2, [np.nextafter(order[-1], np.inf)]])
     right = [(values[used] >= cut).mean() + (values[~used] < cut).mean() for cut in cuts]
     return float(cuts[len(cuts) - 1 - int(np.argmax(right[::-1]))])
+
+
+def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
+    """All of them by name, thresholds fitted on the cells of a suite (not those that they are scored on)."""
+    statistics = {"probe accuracy": accuracy_above_chance, "attribution patching": attribution}
+    return {
+        **fitted(statistics, suite),
+        "amnesic leace": Amnesic(Leace()),
+        "amnesic inlp": Amnesic(Inlp()),
+        "fitted direction": FittedDirection(),
+    }
 
 
 def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from probing.errors import BadParameter
-from probing.plantbench import tier0
+from probing.plantbench import tier0, tier1
 from probing.plantbench.case import Case, Truth
-from probing.plantbench.knobs import DEVELOPMENT_SEEDS, held_out, holdout_seed
+from probing.plantbench.knobs import DEVELOPMENT_SEEDS, Knobs, held_out, holdout_seed
 from probing.seeds import child_seed
 
 Tier = Callable[[int], Iterable[tuple[Case, Truth]]]
-TIERS: Mapping[int, Tier] = {0: tier0.cases}
+TIERS: Mapping[int, Tier] = {0: tier0.cases, 1: tier1.cases}
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,13 @@ def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int
         raise BadParameter("no such development suite", needed=known,
                            found=f"tiers {list(tiers)}, seeds {list(seeds)}")  # fmt: skip
     return Suite(tuple(seeds), {tier: TIERS[tier] for tier in tiers})
+
+
+def vectors(
+    knobs: Knobs, *, seeds: Sequence[int] = DEVELOPMENT_SEEDS, numbers: Sequence[int] = tuple(tier0.PLANTS)
+) -> Suite:
+    """Tier 0 with other knobs: power against n, gain, ρ or d is a score for each of several of these."""
+    return Suite(tuple(seeds), {0: lambda seed: tier0.cases(seed, knobs=knobs, numbers=numbers)})
 
 
 def held_out_vectors(version: str, *, draws: int = 20) -> Suite:

@@ -115,25 +115,28 @@ class _Reader:
 
     def __init__(self, world: World, clean: Mapping[str, Tensor]) -> None:
         self._plant, self._squash, self._clean = world.plant, world.knobs.squash, clean
-        self._back = torch.from_numpy((world.rotation.T * world.norm_gain).astype(np.float32))
+        back = world.rotation.T * world.norm_gain
+        self._back = torch.from_numpy(back.astype(np.float32))
+        self._to_slots = self._back[:, : FIRST + world.plant.slots].contiguous()
         self._weights = torch.from_numpy(world.weights.astype(np.float32))
+        self._to_answers = torch.from_numpy((back @ world.weights).astype(np.float32))
         self._reads = torch.from_numpy(world.reads.astype(np.float32))
 
     def __call__(self, site: str, rows: NDArray[np.int64], given: Mapping[str, Tensor], frozen_norms: bool) -> Tensor:
-        u = {}
-        for position, clean in self._clean.items():
-            own = given.get(position)
-            before = clean[torch.from_numpy(rows)] if own is None or frozen_norms else None
-            h = own if own is not None else before
-            assert h is not None
-            scaled_by = before if before is not None else h
-            u[position] = (h * torch.rsqrt((scaled_by**2).mean(1, keepdim=True))) @ self._back
-        first = u[self._plant.positions[0]]
-        y = _squashed(first, self._squash) @ self._weights
-        return y if self._plant.more is None else y + self._plant.more(u, self._reads)
+        read = self._plant.positions if self._plant.more else self._plant.positions[:1]
+        normed = {position: self._normed(position, rows, given.get(position), frozen_norms) for position in read}
+        first = normed[self._plant.positions[0]]
+        y = first @ self._to_answers if self._squash == "linear" else self._squashed(first @ self._back) @ self._weights
+        if self._plant.more is None:
+            return y
+        return y + self._plant.more({position: h @ self._to_slots for position, h in normed.items()}, self._reads)
 
+    def _normed(self, position: str, rows: NDArray[np.int64], given: Tensor | None, frozen_norms: bool) -> Tensor:
+        if given is not None and not frozen_norms:
+            return given * torch.rsqrt((given**2).mean(1, keepdim=True))
+        clean = self._clean[position][torch.from_numpy(rows)]
+        scale = torch.rsqrt((clean**2).mean(1, keepdim=True))
+        return (clean if given is None else given) * scale
 
-def _squashed(u: Tensor, squash: str) -> Tensor:
-    if squash == "linear":
-        return u
-    return 2 * torch.tanh(u / 2) if squash == "tanh" else 2 * torch.nn.functional.softsign(u / 2)
+    def _squashed(self, u: Tensor) -> Tensor:
+        return 2 * torch.tanh(u / 2) if self._squash == "tanh" else 2 * torch.nn.functional.softsign(u / 2)
