@@ -21,7 +21,7 @@ class UseOptionsOfJob(Job):
     """What is edited and measured."""
 
     tasks: Many = option(
-        help="property: feature:NAME, upos, column:NAME, … (repeatable; those of sentences are covariates of each other)",
+        help="property: feature:NAME, upos, column:NAME, … (repeatable; those of sentences match each other)",
         flag="task",
     )
     behaviour: str = option(

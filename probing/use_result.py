@@ -30,7 +30,7 @@ class EditEffect:
         u_p, u_p_adjusted: one-sided, of U; adjusted as p.
         mde: smallest |ES| found with 80 % probability at 5 %.
         equivalence_p: p of two one-sided tests that |ES| < ε (and, where T is not established, of ES_U < ε).
-        null_ratio: SD of τ under shuffled labels over its standard error; None: not computed.
+        null_ratio: SD of τ under shuffled labels over its standard error, at the place of the largest effect.
         rows: rows edited.
     """
 

@@ -12,7 +12,7 @@ from scipy.stats import binom
 from probing.instrument import Place
 from probing.intervening.effects import Bench
 from probing.intervening.inference import Effect, effect
-from probing.intervening.nulls import permuted
+from probing.intervening.nulls import null_error, permuted
 from probing.intervening.options import UseOptions
 from probing.intervening.running import Property, measure_property
 from probing.intervening.swapping import interchanged, swapped
@@ -68,8 +68,7 @@ def test_computed_and_permuted_nulls_have_one_spread_on_inert_cells() -> None:
     for seed in range(12):
         on = bench(sample(seed, n=1500), seed)
         found = effect(swapped(on, HERE), on.experiment.groups, 1.0)
-        assert found.null_error is not None
-        ratios.append(found.null_error / permuted(on, HERE, found.tau.value, dose=1.0, draws=60).sd)
+        ratios.append(null_error(on, HERE, dose=1.0) / permuted(on, HERE, found.tau.value, dose=1.0, draws=60).sd)
     assert 0.9 <= np.mean(ratios) <= 1.1, ratios
 
 
@@ -205,3 +204,14 @@ def test_an_unknown_place_is_named() -> None:
     made = plain(0, 0.0)
     with pytest.raises(Exception, match="unknown place"):
         measure_property(made.instrument, made.prop, places=[Place("resid.9")])
+
+
+def test_erasers_stand_beside_random_subspaces_and_a_control_task() -> None:
+    made = plain(4, 1.5)
+    options = dataclasses.replace(QUICK, comparisons=("leace", "mean_ablation"))
+    found = measure_property(made.instrument, made.prop, options=options).cells[0].comparisons
+    assert set(found) == {"random_subspace", "leace", "mean_ablation", "control_task"}
+    # Directions of the states' own covariance touch other codes that are read: a used code need not exceed them.
+    assert all(0.1 < one["change"] < 1 for one in found.values())
+    assert found["leace"]["accuracy"] < 0.6 < 0.9 < found["control_task"]["accuracy"]
+    assert found["leace"]["rank"] == found["random_subspace"]["rank"] == 1

@@ -127,10 +127,12 @@ class ArrayInstrument(Instrument):
         rows = np.arange(min(self._n_rows, PROBED_ROWS))[::-1].copy()
         wanted = torch.from_numpy(self._clean[rows])
         for site in dict.fromkeys(place.site for place in self._states):
-            expect_equal(self._clean_run(site, rows), wanted, "running rows in another order", site)
+            expect_equal(
+                self._clean_run(site, rows), wanted, "rows run in another order give their clean outputs", site
+            )
             if self._has_norms:
                 held = self._clean_run(site, rows, frozen_norms=True)
-                expect_equal(held, wanted, "holding norms at their clean scales", site)
+                expect_equal(held, wanted, "norms held at their clean scales change nothing", site)
 
     def _clean_run(self, site: str, rows: NDArray[np.int64], *, frozen_norms: bool = False) -> Tensor:
         here = {p.position: torch.from_numpy(s[rows]) for p, s in self._states.items() if p.site == site}
@@ -146,7 +148,7 @@ class ArrayInstrument(Instrument):
         rows = np.arange(min(self._n_rows, PROBED_ROWS))
         for site in dict.fromkeys(place.site for place in self._states):
             first, second = (self._clean_run(site, rows) for _ in range(2))
-            expect_equal(second, first, "a second call with the same states", site)
+            expect_equal(second, first, "a second call with the same states gives the same", site)
 
 
 def _checked_states(place: Place, given: NDArray[np.floating]) -> NDArray[np.float32]:

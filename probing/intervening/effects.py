@@ -119,7 +119,6 @@ class Tally:
         influence, through_c, of_total: `(n,)` summed influence values: of τ with the contrast held, what the contrast
             adds, of T.
         u, u_influences: U by rotation, and its influence values `(n,)` with m° held.
-        null_variance: by rotation, of τ when labels are shuffled.
         kl, flips: by rotation, of logits: mean KL(clean ‖ edited), share of other most probable answers.
         rows: edited in all.
         pairs: `(m, 2)` rows that exchanged states, if they did.
@@ -131,7 +130,6 @@ class Tally:
     spread: list[float] = field(default_factory=list)
     u: list[float] = field(default_factory=list)
     u_influences: list[Floats] = field(default_factory=list)
-    null_variance: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     flips: list[float] = field(default_factory=list)
     rows: int = 0

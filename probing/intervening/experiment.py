@@ -69,8 +69,8 @@ def plan(
     """The experiment on N rows of which some have the property.
 
     Strata are the values of all covariates, crossed. Where that leaves less than 0.8 of the rows, they are five bins
-    (or fewer, down to two) of the chance of the property given the covariates, predicted across folds; if within these a
-    covariate still goes with the property, the crossing stays, and coverage tells.
+    (or fewer, down to one) of the chance of the property given the covariates; if within these a covariate still goes
+    with the property, the crossing stays, and coverage tells.
 
     Args:
         z: `(N,)` classes (negative: no label) or real values (NaN: none).
@@ -157,7 +157,7 @@ def _strata(
     if kept.mean() >= LEAST_COVERAGE:
         return strata, "crossing", kept
     score = propensity(z, n_classes, list(covariates.values()), folds)
-    for n_bins in range(BINS, 1, -1):
+    for n_bins in range(BINS, 0, -1):
         bins = grouped(score, n_bins)
         kept_bins = _kept(z, n_classes, bins, units, folds)
         balanced = imbalance(z, n_classes, list(covariates.values()), bins) <= MOST_IMBALANCE

@@ -94,7 +94,6 @@ class Effect:
         spread: s_c; `es` = τ / s_c.
         u: cross-fitted squared effect; its error has m° held fixed.
         y_spread: s_Y.
-        null_error: SD of τ under shuffled labels; None: not computed.
         covariance: of τ and T.
         rows: edited.
     """
@@ -105,7 +104,6 @@ class Effect:
     spread: float
     u: Estimate | None
     y_spread: float
-    null_error: float | None
     covariance: float
     rows: int
 
@@ -172,7 +170,6 @@ def effect(tally: Tally, groups: Ints, y_spread: float) -> Effect:
     whole = estimated(total, of_total, groups, None)
     return Effect(
         fixed, full, whole, float(np.mean(tally.spread)), _u(tally, groups), y_spread,
-        math.sqrt(sum(tally.null_variance)) / n if tally.null_variance else None,
         float(full.by_group @ whole.by_group), tally.rows,
     )  # fmt: skip
 

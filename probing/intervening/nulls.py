@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,18 @@ class Permuted:
 
     p: float
     sd: float
+
+
+def null_error(bench: Bench, place: Place, *, dose: float) -> float:
+    """SD of τ under shuffled labels, by its derivative at no edit: Σ gᵀ S g (1/n₁ + 1/n₀), S the total covariance."""
+    states, variances = bench.states(place), []
+    for r in range(FOLDS):
+        f1, _, f3 = bench.folds(r)
+        natural = bench.naturals[r]
+        _, slopes = bench.run_with_slopes(place, f3, states[f3], natural.coefficients)
+        shift = bench.shift(states, f1)
+        variances.append(shift.null_variance(natural.sides, dose * slopes, bench.experiment.groups[f1]))
+    return math.sqrt(sum(variances)) / FOLDS
 
 
 def permuted(bench: Bench, place: Place, tau: float, *, dose: float, draws: int) -> Permuted:

@@ -11,72 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from probing.errors import BadParameter, DegenerateDesign
 from probing.instrument import Instrument, Place
+from probing.patching_result import PatchingError, PatchingResult
+
+__all__ = ["PatchingError", "PatchingResult", "attribute", "patch"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class PatchingResult:
-    """Effects by site and position. S sites, P positions; NaN where there is no such place.
-
-    Attributes:
-        sites, positions: of rows and columns.
-        effect: `(S, P)` mean shift of the behaviour along the difference between the prompts of a pair.
-        normalised: `(S, P)` share of that difference: 0 changes nothing, 1 gives the other prompt's behaviour.
-        n_pairs: pairs of prompts.
-        method: `activation` or `attribution`.
-    """
-
-    sites: tuple[str, ...]
-    positions: tuple[str, ...]
-    effect: Floats
-    normalised: Floats
-    n_pairs: int
-    method: str
-
-    def table(self) -> list[dict[str, str | float]]:
-        """One row a place."""
-        return [
-            {"site": site, "position": position, "effect": float(self.effect[i, j]),
-             "normalised": float(self.normalised[i, j])}
-            for i, site in enumerate(self.sites) for j, position in enumerate(self.positions)
-            if np.isfinite(self.effect[i, j])
-        ]  # fmt: skip
-
-    def error_of(self, approximate: PatchingResult) -> PatchingError:
-        """How far an approximation of the same places is off.
-
-        Raises:
-            BadParameter: other places.
-        """
-        if (self.sites, self.positions) != (approximate.sites, approximate.positions):
-            raise BadParameter("results of different places are not compared", needed="the same sites and positions",
-                               found=f"{approximate.sites}, {approximate.positions}")  # fmt: skip
-        exact, rough = (x.normalised[np.isfinite(self.normalised)] for x in (self, approximate))
-        varies = len(exact) > 1 and np.ptp(exact) > 0 and np.ptp(rough) > 0
-        return PatchingError(
-            difference=approximate.normalised - self.normalised,
-            root_mean_square=float(np.sqrt(np.square(rough - exact).mean())),
-            largest=float(np.abs(rough - exact).max()),
-            correlation=float(np.corrcoef(exact, rough)[0, 1]) if varies else None,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class PatchingError:
-    """Attribution less activation patching, in shares of the natural difference.
-
-    Attributes:
-        difference: `(S, P)`.
-        root_mean_square, largest: over places.
-        correlation: over places; None where one of the two does not vary.
-    """
-
-    difference: Floats
-    root_mean_square: float
-    largest: float
-    correlation: float | None
 
 
 def patch(

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 
 from probing.instrument import Instrument, Place
+from probing.intervening.comparing_edits import compared
 from probing.intervening.decoding import decoded
 from probing.intervening.effects import Bench
 from probing.intervening.experiment import Experiment, plan
 from probing.intervening.families import max_t
 from probing.intervening.inference import Effect, Estimate, effect
-from probing.intervening.nulls import permuted, random_property, rate_interval
+from probing.intervening.nulls import null_error, permuted, random_property, rate_interval
 from probing.intervening.on_states import OnStates, StateChecks
 from probing.intervening.options import UseOptions
 from probing.intervening.swapping import dose_curve, exchanged, interchanged, swapped
@@ -107,8 +108,11 @@ def measure_property(
     for place in chosen:
         if str(place) not in known:
             known[str(place)] = _decodability(experiment, bench.states(place), options.seed)
-    if options.permutations:
-        cells = _with_permutations(bench, measured, cells, options)
+    if options.comparisons:
+        names = options.comparisons
+        cells = [replace(c, comparisons=compared(bench, m.place, names)) for m, c in zip(measured, cells, strict=True)]
+    if options.null or options.permutations:
+        cells = _with_nulls(bench, measured, cells, options)
     return UseResult(
         task=prop.name, behaviour=behaviour, model=model, cells=tuple(cells), decodability=known,
         n_rows=len(experiment.rows), coverage=experiment.coverage, least_groups=experiment.least_groups,
@@ -125,7 +129,7 @@ def _measure(bench: Bench, place: Place, prop: Property, options: UseOptions) ->
     checks = StateChecks(bench, place, others)
     dose, on_states = checks.dose(options.doses)
     spread = float(np.sqrt(((bench.y - bench.y.mean(0)) ** 2).sum(1).mean()))
-    swap = swapped(bench, place, dose=dose, with_null=options.null)
+    swap = swapped(bench, place, dose=dose)
     return Measured(
         place, dose, checks, on_states, effect(swap, e.groups, spread),
         effect(interchanged(bench, place), e.groups, spread),
@@ -169,7 +173,7 @@ def _edit_effect(e: Effect, p_adjusted: float, u_p_adjusted: float, options: Use
         total_high=total[1], spread=e.spread, mf=e.mf, mf_low=mf[0] if mf else None, mf_high=mf[1] if mf else None,
         es_u=e.es_u, es_u_high=e.es_u_high, u_p=float(norm.sf(e.u.t)) if e.u else 1.0, u_p_adjusted=u_p_adjusted,
         mde=e.tau.mde / e.spread if e.spread else 0.0, equivalence_p=p,
-        null_ratio=e.null_error / e.tau.error if e.null_error is not None and e.tau.error else None, rows=e.rows,
+        null_ratio=None, rows=e.rows,
     )  # fmt: skip
 
 
@@ -217,7 +221,7 @@ def _frozen(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
     """The effect with later norms held at their clean scales: of the swap if it was found, else of the interchange."""
     by_swap = cell.subspace.p_adjusted <= 0.05
     groups, clean = bench.experiment.groups, m.subspace if by_swap else m.whole
-    tally = (swapped(bench, m.place, dose=m.dose, with_u=False, with_null=False, frozen_norms=True) if by_swap
+    tally = (swapped(bench, m.place, dose=m.dose, with_u=False, frozen_norms=True) if by_swap
              else interchanged(bench, m.place, frozen_norms=True))  # fmt: skip
     held = effect(tally, groups, clean.y_spread)
     low, high = held.es_interval(0.90)
@@ -225,13 +229,20 @@ def _frozen(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
     return replace(cell, frozen_share=share, frozen_low90=low, frozen_high90=high)
 
 
-def _with_permutations(
+def _with_nulls(
     bench: Bench, measured: Sequence[Measured], cells: Sequence[UseCell], options: UseOptions
 ) -> list[UseCell]:
+    """Nulls at the place of the largest effect, where they matter most."""
     largest = int(np.argmax([abs(m.subspace.es) for m in measured]))
-    m = measured[largest]
-    found = permuted(bench, m.place, m.subspace.tau.value, dose=m.dose, draws=options.permutations)
-    return [replace(c, p_permutation=found.p) if i == largest else c for i, c in enumerate(cells)]
+    m, cell = measured[largest], cells[largest]
+    if options.null:
+        error = null_error(bench, m.place, dose=m.dose)
+        ratio = error / m.subspace.tau.error if m.subspace.tau.error else None
+        cell = replace(cell, subspace=replace(cell.subspace, null_ratio=ratio))
+    if options.permutations:
+        found = permuted(bench, m.place, m.subspace.tau.value, dose=m.dose, draws=options.permutations)
+        cell = replace(cell, p_permutation=found.p)
+    return [cell if i == largest else c for i, c in enumerate(cells)]
 
 
 def _false_positives(

@@ -24,7 +24,10 @@ def crossed(covariates: Sequence[NDArray[Any]]) -> Ints:
 
 
 def propensity(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], folds: Ints) -> NDArray[np.float64]:
-    """`(N,)` what the covariates say of z, each fold predicted from the others.
+    """`(N,)` what the covariates say of z: fitted on all rows where columns are few, else each fold from the others.
+
+    Predicted across folds, folds differ in level, and fall into bins of their own: with fewer columns than a fiftieth
+    of the rows there is nothing to overfit.
 
     Of more than two classes the first principal component of the log-odds; of real values the prediction.
 
@@ -33,8 +36,9 @@ def propensity(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any
     """
     X = np.concatenate([_columns(values) for values in covariates], axis=1)
     score = np.zeros(len(z))
-    for fold in np.unique(folds):
-        own, rest = folds == fold, folds != fold
+    few = X.shape[1] < len(z) / 50
+    for fold in [None] if few else np.unique(folds):
+        own, rest = (folds >= 0, folds >= 0) if fold is None else (folds == fold, folds != fold)
         if not n_classes:
             score[own] = Ridge(1.0).fit(X[rest], z[rest]).predict(X[own])
         elif len(np.unique(z[rest])) > 1:

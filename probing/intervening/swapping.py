@@ -14,8 +14,7 @@ Floats = NDArray[np.float64]
 
 
 def swapped(
-    bench: Bench, place: Place, *, dose: float = 1.0, with_u: bool = True, with_null: bool = True,
-    frozen_norms: bool = False,
+    bench: Bench, place: Place, *, dose: float = 1.0, with_u: bool = True, frozen_norms: bool = False
 ) -> Tally:  # fmt: skip
     """Class-mean swap: h + a (mean(h | goal, w) − mean(h | start, w)), one shift per stratum w.
 
@@ -24,7 +23,6 @@ def swapped(
         place: of the edit.
         dose: a.
         with_u: measure U too: the edit is fitted on two halves of F1.
-        with_null: the variance under shuffled labels too.
         frozen_norms: later norms are held at their clean scales.
 
     References:
@@ -44,10 +42,6 @@ def swapped(
             tally.kl.append(kl)
             tally.flips.append(flips)
         tally.add(natural, changes, through_edit=(f1, shift.influence(natural.sides, dose * slopes)))
-        if with_null:
-            _, at_zero = bench.run_with_slopes(place, f3, states[f3], natural.coefficients)
-            groups = bench.experiment.groups[f1]
-            tally.null_variance.append(shift.null_variance(natural.sides, dose * at_zero, groups))
         if with_u:
             _swapped_u(bench, place, states, tally, r, dose)
     return tally

@@ -64,7 +64,7 @@ class Knobs:
 
     def __post_init__(self) -> None:
         if self.width < 20 + self.noise_reads:
-            raise BadParameter("too narrow for the codes and the noise that is read", needed="width of noise_reads + 20",
+            raise BadParameter("too narrow for codes and noise", needed="a width of noise_reads + 20 or more",
                                found=str(self.width))  # fmt: skip
         if min(self.n, self.answers, self.group_size, self.identities, self.n_pairs) < 1 or self.classes < 3:
             raise BadParameter("a size is out of range", needed="1 or more; 3 or more classes", found=str(self))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadTwin, PlantFailed
 from probing.instrument import Instrument, Place
+from probing.intervening.contrasts import sums_by
 from probing.intervening.on_states import Discriminant
 from probing.intervening.responding import behaviour
 from probing.plantbench.case import Cell, CellTruth, Certificate, Label, SubLabel
@@ -66,9 +67,7 @@ class _Means:
 
     def __call__(self, changes: Floats) -> Floats:
         """`(cells, V)` means of changes `(n, V)`."""
-        found = np.zeros((len(self.shares), changes.shape[1]))
-        np.add.at(found, self.codes, self.factors[:, None] * changes)
-        return found
+        return sums_by(self.codes, self.factors[:, None] * changes, len(self.shares))
 
     def size(self, means: Floats) -> float:
         """Root of the weighted mean squared length."""

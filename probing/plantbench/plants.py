@@ -14,8 +14,8 @@ from probing.plantbench.case import SubLabel
 from probing.plantbench.knobs import Knobs
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Values = Ints | Floats
+Floats = NDArray[np.floating]
+Values = Ints | NDArray[np.float64]
 
 CONST, A, C, FIRST = 0, 1, 2, 3  # slots; B's begin at FIRST
 SITE = "resid.0"
@@ -30,7 +30,7 @@ class Latents:
         a, c, z: `(n,)` values of A, C and B.
         hidden: `(n,)` ±1 that has no label.
         groups, types: `(n,)` codes.
-        noise: `(n, d)` by position.
+        noise: `(n, d)` float32 by position.
     """
 
     a: Ints
@@ -64,7 +64,7 @@ def turned(own: Floats, sign: Floats, direction: Floats, length: float = 1.0) ->
     As the noise is symmetric this is code plus noise; and the two classes of a pair have equally long states.
     """
     along = own @ direction
-    return own + np.outer(sign * (length + along) - along, direction)
+    return np.asarray(own + np.outer(sign * (length + along) - along, direction), own.dtype)
 
 
 def in_slot(slot: int, *, slots: int = 1, length: float = 1.0) -> Write:

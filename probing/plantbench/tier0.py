@@ -107,7 +107,7 @@ def _features(world: World, states: NDArray[np.float32]) -> list[NDArray[np.floa
     """What the oracle's probes read: the states; and where only products tell, the product of the planted slots."""
     if not world.plant.products:
         return [states]
-    slots = states @ world.rotation.T.astype(np.float32)[:, FIRST : FIRST + world.plant.slots]
+    slots = states @ world.rotation[FIRST : FIRST + world.plant.slots].T.astype(np.float32)
     return [states, slots.prod(1, keepdims=True)]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from probing.plantbench.knobs import Knobs
 from probing.plantbench.plants import CONST, FIRST, SITE, A, C, Latents, Plant, Values
 from probing.seeds import generator
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 IDENTITY_SLOTS = 16
 
 
@@ -33,25 +34,32 @@ def drawn(plant: Plant, knobs: Knobs, n: int, *seeds: int | str) -> Latents:
     types = rng.integers(0, knobs.identities, n) if plant.by_identity else None
     z = plant.draw(rng, a, c, types, knobs)
     hidden = rng.choice([-1.0, 1.0], n)
-    noise = {position: _noise(rng, plant, knobs, groups, types, seeds) for position in plant.positions}
+    noise = {position: _noise(plant, knobs, types, n, position, seeds) for position in plant.positions}
     return Latents(a, c, z, hidden, groups, types, noise)
 
 
 def _noise(
-    rng: np.random.Generator, plant: Plant, knobs: Knobs, groups: NDArray[np.int64], types: NDArray[np.int64] | None,
-    seeds: tuple[int | str, ...],
-) -> Floats:  # fmt: skip
-    shared = rng.standard_normal((int(groups[-1]) + 1, knobs.width))[groups]
-    own = rng.standard_normal((len(groups), knobs.width))
-    noise = knobs.noise * (np.sqrt(1 - knobs.group_share) * own + np.sqrt(knobs.group_share) * shared)
+    plant: Plant, knobs: Knobs, types: NDArray[np.int64] | None, n: int, position: str, seeds: tuple[int | str, ...]
+) -> Floats:
+    noise = knobs.noise * _normals(n, knobs.width, knobs.group_size, knobs.group_share, (*seeds, position))
     if types is not None:  # the identity's own vector stands in slots of which most are read
-        of_type = generator(0, "plantbench", *seeds[:-1], "identities").standard_normal(
-            (knobs.identities, IDENTITY_SLOTS)
-        )
+        rng = generator(0, "plantbench", *seeds[:-1], "identities")
         start = FIRST + plant.slots
-        noise[:, start : start + IDENTITY_SLOTS] = knobs.noise * of_type[types]
+        own = rng.standard_normal((knobs.identities, IDENTITY_SLOTS), dtype=np.float32)
+        noise[:, start : start + IDENTITY_SLOTS] = knobs.noise * own[types]
     noise[:, [CONST, *(FIRST + slot for slot in plant.silent)]] = 0.0
-    return noise
+    return np.asarray(noise)
+
+
+@lru_cache(maxsize=4)  # twins are built one after the other and share their rows
+def _normals(n: int, width: int, group_size: int, share: float, seeds: tuple[int | str, ...]) -> Floats:
+    """`(n, d)` of variance 1, of which rows of a group share a part."""
+    rng = generator(0, "plantbench", *seeds, "noise")
+    own = rng.standard_normal((n, width), dtype=np.float32)
+    of_group = rng.standard_normal((-(-n // group_size), width), dtype=np.float32)
+    found = np.float32(np.sqrt(1 - share)) * own + (np.float32(np.sqrt(share)) * of_group)[np.arange(n) // group_size]
+    found.setflags(write=False)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +87,7 @@ class World:
         start = FIRST + plant.slots
         weights[start : start + knobs.noise_reads] = on_noise[: knobs.noise_reads]
         world = cls(plant, knobs, rotation, weights, reads[2:], 1.0)
-        length = np.mean([np.mean(h**2) for h in world.written(sample, sample.z).values()])
+        length = np.mean([np.mean(h**2, dtype=np.float64) for h in world.written(sample, sample.z).values()])
         return cls(plant, knobs, rotation, weights, reads[2:], float(np.sqrt(length)))
 
     def written(self, latents: Latents, z: Values) -> dict[str, NDArray[np.float32]]:
@@ -92,7 +100,7 @@ class World:
             h[:, C] += 2.0 * latents.c - 1
             own = slice(FIRST, FIRST + self.plant.slots)
             h[:, own] = self.plant.write(h[:, own], z, latents)
-            found[position] = h.astype(np.float32) @ self.rotation.astype(np.float32)
+            found[position] = h @ self.rotation.astype(np.float32)
         return found
 
     def instrument(self, states: Mapping[str, NDArray[np.float32]]) -> ArrayInstrument:
@@ -107,25 +115,28 @@ class _Reader:
 
     def __init__(self, world: World, clean: Mapping[str, Tensor]) -> None:
         self._plant, self._squash, self._clean = world.plant, world.knobs.squash, clean
-        self._back = torch.from_numpy((world.rotation.T * world.norm_gain).astype(np.float32))
+        back = world.rotation.T * world.norm_gain
+        self._back = torch.from_numpy(back.astype(np.float32))
+        self._to_slots = self._back[:, : FIRST + world.plant.slots].contiguous()
         self._weights = torch.from_numpy(world.weights.astype(np.float32))
+        self._to_answers = torch.from_numpy((back @ world.weights).astype(np.float32))
         self._reads = torch.from_numpy(world.reads.astype(np.float32))
 
     def __call__(self, site: str, rows: NDArray[np.int64], given: Mapping[str, Tensor], frozen_norms: bool) -> Tensor:
-        u = {}
-        for position, clean in self._clean.items():
-            own = given.get(position)
-            before = clean[torch.from_numpy(rows)] if own is None or frozen_norms else None
-            h = own if own is not None else before
-            assert h is not None
-            scaled_by = before if before is not None else h
-            u[position] = (h * torch.rsqrt((scaled_by**2).mean(1, keepdim=True))) @ self._back
-        first = u[self._plant.positions[0]]
-        y = _squashed(first, self._squash) @ self._weights
-        return y if self._plant.more is None else y + self._plant.more(u, self._reads)
+        read = self._plant.positions if self._plant.more else self._plant.positions[:1]
+        normed = {position: self._normed(position, rows, given.get(position), frozen_norms) for position in read}
+        first = normed[self._plant.positions[0]]
+        y = first @ self._to_answers if self._squash == "linear" else self._squashed(first @ self._back) @ self._weights
+        if self._plant.more is None:
+            return y
+        return y + self._plant.more({position: h @ self._to_slots for position, h in normed.items()}, self._reads)
 
+    def _normed(self, position: str, rows: NDArray[np.int64], given: Tensor | None, frozen_norms: bool) -> Tensor:
+        if given is not None and not frozen_norms:
+            return given * torch.rsqrt((given**2).mean(1, keepdim=True))
+        clean = self._clean[position][torch.from_numpy(rows)]
+        scale = torch.rsqrt((clean**2).mean(1, keepdim=True))
+        return (clean if given is None else given) * scale
 
-def _squashed(u: Tensor, squash: str) -> Tensor:
-    if squash == "linear":
-        return u
-    return 2 * torch.tanh(u / 2) if squash == "tanh" else 2 * torch.nn.functional.softsign(u / 2)
+    def _squashed(self, u: Tensor) -> Tensor:
+        return 2 * torch.tanh(u / 2) if self._squash == "tanh" else 2 * torch.nn.functional.softsign(u / 2)

@@ -8,17 +8,23 @@ from pathlib import Path
 from probing.analysis import AnalysisResult, read_analyses
 from probing.errors import ConfigError
 from probing.failures import Failure, read_failures
+from probing.judging import read_use_run
+from probing.patching_result import read_patching
 from probing.records import ProbeResult, read_results
-from probing.reporting.figures import save_curves
+from probing.reporting.figures import save_curves, save_use_curves
 from probing.reporting.findings import Finding, finding
+from probing.reporting.heat_map import HeatMap, patching_map, save_heat_map
 from probing.reporting.html import page
 from probing.reporting.tables import print_results
+from probing.reporting.use_tables import print_verdicts
+from probing.use_run import UseRun
 from probing.whole_files import write_atomically
 
-__all__ = ["Finding", "finding", "print_results", "report", "save_curves", "write_report"]
+__all__ = ["Finding", "finding", "print_results", "print_verdicts", "report", "save_curves", "write_report"]
 
 RESULTS = "results.jsonl"
 ANALYSES = "analyses.jsonl"
+USE = "use.jsonl"
 PAGE = "report.html"
 
 
@@ -26,50 +32,59 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
     """Write the report of a directory of results, or of results in hand, and return the page's path.
 
     Args:
-        results: the directory that `probing train --to` wrote, or results.
+        results: the directory that `probing train --to` or `probing use --to` (or both) wrote, or results.
         to: the page's path (default: `report.html` in that directory, or in the current one). Figures for papers go
             into the folder `figures` beside it.
 
     Raises:
         ConfigError: there are no results.
-        InputError: `results.jsonl` is damaged.
+        InputError: `results.jsonl` or `use.jsonl` is damaged.
     """
     if isinstance(results, str | Path):
         folder = Path(results)
         place, analyses = to if to is not None else folder / PAGE, read_analyses(folder / ANALYSES)
-        return write_report(_read(folder / RESULTS), place, analyses, failures=read_failures(folder))
+        use = read_use_run(folder) if (folder / USE).is_file() else None
+        maps = [patching_map(found, title) for title, found in read_patching(folder).items()]
+        return write_report(
+            _read(folder, use), place, analyses, failures=read_failures(folder), use=use, maps=maps
+        )  # fmt: skip
     return write_report(results, to if to is not None else PAGE, getattr(results, "analyses", ()))
 
 
 def write_report(
     results: Iterable[ProbeResult], to: Path | str, analyses: Sequence[AnalysisResult] = (), *,
-    failures: Sequence[Failure] = (),
+    failures: Sequence[Failure] = (), use: UseRun | None = None, maps: Sequence[HeatMap] = (),
 ) -> Path:  # fmt: skip
     """Write the page of `results` at `to` (in it, if it is a directory) and their figures beside it.
 
-    `failures`: what is not among the results, which the page then says first.
+    `failures`: what is not among the results, which the page then says first. `use`: what edits did, which stands
+    beside the results of the same task, or alone. `maps`: of patching.
 
     Raises:
         ConfigError: there are no results.
     """
     listed = list(results)
-    if not listed:
+    if not listed and use is None:
         raise _no_results("the results", "none")
     path = Path(to) / PAGE if Path(to).is_dir() else Path(to)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_curves(listed, path.parent / "figures", analyses)
-    write_atomically(path, page(listed, analyses, failures))
+    save_use_curves(use, path.parent / "figures")
+    for chart in maps:
+        save_heat_map(chart, path.parent / "figures")
+    write_atomically(path, page(listed, analyses, failures, use, maps))
     return path
 
 
-def _read(path: Path) -> list[ProbeResult]:
-    if not path.is_file():
+def _read(folder: Path, use: UseRun | None) -> list[ProbeResult]:
+    path = folder / RESULTS
+    if not path.is_file() and use is None:
         raise _no_results(str(path), "no such file")
-    return read_results(path)
+    return read_results(path) if path.is_file() else []
 
 
 def _no_results(where: str, found: str) -> ConfigError:
     return ConfigError(
-        "there are no results to report", needed=f"a directory with {RESULTS}", found=found, where=where,
-        next_step="run `probing train … --to` on that directory first",
+        "there are no results to report", needed=f"a directory with {RESULTS} or {USE}", found=found,
+        where=where, next_step="run `probing train … --to` or `probing use … --to` on that directory first",
     )  # fmt: skip

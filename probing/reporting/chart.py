@@ -24,6 +24,7 @@ def draw(panel: Panel, description: str) -> Markup:
         "svg",
         {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": description, "class": "chart"},
         el("text", {"class": "title", "x": LEFT, "y": 16}, _fitted(panel.title, WIDTH - LEFT)),
+        _shaded(axes, panel.band),
         axes.drawn(),
         *(_level(axes, level) for level in panel.levels),
         *(_curve(axes, panel, curve) for curve in panel.curves),
@@ -40,8 +41,8 @@ class _Axes:
         self.right = WIDTH - RIGHT
         self.bottom = HEIGHT - BOTTOM
 
-    def x(self, site: int) -> float:
-        """Of the site with this ordinal."""
+    def x(self, site: float) -> float:
+        """Of the site with this ordinal, or of a place between two."""
         steps = len(self.panel.sites) - 1
         inset = 10
         if not steps:
@@ -90,18 +91,30 @@ def _curve(axes: _Axes, panel: Panel, curve: Curve) -> Markup:
     css = _css(curve)
     parts: list[Markup] = []
     for run in panel.runs(curve):
-        parts.append(_band(axes, run))
+        parts += [_band(axes, [p], curve.shift) for p in run] if curve.bars else [_band(axes, run)]
         if len(run) > 1:
-            ends = " L".join(f"{_number(axes.x(p.x))} {_number(axes.y(p.value))}" for p in run)
+            ends = " L".join(f"{_number(axes.x(p.x + curve.shift))} {_number(axes.y(p.value))}" for p in run)
             parts.append(el("path", {"class": "line", "d": f"M{ends}"}))
     if curve.role != "ceiling" or len(curve.points) == 1:
         parts += [_marker(axes, panel, curve, point) for point in curve.points]
     return el("g", {"class": css}, *parts)
 
 
-def _band(axes: _Axes, run: Sequence[Point]) -> Markup:
+def _shaded(axes: _Axes, band: tuple[float, float] | None) -> Markup:
+    """Values of no interest, across the whole drawing."""
+    if band is None:
+        return Markup("")
+    low, high = axes.y(band[0]), axes.y(band[1])
+    size = {"width": axes.right - LEFT, "height": _number(low - high)}
+    hint = el("title", None, f"from {decimal(band[0])} to {decimal(band[1])}")
+    return el("rect", {"class": "within", "x": LEFT, "y": _number(high), **size}, hint)
+
+
+def _band(axes: _Axes, run: Sequence[Point], shift: float = 0.0) -> Markup:
     """The interval as an area; a bar where the run has one point."""
-    bounded = [(axes.x(p.x), axes.y(p.low), axes.y(p.high)) for p in run if p.low is not None and p.high is not None]
+    bounded = [
+        (axes.x(p.x + shift), axes.y(p.low), axes.y(p.high)) for p in run if p.low is not None and p.high is not None
+    ]
     if not bounded:
         return Markup("")
     if len(bounded) == 1:
@@ -114,16 +127,36 @@ def _band(axes: _Axes, run: Sequence[Point]) -> Markup:
 
 def _marker(axes: _Axes, panel: Panel, curve: Curve, point: Point) -> Markup:
     within = "" if point.low is None or point.high is None else f" [{decimal(point.low)}, {decimal(point.high)}]"
-    hint = el("title", None, f"{panel.sites[point.x]}: {curve.name} {decimal(point.value)}{within}")
-    x, y = axes.x(point.x), axes.y(point.value)
+    note = f": {point.note}" if point.note else ""
+    hint = el("title", None, f"{panel.sites[point.x]}: {curve.name} {decimal(point.value)}{within}{note}")
+    x, y = axes.x(point.x + curve.shift), axes.y(point.value)
+    if point.mark:
+        return mark(point.mark, x, y, hint)
     radius = 3.5 if len(panel.sites) <= 20 else 2.2
     shape = {"control": "square", "selectivity": "diamond"}.get(curve.role, "circle")
     if shape == "circle":
         return el("circle", {"class": "dot", "cx": _number(x), "cy": _number(y), "r": radius}, hint)
-    side = 2 * radius - 0.5
-    turned = f"rotate(45 {_number(x)} {_number(y)})" if shape == "diamond" else ""
+    return _square(x, y, 2 * radius - 0.5, "dot", 45 if shape == "diamond" else 0, hint)
+
+
+def _square(x: float, y: float, side: float, css: str, turned_by: int, hint: Markup) -> Markup:
+    turned = f"rotate({turned_by} {_number(x)} {_number(y)})" if turned_by else ""
     place = {"x": _number(x - side / 2), "y": _number(y - side / 2), "width": side, "height": side}
-    return el("rect", {"class": "dot", **place, "transform": turned}, hint)
+    return el("rect", {"class": css, **place, "transform": turned}, hint)
+
+
+def mark(shape: str, x: float, y: float, hint: Markup) -> Markup:
+    """A shape that is told apart without colours: disc, diamond, square, ring, cross or dash."""
+    if shape in ("disc", "ring"):
+        css = "dot" if shape == "disc" else "open"
+        return el("circle", {"class": css, "cx": _number(x), "cy": _number(y), "r": 4.5}, hint)
+    if shape in ("diamond", "square"):
+        filled = shape == "diamond"
+        return _square(x, y, 7.5, "dot" if filled else "open", 45 if filled else 0, hint)
+    arms = f"M{_number(x - 4)} {_number(y)} H{_number(x + 4)}"
+    if shape == "cross":
+        arms = f"M{_number(x - 4)} {_number(y - 4)} l8 8 M{_number(x - 4)} {_number(y + 4)} l8 -8"
+    return el("path", {"class": "stroke", "d": arms}, hint)
 
 
 def _level(axes: _Axes, level: Curve) -> Markup:
@@ -148,7 +181,7 @@ def _spread_labels(labels: Sequence[tuple[float, Curve]]) -> list[Markup]:
 def _name(curve: Curve, wanted: float, place: float) -> Markup:
     x = WIDTH - RIGHT
     key = el("path", {"class": "line", "d": f"M{x + 2} {_number(wanted)} L{x + 14} {_number(place)} H{x + 24}"})
-    shown = curve.name if curve.role in ("task", "control", "selectivity") else f"{curve.name} {_value(curve)}"
+    shown = curve.name if curve.role in ("task", "other", "control", "selectivity") else f"{curve.name} {_value(curve)}"
     text = el("text", {"class": "name", "x": x + 28, "y": _number(place + 4)}, _fitted(shown, RIGHT - 28))
     return el("g", {"class": _css(curve)}, key, text)
 
@@ -171,7 +204,7 @@ def _apart(wanted: Sequence[float]) -> list[float]:
 
 
 def _css(curve: Curve) -> str:
-    return f"{curve.role} p{curve.part % 6}" if curve.role in ("task", "baseline") else curve.role
+    return f"{curve.role} p{curve.part % 6}" if curve.role in ("task", "other", "baseline") else curve.role
 
 
 def _fitted(text: str, width: float) -> str:

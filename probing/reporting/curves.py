@@ -10,27 +10,38 @@ from probing.records import ProbeResult, Score
 from probing.reporting.task_results import TaskResults, comparison, connected, score, split_site
 from probing.reporting.wording import measure_title
 
-Role = Literal["task", "control", "selectivity", "ceiling", "baseline", "entropy"]
+Role = Literal["task", "other", "control", "selectivity", "ceiling", "baseline", "entropy"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A score at the site with ordinal `x`; `low` and `high` are None where it has no interval."""
+    """A score at the site with ordinal `x`; `low` and `high` are None where it has no interval.
+
+    `mark` is the shape drawn ("": that of the curve's role), `note` what its hint adds.
+    """
 
     x: int
     value: float
     low: float | None = None
     high: float | None = None
+    mark: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A named line over sites. `part` counts curves of the same role."""
+    """A named line over sites.
+
+    `part` counts curves of the same role; `bars` draws each interval by itself, `shift` steps (of a site) to the right,
+    so that those of several curves can be told apart.
+    """
 
     name: str
     role: Role
     points: tuple[Point, ...]
     part: int = 0
+    bars: bool = False
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class Panel:
         levels: horizontal lines: baselines, label entropy.
         least, most: the range that the y axis shows at least, and the one it is never wider than.
         x_label: of the x axis; "" where it is sites.
+        band: values between which nothing is of interest, shaded; None: no such.
     """
 
     title: str
@@ -55,6 +67,7 @@ class Panel:
     least: tuple[float, float]
     most: tuple[float, float]
     x_label: str = ""
+    band: tuple[float, float] | None = None
 
     def x_ticks(self) -> tuple[tuple[str, ...], str]:
         """Short names along the x axis, and its label."""
@@ -64,6 +77,7 @@ class Panel:
         """Lowest and highest value on the y axis: all values in view, within `most`."""
         drawn = [p for curve in (*self.curves, *self.levels) for p in curve.points]
         values = [v for p in drawn for v in (p.value, p.low, p.high) if v is not None]
+        values += self.band or ()
         low, high = min([self.least[0], *values]), max([self.least[1], *values])
         return max(low, self.most[0]), min(high, self.most[1])
 

@@ -17,14 +17,18 @@ from matplotlib.figure import Figure
 from probing.analysis import AnalysisResult
 from probing.records import ProbeResult
 from probing.reporting.analyses import analysis_panels
-from probing.reporting.curves import Curve, Panel, loss_panel, score_panels
+from probing.reporting.curves import Curve, Panel, Point, loss_panel, score_panels
 from probing.reporting.task_results import TaskResults, by_task
+from probing.reporting.use_curves import use_panels, uses
+from probing.use_run import UseRun
 
 _COLOURS = {"control": "#D55E00", "selectivity": "#009E73", "ceiling": "#666666", "entropy": "#000000"}
 _TASK = ("#0072B2", "#CC79A7", "#E69F00", "#56B4E9", "#009E73", "#D55E00")
 _BASELINE = ("#999999", "#555555", "#BBBBBB", "#777777")
-_MARKERS = {"task": "o", "control": "s", "selectivity": "D"}
-_STYLES = {"ceiling": (0, (5, 2)), "baseline": (0, (1, 1.5)), "entropy": (0, (3, 1, 1, 1))}
+_MARKERS = {"task": "o", "other": "o", "control": "s", "selectivity": "D"}
+_SHAPES = {"disc": "o", "diamond": "D", "square": "s", "ring": "o", "cross": "x", "dash": "_"}
+_OPEN = ("square", "ring")
+_STYLES = {"other": (0, (4, 2)), "ceiling": (0, (5, 2)), "baseline": (0, (1, 1.5)), "entropy": (0, (3, 1, 1, 1))}
 SETTINGS: Any = {"pdf.fonttype": 42, "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -37,20 +41,34 @@ def save_curves(
     return [path for task in by_task(results, analyses) if task.results for path in _save(task, place)]
 
 
-def _save(task: TaskResults, folder: Path) -> list[Path]:
-    last = loss_panel(task)
-    paths = _write(task, [*score_panels(task), *([last] if last else [])], folder / f"curves-{file_name(task.title)}")
-    for (analysis, probe), results in task.analyses_by_kind().items():
-        panels = analysis_panels(task, results)
-        paths += _write(task, panels, folder / f"{file_name(f'{analysis} {probe} {task.title}')}") if panels else []
+def save_use_curves(run: UseRun | None, folder: Path | str) -> list[Path]:
+    """Write a figure of each property and behaviour, decodability beside use, as PDF and PNG; none without a run."""
+    paths: list[Path] = []
+    for use in uses(run):
+        title = f"{use.result.task} {use.result.behaviour}".strip()
+        paths += _write(title, use_panels(use), Path(folder) / f"use-{file_name(title)}")
     return paths
 
 
-def _write(task: TaskResults, panels: Sequence[Panel], stem: Path) -> list[Path]:
+def _save(task: TaskResults, folder: Path) -> list[Path]:
+    last = loss_panel(task)
+    paths = _write(
+        task.title, [*score_panels(task), *([last] if last else [])], folder / f"curves-{file_name(task.title)}"
+    )
+    for (analysis, probe), results in task.analyses_by_kind().items():
+        panels = analysis_panels(task, results)
+        paths += (
+            _write(task.title, panels, folder / f"{file_name(f'{analysis} {probe} {task.title}')}") if panels else []
+        )
+    return paths
+
+
+def _write(title: str, panels: Sequence[Panel], stem: Path) -> list[Path]:
+    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = _figure(task, panels)
+        figure = _figure(title, panels)
         figure.savefig(paths[0], metadata={"CreationDate": None, "Producer": None, "Creator": None})
         figure.savefig(paths[1], dpi=200, metadata={"Software": None})
     return paths
@@ -63,12 +81,12 @@ def file_name(title: str) -> str:
     return marked.strip("-")
 
 
-def _figure(task: TaskResults, panels: Sequence[Panel]) -> Figure:
+def _figure(title: str, panels: Sequence[Panel]) -> Figure:
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.9 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(task.title, parse_math=False)
+    figure.suptitle(title, parse_math=False)
     grid = figure.subplots(rows, columns, squeeze=False)
     for i, axes in enumerate(grid.flat):
         if i < len(panels):
@@ -79,6 +97,8 @@ def _figure(task: TaskResults, panels: Sequence[Panel]) -> Figure:
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
+    if panel.band is not None:
+        axes.axhspan(*panel.band, color="#999999", alpha=0.2, linewidth=0)
     for curve in panel.curves:
         _draw_curve(axes, panel, curve)
     for level in panel.levels:
@@ -89,6 +109,10 @@ def _draw(axes: Axes, panel: Panel) -> None:
             linewidth=1,
             label=_plain(level.name),
         )
+    for shape, note in dict.fromkeys((p.mark, p.note) for curve in panel.curves for p in curve.points if p.mark):
+        face = "white" if shape in _OPEN else "black"
+        axes.plot([], [], color="black", marker=_SHAPES.get(shape, "o"), markerfacecolor=face, markersize=4.5,
+                  linestyle="", label=_plain(note))  # fmt: skip
     names, label = panel.x_ticks()
     every = max(1, -(-len(names) * max(map(len, names)) // 30))
     axes.set_xticks(range(0, len(names), every), names[::every], parse_math=False)
@@ -102,21 +126,36 @@ def _draw(axes: Axes, panel: Panel) -> None:
 def _draw_curve(axes: Axes, panel: Panel, curve: Curve) -> None:
     colour, label = _colour(curve), _plain(curve.name)
     for run in panel.runs(curve):
-        xs, values = [p.x for p in run], [p.value for p in run]
+        xs, values = [p.x + curve.shift for p in run], [p.value for p in run]
+        marked = any(p.mark for p in run)
         axes.plot(
-            xs, values, color=colour, linestyle=_STYLES.get(curve.role, "-"), marker=_MARKERS.get(curve.role, ""),
-            markersize=2.5, linewidth=1.2, label=label,
+            xs, values, color=colour, linestyle=_STYLES.get(curve.role, "-"), linewidth=1.2, label=label,
+            marker="" if marked else _MARKERS.get(curve.role, ""), markersize=2.5,
         )  # fmt: skip
+        if marked:
+            _draw_marks(axes, run, xs, colour)
         lows, highs = [p.low for p in run if p.low is not None], [p.high for p in run if p.high is not None]
-        if len(lows) == len(highs) == len(run) > 1:
+        if curve.bars and len(lows) == len(highs) == len(run):
+            axes.vlines(xs, lows, highs, color=colour, linewidth=1)
+        elif len(lows) == len(highs) == len(run) > 1:
             axes.fill_between(xs, lows, highs, color=colour, alpha=0.18, linewidth=0)
         elif len(lows) == len(highs) == len(run):
             axes.vlines(xs, lows, highs, color=colour, linewidth=1)
         label = "_nolegend_"
 
 
+def _draw_marks(axes: Axes, run: Sequence[Point], xs: Sequence[float], colour: str) -> None:
+    """The shapes of verdicts, as on the page."""
+    for x, point in zip(xs, run, strict=True):
+        face = "white" if point.mark in _OPEN else colour
+        axes.plot(
+            [x], [point.value], color=colour, marker=_SHAPES.get(point.mark, "o"), markerfacecolor=face,
+            markersize=4.5 if point.mark else 2.5, linestyle="", zorder=3, label="_nolegend_",
+        )  # fmt: skip
+
+
 def _colour(curve: Curve) -> str:
-    if curve.role == "task":
+    if curve.role in ("task", "other"):
         return _TASK[curve.part % len(_TASK)]
     return _BASELINE[curve.part % len(_BASELINE)] if curve.role == "baseline" else _COLOURS[curve.role]
 

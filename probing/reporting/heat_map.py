@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -13,11 +15,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter
-from probing.intervening.ablating import AblationResult
-from probing.intervening.patching import PatchingResult
+from probing.patching_result import PatchingResult
 from probing.reporting.figures import SETTINGS, file_name
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.wording import decimal
+
+if TYPE_CHECKING:
+    from probing.intervening.ablating import AblationResult
 
 CELL, LINE, LEFT, TOP = 44, 18, 96, 54
 _POSITIVE, _NEGATIVE = "#D55E00", "#0072B2"
@@ -71,7 +75,9 @@ def ablation_map(result: AblationResult, title: str = "") -> HeatMap:
 def draw_heat_map(chart: HeatMap, description: str) -> Markup:
     """As an `svg` element; `description` is read out instead of it."""
     n_rows, n_columns = chart.values.shape
-    width, height = LEFT + CELL * n_columns + 12, TOP + LINE * n_rows + 30
+    said = f"{chart.label}; full colour: {decimal(chart.limit)}"
+    width = max(LEFT + CELL * n_columns, int(_CHARACTER * max(len(said), len(chart.title)))) + 12
+    height = TOP + LINE * n_rows + 30
     cells = [_cell(chart, i, j) for i in range(n_rows) for j in range(n_columns) if np.isfinite(chart.values[i, j])]
     names = [
         el("text", {"class": "tick", "x": LEFT - 6, "y": _y(chart, i) + 13, "text-anchor": "end"}, _fitted(name, LEFT))
@@ -82,9 +88,11 @@ def draw_heat_map(chart: HeatMap, description: str) -> Markup:
         for j, name in enumerate(chart.columns)
     ]
     return el(
-        "svg", {"viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": description, "class": "chart"},
+        "svg",
+        {"viewBox": f"0 0 {width} {height}", "width": width, "role": "img", "aria-label": description,
+         "class": "chart map"},
         el("text", {"class": "title", "x": 6, "y": 16}, chart.title),
-        el("text", {"class": "label", "x": 6, "y": height - 8}, f"{chart.label}; full colour: {decimal(chart.limit)}"),
+        el("text", {"class": "label", "x": 6, "y": height - 8}, said),
         *heads, *names, *cells,
     )  # fmt: skip
 
@@ -137,3 +145,23 @@ def _y(chart: HeatMap, row: int) -> int:
 def _fitted(text: str, width: int) -> str:
     most = max(2, int(width / _CHARACTER))
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def maps_section(maps: Sequence[HeatMap], anchor: str) -> Markup:
+    """Heat maps side by side, as a section of the page; nothing where there are none."""
+    if not maps:
+        return Markup("")
+    drawn = (draw_heat_map(chart, f"{chart.title}, {chart.label}: {_largest(chart)}") for chart in maps)
+    caption = (
+        "States of one prompt put into another, place by place: 0 changes nothing, 1 gives the other prompt's "
+        "behaviour. It shows where a difference travels, for these prompts; it tests no hypothesis."
+    )
+    return el(
+        "section", None, el("h2", {"id": anchor}, "Patching"),
+        el("figure", None, el("div", {"class": "panels"}, *drawn), el("figcaption", None, caption)),
+    )  # fmt: skip
+
+
+def _largest(chart: HeatMap) -> str:
+    i, j = divmod(int(np.nanargmax(np.abs(chart.values))), len(chart.columns))
+    return f"largest {decimal(float(chart.values[i, j]))} at {chart.rows[i]}, {chart.columns[j]}"

@@ -10,47 +10,71 @@ from probing.analysis import AnalysisResult
 from probing.failures import Failure
 from probing.records import ProbeResult
 from probing.reporting.findings import Finding, finding
+from probing.reporting.heat_map import HeatMap, maps_section
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.sections import task_section
 from probing.reporting.style import STYLE
 from probing.reporting.task_results import TaskResults, by_task
+from probing.reporting.use_curves import Use, uses
+from probing.reporting.use_sections import USE_READING, use_section, use_sections
 from probing.reporting.wording import plural
+from probing.use_run import UseRun
 
 MAX_BYTES = 3_000_000
 
 
 def page(
-    results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = (), failures: Sequence[Failure] = ()
-) -> bytes:
+    results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = (), failures: Sequence[Failure] = (),
+    use: UseRun | None = None, maps: Sequence[HeatMap] = (),
+) -> bytes:  # fmt: skip
     """The whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says so.
 
-    `failures`: what is not among the results, said first.
+    `failures`: what is not among the results, said first. `use`: what edits did, beside what probes read.
+    `maps`: of patching.
     """
     tasks = by_task(results, analyses)
     findings = [finding(task) for task in tasks]
     for long_table, confusion in ((True, True), (False, True), (False, False)):
-        document = _document(tasks, findings, failures, long_table=long_table, confusion=confusion).encode()
+        options = {"long_table": long_table, "confusion": confusion}
+        document = _document(tasks, findings, failures, uses(use), maps, **options).encode()
         if len(document) < MAX_BYTES:
             break
     return document
 
 
 def _document(
-    tasks: list[TaskResults], findings: list[Finding], failures: Sequence[Failure], *, long_table: bool, confusion: bool
-) -> Markup:
+    tasks: list[TaskResults], findings: list[Finding], failures: Sequence[Failure], found_use: list[Use],
+    maps: Sequence[HeatMap], *, long_table: bool, confusion: bool,
+) -> Markup:  # fmt: skip
+    first = {task.task: i for i, task in reversed(list(enumerate(tasks)))}  # use is told once, where a task comes first
     sections = [
-        task_section(task, found, f"task-{i}", long_table=long_table, confusion=confusion)
-        for i, (task, found) in enumerate(zip(tasks, findings, strict=True), start=1)
+        task_section(
+            task, found, f"task-{i + 1}", use_sections(u for u in found_use if first.get(u.result.task) == i),
+            long_table=long_table, confusion=confusion,
+        )
+        for i, (task, found) in enumerate(zip(tasks, findings, strict=True))
+    ]  # fmt: skip
+    alone = [u for u in found_use if u.result.task not in first]
+    sections += [el("section", None, use_section(u, anchor=f"use-{i}")) for i, u in enumerate(alone, start=1)]
+    entries: list[tuple[str, str, str]] = [
+        (f"task-{i}", t.title, f.status) for i, (t, f) in enumerate(zip(tasks, findings, strict=True), start=1)
     ]
+    entries += [(f"use-{i}", f"{u.result.task}: use", u.summary) for i, u in enumerate(alone, start=1)]
+    entries += [("patching", "Patching", plural(len(maps), "heat map"))] if maps else []
     main = el(
-        "main", None, _header(tasks), _failed(failures), _contents(tasks, findings), *sections, _reading(), _limits()
-    )
+        "main", None, _header(tasks, found_use), _failed(failures), _contents(entries), *sections,
+        maps_section(maps, "patching"), _reading(found_use), _limits(),
+    )  # fmt: skip
     return join(
-        [Markup("<!DOCTYPE html>\n"), el("html", {"lang": "en"}, _head(tasks), el("body", None, main)), Markup("\n")]
+        [
+            Markup("<!DOCTYPE html>\n"),
+            el("html", {"lang": "en"}, _head([name for _, name, _ in entries]), el("body", None, main)),
+            Markup("\n"),
+        ]
     )
 
 
-def _head(tasks: list[TaskResults]) -> Markup:
+def _head(names: Sequence[str]) -> Markup:
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return el(
@@ -59,24 +83,21 @@ def _head(tasks: list[TaskResults]) -> Markup:
         el("meta", {"charset": "utf-8"}),
         el("meta", {"http-equiv": "Content-Security-Policy", "content": policy}),
         el("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        el("title", None, f"Probing report: {', '.join(task.title for task in tasks)}"),
+        el("title", None, f"Probing report: {', '.join(names)}"),
         el("style", None, Markup(STYLE)),
     )
 
 
-def _header(tasks: list[TaskResults]) -> Markup:
-    models = sorted({_model(task) for task in tasks})
+def _header(tasks: list[TaskResults], found_use: list[Use]) -> Markup:
+    models = sorted({_model(task) for task in tasks} or {u.result.model for u in found_use})
+    names = {task.task for task in tasks} | {u.result.task for u in found_use}
     fingerprints = sorted({str(f)[:12] for t in tasks if (f := t.any.provenance.get("corpus_fingerprint"))})
-    about = [f"Model: {', '.join(models)}", plural(len(tasks), "task")]
+    about = [f"Model: {', '.join(models)}", plural(len(tasks) or len(names), "task")]
     about += [f"corpus {', '.join(fingerprints)}"] if fingerprints else []
     if any(_is_unknown(task) for task in tasks):
         about.append("How the imported states were computed is not known")
-    return el(
-        "header",
-        None,
-        el("h1", None, "What can be decoded from hidden states"),
-        el("p", {"class": "soft"}, " · ".join(about)),
-    )
+    title = "What can be decoded from hidden states" + (", and what the model does with it" if found_use else "")
+    return el("header", None, el("h1", None, title), el("p", {"class": "soft"}, " · ".join(about)))
 
 
 def _failed(failures: Sequence[Failure]) -> Markup:
@@ -101,13 +122,11 @@ def _is_unknown(task: TaskResults) -> bool:
     return isinstance(imported, dict) and imported.get("provenance") == "unknown"
 
 
-def _contents(tasks: list[TaskResults], findings: list[Finding]) -> Markup:
-    if len(tasks) < 2:
+def _contents(entries: Sequence[tuple[str, str, str]]) -> Markup:
+    """Links to anchors, with what is said there; `entries` are anchors, titles and findings."""
+    if len(entries) < 2:
         return Markup("")
-    links = [
-        el("li", None, el("a", {"href": f"#task-{i}"}, task.title), f": {found.status}")
-        for i, (task, found) in enumerate(zip(tasks, findings, strict=True), start=1)
-    ]
+    links = [el("li", None, el("a", {"href": f"#{anchor}"}, title), f": {said}") for anchor, title, said in entries]
     links += [el("li", None, el("a", {"href": f"#{anchor}"}, title)) for anchor, title in _CLOSING]
     return el("nav", {"aria-label": "Contents"}, el("ul", None, *links))
 
@@ -155,8 +174,9 @@ _LIMITS = (
 )
 
 
-def _reading() -> Markup:
-    items = (el("li", None, el("strong", None, name), f": {text}") for name, text in _READING)
+def _reading(found_use: list[Use]) -> Markup:
+    told = _READING + (USE_READING if found_use else ())
+    items = (el("li", None, el("strong", None, name), f": {text}") for name, text in told)
     return el("section", None, el("h2", {"id": "reading"}, _CLOSING[0][1]), el("ul", None, *items))
 
 

@@ -42,6 +42,44 @@ _ENTRIES = {
                       "Controlling the False Discovery Rate: A Practical and Powerful Approach to Multiple Testing",
                       "journal", "Journal of the Royal Statistical Society: Series B", "1995",
                       {"volume": "57", "number": "1"}),
+    "geiger2021": ("inproceedings", "Geiger, Atticus and Lu, Hanson and Icard, Thomas and Potts, Christopher",
+                   "Causal Abstractions of Neural Networks", "booktitle",
+                   "Advances in Neural Information Processing Systems", "2021", {}),
+    "belrose2023": ("inproceedings", "Belrose, Nora and Schneider-Joseph, David and Ravfogel, Shauli and Cotterell, "
+                    "Ryan and Raff, Edward and Biderman, Stella", "LEACE: Perfect Linear Concept Erasure in Closed "
+                    "Form", "booktitle", "Advances in Neural Information Processing Systems", "2023", {}),
+    "ravfogel2020": ("inproceedings", "Ravfogel, Shauli and Elazar, Yanai and Gonen, Hila and Twiton, Michael and "
+                     "Goldberg, Yoav", "Null It Out: Guarding Protected Attributes by Iterative Nullspace Projection",
+                     "booktitle", "Proceedings of ACL", "2020", {}),
+    "elazar2021": ("article", "Elazar, Yanai and Ravfogel, Shauli and Jacovi, Alon and Goldberg, Yoav",
+                   "Amnesic Probing: Behavioral Explanation with Amnesic Counterfactuals", "journal",
+                   "Transactions of the Association for Computational Linguistics", "2021", {"volume": "9"}),
+    "canby2024": ("misc", "Canby, Marc and Davies, Adam and Rastogi, Chirag and Hockenmaier, Julia",
+                  "How Reliable are Causal Probing Interventions?", "eprint", "2408.15510", "2024",
+                  {"archiveprefix": "arXiv"}),
+    "chernozhukov2018": ("article", "Chernozhukov, Victor and Chetverikov, Denis and Demirer, Mert and Duflo, Esther "
+                         "and Hansen, Christian and Newey, Whitney and Robins, James",
+                         "Double/Debiased Machine Learning for Treatment and Structural Parameters", "journal",
+                         "The Econometrics Journal", "2018", {"volume": "21", "number": "1"}),
+    "chernozhukov2013": ("article", "Chernozhukov, Victor and Chetverikov, Denis and Kato, Kengo", "Gaussian "
+                         "Approximations and Multiplier Bootstrap for Maxima of Sums of High-Dimensional Random "
+                         "Vectors", "journal", "The Annals of Statistics", "2013", {"volume": "41", "number": "6"}),
+    "westfall1993": ("book", "Westfall, Peter H. and Young, S. Stanley", "Resampling-Based Multiple Testing: Examples "
+                     "and Methods for p-Value Adjustment", "publisher", "Wiley", "1993", {}),
+    "benjamini2014": ("article", "Benjamini, Yoav and Bogomolov, Marina",
+                      "Selective Inference on Multiple Families of Hypotheses", "journal",
+                      "Journal of the Royal Statistical Society: Series B", "2014", {"volume": "76", "number": "1"}),
+    "schuirmann1987": ("article", "Schuirmann, Donald J.", "A Comparison of the Two One-Sided Tests Procedure and the "
+                       "Power Approach for Assessing the Equivalence of Average Bioavailability", "journal",
+                       "Journal of Pharmacokinetics and Biopharmaceutics", "1987", {"volume": "15", "number": "6"}),
+    "phipson2010": ("article", "Phipson, Belinda and Smyth, Gordon K.", "Permutation P-values Should Never Be Zero: "
+                    "Calculating Exact P-values When Permutations Are Randomly Drawn", "journal",
+                    "Statistical Applications in Genetics and Molecular Biology", "2010", {"volume": "9"}),
+    "rosenbaum1984": ("article", "Rosenbaum, Paul R. and Rubin, Donald B.", "Reducing Bias in Observational Studies "
+                      "Using Subclassification on the Propensity Score", "journal",
+                      "Journal of the American Statistical Association", "1984", {"volume": "79", "number": "387"}),
+    "zhang2024": ("inproceedings", "Zhang, Fred and Nanda, Neel", "Towards Best Practices of Activation Patching in "
+                  "Language Models: Metrics and Methods", "booktitle", "Proceedings of ICLR", "2024", {}),
     "efron1993": ("book", "Efron, Bradley and Tibshirani, Robert J.", "An Introduction to the Bootstrap", "publisher",
                   "Chapman and Hall", "1993", {}),
 }  # fmt: skip
@@ -53,21 +91,25 @@ _OF = {
     "structural": ("hewitt2019structural",), "uuas": ("hewitt2019structural",), "mass_mean": ("marks2023",),
     "sparse": ("gurnee2023",), "coordinates": ("gurnee2023",), "code_length": ("voita2020",),
     "information": ("xu2020", "hewitt2021conditional"), "usable_information": ("xu2020",),
+    "interchange": ("geiger2021",), "class_mean": ("marks2023",), "leace": ("belrose2023",), "inlp": ("ravfogel2020",),
+    "random_subspace": ("elazar2021",), "reliability": ("canby2024",), "cross_fitting": ("chernozhukov2018",),
+    "max_t": ("westfall1993", "chernozhukov2013"), "families": ("benjamini2014",), "equivalence": ("schuirmann1987",),
+    "permutation": ("phipson2010",), "propensity": ("rosenbaum1984",), "patching": ("zhang2024",),
     "holm": ("holm1979",), "bh": ("benjamini1995",),
 }  # fmt: skip
 
 
-def keys_of(names: Iterable[str]) -> list[str]:
+def keys_of(names: Iterable[str], *, always: Iterable[str] = _ALWAYS) -> list[str]:
     """Keys of the papers behind members of these names, and of those that every run rests on; sorted."""
-    found = set(_ALWAYS)
+    found = set(always)
     for name in names:
         found.update(_OF.get(name.partition(":")[0], ()))
     return sorted(found)
 
 
-def bibtex(names: Iterable[str]) -> str:
-    """BibTeX entries for members of these names."""
-    return "\n".join(_entry(key) for key in keys_of(names))
+def bibtex(names: Iterable[str], *, always: Iterable[str] = _ALWAYS) -> str:
+    """BibTeX entries for members of these names, and of what every run rests on."""
+    return "\n".join(_entry(key) for key in keys_of(names, always=always))
 
 
 def _entry(key: str) -> str:

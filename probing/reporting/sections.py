@@ -10,7 +10,7 @@ from probing.reporting.analyses import analyses_section
 from probing.reporting.confusion import confusion_table
 from probing.reporting.curves import loss_panel, score_panels
 from probing.reporting.findings import Finding
-from probing.reporting.markup import Markup, el, escape, join, table
+from probing.reporting.markup import Markup, el, join, table
 from probing.reporting.methods import methods_section
 from probing.reporting.panels import figure
 from probing.reporting.state_controls import column, described, example_of
@@ -30,12 +30,15 @@ _OVERTURNED = {"not judged": "What a judgement needs"}
 _BOX = {"selectively decodable": "box yes", "decodable": "box half"}
 
 
-def task_section(task: TaskResults, found: Finding, anchor: str, *, long_table: bool, confusion: bool) -> Markup:
-    """Everything about one task. Long and confusion tables can be left out of pages that grow too large."""
+def task_section(
+    task: TaskResults, found: Finding, anchor: str, use: Markup, *, long_table: bool, confusion: bool
+) -> Markup:  # fmt: skip
+    """Everything about one task, `use` too. Long and confusion tables can be left out of pages that grow too large."""
     parts = [
         el("h2", {"id": anchor}, task.title),
         _finding_box(found),
         _figures(task),
+        use,
         results_table(task),
         _further_controls(task),
         confusion_table(task) if confusion else _left_out("The confusion table"),
@@ -66,11 +69,8 @@ def _finding_box(found: Finding) -> Markup:
 
 
 def _list(title: str, lines: tuple[str, ...]) -> Markup:
-    return (
-        join([el("h3", None, title), el("ul", None, *(el("li", None, line) for line in lines))])
-        if lines
-        else escape("")
-    )
+    items = (el("li", None, line) for line in lines)
+    return join([el("h3", None, title), el("ul", None, *items)]) if lines else Markup("")
 
 
 def _figures(task: TaskResults) -> Markup:

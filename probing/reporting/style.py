@@ -50,6 +50,13 @@ nav ul { columns: 18rem auto; padding-left: 1.2rem; max-width: none; }
 .chart g { color: var(--base); } .chart g .name { fill: currentColor; font-weight: 550; }
 .chart .line { stroke: currentColor; fill: none; stroke-width: 1.8; } .chart .dot { fill: currentColor; }
 .chart .band { fill: currentColor; opacity: .2; } .chart .bar { stroke: currentColor; stroke-width: 1.6; }
+.chart .within { fill: var(--base); opacity: .18; } .chart .open { fill: var(--paper); stroke: currentColor; }
+.chart .open, .chart .stroke { stroke-width: 1.8; } .chart .stroke { stroke: currentColor; fill: none; }
+.chart .other .line { stroke-dasharray: 5 3; stroke-width: 1.3; }
+.chart.map { width: auto; max-width: 100%; } .map .tick { fill: var(--ink); }
+.key { width: 100%; max-width: 620px; height: auto; display: block; color: var(--ink); }
+.verdict { margin: .6rem 0; padding-left: .8rem; border-left: 4px solid var(--base); }
+.verdict.yes { border-color: var(--t4); } .verdict.no { border-color: var(--t0); }
 .chart .task { color: var(--t0); } .chart .control { color: var(--control); }
 .chart .selectivity { color: var(--selectivity); }
 .chart .ceiling .line { stroke-dasharray: 7 3; stroke-width: 1.3; } .chart .entropy .line { stroke-dasharray: 8 2 2 2; }
@@ -58,6 +65,6 @@ nav ul { columns: 18rem auto; padding-left: 1.2rem; max-width: none; }
 @media print { details > * { display: block; } .scroll { overflow: visible; } }
 """
 
-_SERIES = "".join(f".chart .task.p{i} {{ color: var(--t{i}); }}\n" for i in range(6))
+_SERIES = "".join(f".chart .task.p{i}, .chart .other.p{i} {{ color: var(--t{i}); }}\n" for i in range(6))
 _HEAT = "".join(f".h{i} {{ background: rgb(var(--heat) / {i / 12:.2f}); }}\n" for i in range(1, 11))
 STYLE = _BASE + _SERIES + _HEAT

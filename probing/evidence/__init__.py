@@ -1,0 +1,24 @@
+"""Directions, erasers and probes in files that say what they are and what was found; no export without its verdict."""
+
+from __future__ import annotations
+
+from probing.evidence.exporting import export_control_vector, export_vectors
+from probing.evidence.files import read_evidence, write_evidence
+from probing.evidence.fitting import Source, controls_of, directions, eraser, probe, stratum_names
+from probing.evidence.record import Evidence, Header, Stated
+
+__all__ = [
+    "Evidence",
+    "Header",
+    "Source",
+    "Stated",
+    "controls_of",
+    "directions",
+    "eraser",
+    "export_control_vector",
+    "export_vectors",
+    "probe",
+    "read_evidence",
+    "stratum_names",
+    "write_evidence",
+]

@@ -1,0 +1,274 @@
+"""Evidence: a direction, an eraser or a probe, and all that has to be known to apply it again; never without a verdict.
+
+What is in the arrays, by kind (W strata, K classes, D width, r rank):
+
+    class_mean   means (W, K, D), counts (W, K), shares (W,); of real values slopes (W, D), shares (W,)
+    leace        left (D, r), right (D, r), centre (D,)
+    probe        weights (D, K), bias (K,)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import ConfigDict
+from scipy.special import log_softmax
+
+from probing.errors import BadParameter
+from probing.use_result import EditEffect
+from probing.verdict import Verdict, Word
+
+Kind = Literal["class_mean", "leace", "probe"]
+Floats = NDArray[np.float64]
+
+OPERATIONS: dict[str, str] = {
+    "class_mean": "h + dose * (means[stratum, goal] - means[stratum, start]); without a stratum the mean of these "
+    "differences, weighted by shares. Of real values h + dose * (goal - start) * slopes[stratum]",
+    "leace": "h - dose * left @ (right.T @ (h - centre))",
+    "probe": "log_softmax(h @ weights + bias)",
+}
+CONVENTION = (
+    "resid.l is what enters block l (blocks count from 0); resid.L leaves the last block, before any final norm; "
+    "attn_out.l and mlp_out.l are what a sublayer of block l adds; embed is the embedding of a piece"
+)
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A verdict as it stands in a file: the word, why, and the numbers.
+
+    Attributes:
+        word, flags, reason, overturned_by: see `Verdict`.
+        effect, mediated: (value, low, high) with 95 % intervals: SDs of the clean output; share of the natural
+            difference. None: not measured, not established.
+        p_adjusted, mde, accuracy, coverage: None: not measured.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    word: str
+    flags: tuple[str, ...]
+    reason: str
+    overturned_by: str
+    effect: tuple[float, float, float] | None
+    mediated: tuple[float, float, float] | None
+    p_adjusted: float | None
+    mde: float | None
+    accuracy: float | None
+    coverage: float | None
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> Stated:
+        """The numbers are of the swap, or of the interchange where only that was found."""
+        edit = _deciding(verdict)
+        gate = verdict.decodability
+        return cls(
+            word=str(verdict.word), flags=verdict.flags, reason=verdict.reason, overturned_by=verdict.overturned_by,
+            effect=(edit.es, edit.es_low, edit.es_high) if edit else None, mediated=_mediated(edit),
+            p_adjusted=min(edit.p_adjusted, edit.u_p_adjusted) if edit else None, mde=edit.mde if edit else None,
+            accuracy=gate.accuracy if gate else None, coverage=verdict.coverage,
+        )  # fmt: skip
+
+
+def _deciding(verdict: Verdict) -> EditEffect | None:
+    cell = verdict.evidence
+    return None if cell is None else cell.whole if verdict.word is Word.USED_SITE else cell.subspace
+
+
+def _mediated(edit: EditEffect | None) -> tuple[float, float, float] | None:
+    if edit is None or edit.mf is None or edit.mf_low is None or edit.mf_high is None:
+        return None
+    found = (edit.mf, edit.mf_low, edit.mf_high)
+    return found if np.isfinite(found).all() else None
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file of evidence says beside its arrays.
+
+    Attributes:
+        kind: what it is; `operation`: the formula by which it is applied.
+        model, revision, identity: whose states; revision and identity are "" where they are not known.
+        site, convention, position, position_rule: where, and what these names mean.
+        task, labels, label_definition: the property; classes in the order of their codes, none of real values.
+        behaviour: what the verdict is about.
+        strata: what each stratum is.
+        sign, scale: what a positive dose does, and the unit of the states.
+        dose: at which the verdict was reached.
+        data, rows, fitted_on, folds: SHA-256 of states and labels; how many; which of them it was fitted on; how the
+            verdict was measured.
+        controls: what was controlled for.
+        verdict: never missing.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    kind: Kind
+    operation: str
+    model: str
+    revision: str
+    identity: str
+    site: str
+    convention: str
+    position: str
+    position_rule: str
+    task: str
+    labels: tuple[str, ...]
+    label_definition: str
+    behaviour: str
+    strata: tuple[str, ...]
+    sign: str
+    scale: str
+    dose: float
+    data: str
+    rows: int
+    fitted_on: str
+    folds: str
+    controls: tuple[str, ...]
+    verdict: Stated
+
+    @property
+    def place(self) -> str:
+        """`resid.3@query`."""
+        return f"{self.site}@{self.position}" if self.position else self.site
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Arrays and what they mean.
+
+    Raises:
+        BadParameter: no verdict, or arrays that are not those of the kind.
+    """
+
+    header: Header
+    arrays: Mapping[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.header.verdict, Stated) or self.header.verdict.word not in set(Word):
+            raise BadParameter("no evidence without its verdict", needed="one of the verdicts of `judge`",
+                               found=repr(self.header.verdict)[:80], where=self.header.place)  # fmt: skip
+        problem = misfit(self.header, self.arrays)
+        if problem:
+            raise BadParameter("arrays that are not those of the kind", needed=self.header.kind, found=problem,
+                               where=self.header.place)  # fmt: skip
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return next(self.arrays[n].shape[i] for n, i in _WIDTH[self.header.kind] if n in self.arrays)
+
+    def apply(
+        self, states: NDArray[np.floating], *, start: ArrayLike = 0, goal: ArrayLike = 1,
+        strata: ArrayLike | None = None, dose: float = 1.0,
+    ) -> NDArray[np.floating]:  # fmt: skip
+        """`(n, D)` edited states, computed in float64, in the dtype of what was given.
+
+        Args:
+            states: `(n, D)`.
+            start, goal: class codes (or real values) of the rows, and those they are to have; `(n,)` or one for all.
+                Erasers pay no heed to them.
+            strata: `(n,)` codes, in the order of `header.strata`; None: one shift for all.
+            dose: 1 is the whole edit.
+
+        Raises:
+            BadParameter: a probe, which reads and does not edit; other widths, codes or strata that are not there.
+        """
+        x = self._checked(states)
+        if self.header.kind == "probe":
+            raise BadParameter("a probe edits nothing", needed="directions or an eraser", found="a probe",
+                               next_step="use predict")  # fmt: skip
+        if self.header.kind == "leace":
+            a = self.arrays
+            change = -((x - a["centre"]) @ a["right"]) @ a["left"].T
+        else:
+            change = self._shift(len(x), np.asarray(start), np.asarray(goal), strata)
+        return np.asarray(x + dose * change, dtype=states.dtype)
+
+    def predict(self, states: NDArray[np.floating]) -> Floats:
+        """`(n, K)` natural logs of probabilities, of a probe.
+
+        Raises:
+            BadParameter: not a probe, or states of another width.
+        """
+        if self.header.kind != "probe":
+            raise BadParameter("only a probe predicts", needed="a probe", found=self.header.kind)
+        return np.asarray(log_softmax(self._checked(states) @ self.arrays["weights"] + self.arrays["bias"], axis=1))
+
+    def direction(self, *, start: int = 0, goal: int = 1) -> Floats:
+        """`(D,)` what one shift for all strata adds at dose 1; of real values per unit.
+
+        Raises:
+            BadParameter: not directions, or no such class.
+        """
+        if self.header.kind != "class_mean":
+            raise BadParameter("only class means are a direction", needed="class_mean", found=self.header.kind)
+        return np.asarray(self._shift(1, np.asarray(start), np.asarray(goal), None)[0])
+
+    def _checked(self, states: NDArray[np.floating]) -> Floats:
+        if states.ndim != 2 or states.shape[1] != self.width:
+            raise BadParameter("states of another width", needed=f"(n, {self.width})", found=str(states.shape),
+                               where=self.header.place)  # fmt: skip
+        return states.astype(np.float64)
+
+    def _shift(self, n: int, start: NDArray[Any], goal: NDArray[Any], strata: ArrayLike | None) -> Floats:
+        begin, end = np.broadcast_to(start, (n,)), np.broadcast_to(goal, (n,))
+        w = None if strata is None else np.broadcast_to(np.asarray(strata), (n,))
+        if w is not None and len(w) and not (0 <= w.min() and w.max() < len(self.arrays["shares"])):
+            raise BadParameter("no such stratum", needed=f"0 to {len(self.arrays['shares']) - 1}",
+                               found=f"{w.min()} to {w.max()}", where=self.header.place)  # fmt: skip
+        if "slopes" in self.arrays:
+            slopes = self.arrays["slopes"] if w is not None else self.arrays["shares"] @ self.arrays["slopes"]
+            return np.asarray((end - begin)[:, None] * (slopes[w] if w is not None else slopes))
+        return self._between(begin, end, w)
+
+    def _between(self, begin: NDArray[Any], end: NDArray[Any], w: NDArray[Any] | None) -> Floats:
+        means, counts, shares = (self.arrays[name] for name in ("means", "counts", "shares"))
+        for codes in (begin, end):
+            if len(codes) and not (0 <= codes.min() and codes.max() < means.shape[1]):
+                raise BadParameter("no such class", needed=f"0 to {means.shape[1] - 1}",
+                                   found=f"{codes.min()} to {codes.max()}", where=self.header.place)  # fmt: skip
+        known = (counts > 0)[:, begin] & (counts > 0)[:, end]  # (W, n)
+        if w is not None:
+            if not known[w, np.arange(len(w))].all():
+                raise BadParameter("a stratum that lacks the class", needed="rows of both classes in the stratum",
+                                   found="none", where=self.header.place)  # fmt: skip
+            return np.asarray(means[w, end] - means[w, begin])
+        weights = shares[:, None] * known
+        if not weights.sum(0).all():
+            raise BadParameter("no stratum has both classes", needed="rows of both", found="none")
+        weights = np.where(known.all(), weights, weights / weights.sum(0))
+        return np.asarray(sum(v[:, None] * (m[end] - m[begin]) for v, m in zip(weights, means, strict=True)))
+
+
+_WIDTH = {"class_mean": (("means", 2), ("slopes", 1)), "leace": (("centre", 0),), "probe": (("weights", 0),)}
+
+
+def misfit(header: Header, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """What is wrong with arrays, in a few words; "" where nothing is."""
+    wanted = _wanted(header)
+    if set(arrays) != set(wanted):
+        return f"arrays {', '.join(sorted(arrays))[:100] or 'none'}"
+    sizes: dict[str, int] = {"K": len(header.labels), "W": len(header.strata)}
+    for name, axes in wanted.items():
+        array, kind = arrays[name], "i" if name == "counts" else "f"
+        if array.ndim != len(axes) or array.dtype.kind != kind or array.dtype.itemsize != 8:
+            return f"{name} of shape {array.shape} and {array.dtype}"
+        if any(sizes.setdefault(axis, n) != n for axis, n in zip(axes, array.shape, strict=True)):
+            return f"{name} of shape {array.shape}"
+        if not np.isfinite(array).all() or (name in ("counts", "shares") and array.min(initial=0) < 0):
+            return f"{name} with numbers that are not finite, or negative"
+    empty = [axis for axis in set("".join(wanted.values())) - {"r"} if not sizes[axis]]  # an eraser may have rank 0
+    return f"arrays without {empty[0]}" if empty else ""
+
+
+def _wanted(header: Header) -> dict[str, str]:
+    if header.kind == "leace":
+        return {"left": "Dr", "right": "Dr", "centre": "D"}
+    if header.kind == "probe":
+        return {"weights": "DK", "bias": "K"}
+    return {"means": "WKD", "counts": "WK", "shares": "W"} if header.labels else {"slopes": "WD", "shares": "W"}

@@ -1,0 +1,239 @@
+"""Rules of the field, on the same cells: what a probe's accuracy, erasure, gradients and fitted directions say of use.
+
+None of them stratifies. Where a rule needs two classes, of more classes the first two are compared, and real values
+are cut at their median. Thresholds of (a) and (c) are fitted on development cells: `fitted`.
+
+References:
+    Elazar et al. 2021, Amnesic Probing. Nanda 2023, Attribution Patching. Geiger et al. 2024, Finding Alignments
+    Between Interpretable Causal Variables and Distributed Neural Representations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from scipy.stats import ttest_1samp
+
+from probing.editing import Intervention, Targets
+from probing.intervening.contrasts import sums_by
+from probing.intervening.responding import behaviour, behaviour_and_slopes
+from probing.interventions.inlp import Inlp
+from probing.interventions.leace import Leace
+from probing.plantbench.case import Answer, Case, Cell, Truth
+from probing.plantbench.oracle import probe_accuracy
+from probing.plantbench.scoring import Rule
+from probing.seeds import generator
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Statistic = Callable[[Case, Cell], tuple[float, float]]  # evidence of use, estimate of MF (NaN: none)
+
+ERASED_ROWS = 1000  # that erasure is measured on
+FITTED_ROWS, STEPS, RATE = 1024, 60, 0.05  # of the fitted direction
+DRAWS, QUANTILE = 60, 0.95
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Used where a statistic reaches a threshold, else unused."""
+
+    statistic: Statistic
+    threshold: float
+
+    def __call__(self, case: Case) -> dict[Cell, Answer]:
+        """A rule of `score`."""
+        found = {cell: self.statistic(case, cell) for cell in case.cells}
+        return {
+            cell: Answer("used" if value >= self.threshold else "unused", score=value, effect=effect)
+            for cell, (value, effect) in found.items()
+        }
+
+
+def fitted(statistics: Mapping[str, Statistic], suite: Iterable[tuple[Case, Truth]]) -> dict[str, Threshold]:
+    """Rules with the thresholds that do best on the cells of a suite: most right, each label counting alike."""
+    values: dict[str, list[float]] = {name: [] for name in statistics}
+    used: list[bool] = []
+    for case, truth in suite:
+        for cell in case.cells:
+            label = truth.cells[cell].certificate.label
+            if label == "band":
+                continue
+            used.append(label == "used")
+            for name, statistic in statistics.items():
+                values[name].append(statistic(case.blind(), cell)[0])
+    is_used = np.array(used)
+    return {name: Threshold(statistics[name], best_threshold(np.array(v), is_used)) for name, v in values.items()}
+
+
+def best_threshold(values: Floats, used: NDArray[np.bool_]) -> float:
+    """Midway between the values that part the labels best by balanced accuracy (the highest such)."""
+    order = np.unique(values)
+    cuts = np.concatenate([[order[0]], (order[1:] + order[:-1]) / 2, [np.nextafter(order[-1], np.inf)]])
+    right = [(values[used] >= cut).mean() + (values[~used] < cut).mean() for cut in cuts]
+    return float(cuts[len(cuts) - 1 - int(np.argmax(right[::-1]))])
+
+
+def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
+    """All of them by name, thresholds fitted on the cells of a suite (not those that they are scored on)."""
+    statistics = {"probe accuracy": accuracy_above_chance, "attribution patching": attribution}
+    return {
+        **fitted(statistics, suite),
+        "amnesic leace": Amnesic(Leace()),
+        "amnesic inlp": Amnesic(Inlp()),
+        "fitted direction": FittedDirection(),
+    }
+
+
+def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
+    """(a) Balanced accuracy above chance of a linear probe, as a share of what there is; R² of real values."""
+    z, k = case.labels[cell.property], case.n_classes[cell.property]
+    order = generator(case.seed, "plantbench", "probe").permutation(int(case.groups.max()) + 1)[case.groups]
+    rows = np.argsort(order, kind="stable")
+    accuracy = probe_accuracy([case.instrument.states(cell.place)[rows]], z[rows], n_classes=k)
+    chance = 1 / k if k else 0.0
+    return (accuracy - chance) / (1 - chance), math.nan
+
+
+def attribution(case: Case, cell: Cell) -> tuple[float, float]:
+    """(c) |⟨g, D⟩| in SDs of the behaviour: the gradient of its contrast, along the difference of class means."""
+    rows, z = two_classes(case, cell)
+    h = case.instrument.states(cell.place)[rows]
+    y = case.instrument.clean()[rows]
+    contrast, shift = _difference(y, z), _difference(h.astype(np.float64), z)
+    size = float(np.linalg.norm(contrast)) or 1.0
+    along = np.broadcast_to(contrast / size, y.shape)
+    _, slopes = behaviour_and_slopes(case.instrument, cell.place.site, cell.place.position, rows, h, along)
+    moved = float((slopes @ shift).mean())
+    return abs(moved) / math.sqrt(float(y.var(0).sum())), moved / size
+
+
+@dataclass(frozen=True)
+class Amnesic:
+    """(b) Used if erasing the property changes the behaviour more than 95 % of random erasures of equal rank.
+
+    The change is the mean KL(clean ‖ erased) where the behaviour is logits, else the mean squared change. Random
+    subspaces are spanned by draws from N(0, Σ) of the states.
+    """
+
+    eraser: Intervention
+    draws: int = DRAWS
+
+    def __call__(self, case: Case) -> dict[Cell, Answer]:
+        """A rule of `score`."""
+        return {cell: self._answer(case, cell) for cell in case.cells}
+
+    def _answer(self, case: Case, cell: Cell) -> Answer:
+        z, k = case.labels[cell.property], case.n_classes[cell.property]
+        h = case.instrument.states(cell.place)
+        targets = Targets(z, np.zeros(len(z), np.int64), k)
+        edit = self.eraser.fit(h, targets, seed=case.seed)
+        rows = generator(case.seed, "plantbench", "erased").permutation(len(h))[:ERASED_ROWS]
+        change = self._change(case, cell, rows, edit.apply(h[rows], targets.take(rows), z[rows]))
+        mean, root = h.mean(0), _root(h)
+        rng = generator(case.seed, "plantbench", "random subspaces")
+        others = []
+        for _ in range(self.draws):
+            basis = np.linalg.qr(root @ rng.standard_normal((h.shape[1], max(1, edit.rank))))[0].astype(np.float32)
+            others.append(self._change(case, cell, rows, h[rows] - (h[rows] - mean) @ basis @ basis.T))
+        beyond = change > np.quantile(others, QUANTILE)
+        p = (1 + sum(other >= change for other in others)) / (1 + self.draws)
+        return Answer("used" if beyond else "unused", score=change / max(float(np.median(others)), 1e-30), p=p)
+
+    def _change(self, case: Case, cell: Cell, rows: Ints, states: NDArray[np.floating]) -> float:
+        given = {cell.place.position: np.asarray(states, np.float32)}
+        edited, clean = behaviour(case.instrument, cell.place.site, rows, given), case.instrument.clean()[rows]
+        if not case.instrument.logits:
+            return float(((edited - clean) ** 2).sum(1).mean())
+        before, after = log_softmax(clean, axis=1), log_softmax(edited, axis=1)
+        return float((np.exp(before) * (before - after)).sum(1).mean())
+
+
+@dataclass(frozen=True)
+class FittedDirection:
+    """(d) Used if exchanging the fitted direction moves held-out rows towards the donor's class (one-sided 5 %).
+
+    One direction is found by gradient descent so that exchanging the coordinate along it between rows of two classes
+    gives the behaviour that differs by the class contrast; half of the groups fit, the others are measured.
+    """
+
+    steps: int = STEPS
+
+    def __call__(self, case: Case) -> dict[Cell, Answer]:
+        """A rule of `score`."""
+        return {cell: self._answer(case, cell) for cell in case.cells}
+
+    def _answer(self, case: Case, cell: Cell) -> Answer:
+        rng = generator(case.seed, "plantbench", "direction")
+        rows, z = two_classes(case, cell)
+        half = rng.permutation(int(case.groups.max()) + 1)[case.groups[rows]] % 2
+        contrast = _difference(case.instrument.clean()[rows[half == 0]], z[half == 0])
+        direction = self._fit(case, cell, _donors(rows[half == 0], z[half == 0], rng), contrast)
+        taken, donors, sign = _donors(rows[half == 1], z[half == 1], rng)
+        h = torch.from_numpy(case.instrument.states(cell.place))
+        with torch.no_grad():
+            edited = _exchanged(h[taken], h[donors], direction)
+        y = behaviour(case.instrument, cell.place.site, taken, {cell.place.position: edited.numpy()})
+        size = float(contrast @ contrast) or 1.0
+        moved = sign * ((y - case.instrument.clean()[taken]) @ contrast) / size
+        p = float(ttest_1samp(moved, 0.0, alternative="greater").pvalue) if moved.std() > 0 else 1.0
+        return Answer("used" if p <= 1 - QUANTILE else "unused", score=float(moved.mean()), effect=float(moved.mean()),
+                      p=p)  # fmt: skip
+
+    def _fit(self, case: Case, cell: Cell, pairs: tuple[Ints, Ints, Floats], contrast: Floats) -> torch.Tensor:
+        taken, donors, sign = pairs
+        h = torch.from_numpy(case.instrument.states(cell.place))
+        clean = case.instrument.clean()[taken]
+        wanted = torch.from_numpy((clean + sign[:, None] * contrast).astype(np.float32))
+        start = generator(case.seed, "plantbench", "start").standard_normal(h.shape[1])
+        direction = torch.from_numpy(start.astype(np.float32)).requires_grad_(True)
+        optimiser = torch.optim.Adam([direction], lr=RATE)
+        for _ in range(self.steps):
+            given = {cell.place.position: _exchanged(h[taken], h[donors], direction)}
+            loss = ((case.instrument.run_from(cell.place.site, taken, given) - wanted) ** 2).sum(1).mean()
+            optimiser.zero_grad()
+            if not loss.requires_grad:  # nothing of this place is read
+                break
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        return direction.detach()
+
+
+def two_classes(case: Case, cell: Cell) -> tuple[Ints, Ints]:
+    """Rows, and 0 or 1 for each: the first two classes, or real values below and above their median."""
+    z, k = case.labels[cell.property], case.n_classes[cell.property]
+    if not k:
+        return np.arange(len(z)), (z > np.median(z)).astype(np.int64)
+    rows = np.flatnonzero(z < 2)
+    return rows, np.asarray(z[rows], np.int64)
+
+
+def _difference(values: Floats, z: Ints) -> Floats:
+    """`(P,)` mean of class 1 less mean of class 0."""
+    means = sums_by(z, values, 2) / np.maximum(np.bincount(z, minlength=2), 1)[:, None]
+    return np.asarray(means[1] - means[0])
+
+
+def _donors(rows: Ints, z: Ints, rng: np.random.Generator) -> tuple[Ints, Ints, Floats]:
+    """Rows of both classes alike, for each a donor of the other class, and +1 where the donor is of class 1."""
+    zero, one = (rng.permutation(rows[z == value]) for value in (0, 1))
+    n = min(len(zero), len(one), FITTED_ROWS // 2)
+    taken, donors = np.concatenate([zero[:n], one[:n]]), np.concatenate([one[:n], zero[:n]])
+    return taken, donors, np.repeat([1.0, -1.0], n)
+
+
+def _exchanged(h: torch.Tensor, donor: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    unit = direction / direction.norm()
+    edited: torch.Tensor = h + ((donor - h) @ unit)[:, None] * unit
+    return edited
+
+
+def _root(h: NDArray[np.floating]) -> Floats:
+    """Square root of the covariance `(D, D)`."""
+    values, vectors = np.linalg.eigh(np.cov(h.astype(np.float64), rowvar=False))
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))

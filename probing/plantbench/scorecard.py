@@ -1,0 +1,100 @@
+"""Scorecard: the rates of several rules on the same cells, as JSON and as a table."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from probing.plantbench.knobs import VERSION
+from probing.plantbench.scoring import Rates, Scored, rates
+from probing.whole_files import write_atomically
+
+COLUMNS = (
+    "precision_used", "recall_used", "precision_unused", "recall_unused", "abstention", "fpr", "fpr_low", "fpr_high",
+    "false_unused", "mf_slope", "seconds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """Every rule's answers on the same cells.
+
+    Attributes:
+        scored: cells by rule, in the same order for all.
+    """
+
+    scored: Mapping[str, Sequence[Scored]]
+
+    def rates(self) -> dict[str, Rates]:
+        """Overall, by rule."""
+        return {name: rates(cells) for name, cells in self.scored.items()}
+
+    def by(self, part: Callable[[Scored], str]) -> dict[str, dict[str, Rates]]:
+        """Rates by part of the suite, then by rule."""
+        parts = dict.fromkeys(part(s) for cells in self.scored.values() for s in cells)
+        return {
+            one: {name: rates([s for s in cells if part(s) == one]) for name, cells in self.scored.items()}
+            for one in parts
+        }
+
+    def to_json(self) -> str:
+        """`rules`, then `by_tier`, `by_case`, `by_sub_label` (of used cells), and `cells` with all answers."""
+        card = {
+            "generator": VERSION,
+            "rules": _plain(self.rates()),
+            "by_tier": _plain(self.by(lambda s: str(s.tier))),
+            "by_case": _plain(self.by(lambda s: f"{s.tier}.{s.number:02d} {s.name}")),
+            "by_sub_label": _plain(self.by(lambda s: s.truth.certificate.sub_label or s.label)),
+            "cells": self._cells(),
+        }
+        return json.dumps(card, indent=1, allow_nan=False) + "\n"
+
+    def write(self, path: Path) -> None:
+        """`scorecard.json`, whole or not at all."""
+        write_atomically(path, self.to_json().encode())
+
+    def table(self, part: Callable[[Scored], str] | None = None) -> str:
+        """Columns of numbers, a line a rule; with `part`, a block for each part."""
+        if part is None:
+            return _table(self.rates())
+        return "\n\n".join(f"{name}\n{_table(found)}" for name, found in self.by(part).items())
+
+    def _cells(self) -> list[dict[str, Any]]:
+        names = list(self.scored)
+        if not names:
+            return []
+        return [_cell_facts(dict(zip(names, row, strict=True))) for row in zip(*self.scored.values(), strict=True)]
+
+
+def _cell_facts(row: Mapping[str, Scored]) -> dict[str, Any]:
+    one = next(iter(row.values()))
+    certificate = asdict(one.truth.certificate)
+    return {
+        "case": one.case, "name": one.name, "cell": one.cell, "intended": one.truth.intended, **certificate,
+        "probe_accuracy": one.truth.probe_accuracy, "decodable": one.truth.decodable,
+        "answers": {
+            name: {k: _finite(v) for k, v in asdict(s.answer).items()} | ({"refusal": s.refusal} if s.refusal else {})
+            for name, s in row.items()
+        },
+    }  # fmt: skip
+
+
+def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: asdict(r) if isinstance(r, Rates) else _plain(r) for name, r in found.items()}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _table(found: Mapping[str, Rates]) -> str:
+    width = max([len("rule"), *(len(name) for name in found)])
+    lines = [f"{'rule':{width}}  " + "  ".join(f"{c.replace('_', ' '):>16}" for c in COLUMNS)]
+    for name, r in found.items():
+        values = [getattr(r, column) for column in COLUMNS]
+        lines.append(f"{name:{width}}  " + "  ".join(f"{'–' if v is None else format(v, '.3f'):>16}" for v in values))
+    return "\n".join(lines)

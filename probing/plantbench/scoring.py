@@ -1,0 +1,202 @@
+"""Scores of rules: a rule answers for every cell of a case, and answers are held against certified truth.
+
+A rule is any function `rule(case) -> {cell: Answer}`; it is given blind cases. Cells in the band between used and
+unused are not scored. Abstaining is a miss and never a false claim. Of a cell that is not decodable, and thus unused,
+`not_decodable` and `unused` are both right; of a decodable cell `not_decodable` is a miss, counted on its own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from probing.errors import BadParameter, ProbingError
+from probing.intervening.nulls import rate_interval
+from probing.plantbench.case import Answer, Case, Cell, CellTruth, Truth
+
+Rule = Callable[[Case], Mapping[Cell, Answer]]
+VERDICTS = ("used", "unused", "not_decodable", "abstain")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One cell, its truth and what one rule said.
+
+    Attributes:
+        case: key of the case.
+        tier, number, name: of the case.
+        cell: property and place.
+        truth: of the cell.
+        answer: of the rule.
+        seconds: the rule's time for the case, over its cells.
+        refusal: why the rule gave up; "": it did not.
+    """
+
+    case: str
+    tier: int
+    number: int
+    name: str
+    cell: str
+    truth: CellTruth
+    answer: Answer
+    seconds: float
+    refusal: str = ""
+
+    @property
+    def label(self) -> str:
+        """Certified."""
+        return self.truth.certificate.label
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rates of one rule over cells; None where nothing is there to be counted.
+
+    Attributes:
+        cells, used, unused: scored, and of each label.
+        precision_used, recall_used, f1_used: of the answer "used". precision_unused, …: of "unused".
+        abstention: share of cells without an answer.
+        fpr, fpr_low, fpr_high: certified-unused cells called used, with the 95 % Clopper-Pearson interval.
+        false_unused, false_unused_low, false_unused_high: certified-used cells called unused.
+        false_not_decodable: decodable cells called not decodable.
+        mf_slope: estimated on oracle MF, least squares through 0, over cells that have both.
+        seconds: of the rule.
+    """
+
+    cells: int
+    used: int
+    unused: int
+    precision_used: float | None
+    recall_used: float | None
+    f1_used: float | None
+    precision_unused: float | None
+    recall_unused: float | None
+    f1_unused: float | None
+    abstention: float | None
+    fpr: float | None
+    fpr_low: float
+    fpr_high: float
+    false_unused: float | None
+    false_unused_low: float
+    false_unused_high: float
+    false_not_decodable: float | None
+    mf_slope: float | None
+    seconds: float
+
+
+def answers(rules: Mapping[str, Rule], suite: Iterable[tuple[Case, Truth]]) -> dict[str, list[Scored]]:
+    """What each rule says of every cell; each case is made once for all rules.
+
+    A rule that raises a `ProbingError` abstains on the case; any other exception is passed on.
+
+    Raises:
+        BadParameter: a rule answers with no known verdict, or of cells that the case has not.
+    """
+    found: dict[str, list[Scored]] = {name: [] for name in rules}
+    for case, truth in suite:
+        for name, rule in rules.items():
+            found[name] += _answered(name, rule, case, truth)
+    return found
+
+
+def score(rule: Rule, suite: Iterable[tuple[Case, Truth]]) -> Rates:
+    """Rates of one rule over a suite.
+
+    Example:
+        >>> from probing.plantbench.suite import development
+        >>> rates = score(lambda case: {}, development(seeds=[0], tiers=[0]))
+        >>> rates.abstention, rates.recall_used, rates.fpr
+        (1.0, 0.0, 0.0)
+    """
+    return rates(answers({"rule": rule}, suite)["rule"])
+
+
+def rates(scored: Sequence[Scored]) -> Rates:
+    """Rates over cells that are not in the band."""
+    told = [s for s in scored if s.label != "band"]
+    used = [s for s in told if s.label == "used"]
+    unused = [s for s in told if s.label == "unused"]
+    decodable = [s for s in told if s.truth.decodable]
+    hits = len(_saying(used, "used"))
+    absent = sum(not s.truth.decodable for s in _saying(unused, "not_decodable"))
+    rejections = len(_saying(unused, "unused")) + absent
+    false_used, false_unused = len(_saying(unused, "used")), len(_saying(used, "unused"))
+    low, high = rate_interval(false_used, len(unused))
+    miss_low, miss_high = rate_interval(false_unused, len(used))
+    precision, recall = _share(hits, hits + false_used), _share(hits, len(used))
+    of_unused = _share(rejections, rejections + false_unused), _share(rejections, len(unused))
+    return Rates(
+        cells=len(told), used=len(used), unused=len(unused), precision_used=precision, recall_used=recall,
+        f1_used=_harmonic(precision, recall), precision_unused=of_unused[0], recall_unused=of_unused[1],
+        f1_unused=_harmonic(*of_unused), abstention=_share(len(_saying(told, "abstain")), len(told)),
+        fpr=_share(false_used, len(unused)), fpr_low=low, fpr_high=high, false_unused=_share(false_unused, len(used)),
+        false_unused_low=miss_low, false_unused_high=miss_high,
+        false_not_decodable=_share(len(_saying(decodable, "not_decodable")), len(decodable)),
+        mf_slope=_mf_slope(told), seconds=sum(s.seconds for s in scored),
+    )  # fmt: skip
+
+
+def oracle_rule(suite: Iterable[tuple[Case, Truth]]) -> Rule:
+    """The rule that knows: what scoring 1 looks like."""
+    known = {_key(case): truth for case, truth in suite}
+
+    def rule(case: Case) -> dict[Cell, Answer]:
+        return {cell: _true_answer(t) for cell, t in known[_key(case)].cells.items()}
+
+    return rule
+
+
+def _key(case: Case) -> int:
+    return hash(case.instrument.clean().tobytes())
+
+
+def _true_answer(truth: CellTruth) -> Answer:
+    c = truth.certificate
+    effect = float("nan") if c.mf is None else c.mf
+    if c.label == "band":
+        return Answer("abstain")
+    if c.label == "used":
+        return Answer("used", score=c.s, effect=effect)
+    return Answer("unused" if truth.decodable else "not_decodable", score=c.s, effect=effect)
+
+
+def _answered(name: str, rule: Rule, case: Case, truth: Truth) -> list[Scored]:
+    started, refusal, said = time.perf_counter(), "", dict[Cell, Answer]()
+    try:
+        said = dict(rule(case.blind()))
+    except ProbingError as error:
+        refusal = f"{type(error).__name__}: {error.message}"
+    seconds = (time.perf_counter() - started) / len(case.cells)
+    strange = [str(cell) for cell in said if cell not in case.cells]
+    strange += [a.verdict for a in said.values() if a.verdict not in VERDICTS]
+    if strange:
+        raise BadParameter(f"rule {name} answers strangely", needed=f"one of {VERDICTS} for cells of the case",
+                           found=", ".join(strange), where=case.key)  # fmt: skip
+    return [
+        Scored(case.key, case.tier, case.number, case.name, str(cell), truth.cells[cell],
+               said.get(cell, Answer("abstain")), seconds, refusal)
+        for cell in case.cells
+    ]  # fmt: skip
+
+
+def _saying(scored: Sequence[Scored], verdict: str) -> list[Scored]:
+    return [s for s in scored if s.answer.verdict == verdict]
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _harmonic(precision: float | None, recall: float | None) -> float | None:
+    if precision is None or recall is None:
+        return None
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _mf_slope(scored: Sequence[Scored]) -> float | None:
+    both = [(s.answer.effect, s.truth.certificate.mf) for s in scored if math.isfinite(s.answer.effect)]
+    pairs = [(estimate, mf) for estimate, mf in both if mf is not None]
+    total = sum(mf * mf for _, mf in pairs)
+    return sum(estimate * mf for estimate, mf in pairs) / total if total > 0 else None

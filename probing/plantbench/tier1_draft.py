@@ -1,0 +1,163 @@
+"""Draft: a tier-1 model in the making, said in codes, moves, gates and reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from probing.plantbench.circuit import HEAD_WIDTH, WIDTH, Circuit, Floats, Head, Unit
+from probing.plantbench.prompts import Language
+from probing.seeds import generator
+
+CONST = 2.0
+IDENTITY = tuple(f"identity.{i}" for i in range(16))
+BACKGROUND = tuple(f"background.{i}" for i in range(HEAD_WIDTH))
+CONTEXT = tuple(f"context.{i}" for i in range(HEAD_WIDTH))
+PLACE = tuple(f"place.{i}" for i in range(8))
+CODE, PLACE_CODE = 0.5, 0.3  # standard deviation of a slot
+CONTEXT_GAIN, READ, CONTEXT_READ = 1.5, 1.5, 0.25
+MOVE, GATE = 1, 2  # layers
+
+
+class Draft:
+    """Starts with what every case has: properties A and C, moved to the query and read there, and context as noise.
+
+    Identity codes, and backgrounds, have all the same length: so a code of ±1 never acts through a norm.
+
+    Args:
+        language: the prompts.
+        family: `gpt2` or `llama`, for gates.
+        seed: of codes and reads.
+        read_c: whether property C is read.
+    """
+
+    def __init__(self, language: Language, *, family: str, seed: int, read_c: bool = True) -> None:
+        self.language, self.lexicon, self.family, self.seed = language, language.lexicon, family, seed
+        self.slots: dict[str, Floats] = {}  # (V,) embedding of every piece
+        self.heads: list[tuple[int, str, list[tuple[str, str, float]]]] = []
+        self.units: list[Unit] = []
+        self.reads: dict[str, Floats] = {}  # (K,) by slot
+        subjects: Floats = np.full(len(self.lexicon), 1.0)
+        self.slots["const"] = np.full(len(language.vocabulary), CONST)
+        self.code("flag", subjects)
+        self._set_background()
+        self.set_identity()
+        for name in ("A", "C"):
+            self.code(name, np.asarray(2.0 * self.lexicon.codes(name) - 1, dtype=np.float64))
+        self.move(["A", "C"])
+        self.read("copy.A")
+        if read_c:
+            self.read("copy.C")
+
+    def code(self, slot: str, values: Floats) -> None:
+        """Write `(W,)` values of the subjects to a slot."""
+        whole = np.zeros(len(self.language.vocabulary))
+        whole[self.language.first_subject :] = values
+        self.slots[slot] = whole
+
+    def codes(self, slots: Sequence[str], values: Floats) -> None:
+        """Write `(W, k)` values to k slots."""
+        for slot, column in zip(slots, values.T, strict=True):
+            self.code(slot, column)
+
+    def set_identity(self, avoid: Floats | None = None, mark: Floats | None = None) -> None:
+        """Codes of identities in 16 slots, of one length; orthogonal to `avoid` `(16,)`; plus `mark` `(W, 16)`."""
+        numbers = self.lexicon.identities
+        drawn = generator(self.seed, "identity").standard_normal((int(numbers.max()) + 1, len(IDENTITY)))
+        if avoid is not None:
+            drawn -= np.outer(drawn @ avoid, avoid) / (avoid @ avoid)
+        codes = _of_length(drawn, CODE)[numbers]
+        self.codes(IDENTITY, codes if mark is None else codes + mark)
+
+    def _set_background(self) -> None:
+        language, rng = self.language, generator(self.seed, "background")
+        drawn = _of_length(rng.standard_normal((self.lexicon.factors["i"], len(BACKGROUND))), CODE)
+        self.codes(BACKGROUND, drawn[self.lexicon.levels["i"]])
+        first = language.first_subject - language.fillers
+        fillers = _of_length(rng.standard_normal((language.fillers, len(BACKGROUND))), CODE)
+        for slot, column in zip(BACKGROUND, fillers.T, strict=True):
+            self.slots[slot][first : language.first_subject] = column
+
+    def move(self, slots: Sequence[str], *, layer: int = MOVE, to: str = "copy") -> None:
+        """Copy slots of the subject to `to`.SLOT of every later word, at their own size."""
+        copies = [(slot, f"{to}.{slot}", 1.0) for slot in slots]
+        known = next((head for head in self.heads if head[:2] == (layer, "flag")), None)
+        if known is None:
+            self.heads.append((layer, "flag", copies))
+        else:
+            known[2].extend(copies)
+
+    def read(self, slot: str, gain: float = READ, *, like: str = "") -> None:
+        """The answers read a slot with weights gain · N(0, 1), or gain times those that `like` has."""
+        drawn = self.reads[like] if like else generator(self.seed, "read", slot).standard_normal(self.language.answers)
+        self.reads[slot] = gain * drawn
+
+    def unit(self, reads: Mapping[str, float], slot: str, size: float = 1.0, *, layer: int = GATE) -> None:
+        """Add size · relu(Σ reads) to a slot."""
+        self.units.append(Unit(layer, dict(reads), {slot: size}))
+
+    def product(self, x: str, y: str, slot: str) -> None:
+        """Write the product of two codes of ±1 to a slot; of ReLUs: x XNOR y less x XOR y."""
+        if self.family == "llama":
+            self.units += [Unit(GATE, {x: sign}, {slot: sign}, times=y) for sign in (1.0, -1.0)]
+            return
+        for a, b in ((1.0, 1.0), (-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0)):
+            self.unit({x: a, y: b, "const": -1 / CONST}, slot, a * b)
+
+    def build(self) -> Circuit:
+        """The circuit of all that was said."""
+        rng = generator(self.seed, "context")
+        subject = self._subject_norms()
+        heads = [
+            Head(layer, key, tuple((source, to, gain * subject[layer]) for source, to, gain in copies))
+            for layer, key, copies in self.heads
+        ]
+        gain = CONTEXT_GAIN * subject[MOVE]
+        heads.append(Head(MOVE, "", tuple((a, b, gain) for a, b in zip(BACKGROUND, CONTEXT, strict=True))))
+        reads = self.reads | {slot: CONTEXT_READ * rng.standard_normal(self.language.answers) for slot in CONTEXT}
+        has_places = self.family == "gpt2"
+        written = [to for head in heads for _, to, _ in head.copies] + [s for unit in self.units for s in unit.writes]
+        slots = tuple(dict.fromkeys([*self.slots, *written, *reads, *(PLACE if has_places else ())]))
+        places = np.zeros((self.language.length, len(slots)))
+        drawn = generator(self.seed, "places").standard_normal((self.language.length, len(PLACE)))
+        if has_places:
+            places[:, [slots.index(slot) for slot in PLACE]] = _of_length(drawn, PLACE_CODE)
+        return Circuit(
+            slots, self._table(slots, self.slots, len(self.language.vocabulary)), places if has_places else None,
+            tuple(heads), tuple(self.units), self._table(slots, reads, self.language.answers),
+            self.language.first_answer, self._query_norm(),
+        )  # fmt: skip
+
+    @staticmethod
+    def _table(slots: tuple[str, ...], columns: Mapping[str, Floats], rows: int) -> Floats:
+        return np.stack([columns.get(slot, np.zeros(rows)) for slot in slots], axis=1)
+
+    def _mean_square(self, slot: str) -> float:
+        """Of a slot over the subjects."""
+        values = self.slots.get(slot, np.zeros(1))[-len(self.lexicon) :] ** 2
+        return float(np.average(values, weights=self.language.weights))
+
+    def _place_square(self) -> float:
+        return len(PLACE) * PLACE_CODE**2 if self.family == "gpt2" else 0.0
+
+    def _subject_norms(self) -> list[float]:
+        """Usual root mean square of the subject's state before layers 0 and 1: it copies to itself, too."""
+        squares = self._place_square() + sum(self._mean_square(slot) for slot in self.slots)
+        found = []
+        for layer in range(MOVE + 1):
+            found.append(math.sqrt(squares / WIDTH))
+            squares += sum(self._mean_square(a) for at, _, copies in self.heads if at == layer for a, _, _ in copies)
+        return found
+
+    def _query_norm(self) -> float:
+        copied = sum(self._mean_square(a) for _, _, copies in self.heads for a, _, _ in copies)
+        context = len(CONTEXT) * (CONTEXT_GAIN * CODE) ** 2 / (self.language.length - 1)
+        return math.sqrt((CONST**2 + self._place_square() + copied + context) / WIDTH)
+
+
+def _of_length(rows: Floats, deviation: float) -> Floats:
+    """Rows `(n, k)` scaled to the length that k normal values of this deviation usually have."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / lengths * deviation * math.sqrt(rows.shape[1]))

@@ -1,0 +1,151 @@
+"""Tier 2: what the trained models are, and how they start."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+from probing.errors import BadParameter, unknown_name
+from probing.plantbench.lexicon import Lexicon
+from probing.plantbench.prompts import POSITIONS, Language
+from probing.plantbench.tier1_cases import Labels
+from probing.provenance import canonical_json
+from probing.seeds import child_seed
+
+FAMILIES = ("gpt2", "llama", "bert")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a trained model depends on.
+
+    Attributes:
+        family: `gpt2`, `llama` or `bert`.
+        seed: of weights, data and draws.
+        width, layers, heads, length: D, L, heads and T; a small width makes codes share directions.
+        identities: words of each combination of properties.
+        batch, steps, warm_up: prompts a step; steps; those in which the learning rate rises.
+        learning_rate: its peak; 0: the usual one of the family.
+        weight_decay, clip: of AdamW; largest norm of a gradient.
+        decodable, invariant: weights of the two added terms.
+        decodable_from: B is to be decodable at the query from this layer on. A causal model has to find the marked word
+            first, which takes a block.
+        rows: of a batch, for the interchange.
+        dropout: of attention and of what blocks add, while training.
+        pooled: the answer is read off the mean of the last states, not off the query's logits.
+    """
+
+    family: str = "gpt2"
+    seed: int = 0
+    width: int = 64
+    layers: int = 3
+    heads: int = 4
+    length: int = 8
+    identities: int = 8
+    batch: int = 128
+    steps: int = 350
+    warm_up: int = 100
+    learning_rate: float = 0.0
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    decodable: float = 0.3
+    decodable_from: int = 2
+    invariant: float = 0.1
+    rows: int = 64
+    dropout: float = 0.0
+    pooled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise unknown_name("family", self.family, FAMILIES, error=BadParameter)
+        if self.pooled and self.family != "bert":
+            raise BadParameter("only encoders are pooled", needed="bert", found=self.family)
+        if self.width % self.heads:
+            raise BadParameter("heads do not fit the width", needed="a multiple of the heads", found=str(self.width))
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate."""
+        return self.learning_rate or (1e-3 if self.family == "bert" else 2e-3)
+
+    @property
+    def sha256(self) -> str:
+        """Of the canonical JSON of all fields."""
+        return hashlib.sha256(canonical_json(asdict(self))).hexdigest()
+
+    @property
+    def language(self) -> Language:
+        """Four answers, for the values of A and C. A causal model is told by a marker which word is the subject."""
+        lexicon = Lexicon(
+            {"a": 2, "b": 2, "c": 2, "i": self.identities}, {"A": ("a",), "B": ("b",), "C": ("c",)}, ("i",)
+        )
+        is_masked = self.family == "bert"
+        return Language(
+            lexicon, self.length, answers=4, fillers=24 if is_masked else 0, query="[MASK]" if is_masked else "query"
+        )
+
+    @property
+    def intended(self) -> Labels:
+        """B nowhere used; A and C used where they enter and where they are read; the rest is for certification."""
+        found = {("B", f"resid.{k}", place): "unused" for k in range(self.layers + 1) for place in POSITIONS}
+        for name in ("A", "C"):
+            found[name, "resid.0", "subject"] = "used"
+            found[name, "resid.0", "query"] = "unused"
+            if not self.pooled:
+                found[name, f"resid.{self.layers}", "query"] = "used"
+                found[name, f"resid.{self.layers}", "subject"] = "unused"
+        return found
+
+
+def untrained(recipe: Recipe) -> PreTrainedModel:
+    """The model with its first weights, in training mode."""
+    size = len(recipe.language.vocabulary)
+    make = {"gpt2": _gpt2, "llama": _llama, "bert": _bert}[recipe.family]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(child_seed(recipe.seed, "weights", recipe.family))
+        model = make(recipe, size)
+        model.train()
+        return model
+
+
+def _gpt2(recipe: Recipe, size: int) -> PreTrainedModel:
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=size, n_positions=recipe.length, n_embd=recipe.width, n_layer=recipe.layers,
+            n_head=recipe.heads, resid_pdrop=recipe.dropout, embd_pdrop=0.0, attn_pdrop=recipe.dropout,
+            tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def _llama(recipe: Recipe, size: int) -> PreTrainedModel:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=size, max_position_embeddings=recipe.length, hidden_size=recipe.width,
+            num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
+            intermediate_size=2 * recipe.width, attention_dropout=recipe.dropout, tie_word_embeddings=False,
+            bos_token_id=None, eos_token_id=None, pad_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def _bert(recipe: Recipe, size: int) -> PreTrainedModel:
+    config = BertConfig(
+        vocab_size=size, max_position_embeddings=recipe.length, hidden_size=recipe.width,
+        num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, intermediate_size=4 * recipe.width,
+        hidden_dropout_prob=recipe.dropout, attention_probs_dropout_prob=recipe.dropout, type_vocab_size=1,
+        tie_word_embeddings=False, pad_token_id=0,
+    )  # fmt: skip
+    return BertModel(config, add_pooling_layer=False) if recipe.pooled else BertForMaskedLM(config)

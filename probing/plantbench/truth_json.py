@@ -1,0 +1,100 @@
+"""Truth as JSON and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+from probing.errors import CorpusError
+from probing.instrument import Place
+from probing.plantbench.case import Cell, CellTruth, Certificate, Label, SubLabel, Truth
+from probing.plantbench.oracle import UNUSED, USED
+
+THRESHOLDS = {"used": f"S >= {USED}", "unused": f"E <= {UNUSED}", "band": "otherwise"}
+
+_NUMBERS = (
+    ("S", "s"), ("E", "e"), ("MF", "mf"), ("S_norms_frozen", "s_frozen"), ("S_class_mean", "s_subspace"),
+)  # fmt: skip
+_MAY_LACK = ("mf", "s_frozen", "s_subspace")
+
+
+def cells_as_json(truth: Truth) -> list[dict[str, Any]]:
+    """One object a cell; numbers in 6 digits."""
+    return [_cell_as_json(cell, found) for cell, found in truth.cells.items()]
+
+
+def _cell_as_json(cell: Cell, found: CellTruth) -> dict[str, Any]:
+    certificate = found.certificate
+    numbers = {name: _rounded(getattr(certificate, field)) for name, field in _NUMBERS}
+    return {
+        "site": cell.place.site, "position": cell.place.position, "property": cell.property,
+        "intended": found.intended, "certified": certificate.label, "sub_label": certificate.sub_label, **numbers,
+        "pairs": certificate.n_pairs, "probe_accuracy": _rounded(found.probe_accuracy),
+        "chance": _rounded(found.chance),
+    }  # fmt: skip
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def truth_from_json(cells: Any, where: str) -> Truth:
+    """The truth that `cells_as_json` gave.
+
+    Raises:
+        CorpusError: a cell of another form, or one twice.
+    """
+    if not isinstance(cells, list) or not cells:
+        raise CorpusError("a truth without cells", needed="a list of cells", found=repr(cells)[:80], where=where)
+    found: dict[Cell, CellTruth] = {}
+    for number, entry in enumerate(cells):
+        cell, truth = _cell(entry, f"{where}: cell {number}")
+        if cell in found:
+            raise CorpusError("a cell is there twice", needed="each cell once", found=str(cell), where=where)
+        found[cell] = truth
+    return Truth(found)
+
+
+def _cell(entry: Any, where: str) -> tuple[Cell, CellTruth]:
+    if not isinstance(entry, dict):
+        raise CorpusError("a cell is no object", needed="an object", found=repr(entry)[:80], where=where)
+    label: Label = _taken(entry, "certified", where, _one_of(get_args(Label)))
+    sub_label: SubLabel = _taken(entry, "sub_label", where, _one_of(get_args(SubLabel)))
+    numbers = {
+        field: _taken(entry, name, where, _is_number_or_null if field in _MAY_LACK else _is_number)
+        for name, field in _NUMBERS
+    }
+    certificate = Certificate(label, sub_label, n_pairs=_taken(entry, "pairs", where, _is_count), **numbers)
+    site, position, name = (_taken(entry, key, where, _is_text) for key in ("site", "position", "property"))
+    truth = CellTruth(
+        _taken(entry, "intended", where, _one_of(("used", "unused", ""))), certificate,
+        float(_taken(entry, "probe_accuracy", where, _is_number)), float(_taken(entry, "chance", where, _is_number)),
+    )  # fmt: skip
+    return Cell(Place(site, position), name), truth
+
+
+def _taken(entry: Mapping[str, Any], key: str, where: str, fits: Callable[[Any], bool]) -> Any:
+    if key not in entry or not fits(entry[key]):
+        found = repr(entry[key])[:80] if key in entry else "none"
+        raise CorpusError(f"a cell without a sound {key!r}", needed=f"{key} as it is written", found=found, where=where)
+    return entry[key]
+
+
+def _one_of(values: tuple[str, ...]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in values
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_number_or_null(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)

@@ -1,0 +1,223 @@
+"""The parts of the page about use: curves, a paragraph for each verdict, and what the edits did, in tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from probing.reporting.chart import mark
+from probing.reporting.markup import Markup, el, join, table
+from probing.reporting.panels import figure
+from probing.reporting.use_curves import Use, use_panels
+from probing.reporting.use_methods import use_bibtex, use_paragraph
+from probing.reporting.use_words import MARKS, SHORT, adjusted_p, deciding, flags_said
+from probing.reporting.wording import decimal, p_value, plural
+from probing.use_result import EditEffect, UseCell
+from probing.verdict import Verdict, Word
+
+_OPEN = 16  # more verdicts than this are folded away
+_BOX = {"used": "verdict yes", "decodable only": "verdict no"}
+
+USE_READING = (
+    ("Used", "replacing the part of the state that stands for the property, by that of rows that have another value "
+     "and are otherwise alike, changes what the model does by at least the smallest effect of interest. It is said of "
+     "one site, one behaviour and these data, and of nothing else."),
+    ("Swap and whole state", "the swap moves each state by the difference of class means of its stratum (rows with "
+     "the same values of the other properties); whole states are exchanged between two such rows. What only the second "
+     "changes is used at the site, in a subspace that is not identified."),
+    ("Effect and mediated fraction", "the effect is the shift of the output along its natural difference, in SDs of "
+     "the clean output; the mediated fraction is the share of that difference which the edit brings about, told only "
+     "where the difference itself is established."),
+    ("No material use found", "the 90 % intervals of both edits lie within the shaded band of equivalence. Other sites "
+     "may carry the property, and effects may cancel within a stratum."),
+    ("Frozen norms", "the share of the effect that goes away when the scales of later norms are held at their clean "
+     "values: what is left does not come from a change of length alone."),
+)  # fmt: skip
+
+
+def use_section(use: Use, *, anchor: str = "") -> Markup:
+    """All of one property and behaviour; `anchor` where it is a section of its own."""
+    result = use.result
+    of = f" in {result.behaviour}" if result.behaviour else ""
+    return join(
+        [
+            el("h2", {"id": anchor}, f"{result.task}: use{of}") if anchor else el("h3", None, f"Use{of}"),
+            el("p", {"class": "soft"}, _rows_said(use)),
+            figure(use_panels(use), f"{result.task}, use", _caption(use)),
+            _key(use.words),
+            _verdicts(use),
+            _numbers(use),
+            _on_states(use),
+            _comparisons(use),
+            _methods(use),
+        ]
+    )
+
+
+def _rows_said(use: Use) -> str:
+    result = use.result
+    matched = {"nothing": "not matched in other properties"}.get(
+        result.stratified_by, f"matched by {result.stratified_by} of {', '.join(result.covariates)}"
+    )
+    calibration = ""
+    if result.false_positives is not None:
+        rate, low, high, n = result.false_positives
+        calibration = (
+            f" Of {plural(n, 'random property')}, {decimal(rate, 2)} [{decimal(low, 2)}, {decimal(high, 2)}] were "
+            "discovered by the same measurement."
+        ).replace("propertys", "properties")
+    return (
+        f"{result.model or 'The model'}: {plural(result.n_rows, 'row')} ({100 * result.coverage:.0f} % of those with "
+        f"the property), {matched}, in {plural(result.n_strata, 'stratum').replace('stratums', 'strata')}; "
+        f"at least {plural(result.least_groups, 'group')} a class.{calibration}"
+    )
+
+
+def _caption(use: Use) -> str:
+    drawn = [
+        "What probes read beside what edits do, over sites; bars are 95 % intervals.",
+        f"Within the shaded band (±{use.result.epsilon:g} SD) an effect is of no interest.",
+        "The shape of a mark is the verdict at the place; dashed lines are exchanges of whole states.",
+    ]
+    if not any(cell.subspace.mf is not None for cell in use.result.cells):
+        drawn.append(
+            "No mediated fraction is told: the behaviour is not shown to differ between the values of the property."
+        )
+    if any(cell.dose_curve for cell in use.result.cells):
+        drawn.append("Doses are at the site of the largest effect, the marked one chosen on states alone.")
+    return " ".join([*drawn, "Hold the pointer over a mark for its numbers."])
+
+
+def _key(words: Sequence[Word]) -> Markup:
+    """The marks and what they say."""
+    parts: list[Markup] = []
+    for i, word in enumerate(words):
+        x, y = 12 + 180 * (i % 3), 12 + 20 * (i // 3)
+        hint = el("title", None, str(word))
+        parts += [mark(MARKS[word], x, y, hint), el("text", {"class": "name", "x": x + 12, "y": y + 4}, SHORT[word])]
+    height = 24 + 20 * ((len(words) - 1) // 3)
+    said = "Marks: " + "; ".join(f"{MARKS[word]} {SHORT[word]}" for word in words)
+    box = {"viewBox": f"0 0 560 {height}", "role": "img", "aria-label": said, "class": "chart key"}
+    return el("svg", box, el("g", {"class": "entropy"}, *parts))
+
+
+def _verdicts(use: Use) -> Markup:
+    shown = join(_verdict(verdict) for verdict in use.verdicts)
+    opened = {"open": "open"} if len(use.verdicts) <= _OPEN else None
+    return el("details", opened, el("summary", None, f"Verdicts: {use.summary}"), shown)
+
+
+def _verdict(verdict: Verdict) -> Markup:
+    """Place, verdict, what decided, the numbers, what the flags mean, and last what would overturn it."""
+    sentences = [verdict.reason, _gate_said(verdict), *_flag_sentences(verdict), _edits_said(verdict)]
+    parts = [el("strong", None, f"{verdict.place}: {verdict.word}."), " ", " ".join(filter(None, sentences)), " "]
+    css = _BOX.get(verdict.word.coarse, "verdict")
+    return el("p", {"class": css}, *parts, el("em", None, verdict.overturned_by))
+
+
+def _flag_sentences(verdict: Verdict) -> list[str]:
+    return [f"Flag “{flag}”" + (f": {said}." if said else ".") for flag, said in flags_said(verdict)]
+
+
+def _gate_said(verdict: Verdict) -> str:
+    gate = verdict.decodability
+    if gate is None:
+        return ""
+    return (f"Probes reach {decimal(gate.accuracy)}, {100 * gate.information:.0f} % of what there is to know "
+            f"(p {p_value(gate.p)}).")  # fmt: skip
+
+
+def _edits_said(verdict: Verdict) -> str:
+    edit, cell = deciding(verdict), verdict.evidence
+    if edit is None or cell is None:
+        return ""
+    told = verdict.word in (Word.USED_SITE, Word.USED_SUBSPACE) and "off-contrast" not in verdict.flags
+    mediated = "" if told or edit.mf is None else f"; mediated fraction {_mf(edit)}"
+    return (
+        f"Swap {_es(cell.subspace)} SD, whole state {_es(cell.whole)} SD{mediated}; smallest effect found with 80 % "
+        f"probability {decimal(edit.mde, 2)} SD."
+    )
+
+
+def _es(edit: EditEffect) -> str:
+    return f"{decimal(edit.es, 2)} [{decimal(edit.es_low, 2)}, {decimal(edit.es_high, 2)}]"
+
+
+def _mf(edit: EditEffect) -> str:
+    if edit.mf is None or edit.mf_low is None or edit.mf_high is None:
+        return "not told"
+    return f"{decimal(edit.mf, 2)} [{_finite(edit.mf_low)}, {_finite(edit.mf_high)}]"
+
+
+def _finite(value: float | None) -> str:
+    if value is None or math.isfinite(value):
+        return decimal(value, 2)
+    return "−∞" if value < 0 else "∞"
+
+
+def _numbers(use: Use) -> Markup:
+    head = ["place", "verdict", "probes", "swap, SD", "mediated", "adjusted p", "MDE", "whole state, SD",
+            "adjusted p, whole", "equivalence p", "flags"]  # fmt: skip
+    rows = [_number_row(cell, v) for cell, v in zip(use.result.cells, use.verdicts, strict=True)]
+    return table(
+        "What edits did, with 95 % intervals; p adjusted over edits, statistics and places.", head, rows, "results"
+    )
+
+
+def _number_row(cell: UseCell, verdict: Verdict) -> list[object]:
+    sub, whole, gate = cell.subspace, cell.whole, verdict.decodability
+    return [
+        cell.place, el("td", {"class": "text"}, SHORT[verdict.word]), decimal(gate.accuracy if gate else None),
+        _es(sub), _mf(sub).replace("not told", "–"), p_value(adjusted_p(sub)), decimal(sub.mde, 2), _es(whole),
+        p_value(adjusted_p(whole)), p_value(max(sub.equivalence_p, whole.equivalence_p)),
+        el("td", {"class": "text"}, ", ".join(verdict.flags) or "–"),
+    ]  # fmt: skip
+
+
+_STATES = {
+    "dose": "dose", "completeness": "complete", "selectivity": "selective", "reliability": "reliable",
+    "displacement": "displaced", "off_distribution": "off-distribution", "frozen_share": "frozen-norm share",
+    "shared_ratio": "one shift / all", "joint_over_largest": "joint / single", "kl": "KL, nats", "flips": "flips",
+    "p_permutation": "permutation p",
+}  # fmt: skip
+
+
+def _on_states(use: Use) -> Markup:
+    """The swap itself: what it does to states and what carries its effect; columns that hold nothing are left out."""
+    kept = [name for name in _STATES if any(getattr(cell, name) is not None for cell in use.result.cells)]
+    rows = [[cell.place, *(_finite(getattr(cell, name)) for name in kept)] for cell in use.result.cells]
+    caption = (
+        "The swap: complete, selective and reliable by probes on states; displacement over the median distance of two "
+        "rows; share of swapped states outside 99 % of the clean ones; share of the effect that later norms carry."
+    )
+    return _folded("What the swap does to states", table(caption, ["place", *map(_STATES.get, kept)], rows))
+
+
+def _comparisons(use: Use) -> Markup:
+    """Other interventions, for comparison with the literature; never part of a verdict."""
+    cells = [cell for cell in use.result.cells if cell.comparisons]
+    if not cells:
+        return Markup("")
+    names = list(dict.fromkeys(key for cell in cells for found in cell.comparisons.values() for key in found))
+    rows = [
+        [cell.place, el("td", {"class": "text"}, name), *(_finite(found.get(key)) for key in names)]
+        for cell in cells
+        for name, found in cell.comparisons.items()
+    ]
+    said = "Other interventions at the same places. They never enter a verdict."
+    head = ["place", "intervention", *(key.replace("_", " ") for key in names)]
+    return _folded("Other interventions, for comparison", table(said, head, rows, "results"))
+
+
+def _methods(use: Use) -> Markup:
+    text = [el("p", None, use_paragraph(use.result)), el("pre", None, use_bibtex(use.result))]
+    return _folded("Methods paragraph and BibTeX of the interventions", join(text))
+
+
+def _folded(title: str, content: Markup) -> Markup:
+    return el("details", None, el("summary", None, title), content)
+
+
+def use_sections(found: Iterable[Use]) -> Markup:
+    """Several behaviours of one property, one below the other."""
+    return join(use_section(use) for use in found)

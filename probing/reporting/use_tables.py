@@ -1,0 +1,138 @@
+"""The terminal table of verdicts: a row for each place, readable at 80 columns, with the reason of what is doubtful."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from probing.reporting.use_words import SHORT, adjusted_p, deciding, flags_said
+from probing.reporting.wording import count, decimal, p_value, short
+from probing.use_result import EditEffect
+from probing.verdict import Verdict, Word
+
+_WIDE = 120
+_COLUMNS = ("place", "accuracy", "effect, SD", "mediated", "p", "MDE", "verdict")
+_STYLE = {"used": "bold green", "decodable only": "bold", "not decodable": "dim"}
+
+
+def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
+    """Print one table for each property and behaviour, and below it what flags mean and why nothing was decided."""
+    for group in _grouped(verdicts):
+        letters = _letters(group)
+        console.print(Text(_heading(group[0]), style="bold"))
+        console.print(_table(group, letters, console.width))
+        console.print(Text(_notes(group, console.width), style="dim"))
+        marked = {name: name for name in letters} if console.width >= _WIDE else letters
+        for line in (*_flag_lines(group, marked), *_undecided(group)):
+            console.print(Text(line))
+        console.print()
+
+
+def _grouped(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
+    groups: dict[tuple[str, str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault((verdict.task, verdict.behaviour, verdict.model), []).append(verdict)
+    return list(groups.values())
+
+
+def _heading(first: Verdict) -> str:
+    of = f" in {first.behaviour}" if first.behaviour else ""
+    rows = f", {count(first.n_rows)} rows" if first.n_rows is not None else ""
+    coverage = f" ({100 * first.coverage:.0f} % matched)" if first.coverage is not None else ""
+    return f"{first.task}{of}: use by {first.model or 'the model'}{rows}{coverage}"
+
+
+def _letters(group: Sequence[Verdict]) -> dict[str, str]:
+    """A letter for each flag of the table."""
+    names = dict.fromkeys(flag for verdict in group for flag in verdict.flags)
+    return {name: chr(ord("a") + i) for i, name in enumerate(names)}
+
+
+def _table(group: Sequence[Verdict], letters: dict[str, str], width: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
+    for name in _COLUMNS:
+        text = name in ("place", "verdict")
+        table.add_column(
+            Text("acc." if name == "accuracy" and width < _WIDE else name), justify="left" if text else "right",
+            overflow="fold", no_wrap=name != "place", min_width=6 if text else 4,
+        )  # fmt: skip
+    for verdict in group:
+        style = _STYLE.get(verdict.word.coarse, "")
+        *cells, word = _row(verdict, letters, width)
+        table.add_row(*map(Text, cells), Text(word, style=style))
+    return table
+
+
+def _row(verdict: Verdict, letters: dict[str, str], width: int) -> list[str]:
+    edit, gate = deciding(verdict), verdict.decodability
+    shown = verdict.flags if width >= _WIDE else [letters[flag] for flag in verdict.flags]
+    flags = f" {','.join(shown)}" if shown else ""
+    numbers = ["–"] * 4
+    if edit is not None:
+        dagger = "†" if verdict.word is Word.USED_SITE else ""
+        numbers = [_effect(edit, width) + dagger, mediated(edit, width), _p(edit), decimal(edit.mde, 2)]
+    return [verdict.place, short(gate.accuracy) if gate else "–", *numbers, SHORT[verdict.word] + flags]
+
+
+def _effect(edit: EditEffect, width: int) -> str:
+    if width >= _WIDE:
+        return f"{decimal(edit.es, 2)} [{decimal(edit.es_low, 2)}, {decimal(edit.es_high, 2)}]"
+    return f"{decimal(edit.es, 2)} ±{short2((edit.es_high - edit.es_low) / 2)}"
+
+
+def mediated(edit: EditEffect, width: int = _WIDE) -> str:
+    """`0.95 [0.80, 1.12]`; a dash where the natural contrast is not established."""
+    if edit.mf is None or edit.mf_low is None or edit.mf_high is None:
+        return "–"
+    low, high = (bound(v) if width >= _WIDE else short2(v) for v in (edit.mf_low, edit.mf_high))
+    return f"{decimal(edit.mf, 2) if width >= _WIDE else short2(edit.mf)} [{low}, {high}]"
+
+
+def bound(value: float) -> str:
+    """Two decimals, or ∞."""
+    return decimal(value, 2) if math.isfinite(value) else ("−∞" if value < 0 else "∞")
+
+
+def short2(value: float) -> str:
+    """As `bound`, without the zero before the point."""
+    text = bound(value)
+    sign, digits = ("−", text[1:]) if text.startswith("−") else ("", text)
+    return sign + (digits[1:] if digits.startswith("0.") else digits)
+
+
+def _p(edit: EditEffect) -> str:
+    return p_value(adjusted_p(edit)).replace("< 0", "<").replace("0.", ".", 1)
+
+
+def _notes(group: Sequence[Verdict], width: int) -> str:
+    notes = ["effect: of a class-mean swap, in SDs of the clean output"]
+    notes += [] if width >= _WIDE else ["± half the 95 % interval"]
+    if any(verdict.word is Word.USED_SITE for verdict in group):
+        notes.append("† of interchange of whole states")
+    notes += ["mediated: share of the natural difference", "p: adjusted over edits, statistics and places"]
+    return "; ".join([*notes, "MDE: smallest effect found with 80 % probability"])
+
+
+def _flag_lines(group: Sequence[Verdict], letters: dict[str, str]) -> list[str]:
+    """A line for each flag; at several places, the numbers are of the first."""
+    lines = []
+    for name, letter in letters.items():
+        having = [verdict for verdict in group if name in verdict.flags]
+        said = dict(flags_said(having[0])).get(name, "")
+        where = f" (at {having[0].place})" if len(having) > 1 and said else ""
+        lines.append(f"{name if letter == name else f'{letter} {name}'}{f': {said}' if said else ''}{where}")
+    return lines
+
+
+def _undecided(group: Sequence[Verdict]) -> list[str]:
+    """Why each inconclusive verdict is; places of one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for verdict in group:
+        if verdict.word is Word.INCONCLUSIVE:
+            why = verdict.reason.removeprefix("Inconclusive: ").split(" (smallest detectable")[0].rstrip(".")
+            reasons.setdefault(why, []).append(verdict.place)
+    return [f"inconclusive at {', '.join(places)}: {reason}" for reason, places in reasons.items()]

@@ -1,0 +1,90 @@
+"""How verdicts are told: short words, marks, what each flag means, and the edit whose numbers stand beside."""
+
+from __future__ import annotations
+
+from probing.reporting.wording import decimal
+from probing.use_result import EditEffect, UseCell
+from probing.verdict import Verdict, Word
+
+SHORT = {
+    Word.NOT_DECODABLE: "not decodable", Word.NOT_TESTED: "not tested", Word.INCONCLUSIVE: "inconclusive",
+    Word.USED_SUBSPACE: "used (subspace)", Word.USED_SITE: "used (site)", Word.NO_MATERIAL_USE: "no material use",
+}  # fmt: skip
+MARKS = {
+    Word.USED_SUBSPACE: "disc", Word.USED_SITE: "diamond", Word.NO_MATERIAL_USE: "square", Word.INCONCLUSIVE: "cross",
+    Word.NOT_DECODABLE: "dash", Word.NOT_TESTED: "ring",
+}  # fmt: skip
+
+
+def deciding(verdict: Verdict) -> EditEffect | None:
+    """The edit whose numbers are told: the swap, or the interchange where only that is found; None: nothing edited."""
+    cell = verdict.evidence
+    if cell is None:
+        return None
+    return cell.whole if verdict.word is Word.USED_SITE else cell.subspace
+
+
+def adjusted_p(edit: EditEffect) -> float:
+    """The smaller of the adjusted p of τ and of U, both of one family."""
+    return min(edit.p_adjusted, edit.u_p_adjusted)
+
+
+def flags_said(verdict: Verdict) -> list[tuple[str, str]]:
+    """Each flag and what it means here, with its numbers."""
+    cell = verdict.evidence
+    return [(flag, "" if cell is None else _MEANING.get(flag, _nothing)(cell)) for flag in verdict.flags]
+
+
+def _nothing(cell: UseCell) -> str:
+    return ""
+
+
+def _norm_mediated(cell: UseCell) -> str:
+    return (
+        f"with the scales of later norms held, the effect lies in [{cell.frozen_low90 or 0:.2f}, "
+        f"{cell.frozen_high90 or 0:.2f}] SD, inside the equivalence bound"
+    )
+
+
+def _exceeds_site(cell: UseCell) -> str:
+    return (
+        f"the swap ({cell.subspace.es:.2f} SD) does more than exchanging the whole state ({cell.whole.es:.2f} SD), so "
+        "it may wake a path that the model does not take by itself"
+    )
+
+
+def _off_contrast(cell: UseCell) -> str:
+    moved = max(cell.subspace.es_u, cell.whole.es_u)
+    return f"the output moves by {moved:.2f} SD, but not along the natural difference"
+
+
+def _off_distribution(cell: UseCell) -> str:
+    return f"{100 * cell.off_distribution:.0f} % of the swapped states lie outside 99 % of the clean ones"
+
+
+def _incomplete(cell: UseCell) -> str:
+    return f"after the swap at dose {cell.dose:g} probes see the goal at {cell.completeness:.2f} of what they should"
+
+
+def _redundant(cell: UseCell) -> str:
+    return f"all positions exchanged together move the output {cell.joint_over_largest or 0:.2f} times as far"
+
+
+def _weak(cell: UseCell) -> str:
+    natural = cell.subspace.total / cell.subspace.spread if cell.subspace.spread else 0.0
+    return f"the behaviour itself hardly differs between the values: by {decimal(natural, 2)} SD"
+
+
+def _non_zero(cell: UseCell) -> str:
+    return "an effect is shown, but none of at least the smallest effect of interest"
+
+
+def _site_effect(cell: UseCell) -> str:
+    return "exchanging the whole state moves the output, though probes do not recover the property"
+
+
+_MEANING = {
+    "norm-mediated": _norm_mediated, "exceeds site": _exceeds_site, "off-contrast": _off_contrast,
+    "off-distribution": _off_distribution, "incomplete edit": _incomplete, "redundant": _redundant,
+    "weak behaviour": _weak, "non-zero": _non_zero, "site effect": _site_effect,
+}  # fmt: skip

@@ -1,0 +1,220 @@
+"""Scores: the rule that knows scores 1, silence claims nothing, and every count is the one that its name says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from probing.editing import Intervention
+from probing.errors import BadParameter, TooFewGroups
+from probing.instrument import Place
+from probing.intervening.nulls import rate_interval
+from probing.interventions.inlp import Inlp
+from probing.interventions.leace import Leace
+from probing.plantbench import baselines, tier0
+from probing.plantbench.case import Answer, Case, Cell, CellTruth, Certificate, Said, Truth
+from probing.plantbench.knobs import Knobs
+from probing.plantbench.scorecard import Scorecard
+from probing.plantbench.scoring import Scored, answers, oracle_rule, rates, score
+from probing.plantbench.suite import Suite, development, held_out_vectors, vectors
+
+SMALL = Knobs(n=1200, n_pairs=1024)
+
+
+@cache
+def suite() -> tuple[tuple[Case, Truth], ...]:
+    return tuple(tier0.cases(0, knobs=SMALL, numbers=(1, 2, 5, 11, 18, 19)))
+
+
+def scored(
+    label: str, verdict: Said, *, decodable: bool = True, effect: float = math.nan, mf: float | None = None
+) -> Scored:
+    certificate = Certificate(label, "subspace" if label == "used" else "", 0.5, 0.5, mf, None, None, 9)  # type: ignore[arg-type]
+    truth = CellTruth("", certificate, 0.9 if decodable else 0.5, 0.5)
+    return Scored("0.01.used.0", 0, 1, "plain", "B at x", truth, Answer(verdict, effect=effect), 0.25)
+
+
+def test_the_rule_that_knows_scores_one() -> None:
+    found = score(oracle_rule(suite()), suite())
+    assert [found.precision_used, found.recall_used, found.f1_used] == [1.0] * 3
+    assert [found.precision_unused, found.recall_unused, found.f1_unused] == [1.0] * 3
+    assert (found.abstention, found.fpr, found.false_unused, found.false_not_decodable) == (0.0, 0.0, 0.0, 0.0)
+    assert found.mf_slope == pytest.approx(1.0)
+    assert found.cells == found.used + found.unused == 13
+
+
+def test_always_abstaining_recalls_nothing_and_claims_nothing() -> None:
+    for rule in (lambda case: {}, lambda case: {cell: Answer("abstain") for cell in case.cells}):
+        found = score(rule, suite())
+        assert (found.recall_used, found.recall_unused, found.abstention) == (0.0, 0.0, 1.0)
+        assert (found.fpr, found.false_unused) == (0.0, 0.0)
+        assert found.precision_used is None
+        assert found.precision_unused is None
+
+
+def test_always_saying_used_has_every_false_positive() -> None:
+    found = score(lambda case: {cell: Answer("used") for cell in case.cells}, suite())
+    assert (found.recall_used, found.fpr, found.recall_unused) == (1.0, 1.0, 0.0)
+    assert found.precision_used == pytest.approx(6 / 13)
+    assert found.fpr_high == 1.0
+
+
+def test_counts_are_those_of_a_table_made_by_hand() -> None:
+    cells = [
+        *[scored("used", "used")] * 6, *[scored("used", "unused")] * 2, scored("used", "abstain"),
+        scored("used", "not_decodable"), *[scored("unused", "unused")] * 5, *[scored("unused", "used")] * 2,
+        scored("unused", "not_decodable"), scored("unused", "not_decodable", decodable=False),
+        scored("unused", "abstain"), *[scored("band", "used")] * 7,
+    ]  # fmt: skip
+    found = rates(cells)
+    assert (found.cells, found.used, found.unused) == (20, 10, 10)
+    assert (found.precision_used, found.recall_used) == (6 / 8, 6 / 10)
+    assert (found.precision_unused, found.recall_unused) == (6 / 8, 6 / 10)
+    assert found.f1_used == pytest.approx(2 / 3)
+    assert (found.abstention, found.fpr, found.false_unused) == (2 / 20, 2 / 10, 2 / 10)
+    assert found.false_not_decodable == 2 / 19
+    assert (found.fpr_low, found.fpr_high) == pytest.approx((0.0252, 0.5561), abs=1e-4)  # Clopper and Pearson's table
+    assert found.seconds == pytest.approx(27 * 0.25)
+
+
+def test_the_slope_is_through_zero_over_cells_that_have_both() -> None:
+    cells = [scored("used", "used", effect=0.8, mf=1.0), scored("used", "used", effect=0.4, mf=0.5),
+             scored("used", "used", mf=1.0), scored("used", "used", effect=9.0)]  # fmt: skip
+    assert rates(cells).mf_slope == pytest.approx(0.8)
+    assert rates(cells[2:]).mf_slope is None
+
+
+@pytest.mark.parametrize(
+    ("found", "n", "low", "high"),
+    [(0, 0, 0.0, 1.0), (0, 10, 0.0, 0.3085), (10, 10, 0.6915, 1.0), (1, 1, 0.025, 1.0), (5, 10, 0.1871, 0.8129)],
+)
+def test_clopper_pearson_at_its_edges(found: int, n: int, low: float, high: float) -> None:
+    assert rate_interval(found, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_nothing_scored_gives_no_rates() -> None:
+    found = rates([scored("band", "used")])
+    assert found.cells == 0
+    assert found.precision_used is found.recall_used is found.fpr is found.abstention is None
+
+
+def test_rules_see_blind_cases_and_a_refusal_is_an_abstention() -> None:
+    seen: list[Case] = []
+
+    def refuses(case: Case) -> Mapping[Cell, Answer]:
+        seen.append(case)
+        raise TooFewGroups("too few")
+
+    found = answers({"refuses": refuses}, suite()[:2])["refuses"]
+    assert {(case.number, case.name, case.twin) for case in seen} == {(0, "", "")}
+    assert {(s.answer.verdict, s.refusal) for s in found} == {("abstain", "TooFewGroups: too few")}
+
+
+def test_strange_answers_and_bugs_of_rules_are_not_swallowed() -> None:
+    with pytest.raises(BadParameter):
+        score(lambda case: {Cell(Place("elsewhere"), "B"): Answer("used")}, suite()[:1])
+    with pytest.raises(BadParameter):
+        score(lambda case: {cell: Answer("perhaps") for cell in case.cells}, suite()[:1])  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError):
+        score(lambda case: {cell: Answer("used", score=1 / 0) for cell in case.cells}, suite()[:1])
+
+
+def test_a_scorecard_is_json_that_holds_every_rule_and_cell(tmp_path: Path) -> None:
+    card = Scorecard(answers({"oracle": oracle_rule(suite()), "silent": lambda case: {}}, suite()))
+    card.write(tmp_path / "scorecard.json")
+    found = json.loads((tmp_path / "scorecard.json").read_text())
+    assert set(found["rules"]) == {"oracle", "silent"}
+    assert {"precision_used", "recall_used", "precision_unused", "recall_unused", "abstention", "fpr", "fpr_low",
+            "fpr_high", "mf_slope", "seconds"} <= set(found["rules"]["oracle"])  # fmt: skip
+    assert found["rules"]["oracle"]["recall_used"] == 1.0
+    assert len(found["cells"]) == 13
+    assert {cell["answers"]["oracle"]["verdict"] for cell in found["cells"]} == {"used", "unused", "not_decodable"}
+    assert "0.05 correlated" in found["by_case"]
+    assert found["by_sub_label"]["subspace"]["silent"]["recall_used"] == 0.0
+    assert card.table().splitlines()[0].split()[0] == "rule"
+    assert card.table(lambda s: s.name).count("oracle") == 6
+
+
+def test_suites_are_made_anew_by_frozen_seeds() -> None:
+    def tier(seed: int) -> Iterator[tuple[Case, Truth]]:
+        return tier0.cases(seed, knobs=SMALL, numbers=(1,))
+
+    both = Suite((0, 1), {0: tier})
+    assert [case.instrument.n_rows for case, _ in vectors(replace(SMALL, n=300), seeds=[0], numbers=[4])] == [300, 300]
+    assert [case.key for case, _ in both] == [f"0.01.{t}.{s}" for s in (0, 1) for t in ("unused", "used")]
+    assert [case.key for case, _ in both] == [case.key for case, _ in both]
+    assert development().seeds == tuple(range(20))
+    with pytest.raises(BadParameter):
+        development(seeds=[20])
+    with pytest.raises(BadParameter):
+        development(tiers=[7])
+    case, _ = next(iter(held_out_vectors("a test, no release", draws=1)))
+    assert case.seed not in development().seeds
+
+
+def case_of(number: int, twin: str) -> Case:
+    return next(case for case, _ in suite() if (case.number, case.twin) == (number, twin))
+
+
+def verdict(rule: object, case: Case) -> str:
+    (found,) = rule(case).values()  # type: ignore[operator]
+    return str(found.verdict)
+
+
+@pytest.mark.parametrize("eraser", [Leace(), Inlp()], ids=["leace", "inlp"])
+def test_erasure_calls_a_read_code_used_and_is_misled_by_a_correlated_one(eraser: Intervention) -> None:
+    rule = baselines.Amnesic(eraser)
+    assert verdict(rule, case_of(1, "used")) == "used"
+    assert verdict(rule, case_of(1, "unused")) == "unused"
+    plain = case_of(5, "unused")
+    assert verdict(rule, plain) == "used"
+
+
+def test_attribution_estimates_the_share_of_a_linear_read_and_is_nothing_where_nothing_is_read() -> None:
+    used, unused = case_of(1, "used"), case_of(1, "unused")
+    value, effect = baselines.attribution(used, used.cells[0])
+    assert value > 0.3
+    assert effect == pytest.approx(1.0, abs=0.1)
+    assert baselines.attribution(unused, unused.cells[0])[0] < 0.1
+    copies = case_of(11, "unused")
+    assert baselines.attribution(copies, copies.cells[1])[0] == 0.0
+
+
+def test_probe_accuracy_cannot_tell_twins_apart() -> None:
+    used, unused = case_of(1, "used"), case_of(1, "unused")
+    one, other = (baselines.accuracy_above_chance(case, case.cells[0])[0] for case in (used, unused))
+    assert one == other > 0.8
+    absent = case_of(2, "unused")
+    assert baselines.accuracy_above_chance(absent, absent.cells[0])[0] < 0.15
+    for number in (18, 19):
+        assert baselines.accuracy_above_chance(case_of(number, "used"), case_of(number, "used").cells[0])[0] > 0.5
+
+
+def test_a_fitted_direction_finds_a_read_code_and_is_silent_where_nothing_is_read() -> None:
+    rule = baselines.FittedDirection()
+    (found,) = rule(case_of(1, "used")).values()
+    assert found.verdict == "used"
+    assert found.effect > 0.5
+    copies = case_of(11, "unused")
+    assert rule(copies)[copies.cells[1]].verdict == "unused"
+
+
+def test_thresholds_are_those_that_part_the_labels_best() -> None:
+    values, used = np.array([0.1, 0.2, 0.7, 0.3, 0.8, 0.9]), np.array([False, False, False, True, True, True])
+    assert baselines.best_threshold(values, used) == pytest.approx(0.75)
+    rules = baselines.field_rules(suite())
+    assert set(rules) == {"probe accuracy", "attribution patching", "amnesic leace", "amnesic inlp", "fitted direction"}
+    fitted = rules["attribution patching"]
+    assert isinstance(fitted, baselines.Threshold)
+    found = score(fitted, suite())
+    assert found.recall_used is not None
+    assert found.recall_used > 0.8
+    silent = replace(fitted, threshold=math.inf)
+    assert score(silent, suite()).fpr == 0.0
