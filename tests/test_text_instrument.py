@@ -221,6 +221,42 @@ def test_a_head_over_texts_is_a_behaviour() -> None:
         TextInstrument.from_words(read("gpt2"), CORPUS, "head")
 
 
+def test_a_mask_piece_is_read_where_it_is_and_half_precision_has_its_tolerance() -> None:
+    tokenizer = wordpiece_tokenizer()
+    tokenizer.mask_token = "cat"
+    model = LanguageModel.from_modules(read("bert").suffix.model, tokenizer, name="bert", padding_side="left")
+    texts = ("the cat is", "a cat", "on the cat thing", "no", "the x cat")
+    corpus = corpus_of(*(text for text in texts if "cat" in text))
+    found = TextInstrument.from_words(model, corpus, "masked_token:answers=the|a", max_rows=8)
+    found.check()
+    one = model.encode([corpus.examples[0].text])
+    ids = [tokenizer.convert_tokens_to_ids(piece) for piece in ("the", "a")]
+    logits = model.logits(one)[0, 2, ids].double().numpy()
+    np.testing.assert_allclose(found.clean()[0], logits - logits.mean(), atol=1e-5)
+    with pytest.raises(NoBehaviour, match="0 of them"):
+        TextInstrument.from_words(model, corpus_of(*texts), "masked_token:answers=the|a")
+    half = TextInstrument.from_words(read("gpt2", "left", torch.bfloat16), CORPUS, "next_token", max_rows=8)
+    half.check()
+    y = half.run_from(
+        "resid.1", np.arange(8), {"": clean_states(half, Place("resid.1"), np.arange(8))}, frozen_norms=True
+    )
+    np.testing.assert_allclose(y.numpy(), half.clean(), atol=0.05 * np.abs(half.clean()).max())
+
+
+def test_real_values_are_sampled_without_regard_to_them() -> None:
+    texts = [f"x {'y ' * (k % 3)}z" for k in range(60)]
+    examples = [replace(e, columns={"size": k / 7}) for k, e in enumerate(corpus_of(*texts).examples)]
+    found = TextInstrument.from_words(
+        read("gpt2"), Corpus(tuple(examples)), "readout", columns=["size"], sites="resid.1", max_rows=30
+    )
+    values, n_classes = found.rows.values("size")
+    assert n_classes == 0 and values.min() < 2 and values.max() > 6 and len(set(found.rows.example)) == 30
+    rows = np.arange(found.n_rows)
+    assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
+    states = clean_states(found, Place("resid.1"), rows).requires_grad_()
+    assert torch.autograd.grad(found.run_from("resid.1", rows, {"": states}).sum(), states)[0].abs().sum() > 0
+
+
 def test_what_cannot_be_is_refused_before_it_is_run() -> None:
     model = read("gpt2")
     with pytest.raises(BadParameter, match="max_bytes"):

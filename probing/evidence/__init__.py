@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from probing.evidence.exporting import export_control_vector, export_vectors
 from probing.evidence.files import read_evidence, write_evidence
-from probing.evidence.fitting import Source, controls_of, directions, eraser, probe, stratum_names
-from probing.evidence.record import Evidence, Header, Stated
+from probing.evidence.fitting import Source, controls_of, directions, directions_of, eraser, probe, stratum_names
+from probing.evidence.header import Header, Stated
+from probing.evidence.record import Evidence
 
 __all__ = [
     "Evidence",
@@ -14,6 +15,7 @@ __all__ = [
     "Stated",
     "controls_of",
     "directions",
+    "directions_of",
     "eraser",
     "export_control_vector",
     "export_vectors",

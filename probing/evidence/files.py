@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from probing.errors import BadParameter, UntrustedFile
-from probing.evidence.record import Evidence, Header
+from probing.evidence.header import Header
+from probing.evidence.record import Evidence
 from probing.store.audit import refuse
 from probing.strict_json import strict_json
 from probing.whole_files import write_atomically

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from probing.editing import Targets
 from probing.errors import BadParameter
-from probing.evidence.record import CONVENTION, OPERATIONS, Evidence, Header, Kind, Stated
+from probing.evidence.header import CONVENTION, OPERATIONS, Header, Kind, Stated
+from probing.evidence.record import Evidence
 from probing.instrument import Place
 from probing.intervening.contrasts import ClassMeans, Slopes, contrast
 from probing.intervening.effects import Bench
@@ -106,6 +107,16 @@ def probe(
     weights = fitted.coef_ / fitted.scale_[:, None]
     arrays = {"weights": weights, "bias": fitted.intercept_ - fitted.mean_ @ weights}
     return _evidence("probe", bench, place, verdict, source, arrays, rows, 1.0)
+
+
+def directions_of(
+    bench: Bench, result: UseResult, verdicts: Sequence[Verdict], source: Source
+) -> list[Evidence]:  # fmt: skip
+    """Directions at every place of a measurement, each at the dose of its verdict. Errors: see `directions`."""
+    return [
+        directions(bench, Place(cell.site, cell.position), verdict, source, dose=cell.dose)
+        for cell, verdict in zip(result.cells, verdicts, strict=True)
+    ]
 
 
 def stratum_names(experiment: Experiment, covariates: Mapping[str, Sequence[Any] | NDArray[Any]]) -> tuple[str, ...]:

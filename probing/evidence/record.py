@@ -11,130 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import ConfigDict
 from scipy.special import log_softmax
 
 from probing.errors import BadParameter
-from probing.use_result import EditEffect
-from probing.verdict import Verdict, Word
+from probing.evidence.header import Header, Stated
+from probing.verdict import Word
 
-Kind = Literal["class_mean", "leace", "probe"]
 Floats = NDArray[np.float64]
-
-OPERATIONS: dict[str, str] = {
-    "class_mean": "h + dose * (means[stratum, goal] - means[stratum, start]); without a stratum the mean of these "
-    "differences, weighted by shares. Of real values h + dose * (goal - start) * slopes[stratum]",
-    "leace": "h - dose * left @ (right.T @ (h - centre))",
-    "probe": "log_softmax(h @ weights + bias)",
-}
-CONVENTION = (
-    "resid.l is what enters block l (blocks count from 0); resid.L leaves the last block, before any final norm; "
-    "attn_out.l and mlp_out.l are what a sublayer of block l adds; embed is the embedding of a piece"
-)
-
-
-@dataclass(frozen=True)
-class Stated:
-    """A verdict as it stands in a file: the word, why, and the numbers.
-
-    Attributes:
-        word, flags, reason, overturned_by: see `Verdict`.
-        effect, mediated: (value, low, high) with 95 % intervals: SDs of the clean output; share of the natural
-            difference. None: not measured, not established.
-        p_adjusted, mde, accuracy, coverage: None: not measured.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    word: str
-    flags: tuple[str, ...]
-    reason: str
-    overturned_by: str
-    effect: tuple[float, float, float] | None
-    mediated: tuple[float, float, float] | None
-    p_adjusted: float | None
-    mde: float | None
-    accuracy: float | None
-    coverage: float | None
-
-    @classmethod
-    def of(cls, verdict: Verdict) -> Stated:
-        """The numbers are of the swap, or of the interchange where only that was found."""
-        edit = _deciding(verdict)
-        gate = verdict.decodability
-        return cls(
-            word=str(verdict.word), flags=verdict.flags, reason=verdict.reason, overturned_by=verdict.overturned_by,
-            effect=(edit.es, edit.es_low, edit.es_high) if edit else None, mediated=_mediated(edit),
-            p_adjusted=min(edit.p_adjusted, edit.u_p_adjusted) if edit else None, mde=edit.mde if edit else None,
-            accuracy=gate.accuracy if gate else None, coverage=verdict.coverage,
-        )  # fmt: skip
-
-
-def _deciding(verdict: Verdict) -> EditEffect | None:
-    cell = verdict.evidence
-    return None if cell is None else cell.whole if verdict.word is Word.USED_SITE else cell.subspace
-
-
-def _mediated(edit: EditEffect | None) -> tuple[float, float, float] | None:
-    if edit is None or edit.mf is None or edit.mf_low is None or edit.mf_high is None:
-        return None
-    found = (edit.mf, edit.mf_low, edit.mf_high)
-    return found if np.isfinite(found).all() else None
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file of evidence says beside its arrays.
-
-    Attributes:
-        kind: what it is; `operation`: the formula by which it is applied.
-        model, revision, identity: whose states; revision and identity are "" where they are not known.
-        site, convention, position, position_rule: where, and what these names mean.
-        task, labels, label_definition: the property; classes in the order of their codes, none of real values.
-        behaviour: what the verdict is about.
-        strata: what each stratum is.
-        sign, scale: what a positive dose does, and the unit of the states.
-        dose: at which the verdict was reached.
-        data, rows, fitted_on, folds: SHA-256 of states and labels; how many; which of them it was fitted on; how the
-            verdict was measured.
-        controls: what was controlled for.
-        verdict: never missing.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    kind: Kind
-    operation: str
-    model: str
-    revision: str
-    identity: str
-    site: str
-    convention: str
-    position: str
-    position_rule: str
-    task: str
-    labels: tuple[str, ...]
-    label_definition: str
-    behaviour: str
-    strata: tuple[str, ...]
-    sign: str
-    scale: str
-    dose: float
-    data: str
-    rows: int
-    fitted_on: str
-    folds: str
-    controls: tuple[str, ...]
-    verdict: Stated
-
-    @property
-    def place(self) -> str:
-        """`resid.3@query`."""
-        return f"{self.site}@{self.position}" if self.position else self.site
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +47,7 @@ class Evidence:
     @property
     def width(self) -> int:
         """D."""
-        return next(self.arrays[n].shape[i] for n, i in _WIDTH[self.header.kind] if n in self.arrays)
+        return next(int(self.arrays[n].shape[i]) for n, i in _WIDTH[self.header.kind] if n in self.arrays)
 
     def apply(
         self, states: NDArray[np.floating], *, start: ArrayLike = 0, goal: ArrayLike = 1,
@@ -216,32 +103,36 @@ class Evidence:
         return states.astype(np.float64)
 
     def _shift(self, n: int, start: NDArray[Any], goal: NDArray[Any], strata: ArrayLike | None) -> Floats:
-        begin, end = np.broadcast_to(start, (n,)), np.broadcast_to(goal, (n,))
-        w = None if strata is None else np.broadcast_to(np.asarray(strata), (n,))
-        if w is not None and len(w) and not (w.min() >= 0 and w.max() < len(self.arrays["shares"])):
-            raise BadParameter("no such stratum", needed=f"0 to {len(self.arrays['shares']) - 1}",
-                               found=f"{w.min()} to {w.max()}", where=self.header.place)  # fmt: skip
-        if "slopes" in self.arrays:
-            slopes = self.arrays["slopes"] if w is not None else self.arrays["shares"] @ self.arrays["slopes"]
-            return np.asarray((end - begin)[:, None] * (slopes[w] if w is not None else slopes))
-        return self._between(begin, end, w)
+        shares = self.arrays["shares"]
+        w = None if strata is None else self._codes("stratum", np.asarray(strata), n, len(shares))
+        if "means" in self.arrays:
+            n_classes = len(self.header.labels)
+            begin, end = (self._codes("class", codes, n, n_classes) for codes in (start, goal))
+            return self._between(begin, end, w)
+        change = np.broadcast_to(goal - start, (n,))[:, None]
+        slopes = self.arrays["slopes"]
+        return np.asarray(change * (shares @ slopes if w is None else slopes[w]))
+
+    def _codes(self, what: str, codes: NDArray[Any], n: int, most: int) -> NDArray[Any]:
+        """`(n,)` codes from 0 to `most` - 1."""
+        fits = codes.dtype.kind in "iu" and codes.shape in ((), (n,))
+        if not fits or (codes.size and not (codes.min() >= 0 and codes.max() < most)):
+            raise BadParameter(f"no such {what}", needed=f"whole numbers from 0 to {most - 1}, one or {n}",
+                               found=f"{codes.shape} of {codes.dtype}, {codes.ravel()[:3].tolist()} …",
+                               where=self.header.place)  # fmt: skip
+        return np.broadcast_to(codes, (n,))
 
     def _between(self, begin: NDArray[Any], end: NDArray[Any], w: NDArray[Any] | None) -> Floats:
-        means, counts, shares = (self.arrays[name] for name in ("means", "counts", "shares"))
-        for codes in (begin, end):
-            if len(codes) and not (codes.min() >= 0 and codes.max() < means.shape[1]):
-                raise BadParameter("no such class", needed=f"0 to {means.shape[1] - 1}",
-                                   found=f"{codes.min()} to {codes.max()}", where=self.header.place)  # fmt: skip
-        known = (counts > 0)[:, begin] & (counts > 0)[:, end]  # (W, n)
+        means, counts = self.arrays["means"], self.arrays["counts"]
+        known = (counts[:, begin] > 0) & (counts[:, end] > 0)  # (W, n)
+        is_known = known.any(0) if w is None else known[w, np.arange(len(w))]
+        if not is_known.all():
+            raise BadParameter("no rows to tell a class by", needed="a stratum with rows of both classes",
+                               found="none", where=self.header.place)  # fmt: skip
         if w is not None:
-            if not known[w, np.arange(len(w))].all():
-                raise BadParameter("a stratum that lacks the class", needed="rows of both classes in the stratum",
-                                   found="none", where=self.header.place)  # fmt: skip
             return np.asarray(means[w, end] - means[w, begin])
-        weights = shares[:, None] * known
-        if not weights.sum(0).all():
-            raise BadParameter("no stratum has both classes", needed="rows of both", found="none")
-        weights = np.where(known.all(), weights, weights / weights.sum(0))
+        weights = self.arrays["shares"][:, None] * known
+        weights = weights if known.all() else weights / weights.sum(0)
         return np.asarray(sum(v[:, None] * (m[end] - m[begin]) for v, m in zip(weights, means, strict=True)))
 
 

@@ -82,7 +82,7 @@ def rows_of_words(
     rows = word_rows([e.text for e in examples], [e.words for e in examples], encoded)
     labels = [_labels(examples[e], int(w), columns) for e, w in zip(rows.example, rows.word, strict=True)]
     has = np.array([None not in found for found in labels], dtype=bool)
-    classes = _coded([found[0] if found else 0 for found in labels])[0]
+    classes = _classes([found[0] if found else 0 for found in labels])
     chosen = _spread(np.flatnonzero(has), rows.example, classes, max_rows, seed)
     pieces = tuple(rows.pieces[rows.first[r] : rows.first[r + 1]] for r in chosen)
     forms = [examples[e].forms[w] for e, w in zip(rows.example[chosen], rows.word[chosen], strict=True)]
@@ -111,7 +111,7 @@ def rows_of_spans(
     has = np.array([e for e in range(len(examples)) if all(e in found for found in pieces.values())], dtype=np.int64)
     labels = {int(e): _labels(examples[e], -1, columns) for e in has}
     labelled = np.array([e for e in has if None not in labels[int(e)]], dtype=np.int64)
-    classes = _coded([labels[int(e)][0] if columns and int(e) in labels else 0 for e in range(len(examples))])[0]
+    classes = _classes([labels[e][0] if columns and e in labels else None for e in range(len(examples))])
     chosen = _spread(labelled, np.arange(len(examples)), classes, max_rows, seed)
     excluded = {"a position has no piece": len(examples) - len(has), "no label": len(has) - len(labelled),
                 "not sampled": len(labelled) - len(chosen)}  # fmt: skip
@@ -186,6 +186,12 @@ def _coded(values: Sequence[Any]) -> tuple[Ints, list[str]]:
     names = sorted({str(value) for value in values if value is not None})
     index = {name: code for code, name in enumerate(names)}
     return np.array([-1 if v is None else index[str(v)] for v in values], dtype=np.int64), names
+
+
+def _classes(labels: Sequence[Any]) -> Ints:
+    """`(N,)` codes from 0 on of what is to be even: real values are all one class."""
+    is_real = any(type(label) is float for label in labels)
+    return np.zeros(len(labels), dtype=np.int64) if is_real else _coded([str(label) for label in labels])[0]
 
 
 def _spread(candidates: Ints, example: Ints, classes: Ints, most: int, seed: int) -> Ints:

@@ -112,7 +112,8 @@ class Runner:
         for start in range(0, len(self.texts.example), size):
             rows = np.arange(start, min(start + size, len(self.texts.example)))
             with torch.no_grad():
-                yield self.outputs(rows, self.batch(rows), site)
+                found = self.outputs(rows, self.batch(rows), site)
+            yield found
 
     def _told(self, output: Any, found: Mapping[str, Tensor], batch: Batch, own: Ints | None) -> Outputs:
         content, real = ~self.sequences.at(self.sequences.special, batch), batch.inputs.mask.bool()

@@ -87,10 +87,10 @@ def _statistics(result: UseResult) -> str:
 
 
 def _nulls(result: UseResult) -> str:
-    draws, controls = result.settings.get("permutations", 0), result.settings.get("control_properties", 0)
+    draws = result.settings.get("permutations", 0)
     parts = ["p values are adjusted by max-T with one multiplier bootstrap over edits, statistics and places"]
     parts += [f"labels were shuffled within strata {draws:,} times at the place of the largest effect"] if draws else []
-    if controls and result.false_positives is not None:
+    if result.false_positives is not None:
         rate, low, high, n = result.false_positives
         parts.append(
             f"of {n} random properties of word types {decimal(rate, 2)} [{decimal(low, 2)}, {decimal(high, 2)}] were "
