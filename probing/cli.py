@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from probing import registry
+from probing import registry, showing
 from probing.errors import DiskFull, Interrupted, ProbingError, UnitFailed
 from probing.job_commands import Quiet, job_command
 from probing.showing import (
@@ -108,6 +108,8 @@ def run(
         show(written(job.folder(to), None, failure), as_json)
         raise
     show(import_module("probing.training.results").ProbeResults.read(page.parent), as_json)
+    if job.use:
+        showing.show_use(page.parent, job.certified(), as_json)
     if not as_json:
         typer.echo(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,30 @@ def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
     typer.echo(card.table())
     if job.json_file is not None:
         typer.echo(f"score card: {job.json_file}")
+
+
+def show_use(folder: Path, certified: Mapping[tuple[str, str], str], as_json: bool) -> None:
+    """Verdicts of a study, and where the truth is known, that beside them."""
+    run = import_module("probing.judging").read_use_run(folder)
+    if as_json:
+        for verdict in run:
+            typer.echo(verdict.to_json())
+        return
+    show_verdicts(run.verdicts)
+    known = [(v, certified[v.task, v.place]) for v in run if (v.task, v.place) in certified]
+    if not known:
+        return
+    typer.echo("\nThe truth of this model is certified by do-interventions on minimal pairs:")
+    width = max(len(f"{v.task} at {v.place}") for v, _ in known)
+    for verdict, label in known:
+        typer.echo(f"  {f'{verdict.task} at {verdict.place}':{width}}  {_beside(verdict, label)}")
+
+
+def _beside(verdict: Any, label: str) -> str:
+    coarse = verdict.word.coarse
+    right = {"used": ("used",), "unused": ("decodable only", "not decodable")}.get(label, ())
+    judged = "right" if coarse in right else "undecided" if coarse == "inconclusive" or not right else "WRONG"
+    return f"certified {label:7} verdict {coarse:15} {judged}"
 
 
 def show_verdicts(verdicts: Iterable[Any]) -> None:

@@ -15,6 +15,7 @@ from probing.errors import ConfigError, UnitFailed, unknown_name
 from probing.failures import attempted
 from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
 from probing.provenance import canonical_json
+from probing.strict_json import strict_json
 from probing.strict_yaml import strict_yaml
 from probing.use_jobs import UseOptionsOfJob
 
@@ -42,6 +43,13 @@ class StudyUse(UseOptionsOfJob):
     tasks: Many = Field(alias="task")
 
 
+class KnownTruth(Job):
+    """What is certified of a study's model, to stand beside its verdicts: of models that were built to be known."""
+
+    file: str
+    positions: dict[str, str] = Field(default={})
+
+
 class Study(Job):
     """Extract, train and report from one YAML file; whatever is done already is not done again."""
 
@@ -53,6 +61,7 @@ class Study(Job):
     extract: Annotated[list[ExtractOptions], BeforeValidator(lambda v: v if isinstance(v, list) else [v])]
     train: Annotated[list[StudyTrain], BeforeValidator(lambda v: v if isinstance(v, list) else [v])]
     use: Annotated[list[StudyUse], BeforeValidator(lambda v: v if isinstance(v, list) else [v])] = Field(default=[])
+    truth: KnownTruth | None = None
     root: Path = Path()
 
     @classmethod
@@ -133,6 +142,26 @@ class Study(Job):
         if self.use:
             runs = [entry.use(self._model_source(), corpus, out, progress=progress) for entry in self.use]
             import_module("probing.intervening").judged_together(runs, to=out)
+
+    def certified(self) -> dict[tuple[str, str], str]:
+        """By task and place what is certified: `used`, `unused` or `band`; empty where nothing is.
+
+        Raises:
+            ConfigError: the file is not one of certified cells.
+        """
+        if self.truth is None:
+            return {}
+        file = self.root / self.truth.file
+        here = {there: own for own, there in self.truth.positions.items()}
+        try:
+            cells = strict_json(file.read_text(encoding="utf-8"))["cells"]
+            return {
+                (f"column:{cell['property']}", f"{cell['site']}@{here.get(cell['position'], cell['position'])}"):
+                str(cell["certified"]) for cell in cells
+            }  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError("no file of certified cells", needed="cells with property, site, position, certified",
+                              found=str(error)[:200], where=str(file)) from None  # fmt: skip
 
     def _model_source(self) -> str:
         local = self.root / self.model
