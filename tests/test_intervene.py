@@ -1,0 +1,125 @@
+"""From a corpus and a running model to verdicts, by function and by command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import probing as pb
+from probing.cli import app
+from probing.errors import BadParameter, NoBehaviour, UnknownName
+from probing.intervening.options import UseOptions
+from probing.judging import read_use_run
+from probing.use_run import UseRun
+from probing.verdict import Word
+from tests.conftest import ROOT
+
+REFERENCE = ROOT / "datasets" / "reference"
+BEHAVIOUR = "next_token:answers=was|were|is|are"
+QUICK = UseOptions(curve=False, details=False, null=False)
+TASKS = ["column:tense", "column:animacy"]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> pb.Corpus:
+    return pb.Corpus.read({split: str(REFERENCE / f"{split}.jsonl") for split in ("train", "dev", "test")})
+
+
+@pytest.fixture(scope="module")
+def model() -> pb.LanguageModel:
+    return pb.LanguageModel.load(str(REFERENCE / "model"))
+
+
+@pytest.fixture(scope="module")
+def run(model: pb.LanguageModel, corpus: pb.Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[UseRun, Path]:
+    folder = tmp_path_factory.mktemp("use")
+    found = pb.intervene(
+        model, corpus, tasks=TASKS, behaviour=BEHAVIOUR, positions=["end"], sites="resid.2", max_rows=600,
+        covariates=["column:subject_number"], options=QUICK, to=folder, progress=False,
+    )  # fmt: skip
+    return found, folder
+
+
+def test_the_certified_truth_of_the_reference_model_is_found(run: tuple[UseRun, Path]) -> None:
+    found, _ = run
+    certified = {(c["property"], c["site"], c["position"]): c["certified"] for c in truth()["cells"]}
+    assert certified["tense", "resid.2", "query"] == "used" and certified["animacy", "resid.2", "query"] == "unused"
+    assert found.verdict("column:tense", "resid.2@end").word is Word.USED_SUBSPACE
+    assert found.verdict("column:animacy", "resid.2@end").word is Word.NO_MATERIAL_USE
+    assert found.results[0].covariates == ("column:animacy", "column:subject_number")
+
+
+def truth() -> dict[str, list[dict[str, str]]]:
+    return json.loads((REFERENCE / "truth.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_what_is_measured_is_not_measured_again(
+    run: tuple[UseRun, Path], model: pb.LanguageModel, corpus: pb.Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, folder = run
+    monkeypatch.setattr("probing.intervening.measure_property", None)
+    again = pb.intervene(
+        model, corpus, tasks=TASKS, behaviour=BEHAVIOUR, positions=["end"], sites="resid.2", max_rows=600,
+        covariates=["column:subject_number"], options=QUICK, to=folder, progress=False,
+    )  # fmt: skip
+    assert [v.to_json() for v in again] == [v.to_json() for v in first]
+    assert [v.to_json() for v in read_use_run(folder)] == [v.to_json() for v in first]
+    assert {path.name for path in folder.iterdir()} == {"use", "use.jsonl", "verdicts.jsonl", "verdicts.parquet"}
+    assert (pb.UseRun.table(first)["coarse"] == ["used", "decodable only"]).all()
+
+
+def test_words_are_rows_of_their_own_and_an_encoder_is_read_by_its_pooled_states(corpus: pb.Corpus) -> None:
+    model = pb.LanguageModel.load(str(REFERENCE / "model"), kind="base")
+    found = pb.intervene(model, corpus, tasks="upos", behaviour="readout", sites="resid.1", max_rows=500, options=QUICK)
+    (verdict,) = found
+    assert verdict.place == "resid.1" and verdict.decodability is not None and verdict.decodability.passes
+    assert found.results[0].grouped_by == "type"  # a word of this corpus has one tag: its types must not cross folds
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"behaviour": ""}, NoBehaviour, "no behaviour was declared"),
+        ({"behaviour": "next_token:answers=was|nosuchword"}, NoBehaviour, "nosuchword"),
+        ({"positions": []}, BadParameter, "where do the states lie"),
+        ({"tasks": ["upos"], "positions": ["end"]}, BadParameter, "their own position"),
+        ({"tasks": ["upos", "column:tense"]}, BadParameter, "not measured together"),
+        ({"tasks": ["head"], "positions": []}, BadParameter, "task of pairs"),
+        ({"tasks": ["column:nosuch"]}, UnknownName, "nosuch"),
+        ({"tasks": []}, BadParameter, "no task"),
+        ({"sites": "resid.9"}, UnknownName, "resid.9"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(
+    options: dict[str, object], error: type[Exception], says: str, model: pb.LanguageModel, corpus: pb.Corpus,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    given = {"tasks": ["column:tense"], "behaviour": BEHAVIOUR, "positions": ["end"], "sites": "resid.2"} | options
+    with pytest.raises(error, match=says):
+        pb.intervene(model, corpus, to=tmp_path / "x", progress=False, **given)  # type: ignore[arg-type]
+    assert not (tmp_path / "x").exists()
+
+
+def file(split: str) -> Path:
+    return REFERENCE / f"{split}.jsonl"
+
+
+def test_the_command_prints_verdicts_and_writes_them(tmp_path: Path) -> None:
+    flags = [f for split in ("train", "dev", "test") for f in ("--corpus", f"{split}={file(split)}")]
+    command = ["use", "--model", str(REFERENCE / "model"), *flags, "--task", "column:tense", "--behaviour", BEHAVIOUR,
+               "--position", "end", "--sites", "resid.2", "--max-rows", "400", "--to", str(tmp_path), "--quiet"]  # fmt: skip
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "used (subspace)" in result.output and "verdicts.parquet" in result.output
+    lines = CliRunner().invoke(app, [*command, "--json"]).output.splitlines()
+    assert [json.loads(line)["word"] for line in lines] == ["decodable and used (class-mean subspace)"]
+
+
+def test_the_shipped_study_shows_verdicts_beside_the_certified_truth() -> None:
+    study = pb.Study.from_yaml(REFERENCE / "study.yaml")
+    assert study.certified()["column:tense", "resid.3@end"] == "used"
+    assert study.certified()["column:animacy", "resid.3@end"] == "unused"
+    assert [entry.tasks for entry in study.use] == [["column:subject_number", "column:tense", "column:animacy"]]
