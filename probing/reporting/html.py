@@ -96,7 +96,7 @@ def _header(tasks: list[TaskResults], found_use: list[Use]) -> Markup:
     about += [f"corpus {', '.join(fingerprints)}"] if fingerprints else []
     if any(_is_unknown(task) for task in tasks):
         about.append("How the imported states were computed is not known")
-    title = "What can be decoded from hidden states" + (", and what the model does with it" if found_use else "")
+    title = "What can be decoded from hidden states" + (", and what the model uses" if found_use else "")
     return el("header", None, el("h1", None, title), el("p", {"class": "soft"}, " · ".join(about)))
 
 

@@ -76,7 +76,7 @@ def _rows_said(use: Use) -> str:
 def _caption(use: Use) -> str:
     drawn = [
         "What probes read beside what edits do, over sites; bars are 95 % intervals.",
-        f"Within the shaded band (±{use.result.epsilon:g} SD) an effect is of no interest.",
+        f"An effect in the shaded band is of no interest: ±{use.result.epsilon:g} SD, as a share at the median place.",
         "The shape of a mark is the verdict at the place; dashed lines are exchanges of whole states.",
     ]
     if not any(cell.subspace.mf is not None for cell in use.result.cells):
