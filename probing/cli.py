@@ -19,7 +19,16 @@ from typer.core import TyperGroup
 from probing import registry
 from probing.errors import DiskFull, Interrupted, ProbingError, UnitFailed
 from probing.job_commands import Quiet, job_command
-from probing.showing import finish_cross, finish_extract, finish_report, finish_train, finish_use, show, written
+from probing.showing import (
+    finish_cross,
+    finish_extract,
+    finish_plantbench,
+    finish_report,
+    finish_train,
+    finish_use,
+    show,
+    written,
+)
 from probing.store_commands import AsJson, print_mapping, store_app
 
 REQUEUE = 75
@@ -160,6 +169,9 @@ store_app.command("import")(job_command("ImportJob", finish_extract))
 app.command("extract")(job_command("ExtractJob", finish_extract))
 app.command("train")(job_command("TrainJob", finish_train))
 app.command("use")(job_command("UseJob", finish_use, home="probing.use_jobs"))
+app.command("plantbench")(
+    job_command("PlantbenchJob", finish_plantbench, home="probing.plantbench_jobs", with_json=False)
+)
 app.command("report")(job_command("ReportJob", finish_report))
 app.command("transfer")(job_command("TransferJob", finish_cross, home="probing.cross_jobs"))
 app.command("leave-one-out")(job_command("LeaveOneOutJob", finish_cross, home="probing.cross_jobs"))

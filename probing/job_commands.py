@@ -24,6 +24,7 @@ _EXAMPLES = {
     "UseJob": "probing use --model datasets/reference/model --corpus train=datasets/reference/train.jsonl "
     "--task column:tense --task column:animacy --behaviour 'next_token:answers=was|were|is|are' --position end "
     "--to cache/results/use",
+    "PlantbenchJob": "probing plantbench --tier 0 --tier 2 --json card.json",
     "ReportJob": "probing report cache/results/upos",
     "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
     "--corpus old.train=old-train.conllu --corpus old.dev=old-dev.conllu --corpus old.test=old-test.conllu "
@@ -34,7 +35,11 @@ _EXAMPLES = {
 
 
 def job_command(
-    job_name: str, finish: Callable[[Any, Any, bool], None], *, home: str = "probing.jobs"
+    job_name: str,
+    finish: Callable[[Any, Any, bool], None],
+    *,
+    home: str = "probing.jobs",
+    with_json: bool = True,
 ) -> Callable[..., None]:
     """A Typer command whose flags are the fields of the job class."""
     job_class = getattr(import_module(home), job_name)
@@ -49,7 +54,7 @@ def job_command(
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters += [
         inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
-        inspect.Parameter("as_json", keyword, default=False, annotation=AsJson),
+        *([inspect.Parameter("as_json", keyword, default=False, annotation=AsJson)] if with_json else []),
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}

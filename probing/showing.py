@@ -61,6 +61,15 @@ def finish_use(job: Any, quiet: bool, as_json: bool) -> None:
     typer.echo(f"verdicts: {Path(job.to) / 'verdicts.parquet'}\nnext: probing report {job.to}")
 
 
+def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
+    card = job.run(progress=not quiet)
+    if job.by_case:
+        typer.echo(card.table(lambda s: f"{s.tier}.{s.number:02d} {s.name}") + "\n")
+    typer.echo(card.table())
+    if job.json_file is not None:
+        typer.echo(f"score card: {job.json_file}")
+
+
 def show_verdicts(verdicts: Iterable[Any]) -> None:
     from rich.console import Console
 

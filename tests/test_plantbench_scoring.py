@@ -23,7 +23,7 @@ from probing.plantbench.case import Answer, Case, Cell, CellTruth, Certificate, 
 from probing.plantbench.knobs import Knobs
 from probing.plantbench.scorecard import Scorecard
 from probing.plantbench.scoring import Scored, answers, oracle_rule, rates, score
-from probing.plantbench.suite import Suite, development, held_out_vectors, vectors
+from probing.plantbench.suite import Suite, development, held_out_suite, vectors
 
 SMALL = Knobs(n=1200, n_pairs=1024)
 
@@ -155,7 +155,7 @@ def test_suites_are_made_anew_by_frozen_seeds() -> None:
         development(seeds=[20])
     with pytest.raises(BadParameter):
         development(tiers=[7])
-    case, _ = next(iter(held_out_vectors("a test, no release", draws=1)))
+    case, _ = next(iter(held_out_suite("a test, no release", tiers=[0], draws=1)))
     assert case.seed not in development().seeds
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from probing.errors import BadParameter
-from probing.plantbench import tier0, tier1
+from probing.plantbench import tier0, tier1, tier2
 from probing.plantbench.case import Case, Truth
 from probing.plantbench.knobs import DEVELOPMENT_SEEDS, Knobs, held_out, holdout_seed
 from probing.seeds import child_seed
 
 Tier = Callable[[int], Iterable[tuple[Case, Truth]]]
-TIERS: Mapping[int, Tier] = {0: tier0.cases, 1: tier1.cases}
+TIERS: Mapping[int, Tier] = {0: tier0.cases, 1: tier1.cases, 2: lambda seed: tier2.shipped()}
+ONCE = 2  # the tier whose models do not depend on a seed
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,16 @@ class Suite:
     Attributes:
         seeds: of the generators.
         tiers: generators by number.
+        seeds_of_trained: those of tier 2, where they are others.
     """
 
     seeds: tuple[int, ...]
     tiers: Mapping[int, Tier]
+    seeds_of_trained: tuple[int, ...] | None = (0,)
 
     def __iter__(self) -> Iterator[tuple[Case, Truth]]:
-        for tier in self.tiers.values():
-            for seed in self.seeds:
+        for number, tier in self.tiers.items():
+            for seed in self.seeds if number != ONCE or self.seeds_of_trained is None else self.seeds_of_trained:
                 yield from tier(seed)
 
 
@@ -54,10 +57,16 @@ def vectors(
     return Suite(tuple(seeds), {0: lambda seed: tier0.cases(seed, knobs=knobs, numbers=numbers)})
 
 
-def held_out_vectors(version: str, *, draws: int = 20) -> Suite:
-    """Tier 0 of the held-out configuration: wider knobs, seeds that only the named version gives."""
+def held_out_suite(version: str, *, tiers: Sequence[int] = tuple(TIERS), draws: int = 20, models: int = 3) -> Suite:
+    """The held-out configuration: wider knobs, and seeds that only the named version gives. Once a release.
 
-    def tier(draw: int) -> Iterator[tuple[Case, Truth]]:
-        return tier0.cases(child_seed(holdout_seed(version), draw), knobs=held_out(version, draw))
-
-    return Suite(tuple(range(draws)), {0: tier})
+    Tier 1 takes a tenth as many draws as tier 0, tier 2 trains `models` models.
+    """
+    root = holdout_seed(version)
+    few = max(1, draws // 10)
+    made: dict[int, Tier] = {
+        0: lambda draw: tier0.cases(child_seed(root, draw), knobs=held_out(version, draw)),
+        1: lambda draw: tier1.cases(child_seed(root, draw)) if draw < few else (),
+        2: lambda draw: tier2.held_out(version, draw),
+    }
+    return Suite(tuple(range(draws)), {tier: made[tier] for tier in tiers}, tuple(range(models)))

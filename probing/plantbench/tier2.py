@@ -1,0 +1,48 @@
+"""Tier 2: the trained and certified models that ship, and new ones of a held-out configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from probing.errors import CorpusError
+from probing.plantbench.built import of_training
+from probing.plantbench.case import Case, Truth
+from probing.plantbench.certifying import certified
+from probing.plantbench.folder_reading import read_case
+from probing.plantbench.knobs import holdout_seed
+from probing.plantbench.tier1 import case_of
+from probing.plantbench.tier2_models import FAMILIES, Recipe
+from probing.plantbench.tier2_training import trained
+from probing.seeds import child_seed, generator
+
+SHIPPED = Path(__file__).resolve().parents[2] / "datasets" / "plantbench"
+ROWS, PAIRS, PROBE_ROWS = 2000, 1024, 8192
+
+
+def shipped(folder: Path | None = None, *, rows: int = ROWS) -> Iterator[tuple[Case, Truth]]:
+    """Every case in a folder of cases, by name.
+
+    Raises:
+        CorpusError: no case is there; the shipped ones lie in the repository and not in an installed package.
+    """
+    place = SHIPPED if folder is None else folder
+    found = sorted(path.parent for path in place.glob("*/truth.json"))
+    if not found:
+        raise CorpusError("no trained cases here", needed="folders with truth.json", found="none", where=str(place),
+                          next_step="name datasets/plantbench of the repository, or leave out tier 2")  # fmt: skip
+    for one in found:
+        yield read_case(one, rows=rows)
+
+
+def held_out(version: str, draw: int) -> Iterator[tuple[Case, Truth]]:
+    """A new model, trained and certified: family by turns, width, heads, identities and dropout from wider ranges."""
+    rng = generator(holdout_seed(version), "tier 2", draw)
+    recipe = Recipe(
+        family=FAMILIES[draw % len(FAMILIES)], seed=child_seed(holdout_seed(version), "tier 2", draw),
+        width=int(rng.choice([48, 64, 80])), heads=int(rng.choice([2, 4])), identities=int(rng.integers(6, 13)),
+        dropout=float(rng.choice([0.0, 0.05])),
+    )  # fmt: skip
+    built = of_training(recipe, trained(recipe))
+    truth = certified(built.claim, seed=child_seed(recipe.seed, "certificate"), n_pairs=PAIRS, probe_rows=PROBE_ROWS)
+    yield case_of(built, truth, ROWS), truth

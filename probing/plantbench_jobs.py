@@ -1,0 +1,46 @@
+"""PlantbenchJob: validated options of scoring verdicts on models whose truth is known."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+import probing as pb
+from probing.errors import ConfigError
+from probing.jobs import Job, Many, option
+
+if TYPE_CHECKING:
+    from probing.plantbench.scorecard import Scorecard
+
+
+class PlantbenchJob(Job):
+    """Score verdicts on models whose truth is certified: this package's protocol, and the field's usual rules.
+
+    Tier 0 is latent vectors, tier 1 compiled transformers, tier 2 the trained ones in datasets/plantbench. A rule of
+    your own is scored from Python: see docs/plantbench.md.
+    """
+
+    tiers: Many = option(["0", "1", "2"], help="0 vectors, 1 compiled, 2 trained (repeatable)", flag="tier")
+    heldout: bool = option(False, help="the held-out configuration of this version: wider ranges, seeds of its own")
+    seeds: int = Field(default=3, ge=1, le=20, description="seeds of tiers 0 and 1", json_schema_extra={"flag": ""})
+    rules: Many = option(
+        ["protocol", "field"], help="protocol, its variants, or field: the literature's (repeatable)", flag="rule"
+    )
+    by_case: bool = option(False, help="print a table for each case too")
+    json_file: str | None = option(None, help="file of the score card", flag="json")
+
+    def run(self, *, progress: bool = True) -> Scorecard:
+        """Score, and write the card if a file is named."""
+        if not set(self.tiers) <= {"0", "1", "2"}:
+            raise ConfigError("no such tier", needed="0, 1 or 2", found=", ".join(self.tiers))
+        card: Scorecard = import_module("probing.plantbench.running").run(
+            tiers=sorted({int(tier) for tier in self.tiers}), heldout=pb.__version__ if self.heldout else "",
+            seeds=self.seeds, rules=self.rules, progress=None if progress else False,
+        )  # fmt: skip
+        if self.json_file is not None:
+            Path(self.json_file).parent.mkdir(parents=True, exist_ok=True)
+            card.write(Path(self.json_file))
+        return card
