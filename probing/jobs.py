@@ -292,7 +292,7 @@ class TrainJob(CorpusOptions, TrainOptions):
 class ReportJob(Job):
     """Write OUT_DIR/report.html from the results of training, of use, or of both in OUT_DIR."""
 
-    results: str = Field(description="directory that `train --to` or `use --to` wrote", json_schema_extra={"argument": True})
+    results: str = Field(description="directory that `train` or `use` wrote", json_schema_extra={"argument": True})
 
     def run(self) -> Path:
         """Path of the page."""
