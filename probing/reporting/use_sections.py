@@ -215,7 +215,7 @@ def _comparisons(use: Use) -> Markup:
     ]
     said = (
         "Other interventions at the same places; they never enter a verdict. Change: of the output, in its SDs; "
-        "accuracy: of a probe fitted after the edit; above random: share of random subspaces that change the output less."
+        "accuracy: of a probe fitted after the edit; above random: share of random subspaces that change it less."
     )
     head = ["place", "intervention", *(key.replace("_", " ") for key in names)]
     return _folded("Other interventions, for comparison", table(said, head, rows, "results"))
