@@ -290,9 +290,9 @@ class TrainJob(CorpusOptions, TrainOptions):
 
 
 class ReportJob(Job):
-    """Write OUT_DIR/report.html and OUT_DIR/results.parquet from the results in OUT_DIR."""
+    """Write OUT_DIR/report.html from the results of training, of use, or of both in OUT_DIR."""
 
-    results: str = Field(description="directory that `probing train --to` wrote", json_schema_extra={"argument": True})
+    results: str = Field(description="directory that `train` or `use` wrote", json_schema_extra={"argument": True})
 
     def run(self) -> Path:
         """Path of the page."""

@@ -101,7 +101,10 @@ def show_verdicts(verdicts: Iterable[Any]) -> None:
 
 
 def finish_report(job: Any, quiet: bool, as_json: bool) -> None:
-    typer.echo(f"report: {job.run()}\nresults: {Path(job.results) / 'results.parquet'}")
+    typer.echo(f"report: {job.run()}")
+    tables = [Path(job.results) / f"{name}.parquet" for name in ("results", "verdicts")]
+    for table in filter(Path.is_file, tables):
+        typer.echo(f"{table.stem}: {table}")
     failures = import_module("probing.failures").read_failures(Path(job.results))
     warn([f"{failure.name} failed: {failure.text}" for failure in failures])
 

@@ -441,6 +441,10 @@ def test_a_verdict_is_told_with_the_numbers_of_the_edit_that_decided() -> None:
     whole = Stated.of(replace(verdict, word=Word.USED_SITE))
     assert whole.effect is not None
     assert whole.effect[0] == result.cells[0].whole.es
+    cell = replace(result.cells[0], subspace=replace(result.cells[0].subspace, mf=0.5, mf_low=-np.inf, mf_high=np.inf))
+    unbounded = Stated.of(replace(verdict, evidence=cell))
+    assert unbounded.mediated is None
+    assert unbounded.effect is not None
     untested = replace(verdict, word=Word.NOT_TESTED, evidence=None, decodability=None)
     assert Stated.of(untested).effect is None
 

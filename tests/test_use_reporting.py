@@ -224,6 +224,20 @@ def test_damaged_use_is_a_typed_error_and_leaves_the_old_page(tmp_path: Path, ru
         reporting.report(tmp_path / "nowhere")
 
 
+def test_pages_over_the_limit_keep_every_number_of_verdicts_and_say_what_they_leave_out(
+    monkeypatch: pytest.MonkeyPatch, run: UseRun
+) -> None:
+    whole = html.page([], use=run)
+    monkeypatch.setattr(html, "MAX_BYTES", len(whole) - 1)
+    smaller = html.page([], use=run)
+    assert len(smaller) < len(whole)
+    found = Page(smaller).text
+    assert "left out to keep this page small" in found
+    assert all(found.count(f"{v.place}: {v.word}.") == (v.word.coarse == "used") for v in run.verdicts)
+    assert all(v.place in found for v in run.verdicts)
+    assert "left out" not in Page(whole).text
+
+
 @pytest.mark.parametrize("name", ["one place", "unbounded", "nothing"])
 def test_figures_are_drawn_inside_their_folder(tmp_path: Path, name: str) -> None:
     paths = save_use_curves(SHAPES[name], tmp_path / "figures")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 from pydantic import ConfigDict
 
 from probing.use_result import EditEffect
@@ -52,11 +52,11 @@ class Stated:
     @classmethod
     def of(cls, verdict: Verdict) -> Stated:
         """The numbers are of the swap, or of the interchange where only that was found."""
-        edit = _deciding(verdict)
-        gate = verdict.decodability
+        edit, gate = _deciding(verdict), verdict.decodability
         return cls(
             word=str(verdict.word), flags=verdict.flags, reason=verdict.reason, overturned_by=verdict.overturned_by,
-            effect=(edit.es, edit.es_low, edit.es_high) if edit else None, mediated=_mediated(edit),
+            effect=_interval(edit.es, edit.es_low, edit.es_high) if edit else None,
+            mediated=_interval(edit.mf, edit.mf_low, edit.mf_high) if edit else None,
             p_adjusted=min(edit.p_adjusted, edit.u_p_adjusted) if edit else None, mde=edit.mde if edit else None,
             accuracy=gate.accuracy if gate else None, coverage=verdict.coverage,
         )  # fmt: skip
@@ -67,11 +67,11 @@ def _deciding(verdict: Verdict) -> EditEffect | None:
     return None if cell is None else cell.whole if verdict.word is Word.USED_SITE else cell.subspace
 
 
-def _mediated(edit: EditEffect | None) -> tuple[float, float, float] | None:
-    if edit is None or edit.mf is None or edit.mf_low is None or edit.mf_high is None:
+def _interval(value: float | None, low: float | None, high: float | None) -> tuple[float, float, float] | None:
+    """The three numbers, if they are there and finite: JSON has no others."""
+    if value is None or low is None or high is None or not all(map(math.isfinite, (value, low, high))):
         return None
-    found = (edit.mf, edit.mf_low, edit.mf_high)
-    return found if np.isfinite(found).all() else None
+    return value, low, high
 
 
 @dataclass(frozen=True)

@@ -46,20 +46,15 @@ def _document(
     tasks: list[TaskResults], findings: list[Finding], failures: Sequence[Failure], found_use: list[Use],
     maps: Sequence[HeatMap], *, long_table: bool, confusion: bool,
 ) -> Markup:  # fmt: skip
-    first = {task.task: i for i, task in reversed(list(enumerate(tasks)))}  # use is told once, where a task comes first
+    beside, alone = _placed(tasks, found_use)
     sections = [
-        task_section(
-            task, found, f"task-{i + 1}", use_sections(u for u in found_use if first.get(u.result.task) == i),
-            long_table=long_table, confusion=confusion,
-        )
-        for i, (task, found) in enumerate(zip(tasks, findings, strict=True))
+        task_section(task, found, f"task-{i}", use_sections(of_task, whole=confusion), long_table=long_table,
+                     confusion=confusion)
+        for i, (task, found, of_task) in enumerate(zip(tasks, findings, beside, strict=True), start=1)
     ]  # fmt: skip
-    alone = [u for u in found_use if u.result.task not in first]
-    sections += [el("section", None, use_section(u, anchor=f"use-{i}")) for i, u in enumerate(alone, start=1)]
-    entries: list[tuple[str, str, str]] = [
-        (f"task-{i}", t.title, f.status) for i, (t, f) in enumerate(zip(tasks, findings, strict=True), start=1)
-    ]
-    entries += [(f"use-{i}", f"{u.result.task}: use", u.summary) for i, u in enumerate(alone, start=1)]
+    for i, use in enumerate(alone, start=1):
+        sections.append(el("section", None, use_section(use, anchor=f"use-{i}", whole=confusion)))
+    entries = _entries(tasks, findings, beside, alone)
     entries += [("patching", "Patching", plural(len(maps), "heat map"))] if maps else []
     main = el(
         "main", None, _header(tasks, found_use), _failed(failures), _contents(entries), *sections,
@@ -72,6 +67,23 @@ def _document(
             Markup("\n"),
         ]
     )
+
+
+def _placed(tasks: list[TaskResults], found_use: list[Use]) -> tuple[list[list[Use]], list[Use]]:
+    """Of each task the use that is told with it, once, where the task comes first; and what stands alone."""
+    names = [task.task for task in tasks]
+    beside = [[u for u in found_use if u.result.task == name and name not in names[:i]] for i, name in enumerate(names)]
+    return beside, [u for u in found_use if u.result.task not in names]
+
+
+def _entries(
+    tasks: list[TaskResults], findings: list[Finding], beside: list[list[Use]], alone: list[Use]
+) -> list[tuple[str, str, str]]:
+    """Anchor, title and what is said there, of each section."""
+    told = []
+    for i, (task, found, of_task) in enumerate(zip(tasks, findings, beside, strict=True), start=1):
+        told.append((f"task-{i}", task.title, "; ".join([found.status, *(u.summary for u in of_task)])))
+    return told + [(f"use-{i}", f"{u.result.task}: use", u.summary) for i, u in enumerate(alone, start=1)]
 
 
 def _head(names: Sequence[str]) -> Markup:
@@ -96,7 +108,7 @@ def _header(tasks: list[TaskResults], found_use: list[Use]) -> Markup:
     about += [f"corpus {', '.join(fingerprints)}"] if fingerprints else []
     if any(_is_unknown(task) for task in tasks):
         about.append("How the imported states were computed is not known")
-    title = "What can be decoded from hidden states" + (", and what the model does with it" if found_use else "")
+    title = "What can be decoded from hidden states" + (", and what the model uses" if found_use else "")
     return el("header", None, el("h1", None, title), el("p", {"class": "soft"}, " · ".join(about)))
 
 

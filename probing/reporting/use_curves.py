@@ -135,7 +135,8 @@ def _effects(use: Use) -> Panel:
         *_lines(use, lambda p: f"{p} whole" if p else "whole state", "other", exchanged, joined=_APART / 2),
     ]
     band = (-use.result.epsilon, use.result.epsilon)
-    return Panel("Use: effect of the edits", "SD of the clean output", use.sites, tuple(curves), (), band, _FAR,
+    least = (-2 * use.result.epsilon, 2 * use.result.epsilon)
+    return Panel("Use: effect of the edits", "SD of the clean output", use.sites, tuple(curves), (), least, _FAR,
                  band=band)  # fmt: skip
 
 
@@ -150,7 +151,8 @@ def _doses(use: Use) -> Panel | None:
         Curve(cell.place, "task", _by_dose(cell, verdict, doses), part) for part, cell, verdict in cells
     )  # fmt: skip
     band = (-use.result.epsilon, use.result.epsilon)
-    return Panel("Dose of the swap", "SD of the clean output", tuple(f"{dose:g}" for dose in doses), curves, (), band,
+    least = (-2 * use.result.epsilon, 2 * use.result.epsilon)
+    return Panel("Dose of the swap", "SD of the clean output", tuple(f"{dose:g}" for dose in doses), curves, (), least,
                  _FAR, "dose (1: the whole difference of class means)", band)  # fmt: skip
 
 

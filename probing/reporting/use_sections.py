@@ -35,8 +35,11 @@ USE_READING = (
 )  # fmt: skip
 
 
-def use_section(use: Use, *, anchor: str = "") -> Markup:
-    """All of one property and behaviour; `anchor` where it is a section of its own."""
+def use_section(use: Use, *, anchor: str = "", whole: bool = True) -> Markup:
+    """All of one property and behaviour; `anchor` where it is a section of its own.
+
+    Without `whole`, for pages that grow too large: paragraphs of used places alone, and no tables that are folded away.
+    """
     result = use.result
     of = f" in {result.behaviour}" if result.behaviour else ""
     return join(
@@ -45,10 +48,9 @@ def use_section(use: Use, *, anchor: str = "") -> Markup:
             el("p", {"class": "soft"}, _rows_said(use)),
             figure(use_panels(use), f"{result.task}, use", _caption(use)),
             _key(use.words),
-            _verdicts(use),
+            _verdicts(use, whole=whole),
             _numbers(use),
-            _on_states(use),
-            _comparisons(use),
+            join([_on_states(use), _comparisons(use)] if whole else []),
             _methods(use),
         ]
     )
@@ -76,7 +78,7 @@ def _rows_said(use: Use) -> str:
 def _caption(use: Use) -> str:
     drawn = [
         "What probes read beside what edits do, over sites; bars are 95 % intervals.",
-        f"Within the shaded band (±{use.result.epsilon:g} SD) an effect is of no interest.",
+        f"An effect in the shaded band is of no interest: ±{use.result.epsilon:g} SD, as a share at the median place.",
         "The shape of a mark is the verdict at the place; dashed lines are exchanges of whole states.",
     ]
     if not any(cell.subspace.mf is not None for cell in use.result.cells):
@@ -101,10 +103,17 @@ def _key(words: Sequence[Word]) -> Markup:
     return el("svg", box, el("g", {"class": "entropy"}, *parts))
 
 
-def _verdicts(use: Use) -> Markup:
-    shown = join(_verdict(verdict) for verdict in use.verdicts)
-    opened = {"open": "open"} if len(use.verdicts) <= _OPEN else None
-    return el("details", opened, el("summary", None, f"Verdicts: {use.summary}"), shown)
+def _verdicts(use: Use, *, whole: bool) -> Markup:
+    told = [verdict for verdict in use.verdicts if whole or verdict.word.coarse == "used"]
+    left_out = len(use.verdicts) - len(told)
+    said = (
+        f"{plural(left_out, 'verdict')} of places that are not used, and tables of states and of other interventions, "
+        "were left out to keep this page small; verdicts.parquet holds all."
+    )
+    note = el("p", {"class": "soft"}, said) if left_out else ""
+    opened = {"open": "open"} if len(told) <= _OPEN else None
+    return el("details", opened, el("summary", None, f"Verdicts: {use.summary}"), *map(_verdict, told),
+              note)  # fmt: skip
 
 
 def _verdict(verdict: Verdict) -> Markup:
@@ -204,7 +213,10 @@ def _comparisons(use: Use) -> Markup:
         for cell in cells
         for name, found in cell.comparisons.items()
     ]
-    said = "Other interventions at the same places. They never enter a verdict."
+    said = (
+        "Other interventions at the same places; they never enter a verdict. Change: of the output, in its SDs; "
+        "accuracy: of a probe fitted after the edit; above random: share of random subspaces that change it less."
+    )
     head = ["place", "intervention", *(key.replace("_", " ") for key in names)]
     return _folded("Other interventions, for comparison", table(said, head, rows, "results"))
 
@@ -218,6 +230,6 @@ def _folded(title: str, content: Markup) -> Markup:
     return el("details", None, el("summary", None, title), content)
 
 
-def use_sections(found: Iterable[Use]) -> Markup:
+def use_sections(found: Iterable[Use], *, whole: bool) -> Markup:
     """Several behaviours of one property, one below the other."""
-    return join(use_section(use) for use in found)
+    return join(use_section(use, whole=whole) for use in found)
