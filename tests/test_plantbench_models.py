@@ -117,6 +117,20 @@ def test_lengths_act_through_norms_and_parities_through_the_site() -> None:
     assert found(parity, "resid.2", "query").decodable
 
 
+@pytest.mark.parametrize("number", [number for number, spec in CASES.items() if len(spec.twins) == 2])
+def test_twins_have_codes_of_one_length(number: int) -> None:
+    lengths = []
+    for twin in CASES[number].twins:
+        planted = compiled(plant(number, twin, family=FAMILIES[number % 2])).planted
+        prompts = planted.language.sample(512, generator(0, "twins"))
+        high = planted.language.lexicon.real("B")[prompts.words] > np.mean(planted.language.lexicon.real("B"))
+        places = [Place(*SUBJECT), *([] if number == 4 else [Place(*MOVED)])]  # a long code is moved through its norm
+        states = planted.states_at(prompts, places)
+        lengths.append([np.linalg.norm(states[p][high].mean(0) - states[p][~high].mean(0)) for p in places])
+    assert min(lengths[0]) > 0.1
+    np.testing.assert_allclose(*lengths, rtol=0.05)
+
+
 def test_a_contradicted_intention_raises() -> None:
     claim = compiled(plant(1, "used")).claim
     cell = Cell(Place("resid.2", "query"), "B")

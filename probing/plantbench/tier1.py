@@ -14,7 +14,7 @@ from probing.plantbench.planted_model import PromptInstrument
 from probing.plantbench.tier1_cases import CASES, FAMILIES, plant
 from probing.seeds import child_seed, generator
 
-ROWS, PAIRS, PROBE_ROWS = 2000, 512, 4096
+PAIRS, PROBE_ROWS = 512, 4096
 
 
 def cases(seed: int, *, numbers: Sequence[int] = tuple(CASES), family: str = "") -> Iterator[tuple[Case, Truth]]:
@@ -34,10 +34,10 @@ def cases(seed: int, *, numbers: Sequence[int] = tuple(CASES), family: str = "")
 
 
 def build(
-    number: int, twin: str, seed: int, *, family: str = "", rows: int = ROWS, pairs: int = PAIRS,
+    number: int, twin: str, seed: int, *, family: str = "", rows: int = 0, pairs: int = PAIRS,
     probe_rows: int = PROBE_ROWS,
 ) -> tuple[Case, Truth]:  # fmt: skip
-    """One case and its certified truth.
+    """One case and its certified truth; `rows` 0: as many as the case needs.
 
     The effects of a compiled model hardly vary between prompts, so that fewer pairs say as much.
 
@@ -50,7 +50,7 @@ def build(
     cells = tuple(cell for cell in built.claim.cells if cell.property == "B")
     claim = replace(built.claim, cells=cells)
     truth = certified(claim, seed=child_seed(seed, "tier 1", number), n_pairs=pairs, probe_rows=probe_rows)
-    return case_of(built, truth, rows), truth
+    return case_of(built, truth, rows or CASES[number].rows), truth
 
 
 def case_of(built: Built, truth: Truth, rows: int) -> Case:

@@ -29,7 +29,8 @@ _REAL = Lexicon(
     {"a": 2, "b": 16, "c": 2, "i": 8}, {"A": ("a",), "B": ("b",), "C": ("c",)}, ("i",),
     {"B": tuple(np.round(np.linspace(-1.5, 1.5, 16), 6).tolist())},
 )  # fmt: skip
-_PARTITION = Lexicon({"a": 2, "c": 2, "i": 16, "h": 2}, {"A": ("a",), "B": ("h",), "C": ("c",)}, ("i", "h"))
+# 96 identities: fewer are too few groups for three folds by type
+_PARTITION = Lexicon({"a": 2, "c": 2, "i": 48, "h": 2}, {"A": ("a",), "B": ("h",), "C": ("c",)}, ("i", "h"))
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Spec:
         sub_label: of used cells of B up to layer `sub_until`: what lies behind carries the code otherwise.
         cells: by twin, the only cells it is about; the model is then the one that uses B.
         reads_c: whether property C is read by itself.
+        rows: enough for every class in each stratum and fold.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Spec:
     sub_until: int = LAYERS
     cells: Mapping[str, tuple[tuple[str, str], ...]] | None = None
     reads_c: bool = True
+    rows: int = 2000
 
 
 def _correlated(lexicon: Lexicon, rho: float) -> Floats:
@@ -106,7 +109,7 @@ CASES: Mapping[int, Spec] = {
     17: Spec("stratum-dependent code", plants.stratum_dependent),
     18: Spec("five classes", plants.five_classes, lexicon=_FIVE),
     19: Spec("continuous", plants.continuous, lexicon=_REAL),
-    20: Spec("rare class", plants.plain, weights=_rare),
+    20: Spec("rare class", plants.plain, weights=_rare, rows=8000),
     21: Spec("identity label", plants.identity_label, lexicon=_PARTITION),
     22: Spec("dose trap", plants.dose_trap),
 }  # fmt: skip
