@@ -51,6 +51,7 @@ class UseOptionsOfJob(Job):
     seed: int = option(0, help="root of every random draw")
     device: str = option("cpu", help="torch device")
     dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
+    directions: bool = option(False, help="write the directions put in, with their verdicts, to OUT_DIR/evidence")
     kind: Literal["auto", "base", "causal", "masked"] = option("auto", help="head to load: auto, base, causal, masked")
     revision: str | None = option(None, help="revision of a hub model")
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
@@ -72,11 +73,19 @@ class UseOptionsOfJob(Job):
             control_properties=self.control_properties,
         )  # fmt: skip
         criteria = import_module("probing.verdict").Criteria(epsilon=self.epsilon)
-        return pb.intervene(
+        run = pb.intervene(
             loaded, corpus, tasks=self.tasks, behaviour=self.behaviour, sites=self.sites, positions=self.positions,
             covariates=self.covariates, split=self.split, max_rows=self.max_rows, criteria=criteria, options=options,
             to=to, progress=progress,
         )  # fmt: skip
+        if self.directions:
+            subjects = import_module("probing.intervening.subjects").Subjects(
+                loaded, corpus, self.tasks, self.behaviour, sites=self.sites, positions=self.positions,
+                covariates=self.covariates, split=self.split, max_rows=self.max_rows, seed=self.seed,
+            )  # fmt: skip
+            keep = import_module("probing.evidence.keeping").keep_directions
+            keep(loaded, subjects, run, options, Path(to) / "evidence")
+        return run
 
 
 class UseJob(CorpusOptions, UseOptionsOfJob):

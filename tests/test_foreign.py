@@ -368,4 +368,4 @@ def test_mutated_hdf5_is_read_or_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_much_mutated_hdf5_is_read_or_refused(tmp_path: Path) -> None:
-    _survive_mutated_hdf5(tmp_path, 400)
+    _survive_mutated_hdf5(tmp_path, 160)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import probing as pb
 from probing.cli import app
 from probing.errors import BadParameter, NoBehaviour, UnknownName
+from probing.evidence import read_evidence
 from probing.intervening.options import UseOptions
 from probing.judging import read_use_run
 from probing.use_run import UseRun
@@ -103,6 +105,20 @@ def test_bad_input_is_refused_before_anything_runs(
     assert not (tmp_path / "x").exists()
 
 
+def test_directions_are_kept_with_their_verdicts_and_can_be_put_in_again(tmp_path: Path) -> None:
+    flags = [f for split in ("train", "dev", "test") for f in ("--corpus", f"{split}={file(split)}")]
+    command = ["use", "--model", str(REFERENCE / "model"), *flags, "--task", "column:tense", "--behaviour", BEHAVIOUR,
+               "--position", "end", "--sites", "resid.3", "--max-rows", "300", "--to", str(tmp_path), "--directions",
+               "--quiet"]  # fmt: skip
+    assert CliRunner().invoke(app, command).exit_code == 0
+    (path,) = (tmp_path / "evidence").iterdir()
+    found = read_evidence(path)
+    assert found.header.labels == ("past", "present") and found.header.verdict.word == Word.USED_SUBSPACE
+    states = np.zeros((2, 64), np.float32)
+    moved = found.apply(states, start=np.array([0, 1]), goal=np.array([1, 0]))
+    assert np.abs(moved).max() > 0.1 and np.allclose(moved[0], -moved[1], atol=1e-6)
+
+
 def file(split: str) -> Path:
     return REFERENCE / f"{split}.jsonl"
 
@@ -110,7 +126,8 @@ def file(split: str) -> Path:
 def test_the_command_prints_verdicts_and_writes_them(tmp_path: Path) -> None:
     flags = [f for split in ("train", "dev", "test") for f in ("--corpus", f"{split}={file(split)}")]
     command = ["use", "--model", str(REFERENCE / "model"), *flags, "--task", "column:tense", "--behaviour", BEHAVIOUR,
-               "--position", "end", "--sites", "resid.2", "--max-rows", "400", "--to", str(tmp_path), "--quiet"]  # fmt: skip
+               "--position", "end", "--sites", "resid.2", "--max-rows", "400", "--to", str(tmp_path),
+               "--quiet"]  # fmt: skip
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "used (subspace)" in result.output and "verdicts.parquet" in result.output

@@ -210,8 +210,8 @@ def test_thresholds_are_those_that_part_the_labels_best() -> None:
     values, used = np.array([0.1, 0.2, 0.7, 0.3, 0.8, 0.9]), np.array([False, False, False, True, True, True])
     assert baselines.best_threshold(values, used) == pytest.approx(0.75)
     rules = baselines.field_rules(suite())
-    assert set(rules) == {"probe accuracy", "attribution patching", "amnesic leace", "amnesic inlp", "fitted direction"}
-    fitted = rules["attribution patching"]
+    assert set(rules) == {"probe_accuracy", "attribution_patching", "amnesic_leace", "amnesic_inlp", "fitted_direction"}
+    fitted = rules["attribution_patching"]
     assert isinstance(fitted, baselines.Threshold)
     found = score(fitted, suite())
     assert found.recall_used is not None

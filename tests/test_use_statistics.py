@@ -212,6 +212,6 @@ def test_erasers_stand_beside_random_subspaces_and_a_control_task() -> None:
     found = measure_property(made.instrument, made.prop, options=options).cells[0].comparisons
     assert set(found) == {"random_subspace", "leace", "mean_ablation", "control_task"}
     # Directions of the states' own covariance touch other codes that are read: a used code need not exceed them.
-    assert all(0.1 < one["change"] < 1 for one in found.values())
+    assert all(0.1 < one["change"] < 3 for one in found.values())
     assert found["leace"]["accuracy"] < 0.6 < 0.9 < found["control_task"]["accuracy"]
     assert found["leace"]["rank"] == found["random_subspace"]["rank"] == 1

@@ -60,6 +60,10 @@ class TextRows:
         codes, names = _coded(labels)
         return codes, len(names)
 
+    def names(self, column: str) -> tuple[str, ...]:
+        """Names of the classes, in the order of their codes; () of real values."""
+        return () if self.values(column)[1] == 0 else tuple(_coded(self.labels[column])[1])
+
     @property
     def codes(self) -> dict[str, Ints]:
         """Columns of classes."""

@@ -14,11 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from probing.behaving import Behaviour
 from probing.corpus import Corpus
 from probing.errors import BadParameter, NoBehaviour
-from probing.instruments.text import TextInstrument
 from probing.intervening.done import VERSION, Done
-from probing.intervening.labelled import labelled_corpus, task_levels
 from probing.intervening.options import UseOptions
-from probing.intervening.running import Property, measure_property
+from probing.intervening.running import measure_property
+from probing.intervening.subjects import Subjects
 from probing.judging import judge
 from probing.language_model import LanguageModel
 from probing.specs import spec_of
@@ -76,30 +75,18 @@ def intervene(
         "positions": positions, "split": split, "max_rows": max_rows, "options": vars(options), "version": VERSION,
     }  # fmt: skip
     known = Done(None if to is None or not isinstance(behaviour, str) else Path(to), common)
-    labelled = labelled_corpus(corpus, [*names, *covariates])
-    level = task_levels(corpus, names, positions)
+    subjects = Subjects(model, corpus, names, behaviour, sites=sites, positions=positions, covariates=covariates,
+                        split=split, max_rows=max_rows, seed=options.seed)  # fmt: skip
     results: list[UseResult] = []
-    instrument: TextInstrument | None = None
     with _bar(len(names), progress) as advance:
         for name in names:
-            others = list(dict.fromkeys(n for n in [*(names if level == "sentence" else []), *covariates] if n != name))
-            key = {"task": name, "others": others}
-            if (found := known.get(key)) is not None:
-                results.append(found)
-                advance()
-                continue
-            if instrument is None or level == "word":
-                columns = [name, *others] if level == "word" else list(dict.fromkeys([*names, *covariates]))
-                instrument = (
-                    TextInstrument.from_words(model, labelled, behaviour, columns=columns, sites=sites, split=split,
-                                              max_rows=max_rows, seed=options.seed) if level == "word" else
-                    TextInstrument.from_spans(model, labelled, behaviour, columns=columns, sites=sites, split=split,
-                                              positions=positions, max_rows=max_rows, seed=options.seed)
-                )  # fmt: skip
-                instrument.check()
-            prop = _property(instrument, name, others)
-            found = measure_property(instrument, prop, behaviour=said(behaviour), model=model.name, options=options)
-            results.append(known.put(key, found))
+            key = {"task": name, "others": subjects.others(name), "labels": subjects.labels_digest(name)}
+            found = known.get(key)
+            if found is None:
+                instrument, prop = subjects.of(name)
+                found = measure_property(instrument, prop, behaviour=said(behaviour), model=model.name, options=options)
+                known.put(key, found)
+            results.append(found)
             advance()
     return _judged(results, criteria, to)
 
@@ -121,14 +108,6 @@ def _judged(results: Sequence[UseResult], criteria: Criteria, to: str | Path | N
 def said(behaviour: Behaviour | str) -> str:
     """A behaviour in words."""
     return behaviour if isinstance(behaviour, str) else spec_of(behaviour)
-
-
-def _property(instrument: TextInstrument, name: str, others: Sequence[str]) -> Property:
-    rows = instrument.rows
-    z, n_classes = rows.values(name)
-    covariates = {other: rows.values(other) for other in others}
-    is_word = bool((rows.word >= 0).all())
-    return Property(name, z, n_classes, rows.groups, covariates, rows.types if is_word else None)
 
 
 @contextmanager

@@ -81,12 +81,12 @@ def best_threshold(values: Floats, used: NDArray[np.bool_]) -> float:
 
 def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
     """All of them by name, thresholds fitted on the cells of a suite (not those that they are scored on)."""
-    statistics = {"probe accuracy": accuracy_above_chance, "attribution patching": attribution}
+    statistics = {"probe_accuracy": accuracy_above_chance, "attribution_patching": attribution}
     return {
         **fitted(statistics, suite),
-        "amnesic leace": Amnesic(Leace()),
-        "amnesic inlp": Amnesic(Inlp()),
-        "fitted direction": FittedDirection(),
+        "amnesic_leace": Amnesic(Leace()),
+        "amnesic_inlp": Amnesic(Inlp()),
+        "fitted_direction": FittedDirection(),
     }
 
 

@@ -67,7 +67,7 @@ def answer(verdict: Verdict) -> Answer:
 
 RULES: Mapping[str, Callable[[Case], dict[Cell, Answer]]] = {
     "protocol": Protocol(),
-    "protocol without strata": Protocol(stratify=False),
-    "protocol with one shared shift": Protocol(shared=True),
-    "protocol without folds": Protocol(folds=False),
+    "protocol_without_strata": Protocol(stratify=False),
+    "protocol_shared_shift": Protocol(shared=True),
+    "protocol_without_folds": Protocol(folds=False),
 }

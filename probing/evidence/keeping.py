@@ -1,0 +1,42 @@
+"""Directions of a finished run, written beside its verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from probing.evidence.files import write_evidence
+from probing.evidence.fitting import Source, controls_of, directions_of, stratum_names
+from probing.intervening.effects import Bench
+from probing.intervening.options import UseOptions
+from probing.intervening.subjects import Subjects
+from probing.language_model import LanguageModel
+from probing.use_run import UseRun
+
+
+def keep_directions(
+    model: LanguageModel, subjects: Subjects, run: UseRun, options: UseOptions, folder: Path
+) -> list[Path]:  # fmt: skip
+    """One file for every verdict: the class means that the swap put in, and what was found of them.
+
+    Args:
+        model, subjects, options: as the run had them.
+        run: with its verdicts.
+        folder: where `TASK.PLACE.safetensors` are written.
+    """
+    identity = model.identity()["model"]
+    written = []
+    for result in run.results:
+        instrument, prop = subjects.of(result.task)
+        bench = Bench.of(instrument, prop.plan(options), seed=options.seed)
+        covariates = {name: values for name, (values, _) in prop.covariates.items()}
+        source = Source(
+            model=model.name, revision=str(identity.get("revision") or ""),
+            identity=str(identity.get("weights_sha256") or ""), labels=instrument.rows.names(result.task),
+            label_definition=f"task {result.task}", position_rule=", ".join(instrument.rows.pieces) or "the word",
+            strata=stratum_names(bench.experiment, covariates), controls=controls_of(result),
+        )  # fmt: skip
+        verdicts = [v for v in run.verdicts if v.task == result.task and v.behaviour == result.behaviour]
+        for evidence, verdict in zip(directions_of(bench, result, verdicts, source), verdicts, strict=True):
+            name = f"{result.task}.{verdict.place}".replace(":", "-").replace("/", "-")
+            written.append(write_evidence(folder / f"{name}.safetensors", evidence))
+    return written
