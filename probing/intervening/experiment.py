@@ -55,6 +55,13 @@ class Experiment:
             return len(np.unique(self.groups))
         return min(len(np.unique(self.groups[self.z == k])) for k in np.unique(self.z))
 
+    @property
+    def fewest(self) -> int:
+        """The fewest groups that any class has in any fold (of real values: that any fold has)."""
+        z = self.z if self.n_classes else np.zeros(len(self.z), np.int64)
+        cells = [self.groups[(self.folds == k) & (z == v)] for k in range(FOLDS) for v in np.unique(z)]
+        return min(len(np.unique(groups)) for groups in cells)
+
     def fold(self, k: int) -> Ints:
         """Which of the n rows lie in fold k mod 3."""
         return np.flatnonzero(self.folds == k % FOLDS)

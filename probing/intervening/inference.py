@@ -11,13 +11,14 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
 from probing.intervening.effects import Tally
+from probing.intervening.experiment import FOLDS, Experiment
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -156,11 +157,16 @@ class Effect:
         return (b - root) / a, (b + root) / a
 
 
-def effect(tally: Tally, groups: Ints, y_spread: float) -> Effect:
-    """Averages over rotations, with standard errors."""
-    n = len(tally.tau)
+def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
+    """Averages over rotations, with standard errors.
+
+    Influence values are taken about means of groups that enter them: with m groups of a class in a fold, squares are
+    larger by m / (m − 1), and there are 6 (m − 1) degrees of freedom in three folds and two classes.
+    """
+    n, groups, m = len(tally.tau), experiment.groups, experiment.fewest
+    spare = math.sqrt(m / max(1, m - 1))
     tau, total = float(np.mean(tally.tau)), float(np.mean(tally.total))
-    own, through, of_total = tally.influence / n, tally.through_c / n, tally.of_total / n
+    own, through, of_total = (spare * v / n for v in (tally.influence, tally.through_c, tally.of_total))
     if tally.pairs is None:
         fixed = estimated(tau, own, groups, None)
         full = estimated(tau, own + through, groups, None)
@@ -168,13 +174,15 @@ def effect(tally: Tally, groups: Ints, y_spread: float) -> Effect:
         fixed = estimated(tau, np.zeros_like(own), groups, tally.pairs, paired=own)
         full = estimated(tau, through, groups, tally.pairs, paired=own)
     whole = estimated(total, of_total, groups, None)
+    df = min(whole.df, max(1, 2 * FOLDS * (m - 1)))
+    fixed, full, whole = (replace(one, df=df) for one in (fixed, full, whole))
     return Effect(
-        fixed, full, whole, float(np.mean(tally.spread)), _u(tally, groups), y_spread,
+        fixed, full, whole, float(np.mean(tally.spread)), _u(tally, groups, spare), y_spread,
         float(full.by_group @ whole.by_group), tally.rows,
     )  # fmt: skip
 
 
-def _u(tally: Tally, groups: Ints) -> Estimate | None:
+def _u(tally: Tally, groups: Ints, spare: float) -> Estimate | None:
     """z_U = Σ U_r / sqrt(Σ v_r): rotations add their variances, for each has its own m° held fixed."""
     if not tally.u:
         return None
@@ -183,6 +191,6 @@ def _u(tally: Tally, groups: Ints) -> Estimate | None:
         else estimated(0.0, np.zeros_like(v), groups, tally.pairs, paired=v)
         for v in tally.u_influences
     ]  # fmt: skip
-    error = math.sqrt(sum(part.error**2 for part in parts)) / len(parts)
+    error = spare * math.sqrt(sum(part.error**2 for part in parts)) / len(parts)
     by_group = np.asarray(sum(part.by_group for part in parts)) / len(parts)
     return Estimate(float(np.mean(tally.u)), error, math.inf, by_group)

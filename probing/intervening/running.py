@@ -131,8 +131,8 @@ def _measure(bench: Bench, place: Place, prop: Property, options: UseOptions) ->
     spread = float(np.sqrt(((bench.y - bench.y.mean(0)) ** 2).sum(1).mean()))
     swap = swapped(bench, place, dose=dose)
     return Measured(
-        place, dose, checks, on_states, effect(swap, e.groups, spread),
-        effect(interchanged(bench, place), e.groups, spread),
+        place, dose, checks, on_states, effect(swap, e, spread),
+        effect(interchanged(bench, place), e, spread),
         float(np.mean(swap.kl)) if swap.kl else None, float(np.mean(swap.flips)) if swap.flips else None,
     )  # fmt: skip
 
@@ -207,7 +207,7 @@ def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) ->
         found = _frozen(bench, m, found)
     together = [place for place in bench.instrument.places if place.site == m.place.site]
     if len(together) > 1 and m.whole.tau.value:
-        joint = effect(exchanged(bench, together), bench.experiment.groups, m.whole.y_spread)
+        joint = effect(exchanged(bench, together), bench.experiment, m.whole.y_spread)
         found = replace(found, joint_over_largest=abs(joint.tau.value / m.whole.tau.value))
     return found
 
@@ -220,10 +220,10 @@ def replace_shared(bench: Bench) -> Bench:
 def _frozen(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
     """The effect with later norms held at their clean scales: of the swap if it was found, else of the interchange."""
     by_swap = cell.subspace.p_adjusted <= 0.05
-    groups, clean = bench.experiment.groups, m.subspace if by_swap else m.whole
+    clean = m.subspace if by_swap else m.whole
     tally = (swapped(bench, m.place, dose=m.dose, with_u=False, frozen_norms=True) if by_swap
              else interchanged(bench, m.place, frozen_norms=True))  # fmt: skip
-    held = effect(tally, groups, clean.y_spread)
+    held = effect(tally, bench.experiment, clean.y_spread)
     low, high = held.es_interval(0.90)
     share = 1 - held.tau.value / clean.tau.value if clean.tau.value else None
     return replace(cell, frozen_share=share, frozen_low90=low, frozen_high90=high)
