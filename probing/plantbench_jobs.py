@@ -25,7 +25,9 @@ class PlantbenchJob(Job):
 
     tiers: Many = option(["0", "1", "2"], help="0 vectors, 1 compiled, 2 trained (repeatable)", flag="tier")
     heldout: bool = option(False, help="the held-out configuration of this version: wider ranges, seeds of its own")
-    seeds: int = Field(default=3, ge=1, le=20, description="seeds of tiers 0 and 1", json_schema_extra={"flag": ""})
+    seeds: int = Field(
+        default=3, ge=1, le=20, description="seeds of tier 0; tier 1 takes a tenth", json_schema_extra={"flag": ""}
+    )
     rules: Many = option(
         ["protocol", "field"], help="protocol, its variants, or field: the literature's (repeatable)", flag="rule"
     )

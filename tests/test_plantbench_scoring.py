@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from probing.cli import app
 from probing.editing import Intervention
 from probing.errors import BadParameter, TooFewGroups
 from probing.instrument import Place
@@ -218,3 +220,17 @@ def test_thresholds_are_those_that_part_the_labels_best() -> None:
     assert found.recall_used > 0.8
     silent = replace(fitted, threshold=math.inf)
     assert score(silent, suite()).fpr == 0.0
+
+
+def test_the_command_writes_a_card_of_the_protocol_and_prints_its_rates(tmp_path: Path) -> None:
+    card = tmp_path / "cards" / "card.json"
+    command = ["plantbench", "--tier", "0", "--seeds", "1", "--rule", "protocol", "--json", str(card), "--quiet"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "precision used" in result.output
+    told = json.loads(card.read_text())["rules"]["protocol"]
+    wanted = {"precision_used", "recall_used", "precision_unused", "recall_unused", "abstention", "fpr", "fpr_low",
+              "fpr_high", "mf_slope", "seconds"}  # fmt: skip
+    assert wanted <= set(told)
+    assert told["precision_used"] >= 0.9 and told["recall_used"] >= 0.9 and told["precision_unused"] == 1
+    assert CliRunner().invoke(app, [*command[:2], "7", *command[3:]]).exit_code == 1

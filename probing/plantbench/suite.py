@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from probing.errors import BadParameter
 from probing.plantbench import tier0, tier1, tier2
@@ -13,7 +13,6 @@ from probing.seeds import child_seed
 
 Tier = Callable[[int], Iterable[tuple[Case, Truth]]]
 TIERS: Mapping[int, Tier] = {0: tier0.cases, 1: tier1.cases, 2: lambda seed: tier2.shipped()}
-ONCE = 2  # the tier whose models do not depend on a seed
 
 
 @dataclass(frozen=True)
@@ -23,17 +22,22 @@ class Suite:
     Attributes:
         seeds: of the generators.
         tiers: generators by number.
-        seeds_of_trained: those of tier 2, where they are others.
+        few: seeds of tiers whose cases take long, by number.
     """
 
     seeds: tuple[int, ...]
     tiers: Mapping[int, Tier]
-    seeds_of_trained: tuple[int, ...] | None = (0,)
+    few: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[Case, Truth]]:
         for number, tier in self.tiers.items():
-            for seed in self.seeds if number != ONCE or self.seeds_of_trained is None else self.seeds_of_trained:
+            for seed in self.few.get(number, self.seeds):
                 yield from tier(seed)
+
+
+def _few(seeds: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """A compiled case takes as long as many of vectors: a tenth of the seeds. Trained ones depend on none."""
+    return {1: tuple(seeds[: max(1, len(seeds) // 10)]), 2: (0,)}
 
 
 def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int] = tuple(TIERS)) -> Suite:
@@ -47,7 +51,7 @@ def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int
         known = f"tiers {sorted(TIERS)}, seeds 0 to {DEVELOPMENT_SEEDS[-1]}"
         raise BadParameter("no such development suite", needed=known,
                            found=f"tiers {list(tiers)}, seeds {list(seeds)}")  # fmt: skip
-    return Suite(tuple(seeds), {tier: TIERS[tier] for tier in tiers})
+    return Suite(tuple(seeds), {tier: TIERS[tier] for tier in tiers}, _few(seeds))
 
 
 def vectors(
@@ -63,10 +67,10 @@ def held_out_suite(version: str, *, tiers: Sequence[int] = tuple(TIERS), draws: 
     Tier 1 takes a tenth as many draws as tier 0, tier 2 trains `models` models.
     """
     root = holdout_seed(version)
-    few = max(1, draws // 10)
     made: dict[int, Tier] = {
         0: lambda draw: tier0.cases(child_seed(root, draw), knobs=held_out(version, draw)),
-        1: lambda draw: tier1.cases(child_seed(root, draw)) if draw < few else (),
+        1: lambda draw: tier1.cases(child_seed(root, draw)),
         2: lambda draw: tier2.held_out(version, draw),
     }
-    return Suite(tuple(range(draws)), {tier: made[tier] for tier in tiers}, tuple(range(models)))
+    few = _few(range(draws)) | {2: tuple(range(models))}
+    return Suite(tuple(range(draws)), {tier: made[tier] for tier in tiers}, few)

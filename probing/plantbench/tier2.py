@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from probing.errors import CorpusError
@@ -44,5 +45,6 @@ def held_out(version: str, draw: int) -> Iterator[tuple[Case, Truth]]:
         dropout=float(rng.choice([0.0, 0.05])),
     )  # fmt: skip
     built = of_training(recipe, trained(recipe))
-    truth = certified(built.claim, seed=child_seed(recipe.seed, "certificate"), n_pairs=PAIRS, probe_rows=PROBE_ROWS)
-    yield case_of(built, truth, ROWS), truth
+    claim = replace(built.claim, intended={})  # certification alone decides: this recipe has never been tried
+    truth = certified(claim, seed=child_seed(recipe.seed, "certificate"), n_pairs=PAIRS, probe_rows=PROBE_ROWS)
+    yield case_of(replace(built, claim=claim), truth, ROWS), truth
