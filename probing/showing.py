@@ -58,6 +58,9 @@ def finish_use(job: Any, quiet: bool, as_json: bool) -> None:
             typer.echo(verdict.to_json())
         return
     show_verdicts(run.verdicts)
+    warn([
+        f"{r.task}: left out, as too rare for three folds: {', '.join(r.left_out)}" for r in run.results if r.left_out
+    ])  # fmt: skip
     typer.echo(f"verdicts: {Path(job.to) / 'verdicts.parquet'}\nnext: probing report {job.to}")
 
 

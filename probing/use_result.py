@@ -144,6 +144,7 @@ class UseResult:
         false_positives: of control properties: rate of discoveries with its 95 % interval and their number; None: none
             were run.
         family_p: smallest adjusted p of the property, which enters Benjamini-Hochberg over properties.
+        left_out: classes that are too rare to be measured.
         settings: all that enters the numbers.
     """
 
@@ -163,6 +164,7 @@ class UseResult:
     epsilon: float
     false_positives: tuple[float, float, float, int] | None = None
     family_p: float = 1.0
+    left_out: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:

@@ -13,6 +13,7 @@ import probing as pb
 from probing.cli import app
 from probing.errors import BadParameter, NoBehaviour, UnknownName
 from probing.evidence import read_evidence
+from probing.intervening.labelled import labelled_corpus, rare_classes, without
 from probing.intervening.options import UseOptions
 from probing.judging import read_use_run
 from probing.use_run import UseRun
@@ -78,7 +79,7 @@ def test_words_are_rows_of_their_own_and_an_encoder_is_read_by_its_pooled_states
     found = pb.intervene(model, corpus, tasks="upos", behaviour="readout", sites="resid.1", max_rows=500, options=QUICK)
     (verdict,) = found
     assert verdict.place == "resid.1" and verdict.decodability is not None and verdict.decodability.passes
-    assert found.results[0].grouped_by == "type"  # a word of this corpus has one tag: its types must not cross folds
+    assert found.results[0].left_out and "NOUN" not in found.results[0].left_out  # closed classes have few types
 
 
 @pytest.mark.parametrize(
@@ -140,3 +141,10 @@ def test_the_shipped_study_shows_verdicts_beside_the_certified_truth() -> None:
     assert study.certified()["column:tense", "resid.3@end"] == "used"
     assert study.certified()["column:animacy", "resid.3@end"] == "unused"
     assert [entry.tasks for entry in study.use] == [["column:subject_number", "column:tense", "column:animacy"]]
+
+
+def test_classes_too_rare_for_three_folds_are_left_out_and_told(corpus: pb.Corpus) -> None:
+    rare = rare_classes(labelled_corpus(corpus, ["upos"]), "upos")
+    assert rare and "NOUN" not in rare and "VERB" not in rare
+    kept = without(labelled_corpus(corpus, ["upos"]), "upos", rare)
+    assert {label for e in kept.examples for label in e.word_columns["upos"]} & set(rare) == set()

@@ -85,6 +85,7 @@ def intervene(
             if found is None:
                 instrument, prop = subjects.of(name)
                 found = measure_property(instrument, prop, behaviour=said(behaviour), model=model.name, options=options)
+                found = replace(found, left_out=subjects.left_out(name))
                 known.put(key, found)
             results.append(found)
             advance()

@@ -11,6 +11,37 @@ from probing.errors import BadParameter
 from probing.specs import build_task
 
 PROPERTY_LEVELS = ("word", "sentence")
+LEAST = 30  # sentences and word types of a class
+
+
+def rare_classes(corpus: Corpus, task: str) -> tuple[str, ...]:
+    """Classes of a task of words that have too few sentences or word types to be in three folds, by name.
+
+    Where the type all but decides the label, types do not cross folds; a verdict needs 30 of each class. None is rare
+    where fewer than two classes would be left.
+    """
+    column = [(example, example.word_columns.get(task, ())) for example in corpus.examples]
+    texts: dict[str, set[str]] = {}
+    types: dict[str, set[str]] = {}
+    for example, labels in column:
+        for form, label in zip(example.forms, labels, strict=False):
+            if isinstance(label, str):
+                texts.setdefault(label, set()).add(str(example.group))
+                types.setdefault(label, set()).add(form.lower())
+    rare = {name for name in texts if min(len(texts[name]), len(types[name])) < LEAST}
+    return tuple(sorted(rare)) if len(texts) - len(rare) >= 2 else ()
+
+
+def without(corpus: Corpus, task: str, classes: Sequence[str]) -> Corpus:
+    """The same corpus, in which words of these classes have no label of the task."""
+    left_out = set(classes)
+    examples = []
+    for example in corpus.examples:
+        if task in example.word_columns:
+            kept = tuple(None if label in left_out else label for label in example.word_columns[task])
+            example = replace(example, word_columns={**example.word_columns, task: kept})
+        examples.append(example)
+    return replace(corpus, examples=tuple(examples))
 
 
 def labelled_corpus(corpus: Corpus, tasks: Sequence[str]) -> Corpus:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from probing.behaving import Behaviour
 from probing.corpus import Corpus
 from probing.instruments.text import TextInstrument
-from probing.intervening.labelled import labelled_corpus, task_levels
+from probing.intervening.labelled import labelled_corpus, rare_classes, task_levels, without
 from probing.intervening.running import Property
 from probing.language_model import LanguageModel
 from probing.provenance import digest
@@ -37,6 +37,10 @@ class Subjects:
         beside = self._tasks if self._level == "sentence" else ()
         return tuple(dict.fromkeys(name for name in [*beside, *self._covariates] if name != task))
 
+    def left_out(self, task: str) -> tuple[str, ...]:
+        """Classes that are too rare for three folds."""
+        return rare_classes(self._corpus, task) if self._level == "word" else ()
+
     def labels_digest(self, task: str) -> str:
         """Of all labels that enter the measurement of a task, with groups, splits and spans."""
         names = (task, *self.others(task))
@@ -52,8 +56,9 @@ class Subjects:
             NoBehaviour, EditFailed, UnknownSite: see `TextInstrument`.
         """
         if self._level == "word":
+            corpus = without(self._corpus, task, self.left_out(task))
             instrument = TextInstrument.from_words(
-                self._model, self._corpus, self._behaviour, columns=[task, *self.others(task)], sites=self._sites,
+                self._model, corpus, self._behaviour, columns=[task, *self.others(task)], sites=self._sites,
                 split=self._split, max_rows=self._max_rows, seed=self._seed,
             )  # fmt: skip
             instrument.check()

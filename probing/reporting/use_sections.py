@@ -68,10 +68,11 @@ def _rows_said(use: Use) -> str:
             f" Of {plural(n, 'random property')}, {decimal(rate, 2)} [{decimal(low, 2)}, {decimal(high, 2)}] were "
             "discovered by the same measurement."
         ).replace("propertys", "properties")
+    left_out = f" Left out, as too rare for three folds: {', '.join(result.left_out)}." if result.left_out else ""
     return (
         f"{result.model or 'The model'}: {plural(result.n_rows, 'row')} ({100 * result.coverage:.0f} % of those with "
         f"the property), {matched}, in {plural(result.n_strata, 'stratum').replace('stratums', 'strata')}; "
-        f"at least {plural(result.least_groups, 'group')} a class.{calibration}"
+        f"at least {plural(result.least_groups, 'group')} a class.{left_out}{calibration}"
     )
 
 
