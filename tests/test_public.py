@@ -56,10 +56,14 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_readme_python_runs(checkout: Path) -> None:
-    (block,) = blocks("python")
-    done = subprocess.run([sys.executable, "-c", block], cwd=checkout, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "resid.1" in done.stdout and "Score(" in done.stdout
+    said = []
+    for block in blocks("python"):
+        done = subprocess.run([sys.executable, "-c", block], cwd=checkout, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    probed, scored = said
+    assert "resid.1" in probed and "Score(" in probed and "decodable and used" in probed
+    assert "false_unused=0.0" in scored and "recall_used=1.0" in scored  # a rule that always says "used"
     assert (checkout / "cache/results/readme/report.html").is_file()
 
 
