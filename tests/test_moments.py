@@ -41,6 +41,7 @@ from probing.store import (
     repair,
     store_info,
 )
+from probing.store.format import parse_signed, signed_json
 from probing.store.moments import BLOCK_ROWS, Chosen, Sums
 from probing.training.pooling import with_rows
 from tests import store_samples
@@ -323,6 +324,20 @@ def test_every_changed_bit_of_the_sums_is_found_when_they_are_read_and_by_verify
         with pytest.raises(CorruptShard):
             store.moments("resid.0")
         flip(json, place)
+
+
+def test_a_forged_record_and_an_unreadable_one_are_refused_by_type(store: Store) -> None:
+    json = store.path / "moments" / "resid.0.train.json"
+    record = parse_signed(json.read_bytes())
+    for shards in ([[0, []]], [["0", "a"]], [[0]], {}, [[True, "a"]]):
+        json.write_bytes(signed_json(record | {"shards": shards}))
+        with pytest.raises(CorruptShard):
+            store.moments("resid.0")
+        assert any("which shards" in problem for problem in store.verify())
+    json.unlink()
+    json.mkdir()
+    with pytest.raises(StoreError, match="cannot be written or read"):
+        store.moments("resid.0")
 
 
 def test_merging_brings_sound_moments_along_and_removing_removes_them(tmp_path: Path, store: Store) -> None:

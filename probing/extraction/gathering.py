@@ -14,8 +14,9 @@ from probing.corpus import Corpus
 from probing.errors import BadParameter, CorruptShard, ProvenanceMismatch, UnknownName, unknown_name
 from probing.provenance import environment
 from probing.site import select_sites
-from probing.store import Moments, ShardContent, Store
+from probing.store import FileOps, Moments, ShardContent, Store
 from probing.store.commit_record import incomplete
+from probing.store.file_ops import REAL_FILES
 from probing.store.format import widen
 from probing.store.moments import BLOCK_ROWS, Chosen, Sums
 from probing.store.moments_files import check_selection
@@ -37,8 +38,9 @@ def selected(corpus: Corpus, selection: str) -> NDArray[np.bool_]:
 
 
 def gather_moments(
-    store: Store, corpus: Corpus, *, selection: str = "train", sites: str | Sequence[str] = "*"
-) -> list[Moments]:
+    store: Store, corpus: Corpus, *, selection: str = "train", sites: str | Sequence[str] = "*",
+    files: FileOps = REAL_FILES,
+) -> list[Moments]:  # fmt: skip
     """Moments of a finished store's sites over a split, kept in the store; what is there and fresh is not made again.
 
     One site at a time: memory holds its D×D sums and 1024 rows, however many rows there are.
@@ -48,6 +50,7 @@ def gather_moments(
         corpus: the corpus it was made from; its splits say what is chosen.
         selection: a split, or `all`.
         sites: shell-style patterns, comma-separated or a list.
+        files: seam for tests.
 
     Raises:
         BadParameter: no such split.
@@ -57,7 +60,7 @@ def gather_moments(
     """
     _check(store, corpus)
     gathering = Gathering(select_sites(sites, store.sites), corpus, selection)
-    return gathering.finish(store)
+    return gathering.finish(store, files=files)
 
 
 def _check(store: Store, corpus: Corpus) -> None:
@@ -116,7 +119,7 @@ class Gathering:
             sums.add_shard(_blocks(content.sites[site], chosen.rows), chosen)
         self._added.append(_hashes(content, self.sites))
 
-    def finish(self, store: Store) -> list[Moments]:
+    def finish(self, store: Store, *, files: FileOps = REAL_FILES) -> list[Moments]:
         """Read what is lacking, and write the moments of each site.
 
         Raises:
@@ -130,9 +133,11 @@ class Gathering:
         if self._added != [_recorded(store, shard, self.sites) for shard in store.shards[:done]]:
             done, self._sums = 0, {}  # another process was first with other bytes
         examples = [store.choose(shard, self._is_chosen).examples for shard in store.shards]
-        return [self._finish_site(store, site, done, np.concatenate(examples)) for site in self.sites]
+        return [self._finish_site(store, site, done, np.concatenate(examples), files) for site in self.sites]
 
-    def _finish_site(self, store: Store, site: str, done: int, examples: NDArray[np.int64]) -> Moments:
+    def _finish_site(
+        self, store: Store, site: str, done: int, examples: NDArray[np.int64], files: FileOps
+    ) -> Moments:
         folder = store.moments_folder
         with suppress(UnknownName, CorruptShard, ProvenanceMismatch):
             there = folder.load(site, self.selection)
@@ -141,7 +146,7 @@ class Gathering:
         sums = self._sums.pop(site) if done else Sums(store.width(site))
         for shard in store.shards[done:]:
             self._read(store, shard, {site: sums})
-        folder.write(sums.moments(site, self.selection), environment())
+        folder.write(sums.moments(site, self.selection), environment(), files)
         return folder.load(site, self.selection)
 
     def _read(self, store: Store, shard: int, sums: Mapping[str, Sums]) -> None:

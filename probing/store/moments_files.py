@@ -120,15 +120,15 @@ class MomentsFolder:
 
     def _unchecked(self, site: str, selection: str) -> dict[str, Any]:
         file = self.path / f"{site}.{check_selection(selection)}.json"
-        try:
-            data = file.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        with typed_errors(file):
+            data = file.read_bytes() if file.exists() else None
+        if data is None:
             known = ", ".join(f"{s} ({name})" for s, name in self.names()[:10]) or "none"
             raise UnknownName(
                 f"there are no moments of {site} over {selection!r}", needed="moments that were gathered",
                 found=known, where=str(self.store),
                 next_step="run `probing store moments STORE --corpus … --selection …`",
-            ) from None  # fmt: skip
+            )  # fmt: skip
         try:
             record = parse_signed(data)
             self._check(record, site, selection)
@@ -151,7 +151,7 @@ class MomentsFolder:
             raise ValueError("its file is not the name of its content")
         if type(n_bytes) is not int or not 0 <= n_bytes <= MAX_BYTES:
             raise ValueError("its bytes is out of range")
-        if not isinstance(shards, list) or not all(isinstance(entry, list) and len(entry) == 2 for entry in shards):
+        if not isinstance(shards, list) or not all(_names_a_shard(entry) for entry in shards):
             raise ValueError("it does not say which shards it was made from")
         check_datasets(record.get("datasets"), _DATASETS, n_bytes)
 
@@ -167,10 +167,11 @@ class MomentsFolder:
 
         Raises:
             UnknownName, CorruptShard, ProvenanceMismatch: as `record`.
+            StoreError: the disk cannot be read.
         """
         record = self.record(site, selection)
         arrays: dict[str, Any] = {}
-        with (self.path / record["file"]).open("rb") as file:
+        with typed_errors(self.path), (self.path / record["file"]).open("rb") as file:
             for path, entry in record["datasets"].items():
                 data = bytearray(entry["nbytes"])
                 file.seek(entry["offset"])
@@ -261,3 +262,7 @@ class MomentsFolder:
     def _has_changed(self, record: Mapping[str, Any]) -> bool:
         made_from = {tuple(entry) for entry in record["shards"]}
         return any(tuple(entry) not in made_from for entry in shards_of(self.records))
+
+
+def _names_a_shard(entry: Any) -> bool:
+    return isinstance(entry, list) and [type(part) for part in entry] == [int, str]
