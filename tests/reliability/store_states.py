@@ -9,16 +9,9 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, settings, stateful
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from probing.errors import CorruptShard, NotAStore, StoreBusy
 from probing.store import Store, collect, garbage, merge, remove, repair
@@ -295,7 +288,7 @@ def store_states(folder: Path, *, examples: int) -> Tally:
     )  # fmt: skip
     logging.getLogger("probing").setLevel(logging.ERROR)  # records set aside are part of the plan
     try:
-        run_state_machine_as_test(StoreStates, settings=chosen)
+        stateful.run_state_machine_as_test(StoreStates, settings=chosen)
     except BaseExceptionGroup as error:
         tally.add("wrong", error.exceptions, "several laws")
     except Exception as error:
