@@ -24,7 +24,7 @@ from probing.foreign.job import ChildJob
 from probing.foreign.json_lines import read_neurox_json
 from probing.foreign.limits import Limits
 from probing.foreign.npy import read_npy
-from probing.foreign.process import hand_over
+from probing.foreign.process import CHILD, hand_over
 from probing.foreign.protocol import Frame, Sender, frames
 from probing.foreign.safetensors_file import read_safetensors
 from probing.foreign.sources import open_source
@@ -33,6 +33,7 @@ from tests import hostile_hdf5 as hostile
 from tests import store_samples as sample
 from tests.conftest import ROOT
 from tests.test_store import forge_shard, shard_path
+from tests.warm_child import warm
 
 READERS = {"npy": read_npy, "json": read_neurox_json, "safetensors": read_safetensors}
 LINE = {
@@ -351,21 +352,31 @@ def test_mutated_files_are_read_or_refused_and_nothing_else(tmp_path: Path, form
     assert outcomes["read"] >= 1 and outcomes["refused"] > 50
 
 
-def _survive_mutated_hdf5(folder: Path, count: int) -> None:
-    good = neurox(folder / "good.hdf5").read_bytes()
-    for content in mutations(good, count):
+def _survive_mutated_hdf5(folder: Path, count: int, module: str = CHILD) -> list[str]:
+    """What became of the good file, of so many mutations of it, and of the good file again."""
+    good, outcomes = neurox(folder / "good.hdf5").read_bytes(), []
+    for content in [good, *mutations(good, count), good]:
         (folder / "a.hdf5").write_bytes(content)
         try:
-            list(hand_over(job("hdf5", folder / "a.hdf5")))
+            outcomes.append(repr([frame.kind for frame in hand_over(job("hdf5", folder / "a.hdf5"), module=module)]))
         except UntrustedFile as error:
             assert error.where
+            outcomes.append(str(error))
         assert not re.search("core", " ".join(path.name for path in folder.iterdir()))
+    return outcomes
 
 
 def test_mutated_hdf5_is_read_or_refused(tmp_path: Path) -> None:
-    _survive_mutated_hdf5(tmp_path, 10)
+    outcomes = _survive_mutated_hdf5(tmp_path, 10)
+    (tmp_path / "warm").mkdir()
+    with warm(tmp_path / "warm"):
+        again = _survive_mutated_hdf5(tmp_path / "warm", 10, "tests.warm_child")
+    assert again == outcomes and len(set(outcomes)) > 1
 
 
 @pytest.mark.slow
 def test_much_mutated_hdf5_is_read_or_refused(tmp_path: Path) -> None:
-    _survive_mutated_hdf5(tmp_path, 160)
+    with warm(tmp_path):
+        outcomes = _survive_mutated_hdf5(tmp_path, 160, "tests.warm_child")
+    assert outcomes[0] == outcomes[-1] == "['sentence', 'rows', 'rows']"
+    assert len(set(outcomes)) > 10

@@ -16,23 +16,24 @@ import numpy as np
 import pytest
 
 from probing.extraction import extract
+from probing.language_model import LanguageModel
 from probing.store import Store
-from tests.tiny_models import corpus_of, language_model
+from tests.tiny_models import corpus_of
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = int(os.environ.get("PROBING_KILLS", "50"))
-CORPUS = corpus_of(*(f"the thing {'in ' * (i % 7)}being {i} the" for i in range(160)))
-# One warm process forks a child for every extraction: a kill costs no import.
+CORPUS = corpus_of(*(f"the thing {'in ' * (i % 7)}being {i} the" for i in range(80)))  # one a shard
+# One warm process forks a child for every extraction: a kill costs no import and builds no model.
 PROGRAM = """
 import os, sys, torch
 torch.set_num_threads(1)
 from tests.test_kill_resume import language_model, run
-language_model("gpt2")
+model = language_model("gpt2")
 print("ready", flush=True)
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
-        run(line.strip())
+        run(line.strip(), model)
         os._exit(0)
     print(child, flush=True)
     status = os.waitpid(child, 0)[1]
@@ -40,8 +41,8 @@ for line in sys.stdin:
 """
 
 
-def run(folder: str | Path) -> Store:
-    return extract(language_model("gpt2"), CORPUS, to=folder, shard_bytes=1200, tokens_per_batch=64, progress=False)
+def run(folder: str | Path, model: LanguageModel) -> Store:
+    return extract(model, CORPUS, to=folder, shard_bytes=1200, tokens_per_batch=64, progress=False)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from probing.store import Store, store_info
 from probing.store.export import export
 from probing.study import Study
 from probing.training import train
+from probing.training.pooling import with_rows
 from tests.conftest import REFERENCE
 from tests.tiny_models import language_model, spans
 
@@ -253,3 +254,37 @@ train:
     unasked = study.model_copy(update={"train": [study.train[0].model_copy(update={"rows": None})]})
     with pytest.raises(ConfigError, match="no extraction of this study has rows"):
         unasked.run(tmp_path / "other", progress=False)
+
+
+TEXTS = [example("the cat is being", 0, entity=(4, 7)), example("über the 日本 thing", 1, entity=(9, 11)),
+         example("the hat", 2), example("cat in hat", 3, entity=(0, 10))]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+@pytest.mark.parametrize("name", ["end", "start", "end-1", "entity", "entity.first", "entity.last-1", "start+1"])
+def test_a_position_of_a_piece_store_is_that_of_a_position_store(tmp_path: Path, family: str, name: str) -> None:
+    corpus, model = Corpus(tuple(TEXTS)), language_model(family)
+    pieces = extract(model, corpus, rows="piece", to=tmp_path / "pieces", progress=False)
+    there = extract(model, corpus, rows=f"position:{name}", to=tmp_path / "there", progress=False)
+    found, expected = (with_rows(store, corpus, f"position:{name}", "sentence") for store in (pieces, there))
+    assert found.identity["extraction"]["rows"] == expected.identity["extraction"]["rows"]
+    for column in ("example", "word", "piece_start", "piece_end", "char_start", "char_end"):
+        np.testing.assert_array_equal(getattr(found.rows, column), getattr(expected.rows, column), err_msg=column)
+    assert 2 < len(found.rows.example) <= 4
+    for site in there.sites:
+        assert found.width(site) == expected.width(site)
+        np.testing.assert_allclose(found.read(site), expected.read(site), atol=1e-6)
+        np.testing.assert_array_equal(found.read(site, np.array([2, 0])), found.read(site)[[2, 0]])
+
+
+def test_a_position_that_a_piece_store_cannot_know_is_refused(tmp_path: Path) -> None:
+    corpus, model = Corpus(tuple(TEXTS)), language_model("bert")
+    pieces = extract(model, corpus, rows="piece", to=tmp_path / "pieces", progress=False)
+    for name in ("end+1", "end+3", "start-1", "entity.before", "entity.after", "input_end", "input_start+1"):
+        with pytest.raises(BadParameter, match="cannot be found in a piece store"):
+            with_rows(pieces, corpus, f"position:{name}", "sentence")
+    with pytest.raises(UnknownName, match="entity"):
+        with_rows(pieces, corpus, "position:entety", "sentence")
+    cut = extract(model, corpus, rows="piece", max_length=9, long_inputs="truncate", to=tmp_path / "c", progress=False)
+    with pytest.raises(BadParameter, match="inputs that are cut"):
+        with_rows(cut, corpus, "position:start", "sentence")

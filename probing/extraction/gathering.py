@@ -135,9 +135,7 @@ class Gathering:
         examples = [store.choose(shard, self._is_chosen).examples for shard in store.shards]
         return [self._finish_site(store, site, done, np.concatenate(examples), files) for site in self.sites]
 
-    def _finish_site(
-        self, store: Store, site: str, done: int, examples: NDArray[np.int64], files: FileOps
-    ) -> Moments:
+    def _finish_site(self, store: Store, site: str, done: int, examples: NDArray[np.int64], files: FileOps) -> Moments:
         folder = store.moments_folder
         with suppress(UnknownName, CorruptShard, ProvenanceMismatch):
             there = folder.load(site, self.selection)

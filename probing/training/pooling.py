@@ -13,8 +13,9 @@ from torch.nn.functional import embedding_bag
 from probing.corpus import Corpus
 from probing.design import Pieces
 from probing.errors import BadParameter, ProvenanceMismatch, unknown_name
-from probing.positions import SCOPE, parse_positions, positions_identity
+from probing.positions import SCOPE, Position, parse_positions, positions_identity
 from probing.store import Moments, RowTable, Store
+from probing.training.piece_positions import PiecePositions
 
 Ints = NDArray[np.int64]
 POOLINGS = (
@@ -23,7 +24,8 @@ POOLINGS = (
 
 
 def with_rows(store: Any, corpus: Corpus, rows: str | None, level: str) -> Any:
-    """The store as it is, a piece store pooled to `rows` (default: the mean at this level), or one position.
+    """The store as it is, a piece store pooled to `rows` (default: the mean at this level), or one position, which a
+    piece store gives too (`position:NAME`).
 
     Raises:
         BadParameter: rows that the store cannot give.
@@ -39,6 +41,9 @@ def with_rows(store: Any, corpus: Corpus, rows: str | None, level: str) -> Any:
                 where=str(getattr(store, "path", "")), next_step="leave rows out, or extract with --rows piece",
             )  # fmt: skip
         return store
+    scope, _, name = (rows or "").partition(":")
+    if scope == SCOPE and name:
+        return PositionStore(PiecePositions(store, corpus, Position.parse(name)), corpus, rows)
     return PooledStore(store, corpus, rows or f"{level}:mean")
 
 
@@ -128,11 +133,11 @@ class PositionStore:
         one_of_several: the name of the position where the store has others too, else "".
     """
 
-    def __init__(self, store: Store, corpus: Corpus, rows: str | None) -> None:
+    def __init__(self, store: Store | PiecePositions, corpus: Corpus, rows: str | None) -> None:
         """Choose the rows.
 
         Args:
-            store: a store of positions.
+            store: a store of positions, or a piece store seen as one.
             corpus: the corpus it was made from.
             rows: `position:NAME`; None where the store has one position only.
 
@@ -174,7 +179,7 @@ class PositionStore:
         return self._store.read(site, self._chosen if rows is None else self._chosen[np.asarray(rows)])
 
 
-def _check_spans(store: Store, corpus: Corpus) -> None:
+def _check_spans(store: Store | PiecePositions, corpus: Corpus) -> None:
     recorded = store.identity["extraction"].get("spans_sha256")
     positions = parse_positions(",".join(store.position_names))
     if recorded is not None and positions_identity(corpus, positions)["spans_sha256"] != recorded:

@@ -1,4 +1,5 @@
-"""F12: any order of writing, crashing, resuming, damaging, verifying, repairing, merging, collecting and removing."""
+"""F12: any order of writing, crashing, resuming, gathering moments, taking and leaving leases, damaging, verifying,
+repairing, merging, collecting and removing."""
 
 from __future__ import annotations
 
@@ -8,20 +9,24 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, settings, stateful
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from probing.errors import CorruptShard, NotAStore
+from probing.errors import CorruptShard, NotAStore, StoreBusy
 from probing.store import Store, collect, garbage, merge, remove, repair
 from probing.store.format import parse_signed, record_file
 from tests.reliability.fault_files import Counted, Stopped
+from tests.reliability.gathered import NAMES as MOMENTS
 from tests.reliability.job import Job, QuickFiles
+from tests.reliability.lease_model import LeaseModel
+from tests.reliability.moments_model import MomentsModel
 from tests.reliability.tally import Tally
 
 JOB = Job(3, rows=2)
 NAMES = st.sampled_from(["one", "two"])
-SHARDS = st.sets(st.integers(0, JOB.n_shards - 1))
+SHARD = st.integers(0, JOB.n_shards - 1)
+SHARDS = st.sets(SHARD)
 CALLS = st.none() | st.integers(0, 15) | st.integers(0, 60)
 STEPS = 30
 
@@ -48,10 +53,23 @@ class StoreStates(RuleBasedStateMachine):
         self.safe: dict[str, set[int]] = {"one": set(), "two": set()}
         self.flipped: dict[str, set[int]] = {"one": set(), "two": set()}
         self.gone: dict[str, set[int]] = {"one": set(), "two": set()}
+        self.moments = {name: MomentsModel(self.root / name, JOB) for name in self.safe}
+        self.leases = {name: LeaseModel(self.root / name) for name in self.safe}
 
     def teardown(self) -> None:
         """Delete everything."""
         shutil.rmtree(self.root)
+
+    @initialize(name=NAMES, begun=st.sampled_from(["nothing", "finished", "gathered", "gathered"]), lease=st.booleans())
+    def begin(self, name: str, begun: str, lease: bool) -> None:
+        """Where a run begins: few would come to a finished store with moments by themselves."""
+        if begun == "nothing":
+            return
+        self.resume(name)
+        for which in MOMENTS if begun == "gathered" else []:
+            self.moments[name].gather(which, QuickFiles(), is_sound=True)
+        if lease:
+            self.leases[name].leave(0, is_over=False)
 
     def _exists(self, name: str) -> bool:
         return (self.root / name / "store.json").exists()
@@ -59,15 +77,19 @@ class StoreStates(RuleBasedStateMachine):
     def _is_sound(self, name: str) -> bool:
         return not self.flipped[name] | self.gone[name]
 
-    @rule(name=NAMES, shards=SHARDS, at=CALLS, half=st.booleans())
-    def write(self, name: str, shards: set[int], at: int | None, half: bool) -> None:
-        """Open the store and commit some shards; perhaps crash at some call."""
+    @rule(name=NAMES, shards=SHARDS, at=CALLS, half=st.booleans(), queues=st.booleans())
+    def write(self, name: str, shards: set[int], at: int | None, half: bool, queues: bool) -> None:
+        """Open the store and commit some shards, perhaps those that are free in its queue; perhaps crash."""
+        files = Counted(at, half=half)
         with suppress(Stopped):
-            writer = JOB.open(self.root / name, Counted(at, half=half))
+            writer = JOB.open(self.root / name, files)
             self._reopened(name)
             for shard in sorted(shards):
-                writer.commit(shard, JOB.content(shard))
-                self.safe[name] |= {shard} - self.flipped[name]
+                if not queues or self.leases[name].take(shard, files):
+                    writer.commit(shard, JOB.content(shard))
+                    self.safe[name] |= {shard} - self.flipped[name]
+                    if queues:
+                        self.leases[name].release(shard, files)
         if at is not None:
             self._forget_if_withdrawn(name)
 
@@ -90,8 +112,48 @@ class StoreStates(RuleBasedStateMachine):
         for damaged in (self.flipped, self.gone):
             damaged[name] = {shard for shard in damaged[name] if (shards / record_file(shard)).exists()}
 
+    @rule(name=NAMES, which=st.sampled_from(MOMENTS), at=CALLS, half=st.booleans())
+    def gather(self, name: str, which: tuple[str, str], at: int | None, half: bool) -> None:
+        """Gather moments; perhaps crash on the way."""
+        if not self._exists(name):
+            return
+        with suppress(Stopped):
+            self.moments[name].gather(which, Counted(at, half=half), is_sound=self._is_sound(name))
+        self.moments[name].look_again()
+
+    @precondition(lambda self: any(model.kept for model in self.moments.values()))
+    @rule(pick=st.integers(0, 7), is_record=st.booleans(), deletes=st.booleans())
+    def damage_moments(self, pick: int, is_record: bool, deletes: bool) -> None:
+        """Flip a bit of moments that are there, or delete their file or their record."""
+        there = [(model, which) for model in self.moments.values() for which in sorted(model.kept)]
+        model, which = there[pick % len(there)]
+        model.damage(which, is_record=is_record, deletes=deletes)
+
+    @rule(name=NAMES, shard=SHARD, at=CALLS, half=st.booleans())
+    def take_lease(self, name: str, shard: int, at: int | None, half: bool) -> None:
+        """Take the lease of a shard and keep it; perhaps crash on the way."""
+        if self._exists(name):
+            with suppress(Stopped):
+                self.leases[name].take(shard, Counted(at, half=half))
+
+    @rule(name=NAMES, shard=SHARD)
+    def release_lease(self, name: str, shard: int) -> None:
+        """Give a lease back."""
+        self.leases[name].release(shard, QuickFiles())
+
+    @rule(name=NAMES, shard=SHARD, is_over=st.booleans())
+    def leave_lease(self, name: str, shard: int, is_over: bool) -> None:
+        """A process elsewhere takes a lease and dies."""
+        if self._exists(name):
+            self.leases[name].leave(shard, is_over=is_over)
+
+    @rule(name=NAMES, shard=SHARD, keeps=st.sampled_from([0, 0.5, 1]), is_old=st.booleans())
+    def damage_lease(self, name: str, shard: int, keeps: float, is_old: bool) -> None:
+        """Empty a lease, cut it short or flip a bit of it."""
+        self.leases[name].damage(shard, keeps=keeps, is_old=is_old)
+
     @precondition(lambda self: any(self.safe.values()))
-    @rule(name=NAMES, shard=st.integers(0, JOB.n_shards - 1), deletes=st.booleans())
+    @rule(name=NAMES, shard=SHARD, deletes=st.booleans())
     def damage(self, name: str, shard: int, deletes: bool) -> None:
         """Flip a bit of a committed shard, or delete its file."""
         if shard not in self.safe[name]:
@@ -117,7 +179,7 @@ class StoreStates(RuleBasedStateMachine):
         except CorruptShard:
             assert self.gone[name]
             return
-        assert bool(problems) == (not self._is_sound(name)), problems
+        assert bool(problems) == (not self._is_sound(name) or bool(self.moments[name].spoiled)), problems
 
     @rule(name=NAMES, at=CALLS)
     def repair(self, name: str, at: int | None) -> None:
@@ -128,6 +190,8 @@ class StoreStates(RuleBasedStateMachine):
             repair(self.root / name, files=Counted(at))
         repair(self.root / name, files=QuickFiles())
         self.flipped[name], self.gone[name] = set(), set()
+        self.moments[name].look_again()
+        assert not self.moments[name].spoiled
 
     @rule(target_name=NAMES, at=CALLS)
     def merge(self, target_name: str, at: int | None) -> None:
@@ -136,9 +200,13 @@ class StoreStates(RuleBasedStateMachine):
         if not self._exists(source) or not self._is_sound(source) or not self._is_sound(target_name):
             return
         before = set(JOB.found(self.root / source))
+        ours, theirs = self.moments[target_name], self.moments[source]
+        lacking = theirs.kept - ours.names
         with suppress(Stopped):
             merge(self.root / target_name, self.root / source, files=Counted(at))
             self.safe[target_name] |= before
+            ours.kept |= lacking if ours.is_complete and theirs.is_complete else set()
+        ours.look_again()
         self._forget_if_withdrawn(target_name)
         assert set(JOB.found(self.root / source)) == before
 
@@ -150,19 +218,33 @@ class StoreStates(RuleBasedStateMachine):
         found = garbage(self.root / name, files=LaterFiles() if is_later else QuickFiles())
         with suppress(Stopped):
             collect(found, files=Counted(at))
+            self.leases[name].collected()
+        self.leases[name].removed()
+        self.moments[name].look_again()
 
     @rule(name=NAMES, at=CALLS)
     def remove(self, name: str, at: int | None) -> None:
         """Delete a store; perhaps crash on the way."""
         if not self._exists(name):
             return
-        self.safe[name] = set()
-        with suppress(Stopped):
-            # Temporary files of this very process look like those of a writer at work; in two days they do not.
-            for temporary in (self.root / name / "shards").glob(".tmp-*"):
-                temporary.unlink()
+        leases, moments = self.leases[name], self.moments[name]
+        leases.settle()
+        # Temporary files of this very process look like those of a writer at work; in two days they do not.
+        for temporary in (self.root / name).glob("*/.tmp-*"):
+            temporary.unlink()
+        try:
             remove(self.root / name, files=Counted(at))
-            assert not (self.root / name).exists()
+        except StoreBusy:
+            assert leases.live
+            return
+        except Stopped:
+            if leases.live:
+                return  # before anything was deleted: the law is the judge
+        else:
+            assert not leases.live and not (self.root / name).exists()
+        self.safe[name], moments.kept = set(), set()
+        leases.removed()
+        moments.look_again()
         self._forget_if_withdrawn(name)
 
     @invariant()
@@ -177,6 +259,13 @@ class StoreStates(RuleBasedStateMachine):
                 continue
             with suppress(CorruptShard, NotAStore):
                 assert Store.open(self.root / name, allow_partial=True).shards_done >= len(safe)
+
+    @invariant()
+    def moments_are_right_and_leases_are_what_they_say(self) -> None:
+        """The laws of what lies beside the shards."""
+        for name in self.safe:
+            self.moments[name].check()
+            self.leases[name].check()
 
     @invariant()
     def a_seal_counts_no_shard_that_is_not_committed(self) -> None:
@@ -199,7 +288,7 @@ def store_states(folder: Path, *, examples: int) -> Tally:
     )  # fmt: skip
     logging.getLogger("probing").setLevel(logging.ERROR)  # records set aside are part of the plan
     try:
-        run_state_machine_as_test(StoreStates, settings=chosen)
+        stateful.run_state_machine_as_test(StoreStates, settings=chosen)
     except BaseExceptionGroup as error:
         tally.add("wrong", error.exceptions, "several laws")
     except Exception as error:

@@ -1,0 +1,109 @@
+"""Positions found among the rows of a piece store when it is read, as extraction would have found them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.alignment import Encoded
+from probing.corpus import Corpus
+from probing.errors import BadParameter
+from probing.positions import SCOPE, Position, check_spans, position_rows
+from probing.store import RowTable, Store
+
+Ints = NDArray[np.int64]
+_CUT = 2 | 8  # flags of an example that is truncated, or read in windows
+
+
+class PiecePositions:
+    """A piece store seen as a store of one position: the same rows and bits as a store extracted with `position`.
+
+    A piece store has no special pieces, does not know how many follow the text, and not which pieces were cut off. A
+    position that would need one of these in any example is refused, never guessed.
+
+    Attributes:
+        rows: where each of the R rows comes from.
+        position_names: the one.
+        identity: that of the piece store, with the position in its rows.
+        sites, path, store_id, content_id, environment, inputs, unknown_pieces: those of the piece store.
+    """
+
+    def __init__(self, store: Store, corpus: Corpus, position: Position) -> None:
+        """Find the rows.
+
+        Args:
+            store: a store of pieces.
+            corpus: the corpus it was made from.
+            position: which.
+
+        Raises:
+            BadParameter: a position that is or may be a special piece in some example, or inputs that are cut.
+            UnknownName: no example has such a span, with the nearest.
+        """
+        check_spans(corpus, [position])
+        self._store, self.position_names = store, (position.name,)
+        self.identity = store.identity | {"extraction": store.identity["extraction"] | {"rows": SCOPE}}
+        self.sites, self.path = store.sites, store.path
+        self.store_id, self.content_id = store.store_id, store.content_id
+        self.environment = store.environment
+        self.inputs, self.unknown_pieces = store.inputs, store.unknown_pieces
+        _refuse_cut(store, position)
+        table = store.rows
+        ordinals, first = np.unique(table.example, return_index=True)
+        bounds = np.append(first, len(table.example))
+        parts = [(a, b, _input(table, a, b, position)) for a, b in pairwise(bounds)]
+        found = position_rows([corpus.examples[e] for e in ordinals], [one for *_, one in parts], [position])
+        for e, piece in zip(found.example.tolist(), found.pieces.tolist(), strict=True):
+            if parts[e][2].special[piece]:
+                raise _special(store, position, corpus.examples[ordinals[e]].id)
+        by_row = {
+            (e, piece): row
+            for e, (a, b, _) in enumerate(parts)
+            for row, piece in zip(range(a, b), table.piece_start[a:b].tolist(), strict=True)
+        }
+        pairs = zip(found.example.tolist(), found.pieces.tolist(), strict=True)
+        self._home = np.array([by_row[pair] for pair in pairs], dtype=np.int64)
+        columns = ("example", "word", "piece_start", "piece_end", "char_start", "char_end")
+        self.rows = RowTable(
+            **{name: getattr(table, name)[self._home] for name in columns}, position=np.zeros_like(self._home)
+        )
+
+    def width(self, site: str) -> int:
+        """Number of features at a site."""
+        return self._store.width(site)
+
+    def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
+        """States `(N, D)` float32 of the rows asked for; None: all."""
+        return self._store.read(site, self._home if rows is None else self._home[np.asarray(rows)])
+
+
+def _input(table: RowTable, first: int, end: int, position: Position) -> Encoded:
+    """The input of an example as its pieces tell; what is between, before and behind them is taken for special."""
+    pieces = table.piece_start[first:end]
+    length = int(pieces[-1]) + 2 + abs(position.shift)  # behind the last so many that a shift ends among them
+    offsets, special = np.zeros((length, 2), dtype=np.int64), np.ones(length, dtype=bool)
+    offsets[pieces] = np.stack([table.char_start[first:end], table.char_end[first:end]], axis=1)
+    special[pieces] = False
+    return Encoded(np.zeros(length, dtype=np.int64), offsets, special, np.zeros((0, 2), dtype=np.int64))
+
+
+def _refuse_cut(store: Store, position: Position) -> None:
+    flags: Any = [store.dataset(shard, "/examples/flags") for shard in store.shards]
+    n_cut = int((np.concatenate([np.zeros(0, np.uint8), *flags]) & _CUT > 0).sum())
+    if n_cut or position.edge in ("input_start", "input_end"):
+        why = f"{n_cut} inputs that are cut or read in windows" if n_cut else f"{position.name}, a place of the input"
+        raise _refused(store, position, why)
+
+
+def _special(store: Store, position: Position, name: str) -> BadParameter:
+    return _refused(store, position, f"a special piece, or none, in sentence {name}")
+
+
+def _refused(store: Store, position: Position, found: str) -> BadParameter:
+    return BadParameter(
+        f"position {position.name} cannot be found in a piece store", needed="a piece of the text in every example",
+        found=found, where=str(store.path), next_step=f"extract with --rows {SCOPE}:{position.name}",
+    )  # fmt: skip
