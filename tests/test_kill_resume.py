@@ -27,7 +27,8 @@ CORPUS = corpus_of(*(f"the thing {'in ' * (i % 7)}being {i} the" for i in range(
 PROGRAM = """
 import os, sys, torch
 torch.set_num_threads(1)
-from tests.test_kill_resume import language_model, run
+from tests.test_kill_resume import run
+from tests.tiny_models import language_model
 model = language_model("gpt2")
 print("ready", flush=True)
 for line in sys.stdin:
