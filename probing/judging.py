@@ -80,7 +80,7 @@ def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria)
         flags = ("site effect",) if whole else ()
     return Verdict(
         task=result.task, behaviour=result.behaviour, model=result.model, site=cell.site, position=cell.position,
-        word=word, flags=flags, reason=reason, overturned_by=_overturned(word, cell, criteria), decodability=gate,
+        word=word, flags=flags, reason=reason, overturned_by=_OVERTURNED[word], decodability=gate,
         evidence=cell, coverage=result.coverage, n_rows=result.n_rows,
     )  # fmt: skip
 
@@ -181,7 +181,3 @@ _OVERTURNED = {
     Word.NO_MATERIAL_USE: "A behaviour that depends on it, effects that cancel within a stratum, or another site "
     "would overturn it.",
 }
-
-
-def _overturned(word: Word, cell: UseCell, criteria: Criteria) -> str:
-    return _OVERTURNED[word]

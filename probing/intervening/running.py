@@ -198,7 +198,8 @@ def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) ->
         curve = dose_curve(bench, m.place, doses) | {m.dose: sub.tau.value}
         scale = sub.spread or 1.0
         found = replace(found, dose_curve=tuple((a, curve[a] / scale) for a in sorted(curve)))
-    if not options.details or min(cell.subspace.p_adjusted, cell.subspace.u_p_adjusted, cell.whole.p_adjusted) > 0.05:
+    least = min(min(edit.p_adjusted, edit.u_p_adjusted) for edit in (cell.subspace, cell.whole))
+    if not options.details or least > 0.05:
         return found
     if not options.shared and len(bench.experiment.shares) > 1 and sub.tau.value:
         one = dose_curve(replace_shared(bench), m.place, (m.dose,))[m.dose]

@@ -1,4 +1,4 @@
-"""Scoring the protocol and the field's rules on a suite, in one pass or in processes that take a part each."""
+"""Scoring the protocol and the field's rules on a suite: each case is made once for all rules."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from probing.plantbench.protocol import RULES
 from probing.plantbench.scorecard import Scorecard
 from probing.plantbench.scoring import Rule, answers
 from probing.plantbench.suite import Suite, development, held_out_suite
-
-VARIANTS = tuple(name for name in RULES if name != "protocol")
 
 
 def rules_of(names: Sequence[str], tiers: Sequence[int]) -> dict[str, Rule]:
