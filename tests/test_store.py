@@ -28,7 +28,7 @@ from probing.errors import (
     UnsupportedFormat,
 )
 from probing.store import FileOps, Store, StoreWriter, list_stores, narrow, store_info
-from probing.store.format import parse_signed, read_store_json, shard_file, signed_json
+from probing.store.format import parse_signed, read_store_json, shard_file, signed_json, widen
 from probing.store.verify import verify_shard
 from tests import store_samples as sample
 
@@ -256,6 +256,9 @@ def test_narrowing_rounds_to_nearest_even_and_refuses_overflow() -> None:
     with pytest.raises(NotRepresentable):
         narrow(np.full((1, 1), np.finfo(np.float32).max, np.float32), "bfloat16", "embed")
     assert np.isnan(narrow(np.full((1, 1), np.nan, np.float32), "float16", "embed")).all()
+    for bits in (0x7FFF_FFFF, 0xFFFF_FFFF, 0x7F80_0001, 0xFFC0_0000):
+        (found,) = narrow(np.array([[bits]], np.uint32).view(np.float32), "bfloat16", "embed").ravel()
+        assert np.isnan(widen(np.array([found]), "bfloat16")).all(), hex(bits)
 
 
 def test_every_flipped_bit_of_a_dataset_is_found_at_first_read_and_by_verify(store_path: Path) -> None:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def packed_linear_layers(model: nn.Module) -> Iterator[None]:
-    """Within the block, float32 linear layers on the CPU use packed weights: the same sums, in another order.
+    """Within the block, linear layers on the CPU use packed weights: the same sums, in another order.
+
+    In float32, and in bfloat16 where the processor has it.
 
     Costs a second copy of those weights. Changes nothing where PyTorch has no oneDNN, and leaves alone every layer
     whose class or forward is not the ordinary one. Hooks fire as ever. Weights must not change within the block.
@@ -38,7 +40,14 @@ def _is_available() -> bool:
 def _is_packable(module: nn.Module) -> TypeGuard[nn.Linear]:
     if type(module) is not nn.Linear or "forward" in module.__dict__:
         return False
-    return module.weight.dtype is torch.float32 and module.weight.device.type == "cpu"
+    return module.weight.device.type == "cpu" and _is_packed_dtype(module.weight.dtype)
+
+
+def _is_packed_dtype(dtype: torch.dtype) -> bool:
+    if dtype is torch.bfloat16:
+        has_support = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+        return has_support is not None and bool(has_support())
+    return dtype is torch.float32
 
 
 def _linear(weight: Tensor, bias: Tensor | None, states: Tensor) -> Tensor:

@@ -69,7 +69,9 @@ def narrow(states: NDArray[np.float32], dtype: str, site: str) -> NDArray[Any]:
             stored: NDArray[Any] = states.astype(np.float16)
     elif dtype == "bfloat16":
         bits = states.view(np.uint32)
-        stored = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        stored = _upper_halves(bits)
+        if (bits << 1).max(initial=0) < _OVERFLOWS << 1:
+            return stored
         stored[np.isnan(states)] = 0x7FC0
     else:
         raise BadParameter("unknown stored dtype", needed="float32, float16 or bfloat16", found=repr(dtype))
@@ -84,6 +86,19 @@ def narrow(states: NDArray[np.float32], dtype: str, site: str) -> NDArray[Any]:
             next_step="store as bfloat16" if dtype == "float16" else "store as float32",
         )
     return stored
+
+
+_OVERFLOWS = 0x7F7F_8000  # bits of the least magnitude that rounds to infinity in bfloat16; those of NaN are above
+
+
+def _upper_halves(bits: NDArray[np.uint32]) -> NDArray[np.uint16]:
+    """Rounded to nearest even."""
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    return rounded.astype(np.uint16)
 
 
 def absolute_maximum(site: str, stored: NDArray[Any], dtype: str, content: ShardContent) -> float:
