@@ -29,6 +29,7 @@ from pathlib import Path
 from probing import Corpus
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1])
+Corpus.read({"train": sys.argv[2]})
 before = resident()
 corpus = Corpus.read({"train": sys.argv[1]})
 print(resident() - before)
@@ -59,8 +60,9 @@ def peak_megabytes(corpus: Path, model: str, sites: str, to: Path) -> float:
 
 
 def corpus_megabytes(corpus: Path) -> float:
-    """What a process grows by, in MB, when it reads a corpus (Linux)."""
-    done = subprocess.run([sys.executable, "-c", READ, str(corpus)], check=True, capture_output=True, text=True)
+    """What a process that has read a small corpus before grows by, in MB, when it reads this one (Linux)."""
+    command = [sys.executable, "-c", READ, str(corpus), str(REFERENCE_CORPUS.with_name("dev.jsonl"))]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout) * resource.getpagesize() / 1e6
 
 
