@@ -31,6 +31,7 @@ class PlantbenchJob(Job):
     rules: Many = option(
         ["protocol", "field"], help="protocol, its variants, or field: the literature's (repeatable)", flag="rule"
     )
+    power: Many = option([], help="n, gain, rho or width: power of every rule against it, tier 0 (repeatable)")
     by_case: bool = option(False, help="print a table for each case too")
     json_file: str | None = option(None, help="file of the score card", flag="json")
 
@@ -40,7 +41,8 @@ class PlantbenchJob(Job):
             raise ConfigError("no such tier", needed="0, 1 or 2", found=", ".join(self.tiers))
         card: Scorecard = import_module("probing.plantbench.running").run(
             tiers=sorted({int(tier) for tier in self.tiers}), heldout=pb.__version__ if self.heldout else "",
-            seeds=self.seeds, rules=self.rules, progress=None if progress else False,
+            seeds=self.seeds, rules=self.rules, power=self.power,
+            progress=None if progress else False,
         )  # fmt: skip
         if self.json_file is not None:
             Path(self.json_file).parent.mkdir(parents=True, exist_ok=True)

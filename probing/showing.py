@@ -69,6 +69,8 @@ def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
     if job.by_case:
         typer.echo(card.table(lambda s: f"{s.tier}.{s.number:02d} {s.name}") + "\n")
     typer.echo(card.table())
+    if card.power:
+        typer.echo("\n" + card.power_tables())
     if job.json_file is not None:
         typer.echo(f"score card: {job.json_file}")
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from probing.cli import app
 from probing.editing import Intervention
-from probing.errors import BadParameter, TooFewGroups
+from probing.errors import BadParameter, TooFewGroups, UnknownName
 from probing.instrument import Place
 from probing.intervening.nulls import rate_interval
 from probing.interventions.inlp import Inlp
@@ -23,6 +23,8 @@ from probing.interventions.leace import Leace
 from probing.plantbench import baselines, tier0
 from probing.plantbench.case import Answer, Case, Cell, CellTruth, Certificate, Said, Truth
 from probing.plantbench.knobs import Knobs
+from probing.plantbench.power import SWEEPS, power_curve, power_table
+from probing.plantbench.running import run
 from probing.plantbench.scorecard import Scorecard
 from probing.plantbench.scoring import Scored, answers, oracle_rule, rates, score
 from probing.plantbench.suite import Suite, development, held_out_suite, vectors
@@ -234,3 +236,46 @@ def test_the_command_writes_a_card_of_the_protocol_and_prints_its_rates(tmp_path
     assert wanted <= set(told)
     assert told["precision_used"] >= 0.9 and told["recall_used"] >= 0.9 and told["precision_unused"] == 1
     assert CliRunner().invoke(app, [*command[:2], "7", *command[3:]]).exit_code == 1
+
+
+def test_power_holds_a_rule_against_the_truth_at_every_value_of_a_knob() -> None:
+    """Two rules: one that says "used" of all, and one that does so where rows are many."""
+
+    def eager(case: Case) -> dict[Cell, Answer]:
+        return dict.fromkeys(case.cells, Answer("used"))
+
+    def patient(case: Case) -> dict[Cell, Answer]:
+        return eager(case) if len(case.groups) >= 2000 else {}
+
+    curve = power_curve({"eager": eager, "patient": patient}, "n", seeds=[0])
+    assert list(curve) == [250, 500, 1000, 2000, 4000, 8000]
+    for value, row in curve.items():
+        assert (row["eager"].used, row["eager"].recall_used, row["eager"].fpr) == (3, 1.0, 1.0)
+        assert row["patient"].recall_used == (1.0 if value >= 2000 else 0.0)
+    card = json.loads(Scorecard({}, {"n": curve}).to_json())
+    assert [point["value"] for point in card["power"]["n"]] == list(curve)
+    assert card["power"]["n"][0]["rules"]["patient"]["abstention"] == 1.0
+    assert power_table("n", curve).splitlines()[2].split() == [
+        "250",
+        "3,",
+        "3",
+        "1.00",
+        "/",
+        "1.00",
+        "0.00",
+        "/",
+        "0.00",
+    ]
+    with pytest.raises(UnknownName):
+        power_curve({"eager": eager}, "rows", seeds=[0])
+    with pytest.raises(BadParameter):
+        run(tiers=[0], power=["rows"])
+
+
+@pytest.mark.parametrize("knob", SWEEPS)
+def test_every_value_of_a_knob_is_one_of_it(knob: str) -> None:
+    sweep = SWEEPS[knob]
+    drawn = [sweep.knobs(value) for value in sweep.values]
+    assert len(set(drawn)) == len(sweep.values)
+    changed = {name for one in drawn for name, value in vars(one).items() if value != vars(Knobs())[name]}
+    assert len(changed) == 1

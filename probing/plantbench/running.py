@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from probing.errors import BadParameter
 from probing.plantbench.baselines import field_rules
 from probing.plantbench.case import Case, Truth
 from probing.plantbench.knobs import CI_SEEDS, DEVELOPMENT_SEEDS
+from probing.plantbench.power import SWEEPS, Curve, power_curve
 from probing.plantbench.protocol import RULES
 from probing.plantbench.scorecard import Scorecard
 from probing.plantbench.scoring import Rule, answers
@@ -40,7 +41,8 @@ def rules_of(names: Sequence[str], tiers: Sequence[int]) -> dict[str, Rule]:
 
 def run(
     *, tiers: Sequence[int], heldout: str = "", seeds: int = len(CI_SEEDS),
-    rules: Sequence[str] = ("protocol", "field"), more: Mapping[str, Rule] | None = None, progress: bool | None = None,
+    rules: Sequence[str] = ("protocol", "field"), more: Mapping[str, Rule] | None = None, power: Sequence[str] = (),
+    progress: bool | None = None,
 ) -> Scorecard:  # fmt: skip
     """Score rules on a suite.
 
@@ -50,31 +52,45 @@ def run(
         seeds: how many seeds (of the held-out configuration: draws of tier 0).
         rules: names, see `rules_of`.
         more: further rules, yours.
+        power: knobs of tier 0, see `power.SWEEPS`: rates are also scored at several values of each.
         progress: what is at work, on standard error; None: where that is a terminal.
 
     Raises:
-        BadParameter: no such tier, rule or number of seeds.
+        BadParameter: no such tier, rule, number of seeds or knob.
     """
+    unknown = [knob for knob in power if knob not in SWEEPS]
+    if unknown:
+        raise BadParameter("no such knob", needed=", ".join(SWEEPS), found=", ".join(unknown))
     if not 1 <= seeds <= len(DEVELOPMENT_SEEDS) or not tiers:
         raise BadParameter("no such suite", needed=f"1 to {len(DEVELOPMENT_SEEDS)} seeds, one tier or more",
                            found=f"{seeds} seeds, tiers {list(tiers)}")  # fmt: skip
     suite = (held_out_suite(heldout, tiers=tiers, draws=seeds) if heldout
              else development(seeds=DEVELOPMENT_SEEDS[:seeds], tiers=tiers))  # fmt: skip
     chosen = rules_of(rules, tiers) | dict(more or {})
-    with _told(suite, progress) as cases:
-        return Scorecard(answers(chosen, cases))
+    with _told(progress) as tell:
+        scored = answers(chosen, _telling(suite, tell))
+        return Scorecard(scored, {knob: _power(knob, chosen, seeds, tell) for knob in power})
+
+
+def _telling(suite: Suite, tell: Callable[[str], None]) -> Iterator[tuple[Case, Truth]]:
+    for number, (case, truth) in enumerate(suite, start=1):
+        tell(f"case {number}: tier {case.tier}, {case.name} ({case.twin or 'trained'})")
+        yield case, truth
+
+
+def _power(knob: str, rules: Mapping[str, Rule], seeds: int, tell: Callable[[str], None]) -> Curve:
+    tell(f"power against {knob}")
+    return power_curve(rules, knob, seeds=DEVELOPMENT_SEEDS[:seeds])
 
 
 @contextmanager
-def _told(suite: Suite, show: bool | None) -> Iterator[Iterator[tuple[Case, Truth]]]:
+def _told(show: bool | None) -> Iterator[Callable[[str], None]]:
     is_shown = sys.stderr.isatty() if show is None else show
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
         task = bar.add_task("plantbench")
 
-        def cases() -> Iterator[tuple[Case, Truth]]:
-            for number, (case, truth) in enumerate(suite, start=1):
-                bar.update(task, description=f"case {number}: tier {case.tier}, {case.name} ({case.twin or 'trained'})")
-                yield case, truth
+        def tell(what: str) -> None:
+            bar.update(task, description=what)
 
-        yield cases()
+        yield tell

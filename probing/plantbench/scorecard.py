@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from probing.plantbench.knobs import VERSION
+from probing.plantbench.power import Curve, power_table
 from probing.plantbench.scoring import Rates, Scored, rates
 from probing.whole_files import write_atomically
 
@@ -25,9 +26,11 @@ class Scorecard:
 
     Attributes:
         scored: cells by rule, in the same order for all.
+        power: by knob, rates by its value and by rule.
     """
 
     scored: Mapping[str, Sequence[Scored]]
+    power: Mapping[str, Curve] = field(default_factory=dict)
 
     def rates(self) -> dict[str, Rates]:
         """Overall, by rule."""
@@ -42,13 +45,17 @@ class Scorecard:
         }
 
     def to_json(self) -> str:
-        """`rules`, then `by_tier`, `by_case`, `by_sub_label` (of used cells), and `cells` with all answers."""
+        """`rules`, then `by_tier`, `by_case`, `by_sub_label` (of used cells), `power`, and `cells` with all answers."""
         card = {
             "generator": VERSION,
             "rules": _plain(self.rates()),
             "by_tier": _plain(self.by(lambda s: str(s.tier))),
             "by_case": _plain(self.by(lambda s: f"{s.tier}.{s.number:02d} {s.name}")),
             "by_sub_label": _plain(self.by(lambda s: s.truth.certificate.sub_label or s.label)),
+            "power": {
+                knob: [{"value": value, "rules": _plain(row)} for value, row in curve.items()]
+                for knob, curve in self.power.items()
+            },
             "cells": self._cells(),
         }
         return json.dumps(card, indent=1, allow_nan=False) + "\n"
@@ -62,6 +69,10 @@ class Scorecard:
         if part is None:
             return _table(self.rates())
         return "\n\n".join(f"{name}\n{_table(found)}" for name, found in self.by(part).items())
+
+    def power_tables(self) -> str:
+        """A table for each knob whose power was measured."""
+        return "\n\n".join(power_table(knob, curve) for knob, curve in self.power.items())
 
     def _cells(self) -> list[dict[str, Any]]:
         names = list(self.scored)

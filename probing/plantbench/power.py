@@ -1,0 +1,78 @@
+"""Power: rates of rules on tier 0 as one knob moves: rows, gain, correlation, width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from probing.errors import unknown_name
+from probing.plantbench.knobs import Knobs
+from probing.plantbench.scoring import Rates, Rule, answers, rates
+from probing.plantbench.suite import vectors
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One knob of tier 0.
+
+    Attributes:
+        meaning: in a few words.
+        values: of the knob.
+        numbers: cases.
+        knobs: of a value.
+    """
+
+    meaning: str
+    values: tuple[float, ...]
+    numbers: tuple[int, ...]
+    knobs: Callable[[float], Knobs]
+
+
+Curve = Mapping[float, Mapping[str, Rates]]
+SWEEPS: Mapping[str, Sweep] = MappingProxyType({
+    "n": Sweep("rows", (250, 500, 1000, 2000, 4000, 8000), (1, 5, 8), lambda v: Knobs(n=int(v))),
+    "gain": Sweep("of B, as a share of A's and C's", (0.02, 0.05, 0.1, 0.2, 0.5), (8,), lambda v: Knobs(weak=v)),
+    "rho": Sweep("correlation with A", (0.0, 0.5, 0.8, 0.9, 0.95), (5,), lambda v: Knobs(rhos=(v,))),
+    "width": Sweep("width of the states", (48, 64, 128, 256, 512), (1, 5, 8), lambda v: Knobs(width=int(v))),
+})  # fmt: skip
+
+
+def power_curve(rules: Mapping[str, Rule], knob: str, *, seeds: Sequence[int]) -> Curve:
+    """Rates of every rule at every value of a knob, all others being those of development.
+
+    Args:
+        rules: by name.
+        knob: one of `SWEEPS`.
+        seeds: of the cases.
+
+    Raises:
+        UnknownName: no such knob.
+    """
+    if knob not in SWEEPS:
+        raise unknown_name("knob", knob, SWEEPS)
+    sweep, found = SWEEPS[knob], dict[float, Mapping[str, Rates]]()
+    for value in sweep.values:
+        suite = vectors(sweep.knobs(value), seeds=seeds, numbers=sweep.numbers)
+        found[value] = {name: rates(scored) for name, scored in answers(rules, suite).items()}
+    return found
+
+
+def power_table(knob: str, curve: Curve) -> str:
+    """A line a value: the share of used cells found and of unused ones called used, by rule."""
+    names = list(next(iter(curve.values())))
+    width = max(13, *(len(name) for name in names))
+    sweep = SWEEPS[knob]
+    title = f"power against {knob} ({sweep.meaning}), tier 0, cases {', '.join(map(str, sweep.numbers))}"
+    lines = [f"{title}: used cells found / unused ones called used"]
+    lines.append(f"{knob:>8}  {'used, unused':>12}  " + "  ".join(f"{name:>{width}}" for name in names))
+    for value, row in curve.items():
+        cells = next(iter(row.values()))
+        shares = [f"{_share(one.recall_used)} / {_share(one.fpr)}" for one in row.values()]
+        counts = f"{cells.used}, {cells.unused}"
+        lines.append(f"{value:>8g}  {counts:>12}  " + "  ".join(f"{share:>{width}}" for share in shares))
+    return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
