@@ -20,7 +20,8 @@ from probing.intervening.running import measure_property
 from probing.intervening.subjects import Subjects
 from probing.judging import judge
 from probing.language_model import LanguageModel
-from probing.specs import spec_of
+from probing.provenance import file_sha256
+from probing.specs import build, spec_of
 from probing.use_result import UseResult
 from probing.use_run import UseRun, write_use_run
 from probing.verdict import Criteria
@@ -70,8 +71,10 @@ def intervene(
             next_step="such as next_token:answers=A|B for a causal model, readout for an encoder",
         )  # fmt: skip
     criteria, options = criteria or Criteria(), options or UseOptions()
+    measured = build("behaviours", behaviour) if isinstance(behaviour, str) else behaviour
     common = {
-        "model": model.identity(), "corpus": corpus.fingerprint, "behaviour": str(behaviour), "sites": sites,
+        "model": model.identity(), "corpus": corpus.fingerprint,
+        "behaviour": [str(behaviour), *map(file_sha256, measured.files)], "sites": sites,
         "positions": positions, "split": split, "max_rows": max_rows, "options": vars(options), "version": VERSION,
     }  # fmt: skip
     known = Done(None if to is None or not isinstance(behaviour, str) else Path(to), common)
