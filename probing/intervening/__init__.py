@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from probing.behaving import Behaviour
 from probing.corpus import Corpus
@@ -20,6 +15,7 @@ from probing.intervening.running import measure_property
 from probing.intervening.subjects import Subjects
 from probing.judging import judge
 from probing.language_model import LanguageModel
+from probing.progress import steps_bar
 from probing.provenance import file_sha256
 from probing.specs import build, spec_of
 from probing.use_result import UseResult
@@ -81,8 +77,8 @@ def intervene(
     subjects = Subjects(model, corpus, names, behaviour, sites=sites, positions=positions, covariates=covariates,
                         split=split, max_rows=max_rows, seed=options.seed)  # fmt: skip
     results: list[UseResult] = []
-    with _bar(len(names), progress) as advance:
-        for name in names:
+    with steps_bar("use", "properties", len(names), progress) as advance:
+        for done, name in enumerate(names, start=1):
             key = {"task": name, "others": subjects.others(name), "labels": subjects.labels_digest(name)}
             found = known.get(key)
             if found is None:
@@ -91,7 +87,7 @@ def intervene(
                 found = replace(found, left_out=subjects.left_out(name))
                 known.put(key, found)
             results.append(found)
-            advance()
+            advance(done, len(names))
     return _judged(results, criteria, to)
 
 
@@ -112,12 +108,3 @@ def _judged(results: Sequence[UseResult], criteria: Criteria, to: str | Path | N
 def said(behaviour: Behaviour | str) -> str:
     """A behaviour in words."""
     return behaviour if isinstance(behaviour, str) else spec_of(behaviour)
-
-
-@contextmanager
-def _bar(total: int, show: bool | None) -> Iterator[Callable[[], None]]:
-    is_shown = sys.stderr.isatty() if show is None else show
-    columns = (TextColumn("use"), BarColumn(), MofNCompleteColumn(), TextColumn("properties"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
-        task = bar.add_task("use", total=total)
-        yield lambda: bar.advance(task)
