@@ -59,6 +59,9 @@ def finish_use(job: Any, quiet: bool, as_json: bool) -> None:
             typer.echo(verdict.to_json())
         return
     show_verdicts(run.verdicts)
+    for result in run.results:
+        if result.twin_pairs is not None:
+            typer.echo(f"{result.task}: whole states were exchanged between {result.twin_pairs:,} pairs of twins")
     warn([
         f"{r.task}: left out, as too rare for three folds: {', '.join(r.left_out)}" for r in run.results if r.left_out
     ])  # fmt: skip

@@ -147,6 +147,7 @@ class UseResult:
         family_p: smallest adjusted p of the property, which enters Benjamini-Hochberg over properties.
         left_out: classes that are too rare to be measured.
         settings: all that enters the numbers.
+        twin_pairs: pairs of twins that exchanged states; None: rows matched in the covariates did.
     """
 
     task: str
@@ -167,6 +168,7 @@ class UseResult:
     family_p: float = 1.0
     left_out: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    twin_pairs: int | None = None
 
     def to_json(self) -> str:
         """One line."""

@@ -27,7 +27,8 @@ def intervene(
     model: LanguageModel, corpus: Corpus, *, tasks: str | Sequence[str], behaviour: Behaviour | str,
     sites: str | Sequence[str] = "resid.*", positions: Sequence[str] = (), covariates: Sequence[str] = (),
     split: str | None = None, max_rows: int = 2000, criteria: Criteria | None = None,
-    options: UseOptions | None = None, to: str | Path | None = None, progress: bool | None = None,
+    options: UseOptions | None = None, twins: str | None = None, to: str | Path | None = None,
+    progress: bool | None = None,
 ) -> UseRun:  # fmt: skip
     """Measure what a model does when the property of a state is exchanged, and say what may be said of it.
 
@@ -45,6 +46,8 @@ def intervene(
         max_rows: the most rows, sampled with classes even.
         criteria: of the verdicts.
         options: see `UseOptions`.
+        twins: column of sentences that names, by its id, the row that differs in the one task alone; whole states are
+            then exchanged between twins, and the natural contrast is measured on them.
         to: folder of use.jsonl, verdicts.jsonl and verdicts.parquet; None: nothing is written.
         progress: a bar on standard error; None: where that is a terminal.
 
@@ -53,6 +56,7 @@ def intervene(
         NoBehaviour: nothing to measure.
         EditFailed: an identity of the instrument does not hold.
         DegenerateDesign, TooFewGroups: rows that cannot be matched.
+        BadTwin, OverlappingGroups: twins that are none, or that folds would part.
 
     Example:
         >>> run = intervene(model, corpus, tasks=["column:tense"], behaviour="next_token:answers=was|is",
@@ -72,10 +76,10 @@ def intervene(
         "model": model.identity(), "corpus": corpus.fingerprint,
         "behaviour": [str(behaviour), *map(file_sha256, measured.files)], "sites": sites,
         "positions": positions, "split": split, "max_rows": max_rows, "options": vars(options), "version": VERSION,
-    }  # fmt: skip
+    } | ({} if twins is None else {"twins": twins})  # fmt: skip
     known = Done(None if to is None or not isinstance(behaviour, str) else Path(to), common)
     subjects = Subjects(model, corpus, names, behaviour, sites=sites, positions=positions, covariates=covariates,
-                        split=split, max_rows=max_rows, seed=options.seed)  # fmt: skip
+                        split=split, max_rows=max_rows, seed=options.seed, twins=twins)  # fmt: skip
     results: list[UseResult] = []
     with steps_bar("use", "properties", len(names), progress) as advance:
         for done, name in enumerate(names, start=1):

@@ -38,6 +38,8 @@ class Property:
         groups: `(N,)` codes of what is independent.
         covariates: the other properties, by name: `(N,)` values and K.
         types: `(N,)` codes of word types; None: not known.
+        twins: `(N,)` the row that differs from each in this property alone, -1: none; None: donors are matched rows.
+        row_names: of the rows, for messages; None: their numbers.
     """
 
     name: str
@@ -46,12 +48,14 @@ class Property:
     groups: Ints
     covariates: Mapping[str, tuple[Values, int]]
     types: Ints | None = None
+    twins: Ints | None = None
+    row_names: Sequence[str] | None = None
 
     def plan(self, options: UseOptions) -> Experiment:
         """Its experiment."""
         values = {name: v for name, (v, _) in self.covariates.items()}
         return plan(self.z, n_classes=self.n_classes, groups=self.groups, covariates=values, types=self.types,
-                    seed=options.seed, stratify=options.stratify)  # fmt: skip
+                    seed=options.seed, stratify=options.stratify, twins=self.twins, names=self.row_names)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -120,6 +124,7 @@ def measure_property(
         covariates=tuple(prop.covariates), grouped_by=experiment.grouped_by, epsilon=options.epsilon,
         false_positives=_false_positives(instrument, prop, chosen, options), family_p=min(min(p) for p in adjusted),
         settings=dict(vars(options)),
+        twin_pairs=None if experiment.twins is None else int((experiment.twins >= 0).sum()) // 2,
     )  # fmt: skip
 
 
