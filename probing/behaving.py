@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -87,6 +88,11 @@ class Behaviour(ABC):
     def are_logits(self) -> bool:
         """Whether a softmax of the behaviour gives probabilities."""
         return False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files whose content decides what is measured, not their names alone."""
+        return ()
 
     def pieces(self, texts: Texts) -> Ints | None:
         """`(N,)` the piece whose logits are read; None where `source` is another.

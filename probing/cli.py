@@ -20,8 +20,10 @@ from probing import registry, showing
 from probing.errors import DiskFull, Interrupted, ProbingError, UnitFailed
 from probing.job_commands import Quiet, job_command
 from probing.showing import (
+    finish_ablate,
     finish_cross,
     finish_extract,
+    finish_patch,
     finish_plantbench,
     finish_report,
     finish_train,
@@ -171,6 +173,8 @@ store_app.command("import")(job_command("ImportJob", finish_extract))
 app.command("extract")(job_command("ExtractJob", finish_extract))
 app.command("train")(job_command("TrainJob", finish_train))
 app.command("use")(job_command("UseJob", finish_use, home="probing.use_jobs"))
+app.command("patch")(job_command("PatchJob", finish_patch, home="probing.patch_jobs"))
+app.command("ablate")(job_command("AblateJob", finish_ablate, home="probing.patch_jobs"))
 app.command("plantbench")(
     job_command("PlantbenchJob", finish_plantbench, home="probing.plantbench_jobs", with_json=False)
 )

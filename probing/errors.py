@@ -102,7 +102,7 @@ class TooFewGroups(InputError):
 
 
 class OverlappingGroups(InputError):
-    """One group in several folds or splits: what is measured would be what was fitted."""
+    """Rows that belong together, such as twins, in several groups: one would fit what the other measures."""
 
 
 class NoBehaviour(InputError):
@@ -110,7 +110,7 @@ class NoBehaviour(InputError):
 
 
 class BadTwin(InputError):
-    """A twin that differs from its row in more than the property, or not in it."""
+    """A twin that is absent, or differs from its row in more than the property, or not in it."""
 
 
 class StoreError(ProbingError):

@@ -24,6 +24,9 @@ _EXAMPLES = {
     "UseJob": "probing use --model datasets/reference/model --corpus train=datasets/reference/train.jsonl "
     "--task column:tense --task column:animacy --behaviour 'next_token:answers=was|were|is|are' --position end "
     "--to cache/results/use",
+    "PatchJob": "probing patch --model gpt2 --pairs pairs.csv --sites 'resid.*,heads.*' --to cache/results/patch",
+    "AblateJob": "probing ablate --model datasets/reference/model --corpus train=datasets/reference/train.jsonl "
+    "--behaviour 'next_token:answers=was|were|is|are' --part heads --part mlps --to cache/results/ablate",
     "PlantbenchJob": "probing plantbench --tier 0 --tier 2 --json card.json",
     "ReportJob": "probing report cache/results/upos",
     "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "

@@ -96,17 +96,18 @@ class CorpusOptions(Job):
 
     def read_corpus(self, root: Path | None = None) -> Corpus:
         """The corpus; relative paths are taken from `root`."""
-        options = dict(_pairs(self.reader_options, "reader-option", "text=COLUMN"))
+        options = dict(named_pairs(self.reader_options, "reader-option", "text=COLUMN"))
         if self.split_seed is not None:
             options["split_seed"] = str(self.split_seed)
         named = [entry for entry in self.corpus if "=" in entry and not entry.startswith("hub:")]
         if not named and len(self.corpus) == 1:
             return pb.Corpus.read(_rooted(self.corpus[0], root), **options)
-        files = {split: _rooted(file, root) for split, file in _pairs(self.corpus, "corpus", "train=FILE")}
+        files = {split: _rooted(file, root) for split, file in named_pairs(self.corpus, "corpus", "train=FILE")}
         return pb.Corpus.read(files, **options)
 
 
-def _pairs(entries: list[str], flag: str, example: str) -> Iterator[tuple[str, str]]:
+def named_pairs(entries: list[str], flag: str, example: str) -> Iterator[tuple[str, str]]:
+    """Name and value of each `NAME=VALUE` that a flag was given."""
     seen: set[str] = set()
     for entry in entries:
         name, equals, value = entry.partition("=")

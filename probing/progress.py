@@ -1,13 +1,21 @@
-"""A bar on standard error that counts words."""
+"""Bars on standard error."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 
@@ -30,3 +38,13 @@ def words_bar(title: str, total: int, show: bool | None) -> Iterator[Clock]:
     with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
         task = bar.add_task("words", total=total)
         yield lambda words: bar.advance(task, words)
+
+
+@contextmanager
+def steps_bar(title: str, unit: str, total: int | None, show: bool | None) -> Iterator[Callable[[int, int], None]]:
+    """A bar of steps, of which there may be known how many only later: told how many are done, and of how many."""
+    is_shown = sys.stderr.isatty() if show is None else show
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -58,10 +59,52 @@ def finish_use(job: Any, quiet: bool, as_json: bool) -> None:
             typer.echo(verdict.to_json())
         return
     show_verdicts(run.verdicts)
+    for result in run.results:
+        if result.twin_pairs is not None:
+            typer.echo(f"{result.task}: whole states were exchanged between {result.twin_pairs:,} pairs of twins")
     warn([
         f"{r.task}: left out, as too rare for three folds: {', '.join(r.left_out)}" for r in run.results if r.left_out
     ])  # fmt: skip
     typer.echo(f"verdicts: {Path(job.to) / 'verdicts.parquet'}\nnext: probing report {job.to}")
+
+
+def finish_patch(job: Any, quiet: bool, as_json: bool) -> None:
+    from rich.console import Console
+
+    run = job.run(progress=not quiet)
+    tables = import_module("probing.reporting.effect_tables")
+    if as_json:
+        for one in filter(None, (run.found.exact, run.found.rough)):
+            _print_rows([{"title": run.title, "method": one.method, **row} for row in one.table()])
+        return
+    tables.print_patching(run.found, Console(), title=run.title, into=run.into)
+    _print_files(run.files, f"probing report {job.to}")
+
+
+def finish_ablate(job: Any, quiet: bool, as_json: bool) -> None:
+    from rich.console import Console
+
+    run = job.run(progress=not quiet)
+    tables = import_module("probing.reporting.effect_tables")
+    for one in run.found:
+        if as_json:
+            _print_rows(one.table())
+        else:
+            tables.print_ablation(one, Console())
+            typer.echo()
+    if not as_json:
+        _print_files(run.files)
+
+
+def _print_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    for row in rows:
+        typer.echo(json.dumps(row, sort_keys=True))
+
+
+def _print_files(files: Iterable[Path], next_step: str = "") -> None:
+    typer.echo("\n".join(f"{file.suffix[1:]}: {file}" for file in files))
+    if next_step:
+        typer.echo(f"next: {next_step}")
 
 
 def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:

@@ -33,6 +33,9 @@ class UseOptionsOfJob(Job):
         [], help="where the states of a sentence lie: end, SPAN, SPAN.last (repeatable)", flag="position"
     )
     covariates: Many = option([], help="further property that rows are matched in (repeatable)", flag="covariate")
+    twins: str | None = option(
+        None, help="column with the id of the row that differs in the task alone: states are exchanged with it"
+    )
     split: str | None = option(None, help="only this split (default: all; folds are made anew)")
     max_rows: int = Field(
         default=2000, ge=30, description="the most rows, classes even", json_schema_extra={"flag": ""}
@@ -76,12 +79,13 @@ class UseOptionsOfJob(Job):
         run = pb.intervene(
             loaded, corpus, tasks=self.tasks, behaviour=self.behaviour, sites=self.sites, positions=self.positions,
             covariates=self.covariates, split=self.split, max_rows=self.max_rows, criteria=criteria, options=options,
-            to=to, progress=progress,
+            twins=self.twins, to=to, progress=progress,
         )  # fmt: skip
         if self.directions:
             subjects = import_module("probing.intervening.subjects").Subjects(
                 loaded, corpus, self.tasks, self.behaviour, sites=self.sites, positions=self.positions,
                 covariates=self.covariates, split=self.split, max_rows=self.max_rows, seed=self.seed,
+                twins=self.twins,
             )  # fmt: skip
             keep = import_module("probing.evidence.keeping").keep_directions
             keep(loaded, subjects, run, options, Path(to) / "evidence")

@@ -75,7 +75,8 @@ class UseCell:
         frozen_share: 1 − τ with later norms frozen over τ; None: not computed, or no norms.
         frozen_low90, frozen_high90: 90 % interval of the ES with frozen norms.
         exceeds_low: lower 95 % bound of τ(swap) − 1.25 τ(interchange), in SDs.
-        joint_over_largest: |τ| of a joint interchange of all positions of the site, over the largest single one.
+        joint_over_largest: |τ| of a joint interchange of all positions of the site, over the largest single one; None:
+            not computed, or the joint one is below ε.
         kl, flips: mean KL(clean ‖ swapped) in nats, and share of rows whose most probable answer changes.
         p_permutation: of τ, labels shuffled and the shift refitted; None: not asked for.
         comparisons: for other interventions, by name: their numbers (never part of a verdict).
@@ -146,6 +147,7 @@ class UseResult:
         family_p: smallest adjusted p of the property, which enters Benjamini-Hochberg over properties.
         left_out: classes that are too rare to be measured.
         settings: all that enters the numbers.
+        twin_pairs: pairs of twins that exchanged states; None: rows matched in the covariates did.
     """
 
     task: str
@@ -166,6 +168,7 @@ class UseResult:
     family_p: float = 1.0
     left_out: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    twin_pairs: int | None = None
 
     def to_json(self) -> str:
         """One line."""

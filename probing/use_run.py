@@ -68,6 +68,7 @@ def _row(v: Verdict) -> dict[str, Any]:
             found |= {f"{name}_{key}": getattr(edit, key) for key in (*_EFFECT, "es_u", "u_p_adjusted")}
         found |= {key: getattr(v.evidence, key) for key in ("dose", "completeness", "selectivity", "reliability",
                   "displacement", "off_distribution", "frozen_share", "shared_ratio", "kl", "flips")}  # fmt: skip
+        found |= {f"swap_es_at_{dose:g}": effect for dose, effect in v.evidence.dose_curve}
     return found | {"reason": v.reason, "overturned_by": v.overturned_by}
 
 

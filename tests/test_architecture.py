@@ -42,8 +42,8 @@ LAYERS = [
     {"intervening", "judging"},
     {"plantbench", "evidence"},
     {"reporting"},
-    {"jobs", "cross_jobs", "use_jobs", "plantbench_jobs", "job_commands", "study", "store_commands", "showing", "cli",
-     "__main__", "__init__"},
+    {"jobs", "cross_jobs", "use_jobs", "patch_jobs", "plantbench_jobs", "job_commands", "study", "store_commands",
+     "showing", "cli", "__main__", "__init__"},
 ]  # fmt: skip
 HEAVY = (
     "torch",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from probing import registry
 from probing.behaving import Behaviour, Outputs, Texts
@@ -117,6 +119,22 @@ def test_a_readout_does_not_see_padding() -> None:
         FinalStates(function="maen")
     with pytest.raises(NoBehaviour):
         FinalStates(function=lambda states, real: states.sum()).fit(texts_of(2), lambda: [Outputs(states, real, real)])
+
+
+def test_weights_in_a_file_are_a_head_on_top_of_a_readout(tmp_path: Path) -> None:
+    states, real = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(4)), torch.ones(2, 5, dtype=torch.bool)
+    matrix = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    save_file({"weights": matrix}, tmp_path / "head.safetensors")
+    behaviour = build("behaviours", f"readout:function=cls,weights={tmp_path / 'head.safetensors'}")
+    assert behaviour.files == (tmp_path / "head.safetensors",)
+    readout = behaviour.fit(texts_of(2), lambda: [Outputs(states, real, real)])
+    torch.testing.assert_close(readout(Outputs(states, real, real)), states[:, 0] @ matrix)
+    with pytest.raises(NoBehaviour, match="another width"):
+        behaviour.fit(texts_of(2), lambda: [Outputs(states[:, :, :2], real, real)])
+    save_file({"weights": matrix[0]}, tmp_path / "vector.safetensors")
+    for name in ("nosuch.safetensors", "vector.safetensors"):
+        with pytest.raises(BadParameter, match="matrix"):
+            FinalStates(weights=str(tmp_path / name))
 
 
 def test_positions_that_are_not_there_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,14 @@ from probing.evidence import read_evidence
 from probing.intervening.labelled import labelled_corpus, rare_classes, without
 from probing.intervening.options import UseOptions
 from probing.judging import read_use_run
+from probing.reporting.wording import decimal
 from probing.use_run import UseRun
 from probing.verdict import Word
 from tests.conftest import ROOT
 
 REFERENCE = ROOT / "datasets" / "reference"
+PLANTED = ROOT / "datasets" / "plantbench"
+COARSE = {"used": "used", "unused": "decodable only"}
 BEHAVIOUR = "next_token:answers=was|were|is|are"
 QUICK = UseOptions(curve=False, details=False, null=False)
 TASKS = ["column:tense", "column:animacy"]
@@ -148,3 +152,29 @@ def test_classes_too_rare_for_three_folds_are_left_out_and_told(corpus: pb.Corpu
     assert rare and "NOUN" not in rare and "VERB" not in rare
     kept = without(labelled_corpus(corpus, ["upos"]), "upos", rare)
     assert {label for e in kept.examples for label in e.word_columns["upos"]} & set(rare) == set()
+
+
+@pytest.mark.slow
+def test_the_command_finds_what_is_certified_of_a_shipped_model_that_it_knows_nothing_of(tmp_path: Path) -> None:
+    """A is used at the query and is a copy at the subject by resid.2; B is decodable everywhere and used nowhere."""
+    folder = tmp_path / "llama"
+    for name in ("model", "corpus.jsonl"):  # all that the command may see
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).symlink_to(PLANTED / "llama" / name)
+    command = ["use", "--model", str(folder / "model"), "--corpus", str(folder / "corpus.jsonl"), "--task", "column:A",
+               "--task", "column:B", "--covariate", "column:C", "--behaviour", "next_token:answers=" + "|".join(
+                   f"answer0{k}" for k in range(4)), "--position", "subject", "--position", "query", "--sites",
+               "resid.2", "--max-rows", "400", "--to", str(tmp_path / "to"), "--quiet"]  # fmt: skip
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code == 0, found.output
+    cells = json.loads((PLANTED / "llama" / "truth.json").read_text())["cells"]
+    certified = {f"column:{c['property']} {c['site']}@{c['position']}": c["certified"] for c in cells}
+    verdicts = read_use_run(tmp_path / "to").verdicts
+    assert {f"{v.task} {v.place}": COARSE[certified[f"{v.task} {v.place}"]] for v in verdicts} == {
+        f"{v.task} {v.place}": v.word.coarse for v in verdicts
+    }
+    assert [v.word.coarse for v in verdicts] == ["decodable only", "used", "decodable only", "decodable only"]
+    for verdict in verdicts:
+        assert verdict.evidence is not None and verdict.evidence.completeness > 0.8
+        beside = [*(effect for _, effect in verdict.evidence.dose_curve), verdict.evidence.completeness]
+        assert re.search(rf"^{verdict.place} +{'[ *]+'.join(decimal(x, 2) for x in beside)} ", found.output, re.M)

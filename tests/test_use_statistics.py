@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.stats import binom
+from torch import Tensor
 
 from probing.instrument import Place
 from probing.intervening.effects import Bench
@@ -19,7 +22,7 @@ from probing.intervening.swapping import interchanged, swapped
 from probing.judging import judge
 from probing.use_result import UseResult
 from probing.verdict import Word
-from tests.use_samples import HERE, Sample, Vectors, sample
+from tests.use_samples import HERE, Past, Sample, Vectors, sample
 
 QUICK = UseOptions(curve=False, details=False)
 SEEDS = 200
@@ -215,3 +218,33 @@ def test_erasers_stand_beside_random_subspaces_and_a_control_task() -> None:
     assert all(0.1 < one["change"] < 3 for one in found.values())
     assert found["leace"]["accuracy"] < 0.7 < 0.9 < found["control_task"]["accuracy"]
     assert found["leace"]["rank"] == found["random_subspace"]["rank"] == 1
+
+
+class TwoPositions(Past):
+    """The state at position `a` is read, that at `b` with a fiftieth of the gain."""
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (Place("h", "a"), Place("h", "b"))
+
+    def clean(self) -> NDArray[np.float64]:
+        return self.run_from("h", np.arange(len(self.h)), {}).numpy()
+
+    def run_from(
+        self, site: str, rows: NDArray[np.int64], states: Mapping[str, Tensor], *, frozen_norms: bool = False
+    ) -> Tensor:
+        h = torch.from_numpy(self.h[rows])
+        read = states.get("a", h) + 0.02 * states.get("b", h)
+        return super().run_from(site, rows, {"": read}, frozen_norms=frozen_norms)
+
+
+def test_redundancy_is_over_the_largest_position_and_of_effects_that_matter() -> None:
+    for mediated, expected in ((1.0, pytest.approx(1.02)), (0.03, None)):
+        made = sample(2, gain=1.0, n=600, mediated=mediated, noise=0.05)
+        inner = made.instrument
+        both = TwoPositions(inner.h, inner.reads, inner.past, norm=False)
+        a, b = measure_property(both, made.prop, options=UseOptions(null=False, curve=False)).cells
+        assert a.whole.p_adjusted < 0.05 and a.whole.es > 20 * abs(b.whole.es)
+        assert a.joint_over_largest == expected
+        if expected is not None:
+            assert b.whole.p_adjusted < 0.05 and b.joint_over_largest == expected

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from probing.behaving import Behaviour
 from probing.corpus import Corpus
@@ -20,7 +15,9 @@ from probing.intervening.running import measure_property
 from probing.intervening.subjects import Subjects
 from probing.judging import judge
 from probing.language_model import LanguageModel
-from probing.specs import spec_of
+from probing.progress import steps_bar
+from probing.provenance import file_sha256
+from probing.specs import build, spec_of
 from probing.use_result import UseResult
 from probing.use_run import UseRun, write_use_run
 from probing.verdict import Criteria
@@ -30,7 +27,8 @@ def intervene(
     model: LanguageModel, corpus: Corpus, *, tasks: str | Sequence[str], behaviour: Behaviour | str,
     sites: str | Sequence[str] = "resid.*", positions: Sequence[str] = (), covariates: Sequence[str] = (),
     split: str | None = None, max_rows: int = 2000, criteria: Criteria | None = None,
-    options: UseOptions | None = None, to: str | Path | None = None, progress: bool | None = None,
+    options: UseOptions | None = None, twins: str | None = None, to: str | Path | None = None,
+    progress: bool | None = None,
 ) -> UseRun:  # fmt: skip
     """Measure what a model does when the property of a state is exchanged, and say what may be said of it.
 
@@ -48,6 +46,8 @@ def intervene(
         max_rows: the most rows, sampled with classes even.
         criteria: of the verdicts.
         options: see `UseOptions`.
+        twins: column of sentences that names, by its id, the row that differs in the one task alone; whole states are
+            then exchanged between twins, and the natural contrast is measured on them.
         to: folder of use.jsonl, verdicts.jsonl and verdicts.parquet; None: nothing is written.
         progress: a bar on standard error; None: where that is a terminal.
 
@@ -56,6 +56,7 @@ def intervene(
         NoBehaviour: nothing to measure.
         EditFailed: an identity of the instrument does not hold.
         DegenerateDesign, TooFewGroups: rows that cannot be matched.
+        BadTwin, OverlappingGroups: twins that are none, or that folds would part.
 
     Example:
         >>> run = intervene(model, corpus, tasks=["column:tense"], behaviour="next_token:answers=was|is",
@@ -70,16 +71,18 @@ def intervene(
             next_step="such as next_token:answers=A|B for a causal model, readout for an encoder",
         )  # fmt: skip
     criteria, options = criteria or Criteria(), options or UseOptions()
+    measured = build("behaviours", behaviour) if isinstance(behaviour, str) else behaviour
     common = {
-        "model": model.identity(), "corpus": corpus.fingerprint, "behaviour": str(behaviour), "sites": sites,
+        "model": model.identity(), "corpus": corpus.fingerprint,
+        "behaviour": [str(behaviour), *map(file_sha256, measured.files)], "sites": sites,
         "positions": positions, "split": split, "max_rows": max_rows, "options": vars(options), "version": VERSION,
-    }  # fmt: skip
+    } | ({} if twins is None else {"twins": twins})  # fmt: skip
     known = Done(None if to is None or not isinstance(behaviour, str) else Path(to), common)
     subjects = Subjects(model, corpus, names, behaviour, sites=sites, positions=positions, covariates=covariates,
-                        split=split, max_rows=max_rows, seed=options.seed)  # fmt: skip
+                        split=split, max_rows=max_rows, seed=options.seed, twins=twins)  # fmt: skip
     results: list[UseResult] = []
-    with _bar(len(names), progress) as advance:
-        for name in names:
+    with steps_bar("use", "properties", len(names), progress) as advance:
+        for done, name in enumerate(names, start=1):
             key = {"task": name, "others": subjects.others(name), "labels": subjects.labels_digest(name)}
             found = known.get(key)
             if found is None:
@@ -88,7 +91,7 @@ def intervene(
                 found = replace(found, left_out=subjects.left_out(name))
                 known.put(key, found)
             results.append(found)
-            advance()
+            advance(done, len(names))
     return _judged(results, criteria, to)
 
 
@@ -109,12 +112,3 @@ def _judged(results: Sequence[UseResult], criteria: Criteria, to: str | Path | N
 def said(behaviour: Behaviour | str) -> str:
     """A behaviour in words."""
     return behaviour if isinstance(behaviour, str) else spec_of(behaviour)
-
-
-@contextmanager
-def _bar(total: int, show: bool | None) -> Iterator[Callable[[], None]]:
-    is_shown = sys.stderr.isatty() if show is None else show
-    columns = (TextColumn("use"), BarColumn(), MofNCompleteColumn(), TextColumn("properties"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
-        task = bar.add_task("use", total=total)
-        yield lambda: bar.advance(task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -63,6 +63,15 @@ class AblationResult:
     flips: NDArray[np.float64] | None
     n_rows: int
 
+    def table(self) -> list[dict[str, str | float | None]]:
+        """One row a component."""
+        flips = self.flips if self.flips is not None else [None] * len(self.components)
+        return [
+            {"component": str(one), "by": self.by, "effect": float(effect), "flips": None if f is None else float(f),
+             "n_rows": self.n_rows}
+            for one, effect, f in zip(self.components, self.effect, flips, strict=True)
+        ]  # fmt: skip
+
     def grid(self) -> NDArray[np.float64]:
         """`(layers, heads)` effects of heads, or `(layers, 1)`; NaN where there is none."""
         layers = sorted({component.layer for component in self.components})
@@ -73,7 +82,10 @@ class AblationResult:
         return found
 
 
-def ablate(instrument: TextInstrument, *, kind: str = "heads", by: str = "mean") -> AblationResult:
+def ablate(
+    instrument: TextInstrument, *, kind: str = "heads", by: str = "mean",
+    advance: Callable[[int, int], None] | None = None,
+) -> AblationResult:  # fmt: skip
     """Replace what each component adds, at every piece of the text, by its mean over all pieces or by zero.
 
     A layer is ablated by what its attention and its MLP add. Blocks below a component are not run where the instrument
@@ -83,15 +95,13 @@ def ablate(instrument: TextInstrument, *, kind: str = "heads", by: str = "mean")
         instrument: the model and its rows.
         kind: `heads`, `attention`, `mlps` or `layers`.
         by: `mean` or `zero`; zero takes states out of where they lie, and shows more than what the component says.
+        advance: told how many components are done, and of how many.
 
     Raises:
         BadParameter: another kind or value.
         ReplayUnavailable: a model whose sublayers are not known.
     """
-    if kind not in KINDS:
-        raise unknown_name("kind of component", kind, KINDS, error=BadParameter)
-    if by not in VALUES:
-        raise unknown_name("value", by, VALUES, error=BadParameter)
+    check_options([kind], by)
     chosen = components(instrument, kind)
     means = _means(instrument, [site for one in chosen for site in one.sites]) if by == "mean" else {}
     clean = instrument.clean()
@@ -102,7 +112,24 @@ def ablate(instrument: TextInstrument, *, kind: str = "heads", by: str = "mean")
         y = _behaviour(instrument, component, changes)
         effect[c] = np.sqrt(np.square(y - clean).sum(1).mean()) / spread
         flips[c] = (y.argmax(1) != clean.argmax(1)).mean()
+        if advance is not None:
+            advance(c + 1, len(chosen))
     return AblationResult(chosen, by, effect, flips if instrument.logits else None, instrument.n_rows)
+
+
+def check_options(kinds: Sequence[str], by: str) -> None:
+    """Refuse what cannot be ablated.
+
+    Raises:
+        BadParameter: an unknown kind or value, or a kind twice.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown_name("kind of component", kind, KINDS, error=BadParameter)
+    if len(set(kinds)) < len(kinds):
+        raise BadParameter("a kind of component is given twice", needed="different ones", found=", ".join(kinds))
+    if by not in VALUES:
+        raise unknown_name("value", by, VALUES, error=BadParameter)
 
 
 def components(instrument: TextInstrument, kind: str) -> tuple[Component, ...]:

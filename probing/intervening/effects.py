@@ -24,6 +24,7 @@ from probing.intervening.contrasts import Averaged, Contrast, Sides, contrast
 from probing.intervening.experiment import FOLDS, Experiment, goals
 from probing.intervening.pairing import reciprocal_pairs
 from probing.intervening.responding import behaviour, behaviour_and_slopes
+from probing.intervening.twins import twins_of
 from probing.seeds import child_seed, generator
 
 Ints = NDArray[np.int64]
@@ -101,11 +102,14 @@ class Natural:
 
     @cached_property
     def total(self) -> tuple[float, Floats]:
-        """T, and its influence values `(n,)` of all rows."""
-        change = self.measured.difference(self.sides)
-        value = float(self.weights.weights @ self.along(change))
-        influence = np.zeros(len(self.y))
-        influence[self._measuring_fold] += self.measured.influence(self.sides, self.coefficients)
+        """T, and its influence values `(n,)` of all rows; where each has its twin, of their own differences."""
+        twins = twins_of(self.experiment.twins, self.experiment.z, self.f3, self.sides.goal)
+        change = self.measured.difference(self.sides) if twins is None else self.y[twins] - self.y[self.f3]
+        value, influence = float(self.weights.weights @ self.along(change)), np.zeros(len(self.y))
+        if twins is None:
+            influence[self._measuring_fold] += self.measured.influence(self.sides, self.coefficients)
+        else:
+            influence[self.f3] += self.weights.centred(self.along(change))
         influence[self.f2] += self.through_contrast(change, value)
         return value, influence
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, DegenerateDesign, TooFewGroups
 from probing.intervening.strata import BINS, crossed, grouped, imbalance, propensity
+from probing.intervening.twins import check_groups, check_twins, within
 from probing.seeds import generator
 
 FOLDS = 3
@@ -35,6 +36,7 @@ class Experiment:
         coverage: n over the rows that have the property.
         stratified_by: `nothing`, `crossing` or `propensity in 5`.
         grouped_by: `group`, or `type` where the word type all but decides the label.
+        twins: `(n,)` which row differs in the property alone, -1 where none does; None: rows are matched by strata.
     """
 
     rows: Ints
@@ -47,6 +49,7 @@ class Experiment:
     coverage: float
     stratified_by: str
     grouped_by: str
+    twins: Ints | None = None
 
     @property
     def least_groups(self) -> int:
@@ -71,7 +74,7 @@ def plan(
     z: NDArray[Any], *, n_classes: int, groups: NDArray[np.int64],
     covariates: Mapping[str, NDArray[Any]] | None = None,
     types: NDArray[np.int64] | None = None, seed: int = 0,
-    stratify: bool = True,
+    stratify: bool = True, twins: Ints | None = None, names: Sequence[str] | None = None,
 ) -> Experiment:  # fmt: skip
     """The experiment on N rows of which some have the property.
 
@@ -87,19 +90,26 @@ def plan(
         types: `(N,)` codes of word types; where they all but decide z, they are the groups.
         seed: of the folds.
         stratify: False: no strata, for comparison.
+        twins: `(N,)` the row that differs from each in the property alone, -1 where there is none.
+        names: of the rows, for messages.
 
     Raises:
         BadParameter: lengths that differ.
         DegenerateDesign: fewer than two classes, or no usable stratum.
         TooFewGroups: three folds are not to be had.
+        BadTwin, OverlappingGroups: see `check_twins` and `check_groups`.
     """
     given = dict(covariates or {}) if stratify else {}
     _check_lengths(z, groups, types, *given.values())
     has = np.flatnonzero(np.isfinite(z) if not n_classes else z >= 0)
     if len(has) == 0 or len(np.unique(z[has])) < 2:
         raise DegenerateDesign("the property has one value", needed="two or more", found=str(np.unique(z[has])[:1]))
+    if twins is not None:
+        check_twins(twins, z=z, n_classes=n_classes, covariates=dict(covariates or {}), names=names)
     by_type = types is not None and bool(n_classes) and _decided_by(types[has], z[has])
     units = _codes(types[has] if by_type and types is not None else groups[has])
+    if twins is not None:
+        check_groups(twins, types if by_type and types is not None else groups, names)
     folds = _folds(units, seed)
     strata, how, kept = _strata(z[has], n_classes, {k: v[has] for k, v in given.items()}, units, folds)
     if not kept.any():
@@ -114,6 +124,7 @@ def plan(
         rows=rows, z=classes, n_classes=len(np.unique(classes)) if n_classes else 0, strata=codes,
         groups=_codes(units[kept]), folds=folds[kept], shares=np.bincount(codes) / len(codes),
         coverage=len(rows) / len(has), stratified_by=how, grouped_by="type" if by_type else "group",
+        twins=None if twins is None else within(twins, rows, folds[kept]),
     )  # fmt: skip
 
 

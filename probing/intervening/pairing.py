@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.intervening.experiment import Experiment
+from probing.intervening.twins import twin_pairs
 from probing.seeds import generator
 
 Ints = NDArray[np.int64]
@@ -17,8 +18,11 @@ def reciprocal_pairs(experiment: Experiment, rows: Ints, *, seed: int, offsets: 
     """`(m, 2)` disjoint pairs among `rows` (of one fold).
 
     Classes: the two largest classes left in a stratum give a pair until one class is left; rows at the same offset
-    (`(n,)`, of all rows of the experiment) first. Real values: each with the row half the ranks away.
+    (`(n,)`, of all rows of the experiment) first. Real values: each with the row half the ranks away. Where the
+    experiment has twins, they are the pairs, and rows without one are in none.
     """
+    if experiment.twins is not None:
+        return twin_pairs(experiment.twins, rows)
     rng = generator(seed, "use", "pairs")
     found: list[tuple[int, int]] = []
     for w in np.unique(experiment.strata[rows]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 def patch(
     instrument: Instrument, pairs: ArrayLike, *, direction: ArrayLike | None = None,
-    places: Sequence[Place] | None = None,
+    places: Sequence[Place] | None = None, advance: Callable[[int, int], None] | None = None,
 ) -> PatchingResult:  # fmt: skip
     """Activation patching: the first prompt of each pair is run with a state of the second.
 
@@ -31,8 +31,10 @@ def patch(
     Args:
         instrument: both prompts of each pair are rows of it.
         pairs: `(n, 2)` rows: the one that is run, and the donor.
-        direction: `(V,)` of the behaviour to measure along, such as one logit less another; None: all of it.
+        direction: `(V,)` of the behaviour to measure along, such as one logit less another, or `(n, V)`, one for each
+            pair; None: all of it.
         places: of the instrument; None: all.
+        advance: told how many places are done, and of how many.
 
     Raises:
         UnknownName: no such place.
@@ -52,6 +54,8 @@ def patch(
         with torch.no_grad():
             y = instrument.run_from(place.site, design.rows, {place.position: given})
         found[place] = np.einsum("nv,nv->n", y.double().cpu().numpy() - design.clean, design.differences)
+        if advance is not None:
+            advance(len(found), len(chosen))
     return design.told(found, "activation")
 
 
@@ -100,11 +104,13 @@ class _Pairs:
         differences = clean[donors] - clean[rows]
         if direction is not None:
             along = np.asarray(direction, dtype=np.float64)
-            if along.shape != clean.shape[1:] or not along.any():
+            fits = along.shape in (clean.shape[1:], differences.shape)
+            lengths = np.linalg.norm(along, axis=-1, keepdims=True)
+            if not fits or not (lengths > 0).all():
                 raise BadParameter("a direction of the behaviour", needed=f"({clean.shape[1]},), not 0",
                                    found=f"shape {along.shape}")  # fmt: skip
-            along = along / np.linalg.norm(along)
-            differences = np.outer(differences @ along, along)
+            along = np.broadcast_to(along / lengths, differences.shape)
+            differences = along * np.einsum("nv,nv->n", differences, along)[:, None]
         if not differences.any():
             raise DegenerateDesign("the prompts of every pair give the same behaviour", needed="a difference",
                                    found="none", next_step="choose other pairs, or another behaviour")  # fmt: skip

@@ -38,6 +38,8 @@ class Property:
         groups: `(N,)` codes of what is independent.
         covariates: the other properties, by name: `(N,)` values and K.
         types: `(N,)` codes of word types; None: not known.
+        twins: `(N,)` the row that differs from each in this property alone, -1: none; None: donors are matched rows.
+        row_names: of the rows, for messages; None: their numbers.
     """
 
     name: str
@@ -46,12 +48,14 @@ class Property:
     groups: Ints
     covariates: Mapping[str, tuple[Values, int]]
     types: Ints | None = None
+    twins: Ints | None = None
+    row_names: Sequence[str] | None = None
 
     def plan(self, options: UseOptions) -> Experiment:
         """Its experiment."""
         values = {name: v for name, (v, _) in self.covariates.items()}
         return plan(self.z, n_classes=self.n_classes, groups=self.groups, covariates=values, types=self.types,
-                    seed=options.seed, stratify=options.stratify)  # fmt: skip
+                    seed=options.seed, stratify=options.stratify, twins=self.twins, names=self.row_names)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -103,7 +107,7 @@ def measure_property(
     adjusted = _adjusted(measured, options.seed)
     cells = [_cell(m, p, options) for m, p in zip(measured, adjusted, strict=True)]
     if options.details or options.curve:
-        cells = [_explained(bench, m, c, options) for m, c in zip(measured, cells, strict=True)]
+        cells = [_explained(bench, m, c, options, measured) for m, c in zip(measured, cells, strict=True)]
     known = dict(decodability or {})
     for place in chosen:
         if str(place) not in known:
@@ -120,6 +124,7 @@ def measure_property(
         covariates=tuple(prop.covariates), grouped_by=experiment.grouped_by, epsilon=options.epsilon,
         false_positives=_false_positives(instrument, prop, chosen, options), family_p=min(min(p) for p in adjusted),
         settings=dict(vars(options)),
+        twin_pairs=None if experiment.twins is None else int((experiment.twins >= 0).sum()) // 2,
     )  # fmt: skip
 
 
@@ -190,7 +195,9 @@ def _decodability(experiment: Experiment, states: NDArray[np.floating], seed: in
     return Decodability(found.passes, found.accuracy, max(found.linear or 0.0, found.mlp or 0.0), found.p)
 
 
-def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) -> UseCell:
+def _explained(
+    bench: Bench, m: Measured, cell: UseCell, options: UseOptions, measured: Sequence[Measured]
+) -> UseCell:  # fmt: skip
     """The dose curve; and where there is an effect, how far one shift suffices, norms carry it, positions join."""
     sub, found = m.subspace, cell
     if options.curve:
@@ -206,10 +213,12 @@ def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) ->
         found = replace(found, shared_ratio=one / sub.tau.value)
     if bench.instrument.has_norms:
         found = _frozen(bench, m, found)
-    together = [place for place in bench.instrument.places if place.site == m.place.site]
-    if len(together) > 1 and m.whole.tau.value:
-        joint = effect(exchanged(bench, together), bench.experiment, m.whole.y_spread)
-        found = replace(found, joint_over_largest=abs(joint.tau.value / m.whole.tau.value))
+    together = [one for one in measured if one.place.site == m.place.site]
+    largest = max(abs(one.whole.tau.value) for one in together)
+    if len(together) > 1 and largest:
+        joint = effect(exchanged(bench, [one.place for one in together]), bench.experiment, m.whole.y_spread)
+        if abs(joint.es) >= options.epsilon:
+            found = replace(found, joint_over_largest=abs(joint.tau.value) / largest)
     return found
 
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from probing.behaving import Behaviour
 from probing.corpus import Corpus
+from probing.errors import BadParameter, unknown_name
 from probing.instruments.text import TextInstrument
 from probing.intervening.labelled import labelled_corpus, rare_classes, task_levels, without
 from probing.intervening.running import Property
+from probing.intervening.twins import sampled_pairs, twin_rows
 from probing.language_model import LanguageModel
 from probing.provenance import digest
 
@@ -23,13 +25,16 @@ class Subjects:
     def __init__(
         self, model: LanguageModel, corpus: Corpus, tasks: Sequence[str], behaviour: Behaviour | str, *,
         sites: str | Sequence[str], positions: Sequence[str], covariates: Sequence[str], split: str | None,
-        max_rows: int, seed: int,
+        max_rows: int, seed: int, twins: str | None = None,
     ) -> None:  # fmt: skip
         self._model, self._behaviour, self._sites, self._split = model, behaviour, sites, split
         self._tasks, self._positions, self._covariates = tuple(tasks), tuple(positions), tuple(covariates)
         self._max_rows, self._seed = max_rows, seed
         self._corpus = labelled_corpus(corpus, [*tasks, *covariates])
-        self._level = task_levels(corpus, tasks, positions)
+        self._level, self._twins = task_levels(corpus, tasks, positions), twins
+        if twins is not None:
+            self._check_twins(twins)
+            self._corpus = sampled_pairs(self._corpus, twins, split=split, most=max_rows, seed=seed)
         self._shared: TextInstrument | None = None
 
     def others(self, task: str) -> tuple[str, ...]:
@@ -44,9 +49,10 @@ class Subjects:
     def labels_digest(self, task: str) -> str:
         """Of all labels that enter the measurement of a task, with groups, splits and spans."""
         names = (task, *self.others(task))
+        twins = [] if self._twins is None else [[e.id, e.columns.get(self._twins)] for e in self._corpus.examples]
         return digest([
-            [e.group, e.split, sorted(e.spans.items()), [e.word_columns.get(n, e.columns.get(n)) for n in names]]
-            for e in self._corpus.examples
+            *([e.group, e.split, sorted(e.spans.items()), [e.word_columns.get(n, e.columns.get(n)) for n in names]]
+              for e in self._corpus.examples), *twins,
         ])  # fmt: skip
 
     def of(self, task: str) -> tuple[TextInstrument, Property]:
@@ -54,6 +60,7 @@ class Subjects:
 
         Raises:
             NoBehaviour, EditFailed, UnknownSite: see `TextInstrument`.
+            BadTwin, OverlappingGroups: twins that are none.
         """
         if self._level == "word":
             corpus = without(self._corpus, task, self.left_out(task))
@@ -68,7 +75,26 @@ class Subjects:
         z, n_classes = rows.values(task)
         covariates = {other: rows.values(other) for other in self.others(task)}
         types = rows.types if self._level == "word" else None
-        return instrument, Property(task, z, n_classes, rows.groups, covariates, types)
+        if self._twins is None:
+            return instrument, Property(task, z, n_classes, rows.groups, covariates, types)
+        examples = [self._corpus.examples[k] for k in rows.ordinal]
+        ids = [example.id for example in examples]
+        twins = twin_rows(ids, [example.columns.get(self._twins) for example in examples])
+        return instrument, Property(task, z, n_classes, rows.groups, covariates, types, twins, ids)
+
+    def _check_twins(self, column: str) -> None:
+        if self._level == "word":
+            raise BadParameter("words have no twins", needed="a task of sentences", found=", ".join(self._tasks),
+                               next_step="leave twins out")  # fmt: skip
+        if len(self._tasks) > 1:
+            raise BadParameter(
+                "twins differ in one property", needed="one task", found=", ".join(self._tasks),
+                next_step="run one task at a time, and give the others as covariates",
+            )  # fmt: skip
+        levels = self._corpus.column_names()
+        if levels.get(column) != "sentence":
+            raise unknown_name("column of twins", column, [n for n, level in levels.items() if level == "sentence"],
+                               where=self._corpus.source)  # fmt: skip
 
     def _of_sentences(self) -> TextInstrument:
         if self._shared is None:

@@ -9,6 +9,7 @@ from probing.analysis import AnalysisResult, read_analyses
 from probing.errors import ConfigError
 from probing.failures import Failure, read_failures
 from probing.judging import read_use_run
+from probing.patching_result import NAME as PATCHING
 from probing.patching_result import read_patching
 from probing.records import ProbeResult, read_results
 from probing.reporting.figures import save_curves, save_use_curves
@@ -46,7 +47,8 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
         use = read_use_run(folder) if (folder / USE).is_file() else None
         maps = [patching_map(found, title) for title, found in read_patching(folder).items()]
         return write_report(
-            _read(folder, use), place, analyses, failures=read_failures(folder), use=use, maps=maps
+            _read(folder, anything=use is not None or bool(maps)), place, analyses, failures=read_failures(folder),
+            use=use, maps=maps,
         )  # fmt: skip
     return write_report(results, to if to is not None else PAGE, getattr(results, "analyses", ()))
 
@@ -64,7 +66,7 @@ def write_report(
         ConfigError: there are no results.
     """
     listed = list(results)
-    if not listed and use is None:
+    if not listed and use is None and not maps:
         raise _no_results("the results", "none")
     path = Path(to) / PAGE if Path(to).is_dir() else Path(to)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,15 +78,15 @@ def write_report(
     return path
 
 
-def _read(folder: Path, use: UseRun | None) -> list[ProbeResult]:
+def _read(folder: Path, *, anything: bool) -> list[ProbeResult]:
     path = folder / RESULTS
-    if not path.is_file() and use is None:
+    if not path.is_file() and not anything:
         raise _no_results(str(path), "no such file")
     return read_results(path) if path.is_file() else []
 
 
 def _no_results(where: str, found: str) -> ConfigError:
     return ConfigError(
-        "there are no results to report", needed=f"a directory with {RESULTS} or {USE}", found=found,
+        "there are no results to report", needed=f"a directory with {RESULTS}, {USE} or {PATCHING}", found=found,
         where=where, next_step="run `probing train … --to` or `probing use … --to` on that directory first",
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from probing.patching_result import PatchingResult
 from probing.reporting.figures import SETTINGS, file_name
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.wording import decimal
+from probing.whole_files import write_atomically
 
 if TYPE_CHECKING:
     from probing.intervening.ablating import AblationResult
@@ -58,7 +60,7 @@ class HeatMap:
 
 def patching_map(result: PatchingResult, title: str = "") -> HeatMap:
     """Shares of the natural difference by site and position."""
-    columns = tuple(position or "row" for position in result.positions)
+    columns = tuple(position.replace("start+", "+") or "row" for position in result.positions)
     return HeatMap(title or f"{result.method} patching", result.sites, columns, result.normalised,
                    "share of the difference between prompts")  # fmt: skip
 
@@ -111,7 +113,18 @@ def save_heat_map(chart: HeatMap, folder: Path | str) -> list[Path]:
     return paths
 
 
-def _figure(chart: HeatMap) -> Figure:
+def save_svg(chart: HeatMap, path: Path) -> Path:
+    """As SVG, whole or not at all; equal maps give equal bytes."""
+    stream = io.BytesIO()
+    settings = {**SETTINGS, "svg.hashsalt": "probing", "svg.fonttype": "none"}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        _figure(chart, with_numbers=True).savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    write_atomically(path, stream.getvalue())
+    return path
+
+
+def _figure(chart: HeatMap, *, with_numbers: bool = False) -> Figure:
     n_rows, n_columns = chart.values.shape
     figure = Figure(figsize=(1.8 + 0.45 * n_columns, 1.2 + 0.22 * n_rows), layout="constrained")
     FigureCanvasAgg(figure)
@@ -120,6 +133,11 @@ def _figure(chart: HeatMap) -> Figure:
     axes.set_xticks(range(n_columns), chart.columns, rotation=45, ha="right", parse_math=False)
     axes.set_yticks(range(n_rows), chart.rows, parse_math=False)
     axes.set_title(chart.title, fontsize=8, parse_math=False)
+    if with_numbers:
+        for (i, j), value in np.ndenumerate(chart.values):
+            if np.isfinite(value):
+                ink = "white" if abs(value) > 0.7 * chart.limit else "black"
+                axes.text(j, i, decimal(float(value), 2), ha="center", va="center", fontsize=5.5, color=ink)
     figure.colorbar(drawn, ax=axes, label=chart.label)
     return figure
 

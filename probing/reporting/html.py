@@ -58,7 +58,7 @@ def _document(
     entries += [("patching", "Patching", plural(len(maps), "heat map"))] if maps else []
     main = el(
         "main", None, _header(tasks, found_use), _failed(failures), _contents(entries), *sections,
-        maps_section(maps, "patching"), _reading(found_use), _limits(),
+        maps_section(maps, "patching"), *([_reading(found_use), _limits()] if tasks or found_use else []),
     )  # fmt: skip
     return join(
         [
@@ -104,11 +104,12 @@ def _header(tasks: list[TaskResults], found_use: list[Use]) -> Markup:
     models = sorted({_model(task) for task in tasks} or {u.result.model for u in found_use})
     names = {task.task for task in tasks} | {u.result.task for u in found_use}
     fingerprints = sorted({str(f)[:12] for t in tasks if (f := t.any.provenance.get("corpus_fingerprint"))})
-    about = [f"Model: {', '.join(models)}", plural(len(tasks) or len(names), "task")]
+    about = [f"Model: {', '.join(models)}", plural(len(tasks) or len(names), "task")] if names else []
     about += [f"corpus {', '.join(fingerprints)}"] if fingerprints else []
     if any(_is_unknown(task) for task in tasks):
         about.append("How the imported states were computed is not known")
-    title = "What can be decoded from hidden states" + (", and what the model uses" if found_use else "")
+    title = "What can be decoded from hidden states" if names else "Where a difference between prompts travels"
+    title += ", and what the model uses" if found_use else ""
     return el("header", None, el("h1", None, title), el("p", {"class": "soft"}, " · ".join(about)))
 
 

@@ -15,7 +15,7 @@ main { max-width: 1180px; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.35rem; margin: 2.8rem 0 .8rem; padding-top: .8rem; border-top: 2px solid var(--rule); }
 h3 { font-size: 1.05rem; margin: 1.8rem 0 .4rem; }
-h1, h2, h3, td, th, p, li { overflow-wrap: anywhere; }
+h1, h2, h3, td, th, p, li { overflow-wrap: anywhere; } thead th { overflow-wrap: break-word; }
 p, ul { max-width: 46rem; }
 a { color: var(--link); }
 .soft, .caption, figcaption { color: var(--soft); font-size: .9rem; }

@@ -69,10 +69,13 @@ def _strata(number: int) -> str:
 def _edits(result: UseResult) -> str:
     doses = sorted({cell.dose for cell in result.cells})
     told = ", ".join(f"{dose:g}" for dose in doses)
+    pairs = "disjoint pairs of rows of one fold and stratum"
+    if result.twin_pairs is not None:
+        pairs = f"{plural(result.twin_pairs, 'pair')} of twins that differ in the property alone among what is labelled"
     return (
         "Each state was shifted by the difference of the class means of its stratum (class-mean swap, "
         f"dose {told}, the first at which probes see at least 0.8 of the goal), and whole states were interchanged "
-        "between disjoint pairs of rows of one fold and stratum."
+        f"between {pairs}."
     )
 
 

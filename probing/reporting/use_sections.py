@@ -133,7 +133,7 @@ def _gate_said(verdict: Verdict) -> str:
     gate = verdict.decodability
     if gate is None:
         return ""
-    return (f"Probes reach {decimal(gate.accuracy)}, {100 * gate.information:.0f} % of what there is to know "
+    return (f"Probes reach {decimal(gate.accuracy)}, {100 * max(gate.information, 0.0):.0f} % of what there is to know "
             f"(p {p_value(gate.p)}).")  # fmt: skip
 
 
@@ -145,8 +145,14 @@ def _edits_said(verdict: Verdict) -> str:
     mediated = "" if told or edit.mf is None else f"; mediated fraction {_mf(edit)}"
     return (
         f"Swap {_es(cell.subspace)} SD, whole state {_es(cell.whole)} SD{mediated}; smallest effect found with 80 % "
-        f"probability {decimal(edit.mde, 2)} SD."
+        f"probability {decimal(edit.mde, 2)} SD. {_doses_said(cell)}"
     )
+
+
+def _doses_said(cell: UseCell) -> str:
+    by_dose = ", ".join(f"{decimal(effect, 2)} at {dose:g}" for dose, effect in cell.dose_curve)
+    said = f"Swap by dose: {by_dose} SD; dose" if by_dose else "The swap's dose is"
+    return f"{said} {cell.dose:g} was taken, completeness {decimal(cell.completeness, 2)}."
 
 
 def _es(edit: EditEffect) -> str:
@@ -195,12 +201,19 @@ _STATES = {
 def _on_states(use: Use) -> Markup:
     """The swap itself: what it does to states and what carries its effect; columns that hold nothing are left out."""
     kept = [name for name in _STATES if any(getattr(cell, name) is not None for cell in use.result.cells)]
-    rows = [[cell.place, *(_finite(getattr(cell, name)) for name in kept)] for cell in use.result.cells]
+    doses = sorted({dose for cell in use.result.cells for dose, _ in cell.dose_curve})
+    rows = [
+        [cell.place, *(_finite(getattr(cell, name)) for name in kept),
+         *(_finite(dict(cell.dose_curve).get(dose)) for dose in doses)]
+        for cell in use.result.cells
+    ]  # fmt: skip
     caption = (
         "The swap: complete, selective and reliable by probes on states; displacement over the median distance of two "
-        "rows; share of swapped states outside 99 % of the clean ones; share of the effect that later norms carry."
+        "rows; share of swapped states outside 99 % of the clean ones; share of the effect that later norms carry; "
+        "effect, in SD, by dose."
     )
-    return _folded("What the swap does to states", table(caption, ["place", *map(_STATES.get, kept)], rows))
+    head = ["place", *map(_STATES.get, kept), *(f"SD at {dose:g}" for dose in doses)]
+    return _folded("What the swap does to states, and its effect by dose", table(caption, head, rows))
 
 
 def _comparisons(use: Use) -> Markup:

@@ -11,11 +11,16 @@ from rich.text import Text
 
 from probing.reporting.use_words import SHORT, adjusted_p, deciding, flags_said
 from probing.reporting.wording import count, decimal, p_value, short
-from probing.use_result import EditEffect
+from probing.use_result import EditEffect, UseCell
 from probing.verdict import Verdict, Word
 
 _WIDE = 120
-_COLUMNS = ("place", "accuracy", "effect, SD", "mediated", "p", "MDE", "verdict")
+_DOSES_SAID = (
+    "effect of the swap, in SD, by dose (1: the whole difference of class means); * the dose taken, chosen on states "
+    "alone; complete: how far probes on states see the goal (1: as in its own rows); MDE: smallest effect of either "
+    "edit found with 80 % probability"
+)
+_COLUMNS = ("place", "accuracy", "effect, SD", "mediated", "p", "verdict")
 _STYLE = {"used": "bold green", "decodable only": "bold", "not decodable": "dim"}
 
 
@@ -26,6 +31,9 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
         console.print(Text(_heading(group[0]), style="bold"))
         console.print(_table(group, letters, console.width))
         console.print(Text(_notes(group, console.width), style="dim"))
+        if any(verdict.evidence is not None for verdict in group):
+            console.print(_doses(group))
+            console.print(Text(_DOSES_SAID, style="dim"))
         marked = {name: name for name in letters} if console.width >= _WIDE else letters
         for line in (*_flag_lines(group, marked), *_undecided(group)):
             console.print(Text(line))
@@ -41,9 +49,9 @@ def _grouped(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
 
 def _heading(first: Verdict) -> str:
     of = f" in {first.behaviour}" if first.behaviour else ""
-    rows = f", {count(first.n_rows)} rows" if first.n_rows is not None else ""
+    rows = f" {count(first.n_rows)} rows" if first.n_rows is not None else ""
     coverage = f" ({100 * first.coverage:.0f} % matched)" if first.coverage is not None else ""
-    return f"{first.task}{of}: use by {first.model or 'the model'}{rows}{coverage}"
+    return f"Is {first.task} used by {first.model or 'the model'}{of}?{rows}{coverage}"
 
 
 def _letters(group: Sequence[Verdict]) -> dict[str, str]:
@@ -71,11 +79,34 @@ def _row(verdict: Verdict, letters: dict[str, str], width: int) -> list[str]:
     edit, gate = deciding(verdict), verdict.decodability
     shown = verdict.flags if width >= _WIDE else [letters[flag] for flag in verdict.flags]
     flags = f" {','.join(shown)}" if shown else ""
-    numbers = ["–"] * 4
+    numbers = ["–"] * 3
     if edit is not None:
         dagger = "†" if verdict.word is Word.USED_SITE else ""
-        numbers = [_effect(edit, width) + dagger, mediated(edit, width), _p(edit), decimal(edit.mde, 2)]
+        numbers = [_effect(edit, width) + dagger, mediated(edit, width), _p(edit)]
     return [verdict.place, short(gate.accuracy) if gate else "–", *numbers, SHORT[verdict.word] + flags]
+
+
+def _doses(group: Sequence[Verdict]) -> Table:
+    """Of each place: how complete the swap is, its effect by dose, and the smallest effect that would be found."""
+    cells = [verdict.evidence for verdict in group if verdict.evidence is not None]
+    doses = sorted({dose for cell in cells for dose, _ in cell.dose_curve} | {cell.dose for cell in cells})
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
+    table.add_column("swap by dose", overflow="fold", min_width=6)
+    for name in (*(f"{dose:g}" for dose in doses), "complete", "MDE"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=4)
+    for cell in cells:
+        by_dose = {cell.dose: cell.subspace.es} | dict(cell.dose_curve)
+        effects = [_at(by_dose.get(dose), is_taken=dose == cell.dose) for dose in doses]
+        table.add_row(*map(Text, (cell.place, *effects, decimal(cell.completeness, 2), decimal(_mde(cell), 2))))
+    return table
+
+
+def _at(effect: float | None, *, is_taken: bool) -> str:
+    return "–" if effect is None else f"{decimal(effect, 2)}{'*' if is_taken else ' '}"
+
+
+def _mde(cell: UseCell) -> float:
+    return max(cell.subspace.mde, cell.whole.mde)
 
 
 def _effect(edit: EditEffect, width: int) -> str:
@@ -114,7 +145,7 @@ def _notes(group: Sequence[Verdict], width: int) -> str:
     if any(verdict.word is Word.USED_SITE for verdict in group):
         notes.append("† of interchange of whole states")
     notes += ["mediated: share of the natural difference", "p: adjusted over edits, statistics and places"]
-    return "; ".join([*notes, "MDE: smallest effect found with 80 % probability"])
+    return "; ".join(notes)
 
 
 def _flag_lines(group: Sequence[Verdict], letters: dict[str, str]) -> list[str]:
