@@ -13,6 +13,7 @@ from probing.intervening.contrasts import Sides, sums_by
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+_LEAST = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,25 @@ class RowWeights:
         pairs = np.bincount(stratum, minlength=len(self.shares))
         by_cell = self.shares[stratum] / pairs[stratum] / counts
         return np.asarray(by_cell[inverse] / by_cell[inverse].sum())
+
+    def sample(self, most: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
+        """About `most` of the rows, and their weights: a cell weighs as before, and keeps at least 8 rows.
+
+        Args:
+            most: 0: all.
+            rng: draws them.
+        """
+        if not 0 < most < len(self.cells):
+            return np.arange(len(self.cells)), self.weights
+        drawn = rng.permutation(len(self.cells))
+        order = drawn[np.argsort(self.cells[drawn], kind="stable")]
+        _, first, inverse, counts = np.unique(
+            self.cells[order], return_index=True, return_inverse=True, return_counts=True
+        )
+        kept = np.minimum(counts, np.maximum(_LEAST, np.ceil(counts * most / len(order)))).astype(np.int64)
+        chosen = np.arange(len(order)) - first[inverse] < kept[inverse]
+        weights = self.weights[order] * (counts / kept)[inverse]
+        return order[chosen], weights[chosen]
 
     def centred(self, x: Floats) -> Floats:
         """`(n,)` weighted deviations from the mean of the cell: influence values of Σ weights · x."""

@@ -5,12 +5,12 @@ changes Δ, and c the natural contrast between start and goal in the row's strat
 
     C = sqrt(Σ p |c|²)      τ = Σ p ⟨Δ, c⟩ / C      T = Σ p ⟨c', c⟩ / C      U = Σ p ⟨Δ, m°⟩
 
-m° are mean changes on F2 under what was fitted on the other half of F1.
+m° are the mean changes of the rotation before: measured on F2 under what was fitted on F3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -22,8 +22,9 @@ from probing.instrument import Instrument, Place
 from probing.intervening.cells import RowWeights
 from probing.intervening.contrasts import Averaged, Contrast, Sides, contrast
 from probing.intervening.experiment import FOLDS, Experiment, goals
+from probing.intervening.options import SLOPE_ROWS
 from probing.intervening.pairing import reciprocal_pairs
-from probing.intervening.responding import behaviour, behaviour_and_slopes
+from probing.intervening.responding import behaviour, slopes
 from probing.seeds import child_seed, generator
 
 Ints = NDArray[np.int64]
@@ -80,9 +81,14 @@ class Natural:
         return found or float(np.finfo(np.float64).tiny) ** 0.25
 
     @property
+    def aim(self) -> Floats:
+        """`(n, V)` derivatives of τ in the behaviour, by weight."""
+        return self.c / self.size
+
+    @property
     def coefficients(self) -> Floats:
         """`(n, V)` derivatives of τ in the behaviour."""
-        return self.weights.weights[:, None] * self.c / self.size
+        return self.weights.weights[:, None] * self.aim
 
     @cached_property
     def spread(self) -> float:
@@ -172,9 +178,10 @@ class Bench:
 
     Attributes:
         y: `(n, V)` clean behaviour of the experiment's rows.
-        seed: of goals, pairs and halves.
+        seed: of goals, pairs and samples.
         shared: one shift for all strata, for comparison.
         folded: False: one fold fits and is measured, for comparison.
+        slope_rows: see `UseOptions`.
     """
 
     instrument: Instrument
@@ -183,13 +190,15 @@ class Bench:
     seed: int
     shared: bool = False
     folded: bool = True
+    slope_rows: int = SLOPE_ROWS
 
     @classmethod
     def of(
-        cls, instrument: Instrument, experiment: Experiment, *, seed: int, shared: bool = False, folded: bool = True
+        cls, instrument: Instrument, experiment: Experiment, *, seed: int, shared: bool = False, folded: bool = True,
+        slope_rows: int = SLOPE_ROWS,
     ) -> Bench:  # fmt: skip
         """With the instrument's clean behaviour."""
-        return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded)
+        return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded, slope_rows)
 
     def folds(self, r: int) -> tuple[Ints, Ints, Ints]:
         """Rows of F1, F2, F3 in rotation r."""
@@ -254,6 +263,15 @@ class Bench:
         """Changes `(n, V)` in behaviour when rows of the experiment have these states."""
         return self.run_many(place.site, rows, {place.position: states}, frozen_norms=frozen_norms)
 
+    def run_folds(
+        self, site: str, rows: Sequence[Ints], states: Mapping[str, Sequence[NDArray[np.floating]]], *,
+        frozen_norms: bool = False,
+    ) -> list[Floats]:  # fmt: skip
+        """As `run_many`, of the rows of several folds in one go."""
+        joined = {position: np.concatenate(parts) for position, parts in states.items()}
+        changes = self.run_many(site, np.concatenate(rows), joined, frozen_norms=frozen_norms)
+        return np.split(changes, np.cumsum([len(part) for part in rows])[:-1])
+
     def run_many(
         self, site: str, rows: Ints, states: Mapping[str, NDArray[np.floating]], *, frozen_norms: bool = False
     ) -> Floats:
@@ -261,35 +279,39 @@ class Bench:
         y = behaviour(self.instrument, site, self.experiment.rows[rows], states, frozen_norms=frozen_norms)
         return y - self.y[rows]
 
-    def run_with_slopes(
-        self,
-        place: Place,
-        rows: Ints,
-        states: NDArray[np.floating],
-        coefficients: Floats,
-        *,
-        frozen_norms: bool = False,
-    ) -> tuple[Floats, Floats]:
-        """Changes `(n, V)`, and the slopes `(n, D)` of ⟨coefficients, behaviour⟩."""
-        y, slopes = behaviour_and_slopes(
-            self.instrument,
-            place.site,
-            place.position,
-            self.experiment.rows[rows],
-            states,
-            coefficients,
-            frozen_norms=frozen_norms,
-        )
-        return y - self.y[rows], slopes
+    @cached_property
+    def samples(self) -> list[tuple[Ints, Floats]]:
+        """By rotation, which of the edited rows slopes are taken of, and their weights."""
+        return [
+            natural.weights.sample(self.slope_rows, generator(self.seed, "use", "slopes", r))
+            for r, natural in enumerate(self.naturals)
+        ]
 
-    def halves(self, r: int) -> tuple[Ints, Ints]:
-        """F1 of a rotation in two, by group, each with rows of every class of every stratum."""
-        e, f1 = self.experiment, self.folds(r)[0]
-        units = np.unique(e.groups[f1])
-        cells = e.strata[f1] * max(1, e.n_classes) + (e.z[f1] if e.n_classes else 0)
-        for attempt in range(50):
-            drawn = generator(self.seed, "use", "halves", r, attempt).permutation(units)
-            first = np.isin(e.groups[f1], drawn[: len(drawn) // 2])
-            if len(np.unique(cells[first])) == len(np.unique(cells[~first])) == len(np.unique(cells)):
-                break
-        return f1[first], f1[~first]
+    def through_edit(
+        self, place: Place, r: int, shift: Contrast, edited: NDArray[np.floating], aims: Sequence[Floats], *,
+        frozen_norms: bool = False,
+    ) -> list[Floats]:  # fmt: skip
+        """What the rows that a shift was fitted on add to Σ p ⟨aim, behaviour⟩, for each of several aims `(n, V)`.
+
+        Args:
+            place: of the edit.
+            r: rotation.
+            shift: fitted on F1.
+            edited: `(n, D)` states of F3.
+            aims: directions of behaviour, by row of F3.
+            frozen_norms: later norms are held.
+        """
+        sides, given = self.sampled_slopes(place, r, edited, aims, frozen_norms=frozen_norms)
+        return [shift.influence(sides, one) for one in given]
+
+    def sampled_slopes(
+        self, place: Place, r: int, edited: NDArray[np.floating], aims: Sequence[Floats], *,
+        frozen_norms: bool = False,
+    ) -> tuple[Sides, Floats]:  # fmt: skip
+        """Sides of the sampled rows of F3, and `(m, n', D)` slopes of Σ p ⟨aim, behaviour⟩ in their states."""
+        natural, (few, weights) = self.naturals[r], self.samples[r]
+        coefficients = np.stack([weights[:, None] * aim[few] for aim in aims])
+        rows = self.experiment.rows[natural.f3[few]]
+        found = slopes(self.instrument, place.site, place.position, rows, edited[few], coefficients,
+                       frozen_norms=frozen_norms)  # fmt: skip
+        return natural.sides.take(few), found

@@ -98,7 +98,8 @@ def measure_property(
     chosen = tuple(places) if places is not None else instrument.places
     instrument.check_places(chosen)
     experiment = prop.plan(options)
-    bench = Bench.of(instrument, experiment, seed=options.seed, shared=options.shared, folded=options.folds)
+    bench = Bench.of(instrument, experiment, seed=options.seed, shared=options.shared, folded=options.folds,
+                     slope_rows=options.slope_rows)  # fmt: skip
     measured = [_measure(bench, place, prop, options) for place in chosen]
     adjusted = _adjusted(measured, options.seed)
     cells = [_cell(m, p, options) for m, p in zip(measured, adjusted, strict=True)]
@@ -215,7 +216,7 @@ def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) ->
 
 def replace_shared(bench: Bench) -> Bench:
     """The same experiment with one shift for all strata."""
-    return Bench(bench.instrument, bench.experiment, bench.y, bench.seed, shared=True)
+    return Bench(bench.instrument, bench.experiment, bench.y, bench.seed, shared=True, slope_rows=bench.slope_rows)
 
 
 def _frozen(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
@@ -257,7 +258,7 @@ def _false_positives(
         z = random_property(prop.z, prop.n_classes, prop.types, seed=options.seed, draw=draw)
         control = Property(f"control {draw}", z, prop.n_classes, prop.types, {})
         plain = replace(options, control_properties=0, permutations=0, null=False, curve=False, details=False)
-        bench = Bench.of(instrument, control.plan(plain), seed=options.seed)
+        bench = Bench.of(instrument, control.plan(plain), seed=options.seed, slope_rows=options.slope_rows)
         adjusted = _adjusted([_measure(bench, place, control, plain) for place in places], options.seed)
         found += min(min(p) for p in adjusted) <= 0.05
     n = options.control_properties
