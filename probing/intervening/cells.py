@@ -58,7 +58,7 @@ class RowWeights:
         return np.asarray(by_cell[inverse] / by_cell[inverse].sum())
 
     def sample(self, most: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
-        """About `most` of the rows, and their weights: a cell weighs as before, and keeps at least 8 rows.
+        """About `most` of the rows, and their weights: a cell weighs as before, and keeps a few rows at least.
 
         Args:
             most: 0: all.
@@ -66,12 +66,13 @@ class RowWeights:
         """
         if not 0 < most < len(self.cells):
             return np.arange(len(self.cells)), self.weights
+        least = max(2, _LEAST // max(1, self.n_classes - 1))  # 8 or more of each class and stratum
         drawn = rng.permutation(len(self.cells))
         order = drawn[np.argsort(self.cells[drawn], kind="stable")]
         _, first, inverse, counts = np.unique(
             self.cells[order], return_index=True, return_inverse=True, return_counts=True
         )
-        kept = np.minimum(counts, np.maximum(_LEAST, np.ceil(counts * most / len(order)))).astype(np.int64)
+        kept = np.minimum(counts, np.maximum(least, np.ceil(counts * most / len(order)))).astype(np.int64)
         chosen = np.arange(len(order)) - first[inverse] < kept[inverse]
         weights = self.weights[order] * (counts / kept)[inverse]
         return order[chosen], weights[chosen]

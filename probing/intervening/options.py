@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from probing.errors import BadParameter
 
 DOSES = (0.5, 1.0, 1.5, 2.0)
-SLOPE_ROWS = 96
+SLOPE_ROWS = 64
 
 
 @dataclass(frozen=True)
