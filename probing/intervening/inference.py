@@ -133,7 +133,12 @@ class Effect:
         """Upper bound (one-sided 95 %) of ES_U."""
         if self.u is None or not self.y_spread:
             return math.inf
-        return math.sqrt(max(self.u.value + float(norm.ppf(0.95)) * self.u.error, 0.0)) / self.y_spread
+        return math.sqrt(max(self.u.value + float(norm.ppf(0.95)) * self.u_error, 0.0)) / self.y_spread
+
+    @property
+    def u_error(self) -> float:
+        """Standard error of U where it is not zero: twice that with m° held, for m° of each rotation is m of another."""
+        return 2 * self.u.error if self.u else math.inf
 
     @property
     def total_is_established(self) -> bool:

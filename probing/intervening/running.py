@@ -181,9 +181,9 @@ def _edit_effect(e: Effect, p_adjusted: float, u_p_adjusted: float, options: Use
 def _u_equivalence_p(e: Effect, epsilon: float) -> float:
     assert e.u is not None
     bound = (epsilon * e.y_spread) ** 2
-    if e.u.error <= 0:
+    if e.u_error <= 0:
         return float(e.u.value >= bound)
-    return float(norm.sf((bound - e.u.value) / e.u.error))
+    return float(norm.sf((bound - e.u.value) / e.u_error))
 
 
 def _decodability(experiment: Experiment, states: NDArray[np.floating], seed: int) -> Decodability:
