@@ -48,9 +48,14 @@ class RowWeights:
         return np.asarray((self.sides.strata * self.n_classes + first) * self.n_classes + second, np.int64)
 
     @cached_property
+    def _grouped(self) -> tuple[Ints, Ints, Ints]:
+        """Cells that have a row, `(n,)` which of them each row is in, and their rows."""
+        return np.unique(self.cells, return_inverse=True, return_counts=True)
+
+    @cached_property
     def weights(self) -> Floats:
         """`(n,)`, sum 1."""
-        found, inverse, counts = np.unique(self.cells, return_inverse=True, return_counts=True)
+        found, inverse, counts = self._grouped
         k = max(1, self.n_classes)
         stratum = found // (k * k) if self.n_classes else found
         pairs = np.bincount(stratum, minlength=len(self.shares))
@@ -79,7 +84,7 @@ class RowWeights:
 
     def centred(self, x: Floats) -> Floats:
         """`(n,)` weighted deviations from the mean of the cell: influence values of Σ weights · x."""
-        _, inverse, counts = np.unique(self.cells, return_inverse=True, return_counts=True)
+        _, inverse, counts = self._grouped
         means = np.bincount(inverse, x) / counts
         spare = np.where(counts > 1, counts / np.maximum(counts - 1, 1), 1.0)  # degrees of freedom of the mean
         return np.asarray(self.weights * (x - means[inverse]) * np.sqrt(spare[inverse]))

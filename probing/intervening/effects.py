@@ -106,6 +106,7 @@ class Bench:
     shared: bool = False
     folded: bool = True
     slope_rows: int = SLOPE_ROWS
+    _shifts: dict[Place, list[Contrast]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
@@ -173,6 +174,14 @@ class Bench:
         e = self.experiment
         fitted = contrast(states[fitted_on], e.z[fitted_on], e.strata[fitted_on], n_classes=e.n_classes)
         return Averaged(fitted, e.shares) if self.shared else fitted
+
+    def shifts(self, place: Place) -> list[Contrast]:
+        """By rotation, fitted on F1; those of one place are kept until another is asked for."""
+        if place not in self._shifts:
+            self._shifts.clear()
+            states = self.states(place)
+            self._shifts[place] = [self.shift(states, self.folds(r)[0]) for r in range(FOLDS)]
+        return self._shifts[place]
 
     def run(self, place: Place, rows: Ints, states: NDArray[np.floating], *, frozen_norms: bool = False) -> Floats:
         """Changes `(n, V)` in behaviour when rows of the experiment have these states."""

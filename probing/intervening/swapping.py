@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from probing.instrument import Place
 from probing.intervening.effects import Bench, Tally
@@ -28,7 +29,7 @@ def swapped(
         Marks and Tegmark 2023, The Geometry of Truth, §5 (class means).
     """
     states, tally, naturals = bench.states(place), Tally(len(bench.y)), bench.naturals
-    shifts = [bench.shift(states, bench.folds(r)[0]) for r in range(FOLDS)]
+    shifts = bench.shifts(place)
     edited = [(states[one.f3] + dose * shift.difference(one.sides)).astype(states.dtype)
               for one, shift in zip(naturals, shifts, strict=True)]  # fmt: skip
     changes = bench.run_folds(
@@ -81,13 +82,13 @@ def dose_curve(
     bench: Bench, place: Place, doses: tuple[float, ...], *, frozen_norms: bool = False
 ) -> dict[float, float]:
     """τ of class-mean swaps by dose, mean over rotations."""
-    states, found = bench.states(place), {}
+    states, shifts, found = bench.states(place), bench.shifts(place), {}
     for dose in doses:
         values = []
         for r in range(FOLDS):
-            f1, _, f3 = bench.folds(r)
             natural = bench.naturals[r]
-            edited = states[f3] + dose * bench.shift(states, f1).difference(natural.sides)
+            f3 = natural.f3
+            edited = states[f3] + dose * shifts[r].difference(natural.sides)
             changes = bench.run(place, f3, edited.astype(states.dtype), frozen_norms=frozen_norms)
             values.append(float(natural.weights.weights @ natural.along(changes)))
         found[dose] = float(np.mean(values))
@@ -96,6 +97,6 @@ def dose_curve(
 
 def compared(clean: Floats, edited: Floats) -> tuple[float, float]:
     """Of logits `(n, V)`: mean KL(clean ‖ edited) in nats, and the share of rows whose largest is another."""
-    before, after = (y - np.logaddexp.reduce(y, axis=1, keepdims=True) for y in (clean, edited))
+    before, after = log_softmax(clean, axis=1), log_softmax(edited, axis=1)
     kl = (np.exp(before) * (before - after)).sum(1)
     return float(kl.mean()), float((clean.argmax(1) != edited.argmax(1)).mean())
