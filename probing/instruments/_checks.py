@@ -22,7 +22,7 @@ from probing.site import Site
 
 Ints = NDArray[np.int64]
 Shift = Callable[[str, Ints, Mapping[str, Tensor], Batch], Tensor]
-ROWS = 16
+ROWS, FEW = 16, 4
 
 
 def checksum(model: nn.Module) -> str:
@@ -97,10 +97,15 @@ def _check_place(
                          where=str(place), next_step="report this: it is an error of the instrument")  # fmt: skip
     again = _values(runner, runner.outputs(rows, batch, place.site, nothing))
     _same(runner, again, clean, "replay of what was read gives the outputs of the full pass", str(place))
-    moved = states[at].clone()
+    _check_reach(runner, pieces, place, shift, states, rows[:FEW])
+
+
+def _check_reach(runner: Runner, pieces: Pieces, place: Place, shift: Shift, states: Tensor, rows: Ints) -> None:
+    """An edit reaches the named pieces of one row alone."""
+    batch, sites = runner.batch(rows), [place.site]
+    moved = states[torch.from_numpy(rows)].clone()
     moved[0] += 1.0
     delta = shift(place.site, rows, {place.position: moved}, batch)
-    sites = [place.site]
     with ExitStack() as stack:
         _, before = runner.run(stack, batch, place.site, None, sites)
     with ExitStack() as stack:

@@ -104,15 +104,19 @@ class Runner:
             states = self.sequences.at(self.sequences.states[first], batch).to(self.dtype)
             return self.outputs(rows, batch, first, states=states), shifts
 
-    def clean(self, *, whole: bool) -> Iterator[Outputs]:
-        """Outputs of all rows in order; unless `whole`, only the blocks above the deepest states kept are run."""
-        site = None if whole else max(self.sequences.states, key=lambda name: Site.parse(name).order)
+    @property
+    def deepest(self) -> str:
+        """The last site whose states are kept."""
+        return max(self.sequences.states, key=lambda name: Site.parse(name).order)
+
+    def clean(self) -> Iterator[Outputs]:
+        """Outputs of all rows in order, from the deepest states kept on."""
         longest = int(self.sequences.lengths[self.texts.example].max())
         size = max(1, self.sequences.tokens_per_batch // longest)
         for start in range(0, len(self.texts.example), size):
             rows = np.arange(start, min(start + size, len(self.texts.example)))
             with torch.no_grad():
-                found = self.outputs(rows, self.batch(rows), site)
+                found = self.outputs(rows, self.batch(rows), self.deepest)
             yield found
 
     def _told(self, output: Any, found: Mapping[str, Tensor], batch: Batch, own: Ints | None) -> Outputs:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.alignment import Encoded
-from probing.batching import PaddedBatch
+from probing.batching import PaddedBatch, length_sorted_batches
 from probing.errors import BadParameter
 from probing.language_model import LanguageModel
 
@@ -22,13 +22,9 @@ MAX_BYTES = 4 << 30
 
 def cut_by_length(lengths: Ints, tokens_per_batch: int) -> list[Ints]:
     """Inputs of like length together, the longest first, at most so many padded pieces at once."""
-    order = np.argsort(-lengths, kind="stable")
-    parts, start = [], 0
-    while start < len(order):
-        end = start + max(1, tokens_per_batch // max(1, int(lengths[order[start]])))
-        parts.append(order[start:end])
-        start = end
-    return parts
+    if len(lengths) and int(lengths.max()) * len(lengths) <= tokens_per_batch:
+        return [np.argsort(-lengths, kind="stable")]
+    return [np.array(part) for part in length_sorted_batches(lengths.tolist(), tokens_per_batch)]
 
 
 @dataclass(frozen=True, eq=False)

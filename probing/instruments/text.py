@@ -77,8 +77,8 @@ class TextInstrument(Instrument):
             model.suffix.prove(site)  # before any hook of ours changes states
         sequences.reserve({base: model.width(base) for base in map(block_input, chosen)}, max_bytes)
         self._states = read_states(sequences, rows, self._pieces, self._places, replay)
-        self._readout = self.behaviour.fit(texts, lambda: self.runner.clean(whole=False))
-        self._clean = np.concatenate([self.read(outputs) for outputs in self.runner.clean(whole=True)])
+        self._readout = self.behaviour.fit(texts, self.runner.clean)
+        self._clean = self._read_clean()
         self._check_varies()
 
     @classmethod
@@ -193,6 +193,14 @@ class TextInstrument(Instrument):
                 slope = by_site[place.site].double().cpu().numpy()
                 np.add.at(into, part[which], slope[which, piece + batch.start[which]])
         return found
+
+    def _read_clean(self) -> NDArray[np.float64]:
+        """`(N, V)`: by whole passes if the states were stored elsewhere; else from the deepest ones just read on."""
+        every = np.arange(self.n_rows)
+        parts, site = self.batches(every), None if self._replay is not None else self.runner.deepest
+        with torch.no_grad():
+            found = [self.read(self.runner.outputs(every[p], self.runner.batch(every[p]), site)) for p in parts]
+        return np.asarray(np.concatenate(found)[np.argsort(np.concatenate(parts), kind="stable")])
 
     def _widths(self) -> dict[Place, int]:
         return {place: self._states[place].shape[1] for place in self._places}

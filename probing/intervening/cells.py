@@ -13,6 +13,7 @@ from probing.intervening.contrasts import Sides, sums_by
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+_LEAST = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,18 +48,43 @@ class RowWeights:
         return np.asarray((self.sides.strata * self.n_classes + first) * self.n_classes + second, np.int64)
 
     @cached_property
+    def _grouped(self) -> tuple[Ints, Ints, Ints]:
+        """Cells that have a row, `(n,)` which of them each row is in, and their rows."""
+        return np.unique(self.cells, return_inverse=True, return_counts=True)
+
+    @cached_property
     def weights(self) -> Floats:
         """`(n,)`, sum 1."""
-        found, inverse, counts = np.unique(self.cells, return_inverse=True, return_counts=True)
+        found, inverse, counts = self._grouped
         k = max(1, self.n_classes)
         stratum = found // (k * k) if self.n_classes else found
         pairs = np.bincount(stratum, minlength=len(self.shares))
         by_cell = self.shares[stratum] / pairs[stratum] / counts
         return np.asarray(by_cell[inverse] / by_cell[inverse].sum())
 
+    def sample(self, most: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
+        """About `most` of the rows, and their weights: a cell weighs as before, and keeps a few rows at least.
+
+        Args:
+            most: 0: all.
+            rng: draws them.
+        """
+        if not 0 < most < len(self.cells):
+            return np.arange(len(self.cells)), self.weights
+        least = max(2, _LEAST // max(1, self.n_classes - 1))  # 8 or more of each class and stratum
+        drawn = rng.permutation(len(self.cells))
+        order = drawn[np.argsort(self.cells[drawn], kind="stable")]
+        _, first, inverse, counts = np.unique(
+            self.cells[order], return_index=True, return_inverse=True, return_counts=True
+        )
+        kept = np.minimum(counts, np.maximum(least, np.ceil(counts * most / len(order)))).astype(np.int64)
+        chosen = np.arange(len(order)) - first[inverse] < kept[inverse]
+        weights = self.weights[order] * (counts / kept)[inverse]
+        return order[chosen], weights[chosen]
+
     def centred(self, x: Floats) -> Floats:
         """`(n,)` weighted deviations from the mean of the cell: influence values of Σ weights · x."""
-        _, inverse, counts = np.unique(self.cells, return_inverse=True, return_counts=True)
+        _, inverse, counts = self._grouped
         means = np.bincount(inverse, x) / counts
         spare = np.where(counts > 1, counts / np.maximum(counts - 1, 1), 1.0)  # degrees of freedom of the mean
         return np.asarray(self.weights * (x - means[inverse]) * np.sqrt(spare[inverse]))

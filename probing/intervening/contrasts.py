@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Values = NDArray[Any]
+_FEW = 32  # cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class ClassMeans(Contrast):
     strata: Ints
     n_classes: int
 
-    @property
+    @cached_property
     def _cells(self) -> Ints:
         return self.strata * self.n_classes + self.z
 
@@ -103,8 +104,11 @@ class ClassMeans(Contrast):
         return sums_by(self._cells, self.values, self._n_cells) / np.maximum(self.counts, 1)[:, None]
 
     def difference(self, sides: Sides) -> Floats:
-        base = sides.strata * self.n_classes
-        return np.asarray(self.means[base + sides.goal] - self.means[base + sides.start])
+        k, means = self.n_classes, self.means.reshape(-1, self.n_classes, self.means.shape[1])
+        if self._n_cells * k > len(sides.strata):
+            return np.asarray(means[sides.strata, sides.goal] - means[sides.strata, sides.start])
+        apart = (means[:, None] - means[:, :, None]).reshape(-1, means.shape[2])  # by stratum, start, goal
+        return np.asarray(apart[(sides.strata * k + sides.start) * k + sides.goal])
 
     def _by_cell(self, sides: Sides, sensitivity: Floats) -> Floats:
         base = sides.strata * self.n_classes
@@ -113,7 +117,11 @@ class ClassMeans(Contrast):
 
     def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
         weights = self._by_cell(sides, sensitivity) / np.maximum(self.counts, 1)[:, None]
-        return np.asarray(np.einsum("np,np->n", weights[self._cells], self.values - self.means[self._cells]))
+        if self._n_cells > _FEW:
+            return np.asarray(np.einsum("np,np->n", weights[self._cells], self.values - self.means[self._cells]))
+        along = self.values @ weights.T  # of few cells, one product is quicker than two gathered arrays
+        own = along[np.arange(len(along)), self._cells]
+        return np.asarray(own - np.einsum("cp,cp->c", weights, self.means)[self._cells])
 
     def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:
         by_cell, total = self._by_cell(sides, sensitivity), 0.0

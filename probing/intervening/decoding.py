@@ -58,7 +58,7 @@ def _scored(e: Experiment, h: Floats, mlp_seed: int | None) -> tuple[float, floa
     gains, baseline, right = np.zeros(len(h)), np.zeros(len(h)), np.zeros(len(h))
     for r in range(FOLDS):
         test = e.fold(r)
-        train = np.setdiff1d(np.arange(len(h)), test)
+        train = np.flatnonzero(e.folds != r)
         if e.n_classes:
             q = _probabilities(e, h, train, test, mlp_seed)
             prior = np.bincount(e.z[train], minlength=e.n_classes) / len(train)

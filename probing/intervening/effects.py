@@ -5,12 +5,12 @@ changes Δ, and c the natural contrast between start and goal in the row's strat
 
     C = sqrt(Σ p |c|²)      τ = Σ p ⟨Δ, c⟩ / C      T = Σ p ⟨c', c⟩ / C      U = Σ p ⟨Δ, m°⟩
 
-m° are mean changes on F2 under what was fitted on the other half of F1.
+m° are the mean changes of the rotation before: measured on F2 under what was fitted on F3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,99 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.instrument import Instrument, Place
-from probing.intervening.cells import RowWeights
 from probing.intervening.contrasts import Averaged, Contrast, Sides, contrast
 from probing.intervening.experiment import FOLDS, Experiment, goals
+from probing.intervening.natural import Natural
+from probing.intervening.options import SLOPE_ROWS
 from probing.intervening.pairing import reciprocal_pairs
-from probing.intervening.responding import behaviour, behaviour_and_slopes
-from probing.intervening.twins import twins_of
+from probing.intervening.responding import behaviour, slopes
 from probing.seeds import child_seed, generator
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Natural:
-    """The natural difference in behaviour along which edited rows of F3 are measured.
-
-    Attributes:
-        y: `(n, V)` clean behaviour of all rows of the experiment.
-        f2, f3: rows of the folds (f3: those edited).
-        sides: of the rows f3.
-        weights: of the rows f3.
-        fitted: on F2.
-    """
-
-    experiment: Experiment
-    y: Floats
-    f2: Ints
-    f3: Ints
-    sides: Sides
-
-    @cached_property
-    def weights(self) -> RowWeights:
-        return RowWeights(self.sides, self.experiment.shares, self.experiment.n_classes)
-
-    def _contrast(self, rows: Ints) -> Contrast:
-        e = self.experiment
-        return contrast(self.y[rows], e.z[rows], e.strata[rows], n_classes=e.n_classes)
-
-    @cached_property
-    def fitted(self) -> Contrast:
-        return self._contrast(self.f2)
-
-    @cached_property
-    def _measuring_fold(self) -> Ints:
-        return np.flatnonzero(self.experiment.folds == self.experiment.folds[self.f3[0]])
-
-    @cached_property
-    def measured(self) -> Contrast:
-        """The contrast of all rows of F3, edited or not."""
-        return self._contrast(self._measuring_fold)
-
-    @cached_property
-    def c(self) -> Floats:
-        return self.fitted.difference(self.sides)
-
-    @cached_property
-    def size(self) -> float:
-        """C, never zero."""
-        found = float(np.sqrt(self.weights.weights @ (self.c**2).sum(1)))
-        return found or float(np.finfo(np.float64).tiny) ** 0.25
-
-    @property
-    def coefficients(self) -> Floats:
-        """`(n, V)` derivatives of τ in the behaviour."""
-        return self.weights.weights[:, None] * self.c / self.size
-
-    @cached_property
-    def spread(self) -> float:
-        """s_c: SD of clean behaviour along the contrast."""
-        along = np.einsum("nv,nv->n", self.y[self.f3] - self.y.mean(0), self.c)
-        return float(np.sqrt(self.weights.weights @ along**2)) / self.size
-
-    def along(self, changes: Floats) -> Floats:
-        """`(n,)` ⟨Δ, c⟩ / C."""
-        return np.asarray(np.einsum("nv,nv->n", changes, self.c) / self.size)
-
-    def through_contrast(self, changes: Floats, value: float) -> Floats:
-        """Influence values `(F2,)` of the mean of `along`, through the fitted contrast."""
-        p = self.weights.weights[:, None]
-        return self.fitted.influence(self.sides, p * (changes / self.size - value * self.c / self.size**2))
-
-    @cached_property
-    def total(self) -> tuple[float, Floats]:
-        """T, and its influence values `(n,)` of all rows; where each has its twin, of their own differences."""
-        twins = twins_of(self.experiment.twins, self.experiment.z, self.f3, self.sides.goal)
-        change = self.measured.difference(self.sides) if twins is None else self.y[twins] - self.y[self.f3]
-        value, influence = float(self.weights.weights @ self.along(change)), np.zeros(len(self.y))
-        if twins is None:
-            influence[self._measuring_fold] += self.measured.influence(self.sides, self.coefficients)
-        else:
-            influence[self.f3] += self.weights.centred(self.along(change))
-        influence[self.f2] += self.through_contrast(change, value)
-        return value, influence
 
 
 @dataclass
@@ -176,9 +93,10 @@ class Bench:
 
     Attributes:
         y: `(n, V)` clean behaviour of the experiment's rows.
-        seed: of goals, pairs and halves.
+        seed: of goals, pairs and samples.
         shared: one shift for all strata, for comparison.
         folded: False: one fold fits and is measured, for comparison.
+        slope_rows: see `UseOptions`.
     """
 
     instrument: Instrument
@@ -187,13 +105,16 @@ class Bench:
     seed: int
     shared: bool = False
     folded: bool = True
+    slope_rows: int = SLOPE_ROWS
+    _shifts: dict[Place, list[Contrast]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
-        cls, instrument: Instrument, experiment: Experiment, *, seed: int, shared: bool = False, folded: bool = True
+        cls, instrument: Instrument, experiment: Experiment, *, seed: int, shared: bool = False, folded: bool = True,
+        slope_rows: int = SLOPE_ROWS,
     ) -> Bench:  # fmt: skip
         """With the instrument's clean behaviour."""
-        return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded)
+        return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded, slope_rows)
 
     def folds(self, r: int) -> tuple[Ints, Ints, Ints]:
         """Rows of F1, F2, F3 in rotation r."""
@@ -254,9 +175,26 @@ class Bench:
         fitted = contrast(states[fitted_on], e.z[fitted_on], e.strata[fitted_on], n_classes=e.n_classes)
         return Averaged(fitted, e.shares) if self.shared else fitted
 
+    def shifts(self, place: Place) -> list[Contrast]:
+        """By rotation, fitted on F1; those of one place are kept until another is asked for."""
+        if place not in self._shifts:
+            self._shifts.clear()
+            states = self.states(place)
+            self._shifts[place] = [self.shift(states, self.folds(r)[0]) for r in range(FOLDS)]
+        return self._shifts[place]
+
     def run(self, place: Place, rows: Ints, states: NDArray[np.floating], *, frozen_norms: bool = False) -> Floats:
         """Changes `(n, V)` in behaviour when rows of the experiment have these states."""
         return self.run_many(place.site, rows, {place.position: states}, frozen_norms=frozen_norms)
+
+    def run_folds(
+        self, site: str, rows: Sequence[Ints], states: Mapping[str, Sequence[NDArray[np.floating]]], *,
+        frozen_norms: bool = False,
+    ) -> list[Floats]:  # fmt: skip
+        """As `run_many`, of the rows of several folds in one go."""
+        joined = {position: np.concatenate(parts) for position, parts in states.items()}
+        changes = self.run_many(site, np.concatenate(rows), joined, frozen_norms=frozen_norms)
+        return np.split(changes, np.cumsum([len(part) for part in rows])[:-1])
 
     def run_many(
         self, site: str, rows: Ints, states: Mapping[str, NDArray[np.floating]], *, frozen_norms: bool = False
@@ -265,35 +203,39 @@ class Bench:
         y = behaviour(self.instrument, site, self.experiment.rows[rows], states, frozen_norms=frozen_norms)
         return y - self.y[rows]
 
-    def run_with_slopes(
-        self,
-        place: Place,
-        rows: Ints,
-        states: NDArray[np.floating],
-        coefficients: Floats,
-        *,
-        frozen_norms: bool = False,
-    ) -> tuple[Floats, Floats]:
-        """Changes `(n, V)`, and the slopes `(n, D)` of ⟨coefficients, behaviour⟩."""
-        y, slopes = behaviour_and_slopes(
-            self.instrument,
-            place.site,
-            place.position,
-            self.experiment.rows[rows],
-            states,
-            coefficients,
-            frozen_norms=frozen_norms,
-        )
-        return y - self.y[rows], slopes
+    @cached_property
+    def samples(self) -> list[tuple[Ints, Floats]]:
+        """By rotation, which of the edited rows slopes are taken of, and their weights."""
+        return [
+            natural.weights.sample(self.slope_rows, generator(self.seed, "use", "slopes", r))
+            for r, natural in enumerate(self.naturals)
+        ]
 
-    def halves(self, r: int) -> tuple[Ints, Ints]:
-        """F1 of a rotation in two, by group, each with rows of every class of every stratum."""
-        e, f1 = self.experiment, self.folds(r)[0]
-        units = np.unique(e.groups[f1])
-        cells = e.strata[f1] * max(1, e.n_classes) + (e.z[f1] if e.n_classes else 0)
-        for attempt in range(50):
-            drawn = generator(self.seed, "use", "halves", r, attempt).permutation(units)
-            first = np.isin(e.groups[f1], drawn[: len(drawn) // 2])
-            if len(np.unique(cells[first])) == len(np.unique(cells[~first])) == len(np.unique(cells)):
-                break
-        return f1[first], f1[~first]
+    def through_edit(
+        self, place: Place, r: int, shift: Contrast, edited: NDArray[np.floating], aims: Sequence[Floats], *,
+        frozen_norms: bool = False,
+    ) -> list[Floats]:  # fmt: skip
+        """What the rows that a shift was fitted on add to Σ p ⟨aim, behaviour⟩, for each of several aims `(n, V)`.
+
+        Args:
+            place: of the edit.
+            r: rotation.
+            shift: fitted on F1.
+            edited: `(n, D)` states of F3.
+            aims: directions of behaviour, by row of F3.
+            frozen_norms: later norms are held.
+        """
+        sides, given = self.sampled_slopes(place, r, edited, aims, frozen_norms=frozen_norms)
+        return [shift.influence(sides, one) for one in given]
+
+    def sampled_slopes(
+        self, place: Place, r: int, edited: NDArray[np.floating], aims: Sequence[Floats], *,
+        frozen_norms: bool = False,
+    ) -> tuple[Sides, Floats]:  # fmt: skip
+        """Sides of the sampled rows of F3, and `(m, n', D)` slopes of Σ p ⟨aim, behaviour⟩ in their states."""
+        natural, (few, weights) = self.naturals[r], self.samples[r]
+        coefficients = np.stack([weights[:, None] * aim[few] for aim in aims])
+        rows = self.experiment.rows[natural.f3[few]]
+        found = slopes(self.instrument, place.site, place.position, rows, edited[few], coefficients,
+                       frozen_norms=frozen_norms)  # fmt: skip
+        return natural.sides.take(few), found

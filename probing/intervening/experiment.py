@@ -191,7 +191,8 @@ def _kept(z: NDArray[Any], n_classes: int, strata: Ints, units: Ints, folds: Int
     cell = (strata * k + classes) * FOLDS + folds
     shape = (n_strata, k, FOLDS)
     n_rows = np.bincount(cell, minlength=np.prod(shape)).reshape(shape)
-    firsts = np.unique(np.stack([cell, units]), axis=1)[0]
+    n_units = int(units.max()) + 1
+    firsts = np.unique(cell * n_units + units) // n_units
     n_groups = np.bincount(firsts, minlength=np.prod(shape)).reshape(shape)
     good = np.asarray(((n_rows >= LEAST_ROWS) & (n_groups >= LEAST_GROUPS)).all(2))
     if n_classes:

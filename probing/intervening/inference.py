@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtr, stdtrit
 
 from probing.intervening.effects import Tally
 from probing.intervening.experiment import FOLDS, Experiment
@@ -47,19 +47,19 @@ class Estimate:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided."""
-        half = float(t.ppf(0.5 + level / 2, self.df)) * self.error
+        half = float(stdtrit(self.df, 0.5 + level / 2)) * self.error
         return self.value - half, self.value + half
 
     @property
     def mde(self) -> float:
         """The smallest effect found with 80 % probability at 5 %."""
-        return float(norm.ppf(0.975) + norm.ppf(POWER)) * self.error
+        return float(ndtri(0.975) + ndtri(POWER)) * self.error
 
     def equivalence_p(self, bound: float) -> float:
         """p of two one-sided tests that |value| < bound."""
         if self.error <= 0:
             return 0.0 if abs(self.value) < bound else 1.0
-        return float(t.sf((bound - abs(self.value)) / self.error, self.df))
+        return float(stdtr(self.df, (abs(self.value) - bound) / self.error))
 
 
 def estimated(
@@ -133,7 +133,12 @@ class Effect:
         """Upper bound (one-sided 95 %) of ES_U."""
         if self.u is None or not self.y_spread:
             return math.inf
-        return math.sqrt(max(self.u.value + float(norm.ppf(0.95)) * self.u.error, 0.0)) / self.y_spread
+        return math.sqrt(max(self.u.value + float(ndtri(0.95)) * self.u_error, 0.0)) / self.y_spread
+
+    @property
+    def u_error(self) -> float:
+        """Standard error of U where it is not zero: twice that with m° held, for m° is m of another rotation."""
+        return 2 * self.u.error if self.u else math.inf
 
     @property
     def total_is_established(self) -> bool:
@@ -149,7 +154,7 @@ class Effect:
         """By Fieller's theorem; None where T is not established."""
         if not self.total_is_established:
             return None
-        q = float(t.ppf(0.5 + level / 2, self.total.df)) ** 2
+        q = float(stdtrit(self.total.df, 0.5 + level / 2)) ** 2
         a = self.total.value**2 - q * self.total.error**2
         b = self.tau.value * self.total.value - q * self.covariance
         c = self.tau.value**2 - q * self.tau_full.error**2

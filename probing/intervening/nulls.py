@@ -37,10 +37,8 @@ def null_error(bench: Bench, place: Place, *, dose: float) -> float:
     states, variances = bench.states(place), []
     for r in range(FOLDS):
         f1, _, f3 = bench.folds(r)
-        natural = bench.naturals[r]
-        _, slopes = bench.run_with_slopes(place, f3, states[f3], natural.coefficients)
-        shift = bench.shift(states, f1)
-        variances.append(shift.null_variance(natural.sides, dose * slopes, bench.experiment.groups[f1]))
+        sides, found = bench.sampled_slopes(place, r, states[f3], [bench.naturals[r].aim])
+        variances.append(bench.shift(states, f1).null_variance(sides, dose * found[0], bench.experiment.groups[f1]))
     return math.sqrt(sum(variances)) / FOLDS
 
 

@@ -90,7 +90,7 @@ class StateChecks:
     """
 
     def __init__(self, bench: Bench, place: Place, covariates: Covariates) -> None:
-        self._bench, self._states = bench, np.asarray(bench.states(place), np.float64)
+        self._bench, self._place, self._states = bench, place, np.asarray(bench.states(place), np.float64)
         self._covariates = covariates
         e = bench.experiment
         self._own, self._others, self._far = [], [], []
@@ -105,8 +105,7 @@ class StateChecks:
         """Of class-mean swaps at a dose."""
         edited = []
         for r in range(FOLDS):
-            f1, _, f3 = self._bench.folds(r)
-            shift = self._bench.shift(self._states, f1)
+            f3, shift = self._bench.folds(r)[2], self._bench.shifts(self._place)[r]
             edited.append(self._states[f3] + dose * shift.difference(self._bench.naturals[r].sides))
         return self.of(edited)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from probing.errors import BadParameter
 
 DOSES = (0.5, 1.0, 1.5, 2.0)
+SLOPE_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -14,12 +15,13 @@ class UseOptions:
     """Options of `intervene`.
 
     Attributes:
-        seed: of folds, goals, pairs, halves and draws.
+        seed: of folds, goals, pairs, samples and draws.
         epsilon: smallest effect of interest, in SDs of the clean output.
         doses: of class-mean swaps.
         curve: measure all doses, not only the primary one.
         details: what explains an effect: selectivity over others, one shared shift, joint edits, frozen norms.
         null: variance of τ under shuffled labels, by its derivative.
+        slope_rows: about how many rows of a fold derivatives are taken of, for standard errors; 0: all.
         permutations: of labels, with the shift refitted, at the place of the largest effect; 0: none.
         control_properties: random properties of word types that go through the same measurement; 0: none.
         comparisons: other interventions that stand beside, as specs such as `leace` or `random_subspace:rank=1`.
@@ -33,6 +35,7 @@ class UseOptions:
     curve: bool = True
     details: bool = True
     null: bool = True
+    slope_rows: int = SLOPE_ROWS
     permutations: int = 0
     control_properties: int = 0
     comparisons: tuple[str, ...] = ()
@@ -45,5 +48,5 @@ class UseOptions:
             raise BadParameter("epsilon out of range", needed="0 < ε < 2 SD", found=str(self.epsilon))
         if not self.doses or min(self.doses) <= 0:
             raise BadParameter("doses must be positive", needed="such as 0.5, 1, 1.5, 2", found=str(self.doses))
-        if min(self.permutations, self.control_properties) < 0:
-            raise BadParameter("a number of draws is negative", needed="0 or more", found="less")
+        if min(self.permutations, self.control_properties, self.slope_rows) < 0:
+            raise BadParameter("a number of draws or rows is negative", needed="0 or more", found="less")

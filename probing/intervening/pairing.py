@@ -47,6 +47,9 @@ def reciprocal_pairs(experiment: Experiment, rows: Ints, *, seed: int, offsets: 
 
 def _between_classes(rows: Ints, z: NDArray[Any]) -> list[tuple[int, int]]:
     queues = {k: rows[z[rows] == k].tolist() for k in np.unique(z[rows]).tolist()}
+    if len(queues) == 2:  # the larger stays the larger
+        more, less = sorted(queues, key=lambda k: (-len(queues[k]), k))
+        return list(zip(queues[more][::-1], queues[less][::-1], strict=False))
     pairs: list[tuple[int, int]] = []
     while True:
         filled = sorted((k for k, queue in queues.items() if queue), key=lambda k: (-len(queues[k]), k))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from probing.errors import EditFailed
 from probing.instrument import Instrument
@@ -24,52 +25,52 @@ def behaviour(
     Raises:
         EditFailed: the behaviour is not finite.
     """
-    return _run(instrument, site, rows, states, None, frozen_norms)[0]
-
-
-def behaviour_and_slopes(
-    instrument: Instrument,
-    site: str,
-    position: str,
-    rows: Ints,
-    states: NDArray[np.floating],
-    coefficients: Floats,
-    *,
-    frozen_norms: bool = False,
-) -> tuple[Floats, Floats]:
-    """Behaviour `(n, V)`, and `(n, D)` the derivatives of each row's ⟨coefficients, behaviour⟩ in its states."""
-    found, slopes = _run(instrument, site, rows, {position: states}, coefficients, frozen_norms)
-    assert slopes is not None
-    return found, slopes
-
-
-def _run(
-    instrument: Instrument, site: str, rows: Ints, states: Mapping[str, NDArray[np.floating]],
-    coefficients: Floats | None, frozen_norms: bool,
-) -> tuple[Floats, Floats | None]:  # fmt: skip
-    outputs: list[Floats] = []
-    slopes: list[Floats] = []
-    order: list[Ints] = []
-    for part in instrument.batches(rows):
-        given = {k: torch.from_numpy(np.ascontiguousarray(v[part])) for k, v in states.items()}
-        if coefficients is None:
-            with torch.no_grad():
-                y = instrument.run_from(site, rows[part], given, frozen_norms=frozen_norms)
-        else:
-            (edited,) = given.values()
-            edited.requires_grad_(True)
+    parts, found = instrument.batches(rows), []
+    with torch.no_grad():
+        for given, part in _given(parts, states):
             y = instrument.run_from(site, rows[part], given, frozen_norms=frozen_norms)
-            weights = torch.from_numpy(coefficients[part]).to(y.dtype).to(y.device)
-            depends = y.requires_grad  # a place may lie where nothing is read any more
-            (slope,) = torch.autograd.grad((y * weights).sum(), edited) if depends else (torch.zeros_like(edited),)
-            slopes.append(slope.double().cpu().numpy())
-        outputs.append(y.detach().double().cpu().numpy())
-        order.append(part)
-    back = np.argsort(np.concatenate(order), kind="stable")
-    found = np.concatenate(outputs)[back]
-    if not np.isfinite(found).all():
+            found.append(y.double().cpu().numpy())
+    outputs: Floats = np.concatenate(found)[_back(parts)]
+    if not np.isfinite(outputs).all():
         raise EditFailed(
             "an edit gives outputs that are not finite", needed="finite outputs", found="NaN or infinity", where=site,
             next_step="choose smaller doses, or compute in float32",
         )  # fmt: skip
-    return found, np.concatenate(slopes)[back] if slopes else None
+    return outputs
+
+
+def slopes(
+    instrument: Instrument, site: str, position: str, rows: Ints, states: NDArray[np.floating], coefficients: Floats, *,
+    frozen_norms: bool = False,
+) -> Floats:  # fmt: skip
+    """Derivatives of each row's ⟨coefficients, behaviour⟩ in its states `(n, D)`, at those states.
+
+    Args:
+        coefficients: `(m, n, V)`, m sets of them; the rows are run once for all.
+
+    Returns:
+        `(m, n, D)`.
+    """
+    parts, found = instrument.batches(rows), []
+    with torch.enable_grad():
+        for given, part in _given(parts, {position: states}):
+            edited = given[position].requires_grad_(True)
+            y = instrument.run_from(site, rows[part], given, frozen_norms=frozen_norms)
+            if not y.requires_grad:  # a place may lie where nothing is read any more
+                found.append(np.zeros((len(coefficients), *edited.shape)))
+                continue
+            sets = torch.from_numpy(coefficients[:, part]).to(y.device, y.dtype)
+            found.append(np.stack([
+                torch.autograd.grad((y * one).sum(), edited, retain_graph=True)[0].double().cpu().numpy()
+                for one in sets
+            ]))  # fmt: skip
+    return np.concatenate(found, axis=1)[:, _back(parts)]
+
+
+def _given(parts: list[Ints], states: Mapping[str, NDArray[np.floating]]) -> Iterator[tuple[dict[str, Tensor], Ints]]:
+    for part in parts:
+        yield {k: torch.from_numpy(np.ascontiguousarray(v[part])) for k, v in states.items()}, part
+
+
+def _back(parts: list[Ints]) -> Ints:
+    return np.argsort(np.concatenate(parts), kind="stable")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtr, ndtri, stdtr
 
 from probing.instrument import Instrument, Place
 from probing.intervening.comparing_edits import compared
@@ -102,7 +102,8 @@ def measure_property(
     chosen = tuple(places) if places is not None else instrument.places
     instrument.check_places(chosen)
     experiment = prop.plan(options)
-    bench = Bench.of(instrument, experiment, seed=options.seed, shared=options.shared, folded=options.folds)
+    bench = Bench.of(instrument, experiment, seed=options.seed, shared=options.shared, folded=options.folds,
+                     slope_rows=options.slope_rows)  # fmt: skip
     measured = [_measure(bench, place, prop, options) for place in chosen]
     adjusted = _adjusted(measured, options.seed)
     cells = [_cell(m, p, options) for m, p in zip(measured, adjusted, strict=True)]
@@ -152,7 +153,7 @@ def _adjusted(measured: Sequence[Measured], seed: int) -> list[list[float]]:
 def _cell(m: Measured, p: Sequence[float], options: UseOptions) -> UseCell:
     difference = m.subspace.tau.value - 1.25 * m.whole.tau.value
     error = float(np.linalg.norm(m.subspace.tau.by_group - 1.25 * m.whole.tau.by_group))
-    exceeds = np.sign(m.subspace.tau.value or 1.0) * difference - norm.ppf(0.95) * error
+    exceeds = np.sign(m.subspace.tau.value or 1.0) * difference - ndtri(0.95) * error
     return UseCell(
         site=m.place.site, position=m.place.position, subspace=_edit_effect(m.subspace, p[0], p[1], options),
         whole=_edit_effect(m.whole, p[2], p[3], options), dose=m.dose, dose_curve=(),
@@ -174,9 +175,9 @@ def _edit_effect(e: Effect, p_adjusted: float, u_p_adjusted: float, options: Use
     total = e.total.interval()
     return EditEffect(
         tau=e.tau.value, tau_error=e.tau.error, es=e.es, es_low=low, es_high=high, es_low90=low90, es_high90=high90,
-        p=float(2 * t.sf(abs(e.tau.t), e.tau.df)), p_adjusted=p_adjusted, total=e.total.value, total_low=total[0],
+        p=float(2 * stdtr(e.tau.df, -abs(e.tau.t))), p_adjusted=p_adjusted, total=e.total.value, total_low=total[0],
         total_high=total[1], spread=e.spread, mf=e.mf, mf_low=mf[0] if mf else None, mf_high=mf[1] if mf else None,
-        es_u=e.es_u, es_u_high=e.es_u_high, u_p=float(norm.sf(e.u.t)) if e.u else 1.0, u_p_adjusted=u_p_adjusted,
+        es_u=e.es_u, es_u_high=e.es_u_high, u_p=float(ndtr(-e.u.t)) if e.u else 1.0, u_p_adjusted=u_p_adjusted,
         mde=e.tau.mde / e.spread if e.spread else 0.0, equivalence_p=p,
         null_ratio=None, rows=e.rows,
     )  # fmt: skip
@@ -185,9 +186,9 @@ def _edit_effect(e: Effect, p_adjusted: float, u_p_adjusted: float, options: Use
 def _u_equivalence_p(e: Effect, epsilon: float) -> float:
     assert e.u is not None
     bound = (epsilon * e.y_spread) ** 2
-    if e.u.error <= 0:
+    if e.u_error <= 0:
         return float(e.u.value >= bound)
-    return float(norm.sf((bound - e.u.value) / e.u.error))
+    return float(ndtr((e.u.value - bound) / e.u_error))
 
 
 def _decodability(experiment: Experiment, states: NDArray[np.floating], seed: int) -> Decodability:
@@ -224,7 +225,7 @@ def _explained(
 
 def replace_shared(bench: Bench) -> Bench:
     """The same experiment with one shift for all strata."""
-    return Bench(bench.instrument, bench.experiment, bench.y, bench.seed, shared=True)
+    return Bench(bench.instrument, bench.experiment, bench.y, bench.seed, shared=True, slope_rows=bench.slope_rows)
 
 
 def _frozen(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
@@ -266,7 +267,7 @@ def _false_positives(
         z = random_property(prop.z, prop.n_classes, prop.types, seed=options.seed, draw=draw)
         control = Property(f"control {draw}", z, prop.n_classes, prop.types, {})
         plain = replace(options, control_properties=0, permutations=0, null=False, curve=False, details=False)
-        bench = Bench.of(instrument, control.plan(plain), seed=options.seed)
+        bench = Bench.of(instrument, control.plan(plain), seed=options.seed, slope_rows=options.slope_rows)
         adjusted = _adjusted([_measure(bench, place, control, plain) for place in places], options.seed)
         found += min(min(p) for p in adjusted) <= 0.05
     n = options.control_properties

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from probing.instrument import Place
-from probing.intervening.cells import RowWeights
 from probing.intervening.effects import Bench, Tally
 from probing.intervening.experiment import FOLDS
 
@@ -22,44 +22,33 @@ def swapped(
         bench: the experiment.
         place: of the edit.
         dose: a.
-        with_u: measure U too: the edit is fitted on two halves of F1.
+        with_u: measure U too.
         frozen_norms: later norms are held at their clean scales.
 
     References:
         Marks and Tegmark 2023, The Geometry of Truth, §5 (class means).
     """
-    states, tally = bench.states(place), Tally(len(bench.y))
-    for r in range(FOLDS):
-        f1, _, f3 = bench.folds(r)
-        natural = bench.naturals[r]
-        shift = bench.shift(states, f1)
-        edited = states[f3] + dose * shift.difference(natural.sides)
-        changes, slopes = bench.run_with_slopes(
-            place, f3, edited.astype(states.dtype), natural.coefficients, frozen_norms=frozen_norms
-        )
+    states, tally, naturals = bench.states(place), Tally(len(bench.y)), bench.naturals
+    shifts = bench.shifts(place)
+    edited = [(states[one.f3] + dose * shift.difference(one.sides)).astype(states.dtype)
+              for one, shift in zip(naturals, shifts, strict=True)]  # fmt: skip
+    changes = bench.run_folds(
+        place.site, [one.f3 for one in naturals], {place.position: edited}, frozen_norms=frozen_norms
+    )
+    for r, natural in enumerate(naturals):
         if bench.instrument.logits:
-            kl, flips = compared(bench.y[f3], bench.y[f3] + changes)
+            kl, flips = compared(bench.y[natural.f3], bench.y[natural.f3] + changes[r])
             tally.kl.append(kl)
             tally.flips.append(flips)
-        tally.add(natural, changes, through_edit=(f1, shift.influence(natural.sides, dose * slopes)))
+        aims = [natural.aim]
         if with_u:
-            _swapped_u(bench, place, states, tally, r, dose)
+            aims.append(naturals[r - 1].weights.responses(changes[r - 1]).expected(natural.weights))
+        f1 = bench.folds(r)[0]
+        through = bench.through_edit(place, r, shifts[r], edited[r], aims, frozen_norms=frozen_norms)
+        tally.add(natural, changes[r], through_edit=(f1, dose * through[0]))
+        if with_u:
+            tally.add_u(natural, changes[r], aims[1], (f1, dose * through[1]))
     return tally
-
-
-def _swapped_u(bench: Bench, place: Place, states: NDArray[np.floating], tally: Tally, r: int, dose: float) -> None:
-    first, second = bench.halves(r)
-    _, f2, f3 = bench.folds(r)
-    natural, sides = bench.naturals[r], bench.sides(r + 1 if bench.folded else r + 2)
-    edited = states[f2] + dose * bench.shift(states, first).difference(sides)
-    on_f2 = bench.run(place, f2, edited.astype(states.dtype))
-    e = bench.experiment
-    expected = RowWeights(sides, e.shares, e.n_classes).responses(on_f2).expected(natural.weights)
-    shift = bench.shift(states, second)
-    edited = states[f3] + dose * shift.difference(natural.sides)
-    coefficients = natural.weights.weights[:, None] * expected
-    changes, slopes = bench.run_with_slopes(place, f3, edited.astype(states.dtype), coefficients)
-    tally.add_u(natural, changes, expected, (second, shift.influence(natural.sides, dose * slopes)))
 
 
 def interchanged(bench: Bench, place: Place, *, frozen_norms: bool = False) -> Tally:
@@ -74,14 +63,15 @@ def interchanged(bench: Bench, place: Place, *, frozen_norms: bool = False) -> T
 def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) -> Tally:
     """As `interchanged`, at several positions of one site together."""
     states = {place.position: bench.states(place) for place in places}
-    changes = []
-    for pairs in bench.pairs:
-        own, partner = pairs.T.reshape(-1), pairs[:, ::-1].T.reshape(-1)
-        given = {position: h[partner] for position, h in states.items()}
-        changes.append(bench.run_many(places[0].site, own, given, frozen_norms=frozen_norms))
+    own, partner = (
+        [pairs.T.reshape(-1) for pairs in bench.pairs],
+        [pairs[:, ::-1].T.reshape(-1) for pairs in bench.pairs],
+    )
+    given = {position: [h[rows] for rows in partner] for position, h in states.items()}
+    changes = bench.run_folds(places[0].site, own, given, frozen_norms=frozen_norms)
     tally = Tally(len(bench.y), pairs=np.concatenate(bench.pairs))
     for r in range(FOLDS):
-        natural, earlier = bench.paired_naturals[r], bench.paired_naturals[(r + 2) % FOLDS]
+        natural, earlier = bench.paired_naturals[r], bench.paired_naturals[r - 1]
         measured, before = changes[(r + 2) % FOLDS], changes[(r + 1) % FOLDS]
         tally.add(natural, measured)
         tally.add_u(natural, measured, earlier.weights.responses(before).expected(natural.weights), None)
@@ -92,13 +82,13 @@ def dose_curve(
     bench: Bench, place: Place, doses: tuple[float, ...], *, frozen_norms: bool = False
 ) -> dict[float, float]:
     """τ of class-mean swaps by dose, mean over rotations."""
-    states, found = bench.states(place), {}
+    states, shifts, found = bench.states(place), bench.shifts(place), {}
     for dose in doses:
         values = []
         for r in range(FOLDS):
-            f1, _, f3 = bench.folds(r)
             natural = bench.naturals[r]
-            edited = states[f3] + dose * bench.shift(states, f1).difference(natural.sides)
+            f3 = natural.f3
+            edited = states[f3] + dose * shifts[r].difference(natural.sides)
             changes = bench.run(place, f3, edited.astype(states.dtype), frozen_norms=frozen_norms)
             values.append(float(natural.weights.weights @ natural.along(changes)))
         found[dose] = float(np.mean(values))
@@ -107,6 +97,6 @@ def dose_curve(
 
 def compared(clean: Floats, edited: Floats) -> tuple[float, float]:
     """Of logits `(n, V)`: mean KL(clean ‖ edited) in nats, and the share of rows whose largest is another."""
-    before, after = (y - np.logaddexp.reduce(y, axis=1, keepdims=True) for y in (clean, edited))
+    before, after = log_softmax(clean, axis=1), log_softmax(edited, axis=1)
     kl = (np.exp(before) * (before - after)).sum(1)
     return float(kl.mean()), float((clean.argmax(1) != edited.argmax(1)).mean())

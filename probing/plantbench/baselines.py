@@ -22,7 +22,7 @@ from scipy.stats import ttest_1samp
 
 from probing.editing import Intervention, Targets
 from probing.intervening.contrasts import sums_by
-from probing.intervening.responding import behaviour, behaviour_and_slopes
+from probing.intervening.responding import behaviour, slopes
 from probing.interventions.inlp import Inlp
 from probing.interventions.leace import Leace
 from probing.plantbench.case import Answer, Case, Cell, Truth
@@ -108,8 +108,8 @@ def attribution(case: Case, cell: Cell) -> tuple[float, float]:
     contrast, shift = _difference(y, z), _difference(h.astype(np.float64), z)
     size = float(np.linalg.norm(contrast)) or 1.0
     along = np.broadcast_to(contrast / size, y.shape)
-    _, slopes = behaviour_and_slopes(case.instrument, cell.place.site, cell.place.position, rows, h, along)
-    moved = float((slopes @ shift).mean())
+    (found,) = slopes(case.instrument, cell.place.site, cell.place.position, rows, h, along[None])
+    moved = float((found @ shift).mean())
     return abs(moved) / math.sqrt(float(y.var(0).sum())), moved / size
 
 

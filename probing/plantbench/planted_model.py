@@ -63,7 +63,8 @@ class PlantedModel:
             states: Tensor = self.model(input_ids=ids).last_hidden_state
             return states.mean(1) @ self.pooled
         first = self.language.first_answer
-        logits = self.model(input_ids=ids).logits[:, -1, first : first + self.language.answers]
+        with _hooks([self.model.base_model], _at_the_query):
+            logits = self.model(input_ids=ids).logits[:, -1, first : first + self.language.answers]
         return logits - logits.mean(1, keepdim=True)  # type: ignore[no-any-return]
 
     @contextmanager
@@ -164,6 +165,12 @@ class PlantedModel:
 
         with _hooks(self.norms, hold):
             yield
+
+
+def _at_the_query(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    """The head is run at the last position alone."""
+    output["last_hidden_state"] = output["last_hidden_state"][:, -1:]
+    return output
 
 
 def _bypass(form: int | None, states: Tensor) -> Callable[..., Any]:

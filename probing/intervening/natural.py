@@ -1,0 +1,105 @@
+"""Natural: the difference in behaviour that comes with a property by itself, along which an edit is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.intervening.cells import RowWeights
+from probing.intervening.contrasts import Contrast, Sides, contrast
+from probing.intervening.experiment import Experiment
+from probing.intervening.twins import twins_of
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Natural:
+    """The natural difference in behaviour along which edited rows of F3 are measured.
+
+    Attributes:
+        y: `(n, V)` clean behaviour of all rows of the experiment.
+        f2, f3: rows of the folds (f3: those edited).
+        sides: of the rows f3.
+        weights: of the rows f3.
+        fitted: on F2.
+    """
+
+    experiment: Experiment
+    y: Floats
+    f2: Ints
+    f3: Ints
+    sides: Sides
+
+    @cached_property
+    def weights(self) -> RowWeights:
+        return RowWeights(self.sides, self.experiment.shares, self.experiment.n_classes)
+
+    def _contrast(self, rows: Ints) -> Contrast:
+        e = self.experiment
+        return contrast(self.y[rows], e.z[rows], e.strata[rows], n_classes=e.n_classes)
+
+    @cached_property
+    def fitted(self) -> Contrast:
+        return self._contrast(self.f2)
+
+    @cached_property
+    def _measuring_fold(self) -> Ints:
+        return np.flatnonzero(self.experiment.folds == self.experiment.folds[self.f3[0]])
+
+    @cached_property
+    def measured(self) -> Contrast:
+        """The contrast of all rows of F3, edited or not."""
+        return self._contrast(self._measuring_fold)
+
+    @cached_property
+    def c(self) -> Floats:
+        return self.fitted.difference(self.sides)
+
+    @cached_property
+    def size(self) -> float:
+        """C, never zero."""
+        found = float(np.sqrt(self.weights.weights @ (self.c**2).sum(1)))
+        return found or float(np.finfo(np.float64).tiny) ** 0.25
+
+    @property
+    def aim(self) -> Floats:
+        """`(n, V)` derivatives of τ in the behaviour, by weight."""
+        return self.c / self.size
+
+    @property
+    def coefficients(self) -> Floats:
+        """`(n, V)` derivatives of τ in the behaviour."""
+        return self.weights.weights[:, None] * self.aim
+
+    @cached_property
+    def spread(self) -> float:
+        """s_c: SD of clean behaviour along the contrast."""
+        along = np.einsum("nv,nv->n", self.y[self.f3] - self.y.mean(0), self.c)
+        return float(np.sqrt(self.weights.weights @ along**2)) / self.size
+
+    def along(self, changes: Floats) -> Floats:
+        """`(n,)` ⟨Δ, c⟩ / C."""
+        return np.asarray(np.einsum("nv,nv->n", changes, self.c) / self.size)
+
+    def through_contrast(self, changes: Floats, value: float) -> Floats:
+        """Influence values `(F2,)` of the mean of `along`, through the fitted contrast."""
+        p = self.weights.weights[:, None]
+        return self.fitted.influence(self.sides, p * (changes / self.size - value * self.c / self.size**2))
+
+    @cached_property
+    def total(self) -> tuple[float, Floats]:
+        """T, and its influence values `(n,)` of all rows; where each has its twin, of their own differences."""
+        twins = twins_of(self.experiment.twins, self.experiment.z, self.f3, self.sides.goal)
+        change = self.measured.difference(self.sides) if twins is None else self.y[twins] - self.y[self.f3]
+        value, influence = float(self.weights.weights @ self.along(change)), np.zeros(len(self.y))
+        if twins is None:
+            influence[self._measuring_fold] += self.measured.influence(self.sides, self.coefficients)
+        else:
+            influence[self.f3] += self.weights.centred(self.along(change))
+        influence[self.f2] += self.through_contrast(change, value)
+        return value, influence
