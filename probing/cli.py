@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from probing import registry, showing
 from probing.errors import DiskFull, Interrupted, ProbingError, UnitFailed
-from probing.job_commands import Quiet, job_command
+from probing.job_commands import Quiet, add_job_command
 from probing.showing import (
     finish_ablate,
     finish_cross,
@@ -169,18 +169,16 @@ def _summary(folder: str, name: str) -> str:
     return (registry.get(folder, name).__doc__ or "").strip().splitlines()[0]
 
 
-store_app.command("import")(job_command("ImportJob", finish_extract))
-app.command("extract")(job_command("ExtractJob", finish_extract))
-app.command("train")(job_command("TrainJob", finish_train))
-app.command("use")(job_command("UseJob", finish_use, home="probing.use_jobs"))
-app.command("patch")(job_command("PatchJob", finish_patch, home="probing.patch_jobs"))
-app.command("ablate")(job_command("AblateJob", finish_ablate, home="probing.patch_jobs"))
-app.command("plantbench")(
-    job_command("PlantbenchJob", finish_plantbench, home="probing.plantbench_jobs", with_json=False)
-)
-app.command("report")(job_command("ReportJob", finish_report))
-app.command("transfer")(job_command("TransferJob", finish_cross, home="probing.cross_jobs"))
-app.command("leave-one-out")(job_command("LeaveOneOutJob", finish_cross, home="probing.cross_jobs"))
+add_job_command(store_app, "import", "ImportJob", finish_extract)
+add_job_command(app, "extract", "ExtractJob", finish_extract)
+add_job_command(app, "train", "TrainJob", finish_train)
+add_job_command(app, "use", "UseJob", finish_use, home="probing.use_jobs")
+add_job_command(app, "patch", "PatchJob", finish_patch, home="probing.patch_jobs")
+add_job_command(app, "ablate", "AblateJob", finish_ablate, home="probing.patch_jobs")
+add_job_command(app, "plantbench", "PlantbenchJob", finish_plantbench, home="probing.plantbench_jobs", with_json=False)
+add_job_command(app, "report", "ReportJob", finish_report)
+add_job_command(app, "transfer", "TransferJob", finish_cross, home="probing.cross_jobs")
+add_job_command(app, "leave-one-out", "LeaveOneOutJob", finish_cross, home="probing.cross_jobs")
 
 
 class _Interrupt(KeyboardInterrupt):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+import typer.main
+from typer.core import TyperCommand
 
 from probing.store_commands import AsJson
 
@@ -36,15 +39,52 @@ _EXAMPLES = {
     "--to cache/results/documents",
 }
 
+_SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of commands is shown without importing them
+    "ExtractJob": "Run a model over a corpus and save its hidden states in a store; a killed run resumes where it was.",
+    "TrainJob": "Train probes beside control tasks on a store's states and write results.jsonl and results.parquet.",
+    "ImportJob": "Make a store of states from elsewhere: a NeuroX file, .npy, .safetensors, .h5 or a store; "
+    "audited in a child.",
+    "UseJob": "Exchange a property in the states of a running model, measure what it does, and give a "
+    "verdict for each place.",
+    "PatchJob": "Activation patching: run one prompt of each pair with a state of the other, place by place.",
+    "AblateJob": "Take heads, attention, MLPs or whole layers out of a model, one at a time, and measure "
+    "what its output loses.",
+    "PlantbenchJob": "Score verdicts on models whose truth is certified: this package's protocol, and the "
+    "field's usual rules.",
+    "ReportJob": "Write OUT_DIR/report.html from the results of training, of use, or of both in OUT_DIR.",
+    "TransferJob": "Train probes on every source and score them on every other: transfer.jsonl and transfer.parquet.",
+    "LeaveOneOutJob": "Train on all groups but one and score on that one, in turn: leave_one_out.jsonl and "
+    "leave_one_out.parquet.",
+}
 
-def job_command(
-    job_name: str,
-    finish: Callable[[Any, Any, bool], None],
-    *,
-    home: str = "probing.jobs",
-    with_json: bool = True,
+
+def add_job_command(
+    app: typer.Typer, name: str, job_name: str, finish: Callable[[Any, Any, bool], None], *,
+    home: str = "probing.jobs", with_json: bool = True,
+) -> None:  # fmt: skip
+    """Give `app` a command whose flags are the fields of the job class, which is imported once the command is meant."""
+
+    def described() -> None:
+        """Stands for the command in the list of commands."""
+
+    described.__doc__ = _SUMMARIES[job_name]
+    described.__dict__["build"] = partial(_job_command, job_name, finish, home=home, with_json=with_json)
+    app.command(name, cls=_Deferred)(described)
+
+
+class _Deferred(TyperCommand):
+    """A command that is built when it is called, or its help is asked for."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+        alone.command(self.name)(self.callback.__dict__["build"]())
+        return typer.main.get_command(alone).make_context(info_name, args, *rest, **extra)
+
+
+def _job_command(
+    job_name: str, finish: Callable[[Any, Any, bool], None], *, home: str, with_json: bool
 ) -> Callable[..., None]:
-    """A Typer command whose flags are the fields of the job class."""
+    """The function of a Typer command whose flags are the fields of the job class."""
     job_class = getattr(import_module(home), job_name)
 
     def command(**flags: Any) -> None:

@@ -46,6 +46,7 @@ LAYERS = [
      "showing", "cli", "__main__", "__init__"},
 ]  # fmt: skip
 HEAVY = (
+    "pydantic",
     "torch",
     "transformers",
     "datasets",

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import typer.main
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
@@ -19,6 +20,7 @@ from probing.store import Store, StoreWriter
 from tests.conftest import REFERENCE, with_field
 
 MODEL = str(REFERENCE / "model")
+JOBS = ("extract", "train", "use", "patch", "ablate", "plantbench", "report", "transfer", "leave-one-out")
 
 
 def run(*arguments: object) -> Result:
@@ -267,3 +269,15 @@ def assert_same_states(one: Path, other: Path) -> None:
     assert a.sites == b.sites
     for site in a.sites:
         assert (a.read(site) == b.read(site)).all()
+
+
+@pytest.mark.parametrize("command", [[name] for name in JOBS] + [["store", "import"]], ids=" ".join)
+def test_the_list_of_commands_says_what_the_help_of_each_says_first(command):
+    """The list is shown without importing what the commands are made of."""
+    group = typer.main.get_command(app)
+    for name in command[:-1]:
+        group = group.commands[name]
+    listed = group.commands[command[-1]].help.split()
+    shown = [word for word in run(*command, "--help").output.split() if word != "│"]
+    begin = shown.index(listed[0])
+    assert shown[begin : begin + len(listed)] == listed
