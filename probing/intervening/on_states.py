@@ -39,8 +39,7 @@ class Discriminant:
             return
         counts = np.maximum(np.bincount(z, minlength=n_classes), 1e-9)
         means = np.stack([centred[z == k].mean(0) if (z == k).any() else 0 * self._mean for k in range(n_classes)])
-        within = centred - means[z]
-        cov = within.T @ within / len(z)
+        cov = (centred.T @ centred - (means.T * counts) @ means) / len(z)  # within classes
         cov[np.diag_indices_from(cov)] += 1e-3 * np.trace(cov) / len(cov) + 1e-12
         self._weights = np.linalg.solve(cov, means.T)
         self._bias = np.log(counts / counts.sum()) - 0.5 * np.einsum("kd,dk->k", means, self._weights)
