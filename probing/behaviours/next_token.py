@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from probing.behaving import Behaviour, Ints, Outputs, Readout, Texts
 from probing.behaviours._answers import centred, ids_of, parsed
@@ -38,6 +38,10 @@ class NextToken(Behaviour):
 
     def pieces(self, texts: Texts) -> Ints | None:
         return texts.last_of(self.position)
+
+    def check(self, tokenizer: Any) -> Behaviour:
+        ids_of(tokenizer, self._answers)
+        return self
 
     def fit(self, texts: Texts, clean: Callable[[], Iterable[Outputs]]) -> Readout:
         return centred(ids_of(texts.tokenizer, self._answers)) if self._answers else reduced(texts, clean)
