@@ -22,7 +22,8 @@ class NextToken(Behaviour):
     def __init__(self, *, answers: Sequence[str] | str | None = None, position: str = "end") -> None:
         """
         Args:
-            answers: two or more, one piece each, also as `yes|no`; None: the whole vocabulary.
+            answers: two or more, one piece each, also as `yes|no`; `was/is|were/are` puts pieces together that mean the
+                same: the logit of an answer is then that of any of them. None: the whole vocabulary.
             position: where it is read: `end`, the last piece that is not special, `word`, or a named position.
 
         Raises:
