@@ -102,6 +102,14 @@ class Behaviour(ABC):
         """
         return None
 
+    def check(self, tokenizer: Any) -> Behaviour:
+        """Itself, if nothing speaks against it that can be seen before the model runs.
+
+        Raises:
+            NoBehaviour: answers that the model cannot give.
+        """
+        return self
+
     @abstractmethod
     def fit(self, texts: Texts, clean: Callable[[], Iterable[Outputs]]) -> Readout:
         """What is measured of each batch of outputs; `self` is never changed.

@@ -40,6 +40,16 @@ def differing_keys(ours: Any, theirs: Any, path: str = "") -> list[str]:
     return [] if ours == theirs else [path or "(whole)"]
 
 
+def value_at(value: Any, key: str) -> str:
+    """The JSON at one of `differing_keys`, cut to 80 characters; parts of a key may have dots of their own."""
+    if key and isinstance(value, dict):
+        parts = key.split(".")
+        heads = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+        head = next((head for head in heads if head in value), None)
+        return "null" if head is None else value_at(value[head], key[len(head) + 1 :])
+    return canonical_json(None if key else value).decode().strip()[:80]
+
+
 def environment(device: str = "cpu") -> dict[str, Any]:
     """Library versions, host, command and UTC time: recorded beside results, never part of an identity."""
     versions = {}

@@ -121,6 +121,21 @@ def test_a_readout_does_not_see_padding() -> None:
         FinalStates(function=lambda states, real: states.sum()).fit(texts_of(2), lambda: [Outputs(states, real, real)])
 
 
+def test_pieces_of_one_answer_count_together() -> None:
+    tokenizer, logits = byte_tokenizer(), torch.randn(9, 300, generator=torch.Generator().manual_seed(1))
+    a, b, c, stroke = (int(tokenizer(x, add_special_tokens=False)["input_ids"][0]) for x in "abc/")
+    readout = NextToken(answers="a/b|c").fit(texts_of(9, tokenizer), lambda: batches(logits))
+    y = torch.cat([readout(outputs) for outputs in batches(logits)])
+    p = logits[:, [a, b, c]].softmax(1)
+    torch.testing.assert_close(y.softmax(1), torch.stack([p[:, 0] + p[:, 1], p[:, 2]], 1), rtol=1e-5, atol=1e-6)
+    as_written = NextToken(answers="/|a").fit(texts_of(9, tokenizer), lambda: batches(logits))
+    own = logits[:, [stroke, a]]
+    torch.testing.assert_close(as_written(next(batches(logits, 9))), own - own.mean(1, keepdim=True))
+    for wrong in ("a/b|b", "a/nosuch|c", "a/|c"):
+        with pytest.raises(NoBehaviour):
+            NextToken(answers=wrong).check(tokenizer)
+
+
 def test_weights_in_a_file_are_a_head_on_top_of_a_readout(tmp_path: Path) -> None:
     states, real = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(4)), torch.ones(2, 5, dtype=torch.bool)
     matrix = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 import probing as pb
 from probing.cli import app
-from probing.errors import BadParameter, NoBehaviour, UnknownName
+from probing.errors import BadParameter, DegenerateDesign, NoBehaviour, TooFewGroups, UnknownName
 from probing.evidence import read_evidence
 from probing.intervening.labelled import labelled_corpus, rare_classes, without
 from probing.intervening.options import UseOptions
@@ -91,6 +92,8 @@ def test_words_are_rows_of_their_own_and_an_encoder_is_read_by_its_pooled_states
     [
         ({"behaviour": ""}, NoBehaviour, "no behaviour was declared"),
         ({"behaviour": "next_token:answers=was|nosuchword"}, NoBehaviour, "nosuchword"),
+        ({"tasks": ["column:one"]}, DegenerateDesign, "column:one has one value(.|\n)*'same' in 2,400 rows"),
+        ({"split": "tiny"}, TooFewGroups, "15 groups(.|\n)*found: 4"),
         ({"positions": []}, BadParameter, "where do the states lie"),
         ({"tasks": ["upos"], "positions": ["end"]}, BadParameter, "their own position"),
         ({"tasks": ["upos", "column:tense"]}, BadParameter, "not measured together"),
@@ -105,8 +108,10 @@ def test_bad_input_is_refused_before_anything_runs(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     given = {"tasks": ["column:tense"], "behaviour": BEHAVIOUR, "positions": ["end"], "sites": "resid.2"} | options
+    changed = tuple(replace(e, columns={**e.columns, "one": "same"}, split="tiny" if k < 16 else e.split)
+                    for k, e in enumerate(corpus.examples))  # fmt: skip
     with pytest.raises(error, match=says):
-        pb.intervene(model, corpus, to=tmp_path / "x", progress=False, **given)  # type: ignore[arg-type]
+        pb.intervene(model, pb.Corpus(changed), to=tmp_path / "x", progress=False, **given)  # type: ignore[arg-type]
     assert not (tmp_path / "x").exists()
 
 

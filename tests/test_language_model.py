@@ -144,6 +144,14 @@ def test_self_check_names_the_family_whose_batches_leak():
         LanguageModel.from_modules(model, byte_tokenizer())
 
 
+def test_self_check_says_of_a_model_that_draws_at_random_that_it_does():
+    model = build("gpt2")
+    honest = model.transformer.h[1].forward
+    model.transformer.h[1].forward = lambda states, *a, **k: honest(states, *a, **k) + torch.rand(())
+    with pytest.raises(UnsupportedModel, match=r"is another each time"):
+        LanguageModel.from_modules(model, byte_tokenizer())
+
+
 def test_self_check_refuses_a_norm_that_is_not_the_final_one():
     model = build("gpt2")
     model.transformer.register_forward_hook(lambda module, args, output: (output[0] * 2,))

@@ -177,8 +177,10 @@ def test_no_edit_is_run_before_clean_states_have_given_the_clean_outputs(tmp_pat
 def test_another_model_store_or_site_is_refused(tmp_path: Path) -> None:
     model = read("gpt2")
     store = run(tmp_path / "s", model, sites="resid.1,mlp_out.0")
-    with pytest.raises(ProvenanceMismatch, match=r"model\."):
+    with pytest.raises(ProvenanceMismatch, match=r"model\.class: .*GPT2.*, here .*Llama"):
         Replay.open(store, read("llama"))
+    with pytest.raises(ProvenanceMismatch, match=r'model\.dtype: "float32", here "float64"'):
+        Replay.open(store, read("gpt2", "right", torch.float64))
     with pytest.raises(ProvenanceMismatch, match="padding_side"):
         Replay.open(store, read("gpt2", "left"))
     plain = extract(model, CORPUS, to=tmp_path / "plain", progress=False)

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from probing.batching import PaddedBatch
-from probing.errors import ReplayUnavailable, UnknownSite, UnsupportedModel
+from probing.errors import EditFailed, ReplayUnavailable, UnknownSite, UnsupportedModel
 from probing.extraction import extract
 from probing.language_model import LanguageModel
 from tests.conftest import REFERENCE
@@ -41,6 +41,15 @@ def read(family: str, side: str = "right", dtype: torch.dtype = torch.float32) -
             network = _noisy(loader.from_config(config).eval())
     tokenizer = wordpiece_tokenizer() if family == "bert" else byte_tokenizer()
     return LanguageModel.from_modules(network.to(dtype).eval(), tokenizer, name=family, padding_side=side)
+
+
+def test_a_model_that_draws_at_random_is_told_apart_from_one_that_cannot_be_replayed() -> None:
+    model = LanguageModel.from_modules(build("gpt2"), byte_tokenizer())
+    block = model._trunk.blocks[1]
+    honest = block.forward
+    block.forward = lambda states, *a, **k: honest(states, *a, **k) + torch.rand(states.shape)
+    with pytest.raises(EditFailed, match="other outputs each time"):
+        model.suffix.prove("resid.1")
 
 
 def batch_of(model: LanguageModel) -> PaddedBatch:

@@ -139,13 +139,17 @@ def test_the_command_exchanges_states_between_the_twins_that_a_column_names(tmp_
     command = ["use", "--model", str(pairs.parent / "model"), "--corpus", str(file), "--task", "column:A",
                "--behaviour", "next_token:answers=answer00|answer01|answer02|answer03", "--covariate", "column:B",
                "--covariate", "column:C", "--position", "subject", "--position", "query", "--sites", "resid.2",
-               "--max-rows", "200", "--twins", "twin", "--quiet", "--to"]  # fmt: skip
+               "--max-rows", "400", "--twins", "twin", "--quiet", "--to"]  # fmt: skip
     done = CliRunner().invoke(app, [*command, str(tmp_path / "to")])
     assert done.exit_code == 0, done.output
-    assert "column:A: whole states were exchanged between 100 pairs of twins" in done.output
+    assert "column:A: whole states were exchanged between 200 pairs of twins" in done.output
     (result,) = read_use_run(tmp_path / "to").results
     subject, query = result.cells
     assert abs(subject.whole.es) < 0.1 and query.whole.mf == pytest.approx(1.0, abs=0.02)
-    assert "between 100 pairs of twins" in use_paragraph(result)
+    assert "between 200 pairs of twins" in use_paragraph(result)
+    rows[0]["B"] = "other"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unlike = CliRunner().invoke(app, [*command, str(tmp_path / "no")])
+    assert unlike.exit_code == 1 and "'p0' and 'p1' are twins that differ in column:B, too" in unlike.stderr
     refused = CliRunner().invoke(app, [*command[:-3], "twn", "--to", str(tmp_path / "no")])
     assert refused.exit_code == 1 and "did you mean 'twin'" in refused.stderr and not (tmp_path / "no").exists()

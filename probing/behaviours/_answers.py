@@ -11,6 +11,7 @@ from probing.behaving import Outputs, Readout
 from probing.errors import BadParameter, NoBehaviour
 
 SEPARATOR = "|"
+ALIKE = "/"
 
 
 def parsed(answers: Sequence[str] | str | None) -> tuple[str, ...]:
@@ -26,34 +27,55 @@ def parsed(answers: Sequence[str] | str | None) -> tuple[str, ...]:
     return found
 
 
-def ids_of(tokenizer: Any, answers: Sequence[str]) -> list[int]:
-    """The vocabulary id of each answer, as it is written.
+def ids_of(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
+    """The vocabulary ids of each answer: one, as it is written, or those of `was/is`, one answer of two pieces.
 
     Raises:
         NoBehaviour: an answer that the vocabulary does not have, or that is cut in several pieces.
     """
-    found = []
-    for answer in answers:
-        ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        unknown = getattr(tokenizer, "unk_token_id", None)
-        if len(ids) != 1 or ids[0] == unknown:
-            pieces = tokenizer.convert_ids_to_tokens(ids)
-            raise NoBehaviour(
-                f"the answer {answer!r} is no single piece", needed="answers that are one piece each",
-                found="a piece that the vocabulary lacks" if unknown in ids else f"{len(ids)} pieces {pieces}",
-                next_step="write it as it follows the text, such as ' yes' with its space, or choose another",
-            )  # fmt: skip
-        found.append(int(ids[0]))
-    if len(set(found)) < len(found):
+    found = [_ids(tokenizer, answer) for answer in answers]
+    every = [piece for ids in found for piece in ids]
+    if len(set(every)) < len(every):
         raise NoBehaviour("two answers are one piece", needed="different pieces", found=", ".join(map(repr, answers)))
     return found
 
 
-def centred(ids: Sequence[int]) -> Readout:
-    """Logits of the answers less their mean."""
+def _ids(tokenizer: Any, answer: str) -> list[int]:
+    whole = _pieces(tokenizer, answer)
+    if ALIKE in answer and not _is_one(tokenizer, whole):
+        return [_one(tokenizer, part, _pieces(tokenizer, part)) for part in answer.split(ALIKE)]
+    return [_one(tokenizer, answer, whole)]
+
+
+def _pieces(tokenizer: Any, answer: str) -> list[int]:
+    return [int(piece) for piece in tokenizer(answer, add_special_tokens=False)["input_ids"]]
+
+
+def _is_one(tokenizer: Any, ids: Sequence[int]) -> bool:
+    return len(ids) == 1 and ids[0] != getattr(tokenizer, "unk_token_id", None)
+
+
+def _one(tokenizer: Any, answer: str, ids: Sequence[int]) -> int:
+    if not _is_one(tokenizer, ids):
+        unknown, pieces = getattr(tokenizer, "unk_token_id", None), tokenizer.convert_ids_to_tokens(list(ids))
+        raise NoBehaviour(
+            f"the answer {answer!r} is no single piece", needed="answers that are one piece each",
+            found="a piece that the vocabulary lacks" if unknown in ids else f"{len(ids)} pieces {pieces}",
+            next_step="write it as it follows the text, such as ' yes' with its space, or choose another",
+        )  # fmt: skip
+    return ids[0]
+
+
+def centred(ids: Sequence[Sequence[int]]) -> Readout:
+    """Logits of the answers less their mean; of an answer of several pieces the logit of any: log Σ exp."""
+    alone = all(len(one) == 1 for one in ids)
 
     def read(outputs: Outputs) -> torch.Tensor:
-        chosen = outputs.values[:, torch.tensor(ids, device=outputs.values.device)].float()
+        where = [torch.tensor(one, device=outputs.values.device) for one in ids]
+        if alone:
+            chosen = outputs.values[:, torch.cat(where)].float()
+        else:
+            chosen = torch.stack([outputs.values[:, one].float().logsumexp(1) for one in where], dim=1)
         return chosen - chosen.mean(1, keepdim=True)
 
     return read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from probing.behaving import Behaviour, Ints, Outputs, Readout, Texts
 from probing.behaviours._answers import centred, ids_of, parsed
@@ -22,7 +22,8 @@ class NextToken(Behaviour):
     def __init__(self, *, answers: Sequence[str] | str | None = None, position: str = "end") -> None:
         """
         Args:
-            answers: two or more, one piece each, also as `yes|no`; None: the whole vocabulary.
+            answers: two or more, one piece each, also as `yes|no`; `was/is|were/are` puts pieces together that mean the
+                same: the logit of an answer is then that of any of them. None: the whole vocabulary.
             position: where it is read: `end`, the last piece that is not special, `word`, or a named position.
 
         Raises:
@@ -38,6 +39,10 @@ class NextToken(Behaviour):
 
     def pieces(self, texts: Texts) -> Ints | None:
         return texts.last_of(self.position)
+
+    def check(self, tokenizer: Any) -> Behaviour:
+        ids_of(tokenizer, self._answers)
+        return self
 
     def fit(self, texts: Texts, clean: Callable[[], Iterable[Outputs]]) -> Readout:
         return centred(ids_of(texts.tokenizer, self._answers)) if self._answers else reduced(texts, clean)

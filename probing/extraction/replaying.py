@@ -22,7 +22,7 @@ from probing.batching import PaddedBatch
 from probing.errors import EditFailed, ProvenanceMismatch, ReplayUnavailable
 from probing.language_model import LanguageModel
 from probing.models._replay import is_same, tolerance
-from probing.provenance import differing_keys
+from probing.provenance import differing_keys, value_at
 from probing.site import Site
 from probing.store import Store
 
@@ -97,7 +97,10 @@ class Replay:
         keys = differing_keys(ours, {name: opened.identity[name] for name in ours})
         if keys:
             raise ProvenanceMismatch(
-                "the store was made by another model", needed=f"the same {', '.join(keys)}", found=model.name,
+                "the store was made by another model", needed=f"the same {', '.join(keys)}",
+                found="; ".join(
+                    f"{key}: {value_at(opened.identity, key)}, here {value_at(ours, key)}" for key in keys[:5]
+                ),
                 where=str(opened.path), next_step="load the model as it was when the store was made",
             )  # fmt: skip
         return cls(opened, model)

@@ -28,7 +28,8 @@ def editable_sites(patterns: str | Sequence[str], model: LanguageModel) -> tuple
     found = select_sites(patterns, model.sites)
     for site in found:
         if Site.parse(site).stream not in STREAMS:
-            raise BadParameter("this site is not edited", needed=", ".join(f"{name}.l" for name in STREAMS), found=site)
+            raise BadParameter("this site is not edited", needed=", ".join(f"{name}.l" for name in STREAMS), found=site,
+                               next_step="resid.0 is what enters the first block")  # fmt: skip
     return tuple(sorted(found, key=lambda site: (Site.parse(site).layer or 0, STREAMS.index(Site.parse(site).stream))))
 
 

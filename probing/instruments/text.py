@@ -65,7 +65,8 @@ class TextInstrument(Instrument):
             ReplayUnavailable: a model that is not run from the middle.
         """
         self.rows, self._replay = rows, replay
-        self.behaviour: Behaviour = build("behaviours", behaviour) if isinstance(behaviour, str) else behaviour
+        built: Behaviour = build("behaviours", behaviour) if isinstance(behaviour, str) else behaviour
+        self.behaviour = built.check(model.tokenizer)
         texts = Texts(model.tokenizer, rows.encoded, rows.example, rows.pieces, rows.codes)
         chosen = editable_sites(sites, model)
         self._places = tuple(Place(site, name) for site in chosen for name in rows.pieces)

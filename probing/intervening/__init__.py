@@ -80,6 +80,8 @@ def intervene(
     known = Done(None if to is None or not isinstance(behaviour, str) else Path(to), common)
     subjects = Subjects(model, corpus, names, behaviour, sites=sites, positions=positions, covariates=covariates,
                         split=split, max_rows=max_rows, seed=options.seed, twins=twins)  # fmt: skip
+    for name in names:
+        subjects.check(name)
     results: list[UseResult] = []
     with steps_bar("use", "properties", len(names), progress) as advance:
         for done, name in enumerate(names, start=1):

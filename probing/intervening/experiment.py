@@ -103,7 +103,8 @@ def plan(
     _check_lengths(z, groups, types, *given.values())
     has = np.flatnonzero(np.isfinite(z) if not n_classes else z >= 0)
     if len(has) == 0 or len(np.unique(z[has])) < 2:
-        raise DegenerateDesign("the property has one value", needed="two or more", found=str(np.unique(z[has])[:1]))
+        raise DegenerateDesign("the property has one value", needed="two or more",
+                               found=f"{len(np.unique(z[has]))} among {len(has)} labelled rows")  # fmt: skip
     if twins is not None:
         check_twins(twins, z=z, n_classes=n_classes, covariates=dict(covariates or {}), names=names)
     by_type = types is not None and bool(n_classes) and _decided_by(types[has], z[has])
@@ -147,14 +148,24 @@ def _decided_by(types: Ints, z: NDArray[Any]) -> bool:
     return recurring and float(counts.max(1).sum()) >= TYPE_BOUND * len(codes)
 
 
+def check_number(groups: int) -> None:
+    """Refuse too few groups.
+
+    Raises:
+        TooFewGroups: fewer than three folds take.
+    """
+    if groups < FOLDS * LEAST_GROUPS:
+        raise TooFewGroups(
+            "too few groups for three folds", needed=f"{FOLDS * LEAST_GROUPS} groups (documents, or sentences that "
+            f"stand alone): {LEAST_GROUPS} for each fold", found=f"{groups}",
+            next_step="give more texts, or finer groups in the column `group` or `document`",
+        )  # fmt: skip
+
+
 def _folds(units: Ints, seed: int) -> Ints:
     """`(n,)` folds of rows, whole groups each, near to equal in rows."""
     sizes = np.bincount(units)
-    if len(sizes) < FOLDS * LEAST_GROUPS:
-        raise TooFewGroups(
-            "too few groups for three folds", needed=f"{FOLDS * LEAST_GROUPS}", found=str(len(sizes)),
-            next_step="give more sentences, or finer groups",
-        )  # fmt: skip
+    check_number(len(sizes))
     order = generator(seed, "use", "folds").permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
     snake = np.concatenate([np.arange(FOLDS), np.arange(FOLDS)[::-1]])

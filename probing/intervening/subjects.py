@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from probing.behaving import Behaviour
-from probing.corpus import Corpus
-from probing.errors import BadParameter, unknown_name
+from probing.corpus import Corpus, Example
+from probing.errors import BadParameter, DegenerateDesign, unknown_name
 from probing.instruments.text import TextInstrument
+from probing.intervening.experiment import check_number
 from probing.intervening.labelled import labelled_corpus, rare_classes, task_levels, without
 from probing.intervening.running import Property
-from probing.intervening.twins import sampled_pairs, twin_rows
+from probing.intervening.twins import check_groups, check_twins, sampled_pairs, twin_rows
 from probing.language_model import LanguageModel
 from probing.provenance import digest
 
@@ -54,6 +59,40 @@ class Subjects:
             *([e.group, e.split, sorted(e.spans.items()), [e.word_columns.get(n, e.columns.get(n)) for n in names]]
               for e in self._corpus.examples), *twins,
         ])  # fmt: skip
+
+    def check(self, task: str) -> None:
+        """Refuse, before the model runs, labels with which it would run in vain.
+
+        Raises:
+            DegenerateDesign: the property has one value.
+            TooFewGroups: three folds are not to be had.
+            BadTwin, OverlappingGroups: twins that are none.
+        """
+        chosen = [e for e in self._corpus.examples if self._split in (None, e.split)]
+        of_words = (label for e in chosen for label in e.word_columns.get(task, ()))
+        labels = list(of_words) if self._level == "word" else [e.columns.get(task) for e in chosen]
+        found = {label for label in labels if label is not None}
+        if len(found) < 2:
+            n = sum(label is not None for label in labels)
+            raise DegenerateDesign(
+                f"{task} has one value" if found else f"{task} has no value", needed="two or more",
+                found=f"{', '.join(map(repr, found)) or 'none'} in {n:,} rows", where=self._corpus.source,
+                next_step="choose another task" + (", or all splits" if self._split else ""),
+            )  # fmt: skip
+        if self._level == "sentence":
+            names = (task, *self.others(task))
+            chosen = [e for e in chosen if None not in {e.columns.get(name) for name in names}]
+            check_number(len({e.group for e in chosen}))
+            if self._twins is not None:
+                self._check_pairs(chosen, task)
+
+    def _check_pairs(self, examples: Sequence[Example], task: str) -> None:
+        ids = [example.id for example in examples]
+        twins = twin_rows(ids, [example.columns.get(self._twins or "") for example in examples])
+        codes = {name: _codes([e.columns[name] for e in examples]) for name in (task, *self.others(task))}
+        z = codes.pop(task)
+        check_twins(twins, z=z, n_classes=int(z.max()) + 1, covariates=codes, names=ids)
+        check_groups(twins, _codes([example.group for example in examples]), ids)
 
     def of(self, task: str) -> tuple[TextInstrument, Property]:
         """The instrument, which has checked itself, and the labels of its rows.
@@ -105,3 +144,9 @@ class Subjects:
             )  # fmt: skip
             self._shared.check()
         return self._shared
+
+
+def _codes(values: Sequence[Any]) -> NDArray[np.int64]:
+    """`(n,)` equal codes for equal values."""
+    known = {value: code for code, value in enumerate(dict.fromkeys(values))}
+    return np.array([known[value] for value in values], dtype=np.int64)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 
 from probing.batching import PaddedBatch
-from probing.errors import ReplayUnavailable, UnsupportedModel
+from probing.errors import EditFailed, ReplayUnavailable, UnsupportedModel
 from probing.models._hooked import HookedModule
 from probing.models.huggingface import HuggingFaceTrunk
 from probing.site import Site
@@ -187,6 +187,7 @@ class SuffixReplay:
         Raises:
             UnknownSite: no such site.
             ReplayUnavailable: another kind of site, or outputs that differ.
+            EditFailed: a model that draws at random.
         """
         layer = self.layer(site)
         if layer not in self._proved:
@@ -208,6 +209,13 @@ class SuffixReplay:
             output, read = self._pass(inputs, [f"resid.{layer}"])
             with self._from(layer, read[f"resid.{layer}"]):
                 again, _ = self._pass(inputs, [])
+            twice, _ = self._pass(inputs, [])
+        if not is_same(_of_pieces(twice, mask), _of_pieces(output, mask), self.trunk.dtype):
+            raise EditFailed(
+                "the model gives other outputs each time it is run", needed="two equal passes of the same text",
+                found="outputs that differ", where=type(self.model).__name__,
+                next_step="switch off what draws at random (dropout, sampling), or choose another model",
+            )  # fmt: skip
         if not is_same(_of_pieces(again, mask), _of_pieces(output, mask), self.trunk.dtype):
             raise ReplayUnavailable(
                 f"models of the family {self.trunk.family!r} are not run from resid.{layer}",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from probing.errors import NotAStore, ProvenanceMismatch
-from probing.provenance import canonical_json, differing_keys
+from probing.provenance import differing_keys, value_at
 from probing.store.file_ops import FileOps, make_folders, publish, sync_folder
 from probing.store.format import FORMAT, FORMAT_VERSION, Recipe, parse_signed, read_store_json, signed_json
 
@@ -58,7 +58,7 @@ def publish_identity(
     raise ProvenanceMismatch(
         "the store was made from something else",
         needed=f"the same {', '.join(keys)}",
-        found="; ".join(f"{key}: {_short(found['identity'], key)}, asked {_short(ours, key)}" for key in keys[:5]),
+        found="; ".join(f"{key}: {value_at(found['identity'], key)}, asked {value_at(ours, key)}" for key in keys[:5]),
         where=str(path),
         next_step="choose another directory, or remove this store",
     )
@@ -86,9 +86,3 @@ def _minor_versions(environment: Any) -> dict[str, str]:
     versions = environment.get("versions") if isinstance(environment, Mapping) else None
     known = versions.items() if isinstance(versions, Mapping) else ()
     return {name: ".".join(str(version).split("+")[0].split(".")[:2]) for name, version in known}
-
-
-def _short(identity: Any, key: str) -> str:
-    for part in key.split("."):
-        identity = identity.get(part) if isinstance(identity, dict) else None
-    return canonical_json(identity).decode().strip()[:80]
