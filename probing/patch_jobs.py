@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -164,9 +165,9 @@ class AblateJob(CorpusOptions, RunningModel):
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    import pandas as pd
-
     stream = io.StringIO()
-    pd.DataFrame(list(rows)).to_csv(stream, index=False)
+    table = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
     write_atomically(path, stream.getvalue().encode())
     return path
