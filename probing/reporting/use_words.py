@@ -67,7 +67,8 @@ def _incomplete(cell: UseCell) -> str:
 
 
 def _redundant(cell: UseCell) -> str:
-    return f"all positions exchanged together move the output {cell.joint_over_largest or 0:.2f} times as far as the largest alone"
+    times = f"{cell.joint_over_largest or 0:.2f} times"
+    return f"all positions exchanged together move the output {times} as far as the largest alone"
 
 
 def _weak(cell: UseCell) -> str:
