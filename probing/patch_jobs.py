@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,7 +13,7 @@ from pydantic import Field
 import probing as pb
 from probing.errors import ConfigError, NoBehaviour
 from probing.jobs import CorpusOptions, Job, Many, named_pairs, option
-from probing.whole_files import write_atomically
+from probing.whole_files import write_parquet
 
 if TYPE_CHECKING:
     from probing.intervening.ablating import AblationResult
@@ -55,7 +54,7 @@ class PatchJob(RunningModel):
 
     The pairs are a JSONL file or a table with the columns clean, corrupted, answer and corrupted_answer; a share of 1
     means that this one state gives all of the difference between the prompts. Attribution patching, its approximation
-    by derivatives, stands beside, with its error. Writes patching.json (which the report shows), a CSV and a heat map.
+    by derivatives, stands beside, with its error. Writes patching.json (which the report shows), Parquet and heat maps.
     """
 
     pairs: str = option(help="file of pairs: columns clean, corrupted, answer, corrupted_answer")
@@ -99,7 +98,7 @@ class PatchJob(RunningModel):
         stem = drawing.file_name(f"patching-{title}")
         written = [
             keeping.write_patching(keeping.read_patching(folder) | dict(results), folder),
-            _write_csv(rows, folder / f"{stem}.csv"),
+            _write_table(rows, folder / f"{stem}.parquet"),
         ]
         return [
             *written,
@@ -119,7 +118,7 @@ class Ablated:
 class AblateJob(CorpusOptions, RunningModel):
     """Take heads, attention, MLPs or whole layers out of a model, one at a time, and measure what its output loses.
 
-    A part is replaced, at every piece of the text, by its mean over the texts (or by zero). Writes a CSV and a heat
+    A part is replaced, at every piece of the text, by its mean over the texts (or by zero). Writes Parquet and a heat
     map for each kind of part. An output that changes shows that the part matters here, not what it is for.
     """
 
@@ -158,15 +157,13 @@ class AblateJob(CorpusOptions, RunningModel):
         drawing = import_module("probing.reporting.heat_map")
         for part, one in zip(self.parts, found, strict=True):
             stem, chart = f"ablation-{part}-{self.by}", drawing.ablation_map(one, f"{self.by} ablation of {part}")
-            written.append(_write_csv(one.table(), folder / f"{stem}.csv"))
+            written.append(_write_table(one.table(), folder / f"{stem}.parquet"))
             written.append(drawing.save_svg(chart, folder / "figures" / f"{stem}.svg"))
         return written
 
 
-def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     import pandas as pd
 
-    stream = io.StringIO()
-    pd.DataFrame(list(rows)).to_csv(stream, index=False)
-    write_atomically(path, stream.getvalue().encode())
+    write_parquet(pd.DataFrame(list(rows)), path)
     return path

@@ -50,7 +50,7 @@ def test_patching_finds_where_the_number_of_the_subject_is(tmp_path: Path) -> No
     assert "2 pairs, corrupted prompts run with one state of their clean ones" in result.output
     said = exact.error_of(rough)
     assert f"largest {said.largest:.3f}" in " ".join(result.output.split())
-    table = pd.read_csv(to / "patching-number.csv")
+    table = pd.read_parquet(to / "patching-number.parquet")
     assert list(table.columns) == ["method", "site", "position", "effect", "normalised"] and len(table) == 8
     for method in ("activation", "attribution"):
         drawn = ET.parse(to / "figures" / f"patching-number-{method}.svg").getroot()
@@ -116,7 +116,7 @@ def test_ablation_writes_a_table_and_a_map_for_each_kind_of_part(tmp_path: Path)
     behaviour = ["--behaviour", "next_token:answers=was|were|is|are"]
     result = run("ablate", *texts, *behaviour, "--part", "heads", "--part", "layers")
     assert result.exit_code == 0, result.output
-    heads, layers = (pd.read_csv(tmp_path / f"ablation-{part}-mean.csv") for part in ("heads", "layers"))
+    heads, layers = (pd.read_parquet(tmp_path / f"ablation-{part}-mean.parquet") for part in ("heads", "layers"))
     assert heads["component"].tolist()[:2] == ["head 0.0", "head 0.1"] and len(heads) == 12 and len(layers) == 3
     assert f"largest: {heads.loc[heads['effect'].idxmax(), 'component']} {heads['effect'].max():.2f}" in result.output
     assert (heads["n_rows"] == 40).all() and layers["effect"].max() > heads["effect"].min()
