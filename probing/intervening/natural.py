@@ -68,7 +68,7 @@ class Natural:
 
     @property
     def aim(self) -> Floats:
-        """`(n, V)` derivatives of τ in the behaviour, by weight."""
+        """`(n, V)` derivatives of τ in the behaviour of a row of weight 1."""
         return self.c / self.size
 
     @property

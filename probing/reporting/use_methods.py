@@ -80,12 +80,16 @@ def _edits(result: UseResult) -> str:
 
 
 def _statistics(result: UseResult) -> str:
+    most = result.settings.get("slope_rows", 0)
+    derived = f", with the output's derivatives taken of about {most:,} rows a fold" if most else ""
     return (
         "Effects are shifts of the output along its natural contrast within strata, in SDs of the clean output along "
         "it, and as a share of the cross-fitted natural contrast where the lower 95 % bound of that is above 0 "
         "(mediated fraction; Fieller's interval where |t| < 5); effects off the contrast are measured by the product "
-        "of changes on two folds under edits fitted on two halves of the first. "
-        "Standard errors sum influence values by group, over the rows that fitted, contrasted and were measured."
+        "of the mean changes of two rotations, whose edits were fitted on different folds and measured on different "
+        "ones. "
+        "Standard errors sum influence values by group, over the rows that fitted, contrasted and were measured"
+        f"{derived}."
     )
 
 
