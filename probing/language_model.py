@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,8 +18,8 @@ from probing.models._discovery import Sides
 from probing.models._hooked import HookedModule
 from probing.models._identity import model_identity, tokenizer_identity
 from probing.models._inputs import encoded, padded
+from probing.models._lanes import Lanes, many_passes
 from probing.models._loading import load
-from probing.models._packing import packed_linear_layers
 from probing.models._replay import SuffixReplay
 from probing.models._self_check import SelfCheck
 from probing.models._source import ModelSource
@@ -245,11 +245,9 @@ class LanguageModel:
         with torch.inference_mode():
             return self._trunk.read(*self._padded(batch), sites)
 
-    @contextmanager
-    def many_states(self) -> Iterator[None]:
-        """Within the block, `states` is faster where it can be; the weights must not change meanwhile."""
-        with torch.inference_mode(), packed_linear_layers(self._trunk.trunk):
-            yield
+    def many_states(self, sites: Sequence[str]) -> AbstractContextManager[Lanes]:
+        """Within the block `states` of just these sites is faster, and may run in its lanes; weights must not change."""
+        return many_passes(self._trunk, sites)
 
     def first_piece(self, batch: Sequence[Encoded]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """`(B,)` column of each input's first piece: above 0 behind left padding."""

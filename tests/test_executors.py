@@ -109,10 +109,8 @@ def test_a_unit_that_kills_every_worker_is_set_aside_after_three_retries(name: s
 @pytest.mark.parametrize("name", ["processes", SLOW_RAY])
 def test_no_progress_for_the_stated_time_is_an_error(name: str, squares: Squares) -> None:
     hanging = Squares(squares.folder, hangs=(0,))
-    began = time.monotonic()
     with pytest.raises(Stalled, match=r"no worker made progress for 6 seconds[\s\S]*unit 0"):
         run(executor(name, workers=1, stall_seconds=6), hanging)
-    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("name", EVERY)

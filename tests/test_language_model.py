@@ -186,7 +186,7 @@ def test_many_states_are_the_same_states_and_leave_no_trace(family, dtype):
     model = LanguageModel.from_modules(copy.deepcopy(of._model).to(dtype), of.tokenizer)
     inputs = model.encode(["the thing", "a", "the being in the inning"])
     plain = model.states(inputs, model.sites)
-    with model.many_states():
+    with model.many_states(model.sites):
         packed = model.states(inputs, model.sites)
     for site in model.sites:
         close = {"rtol": 1e-5, "atol": 1e-6} if dtype is torch.float32 else {"rtol": 5e-2, "atol": 5e-2}

@@ -20,6 +20,7 @@ from probing.corpus import Example
 from probing.errors import NonFiniteStates
 from probing.extraction.windows import Windows, windowed_states, windows_of
 from probing.language_model import LanguageModel
+from probing.models._lanes import Lanes
 from probing.positions import SCOPE, Position, position_rows
 from probing.store import ShardContent, narrow
 
@@ -74,9 +75,10 @@ class Reading:
 
 
 def read_shard(
-    model: LanguageModel, examples: Sequence[Example], start: int, reading: Reading, advance: Clock | None = None
-) -> ShardContent:
-    """The content of one shard: a pure function of model, examples and recipe.
+    model: LanguageModel, examples: Sequence[Example], start: int, reading: Reading, lanes: Lanes,
+    advance: Clock | None = None,
+) -> ShardContent:  # fmt: skip
+    """The content of one shard: a pure function of model, examples and recipe; batches run in these lanes.
 
     Raises:
         NonFiniteStates: naming the site and the sentence.
@@ -84,7 +86,7 @@ def read_shard(
     encoded, too_long = encode_within(model, examples, reading)
     rows = _rows(model, examples, encoded, reading)
     windows = _windows(encoded, reading)
-    states = _read_states(model, examples, encoded, rows, windows, reading, advance)
+    states = _read_states(model, examples, encoded, rows, windows, reading, lanes, advance)
     content = assembled(model, examples, start, reading, encoded, too_long, rows, states, set(windows))
     return replace(content, windowed=tuple((start + e, len(cut.inputs)) for e, cut in windows.items()))
 
@@ -134,7 +136,7 @@ def _windows(encoded: Sequence[Encoded], reading: Reading) -> dict[int, Windows]
 
 def _read_states(
     model: LanguageModel, examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows,
-    windows: dict[int, Windows], reading: Reading, advance: Clock | None,
+    windows: dict[int, Windows], reading: Reading, lanes: Lanes, advance: Clock | None,
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
     """Stored rows `(R, D)` by site."""
     stored = np.uint16 if reading.dtype == "bfloat16" else np.dtype(reading.dtype)
@@ -145,7 +147,9 @@ def _read_states(
     ]
     alone = [[e] for e in windows if lengths[e]]
     together = [0 if e in windows else length for e, length in enumerate(lengths)]
-    for batch in [*length_sorted_batches(together, reading.tokens_per_batch), *alone]:
+
+    def read(batch: list[int]) -> int:
+        """Writes the rows of a batch, which no other batch writes; gives its words."""
         inputs = [encoded[e] for e in batch]
         gather = Gather.of(rows, batch, model.first_piece(inputs), lengths[batch[0]], model.device)
         if batch[0] in windows:
@@ -159,8 +163,11 @@ def _read_states(
                 check_finite(pooled.numpy(), site, rows, places.numpy(), examples)
             narrowed = narrow(pooled.numpy(), reading.dtype, site)
             _tensor(states[site]).index_copy_(0, places, _tensor(narrowed))  # as states[places] = narrowed, faster
+        return sum(n_words(examples[e]) for e in batch)
+
+    for words in lanes.map(read, [*length_sorted_batches(together, reading.tokens_per_batch), *alone]):
         if advance is not None:
-            advance(sum(n_words(examples[e]) for e in batch))
+            advance(words)
     for e, first in enumerate(original):
         if e != first:
             for site in reading.sites:

@@ -130,7 +130,7 @@ class ShardWorker(Worker):
             self._leases = Leases(store.path)
             self._background = entered.enter_context(ThreadPoolExecutor(max_workers=1))
             if not isinstance(reading, ReplayReading):  # a replay must meet the bits of an ordinary pass
-                entered.enter_context(model.many_states())
+                self._lanes = entered.enter_context(model.many_states(reading.sites))
             self._stack = entered.pop_all()
 
     def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
@@ -160,7 +160,7 @@ class ShardWorker(Worker):
         if isinstance(self._reading, ReplayReading):
             content = read_replay_shard(self._model, task.examples, task.start, self._reading, advance)
         else:
-            content = read_shard(self._model, task.examples, task.start, self._reading, advance)
+            content = read_shard(self._model, task.examples, task.start, self._reading, self._lanes, advance)
         return content if task.kept is None else with_ordinals(content, task.kept)
 
     def _commit(self, shard: int, content: ShardContent, lease: Lease) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,6 +44,7 @@ class HookedModule(ABC):
         self.modules: dict[str, str] = {}
         self.reads_input: set[str] = set()
         self.added: set[str] = set()
+        self._held: dict[tuple[str, ...], _Held] = {}
 
     @abstractmethod
     def run(self, ids: Tensor, mask: Tensor) -> Any:
@@ -200,18 +203,47 @@ class HookedModule(ABC):
             next_step="read it by module paths alone (sites NAME=MODULE.PATH), or choose another model",
         )  # fmt: skip
 
+    @property
+    def may_run_side_by_side(self) -> bool:
+        """Whether two threads may be in forward passes of this module at the same time."""
+        return False
+
+    @contextmanager
+    def held(self, sites: Sequence[str]) -> Iterator[None]:
+        """Within the block the hooks of these sites stay on, and several threads may `read` just them, and no others.
+
+        Raises:
+            UnknownSite: a site this model does not have.
+        """
+        self.check_sites(sites)
+        key = tuple(sites)
+        with _HOLDING:
+            held = self._held.setdefault(key, _Held())
+            held.users += 1
+            if held.users == 1:
+                held.handles = [self._hook(site, held.own) for site in sites]
+        try:
+            yield
+        finally:
+            with _HOLDING:
+                held.users -= 1
+                if not held.users:
+                    del self._held[key]
+                    for handle in held.handles:
+                        handle.remove()
+
     @contextmanager
     def _hooks(self, sites: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-        """Hooks on what is wanted only; always removed."""
-        seen: dict[str, list[Tensor]] = {site: [] for site in sites}
-        handles = [self._hook(site, seen) for site in sites]
-        try:
-            yield seen
-        finally:
-            for handle in handles:
-                handle.remove()
+        """Hooks on what is wanted only; removed unless they are held."""
+        with HookedModule.held(self, sites):
+            own = self._held[tuple(sites)].own
+            own.seen = {site: [] for site in sites}
+            try:
+                yield own.seen
+            finally:
+                own.seen = None
 
-    def _hook(self, site: str, seen: dict[str, list[Tensor]]) -> torch.utils.hooks.RemovableHandle:
+    def _hook(self, site: str, own: _Pass) -> torch.utils.hooks.RemovableHandle:
         module = self.trunk.get_submodule(self.modules[site])
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -221,6 +253,9 @@ class HookedModule(ABC):
             take(first_tensor(output))
 
         def take(state: object) -> None:
+            seen = own.seen
+            if seen is None:  # a pass that reads other sites
+                return
             if isinstance(state, Tensor):
                 seen[site].append(state)
             if all(seen.values()):
@@ -231,6 +266,22 @@ class HookedModule(ABC):
         return module.register_forward_hook(after)
 
 
+class _Pass(threading.local):
+    """What the pass of this thread has met so far, by site; None: this thread reads something else, or nothing."""
+
+    seen: dict[str, list[Tensor]] | None = None
+
+
+@dataclass
+class _Held:
+    """Hooks that are on, for how many blocks, and what they write to."""
+
+    own: _Pass = field(default_factory=_Pass)
+    users: int = 0
+    handles: list[torch.utils.hooks.RemovableHandle] = field(default_factory=list)
+
+
+_HOLDING = threading.Lock()
 _END = ""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from probing.errors import UnsupportedModel
 from probing.models._discovery import Side, Sides, find_blocks, find_final_norm, find_side, first_tensor
 from probing.models._hooked import HookedModule
+from probing.models._lanes import keeps_state
 from probing.models._sublayers import find_sublayers
 
 
@@ -84,10 +86,10 @@ class HuggingFaceTrunk(HookedModule):
         if norm is not None:
             self._add("final_norm", f"{outer}{norm[0]}")
 
-    def _run_once(self) -> None:
-        """A forward pass over one small input."""
+    def _run_once(self, n: int = 1, length: int = 7) -> None:
+        """A forward pass over a small input, or `n` equal ones."""
         count = self.embedding.num_embeddings
-        ids = torch.tensor([[(11 + 7 * i) % count for i in range(7)]], device=self.device)
+        ids = torch.tensor([[(11 + 7 * i) % count for i in range(length)]] * n, device=self.device)
         with torch.inference_mode():
             self.run(ids, torch.ones_like(ids))
 
@@ -147,6 +149,18 @@ class HuggingFaceTrunk(HookedModule):
         if self._start is not None:
             given |= _decoder_inputs(ids, mask, self._start)
         return given
+
+    @property
+    def may_run_side_by_side(self) -> bool:
+        """On a processor, where a pass leaves nothing behind in the model."""
+        return self.device.type == "cpu" and not keeps_state(self.trunk, [self._run_once, lambda: self._run_once(2, 5)])
+
+    @contextmanager
+    def held(self, sites: Sequence[str]) -> Iterator[None]:
+        """Hooks that stay on, as `HookedModule.held`; `embed` needs none."""
+        self.check_sites(sites)
+        with super().held([site for site in sites if site != "embed"]):
+            yield
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
         """States `(B, T, D)` at the sites, from one forward pass of the trunk that ends once it has met them all.
