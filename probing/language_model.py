@@ -246,7 +246,7 @@ class LanguageModel:
             return self._trunk.read(*self._padded(batch), sites)
 
     def many_states(self, sites: Sequence[str]) -> AbstractContextManager[Lanes]:
-        """Within the block `states` of just these sites is faster, and may run in its lanes; weights must not change."""
+        """Within the block `states` of just these sites is faster, and may run in its lanes; weights must stay."""
         return many_passes(self._trunk, sites)
 
     def first_piece(self, batch: Sequence[Encoded]) -> np.ndarray[Any, np.dtype[np.int64]]:
