@@ -126,7 +126,7 @@ def save_svg(chart: HeatMap, path: Path) -> Path:
 
 def _figure(chart: HeatMap, *, with_numbers: bool = False) -> Figure:
     n_rows, n_columns = chart.values.shape
-    figure = Figure(figsize=(1.8 + 0.45 * n_columns, 1.2 + 0.22 * n_rows), layout="constrained")
+    figure = Figure(figsize=(1.8 + 0.45 * n_columns, max(2.2, 1.2 + 0.22 * n_rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     drawn = axes.imshow(chart.values, cmap="RdBu_r", vmin=-chart.limit, vmax=chart.limit, aspect="auto", origin="lower")
