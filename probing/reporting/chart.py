@@ -9,10 +9,10 @@ from probing.reporting.curves import Curve, Panel, Point
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.wording import decimal
 
-WIDTH, HEIGHT = 560, 330
-LEFT, RIGHT, TOP, BOTTOM = 52, 148, 34, 46
+WIDTH, HEIGHT = 580, 330
+LEFT, RIGHT, TOP, BOTTOM = 52, 170, 34, 46
 LINE = 13.0
-_CHARACTER = 6.3
+_CHARACTER, _BOLD = 6.3, 7.0
 
 
 def draw(panel: Panel, description: str) -> Markup:
@@ -182,7 +182,7 @@ def _name(curve: Curve, wanted: float, place: float) -> Markup:
     x = WIDTH - RIGHT
     key = el("path", {"class": "line", "d": f"M{x + 2} {_number(wanted)} L{x + 14} {_number(place)} H{x + 24}"})
     shown = curve.name if curve.role in ("task", "other", "control", "selectivity") else f"{curve.name} {_value(curve)}"
-    text = el("text", {"class": "name", "x": x + 28, "y": _number(place + 4)}, _fitted(shown, RIGHT - 28))
+    text = el("text", {"class": "name", "x": x + 28, "y": _number(place + 4)}, _fitted(shown, RIGHT - 28, _BOLD))
     return el("g", {"class": _css(curve)}, key, text)
 
 
@@ -207,8 +207,8 @@ def _css(curve: Curve) -> str:
     return f"{curve.role} p{curve.part % 6}" if curve.role in ("task", "other", "baseline") else curve.role
 
 
-def _fitted(text: str, width: float) -> str:
-    most = int(width / _CHARACTER)
+def _fitted(text: str, width: float, character: float = _CHARACTER) -> str:
+    most = int(width / character)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
