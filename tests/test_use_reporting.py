@@ -106,6 +106,16 @@ def test_numbers_of_the_terminal_are_those_of_the_cells(run: UseRun) -> None:
         assert numbers[1:4] == pytest.approx([es.es, es.es_low, es.es_high], abs=0.0051)
 
 
+def test_other_interventions_stand_beside_with_their_draws(run: UseRun) -> None:
+    screen = printed(run)
+    assert len(re.findall(r"^other edits +leace +random_subspace$", screen, re.MULTILINE)) == 1
+    for verdict in run.verdicts:
+        assert verdict.evidence is not None
+        change = verdict.evidence.comparisons["leace"]["change"]
+        assert re.search(rf"^{re.escape(verdict.place)} +{change:.2f} +0\.02 \(0\.03\)$", screen, re.MULTILINE)
+    assert "other edits" not in printed(SHAPES["no doses, no others"])
+
+
 def test_the_page_with_use_is_well_formed_and_self_contained(shape: UseRun) -> None:
     for results in ([], upos_like()):
         content = html.page(results, use=shape)

@@ -25,6 +25,9 @@ def measured(gain: float, n: int) -> UseResult:
 
 
 @cache
+RANDOM = {"change": 0.02, "change_high": 0.03, "rank": 1.0}
+
+
 def a_result(task: str = TASK, behaviour: str = BEHAVIOUR, model: str = MODEL, prefix: str = "resid.") -> UseResult:
     """Sites 0 and 1 inert, 2 and 3 used; at two positions, of which the second has few rows."""
     cells: list[UseCell] = []
@@ -32,8 +35,8 @@ def a_result(task: str = TASK, behaviour: str = BEHAVIOUR, model: str = MODEL, p
     for layer in range(4):
         for position, n in (("query", 3000), ("end", 600)):
             found = measured(0.8 if layer > 1 else 0.0, n)
-            cell = replace(found.cells[0], site=f"{prefix}{layer}", position=position,
-                           comparisons={"leace": {"es": 0.1 * layer, "rank": 1.0}})  # fmt: skip
+            others = {"leace": {"change": 0.1 * layer, "rank": 1.0}, "random_subspace": RANDOM}
+            cell = replace(found.cells[0], site=f"{prefix}{layer}", position=position, comparisons=others)
             cells.append(cell)
             known[cell.place] = found.decodability["h"]
     base = measured(0.8, 3000)

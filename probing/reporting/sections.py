@@ -216,8 +216,7 @@ def facts_table(task: TaskResults) -> Markup:
     facts = dict(task.any.facts)
     rows = [[title, _fact(key, facts.pop(key), facts)] for key, title in _FACTS.items() if key in facts]
     rows += [[key.replace("_", " "), plain(value)] for key, value in facts.items() if key != "majority_label"]
-    rows = [row for row in rows if row[1] != "–"]  # what this kind of task has not
-    if not rows:
+    if not (rows := [row for row in rows if row[1] != "–"]):  # what this kind of task has not
         return Markup("")
     return join(
         [el("h3", None, "The data"), table("Facts of the labels and the corpus.", ["fact", "value"], rows, "facts")]

@@ -20,6 +20,10 @@ _DOSES_SAID = (
     "alone; complete: how far probes on states see the goal (1: as in its own rows); MDE: smallest effect of either "
     "edit found with 80 % probability"
 )
+_OTHERS_SAID = (
+    "root mean square change of the output, in its SDs, by other interventions, for comparison alone; in brackets the "
+    "95th percentile of the draws; control_task: LEACE of labels shuffled within strata"
+)
 _COLUMNS = ("place", "accuracy", "effect, SD", "mediated", "p", "verdict")
 _STYLE = {"used": "bold green", "decodable only": "bold", "not decodable": "dim"}
 
@@ -34,6 +38,9 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
         if any(verdict.evidence is not None for verdict in group):
             console.print(_doses(group))
             console.print(Text(_DOSES_SAID, style="dim"))
+        if any(verdict.evidence is not None and verdict.evidence.comparisons for verdict in group):
+            console.print(_others(group))
+            console.print(Text(_OTHERS_SAID, style="dim"))
         marked = {name: name for name in letters} if console.width >= _WIDE else letters
         for line in (*_flag_lines(group, marked), *_undecided(group)):
             console.print(Text(line))
@@ -99,6 +106,26 @@ def _doses(group: Sequence[Verdict]) -> Table:
         effects = [_at(by_dose.get(dose), is_taken=dose == cell.dose) for dose in doses]
         table.add_row(*map(Text, (cell.place, *effects, decimal(cell.completeness, 2), decimal(_mde(cell), 2))))
     return table
+
+
+def _others(group: Sequence[Verdict]) -> Table:
+    """What other interventions change at each place; of random subspaces the median, and the 95th percentile."""
+    cells = [v.evidence for v in group if v.evidence is not None and v.evidence.comparisons]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
+    table.add_column("other edits", overflow="fold", min_width=6)
+    names = list(dict.fromkeys(name for cell in cells for name in cell.comparisons))
+    for name in names:
+        table.add_column(Text(name), justify="right", overflow="fold", min_width=4)
+    for cell in cells:
+        table.add_row(*map(Text, (cell.place, *(_change(cell.comparisons.get(name)) for name in names))))
+    return table
+
+
+def _change(numbers: dict[str, float] | None) -> str:
+    if numbers is None or "change" not in numbers:
+        return "–"
+    high = numbers.get("change_high")
+    return decimal(numbers["change"], 2) + (f" ({decimal(high, 2)})" if high is not None else "")
 
 
 def _at(effect: float | None, *, is_taken: bool) -> str:

@@ -13,12 +13,13 @@ from probing.corpus import Corpus
 from probing.errors import BadParameter
 from probing.positions import SCOPE, Position, check_spans, position_rows
 from probing.store import RowTable, Store
+from probing.training.store_view import StoreView
 
 Ints = NDArray[np.int64]
 _CUT = 2 | 8  # flags of an example that is truncated, or read in windows
 
 
-class PiecePositions:
+class PiecePositions(StoreView):
     """A piece store seen as a store of one position: the same rows and bits as a store extracted with `position`.
 
     A piece store has no special pieces, does not know how many follow the text, and not which pieces were cut off. A
@@ -27,8 +28,6 @@ class PiecePositions:
     Attributes:
         rows: where each of the R rows comes from.
         position_names: the one.
-        identity: that of the piece store, with the position in its rows.
-        sites, path, store_id, content_id, environment, inputs, unknown_pieces: those of the piece store.
     """
 
     def __init__(self, store: Store, corpus: Corpus, position: Position) -> None:
@@ -44,12 +43,8 @@ class PiecePositions:
             UnknownName: no example has such a span, with the nearest.
         """
         check_spans(corpus, [position])
-        self._store, self.position_names = store, (position.name,)
-        self.identity = store.identity | {"extraction": store.identity["extraction"] | {"rows": SCOPE}}
-        self.sites, self.path = store.sites, store.path
-        self.store_id, self.content_id = store.store_id, store.content_id
-        self.environment = store.environment
-        self.inputs, self.unknown_pieces = store.inputs, store.unknown_pieces
+        super().__init__(store, SCOPE)
+        self.position_names = (position.name,)
         _refuse_cut(store, position)
         table = store.rows
         ordinals, first = np.unique(table.example, return_index=True)
@@ -71,13 +66,9 @@ class PiecePositions:
             **{name: getattr(table, name)[self._home] for name in columns}, position=np.zeros_like(self._home)
         )
 
-    def width(self, site: str) -> int:
-        """Number of features at a site."""
-        return self._store.width(site)
-
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
         """States `(N, D)` float32 of the rows asked for; None: all."""
-        return self._store.read(site, self._home if rows is None else self._home[np.asarray(rows)])
+        return self._of_store(site, self._home if rows is None else self._home[np.asarray(rows)])
 
 
 def _input(table: RowTable, first: int, end: int, position: Position) -> Encoded:

@@ -14,8 +14,9 @@ from probing.corpus import Corpus
 from probing.design import Pieces
 from probing.errors import BadParameter, ProvenanceMismatch, unknown_name
 from probing.positions import SCOPE, Position, parse_positions, positions_identity
-from probing.store import Moments, RowTable, Store
+from probing.store import RowTable, Store
 from probing.training.piece_positions import PiecePositions
+from probing.training.store_view import StoreView
 
 Ints = NDArray[np.int64]
 POOLINGS = (
@@ -47,13 +48,11 @@ def with_rows(store: Any, corpus: Corpus, rows: str | None, level: str) -> Any:
     return PooledStore(store, corpus, rows or f"{level}:mean")
 
 
-class PooledStore:
+class PooledStore(StoreView):
     """A piece store seen as a store of words or sentences. Equal to pooling at extraction, up to the stored rounding.
 
     Attributes:
         rows: where each of the R pooled rows comes from.
-        identity: that of the piece store, with the pooling in its rows.
-        sites, path, store_id, content_id, environment, inputs, unknown_pieces: those of the piece store.
     """
 
     def __init__(self, store: Store, corpus: Corpus, rows: str) -> None:
@@ -69,14 +68,8 @@ class PooledStore:
         """
         if rows not in POOLINGS:
             raise unknown_name("pooling of pieces", rows, POOLINGS, error=BadParameter)
-        self._store = store
+        super().__init__(store, f"{rows} of pieces")
         scope, _, self._how = rows.partition(":")
-        extraction = store.identity["extraction"] | {"rows": f"{rows} of pieces"}
-        self.identity = store.identity | {"extraction": extraction}
-        self.sites, self.path = store.sites, store.path
-        self.store_id, self.content_id = store.store_id, store.content_id
-        self.environment = store.environment
-        self.inputs, self.unknown_pieces = store.inputs, store.unknown_pieces
         table = store.rows
         lost = {(e, w) for e, w, _ in store.missing_words}
         words_of = _words(corpus, lost) if scope == "word" else None
@@ -87,30 +80,14 @@ class PooledStore:
             char_start=table.char_start[self._first], char_end=table.char_end[last],
         )  # fmt: skip
 
-    def width(self, site: str) -> int:
-        """Number of features at a site."""
-        return self._store.width(site)
-
-    def moments(self, site: str, selection: str = "train") -> Moments:
-        """There are none: those of the store are of its pieces.
-
-        Raises:
-            BadParameter: always.
-        """
-        raise BadParameter(
-            f"the moments of {site} are of pieces, not of pooled rows", needed="a store of the rows that are fitted on",
-            found=str(self.identity["extraction"]["rows"]), where=str(self.path),
-            next_step=f"fit on the rows themselves, or extract the pooled rows with --moments {selection}",
-        )  # fmt: skip
-
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
         """Pooled states `(N, D)` float32 of the rows asked for; None: all."""
         chosen = np.arange(len(self._first)) if rows is None else np.asarray(rows)
         first, end = self._first[chosen], self._bounds[chosen]
         if self._how == "first":
-            return self._store.read(site, first)
+            return self._of_store(site, first)
         if self._how == "last":
-            return self._store.read(site, end - 1)
+            return self._of_store(site, end - 1)
         pieces = self.pieces(site, chosen)
         states, bounds = torch.from_numpy(pieces.states), torch.from_numpy(pieces.bounds)
         pooled: NDArray[np.float32] = embedding_bag(
@@ -123,13 +100,13 @@ class PooledStore:
         first, counts = self._first[rows], self._bounds[rows] - self._first[rows]
         bounds = np.concatenate([[0], np.cumsum(counts)])
         places = np.repeat(first - bounds[:-1], counts) + np.arange(bounds[-1])
-        return Pieces(self._store.read(site, places), bounds)
+        return Pieces(self._of_store(site, places), bounds)
 
 
-class PositionStore:
+class PositionStore(StoreView):
     """A store of positions seen as a store of one of them: at most one row per example.
 
-    Attributes: as of `PooledStore`, and
+    Attributes: as of `StoreView`, and
         one_of_several: the name of the position where the store has others too, else "".
     """
 
@@ -155,14 +132,9 @@ class PositionStore:
                 found=f"rows {rows}" if rows else "none chosen", where=str(store.path),
                 next_step="choose one with rows (--rows), or extract again with the positions you want",
             )  # fmt: skip
-        self._store = store
+        super().__init__(store, f"{SCOPE}:{name}")
         table = store.rows
         self._chosen = np.flatnonzero(np.asarray(table.position) == names.index(name))
-        self.identity = store.identity | {"extraction": store.identity["extraction"] | {"rows": f"{SCOPE}:{name}"}}
-        self.sites, self.path = store.sites, store.path
-        self.store_id, self.content_id = store.store_id, store.content_id
-        self.environment = store.environment
-        self.inputs, self.unknown_pieces = store.inputs, store.unknown_pieces
         self.one_of_several = name if len(names) > 1 else ""
         columns = ("example", "piece_start", "piece_end", "char_start", "char_end")
         self.rows = RowTable(
@@ -170,13 +142,9 @@ class PositionStore:
             **{column: getattr(table, column)[self._chosen] for column in columns},
         )
 
-    def width(self, site: str) -> int:
-        """Number of features at a site."""
-        return self._store.width(site)
-
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
         """States `(N, D)` float32 of the rows asked for; None: all."""
-        return self._store.read(site, self._chosen if rows is None else self._chosen[np.asarray(rows)])
+        return self._of_store(site, self._chosen if rows is None else self._chosen[np.asarray(rows)])
 
 
 def _check_spans(store: Store | PiecePositions, corpus: Corpus) -> None:
