@@ -17,6 +17,9 @@ TASK, BEHAVIOUR, MODEL = "upos", "next_token:answers=was|were", "tiny-gpt2"
 CRITERIA = vars(Criteria())
 
 
+RANDOM = {"change": 0.02, "change_high": 0.03, "rank": 1.0}
+
+
 @cache
 def measured(gain: float, n: int) -> UseResult:
     """One place."""
@@ -25,9 +28,6 @@ def measured(gain: float, n: int) -> UseResult:
 
 
 @cache
-RANDOM = {"change": 0.02, "change_high": 0.03, "rank": 1.0}
-
-
 def a_result(task: str = TASK, behaviour: str = BEHAVIOUR, model: str = MODEL, prefix: str = "resid.") -> UseResult:
     """Sites 0 and 1 inert, 2 and 3 used; at two positions, of which the second has few rows."""
     cells: list[UseCell] = []
