@@ -145,7 +145,7 @@ def _minimise(problems: Problems, stop: Stop, start: Tensor | None, *, warm: boo
     done: dict[int, Solution] = {}
     for iteration in range(stop.max_iterations + 1):
         if iteration and iteration % _REFRESH == 0:
-            now.factors = Factors.sample(now.problems, now.Z.weights, source)
+            now.factors = Factors.sample(now.problems, now.Z.weights, source, now.factors)
         last = iteration == stop.max_iterations
         finished, direction, fall = _judged(now, stop, last=last)
         keep = _parted(now, done, finished | last, iteration, converged=finished)
@@ -161,9 +161,7 @@ def _minimise(problems: Problems, stop: Stop, start: Tensor | None, *, warm: boo
     return [done[m] for m in sorted(done)]
 
 
-def _parted(
-    now: _State, done: dict[int, Solution], leaving: Tensor, iteration: int, *, converged: Tensor
-) -> Tensor:
+def _parted(now: _State, done: dict[int, Solution], leaving: Tensor, iteration: int, *, converged: Tensor) -> Tensor:
     """Note the solutions of the label sets that leave; numbers of those that stay."""
     keep = torch.nonzero(~leaving).flatten()
     for m in torch.nonzero(leaving).flatten().tolist():
@@ -213,7 +211,7 @@ def _advance(now: _State, direction: Tensor, fall: Tensor) -> Tensor:
     step = torch.ones_like(loss)
     again = torch.nonzero(~serves(loss, now.loss, slope, fall)).flatten()
     # Held logits are searched one label set at a time, to copy few of them; else one reading serves all.
-    for chosen in again.split(1 if Z.held is not None else len(again)) if len(again) else ():
+    for chosen in torch.split(again, 1 if Z.held is not None else max(1, len(again)))[: len(again)]:
         part, there, change = now.problems.take(chosen), Z.take(chosen), ZD.take(chosen)
         step[chosen] = line_search(part, there, change, now.loss[chosen], fall[chosen], (loss[chosen], slope[chosen]))
         Z.put(chosen, there.moved(change, step[chosen] - 1))

@@ -85,9 +85,14 @@ class Problems:
 
     def product(self, W: Tensor, x: Tensor, *, masked: bool = True) -> Tensor:
         """`(M, K, n)` logits of rows `(n, D)`."""
-        flat = W.reshape(-1, self.width)
-        z = (flat[:, :-1].to(x.dtype) @ x.T).to(W.dtype).add_(flat[:, -1:]).view(len(W), self.k, -1)
+        z = self.product_to(W.new_empty(len(W), self.k, len(x)), W, x)
         return z.add_(self.mask) if masked else z
+
+    def product_to(self, z: Tensor, W: Tensor, x: Tensor) -> Tensor:
+        """Those of no mask, written to `z`."""
+        flat = W.reshape(-1, self.width)
+        products = flat[:, :-1].to(x.dtype) @ x.T
+        return torch.add(products.view(z.shape), W[..., -1:], out=z)
 
     def stepped(self, Z: Logits, direction: Tensor) -> tuple[Logits, Logits, Tensor, Tensor]:
         """One unit step: logits there (held ones are moved in place), of the direction; objectives and gradients."""
@@ -108,8 +113,7 @@ class Problems:
             y = self.codes[:, start : start + len(x)].unsqueeze(1)
             z = self._at(Z, start, x)
             if change is not None and change.held is not None:
-                part = change.held[:, :, start : start + len(x)]
-                z.add_(part.copy_(self.product(change.weights, x, masked=False)))
+                z.add_(self.product_to(change.held[:, :, start : start + len(x)], change.weights, x))
             p, own, total = _softmax(z, y)
             loss += (total.log_() - own).sum((1, 2), dtype=torch.float64)
             residual = p.scatter_add_(1, y, minus_one.expand(y.shape)).view(len(G), -1)

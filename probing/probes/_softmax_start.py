@@ -16,6 +16,8 @@ _SHARED_ROWS = 8192
 _SHRINK = 0.15
 _WIDE, _ROWS_A_COLUMN = 128, 24
 _SMALL_TRIANGLE = 64
+_LEVEL_ROWS = 8192
+_CHANGED = 1.5  # by what factor p(1-p) must have changed for a new factor to be worth its time
 
 
 @dataclass
@@ -24,42 +26,45 @@ class Factors:
 
     Attributes:
         inverses: `(M, F, D+1, D+1)`, lower triangles; F is K, or 1 shared by all classes.
+        levels: `(M, F)` mean p(1-p) of each when it was made, in rows at even distances.
     """
 
     inverses: Tensor
+    levels: Tensor
 
     @classmethod
-    def sample(cls, problems: Problems, W: Tensor, source: torch.Generator) -> Factors:
+    def sample(cls, problems: Problems, W: Tensor, source: torch.Generator, old: Factors | None = None) -> Factors:
         """Estimate XᵀDiag(p(1-p))X/N + λI from rows drawn in proportion to p(1-p), all rows if there are few.
 
         Where rows are drawn, the estimate is shrunk towards the Gram matrix of all rows, scaled: 1,024 rows alone
-        say little of hundreds of directions.
+        say little of hundreds of directions. Of old factors those are kept, and overwritten elsewhere, whose mean
+        p(1-p) is still nearly what it was.
         """
         many, width, k = len(problems), problems.width, problems.k
         few = width >= _WIDE and problems.n < _ROWS_A_COLUMN * width  # a factor a class would cost more than it saves
         shared = few or many * k * width * width > problems.rows.budget
         factors = 1 if shared else k
-        count = max(1024, 2 * width)
         rows = problems.rows.pilot
+        few_rows = rows[:: -(-len(rows) // _LEVEL_ROWS)]
         common = _common(rows, width, W.dtype)
-        inverses = torch.zeros(many, factors, width, width, dtype=W.dtype)
+        now = old or cls(W.new_zeros(many, factors, width, width), W.new_full((many, factors), -1.0))
         for m in range(many):
             one = problems.take(torch.tensor([m]))
-            p = torch.softmax(one.product(W[m : m + 1], rows)[0], 0)
-            importance = p.mul_(1 - p)
-            importance = importance.mean(0, keepdim=True) if shared else importance
-            for f in range(factors):
-                block = weighted_gram(rows, importance[f], count, source)
-                if len(rows) > 2 * count:
-                    block.mul_(1 - _SHRINK).add_(common, alpha=_SHRINK * float(importance[f].mean()))
-                ridge = problems.penalties[m] + 1e-5 * float(block.diagonal().mean()) + 1e-9
-                block.diagonal().add_(ridge)
-                invert(torch.linalg.cholesky(block), inverses[m, f])
-        return cls(inverses)
+            level = _importance(one, W[m : m + 1], few_rows, shared=shared).mean(1)
+            changed = torch.maximum(level, now.levels[m]) > _CHANGED * torch.minimum(level, now.levels[m])
+            if not bool(changed.any()):
+                continue
+            importance = _importance(one, W[m : m + 1], rows, shared=shared)
+            for f in torch.nonzero(changed).flatten().tolist():
+                block = _block(rows, importance[f], common, source)
+                block.diagonal().add_(problems.penalties[m] + 1e-5 * float(block.diagonal().mean()) + 1e-9)
+                invert(torch.linalg.cholesky(block), now.inverses[m, f])
+                now.levels[m, f] = level[f]
+        return now
 
     def take(self, keep: Tensor) -> Factors:
         """The chosen label sets."""
-        return Factors(self.inverses[keep])
+        return Factors(self.inverses[keep], self.levels[keep])
 
     def solve(self, *parts: Tensor) -> list[Tensor]:
         """The preconditioner applied to each of some gradients `(M, K, D+1)`: the factors are read once for all."""
@@ -71,6 +76,22 @@ class Factors:
         if shared:
             return [part.contiguous() for part in torch.split(solved, k, 1)]
         return [part.reshape(many, k, width) for part in solved.unbind(1)]
+
+
+def _importance(problems: Problems, W: Tensor, rows: Tensor, *, shared: bool) -> Tensor:
+    """`(F, n)` p(1-p) of one label set, the classes' mean if they share a factor."""
+    p = torch.softmax(problems.product(W, rows)[0], 0)
+    importance = p.mul_(1 - p)
+    return importance.mean(0, keepdim=True) if shared else importance
+
+
+def _block(rows: Tensor, importance: Tensor, common: Tensor, source: torch.Generator) -> Tensor:
+    """Lower triangle of one class block."""
+    count = max(1024, 2 * len(common))
+    block = weighted_gram(rows, importance, count, source)
+    if len(rows) > 2 * count:
+        block.mul_(1 - _SHRINK).add_(common, alpha=_SHRINK * float(importance.mean()))
+    return block
 
 
 def invert(lower: Tensor, to: Tensor) -> None:
@@ -93,7 +114,7 @@ def _common(rows: Tensor, width: int, dtype: torch.dtype) -> Tensor:
 
 
 def gram(rows: Tensor) -> Tensor:
-    """Lower triangle of `XᵀX` for X `(n, D)`, in strips, which saves a third of the products; above it are some zeros."""
+    """Lower triangle of `XᵀX` for X `(n, D)`, by strips, which saves a third of the products."""
     width = rows.shape[1]
     found = rows.new_zeros(width, width)
     for low in range(0, width, max(64, -(-width // 3))):
@@ -108,7 +129,7 @@ def with_ones(rows: Tensor) -> Tensor:
 
 
 def weighted_gram(rows: Tensor, weights: Tensor, count: int, source: torch.Generator) -> Tensor:
-    """Lower triangle of `Σ wₙ xₙ xₙᵀ / N`, exactly or from `count` rows by systematic sampling in proportion to their weights."""
+    """Lower triangle of `Σ wₙ xₙ xₙᵀ / N`, exactly or from `count` rows drawn systematically by weight."""
     n = len(rows)
     if n <= 2 * count:
         all_rows = with_ones(rows.to(weights.dtype))
