@@ -9,12 +9,12 @@ from torch import Tensor
 
 from probing.probes._softmax_parts import Problems
 
-_FEWEST_ROWS_TO_WARM = 8192
+_FEWEST_ROWS_TO_WARM = 4096
 _WARM_BLOCK = 2**16
 _WARM_EPOCHS, _WARM_BATCH, _WARM_RATE = 4, 512, 0.01
 _SHARED_ROWS = 8192
 _SHRINK = 0.15
-_WIDE, _ROWS_A_COLUMN = 128, 24
+_WIDE, _ROWS_A_COLUMN = 128, 16
 _SMALL_TRIANGLE = 64
 _LEVEL_ROWS = 8192
 _CHANGED = 1.5  # by what factor p(1-p) must have changed for a new factor to be worth its time
@@ -27,10 +27,12 @@ class Factors:
     Attributes:
         inverses: `(M, F, D+1, D+1)`, lower triangles; F is K, or 1 shared by all classes.
         levels: `(M, F)` mean p(1-p) of each when it was made, in rows at even distances.
+        common: `(D+1, D+1)` lower triangle of the Gram matrix of all rows.
     """
 
     inverses: Tensor
     levels: Tensor
+    common: Tensor
 
     @classmethod
     def sample(cls, problems: Problems, W: Tensor, source: torch.Generator, old: Factors | None = None) -> Factors:
@@ -46,17 +48,20 @@ class Factors:
         factors = 1 if shared else k
         rows = problems.rows.pilot
         few_rows = rows[:: -(-len(rows) // _LEVEL_ROWS)]
-        common = _common(rows, width, W.dtype)
-        now = old or cls(W.new_zeros(many, factors, width, width), W.new_full((many, factors), -1.0))
+        now = old or cls(
+            W.new_zeros(many, factors, width, width),
+            W.new_full((many, factors), -1.0),
+            _common(rows, width, W.dtype),
+        )
         for m in range(many):
             one = problems.take(torch.tensor([m]))
             level = _importance(one, W[m : m + 1], few_rows, shared=shared).mean(1)
             changed = torch.maximum(level, now.levels[m]) > _CHANGED * torch.minimum(level, now.levels[m])
-            if not bool(changed.any()):
+            if not (shared or bool(changed.any())):
                 continue
             importance = _importance(one, W[m : m + 1], rows, shared=shared)
-            for f in torch.nonzero(changed).flatten().tolist():
-                block = _block(rows, importance[f], common, source)
+            for f in torch.nonzero(changed | shared).flatten().tolist():
+                block = _block(rows, importance[f], now.common, source)
                 block.diagonal().add_(problems.penalties[m] + 1e-5 * float(block.diagonal().mean()) + 1e-9)
                 invert(torch.linalg.cholesky(block), now.inverses[m, f])
                 now.levels[m, f] = level[f]
@@ -64,7 +69,7 @@ class Factors:
 
     def take(self, keep: Tensor) -> Factors:
         """The chosen label sets."""
-        return Factors(self.inverses[keep], self.levels[keep])
+        return Factors(self.inverses[keep], self.levels[keep], self.common)
 
     def solve(self, *parts: Tensor) -> list[Tensor]:
         """The preconditioner applied to each of some gradients `(M, K, D+1)`: the factors are read once for all."""
