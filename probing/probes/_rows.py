@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probing.store.row_blocks import RowBlocks
 
-_FEWEST_LOW_ROWS = 4096
+_FEWEST_LOW_ROWS = 8192
 
 
 def low_precision_helps() -> bool:

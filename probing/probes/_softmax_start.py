@@ -9,7 +9,7 @@ from torch import Tensor
 
 from probing.probes._softmax_parts import Problems
 
-_FEWEST_ROWS_TO_WARM = 4096
+_FEWEST_ROWS_TO_WARM = 8192
 _WARM_BLOCK = 2**16
 _WARM_EPOCHS, _WARM_BATCH, _WARM_RATE = 4, 512, 0.01
 _SHARED_ROWS = 8192
