@@ -2,9 +2,11 @@
 
 Objective of label set m: mean log loss + ½ λₘ ‖W‖², intercept free. Label sets are stacked as columns of one product.
 What makes it fast: a few epochs of Adam as a warm start; a block-diagonal Newton preconditioner (one Cholesky factor a
-class, from rows drawn in proportion to p(1-p)) inside L-BFGS; a line search on cached logits, which costs no product;
-products in bfloat16 where the processor has them, each label set's end being judged by its float32 gradient; and
-dropping each label set as it converges. Rows may be streamed: then logits are multiplied anew instead of held.
+class, from rows drawn in proportion to p(1-p), inverted once) inside L-BFGS; one pass over the rows a step, which finds
+logits, objective and gradient at the unit step block by block, and a line search on cached logits, which costs no
+product, for those label sets alone whose unit step does not serve; products in bfloat16 where the processor has them,
+each label set's end being judged by its float32 gradient; and dropping each label set as it converges. Rows may be
+streamed: then logits are multiplied anew instead of held.
 
 References:
     Nocedal & Wright 2006, *Numerical Optimization*, §§7.2, 8.1; Böhning 1992, Ann. Inst. Statist. Math. 44.
@@ -22,12 +24,11 @@ from torch import Tensor
 from probing.probes._rows import Rows
 from probing.probes._softmax_parts import Logits, Problems
 from probing.probes._softmax_start import Factors, warm_start
+from probing.probes._softmax_steps import dot, line_search, serves, towards
 from probing.seeds import child_seed
 
 _MEMORY = 8
 _REFRESH = 12
-_LINE_STEPS = 12
-_SLOPE_LEFT = 0.5
 _LOSS_FLOOR = 0.05
 _LOW_TOLERANCE = 5e-5
 _MOST_REFUSALS = 3
@@ -124,8 +125,8 @@ class _State:
 
     def direction(self) -> tuple[Tensor, Tensor]:
         """`(M, K, D+1)` where to go, and the slope `(M,)` of the objective there."""
-        towards = _direction(self.G, self.pairs, self.factors)
-        return towards, _dot(self.G, towards)
+        along = towards(self.G, self.pairs, self.factors)
+        return along, dot(self.G, along)
 
     def refine(self, chosen: Tensor) -> None:
         """Logits, objectives and gradients of the chosen label sets from products in full precision."""
@@ -146,25 +147,30 @@ def _minimise(problems: Problems, stop: Stop, start: Tensor | None, *, warm: boo
     done: dict[int, Solution] = {}
     for iteration in range(stop.max_iterations + 1):
         if iteration and iteration % _REFRESH == 0:
-            now.factors = Factors.sample(now.problems, now.Z.weights, source)
+            now.factors = Factors.sample(now.problems, now.Z.weights, source, now.factors)
         last = iteration == stop.max_iterations
         finished, direction, fall = _judged(now, stop, last=last)
-        step, ZD = torch.zeros_like(now.loss), None
-        if not last and not bool(finished.all()):
-            ZD = now.problems.logits(direction, masked=False)
-            step = _line_search(now.problems, now.Z, ZD, now.loss, fall)
-        stuck = (step == 0) & ~finished
-        if now.problems.low and bool(stuck.any()) and not last:
-            _leave_low(now)
-            stuck = torch.zeros_like(stuck)
-        leaving = finished | stuck
-        for m in torch.nonzero(leaving | last).flatten().tolist():
-            converged = bool(finished[m]) or (bool(stuck[m]) and not last)
-            done[now.place[m]] = _solution(now.problems, now.Z.weights, now.loss, m, iteration, converged)
-        if last or bool(leaving.all()) or ZD is None:
+        keep = _parted(now, done, finished | last, iteration, converged=finished)
+        if not now.place:
             break
-        _advance(now, direction, ZD, step, leaving)
+        stuck = _advance(now, direction[keep], fall[keep]) == 0
+        if now.problems.low and bool(stuck.any()):
+            _leave_low(now)
+        else:
+            _parted(now, done, stuck, iteration, converged=stuck)
+        if not now.place:
+            break
     return [done[m] for m in sorted(done)]
+
+
+def _parted(now: _State, done: dict[int, Solution], leaving: Tensor, iteration: int, *, converged: Tensor) -> Tensor:
+    """Note the solutions of the label sets that leave; numbers of those that stay."""
+    keep = torch.nonzero(~leaving).flatten()
+    for m in torch.nonzero(leaving).flatten().tolist():
+        done[now.place[m]] = _solution(now.problems, now.Z.weights, now.loss, m, iteration, bool(converged[m]))
+    if len(keep) < len(now.place):
+        now.take(keep)
+    return keep
 
 
 def _judged(now: _State, stop: Stop, *, last: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,82 +199,29 @@ def _leave_low(now: _State) -> None:
 
 def _is_done(now: _State, fall: Tensor, tolerance: float) -> Tensor:
     floor = _LOSS_FLOOR * math.log(now.problems.k)
-    certain = 1.0 if now.factors.lower.shape[1] == now.problems.k else _SHARED_CERTAINTY
+    certain = 1.0 if now.factors.inverses.shape[1] == now.problems.k else _SHARED_CERTAINTY
     enough = certain * tolerance * now.loss.clamp_min(floor)
     still = now.G.abs().amax((1, 2)) <= 10 * tolerance
     # What the model still promises, and what the last step gave: neither alone can be trusted far from the optimum.
     return still & (-0.5 * fall <= enough) & ((now.gained <= 0.5 * enough) | (-0.5 * fall <= 1e-3 * enough))
 
 
-def _advance(now: _State, direction: Tensor, ZD: Logits, step: Tensor, leaving: Tensor) -> None:
-    """Drop what leaves and take the step with what stays."""
-    if bool(leaving.any()):
-        keep = torch.nonzero(~leaving).flatten()
-        now.take(keep)
-        direction, ZD, step = direction[keep], ZD.take(keep), step[keep]
-    move = step.to(direction.dtype).view(-1, 1, 1) * direction
-    now.Z = now.Z.moved(ZD, now.Z.weights + move, step)
-    before = now.loss
-    now.loss, new = now.problems.gradient(now.Z)
-    now.gained = before - now.loss
-    now.pairs = [*now.pairs, (move, new - now.G)][-_MEMORY:]
-    now.G = new
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """`(M,)` inner products in float64."""
-    return (a * b).sum((1, 2), dtype=torch.float64)
-
-
-def _direction(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> Tensor:
-    """`(M, K, D+1)`: the two-loop recursion around the preconditioner, problem by problem."""
-    q = G.clone()
-    kept = []
-    for s, t in reversed(pairs):
-        curvature = _dot(s, t)
-        rho = torch.where(curvature > 0, 1 / curvature, 0.0)
-        a = _dot(s, q) * rho
-        q -= a.to(q.dtype).view(-1, 1, 1) * t
-        kept.append((s, t, rho, a))
-    r = _scaled(q, pairs, factors)
-    for s, t, rho, a in reversed(kept):
-        b = _dot(t, r) * rho
-        r += (a - b).to(r.dtype).view(-1, 1, 1) * s
-    ascent = _dot(G, r) <= 0
-    if bool(ascent.any()):
-        r = torch.where(ascent.view(-1, 1, 1), factors.solve(G)[0], r)
-    return r.neg_()
-
-
-def _scaled(q: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> Tensor:
-    """The preconditioner applied to `q`, by the scale it lacks along the last step: it knows no coupling of classes."""
-    if not pairs:
-        return factors.solve(q)[0]
-    s, t = pairs[-1]
-    r, solved = factors.solve(q, t)
-    bent, curvature = _dot(t, solved), _dot(s, t)
-    gamma = torch.where((curvature > 0) & (bent > 0), curvature / bent, 1.0).clamp(0.01, 10.0)
-    return r.mul_(gamma.to(r.dtype).view(-1, 1, 1))
-
-
-def _line_search(problems: Problems, Z: Logits, ZD: Logits, loss: Tensor, fall: Tensor) -> Tensor:
-    """`(M,)` steps that lower each convex objective and leave little of its slope; 0 where none does."""
+def _advance(now: _State, direction: Tensor, fall: Tensor) -> Tensor:
+    """Take the unit step where it serves, else one by a line search; the steps `(M,)`, 0 where none lowers."""
+    Z, ZD, loss, G = now.problems.stepped(now.Z, direction)
+    slope = dot(G, direction)
     step = torch.ones_like(loss)
-    low, high = torch.zeros_like(loss), torch.full_like(loss, torch.inf)
-    best, least = torch.zeros_like(loss), loss.clone()
-    for _ in range(_LINE_STEPS):
-        value, slope, curvature = problems.along(Z, ZD, step)
-        lower = value < least
-        best, least = torch.where(lower, step, best), torch.where(lower, value, least)
-        enough = (value <= loss) & (slope.abs() <= _SLOPE_LEFT * fall.abs())
-        if bool((enough | (fall >= 0)).all()):
-            break
-        low, high = torch.where(slope < 0, step, low), torch.where(slope >= 0, step, high)
-        newton = step - slope / curvature.clamp_min(1e-300)
-        middle = torch.where(high.isinf(), 4 * step, 0.5 * (low + high))
-        inside = (newton > low) & (newton < high.clamp_max(10 * step)) & newton.isfinite()
-        step = torch.where(enough, step, torch.where(inside, newton, middle))
-    return best
+    again = torch.nonzero(~serves(loss, now.loss, slope, fall)).flatten()
+    # Held logits are searched one label set at a time, to copy few of them; else one reading serves all.
+    for chosen in torch.split(again, 1 if Z.held is not None else max(1, len(again)))[: len(again)]:
+        part, there, change = now.problems.take(chosen), Z.take(chosen), ZD.take(chosen)
+        step[chosen] = line_search(part, there, change, now.loss[chosen], fall[chosen], (loss[chosen], slope[chosen]))
+        Z.put(chosen, there.moved(change, step[chosen] - 1))
+        loss[chosen], G[chosen] = part.gradient(there)
+    now.gained = now.loss - loss
+    now.pairs = [*now.pairs, (Z.weights - now.Z.weights, G - now.G)][-_MEMORY:]
+    now.Z, now.loss, now.G = Z, loss, G
+    return step
 
 
 def _solution(problems: Problems, W: Tensor, loss: Tensor, m: int, iterations: int, converged: bool) -> Solution:

@@ -24,11 +24,19 @@ class Logits:
     held: Tensor | None
     masked: bool = True
 
-    def moved(self, change: Logits, weights: Tensor, step: Tensor) -> Logits:
-        """Logits of the weights one step on, in place where they are held."""
-        if self.held is None or change.held is None:
-            return Logits(weights, None)
-        return Logits(weights, self.held.addcmul_(change.held, step.to(weights.dtype).view(-1, 1, 1)))
+    def moved(self, change: Logits, step: Tensor) -> Logits:
+        """These logits, moved in place by steps `(M,)` of a change."""
+        size = step.to(self.weights.dtype).view(-1, 1, 1)
+        self.weights.addcmul_(change.weights, size)
+        if self.held is not None and change.held is not None:
+            self.held.addcmul_(change.held, size)
+        return self
+
+    def put(self, chosen: Tensor, part: Logits) -> None:
+        """Set those of the chosen label sets."""
+        self.weights[chosen] = part.weights
+        if self.held is not None and part.held is not None:
+            self.held[chosen] = part.held
 
     def take(self, keep: Tensor) -> Logits:
         """Those of the chosen label sets."""
@@ -44,7 +52,7 @@ class Problems:
 
     def __init__(self, rows: Rows, codes: Tensor, classes: list[int], penalties: list[float]) -> None:
         self.rows, self.codes, self.classes, self.penalties = rows, codes, classes, penalties
-        self.n, self.width, self.k = rows.n, rows.width + 1, max(classes)
+        self.n, self.width, self.k = rows.n, rows.width + 1, max(classes, default=0)
         self.mask = self._mask(self.k)
         self.lam = torch.tensor(penalties, dtype=torch.float64)
         self.low = rows.has_low
@@ -77,19 +85,36 @@ class Problems:
 
     def product(self, W: Tensor, x: Tensor, *, masked: bool = True) -> Tensor:
         """`(M, K, n)` logits of rows `(n, D)`."""
-        flat = W.reshape(-1, self.width)
-        z = (flat[:, :-1].to(x.dtype) @ x.T).to(W.dtype).add_(flat[:, -1:]).view(len(W), self.k, -1)
+        z = self.product_to(W.new_empty(len(W), self.k, len(x)), W, x)
         return z.add_(self.mask) if masked else z
 
-    def gradient(self, Z: Logits) -> tuple[Tensor, Tensor]:
-        """Objectives `(M,)` in float64 and gradients like the weights."""
+    def product_to(self, z: Tensor, W: Tensor, x: Tensor) -> Tensor:
+        """Those of no mask, written to `z`."""
+        flat = W.reshape(-1, self.width)
+        products = flat[:, :-1].to(x.dtype) @ x.T
+        return torch.add(products.view(z.shape), W[..., -1:], out=z)
+
+    def stepped(self, Z: Logits, direction: Tensor) -> tuple[Logits, Logits, Tensor, Tensor]:
+        """One unit step: logits there (held ones are moved in place), of the direction; objectives and gradients."""
+        change = Logits(direction, None if Z.held is None else torch.empty_like(Z.held), masked=False)
+        there = Logits(Z.weights + direction, Z.held)
+        return there, change, *self.gradient(there, change)
+
+    def gradient(self, Z: Logits, change: Logits | None = None) -> tuple[Tensor, Tensor]:
+        """Objectives `(M,)` in float64 and gradients like the weights.
+
+        Held logits are first moved by `change`, whose own are found in the same pass, while rows are in the cache.
+        """
         W = Z.weights
         G = torch.zeros(len(self) * self.k, self.width, dtype=W.dtype)
         loss = torch.zeros(len(self), dtype=torch.float64)
         minus_one = torch.full((1, 1, 1), -1.0, dtype=W.dtype)
         for start, x in self.rows.blocks(self.block, low=self.low):
             y = self.codes[:, start : start + len(x)].unsqueeze(1)
-            p, own, total = _softmax(self._at(Z, start, x), y)
+            z = self._at(Z, start, x)
+            if change is not None and change.held is not None:
+                z.add_(self.product_to(change.held[:, :, start : start + len(x)], change.weights, x))
+            p, own, total = _softmax(z, y)
             loss += (total.log_() - own).sum((1, 2), dtype=torch.float64)
             residual = p.scatter_add_(1, y, minus_one.expand(y.shape)).view(len(G), -1)
             G[:, -1] += residual.sum(1)
