@@ -165,7 +165,8 @@ def test_a_signal_to_the_whole_group_stops_all_workers_and_the_same_command_goes
     wait_until_gone(child.pid)
     assert child.returncode == code, errors
     assert says in errors and "Traceback" not in errors, errors
-    assert not {holder.pid for holder in Leases(tmp_path / "s").held().values()} - {0}  # 0: killed before it was written
+    holders = {holder.pid for holder in Leases(tmp_path / "s").held().values()}
+    assert holders <= {0}  # 0: killed between making the lease and writing it, which counts ten seconds
     result = CliRunner().invoke(app, [*command[:-4], "--json"])
     assert result.exit_code == 0, result.output
     assert Store.open(tmp_path / "s").verify() == []
