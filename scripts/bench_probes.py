@@ -59,10 +59,10 @@ def count_evaluations() -> None:
     def gflop(self: Any) -> float:
         return 2e-9 * self.n * self.width * self.k * len(self)
 
-    def counted_gradient(self: Any, Z: Any) -> Any:
-        COUNTED["products"] += gflop(self)
+    def counted_gradient(self: Any, Z: Any, change: Any = None) -> Any:
+        COUNTED["products"] += gflop(self) * (1 if change is None else 2)  # of a step: its direction too
         COUNTED["evaluations"] += len(self)
-        return gradient(self, Z)
+        return gradient(self, Z, change)
 
     def counted_logits(self: Any, W: Any, **options: bool) -> Any:
         COUNTED["products"] += gflop(self)
