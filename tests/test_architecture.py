@@ -37,7 +37,7 @@ LAYERS = [
         "patching_result",
     },
     {"contracts", "analysing", "predicting", "state_controls", "instrument", "editing", "behaving"},
-    {*MEMBERS, "specs", "language_model", "batching", "chat"},
+    {*MEMBERS, "specs", "language_model", "batching", "chat", "packing"},
     {"extraction", "training", "completing", "importing", "progress", "instruments"},
     {"intervening", "judging"},
     {"plantbench", "evidence"},

@@ -10,15 +10,54 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probing.packing import can_pack, packed, product
 from probing.store.row_blocks import RowBlocks
 
 _FEWEST_LOW_ROWS = 8192
+_PACK = 2048
 
 
 def low_precision_helps() -> bool:
     """Whether this processor multiplies bfloat16, so that products in it cost less than in float32."""
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(known is not None and known())
+
+
+class Operand:
+    """Rows `(n, D)` as an operand of the two products of a pass, which are made in their dtype."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def logits(self, weights: Tensor, to: Tensor, intercept: Tensor) -> None:
+        """Write `weights` `(P, D)` times the rows, plus `(P, 1)`, to `(P, n)`."""
+        torch.add(weights.to(self._rows.dtype) @ self._rows.T, intercept, out=to)
+
+    def add_gradient(self, residual: Tensor, to: Tensor) -> None:
+        """Add `(P, n)` times the rows to `(P, D)`."""
+        to += residual.to(self._rows.dtype) @ self._rows
+
+
+class PackedOperand:
+    """Packed parts of rows, `(_PACK, D)` each but the last, and of their transposes: see `Operand`."""
+
+    def __init__(self, parts: list[tuple[Tensor, Tensor]], n: int, dtype: torch.dtype) -> None:
+        self._parts, self._n, self._dtype = parts, n, dtype
+
+    def __len__(self) -> int:
+        return self._n
+
+    def logits(self, weights: Tensor, to: Tensor, intercept: Tensor) -> None:
+        weights = weights.to(self._dtype)
+        for part, (rows, _) in zip(to.split(_PACK, 1), self._parts, strict=True):
+            torch.add(product(weights, rows), intercept, out=part)
+
+    def add_gradient(self, residual: Tensor, to: Tensor) -> None:
+        for part, (_, columns) in zip(residual.split(_PACK, 1), self._parts, strict=True):
+            to += product(part.to(self._dtype), columns)
 
 
 class HeldRows:
@@ -46,6 +85,24 @@ class HeldRows:
         rows = self._low if low and self.has_low else self._rows
         for start in range(0, self.n, size):
             yield start, rows[start : start + size]
+
+    def operands(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Operand | PackedOperand]]:
+        """The rows of `blocks`, to multiply by; `size` is rounded where they are packed."""
+        if not (low and self._packs):
+            yield from ((start, Operand(rows)) for start, rows in self.blocks(size, low=low))
+            return
+        many = max(1, round(size / _PACK))
+        for first in range(0, len(self._packs), many):
+            start = first * _PACK
+            n = min(self.n - start, many * _PACK)
+            yield start, PackedOperand(self._packs[first : first + many], n, self._low.dtype)
+
+    @cached_property
+    def _packs(self) -> list[tuple[Tensor, Tensor]]:
+        """Low rows and their transposes, packed; none where they cannot be."""
+        if not (self.has_low and can_pack(self._low.dtype)):
+            return []
+        return [(packed(rows), packed(rows.T.contiguous())) for rows in self._low.split(_PACK)]
 
     @cached_property
     def pilot(self) -> Tensor:
@@ -78,6 +135,10 @@ class StreamedRows:
             for first in range(0, len(rows), size):
                 yield start + first, rows[first : first + size]
 
+    def operands(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Operand]]:
+        """The rows of `blocks`, to multiply by."""
+        yield from ((start, Operand(rows)) for start, rows in self.blocks(size, low=low))
+
     @cached_property
     def pilot(self) -> Tensor:
         """`(P, D)` rows at even distances, as many as an eighth of the budget holds."""
@@ -90,4 +151,5 @@ class StreamedRows:
         return torch.cat(parts)
 
 
+Multiplied = Operand | PackedOperand
 Rows = HeldRows | StreamedRows

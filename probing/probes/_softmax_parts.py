@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probing.probes._rows import Rows
+from probing.probes._rows import Multiplied, Rows
 
 _BLOCK_ELEMENTS = 2**18
 
@@ -79,20 +79,20 @@ class Problems:
         if not self.holds:
             return Logits(W, None, masked)
         held = torch.empty(len(W), self.k, self.n, dtype=W.dtype)
-        for start, x in self.rows.blocks(self.block, low=self.low):
+        for start, x in self.rows.operands(self.block, low=self.low):
             held[:, :, start : start + len(x)] = self.product(W, x, masked=masked)
         return Logits(W, held, masked)
 
-    def product(self, W: Tensor, x: Tensor, *, masked: bool = True) -> Tensor:
-        """`(M, K, n)` logits of rows `(n, D)`."""
+    def product(self, W: Tensor, x: Multiplied, *, masked: bool = True) -> Tensor:
+        """`(M, K, n)` logits of n rows."""
         z = self.product_to(W.new_empty(len(W), self.k, len(x)), W, x)
         return z.add_(self.mask) if masked else z
 
-    def product_to(self, z: Tensor, W: Tensor, x: Tensor) -> Tensor:
+    def product_to(self, z: Tensor, W: Tensor, x: Multiplied) -> Tensor:
         """Those of no mask, written to `z`."""
         flat = W.reshape(-1, self.width)
-        products = flat[:, :-1].to(x.dtype) @ x.T
-        return torch.add(products.view(z.shape), W[..., -1:], out=z)
+        x.logits(flat[:, :-1], z.view(len(flat), -1), flat[:, -1:])
+        return z
 
     def stepped(self, Z: Logits, direction: Tensor) -> tuple[Logits, Logits, Tensor, Tensor]:
         """One unit step: logits there (held ones are moved in place), of the direction; objectives and gradients."""
@@ -109,7 +109,7 @@ class Problems:
         G = torch.zeros(len(self) * self.k, self.width, dtype=W.dtype)
         loss = torch.zeros(len(self), dtype=torch.float64)
         minus_one = torch.full((1, 1, 1), -1.0, dtype=W.dtype)
-        for start, x in self.rows.blocks(self.block, low=self.low):
+        for start, x in self.rows.operands(self.block, low=self.low):
             y = self.codes[:, start : start + len(x)].unsqueeze(1)
             z = self._at(Z, start, x)
             if change is not None and change.held is not None:
@@ -118,7 +118,7 @@ class Problems:
             loss += (total.log_() - own).sum((1, 2), dtype=torch.float64)
             residual = p.scatter_add_(1, y, minus_one.expand(y.shape)).view(len(G), -1)
             G[:, -1] += residual.sum(1)
-            G[:, :-1] += residual.to(x.dtype) @ x
+            x.add_gradient(residual, G[:, :-1])
         penalised = W.clone()
         penalised[..., -1] = 0
         gradient = G.view_as(W) / self.n + self.lam.to(W.dtype).view(-1, 1, 1) * penalised
@@ -147,10 +147,10 @@ class Problems:
                 part = slice(start, start + self.block)
                 yield start, Z.held[:, :, part], ZD.held[:, :, part]
             return
-        for start, x in self.rows.blocks(self.block, low=self.low):
+        for start, x in self.rows.operands(self.block, low=self.low):
             yield start, self._at(Z, start, x), self._at(ZD, start, x)
 
-    def _at(self, Z: Logits, start: int, x: Tensor) -> Tensor:
+    def _at(self, Z: Logits, start: int, x: Multiplied) -> Tensor:
         if Z.held is None:
             return self.product(Z.weights, x, masked=Z.masked)
         return Z.held[:, :, start : start + len(x)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probing.probes._rows import Operand
 from probing.probes._softmax_parts import Problems
 
 _FEWEST_ROWS_TO_WARM = 8192
@@ -85,7 +86,7 @@ class Factors:
 
 def _importance(problems: Problems, W: Tensor, rows: Tensor, *, shared: bool) -> Tensor:
     """`(F, n)` p(1-p) of one label set, the classes' mean if they share a factor."""
-    p = torch.softmax(problems.product(W, rows)[0], 0)
+    p = torch.softmax(problems.product(W, Operand(rows))[0], 0)
     importance = p.mul_(1 - p)
     return importance.mean(0, keepdim=True) if shared else importance
 
@@ -173,7 +174,7 @@ def _adam(problems: Problems, W: Tensor, source: torch.Generator) -> None:
         for start, rows in problems.rows.blocks(_WARM_BLOCK, low=problems.low):
             for picked in torch.split(torch.randperm(len(rows), generator=source), _WARM_BATCH):
                 x, y = rows.index_select(0, picked), problems.codes.index_select(1, start + picked).unsqueeze(1)
-                p = torch.softmax(problems.product(W, x), 1).scatter_add_(1, y, minus_one.expand(y.shape))
+                p = torch.softmax(problems.product(W, Operand(x)), 1).scatter_add_(1, y, minus_one.expand(y.shape))
                 residual = p.view(len(flat), -1) / len(x)
                 flat[:, :-1], flat[:, -1] = residual.to(x.dtype) @ x, residual.sum(1)
                 rate = _WARM_RATE * (1 - seen / total)
