@@ -13,14 +13,19 @@ from torch import Tensor
 from probing.packing import can_pack, packed, product
 from probing.store.row_blocks import RowBlocks
 
-_FEWEST_LOW_ROWS = 8192
 _PACK = 2048
+_MANY, _SOME, _ROWS_A_FEATURE = 8192, 4096, 16
 
 
 def low_precision_helps() -> bool:
     """Whether this processor multiplies bfloat16, so that products in it cost less than in float32."""
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(known is not None and known())
+
+
+def are_many(n: int, width: int) -> bool:
+    """Whether rows are so many, of so few features, that a rough pass over them brings the solver near the optimum."""
+    return n >= _MANY or n >= max(_SOME, _ROWS_A_FEATURE * width)
 
 
 class Operand:
@@ -74,7 +79,12 @@ class HeldRows:
         self._rows = X
         self.n, self.width = X.shape
         self.dtype, self.budget = X.dtype, budget
-        self.has_low = X.dtype == torch.float32 and self.n >= _FEWEST_LOW_ROWS and low_precision_helps()
+        self.has_low = X.dtype == torch.float32 and are_many(self.n, self.width) and low_precision_helps()
+
+    def turned(self) -> tuple[Tensor, HeldRows]:
+        """Fewer rows than features: an orthonormal basis `(D, N)` of what they span, and their coordinates in it."""
+        basis, coordinates = torch.linalg.qr(self._rows.T)
+        return basis, HeldRows(coordinates.T.contiguous(), budget=self.budget)
 
     @cached_property
     def _low(self) -> Tensor:
@@ -124,7 +134,7 @@ class StreamedRows:
         self.n, self.width = source.shape
         self.dtype = torch.float32
         self.budget = source.budget // 20
-        self.has_low = self.n >= _FEWEST_LOW_ROWS and low_precision_helps()
+        self.has_low = are_many(self.n, self.width) and low_precision_helps()
 
     def blocks(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Tensor]]:
         """First row's number and `(n, D)` rows, in order, `size` at most."""

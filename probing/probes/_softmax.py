@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from probing.probes._rows import Rows
+from probing.probes._rows import HeldRows, Rows
 from probing.probes._softmax_parts import Logits, Problems
 from probing.probes._softmax_start import Factors, warm_start
 from probing.probes._softmax_steps import dot, line_search, serves, towards
@@ -78,6 +78,8 @@ def solve(
         starts: solutions to start from, of the same number of classes each.
         warm: whether to begin with Adam where rows are many; not worth it from a start that is near.
     """
+    if isinstance(rows, HeldRows) and rows.n < rows.width:
+        return _in_row_space(rows, codes, classes, penalties, stop, starts)
     width = rows.width + 1
     each = max(classes) * max(2 * rows.n, min(width * width, rows.budget // max(classes)))
     size = max(1, rows.budget // each) if each <= rows.budget else _streamed_size(rows, max(classes))
@@ -87,6 +89,21 @@ def solve(
         problems = Problems(rows, torch.stack(codes[part]), classes[part], penalties[part])
         found += _minimise(problems, stop, None if starts is None else _stacked(problems, starts[part]), warm=warm)
     return found
+
+
+def _in_row_space(
+    rows: HeldRows,
+    codes: list[Tensor],
+    classes: list[int],
+    penalties: list[float],
+    stop: Stop,
+    starts: Sequence[Solution] | None,
+) -> list[Solution]:
+    """Fewer rows than features: the optimum's weights are combinations of rows, which span no more than N directions."""
+    basis, turned = rows.turned()
+    inside = starts and [replace(start, weights=basis.T @ start.weights.to(basis.dtype)) for start in starts]
+    found = solve(turned, codes, classes, penalties, stop, inside)
+    return [replace(one, weights=basis.double() @ one.weights) for one in found]
 
 
 def _streamed_size(rows: Rows, k: int) -> int:

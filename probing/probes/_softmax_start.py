@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probing.probes._rows import Operand
+from probing.probes._rows import Operand, are_many
 from probing.probes._softmax_parts import Problems
 
-_FEWEST_ROWS_TO_WARM = 8192
 _WARM_BLOCK = 2**16
 _WARM_EPOCHS, _WARM_BATCH, _WARM_RATE = 4, 512, 0.01
 _SHARED_ROWS = 8192
@@ -150,7 +149,7 @@ def weighted_gram(rows: Tensor, weights: Tensor, count: int, source: torch.Gener
 def warm_start(problems: Problems, source: torch.Generator, start: Tensor | None = None) -> Tensor:
     """`(M, K, D+1)` a start, or log class frequencies as intercepts; then Adam, rate falling, when rows are many."""
     W = _frequencies(problems) if start is None else start
-    if problems.n >= _FEWEST_ROWS_TO_WARM:
+    if are_many(problems.n, problems.width - 1):
         _adam(problems, W, source)
     return W
 
