@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.packing import can_pack, packed, product
+from probing.probes._standardise import standardise_rounded
 from probing.store.row_blocks import RowBlocks
 
 _PACK = 2048
@@ -57,11 +58,11 @@ class PackedOperand:
 
     def logits(self, weights: Tensor, to: Tensor, intercept: Tensor) -> None:
         weights = weights.to(self._dtype)
-        for part, (rows, _) in zip(to.split(_PACK, 1), self._parts, strict=True):
+        for part, (rows, _) in zip(torch.split(to, _PACK, 1), self._parts, strict=True):
             torch.add(product(weights, rows), intercept, out=part)
 
     def add_gradient(self, residual: Tensor, to: Tensor) -> None:
-        for part, (_, columns) in zip(residual.split(_PACK, 1), self._parts, strict=True):
+        for part, (_, columns) in zip(torch.split(residual, _PACK, 1), self._parts, strict=True):
             to += product(part.to(self._dtype), columns)
 
 
@@ -112,7 +113,7 @@ class HeldRows:
         """Low rows and their transposes, packed; none where they cannot be."""
         if not (self.has_low and can_pack(self._low.dtype)):
             return []
-        return [(packed(rows), packed(rows.T.contiguous())) for rows in self._low.split(_PACK)]
+        return [(packed(rows), packed(rows.T.contiguous())) for rows in torch.split(self._low, _PACK)]
 
     @cached_property
     def pilot(self) -> Tensor:
@@ -125,12 +126,12 @@ class StreamedRows:
 
     Args:
         source: the rows.
-        mean, scale: `(D,)`, whose values float32 can hold.
+        mean, scale: `(D,)`, which float32 can hold.
     """
 
     def __init__(self, source: RowBlocks, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> None:
         self._source = source
-        self._mean, self._scale = (torch.from_numpy(part.astype(np.float32)) for part in (mean, scale))
+        self._mean, self._scale = mean, scale
         self.n, self.width = source.shape
         self.dtype = torch.float32
         self.budget = source.budget // 20
@@ -139,8 +140,7 @@ class StreamedRows:
     def blocks(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Tensor]]:
         """First row's number and `(n, D)` rows, in order, `size` at most."""
         for start, raw in self._source.blocks():
-            # In float32, at a quarter of the time: `mean` is float32 already, so that x - mean keeps its digits.
-            rows = torch.from_numpy(raw - self._mean.numpy()).div_(self._scale)
+            rows = torch.from_numpy(standardise_rounded(raw, self._mean, self._scale))
             rows = rows.bfloat16() if low and self.has_low else rows
             for first in range(0, len(rows), size):
                 yield start + first, rows[first : first + size]

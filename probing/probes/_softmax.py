@@ -99,7 +99,7 @@ def _in_row_space(
     stop: Stop,
     starts: Sequence[Solution] | None,
 ) -> list[Solution]:
-    """Fewer rows than features: the optimum's weights are combinations of rows, which span no more than N directions."""
+    """Fewer rows than features: weights at the optimum are combinations of rows, which span N directions at most."""
     basis, turned = rows.turned()
     inside = starts and [replace(start, weights=basis.T @ start.weights.to(basis.dtype)) for start in starts]
     found = solve(turned, codes, classes, penalties, stop, inside)

@@ -17,7 +17,7 @@ from probing.probes._estimator import ClassifierProbe, checked_matrix, same_for_
 from probing.probes._low_rank import solve_low_rank
 from probing.probes._rows import HeldRows, Rows, StreamedRows
 from probing.probes._softmax import Solution, Stop, solve
-from probing.probes._standardise import moments, standardise
+from probing.probes._standardise import moments, rounded, standardise, standardise_rounded
 from probing.store.row_blocks import RowBlocks
 
 _FEW_ELEMENTS = 2**18
@@ -35,12 +35,16 @@ class _Standard:
     def of(cls, X: NDArray[Any] | RowBlocks) -> _Standard:
         """Of an array, or of row blocks: held if they fit their budget, else streamed."""
         mean, scale = moments(X)
+        is_small = X.shape[0] * X.shape[1] <= _FEW_ELEMENTS
+        if is_small or X.dtype != np.float32:
+            rows = torch.from_numpy(standardise(np.asarray(X), mean, scale))
+            return cls(HeldRows(rows.double() if is_small else rows), mean, scale)
+        mean, scale = rounded(mean), np.maximum(rounded(scale), np.finfo(np.float32).tiny)
         if isinstance(X, RowBlocks) and not X.fits:
-            mean, scale = (part.astype(np.float32).astype(np.float64) for part in (mean, scale))
             return cls(StreamedRows(X, mean, scale), mean, scale)
         budget = {"budget": X.budget // 16} if isinstance(X, RowBlocks) else {}
-        rows = torch.from_numpy(standardise(np.asarray(X), mean, scale))
-        return cls(HeldRows(rows.double() if rows.numel() <= _FEW_ELEMENTS else rows, **budget), mean, scale)
+        rows = torch.from_numpy(standardise_rounded(np.asarray(X), mean, scale))
+        return cls(HeldRows(rows, **budget), mean, scale)
 
 
 class LinearProbe(ClassifierProbe):
