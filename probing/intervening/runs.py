@@ -1,4 +1,4 @@
-"""Whether a model's behaviour depends on a property through the states at a place: edits, effects, verdicts."""
+"""The whole of a use run: a model, a corpus and a behaviour to verdicts."""
 
 from __future__ import annotations
 
