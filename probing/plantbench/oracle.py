@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from probing.errors import BadTwin, PlantFailed
 from probing.instrument import Instrument, Place
 from probing.intervening.contrasts import sums_by
-from probing.intervening.on_states import Discriminant
+from probing.intervening.discriminant import Discriminant, Moments
 from probing.intervening.responding import behaviour
 from probing.plantbench.case import Cell, CellTruth, Certificate, Label, SubLabel
 
@@ -142,7 +142,7 @@ def probe_accuracy(features: Sequence[NDArray[np.floating]], z: Values, *, n_cla
     best = 0.0
     for given in features:
         X = np.asarray(given, np.float64)
-        predicted = Discriminant(X[:half], z[:half], n_classes).predict(X[half:])
+        predicted = Discriminant(Moments.of(X[:half], z[:half], n_classes)).predict(X[half:])
         if not n_classes:
             rest = z[half:] - predicted[:, 0]
             best = max(best, 1 - float((rest**2).mean() / z[half:].var()))
