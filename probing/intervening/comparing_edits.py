@@ -72,7 +72,7 @@ def _one(bench: Bench, place: Place, name: str, *, seed: int) -> Numbers:
     edit: Edit = intervention.fit(states[f1], Targets(z, e.strata[f1], e.n_classes), seed=own)
     edited = _applied(bench, edit, states, rows)
     change = bench.run(place, rows, edited)
-    spread = np.sqrt(((bench.y - bench.y.mean(0)) ** 2).sum(1).mean()) or 1.0
+    spread = bench.spread or 1.0
     distance = np.sqrt(2 * states[rows].astype(np.float64).var(0).sum()) or 1.0
     numbers = {
         "rank": float(edit.rank), "change": float(np.sqrt((change**2).sum(1).mean()) / spread),

@@ -119,10 +119,7 @@ class ClassMeans(Contrast):
 
     def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
         weights = self._by_cell(sides, sensitivity) / np.maximum(self.counts, 1)[:, None]
-        if self._n_cells > _FEW:
-            return np.asarray(np.einsum("np,np->n", weights[self._cells], self.values - self.means[self._cells]))
-        along = self.values @ weights.T
-        own = along[np.arange(len(along)), self._cells]
+        own = np.einsum("np,np->n", weights[self._cells], self.values)
         return np.asarray(own - np.einsum("cp,cp->c", weights, self.means)[self._cells])
 
     def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:

@@ -163,22 +163,36 @@ class Bench:
         ]
 
     @cached_property
+    def mean(self) -> Floats:
+        """`(V,)` of the clean behaviour."""
+        return np.asarray(self.y.mean(0))
+
+    @cached_property
+    def spread(self) -> float:
+        """s_Y: SD of the clean behaviour, all its columns together."""
+        return float(np.sqrt(((self.y - self.mean) ** 2).sum() / len(self.y)))
+
+    @cached_property
+    def _contrasts(self) -> list[Contrast]:
+        """By fold, of the clean behaviour."""
+        e, folds = self.experiment, [self.experiment.fold(k) for k in range(FOLDS)]
+        return [contrast(self.y[rows], e.z[rows], e.strata[rows], n_classes=e.n_classes) for rows in folds]
+
+    def _natural(self, r: int, f3: Ints, sides: Sides) -> Natural:
+        _, k2, k3 = self.fold_numbers(r)
+        fitted, measured = self._contrasts[k2], self._contrasts[k3]
+        return Natural(self.experiment, self.y, self.mean, self.experiment.fold(k2), f3, sides, fitted, measured)
+
+    @cached_property
     def naturals(self) -> list[Natural]:
         """By rotation, for edits of all rows of F3."""
-        found = []
-        for r in range(FOLDS):
-            _, f2, f3 = self.folds(r)
-            found.append(Natural(self.experiment, self.y, f2, f3, self.sides(r + 2)))
-        return found
+        return [self._natural(r, self.folds(r)[2], self.sides(r + 2)) for r in range(FOLDS)]
 
     @cached_property
     def paired_naturals(self) -> list[Natural]:
         """By rotation, for rows of F3 that exchange states."""
-        found = []
-        for r in range(FOLDS):
-            f2, f3 = self.folds(r)[1], self.pairs[(r + 2) % FOLDS].T.reshape(-1)
-            found.append(Natural(self.experiment, self.y, f2, f3, self._paired_sides(r + 2)))
-        return found
+        pairs = [self.pairs[(r + 2) % FOLDS].T.reshape(-1) for r in range(FOLDS)]
+        return [self._natural(r, f3, self._paired_sides(r + 2)) for r, f3 in enumerate(pairs)]
 
     def _paired_sides(self, fold: int) -> Sides:
         e, pairs = self.experiment, self.pairs[fold % FOLDS]

@@ -132,11 +132,10 @@ def _measure(bench: Bench, place: Place, prop: Property, options: UseOptions) ->
     e = bench.experiment
     others = {name: (v[e.rows], k) for name, (v, k) in prop.covariates.items()} if options.details else {}
     dose, on_states = StateChecks(bench, place, others).dose(options.doses)
-    spread = float(np.sqrt(((bench.y - bench.y.mean(0)) ** 2).sum(1).mean()))
     swap = swapped(bench, place, dose=dose)
     return Measured(
-        place, dose, on_states, effect(swap, e, spread),
-        effect(interchanged(bench, place), e, spread),
+        place, dose, on_states, effect(swap, e, bench.spread),
+        effect(interchanged(bench, place), e, bench.spread),
         float(np.mean(swap.kl)) if swap.kl else None, float(np.mean(swap.flips)) if swap.flips else None,
     )  # fmt: skip
 

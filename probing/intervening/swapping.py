@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from probing.instrument import Place
 from probing.intervening.effects import Bench, Tally
@@ -92,9 +91,18 @@ def dose_curve(
 
 
 def compared(clean: Floats, changes: Floats) -> tuple[float, float]:
-    """Of logits `(n, V)` and changes in them: mean KL(clean ‖ edited) in nats, and the share of rows whose largest is
-    another."""
+    """Of logits `(n, V)` and changes Δ: mean KL(clean ‖ edited) in nats, and the share whose largest is another.
+
+    With L the log of the sum of exponentials, KL = L(edited) − L(clean) − Σ p Δ.
+    """
     edited = clean + changes
-    before, after = log_softmax(clean, axis=1), log_softmax(edited, axis=1)
-    kl = (np.exp(before) * (before - after)).sum(1)
-    return float(kl.mean()), float((clean.argmax(1) != edited.argmax(1)).mean())
+    (before, largest), (after, now_largest) = _log_sums(clean), _log_sums(edited)
+    kl = after - before - np.einsum("nv,nv->n", np.exp(clean - before[:, None]), changes)
+    return float(kl.mean()), float((largest != now_largest).mean())
+
+
+def _log_sums(logits: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """`(n,)` log Σ exp, and which is the largest."""
+    largest = logits.argmax(1)
+    top = logits[np.arange(len(logits)), largest]
+    return np.log(np.exp(logits - top[:, None]).sum(1)) + top, largest
