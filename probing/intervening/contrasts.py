@@ -115,7 +115,10 @@ class ClassMeans(Contrast):
     def _by_cell(self, sides: Sides, sensitivity: Floats) -> Floats:
         base = sides.strata * self.n_classes
         goal, start = (base + side for side in (sides.goal, sides.start))
-        return sums_by(goal, sensitivity, self._n_cells) - sums_by(start, sensitivity, self._n_cells)
+        if self._n_cells > _FEW:
+            return sums_by(goal, sensitivity, self._n_cells) - sums_by(start, sensitivity, self._n_cells)
+        cells = np.arange(self._n_cells)[:, None]
+        return np.asarray(((goal == cells).astype(np.float64) - (start == cells)) @ sensitivity)
 
     def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
         weights = self._by_cell(sides, sensitivity) / np.maximum(self.counts, 1)[:, None]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.special import stdtr
 
 from probing.intervening.discriminant import Discriminant
 from probing.intervening.experiment import FOLDS, Experiment
@@ -21,6 +21,8 @@ from probing.probes.mlp import MLPProbe, MLPRegressorProbe
 
 Floats = NDArray[np.float64]
 LEAST_SHARE = 0.02
+_NETWORK = MLPProbe(learning_rate=5e-3, batch_size=256)
+_REAL_NETWORK = MLPRegressorProbe(learning_rate=5e-3, batch_size=256)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def _scored(e: Experiment, predicted: Sequence[Floats]) -> tuple[float, float, f
             gains[test] = right[test] = baseline[test] - (z - said[:, 0]) ** 2
     by_group = np.bincount(e.groups, gains - gains.mean())
     error = math.sqrt(float((by_group**2).sum())) / len(gains)
-    p = float(t.sf(gains.mean() / error, len(by_group) - 1)) if error > 0 else float(gains.mean() <= 0)
+    p = float(stdtr(len(by_group) - 1, -gains.mean() / error)) if error > 0 else float(gains.mean() <= 0)
     accuracy = right.mean() if e.n_classes else gains.mean() / baseline.mean()
     return float(gains.mean() / baseline.mean()), p, float(accuracy)
 
@@ -83,9 +85,8 @@ def _mlp(e: Experiment, states: FoldStates, seed: int) -> list[Floats]:
     """Three networks, each for the fold that it was not fitted on."""
     X = np.concatenate(states.blocks, dtype=np.float32)
     z, folds = (np.concatenate([values[e.fold(k)] for k in range(FOLDS)]) for values in (e.z, e.folds))
-    options = {"learning_rate": 5e-3, "batch_size": 256, "random_state": seed}
     if e.n_classes:
-        networks = MLPProbe(**options).fit_parts(X, z, [folds != k for k in range(FOLDS)])
+        networks = _NETWORK.with_seed(seed).fit_parts(X, z, [folds != k for k in range(FOLDS)])
         return [np.exp(one.predict_log_proba(X[folds == k])) for k, one in enumerate(networks)]
-    readers = [MLPRegressorProbe(**options).fit(X[folds != k], z[folds != k]) for k in range(FOLDS)]
-    return [one.predict(X[folds == k])[:, None] for k, one in enumerate(readers)]
+    reader = _REAL_NETWORK.with_seed(seed)
+    return [reader.fit(X[folds != k], z[folds != k]).predict(X[folds == k])[:, None] for k in range(FOLDS)]

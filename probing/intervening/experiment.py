@@ -238,8 +238,8 @@ def goals(experiment: Experiment, rows: Ints, *, seed: int) -> NDArray[Any]:
         if k:
             present = np.flatnonzero(has[w])
             for v in present:
-                own = rng.permutation(inside[z[inside] == v])
-                found[own] = np.resize(present[present != v], len(own))
+                own, others = rng.permutation(inside[z[inside] == v]), present[present != v]
+                found[own] = others[np.arange(len(own)) % len(others)]
         else:
             order = inside[np.argsort(z[inside], kind="stable")]
             found[order] = z[np.roll(order, len(order) // 2)]

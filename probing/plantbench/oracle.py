@@ -184,13 +184,11 @@ def _class_mean_swap(
             own = strata[x] == stratum
             shift[own] = (z[other] - z[x])[own, None] * slope
         return np.asarray(h[x] + shift, np.float32)
-    codes = w * n_classes + z[rows]
+    codes = w * n_classes + z[rows].astype(np.int64)
     size = (int(strata.max()) + 1) * n_classes
-    sums = np.zeros((size, h.shape[1]))
-    for code in np.unique(codes):
-        sums[code] = states[codes == code].mean(0)
+    means = sums_by(codes, states, size) / np.maximum(np.bincount(codes, minlength=size), 1)[:, None]
     start, goal = (strata[x] * n_classes + values for values in (z[x], z[other]))
-    return np.asarray(h[x] + sums[goal] - sums[start], np.float32)
+    return np.asarray(h[x] + means[goal] - means[start], np.float32)
 
 
 def _sub_label(label: Label, frozen: float | None, sub: float | None) -> SubLabel:

@@ -187,7 +187,7 @@ class MLPProbe(_MLP, ClassifierProbe):
     def fit_parts(self, X: NDArray[np.float32], y: NDArray[Any], parts: Sequence[NDArray[np.bool_]]) -> list[Self]:
         """A network for each part `(N,)` of the rows, trained as one stack, for cross-fitting.
 
-        All have the classes of all rows and one standardisation; no label outside of a network's part has any effect
+        All have the classes of all rows and one standardisation; labels outside of a network's part are of no effect
         on it. A tenth of the rows is held out, of which each network is stopped by those of its part.
         """
         X = checked_matrix(self.with_seed(0), X)
