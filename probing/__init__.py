@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from probing.extraction import extract
     from probing.extraction.replaying import Replay
     from probing.importing import import_states
-    from probing.intervening import intervene
+    from probing.intervening.runs import intervene
     from probing.jobs import ExtractJob, ReportJob, TrainJob
     from probing.judging import judge
     from probing.language_model import LanguageModel
@@ -56,7 +56,7 @@ _HOMES = {
     "compare": "training.comparing",
     "extract": "extraction",
     "import_states": "importing",
-    "intervene": "intervening",
+    "intervene": "intervening.runs",
     "judge": "judging",
     "leave_one_out": "training.leaving_out",
     "load_probe": "probes._loading",

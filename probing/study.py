@@ -141,7 +141,7 @@ class Study(Job):
         """All entries of `use`, judged together."""
         if self.use:
             runs = [entry.use(self._model_source(), corpus, out, progress=progress) for entry in self.use]
-            import_module("probing.intervening").judged_together(runs, to=out)
+            import_module("probing.intervening.runs").judged_together(runs, to=out)
 
     def certified(self) -> dict[tuple[str, str], str]:
         """By task and place what is certified: `used`, `unused` or `band`; empty where nothing is.

@@ -68,7 +68,7 @@ def test_what_is_measured_is_not_measured_again(
     run: tuple[UseRun, Path], model: pb.LanguageModel, corpus: pb.Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, folder = run
-    monkeypatch.setattr("probing.intervening.measure_property", None)
+    monkeypatch.setattr("probing.intervening.runs.measure_property", None)
     again = pb.intervene(
         model, corpus, tasks=TASKS, behaviour=BEHAVIOUR, positions=["end"], sites="resid.2", max_rows=600,
         covariates=["column:subject_number"], options=QUICK, to=folder, progress=False,

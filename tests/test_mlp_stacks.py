@@ -49,6 +49,26 @@ def test_every_network_of_a_stack_is_the_one_it_would_be_alone(hidden, layers, d
             np.testing.assert_allclose(fit.predict_log_proba(X), alone.predict_log_proba(X), atol=2e-3)
 
 
+def test_networks_of_parts_know_the_labels_of_their_part_alone():
+    X, y = planted(1500, seed=2)
+    y = y % 2
+    parts = [np.arange(1500) % 3 != k for k in range(3)]
+    recipe = MLPProbe(learning_rate=0.01, random_state=4)
+    fits = recipe.fit_parts(X, y, parts)
+    for k, (fit, part) in enumerate(zip(fits, parts, strict=True)):
+        assert (fit.predict(X[~part]) == y[~part]).mean() > 0.85
+        other = recipe.fit_parts(X, np.where(part, y, 1 - y), parts)[k]
+        np.testing.assert_allclose(fit.predict_log_proba(X), other.predict_log_proba(X), atol=2e-3)
+
+
+def test_the_network_of_a_part_that_is_everything_is_the_one_of_fit():
+    X, y = planted()
+    recipe = MLPProbe(hidden=8, learning_rate=0.02, max_epochs=5, random_state=1)
+    whole = np.ones(len(X), bool)
+    for fit in (recipe.fit_parts(X, y, [whole])[0], recipe.fit_parts(X, y, [whole, np.arange(len(X)) < 250])[0]):
+        np.testing.assert_allclose(fit.predict_log_proba(X), recipe.fit(X, y).predict_log_proba(X), atol=2e-3)
+
+
 @pytest.mark.parametrize("kind", ["classes", "real"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])

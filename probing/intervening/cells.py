@@ -50,7 +50,9 @@ class RowWeights:
     @cached_property
     def _grouped(self) -> tuple[Ints, Ints, Ints]:
         """Cells that have a row, `(n,)` which of them each row is in, and their rows."""
-        return np.unique(self.cells, return_inverse=True, return_counts=True)
+        counts = np.bincount(self.cells)
+        found = np.flatnonzero(counts)
+        return found, (np.cumsum(counts > 0) - 1)[self.cells], counts[found]
 
     @cached_property
     def weights(self) -> Floats:

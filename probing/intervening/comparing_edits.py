@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from probing.editing import Edit, Targets
 from probing.instrument import Place
+from probing.intervening.discriminant import Discriminant, Moments
 from probing.intervening.effects import Bench
 from probing.intervening.nulls import shuffled
-from probing.intervening.on_states import Discriminant
 from probing.seeds import child_seed
 from probing.specs import build
 
@@ -72,7 +72,7 @@ def _one(bench: Bench, place: Place, name: str, *, seed: int) -> Numbers:
     edit: Edit = intervention.fit(states[f1], Targets(z, e.strata[f1], e.n_classes), seed=own)
     edited = _applied(bench, edit, states, rows)
     change = bench.run(place, rows, edited)
-    spread = np.sqrt(((bench.y - bench.y.mean(0)) ** 2).sum(1).mean()) or 1.0
+    spread = bench.spread or 1.0
     distance = np.sqrt(2 * states[rows].astype(np.float64).var(0).sum()) or 1.0
     numbers = {
         "rank": float(edit.rank), "change": float(np.sqrt((change**2).sum(1).mean()) / spread),
@@ -96,7 +96,7 @@ def _readable(bench: Bench, edit: Edit, states: NDArray[np.floating], f2: Ints, 
     """Held-out accuracy (R²) of a linear probe fitted on edited states."""
     e = bench.experiment
     train, test = (_applied(bench, edit, states, rows).astype(np.float64) for rows in (f2, f3))
-    said = Discriminant(train, e.z[f2], e.n_classes).predict(test)
+    said = Discriminant(Moments.of(train, e.z[f2], e.n_classes)).predict(test)
     if e.n_classes:
         return float((said.argmax(1) == e.z[f3]).mean())
     return float(1 - ((said[:, 0] - e.z[f3]) ** 2).mean() / e.z[f3].var())

@@ -115,14 +115,14 @@ class ClassMeans(Contrast):
     def _by_cell(self, sides: Sides, sensitivity: Floats) -> Floats:
         base = sides.strata * self.n_classes
         goal, start = (base + side for side in (sides.goal, sides.start))
-        return sums_by(goal, sensitivity, self._n_cells) - sums_by(start, sensitivity, self._n_cells)
+        if self._n_cells > _FEW:
+            return sums_by(goal, sensitivity, self._n_cells) - sums_by(start, sensitivity, self._n_cells)
+        cells = np.arange(self._n_cells)[:, None]
+        return np.asarray(((goal == cells).astype(np.float64) - (start == cells)) @ sensitivity)
 
     def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
         weights = self._by_cell(sides, sensitivity) / np.maximum(self.counts, 1)[:, None]
-        if self._n_cells > _FEW:
-            return np.asarray(np.einsum("np,np->n", weights[self._cells], self.values - self.means[self._cells]))
-        along = self.values @ weights.T
-        own = along[np.arange(len(along)), self._cells]
+        own = np.einsum("np,np->n", weights[self._cells], self.values)
         return np.asarray(own - np.einsum("cp,cp->c", weights, self.means)[self._cells])
 
     def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from probing.instrument import Instrument, Place
 from probing.intervening.contrasts import Averaged, Contrast, Sides, contrast
 from probing.intervening.experiment import FOLDS, Experiment, goals
+from probing.intervening.fold_states import FoldStates
 from probing.intervening.natural import Natural
 from probing.intervening.options import SLOPE_ROWS
 from probing.intervening.pairing import reciprocal_pairs
@@ -88,6 +89,21 @@ class Tally:
 
 
 @dataclass(frozen=True, eq=False)
+class AtPlace:
+    """What a bench knows of the place that it was last asked about.
+
+    Attributes:
+        states: by fold.
+        shifts: by rotation, how states differ between values, fitted on F1.
+        swapped: by dose, see `Bench.swapped_states`.
+    """
+
+    states: FoldStates
+    shifts: list[Contrast]
+    swapped: dict[float, list[Floats]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Bench:
     """One experiment on one instrument.
 
@@ -106,7 +122,7 @@ class Bench:
     shared: bool = False
     folded: bool = True
     slope_rows: int = SLOPE_ROWS
-    _shifts: dict[Place, list[Contrast]] = field(default_factory=dict, init=False, repr=False)
+    _at: dict[Place, AtPlace] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
@@ -116,11 +132,15 @@ class Bench:
         """With the instrument's clean behaviour."""
         return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded, slope_rows)
 
+    def fold_numbers(self, r: int) -> tuple[int, int, int]:
+        """Which folds are F1, F2, F3 in rotation r."""
+        first, second = (r, r + 1) if self.folded else (r + 2, r + 2)
+        return first % FOLDS, second % FOLDS, (r + 2) % FOLDS
+
     def folds(self, r: int) -> tuple[Ints, Ints, Ints]:
         """Rows of F1, F2, F3 in rotation r."""
-        if not self.folded:
-            return self.experiment.fold(r + 2), self.experiment.fold(r + 2), self.experiment.fold(r + 2)
-        return self.experiment.fold(r), self.experiment.fold(r + 1), self.experiment.fold(r + 2)
+        f1, f2, f3 = (self.experiment.fold(k) for k in self.fold_numbers(r))
+        return f1, f2, f3
 
     @cached_property
     def goals(self) -> list[NDArray[Any]]:
@@ -143,22 +163,36 @@ class Bench:
         ]
 
     @cached_property
+    def mean(self) -> Floats:
+        """`(V,)` of the clean behaviour."""
+        return np.asarray(self.y.mean(0))
+
+    @cached_property
+    def spread(self) -> float:
+        """s_Y: SD of the clean behaviour, all its columns together."""
+        return float(np.sqrt(((self.y - self.mean) ** 2).sum() / len(self.y)))
+
+    @cached_property
+    def _contrasts(self) -> list[Contrast]:
+        """By fold, of the clean behaviour."""
+        e, folds = self.experiment, [self.experiment.fold(k) for k in range(FOLDS)]
+        return [contrast(self.y[rows], e.z[rows], e.strata[rows], n_classes=e.n_classes) for rows in folds]
+
+    def _natural(self, r: int, f3: Ints, sides: Sides) -> Natural:
+        _, k2, k3 = self.fold_numbers(r)
+        fitted, measured = self._contrasts[k2], self._contrasts[k3]
+        return Natural(self.experiment, self.y, self.mean, self.experiment.fold(k2), f3, sides, fitted, measured)
+
+    @cached_property
     def naturals(self) -> list[Natural]:
         """By rotation, for edits of all rows of F3."""
-        found = []
-        for r in range(FOLDS):
-            _, f2, f3 = self.folds(r)
-            found.append(Natural(self.experiment, self.y, f2, f3, self.sides(r + 2)))
-        return found
+        return [self._natural(r, self.folds(r)[2], self.sides(r + 2)) for r in range(FOLDS)]
 
     @cached_property
     def paired_naturals(self) -> list[Natural]:
         """By rotation, for rows of F3 that exchange states."""
-        found = []
-        for r in range(FOLDS):
-            f2, f3 = self.folds(r)[1], self.pairs[(r + 2) % FOLDS].T.reshape(-1)
-            found.append(Natural(self.experiment, self.y, f2, f3, self._paired_sides(r + 2)))
-        return found
+        pairs = [self.pairs[(r + 2) % FOLDS].T.reshape(-1) for r in range(FOLDS)]
+        return [self._natural(r, f3, self._paired_sides(r + 2)) for r, f3 in enumerate(pairs)]
 
     def _paired_sides(self, fold: int) -> Sides:
         e, pairs = self.experiment, self.pairs[fold % FOLDS]
@@ -169,19 +203,38 @@ class Bench:
         """`(n, D)` of the experiment's rows."""
         return self.instrument.states(place)[self.experiment.rows]
 
+    def dtype(self, place: Place) -> np.dtype[np.floating]:
+        """Of states there, as the instrument reads and takes them."""
+        return self.instrument.states(place).dtype
+
     def shift(self, states: NDArray[np.floating], fitted_on: Ints) -> Contrast:
         """How states differ between values, fitted on these rows."""
+        return self._shift(states[fitted_on], fitted_on)
+
+    def _shift(self, values: NDArray[np.floating], rows: Ints) -> Contrast:
         e = self.experiment
-        fitted = contrast(states[fitted_on], e.z[fitted_on], e.strata[fitted_on], n_classes=e.n_classes)
+        fitted = contrast(values, e.z[rows], e.strata[rows], n_classes=e.n_classes)
         return Averaged(fitted, e.shares) if self.shared else fitted
 
-    def shifts(self, place: Place) -> list[Contrast]:
-        """By rotation, fitted on F1; those of one place are kept until another is asked for."""
-        if place not in self._shifts:
-            self._shifts.clear()
-            states = self.states(place)
-            self._shifts[place] = [self.shift(states, self.folds(r)[0]) for r in range(FOLDS)]
-        return self._shifts[place]
+    def at(self, place: Place) -> AtPlace:
+        """What is fitted at a place; kept until another is asked for."""
+        if place not in self._at:
+            self._at.clear()
+            states = FoldStates.of(self.experiment, self.states(place))
+            numbers = (self.fold_numbers(r)[0] for r in range(FOLDS))
+            self._at[place] = AtPlace(states, [self._shift(states.blocks[k], self.experiment.fold(k)) for k in numbers])
+        return self._at[place]
+
+    def swapped_states(self, place: Place, dose: float) -> list[Floats]:
+        """By rotation, `(n, D)` states of F3 after the class-mean swap; those of one dose are kept."""
+        at = self.at(place)
+        if dose not in at.swapped:
+            at.swapped.clear()
+            at.swapped[dose] = [
+                at.states.blocks[self.fold_numbers(r)[2]] + dose * shift.difference(natural.sides)
+                for r, (shift, natural) in enumerate(zip(at.shifts, self.naturals, strict=True))
+            ]
+        return at.swapped[dose]
 
     def run(self, place: Place, rows: Ints, states: NDArray[np.floating], *, frozen_norms: bool = False) -> Floats:
         """Changes `(n, V)` in behaviour when rows of the experiment have these states."""
@@ -212,30 +265,32 @@ class Bench:
         ]
 
     def through_edit(
-        self, place: Place, r: int, shift: Contrast, edited: NDArray[np.floating], aims: Sequence[Floats], *,
+        self, place: Place, edited: Sequence[NDArray[np.floating]], aims: Sequence[Sequence[Floats]], *,
         frozen_norms: bool = False,
-    ) -> list[Floats]:  # fmt: skip
-        """What the rows that a shift was fitted on add to Σ p ⟨aim, behaviour⟩, for each of several aims `(n, V)`.
+    ) -> list[list[Floats]]:  # fmt: skip
+        """What the rows that shifts were fitted on add to Σ p ⟨aim, behaviour⟩: by rotation, for each of its aims.
 
         Args:
             place: of the edit.
-            r: rotation.
-            shift: fitted on F1.
-            edited: `(n, D)` states of F3.
-            aims: directions of behaviour, by row of F3.
+            edited: by rotation, `(n, D)` states of F3.
+            aims: by rotation, directions of behaviour `(n, V)` by row of F3; as many in each.
             frozen_norms: later norms are held.
         """
-        sides, given = self.sampled_slopes(place, r, edited, aims, frozen_norms=frozen_norms)
-        return [shift.influence(sides, one) for one in given]
+        found = self.sampled_slopes(place, edited, aims, frozen_norms=frozen_norms)
+        return [[shift.influence(sides, one) for one in given]
+                for shift, (sides, given) in zip(self.at(place).shifts, found, strict=True)]  # fmt: skip
 
     def sampled_slopes(
-        self, place: Place, r: int, edited: NDArray[np.floating], aims: Sequence[Floats], *,
+        self, place: Place, edited: Sequence[NDArray[np.floating]], aims: Sequence[Sequence[Floats]], *,
         frozen_norms: bool = False,
-    ) -> tuple[Sides, Floats]:  # fmt: skip
-        """Sides of the sampled rows of F3, and `(m, n', D)` slopes of Σ p ⟨aim, behaviour⟩ in their states."""
-        natural, (few, weights) = self.naturals[r], self.samples[r]
-        coefficients = np.stack([weights[:, None] * aim[few] for aim in aims])
-        rows = self.experiment.rows[natural.f3[few]]
-        found = slopes(self.instrument, place.site, place.position, rows, edited[few], coefficients,
-                       frozen_norms=frozen_norms)  # fmt: skip
-        return natural.sides.take(few), found
+    ) -> list[tuple[Sides, Floats]]:  # fmt: skip
+        """By rotation, sides of the sampled rows of F3, and `(m, n', D)` slopes of Σ p ⟨aim, behaviour⟩ there."""
+        each = list(zip(self.naturals, self.samples, edited, aims, strict=True))
+        coefficients = [np.stack([p[:, None] * aim[few] for aim in own]) for _, (few, p), _, own in each]
+        rows = np.concatenate([self.experiment.rows[natural.f3[few]] for natural, (few, _), _, _ in each])
+        states = np.concatenate([h[few] for _, (few, _), h, _ in each])
+        found = slopes(self.instrument, place.site, place.position, rows, states,
+                       np.concatenate(coefficients, axis=1), frozen_norms=frozen_norms)  # fmt: skip
+        parts = np.split(found, np.cumsum([len(few) for few, _ in self.samples])[:-1], axis=1)
+        sides = (natural.sides.take(few) for natural, (few, _), _, _ in each)
+        return list(zip(sides, parts, strict=True))

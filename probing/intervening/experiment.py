@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -51,23 +52,28 @@ class Experiment:
     grouped_by: str
     twins: Ints | None = None
 
-    @property
+    @cached_property
     def least_groups(self) -> int:
         """Groups of the class that has fewest; of real values, all groups."""
-        if not self.n_classes:
-            return len(np.unique(self.groups))
-        return min(len(np.unique(self.groups[self.z == k])) for k in np.unique(self.z))
+        return int(self._groups_of(np.zeros_like(self.folds), 1).min())
 
-    @property
+    @cached_property
     def fewest(self) -> int:
         """The fewest groups that any class has in any fold (of real values: that any fold has)."""
-        z = self.z if self.n_classes else np.zeros(len(self.z), np.int64)
-        cells = [self.groups[(self.folds == k) & (z == v)] for k in range(FOLDS) for v in np.unique(z)]
-        return min(len(np.unique(groups)) for groups in cells)
+        return int(self._groups_of(self.folds, FOLDS).min())
+
+    def _groups_of(self, folds: Ints, n_folds: int) -> Ints:
+        """How many groups there are of each class (of real values: of all rows) in each fold."""
+        z = self.z if self.n_classes else np.zeros_like(folds)
+        return _distinct(z * n_folds + folds, self.groups, max(1, self.n_classes) * n_folds)
 
     def fold(self, k: int) -> Ints:
         """Which of the n rows lie in fold k mod 3."""
-        return np.flatnonzero(self.folds == k % FOLDS)
+        return self._by_fold[k % FOLDS]
+
+    @cached_property
+    def _by_fold(self) -> list[Ints]:
+        return [np.flatnonzero(self.folds == k) for k in range(FOLDS)]
 
 
 def plan(
@@ -198,17 +204,22 @@ def _strata(
 def _kept(z: NDArray[Any], n_classes: int, strata: Ints, units: Ints, folds: Ints) -> NDArray[np.bool_]:
     """Rows of classes that have rows and groups enough in every fold of their stratum, beside another such class."""
     classes = z.astype(np.int64) if n_classes else np.zeros(len(z), np.int64)
-    n_strata, k = int(strata.max()) + 1, max(1, n_classes)
-    cell = (strata * k + classes) * FOLDS + folds
-    shape = (n_strata, k, FOLDS)
+    shape = (int(strata.max()) + 1, max(1, n_classes), FOLDS)
+    cell = (strata * shape[1] + classes) * FOLDS + folds
     n_rows = np.bincount(cell, minlength=np.prod(shape)).reshape(shape)
-    n_units = int(units.max()) + 1
-    firsts = np.unique(cell * n_units + units) // n_units
-    n_groups = np.bincount(firsts, minlength=np.prod(shape)).reshape(shape)
+    n_groups = _distinct(cell, units, int(np.prod(shape))).reshape(shape)
     good = np.asarray(((n_rows >= LEAST_ROWS) & (n_groups >= LEAST_GROUPS)).all(2))
     if n_classes:
         good &= good.sum(1, keepdims=True) >= 2
     return np.asarray(good[strata, classes])
+
+
+def _distinct(cells: Ints, groups: Ints, n: int) -> Ints:
+    """`(n,)` how many groups there are in each of n cells."""
+    order = np.lexsort((groups, cells))
+    cells, groups = cells[order], groups[order]
+    new = np.append(True, (cells[1:] != cells[:-1]) | (groups[1:] != groups[:-1]))
+    return np.bincount(cells[new], minlength=n)
 
 
 def goals(experiment: Experiment, rows: Ints, *, seed: int) -> NDArray[Any]:
@@ -217,16 +228,18 @@ def goals(experiment: Experiment, rows: Ints, *, seed: int) -> NDArray[Any]:
     A real value is given the value of the row half the ranks away in its stratum: about 1.6 SD for a normal one.
     """
     rng = generator(seed, "use", "goals")
-    z, strata = experiment.z[rows], experiment.strata[rows]
+    z, strata, k = experiment.z[rows], experiment.strata[rows], experiment.n_classes
     found = np.array(z)
+    if k:
+        cells = np.bincount(experiment.strata * k + experiment.z, minlength=k * len(experiment.shares))
+        has = cells.reshape(-1, k) > 0
     for w in np.unique(strata):
         inside = np.flatnonzero(strata == w)
-        if experiment.n_classes:
-            present: Sequence[int] = np.unique(experiment.z[experiment.strata == w]).tolist()
-            for v in np.unique(z[inside]):
-                own = rng.permutation(inside[z[inside] == v])
-                others = [k for k in present if k != v]
-                found[own] = np.resize(others, len(own))
+        if k:
+            present = np.flatnonzero(has[w])
+            for v in present:
+                own, others = rng.permutation(inside[z[inside] == v]), present[present != v]
+                found[own] = others[np.arange(len(own)) % len(others)]
         else:
             order = inside[np.argsort(z[inside], kind="stable")]
             found[order] = z[np.roll(order, len(order) // 2)]

@@ -30,12 +30,14 @@ def max_t(estimates: Sequence[Estimate], two_sided: Sequence[bool], *, seed: int
     if not live:
         return adjusted
     rng = generator(seed, "use", "max-T")
-    drawn = rng.standard_normal((draws, len(live))) @ _root([estimates[i] for i in live]).T
+    drawn = _root([estimates[i] for i in live]) @ rng.standard_normal((draws, len(live))).T
+    for one, i in zip(drawn, live, strict=True):
+        if two_sided[i]:
+            np.abs(one, out=one)
+    largest = drawn.max(0)
     df = min(estimates[i].df for i in live)
     if math.isfinite(df):
-        drawn /= np.sqrt(rng.chisquare(df, draws) / df)[:, None]
-    sides = np.array([two_sided[i] for i in live])
-    largest = np.where(sides, np.abs(drawn), drawn).max(1)
+        largest /= np.sqrt(rng.chisquare(df, draws) / df)
     for i in live:
         found = abs(estimates[i].t) if two_sided[i] else estimates[i].t
         adjusted[i] = float((1 + (largest >= found).sum()) / (1 + draws))

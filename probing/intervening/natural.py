@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.intervening.cells import RowWeights
-from probing.intervening.contrasts import Contrast, Sides, contrast
+from probing.intervening.contrasts import Contrast, Sides
 from probing.intervening.experiment import Experiment
 from probing.intervening.twins import twins_of
 
@@ -22,39 +22,25 @@ class Natural:
     """The natural difference in behaviour along which edited rows of F3 are measured.
 
     Attributes:
-        y: `(n, V)` clean behaviour of all rows of the experiment.
+        y, mean: `(n, V)` clean behaviour of all rows of the experiment, and its mean `(V,)`.
         f2, f3: rows of the folds (f3: those edited).
         sides: of the rows f3.
         weights: of the rows f3.
-        fitted: on F2.
+        fitted, measured: the contrast of all rows of F2, and of F3, edited or not.
     """
 
     experiment: Experiment
     y: Floats
+    mean: Floats
     f2: Ints
     f3: Ints
     sides: Sides
+    fitted: Contrast
+    measured: Contrast
 
     @cached_property
     def weights(self) -> RowWeights:
         return RowWeights(self.sides, self.experiment.shares, self.experiment.n_classes)
-
-    def _contrast(self, rows: Ints) -> Contrast:
-        e = self.experiment
-        return contrast(self.y[rows], e.z[rows], e.strata[rows], n_classes=e.n_classes)
-
-    @cached_property
-    def fitted(self) -> Contrast:
-        return self._contrast(self.f2)
-
-    @cached_property
-    def _measuring_fold(self) -> Ints:
-        return np.flatnonzero(self.experiment.folds == self.experiment.folds[self.f3[0]])
-
-    @cached_property
-    def measured(self) -> Contrast:
-        """The contrast of all rows of F3, edited or not."""
-        return self._contrast(self._measuring_fold)
 
     @cached_property
     def c(self) -> Floats:
@@ -79,7 +65,7 @@ class Natural:
     @cached_property
     def spread(self) -> float:
         """s_c: SD of clean behaviour along the contrast."""
-        along = np.einsum("nv,nv->n", self.y[self.f3] - self.y.mean(0), self.c)
+        along = np.einsum("nv,nv->n", self.y[self.f3] - self.mean, self.c)
         return float(np.sqrt(self.weights.weights @ along**2)) / self.size
 
     def along(self, changes: Floats) -> Floats:
@@ -94,11 +80,12 @@ class Natural:
     @cached_property
     def total(self) -> tuple[float, Floats]:
         """T, and its influence values `(n,)` of all rows; where each has its twin, of their own differences."""
-        twins = twins_of(self.experiment.twins, self.experiment.z, self.f3, self.sides.goal)
+        e = self.experiment
+        twins = twins_of(e.twins, e.z, self.f3, self.sides.goal)
         change = self.measured.difference(self.sides) if twins is None else self.y[twins] - self.y[self.f3]
         value, influence = float(self.weights.weights @ self.along(change)), np.zeros(len(self.y))
         if twins is None:
-            influence[self._measuring_fold] += self.measured.influence(self.sides, self.coefficients)
+            influence[e.fold(e.folds[self.f3[0]])] += self.measured.influence(self.sides, self.coefficients)
         else:
             influence[self.f3] += self.weights.centred(self.along(change))
         influence[self.f2] += self.through_contrast(change, value)

@@ -34,11 +34,11 @@ class Permuted:
 
 def null_error(bench: Bench, place: Place, *, dose: float) -> float:
     """SD of τ under shuffled labels, by its derivative at no edit: Σ gᵀ S g (1/n₁ + 1/n₀), S the total covariance."""
-    states, variances = bench.states(place), []
-    for r in range(FOLDS):
-        f1, _, f3 = bench.folds(r)
-        sides, found = bench.sampled_slopes(place, r, states[f3], [bench.naturals[r].aim])
-        variances.append(bench.shift(states, f1).null_variance(sides, dose * found[0], bench.experiment.groups[f1]))
+    at, e, variances = bench.at(place), bench.experiment, []
+    clean = [at.states.blocks[bench.fold_numbers(r)[2]].astype(bench.dtype(place)) for r in range(FOLDS)]
+    slopes = bench.sampled_slopes(place, clean, [[natural.aim] for natural in bench.naturals])
+    for r, (sides, found) in enumerate(slopes):
+        variances.append(at.shifts[r].null_variance(sides, dose * found[0], e.groups[bench.folds(r)[0]]))
     return math.sqrt(sum(variances)) / FOLDS
 
 

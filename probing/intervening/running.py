@@ -64,7 +64,6 @@ class Measured:
 
     place: Place
     dose: float
-    checks: StateChecks
     on_states: OnStates
     subspace: Effect
     whole: Effect
@@ -104,15 +103,15 @@ def measure_property(
     experiment = prop.plan(options)
     bench = Bench.of(instrument, experiment, seed=options.seed, shared=options.shared, folded=options.folds,
                      slope_rows=options.slope_rows)  # fmt: skip
-    measured = [_measure(bench, place, prop, options) for place in chosen]
+    known, measured = dict(decodability or {}), []
+    for place in chosen:
+        measured.append(_measure(bench, place, prop, options))
+        if str(place) not in known:
+            known[str(place)] = _decodability(bench, place)
     adjusted = _adjusted(measured, options.seed)
     cells = [_cell(m, p, options) for m, p in zip(measured, adjusted, strict=True)]
     if options.details or options.curve:
         cells = [_explained(bench, m, c, options, measured) for m, c in zip(measured, cells, strict=True)]
-    known = dict(decodability or {})
-    for place in chosen:
-        if str(place) not in known:
-            known[str(place)] = _decodability(experiment, bench.states(place), options.seed)
     if options.comparisons:
         names = options.comparisons
         cells = [replace(c, comparisons=compared(bench, m.place, names)) for m, c in zip(measured, cells, strict=True)]
@@ -132,13 +131,11 @@ def measure_property(
 def _measure(bench: Bench, place: Place, prop: Property, options: UseOptions) -> Measured:
     e = bench.experiment
     others = {name: (v[e.rows], k) for name, (v, k) in prop.covariates.items()} if options.details else {}
-    checks = StateChecks(bench, place, others)
-    dose, on_states = checks.dose(options.doses)
-    spread = float(np.sqrt(((bench.y - bench.y.mean(0)) ** 2).sum(1).mean()))
+    dose, on_states = StateChecks(bench, place, others).dose(options.doses)
     swap = swapped(bench, place, dose=dose)
     return Measured(
-        place, dose, checks, on_states, effect(swap, e, spread),
-        effect(interchanged(bench, place), e, spread),
+        place, dose, on_states, effect(swap, e, bench.spread),
+        effect(interchanged(bench, place), e, bench.spread),
         float(np.mean(swap.kl)) if swap.kl else None, float(np.mean(swap.flips)) if swap.flips else None,
     )  # fmt: skip
 
@@ -191,8 +188,8 @@ def _u_equivalence_p(e: Effect, epsilon: float) -> float:
     return float(ndtr((e.u.value - bound) / e.u_error))
 
 
-def _decodability(experiment: Experiment, states: NDArray[np.floating], seed: int) -> Decodability:
-    found = decoded(experiment, states, seed=seed)
+def _decodability(bench: Bench, place: Place) -> Decodability:
+    found = decoded(bench.experiment, bench.at(place).states, seed=bench.seed)
     return Decodability(found.passes, found.accuracy, max(found.linear or 0.0, found.mlp or 0.0), found.p)
 
 

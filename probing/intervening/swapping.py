@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from probing.instrument import Place
 from probing.intervening.effects import Bench, Tally
@@ -28,26 +27,24 @@ def swapped(
     References:
         Marks and Tegmark 2023, The Geometry of Truth, §5 (class means).
     """
-    states, tally, naturals = bench.states(place), Tally(len(bench.y)), bench.naturals
-    shifts = bench.shifts(place)
-    edited = [(states[one.f3] + dose * shift.difference(one.sides)).astype(states.dtype)
-              for one, shift in zip(naturals, shifts, strict=True)]  # fmt: skip
+    tally, naturals = Tally(len(bench.y)), bench.naturals
+    edited = [h.astype(bench.dtype(place)) for h in bench.swapped_states(place, dose)]
     changes = bench.run_folds(
         place.site, [one.f3 for one in naturals], {place.position: edited}, frozen_norms=frozen_norms
     )
+    expected = [naturals[r - 1].weights.responses(changes[r - 1]).expected(naturals[r].weights)
+                for r in range(FOLDS)] if with_u else []  # fmt: skip
+    aims = [[natural.aim, *expected[r : r + 1]] for r, natural in enumerate(naturals)]
+    through = bench.through_edit(place, edited, aims, frozen_norms=frozen_norms)
     for r, natural in enumerate(naturals):
         if bench.instrument.logits:
-            kl, flips = compared(bench.y[natural.f3], bench.y[natural.f3] + changes[r])
+            kl, flips = compared(bench.y[natural.f3], changes[r])
             tally.kl.append(kl)
             tally.flips.append(flips)
-        aims = [natural.aim]
-        if with_u:
-            aims.append(naturals[r - 1].weights.responses(changes[r - 1]).expected(natural.weights))
         f1 = bench.folds(r)[0]
-        through = bench.through_edit(place, r, shifts[r], edited[r], aims, frozen_norms=frozen_norms)
-        tally.add(natural, changes[r], through_edit=(f1, dose * through[0]))
+        tally.add(natural, changes[r], through_edit=(f1, dose * through[r][0]))
         if with_u:
-            tally.add_u(natural, changes[r], aims[1], (f1, dose * through[1]))
+            tally.add_u(natural, changes[r], expected[r], (f1, dose * through[r][1]))
     return tally
 
 
@@ -82,21 +79,30 @@ def dose_curve(
     bench: Bench, place: Place, doses: tuple[float, ...], *, frozen_norms: bool = False
 ) -> dict[float, float]:
     """τ of class-mean swaps by dose, mean over rotations."""
-    states, shifts, found = bench.states(place), bench.shifts(place), {}
+    found = {}
     for dose in doses:
         values = []
-        for r in range(FOLDS):
-            natural = bench.naturals[r]
-            f3 = natural.f3
-            edited = states[f3] + dose * shifts[r].difference(natural.sides)
-            changes = bench.run(place, f3, edited.astype(states.dtype), frozen_norms=frozen_norms)
+        for natural, edited in zip(bench.naturals, bench.swapped_states(place, dose), strict=True):
+            given = edited.astype(bench.dtype(place))
+            changes = bench.run(place, natural.f3, given, frozen_norms=frozen_norms)
             values.append(float(natural.weights.weights @ natural.along(changes)))
         found[dose] = float(np.mean(values))
     return found
 
 
-def compared(clean: Floats, edited: Floats) -> tuple[float, float]:
-    """Of logits `(n, V)`: mean KL(clean ‖ edited) in nats, and the share of rows whose largest is another."""
-    before, after = log_softmax(clean, axis=1), log_softmax(edited, axis=1)
-    kl = (np.exp(before) * (before - after)).sum(1)
-    return float(kl.mean()), float((clean.argmax(1) != edited.argmax(1)).mean())
+def compared(clean: Floats, changes: Floats) -> tuple[float, float]:
+    """Of logits `(n, V)` and changes Δ: mean KL(clean ‖ edited) in nats, and the share whose largest is another.
+
+    With L the log of the sum of exponentials, KL = L(edited) − L(clean) − Σ p Δ.
+    """
+    edited = clean + changes
+    (before, largest), (after, now_largest) = _log_sums(clean), _log_sums(edited)
+    kl = after - before - np.einsum("nv,nv->n", np.exp(clean - before[:, None]), changes)
+    return float(kl.mean()), float((largest != now_largest).mean())
+
+
+def _log_sums(logits: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """`(n,)` log Σ exp, and which is the largest."""
+    largest = logits.argmax(1)
+    top = logits[np.arange(len(logits)), largest]
+    return np.log(np.exp(logits - top[:, None]).sum(1)) + top, largest

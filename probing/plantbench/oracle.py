@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from probing.errors import BadTwin, PlantFailed
 from probing.instrument import Instrument, Place
 from probing.intervening.contrasts import sums_by
-from probing.intervening.on_states import Discriminant
+from probing.intervening.discriminant import Discriminant, Moments
 from probing.intervening.responding import behaviour
 from probing.plantbench.case import Cell, CellTruth, Certificate, Label, SubLabel
 
@@ -142,7 +142,7 @@ def probe_accuracy(features: Sequence[NDArray[np.floating]], z: Values, *, n_cla
     best = 0.0
     for given in features:
         X = np.asarray(given, np.float64)
-        predicted = Discriminant(X[:half], z[:half], n_classes).predict(X[half:])
+        predicted = Discriminant(Moments.of(X[:half], z[:half], n_classes)).predict(X[half:])
         if not n_classes:
             rest = z[half:] - predicted[:, 0]
             best = max(best, 1 - float((rest**2).mean() / z[half:].var()))
@@ -184,13 +184,11 @@ def _class_mean_swap(
             own = strata[x] == stratum
             shift[own] = (z[other] - z[x])[own, None] * slope
         return np.asarray(h[x] + shift, np.float32)
-    codes = w * n_classes + z[rows]
+    codes = w * n_classes + z[rows].astype(np.int64)
     size = (int(strata.max()) + 1) * n_classes
-    sums = np.zeros((size, h.shape[1]))
-    for code in np.unique(codes):
-        sums[code] = states[codes == code].mean(0)
+    means = sums_by(codes, states, size) / np.maximum(np.bincount(codes, minlength=size), 1)[:, None]
     start, goal = (strata[x] * n_classes + values for values in (z[x], z[other]))
-    return np.asarray(h[x] + sums[goal] - sums[start], np.float32)
+    return np.asarray(h[x] + means[goal] - means[start], np.float32)
 
 
 def _sub_label(label: Label, frozen: float | None, sub: float | None) -> SubLabel:

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 
 from probing.errors import BadParameter
-from probing.plantbench import tier0, tier1, tier2
+from probing.plantbench import tier0
 from probing.plantbench.case import Case, Truth
 from probing.plantbench.knobs import DEVELOPMENT_SEEDS, Knobs, held_out, holdout_seed
 from probing.seeds import child_seed
 
 Tier = Callable[[int], Iterable[tuple[Case, Truth]]]
-TIERS: Mapping[int, Tier] = {0: tier0.cases, 1: tier1.cases, 2: lambda seed: tier2.shipped()}
+TIERS = (0, 1, 2)
+
+
+def _tier(number: int, function: str) -> Callable[..., Iterable[tuple[Case, Truth]]]:
+    """A generator of a tier, whose module is loaded now: tiers 1 and 2 need transformers, which takes seconds."""
+    found: Callable[..., Iterable[tuple[Case, Truth]]] = getattr(
+        import_module(f"probing.plantbench.tier{number}"), function
+    )
+    return found
+
+
+def _of_development(number: int) -> Tier:
+    if number == 2:
+        shipped = _tier(2, "shipped")
+        return lambda seed: shipped()
+    return _tier(number, "cases")
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,7 @@ def _few(seeds: Sequence[int]) -> dict[int, tuple[int, ...]]:
     return {1: tuple(seeds[: max(1, len(seeds) // 10)]), 2: (0,)}
 
 
-def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int] = tuple(TIERS)) -> Suite:
+def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int] = TIERS) -> Suite:
     """The frozen development suite; `seeds=CI_SEEDS` for a quick one.
 
     Raises:
@@ -48,10 +64,10 @@ def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int
     """
     unknown = [tier for tier in tiers if tier not in TIERS]
     if unknown or not set(seeds) <= set(DEVELOPMENT_SEEDS):
-        known = f"tiers {sorted(TIERS)}, seeds 0 to {DEVELOPMENT_SEEDS[-1]}"
+        known = f"tiers {list(TIERS)}, seeds 0 to {DEVELOPMENT_SEEDS[-1]}"
         raise BadParameter("no such development suite", needed=known,
                            found=f"tiers {list(tiers)}, seeds {list(seeds)}")  # fmt: skip
-    return Suite(tuple(seeds), {tier: TIERS[tier] for tier in tiers}, _few(seeds))
+    return Suite(tuple(seeds), {tier: _of_development(tier) for tier in tiers}, _few(seeds))
 
 
 def vectors(
@@ -61,7 +77,7 @@ def vectors(
     return Suite(tuple(seeds), {0: lambda seed: tier0.cases(seed, knobs=knobs, numbers=numbers)})
 
 
-def held_out_suite(version: str, *, tiers: Sequence[int] = tuple(TIERS), draws: int = 20, models: int = 3) -> Suite:
+def held_out_suite(version: str, *, tiers: Sequence[int] = TIERS, draws: int = 20, models: int = 3) -> Suite:
     """The held-out configuration: wider knobs, and seeds that only the named version gives. Once a release.
 
     Tier 1 takes a tenth as many draws as tier 0, tier 2 trains `models` models.
@@ -69,8 +85,8 @@ def held_out_suite(version: str, *, tiers: Sequence[int] = tuple(TIERS), draws: 
     root = holdout_seed(version)
     made: dict[int, Tier] = {
         0: lambda draw: tier0.cases(child_seed(root, draw), knobs=held_out(version, draw)),
-        1: lambda draw: tier1.cases(child_seed(root, draw)),
-        2: lambda draw: tier2.held_out(version, draw),
+        1: lambda draw: _tier(1, "cases")(child_seed(root, draw)),
+        2: lambda draw: _tier(2, "held_out")(version, draw),
     }
     few = _few(range(draws)) | {2: tuple(range(models))}
     return Suite(tuple(range(draws)), {tier: made[tier] for tier in tiers}, few)

@@ -134,7 +134,7 @@ class _Reader:
     def _normed(self, position: str, rows: NDArray[np.int64], given: Tensor | None, frozen_norms: bool) -> Tensor:
         if given is not None and not frozen_norms:
             return given * torch.rsqrt((given**2).mean(1, keepdim=True))
-        clean = self._clean[position][torch.from_numpy(rows)]
+        clean = self._clean[position].index_select(0, torch.from_numpy(rows))
         scale = torch.rsqrt((clean**2).mean(1, keepdim=True))
         return (clean if given is None else given) * scale
 

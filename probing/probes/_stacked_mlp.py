@@ -64,7 +64,7 @@ class Data:
 
     Attributes:
         rows: `(N, D)` standardised, in the precision of the products.
-        targets: `(M, N)` class codes (int64), or real values (float32).
+        targets: `(M, N)` class codes (int64; -1: a row that this network is not trained on), or real values (float32).
         dev_rows, dev_targets: the same of the rows for early stopping; a code of -1 is not scored.
     """
 
@@ -109,7 +109,8 @@ def _parts(sets: int, seeds: int, threads: int) -> list[list[int]]:
 def _trained(data: Data, chosen: list[int], outputs: list[int], seed: int, recipe: Recipe) -> list[FittedNetwork]:
     """One stack, until each of its networks has stopped or the epochs are over."""
     hidden = [recipe.hidden] * recipe.layers
-    networks = Networks.start(data.rows.shape[1], hidden, outputs, seed, low=recipe.low)
+    partial = bool((data.targets < 0).any()) and not data.targets.is_floating_point()
+    networks = Networks.start(data.rows.shape[1], hidden, outputs, seed, low=recipe.low, partial=partial)
     targets, dev_targets = data.targets[chosen].T.contiguous(), data.dev_targets[chosen]
     fits = [FittedNetwork() for _ in chosen]
     active = list(range(len(chosen)))

@@ -34,6 +34,7 @@ class Networks:
         means, squares: Adam's running moments, shaped like the parameters.
         steps: taken so far.
         low: whether the first layer's products are rounded to bfloat16 (sums, weights and moments are float32).
+        partial: whether networks are trained on parts of the rows: a class code of -1 is of no effect.
     """
 
     parameters: list[Tensor]
@@ -41,9 +42,12 @@ class Networks:
     squares: list[Tensor]
     low: bool = False
     steps: int = 0
+    partial: bool = False
 
     @classmethod
-    def start(cls, width: int, hidden: Sequence[int], outputs: Sequence[int], seed: int, *, low: bool) -> Networks:
+    def start(
+        cls, width: int, hidden: Sequence[int], outputs: Sequence[int], seed: int, *, low: bool, partial: bool = False
+    ) -> Networks:
         """Uniform ±1/√(fan in), drawn from the seed: each network's are those it would have alone."""
         parameters = []
         for layer, (fan_in, fan_out) in enumerate(pairwise([width, *hidden, max(outputs)])):
@@ -51,7 +55,7 @@ class Networks:
             drawn = [_drawn(fan_in, own if last else fan_out, fan_out, seed, layer) for own in outputs]
             parameters += [torch.stack(part) for part in zip(*drawn, strict=True)]
         zeros = [[torch.zeros_like(p) for p in parameters] for _ in range(2)]
-        return cls(parameters, zeros[0], zeros[1], low)
+        return cls(parameters, zeros[0], zeros[1], low, partial=partial)
 
     def step(self, X: Tensor, targets: Tensor, rates: Sequence[float], decay: float, masks: Sequence[Tensor]) -> None:
         """One step of AdamW on `(B, D)` rows and `(M, B)` targets, at a learning rate for each network.
@@ -60,7 +64,7 @@ class Networks:
             masks: `(H, B)` for each hidden layer: 0 where a unit is dropped, else 1/(1 - dropout); or none.
         """
         activations = self._hidden(X, masks)
-        slope = _slope(self._output(activations), targets)
+        slope = (_partial_slope if self.partial else _slope)(self._output(activations), targets)
         self._adam(self._gradients(X, activations, slope, masks), rates, decay)
 
     def losses(self, X: Tensor, targets: Tensor) -> list[float]:
@@ -81,7 +85,7 @@ class Networks:
     def only(self, going: list[int]) -> Networks:
         """The networks that go on."""
         parameters, means, squares = ([p[going] for p in kind] for kind in (self.parameters, self.means, self.squares))
-        return Networks(parameters, means, squares, self.low, self.steps)
+        return Networks(parameters, means, squares, self.low, self.steps, self.partial)
 
     def arrays(self, network: int, outputs: int) -> list[NDArray[np.float32]]:
         """A copy, not a view, of one network's parameters: weights `(in, out)` and bias by layer."""
@@ -152,3 +156,11 @@ def _slope(output: Tensor, targets: Tensor) -> Tensor:
         1, targets.unsqueeze(1), slope.new_full((1, 1, 1), -1.0).expand(len(targets), 1, output.shape[2])
     )
     return slope.div_(targets.shape[1])
+
+
+def _partial_slope(output: Tensor, targets: Tensor) -> Tensor:
+    """The same of the mean over those rows whose code is not -1."""
+    scored = targets >= 0
+    share = scored / scored.sum(1, keepdim=True).clamp_min(1)
+    slope = torch.softmax(output, 1).mul_(share.unsqueeze(1))
+    return slope.scatter_add_(1, targets.clamp_min(0).unsqueeze(1), -share.unsqueeze(1))

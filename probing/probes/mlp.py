@@ -184,6 +184,23 @@ class MLPProbe(_MLP, ClassifierProbe):
                 fits[-1].append(probe._adopt(network, mean, scale))
         return fits
 
+    def fit_parts(self, X: NDArray[np.float32], y: NDArray[Any], parts: Sequence[NDArray[np.bool_]]) -> list[Self]:
+        """A network for each part `(N,)` of the rows, trained as one stack, for cross-fitting.
+
+        All have the classes of all rows and one standardisation; labels outside of a network's part are of no effect
+        on it. A tenth of the rows is held out, of which each network is stopped by those of its part.
+        """
+        X = checked_matrix(self.with_seed(0), X)
+        first, codes = self._with_codes(y, X.shape[1])
+        coded = [np.where(part, codes, -1) for part in parts]
+        outputs, seed = [len(first.classes_)] * len(parts), self.random_state or 0
+        networks, mean, scale = self._stacked(X, coded, outputs, [seed], None)
+        fits: list[Self] = [self.with_seed(seed) for _ in parts]
+        for probe, (network,) in zip(fits, networks, strict=True):
+            probe.classes_, probe.n_features_in_ = first.classes_, first.n_features_in_
+            probe._adopt(network, mean, scale)
+        return fits
+
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """`(N, K)` natural logs."""
         return np.asarray(log_softmax(self._output(self._rows(X)), axis=1))

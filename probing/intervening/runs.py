@@ -1,0 +1,116 @@
+"""The whole of a use run: a model, a corpus and a behaviour to verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from probing.behaving import Behaviour
+from probing.corpus import Corpus
+from probing.errors import BadParameter, NoBehaviour
+from probing.intervening.done import VERSION, Done
+from probing.intervening.options import UseOptions
+from probing.intervening.running import measure_property
+from probing.intervening.subjects import Subjects
+from probing.judging import judge
+from probing.language_model import LanguageModel
+from probing.progress import steps_bar
+from probing.provenance import file_sha256
+from probing.specs import build, spec_of
+from probing.use_result import UseResult
+from probing.use_run import UseRun, write_use_run
+from probing.verdict import Criteria
+
+
+def intervene(
+    model: LanguageModel, corpus: Corpus, *, tasks: str | Sequence[str], behaviour: Behaviour | str,
+    sites: str | Sequence[str] = "resid.*", positions: Sequence[str] = (), covariates: Sequence[str] = (),
+    split: str | None = None, max_rows: int = 2000, criteria: Criteria | None = None,
+    options: UseOptions | None = None, twins: str | None = None, to: str | Path | None = None,
+    progress: bool | None = None,
+) -> UseRun:  # fmt: skip
+    """Measure what a model does when the property of a state is exchanged, and say what may be said of it.
+
+    Properties of sentences are covariates of one another; those of words are matched by `covariates` alone.
+
+    Args:
+        model: loaded with the head that the behaviour needs.
+        corpus: labelled texts; all splits are used unless one is named, for folds are made anew.
+        tasks: of words (`feature:Number`) or of sentences (`column:tense`), all alike.
+        behaviour: `next_token:answers=was|were`, `masked_token:…`, `head`, `readout`, or an object.
+        sites: patterns: `resid.*`, `attn_out.1`, `heads.*`, …
+        positions: of tasks of sentences, where the states lie: `subject`, `end`, …
+        covariates: further tasks whose values rows are matched in.
+        split: of the corpus.
+        max_rows: the most rows, sampled with classes even.
+        criteria: of the verdicts.
+        options: see `UseOptions`.
+        twins: column of sentences that names, by its id, the row that differs in the one task alone; whole states are
+            then exchanged between twins, and the natural contrast is measured on them.
+        to: folder of use.jsonl, verdicts.jsonl and verdicts.parquet; None: nothing is written.
+        progress: a bar on standard error; None: where that is a terminal.
+
+    Raises:
+        UnknownName: no such task, position or place.
+        NoBehaviour: nothing to measure.
+        EditFailed: an identity of the instrument does not hold.
+        DegenerateDesign, TooFewGroups: rows that cannot be matched.
+        BadTwin, OverlappingGroups: twins that are none, or that folds would part.
+
+    Example:
+        >>> run = intervene(model, corpus, tasks=["column:tense"], behaviour="next_token:answers=was|is",
+        ...                 positions=["end"])  # doctest: +SKIP
+    """
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    if not names:
+        raise BadParameter("no task was given", needed="one or more", found="none")
+    if not behaviour:
+        raise NoBehaviour(
+            "no behaviour was declared", needed="what of the outputs is measured", found="nothing",
+            next_step="such as next_token:answers=A|B for a causal model, readout for an encoder",
+        )  # fmt: skip
+    criteria, options = criteria or Criteria(), options or UseOptions()
+    measured = build("behaviours", behaviour) if isinstance(behaviour, str) else behaviour
+    common = {
+        "model": model.identity(), "corpus": corpus.fingerprint,
+        "behaviour": [str(behaviour), *map(file_sha256, measured.files)], "sites": sites,
+        "positions": positions, "split": split, "max_rows": max_rows, "options": vars(options), "version": VERSION,
+    } | ({} if twins is None else {"twins": twins})  # fmt: skip
+    known = Done(None if to is None or not isinstance(behaviour, str) else Path(to), common)
+    subjects = Subjects(model, corpus, names, behaviour, sites=sites, positions=positions, covariates=covariates,
+                        split=split, max_rows=max_rows, seed=options.seed, twins=twins)  # fmt: skip
+    for name in names:
+        subjects.check(name)
+    results: list[UseResult] = []
+    with steps_bar("use", "properties", len(names), progress) as advance:
+        for done, name in enumerate(names, start=1):
+            key = {"task": name, "others": subjects.others(name), "labels": subjects.labels_digest(name)}
+            found = known.get(key)
+            if found is None:
+                instrument, prop = subjects.of(name)
+                found = measure_property(instrument, prop, behaviour=said(behaviour), model=model.name, options=options)
+                found = replace(found, left_out=subjects.left_out(name))
+                known.put(key, found)
+            results.append(found)
+            advance(done, len(names))
+    return _judged(results, criteria, to)
+
+
+def judged_together(runs: Sequence[UseRun], *, to: str | Path | None = None) -> UseRun:
+    """Several runs as one: what is found of one property is adjusted for all. By the criteria of the first."""
+    results = [result for run in runs for result in run.results]
+    return _judged(results, Criteria(**results[0].settings["criteria"]), to)
+
+
+def _judged(results: Sequence[UseResult], criteria: Criteria, to: str | Path | None) -> UseRun:
+    told = [replace(found, settings=found.settings | {"criteria": vars(criteria)}) for found in results]
+    run = UseRun(tuple(told), tuple(judge(told, criteria)))
+    if to is not None:
+        write_use_run(run, Path(to))
+    return run
+
+
+def said(behaviour: Behaviour | str) -> str:
+    """A behaviour in words."""
+    return behaviour if isinstance(behaviour, str) else spec_of(behaviour)
