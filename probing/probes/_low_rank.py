@@ -12,8 +12,7 @@ from probing.probes._rows import Rows
 from probing.probes._softmax import Solution
 from probing.seeds import child_seed
 
-START_TOLERANCE = 1e-3  # of the full solutions to start from: nearer ones end no lower
-_EPOCHS, _BATCH, _RATE = 25, 512, 0.015
+_EPOCHS, _BATCH, _RATE = 30, 512, 0.006
 _FEWEST_STEPS = 300
 _CHANGE = 1e-3
 _BLOCK_ELEMENTS = 2**18

@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, checked_matrix, same_for_every_seed
-from probing.probes._low_rank import START_TOLERANCE, solve_low_rank
+from probing.probes._low_rank import solve_low_rank
 from probing.probes._rows import HeldRows, Rows, StreamedRows
 from probing.probes._softmax import Solution, Stop, solve
 from probing.probes._standardise import moments, standardise
@@ -58,8 +58,7 @@ class LinearProbe(ClassifierProbe):
         max_iterations: L-BFGS iterations at most.
         rank: at most this rank of the weights W = A·B, `(K, R)` by `(R, D)`, penalised by ½ (l2/N)·(‖A‖² + ‖B‖²)
             whatever K: at an optimum the sum of W's singular values. It is not convex: the start is the unlimited
-            optimum (to 1e-3) cut to its largest singular values, and the end near a local optimum, the same at every
-            run.
+            optimum cut to its largest singular values, and the end near a local optimum, the same at every run.
 
     Attributes:
         coef_: `(D, K)` weights on standardised states, columns in the order of `classes_`, centred over classes.
@@ -184,7 +183,7 @@ class LinearProbe(ClassifierProbe):
             numbers,
             classes,
             [w * (2.0 if k == 2 else 1.0) for w, k in zip(weight, classes, strict=True)],
-            Stop(self.tolerance if self.rank is None else max(self.tolerance, START_TOLERANCE), self.max_iterations),
+            Stop(self.tolerance, self.max_iterations),
             starts and [_start(old, new, standard) for old, new in zip(starts, probes, strict=True)],
             warm=warm,
         )
