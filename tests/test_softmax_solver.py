@@ -7,10 +7,13 @@ from functools import partialmethod
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from probing.errors import BadParameter
 from probing.probes import _rows, _softmax_parts, _softmax_start
+from probing.probes._low_rank import solve_low_rank
+from probing.probes._softmax import Stop, solve
 from probing.probes._standardise import moments, standardise
 from probing.probes.linear import LinearProbe
 
@@ -196,3 +199,33 @@ def test_a_limited_rank_is_kept_costs_objective_and_repeats():
     np.testing.assert_allclose(many[0][0].predict_proba(X), LinearProbe(rank=2).fit(X, y).predict_proba(X), atol=0.02)
     with pytest.raises(BadParameter, match="rank"):
         LinearProbe(rank=0).fit(X, y)
+
+
+def test_label_sets_under_a_rank_end_together_where_each_ends_alone():
+    X, y = planted(2000, 20, 6)
+    rows = _rows.HeldRows(torch.from_numpy(standardise(X, *moments(X))).double())
+    codes, classes, weight = [torch.from_numpy(one) for one in (y, y % 2, (y + 1) % 4)], [6, 2, 4], 1 / rows.n
+    full = solve(rows, codes, classes, [weight] * 3, Stop(1e-3, 200))
+    together = solve_low_rank(rows, codes, full, [weight] * 3, 3)
+    for one, start, found in zip(codes, full, together, strict=True):
+        (alone,) = solve_low_rank(rows, [one], [start], [weight], 3)
+        assert (
+            found.objective == pytest.approx(alone.objective, rel=1e-6) and found.weights.shape == start.weights.shape
+        )
+        np.testing.assert_allclose(found.weights, alone.weights, atol=1e-4)
+        np.testing.assert_allclose(found.intercept, alone.intercept, atol=1e-4)
+
+
+def test_a_rank_that_limits_nothing_reaches_the_optimum_under_the_sum_of_singular_values():
+    """½(‖A‖² + ‖B‖²) is at least that sum of W = A·B; the optimum under it is convex: here by proximal gradients."""
+    X, y = planted(1500, 10, 4)
+    probe = LinearProbe(rank=8, l2=30.0).fit(X, y)
+    Z, lam = standardise(X, *moments(X)).astype(np.float64), 30 / 1500
+    step = 2 / (np.linalg.eigvalsh(Z.T @ Z / len(Z))[-1] + 1)
+    W, b = np.zeros((10, 4)), np.zeros(4)
+    for _ in range(1000):
+        residual = softmax(Z @ W + b, axis=1) - np.eye(4)[y]
+        U, S, Vh = np.linalg.svd(W - step * Z.T @ residual / len(Z), full_matrices=False)
+        W, b = (U * np.maximum(S - step * lam, 0)) @ Vh, b - step * residual.mean(0)
+    best = objective(Z, y, W, b, 0.0, False) + lam * np.linalg.svd(W, compute_uv=False).sum()
+    assert best * (1 - 1e-6) <= probe.objective_ <= best * (1 + 1e-3)

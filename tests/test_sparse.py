@@ -10,7 +10,8 @@ from probing.errors import BadParameter, DegenerateDesign
 from probing.probes._loading import load_probe
 from probing.probes._sparse_objectives import Fit, LogLoss, SquaredLoss
 from probing.probes._sparse_selection import lasso_order
-from probing.probes._standardise import correlations, moments, standardise
+from probing.probes._standardise import moments, standardise
+from probing.probes._streamed_moments import StreamedMoments
 from probing.probes.linear import LinearProbe
 from probing.probes.sparse import SparseProbe, SparseRegressorProbe
 
@@ -153,7 +154,8 @@ def test_the_lasso_solutions_meet_their_optimality_conditions():
 
     X, y = planted(n=800, width=150)
     rows = standardise(X, *moments(X))
-    objective = LogLoss(torch.from_numpy(rows).double(), torch.from_numpy(y), 4, correlations(rows), 0.0)
+    gram = StreamedMoments.of(rows).correlations
+    objective = LogLoss(torch.from_numpy(rows).double(), torch.from_numpy(y), 4, gram, 0.0)
     start = start_of(objective)
     everywhere = np.ones(150, bool)
     W, b = np.zeros((150, 4)), start.intercept
@@ -171,8 +173,9 @@ def test_refits_on_few_columns_reach_the_optimum_that_scikit_learn_finds():
 
     X, y = planted(n=800)
     rows = standardise(X, *moments(X))
+    gram = StreamedMoments.of(rows).correlations
     columns = [17, 141, 90, 3]
-    objective = LogLoss(torch.from_numpy(rows).double(), torch.from_numpy(y), 4, correlations(rows), 1 / 800)
+    objective = LogLoss(torch.from_numpy(rows).double(), torch.from_numpy(y), 4, gram, 1 / 800)
     fit = objective.refit(columns, Fit(np.zeros((4, 4)), np.zeros(4)))
     oracle = LogisticRegression(tol=1e-8, max_iter=1000).fit(rows[:, columns], y)
     loss = -oracle.predict_log_proba(rows[:, columns])[np.arange(800), y].mean()

@@ -44,9 +44,13 @@ def moments(X: NDArray[Any] | RowBlocks) -> tuple[NDArray[np.float64], NDArray[n
         block = raw.astype(np.float64)
         block -= mean
         squares += np.einsum("nd,nd->d", block, block)
-    variance = squares / n
+    return mean, scale_of(squares / n, mean)[0]
+
+
+def scale_of(variance: NDArray[np.float64], mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Scales `(D,)`, and which columns are constant: a variance of at most 1e-12 of the mean square is rounding."""
     constant = variance <= 1e-12 * (variance + mean**2)
-    return mean, np.where(constant, 1.0, np.sqrt(variance))
+    return np.sqrt(np.where(constant, 1.0, variance)), constant
 
 
 def standardise(X: NDArray[Any], mean: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -78,12 +82,3 @@ def standardise_rounded(
         block = np.subtract(X[low : low + _ROWS_IN_CACHE], centre, out=out[low : low + _ROWS_IN_CACHE])
         block /= spread
     return out
-
-
-def correlations(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """`XᵀX / N` `(D, D)` of standardised rows, in float64, a block of rows at a time."""
-    total = np.zeros((rows.shape[1], rows.shape[1]))
-    for low in range(0, len(rows), _BLOCK):
-        block = rows[low : low + _BLOCK].astype(np.float64)
-        total += block.T @ block
-    return total / len(rows)

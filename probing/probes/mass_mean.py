@@ -13,7 +13,8 @@ from scipy.special import log_softmax
 from probing.errors import BadParameter
 from probing.probes._calibration import calibrate
 from probing.probes._estimator import ClassifierProbe, checked_matrix, same_for_every_seed
-from probing.probes._standardise import correlations, moments, standardise
+from probing.probes._standardise import moments, standardise
+from probing.probes._streamed_moments import StreamedMoments
 
 Matrix = NDArray[np.float64]
 _BLOCK = 8192
@@ -98,7 +99,7 @@ class MassMeanProbe(ClassifierProbe):
         mean, scale = moments(X)
         rows = standardise(X, mean, scale)
         varies = np.einsum("nd,nd->d", rows, rows) > 0.5 * len(rows)  # 1 a row, but for constant coordinates
-        gram = correlations(rows) if self.whitened else None
+        gram = StreamedMoments.of(rows).centred / len(rows) if self.whitened else None
         for probe, y in zip(probes, codes, strict=True):
             means = _class_means(rows, y, len(probe.classes_))
             towards, probe.shrinkage_ = (means - means.mean(0)) * varies, 0.0

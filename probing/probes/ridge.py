@@ -11,16 +11,17 @@ from scipy.linalg import eigh
 
 from probing.errors import BadParameter
 from probing.probes._estimator import RegressorProbe, checked_matrix, same_for_every_seed
-from probing.probes._standardise import moments, row_blocks, standardise
+from probing.probes._standardise import standardise
+from probing.probes._streamed_moments import StreamedMoments
 from probing.store.row_blocks import RowBlocks
 
 
 class RidgeProbe(RegressorProbe):
     """Minimises mean squared error + (l2/N)·‖w‖² on standardised states; the intercept is free.
 
-    Equals scikit-learn's `Ridge(alpha=l2)` on the same standardised states. The Gram matrix is factored once,
-    in float64, for all targets of `fit_many`; directions it cannot resolve are left out, so l2=0 gives the
-    solution of least norm.
+    Equals scikit-learn's `Ridge(alpha=l2)` on the same standardised states. The rows are read once, a block at a time;
+    their correlations are factored once, in float64, for all targets of `fit_many`; directions that these cannot
+    resolve are left out, so l2=0 gives the solution of least norm.
 
     Args:
         l2: penalty; 0 or more.
@@ -41,8 +42,9 @@ class RidgeProbe(RegressorProbe):
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit on `(N, D)` states and `(N,)` targets."""
         rows, targets = self._training_rows(X, y)
-        self.mean_, self.scale_ = moments(rows)
-        (self.coef_,), (self.intercept_,) = _solve(rows, [targets], self.mean_, self.scale_, self.l2)
+        found = StreamedMoments.of(rows, [targets])
+        self.mean_, self.scale_, self.intercept_ = found.mean, found.scale, float(targets.mean())
+        (self.coef_,) = self._weights(found)
         return self
 
     def fit_many(
@@ -53,19 +55,14 @@ class RidgeProbe(RegressorProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """One factorisation for every target; one fit serves every seed. See `Probe.fit_many`.
-
-        Row blocks are read three times, a block at a time.
-        """
+        """One factorisation for every target; one fit serves every seed. See `Probe.fit_many`."""
         X = X if isinstance(X, RowBlocks) else checked_matrix(self.with_seed(0), X)
-        mean, scale = moments(X)
-        coefs, intercepts = _solve(X, [np.asarray(y, np.float64) for y in targets], mean, scale, self.l2)
-        fits = []
-        for coef, intercept in zip(coefs, intercepts, strict=True):
-            state = {"coef": coef, "mean": mean, "scale": scale, "intercept": np.asarray(intercept)}
-            state["n_features_in"] = np.asarray(X.shape[1])
-            fitted = self.with_seed(0).with_state(state)
-            fits.append(same_for_every_seed(self, fitted, seeds))
+        numbers = [np.asarray(y, np.float64) for y in targets]
+        found, fits = StreamedMoments.of(X, numbers), []
+        for coef, y in zip(self._weights(found), numbers, strict=True):
+            state = {"coef": coef, "mean": found.mean, "scale": found.scale}
+            state |= {"intercept": np.asarray(y.mean()), "n_features_in": np.asarray(X.shape[1])}
+            fits.append(same_for_every_seed(self, self.with_seed(0).with_state(state), seeds))
         return fits
 
     def predict(self, X: ArrayLike | RowBlocks) -> NDArray[Any]:
@@ -75,30 +72,15 @@ class RidgeProbe(RegressorProbe):
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         return np.asarray(rows @ self.coef_ + self.intercept_)
 
-
-def _solve(
-    X: NDArray[Any] | RowBlocks,
-    targets: list[NDArray[np.float64]],
-    mean: NDArray[np.float64],
-    scale: NDArray[np.float64],
-    l2: float,
-) -> tuple[list[NDArray[np.float64]], list[float]]:
-    """Weights `(D,)` and intercept of every target. The rows are read in blocks."""
-    if not l2 >= 0:
-        raise BadParameter("l2 must be 0 or more", needed="a number of at least 0", found=repr(l2))
-    width = X.shape[1]
-    centres = np.array([y.mean() for y in targets])
-    Y = np.stack(targets, axis=1) - centres
-    gram, products = np.zeros((width, width)), np.zeros((width, len(targets)))
-    for low, states in row_blocks(X):
-        block = standardise(states, mean, scale).astype(np.float64)
-        gram += block.T @ block
-        products += block.T @ Y[low : low + len(states)]
-    values, vectors = eigh(gram)
-    kept = values > max(values[-1], 0.0) * width * 1e-12
-    inverse = np.where(kept, 1.0 / np.where(kept, values + l2, 1.0), 0.0)
-    weights = vectors @ (inverse[:, None] * (vectors.T @ products))
-    return list(weights.T), [float(centre) for centre in centres]
+    def _weights(self, found: StreamedMoments) -> list[NDArray[np.float64]]:
+        """Weights `(D,)` of every target."""
+        if not self.l2 >= 0:
+            raise BadParameter("l2 must be 0 or more", needed="a number of at least 0", found=repr(self.l2))
+        values, vectors = eigh(found.correlations)
+        kept = values > max(values[-1], 0.0) * len(values) * 1e-12
+        inverse = np.where(kept, 1.0 / np.where(kept, values + self.l2 / found.count, 1.0), 0.0)
+        weights = vectors @ (inverse[:, None] * (vectors.T @ found.products))
+        return list(weights.T)
 
 
 MEMBER = RidgeProbe

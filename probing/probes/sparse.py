@@ -17,7 +17,8 @@ from probing.probes._rows import HeldRows
 from probing.probes._softmax import Stop, solve
 from probing.probes._sparse_objectives import Fit, LogLoss, Matrix, Objective, SquaredLoss
 from probing.probes._sparse_selection import along, forward, lasso_order
-from probing.probes._standardise import correlations, moments, standardise
+from probing.probes._standardise import standardise
+from probing.probes._streamed_moments import StreamedMoments
 
 _FEW_ELEMENTS = 2**21
 
@@ -75,6 +76,15 @@ class _Sparse(Probe):
         """`(N, K)` from the chosen coordinates alone."""
         rows = standardise(X[:, self.coordinates_], self.mean_, self.scale_).astype(np.float64)
         return np.asarray(rows @ self.coef_)
+
+
+def _standardised(
+    X: NDArray[Any], targets: Sequence[NDArray[Any]], dev: tuple[NDArray[Any], Any] | None
+) -> tuple[StreamedMoments, NDArray[np.float32], NDArray[np.float32] | None]:
+    """Moments of the training rows, and by them these and the dev rows standardised."""
+    sums = StreamedMoments.of(X, targets)
+    outside = None if dev is None else standardise(np.asarray(dev[0]), sums.mean, sums.scale)
+    return sums, standardise(X, sums.mean, sums.scale), outside
 
 
 class SparseProbe(_Sparse, ClassifierProbe):
@@ -142,21 +152,19 @@ class SparseProbe(_Sparse, ClassifierProbe):
         dev: tuple[NDArray[Any], Sequence[NDArray[Any]]] | None,
     ) -> None:  # fmt: skip
         self._check_options()
-        mean, scale = moments(X)
-        rows = standardise(X, mean, scale)
-        held_out = None if dev is None else standardise(np.asarray(dev[0]), mean, scale)
-        gram, tensor = correlations(rows), torch.from_numpy(rows)
+        sums, rows, held_out = _standardised(X, (), dev)
+        tensor = torch.from_numpy(rows)
         tensor = tensor.double() if rows.size <= _FEW_ELEMENTS else tensor
         for m, (probe, y) in enumerate(zip(probes, codes, strict=True)):
             classes = len(probe.classes_)
             penalty = (2.0 if classes == 2 else 1.0) * self.l2 / len(X)
             target = torch.from_numpy(y)
-            fits = probe._choose(LogLoss(tensor, target, classes, gram, penalty))
+            fits = probe._choose(LogLoss(tensor, target, classes, sums.correlations, penalty))
             probe._set_path(fits, rows, held_out, _scorer(probe.classes_, y, None if dev is None else dev[1][m]))
             chosen = tensor[:, probe.coordinates_].contiguous()
             (found,) = solve(HeldRows(chosen), [target], [classes], [penalty], Stop(1e-5, 200))
             probe.coef_, probe.intercept_ = found.weights.numpy(), found.intercept.numpy()
-            probe.mean_, probe.scale_ = mean[probe.coordinates_], scale[probe.coordinates_]
+            probe.mean_, probe.scale_ = sums.mean[probe.coordinates_], sums.scale[probe.coordinates_]
             probe.converged_ = found.converged
 
 
@@ -223,19 +231,16 @@ class SparseRegressorProbe(_Sparse, RegressorProbe):
         dev: tuple[NDArray[Any], Sequence[NDArray[Any]]] | None,
     ) -> None:  # fmt: skip
         self._check_options()
-        mean, scale = moments(X)
-        rows = standardise(X, mean, scale)
-        held_out = None if dev is None else standardise(np.asarray(dev[0]), mean, scale)
-        gram = correlations(rows)
+        sums, rows, held_out = _standardised(X, targets, dev)
         for m, (probe, y) in enumerate(zip(probes, targets, strict=True)):
             centre = float(y.mean())
-            products = rows.T.astype(np.float64) @ (y - centre)[:, None] / len(y)
             spread = float(((y - centre) ** 2).mean())
-            fits = probe._choose(SquaredLoss(gram, products, spread, self.l2 / len(y)))
+            products = sums.products[:, m : m + 1]
+            fits = probe._choose(SquaredLoss(sums.correlations, products, spread, self.l2 / len(y)))
             outside = None if dev is None else np.asarray(dev[1][m], np.float64)
             probe._set_path(fits, rows, held_out, _r2(y, outside, centre))
             probe.coef_ = fits[-1].weights if fits else np.zeros((0, 1))
-            probe.mean_, probe.scale_ = mean[probe.coordinates_], scale[probe.coordinates_]
+            probe.mean_, probe.scale_ = sums.mean[probe.coordinates_], sums.scale[probe.coordinates_]
             probe.intercept_, probe.converged_ = centre, True
 
 

@@ -38,14 +38,14 @@ class StoreView:
         return states
 
     def moments(self, site: str, selection: str = "train") -> Moments:
-        """There are none: those of the store are of all its rows.
+        """A view has none, even where its rows are all rows of the store: a fit on it reads the rows.
 
         Raises:
             BadParameter: always.
         """
         raise BadParameter(
-            f"the moments of {site} are of all rows of the store, not of these",
-            needed="a store of the rows that are fitted on",
-            found=str(self.identity["extraction"]["rows"]), where=str(self.path),
+            f"no moments of {site} are kept for rows that are chosen or pooled when they are read",
+            needed="the store itself, which keeps moments of the rows it was extracted with",
+            found=f"a view of it as {self.identity['extraction']['rows']}", where=str(self.path),
             next_step=f"fit on the rows themselves, or extract these rows with --moments {selection}",
         )  # fmt: skip
