@@ -11,10 +11,11 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from probing.errors import BadParameter
+from probing.packing import can_pack
 from probing.probes import _rows, _softmax_parts, _softmax_start
 from probing.probes._low_rank import solve_low_rank
 from probing.probes._softmax import Stop, solve
-from probing.probes._standardise import moments, standardise
+from probing.probes._standardise import moments, rounded, standardise, standardise_rounded
 from probing.probes.linear import LinearProbe
 
 
@@ -162,6 +163,49 @@ def test_low_precision_on_the_way_does_not_show_in_the_end(monkeypatch):
     full = LinearProbe(tolerance=1e-6).fit(X, y)
     assert early.converged_ and early.objective_ <= full.objective_ * (1 + 1e-4)
     assert early.score(X, y) == pytest.approx(full.score(X, y), abs=0.002)
+
+
+@pytest.mark.skipif(not (_rows.low_precision_helps() and can_pack(torch.bfloat16)), reason="nothing is packed here")
+@pytest.mark.parametrize("n", [8192, 9001, 12_288])
+def test_packed_rows_multiply_as_rows_do(n):
+    source = torch.Generator().manual_seed(0)
+    rows = _rows.HeldRows(torch.randn(n, 40, generator=source))
+    weights, intercept = torch.randn(7, 40, generator=source), torch.randn(7, 1, generator=source)
+    residual = torch.randn(7, n, generator=source)
+    logits, gradient, seen = torch.empty(7, n), torch.ones(7, 40), 0
+    for start, operand in rows.operands(3000, low=True):
+        assert isinstance(operand, _rows.PackedOperand) and start == seen
+        seen += len(operand)
+        operand.logits(weights, logits[:, start:seen], intercept)
+        operand.add_gradient(residual[:, start:seen], gradient)
+    assert seen == n
+    x = next(rows.blocks(n))[1].double()
+    torch.testing.assert_close(logits.double(), weights.double() @ x.T + intercept, atol=0.2, rtol=0.02)
+    torch.testing.assert_close(gradient.double(), 1 + residual.double() @ x, atol=3.0, rtol=0.02)
+
+
+@pytest.mark.parametrize("l2", [1.0, 100.0])
+def test_fewer_rows_than_features_end_where_all_directions_would(l2):
+    X, y = planted(80, 300, 3)
+    Z = torch.from_numpy(standardise(X, *moments(X))).double()
+    codes, penalty, stop = torch.from_numpy(y), l2 / 80, Stop(1e-9, 500)
+    inside = solve(_rows.HeldRows(Z), [codes], [3], [penalty], stop)[0]
+    weights = inside.weights.requires_grad_()
+    intercept = inside.intercept.requires_grad_()
+    objective = (
+        torch.nn.functional.cross_entropy(Z @ weights + intercept, codes) + 0.5 * penalty * weights.square().sum()
+    )
+    objective.backward()  # at the optimum no direction, inside or outside of what the rows span, lowers it
+    assert float(weights.grad.abs().max()) < 1e-6 and float(intercept.grad.abs().max()) < 1e-6
+    assert inside.objective == pytest.approx(float(objective), rel=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e5])
+def test_standardising_in_float32_costs_no_digits(offset):
+    X = (np.random.default_rng(0).normal(size=(5000, 8)) + offset).astype(np.float32)
+    mean, scale = (rounded(part) for part in moments(X))
+    fast, exact = standardise_rounded(X, mean, scale), standardise(X, mean, scale)
+    np.testing.assert_allclose(fast, exact, atol=1e-6)
 
 
 def test_a_path_gives_what_each_penalty_alone_gives_in_the_order_asked():
