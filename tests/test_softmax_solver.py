@@ -197,7 +197,7 @@ def test_fewer_rows_than_features_end_where_all_directions_would(l2):
     )
     objective.backward()  # at the optimum no direction, inside or outside of what the rows span, lowers it
     assert float(weights.grad.abs().max()) < 1e-6 and float(intercept.grad.abs().max()) < 1e-6
-    assert inside.objective == pytest.approx(float(objective), rel=1e-6)
+    assert inside.objective == pytest.approx(objective.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e5])
