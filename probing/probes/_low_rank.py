@@ -12,8 +12,8 @@ from probing.probes._rows import Rows
 from probing.probes._softmax import Solution
 from probing.seeds import child_seed
 
-_EPOCHS, _BATCH, _RATE = 30, 512, 0.006
-_FEWEST_STEPS = 300
+_EPOCHS, _BATCH, _RATE = 60, 512, 0.02
+_FEWEST_STEPS = 1500
 _CHANGE = 1e-3
 _BLOCK_ELEMENTS = 2**18
 
