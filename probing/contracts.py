@@ -238,7 +238,7 @@ class Measure(ABC):
     """A score that is a function of sums of per-row statistics, so that one bootstrap serves every measure."""
 
     kinds: ClassVar[tuple[Kind, ...]]
-    unit: ClassVar[str]  # "fraction", "bits", "R²", "rho"
+    unit: ClassVar[str]  # "fraction" (0 to 1; gains have a margin of 0.02), "bits" (0.05); others, "R²" …: margin 0
     higher_is_better: ClassVar[bool] = True
     reads_probabilities: ClassVar[bool] = False  # True: only for probes that give probabilities
     needs_two_classes: ClassVar[bool] = False  # True: undefined on rows that all have one class

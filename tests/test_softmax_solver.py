@@ -7,6 +7,7 @@ from functools import partialmethod
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
@@ -232,17 +233,44 @@ def test_prefixes_are_fits_of_their_rows_and_a_class_may_appear_later():
 
 def test_a_limited_rank_is_kept_costs_objective_and_repeats():
     X, y = planted(2000, 20, 6)
-    objectives = []
-    for rank in (1, 2, 5):
-        fit, again = (LinearProbe(rank=rank).fit(X, y) for _ in range(2))
-        assert np.linalg.matrix_rank(fit.coef_, tol=1e-6) <= rank
-        np.testing.assert_array_equal(fit.coef_, again.coef_)
-        objectives.append(-np.log(fit.predict_proba(X)[np.arange(len(y)), y]).mean())
+    fits = {rank: LinearProbe(rank=rank).fit(X, y) for rank in (1, 2, 5)}
+    objectives = [-np.log(fit.predict_proba(X)[np.arange(len(y)), y]).mean() for fit in fits.values()]
     assert objectives[0] > objectives[1] > objectives[2]
+    assert all(np.linalg.matrix_rank(fit.coef_, tol=1e-6) <= rank for rank, fit in fits.items())
+    np.testing.assert_array_equal(fits[2].coef_, LinearProbe(rank=2).fit(X, y).coef_)
     many = LinearProbe(rank=2).fit_many(X, [y, y % 2], [0])
-    np.testing.assert_allclose(many[0][0].predict_proba(X), LinearProbe(rank=2).fit(X, y).predict_proba(X), atol=0.02)
+    np.testing.assert_allclose(many[0][0].predict_proba(X), fits[2].predict_proba(X), atol=0.02)
     with pytest.raises(BadParameter, match="rank"):
         LinearProbe(rank=0).fit(X, y)
+
+
+def best_by_l_bfgs(Z, y, k, rank, lam):
+    """The lowest objective of W = A·B that scipy's L-BFGS finds from two random starts."""
+    Z, y = torch.from_numpy(Z).double(), torch.from_numpy(y)
+    sizes = [k * rank, rank * Z.shape[1], k]
+
+    def value_and_slope(v):
+        v = torch.from_numpy(v).requires_grad_()
+        A, B, b = torch.split(v, sizes)
+        logits = Z @ B.view(rank, -1).T @ A.view(k, rank).T + b
+        value = torch.nn.functional.cross_entropy(logits, y) + 0.5 * lam * (A.square().sum() + B.square().sum())
+        value.backward()
+        return value.item(), v.grad.numpy()
+
+    starts = (0.2 * np.random.default_rng(seed).normal(size=sum(sizes)) for seed in range(2))
+    return min(minimize(value_and_slope, v, jac=True, method="L-BFGS-B", options={"maxiter": 300}).fun for v in starts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank, share", [(1, 1.1), (4, 1.02)])
+def test_a_limited_rank_ends_as_low_as_l_bfgs_from_random_starts(rank, share):
+    """Nearly separable classes, whose full weights are large: cut to a rank they alone are worse than no weights."""
+    rng = np.random.default_rng(2)
+    y = rng.integers(0, 7, 1500)
+    X = (2 * rng.normal(size=(7, 4))[y] @ rng.normal(size=(4, 32)) * 0.5 + rng.normal(size=(1500, 32))).astype("f")
+    probe = LinearProbe(rank=rank).fit(X, y)
+    Z = standardise(X, *moments(X))
+    assert probe.objective_ <= share * best_by_l_bfgs(Z, y, 7, rank, 1 / len(y))
 
 
 def test_label_sets_under_a_rank_end_together_where_each_ends_alone():

@@ -12,8 +12,7 @@ from probing.probes._rows import Rows
 from probing.probes._softmax import Solution
 from probing.seeds import child_seed
 
-_EPOCHS, _BATCH, _RATE = 60, 512, 0.02
-_FEWEST_STEPS = 1500
+_STEPS, _BATCH, _RATE = 8000, 512, 0.1
 _CHANGE = 1e-3
 _BLOCK_ELEMENTS = 2**18
 
@@ -63,8 +62,9 @@ def solve_low_rank(
     """A low point of mean log loss + ½ λ (‖A‖² + ‖B‖²) for every label set, near a local minimum.
 
     All label sets see the same batches in the same order, so that rows are drawn, and multiplied, once for all; none
-    knows of the others. Each starts from its full solution, cut; Adam's rate falls to 0. Of the start and the last two
-    epochs the best by the objective on all rows is kept.
+    knows of the others. Each starts from its full solution, cut. Few directions that tell many classes apart need
+    large weights, and those many steps: 8,000, of a rate that falls to 0 and is the larger the lower the rank. Of the
+    start and the last two epochs the best by the objective on all rows is kept.
 
     Returns:
         Solutions; converged if the last two epochs differ by less than 1e-3 of the objective.
@@ -74,10 +74,10 @@ def solve_low_rank(
     now = _Fits(*(part.clone() for part in best.parts))
     least = value = _objectives(rows, y, best, lam)
     change = torch.full_like(least, torch.inf)
-    epochs = max(_EPOCHS, -(-_FEWEST_STEPS * min(_BATCH, rows.n) // rows.n))
+    epochs = max(3, -(-_STEPS * min(_BATCH, rows.n) // rows.n))
     source, adam = torch.Generator().manual_seed(child_seed(0, "low_rank")), _Adam(now)
     for epoch in range(epochs):
-        rate = _RATE * (1 - epoch / epochs) ** 1.5
+        rate = _RATE / rank * (1 - epoch / epochs) ** 1.5
         for start, block in rows.blocks(2**16):
             for picked in torch.split(torch.randperm(len(block), generator=source), _BATCH):
                 adam.step(_gradients(block[picked], y[:, start + picked], now, lam), rate)

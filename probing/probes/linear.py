@@ -62,7 +62,9 @@ class LinearProbe(ClassifierProbe):
         max_iterations: L-BFGS iterations at most.
         rank: at most this rank of the weights W = A·B, `(K, R)` by `(R, D)`, penalised by ½ (l2/N)·(‖A‖² + ‖B‖²)
             whatever K: at an optimum the sum of W's singular values. It is not convex: the start is the unlimited
-            optimum cut to its largest singular values, and the end near a local optimum, the same at every run.
+            optimum cut to its largest singular values, and the end near a local optimum, the same at every run (of
+            rank 1, which orders the classes on a line, often not the best one). A rank of K - 1 or more limits
+            nothing, but the penalty is another one than that of `rank=None`.
 
     Attributes:
         coef_: `(D, K)` weights on standardised states, columns in the order of `classes_`, centred over classes.

@@ -36,6 +36,8 @@ def _summary(result: AnalysisResult, quantity: str, x_name: str, x: float | None
     own = _mean([p for p in here if not p.control])
     means = {name: _mean([p for p in here if p.control == name]) for name in dict.fromkeys(p.control for p in here)}
     beside = ", ".join(f"{name} {_value(mean)}" for name, mean in means.items() if name)
+    if own is None and len(means) == 1:  # a difference from one control: itself the value
+        own, beside = next(iter(means.values())), f"against {next(iter(means))}"
     title = quantity_title(quantity) + ("" if x is None else f", {x_name} {x:g}")
     return [result.site, title, f"{_value(own)}{_within(own)}", next(p.unit for p in here), beside]
 
