@@ -29,6 +29,7 @@ from probing.reporting.wording import (
 )
 
 _WIDE = 120
+_SHORT = {"log_loss": "bits", "distance_spearman": "Spearman"}
 _ENOUGH_DRAWS = 3
 _FEW_DRAWS = "two draws of a control hardly show how draws vary, so intervals are wide: five are usual"
 
@@ -36,7 +37,7 @@ _FEW_DRAWS = "two draws of a control hardly show how draws vary, so intervals ar
 def print_results(results: Sequence[ProbeResult], console: Console, analyses: Sequence[AnalysisResult] = ()) -> None:
     """Print one table and one plain sentence per task, and a table per analysis."""
     for task in by_task(results, analyses):
-        console.print(_heading(task))
+        console.print(_heading(task, console.width))
         console.print(_table(task, console.width))
         for control in (*task.controls()[1:], *task.chance_checks(), *task.state_controls()):
             console.print(Text(_control_words(task, control)[0], style="italic"))
@@ -72,10 +73,15 @@ def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(Text(f"95 % intervals, not adjusted; {how}; {note}; choose a site on dev, not here", style="dim"))
 
 
-def _heading(task: TaskResults) -> Text:
-    of = task.any
+def _heading(task: TaskResults, width: int) -> Text:
+    of, by = task.any, f" by {task.probes[0]}" if _is_told_above(task, width) else ""
     sizes = f"{plural(of.seed_count, 'seed')}, {plural(of.draw_count, 'draw')} of each control"
-    return Text(f"{task.title}: {measure_title(task.primary)} on test, {sizes}", style="bold")
+    return Text(f"{task.title}: {measure_title(task.primary)} on test{by}, {sizes}", style="bold")
+
+
+def _is_told_above(task: TaskResults, width: int) -> bool:
+    """Whether the options of the probe stand in the heading, for want of room in the rows."""
+    return width < _WIDE and len(task.probes) == 1 and ":" in task.probes[0]
 
 
 def _table(task: TaskResults, width: int) -> Table:
@@ -84,7 +90,7 @@ def _table(task: TaskResults, width: int) -> Table:
     columns = ["site", "probe", measure_title(task.primary)]
     columns += ["control", "selectivity"] if control else []
     columns += ["ceiling"] if _has_ceiling(task, control) else []
-    columns += [{"log_loss": "bits"}.get(second, measure_title(second))] if second else []
+    columns += [_SHORT.get(second, measure_title(second))] if second else []
     columns += ["gain"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
     table = _grid(columns)
     best = task.best()
@@ -127,7 +133,7 @@ def _row(task: TaskResults, result: ProbeResult, columns: list[str], control: st
     gain = least_gain(measured)
     cells = {
         "site": "baseline" if result.site == NO_SITE else result.site,
-        "probe": result.probe,
+        "probe": result.probe.partition(":")[0] if _is_told_above(task, width) else result.probe,
         "control": short(against.score.value) if against else "",
         "selectivity": _shown(against.selectivity, width) if against else "",
         "ceiling": short(against.ceiling) if against and against.ceiling is not None else "",
