@@ -7,6 +7,8 @@ SIGUSR1, as a batch system sends them: start the same command again.
 from __future__ import annotations
 
 import errno
+import inspect
+import json
 import signal
 import sys
 from importlib import import_module
@@ -144,17 +146,34 @@ def compare(
 
 @app.command("list")
 def list_members(
-    folder: Annotated[str, typer.Argument(help=f"one of: {', '.join(registry.FOLDERS)}", show_default=False)],
+    folder: Annotated[str, typer.Argument(help=f"one of: {', '.join(registry.FOLDERS)}; none: all of them")] = "",
+    member: Annotated[str, typer.Argument(help="a member: its options and their meaning")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List the members of an extension folder with their first line of documentation.
+    """List what can be named: the extension folders, the members of one, or the options of one member.
 
-    Example: probing list probes
+    Examples: probing list    probing list probes    probing list probes mlp
     """
-    rows = {name: _summary(folder, name) for name in registry.names(folder)}
+    if member:
+        described = _described(folder, member)
+        typer.echo(json.dumps(described) if as_json else f"{described['written']}\n\n{described['documentation']}")
+        return
+    rows = {name: _summary(folder, name) for name in registry.names(folder)} if folder else _folders()
     print_mapping(rows, as_json, verbatim=True)
     if folder == "controls" and not as_json:
         _print_objections()
+
+
+def _folders() -> dict[str, str]:
+    return {folder: ", ".join(registry.names(folder)) for folder in registry.FOLDERS}
+
+
+def _described(folder: str, name: str) -> dict[str, str]:
+    """How a member is written with its options as they are by default, and its documentation."""
+    member = registry.get(folder, name).MEMBER
+    options = [p for p in inspect.signature(member).parameters.values() if p.default is not p.empty]
+    spec = name + ":" * bool(options) + ",".join(f"{p.name}={p.default}" for p in options)
+    return {"written": spec, "documentation": inspect.getdoc(member) or ""}
 
 
 def _print_objections() -> None:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import probing as pb
+from probing import registry
 from probing.cli import app
 from probing.corpus import Corpus, Example
 from probing.records import from_json
@@ -189,6 +190,17 @@ def test_list_gives_names_as_a_spec_needs_them_and_words_for_users() -> None:
     shown = run("list", "controls").stdout
     assert "word_type" in shown and "shuffled_labels" in shown
     assert all(".py" not in run("list", folder).stdout for folder in FOLDERS)
+
+
+def test_list_says_what_there_is_and_the_options_of_each_member() -> None:
+    everything = run("list").stdout
+    assert all(name in everything for name in (*FOLDERS, "word_type", "mass_mean", "leace"))
+    assert run("list", "probes", "k_nearest").stdout.startswith("k_nearest:k=10,metric=euclidean\n\nThe labels of")
+    for folder in FOLDERS:
+        for name in registry.names(folder):
+            told = json.loads(run("list", folder, name, "--json").stdout)
+            assert told["written"].partition(":")[0] == name and told["documentation"], (folder, name)
+    assert "did you mean 'mlp'" in run("list", "probes", "mlpp").stderr
 
 
 def test_extract_prints_short_ids_and_round_numbers(tmp_path: Path) -> None:
