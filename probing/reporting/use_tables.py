@@ -85,7 +85,7 @@ def _table(group: Sequence[Verdict], letters: dict[str, str], width: int) -> Tab
 def _row(verdict: Verdict, letters: dict[str, str], width: int) -> list[str]:
     edit, gate = deciding(verdict), verdict.decodability
     shown = verdict.flags if width >= _WIDE else [letters[flag] for flag in verdict.flags]
-    flags = f" {','.join(shown)}" if shown else ""
+    flags = f" ({','.join(shown)})" if shown else ""
     numbers = ["–"] * 3
     if edit is not None:
         dagger = "†" if verdict.word is Word.USED_SITE else ""
@@ -182,7 +182,7 @@ def _flag_lines(group: Sequence[Verdict], letters: dict[str, str]) -> list[str]:
         having = [verdict for verdict in group if name in verdict.flags]
         said = dict(flags_said(having[0])).get(name, "")
         where = f" (at {having[0].place})" if len(having) > 1 and said else ""
-        lines.append(f"{name if letter == name else f'{letter} {name}'}{f': {said}' if said else ''}{where}")
+        lines.append(f"{name if letter == name else f'({letter}) {name}'}{f': {said}' if said else ''}{where}")
     return lines
 
 
