@@ -5,8 +5,9 @@ What makes it fast: a few epochs of Adam as a warm start; a block-diagonal Newto
 class, from rows drawn in proportion to p(1-p), inverted once) inside L-BFGS; one pass over the rows a step, which finds
 logits, objective and gradient at the unit step block by block, and a line search on cached logits, which costs no
 product, for those label sets alone whose unit step does not serve; products in bfloat16 where the processor has them,
-each label set's end being judged by its float32 gradient; and dropping each label set as it converges. Rows may be
-streamed: then logits are multiplied anew instead of held.
+of rows packed once, each label set's end being judged by its float32 gradient; and dropping each label set as it
+converges. Rows may be streamed: then logits are multiplied anew instead of held. Fewer rows than features are solved in
+the directions that the rows span.
 
 References:
     Nocedal & Wright 2006, *Numerical Optimization*, §§7.2, 8.1; Böhning 1992, Ann. Inst. Statist. Math. 44.

@@ -35,16 +35,17 @@ class _Standard:
     def of(cls, X: NDArray[Any] | RowBlocks) -> _Standard:
         """Of an array, or of row blocks: held if they fit their budget, else streamed."""
         mean, scale = moments(X)
-        floats = rounded(mean), np.maximum(rounded(scale), np.finfo(np.float32).tiny)
-        if isinstance(X, RowBlocks) and not X.fits:
-            return cls(StreamedRows(X, *floats), *floats)
+        is_streamed = isinstance(X, RowBlocks) and not X.fits
+        is_small = not is_streamed and X.shape[0] * X.shape[1] <= _FEW_ELEMENTS
         budget = {"budget": X.budget // 16} if isinstance(X, RowBlocks) else {}
-        is_small = X.shape[0] * X.shape[1] <= _FEW_ELEMENTS
         if is_small or X.dtype != np.float32:
             rows = torch.from_numpy(standardise(np.asarray(X), mean, scale))
             return cls(HeldRows(rows.double() if is_small else rows, **budget), mean, scale)
-        rows = torch.from_numpy(standardise_rounded(np.asarray(X), *floats))
-        return cls(HeldRows(rows, **budget), *floats)
+        mean, scale = rounded(mean), np.maximum(rounded(scale), np.finfo(np.float32).tiny)
+        if isinstance(X, RowBlocks) and is_streamed:
+            return cls(StreamedRows(X, mean, scale), mean, scale)
+        rows = torch.from_numpy(standardise_rounded(np.asarray(X), mean, scale))
+        return cls(HeldRows(rows, **budget), mean, scale)
 
 
 class LinearProbe(ClassifierProbe):
