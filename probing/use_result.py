@@ -17,21 +17,29 @@ from probing.whole_files import write_atomically
 
 @dataclass(frozen=True)
 class EditEffect:
-    """One kind of edit at one place. Effects are in SDs of the clean output along the natural contrast (ES).
+    """One kind of edit at one place.
+
+    Effects are in SDs of the clean output: what lies along the natural contrast in SDs along it (ES), what lies off it,
+    or differs between strata and pairs of values, in SDs of the whole output; the whole effect is the root of the sum
+    of both squares. What the noise of the fitted contrast hides of ES is made up for.
 
     Attributes:
-        tau, tau_error: τ and its standard error, contrast held, in the behaviour's unit.
-        es, es_low, es_high: τ / s_c and its 95 % interval, the contrast's own error counted.
+        tau, tau_error: τ and its standard error, in the behaviour's unit.
+        es, es_low, es_high: ES and its 95 % interval, from the same error as p.
         es_low90, es_high90: its 90 % interval, for equivalence.
         p: two-sided, of τ. p_adjusted: max-T over edits, statistics and places of the property.
         total, total_low, total_high: T, the natural contrast, and its 95 % interval.
         mf, mf_low, mf_high: mediated fraction τ / T and its 95 % interval; None: T is not established.
-        es_u, es_u_high: sqrt(max(U, 0)) / s_Y, and its one-sided 95 % upper bound.
+        es_u, es_u_high: the whole effect, and its one-sided 95 % upper bound.
         u_p, u_p_adjusted: one-sided, of U; adjusted as p.
         mde: smallest |ES| found with 80 % probability at 5 %.
-        equivalence_p: p of two one-sided tests that |ES| < ε (and, where T is not established, of ES_U < ε).
+        equivalence_p: p of tests that |ES| < ε and that the whole effect is below ε, the larger.
         null_ratio: SD of τ under shuffled labels over its standard error, at the place of the largest effect.
         rows: rows edited.
+        deals: ES where the groups outside the measured fold were dealt out otherwise between what fits the shift and
+            what fits the contrast.
+        alike: of an interchange: ES of states of the same value, which has been taken off; None: of other edits, and
+            between twins.
     """
 
     tau: float
@@ -58,6 +66,8 @@ class EditEffect:
     equivalence_p: float
     null_ratio: float | None
     rows: int
+    deals: tuple[float, ...] = ()
+    alike: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,10 @@ class UseCell:
         frozen_share: 1 − τ with later norms frozen over τ; None: not computed, or no norms.
         frozen_low90, frozen_high90: 90 % interval of the ES with frozen norms.
         exceeds_low: lower 95 % bound of τ(swap) − 1.25 τ(interchange), in SDs.
-        joint_over_largest: |τ| of a joint interchange of all positions of the site, over the largest single one; None:
-            not computed, or the joint one is below ε.
+        joint: interchange of all positions of the site together; None: there is one.
+        together_with: these positions, but for this one.
+        joint_over_largest: its |τ| over the largest single one; None: there is one position, or the joint effect is
+            below ε.
         kl, flips: mean KL(clean ‖ swapped) in nats, and share of rows whose most probable answer changes.
         p_permutation: of τ, labels shuffled and the shift refitted; None: not asked for.
         comparisons: for other interventions, by name: their numbers (never part of a verdict).
@@ -98,6 +110,8 @@ class UseCell:
     frozen_low90: float | None = None
     frozen_high90: float | None = None
     exceeds_low: float = -math.inf
+    joint: EditEffect | None = None
+    together_with: tuple[str, ...] = ()
     joint_over_largest: float | None = None
     kl: float | None = None
     flips: float | None = None
@@ -138,7 +152,7 @@ class UseResult:
         cells: in the order of depth.
         decodability: by place.
         n_rows, coverage: rows with counterparts in every fold, and their share of all labelled rows.
-        least_groups: groups of the class with fewest.
+        least_groups: effective number of groups of the class with fewest: their number where they are even.
         n_classes: K; 0: real values.
         stratified_by, n_strata, covariates, grouped_by: how rows were matched.
         epsilon: smallest effect of interest, in SDs.
@@ -148,6 +162,7 @@ class UseResult:
         left_out: classes that are too rare to be measured.
         settings: all that enters the numbers.
         twin_pairs: pairs of twins that exchanged states; None: rows matched in the covariates did.
+        dimensions: of the behaviour, those in which it varies.
     """
 
     task: str
@@ -157,7 +172,7 @@ class UseResult:
     decodability: dict[str, Decodability]
     n_rows: int
     coverage: float
-    least_groups: int
+    least_groups: float
     n_classes: int
     stratified_by: str
     n_strata: int
@@ -169,6 +184,7 @@ class UseResult:
     left_out: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     twin_pairs: int | None = None
+    dimensions: int | None = None
 
     def to_json(self) -> str:
         """One line."""

@@ -20,17 +20,20 @@ _LEAST = 8
 class RowWeights:
     """n edited rows of one fold.
 
-    A stratum weighs as its share of all rows, within it all pairs (from, to) alike, and within these all rows.
+    A stratum weighs as its share of all rows; within it a pair (from, to) as `pair_shares` say, and within that all
+    rows alike; without these, all rows of a stratum alike.
 
     Attributes:
         sides: what each is changed from and to.
         shares: `(W,)` of the strata.
         n_classes: K; 0 for real values, where a stratum is one cell.
+        pair_shares: `(W, K, K)`; None: a pair weighs as often as it occurs.
     """
 
     sides: Sides
     shares: Floats
     n_classes: int
+    pair_shares: Floats | None = None
 
     @cached_property
     def cells(self) -> Ints:
@@ -58,14 +61,14 @@ class RowWeights:
     def weights(self) -> Floats:
         """`(n,)`, sum 1."""
         found, inverse, counts = self._grouped
-        k = max(1, self.n_classes)
-        stratum = found // (k * k) if self.n_classes else found
-        pairs = np.bincount(stratum, minlength=len(self.shares))
-        by_cell = self.shares[stratum] / pairs[stratum] / counts
+        stratum = found // (self.n_classes**2) if self.n_classes else found
+        own = counts.astype(np.float64) if self.pair_shares is None else self.pair_shares.reshape(-1)[found]
+        of_stratum = np.bincount(stratum, own, len(self.shares))
+        by_cell = self.shares[stratum] * own / of_stratum[stratum] / counts
         return np.asarray(by_cell[inverse] / by_cell[inverse].sum())
 
     def sample(self, most: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
-        """About `most` of the rows, and their weights: a cell weighs as before, and keeps a few rows at least.
+        """About `most` of the rows, and their weights: a class of a stratum weighs as before, and keeps a few rows.
 
         Args:
             most: 0: all.
@@ -73,23 +76,36 @@ class RowWeights:
         """
         if not 0 < most < len(self.cells):
             return np.arange(len(self.cells)), self.weights
-        least = max(2, _LEAST // max(1, self.n_classes - 1))  # 8 or more of each class and stratum
         drawn = rng.permutation(len(self.cells))
-        order = drawn[np.argsort(self.cells[drawn], kind="stable")]
-        _, first, inverse, counts = np.unique(
-            self.cells[order], return_index=True, return_inverse=True, return_counts=True
-        )
-        kept = np.minimum(counts, np.maximum(least, np.ceil(counts * most / len(order)))).astype(np.int64)
+        own = self.cells // max(1, self.n_classes)  # stratum and class; of real values the stratum
+        order = drawn[np.argsort(own[drawn], kind="stable")]
+        _, first, inverse, counts = np.unique(own[order], return_index=True, return_inverse=True, return_counts=True)
+        kept = np.minimum(counts, np.maximum(_LEAST, np.ceil(counts * most / len(order)))).astype(np.int64)
         chosen = np.arange(len(order)) - first[inverse] < kept[inverse]
-        weights = self.weights[order] * (counts / kept)[inverse]
-        return order[chosen], weights[chosen]
+        of_class = np.bincount(inverse, self.weights[order])
+        weights = self.weights[order][chosen]
+        weights *= (of_class / np.bincount(inverse[chosen], weights, len(of_class)))[inverse[chosen]]
+        return order[chosen], weights
 
     def centred(self, x: Floats) -> Floats:
-        """`(n,)` weighted deviations from the mean of the cell: influence values of Σ weights · x."""
-        _, inverse, counts = self._grouped
-        means = np.bincount(inverse, x) / counts
-        spare = np.where(counts > 1, counts / np.maximum(counts - 1, 1), 1.0)  # degrees of freedom of the mean
-        return np.asarray(self.weights * (x - means[inverse]) * np.sqrt(spare[inverse]))
+        """`(n,)` weighted deviations from the mean of the cell: influence values of Σ weights · x.
+
+        Cells of few rows are taken together, stratum by stratum: about the mean of its one row a row would not deviate,
+        and its error would not be counted. A row alone counts whole. Where pairs weigh as often as they occur, a
+        stratum is one cell: rows that exchange states are in few independent sets.
+
+        References:
+            Wolter 2007, Introduction to Variance Estimation, §2.5 (collapsed strata).
+        """
+        found, inverse, counts = self._grouped
+        if self.n_classes:
+            stratum = found // self.n_classes**2
+            few = (counts < _LEAST) | (self.pair_shares is None)
+            pool = np.where(few, found.max() + 1 + stratum, found)
+            inverse = np.unique(pool, return_inverse=True)[1].reshape(-1)[inverse]
+            counts = np.bincount(inverse)
+        means = np.where(counts > 1, np.bincount(inverse, x) / counts, 0.0)
+        return np.asarray(self.weights * (x - means[inverse]))
 
     def responses(self, changes: Floats) -> Responses:
         """Mean changes `(n, V)` by cell."""

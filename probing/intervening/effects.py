@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.instrument import Instrument, Place
+from probing.intervening.clusters import Clusters
 from probing.intervening.contrasts import Averaged, Contrast, Sides, contrast
 from probing.intervening.experiment import FOLDS, Experiment, goals
 from probing.intervening.fold_states import FoldStates
 from probing.intervening.natural import Natural
 from probing.intervening.options import SLOPE_ROWS
-from probing.intervening.pairing import reciprocal_pairs
+from probing.intervening.pairing import Exchanges, exchanges
 from probing.intervening.responding import behaviour, slopes
 from probing.seeds import child_seed, generator
 
@@ -34,31 +35,40 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class Tally:
-    """Sums over rotations of one kind of edit at one place; n rows.
+    """Sums over rotations of one kind of edit at one place; n rows of the experiment.
 
     Attributes:
-        tau, total, spread: by rotation: τ, T, s_c.
+        tau, total, spread, size: by rotation: τ, T, s_c, C.
         influence, through_c, of_total: `(n,)` summed influence values: of τ with the contrast held, what the contrast
             adds, of T.
         u, u_influences: U by rotation, and its influence values `(n,)` with m° held.
         kl, flips: by rotation, of logits: mean KL(clean ‖ edited), share of other most probable answers.
+        alike: by rotation, τ of states of rows of the same value, which is taken off.
+        changes: by rotation, `(n, V)` of the edited rows.
+        slopes: by rotation, derivatives of τ in the shift, `(n', D)` of sampled rows with these sides.
         rows: edited in all.
-        pairs: `(m, 2)` rows that exchanged states, if they did.
+        clusters: what depends on what.
+        exchanged: whether the influence of measured rows counts with the set that they exchanged states in.
     """
 
-    n: int
+    clusters: Clusters
     tau: list[float] = field(default_factory=list)
     total: list[float] = field(default_factory=list)
     spread: list[float] = field(default_factory=list)
+    size: list[float] = field(default_factory=list)
     u: list[float] = field(default_factory=list)
     u_influences: list[Floats] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     flips: list[float] = field(default_factory=list)
+    alike: list[float] = field(default_factory=list)
+    changes: list[Floats] = field(default_factory=list)
+    slopes: list[tuple[Sides, Floats]] = field(default_factory=list)
     rows: int = 0
-    pairs: Ints | None = None
+    exchanged: bool = False
 
     def __post_init__(self) -> None:
-        self.influence, self.through_c, self.of_total = (np.zeros(self.n) for _ in range(3))
+        n = len(self.clusters.groups)
+        self.influence, self.through_c, self.of_total = (np.zeros(n) for _ in range(3))
 
     def add(self, natural: Natural, changes: Floats, *, through_edit: tuple[Ints, Floats] | None = None) -> None:
         """One rotation: τ of these changes, and what the rows that the edit was fitted on add."""
@@ -66,6 +76,7 @@ class Tally:
         value = float(natural.weights.weights @ along)
         self.tau.append(value)
         self.rows += len(changes)
+        self.changes.append(changes)
         self.influence[natural.f3] += natural.weights.centred(along)
         if through_edit is not None:
             self.influence[through_edit[0]] += through_edit[1]
@@ -74,6 +85,7 @@ class Tally:
         self.total.append(total)
         self.of_total += of_total
         self.spread.append(natural.spread)
+        self.size.append(natural.size)
 
     def add_u(
         self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
@@ -81,7 +93,7 @@ class Tally:
         """One rotation: U of these changes against the expected ones."""
         along = np.einsum("nv,nv->n", changes, expected)
         self.u.append(float(natural.weights.weights @ along))
-        influence = np.zeros(self.n)
+        influence = np.zeros_like(self.influence)
         influence[natural.f3] += natural.weights.centred(along)
         if through_edit is not None:
             influence[through_edit[0]] += through_edit[1]
@@ -153,14 +165,28 @@ class Bench:
         return Sides(e.strata[rows], e.z[rows], self.goals[fold % FOLDS])
 
     @cached_property
-    def pairs(self) -> list[Ints]:
+    def exchanges(self) -> list[Exchanges]:
         """By fold, rows that exchange states."""
         e = self.experiment
         offsets = None if self.instrument.offsets is None else self.instrument.offsets[e.rows]
         return [
-            reciprocal_pairs(e, e.fold(k), seed=child_seed(self.seed, "pairs", k), offsets=offsets)
-            for k in range(FOLDS)
+            exchanges(e, e.fold(k), seed=child_seed(self.seed, "pairs", k), offsets=offsets) for k in range(FOLDS)
         ]
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """Rows by group."""
+        return Clusters(self.experiment.groups)
+
+    @cached_property
+    def exchanged_clusters(self) -> Clusters:
+        """Rows by group, and by the set in which they exchange states."""
+        sets, first = np.full(len(self.y), -1, np.int64), 0
+        for one in self.exchanges:
+            sets[one.own] = first + one.sets
+            first += int(one.sets.max(initial=-1)) + 1
+        e = self.experiment
+        return Clusters(e.groups, sets, e.strata * FOLDS + e.folds)
 
     @cached_property
     def mean(self) -> Floats:
@@ -178,10 +204,11 @@ class Bench:
         e, folds = self.experiment, [self.experiment.fold(k) for k in range(FOLDS)]
         return [contrast(self.y[rows], e.z[rows], e.strata[rows], n_classes=e.n_classes) for rows in folds]
 
-    def _natural(self, r: int, f3: Ints, sides: Sides) -> Natural:
+    def _natural(self, r: int, f3: Ints, sides: Sides, *, exchanged: bool = False) -> Natural:
         _, k2, k3 = self.fold_numbers(r)
         fitted, measured = self._contrasts[k2], self._contrasts[k3]
-        return Natural(self.experiment, self.y, self.mean, self.experiment.fold(k2), f3, sides, fitted, measured)
+        f2 = self.experiment.fold(k2)
+        return Natural(self.experiment, self.y, self.mean, f2, f3, sides, fitted, measured, exchanged)
 
     @cached_property
     def naturals(self) -> list[Natural]:
@@ -189,15 +216,14 @@ class Bench:
         return [self._natural(r, self.folds(r)[2], self.sides(r + 2)) for r in range(FOLDS)]
 
     @cached_property
-    def paired_naturals(self) -> list[Natural]:
+    def exchanged_naturals(self) -> list[Natural]:
         """By rotation, for rows of F3 that exchange states."""
-        pairs = [self.pairs[(r + 2) % FOLDS].T.reshape(-1) for r in range(FOLDS)]
-        return [self._natural(r, f3, self._paired_sides(r + 2)) for r, f3 in enumerate(pairs)]
-
-    def _paired_sides(self, fold: int) -> Sides:
-        e, pairs = self.experiment, self.pairs[fold % FOLDS]
-        own, partner = pairs.T.reshape(-1), pairs[:, ::-1].T.reshape(-1)
-        return Sides(e.strata[own], e.z[own], e.z[partner])
+        e, found = self.experiment, []
+        for r in range(FOLDS):
+            one = self.exchanges[(r + 2) % FOLDS]
+            sides = Sides(e.strata[one.own], e.z[one.own], e.z[one.donor])
+            found.append(self._natural(r, one.own, sides, exchanged=True))
+        return found
 
     def states(self, place: Place) -> NDArray[np.floating]:
         """`(n, D)` of the experiment's rows."""
@@ -263,22 +289,6 @@ class Bench:
             natural.weights.sample(self.slope_rows, generator(self.seed, "use", "slopes", r))
             for r, natural in enumerate(self.naturals)
         ]
-
-    def through_edit(
-        self, place: Place, edited: Sequence[NDArray[np.floating]], aims: Sequence[Sequence[Floats]], *,
-        frozen_norms: bool = False,
-    ) -> list[list[Floats]]:  # fmt: skip
-        """What the rows that shifts were fitted on add to Σ p ⟨aim, behaviour⟩: by rotation, for each of its aims.
-
-        Args:
-            place: of the edit.
-            edited: by rotation, `(n, D)` states of F3.
-            aims: by rotation, directions of behaviour `(n, V)` by row of F3; as many in each.
-            frozen_norms: later norms are held.
-        """
-        found = self.sampled_slopes(place, edited, aims, frozen_norms=frozen_norms)
-        return [[shift.influence(sides, one) for one in given]
-                for shift, (sides, given) in zip(self.at(place).shifts, found, strict=True)]  # fmt: skip
 
     def sampled_slopes(
         self, place: Place, edited: Sequence[NDArray[np.floating]], aims: Sequence[Sequence[Floats]], *,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, DegenerateDesign, TooFewGroups
+from probing.intervening.group_shares import Shares
 from probing.intervening.strata import BINS, crossed, grouped, imbalance, propensity
 from probing.intervening.twins import check_groups, check_twins, within
 from probing.seeds import generator
@@ -53,19 +54,46 @@ class Experiment:
     twins: Ints | None = None
 
     @cached_property
-    def least_groups(self) -> int:
-        """Groups of the class that has fewest; of real values, all groups."""
-        return int(self._groups_of(np.zeros_like(self.folds), 1).min())
+    def least_groups(self) -> float:
+        """The effective number of groups of the class that has fewest; of real values, of all groups."""
+        z = self.z if self.n_classes else np.zeros_like(self.groups)
+        return float(min(Shares.of(z, self.groups, max(1, self.n_classes)).effective))
 
     @cached_property
-    def fewest(self) -> int:
-        """The fewest groups that any class has in any fold (of real values: that any fold has)."""
-        return int(self._groups_of(self.folds, FOLDS).min())
+    def leverage(self) -> NDArray[np.float64]:
+        """`(n,)` by how much the influence of a row's group, taken about a mean that it enters, is too small."""
+        return self._by_cell.leverage
 
-    def _groups_of(self, folds: Ints, n_folds: int) -> Ints:
-        """How many groups there are of each class (of real values: of all rows) in each fold."""
-        z = self.z if self.n_classes else np.zeros_like(folds)
-        return _distinct(z * n_folds + folds, self.groups, max(1, self.n_classes) * n_folds)
+    @cached_property
+    def df(self) -> float:
+        """Degrees of freedom of a standard error: of few or uneven groups less than their number tells."""
+        k = max(1, self.n_classes)
+        cells = np.arange(self._by_cell.n_cells)
+        weights = self.shares[cells // (k * FOLDS)]
+        if self.n_classes:
+            weights = weights * self.pair_shares.sum(2).reshape(-1)[cells // FOLDS]
+        return self._by_cell.df(weights)
+
+    @property
+    def n_cells(self) -> int:
+        """Strata times unordered pairs of classes in them; of real values strata."""
+        return int((self.pair_shares > 0).sum()) // 2 if self.n_classes else len(self.shares)
+
+    @cached_property
+    def _by_cell(self) -> Shares:
+        """Groups within stratum, class and fold."""
+        k = max(1, self.n_classes)
+        z = self.z if self.n_classes else np.zeros_like(self.groups)
+        return Shares.of((self.strata * k + z) * FOLDS + self.folds, self.groups, len(self.shares) * k * FOLDS)
+
+    @cached_property
+    def pair_shares(self) -> NDArray[np.float64]:
+        """`(W, K, K)` what a change from one class to another weighs in its stratum: the product of their shares."""
+        k = self.n_classes
+        p = np.bincount(self.strata * k + self.z, minlength=len(self.shares) * k).reshape(-1, k).astype(np.float64)
+        found = p[:, :, None] * p[:, None, :]
+        found[:, np.arange(k), np.arange(k)] = 0.0
+        return np.asarray(found / found.sum((1, 2), keepdims=True))
 
     def fold(self, k: int) -> Ints:
         """Which of the n rows lie in fold k mod 3."""
@@ -223,23 +251,21 @@ def _distinct(cells: Ints, groups: Ints, n: int) -> Ints:
 
 
 def goals(experiment: Experiment, rows: Ints, *, seed: int) -> NDArray[Any]:
-    """For each of the rows (of one fold) the class or value it is edited to: the others of its stratum in turn.
+    """For each of the rows (of one fold) the class or value it is edited to: the others of its stratum by frequency.
 
     A real value is given the value of the row half the ranks away in its stratum: about 1.6 SD for a normal one.
     """
     rng = generator(seed, "use", "goals")
     z, strata, k = experiment.z[rows], experiment.strata[rows], experiment.n_classes
     found = np.array(z)
-    if k:
-        cells = np.bincount(experiment.strata * k + experiment.z, minlength=k * len(experiment.shares))
-        has = cells.reshape(-1, k) > 0
     for w in np.unique(strata):
         inside = np.flatnonzero(strata == w)
         if k:
-            present = np.flatnonzero(has[w])
-            for v in present:
-                own, others = rng.permutation(inside[z[inside] == v]), present[present != v]
-                found[own] = others[np.arange(len(own)) % len(others)]
+            for v in np.unique(z[inside]).tolist():
+                own = rng.permutation(inside[z[inside] == v])
+                ends = np.cumsum(experiment.pair_shares[w, v])
+                steps = (np.arange(len(own)) + rng.random()) / len(own) * ends[-1]
+                found[own] = np.minimum(np.searchsorted(ends, steps, side="right"), k - 1)
         else:
             order = inside[np.argsort(z[inside], kind="stable")]
             found[order] = z[np.roll(order, len(order) // 2)]

@@ -1,11 +1,10 @@
 """Standard errors, intervals and p values of effects, from the influence values of their rows.
 
-Rows of one group count together. Where states were exchanged the unit is the reciprocal pair: what two pairs share is a
-group (dyadic clusters).
+Rows of one group count together; where states were exchanged, rows of one set do, and sets that share a group (see
+`Clusters`). A p value and the interval of its level are of one error: the interval holds 0 where p exceeds the level.
 
 References:
-    Aronow, Samii and Assenova 2015, Cluster-robust variance estimation for dyadic data, eq. 2; Fieller 1954, Some
-    problems in interval estimation; Schuirmann 1987 (two one-sided tests).
+    Fieller 1954, Some problems in interval estimation; Schuirmann 1987 (two one-sided tests).
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from probing.intervening.experiment import FOLDS, Experiment
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 POWER = 0.80
+LEAST_HOLD = 0.1  # of T / C: what is made up for is at most a factor of three
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,78 +62,119 @@ class Estimate:
         return float(stdtr(self.df, (abs(self.value) - bound) / self.error))
 
 
-def estimated(
-    value: float, influence: Floats, groups: Ints, pairs: Ints | None, *, paired: Floats | None = None
-) -> Estimate:
-    """An estimate from `(n,)` influence values, and `(n,)` values of rows in pairs, which are added to them."""
-    n_groups = int(groups.max()) + 1
-    own: Floats = np.bincount(groups, influence, n_groups).astype(np.float64)
-    if pairs is None or paired is None:
-        return Estimate(value, float(np.sqrt((own**2).sum())), n_groups - 1, own)
-    of_pair = paired[pairs].sum(1)
-    a, b = groups[pairs].T
-    same = a == b
-    sums = own + np.bincount(a, of_pair, n_groups) + np.bincount(b[~same], of_pair[~same], n_groups)
-    low, high = np.minimum(a, b)[~same], np.maximum(a, b)[~same]
-    both = np.unique(low * n_groups + high, return_inverse=True)[1]
-    twice = np.bincount(both, of_pair[~same]) if len(both) else np.zeros(1)
-    variance = float((sums**2).sum() - (twice**2).sum())
-    halves = np.where(same, of_pair, of_pair / math.sqrt(2))
-    by_group: Floats = own + np.bincount(a, halves, n_groups) + np.bincount(b[~same], halves[~same], n_groups)
-    floor = float((of_pair**2).sum() + (own**2).sum()) / 4  # the dyadic sum can fall below zero in small samples
-    return Estimate(value, math.sqrt(max(variance, floor)), n_groups - 1, by_group)
-
-
 @dataclass(frozen=True, eq=False)
 class Effect:
     """What one kind of edit does at one place.
 
     Attributes:
-        tau: with the contrast held fixed, for tests.
-        tau_full: the same with the contrast's own error, for intervals.
+        tau: τ along the contrast as it was fitted: of tests, intervals and bounds.
+        tau_full: the same with the contrast's own error, for its share of T.
         total: T.
         spread: s_c; `es` = τ / s_c.
+        size: C, the length of the contrast as fitted, its noise included.
         u: cross-fitted squared effect; its error has m° held fixed.
         y_spread: s_Y.
         covariance: of τ and T.
         rows: edited.
+        cells: strata times unordered pairs of values that were edited.
+        alike: of an interchange: τ of states of the same value, which is taken off; None: of other edits, or twins.
     """
 
     tau: Estimate
     tau_full: Estimate
     total: Estimate
     spread: float
+    size: float
     u: Estimate | None
     y_spread: float
     covariance: float
     rows: int
+    cells: int = 1
+    alike: float | None = None
+
+    @property
+    def is_single(self) -> bool:
+        """Whether nothing can lie off the contrast: one stratum, two values, and an output of one dimension."""
+        return self.cells == 1 and self.spread >= (1 - 1e-6) * self.y_spread
+
+    @property
+    def hold(self) -> float:
+        """What share of an effect along the true contrast is seen along the fitted one, sqrt(T / C); at most 1.
+
+        The fitted contrast is the true one and noise: its length C has the noise in it, T, measured on other rows, has
+        not. Where T is not established nothing is made up for, and equivalence does not rest on the contrast.
+        """
+        if self.is_single or not self.total_is_established or not self.size:
+            return 1.0
+        return math.sqrt(min(1.0, max(self.total.value / self.size, LEAST_HOLD)))
+
+    @property
+    def unit(self) -> float:
+        """What τ is divided by: the SD of the clean output along the contrast, as it is seen along the fitted one."""
+        return self.spread * self.hold
 
     @property
     def es(self) -> float:
         """τ in SDs of the clean output along the contrast."""
-        return self.tau.value / self.spread if self.spread else 0.0
+        return self.tau.value / self.unit if self.unit else 0.0
 
     def es_interval(self, level: float = 0.95) -> tuple[float, float]:
         """Of ES."""
-        low, high = self.tau_full.interval(level)
-        return (low / self.spread, high / self.spread) if self.spread else (0.0, 0.0)
+        low, high = self.tau.interval(level)
+        return (low / self.unit, high / self.unit) if self.unit else (0.0, 0.0)
 
     @property
     def es_error(self) -> float:
         """Standard error of ES."""
-        return self.tau_full.error / self.spread if self.spread else 0.0
+        return self.tau.error / self.unit if self.unit else 0.0
+
+    @property
+    def off(self) -> float:
+        """What lies off the contrast or differs between cells, in SDs of the whole clean output, squared; U − τ²."""
+        if self.u is None or not self.y_spread or self.is_single:
+            return 0.0
+        along = (self.tau.value / self.hold) ** 2 if self.total_is_established else 0.0
+        return (self.u.value - along) / self.y_spread**2
 
     @property
     def es_u(self) -> float:
-        """sqrt(max(U, 0)) / s_Y."""
-        return math.sqrt(max(self.u.value, 0.0)) / self.y_spread if self.u and self.y_spread else 0.0
+        """The whole effect: sqrt(ES² + off), where no contrast is established sqrt(U) / s_Y."""
+        along = self.es**2 if self.total_is_established or self.is_single else 0.0
+        return math.sqrt(along + max(self.off, 0.0))
 
     @property
     def es_u_high(self) -> float:
-        """Upper bound (one-sided 95 %) of ES_U."""
+        """Upper bound (one-sided 95 %) of the whole effect."""
         if self.u is None or not self.y_spread:
             return math.inf
-        return math.sqrt(max(self.u.value + float(ndtri(0.95)) * self.u_error, 0.0)) / self.y_spread
+        value, error = self._whole
+        return math.sqrt(max(value + float(stdtrit(self.u.df, 0.95)) * error, 0.0))
+
+    @property
+    def _whole(self) -> tuple[float, float]:
+        """The whole effect squared and its standard error, both from above.
+
+        Where no contrast is established, all of U counts in SDs along what was fitted: an effect may lie along a true
+        contrast that the fitted one does not show.
+        """
+        assert self.u is not None
+        if self.total_is_established or self.is_single:
+            u = 0.0 if self.is_single else self.u_error / self.y_spread**2
+            return self.es**2 + max(self.off, 0.0), math.hypot(u, 2 * self.es * self.es_error)
+        unit = min(self.spread, self.y_spread) or 1.0
+        return self.u.value / unit**2, self.u_error / unit**2
+
+    def equivalence_p(self, epsilon: float) -> float:
+        """p of |ES| ≥ ε or a whole effect of at least ε, whichever is the larger."""
+        if not self.spread:
+            return 0.0
+        if self.is_single:
+            return self.tau.equivalence_p(epsilon * self.spread)
+        if self.u is None:
+            return 1.0
+        value, error = self._whole
+        p = float(stdtr(self.u.df, (value - epsilon**2) / error)) if error > 0 else float(value >= epsilon**2)
+        return max(p, self.tau.equivalence_p(epsilon * self.unit)) if self.total_is_established else p
 
     @property
     def u_error(self) -> float:
@@ -165,37 +206,37 @@ class Effect:
 def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
     """Averages over rotations, with standard errors.
 
-    Influence values are taken about means of groups that enter them: with m groups of a class in a fold, squares are
-    larger by m / (m − 1), and there are 6 (m − 1) degrees of freedom in three folds and two classes.
+    Influence values are taken about means that they enter; `Experiment.leverage` and `Clusters` make up for it.
     """
-    n, groups, m = len(tally.tau), experiment.groups, experiment.fewest
-    spare = math.sqrt(m / max(1, m - 1))
-    tau, total = float(np.mean(tally.tau)), float(np.mean(tally.total))
-    own, through, of_total = (spare * v / n for v in (tally.influence, tally.through_c, tally.of_total))
-    if tally.pairs is None:
-        fixed = estimated(tau, own, groups, None)
-        full = estimated(tau, own + through, groups, None)
-    else:
-        fixed = estimated(tau, np.zeros_like(own), groups, tally.pairs, paired=own)
-        full = estimated(tau, through, groups, tally.pairs, paired=own)
-    whole = estimated(total, of_total, groups, None)
-    df = min(whole.df, max(1, 2 * FOLDS * (m - 1)))
-    fixed, full, whole = (replace(one, df=df) for one in (fixed, full, whole))
+    n, clusters = len(tally.tau), tally.clusters
+    through, of_total = (experiment.leverage * v / n for v in (tally.through_c, tally.of_total))
+    own = tally.influence / n if tally.exchanged else experiment.leverage * tally.influence / n
+    df = min(experiment.df, clusters.df)
+    held, parts = ((np.zeros_like(own), own), (through, own)) if tally.exchanged else ((own, None), (own + through, None))
+
+    def estimate(values: list[float], single: Floats, exchanged: Floats | None = None) -> Estimate:
+        return Estimate(float(np.mean(values)), *_in_order(clusters.error(single, exchanged), df))
+
+    tau, full, total = estimate(tally.tau, *held), estimate(tally.tau, *parts), estimate(tally.total, of_total)
     return Effect(
-        fixed, full, whole, float(np.mean(tally.spread)), _u(tally, groups, spare), y_spread,
-        float(full.by_group @ whole.by_group), tally.rows,
+        tau, full, total, float(np.mean(tally.spread)), float(np.mean(tally.size)), _u(tally, experiment), y_spread,
+        float(full.by_group @ total.by_group), tally.rows, experiment.n_cells, float(np.mean(tally.alike)) if tally.alike else None,
     )  # fmt: skip
 
 
-def _u(tally: Tally, groups: Ints, spare: float) -> Estimate | None:
+def _in_order(found: tuple[float, Floats], df: float) -> tuple[float, float, Floats]:
+    return found[0], df, found[1]
+
+
+def _u(tally: Tally, experiment: Experiment) -> Estimate | None:
     """z_U = Σ U_r / sqrt(Σ v_r): rotations add their variances, for each has its own m° held fixed."""
     if not tally.u:
         return None
+    n = len(tally.u)
     parts = [
-        estimated(0.0, v, groups, None) if tally.pairs is None
-        else estimated(0.0, np.zeros_like(v), groups, tally.pairs, paired=v)
-        for v in tally.u_influences
+        tally.clusters.error(np.zeros_like(v), v / n) if tally.exchanged
+        else tally.clusters.error(experiment.leverage * v / n) for v in tally.u_influences
     ]  # fmt: skip
-    error = spare * math.sqrt(sum(part.error**2 for part in parts)) / len(parts)
-    by_group = np.asarray(sum(part.by_group for part in parts)) / len(parts)
-    return Estimate(float(np.mean(tally.u)), error, math.inf, by_group)
+    error = math.sqrt(sum(one**2 for one, _ in parts))
+    df = min(experiment.df, tally.clusters.df)
+    return Estimate(float(np.mean(tally.u)), error, df, np.asarray(sum(one for _, one in parts)))

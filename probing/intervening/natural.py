@@ -25,8 +25,8 @@ class Natural:
         y, mean: `(n, V)` clean behaviour of all rows of the experiment, and its mean `(V,)`.
         f2, f3: rows of the folds (f3: those edited).
         sides: of the rows f3.
-        weights: of the rows f3.
         fitted, measured: the contrast of all rows of F2, and of F3, edited or not.
+        exchanged: states were exchanged, which is done as often as classes meet; else pairs of classes weigh as stated.
     """
 
     experiment: Experiment
@@ -37,10 +37,14 @@ class Natural:
     sides: Sides
     fitted: Contrast
     measured: Contrast
+    exchanged: bool = False
 
     @cached_property
     def weights(self) -> RowWeights:
-        return RowWeights(self.sides, self.experiment.shares, self.experiment.n_classes)
+        """Of the rows f3."""
+        e = self.experiment
+        pair_shares = None if self.exchanged or not e.n_classes else e.pair_shares
+        return RowWeights(self.sides, e.shares, e.n_classes, pair_shares)
 
     @cached_property
     def c(self) -> Floats:

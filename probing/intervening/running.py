@@ -166,7 +166,7 @@ def _edit_effect(e: Effect, p_adjusted: float, u_p_adjusted: float, options: Use
     low, high = e.es_interval()
     low90, high90 = e.es_interval(0.90)
     bound = options.epsilon * e.spread
-    p = e.tau_full.equivalence_p(bound) if e.spread else 0.0
+    p = e.tau.equivalence_p(bound) if e.spread else 0.0
     if not e.total_is_established and e.u is not None:
         p = max(p, _u_equivalence_p(e, options.epsilon))
     total = e.total.interval()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from probing.instrument import Place
 from probing.intervening.effects import Bench, Tally
 from probing.intervening.experiment import FOLDS
+from probing.intervening.pairing import Exchanges
+from probing.seeds import generator
 
+Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+ALIKE_SETS, ALIKE_SHARE = 48, 0.25
 
 
 def swapped(
@@ -27,7 +33,7 @@ def swapped(
     References:
         Marks and Tegmark 2023, The Geometry of Truth, §5 (class means).
     """
-    tally, naturals = Tally(len(bench.y)), bench.naturals
+    tally, naturals = Tally(bench.clusters), bench.naturals
     edited = [h.astype(bench.dtype(place)) for h in bench.swapped_states(place, dose)]
     changes = bench.run_folds(
         place.site, [one.f3 for one in naturals], {place.position: edited}, frozen_norms=frozen_norms
@@ -35,7 +41,10 @@ def swapped(
     expected = [naturals[r - 1].weights.responses(changes[r - 1]).expected(naturals[r].weights)
                 for r in range(FOLDS)] if with_u else []  # fmt: skip
     aims = [[natural.aim, *expected[r : r + 1]] for r, natural in enumerate(naturals)]
-    through = bench.through_edit(place, edited, aims, frozen_norms=frozen_norms)
+    slopes = bench.sampled_slopes(place, edited, aims, frozen_norms=frozen_norms)
+    through = [[shift.influence(sides, one) for one in own]
+               for shift, (sides, own) in zip(bench.at(place).shifts, slopes, strict=True)]  # fmt: skip
+    tally.slopes = [(sides, dose * own[0]) for sides, own in slopes]
     for r, natural in enumerate(naturals):
         if bench.instrument.logits:
             kl, flips = compared(bench.y[natural.f3], changes[r])
@@ -49,7 +58,7 @@ def swapped(
 
 
 def interchanged(bench: Bench, place: Place, *, frozen_norms: bool = False) -> Tally:
-    """Interchange: rows of a pair exchange their states at one place.
+    """Interchange: rows take the state of a row of another value, less what one of their own value does, at one place.
 
     References:
         Geiger, Lu, Icard and Potts 2021, Causal Abstractions of Neural Networks, §3.
@@ -59,20 +68,50 @@ def interchanged(bench: Bench, place: Place, *, frozen_norms: bool = False) -> T
 
 def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) -> Tally:
     """As `interchanged`, at several positions of one site together."""
-    states = {place.position: bench.states(place) for place in places}
-    own, partner = (
-        [pairs.T.reshape(-1) for pairs in bench.pairs],
-        [pairs[:, ::-1].T.reshape(-1) for pairs in bench.pairs],
-    )
-    given = {position: [h[rows] for rows in partner] for position, h in states.items()}
-    changes = bench.run_folds(places[0].site, own, given, frozen_norms=frozen_norms)
-    tally = Tally(len(bench.y), pairs=np.concatenate(bench.pairs))
-    for r in range(FOLDS):
-        natural, earlier = bench.paired_naturals[r], bench.paired_naturals[r - 1]
-        measured, before = changes[(r + 2) % FOLDS], changes[(r + 1) % FOLDS]
-        tally.add(natural, measured)
-        tally.add_u(natural, measured, earlier.weights.responses(before).expected(natural.weights), None)
+    given = [bench.exchanges[(r + 2) % FOLDS] for r in range(FOLDS)]
+    changes = _taken(bench, places, [one.own for one in given], [one.donor for one in given], frozen_norms)
+    tally = Tally(bench.exchanged_clusters, exchanged=True)
+    if all(one.alike is not None for one in given):
+        changes = [a - b for a, b in zip(changes, _disturbed(bench, places, given, tally, frozen_norms), strict=True)]
+    for r, natural in enumerate(bench.exchanged_naturals):
+        before = bench.exchanged_naturals[r - 1].weights.responses(changes[r - 1])
+        tally.add(natural, changes[r])
+        tally.add_u(natural, changes[r], before.expected(natural.weights), None)
     return tally
+
+
+def _disturbed(
+    bench: Bench, places: list[Place], given: Sequence[Exchanges], tally: Tally, frozen_norms: bool
+) -> list[Floats]:  # fmt: skip
+    """By rotation, `(n, V)` what states of the same value change: of some rows, which stand for all others.
+
+    A state from another text may disturb the model whatever its value; that much is no effect of the property.
+    """
+    rng = generator(bench.seed, "use", "alike")
+    few = [one.again(ALIKE_SETS, ALIKE_SHARE, rng) for one in given]
+    own = [one.own[rows] for one, rows in zip(given, few, strict=True)]
+    donors = [one.alike[rows] for one, rows in zip(given, few, strict=True) if one.alike is not None]
+    found = []
+    for r, changes in enumerate(_taken(bench, places, own, donors, frozen_norms)):
+        natural, rows = bench.exchanged_naturals[r], few[r]
+        weights = natural.weights.weights
+        whole = np.zeros((len(given[r].own), changes.shape[1]))
+        # Each stratum's rows count as often as it takes to stand for all of its rows.
+        strata, n_strata = natural.sides.strata, len(bench.experiment.shares)
+        known = np.bincount(strata[rows], weights[rows], n_strata)
+        times = np.bincount(strata, weights, n_strata) / np.where(known > 0, known, np.inf)
+        whole[rows] = times[strata[rows], None] * changes
+        tally.alike.append(float(weights @ natural.along(whole)))
+        found.append(whole)
+    return found
+
+
+def _taken(
+    bench: Bench, places: list[Place], own: list[Ints], donors: list[Ints], frozen_norms: bool
+) -> list[Floats]:  # fmt: skip
+    """By rotation, changes `(n, V)` of rows that take the states of others."""
+    given = {place.position: [bench.states(place)[rows] for rows in donors] for place in places}
+    return bench.run_folds(places[0].site, own, given, frozen_norms=frozen_norms)
 
 
 def dose_curve(

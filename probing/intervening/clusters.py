@@ -1,0 +1,109 @@
+"""Clusters: variances of sums over rows that depend on one another within groups and within sets of exchanged rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, vstack
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """n rows in groups; those that exchanged states also in sets.
+
+    A row's own influence belongs to its group, that of an exchange to its set, which may reach over several groups. Two
+    of these are dependent where they share a group: the variance of the sum is that of all dependent products.
+
+    Attributes:
+        groups: `(n,)` codes.
+        sets: `(n,)` codes of sets, -1: in none; None: nothing was exchanged.
+        pools: `(n,)` codes of the rows about whose common mean influence values of exchanges are taken.
+
+    References:
+        Aronow, Samii and Assenova 2015, Cluster-robust variance estimation for dyadic data, eq. 2 (pairs; here sets).
+    """
+
+    groups: Ints
+    sets: Ints | None = None
+    pools: Ints | None = None
+
+    @cached_property
+    def n_groups(self) -> int:
+        """G."""
+        return int(self.groups.max()) + 1
+
+    def error(self, own: Floats, exchanged: Floats | None = None) -> tuple[float, Floats]:
+        """Standard error of the sum of `(n,)` influence values, and what each group adds `(G,)`.
+
+        Args:
+            own: of single rows.
+            exchanged: of rows that exchanged states, which count with their set.
+        """
+        sums: Floats = np.bincount(self.groups, own, self.n_groups).astype(np.float64)
+        if exchanged is None or self.sets is None:
+            return math.sqrt(float(sums @ sums)), sums
+        member = self._member
+        if not member.shape[0]:
+            return math.sqrt(float(sums @ sums)), sums
+        inside = self.sets >= 0
+        of_set = np.bincount(self.sets[inside], exchanged[inside], member.shape[0]) * self._leverage
+        values = np.concatenate([of_set, sums])
+        variance = float(values @ (self._dependent @ values))
+        # The sum of products can fall below zero in small samples.
+        floor = float(values @ values) / 2
+        spread = of_set / np.sqrt(np.diff(member.indptr))
+        return math.sqrt(max(variance, floor)), sums + member.T @ spread
+
+    @cached_property
+    def df(self) -> float:
+        """Degrees of freedom of exchanges: as many as there are independent sets in a pool, less one, over pools."""
+        if not len(self._density):
+            return math.inf
+        size, density = self._density.T
+        variance = size**2 * density
+        return float(max(1.0, variance.sum() ** 2 / (variance**2 / np.maximum(1 / density - 1, 0.5)).sum()))
+
+    @property
+    def _leverage(self) -> float:
+        """By how much deviations from a pool's mean are too small: two sets share a group with the chance `density`."""
+        return 1 / math.sqrt(max(1e-6, 1 - float(self._density[:, 0] @ self._density[:, 1])))
+
+    @cached_property
+    def _density(self) -> Floats:
+        """`(pools, 2)` share of the exchanged rows in each pool, and the chance that two of its sets are dependent."""
+        if self.sets is None or self.pools is None or self.sets.max(initial=-1) < 0:
+            return np.zeros((0, 2))
+        inside = self.sets >= 0
+        n_sets, pools = int(self.sets.max()) + 1, self.pools[inside]
+        rows = csr_array((np.ones(len(pools)), (self.sets[inside], pools)), shape=(n_sets, int(pools.max()) + 1))
+        size = np.asarray(rows.sum(0)).reshape(-1)
+        among = self._dependent[:n_sets, :n_sets]
+        both = np.asarray((rows * csr_array(among @ rows)).sum(0)).reshape(-1)
+        used = size > 0
+        return np.stack([size[used] / size.sum(), both[used] / size[used] ** 2], axis=1)
+
+    @cached_property
+    def _member(self) -> csr_array:
+        """`(sets, G)`, 1 where a set has a row of the group."""
+        assert self.sets is not None
+        inside = np.flatnonzero(self.sets >= 0)
+        n_sets = int(self.sets.max()) + 1
+        keys = np.unique(self.sets[inside] * self.n_groups + self.groups[inside])
+        ones = np.ones(len(keys))
+        return csr_array((ones, (keys // self.n_groups, keys % self.n_groups)), shape=(n_sets, self.n_groups))
+
+    @cached_property
+    def _dependent(self) -> csr_array:
+        """`(sets + G, sets + G)`, 1 where two share a group."""
+        every = csr_array((np.ones(self.n_groups), (np.arange(self.n_groups),) * 2))
+        member = vstack([self._member, every], format="csr")
+        shared = csr_array(member @ member.T)
+        shared.data[:] = 1.0
+        return shared

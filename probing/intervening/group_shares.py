@@ -1,0 +1,80 @@
+"""Shares: how rows are spread over groups within cells, and what that leaves of degrees of freedom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """What share of each cell's rows each group has.
+
+    Attributes:
+        cell, group, share: `(M,)` of every cell and group that meet.
+        of_row: `(n,)` which of these a row is of.
+        n_cells: cells, empty ones too.
+
+    References:
+        Carter, Schnepel and Steigerwald 2017, Asymptotic behavior of a t-test robust to cluster heterogeneity (effective
+        number of clusters); Bell and McCaffrey 2002, Bias reduction in standard errors for linear regression with
+        multi-stage samples; Pustejovsky and Tipton 2018, Small-sample methods for cluster-robust variance estimation.
+    """
+
+    cell: Ints
+    group: Ints
+    share: Floats
+    of_row: Ints
+    n_cells: int
+
+    @classmethod
+    def of(cls, cells: Ints, groups: Ints, n_cells: int) -> Shares:
+        """Of `(n,)` codes of cells and groups."""
+        n_groups = int(groups.max()) + 1
+        keys, of_row, counts = np.unique(cells * n_groups + groups, return_inverse=True, return_counts=True)
+        cell = keys // n_groups
+        rows = np.bincount(cells, minlength=n_cells)
+        return cls(cell, keys % n_groups, counts / rows[cell], of_row.reshape(-1), n_cells)
+
+    @cached_property
+    def squares(self) -> Floats:
+        """`(cells,)` Σ s²; 0 of empty ones."""
+        return np.bincount(self.cell, self.share**2, self.n_cells)
+
+    @property
+    def effective(self) -> Floats:
+        """Effective number of groups of each cell that has rows: 1 / Σ s², their number where they are even."""
+        found = self.squares[self.squares > 0]
+        return np.asarray(1 / found)
+
+    @cached_property
+    def leverage(self) -> Floats:
+        """`(n,)` factors of influence values that were taken about their cell's mean.
+
+        With groups of shares s that have errors of their own, a group's deviation from the mean has the variance
+        1 − 2s + Σs² of its own (of rows without anything in common: 1 − s); the smaller of the two is made up for.
+        """
+        own = np.minimum(1 - self.share, 1 - 2 * self.share + self.squares[self.cell])
+        return np.asarray(1 / np.sqrt(np.maximum(own, 1e-6)))[self.of_row]
+
+    def df(self, weights: Floats) -> float:
+        """Satterthwaite's degrees of freedom of the variance of Σ weight · mean over cells, errors of whole groups.
+
+        Args:
+            weights: `(cells,)`.
+        """
+        squared = self.share**2
+        fourth = np.bincount(self.cell, squared**2, self.n_cells)
+        used = (self.squares > 0) & (weights > 0)
+        own = np.maximum(self.squares[used] ** 2 / fourth[used] - 1, 0.5)
+        variance = weights[used] ** 2 * self.squares[used]
+        by_cell = variance.sum() ** 2 / (variance**2 / own).sum()
+        of_group = np.bincount(self.group, weights[self.cell] ** 2 * squared)
+        by_group = of_group.sum() ** 2 / (of_group**2).sum() - 1
+        return float(max(1.0, min(by_cell, by_group)))
