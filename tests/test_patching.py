@@ -29,7 +29,7 @@ PAIRS = np.array([[0, 1], [2, 3], [4, 5], [6, 0]])
 @cache
 def instrument(family: str, sites: str = "resid.*,mlp_out.*", side: str = "right") -> Any:
     return TextInstrument.from_spans(
-        read(family, side), CORPUS, NextToken(position="end"), positions=["first", "end"], sites=sites
+        read(family, side), CORPUS, NextToken(position="end"), positions=["first.last", "end"], sites=sites
     )
 
 
@@ -51,7 +51,7 @@ def test_a_direction_is_all_that_is_measured_along() -> None:
     direction[0] = 2.0
     result = patch(found, PAIRS, direction=direction, places=[Place("resid.2", "end")])
     apart = found.clean()[PAIRS[:, 1], 0] - found.clean()[PAIRS[:, 0], 0]
-    assert result.effect[0, 0] == pytest.approx(np.abs(apart).mean(), rel=1e-3)
+    assert result.effect[0, 0] == pytest.approx(2 * apart.mean(), rel=1e-3)  # in the direction's own unit, and sign
     assert result.normalised.shape == (1, 1) and result.normalised[0, 0] == pytest.approx(1.0, abs=1e-4)
 
 
