@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probing.alignment import Encoded
 from probing.errors import unknown_name
+from probing.use_result import Answers
 
 Ints = NDArray[np.int64]
 WORD = "word"
@@ -61,7 +62,7 @@ class Outputs:
     """What a model gave for B rows of at most T pieces.
 
     Attributes:
-        values: `(B, V)` logits at one piece, or output of a head; `(B, T, D)` final states.
+        values: `(B, V)` logits at one piece, or output of a head; `(B, T, D)` final states, 0 where there is padding.
         content: `(B, T)` bool, pieces that are neither padding nor special.
         real: `(B, T)` bool, pieces that are no padding.
     """
@@ -92,6 +93,14 @@ class Behaviour(ABC):
     @property
     def files(self) -> tuple[Path, ...]:
         """Files whose content decides what is measured, not their names alone."""
+        return ()
+
+    def answer_pieces(self, tokenizer: Any) -> Answers:
+        """The pieces whose logits are measured, answer by answer; () where no single pieces are.
+
+        Raises:
+            NoBehaviour: answers that the model cannot give.
+        """
         return ()
 
     def pieces(self, texts: Texts) -> Ints | None:

@@ -13,6 +13,8 @@
     ├─ Interrupted
     └─ MissingDependency (ImportError)
 
+    ProbingWarning (UserWarning)  DoubtfulAnswer NotResumed
+
 A message says what was needed, what was found, where, and the next step; the four are attributes too.
 """
 
@@ -236,6 +238,18 @@ class Interrupted(ProbingError):
 
 class MissingDependency(ProbingError, ImportError):
     """An optional package is not installed."""
+
+
+class ProbingWarning(UserWarning):
+    """What is no error and has to be said."""
+
+
+class DoubtfulAnswer(ProbingWarning):
+    """An answer is measured whose twin, with or without a space before it, the model says far rather."""
+
+
+class NotResumed(ProbingWarning):
+    """What no text can tell, such as a function of your own, is measured anew by each run."""
 
 
 def unknown_name(

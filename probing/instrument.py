@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.errors import EditFailed, UnknownName, unknown_name
+from probing.use_result import Answers
 
 
 @dataclass(frozen=True, order=True)
@@ -83,6 +84,16 @@ class Instrument(ABC):
         return False
 
     @property
+    def answers(self) -> Answers:
+        """The pieces whose logits are the behaviour, answer by answer; () where it is something else."""
+        return ()
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What makes the behaviour doubtful, as sentences."""
+        return ()
+
+    @property
     def has_norms(self) -> bool:
         """Whether scales of later norms can be held (`frozen_norms`)."""
         return False
@@ -115,6 +126,24 @@ class Instrument(ABC):
                 found[place].append(slope.double().cpu().numpy())
         back = np.argsort(np.concatenate(parts), kind="stable")
         return {place: np.concatenate(slopes)[back] for place, slopes in found.items()}
+
+    def exchange(self, place: Place, rows: NDArray[np.int64], donors: NDArray[np.int64]) -> Tensor:
+        """The behaviour `(n, V)` when each of n rows has at a place the state of its donor, another row: piece by piece
+        where the state was pooled from several.
+
+        Raises:
+            BadParameter: a row and its donor have different numbers of pieces there.
+        """
+        return self.run_from(place.site, rows, {place.position: torch.from_numpy(self.states(place)[donors])})
+
+    def exchange_slopes(
+        self, rows: NDArray[np.int64], donors: NDArray[np.int64], coefficients: NDArray[np.float64],
+        places: Sequence[Place],
+    ) -> dict[Place, NDArray[np.float64]]:  # fmt: skip
+        """`(n,)` by place: what `exchange` does to each row's ⟨coefficients, behaviour⟩, to first order."""
+        slopes = self.slopes(rows, coefficients)
+        states = {place: self.states(place).astype(np.float64) for place in places}
+        return {p: np.einsum("nd,nd->n", slopes[p], x[donors] - x[rows]) for p, x in states.items()}
 
     def check(self) -> None:
         """Prove that edits do what they say; once, before anything is measured.

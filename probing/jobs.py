@@ -130,8 +130,8 @@ class ExtractOptions(Job):
     )
     rows: str = option(
         "word:mean",
-        help="piece, word:first|last|mean|max, sentence:last|first|mean|cls, or position:P,… where P is start, end, "
-        "SPAN.first|last|before|after, with +N or -N pieces",
+        help="piece, word:first|last|mean|max, sentence:last|first|mean|cls, or position:P,… where P is SPAN (the mean "
+        "of all its pieces) or start, end, SPAN.first|last|before|after, with +N or -N pieces",
     )
     device: str = option("cpu", help="torch device")
     dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")

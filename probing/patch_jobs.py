@@ -61,7 +61,9 @@ class PatchJob(RunningModel):
     behaviour: str = option("next_token", help="what is measured: next_token, masked_token, head, readout, …")
     sites: str = option("resid.*", help="sites, comma-separated, with wildcards: resid.*, attn_out.1, heads.*")
     positions: Many = option(
-        [], help="end, start+3, a span's name, … (repeatable; default: every piece)", flag="position"
+        [],
+        help="end, start+3, SPAN.last, SPAN (all its pieces, one by one) (repeatable; default: every piece)",
+        flag="position",
     )
     spans: Many = option([], help="NAME=COLUMN,CORRUPTED_COLUMN, of substrings (repeatable)", flag="span")
     into: Literal["corrupted", "clean"] = option("corrupted", help="the prompt that is run: corrupted, or clean")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, InputError
 from probing.strict_json import strict_json
+from probing.use_result import Answers
 from probing.whole_files import write_atomically
 
 Floats = NDArray[np.float64]
@@ -27,10 +28,12 @@ class PatchingResult:
 
     Attributes:
         sites, positions: of rows and columns.
-        effect: `(S, P)` mean shift of the behaviour along the difference between the prompts of a pair.
+        effect: `(S, P)` mean change of the behaviour along the difference between the prompts of a pair; of pairs with
+            answers, of the logit of the pair's answer less that of its corrupted answer.
         normalised: `(S, P)` share of that difference: 0 changes nothing, 1 gives the other prompt's behaviour.
         n_pairs: pairs of prompts.
         method: `activation` or `attribution`.
+        answers: for each answer of the behaviour its pieces, as they were measured; () where it has none.
     """
 
     sites: tuple[str, ...]
@@ -39,6 +42,7 @@ class PatchingResult:
     normalised: Floats
     n_pairs: int
     method: str
+    answers: Answers = ()
 
     def table(self) -> list[dict[str, str | float]]:
         """One row a place."""
@@ -90,6 +94,7 @@ def write_patching(results: Mapping[str, PatchingResult], folder: str | Path) ->
         title: {
             "sites": found.sites, "positions": found.positions, "effect": _plain(found.effect),
             "normalised": _plain(found.normalised), "n_pairs": found.n_pairs, "method": found.method,
+            "answers": found.answers,
         }
         for title, found in results.items()
     }  # fmt: skip
@@ -123,7 +128,7 @@ def _plain(values: Floats) -> list[list[float | None]]:
 
 
 def _result(path: Path, title: str, told: Any) -> PatchingResult:
-    fits = isinstance(told, dict) and set(told) == set(_FIELDS)
+    fits = isinstance(told, dict) and set(told) - {"answers"} == set(_FIELDS)
     if not fits or not all(type(told[name]) is kind for name, kind in _FIELDS.items()):
         raise _damaged(path, f"{title[:60]!r} without the fields of a result")
     names = [tuple(told[key]) for key in ("sites", "positions")]
@@ -135,7 +140,19 @@ def _result(path: Path, title: str, told: Any) -> PatchingResult:
         raise _damaged(path, f"{title[:60]!r}: {error}") from error
     if not effect.shape == share.shape == (len(names[0]), len(names[1])):
         raise _damaged(path, f"{title[:60]!r} with shapes {effect.shape} and {share.shape}")
-    return PatchingResult(names[0], names[1], effect, share, told["n_pairs"], told["method"])
+    answers = _answers(path, title, told.get("answers", []))
+    return PatchingResult(names[0], names[1], effect, share, told["n_pairs"], told["method"], answers)
+
+
+def _answers(path: Path, title: str, told: Any) -> Answers:
+    """Files that were written before answers were recorded have none."""
+    try:
+        found = tuple(tuple((piece, text) for piece, text in pieces) for pieces in told)
+    except (TypeError, ValueError) as error:
+        raise _damaged(path, f"{title[:60]!r}: {error}") from error
+    if not all(type(piece) is int and type(text) is str for pieces in found for piece, text in pieces):
+        raise _damaged(path, f"{title[:60]!r} with answers that are no pieces")
+    return found
 
 
 def _damaged(path: Path, why: str) -> InputError:

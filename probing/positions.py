@@ -1,4 +1,4 @@
-"""Named positions of a prompt: `entity.last`, `answer.before`, `end`; and which piece of an input each one is."""
+"""Named positions of a prompt: `entity`, `entity.last`, `answer.before`, `end`; and which pieces each one is."""
 
 from __future__ import annotations
 
@@ -17,20 +17,27 @@ from probing.provenance import digest
 
 SCOPE = "position"
 MAX_POSITIONS = 1000
+WHOLE_SPAN = "all"
 _WHOLE = ("start", "end", "input_start", "input_end")
 _EDGES = {"first": ("first", 0), "last": ("last", 0), "before": ("first", -1), "after": ("last", 1)}
 _FORM = re.compile(r"(?P<name>[A-Za-z_]\w*)(\.(?P<edge>first|last|before|after))?(?P<shift>[+-][0-9]{1,5})?")
-_NEEDED = "start, end, input_start, input_end, SPAN.first, SPAN.last, SPAN.before or SPAN.after, each with +N or -N"
+_NEEDED = (
+    "SPAN (all its pieces), or start, end, input_start, input_end, SPAN.first, SPAN.last, SPAN.before or SPAN.after, "
+    "each with +N or -N"
+)
 
 
 @dataclass(frozen=True)
 class Position:
-    """One position: an edge of a span, of the text or of the input, and a step in pieces from there.
+    """One position: a whole span, or an edge of a span, of the text or of the input and a step in pieces from there.
+
+    A bare name means the same wherever a position is asked for: all pieces of the span, from its first to its last.
 
     Attributes:
-        name: as written, the edge always named: `entity.last`.
+        name: as written: `entity` for the whole span; else the edge is always named: `entity.last`.
         span: name of the span; "" where the position is of the text or of the input.
-        edge: `first` or `last` piece of the span, `start` or `end` of the text, `input_start` or `input_end`.
+        edge: `all` pieces of the span, its `first` or `last`, `start` or `end` of the text, `input_start` or
+            `input_end`.
         shift: pieces to go on, negative towards the beginning. Special pieces count.
     """
 
@@ -41,7 +48,7 @@ class Position:
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """Read `end`, `entity` (its last piece), `entity.first`, `answer.before`, `end-2`, `entity.last+1`.
+        """Read `end`, `entity` (the whole span), `entity.first`, `answer.before`, `end-2`, `entity.last+1`.
 
         Raises:
             BadParameter: another form.
@@ -52,6 +59,8 @@ class Position:
             raise BadParameter(f"{text.strip()!r} is no position", needed=_NEEDED, found=repr(text.strip()))
         if name in _WHOLE:
             return cls(name + shift, "", name, int(shift or 0))
+        if not edge and not shift:
+            return cls(name, name, WHOLE_SPAN, 0)
         anchor, step = _EDGES[edge or "last"]
         return cls(f"{name}.{edge or 'last'}{shift}", name, anchor, step + int(shift or 0))
 
@@ -100,30 +109,43 @@ def positions_identity(corpus: Corpus, positions: Sequence[Position]) -> dict[st
 
 
 def position_rows(examples: Sequence[Example], encoded: Sequence[Encoded], positions: Sequence[Position]) -> Rows:
-    """One row per example and position that has a piece, ordered by example, then piece.
+    """One row per example and position that has a piece, ordered by example, then first piece.
 
-    A piece is in a span if it shares a visible character with it. `missing` names every other position by its number:
+    A piece is in a span if it shares a visible character with it; a whole span's row pools all from the first such
+    piece to the last, and is of its first piece's word. `missing` names every other position by its number:
     `nothing_selected` without such a span, `truncated` if a piece of it was cut off, else `no_pieces`.
     """
-    found: list[tuple[int, int, int, int]] = []  # example, piece, position, word
+    found: list[tuple[int, int, int, int, int]] = []  # example, first piece, last piece, position, word
     missing: list[tuple[int, int, str]] = []
     for e, (example, one) in enumerate(zip(examples, encoded, strict=True)):
         visible = _visible(example.text, one.offsets)
-        pieces = [_piece_at(position, example, one, visible) for position in positions]
+        pieces = [_pieces_at(position, example, one, visible) for position in positions]
         missing += [(e, p, piece) for p, piece in enumerate(pieces) if isinstance(piece, str)]
-        rows = sorted((piece, p) for p, piece in enumerate(pieces) if isinstance(piece, int))
+        rows = sorted((*ends, p) for p, ends in enumerate(pieces) if not isinstance(ends, str))
         starts = [start for start, _ in example.words]
-        found += [(e, piece, p, _word_at(int(visible[piece]), one, piece, example, starts)) for piece, p in rows]
-    example_of, piece, position, word = np.array(found, dtype=np.int64).reshape(-1, 4).T
-    counts = np.bincount(example_of, minlength=len(examples))
+        found += [(e, a, z, p, _word_at(int(visible[a]), one, a, example, starts)) for a, z, p in rows]
+    example_of, first, last, position, word = np.array(found, dtype=np.int64).reshape(-1, 5).T
+    counts, sizes = np.bincount(example_of, minlength=len(examples)), last + 1 - first
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
     offsets = [one.offsets for one in encoded]
-    char = np.array([offsets[e][t] for e, t, _, _ in found], dtype=np.int64).reshape(-1, 2)
+    char = np.array([(offsets[e][a, 0], offsets[e][z, 1]) for e, a, z, _, _ in found], dtype=np.int64).reshape(-1, 2)
     return Rows(
         offset=np.concatenate([[0], np.cumsum(counts)]), example=example_of, word=word,
-        piece=np.stack([piece, piece + 1], axis=1), char=char, first=np.arange(len(found) + 1), pieces=piece,
-        missing=tuple(missing), skipped=tuple((int(e), "nothing_selected") for e in np.flatnonzero(counts == 0)),
-        position=position,
+        piece=np.stack([first, last + 1], axis=1), char=char, first=bounds,
+        pieces=np.arange(bounds[-1]) + np.repeat(first - bounds[:-1], sizes), missing=tuple(missing),
+        skipped=tuple((int(e), "nothing_selected") for e in np.flatnonzero(counts == 0)), position=position,
     )  # fmt: skip
+
+
+def _pieces_at(position: Position, example: Example, one: Encoded, visible: Ints) -> tuple[int, int] | str:
+    """The first and the last piece of a position, or why there is none."""
+    if position.edge != WHOLE_SPAN:
+        found = _piece_at(position, example, one, visible)
+        return found if isinstance(found, str) else (found, found)
+    first, last = (_piece_at(Position("", position.span, edge, 0), example, one, visible) for edge in ("first", "last"))
+    if isinstance(first, str) or isinstance(last, str):
+        return first if isinstance(first, str) else str(last)
+    return first, last
 
 
 def _piece_at(position: Position, example: Example, one: Encoded, visible: Ints) -> int | str:

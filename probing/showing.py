@@ -17,7 +17,11 @@ from probing.store_commands import print_store
 def finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
     store = job.run(progress=not quiet)
     print_store(store.path, as_json, brief=True)
-    warn([import_module("probing.reporting.warnings").unknown_pieces_warning(store.unknown_pieces)])
+    warnings = import_module("probing.reporting.warnings")
+    warn([warnings.unknown_pieces_warning(store.unknown_pieces)])
+    if store.position_names:
+        rows = store.rows
+        warn([warnings.whole_spans_warning(store.position_names, rows.position, rows.piece_end - rows.piece_start)])
 
 
 def finish_train(job: Any, quiet: bool, as_json: bool) -> None:
@@ -57,15 +61,29 @@ def finish_use(job: Any, quiet: bool, as_json: bool) -> None:
     if as_json:
         for verdict in run:
             typer.echo(verdict.to_json())
+        _warn_of_behaviours(run.results)
         return
     show_verdicts(run.verdicts)
+    _show_answers(run.results)
     for result in run.results:
         if result.twin_pairs is not None:
             typer.echo(f"{result.task}: whole states were exchanged between {result.twin_pairs:,} pairs of twins")
     warn([
         f"{r.task}: left out, as too rare for three folds: {', '.join(r.left_out)}" for r in run.results if r.left_out
     ])  # fmt: skip
+    _warn_of_behaviours(run.results)
     typer.echo(f"verdicts: {Path(job.to) / 'verdicts.parquet'}\nnext: probing report {job.to}")
+
+
+def _show_answers(results: Iterable[Any]) -> None:
+    words = import_module("probing.reporting.use_words")
+    for sentence in dict.fromkeys(filter(None, map(words.answers_sentence, results))):
+        typer.echo(sentence)
+
+
+def _warn_of_behaviours(results: Iterable[Any]) -> None:
+    words = import_module("probing.reporting.use_words")
+    warn(dict.fromkeys(doubt for result in results for doubt in words.doubts_of(result)))
 
 
 def finish_patch(job: Any, quiet: bool, as_json: bool) -> None:
@@ -76,8 +94,10 @@ def finish_patch(job: Any, quiet: bool, as_json: bool) -> None:
     if as_json:
         for one in filter(None, (run.found.exact, run.found.rough)):
             _print_rows([{"title": run.title, "method": one.method, **row} for row in one.table()])
+        warn(run.found.doubts)
         return
     tables.print_patching(run.found, Console(), title=run.title, into=run.into)
+    warn(run.found.doubts)
     _print_files(run.files, f"probing report {job.to}")
 
 
@@ -126,6 +146,8 @@ def show_use(folder: Path, certified: Mapping[tuple[str, str], str], as_json: bo
             typer.echo(verdict.to_json())
         return
     show_verdicts(run.verdicts)
+    _show_answers(run.results)
+    _warn_of_behaviours(run.results)
     known = [(v, certified[v.task, v.place]) for v in run if (v.task, v.place) in certified]
     if not known:
         return

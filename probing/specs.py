@@ -1,4 +1,8 @@
-"""Recipes as text: `mlp:hidden=64,layers=2` to a member object and back."""
+"""Recipes as text: `mlp:hidden=64,layers=2` to a member object and back.
+
+Nothing of a value is stripped: `next_token:answers= is| are` names pieces that begin with a space. White space around
+a recipe's name and around a parameter's key does not count. A comma inside a value is written `\\,`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from probing import registry
 from probing.contracts import Probe, Task
 from probing.corpus import Corpus
 from probing.design import Kind
-from probing.errors import BadParameter, UnknownName, unknown_name
+from probing.errors import BadParameter, ProbingError, UnknownName, unknown_name
 from probing.probes._presets import has_preset, preset
 
 _PRESET = "preset"
@@ -34,7 +38,7 @@ def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
         UnknownName: no such member, with the nearest name.
         BadParameter: an unknown parameter, a value of the wrong form, or a probe of the other kind.
     """
-    name, _, text = spec.strip().partition(":")
+    name, text = _name_and_values(spec)
     member = _member(folder, name, kind)
     if folder == "tasks":
         return member(text)
@@ -50,7 +54,7 @@ def build_task(spec: str, corpus: Corpus) -> Task:
     Raises:
         UnknownName: no such task, with the nearest name; if it is a column of the corpus, with `column:NAME`.
     """
-    name = spec.strip()
+    name = normalised("tasks", spec)
     columns = corpus.column_names()
     nearest = difflib.get_close_matches(name, columns, n=1, cutoff=0.8)
     known, head = registry.names("tasks"), name.partition(":")[0]
@@ -65,9 +69,9 @@ def build_task(spec: str, corpus: Corpus) -> Task:
 
 def normalised(folder: str, spec: str) -> str:
     """The recipe in canonical form: the parameters given, in the order of the member's own, values as parsed."""
-    name, _, text = spec.strip().partition(":")
+    name, text = _name_and_values(spec)
     if folder == "tasks":
-        return spec.strip()
+        return f"{name}:{text}" if ":" in spec else name
     member = _member(folder, name, None)
     return _joined(name, [(key, value) for key, value in _in_order(member, _parsed(member, name, text))])
 
@@ -81,12 +85,45 @@ def spec_of(obj: Any) -> str:
     return _joined(name, given)
 
 
+def text_of(folder: str, obj: Any) -> str | None:
+    """The recipe of an object, if `build` makes an equal object of it; None where it is of another class than the
+    folder's, or has a parameter that no text gives back, such as a function.
+    """
+    spec = spec_of(obj)
+    try:
+        again = build(folder, spec)
+    except ProbingError:
+        return None
+    return spec if full_recipe(again) == full_recipe(obj) else None
+
+
+def parts_of(text: str, mark: str) -> list[str]:
+    """The parts of a text between marks; a mark behind a backslash belongs to its part, and two backslashes are one."""
+    parts = [""]
+    for piece in re.findall(rf"\\\\|\\{re.escape(mark)}|.", text, re.DOTALL):
+        if piece == mark:
+            parts.append("")
+        else:
+            parts[-1] += piece[1:] if len(piece) == 2 else piece
+    return parts
+
+
+def escaped(part: str, mark: str) -> str:
+    """The inverse of `parts_of` for one part: backslashes only where they are needed."""
+    return re.sub(rf"\\(?=\\|{re.escape(mark)}|$)|{re.escape(mark)}", lambda found: "\\" + found[0], part)
+
+
 def full_recipe(obj: Any) -> dict[str, str]:
     """Class and every parameter as text: what identifies a recipe whatever the defaults become."""
     parameters = {"argument": obj.argument} if isinstance(obj, Task) else {k: v for k, v, _ in _values(obj)}
     return {"class": f"{type(obj).__module__}.{type(obj).__qualname__}"} | {
         key: _shown(value) for key, value in parameters.items()
     }
+
+
+def _name_and_values(spec: str) -> tuple[str, str]:
+    name, _, text = spec.partition(":")
+    return name.strip(), text
 
 
 def _member(folder: str, name: str, kind: Kind | None) -> Any:
@@ -131,14 +168,17 @@ def _in_order(member: Any, given: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _joined(name: str, given: list[tuple[str, Any]]) -> str:
-    return name + (":" + ",".join(f"{key}={_shown(value)}" for key, value in given) if given else "")
+    values = [(key, escaped(value, ",") if isinstance(value, str) else _shown(value)) for key, value in given]
+    return name + (":" + ",".join(f"{key}={value}" for key, value in values) if values else "")
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     # An address in a repr would make equal recipes differ from run to run.
-    return re.sub(r" at 0x[0-9a-f]+", "", re.sub(r"\s+", " ", value if isinstance(value, str) else repr(value)))
+    return re.sub(r" at 0x[0-9a-f]+", "", re.sub(r"\s+", " ", repr(value)))
 
 
 def _parsed(member: Any, name: str, text: str) -> dict[str, Any]:
@@ -150,12 +190,16 @@ def _parsed(member: Any, name: str, text: str) -> dict[str, Any]:
     known = [*_parameters(member), *([_PRESET] if _takes_presets(member, name) else [])]
     hints = get_type_hints(member.__init__)
     values: dict[str, Any] = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
+    for part in parts_of(text, ","):
+        key, equals, value = part.partition("=")
+        key = key.strip()
+        if not equals and not key:
+            continue
         if not equals:
+            comma = " (a comma inside a value is written \\,)" if values else ""
             raise BadParameter(
                 f"{part!r} is not a parameter", needed="name=value", found=repr(part), where=f"{name}:{text}",
-                next_step=f"parameters of {name}: {', '.join(known) or '(none)'}",
+                next_step=f"parameters of {name}: {', '.join(known) or '(none)'}{comma}",
             )  # fmt: skip
         if key not in known:
             raise unknown_name(f"parameter of {name}", key, known, where=f"{name}:{text}", error=BadParameter)
@@ -168,9 +212,10 @@ def _parsed(member: Any, name: str, text: str) -> dict[str, Any]:
 def _typed(text: str, hint: Any, where: str) -> Any:
     union = get_origin(hint) in (Union, types.UnionType)
     choices = get_args(hint) if union else (hint,)
+    given = text if str in choices else text.strip()  # of numbers and truth values white space is no part
     for reader in (r for kind in _ORDER for choice in choices if choice is kind for r in (_READERS[kind],)):
         try:
-            return reader(text)
+            return reader(given)
         except ValueError:
             continue
     needed = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 import probing as pb
-from probing.errors import ConfigError
+from probing.errors import ConfigError, DoubtfulAnswer
 from probing.jobs import CorpusOptions, Job, Many, option
 
 if TYPE_CHECKING:
@@ -26,11 +27,14 @@ class UseOptionsOfJob(Job):
     )
     behaviour: str = option(
         "",
-        help="what the model does: next_token:answers=A|B, masked_token:…, head, readout (`probing list behaviours`)",
+        help="what the model does: 'next_token:answers= A| B' (spaces count), masked_token:…, head, readout "
+        "(`probing list behaviours`)",
     )
     sites: str = option("resid.*", help="sites, comma-separated, with wildcards: resid.*, attn_out.1, heads.*")
     positions: Many = option(
-        [], help="where the states of a sentence lie: end, SPAN, SPAN.last (repeatable)", flag="position"
+        [],
+        help="where the states of a sentence lie: end, SPAN.last, SPAN (all its pieces: their mean) (repeatable)",
+        flag="position",
     )
     covariates: Many = option([], help="further property that rows are matched in (repeatable)", flag="covariate")
     twins: str | None = option(
@@ -76,11 +80,13 @@ class UseOptionsOfJob(Job):
             control_properties=self.control_properties,
         )  # fmt: skip
         criteria = import_module("probing.verdict").Criteria(epsilon=self.epsilon)
-        run = pb.intervene(
-            loaded, corpus, tasks=self.tasks, behaviour=self.behaviour, sites=self.sites, positions=self.positions,
-            covariates=self.covariates, split=self.split, max_rows=self.max_rows, criteria=criteria, options=options,
-            twins=self.twins, to=to, progress=progress,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DoubtfulAnswer)  # commands say it once, below their tables
+            run = pb.intervene(
+                loaded, corpus, tasks=self.tasks, behaviour=self.behaviour, sites=self.sites, positions=self.positions,
+                covariates=self.covariates, split=self.split, max_rows=self.max_rows, criteria=criteria,
+                options=options, twins=self.twins, to=to, progress=progress,
+            )  # fmt: skip
         if self.directions:
             subjects = import_module("probing.intervening.subjects").Subjects(
                 loaded, corpus, self.tasks, self.behaviour, sites=self.sites, positions=self.positions,

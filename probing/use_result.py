@@ -14,6 +14,24 @@ from pydantic import TypeAdapter
 from probing.errors import InputError
 from probing.whole_files import write_atomically
 
+Answers = tuple[tuple[tuple[int, str], ...], ...]
+"""For each answer the pieces that count as it: vocabulary id, and text with its spaces."""
+
+
+def visible(text: str) -> str:
+    """A text in which no white space or control character goes unseen: `␣is` for ` is`."""
+    shown = (_SEEN.get(c) or (c if c.isprintable() else ascii(c)[1:-1]) for c in text)
+    return "".join(shown)
+
+
+def answers_said(answers: Answers, *, ids: bool = False, most: int = 12) -> str:
+    """`␣was/␣is | ␣were/␣are`, and with `ids` `␣is (314) | ␣are (359)`; empty where there are none."""
+    said = ["/".join(visible(t) + (f" ({piece})" if ids else "") for piece, t in pieces) for pieces in answers[:most]]
+    return " | ".join([*said, *(["…"] if len(answers) > most else [])])
+
+
+_SEEN = {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
+
 
 @dataclass(frozen=True)
 class EditEffect:
@@ -92,6 +110,7 @@ class UseCell:
         kl, flips: mean KL(clean ‖ swapped) in nats, and share of rows whose most probable answer changes.
         p_permutation: of τ, labels shuffled and the shift refitted; None: not asked for.
         comparisons: for other interventions, by name: their numbers (never part of a verdict).
+        notes: what could not be measured of the numbers that decide nothing, and why.
     """
 
     site: str
@@ -117,6 +136,7 @@ class UseCell:
     flips: float | None = None
     p_permutation: float | None = None
     comparisons: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -163,6 +183,8 @@ class UseResult:
         settings: all that enters the numbers.
         twin_pairs: pairs of twins that exchanged states; None: rows matched in the covariates did.
         dimensions: of the behaviour, those in which it varies.
+        answers: for each answer of the behaviour its pieces, as they were measured; () where it has none.
+        doubts: what makes the behaviour itself doubtful, as sentences.
     """
 
     task: str
@@ -185,6 +207,8 @@ class UseResult:
     settings: dict[str, Any] = field(default_factory=dict)
     twin_pairs: int | None = None
     dimensions: int | None = None
+    answers: Answers = ()
+    doubts: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """One line."""

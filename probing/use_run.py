@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probing.errors import InputError
-from probing.use_result import UseResult, write_use_results
+from probing.use_result import UseResult, answers_said, write_use_results
 from probing.verdict import Verdict
 from probing.whole_files import write_atomically
 
@@ -45,7 +45,8 @@ class UseRun:
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat record for each verdict."""
-        return [_row(verdict) for verdict in self.verdicts]
+        answers = {(one.task, one.behaviour, one.model): answers_said(one.answers) for one in self.results}
+        return [_row(v) | {"answers": answers.get((v.task, v.behaviour, v.model), "")} for v in self.verdicts]
 
     def table(self) -> pd.DataFrame:
         """The records as a DataFrame."""

@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from probing import registry
 from probing.behaving import Behaviour, Outputs, Texts
+from probing.behaviours._answers import piece_text
 from probing.behaviours._vocabulary import reduced
 from probing.behaviours.masked_token import MaskedToken
 from probing.behaviours.next_token import NextToken
 from probing.behaviours.readout import BUILT_IN, FinalStates
 from probing.errors import BadParameter, NoBehaviour, UnknownName
-from probing.specs import build
+from probing.instruments._answers import FAR, TwinWatch, twins_of
+from probing.specs import build, normalised, spec_of, text_of
+from probing.use_result import answers_said, visible
 from tests.tiny_models import byte_tokenizer, wordpiece_tokenizer
 
 
@@ -163,3 +168,97 @@ def test_positions_that_are_not_there_are_refused() -> None:
         MaskedToken().pieces(Texts(tokenizer, (one,), np.zeros(1, np.int64), {}))
     tokenizer.mask_token = "cat"
     assert MaskedToken().pieces(Texts(tokenizer, (one,), np.zeros(1, np.int64), {})).tolist() == [0]
+
+
+RECIPES = (
+    "next_token:answers= is| are", "next_token:answers=is | are ,position=end", "masked_token:answers= is| are",
+    "next_token:answers=  is|is ,position=subject.last", "next_token:answers= was/ is| were/ are",
+    r"next_token:answers=\,|.", r"next_token:answers=\||\\\|x", r"next_token:answers=a\, b| c",
+    "next_token:answers=\n|\t",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_and_its_object_are_one_another_to_the_space(recipe: str) -> None:
+    built = build("behaviours", recipe)
+    assert spec_of(built) == recipe.replace(",position=end", "") == text_of("behaviours", built)
+    again = build("behaviours", spec_of(built))
+    assert (again.answers, again._answers, again.position) == (built.answers, built._answers, built.position)
+
+
+def test_answers_given_one_by_one_are_those_of_the_text_whatever_characters_they_have() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        answers = ["".join(rng.choice(list(" a,|/\\=:\n\t"), rng.integers(1, 6))) for _ in range(rng.integers(2, 4))]
+        if len(set(answers)) == len(answers):
+            for member in (NextToken, MaskedToken):
+                one = member(answers=answers)
+                assert (
+                    build("behaviours", spec_of(one))._answers == tuple(answers) == member(answers=one.answers)._answers
+                )
+    assert NextToken(answers=[" is", " are"]).answers == build("behaviours", "next_token:answers= is| are").answers
+
+
+def test_only_names_and_keys_and_numbers_lose_white_space() -> None:
+    built = build("behaviours", " next_token : answers= is| are , position=end")
+    assert built._answers == (" is", " are ") and built.position == "end"
+    assert build("probes", "mlp : hidden = 64 , layers= 2").hidden == 64
+    assert build("tasks", " column : a ").argument == " a " and build("tasks", " upos ").argument == ""
+    assert normalised("tasks", " column: a ") == "column: a "
+    assert build("behaviours", "head: regression = true ").regression
+    with pytest.raises(BadParameter, match=r"comma inside a value is written \\,"):
+        build("behaviours", "next_token:answers=,|.")
+
+
+def test_what_no_text_tells_has_no_recipe() -> None:
+    class Mine(NextToken):
+        """Of a user."""
+
+    assert text_of("behaviours", FinalStates()) == "readout"
+    for behaviour in (FinalStates(function=lambda states, real: states[:, 0]), Mine(answers=" t|h")):
+        assert text_of("behaviours", behaviour) is None
+
+
+def block_tokenizer() -> PreTrainedTokenizerFast:
+    """SentencePiece's way: the space before a word is a sign of its own at the beginning of a piece."""
+    vocab = {piece: i for i, piece in enumerate(["<unk>", "▁is", "is", "▁are", "▁", "a", "r", "e", "i", "s"])}
+    merges = [("i", "s"), ("▁", "is"), ("r", "e"), ("a", "re"), ("▁", "are")]
+    vocab |= {"re": 10, "are": 11}
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+
+
+def test_the_pieces_that_are_measured_are_told_with_their_spaces() -> None:
+    tokenizer = byte_tokenizer()
+    ids = tokenizer.convert_tokens_to_ids
+    assert build("behaviours", "next_token:answers= t|t").answer_pieces(tokenizer) == (
+        ((ids("Ġt"), " t"),), ((ids("t"), "t"),),
+    )  # fmt: skip
+    found = build("behaviours", "masked_token:answers=a/ the|\n").answer_pieces(tokenizer)
+    assert answers_said(found) == "a/␣the | ↵".replace("↵", visible("\n")) and found[0][1] == (ids("Ġthe"), " the")
+    assert NextToken().answer_pieces(tokenizer) == () == FinalStates().answer_pieces(tokenizer)
+    assert visible(" a\t\xa0\u202eb") == "␣a⇥\\xa0\\u202eb"
+    # Decoding drops the space of the first piece of such a vocabulary; what is measured is the piece with it.
+    assert NextToken(answers="is|are").answer_pieces(block_tokenizer()) == (((1, " is"),), ((3, " are"),))
+    half = tokenizer("é")["input_ids"][0]  # half a character: the piece's own name
+    assert piece_text(tokenizer, half) == tokenizer.convert_ids_to_tokens(half)
+
+
+@pytest.mark.parametrize(("answers", "wrong"), [(" t|h", [" t"]), ("t|h", ["t"]), (" t|t", []), ("h|a", [])])
+def test_an_answer_whose_twin_is_far_likelier_is_doubtful(answers: str, wrong: list[str]) -> None:
+    tokenizer = byte_tokenizer()
+    pieces = NextToken(answers=answers).answer_pieces(tokenizer)
+    for apart, expected in ((FAR + 0.1, wrong), (FAR - 0.1, [])):
+        logits = torch.randn(40, 261, generator=torch.Generator().manual_seed(1))
+        for text, piece in ((" t", "t"), ("t", "Ġt")):  # the twin of either is that much likelier in the mean
+            own, twin = (tokenizer(x, add_special_tokens=False)["input_ids"][0] for x in (text, text))
+            twin = tokenizer.convert_tokens_to_ids(piece)
+            if text in answers.split("|"):
+                logits[:, twin] += apart - (logits[:, twin] - logits[:, own]).mean()
+        watch = TwinWatch(tokenizer, pieces)
+        for outputs in batches(logits):
+            watch.see(outputs)
+        assert [doubt.split("answer ")[1].split(" is ")[0] for doubt in watch.doubts()] == list(map(visible, expected))
+    assert len(twins_of(block_tokenizer(), (((1, " is"),),))) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ import torch
 from torch import Tensor
 
 from probing.behaviours.next_token import NextToken
+from probing.corpus import Corpus
 from probing.errors import BadParameter, DegenerateDesign, UnknownName
 from probing.instrument import Instrument, Place
 from probing.instruments.text import TextInstrument
 from probing.intervening.ablating import ablate
 from probing.intervening.patching import attribute, patch
+from probing.intervening.prompt_pairs import PromptPairs, patch_pairs
 from probing.reporting.heat_map import HeatMap, ablation_map, draw_heat_map, patching_map, save_heat_map
 from tests.test_suffix_replay import read
 from tests.test_text_instrument import CORPUS
+from tests.tiny_models import corpus_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PAIRS = np.array([[0, 1], [2, 3], [4, 5], [6, 0]])
@@ -29,7 +33,7 @@ PAIRS = np.array([[0, 1], [2, 3], [4, 5], [6, 0]])
 @cache
 def instrument(family: str, sites: str = "resid.*,mlp_out.*", side: str = "right") -> Any:
     return TextInstrument.from_spans(
-        read(family, side), CORPUS, NextToken(position="end"), positions=["first", "end"], sites=sites
+        read(family, side), CORPUS, NextToken(position="end"), positions=["first.last", "end"], sites=sites
     )
 
 
@@ -51,7 +55,7 @@ def test_a_direction_is_all_that_is_measured_along() -> None:
     direction[0] = 2.0
     result = patch(found, PAIRS, direction=direction, places=[Place("resid.2", "end")])
     apart = found.clean()[PAIRS[:, 1], 0] - found.clean()[PAIRS[:, 0], 0]
-    assert result.effect[0, 0] == pytest.approx(np.abs(apart).mean(), rel=1e-3)
+    assert result.effect[0, 0] == pytest.approx(2 * apart.mean(), rel=1e-3)  # in the direction's own unit, and sign
     assert result.normalised.shape == (1, 1) and result.normalised[0, 0] == pytest.approx(1.0, abs=1e-4)
 
 
@@ -208,3 +212,98 @@ def test_heat_maps_show_every_number_and_are_the_same_bytes(tmp_path: Path) -> N
     assert heads.rows == ("layer 0", "layer 1") and heads.columns == ("0", "1")
     with pytest.raises(BadParameter):
         HeatMap("t", ("a",), ("b",), np.full((1, 1), np.nan), "l")
+
+
+SPANS = ("x ab in t", "h cd in t", "x ef in t", "x gh in t", "h ba in t", "x dc in t")  # the last three are the donors
+
+
+def span_pairs() -> PromptPairs:
+    examples = [replace(e, spans={"subject": (2, 4)}) for e in corpus_of(*SPANS).examples]
+    return PromptPairs(Corpus(tuple(examples), "spans"), (("t", "h"), ("h", "x"), ("t", "x")))
+
+
+def by_hooks(model: Any, site: str, run: Any, donor: Any, pieces: list[int], ids: tuple[int, int]) -> tuple[float, ...]:
+    """Logit differences of the prompt that is run, of the donor, and of the former with the donor's states there."""
+    given = model.states([donor], [site])[site][0, pieces]
+
+    def edit(module: Any, args: Any, output: Any = None) -> Any:
+        states = (args[0] if output is None else output).clone()
+        states[0, pieces] = given
+        return (states, *args[1:]) if output is None else states
+
+    def difference(one: Any) -> float:
+        logits = model.logits([one])[0, -1].double()
+        return float(logits[ids[0]] - logits[ids[1]])
+
+    clean, other = difference(run), difference(donor)
+    module = model._trunk.trunk.get_submodule(model.modules[site])
+    reads = site in model._trunk.reads_input
+    handle = module.register_forward_pre_hook(edit) if reads else module.register_forward_hook(edit)
+    try:
+        return clean, other, difference(run)
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("into", ["corrupted", "clean"])
+@pytest.mark.parametrize("site", ["resid.1", "mlp_out.0"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_patching_a_span_exchanges_its_pieces_and_the_effect_is_the_logit_difference(
+    family: str, site: str, into: str
+) -> None:
+    model, pairs = read(family), span_pairs()
+    found = patch_pairs(model, pairs, sites=site, positions=["subject", "subject.last"], into=into).exact
+    encoded = model.encode([e.text for e in pairs.corpus.examples])
+    assert found.positions == ("subject", "subject.last")
+    for j, pieces in enumerate(([2, 3], [3])):
+        change, natural = [], []
+        for k, answers in enumerate(pairs.answers):
+            ids = tuple(model.tokenizer.convert_tokens_to_ids(answer) for answer in answers)
+            ends = (encoded[3 + k], encoded[k]) if into == "corrupted" else (encoded[k], encoded[3 + k])
+            clean, other, patched = by_hooks(model, site, *ends, pieces, ids)
+            change.append(patched - clean)
+            natural.append(other - clean)
+        d, n = np.array(change), np.array(natural)
+        assert found.effect[0, j] == pytest.approx(d.mean(), abs=2e-4)
+        assert found.normalised[0, j] == pytest.approx((d @ n) / (n @ n), abs=2e-4)
+        assert np.abs(d).max() > 1e-3
+
+
+@pytest.mark.parametrize("site", ["resid.1", "mlp_out.0"])
+def test_slopes_of_a_whole_span_are_those_of_its_pieces(site: str) -> None:
+    model, pairs = read("gpt2"), span_pairs()
+    found = TextInstrument.from_spans(
+        model, pairs.corpus, "next_token:answers=t|h|x", positions=["subject", "subject.first", "subject.last"],
+        sites=site,
+    )  # fmt: skip
+    rows, donors = np.arange(3), np.arange(3) + 3
+    aims = np.random.default_rng(0).standard_normal((3, 3))
+    whole, *pieces = (
+        found.exchange_slopes(rows, donors, aims, [Place(site, name)])[Place(site, name)]
+        for name in ("subject", "subject.first", "subject.last")
+    )
+    np.testing.assert_allclose(whole, sum(pieces), rtol=1e-5, atol=1e-7)
+    pooled = Instrument.exchange_slopes(found, rows, donors, aims, [Place(site, "subject")])[Place(site, "subject")]
+    assert np.abs(whole - pooled).max() > 1e-3
+
+
+def test_spans_of_different_numbers_of_pieces_are_refused_before_the_model_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = TextInstrument.from_spans(
+        read("gpt2"), CORPUS, NextToken(position="end"), positions=["first", "end"], sites="resid.1"
+    )
+    for patching in (patch, attribute):
+        with pytest.raises(
+            BadParameter, match=r"'first' has not equally many pieces(.|\n)*first\.first or first\.last"
+        ):
+            patching(found, PAIRS)
+        assert np.isfinite(patching(found, PAIRS, places=[Place("resid.1", "end")]).effect).all()
+    pairs = span_pairs()
+    examples = [replace(e, spans={"subject": (2, 4 - (k == 4))}) for k, e in enumerate(pairs.corpus.examples)]
+    unequal = replace(pairs, corpus=Corpus(tuple(examples), "spans"))
+    monkeypatch.setattr("probing.intervening.prompt_pairs.TextInstrument", None)
+    with pytest.raises(
+        BadParameter, match=r"1 of 3 pairs, such as pair 2: 2 and 1(.|\n)*subject\.first or subject\.last"
+    ):
+        patch_pairs(read("gpt2"), unequal, positions=["subject"])

@@ -35,15 +35,16 @@ def pieces_at(family: str, text: str, name: str, limit: int | None = None, **nam
     rows = position_rows([example(text, **named)], [one], parse_positions(name))
     if not len(rows):
         return rows.missing[0][2]
-    piece = int(rows.pieces[0])
-    start, end = one.offsets[piece]
-    return f"[{one.ids[piece]}]" if one.special[piece] else text[start:end]
+    pieces = rows.pieces.tolist()
+    assert rows.piece.tolist() == [[pieces[0], pieces[-1] + 1]] and rows.first.tolist() == [0, len(pieces)]
+    special = one.special[pieces]
+    return f"[{one.ids[pieces[0]]}]" if special.any() else text[one.offsets[pieces[0], 0] : one.offsets[pieces[-1], 1]]
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("start", "t"), ("end", "t"), ("end-1", "a"), ("start+1", "he"), ("entity", "t"), ("entity.first", "c"),
+        ("start", "t"), ("end", "t"), ("end-1", "a"), ("start+1", "he"), ("entity", "cat"), ("entity.first", "c"),
         ("entity.last", "t"), ("entity.before", " "), ("entity.before-1", "he"), ("entity.after", " "),
         ("entity.last-1", "a"), ("entity.after+1", "i"), ("input_start", "t"), ("input_end-2", "h"),
         ("start-1", "no_pieces"), ("end+1", "no_pieces"), ("other.last", "nothing_selected"),
@@ -81,15 +82,15 @@ def test_spans_share_pieces_by_their_visible_characters() -> None:
 
 
 def test_names_are_normalised_and_others_refused() -> None:
-    assert [p.name for p in parse_positions("entity, answer.before-1,end+0")] == [
-        "entity.last", "answer.before-1", "end+0",
+    assert [p.name for p in parse_positions("entity, answer.before-1,end+0,entity+1,entity.last")] == [
+        "entity", "answer.before-1", "end+0", "entity.last+1", "entity.last",
     ]  # fmt: skip
     assert Position.parse("a.before") == Position("a.before", "a", "first", -1)
     for bad in ("", "end.first", "a.middle", "1st", "a.b.c", "a..last"):
         with pytest.raises(BadParameter, match="no position"):
             parse_positions(bad)
     with pytest.raises(BadParameter, match="twice"):
-        parse_positions("entity,entity.last")
+        parse_positions("entity, entity")
 
 
 CORPUS = Corpus(
@@ -107,23 +108,25 @@ def test_rows_are_the_pieces_own_states_and_all_others_are_named(tmp_path: Path,
     model = language_model(family)
     names = "answer.before,entity,end"
     store = extract(model, CORPUS, rows=f"position:{names}", to=tmp_path / "s", progress=False)
-    assert store.position_names == ("answer.before", "entity.last", "end")
+    assert store.position_names == ("answer.before", "entity", "end")
     assert store.identity["extraction"]["rows"] == "position"
     reached = {(e, p) for e, p in zip(store.rows.example.tolist(), store.rows.position.tolist(), strict=True)}
     lost = {(e, p): reason for e, p, reason in store.missing_words}
     assert reached | set(lost) == {(e, p) for e in range(4) for p in range(3)} and not reached & set(lost)
     assert lost[1, 1] == "nothing_selected" and lost[2, 1] == "no_pieces"
     assert (family == "gpt2") == (lost.get((1, 0)) == "no_pieces")
-    order = list(zip(store.rows.example, store.rows.piece_start, strict=True))
+    order = list(zip(store.rows.example, store.rows.piece_start, store.rows.piece_end, strict=True))
     assert order == sorted(order)
     states = store.read("resid.1")
-    for row, (e, piece) in enumerate(order):
+    for row, (e, start, end) in enumerate(order):
         inputs = model.encode([CORPUS.examples[e].text])
-        expected = model.states(inputs, ["resid.1"])["resid.1"][0, int(piece)]
+        expected = model.states(inputs, ["resid.1"])["resid.1"][0, int(start) : int(end)].mean(0)
         np.testing.assert_allclose(states[row], expected, atol=1e-5)
+    sizes = np.bincount(store.rows.position, weights=store.rows.piece_end - store.rows.piece_start)
+    assert sizes[1] > np.bincount(store.rows.position)[1]  # whole spans, of several pieces
     assert store.verify() == []
     info = store_info(tmp_path / "s")
-    assert info["rows"] == "position:answer.before,entity.last,end" and sum(info["missing_words"].values()) == len(lost)
+    assert info["rows"] == "position:answer.before,entity,end" and sum(info["missing_words"].values()) == len(lost)
     exported = export(tmp_path / "s", tmp_path / "out")
     np.testing.assert_array_equal(np.load(exported / "rows.position.npy"), store.rows.position)
 
@@ -165,17 +168,19 @@ def prompts(folder: Path, n: int = 90) -> Path:
 
 def test_a_task_is_probed_at_a_position(tmp_path: Path) -> None:
     corpus = Corpus.read(prompts(tmp_path))
-    store = extract(language_model("bert"), corpus, sites="embed", rows="position:key,noise", to=tmp_path / "s",
+    store = extract(language_model("bert"), corpus, sites="embed", rows="position:key,noise.last", to=tmp_path / "s",
                     progress=False)  # fmt: skip
     accuracy = {}
     for name in ("key", "noise.last"):
         result = train(store, corpus, task="column:label", rows=f"position:{name}", sites="embed", progress=False)
         one = next(r for r in result if r.probe == "linear")
         accuracy[name] = one.measure("accuracy").score.value
-        assert one.provenance["rows"] == f"position:{name.partition('.')[0]}.last"
+        assert one.provenance["rows"] == f"position:{name}"
     assert accuracy["key"] == 1.0 > accuracy["noise.last"]
-    with pytest.raises(BadParameter, match=r"which position(.|\n)*position:key\.last or rows position:noise\.last"):
+    with pytest.raises(BadParameter, match=r"which position(.|\n)*position:key or rows position:noise\.last"):
         train(store, corpus, task="column:label", sites="embed", progress=False)
+    with pytest.raises(BadParameter, match=r"noise is the whole span; this store has its last piece(.|\n)*noise\.last"):
+        train(store, corpus, task="column:label", rows="position:noise", sites="embed", progress=False)
     moved = Corpus(tuple(Example(**(vars(e) | {"spans": {"key": (0, 1), "noise": (0, 1)}})) for e in corpus.examples))
     with pytest.raises(ProvenanceMismatch, match="other spans"):
         train(store, moved, task="column:label", rows="position:key", sites="embed", progress=False)
@@ -250,7 +255,7 @@ train:
     study = Study.from_yaml(tmp_path / "study.yaml")
     study.run(tmp_path / "out", progress=False)
     found = read_results(tmp_path / "out" / "results.jsonl")
-    assert {r.task for r in found if r.probe == "linear"} == {f"column:label at {p}.last" for p in ("key", "noise")}
+    assert {r.task for r in found if r.probe == "linear"} == {f"column:label at {p}" for p in ("key", "noise")}
     unasked = study.model_copy(update={"train": [study.train[0].model_copy(update={"rows": None})]})
     with pytest.raises(ConfigError, match="no extraction of this study has rows"):
         unasked.run(tmp_path / "other", progress=False)

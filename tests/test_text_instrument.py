@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
+from probing.behaviours.next_token import NextToken
 from probing.behaviours.readout import FinalStates
 from probing.corpus import Corpus
 from probing.errors import BadParameter, EditFailed, NoBehaviour, ReplayUnavailable, UnknownName, UnsupportedModel
@@ -24,7 +25,7 @@ from probing.instruments.text import TextInstrument
 from probing.language_model import LanguageModel
 from probing.models._held_norms import HeldNorms
 from tests.test_suffix_replay import read
-from tests.tiny_models import corpus_of, wordpiece_tokenizer
+from tests.tiny_models import byte_tokenizer, corpus_of, wordpiece_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -326,3 +327,82 @@ def test_norms_that_cannot_be_held_are_refused() -> None:
         odd.check()
     with pytest.raises(ReplayUnavailable, match="no norm"):
         HeldNorms(torch.nn.Linear(2, 2)).check()
+
+
+@cache
+def growing(side: str) -> LanguageModel:
+    """A Llama of eight blocks whose MLPs write 30 times as much: held at the scale 1, padding would overflow."""
+    size = {"hidden_size": 16, "num_hidden_layers": 8, "num_attention_heads": 2, "intermediate_size": 24}
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        config = LlamaConfig(vocab_size=261, num_key_value_heads=1, max_position_embeddings=64, **size)
+        network = LlamaForCausalLM(config).eval()
+        with torch.no_grad():
+            for name, weight in network.named_parameters():
+                weight += 0.3 * torch.randn(weight.shape) * (100 if "down_proj" in name else 1)
+    return LanguageModel.from_modules(network, byte_tokenizer(), name="growing", padding_side=side)
+
+
+@pytest.mark.parametrize("behaviour", ["next_token:answers= t|t", "readout"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_takes_no_part_where_norms_are_held(side: str, behaviour: str) -> None:
+    """In a batch of texts of unequal length each row gives what it gives alone, where nothing is padded."""
+    found = TextInstrument.from_words(growing(side), CORPUS, behaviour, sites="resid.1,resid.4", max_rows=12)
+    rows = np.arange(found.n_rows)
+    lengths = found.runner.sequences.lengths[found.rows.example]
+    assert lengths.max() > 2 * lengths.min()
+    for place in found.places:
+        x = clean_states(found, place, rows)
+        step = 0.1 * x.norm(dim=1).mean() * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)) / 4
+        for states, frozen in ((x, True), (x + step, True), (x + step, False)):
+            y = found.run_from(place.site, rows, {"": states}, frozen_norms=frozen)
+            assert bool(torch.isfinite(y).all())
+            alone = torch.cat([
+                found.run_from(place.site, rows[k : k + 1], {"": states[k : k + 1]}, frozen_norms=frozen) for k in rows
+            ])  # fmt: skip
+            torch.testing.assert_close(y, alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
+
+
+def test_final_states_of_padding_are_zero() -> None:
+    found = instrument("llama", "left", "readout")
+    rows = np.arange(found.n_rows)
+    outputs = found.runner.outputs(rows, found.runner.batch(rows))
+    assert not outputs.values[~outputs.real].any() and outputs.values[outputs.real].any() and (~outputs.real).any()
+
+
+def test_the_record_of_answers_is_that_of_their_pieces_however_they_are_given() -> None:
+    model = read("gpt2")
+    found = [
+        TextInstrument.from_words(model, CORPUS, behaviour, sites="resid.1", max_rows=8)
+        for behaviour in ("next_token:answers= t|t", NextToken(answers=[" t", "t"]), NextToken(answers=("t", " t")))
+    ]
+    piece = model.tokenizer.convert_tokens_to_ids
+    assert found[0].answers == found[1].answers == (((piece("Ġt"), " t"),), ((piece("t"), "t"),))
+    np.testing.assert_array_equal(found[0].clean(), found[1].clean())
+    np.testing.assert_array_equal(found[0].clean(), found[2].clean()[:, ::-1])
+    logits = [model.logits([found[0].rows.encoded[e]])[0, -1, piece("Ġt")] for e in found[0].rows.example]
+    others = [model.logits([found[0].rows.encoded[e]])[0, -1, piece("t")] for e in found[0].rows.example]
+    halves = (torch.stack(logits) - torch.stack(others)).double().numpy() / 2
+    np.testing.assert_allclose(found[0].clean()[:, 0], halves, atol=1e-5)
+    assert instrument("gpt2").answers == () == instrument("gpt2").doubts
+
+
+def test_a_far_likelier_twin_is_seen_in_the_clean_run() -> None:
+    model = read("gpt2")
+    head, twin = model.suffix.model.get_output_embeddings(), model.tokenizer.convert_tokens_to_ids("Ġt")
+    final = model.suffix.model.transformer.ln_f
+    kept = [final.bias.detach().clone(), head.weight.detach().clone()]
+    try:
+        with torch.no_grad():  # a direction that every final state has, and this piece reads
+            final.bias[0] = 20.0
+            head.weight[:, 0] = 0.0
+            head.weight[twin, 0] = 1.0
+        found = TextInstrument.from_words(model, CORPUS, "next_token:answers=t|h", sites="resid.1", max_rows=8)
+        right = TextInstrument.from_words(model, CORPUS, "next_token:answers= t|h", sites="resid.1", max_rows=8)
+    finally:
+        with torch.no_grad():
+            final.bias.copy_(kept[0])
+            head.weight.copy_(kept[1])
+    (doubt,) = found.doubts
+    assert doubt.startswith("the answer t is hardly what the model says here: ␣t, the same with a space before it")
+    assert right.doubts == ()

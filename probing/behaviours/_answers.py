@@ -1,4 +1,4 @@
-"""Answers as pieces of the vocabulary."""
+"""Answers as pieces of the vocabulary; not a character of an answer is stripped."""
 
 from __future__ import annotations
 
@@ -9,22 +9,44 @@ import torch
 
 from probing.behaving import Outputs, Readout
 from probing.errors import BadParameter, NoBehaviour
+from probing.specs import escaped, parts_of
+from probing.use_result import Answers
 
 SEPARATOR = "|"
 ALIKE = "/"
+_BLOCK = "\N{LOWER ONE EIGHTH BLOCK}"  # the space of SentencePiece
 
 
 def parsed(answers: Sequence[str] | str | None) -> tuple[str, ...]:
-    """Answers given one by one, or as `yes|no`; empty: none were given.
+    """Answers given one by one, or as `yes|no` (a stroke inside an answer is `\\|`); empty: none were given.
 
     Raises:
         BadParameter: only one, or one twice.
     """
-    found = tuple(answers.split(SEPARATOR)) if isinstance(answers, str) else tuple(answers or ())
+    found = tuple(parts_of(answers, SEPARATOR) if isinstance(answers, str) else answers or ())
     if found and (len(found) < 2 or len(set(found)) < len(found)):
         raise BadParameter("answers are compared with each other", needed="two or more different ones",
                            found=", ".join(map(repr, found)))  # fmt: skip
     return found
+
+
+def as_text(answers: Sequence[str]) -> str | None:
+    """The inverse of `parsed`; None of none."""
+    return SEPARATOR.join(escaped(answer, SEPARATOR) for answer in answers) or None
+
+
+def measured(tokenizer: Any, answers: Sequence[str]) -> Answers:
+    """For each answer the id and the text of its pieces."""
+    return tuple(tuple((piece, piece_text(tokenizer, piece)) for piece in ids) for ids in ids_of(tokenizer, answers))
+
+
+def piece_text(tokenizer: Any, piece: int) -> str:
+    """What a piece stands for in a text, with the space it begins with; its name where it is no whole character."""
+    name = str(tokenizer.convert_ids_to_tokens(piece))
+    if _BLOCK in name:
+        return name.replace(_BLOCK, " ")  # decoding one piece by itself would drop it
+    text = str(tokenizer.decode([piece], clean_up_tokenization_spaces=False))
+    return name if "\N{REPLACEMENT CHARACTER}" in text or not text else text
 
 
 def ids_of(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 from probing.behaving import Behaviour, Ints, Outputs, Readout, Texts
-from probing.behaviours._answers import centred, ids_of, parsed
+from probing.behaviours._answers import as_text, centred, ids_of, measured, parsed
 from probing.behaviours._vocabulary import reduced
+from probing.use_result import Answers
 
 
 class NextToken(Behaviour):
@@ -22,20 +23,26 @@ class NextToken(Behaviour):
     def __init__(self, *, answers: Sequence[str] | str | None = None, position: str = "end") -> None:
         """
         Args:
-            answers: two or more, one piece each, also as `yes|no`; `was/is|were/are` puts pieces together that mean the
-                same: the logit of an answer is then that of any of them. None: the whole vocabulary.
-            position: where it is read: `end`, the last piece that is not special, `word`, or a named position.
+            answers: two or more, one piece each, also as `yes|no`, written to the space as they follow the text: ` yes|
+                no` is other pieces than `yes|no` for most tokenizers. `was/is|were/are` puts pieces together that mean
+                the same: the logit of an answer is then that of any of them. None: the whole vocabulary. In the text of
+                a recipe `\\,` is a comma, and `\\|` a stroke.
+            position: where it is read: `end`, the last piece that is not special, `word`, or a named position (of a
+                span its last piece).
 
         Raises:
             BadParameter: only one answer, or one twice.
         """
-        self.answers = answers
-        self.position = position
         self._answers = parsed(answers)
+        self.answers = as_text(self._answers)  # equal answers are equal recipes, however they were given
+        self.position = position
 
     @property
     def are_logits(self) -> bool:
         return bool(self._answers)
+
+    def answer_pieces(self, tokenizer: Any) -> Answers:
+        return measured(tokenizer, self._answers)
 
     def pieces(self, texts: Texts) -> Ints | None:
         return texts.last_of(self.position)

@@ -51,7 +51,8 @@ def extract(
         sites: shell-style patterns, comma-separated or a list; `name=module.path` makes a site of any module.
         to: the store's directory, new or unfinished.
         rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|cls`, of which `first` and `last` are
-            content pieces, not special ones; or `position:` and positions, such as `entity.last,answer.before,end`.
+            content pieces, not special ones; or `position:` and positions, such as `entity.last,answer.before,end`
+            (`entity` alone is the mean over the pieces of that span).
         dtype: stored dtype; None: the compute dtype.
         max_length: the most pieces of an input; None: what the model allows.
         long_inputs: `truncate` (words cut are named), `window` (read in overlapping windows), `skip` or `refuse`.

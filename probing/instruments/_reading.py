@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -27,12 +27,26 @@ class Pieces:
         self._flat = np.concatenate(pieces).astype(np.int64)
         self._bounds = np.concatenate([[0], np.cumsum([len(one) for one in pieces])]).astype(np.int64)
 
+    def sizes(self, rows: Ints) -> Ints:
+        """How many pieces each of these rows has."""
+        counts: Ints = self._bounds[rows + 1] - self._bounds[rows]
+        return counts
+
+    @property
+    def are_single(self) -> bool:
+        """Whether every row has one piece."""
+        return len(self._flat) == len(self._bounds) - 1
+
     def of(self, rows: Ints) -> tuple[Ints, Ints]:
         """`(M,)` which of the rows asked for, and `(M,)` pieces."""
-        counts = self._bounds[rows + 1] - self._bounds[rows]
+        return np.repeat(np.arange(len(rows)), self.sizes(rows)), self._flat[self.ends_to_end(rows)]
+
+    def ends_to_end(self, rows: Ints) -> Ints:
+        """`(M,)` where the pieces of these rows stand among those of all."""
+        counts = self.sizes(rows)
         ends = np.cumsum(counts)
-        at = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(self._bounds[rows] - (ends - counts), counts)
-        return np.repeat(np.arange(len(rows)), counts), self._flat[at]
+        starts: Ints = np.repeat(self._bounds[rows] - (ends - counts), counts)
+        return np.arange(len(starts)) + starts
 
 
 def block_input(site: str) -> str:
@@ -41,7 +55,7 @@ def block_input(site: str) -> str:
 
 
 def read_states(
-    sequences: Sequences, rows: TextRows, pieces: dict[str, Pieces], places: Sequence[Place], replay: Replay | None
+    sequences: Sequences, rows: TextRows, pieces: Mapping[str, Pieces], places: Sequence[Place], replay: Replay | None
 ) -> dict[Place, Tensor]:
     """`(N, D)` float32 by place, the mean of each row's pieces; `sequences` is filled on the way.
 
@@ -49,12 +63,46 @@ def read_states(
         NonFiniteStates: naming the site.
         ProvenanceMismatch: the store is of other texts.
     """
-    sites = list(dict.fromkeys(place.site for place in places))
-    bases = dict.fromkeys(map(block_input, sites))
-    wanted = list(dict.fromkeys([*bases, *sites]))
+    bases = dict.fromkeys(block_input(place.site) for place in places)
+    found: dict[Place, Tensor] = {}
+    for examples, at, states, first in _passes(sequences, rows, places, replay, bases):
+        for site in bases:
+            sequences.states[site][sequences.flat_index(examples)] = states[site]
+        for place in places:
+            which, piece = pieces[place.position].of(at)
+            flat, ends = states[place.site], np.concatenate([[0], np.cumsum(np.bincount(which, minlength=len(at)))])
+            into = found.setdefault(place, torch.zeros((len(rows.example), flat.shape[1])))
+            into[torch.from_numpy(at)] = embedding_bag(
+                torch.from_numpy(piece + first[which]), flat, torch.from_numpy(ends), mode="mean",
+                include_last_offset=True,
+            )  # fmt: skip
+    return found
+
+
+def read_pieces(
+    sequences: Sequences, rows: TextRows, pieces: Mapping[str, Pieces], replay: Replay | None, places: Sequence[Place]
+) -> dict[Place, Tensor]:
+    """`(M, D)` float32 by place, the states of the M pieces of all rows in order; errors as `read_states`."""
+    found: dict[Place, Tensor] = {}
+    for _, at, states, first in _passes(sequences, rows, places, replay, ()):
+        for place in places:
+            which, piece = pieces[place.position].of(at)
+            values, where = states[place.site][torch.from_numpy(piece + first[which])], pieces[place.position]
+            number = int(where.sizes(np.arange(len(rows.example))).sum())
+            into = found.setdefault(place, torch.zeros((number, values.shape[1])))
+            into[torch.from_numpy(where.ends_to_end(at))] = values
+    return found
+
+
+def _passes(
+    sequences: Sequences, rows: TextRows, places: Sequence[Place], replay: Replay | None, more: Iterable[str]
+) -> Iterator[tuple[Ints, Ints, Flat, Ints]]:
+    """Part by part: examples, `(n,)` their rows, states of the examples' pieces by site, and where those of each row's
+    example begin among them `(n,)`.
+    """
+    wanted = list(dict.fromkeys([*more, *(place.site for place in places)]))
     by_example = np.argsort(rows.example, kind="stable")
     firsts = np.searchsorted(rows.example[by_example], np.arange(len(rows.encoded) + 1))
-    found: dict[Place, Tensor] = {}
     for examples, states in sequences.read(wanted) if replay is None else stored(replay, rows, wanted):
         at = np.concatenate([np.zeros(0, np.int64), *(by_example[firsts[e] : firsts[e + 1]] for e in examples)])
         starts = np.zeros(len(rows.encoded), dtype=np.int64)
@@ -62,17 +110,7 @@ def read_states(
         starts[examples] = np.cumsum(lengths) - lengths
         for site, flat in states.items():
             _check_finite(site, flat)
-            if site in bases:
-                sequences.states[site][sequences.flat_index(examples)] = flat
-        for place in places:
-            which, piece = pieces[place.position].of(at)
-            flat, ends = states[place.site], np.concatenate([[0], np.cumsum(np.bincount(which, minlength=len(at)))])
-            into = found.setdefault(place, torch.zeros((len(rows.example), flat.shape[1])))
-            index = torch.from_numpy(piece + starts[rows.example[at]][which])
-            into[torch.from_numpy(at)] = embedding_bag(
-                index, flat, torch.from_numpy(ends), mode="mean", include_last_offset=True
-            )
-    return found
+        yield examples, at, states, starts[rows.example[at]]
 
 
 def _check_finite(site: str, flat: Tensor) -> None:

@@ -101,6 +101,8 @@ def rows_of_spans(
 ) -> TextRows:  # fmt: skip
     """Examples that have every position: `subject` is all of a span, `subject.last`, `end` and the like one piece.
 
+    Positions are named as `Position` names them.
+
     Raises:
         UnknownName: no such span or column.
         BadParameter: a position of another form.
@@ -108,10 +110,9 @@ def rows_of_spans(
     """
     _check_columns(corpus, columns)
     ordinals, examples, encoded = _examples(model, corpus, split)
-    spans = {name for example in examples for name in example.spans}
     pieces: dict[str, dict[int, Ints]] = {}
-    for name in positions:
-        pieces[name] = _pieces_at(corpus, examples, encoded, name, is_span=name in spans)
+    for position in map(Position.parse, positions):
+        pieces[position.name] = _pieces_at(corpus, examples, encoded, position)
     has = np.array([e for e in range(len(examples)) if all(e in found for found in pieces.values())], dtype=np.int64)
     labels = {int(e): _labels(examples[e], -1, columns) for e in has}
     labelled = np.array([e for e in has if None not in labels[int(e)]], dtype=np.int64)
@@ -170,19 +171,13 @@ def _labels(example: Example, word: int, columns: Sequence[str]) -> tuple[Any, .
 
 
 def _pieces_at(
-    corpus: Corpus, examples: Sequence[Example], encoded: Sequence[Encoded], name: str, *, is_span: bool
+    corpus: Corpus, examples: Sequence[Example], encoded: Sequence[Encoded], position: Position
 ) -> dict[int, Ints]:
     """By example the pieces of a position."""
-    names = (f"{name}.first", f"{name}.last") if is_span else (name,)
-    wanted = tuple(Position.parse(one) for one in names)
-    check_spans(corpus, wanted)
-    rows = position_rows(examples, encoded, wanted)
-    assert rows.position is not None  # for the reader of types: position rows have it
-    found: dict[int, list[int]] = {}
-    for e, piece in zip(rows.example.tolist(), rows.pieces.tolist(), strict=True):
-        found.setdefault(e, []).append(piece)
-    complete = {e: pieces for e, pieces in found.items() if len(pieces) == len(wanted)}
-    return {e: np.arange(min(pieces), max(pieces) + 1) for e, pieces in complete.items()}
+    check_spans(corpus, [position])
+    rows = position_rows(examples, encoded, [position])
+    parts = np.split(rows.pieces, rows.first[1:-1])
+    return dict(zip(rows.example.tolist(), parts, strict=False))
 
 
 def _coded(values: Sequence[Any]) -> tuple[Ints, list[str]]:

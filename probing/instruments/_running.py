@@ -16,7 +16,7 @@ from probing.instruments._hooks import adding, depth, only, output_layer
 from probing.instruments._reading import block_input
 from probing.instruments._sequences import Batch, Sequences
 from probing.language_model import LanguageModel
-from probing.models._held_norms import HeldNorms
+from probing.models._held_norms import PADDING, HeldNorms
 from probing.site import Site
 
 Ints = NDArray[np.int64]
@@ -122,7 +122,7 @@ class Runner:
     def _told(self, output: Any, found: Mapping[str, Tensor], batch: Batch, own: Ints | None) -> Outputs:
         content, real = ~self.sequences.at(self.sequences.special, batch), batch.inputs.mask.bool()
         if self.source == "states":
-            return Outputs(found[self._final], content, real)
+            return Outputs(found[self._final].masked_fill(~real[..., None], 0.0), content, real)
         values = self.model.suffix.logits(output)
         if own is not None:
             column = own if values.shape[1] == real.shape[1] else np.zeros_like(own)
@@ -139,5 +139,5 @@ class Runner:
                     self.model.suffix.run(batch.inputs)
                 return found
 
-            self._scales = self.sequences.gather(scales, 1.0)
+            self._scales = self.sequences.gather(scales, PADDING)
         return self._scales

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -15,14 +16,17 @@ from probing.corpus import Corpus
 from probing.errors import BadParameter, EditFailed, NoBehaviour
 from probing.extraction.replaying import Replay
 from probing.instrument import Instrument, Place, expect_equal
+from probing.instruments._answers import TwinWatch
 from probing.instruments._checks import ROWS, check_all, checksum
+from probing.instruments._exchanging import Exchanges
 from probing.instruments._hooks import editable_sites
-from probing.instruments._reading import Pieces, block_input, read_states
+from probing.instruments._reading import Pieces, block_input, read_pieces, read_states
 from probing.instruments._rows import TextRows, rows_of_spans, rows_of_words
 from probing.instruments._running import Runner
 from probing.instruments._sequences import MAX_BYTES, Batch, Sequences, cut_by_length
 from probing.language_model import LanguageModel
 from probing.specs import build
+from probing.use_result import Answers
 
 Ints = NDArray[np.int64]
 TOKENS_PER_BATCH = 2048
@@ -78,6 +82,9 @@ class TextInstrument(Instrument):
             model.suffix.prove(site)  # before any hook of ours changes states
         sequences.reserve({base: model.width(base) for base in map(block_input, chosen)}, max_bytes)
         self._states = read_states(sequences, rows, self._pieces, self._places, replay)
+        read = partial(read_pieces, sequences, rows, self._pieces, replay)
+        self._exchanges = Exchanges(self._pieces, self._states, read)
+        self._twins = TwinWatch(model.tokenizer, self.behaviour.answer_pieces(model.tokenizer))
         self._readout = self.behaviour.fit(texts, self.runner.clean)
         self._clean = self._read_clean()
         self._check_varies()
@@ -124,6 +131,14 @@ class TextInstrument(Instrument):
         return self.behaviour.are_logits
 
     @property
+    def answers(self) -> Answers:
+        return self._twins.answers
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        return self._twins.doubts()
+
+    @property
     def has_norms(self) -> bool:
         return self.runner.norms.are_known
 
@@ -149,16 +164,47 @@ class TextInstrument(Instrument):
         if not states:
             raise BadParameter("no states were given", needed="those of one position or more", found="none")
         rows = np.asarray(rows, dtype=np.int64)
-        parts, found = self.batches(rows), []
+
+        def shift(part: Ints, batch: Batch) -> Tensor:
+            at = torch.from_numpy(part)
+            return self.shift(site, rows[part], {p: x[at.to(x.device)] for p, x in states.items()}, batch)
+
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(x.requires_grad for x in states.values())):
-            for part in parts:
-                batch = self.runner.batch(rows[part])
-                at = torch.from_numpy(part)
-                delta = self.shift(site, rows[part], {p: x[at.to(x.device)] for p, x in states.items()}, batch)
-                outputs = self.runner.outputs(rows[part], batch, site, delta, frozen_norms=frozen_norms)
-                found.append(self._readout(outputs))
-            back = torch.from_numpy(np.argsort(np.concatenate(parts), kind="stable"))
-            return torch.cat(found)[back.to(found[0].device)]
+            return self._run_shifted(site, rows, shift, frozen_norms=frozen_norms)
+
+    def _run_shifted(
+        self, site: str, rows: Ints, shift: Callable[[Ints, Batch], Tensor], *, frozen_norms: bool = False
+    ) -> Tensor:
+        parts, found = self.batches(rows), []
+        for part in parts:
+            batch = self.runner.batch(rows[part])
+            outputs = self.runner.outputs(rows[part], batch, site, shift(part, batch), frozen_norms=frozen_norms)
+            found.append(self._readout(outputs))
+        back = torch.from_numpy(np.argsort(np.concatenate(parts), kind="stable"))
+        return torch.cat(found)[back.to(found[0].device)]
+
+    def exchange(self, place: Place, rows: Ints, donors: Ints) -> Tensor:
+        self.check_places([place])
+        found = self._exchanges.at(place)
+        found.check(place, rows, donors)
+        with torch.no_grad():
+            return self._run_shifted(
+                place.site, rows,
+                lambda part, batch: found.shift(rows[part], donors[part], batch).to(self.runner.dtype),
+            )  # fmt: skip
+
+    def exchange_slopes(
+        self, rows: Ints, donors: Ints, coefficients: NDArray[np.float64], places: Sequence[Place]
+    ) -> dict[Place, NDArray[np.float64]]:
+        found = {place: np.zeros(len(rows)) for place in places}
+        for place in found:
+            self._exchanges.at(place).check(place, rows, donors)
+        for place, part, which, slope in self._slopes_of_pieces(rows, coefficients):
+            if place not in found:
+                continue
+            apart = self._exchanges.at(place).apart(rows[part], donors[part]).double().numpy()
+            np.add.at(found[place], part[which], np.einsum("md,md->m", slope, apart))
+        return found
 
     def shift(self, site: str, rows: Ints, states: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """`(B, T, D)` what is added at a site: given less read, at every piece of the positions."""
@@ -181,30 +227,39 @@ class TextInstrument(Instrument):
 
     def slopes(self, rows: Ints, coefficients: NDArray[np.float64]) -> dict[Place, NDArray[np.float64]]:
         """As `Instrument.slopes`, of all places from one backward pass."""
-        found = {place: np.zeros((len(rows), width)) for place, width in self._widths().items()}
+        found = {place: np.zeros((len(rows), self._states[place].shape[1])) for place in self._places}
+        for place, part, which, slope in self._slopes_of_pieces(rows, coefficients):
+            np.add.at(found[place], part[which], slope)
+        return found
+
+    def _slopes_of_pieces(
+        self, rows: Ints, coefficients: NDArray[np.float64]
+    ) -> Iterator[tuple[Place, Ints, Ints, NDArray[np.float64]]]:
+        """By place and batch: its rows, `(M,)` which of them each piece is of, and the pieces' slopes `(M, D)`."""
         for part in self.batches(rows):
             batch = self.runner.batch(rows[part])
-            outputs, shifts = self.runner.with_shifts(rows[part], batch, tuple(dict.fromkeys(p.site for p in found)))
+            sites = tuple(dict.fromkeys(place.site for place in self._places))
+            outputs, shifts = self.runner.with_shifts(rows[part], batch, sites)
             with torch.enable_grad():
                 y = self._readout(outputs)
                 aim = (y * torch.from_numpy(coefficients[part]).to(y.device, y.dtype)).sum()
             by_site = dict(zip(shifts, torch.autograd.grad(aim, list(shifts.values())), strict=True))
-            for place, into in found.items():
+            for place in self._places:
                 which, piece = self._pieces[place.position].of(rows[part])
                 slope = by_site[place.site].double().cpu().numpy()
-                np.add.at(into, part[which], slope[which, piece + batch.start[which]])
-        return found
+                yield place, part, which, slope[which, piece + batch.start[which]]
 
     def _read_clean(self) -> NDArray[np.float64]:
         """`(N, V)`: by whole passes if the states were stored elsewhere; else from the deepest ones just read on."""
         every = np.arange(self.n_rows)
         parts, site = self.batches(every), None if self._replay is not None else self.runner.deepest
+        found = []
         with torch.no_grad():
-            found = [self.read(self.runner.outputs(every[p], self.runner.batch(every[p]), site)) for p in parts]
+            for part in parts:
+                outputs = self.runner.outputs(every[part], self.runner.batch(every[part]), site)
+                self._twins.see(outputs)
+                found.append(self.read(outputs))
         return np.asarray(np.concatenate(found)[np.argsort(np.concatenate(parts), kind="stable")])
-
-    def _widths(self) -> dict[Place, int]:
-        return {place: self._states[place].shape[1] for place in self._places}
 
     def check(self) -> None:
         """As `Instrument.check`, and in particular: the model is as it was, in eval mode, and runs twice alike; replay

@@ -23,10 +23,12 @@ def patch(
     instrument: Instrument, pairs: ArrayLike, *, direction: ArrayLike | None = None,
     places: Sequence[Place] | None = None, advance: Callable[[int, int], None] | None = None,
 ) -> PatchingResult:  # fmt: skip
-    """Activation patching: the first prompt of each pair is run with a state of the second.
+    """Activation patching: the first prompt of each pair is run with the states of the second at one place.
 
-    With Δ the change of the first's behaviour and d the second's less the first's, the effect is mean ⟨Δ, d⟩/|d| and
-    its share Σ⟨Δ, d⟩ / Σ|d|². One replay a place, of all pairs.
+    A place of several pieces, such as a whole span, is exchanged piece by piece. With Δ the change of the first's
+    behaviour and d the second's less the first's, the effect is mean ⟨Δ, d⟩/|d| and its share Σ⟨Δ, d⟩ / Σ|d|². Along a
+    direction u the effect is mean ⟨Δ, u⟩, in the direction's own unit: of `one logit less another` the change of this
+    difference; the share is that of the parts of Δ and d along u. One replay a place, of all pairs.
 
     Args:
         instrument: both prompts of each pair are rows of it.
@@ -38,7 +40,7 @@ def patch(
 
     Raises:
         UnknownName: no such place.
-        BadParameter: pairs that are no rows.
+        BadParameter: pairs that are no rows, or that have different numbers of pieces at a place.
         DegenerateDesign: the prompts of every pair give the same behaviour.
 
     References:
@@ -50,10 +52,9 @@ def patch(
     instrument.check_places(chosen)
     found = {}
     for place in chosen:
-        given = torch.from_numpy(instrument.states(place)[design.donors])
         with torch.no_grad():
-            y = instrument.run_from(place.site, design.rows, {place.position: given})
-        found[place] = np.einsum("nv,nv->n", y.double().cpu().numpy() - design.clean, design.differences)
+            y = instrument.exchange(place, design.rows, design.donors)
+        found[place] = np.einsum("nv,nv->n", y.double().cpu().numpy() - design.clean, design.aims)
         if advance is not None:
             advance(len(found), len(chosen))
     return design.told(found, "activation")
@@ -75,22 +76,26 @@ def attribute(
     design = _Pairs.of(instrument, pairs, direction)
     chosen = tuple(places) if places is not None else instrument.places
     instrument.check_places(chosen)
-    slopes = instrument.slopes(design.rows, design.differences)
-    found = {}
-    for place in chosen:
-        states = instrument.states(place).astype(np.float64)
-        found[place] = np.einsum("nd,nd->n", slopes[place], states[design.donors] - states[design.rows])
+    found = instrument.exchange_slopes(design.rows, design.donors, design.aims, chosen)
     return design.told(found, "attribution")
 
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """n pairs: rows run and donors, the clean behaviour `(n, V)` of the former, and the donors' less it."""
+    """n pairs.
+
+    Attributes:
+        rows, donors: `(n,)`.
+        clean: `(n, V)` behaviour of the rows.
+        aims: `(n, V)` what changes are multiplied by.
+        parts: `(n,)` the difference between donor and row is, along the aim, so many aims.
+    """
 
     rows: Ints
     donors: Ints
     clean: Floats
-    differences: Floats
+    aims: Floats
+    parts: Floats
 
     @classmethod
     def of(cls, instrument: Instrument, pairs: ArrayLike, direction: ArrayLike | None) -> _Pairs:
@@ -102,28 +107,27 @@ class _Pairs:
         clean = instrument.clean()
         rows, donors = both.astype(np.int64).T
         differences = clean[donors] - clean[rows]
+        lengths = np.linalg.norm(differences, axis=1)
+        aims = np.divide(differences, lengths[:, None], out=np.zeros_like(differences), where=lengths[:, None] > 0)
         if direction is not None:
             along = np.asarray(direction, dtype=np.float64)
-            fits = along.shape in (clean.shape[1:], differences.shape)
-            lengths = np.linalg.norm(along, axis=-1, keepdims=True)
-            if not fits or not (lengths > 0).all():
+            if along.shape not in (clean.shape[1:], differences.shape) or not along.any(axis=-1).all():
                 raise BadParameter("a direction of the behaviour", needed=f"({clean.shape[1]},), not 0",
                                    found=f"shape {along.shape}")  # fmt: skip
-            along = np.broadcast_to(along / lengths, differences.shape)
-            differences = along * np.einsum("nv,nv->n", differences, along)[:, None]
-        if not differences.any():
+            aims = np.array(np.broadcast_to(along, differences.shape))
+            lengths = np.einsum("nv,nv->n", differences, aims) / np.square(aims).sum(1)
+        if not lengths.any():
             raise DegenerateDesign("the prompts of every pair give the same behaviour", needed="a difference",
                                    found="none", next_step="choose other pairs, or another behaviour")  # fmt: skip
-        return cls(rows, donors, clean[rows], differences)
+        return cls(rows, donors, clean[rows], aims, lengths)
 
     def told(self, products: dict[Place, Floats], method: str) -> PatchingResult:
-        """The result of ⟨Δ, d⟩ `(n,)` by place."""
+        """The result of ⟨Δ, aim⟩ `(n,)` by place."""
         sites = tuple(dict.fromkeys(place.site for place in products))
         positions = tuple(dict.fromkeys(place.position for place in products))
-        lengths = np.linalg.norm(self.differences, axis=1)
+        whole = float(np.square(self.parts[:, None] * self.aims).sum())
         effect, share = np.full((2, len(sites), len(positions)), np.nan)
         for place, product in products.items():
             at = sites.index(place.site), positions.index(place.position)
-            effect[at] = np.divide(product, lengths, out=np.zeros_like(product), where=lengths > 0).mean()
-            share[at] = product.sum() / np.square(lengths).sum()
+            effect[at], share[at] = product.mean(), product @ self.parts / whole
         return PatchingResult(sites, positions, effect, share, len(self.rows), method)

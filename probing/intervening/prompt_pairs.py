@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from probing.behaviours.masked_token import MaskedToken
 from probing.behaviours.next_token import NextToken
-from probing.corpus import Corpus
+from probing.corpus import Corpus, Label
 from probing.errors import BadParameter, CorpusError
+from probing.instruments._exchanging import check_sizes
+from probing.instruments._rows import TextRows, rows_of_spans
 from probing.instruments.text import TextInstrument
 from probing.intervening.patching import attribute, patch
 from probing.language_model import LanguageModel
@@ -48,7 +50,7 @@ class PromptPairs:
             spans: by name, the columns that hold a substring of the clean and of the corrupted prompt.
 
         Raises:
-            CorpusError: a malformed file, one without these columns, or a cell that is empty.
+            CorpusError: a malformed file, one without these columns, an empty cell, or an answer that is no text.
         """
         try:
             sides = [
@@ -69,7 +71,7 @@ class PromptPairs:
         if len({ANSWER, OTHER} & known) == 1:
             raise CorpusError("one answer of each pair is missing", needed=_NEEDED, found=", ".join(sorted(known)),
                               where=source)  # fmt: skip
-        answers = tuple((_answer(row[ANSWER]), _answer(row[OTHER])) for row in rows) if ANSWER in known else ()
+        answers = tuple((_answer(row, ANSWER, source), _answer(row, OTHER, source)) for row in rows if ANSWER in known)
         for k, pair in enumerate(answers):
             if "" in pair or pair[0] == pair[1]:
                 raise CorpusError("a pair without two different answers", needed=_NEEDED, found=repr(pair),
@@ -92,7 +94,18 @@ class PromptPairs:
         return found
 
 
-def _answer(value: object) -> str:
+def _answer(row: Mapping[str, Label], column: str, source: str) -> str:
+    """An answer to the space as it stands in the file. A number with a point is not: 1.50 has been read as 1.5.
+
+    Raises:
+        CorpusError: a number that may have been written otherwise, or a truth value.
+    """
+    value = row[column]
+    if isinstance(value, bool | float):
+        raise CorpusError(
+            f"the column {column} holds numbers, and it cannot be told how they were written", needed="texts",
+            found=repr(value), where=source, next_step='give the pairs as JSON lines, with answers in quotes: "1.50"',
+        )  # fmt: skip
     return "" if value is None else str(value)
 
 
@@ -106,6 +119,7 @@ class PairPatching:
         clean, corrupted: mean logit of the pair's answer less that of the corrupted answer, in both prompts; None:
             the file names no answers.
         pieces: by position, what it is in the first clean prompt and in the first corrupted one.
+        doubts: answers whose twin, with or without a space before it, is far likelier.
     """
 
     exact: PatchingResult
@@ -113,6 +127,7 @@ class PairPatching:
     clean: float | None
     corrupted: float | None
     pieces: dict[str, tuple[str, str]]
+    doubts: tuple[str, ...] = ()
 
 
 def patch_pairs(
@@ -120,7 +135,7 @@ def patch_pairs(
     positions: Sequence[str] = (), into: str = CORRUPTED, attribution: bool = True,
     advance: Callable[[int, int], None] | None = None,
 ) -> PairPatching:  # fmt: skip
-    """Run one prompt of every pair with a state of the other, at every site and position.
+    """Run one prompt of every pair with the states of the other at one place, for every site and position.
 
     Args:
         model: loaded with the head that the behaviour needs.
@@ -128,13 +143,15 @@ def patch_pairs(
             its own, what is measured is the logit of the pair's one answer less that of the other.
         behaviour: `next_token`, `masked_token`, `head`, `readout`, …
         sites: patterns.
-        positions: `end`, `start+3`, a span's name, …; none: every piece, if all prompts have equally many.
+        positions: `end`, `start+3`, `subject.last`, …; a bare `subject` is the whole span, whose pieces are exchanged
+            one by one; none: every piece, if all prompts have equally many.
         into: `corrupted`: the corrupted prompt is run with states of the clean one; `clean`: the other way round.
         attribution: also the approximation by derivatives.
         advance: told how many places are done, and of how many.
 
     Raises:
-        BadParameter: prompts of different lengths without positions, or a position that a prompt lacks.
+        BadParameter: prompts of different lengths without positions, a position that a prompt lacks, or a span of
+            different numbers of pieces in the two prompts of a pair.
         NoBehaviour, EditFailed, UnknownSite: see `TextInstrument`.
         DegenerateDesign: the prompts of every pair give the same behaviour.
     """
@@ -143,24 +160,30 @@ def patch_pairs(
     by_answer = bool(pairs.answers) and isinstance(measured, NextToken | MaskedToken) and measured.answers is None
     if by_answer:
         measured = type(measured)(answers=pairs.alternatives, position=measured.position)
-    instrument = TextInstrument.from_spans(
-        model, pairs.corpus, measured, positions=chosen, sites=sites, max_rows=len(pairs.corpus)
-    )
-    if instrument.n_rows < len(pairs.corpus):
-        raise BadParameter("a prompt lacks a position", needed=f"every position in all {len(pairs.corpus)} prompts",
-                           found=", ".join(f"{n}: {why}" for why, n in instrument.rows.excluded.items()),
-                           where=pairs.corpus.source, next_step="choose other positions")  # fmt: skip
+    rows = rows_of_spans(model, pairs.corpus, positions=chosen, max_rows=len(pairs.corpus))
+    _check_rows(rows, pairs)
+    instrument = TextInstrument(model, rows, measured, sites=sites)
     instrument.check()
     first = np.arange(len(pairs)) + (len(pairs) if into == CORRUPTED else 0)
     donors = np.arange(len(pairs)) + (0 if into == CORRUPTED else len(pairs))
     both, along = np.stack([first, donors], axis=1), pairs.directions() if by_answer else None
-    exact = patch(instrument, both, direction=along, advance=advance)
-    rough = attribute(instrument, both, direction=along) if attribution else None
+    exact = replace(patch(instrument, both, direction=along, advance=advance), answers=instrument.answers)
+    rough = replace(attribute(instrument, both, direction=along), answers=exact.answers) if attribution else None
     told: tuple[float | None, float | None] = (None, None)
     if along is not None:
         y = instrument.clean().reshape(2, len(pairs), -1)
         told = float((y[0] * along).sum(1).mean()), float((y[1] * along).sum(1).mean())
-    return PairPatching(exact, rough, *told, _pieces(model, instrument))
+    return PairPatching(exact, rough, *told, _pieces(model, instrument), instrument.doubts)
+
+
+def _check_rows(rows: TextRows, pairs: PromptPairs) -> None:
+    if len(rows.example) < len(pairs.corpus):
+        raise BadParameter("a prompt lacks a position", needed=f"every position in all {len(pairs.corpus)} prompts",
+                           found=", ".join(f"{n}: {why}" for why, n in rows.excluded.items()),
+                           where=pairs.corpus.source, next_step="choose other positions")  # fmt: skip
+    for name, pieces in rows.pieces.items():
+        clean, corrupted = np.split(np.array([len(one) for one in pieces], dtype=np.int64), 2)
+        check_sizes(name, clean, corrupted)
 
 
 def _every(model: LanguageModel, pairs: PromptPairs) -> tuple[str, ...]:

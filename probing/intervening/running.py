@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.special import ndtr, ndtri, stdtr
 from probing.instrument import Instrument, Place
 from probing.intervening.comparing_edits import compared
 from probing.intervening.decoding import decoded
+from probing.intervening.descriptive import spared
 from probing.intervening.effects import Bench
 from probing.intervening.experiment import Experiment, plan
 from probing.intervening.families import max_t
@@ -113,8 +115,10 @@ def measure_property(
     if options.details or options.curve:
         cells = [_explained(bench, m, c, options, measured) for m, c in zip(measured, cells, strict=True)]
     if options.comparisons:
-        names = options.comparisons
-        cells = [replace(c, comparisons=compared(bench, m.place, names)) for m, c in zip(measured, cells, strict=True)]
+        cells = [
+            spared("comparisons", cell, partial(_with_comparisons, bench, m, options))
+            for m, cell in zip(measured, cells, strict=True)
+        ]
     if options.null or options.permutations:
         cells = _with_nulls(bench, measured, cells, options)
     return UseResult(
@@ -199,25 +203,38 @@ def _explained(
     """The dose curve; and where there is an effect, how far one shift suffices, norms carry it, positions join."""
     sub, found = m.subspace, cell
     if options.curve:
-        doses = tuple(a for a in options.doses if a != m.dose)
-        curve = dose_curve(bench, m.place, doses) | {m.dose: sub.tau.value}
-        scale = sub.spread or 1.0
-        found = replace(found, dose_curve=tuple((a, curve[a] / scale) for a in sorted(curve)))
+        for dose in sorted({*options.doses, m.dose}):
+            found = spared(f"swap at dose {dose:g}", found, partial(_at_dose, bench, m, dose))
     least = min(min(edit.p_adjusted, edit.u_p_adjusted) for edit in (cell.subspace, cell.whole))
     if not options.details or least > 0.05:
         return found
     if not options.shared and len(bench.experiment.shares) > 1 and sub.tau.value:
-        one = dose_curve(replace_shared(bench), m.place, (m.dose,))[m.dose]
-        found = replace(found, shared_ratio=one / sub.tau.value)
+        found = spared("one shift for all strata", found, partial(_with_one_shift, bench, m))
     if bench.instrument.has_norms:
-        found = _frozen(bench, m, found)
+        found = spared("effect with norms held", found, partial(_frozen, bench, m))
     together = [one for one in measured if one.place.site == m.place.site]
     largest = max(abs(one.whole.tau.value) for one in together)
     if len(together) > 1 and largest:
-        joint = effect(exchanged(bench, [one.place for one in together]), bench.experiment, m.whole.y_spread)
-        if abs(joint.es) >= options.epsilon:
-            found = replace(found, joint_over_largest=abs(joint.tau.value) / largest)
+        found = spared("joint interchange", found, partial(_joint, bench, m, together, options))
     return found
+
+
+def _at_dose(bench: Bench, m: Measured, dose: float, cell: UseCell) -> UseCell:
+    tau = m.subspace.tau.value if dose == m.dose else dose_curve(bench, m.place, (dose,))[dose]
+    return replace(cell, dose_curve=(*cell.dose_curve, (dose, tau / (m.subspace.spread or 1.0))))
+
+
+def _with_one_shift(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
+    one = dose_curve(replace_shared(bench), m.place, (m.dose,))[m.dose]
+    return replace(cell, shared_ratio=one / m.subspace.tau.value)
+
+
+def _joint(bench: Bench, m: Measured, together: Sequence[Measured], options: UseOptions, cell: UseCell) -> UseCell:
+    joint = effect(exchanged(bench, [one.place for one in together]), bench.experiment, m.whole.y_spread)
+    largest = max(abs(one.whole.tau.value) for one in together)
+    return (
+        replace(cell, joint_over_largest=abs(joint.tau.value) / largest) if abs(joint.es) >= options.epsilon else cell
+    )
 
 
 def replace_shared(bench: Bench) -> Bench:
@@ -244,13 +261,25 @@ def _with_nulls(
     largest = int(np.argmax([abs(m.subspace.es) for m in measured]))
     m, cell = measured[largest], cells[largest]
     if options.null:
-        error = null_error(bench, m.place, dose=m.dose)
-        ratio = error / m.subspace.tau.error if m.subspace.tau.error else None
-        cell = replace(cell, subspace=replace(cell.subspace, null_ratio=ratio))
+        cell = spared("computed null", cell, partial(_with_null_error, bench, m))
     if options.permutations:
-        found = permuted(bench, m.place, m.subspace.tau.value, dose=m.dose, draws=options.permutations)
-        cell = replace(cell, p_permutation=found.p)
+        cell = spared("permutations", cell, partial(_with_permutations, bench, m, options))
     return [cell if i == largest else c for i, c in enumerate(cells)]
+
+
+def _with_comparisons(bench: Bench, m: Measured, options: UseOptions, cell: UseCell) -> UseCell:
+    return replace(cell, comparisons=compared(bench, m.place, options.comparisons))
+
+
+def _with_permutations(bench: Bench, m: Measured, options: UseOptions, cell: UseCell) -> UseCell:
+    found = permuted(bench, m.place, m.subspace.tau.value, dose=m.dose, draws=options.permutations)
+    return replace(cell, p_permutation=found.p)
+
+
+def _with_null_error(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
+    error = null_error(bench, m.place, dose=m.dose)
+    ratio = error / m.subspace.tau.error if m.subspace.tau.error else None
+    return replace(cell, subspace=replace(cell.subspace, null_ratio=ratio))
 
 
 def _false_positives(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from probing.behaving import Behaviour
 from probing.corpus import Corpus
-from probing.errors import BadParameter, NoBehaviour
+from probing.errors import BadParameter, DoubtfulAnswer, NoBehaviour, NotResumed
 from probing.intervening.done import VERSION, Done
 from probing.intervening.options import UseOptions
 from probing.intervening.running import measure_property
@@ -17,7 +18,7 @@ from probing.judging import judge
 from probing.language_model import LanguageModel
 from probing.progress import steps_bar
 from probing.provenance import file_sha256
-from probing.specs import build, spec_of
+from probing.specs import build, spec_of, text_of
 from probing.use_result import UseResult
 from probing.use_run import UseRun, write_use_run
 from probing.verdict import Criteria
@@ -38,7 +39,7 @@ def intervene(
         model: loaded with the head that the behaviour needs.
         corpus: labelled texts; all splits are used unless one is named, for folds are made anew.
         tasks: of words (`feature:Number`) or of sentences (`column:tense`), all alike.
-        behaviour: `next_token:answers=was|were`, `masked_token:…`, `head`, `readout`, or an object.
+        behaviour: `next_token:answers= was| were` (spaces count), `masked_token:…`, `head`, `readout`, or an object.
         sites: patterns: `resid.*`, `attn_out.1`, `heads.*`, …
         positions: of tasks of sentences, where the states lie: `subject`, `end`, …
         covariates: further tasks whose values rows are matched in.
@@ -48,7 +49,8 @@ def intervene(
         options: see `UseOptions`.
         twins: column of sentences that names, by its id, the row that differs in the one task alone; whole states are
             then exchanged between twins, and the natural contrast is measured on them.
-        to: folder of use.jsonl, verdicts.jsonl and verdicts.parquet; None: nothing is written.
+        to: folder of use.jsonl, verdicts.jsonl and verdicts.parquet; None: nothing is written. What is measured there
+            already is not measured again, but of a behaviour that no text tells (`NotResumed`).
         progress: a bar on standard error; None: where that is a terminal.
 
     Raises:
@@ -57,6 +59,10 @@ def intervene(
         EditFailed: an identity of the instrument does not hold.
         DegenerateDesign, TooFewGroups: rows that cannot be matched.
         BadTwin, OverlappingGroups: twins that are none, or that folds would part.
+
+    Warns:
+        DoubtfulAnswer: the twin of an answer, with or without a space before it, is far likelier.
+        NotResumed: the behaviour is an object of your own, or has a parameter that is a function.
 
     Example:
         >>> run = intervene(model, corpus, tasks=["column:tense"], behaviour="next_token:answers=was|is",
@@ -74,11 +80,11 @@ def intervene(
     measured = build("behaviours", behaviour) if isinstance(behaviour, str) else behaviour
     common = {
         "model": model.identity(), "corpus": corpus.fingerprint,
-        "behaviour": [str(behaviour), *map(file_sha256, measured.files)], "sites": sites,
+        "behaviour": [spec_of(measured), *map(file_sha256, measured.files)], "sites": sites,
         "positions": positions, "split": split, "max_rows": max_rows, "options": vars(options), "version": VERSION,
     } | ({} if twins is None else {"twins": twins})  # fmt: skip
-    known = Done(None if to is None or not isinstance(behaviour, str) else Path(to), common)
-    subjects = Subjects(model, corpus, names, behaviour, sites=sites, positions=positions, covariates=covariates,
+    known = Done(None if to is None or not _is_told(measured) else Path(to), common)
+    subjects = Subjects(model, corpus, names, measured, sites=sites, positions=positions, covariates=covariates,
                         split=split, max_rows=max_rows, seed=options.seed, twins=twins)  # fmt: skip
     for name in names:
         subjects.check(name)
@@ -89,11 +95,16 @@ def intervene(
             found = known.get(key)
             if found is None:
                 instrument, prop = subjects.of(name)
-                found = measure_property(instrument, prop, behaviour=said(behaviour), model=model.name, options=options)
-                found = replace(found, left_out=subjects.left_out(name))
+                found = measure_property(
+                    instrument, prop, behaviour=spec_of(measured), model=model.name, options=options
+                )
+                found = replace(found, left_out=subjects.left_out(name), answers=instrument.answers,
+                                doubts=instrument.doubts)  # fmt: skip
                 known.put(key, found)
             results.append(found)
             advance(done, len(names))
+    for doubt in dict.fromkeys(doubt for result in results for doubt in result.doubts):
+        warnings.warn(doubt, DoubtfulAnswer, stacklevel=2)
     return _judged(results, criteria, to)
 
 
@@ -111,6 +122,12 @@ def _judged(results: Sequence[UseResult], criteria: Criteria, to: str | Path | N
     return run
 
 
-def said(behaviour: Behaviour | str) -> str:
-    """A behaviour in words."""
-    return behaviour if isinstance(behaviour, str) else spec_of(behaviour)
+def _is_told(behaviour: Behaviour) -> bool:
+    """Whether the text of a behaviour says all of it, so that its results can be found again by it."""
+    if text_of("behaviours", behaviour) is not None:
+        return True
+    warnings.warn(
+        f"{spec_of(behaviour)} is measured anew by each run: it is of your own class, or a parameter of it is no text",
+        NotResumed, stacklevel=3,
+    )  # fmt: skip
+    return False

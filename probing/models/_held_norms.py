@@ -12,6 +12,7 @@ from probing.errors import ReplayUnavailable
 
 _EPSILONS = ("eps", "variance_epsilon", "epsilon")
 Scale = Callable[[Tensor], Tensor]
+PADDING = 0.0  # in place of a scale, which is positive: there is nothing to hold
 
 
 class HeldNorms:
@@ -70,11 +71,17 @@ class HeldNorms:
 
     @contextmanager
     def held(self, clean: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within the block a norm gives (N(x) − b)·σ(x)/σ(x₀) + b, with σ(x₀) from `clean`."""
+        """Within the block a norm gives (N(x) − b)·σ(x)/σ(x₀) + b, with σ(x₀) from `clean`.
+
+        Where that is `PADDING`, nothing is held: what is no part of a text must not grow, for a padded place that
+        overflows reaches the others as 0·∞ through the attention that leaves it out.
+        """
 
         def holder(path: str, scale: Scale) -> Callable[..., Tensor]:
             def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                ratio = (scale(args[0]) / clean[path][..., None]).to(output.dtype)
+                held = clean[path][..., None]
+                is_text, now = held != PADDING, scale(args[0])
+                ratio = torch.where(is_text, now / torch.where(is_text, held, 1.0), 1.0).to(output.dtype)
                 bias = getattr(module, "bias", None)
                 return output * ratio if bias is None else (output - bias) * ratio + bias
 

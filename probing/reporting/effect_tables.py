@@ -12,6 +12,7 @@ from rich.text import Text
 from probing.patching_result import PatchingResult
 from probing.reporting.use_tables import short2
 from probing.reporting.wording import decimal, plural
+from probing.use_result import answers_said
 
 if TYPE_CHECKING:
     from probing.intervening.ablating import AblationResult
@@ -31,6 +32,8 @@ def print_patching(found: PairPatching, console: Console, *, title: str, into: s
     if found.clean is not None and found.corrupted is not None:
         said = f"logit of answer less corrupted_answer: {decimal(found.clean)} after clean prompts, "
         console.print(Text(f"{said}{decimal(found.corrupted)} after corrupted ones"))
+    if exact.answers:
+        console.print(Text(f"answers as measured: {answers_said(exact.answers)}", style="dim"))
     if _fits(_grid(exact, rough), console):
         console.print(_grid(exact, rough))
         console.print(Text(_EXACT + (_BESIDE if rough is not None else ""), style="dim"))

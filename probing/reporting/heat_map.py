@@ -20,6 +20,7 @@ from probing.patching_result import PatchingResult
 from probing.reporting.figures import SETTINGS, file_name
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.wording import decimal
+from probing.use_result import answers_said
 from probing.whole_files import write_atomically
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ class HeatMap:
 def patching_map(result: PatchingResult, title: str = "") -> HeatMap:
     """Shares of the natural difference by site and position."""
     columns = tuple(position.replace("start+", "+") or "row" for position in result.positions)
+    of = f" in {answers_said(result.answers)}" if result.answers else ""
     return HeatMap(title or f"{result.method} patching", result.sites, columns, result.normalised,
-                   "share of the difference between prompts")  # fmt: skip
+                   f"share of the difference between prompts{of}")  # fmt: skip
 
 
 def ablation_map(result: AblationResult, title: str = "") -> HeatMap:

@@ -6,7 +6,7 @@ from typing import Any
 
 from probing.reporting.references import bibtex
 from probing.reporting.wording import decimal, plural
-from probing.use_result import UseResult
+from probing.use_result import UseResult, answers_said
 
 _MARKS_LEFT = {"type": "word types, for the word type all but decides the property", "group": "groups (sentences)"}
 
@@ -40,8 +40,9 @@ def _question(result: UseResult) -> str:
     positions = [p for p in dict.fromkeys(cell.position for cell in result.cells) if p]
     where = ", ".join(sites) if len(sites) <= 3 else f"{sites[0]} to {sites[-1]} ({len(sites)} sites)"
     at = f", at {', '.join(positions)}," if positions else ""
+    pieces = f" (pieces {answers_said(result.answers)})" if result.answers else ""
     return (
-        f"We asked whether {result.behaviour or 'the output'} of {result.model or 'the model'} depends on "
+        f"We asked whether {result.behaviour or 'the output'}{pieces} of {result.model or 'the model'} depends on "
         f"{result.task} through the states at {where}{at} by exchanging the property there."
     )
 

@@ -10,9 +10,9 @@ from probing.reporting.markup import Markup, el, join, table
 from probing.reporting.panels import figure
 from probing.reporting.use_curves import Use, use_panels
 from probing.reporting.use_methods import use_bibtex, use_paragraph
-from probing.reporting.use_words import MARKS, SHORT, adjusted_p, deciding, flags_said
+from probing.reporting.use_words import MARKS, SHORT, adjusted_p, answers_sentence, deciding, doubts_of, flags_said
 from probing.reporting.wording import decimal, p_value, plural
-from probing.use_result import EditEffect, UseCell
+from probing.use_result import EditEffect, UseCell, UseResult
 from probing.verdict import Verdict, Word
 
 _OPEN = 16  # more verdicts than this are folded away
@@ -45,7 +45,8 @@ def use_section(use: Use, *, anchor: str = "", whole: bool = True) -> Markup:
     return join(
         [
             el("h2", {"id": anchor}, f"{result.task}: use{of}") if anchor else el("h3", None, f"Use{of}"),
-            el("p", {"class": "soft"}, _rows_said(use)),
+            el("p", {"class": "soft"}, " ".join(filter(None, (_rows_said(use), answers_sentence(result))))),
+            _doubts(result),
             figure(use_panels(use), f"{result.task}, use", _caption(use)),
             _key(use.words),
             _verdicts(use, whole=whole),
@@ -54,6 +55,11 @@ def use_section(use: Use, *, anchor: str = "", whole: bool = True) -> Markup:
             _methods(use),
         ]
     )
+
+
+def _doubts(result: UseResult) -> Markup:
+    found = "; ".join(doubts_of(result))
+    return el("p", {"class": "verdict"}, el("strong", None, "Doubtful: "), f"{found}.") if found else Markup("")
 
 
 def _rows_said(use: Use) -> str:

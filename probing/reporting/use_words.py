@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from probing.reporting.wording import decimal
-from probing.use_result import EditEffect, UseCell
+from probing.use_result import EditEffect, UseCell, UseResult, answers_said
 from probing.verdict import Verdict, Word
 
 SHORT = {
@@ -33,6 +33,16 @@ def flags_said(verdict: Verdict) -> list[tuple[str, str]]:
     """Each flag and what it means here, with its numbers."""
     cell = verdict.evidence
     return [(flag, "" if cell is None else _MEANING.get(flag, _nothing)(cell)) for flag in verdict.flags]
+
+
+def answers_sentence(result: UseResult) -> str:
+    """`Answers as measured: ␣is (314) | ␣are (359).`, pieces by text and id; empty where the behaviour has none."""
+    return f"Answers as measured: {answers_said(result.answers, ids=True)}." if result.answers else ""
+
+
+def doubts_of(result: UseResult) -> list[str]:
+    """What makes the behaviour doubtful, and what could not be measured, as sentences."""
+    return [*result.doubts, *(f"{cell.place}: {note}" for cell in result.cells for note in cell.notes)]
 
 
 def _nothing(cell: UseCell) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from probing.reporting.wording import plural
 
@@ -11,6 +14,7 @@ from probing.reporting.wording import plural
 # has a hole; and 1 % of contradicted rows can cost half of the margin of 0.02 by which a task is called decodable.
 MOST_UNKNOWN = 0.01
 MOST_CONFLICTING = 0.01
+Ints = NDArray[np.int64]
 
 
 def warnings_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -65,6 +69,21 @@ def unknown_pieces_warning(share: float | None) -> str:
         "same unknown piece look the same to the model. Use a model whose vocabulary has these words "
         "(and check upper and lower case)."
     )
+
+
+def whole_spans_warning(names: Sequence[str], position: Ints, sizes: Ints) -> str:
+    """Which positions of a store are means of several pieces; empty where none is.
+
+    Args:
+        names: of the positions.
+        position: `(R,)` which of them each row is at.
+        sizes: `(R,)` pieces of each row.
+    """
+    several = [name for k, name in enumerate(names) if (sizes[position == k] > 1).any()]
+    if not several:
+        return ""
+    last = ", ".join(f"{name}.last" for name in several)
+    return f"{', '.join(several)}: whole spans, the mean of their pieces; one piece of each is {last}."
 
 
 def _conflicting(facts: Mapping[str, Any]) -> str:

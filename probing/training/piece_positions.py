@@ -6,7 +6,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import embedding_bag
 
 from probing.alignment import Encoded
 from probing.corpus import Corpus
@@ -51,7 +53,8 @@ class PiecePositions(StoreView):
         bounds = np.append(first, len(table.example))
         parts = [(a, b, _input(table, a, b, position)) for a, b in pairwise(bounds)]
         found = position_rows([corpus.examples[e] for e in ordinals], [one for *_, one in parts], [position])
-        for e, piece in zip(found.example.tolist(), found.pieces.tolist(), strict=True):
+        example = np.repeat(found.example, np.diff(found.first))  # of each piece
+        for e, piece in zip(example.tolist(), found.pieces.tolist(), strict=True):
             if parts[e][2].special[piece]:
                 raise _special(store, position, corpus.examples[ordinals[e]].id)
         by_row = {
@@ -59,16 +62,30 @@ class PiecePositions(StoreView):
             for e, (a, b, _) in enumerate(parts)
             for row, piece in zip(range(a, b), table.piece_start[a:b].tolist(), strict=True)
         }
-        pairs = zip(found.example.tolist(), found.pieces.tolist(), strict=True)
-        self._home = np.array([by_row[pair] for pair in pairs], dtype=np.int64)
-        columns = ("example", "word", "piece_start", "piece_end", "char_start", "char_end")
+        pairs = zip(example.tolist(), found.pieces.tolist(), strict=True)
+        self._home, self._bounds = np.array([by_row[pair] for pair in pairs], dtype=np.int64), found.first
+        first, last = self._home[found.first[:-1]], self._home[found.first[1:] - 1]
         self.rows = RowTable(
-            **{name: getattr(table, name)[self._home] for name in columns}, position=np.zeros_like(self._home)
+            **{name: getattr(table, name)[first] for name in ("example", "word", "piece_start", "char_start")},
+            **{name: getattr(table, name)[last] for name in ("piece_end", "char_end")},
+            position=np.zeros_like(first),
         )
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
-        """States `(N, D)` float32 of the rows asked for; None: all."""
-        return self._of_store(site, self._home if rows is None else self._home[np.asarray(rows)])
+        """States `(N, D)` float32 of the rows asked for, of a whole span the mean of its pieces; None: all."""
+        chosen = np.arange(len(self._bounds) - 1) if rows is None else np.asarray(rows, dtype=np.int64)
+        counts = self._bounds[chosen + 1] - self._bounds[chosen]
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        places = np.repeat(self._bounds[chosen] - bounds[:-1], counts) + np.arange(bounds[-1])
+        pieces = self._of_store(site, self._home[places])
+        if len(pieces) == len(chosen):
+            return pieces
+        states, starts = torch.from_numpy(pieces), torch.from_numpy(bounds)
+        index = torch.arange(len(states))
+        pooled: NDArray[np.float32] = embedding_bag(
+            index, states, starts, mode="mean", include_last_offset=True
+        ).numpy()
+        return pooled
 
 
 def _input(table: RowTable, first: int, end: int, position: Position) -> Encoded:

@@ -20,7 +20,7 @@ from probing.provenance import digest
 from probing.resampling import EVALUATED, Resampler
 from probing.seeds import child_seed
 from probing.site import select_sites
-from probing.specs import build_task, full_recipe, spec_of
+from probing.specs import build_task, full_recipe, normalised, spec_of
 from probing.state_controls import Probed, StateControl
 from probing.statistics import RESAMPLES
 from probing.store import Store
@@ -151,7 +151,7 @@ def make_plan(
     refuse_other_corpus(store, corpus)
     chosen_sites = select_sites(sites, store.sites)
     built_task = build_task(task, corpus) if isinstance(task, str) else task
-    name = task.strip() if isinstance(task, str) else spec_of(task)
+    name = normalised("tasks", task) if isinstance(task, str) else spec_of(task)
     built_task.prepare(corpus)
     inputs, unknown = store.inputs, store.unknown_pieces
     given, store = rows, with_rows(store, corpus, rows, built_task.read_from)

@@ -130,7 +130,9 @@ class PositionStore(StoreView):
             raise BadParameter(
                 "which position?", needed=" or ".join(f"rows {SCOPE}:{name}" for name in names),
                 found=f"rows {rows}" if rows else "none chosen", where=str(store.path),
-                next_step="choose one with rows (--rows), or extract again with the positions you want",
+                next_step=f"{name} is the whole span; this store has its last piece: rows {SCOPE}:{name}.last"
+                if f"{name}.last" in names
+                else "choose one with rows (--rows), or extract again with the positions you want",
             )  # fmt: skip
         super().__init__(store, f"{SCOPE}:{name}")
         table = store.rows
