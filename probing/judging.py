@@ -6,6 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from probing.deciding import (
+    bound_said,
+    effect_said,
+    together_said,
+    turning_bounded,
+    turning_used,
+    undecided_said,
+)
 from probing.errors import InputError
 from probing.multiplicity import benjamini_hochberg
 from probing.use_result import Decodability, EditEffect, UseCell, UseResult, read_use_results
@@ -101,15 +109,20 @@ def _word(
     weak = _too_weak(result, criteria)
     if weak:
         return Word.INCONCLUSIVE, weak
-    if sub and "exceeds site" not in flags:
-        return Word.USED_SUBSPACE, _effect_said("The class-mean swap", cell.subspace, sub)
-    if whole:
-        return Word.USED_SITE, _effect_said("Interchange of the whole state", cell.whole, whole)
     incomplete = cell.completeness < criteria.least_completeness
-    if levels.equivalent and not incomplete:
-        return Word.NO_MATERIAL_USE, _bound_said(cell, criteria)
-    why = "the swap is incomplete at every dose" if incomplete else "an effect is neither shown nor bounded below ε"
-    return Word.INCONCLUSIVE, f"Inconclusive: {why} (smallest detectable effect {cell.subspace.mde:.3f} SD)."
+    if sub and "exceeds site" not in flags:
+        said = effect_said("The class-mean swap", cell.subspace, sub, result, criteria)
+        return turning_used(cell.subspace, sub, levels.discovery, criteria) or (Word.USED_SUBSPACE, said)
+    if whole:
+        said = effect_said("Interchange of the whole state", cell.whole, whole, result, criteria)
+        return turning_used(cell.whole, whole, levels.discovery, criteria) or (Word.USED_SITE, said)
+    if not levels.equivalent or incomplete:
+        return Word.INCONCLUSIVE, undecided_said(cell, levels.discovery, criteria, incomplete=incomplete)
+    said = bound_said(cell, equivalence_p(cell), criteria)
+    turning = turning_bounded(cell, levels.discovery, criteria)
+    if turning is None and cell.joint is not None and _found(cell.joint, levels, criteria):
+        return Word.NOT_ALONE, f"{said} {together_said(cell, cell.joint, criteria)}"
+    return turning or (Word.NO_MATERIAL_USE, said)
 
 
 def _too_weak(result: UseResult, criteria: Criteria) -> str:
@@ -118,7 +131,10 @@ def _too_weak(result: UseResult, criteria: Criteria) -> str:
             f"Inconclusive: {result.coverage:.2f} of the rows have counterparts, {criteria.least_coverage} are needed."
         )
     if result.least_groups < criteria.least_groups:
-        return f"Inconclusive: the rarest class has {result.least_groups} groups, {criteria.least_groups} are needed."
+        return (
+            f"Inconclusive: the rows of the rarest class are spread over groups as over {result.least_groups:.0f} even "
+            f"ones, {criteria.least_groups} are needed."
+        )
     if result.false_positives is not None and result.false_positives[1] > 0.05:
         rate, low, high, n = result.false_positives
         return (
@@ -145,7 +161,9 @@ def _flags(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria)
         and -epsilon < (cell.frozen_low90 or 0)
         and (cell.frozen_high90 or 0) < epsilon,
         "exceeds site": cell.exceeds_low > 0 and abs(sub.es) >= epsilon,
-        "off-contrast": found == "U",
+        "off-contrast": found == "U" and result.dimensions != 1,
+        "differs between strata": found == "U" and result.dimensions == 1 and result.n_strata > 1,
+        "differs between pairs of classes": found == "U" and result.dimensions == 1 and result.n_classes > 2,
         "off-distribution": cell.off_distribution > criteria.most_off_distribution,
         "incomplete edit": cell.completeness < criteria.least_completeness,
         "redundant": cell.joint_over_largest is not None and cell.joint_over_largest > 1.25,
@@ -155,29 +173,16 @@ def _flags(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria)
     return tuple(name for name, holds in flags.items() if holds)
 
 
-def _effect_said(what: str, edit: EditEffect, by: str) -> str:
-    if by == "U":
-        return f"{what} moves the output by {edit.es_u:.2f} SD off the contrast (adjusted p {edit.u_p_adjusted:.2g})."
-    mf = "" if edit.mf is None else f", {edit.mf:.2f} [{edit.mf_low:.2f}, {edit.mf_high:.2f}] of the natural difference"
-    return (f"{what} moves the output by {edit.es:.2f} [{edit.es_low:.2f}, {edit.es_high:.2f}] SD along the natural "
-            f"contrast{mf} (adjusted p {edit.p_adjusted:.2g}).")  # fmt: skip
-
-
-def _bound_said(cell: UseCell, criteria: Criteria) -> str:
-    low = min(cell.subspace.es_low90, cell.whole.es_low90)
-    high = max(cell.subspace.es_high90, cell.whole.es_high90)
-    return (f"Both edits move the output by less than {criteria.epsilon} SD: 90 % intervals in [{low:.3f}, {high:.3f}]"
-            f" (equivalence p {equivalence_p(cell):.2g}).")  # fmt: skip
-
-
 _OVERTURNED = {
     Word.NOT_DECODABLE: "Another family of probes, or more rows, that recover it would overturn this.",
     Word.NOT_TESTED: "An intervention is needed before anything is said of use.",
     Word.INCONCLUSIVE: "More rows or groups, or better matched ones, would decide it.",
-    Word.USED_SUBSPACE: "An unlabelled property that goes with this one within strata would overturn it: label it "
-    "and give it as a covariate.",
-    Word.USED_SITE: "An unlabelled property that donors differ in as well would overturn it; a subspace that "
+    Word.USED_SUBSPACE: "Above all an unlabelled property that goes with this one within strata would overturn it: "
+    "label it and give it as a covariate.",
+    Word.USED_SITE: "Above all an unlabelled property that donors differ in as well would overturn it; a subspace that "
     "carries it would sharpen it.",
+    Word.NOT_ALONE: "An edit of this place alone that moves the output would overturn it; which of the places suffice "
+    "together is not told.",
     Word.NO_MATERIAL_USE: "A behaviour that depends on it, effects that cancel within a stratum, or another site "
     "would overturn it.",
 }

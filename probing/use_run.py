@@ -61,7 +61,7 @@ _EFFECT = ("es", "es_low", "es_high", "mf", "mf_low", "mf_high", "p_adjusted", "
 def _row(v: Verdict) -> dict[str, Any]:
     found: dict[str, Any] = {
         "task": v.task, "behaviour": v.behaviour, "model": v.model, "site": v.site, "position": v.position,
-        "verdict": str(v.word), "coarse": v.word.coarse, "flags": ", ".join(v.flags),
+        "verdict": v.text, "coarse": v.word.coarse, "flags": ", ".join(v.flags),
         "accuracy": v.decodability.accuracy if v.decodability else None, "n_rows": v.n_rows, "coverage": v.coverage,
     }  # fmt: skip
     if v.evidence is not None:

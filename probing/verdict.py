@@ -18,13 +18,15 @@ class Word(StrEnum):
     USED_SUBSPACE = "decodable and used (class-mean subspace)"
     USED_SITE = "decodable and used (site; subspace not identified)"
     NO_MATERIAL_USE = "decodable, no material use found"
+    NOT_ALONE = "decodable, no material use at this place alone; together with others it is used"
 
     @property
     def coarse(self) -> str:
         """Of four."""
         if self in (Word.USED_SUBSPACE, Word.USED_SITE):
             return "used"
-        return {Word.NOT_DECODABLE: "not decodable", Word.NO_MATERIAL_USE: "decodable only"}.get(self, "inconclusive")
+        only = dict.fromkeys((Word.NO_MATERIAL_USE, Word.NOT_ALONE), "decodable only")
+        return {Word.NOT_DECODABLE: "not decodable", **only}.get(self, "inconclusive")
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,10 @@ class Criteria:
 
     Attributes:
         q: rate of false discoveries over properties, and level of every test.
-        epsilon: smallest effect of interest, in SDs of the clean output.
+        epsilon: smallest effect of interest, in SDs of the clean output (see `EditEffect`).
         least_coverage: share of labelled rows that have counterparts.
-        least_groups: groups of each class.
+        least_groups: effective groups of each class.
+        least_agreeing: share of the deals of the fitting folds, that of the verdict included, which repeat its claim.
         least_completeness: of the swap, before "no material use" may be said.
         most_off_distribution: share of edited rows outside the clean states' 99 %, beyond which it is flagged.
     """
@@ -44,6 +47,7 @@ class Criteria:
     epsilon: float = 0.1
     least_coverage: float = 0.8
     least_groups: int = 30
+    least_agreeing: float = 0.6
     least_completeness: float = 0.8
     most_off_distribution: float = 0.2
 
@@ -77,7 +81,8 @@ class Verdict:
     n_rows: int | None = None
 
     def __post_init__(self) -> None:
-        if self.word in (Word.USED_SITE, Word.USED_SUBSPACE, Word.NO_MATERIAL_USE) and self.evidence is None:
+        claims = (Word.USED_SITE, Word.USED_SUBSPACE, Word.NO_MATERIAL_USE, Word.NOT_ALONE)
+        if self.word in claims and self.evidence is None:
             raise ValueError(f"no {self.word!r} without an intervention record")
 
     @property
@@ -85,10 +90,17 @@ class Verdict:
         """`resid.3@query`."""
         return f"{self.site}@{self.position}" if self.position else self.site
 
+    @property
+    def text(self) -> str:
+        """The word, with the other positions named where these together are used."""
+        if self.word is not Word.NOT_ALONE or self.evidence is None:
+            return str(self.word)
+        return str(self.word).replace("others", " and ".join(self.evidence.together_with))
+
     def to_json(self) -> str:
         """One line."""
         return json.dumps(asdict(self), sort_keys=True, default=str)
 
     def __str__(self) -> str:
-        parts = [f"{self.task} at {self.place}: {self.word}", f"[{', '.join(self.flags)}]" if self.flags else ""]
+        parts = [f"{self.task} at {self.place}: {self.text}", f"[{', '.join(self.flags)}]" if self.flags else ""]
         return f"{' '.join(part for part in parts if part)}. {self.reason} {self.overturned_by}"

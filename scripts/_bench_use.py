@@ -1,4 +1,4 @@
-"""Planted properties for scripts/bench_verdicts.py: states as arrays, documents of many sizes, effects of a stated size."""
+"""Planted properties for scripts/bench_verdicts.py: states as arrays, many sizes of documents, effects as stated."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _scaled(
     read: NDArray[np.float64], codes: NDArray[np.float64], share: NDArray[np.float64], noise: NDArray[np.float64],
     effect: float,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """The read of the code, made so strong that exchanging classes moves the output by `effect` SDs along the contrast."""
+    """The read of the code, made so strong that exchanging classes moves the output by `effect` SDs."""
     low, high = 0.0, 100.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -39,7 +39,7 @@ LAYERS = [
     {"contracts", "analysing", "predicting", "state_controls", "instrument", "editing", "behaving"},
     {*MEMBERS, "specs", "language_model", "batching", "chat", "packing"},
     {"extraction", "training", "completing", "importing", "progress", "instruments"},
-    {"intervening", "judging"},
+    {"intervening", "judging", "deciding"},
     {"plantbench", "evidence"},
     {"reporting"},
     {"jobs", "cross_jobs", "use_jobs", "patch_jobs", "plantbench_jobs", "job_commands", "study", "store_commands",

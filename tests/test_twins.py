@@ -65,7 +65,9 @@ def test_the_contrast_of_twins_is_their_own_and_all_of_it_is_mediated() -> None:
     assert one.mf == pytest.approx(1.0, abs=1e-5) and one.mf_low == pytest.approx(1.0, abs=1e-3)
     assert one.mf_high is not None and one.mf_low is not None and other.mf_high is not None and other.mf_low is not None
     assert one.mf_high - one.mf_low < 0.1 * (other.mf_high - other.mf_low)
-    assert one.tau_error < 0.1 * other.tau_error
+    # Without groups to keep together, rows take the states of any others, whose noise then counts.
+    alone = measure_property(instrument, replace(prop, twins=None, groups=np.arange(len(prop.z))), options=QUICK)
+    assert max(one.tau_error, other.tau_error) < 0.1 * alone.cells[0].whole.tau_error
     y, c = instrument.clean(), prop.z == 1
     apart = (y[prop.twins] - y)[~c].mean(0)
     assert one.total == pytest.approx(float(np.linalg.norm(apart)), rel=1e-3)

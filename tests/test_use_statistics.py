@@ -145,7 +145,7 @@ def numbers(result: UseResult) -> NDArray[np.float64]:
         for k, v in vars(edit).items()
         if k not in ("p_adjusted", "u_p_adjusted")
     ]
-    return np.array([v for v in found if v is not None], np.float64)
+    return np.hstack([v for v in found if v is not None]).astype(np.float64)
 
 
 @pytest.mark.parametrize("gain", [0.0, 1.0])

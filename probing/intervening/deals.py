@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from probing.instrument import Place
 from probing.intervening.contrasts import Contrast, contrast
-from probing.intervening.effects import Bench, Tally
+from probing.intervening.effects import Bench
 from probing.intervening.experiment import FOLDS, Experiment
 from probing.intervening.natural import Natural
+from probing.intervening.tally import Tally
 from probing.seeds import generator
 
 Ints = NDArray[np.int64]
@@ -45,7 +46,7 @@ def _one(
     f1, f2, _ = bench.folds(r)
     first, second = _halves(e, np.concatenate([f1, f2]), generator(bench.seed, "use", "deal", deal, r))
     fitted = contrast(bench.y[second], e.z[second], e.strata[second], n_classes=e.n_classes)
-    own, paired = (_with(one, second, fitted) for one in (bench.naturals[r], bench.exchanged_naturals[r]))
+    own, paired = (_with(bench, one, second, fitted) for one in (bench.naturals[r], bench.exchanged_naturals[r]))
     sides, slopes = swap.slopes[r]
     moved = bench.shift(bench.states(place), first).difference(sides) - bench.at(place).shifts[r].difference(sides)
     tau = float(own.weights.weights @ own.along(swap.changes[r])) + float((slopes * moved).sum())
@@ -53,8 +54,8 @@ def _one(
     return tau / (own.spread or 1.0), whole / (paired.spread or 1.0)
 
 
-def _with(natural: Natural, rows: Ints, fitted: Contrast) -> Natural:
-    return replace(natural, f2=rows, fitted=fitted)
+def _with(bench: Bench, natural: Natural, rows: Ints, fitted: Contrast) -> Natural:
+    return replace(natural, f2=rows, fitted=fitted, sign=bench.sign_of(fitted))
 
 
 def _halves(e: Experiment, rows: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:

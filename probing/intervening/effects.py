@@ -33,71 +33,9 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-@dataclass
-class Tally:
-    """Sums over rotations of one kind of edit at one place; n rows of the experiment.
-
-    Attributes:
-        tau, total, spread, size: by rotation: τ, T, s_c, C.
-        influence, through_c, of_total: `(n,)` summed influence values: of τ with the contrast held, what the contrast
-            adds, of T.
-        u, u_influences: U by rotation, and its influence values `(n,)` with m° held.
-        kl, flips: by rotation, of logits: mean KL(clean ‖ edited), share of other most probable answers.
-        alike: by rotation, τ of states of rows of the same value, which is taken off.
-        changes: by rotation, `(n, V)` of the edited rows.
-        slopes: by rotation, derivatives of τ in the shift, `(n', D)` of sampled rows with these sides.
-        rows: edited in all.
-        clusters: what depends on what.
-        exchanged: whether the influence of measured rows counts with the set that they exchanged states in.
-    """
-
-    clusters: Clusters
-    tau: list[float] = field(default_factory=list)
-    total: list[float] = field(default_factory=list)
-    spread: list[float] = field(default_factory=list)
-    size: list[float] = field(default_factory=list)
-    u: list[float] = field(default_factory=list)
-    u_influences: list[Floats] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)
-    flips: list[float] = field(default_factory=list)
-    alike: list[float] = field(default_factory=list)
-    changes: list[Floats] = field(default_factory=list)
-    slopes: list[tuple[Sides, Floats]] = field(default_factory=list)
-    rows: int = 0
-    exchanged: bool = False
-
-    def __post_init__(self) -> None:
-        n = len(self.clusters.groups)
-        self.influence, self.through_c, self.of_total = (np.zeros(n) for _ in range(3))
-
-    def add(self, natural: Natural, changes: Floats, *, through_edit: tuple[Ints, Floats] | None = None) -> None:
-        """One rotation: τ of these changes, and what the rows that the edit was fitted on add."""
-        along = natural.along(changes)
-        value = float(natural.weights.weights @ along)
-        self.tau.append(value)
-        self.rows += len(changes)
-        self.changes.append(changes)
-        self.influence[natural.f3] += natural.weights.centred(along)
-        if through_edit is not None:
-            self.influence[through_edit[0]] += through_edit[1]
-        self.through_c[natural.f2] += natural.through_contrast(changes, value)
-        total, of_total = natural.total
-        self.total.append(total)
-        self.of_total += of_total
-        self.spread.append(natural.spread)
-        self.size.append(natural.size)
-
-    def add_u(
-        self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
-    ) -> None:
-        """One rotation: U of these changes against the expected ones."""
-        along = np.einsum("nv,nv->n", changes, expected)
-        self.u.append(float(natural.weights.weights @ along))
-        influence = np.zeros_like(self.influence)
-        influence[natural.f3] += natural.weights.centred(along)
-        if through_edit is not None:
-            influence[through_edit[0]] += through_edit[1]
-        self.u_influences.append(influence)
+def dimensions(y: Floats) -> int:
+    """In how many directions the behaviour `(n, V)` varies."""
+    return int(np.linalg.matrix_rank(y - y.mean(0), rtol=1e-6))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,9 +107,7 @@ class Bench:
         """By fold, rows that exchange states."""
         e = self.experiment
         offsets = None if self.instrument.offsets is None else self.instrument.offsets[e.rows]
-        return [
-            exchanges(e, e.fold(k), seed=child_seed(self.seed, "pairs", k), offsets=offsets) for k in range(FOLDS)
-        ]
+        return [exchanges(e, e.fold(k), seed=child_seed(self.seed, "pairs", k), offsets=offsets) for k in range(FOLDS)]
 
     @cached_property
     def clusters(self) -> Clusters:
@@ -208,7 +144,24 @@ class Bench:
         _, k2, k3 = self.fold_numbers(r)
         fitted, measured = self._contrasts[k2], self._contrasts[k3]
         f2 = self.experiment.fold(k2)
-        return Natural(self.experiment, self.y, self.mean, f2, f3, sides, fitted, measured, exchanged)
+        sign = self.sign_of(fitted)
+        return Natural(self.experiment, self.y, self.mean, f2, f3, sides, fitted, measured, sign, exchanged)
+
+    @cached_property
+    def is_single(self) -> bool:
+        """Whether there is but one contrast, and of one dimension: the same line in every fold, whatever its noise."""
+        return self.experiment.n_cells == 1 and dimensions(self.y) == 1
+
+    def sign_of(self, fitted: Contrast) -> float:
+        """-1 where a contrast of the one line there is points the other way than that of the first fold.
+
+        Where the natural contrast is near zero, folds differ in its sign, and what an edit does would cancel.
+        """
+        if not self.is_single or not self.experiment.n_classes:
+            return 1.0
+        there = Sides(np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.int64))
+        same = float((fitted.difference(there) * self._contrasts[0].difference(there)).sum())
+        return -1.0 if same < 0 else 1.0
 
     @cached_property
     def naturals(self) -> list[Natural]:

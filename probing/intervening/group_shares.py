@@ -22,9 +22,9 @@ class Shares:
         n_cells: cells, empty ones too.
 
     References:
-        Carter, Schnepel and Steigerwald 2017, Asymptotic behavior of a t-test robust to cluster heterogeneity (effective
-        number of clusters); Bell and McCaffrey 2002, Bias reduction in standard errors for linear regression with
-        multi-stage samples; Pustejovsky and Tipton 2018, Small-sample methods for cluster-robust variance estimation.
+        Carter, Schnepel and Steigerwald 2017, Asymptotic behavior of a t-test robust to cluster heterogeneity; Bell and
+        McCaffrey 2002, Bias reduction in standard errors for linear regression with multi-stage samples; Pustejovsky
+        and Tipton 2018, Small-sample methods for cluster-robust variance estimation.
     """
 
     cell: Ints
@@ -45,7 +45,7 @@ class Shares:
     @cached_property
     def squares(self) -> Floats:
         """`(cells,)` Σ s²; 0 of empty ones."""
-        return np.bincount(self.cell, self.share**2, self.n_cells)
+        return np.asarray(np.bincount(self.cell, self.share**2, self.n_cells), np.float64)
 
     @property
     def effective(self) -> Floats:

@@ -10,14 +10,14 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr, stdtrit
 
-from probing.intervening.effects import Tally
-from probing.intervening.experiment import FOLDS, Experiment
+from probing.intervening.experiment import Experiment
+from probing.intervening.tally import Tally
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -212,7 +212,9 @@ def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
     through, of_total = (experiment.leverage * v / n for v in (tally.through_c, tally.of_total))
     own = tally.influence / n if tally.exchanged else experiment.leverage * tally.influence / n
     df = min(experiment.df, clusters.df)
-    held, parts = ((np.zeros_like(own), own), (through, own)) if tally.exchanged else ((own, None), (own + through, None))
+    held, parts = (
+        ((np.zeros_like(own), own), (through, own)) if tally.exchanged else ((own, None), (own + through, None))
+    )
 
     def estimate(values: list[float], single: Floats, exchanged: Floats | None = None) -> Estimate:
         return Estimate(float(np.mean(values)), *_in_order(clusters.error(single, exchanged), df))
@@ -220,7 +222,8 @@ def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
     tau, full, total = estimate(tally.tau, *held), estimate(tally.tau, *parts), estimate(tally.total, of_total)
     return Effect(
         tau, full, total, float(np.mean(tally.spread)), float(np.mean(tally.size)), _u(tally, experiment), y_spread,
-        float(full.by_group @ total.by_group), tally.rows, experiment.n_cells, float(np.mean(tally.alike)) if tally.alike else None,
+        float(full.by_group @ total.by_group), tally.rows, experiment.n_cells,
+        float(np.mean(tally.alike)) if tally.alike else None,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ class Natural:
         f2, f3: rows of the folds (f3: those edited).
         sides: of the rows f3.
         fitted, measured: the contrast of all rows of F2, and of F3, edited or not.
+        sign: 1, or -1: τ is measured along the contrast turned round, where that makes rotations agree.
         exchanged: states were exchanged, which is done as often as classes meet; else pairs of classes weigh as stated.
     """
 
@@ -37,6 +38,7 @@ class Natural:
     sides: Sides
     fitted: Contrast
     measured: Contrast
+    sign: float = 1.0
     exchanged: bool = False
 
     @cached_property
@@ -48,7 +50,8 @@ class Natural:
 
     @cached_property
     def c(self) -> Floats:
-        return self.fitted.difference(self.sides)
+        """`(n, V)` along which each row is measured."""
+        return self.sign * self.fitted.difference(self.sides)
 
     @cached_property
     def size(self) -> float:
@@ -79,7 +82,8 @@ class Natural:
     def through_contrast(self, changes: Floats, value: float) -> Floats:
         """Influence values `(F2,)` of the mean of `along`, through the fitted contrast."""
         p = self.weights.weights[:, None]
-        return self.fitted.influence(self.sides, p * (changes / self.size - value * self.c / self.size**2))
+        sensitivity = p * (changes / self.size - value * self.c / self.size**2)
+        return self.sign * self.fitted.influence(self.sides, sensitivity)
 
     @cached_property
     def total(self) -> tuple[float, Floats]:
@@ -93,4 +97,4 @@ class Natural:
         else:
             influence[self.f3] += self.weights.centred(self.along(change))
         influence[self.f2] += self.through_contrast(change, value)
-        return value, influence
+        return self.sign * value, self.sign * influence

@@ -21,6 +21,8 @@ class UseOptions:
         curve: measure all doses, not only the primary one.
         details: what explains an effect: selectivity over others, one shared shift, joint edits, frozen norms.
         null: variance of τ under shuffled labels, by its derivative.
+        deals: how often the groups outside the measured fold are dealt out anew between what fits the shift and what
+            fits the contrast: a verdict that turns with it is none.
         slope_rows: about how many rows of a fold derivatives are taken of, for standard errors; 0: all.
         permutations: of labels, with the shift refitted, at the place of the largest effect; 0: none.
         control_properties: random properties of word types that go through the same measurement; 0: none.
@@ -35,6 +37,7 @@ class UseOptions:
     curve: bool = True
     details: bool = True
     null: bool = True
+    deals: int = 4
     slope_rows: int = SLOPE_ROWS
     permutations: int = 0
     control_properties: int = 0
@@ -48,5 +51,5 @@ class UseOptions:
             raise BadParameter("epsilon out of range", needed="0 < ε < 2 SD", found=str(self.epsilon))
         if not self.doses or min(self.doses) <= 0:
             raise BadParameter("doses must be positive", needed="such as 0.5, 1, 1.5, 2", found=str(self.doses))
-        if min(self.permutations, self.control_properties, self.slope_rows) < 0:
+        if min(self.permutations, self.control_properties, self.slope_rows, self.deals) < 0:
             raise BadParameter("a number of draws or rows is negative", needed="0 or more", found="less")

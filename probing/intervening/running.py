@@ -9,21 +9,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtr
 
 from probing.instrument import Instrument, Place
 from probing.intervening.comparing_edits import compared
+from probing.intervening.deals import redealt
 from probing.intervening.decoding import decoded
 from probing.intervening.descriptive import spared
-from probing.intervening.effects import Bench
+from probing.intervening.effects import Bench, dimensions
 from probing.intervening.experiment import Experiment, plan
 from probing.intervening.families import max_t
-from probing.intervening.inference import Effect, Estimate, effect
+from probing.intervening.inference import effect
+from probing.intervening.measured import Measured, estimates_of, recorded
 from probing.intervening.nulls import null_error, permuted, random_property, rate_interval
-from probing.intervening.on_states import OnStates, StateChecks
+from probing.intervening.on_states import StateChecks
 from probing.intervening.options import UseOptions
 from probing.intervening.swapping import dose_curve, exchanged, interchanged, swapped
-from probing.use_result import Decodability, EditEffect, UseCell, UseResult
+from probing.use_result import Decodability, UseCell, UseResult
 
 Ints = NDArray[np.int64]
 Values = NDArray[Any]
@@ -60,27 +61,6 @@ class Property:
                     seed=options.seed, stratify=options.stratify, twins=self.twins, names=self.row_names)  # fmt: skip
 
 
-@dataclass(eq=False)
-class Measured:
-    """What was measured at one place."""
-
-    place: Place
-    dose: float
-    on_states: OnStates
-    subspace: Effect
-    whole: Effect
-    kl: float | None
-    flips: float | None
-
-    @property
-    def estimates(self) -> list[Estimate]:
-        """τ and U of both edits."""
-        found = []
-        for one in (self.subspace, self.whole):
-            found += [one.tau, one.u or Estimate(0.0, 0.0, 1, np.zeros(1))]
-        return found
-
-
 def measure_property(
     instrument: Instrument, prop: Property, *, places: Sequence[Place] | None = None, behaviour: str = "",
     model: str = "", options: UseOptions | None = None, decodability: Mapping[str, Decodability] | None = None,
@@ -110,10 +90,11 @@ def measure_property(
         measured.append(_measure(bench, place, prop, options))
         if str(place) not in known:
             known[str(place)] = _decodability(bench, place)
+    _together(bench, measured)
     adjusted = _adjusted(measured, options.seed)
-    cells = [_cell(m, p, options) for m, p in zip(measured, adjusted, strict=True)]
+    cells = [recorded(m, p, options, measured) for m, p in zip(measured, adjusted, strict=True)]
     if options.details or options.curve:
-        cells = [_explained(bench, m, c, options, measured) for m, c in zip(measured, cells, strict=True)]
+        cells = [_explained(bench, m, c, options) for m, c in zip(measured, cells, strict=True)]
     if options.comparisons:
         cells = [
             spared("comparisons", cell, partial(_with_comparisons, bench, m, options))
@@ -128,6 +109,7 @@ def measure_property(
         covariates=tuple(prop.covariates), grouped_by=experiment.grouped_by, epsilon=options.epsilon,
         false_positives=_false_positives(instrument, prop, chosen, options), family_p=min(min(p) for p in adjusted),
         settings=dict(vars(options)),
+        dimensions=dimensions(bench.y),
         twin_pairs=None if experiment.twins is None else int((experiment.twins >= 0).sum()) // 2,
     )  # fmt: skip
 
@@ -136,60 +118,33 @@ def _measure(bench: Bench, place: Place, prop: Property, options: UseOptions) ->
     e = bench.experiment
     others = {name: (v[e.rows], k) for name, (v, k) in prop.covariates.items()} if options.details else {}
     dose, on_states = StateChecks(bench, place, others).dose(options.doses)
-    swap = swapped(bench, place, dose=dose)
+    swap, exchange = swapped(bench, place, dose=dose), interchanged(bench, place)
+    deals = options.deals if options.folds else 0
     return Measured(
-        place, dose, on_states, effect(swap, e, bench.spread),
-        effect(interchanged(bench, place), e, bench.spread),
+        place, dose, on_states, effect(swap, e, bench.spread), effect(exchange, e, bench.spread),
         float(np.mean(swap.kl)) if swap.kl else None, float(np.mean(swap.flips)) if swap.flips else None,
+        redealt(bench, place, swap, exchange, dose=dose, deals=deals),
     )  # fmt: skip
+
+
+def _together(bench: Bench, measured: Sequence[Measured]) -> None:
+    """Exchange the states of all positions of a site together: what none carries alone they may carry jointly."""
+    for site in dict.fromkeys(m.place.site for m in measured):
+        here = [m for m in measured if m.place.site == site]
+        if len(here) > 1:
+            joint = effect(exchanged(bench, [m.place for m in here]), bench.experiment, bench.spread)
+            for m in here:
+                m.joint = joint
 
 
 def _adjusted(measured: Sequence[Measured], seed: int) -> list[list[float]]:
-    """By place, adjusted p of τ and U of both edits."""
-    estimates = [e for m in measured for e in m.estimates]
-    found = max_t(estimates, [True, False] * (2 * len(measured)), seed=seed)
-    return [found[i : i + 4] for i in range(0, len(found), 4)]
-
-
-def _cell(m: Measured, p: Sequence[float], options: UseOptions) -> UseCell:
-    difference = m.subspace.tau.value - 1.25 * m.whole.tau.value
-    error = float(np.linalg.norm(m.subspace.tau.by_group - 1.25 * m.whole.tau.by_group))
-    exceeds = np.sign(m.subspace.tau.value or 1.0) * difference - ndtri(0.95) * error
-    return UseCell(
-        site=m.place.site, position=m.place.position, subspace=_edit_effect(m.subspace, p[0], p[1], options),
-        whole=_edit_effect(m.whole, p[2], p[3], options), dose=m.dose, dose_curve=(),
-        completeness=m.on_states.completeness, selectivity=m.on_states.selectivity,
-        reliability=m.on_states.reliability, displacement=m.on_states.displacement,
-        off_distribution=m.on_states.off_distribution, kl=m.kl, flips=m.flips,
-        exceeds_low=float(exceeds / m.subspace.spread) if m.subspace.spread else 0.0,
-    )  # fmt: skip
-
-
-def _edit_effect(e: Effect, p_adjusted: float, u_p_adjusted: float, options: UseOptions) -> EditEffect:
-    mf = e.mf_interval()
-    low, high = e.es_interval()
-    low90, high90 = e.es_interval(0.90)
-    bound = options.epsilon * e.spread
-    p = e.tau.equivalence_p(bound) if e.spread else 0.0
-    if not e.total_is_established and e.u is not None:
-        p = max(p, _u_equivalence_p(e, options.epsilon))
-    total = e.total.interval()
-    return EditEffect(
-        tau=e.tau.value, tau_error=e.tau.error, es=e.es, es_low=low, es_high=high, es_low90=low90, es_high90=high90,
-        p=float(2 * stdtr(e.tau.df, -abs(e.tau.t))), p_adjusted=p_adjusted, total=e.total.value, total_low=total[0],
-        total_high=total[1], spread=e.spread, mf=e.mf, mf_low=mf[0] if mf else None, mf_high=mf[1] if mf else None,
-        es_u=e.es_u, es_u_high=e.es_u_high, u_p=float(ndtr(-e.u.t)) if e.u else 1.0, u_p_adjusted=u_p_adjusted,
-        mde=e.tau.mde / e.spread if e.spread else 0.0, equivalence_p=p,
-        null_ratio=None, rows=e.rows,
-    )  # fmt: skip
-
-
-def _u_equivalence_p(e: Effect, epsilon: float) -> float:
-    assert e.u is not None
-    bound = (epsilon * e.y_spread) ** 2
-    if e.u_error <= 0:
-        return float(e.u.value >= bound)
-    return float(ndtr((e.u.value - bound) / e.u_error))
+    """By place, adjusted p of τ and U of both edits, and of the joint one where there is one."""
+    joint = {m.place.site: m.joint for m in measured if m.joint is not None}
+    estimates = [e for m in measured for e in m.estimates] + [e for one in joint.values() for e in estimates_of(one)]
+    found = max_t(estimates, [True, False] * (len(estimates) // 2), seed=seed)
+    single = [found[i : i + 4] for i in range(0, 4 * len(measured), 4)]
+    of_joint = {site: found[4 * len(measured) + 2 * i :][:2] for i, site in enumerate(joint)}
+    return [[*own, *of_joint.get(m.place.site, [])] for own, m in zip(single, measured, strict=True)]
 
 
 def _decodability(bench: Bench, place: Place) -> Decodability:
@@ -197,10 +152,8 @@ def _decodability(bench: Bench, place: Place) -> Decodability:
     return Decodability(found.passes, found.accuracy, max(found.linear or 0.0, found.mlp or 0.0), found.p)
 
 
-def _explained(
-    bench: Bench, m: Measured, cell: UseCell, options: UseOptions, measured: Sequence[Measured]
-) -> UseCell:  # fmt: skip
-    """The dose curve; and where there is an effect, how far one shift suffices, norms carry it, positions join."""
+def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) -> UseCell:
+    """The dose curve; and where there is an effect, how far one shift suffices and norms carry it."""
     sub, found = m.subspace, cell
     if options.curve:
         for dose in sorted({*options.doses, m.dose}):
@@ -212,29 +165,17 @@ def _explained(
         found = spared("one shift for all strata", found, partial(_with_one_shift, bench, m))
     if bench.instrument.has_norms:
         found = spared("effect with norms held", found, partial(_frozen, bench, m))
-    together = [one for one in measured if one.place.site == m.place.site]
-    largest = max(abs(one.whole.tau.value) for one in together)
-    if len(together) > 1 and largest:
-        found = spared("joint interchange", found, partial(_joint, bench, m, together, options))
     return found
 
 
 def _at_dose(bench: Bench, m: Measured, dose: float, cell: UseCell) -> UseCell:
     tau = m.subspace.tau.value if dose == m.dose else dose_curve(bench, m.place, (dose,))[dose]
-    return replace(cell, dose_curve=(*cell.dose_curve, (dose, tau / (m.subspace.spread or 1.0))))
+    return replace(cell, dose_curve=(*cell.dose_curve, (dose, tau / (m.subspace.unit or 1.0))))
 
 
 def _with_one_shift(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
     one = dose_curve(replace_shared(bench), m.place, (m.dose,))[m.dose]
     return replace(cell, shared_ratio=one / m.subspace.tau.value)
-
-
-def _joint(bench: Bench, m: Measured, together: Sequence[Measured], options: UseOptions, cell: UseCell) -> UseCell:
-    joint = effect(exchanged(bench, [one.place for one in together]), bench.experiment, m.whole.y_spread)
-    largest = max(abs(one.whole.tau.value) for one in together)
-    return (
-        replace(cell, joint_over_largest=abs(joint.tau.value) / largest) if abs(joint.es) >= options.epsilon else cell
-    )
 
 
 def replace_shared(bench: Bench) -> Bench:
@@ -292,7 +233,7 @@ def _false_positives(
     for draw in range(options.control_properties):
         z = random_property(prop.z, prop.n_classes, prop.types, seed=options.seed, draw=draw)
         control = Property(f"control {draw}", z, prop.n_classes, prop.types, {})
-        plain = replace(options, control_properties=0, permutations=0, null=False, curve=False, details=False)
+        plain = replace(options, control_properties=0, permutations=0, null=False, curve=False, details=False, deals=0)
         bench = Bench.of(instrument, control.plan(plain), seed=options.seed, slope_rows=options.slope_rows)
         adjusted = _adjusted([_measure(bench, place, control, plain) for place in places], options.seed)
         found += min(min(p) for p in adjusted) <= 0.05

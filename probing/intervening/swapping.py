@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.instrument import Place
-from probing.intervening.effects import Bench, Tally
+from probing.intervening.effects import Bench
 from probing.intervening.experiment import FOLDS
 from probing.intervening.pairing import Exchanges
+from probing.intervening.tally import Tally
 from probing.seeds import generator
 
 Ints = NDArray[np.int64]

@@ -16,7 +16,7 @@ from probing.verdict import Criteria, Verdict, Word
 
 _SAID: Mapping[Word, Said] = {
     Word.NOT_DECODABLE: "not_decodable", Word.USED_SUBSPACE: "used", Word.USED_SITE: "used",
-    Word.NO_MATERIAL_USE: "unused", Word.INCONCLUSIVE: "abstain", Word.NOT_TESTED: "abstain",
+    Word.NO_MATERIAL_USE: "unused", Word.NOT_ALONE: "unused", Word.INCONCLUSIVE: "abstain", Word.NOT_TESTED: "abstain",
 }  # fmt: skip
 
 

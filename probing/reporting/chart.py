@@ -146,13 +146,16 @@ def _square(x: float, y: float, side: float, css: str, turned_by: int, hint: Mar
 
 
 def mark(shape: str, x: float, y: float, hint: Markup) -> Markup:
-    """A shape that is told apart without colours: disc, diamond, square, ring, cross or dash."""
+    """A shape that is told apart without colours: disc, diamond, square, ring, triangle, cross or dash."""
     if shape in ("disc", "ring"):
         css = "dot" if shape == "disc" else "open"
         return el("circle", {"class": css, "cx": _number(x), "cy": _number(y), "r": 4.5}, hint)
     if shape in ("diamond", "square"):
         filled = shape == "diamond"
         return _square(x, y, 7.5, "dot" if filled else "open", 45 if filled else 0, hint)
+    if shape == "triangle":
+        outline = f"M{_number(x - 4.5)} {_number(y + 4)} h9 l-4.5 -8 Z"
+        return el("path", {"class": "open", "d": outline}, hint)
     arms = f"M{_number(x - 4)} {_number(y)} H{_number(x + 4)}"
     if shape == "cross":
         arms = f"M{_number(x - 4)} {_number(y - 4)} l8 8 M{_number(x - 4)} {_number(y + 4)} l8 -8"

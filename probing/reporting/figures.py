@@ -26,8 +26,8 @@ _COLOURS = {"control": "#D55E00", "selectivity": "#009E73", "ceiling": "#666666"
 _TASK = ("#0072B2", "#CC79A7", "#E69F00", "#56B4E9", "#009E73", "#D55E00")
 _BASELINE = ("#999999", "#555555", "#BBBBBB", "#777777")
 _MARKERS = {"task": "o", "other": "o", "control": "s", "selectivity": "D"}
-_SHAPES = {"disc": "o", "diamond": "D", "square": "s", "ring": "o", "cross": "x", "dash": "_"}
-_OPEN = ("square", "ring")
+_SHAPES = {"disc": "o", "diamond": "D", "square": "s", "triangle": "^", "ring": "o", "cross": "x", "dash": "_"}
+_OPEN = ("square", "triangle", "ring")
 _STYLES = {"other": (0, (4, 2)), "ceiling": (0, (5, 2)), "baseline": (0, (1, 1.5)), "entropy": (0, (3, 1, 1, 1))}
 SETTINGS: Any = {"pdf.fonttype": 42, "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False}
 

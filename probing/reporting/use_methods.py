@@ -70,7 +70,7 @@ def _strata(number: int) -> str:
 def _edits(result: UseResult) -> str:
     doses = sorted({cell.dose for cell in result.cells})
     told = ", ".join(f"{dose:g}" for dose in doses)
-    pairs = "disjoint pairs of rows of one fold and stratum"
+    pairs = "rows of one fold and stratum, of another group, less what states of the same value do"
     if result.twin_pairs is not None:
         pairs = f"{plural(result.twin_pairs, 'pair')} of twins that differ in the property alone among what is labelled"
     return (
@@ -114,10 +114,12 @@ def _decision(result: UseResult) -> str:
     return (
         "The smallest adjusted p of a property and behaviour entered Benjamini-Hochberg over all of them "
         f"(q = {q:g}), and places of the selected ones stand at q times the selected share. A place is used if an "
-        f"effect is so discovered and at least {epsilon:g} SD; no material use is found if two one-sided tests at 5 %, "
-        f"with their own Benjamini-Hochberg, put both edits within ±{epsilon:g} SD; with fewer than "
-        f"{groups} groups a class or {100 * coverage:.0f} % matched rows nothing is concluded. Here the property's "
-        f"smallest adjusted p is {result.family_p:.3g}; the rarest class has {plural(result.least_groups, 'group')}."
+        f"effect is so discovered and at least {epsilon:g} SD; no material use is found if tests of equivalence at "
+        f"5 %, with their own Benjamini-Hochberg, put both edits within ±{epsilon:g} SD along the natural contrast and "
+        "their whole effects below it. A claim has to stand in most of the ways to deal out the rows that fit, and in "
+        f"none the opposite; with fewer than {groups} effective groups a class or {100 * coverage:.0f} % matched rows "
+        f"nothing is concluded. Here the property's smallest adjusted p is {result.family_p:.3g}; the rarest class has "
+        f"{plural(round(result.least_groups), 'effective group')}."
     )
 
 

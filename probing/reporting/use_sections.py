@@ -78,7 +78,7 @@ def _rows_said(use: Use) -> str:
     return (
         f"{result.model or 'The model'}: {plural(result.n_rows, 'row')} ({100 * result.coverage:.0f} % of those with "
         f"the property), {matched}, in {plural(result.n_strata, 'stratum').replace('stratums', 'strata')}; "
-        f"at least {plural(result.least_groups, 'group')} a class.{left_out}{calibration}"
+        f"at least {plural(round(result.least_groups), 'effective group')} a class.{left_out}{calibration}"
     )
 
 
@@ -126,7 +126,7 @@ def _verdicts(use: Use, *, whole: bool) -> Markup:
 def _verdict(verdict: Verdict) -> Markup:
     """Place, verdict, what decided, the numbers, what the flags mean, and last what would overturn it."""
     sentences = [verdict.reason, _gate_said(verdict), *_flag_sentences(verdict), _edits_said(verdict)]
-    parts = [el("strong", None, f"{verdict.place}: {verdict.word}."), " ", " ".join(filter(None, sentences)), " "]
+    parts = [el("strong", None, f"{verdict.place}: {verdict.text}."), " ", " ".join(filter(None, sentences)), " "]
     css = _BOX.get(verdict.word.coarse, "verdict")
     return el("p", {"class": css}, *parts, el("em", None, verdict.overturned_by))
 

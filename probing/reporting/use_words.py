@@ -9,10 +9,11 @@ from probing.verdict import Verdict, Word
 SHORT = {
     Word.NOT_DECODABLE: "not decodable", Word.NOT_TESTED: "not tested", Word.INCONCLUSIVE: "inconclusive",
     Word.USED_SUBSPACE: "used (subspace)", Word.USED_SITE: "used (site)", Word.NO_MATERIAL_USE: "no material use",
+    Word.NOT_ALONE: "not alone, used together",
 }  # fmt: skip
 MARKS = {
-    Word.USED_SUBSPACE: "disc", Word.USED_SITE: "diamond", Word.NO_MATERIAL_USE: "square", Word.INCONCLUSIVE: "cross",
-    Word.NOT_DECODABLE: "dash", Word.NOT_TESTED: "ring",
+    Word.USED_SUBSPACE: "disc", Word.USED_SITE: "diamond", Word.NO_MATERIAL_USE: "square", Word.NOT_ALONE: "triangle",
+    Word.INCONCLUSIVE: "cross", Word.NOT_DECODABLE: "dash", Word.NOT_TESTED: "ring",
 }  # fmt: skip
 
 
@@ -68,6 +69,11 @@ def _off_contrast(cell: UseCell) -> str:
     return f"the output moves by {moved:.2f} SD, but not along the natural difference"
 
 
+def _differing(cell: UseCell) -> str:
+    moved = max(cell.subspace.es_u, cell.whole.es_u)
+    return f"the output moves by {moved:.2f} SD, which is not seen in the mean over all rows"
+
+
 def _off_distribution(cell: UseCell) -> str:
     return f"{100 * cell.off_distribution:.0f} % of the swapped states lie outside 99 % of the clean ones"
 
@@ -96,6 +102,7 @@ def _site_effect(cell: UseCell) -> str:
 
 _MEANING = {
     "norm-mediated": _norm_mediated, "exceeds site": _exceeds_site, "off-contrast": _off_contrast,
+    "differs between strata": _differing, "differs between pairs of classes": _differing,
     "off-distribution": _off_distribution, "incomplete edit": _incomplete, "redundant": _redundant,
     "weak behaviour": _weak, "non-zero": _non_zero, "site effect": _site_effect,
 }  # fmt: skip

@@ -1,0 +1,82 @@
+"""Tally: sums of effects over three rotations of the folds, with the influence values of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.intervening.clusters import Clusters
+from probing.intervening.contrasts import Sides
+from probing.intervening.natural import Natural
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Tally:
+    """Sums over rotations of one kind of edit at one place; n rows of the experiment.
+
+    Attributes:
+        tau, total, spread, size: by rotation: τ, T, s_c, C.
+        influence, through_c, of_total: `(n,)` summed influence values: of τ with the contrast held, what the contrast
+            adds, of T.
+        u, u_influences: U by rotation, and its influence values `(n,)` with m° held.
+        kl, flips: by rotation, of logits: mean KL(clean ‖ edited), share of other most probable answers.
+        alike: by rotation, τ of states of rows of the same value, which is taken off.
+        changes: by rotation, `(n, V)` of the edited rows.
+        slopes: by rotation, derivatives of τ in the shift, `(n', D)` of sampled rows with these sides.
+        rows: edited in all.
+        clusters: what depends on what.
+        exchanged: whether the influence of measured rows counts with the set that they exchanged states in.
+    """
+
+    clusters: Clusters
+    tau: list[float] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
+    spread: list[float] = field(default_factory=list)
+    size: list[float] = field(default_factory=list)
+    u: list[float] = field(default_factory=list)
+    u_influences: list[Floats] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    flips: list[float] = field(default_factory=list)
+    alike: list[float] = field(default_factory=list)
+    changes: list[Floats] = field(default_factory=list)
+    slopes: list[tuple[Sides, Floats]] = field(default_factory=list)
+    rows: int = 0
+    exchanged: bool = False
+
+    def __post_init__(self) -> None:
+        n = len(self.clusters.groups)
+        self.influence, self.through_c, self.of_total = (np.zeros(n) for _ in range(3))
+
+    def add(self, natural: Natural, changes: Floats, *, through_edit: tuple[Ints, Floats] | None = None) -> None:
+        """One rotation: τ of these changes, and what the rows that the edit was fitted on add."""
+        along = natural.along(changes)
+        value = float(natural.weights.weights @ along)
+        self.tau.append(value)
+        self.rows += len(changes)
+        self.changes.append(changes)
+        self.influence[natural.f3] += natural.weights.centred(along)
+        if through_edit is not None:
+            self.influence[through_edit[0]] += through_edit[1]
+        self.through_c[natural.f2] += natural.through_contrast(changes, value)
+        total, of_total = natural.total
+        self.total.append(total)
+        self.of_total += of_total
+        self.spread.append(natural.spread)
+        self.size.append(natural.size)
+
+    def add_u(
+        self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
+    ) -> None:
+        """One rotation: U of these changes against the expected ones."""
+        along = np.einsum("nv,nv->n", changes, expected)
+        self.u.append(float(natural.weights.weights @ along))
+        influence = np.zeros_like(self.influence)
+        influence[natural.f3] += natural.weights.centred(along)
+        if through_edit is not None:
+            influence[through_edit[0]] += through_edit[1]
+        self.u_influences.append(influence)
