@@ -152,8 +152,11 @@ class Decodability:
         passes: whether a linear or an MLP probe recovers it.
         accuracy: held out (R² of real values).
         information: share of the label's entropy that the better probe recovers.
-        p: one-sided.
+        p: one-sided, adjusted for all tests of the gate.
         source: where this was decided.
+        prior: accuracy of naming the commonest class always (0 for R²); None: an older record.
+        accuracy_low, accuracy_high: interval of the accuracy at the level of its test in the gate: wherever it lies
+            above the prior, the gate is passed.
     """
 
     passes: bool
@@ -161,6 +164,9 @@ class Decodability:
     information: float
     p: float
     source: str = "cross-fitted linear and MLP probes"
+    prior: float | None = None
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
 
 
 @dataclass(frozen=True)

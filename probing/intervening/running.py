@@ -149,7 +149,9 @@ def _adjusted(measured: Sequence[Measured], seed: int) -> list[list[float]]:
 
 def _decodability(bench: Bench, place: Place) -> Decodability:
     found = decoded(bench.experiment, bench.at(place).states, seed=bench.seed)
-    return Decodability(found.passes, found.accuracy, max(found.linear or 0.0, found.mlp or 0.0), found.p)
+    read = found.better
+    return Decodability(found.passes, read.accuracy, max(0.0, read.information), found.p, prior=read.prior,
+                        accuracy_low=read.accuracy_low, accuracy_high=read.accuracy_high)  # fmt: skip
 
 
 def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) -> UseCell:
