@@ -21,11 +21,11 @@ def turning_used(edit: EditEffect, by: str, level: float, criteria: Criteria) ->
         level: of adjusted p.
         criteria: ε, and how many deals must agree.
     """
+    if by == "U":
+        return None
     claims = _claims(edit, level, criteria)
-    opposite = claims.count("bounded")
-    same = len(claims) - opposite if by == "U" else claims.count("used")
     what = f"an effect of at least {criteria.epsilon} SD"
-    return _turning(len(claims), same, opposite, what, "bounded below it", criteria)
+    return _turning(len(claims), claims.count("used"), claims.count("bounded"), what, "bounded below it", criteria)
 
 
 def turning_bounded(cell: UseCell, level: float, criteria: Criteria) -> tuple[Word, str] | None:

@@ -64,17 +64,17 @@ class Shares:
         return np.asarray(1 / np.sqrt(np.maximum(own, 1e-6)))[self.of_row]
 
     def df(self, weights: Floats) -> float:
-        """Satterthwaite's degrees of freedom of the variance of Σ weight · mean over cells, errors of whole groups.
+        """Degrees of freedom of Σ weight · mean over cells, of as many groups each as are effective there.
+
+        Satterthwaite's over cells. (Over groups, by the fourth powers of their shares as in Bell and McCaffrey, errors
+        of few large groups are overstated: `scripts/bench_verdicts.py corrections`.)
 
         Args:
             weights: `(cells,)`.
         """
-        squared = self.share**2
-        fourth = np.bincount(self.cell, squared**2, self.n_cells)
         used = (self.squares > 0) & (weights > 0)
-        own = np.maximum(self.squares[used] ** 2 / fourth[used] - 1, 0.5)
+        own = np.maximum(1 / self.squares[used] - 1, 0.5)
         variance = weights[used] ** 2 * self.squares[used]
         by_cell = variance.sum() ** 2 / (variance**2 / own).sum()
-        of_group = np.bincount(self.group, weights[self.cell] ** 2 * squared)
-        by_group = of_group.sum() ** 2 / (of_group**2).sum() - 1
-        return float(max(1.0, min(by_cell, by_group)))
+        of_group = np.bincount(self.group, (weights / weights[used].sum())[self.cell] * self.share)
+        return float(max(1.0, min(by_cell, 1 / (of_group**2).sum() - 1)))

@@ -116,14 +116,20 @@ def allotted(sizes: Ints, rng: np.random.Generator) -> Ints:
     np.fill_diagonal(wanted, 0.0)
     counts = 2 * np.floor(wanted / 2).astype(np.int64)
     left = sizes - counts.sum(1)
-    upper = np.stack(np.triu_indices(len(sizes), 1), axis=1)[rng.permutation(len(sizes) * (len(sizes) - 1) // 2)]
-    # A pair of classes is given two more with the chance that its remainder is, so that rare ones are not starved.
-    chance = (wanted - counts)[upper[:, 0], upper[:, 1]] / 2
-    order = np.argsort(-(chance - rng.random(len(chance))), kind="stable")
-    for a, b in upper[order].tolist():
-        if left[a] >= 2 and left[b] >= 2:
+    # What is left goes, two rows at a time, from the class that has most of it to the one it lacks most of; by chance
+    # between those that lack alike, so that pairs of rare classes are not starved.
+    open_ = left >= 2
+    while open_.sum() > 1:
+        a = int(np.argmax(np.where(open_, left / sizes, -1.0)))
+        lacking = np.where(open_, (wanted[a] - counts[a]) / 2 + rng.random(len(sizes)), -np.inf)
+        lacking[a] = -np.inf
+        b = int(lacking.argmax())
+        if lacking[b] > 0:
             counts[[a, b], [b, a]] += 2
             left[[a, b]] -= 2
+            open_ &= left >= 2
+        else:
+            open_[a] = False  # it has had its share of all others
     return counts
 
 
