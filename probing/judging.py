@@ -89,7 +89,7 @@ def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria)
     return Verdict(
         task=result.task, behaviour=result.behaviour, model=result.model, site=cell.site, position=cell.position,
         word=word, flags=flags, reason=reason, overturned_by=_OVERTURNED[word], decodability=gate,
-        evidence=cell, coverage=result.coverage, n_rows=result.n_rows,
+        evidence=cell, coverage=result.coverage, n_rows=result.n_rows, epsilon=criteria.epsilon,
     )  # fmt: skip
 
 

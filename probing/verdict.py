@@ -64,6 +64,7 @@ class Verdict:
         overturned_by: what would change it.
         decodability, evidence: the numbers; None: not measured.
         coverage, n_rows: of the experiment.
+        epsilon: smallest effect of interest that was asked for, in SDs.
     """
 
     task: str
@@ -79,6 +80,7 @@ class Verdict:
     evidence: UseCell | None
     coverage: float | None = None
     n_rows: int | None = None
+    epsilon: float = Criteria.epsilon
 
     def __post_init__(self) -> None:
         claims = (Word.USED_SITE, Word.USED_SUBSPACE, Word.NO_MATERIAL_USE, Word.NOT_ALONE)

@@ -94,17 +94,21 @@ def _row(verdict: Verdict, letters: dict[str, str], width: int) -> list[str]:
 
 
 def _doses(group: Sequence[Verdict]) -> Table:
-    """Of each place: how complete the swap is, its effect by dose, and the smallest effect that would be found."""
+    """Of each place: how complete the swap is, its effect by dose, the smallest effect that would be found, and what
+    states of the same value do, which an interchange is told less of.
+    """
     cells = [verdict.evidence for verdict in group if verdict.evidence is not None]
     doses = sorted({dose for cell in cells for dose, _ in cell.dose_curve} | {cell.dose for cell in cells})
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
     table.add_column("swap by dose", overflow="fold", min_width=6)
-    for name in (*(f"{dose:g}" for dose in doses), "complete", "MDE"):
+    has_alike = any(cell.whole.alike is not None for cell in cells)
+    for name in (*(f"{dose:g}" for dose in doses), "complete", "MDE", *(["same value"] if has_alike else [])):
         table.add_column(name, justify="right", no_wrap=True, min_width=4)
     for cell in cells:
         by_dose = {cell.dose: cell.subspace.es} | dict(cell.dose_curve)
         effects = [_at(by_dose.get(dose), is_taken=dose == cell.dose) for dose in doses]
-        table.add_row(*map(Text, (cell.place, *effects, decimal(cell.completeness, 2), decimal(_mde(cell), 2))))
+        alike = [decimal(cell.whole.alike, 2)] if has_alike else []
+        table.add_row(*map(Text, (cell.place, *effects, decimal(cell.completeness, 2), decimal(_mde(cell), 2), *alike)))
     return table
 
 
@@ -171,8 +175,16 @@ def _notes(group: Sequence[Verdict], width: int) -> str:
     notes += [] if width >= _WIDE else ["± half the 95 % interval"]
     if any(verdict.word is Word.USED_SITE for verdict in group):
         notes.append("† of interchange of whole states")
-    notes += ["mediated: share of the natural difference", "p: adjusted over edits, statistics and places"]
+    notes += [
+        "mediated: share of the natural difference",
+        f"used: at least {_epsilon(group):g} SD",
+        "p: adjusted over edits, statistics and places",
+    ]
     return "; ".join(notes)
+
+
+def _epsilon(group: Sequence[Verdict]) -> float:
+    return next((verdict.epsilon for verdict in group), 0.1)
 
 
 def _flag_lines(group: Sequence[Verdict], letters: dict[str, str]) -> list[str]:
@@ -193,4 +205,5 @@ def _undecided(group: Sequence[Verdict]) -> list[str]:
         if verdict.word is Word.INCONCLUSIVE:
             why = verdict.reason.removeprefix("Inconclusive: ").split(" (smallest detectable")[0].rstrip(".")
             reasons.setdefault(why, []).append(verdict.place)
-    return [f"inconclusive at {', '.join(places)}: {reason}" for reason, places in reasons.items()]
+    together = [f"{verdict.place}: {verdict.text}" for verdict in group if verdict.word is Word.NOT_ALONE]
+    return [*(f"inconclusive at {', '.join(places)}: {reason}" for reason, places in reasons.items()), *together]
