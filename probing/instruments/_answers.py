@@ -72,6 +72,6 @@ def _sentence(twin: Twin, apart: float) -> str:
     times = f"{math.exp(apart):,.0f}" if apart < math.log(1e6) else f"10^{apart / math.log(10):.0f}"
     differs = "with a space before it" if len(twin.twin_text) > len(twin.text) else "without the space before it"
     return (
-        f"the answer {visible(twin.text)} is hardly what the model says here: {visible(twin.twin_text)}, the same "
+        f"the answer '{visible(twin.text)}' is hardly what the model says here: '{visible(twin.twin_text)}', the same "
         f"{differs}, is {times} times as likely; spaces in answers count, so write it as it follows the text"
     )
