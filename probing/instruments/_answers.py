@@ -55,7 +55,13 @@ class TwinWatch:
         self._rows = 0
 
     def see(self, outputs: Outputs) -> None:
-        """Take the logits `(B, V)` of B rows in: their differences are those of log-probabilities."""
+        """Take the logits `(B, V)` of B rows in: their differences are those of log-probabilities.
+
+        A piece that the tokenizer has and the model gives no logit of is no twin.
+        """
+        if not self._rows:
+            self._twins = tuple(twin for twin in self._twins if twin.twin < outputs.values.shape[-1])
+            self._sums = np.zeros(len(self._twins))
         if self._twins:
             ids = [[twin.piece for twin in self._twins], [twin.twin for twin in self._twins]]
             own, other = (outputs.values[:, one].double() for one in ids)
