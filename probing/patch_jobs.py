@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from probing.intervening.prompt_pairs import PairPatching
     from probing.language_model import LanguageModel
     from probing.patching_result import PatchingResult
+    from probing.use_result import Answers
 
 
 class RunningModel(Job):
@@ -115,6 +116,8 @@ class Ablated:
 
     found: tuple[AblationResult, ...]
     files: tuple[Path, ...]
+    answers: Answers = ()
+    doubts: tuple[str, ...] = ()
 
 
 class AblateJob(CorpusOptions, RunningModel):
@@ -152,7 +155,7 @@ class AblateJob(CorpusOptions, RunningModel):
         for part in self.parts:
             with import_module("probing.progress").steps_bar(part, "parts", None, None if progress else False) as bar:
                 found.append(module.ablate(instrument, kind=part, by=self.by, advance=bar))
-        return Ablated(tuple(found), tuple(self._write(found)))
+        return Ablated(tuple(found), tuple(self._write(found)), instrument.answers, instrument.doubts)
 
     def _write(self, found: Sequence[AblationResult]) -> list[Path]:
         folder, written = Path(self.to), []

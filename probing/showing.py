@@ -112,7 +112,11 @@ def finish_ablate(job: Any, quiet: bool, as_json: bool) -> None:
         else:
             tables.print_ablation(one, Console())
             typer.echo()
+    warn(run.doubts)
     if not as_json:
+        if run.answers:
+            said = import_module("probing.use_result").answers_said(run.answers, ids=True)
+            typer.echo(f"Answers as measured: {said}.")
         _print_files(run.files)
 
 

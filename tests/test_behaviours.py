@@ -260,5 +260,7 @@ def test_an_answer_whose_twin_is_far_likelier_is_doubtful(answers: str, wrong: l
         watch = TwinWatch(tokenizer, pieces)
         for outputs in batches(logits):
             watch.see(outputs)
-        assert [doubt.split("answer ")[1].split(" is ")[0] for doubt in watch.doubts()] == list(map(visible, expected))
+        assert [doubt.split("answer ")[1].split(" is ")[0] for doubt in watch.doubts()] == [
+            f"'{visible(text)}'" for text in expected
+        ]
     assert len(twins_of(block_tokenizer(), (((1, " is"),),))) == 1

@@ -404,5 +404,5 @@ def test_a_far_likelier_twin_is_seen_in_the_clean_run() -> None:
             final.bias.copy_(kept[0])
             head.weight.copy_(kept[1])
     (doubt,) = found.doubts
-    assert doubt.startswith("the answer t is hardly what the model says here: ␣t, the same with a space before it")
+    assert doubt.startswith("the answer 't' is hardly what the model says here: '␣t', the same with a space before it")
     assert right.doubts == ()

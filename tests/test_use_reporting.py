@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 from collections import Counter
@@ -282,6 +283,13 @@ def test_patching_is_kept_beside_and_drawn(tmp_path: Path, run: UseRun) -> None:
     (found,) = read_patching(tmp_path).values()
     np.testing.assert_array_equal(found.effect, a_patching().effect)
     assert (found.sites, found.positions, found.n_pairs) == (("resid.0", "resid.1"), ("subject", "end"), 12)
+    with_answers = replace(a_patching(), answers=(((3, " is"), (4, " was")), ((5, "are"),)))
+    write_patching({"<tense>": a_patching(), "b": with_answers}, tmp_path / "other")
+    told = json.loads((tmp_path / "other" / "patching.json").read_text())
+    assert [one.answers for one in read_patching(tmp_path / "other").values()] == [(), with_answers.answers]
+    del told["<tense>"]["answers"]  # as files were written before answers were recorded
+    (tmp_path / "other" / "patching.json").write_text(json.dumps(told))
+    assert [one.answers for one in read_patching(tmp_path / "other").values()] == [(), with_answers.answers]
     write_use_run(run, tmp_path)
     content = reporting.report(tmp_path).read_text()
     assert "<tense>" not in content
@@ -296,7 +304,9 @@ def test_patching_is_kept_beside_and_drawn(tmp_path: Path, run: UseRun) -> None:
     ["", "[]", '{"a": {}}', '{"a": 1, "a": 2}', '{"a": {"sites": ["s"], "positions": ["p"], "effect": [[1], [2]], '
      '"normalised": [[1]], "n_pairs": 1, "method": "m"}}', '{"a": {"sites": [1], "positions": ["p"], "effect": [[1]], '
      '"normalised": [[1]], "n_pairs": 1, "method": "m"}}', '{"a": {"sites": ["s"], "positions": ["p"], "effect": '
-     '[["x"]], "normalised": [[1]], "n_pairs": 1, "method": "m"}}'],
+     '[["x"]], "normalised": [[1]], "n_pairs": 1, "method": "m"}}',
+     *('{"a": {"sites": ["s"], "positions": ["p"], "effect": [[1]], "normalised": [[1]], "n_pairs": 1, "method": "m", '
+       f'"answers": {answers}}}}}' for answers in ("1", "[1]", "[[1]]", '[[["x", 1]]]', '[[[1, "x", 2]]]'))],
 )  # fmt: skip
 def test_patching_that_is_not_ours_is_refused_by_type(tmp_path: Path, text: str) -> None:
     (tmp_path / "patching.json").write_text(text)

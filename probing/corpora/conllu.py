@@ -134,6 +134,7 @@ def _sentences(text: str, source: str) -> Iterator[_Sentence]:
             continue
         if current.tokens:
             _refuse("a comment inside a sentence", "comments before the first word", line, source, number)
+        # White space around a comment's key and value is layout: the format allows none at the ends of a text.
         key, equals, value = (part.strip() for part in line[1:].partition("="))
         if key in ("newdoc", "newdoc id"):
             n_documents += 1

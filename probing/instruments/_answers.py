@@ -55,7 +55,13 @@ class TwinWatch:
         self._rows = 0
 
     def see(self, outputs: Outputs) -> None:
-        """Take the logits `(B, V)` of B rows in: their differences are those of log-probabilities."""
+        """Take the logits `(B, V)` of B rows in: their differences are those of log-probabilities.
+
+        A piece that the tokenizer has and the model gives no logit of is no twin.
+        """
+        if not self._rows:
+            self._twins = tuple(twin for twin in self._twins if twin.twin < outputs.values.shape[-1])
+            self._sums = np.zeros(len(self._twins))
         if self._twins:
             ids = [[twin.piece for twin in self._twins], [twin.twin for twin in self._twins]]
             own, other = (outputs.values[:, one].double() for one in ids)
@@ -72,6 +78,6 @@ def _sentence(twin: Twin, apart: float) -> str:
     times = f"{math.exp(apart):,.0f}" if apart < math.log(1e6) else f"10^{apart / math.log(10):.0f}"
     differs = "with a space before it" if len(twin.twin_text) > len(twin.text) else "without the space before it"
     return (
-        f"the answer {visible(twin.text)} is hardly what the model says here: {visible(twin.twin_text)}, the same "
+        f"the answer '{visible(twin.text)}' is hardly what the model says here: '{visible(twin.twin_text)}', the same "
         f"{differs}, is {times} times as likely; spaces in answers count, so write it as it follows the text"
     )

@@ -81,6 +81,7 @@ def _label_set(value: Label) -> tuple[str, ...] | None:
             found = None
         if isinstance(found, list) and all(isinstance(name, str) for name in found):
             return tuple(sorted(set(found)))
+    # White space around a stroke is layout, as in `a | b`; names that have some are given as a JSON list.
     return tuple(sorted({name.strip() for name in text.split("|")} - {""}))
 
 
