@@ -237,7 +237,7 @@ def test_a_verdict_that_other_deals_of_the_rows_contradict_is_none() -> None:
 
 
 def foreign(seed: int, *, read: bool = False, n: int = 2400) -> tuple[ArrayInstrument, Property]:
-    """The output differs by the property, which this place does not carry on; any foreign state shrinks it by a half."""
+    """The output differs by the property, which is not read here; any foreign state shrinks the difference by half."""
     rng = np.random.default_rng(seed)
     z = rng.integers(0, 2, n)
     h = rng.standard_normal((n, 24)).astype(np.float32)
@@ -299,8 +299,10 @@ def test_outputs_of_one_dimension_have_nothing_off_the_contrast() -> None:
 def test_an_effect_that_is_shown_and_straddles_the_smallest_of_interest_is_said_to_be_shown() -> None:
     made = sample(2, gain=0.2, n=900)
     result = measure_property(made.instrument, made.prop, options=QUICK)
-    edit = dataclasses.replace(result.cells[0].whole, es=0.093, es_low=0.080, es_high=0.107, p_adjusted=5e-5, u_p_adjusted=1.0,
-                               equivalence_p=0.4, es_u=0.093, deals=())  # fmt: skip
+    edit = dataclasses.replace(
+        result.cells[0].whole, es=0.093, es_low=0.080, es_high=0.107, p_adjusted=5e-5, u_p_adjusted=1.0,
+        equivalence_p=0.4, es_u=0.093, deals=(),
+    )  # fmt: skip
     cell = dataclasses.replace(result.cells[0], subspace=edit, whole=edit, completeness=1.0)
     (verdict,) = judge([dataclasses.replace(result, cells=(cell,), family_p=5e-5)])
     assert verdict.word is Word.INCONCLUSIVE

@@ -2,8 +2,8 @@
 
 Each fold is predicted from the other two by a linear probe, and where that fails by an MLP. A probe passes by its
 information (its log odds agree with the labels, and are worth 1 % of what there is to know, in which a rare class
-cannot hide), or by its accuracy alone. The four tests share the level of 5 %, and the interval of the accuracy is the test of
-the accuracy turned round: one that lies above the prior always passes.
+cannot hide), or by its accuracy alone. The four tests share the level of 5 %, and the interval of the accuracy is the
+test of the accuracy turned round: one that lies above the prior always passes.
 """
 
 from __future__ import annotations

@@ -151,8 +151,8 @@ def _edits_said(verdict: Verdict) -> str:
     mediated = "" if told or edit.mf is None else f"; mediated fraction {_mf(edit)}"
     alike = "" if cell.whole.alike is None else f" (less {decimal(cell.whole.alike, 2)} of states of the same value)"
     return (
-        f"Swap {_es(cell.subspace)} SD, whole state {_es(cell.whole)} SD{alike}{mediated}; smallest effect found with 80 % "
-        f"probability {decimal(edit.mde, 2)} SD. {_doses_said(cell)}"
+        f"Swap {_es(cell.subspace)} SD, whole state {_es(cell.whole)} SD{alike}{mediated}; smallest effect found with "
+        f"80 % probability {decimal(edit.mde, 2)} SD. {_doses_said(cell)}"
     )
 
 
