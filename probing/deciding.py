@@ -30,8 +30,9 @@ def turning_used(edit: EditEffect, by: str, level: float, criteria: Criteria) ->
 
 def turning_bounded(cell: UseCell, level: float, criteria: Criteria) -> tuple[Word, str] | None:
     """Inconclusive, where other deals of the fitting rows do not bound the effects of both edits; None: they do."""
-    both = list(zip(*(_claims(edit, level, criteria) for edit in (cell.subspace, cell.whole)), strict=True))
-    same, opposite = sum(pair == ("bounded",) * 2 for pair in both), sum("used" in pair for pair in both)
+    edits = [edit for edit in (cell.subspace, cell.whole) if edit.deals]
+    both = list(zip(*(_claims(edit, level, criteria) for edit in edits), strict=True))
+    same, opposite = sum(set(claims) == {"bounded"} for claims in both), sum("used" in claims for claims in both)
     what = f"both effects below {criteria.epsilon} SD"
     return _turning(len(both), same, opposite, what, "shown to reach it", criteria)
 

@@ -31,7 +31,7 @@ from scripts._bench_use import Planted, planted
 from tests.use_samples import sample
 
 QUICK = UseOptions(curve=False, details=False, null=False)
-SEEDS = 200
+SEEDS = 100
 
 
 def verdict_of(p: Planted, seed: int, options: UseOptions = QUICK) -> tuple[UseResult, Verdict]:

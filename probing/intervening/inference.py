@@ -98,6 +98,11 @@ class Effect:
         return self.cells == 1 and self.spread >= (1 - 1e-6) * self.y_spread
 
     @property
+    def is_flat(self) -> bool:
+        """Whether the output has one dimension, in which derivatives along one contrast tell those along any other."""
+        return self.spread >= (1 - 1e-6) * self.y_spread
+
+    @property
     def hold(self) -> float:
         """What share of an effect along the true contrast is seen along the fitted one, sqrt(T / C); at most 1.
 

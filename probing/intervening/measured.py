@@ -47,7 +47,7 @@ def recorded(m: Measured, p: Sequence[float], options: UseOptions, measured: Seq
     exceeds = np.sign(m.subspace.tau.value or 1.0) * difference - ndtri(0.95) * error
     return UseCell(
         site=m.place.site, position=m.place.position,
-        subspace=_edit_effect(m.subspace, p[0], p[1], options, [deal[0] for deal in m.deals]),
+        subspace=_edit_effect(m.subspace, p[0], p[1], options, [deal[0] for deal in m.deals if m.subspace.is_flat]),
         whole=_edit_effect(m.whole, p[2], p[3], options, [deal[1] for deal in m.deals]),
         joint=None if m.joint is None else _edit_effect(m.joint, p[4], p[5], options),
         together_with=_others(m, measured), joint_over_largest=_over_largest(m, measured, options),
