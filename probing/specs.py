@@ -15,6 +15,7 @@ from probing.corpus import Corpus
 from probing.design import Kind
 from probing.errors import BadParameter, UnknownName, unknown_name
 from probing.probes._presets import has_preset, preset
+from probing.text_forms import composed
 
 _PRESET = "preset"
 _USE = {"real": "ridge", "classes": "linear"}
@@ -36,6 +37,8 @@ def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
     """
     name, _, text = spec.strip().partition(":")
     member = _member(folder, name, kind)
+    if folder != "behaviours":  # names of columns are kept composed, what a model answers is kept as it is
+        text = composed(text)
     if folder == "tasks":
         return member(text)
     given = _parsed(member, name, text)
@@ -50,7 +53,7 @@ def build_task(spec: str, corpus: Corpus) -> Task:
     Raises:
         UnknownName: no such task, with the nearest name; if it is a column of the corpus, with `column:NAME`.
     """
-    name = spec.strip()
+    name = composed(spec.strip())
     columns = corpus.column_names()
     nearest = difflib.get_close_matches(name, columns, n=1, cutoff=0.8)
     known, head = registry.names("tasks"), name.partition(":")[0]
@@ -67,7 +70,7 @@ def normalised(folder: str, spec: str) -> str:
     """The recipe in canonical form: the parameters given, in the order of the member's own, values as parsed."""
     name, _, text = spec.strip().partition(":")
     if folder == "tasks":
-        return spec.strip()
+        return composed(spec.strip())
     member = _member(folder, name, None)
     return _joined(name, [(key, value) for key, value in _in_order(member, _parsed(member, name, text))])
 
