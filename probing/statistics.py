@@ -162,15 +162,17 @@ def replicates(samples: NDArray[np.float64], *, clusters: Clusters | int, seed: 
 
     the mean squares of a two-way table of the scores, holds the variance of draws, of seeds, and of the rows as far as
     it differs from draw to draw. What is left is the variance of rows that all draws and seeds have in common:
-    C = S/(S − 1) · (bootstrap variance of the mean − B of the bootstrap deviations). Replicates are the bootstrap ones
-    scaled to variance C, plus a normal deviate of variance B. Their quantile of t is Cochran's: the mean of those on
-    S − 1, m − 1 and k − 1 degrees of freedom, weighted by the variances; it is exact where one part is all there is,
-    and a little wide between. (Satterthwaite's degrees of freedom are too many for three draws: 91 % instead of 95 %.)
-    With one draw or one seed that component is unknown and left out: the interval then speaks of that draw or seed
-    alone.
+    C = c · (bootstrap variance of the mean − B of the bootstrap deviations), with c = S/(S − 1), or what uneven clusters
+    need (`Clusters`). Replicates are the bootstrap ones scaled to variance C, plus a normal deviate of variance B. Their
+    quantile of t is q² = z² + Σ r² (t² − z²), with r each part's share of the variance and t on its own degrees of
+    freedom (of the clusters, m − 1 and k − 1). It is exact where one part is all there is, and agrees with Welch's
+    first-order term between: 94 to 96 % of intervals cover from three draws on, whatever the shares. (The mean of the
+    quantiles, Cochran's, covers 97 %; Satterthwaite's degrees of freedom, 92 %.) With one draw or one seed that
+    component is unknown and left out: the interval then speaks of that draw or seed alone.
 
     References:
-        Cochran 1964, Approximate significance levels of the Behrens-Fisher test, Biometrics 20(1).
+        Welch 1947, The generalization of Student's problem when several different population variances are involved,
+        Biometrika 34(1/2).
     """
     known_as = Clusters.alike(clusters) if isinstance(clusters, int) else clusters
     overall: NDArray[np.float64] = samples.mean((0, 1))
@@ -185,7 +187,7 @@ def replicates(samples: NDArray[np.float64], *, clusters: Clusters | int, seed: 
     common = max(0.0, by_rows - float(own.mean())) * known_as.inflation
     scale = math.sqrt(common / by_rows) if by_rows > 0 else 1.0
     noise = np.random.default_rng(seed).standard_normal(len(overall)) * math.sqrt(float(between[0]))
-    df = _freedom([(common, known_as.df), *parts])
+    df = _freedom([(common, known_as.df), *parts], common + float(between[0]))
     return Replicates(centre + scale * (overall - centre) + noise, df)
 
 
@@ -204,13 +206,14 @@ def _between(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[tupl
     return larger + np.maximum(0.0, smaller - rest), [*parts, (float(rest.mean()), (m - 1) * (k - 1))]
 
 
-def _freedom(parts: Sequence[tuple[float, float]]) -> float:
-    """Degrees of freedom at which the 97.5 % quantile of t is the parts' mean quantile, weighted by their variances."""
+def _freedom(parts: Sequence[tuple[float, float]], total: float) -> float:
+    """Degrees of freedom at which the 97.5 % quantile of t is that of a sum of these parts of a variance."""
     known = [(part, df) for part, df in parts if part > 0 and df > 0]
-    total = sum(part for part, _ in known)
     if not known:
         return math.inf
-    quantile = sum(part * _t_quantile((1 + LEVEL) / 2, df) for part, df in known) / total
+    z = float(ndtri((1 + LEVEL) / 2))
+    square = z * z + sum((part / total) ** 2 * (_t_quantile((1 + LEVEL) / 2, df) ** 2 - z * z) for part, df in known)
+    quantile = math.sqrt(square)
     # The inverse of t in its degrees of freedom is not defined at the normal limit.
     few = min(df for _, df in known)
     if len(known) == 1:
