@@ -11,7 +11,7 @@ from typing import Any
 
 from probing import registry
 from probing.errors import BadParameter, CorpusError, unknown_name
-from probing.grouping import Ints, first_crossing, random_splits, units_of
+from probing.grouping import Ints, first_crossing, random_splits, unit_names, units_of
 from probing.heads import depths
 from probing.sources import SPLITS, Source, parts_of, split_order
 from probing.text_forms import composed, named
@@ -145,9 +145,8 @@ class Corpus:
 
         Args:
             source: suffixes are those of the readers in `corpora/`.
-            options: `split_seed`, another seed for that random split; `group`, the sentence column whose values are
-                one group each: what `document` is otherwise; the rest are options of the format's reader, e.g.
-                `text="sentence"` for tables.
+            options: `split_seed`, another seed for that random split; `group`, the column whose values are one group
+                each, in place of documents; the rest are options of the format's reader, e.g. `text="sentence"`.
 
         Raises:
             CorpusError: a file that is missing, malformed or empty, with file and line; a document in two splits.
@@ -162,9 +161,8 @@ class Corpus:
         corpus = joined(read, ", ".join(part.path for part in parts))
         corpus = corpus if group is None else corpus.grouped_by(str(group))
         if len(parts) == 1 and not parts[0].split and corpus.splits == ("train",):
-            return (
-                corpus if seed is None and len(set(corpus.units.tolist())) < 3 else corpus.with_random_split(seed or 0)
-            )
+            too_few = seed is None and len(set(corpus.unit_names)) < 3
+            return corpus if too_few else corpus.with_random_split(seed or 0)
         if seed is not None:
             raise BadParameter(
                 "split_seed is for one file without splits of its own", found=", ".join(corpus.splits),
@@ -177,6 +175,11 @@ class Corpus:
     def units(self) -> Ints:
         """`(E,)` codes of what never parts, in splits, folds and resampling: a group, and all copies of one input."""
         return units_of(self.examples)
+
+    @cached_property
+    def unit_names(self) -> list[str]:
+        """The unit of every example by name."""
+        return unit_names(self.examples, self.units)
 
     def grouped_by(self, column: str) -> Corpus:
         """The corpus whose groups are the values of a sentence column; an example without a value stands alone.
@@ -231,8 +234,7 @@ class Corpus:
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits present, `train`, `dev`, `test` first."""
-        present = {example.split for example in self.examples}
-        return tuple(sorted(present, key=split_order))
+        return tuple(sorted({example.split for example in self.examples}, key=split_order))
 
     def column_names(self) -> dict[str, str]:
         """Every label column with its level: `word` or `sentence`."""

@@ -64,10 +64,16 @@ def group_keys(examples: Sequence[Member]) -> list[tuple[bool, str]]:
 
 
 def unit_names(examples: Sequence[Member], units: Ints) -> list[str]:
-    """The unit of every example by name: the first, in sorted order, of the groups in it."""
+    """The unit of every example by name: the first, in sorted order, of the groups in it; every unit has its own."""
     found: dict[int, str] = {}
     for example, unit in zip(examples, units.tolist(), strict=True):
         found[unit] = min(found.get(unit, example.group), example.group)
+    taken: set[str] = set()
+    for unit, name in found.items():
+        while name in taken:  # a document and an example's id may be called alike
+            name += "'"
+        taken.add(name)
+        found[unit] = name
     return [found[unit] for unit in units.tolist()]
 
 

@@ -162,13 +162,13 @@ def replicates(samples: NDArray[np.float64], *, clusters: Clusters | int, seed: 
 
     the mean squares of a two-way table of the scores, holds the variance of draws, of seeds, and of the rows as far as
     it differs from draw to draw. What is left is the variance of rows that all draws and seeds have in common:
-    C = c · (bootstrap variance of the mean − B of the bootstrap deviations), with c = S/(S − 1), or what uneven clusters
-    need (`Clusters`). Replicates are the bootstrap ones scaled to variance C, plus a normal deviate of variance B. Their
-    quantile of t is q² = z² + Σ r² (t² − z²), with r each part's share of the variance and t on its own degrees of
-    freedom (of the clusters, m − 1 and k − 1). It is exact where one part is all there is, and agrees with Welch's
-    first-order term between: 94 to 96 % of intervals cover from three draws on, whatever the shares. (The mean of the
-    quantiles, Cochran's, covers 97 %; Satterthwaite's degrees of freedom, 92 %.) With one draw or one seed that
-    component is unknown and left out: the interval then speaks of that draw or seed alone.
+    C = c · (bootstrap variance of the mean − B of the bootstrap deviations), with c = S/(S − 1), or what uneven
+    clusters need (`Clusters`). Replicates are the bootstrap ones scaled to variance C, plus a normal deviate of
+    variance B. Their quantile of t is q² = z² + Σ r² (t² − z²), with r each part's share of the variance and t on its
+    own degrees of freedom (of the clusters, m − 1 and k − 1). It is exact where one part is all there is, and agrees
+    with Welch's first-order term between: 94 to 96 % of intervals cover from three draws on, whatever the shares. (The
+    mean of the quantiles, Cochran's, covers 97 %; Satterthwaite's degrees of freedom, 92 %.) With one draw or one seed
+    that component is unknown and left out: the interval then speaks of that draw or seed alone.
 
     References:
         Welch 1947, The generalization of Student's problem when several different population variances are involved,
