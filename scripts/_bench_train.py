@@ -312,7 +312,7 @@ def coverage(populations: int, count: int) -> Iterator[str]:
 
 
 def run(short: bool = False, only: str = "") -> None:
-    """Print both tables, or `only` one of `nulls` and `coverage`: `short` shows that they can be made, and little more."""
+    """Print both tables, or `only` one, `nulls` or `coverage`; `short` shows that they can be made, and little more."""
     registry._entry_points = cache(registry._entry_points)  # asked for thousands of times here, a third of all the time
     made = {
         "nulls": false_claims(12 if short else 200),

@@ -85,7 +85,7 @@ def test_given_splits_that_share_inputs_warn_and_are_judged_on_the_other_rows() 
     best = results.best()
     whole, fresh = best.measure("accuracy"), best.judged("accuracy")
     assert fresh.split == "test_new" and fresh.score.n < whole.score.n
-    assert whole.score.value > 0.65 > fresh.score.value
+    assert whole.score.value > 0.62 and fresh.score.value < 0.55
     assert judged(best, fresh).status == "not shown to be decodable"
     frame = results.long()
     assert set(frame[frame.split == "test"].status.dropna()) == set()
