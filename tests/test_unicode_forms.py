@@ -46,7 +46,8 @@ def test_names_of_columns_groups_spans_and_keys_are_found_however_they_are_typed
             assert build("controls", f"keyed:key={typed}").key == COMPOSED
     made = Example("a", "x y", spans={DECOMPOSED: (0, 1)}, columns={DECOMPOSED: DECOMPOSED}, document=DECOMPOSED)
     assert set(made.spans) == set(made.columns) == {COMPOSED}
-    assert (made.columns[COMPOSED] == made.document == COMPOSED and made.recomposed == (DECOMPOSED,)) or made.recomposed
+    assert made.columns[COMPOSED] == made.document == COMPOSED
+    assert made.recomposed == (COMPOSED,)
 
 
 def test_one_field_in_two_forms_is_refused(tmp_path: Path) -> None:
@@ -60,4 +61,5 @@ def test_the_text_itself_and_what_a_model_answers_stay_as_they_are(tmp_path: Pat
     (tmp_path / "t.csv").write_text(f"text,label\ncaf{DECOMPOSED} noir,a\n", encoding="utf-8")
     (one,) = Corpus.read(tmp_path / "t.csv").examples
     assert one.text == f"caf{DECOMPOSED} noir"
-    assert DECOMPOSED in build("behaviours", f"next_token:answers={DECOMPOSED}|e").answers[0]
+    answers = build("behaviours", f"next_token:answers={DECOMPOSED}|e").answers
+    assert any(DECOMPOSED in answer for answer in answers)
