@@ -58,8 +58,8 @@ class Example:
         # Spans and labels repeat: kept once, 100,000 annotated sentences take a third of the memory.
         columns, word_columns = self.columns or {}, self.word_columns or {}
         if not self.recomposed:
-            changed = [name for name, label in columns.items() if _is_decomposed(label)]
-            changed += [name for name, labels in word_columns.items() if any(map(_is_decomposed, labels))]
+            changed = [name for name, label in columns.items() if _are_decomposed((label,))]
+            changed += [name for name, labels in word_columns.items() if _are_decomposed(labels)]
             object.__setattr__(self, "recomposed", tuple(map(_interned, changed)))
         object.__setattr__(self, "words", tuple([_once(span) for span in self.words]))
         object.__setattr__(self, "columns", {_interned(key): _interned(label) for key, label in columns.items()})
@@ -104,18 +104,18 @@ def _once(span: tuple[int, int]) -> tuple[int, int]:
 def _compact(labels: Sequence[Label]) -> tuple[Label, ...]:
     if len(labels) < _LONGEST_SHARED and not any(label is not None for label in labels):
         return _UNLABELLED.setdefault(len(labels), (None,) * len(labels))
-    return tuple([sys.intern(composed(label)) if type(label) is str else label for label in labels])
+    form = composed if _are_decomposed(labels) else str
+    return tuple([sys.intern(form(label)) if type(label) is str else label for label in labels])
 
 
 def _interned(value: Any) -> Any:
-    if type(value) is not str:
-        return value
-    text = composed(value)
-    return sys.intern(text) if len(text) < _LONGEST_SHARED else text
+    text = composed(value) if type(value) is str else value
+    return sys.intern(text) if type(text) is str and len(text) < _LONGEST_SHARED else text
 
 
-def _is_decomposed(label: Label) -> bool:
-    return type(label) is str and composed(label) != label
+def _are_decomposed(labels: Sequence[Label]) -> bool:
+    texts = [label for label in labels if type(label) is str]
+    return not "".join(texts).isascii() and any(composed(text) != text for text in texts)
 
 
 @dataclass(frozen=True)

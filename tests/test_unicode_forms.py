@@ -61,5 +61,4 @@ def test_the_text_itself_and_what_a_model_answers_stay_as_they_are(tmp_path: Pat
     (tmp_path / "t.csv").write_text(f"text,label\ncaf{DECOMPOSED} noir,a\n", encoding="utf-8")
     (one,) = Corpus.read(tmp_path / "t.csv").examples
     assert one.text == f"caf{DECOMPOSED} noir"
-    answers = build("behaviours", f"next_token:answers={DECOMPOSED}|e").answers
-    assert any(DECOMPOSED in answer for answer in answers)
+    assert DECOMPOSED in build("behaviours", f"next_token:answers={DECOMPOSED}|e").answers
