@@ -233,6 +233,10 @@ class Control(ABC):
             DegenerateDesign: no key to draw by, or fewer than two classes left.
         """
 
+    def key_of(self, labels: Labels) -> str:
+        """The key it draws by; rows without a value of it are left out of the task. Empty: none."""
+        return ""
+
 
 class Measure(ABC):
     """A score that is a function of sums of per-row statistics, so that one bootstrap serves every measure."""

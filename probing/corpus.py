@@ -11,8 +11,10 @@ from typing import Any
 
 from probing import registry
 from probing.errors import BadParameter, CorpusError, unknown_name
-from probing.seeds import generator
+from probing.grouping import Ints, first_crossing, random_splits, unit_names, units_of
+from probing.heads import depths
 from probing.sources import SPLITS, Source, parts_of, split_order
+from probing.text_forms import composed, named
 
 __all__ = ["SPLITS", "Corpus", "Example", "Label", "joined"]
 
@@ -36,6 +38,8 @@ class Example:
         spans: half-open character spans by name, for rows at positions; a span that this text lacks is left out.
         messages: (role, content) of a chat that holds the text once, for prompts by a chat template; else empty.
         pairs: (word a, word b, label) triples by field name, words counted from 0.
+        recomposed: columns in which a label was in another Unicode form than the composed one (NFC), in which labels,
+            documents and the names of columns and spans are kept.
     """
 
     id: str
@@ -48,16 +52,22 @@ class Example:
     spans: Mapping[str, tuple[int, int]] = None  # type: ignore[assignment]
     messages: tuple[tuple[str, str], ...] = ()
     pairs: Mapping[str, tuple[tuple[int, int, Label], ...]] = None  # type: ignore[assignment]
+    recomposed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Spans and labels repeat: kept once, 100,000 annotated sentences take a third of the memory.
+        columns, word_columns = self.columns or {}, self.word_columns or {}
+        if not self.recomposed:
+            changed = [name for name, label in columns.items() if _are_decomposed((label,))]
+            changed += [name for name, labels in word_columns.items() if _are_decomposed(labels)]
+            object.__setattr__(self, "recomposed", tuple(map(_interned, changed)))
         object.__setattr__(self, "words", tuple([_once(span) for span in self.words]))
-        object.__setattr__(self, "columns", {_interned(key): _interned(x) for key, x in (self.columns or {}).items()})
-        columns = (self.word_columns or {}).items()
-        object.__setattr__(self, "word_columns", {_interned(key): _compact(labels) for key, labels in columns})
+        object.__setattr__(self, "columns", {_interned(key): _interned(label) for key, label in columns.items()})
+        object.__setattr__(self, "word_columns", {_interned(key): _compact(x) for key, x in word_columns.items()})
+        object.__setattr__(self, "document", named(self.document))
         for name in ("spans", "pairs"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, {})
+            given = getattr(self, name) or {}
+            object.__setattr__(self, name, {_interned(key): value for key, value in given.items()})
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -73,7 +83,7 @@ class Example:
         Raises:
             CorpusError: no column `head`, a head that is no word of the sentence, or heads in a circle.
         """
-        return _depths(self.word_columns.get("head", ()), self.id)
+        return depths(self.word_columns.get("head", ()), self.id)
 
     @property
     def group(self) -> str:
@@ -94,19 +104,33 @@ def _once(span: tuple[int, int]) -> tuple[int, int]:
 def _compact(labels: Sequence[Label]) -> tuple[Label, ...]:
     if len(labels) < _LONGEST_SHARED and not any(label is not None for label in labels):
         return _UNLABELLED.setdefault(len(labels), (None,) * len(labels))
-    return tuple([sys.intern(label) if type(label) is str else label for label in labels])
+    form = composed if _are_decomposed(labels) else str
+    return tuple([sys.intern(form(label)) if type(label) is str else label for label in labels])
 
 
 def _interned(value: Any) -> Any:
-    return sys.intern(value) if type(value) is str and len(value) < _LONGEST_SHARED else value
+    text = composed(value) if type(value) is str else value
+    return sys.intern(text) if type(text) is str and len(text) < _LONGEST_SHARED else text
+
+
+def _are_decomposed(labels: Sequence[Label]) -> bool:
+    texts = [label for label in labels if type(label) is str]
+    return not "".join(texts).isascii() and any(composed(text) != text for text in texts)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """An ordered sequence of examples; an example's ordinal is its position here."""
+    """An ordered sequence of examples; an example's ordinal is its position here.
+
+    Attributes:
+        examples: in order.
+        source: for messages.
+        unit: what `document` of the examples is called: `document`, or the column that was named as the group.
+    """
 
     examples: tuple[Example, ...]
     source: str = "memory"
+    unit: str = "document"
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -121,31 +145,62 @@ class Corpus:
 
         Args:
             source: suffixes are those of the readers in `corpora/`.
-            options: `split_seed`, another seed for that random split; the rest are options of the format's reader,
-                e.g. `text="sentence"` for tables.
+            options: `split_seed`, another seed for that random split; `group`, the column whose values are one group
+                each, in place of documents; the rest are options of the format's reader, e.g. `text="sentence"`.
 
         Raises:
             CorpusError: a file that is missing, malformed or empty, with file and line; a document in two splits.
-            BadParameter: an option the reader does not have.
+            BadParameter: an option the reader does not have, or a group that is a column of words.
+            UnknownName: no such column to group by.
         """
-        seed = _split_seed(options)
+        seed, group = _split_seed(options), options.get("group")
         parts = parts_of(source)
         readers = [registry.get("corpora", part.reader).MEMBER() for part in parts]
-        texts = {name: str(value) for name, value in options.items() if name != "split_seed"}
+        texts = {name: str(value) for name, value in options.items() if name not in ("split_seed", "group")}
         read = [reader.read(part.path, split=part.split, **texts) for reader, part in zip(readers, parts, strict=True)]
         corpus = joined(read, ", ".join(part.path for part in parts))
+        corpus = corpus if group is None else corpus.grouped_by(str(group))
         if len(parts) == 1 and not parts[0].split and corpus.splits == ("train",):
-            return corpus if seed is None and corpus._n_groups < 3 else corpus.with_random_split(seed or 0)
+            too_few = seed is None and len(set(corpus.unit_names)) < 3
+            return corpus if too_few else corpus.with_random_split(seed or 0)
         if seed is not None:
             raise BadParameter(
                 "split_seed is for one file without splits of its own", found=", ".join(corpus.splits),
                 where=corpus.source, next_step="leave split_seed out",
             )  # fmt: skip
-        return corpus._distinct(declared=not any(reader.numbers_documents_by_file for reader in readers))
+        numbered = group is None and any(reader.numbers_documents_by_file for reader in readers)
+        return corpus._distinct(declared=not numbered)
 
-    @property
-    def _n_groups(self) -> int:
-        return len({example.group for example in self.examples})
+    @cached_property
+    def units(self) -> Ints:
+        """`(E,)` codes of what never parts, in splits, folds and resampling: a group, and all copies of one input."""
+        return units_of(self.examples)
+
+    @cached_property
+    def unit_names(self) -> list[str]:
+        """The unit of every example by name."""
+        return unit_names(self.examples, self.units)
+
+    def grouped_by(self, column: str) -> Corpus:
+        """The corpus whose groups are the values of a sentence column; an example without a value stands alone.
+
+        Raises:
+            UnknownName: no such column, with the nearest one.
+            BadParameter: a column of words, or one without any value.
+        """
+        column = composed(column)
+        if self.level_of(column) != "sentence":
+            raise BadParameter(
+                f"{column} is a column of words", needed="a column of which every example has one value", found=column,
+                where=self.source, next_step="name a column of sentences as the group",
+            )  # fmt: skip
+        grouped = tuple(replace(e, document=named(e.columns.get(column))) for e in self.examples)
+        if all(e.document is None for e in grouped):
+            raise BadParameter(
+                f"the group {column} has no value in any row", needed="values that tell groups", found="none",
+                where=self.source, next_step="name another column, or leave the group out",
+            )  # fmt: skip
+        return replace(self, examples=grouped, unit=column)
 
     def _distinct(self, *, declared: bool) -> Corpus:
         """The same ids in two splits told apart by a prefix: unless `declared`, they only number within a file.
@@ -153,14 +208,15 @@ class Corpus:
         Raises:
             CorpusError: a declared document that occurs in two splits.
         """
-        document = _first_crossing((e.document, e.split) for e in self.examples if e.document is not None)
+        document = first_crossing((e.document, e.split) for e in self.examples if e.document is not None)
         if document and declared:
+            step = "read with document=none to let every example stand alone"
+            step = step if self.unit == "document" else f"leave the group {self.unit} out"
             raise CorpusError(
-                f"document {document[0]!r} is in two splits", needed="documents that stay in one split",
-                found=" and ".join(document[1:]), where=self.source,
-                next_step="correct the splits, or read with document=none to let every example stand alone",
+                f"{self.unit} {document[0]!r} is in two splits", needed=f"{self.unit}s that stay in one split",
+                found=" and ".join(document[1:]), where=self.source, next_step=f"correct the splits, or {step}",
             )  # fmt: skip
-        same_ids = _first_crossing((e.id, e.split) for e in self.examples)
+        same_ids = first_crossing((e.id, e.split) for e in self.examples)
         if not (document or same_ids):
             return self
         return replace(self, examples=tuple(_prefixed(e, document, same_ids) for e in self.examples))
@@ -178,8 +234,7 @@ class Corpus:
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits present, `train`, `dev`, `test` first."""
-        present = {example.split for example in self.examples}
-        return tuple(sorted(present, key=split_order))
+        return tuple(sorted({example.split for example in self.examples}, key=split_order))
 
     def column_names(self) -> dict[str, str]:
         """Every label column with its level: `word` or `sentence`."""
@@ -195,7 +250,7 @@ class Corpus:
         Raises:
             UnknownName: no such column, with the nearest one.
         """
-        levels = self.column_names()
+        levels, column = self.column_names(), composed(column)
         if column not in levels:
             raise unknown_name("column", column, levels, where=self.source)
         return levels[column]
@@ -205,7 +260,7 @@ class Corpus:
         return replace(self, examples=tuple(example for example in self.examples if keep(example)))
 
     def with_random_split(self, seed: int = 0, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Corpus:
-        """Assign train, dev and test by group at random: no group crosses splits.
+        """Assign train, dev and test at random, whole groups and all copies of one input together.
 
         Raises:
             BadParameter: fractions that are not three positive numbers summing to 1.
@@ -213,24 +268,21 @@ class Corpus:
         """
         if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
             raise BadParameter("split fractions must be three positive numbers that sum to 1", found=repr(fractions))
-        groups = sorted({example.group for example in self.examples})
-        if len(groups) < 3:
+        count = len(set(self.units.tolist()))
+        if count < 3:
             raise CorpusError(
-                "too few groups to split at random", needed="at least 3 sentences or documents",
-                found=str(len(groups)), where=self.source, next_step="give train=, dev= and test= files",
+                "too few groups to split at random", needed="at least 3 different sentences, or documents",
+                found=str(count), where=self.source, next_step="give train=, dev= and test= files",
             )  # fmt: skip
-        shuffled = [groups[i] for i in generator(seed, "split").permutation(len(groups))]
-        n_dev, n_test = (max(1, round(len(groups) * f)) for f in fractions[1:])
-        n_dev, n_test = min(n_dev, len(groups) - 2), min(n_test, max(1, len(groups) - n_dev - 1))
-        split_of = {
-            g: "test" if i < n_test else "dev" if i < n_test + n_dev else "train" for i, g in enumerate(shuffled)
-        }
-        return replace(self, examples=tuple(replace(e, split=split_of[e.group]) for e in self.examples))
+        splits = random_splits(self.examples, self.units, seed, fractions)
+        return replace(self, examples=tuple(replace(e, split=s) for e, s in zip(self.examples, splits, strict=True)))
 
 
 def joined(parts: Iterable[Corpus], source: str) -> Corpus:
     """One corpus from several, in the order given."""
-    return Corpus(tuple(example for part in parts for example in part.examples), source)
+    listed = list(parts)
+    unit = next((part.unit for part in listed if part.unit != "document"), "document")
+    return Corpus(tuple(example for part in listed for example in part.examples), source, unit)
 
 
 def _split_seed(options: Mapping[str, str | int]) -> int | None:
@@ -241,49 +293,8 @@ def _split_seed(options: Mapping[str, str | int]) -> int | None:
         raise BadParameter("split_seed is not a number", needed="an integer", found=repr(value)) from None
 
 
-def _first_crossing(pairs: Iterable[tuple[str, str]]) -> tuple[str, str, str] | None:
-    """The first name that occurs with two splits, and the two."""
-    home: dict[str, str] = {}
-    for name, split in pairs:
-        if home.setdefault(name, split) != split:
-            return name, home[name], split
-    return None
-
-
 def _prefixed(example: Example, document: object, same_ids: object) -> Example:
     name = f"{example.split}:{example.id}" if same_ids else example.id
     if document and example.document is not None:
         return replace(example, id=name, document=f"{example.split}:{example.document}")
     return replace(example, id=name)
-
-
-def _depths(heads: Sequence[Label], where: str) -> tuple[int | None, ...]:
-    known: dict[int, int | None] = {0: -1}
-    for word in range(1, len(heads) + 1):
-        path = []
-        while word not in known:
-            path.append(word)
-            known[word] = _WALKING
-            head = heads[word - 1]
-            if head is None:
-                word = path.pop()
-                known[word] = None
-                break
-            if not isinstance(head, int) or isinstance(head, bool) or not 0 <= head <= len(heads):
-                raise CorpusError(
-                    f"the head of word {word} is no word of the sentence", needed=f"an integer from 0 to {len(heads)}",
-                    found=repr(head), where=f"sentence {where}",
-                )  # fmt: skip
-            word = head
-        depth = known[word]
-        if depth == _WALKING:
-            raise CorpusError(
-                "heads form a circle, not a tree", needed="every word's heads lead to the root (head 0)",
-                found=f"word {word} is above itself", where=f"sentence {where}",
-            )  # fmt: skip
-        for step, below in enumerate(reversed(path), start=1):
-            known[below] = None if depth is None else depth + step
-    return tuple(known[word] for word in range(1, len(heads) + 1))
-
-
-_WALKING = -2

@@ -39,7 +39,11 @@ class TransferJob(CrossOptions):
     sources: Many = option(help="NAME=STORE_DIR (two or more)", flag="source")
     corpus: Many = option(help="NAME.SPLIT=FILE (repeat for every source and split), or NAME=FILE, or NAME=hub:DATASET")
     reader_options: Many = option([], help="option of the files' reader, for all sources", flag="reader-option")
-    cluster: Literal["sentence", "document"] = option("sentence", help="unit that is resampled for intervals")
+    group: str | None = option(None, help="column of all sources whose values are one group each (default: documents)")
+    cluster: Literal["auto", "sentence", "document"] = option(
+        "auto",
+        help="what is resampled: sentence, document (or group), auto: documents if the label is constant in them",
+    )
 
     def run(self) -> CrossResults:
         """Train what is not yet trained."""
@@ -64,7 +68,7 @@ class TransferJob(CrossOptions):
                 found="none", next_step="give the files its store was extracted from",
             )  # fmt: skip
         return {
-            name: CorpusOptions(corpus=given, reader_options=self.reader_options).read_corpus()
+            name: CorpusOptions(corpus=given, reader_options=self.reader_options, group=self.group).read_corpus()
             for name, given in files.items()
         }
 
@@ -73,13 +77,15 @@ class LeaveOneOutJob(CorpusOptions, CrossOptions):
     """Train on all groups but one and score on that one, in turn: leave_one_out.jsonl and leave_one_out.parquet."""
 
     store: str = Field(description="directory of the store", json_schema_extra={"argument": True})
-    group: str = option("document", help="document, or a sentence-level column of the corpus")
+    group: str = option("document", help="what is left out: document, or a sentence-level column of the corpus")
     least_rows: int = option(50, help="groups of fewer labelled rows are tested together")
 
     def run(self) -> CrossResults:
         """Train what is not yet trained."""
         return pb.leave_one_out(
-            self.store, self.read_corpus(), task=self.task, group=self.group, least_rows=self.least_rows,
+            self.store, CorpusOptions(
+                corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed
+            ).read_corpus(), task=self.task, group=self.group, least_rows=self.least_rows,
             probes=self.probes or None, measures=self.measures or None, seeds=self.seeds, root_seed=self.root_seed,
             sites=self.sites, rows=self.rows, to=self.to,
         )  # fmt: skip

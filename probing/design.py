@@ -14,6 +14,7 @@ from probing.errors import BadParameter
 Kind = Literal["classes", "real", "labels"]
 Reading = Literal["row", "mean", "ends", "pair", "difference", "product"]
 READINGS: tuple[Reading, ...] = ("row", "mean", "ends", "pair", "difference", "product")
+MISSING = -1  # code of a key that a row has no value of
 MOST_BYTES = 2 * 2**30  # of pairs laid out as one matrix
 
 
@@ -27,7 +28,7 @@ class Labels:
         y: `(N,)` int64 codes into `classes`, or float64 targets; of labels `(N, C)` int64, 1 for those a row has.
         classes: class names, sorted; empty for `real`.
         split: `(N,)` split names.
-        groups: `(N,)` int64 resampling clusters (ordinal of the sentence or document).
+        groups: `(N,)` int64 resampling clusters; all copies of an input are in one.
         example: `(N,)` int64 ordinal of the example in the corpus.
         word: `(N,)` int64 index of the word in its example, -1 for a sentence row; of spans the first word, of pairs
             word a.
@@ -35,6 +36,7 @@ class Labels:
         keys: named `(N,)` int64 codes, comparable across splits: `type` (surface form; absent for sentence rows),
             `lemma`, `document`, … for controls keyed on them. Of pairs, `type` is both forms, `first` and `second` one
             of them, and `offset` how far b comes after a, at most 20.
+            A row without a value has the code `MISSING`.
         key_names: for each key, the string of every code.
         excluded: rows left out, by reason.
         ceiling: for control labels, the accuracy on `test` that one who memorised every key of train reaches on
@@ -46,6 +48,9 @@ class Labels:
         other_word, other_row: `(N,)` int64 of spans the last word, of pairs word b, and its row; None elsewhere.
         choice: `(N,)` int64: rows of one number are alternatives, of which exactly one has y = 1; None: there are none.
         punctuation: `(N,)` bool of pairs, whether one of the two is punctuation (UPOS PUNCT); None: not known.
+        unit: what the clusters are: `sentence`, `document`, or the column that groups.
+        unit_reason: why, where it is not the sentence by default: `asked for`, or what of the label.
+        fresh: `(N,)` bool: the row's input does not occur in train (of rows of dev and test); None: of none it does.
     """
 
     task: str
@@ -68,6 +73,9 @@ class Labels:
     other_row: NDArray[np.int64] | None = None
     choice: NDArray[np.int64] | None = None
     punctuation: NDArray[np.bool_] | None = None
+    unit: str = "sentence"
+    unit_reason: str = ""
+    fresh: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -93,7 +101,7 @@ class Labels:
         return replace(
             self, y=self.y[rows], split=self.split[rows], groups=self.groups[rows], example=self.example[rows],
             word=self.word[rows], row=self.row[rows], keys={name: codes[rows] for name, codes in self.keys.items()},
-            seen=_taken(self.seen, rows), other_word=_taken(self.other_word, rows),
+            seen=_taken(self.seen, rows), fresh=_taken(self.fresh, rows), other_word=_taken(self.other_word, rows),
             other_row=_taken(self.other_row, rows), choice=_taken(self.choice, rows),
             punctuation=_taken(self.punctuation, rows),
         )  # fmt: skip

@@ -93,12 +93,13 @@ class CorpusOptions(Job):
         [], help="option of the file's reader, e.g. text=sentence, span.entity=COLUMN", flag="reader-option"
     )
     split_seed: int | None = option(None, help="seed of the random grouped split of a one-file corpus")
+    group: str | None = option(None, help="column whose values are one group each (default: that of documents)")
 
     def read_corpus(self, root: Path | None = None) -> Corpus:
         """The corpus; relative paths are taken from `root`."""
         options = dict(named_pairs(self.reader_options, "reader-option", "text=COLUMN"))
-        if self.split_seed is not None:
-            options["split_seed"] = str(self.split_seed)
+        options |= {} if self.group is None else {"group": self.group}
+        options |= {} if self.split_seed is None else {"split_seed": str(self.split_seed)}
         named = [entry for entry in self.corpus if "=" in entry and not entry.startswith("hub:")]
         if not named and len(self.corpus) == 1:
             return pb.Corpus.read(_rooted(self.corpus[0], root), **options)
@@ -240,7 +241,7 @@ class TrainOptions(Job):
     )
     root_seed: int = option(0, help="root of every random draw")
     sites: str = option("*", help="sites of the store to probe, with wildcards")
-    cluster: Literal["sentence", "document"] = option("sentence", help="unit that is resampled for intervals")
+    cluster: Literal["auto", "sentence", "document"] = option("auto", help="what is resampled (auto: as labels ask)")
     correction: Literal["holm", "bh"] = option("holm", help="adjustment of p: holm, or bh (Benjamini-Hochberg)")
     rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
     executor: str = option("inline", help="who fits: inline, processes or ray (see `probing list executors`)")
@@ -248,7 +249,6 @@ class TrainOptions(Job):
     threads: int | None = option(
         None, help="processor threads of each worker (default: as this process); equal numbers give equal bytes"
     )
-
     memory: int | None = option(None, help="MiB for the states of a site; linear and ridge stream what is more")
 
     def train(

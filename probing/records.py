@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from probing.errors import InputError, UnknownName
 from probing.multiplicity import Correction
+from probing.resampling import NEW
 from probing.statistics import ALPHA
 
 T = TypeVar("T")
@@ -68,8 +69,10 @@ class Gain:
         gain: score minus the baseline's (the reverse where lower is better).
         margin: what has to be exceeded.
         p: one-sided.
-        p_adjusted: adjusted over the sites, probes, baselines and tasks of one store, for this measure and split.
+        p_adjusted: adjusted over the sites, probes, baselines and tasks of one store, for this measure and split. Tasks
+            that are not done (another unit of them failed) are adjusted by themselves.
         correction: how: `holm` or `bh` (Benjamini-Hochberg).
+        family: how many tests it was adjusted over (None: not told).
         error, df: standard error of the gain, and its degrees of freedom.
         detectable: the smallest true gain that would have been shown to exceed the margin with 80 % probability, at
             the level that adjustment leaves to one test.
@@ -81,6 +84,7 @@ class Gain:
     p: float
     p_adjusted: float
     correction: Correction = "holm"
+    family: int | None = None
     error: float | None = None
     df: float | None = None
     detectable: float | None = None
@@ -110,7 +114,7 @@ class MeasureResult:
         return min(self.gains, key=lambda gain: gain.gain.value, default=None)
 
     @property
-    def is_decodable(self) -> bool | None:
+    def is_beyond(self) -> bool | None:
         """Whether the gain over the best baseline is shown to exceed its margin; None without a baseline."""
         least = self.least_gain
         return None if least is None else least.is_shown
@@ -122,7 +126,8 @@ class ProbeResult:
 
     Attributes:
         task, kind, site, probe: what was run; `probe` is the full recipe, e.g. `mlp:hidden=64`.
-        measures: on `dev` and `test`.
+        measures: on `dev` and `test`; where rows of these have an input that train has as well, also on the others
+            alone, as the splits `dev_new` and `test_new`: it is these that are judged.
         seed_count, draw_count, fit_count: seeds and draws asked for, and fits made (a deterministic probe gives
             every seed the same fit, made once).
         classes: class names; empty for regression.
@@ -130,6 +135,7 @@ class ProbeResult:
         converged: whether every fit met its tolerance.
         facts: data facts: rows per split, majority, entropy_bits, type_overlap, excluded, …
         provenance: store id, content id, corpus fingerprint, recipe, environment.
+        complete: whether all of its task was done when it was written.
     """
 
     task: str
@@ -145,6 +151,7 @@ class ProbeResult:
     converged: bool = True
     facts: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    complete: bool = True
 
     def measure(self, name: str, split: str = "test") -> MeasureResult:
         """One measure on one split.
@@ -157,6 +164,18 @@ class ProbeResult:
                 return result
         known = ", ".join(sorted({f"{r.measure} on {r.split}" for r in self.measures}))
         raise UnknownName(f"{name} on {split} was not scored", needed=f"one of: {known}", found=f"{name} on {split}")
+
+    def judged_split(self, split: str = "test") -> str:
+        """The rows of a split that are judged: those whose input train has not (`test_new`), where told apart."""
+        return split + NEW if any(found.split == split + NEW for found in self.measures) else split
+
+    def judged(self, name: str, split: str = "test") -> MeasureResult:
+        """One measure on the rows of a split that are judged.
+
+        Raises:
+            UnknownName: it was not scored.
+        """
+        return self.measure(name, self.judged_split(split))
 
     def rows(self) -> list[dict[str, Any]]:
         """Long-format rows: one per measure, split and control (one with empty control columns where there is none)."""
@@ -175,20 +194,20 @@ class ProbeResult:
             "store_id": self.provenance.get("store_id"), "model": self.provenance.get("model"),
             "provenance": json.dumps(self.provenance, sort_keys=True),
         }  # fmt: skip
-        more |= _gain_columns(result)
+        more |= _gain_columns(result) | {"complete": self.complete}
         return [head | columns | tail | more for columns in (map(_control_columns, result.comparisons or (None,)))]
 
 
 def _gain_columns(result: MeasureResult) -> dict[str, Any]:
-    """The gain over the best baseline, and the rule of decodability."""
+    """The gain over the best baseline."""
     least = result.least_gain
     if least is None:
-        return dict.fromkeys((*_GAIN_COLUMNS, "decodable"))
+        return dict.fromkeys(_GAIN_COLUMNS)
     values = (
         least.baseline, least.gain.value, least.gain.low, least.gain.high, least.margin, least.p, least.p_adjusted,
-        least.correction, least.detectable,
+        least.correction, least.family, least.detectable,
     )  # fmt: skip
-    return dict(zip(_GAIN_COLUMNS, values, strict=True)) | {"decodable": result.is_decodable}
+    return dict(zip(_GAIN_COLUMNS, values, strict=True))
 
 
 def _control_columns(comparison: Comparison | None) -> dict[str, Any]:
@@ -213,7 +232,7 @@ _CONTROL_COLUMNS = (
 )  # fmt: skip
 _GAIN_COLUMNS = (
     "baseline", "gain", "gain_low", "gain_high", "gain_margin", "gain_p", "gain_p_adjusted", "correction",
-    "gain_detectable",
+    "gain_family", "gain_detectable",
 )  # fmt: skip
 
 

@@ -197,7 +197,7 @@ def finish_cross(job: Any, quiet: bool, as_json: bool) -> None:
 def print_json(results: Any) -> None:
     typer.echo(import_module("probing.records").json_lines(results), nl=False)
     for task in import_module("probing.reporting.task_results").by_task(results):
-        sentences = import_module("probing.reporting.warnings").warnings_of(task.any.facts)
+        sentences = import_module("probing.reporting.warnings").warnings_of_task(task)
         warn([f"{task.title}: {sentence}" for sentence in sentences])
 
 

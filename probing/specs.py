@@ -19,6 +19,7 @@ from probing.corpus import Corpus
 from probing.design import Kind
 from probing.errors import BadParameter, ProbingError, UnknownName, unknown_name
 from probing.probes._presets import has_preset, preset
+from probing.text_forms import composed
 
 _PRESET = "preset"
 _USE = {"real": "ridge", "classes": "linear"}
@@ -40,6 +41,8 @@ def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
     """
     name, text = _name_and_values(spec)
     member = _member(folder, name, kind)
+    if folder != "behaviours":  # names of columns are kept composed, what a model answers is kept as it is
+        text = composed(text)
     if folder == "tasks":
         return member(text)
     given = _parsed(member, name, text)
@@ -71,7 +74,7 @@ def normalised(folder: str, spec: str) -> str:
     """The recipe in canonical form: the parameters given, in the order of the member's own, values as parsed."""
     name, text = _name_and_values(spec)
     if folder == "tasks":
-        return f"{name}:{text}" if ":" in spec else name
+        return composed(f"{name}:{text}" if ":" in spec else name)
     member = _member(folder, name, None)
     return _joined(name, [(key, value) for key, value in _in_order(member, _parsed(member, name, text))])
 

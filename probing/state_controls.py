@@ -127,3 +127,7 @@ class StateControl(ABC):
         Raises:
             BadParameter, UnknownSite, ProvenanceMismatch, DegenerateDesign: there are none, or not of these rows.
         """
+
+    def key_of(self, labels: Labels) -> str:
+        """The key its states are made of; rows without a value of it are left out of the task. Empty: none."""
+        return ""

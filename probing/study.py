@@ -58,6 +58,7 @@ class Study(Job):
     corpus: Files
     reader_options: Many = Field(default=[])
     split_seed: int | None = None
+    group: str | None = None
     extract: Annotated[list[ExtractOptions], BeforeValidator(lambda v: v if isinstance(v, list) else [v])]
     train: Annotated[list[StudyTrain], BeforeValidator(lambda v: v if isinstance(v, list) else [v])]
     use: Annotated[list[StudyUse], BeforeValidator(lambda v: v if isinstance(v, list) else [v])] = Field(default=[])
@@ -87,7 +88,7 @@ class Study(Job):
         """
         out = self.folder(to)
         corpus = CorpusOptions(
-            corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed
+            corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed, group=self.group
         ).read_corpus(self.root)
         stores: Stores = {}
         for options in self.extract:

@@ -29,10 +29,10 @@ MEMBERS = (
 )
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
-    {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files"},
+    {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files", "text_forms"},
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics",
-        "multiplicity", "sources",
+        "multiplicity", "sources", "grouping", "heads", "criterion",
         "work", "failures", "foreign", "analysis", "resampling", "use_result", "use_run", "verdict",
         "patching_result",
     },

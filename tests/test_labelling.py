@@ -13,7 +13,8 @@ import pytest
 from probing import registry
 from probing.corpus import SPLITS, Corpus, Example
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
-from probing.training.labelling import facts, label_rows
+from probing.training.labelling import label_rows
+from probing.training.row_facts import facts
 from tests.conftest import real_data
 
 
@@ -78,6 +79,7 @@ def test_sentence_tasks_have_texts_and_label_columns_as_keys() -> None:
 
 def test_clusters_are_sentences_or_documents() -> None:
     source = Corpus(tuple(replace(e, document=f"{e.split}{i // 6}") for i, e in enumerate(corpus().examples)))
+    source = Corpus(tuple(replace(e, text=f"{e.text} {i}") for i, e in enumerate(source.examples)))
     assert len(np.unique(label(source).groups)) == 12
     assert len(np.unique(label(source, cluster="document").groups)) == 6
     assert len(label(source).key_names["document"]) == 6
@@ -152,7 +154,8 @@ def test_facts_are_json_and_say_what_was_planted() -> None:
     found = facts(label(source), source)
     assert json.loads(json.dumps(found)) == found
     assert found["rows"] == {"train": 10, "dev": 10, "test": 10}
-    assert found["sentences"] == {"train": 4, "dev": 4, "test": 4}
+    assert found["sentences"] == {"train": 1, "dev": 1, "test": 1}  # one text, four times each
+    assert found["shared_inputs"]["test"] == {"rows": 10, "texts": 1, "new_rows": 0, "new_sentences": 0}
     assert found["majority"] == pytest.approx(0.4)
     assert found["entropy_bits"] == pytest.approx(-(2 * 0.4 * np.log2(0.4) + 0.2 * np.log2(0.2)))
     assert found["type_overlap"] == 1.0

@@ -7,6 +7,7 @@ import pytest
 from scipy.linalg import qr
 from scipy.stats import norm
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.neighbors import NearestCentroid
 
 from probing.errors import BadParameter, DegenerateDesign
 from probing.probes.linear import LinearProbe
@@ -119,3 +120,38 @@ def test_bad_options_and_one_class_are_refused():
         MassMeanProbe(whitened=True, shrinkage=1.5).fit(X, y)
     with pytest.raises(DegenerateDesign, match="one class"):
         MassMeanProbe().fit(X, np.zeros(len(y)))
+
+
+def skewed(n=1500, seed=0):
+    """Four classes of unlike size and scale, off the origin: fitted intercepts leave the midpoints far behind."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice(4, n, p=[0.7, 0.2, 0.07, 0.03])
+    X = rng.normal(size=(4, 12))[y] + rng.normal(size=(n, 12)) * [1, 1, 3, 1, 1, 1, 1, 0.2, 1, 1, 1, 1] + 7
+    return X.astype(np.float32), y
+
+
+def test_midpoint_intercepts_give_the_class_of_the_nearest_mean():
+    (X, y), (X_test, _) = skewed(), skewed(seed=1)
+    theirs = NearestCentroid().fit(X, y).predict(X_test)
+    ours = MassMeanProbe(intercept="midpoint").fit(X, y)
+    assert (ours.predict(X_test) == theirs).mean() > 0.999
+    assert (MassMeanProbe().fit(X, y).predict(X_test) == theirs).mean() < 0.9
+    assert ours.temperature_ > 0 and ours.converged_
+
+
+def test_whitened_midpoint_intercepts_give_the_mean_that_is_nearest_by_mahalanobis_distance():
+    (X, y), (X_test, _) = skewed(), skewed(seed=1)
+    X, X_test = X.astype(np.float64), X_test.astype(np.float64)
+    means = np.stack([X[y == k].mean(0) for k in range(4)])
+    within = X - means[y]
+    inverse = np.linalg.inv(within.T @ within / len(X))
+    away = X_test[:, None] - means
+    nearest = np.einsum("nkd,de,nke->nk", away, inverse, away).argmin(1)
+    ours = MassMeanProbe(whitened=True, shrinkage=0.0, intercept="midpoint").fit(X, y).predict(X_test)
+    assert (ours == nearest).mean() > 0.999
+
+
+def test_an_unknown_intercept_is_refused_with_the_nearest():
+    X, y = skewed(n=100)
+    with pytest.raises(BadParameter, match="did you mean 'midpoint'"):
+        MassMeanProbe(intercept="midpont").fit(X, y)

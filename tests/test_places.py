@@ -19,8 +19,9 @@ from probing.errors import BadParameter, CorpusError, DegenerateDesign, NonFinit
 from probing.extraction import extract
 from probing.probes.linear import LinearProbe
 from probing.training import train
-from probing.training.labelling import facts, label_rows
+from probing.training.labelling import label_rows
 from probing.training.pooling import with_rows
+from probing.training.row_facts import facts
 from probing.training.states import rows_read
 from tests.tiny_models import language_model, spans
 from tests.training_samples import MemoryStore, word_rows

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.corpus import SPLITS
-from probing.design import Labels
+from probing.design import MISSING, Labels
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
 
 LEAST_SEEN = 0.1  # of test rows: with fewer that a probe can have met, a control's score is chance whatever the probe
@@ -40,6 +40,7 @@ def drawn_by_key(labels: Labels, key: str, *, name: str, draw: int, seed: int) -
             found=f"task {labels.task}", next_step="use the control edge",
         )  # fmt: skip
     codes = _codes_of(labels, key)
+    refuse_missing_key(codes, key, f"task {labels.task}")
     train = labels.rows("train")
     present = np.unique(codes)
     names = labels.key_names[key]
@@ -97,6 +98,19 @@ def refuse_label_as_key(labels: Labels, key: str) -> None:
         )  # fmt: skip
 
 
+def refuse_missing_key(codes: NDArray[np.int64], key: str, where: str) -> None:
+    """Stop at rows without a value of the key: they would all share one. `train` leaves such rows out before.
+
+    Raises:
+        DegenerateDesign: with how many.
+    """
+    if (codes == MISSING).any():
+        raise DegenerateDesign(
+            f"rows without a {key}", needed=f"a {key} of every row", found=f"{int((codes == MISSING).sum()):,} without",
+            where=where, next_step="leave these rows out of the labels first, as `train` does",
+        )  # fmt: skip
+
+
 def refuse_rare_key(labels: Labels, key: str) -> None:
     """Stop at a key by which there is nothing to memorise.
 
@@ -119,12 +133,14 @@ def _other_keys(labels: Labels) -> str:
 def seen_share(labels: Labels, key: str) -> float:
     """Share of the test rows whose key occurs in train; 1 where there are no test rows."""
     codes, test = labels.keys[key], labels.rows("test")
-    return float(np.isin(codes[test], codes[labels.rows("train")]).mean()) if len(test) else 1.0
+    met = np.isin(codes[test], codes[labels.rows("train")]) & (codes[test] != MISSING)
+    return float(met.mean()) if len(test) else 1.0
 
 
 def _is_label(labels: Labels, key: str) -> bool:
     """Whether every value of the key goes with one label, and every label with one value."""
-    codes, targets = labels.keys[key], labels.codes
+    has = labels.keys[key] != MISSING
+    codes, targets = labels.keys[key][has], labels.codes[has]
     pairs = np.unique(np.stack([codes, targets], axis=1), axis=0)
     return len(pairs) == len(np.unique(codes)) == len(np.unique(targets))
 

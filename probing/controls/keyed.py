@@ -9,6 +9,7 @@ from probing.contracts import Control
 from probing.controls._draws import check_draws, drawn_by_key, refuse_label_as_key, refuse_rare_key
 from probing.design import Labels
 from probing.errors import DegenerateDesign
+from probing.text_forms import composed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +46,15 @@ class KeyedControl(Control):
                 "the keyed control needs a key to draw by", needed="a column of the corpus that rows share",
                 found="no keys", where=f"task {labels.task}", next_step="add a column, e.g. the template's name",
             )  # fmt: skip
-        key = self.key or ("type" if "type" in labels.keys else "text")
+        key = self.key_of(labels)
         refuse_label_as_key(labels, key)
         made = drawn_by_key(labels, key, name=f"keyed:key={key}", draw=draw, seed=seed)
         refuse_rare_key(labels, key)
         return made
+
+    def key_of(self, labels: Labels) -> str:
+        """The field that it draws by, in the rows of these labels."""
+        return composed(self.key) or ("type" if "type" in labels.keys else "text")
 
 
 MEMBER = KeyedControl

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.controls._draws import check_draws, refuse_label_as_key, refuse_rare_key, usable_keys
+from probing.controls._draws import check_draws, refuse_label_as_key, refuse_missing_key, refuse_rare_key, usable_keys
 from probing.design import Labels
 from probing.errors import DegenerateDesign, unknown_name
 from probing.state_controls import Ints, Probed, StateControl, StateSource, StateTable
@@ -40,6 +40,10 @@ class RandomStatesControl(StateControl):
     def __post_init__(self) -> None:
         check_draws(self.draws)
 
+    def key_of(self, labels: Labels) -> str:
+        """What has one vector."""
+        return self.key
+
     def source(self, probed: Probed) -> RandomStates:
         """Vectors for the keys of the labelled rows.
 
@@ -58,6 +62,7 @@ class RandomStatesControl(StateControl):
             )  # fmt: skip
         if self.key not in labels.keys:
             raise unknown_name("key of random_states", self.key, usable_keys(labels), where=f"rows of {labels.task}")
+        refuse_missing_key(labels.keys[self.key], self.key, f"task {labels.task}")
         if self.key != "type":
             refuse_label_as_key(labels, self.key)
         refuse_rare_key(labels, self.key)

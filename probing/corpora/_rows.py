@@ -7,6 +7,7 @@
 * Labels: a list field as long as the words in more than half of the rows is a word column (and must be in every row);
   a field of single values is a sentence column; one of [a, b, label] triples in more than half of the rows holds pairs
   of words, counted from 0; other fields (nested, lists of other lengths) are left out.
+* Labels and names of fields and spans are kept in Unicode's composed form (NFC); the text stays as it is.
 * `id`, `document` or `group`, and `split` are the example's id, document and split; options `id=`, `document=` and
   `split_column=` name others, and `none` switches one off, as it does `spans` and `messages`.
 * Spans: the field `spans`, a mapping of names to [start, end] or to a substring that occurs once (null: this row has
@@ -16,11 +17,8 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +26,12 @@ from probing.corpora._messages import are_messages, last_of_user, messages_of
 from probing.corpora._pairs import are_pairs, pairs_of
 from probing.corpora._spans import OPTION, span_fields, spans_of
 from probing.corpora._text import check_options
+from probing.corpora._values import is_scalar, label_of, string_of, with_composed_names
 from probing.corpora._words import split_words
 from probing.corpus import Corpus, Example, Label
 from probing.errors import CorpusError, unknown_name
 from probing.sources import split_name
+from probing.text_forms import composed
 
 _OFF = "none"
 _DEFAULTS = {
@@ -61,7 +61,7 @@ class Roles:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as read, with the place of each for messages. They are gone through thrice: no need to hold all."""
+    """Rows as read, with the place of each for messages. They are gone through four times: no need to hold all."""
 
     values: Collection[Mapping[str, Any]]
     places: Sequence[str]
@@ -91,14 +91,14 @@ class _Field:
             self.triples += are_pairs(value)
             self.has_words |= all(isinstance(item, str) for item in value)
             self.has_messages |= are_messages(value)
-            self.is_plain &= all(_is_scalar(item) for item in value)
+            self.is_plain &= all(is_scalar(item) for item in value)
             return
         is_string = isinstance(value, str)
         self.has_string |= is_string
         self.is_string &= is_string
         self.has_mapping |= isinstance(value, dict)
         self.has_scalar = True
-        self.is_plain &= _is_scalar(value)
+        self.is_plain &= is_scalar(value)
 
     @property
     def level(self) -> str:
@@ -129,7 +129,7 @@ def row_options(options: Mapping[str, str], reader: str, more: Sequence[str] = (
     """
     own = [name for name in options if name in ROW_OPTIONS or name.startswith(OPTION)]
     check_options([name for name in options if name not in own], (*ROW_OPTIONS, f"{OPTION}NAME", *more), reader)
-    return {name: options[name] for name in own}
+    return {name: composed(options[name]) for name in own}
 
 
 def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> Corpus:
@@ -145,6 +145,7 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
     """
     if not rows.values:
         raise CorpusError("the corpus is empty", needed="at least one row", found="none", where=rows.source)
+    rows = replace(rows, values=with_composed_names(rows.values, rows.source))
     known = _fields(rows)
     roles = _roles(known, options, rows.source)
     located = span_fields(options, list(known), rows.source)
@@ -157,19 +158,24 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
     examples = []
     for index, (row, place) in enumerate(zip(rows.values, rows.places, strict=True)):
         text, words = _text_and_words(row, roles, place)
-        columns = {name: _label(row.get(name)) for name, level in kinds.items() if level == "sentence"}
+        columns = {name: label_of(row.get(name)) for name, level in kinds.items() if level == "sentence"}
         word_columns = {
             name: _word_labels(row.get(name), len(words), name, place)
             for name, level in kinds.items()
             if level == "word"
         }
-        identity = _string(row.get(roles.id)) or f"{Path(rows.source).stem}:{index + 1}"
-        document, own_split = _string(row.get(roles.document)), _split(row, roles, split, place)
+        identity = string_of(row.get(roles.id)) or f"{Path(rows.source).stem}:{index + 1}"
+        document, own_split = string_of(row.get(roles.document)), _split(row, roles, split, place)
         spans = spans_of(row, roles.spans, located, text, place)
         chat = messages_of(row, roles.messages, place)
         pairs = pairs_of(row, [name for name, level in kinds.items() if level == "pair"], len(words), place)
         examples.append(Example(identity, text, words, columns, word_columns, document, own_split, spans, chat, pairs))
-    return Corpus(tuple(examples), rows.source)
+    return Corpus(tuple(examples), rows.source, _unit(roles.document))
+
+
+def _unit(column: str) -> str:
+    """What the documents are called."""
+    return "document" if column.lower() in ("", *_DEFAULTS["document"]) else column
 
 
 def _roles(known: Mapping[str, _Field], options: Mapping[str, str], source: str) -> Roles:
@@ -253,11 +259,11 @@ def _word_labels(value: Any, n_words: int, name: str, place: str) -> tuple[Label
             f"column {name!r} does not fit the words", needed=f"{n_words} values, one per word",
             found=f"{len(value)}", where=place,
         )  # fmt: skip
-    return tuple([_label(item) for item in value])
+    return tuple([label_of(item) for item in value])
 
 
 def _split(row: Mapping[str, Any], roles: Roles, split: str, place: str) -> str:
-    own = _string(row.get(roles.split_column))
+    own = string_of(row.get(roles.split_column))
     if not roles.split_column or own is None:
         return split or "train"
     if split and split_name(own) != split:
@@ -267,27 +273,6 @@ def _split(row: Mapping[str, Any], roles: Roles, split: str, place: str) -> str:
             next_step="give the file alone, so that its own column splits it, or read with split_column=none",
         )  # fmt: skip
     return split_name(own)
-
-
-def _is_scalar(value: Any) -> bool:
-    return value is None or isinstance(
-        value, str | int | float | datetime.date | datetime.time | datetime.timedelta | decimal.Decimal
-    )
-
-
-def _label(value: Any) -> Label:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    return float(value) if isinstance(value, decimal.Decimal) else str(value)
-
-
-def _string(value: Any) -> str | None:
-    label = _label(value)
-    if isinstance(label, float) and label.is_integer():
-        label = int(label)
-    return None if label is None or label == "" else str(label)
 
 
 def _check_unicode(text: str, place: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from probing.errors import BadParameter, CorpusError, unknown_name
+from probing.text_forms import composed
 
 OPTION = "span."
 _NAME = re.compile(r"[A-Za-z_]\w*")
@@ -23,7 +24,7 @@ def span_fields(options: Mapping[str, str], names: Sequence[str], source: str) -
     for option, value in options.items():
         if not option.startswith(OPTION):
             continue
-        name = option.removeprefix(OPTION)
+        name = composed(option.removeprefix(OPTION))
         columns = (value,) if value in names else tuple(value.split(":"))
         if not _NAME.fullmatch(name) or len(columns) > 2:
             raise BadParameter(
@@ -58,7 +59,7 @@ def spans_of(
             f"{field} is no mapping of names to spans", needed='{"NAME": [start, end]}', found=repr(mapping)[:80],
             where=place, next_step=f"correct it, or read with {field}=none",
         )  # fmt: skip
-    given: dict[str, Any] = dict(mapping or {})
+    given: dict[str, Any] = {composed(name): value for name, value in (mapping or {}).items()}
     for name, columns in fields.items():
         values = [row.get(column) for column in columns]
         given[name] = None if None in values else values[0] if len(values) == 1 else values

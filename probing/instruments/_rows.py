@@ -29,7 +29,7 @@ class TextRows:
         ordinal: `(N,)` which of the corpus.
         word: `(N,)` which word of the example; -1 where rows are examples.
         pieces: N arrays of pieces by position.
-        groups, types: `(N,)` codes of documents, and of word types or texts.
+        groups, types: `(N,)` codes of documents (or groups; copies of a text are in one), and of word types or texts.
         labels: `(N,)` labels by column.
         excluded: rows left out, by reason.
     """
@@ -141,7 +141,7 @@ def _kept(
     return TextRows(
         encoded=tuple(encoded[e] for e in used), example=within.astype(np.int64).reshape(-1),
         ordinal=ordinals[example], word=word.astype(np.int64), pieces=pieces,
-        groups=_coded([examples[e].group for e in example])[0], types=_coded(types)[0], labels=labels,
+        groups=_coded([corpus.unit_names[k] for k in ordinals[example]])[0], types=_coded(types)[0], labels=labels,
         excluded={reason: n for reason, n in excluded.items() if n},
     )  # fmt: skip
 

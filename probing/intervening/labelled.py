@@ -20,13 +20,15 @@ def rare_classes(corpus: Corpus, task: str) -> tuple[str, ...]:
     Where the type all but decides the label, types do not cross folds; a verdict needs 30 of each class. None is rare
     where fewer than two classes would be left.
     """
-    column = [(example, example.word_columns.get(task, ())) for example in corpus.examples]
+    column = [
+        (unit, e, e.word_columns.get(task, ())) for unit, e in zip(corpus.unit_names, corpus.examples, strict=True)
+    ]
     texts: dict[str, set[str]] = {}
     types: dict[str, set[str]] = {}
-    for example, labels in column:
+    for unit, example, labels in column:
         for form, label in zip(example.forms, labels, strict=False):
             if isinstance(label, str):
-                texts.setdefault(label, set()).add(str(example.group))
+                texts.setdefault(label, set()).add(unit)
                 types.setdefault(label, set()).add(form.lower())
     rare = {name for name in texts if min(len(texts[name]), len(types[name])) < LEAST}
     return tuple(sorted(rare)) if len(texts) - len(rare) >= 2 else ()

@@ -56,8 +56,8 @@ class Subjects:
         names = (task, *self.others(task))
         twins = [] if self._twins is None else [[e.id, e.columns.get(self._twins)] for e in self._corpus.examples]
         return digest([
-            *([e.group, e.split, sorted(e.spans.items()), [e.word_columns.get(n, e.columns.get(n)) for n in names]]
-              for e in self._corpus.examples), *twins,
+            *([unit, e.split, sorted(e.spans.items()), [e.word_columns.get(n, e.columns.get(n)) for n in names]]
+              for e, unit in zip(self._corpus.examples, self._corpus.unit_names, strict=True)), *twins,
         ])  # fmt: skip
 
     def check(self, task: str) -> None:
@@ -68,6 +68,7 @@ class Subjects:
             TooFewGroups: three folds are not to be had.
             BadTwin, OverlappingGroups: twins that are none.
         """
+        named = dict(zip(map(id, self._corpus.examples), self._corpus.unit_names, strict=True))
         chosen = [e for e in self._corpus.examples if self._split in (None, e.split)]
         of_words = (label for e in chosen for label in e.word_columns.get(task, ()))
         labels = list(of_words) if self._level == "word" else [e.columns.get(task) for e in chosen]
@@ -82,17 +83,18 @@ class Subjects:
         if self._level == "sentence":
             names = (task, *self.others(task))
             chosen = [e for e in chosen if None not in {e.columns.get(name) for name in names}]
-            check_number(len({e.group for e in chosen}))
+            units = [named[id(e)] for e in chosen]
+            check_number(len(set(units)))
             if self._twins is not None:
-                self._check_pairs(chosen, task)
+                self._check_pairs(chosen, units, task)
 
-    def _check_pairs(self, examples: Sequence[Example], task: str) -> None:
+    def _check_pairs(self, examples: Sequence[Example], units: Sequence[str], task: str) -> None:
         ids = [example.id for example in examples]
         twins = twin_rows(ids, [example.columns.get(self._twins or "") for example in examples])
         codes = {name: _codes([e.columns[name] for e in examples]) for name in (task, *self.others(task))}
         z = codes.pop(task)
         check_twins(twins, z=z, n_classes=int(z.max()) + 1, covariates=codes, names=ids)
-        check_groups(twins, _codes([example.group for example in examples]), ids)
+        check_groups(twins, _codes(units), ids)
 
     def of(self, task: str) -> tuple[TextInstrument, Property]:
         """The instrument, which has checked itself, and the labels of its rows.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from probing.corpus import Corpus, Label
 from probing.errors import BadTwin, OverlappingGroups
 from probing.seeds import generator
+from probing.text_forms import named as called
 
 LEAST_PAIRS = 10  # in every fold
 Ints = NDArray[np.int64]
@@ -30,9 +32,10 @@ def twin_rows(ids: Sequence[str], named: Sequence[Label]) -> Ints:
         rows[name] = row
     found = np.full(len(ids), -1, dtype=np.int64)
     for row, label in enumerate(named):
-        if label is None or label == "":
+        twin = called(label)
+        if twin is None:
             continue
-        name = str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+        name = twin
         if name not in rows or name in twice:
             how = "two rows with that id" if name in twice else "no such row among those that are edited"
             raise BadTwin(
@@ -144,10 +147,13 @@ def sampled_pairs(corpus: Corpus, column: str, *, split: str | None, most: int, 
     if len(chosen) <= most:
         return corpus
     known = {e.id for e in chosen}
-    keys = [min(e.id, str(e.columns.get(column))) if str(e.columns.get(column)) in known else e.id for e in chosen]
+    twins = [called(e.columns.get(column)) for e in chosen]
+    keys = [
+        min(e.id, twin) if twin is not None and twin in known else e.id for e, twin in zip(chosen, twins, strict=True)
+    ]
     units = np.unique(keys, return_inverse=True)[1].reshape(-1)
     order = generator(seed, "use", "twins").permutation(int(units.max()) + 1)
     rank = np.argsort(order)[units]
     sizes = np.bincount(rank)
     last = int(np.searchsorted(np.cumsum(sizes), most, side="right"))
-    return Corpus(tuple(e for e, r in zip(chosen, rank, strict=True) if r < last), corpus.source)
+    return replace(corpus, examples=tuple(e for e, r in zip(chosen, rank, strict=True) if r < last))

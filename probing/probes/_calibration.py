@@ -12,6 +12,7 @@ Matrix = NDArray[np.float64]
 _STEPS = 100
 _HALVINGS = 30
 _TOLERANCE = 1e-10
+_LEAST = 1e-6  # a temperature of 0 would make all classes alike
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,34 @@ def calibrate(scores: Matrix, codes: NDArray[np.int64]) -> Calibration:
         loss, gradient, hessian = found
     temperature = max(0.0, float(theta[0])) / spread
     intercept = theta[1:] - temperature * scores.mean(0)
+    return Calibration(temperature, intercept - intercept.mean(), converged)
+
+
+def calibrate_temperature(scores: Matrix, offsets: Matrix, codes: NDArray[np.int64]) -> Calibration:
+    """Minimise mean log loss + t²/(2N) over t alone, for logits `t · (score + offset)`: the largest logit stays it.
+
+    Args:
+        scores: `(N, K)` float64.
+        offsets: `(K,)`.
+        codes: `(N,)` in 0 … K-1.
+    """
+    shifted = scores + offsets
+    n, spread = len(scores), float((scores + offsets).std()) or 1.0
+    features = shifted / spread
+    rows = np.arange(n)
+    t, converged = 0.0, False
+    for _ in range(_STEPS):
+        p = np.exp(log_softmax(t * features, axis=1))
+        mean = np.einsum("nk,nk->n", p, features)
+        slope = float((mean - features[rows, codes]).mean()) + t / n
+        curvature = float((np.einsum("nk,nk->n", p, features**2) - mean**2).mean()) + 1 / n
+        step = max(-slope / curvature, -0.5 * t)  # never below 0
+        t += step
+        if abs(step) <= 1e-8 * max(1.0, t):
+            converged = True
+            break
+    temperature = max(t, _LEAST) / spread
+    intercept = temperature * offsets
     return Calibration(temperature, intercept - intercept.mean(), converged)
 
 

@@ -10,14 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import log_softmax
 
-from probing.errors import BadParameter
-from probing.probes._calibration import calibrate
+from probing.errors import BadParameter, unknown_name
+from probing.probes._calibration import calibrate, calibrate_temperature
 from probing.probes._estimator import ClassifierProbe, checked_matrix, same_for_every_seed
 from probing.probes._standardise import moments, standardise
 from probing.probes._streamed_moments import StreamedMoments
 
 Matrix = NDArray[np.float64]
 _BLOCK = 8192
+INTERCEPTS = ("fitted", "midpoint")
 
 
 class MassMeanProbe(ClassifierProbe):
@@ -32,7 +33,10 @@ class MassMeanProbe(ClassifierProbe):
 
     A direction has no probabilities of its own: logits are `τ · score + b`, with one temperature τ and an intercept b
     a class fitted on the training rows by penalised log loss (`_calibration`). So the boundary between two classes is
-    at right angles to the direction, but where the training rows want it: not always half-way between the means.
+    at right angles to the direction, but where the training rows want it: half-way between the means it is only by
+    chance, and a state may get another class than that of the nearest mean. With `intercept=midpoint` the intercepts
+    are `-τ (μₖ - m)'M(μₖ - m) / 2` with m the mean of all rows, and only τ is fitted: the class is that of the mean
+    which is nearest in the metric M, as of scikit-learn's `NearestCentroid` where M is the identity.
 
     Assumes that classes differ by their means. Plain, it misleads where a few coordinates are much larger than the
     others, as in most language models: distance is then distance in those.
@@ -40,10 +44,11 @@ class MassMeanProbe(ClassifierProbe):
     Args:
         whitened: use the inverse within-class covariance.
         shrinkage: γ, 0 to 1, of `whitened`; None estimates it (Ledoit & Wolf 2004, §3). 0 needs more rows than columns.
+        intercept: `fitted`, or `midpoint`: boundaries half-way between the means, in the metric.
 
     Attributes:
         direction_: `(D, K)` in the coordinates of the states as given, columns in the order of `classes_`.
-        temperature_: τ, 0 or more.
+        temperature_: τ, 0 or more; above 0 with `midpoint`.
         intercept_: `(K,)`.
         shrinkage_: γ as used; 0 if not whitened.
         converged_: of the calibration.
@@ -63,9 +68,10 @@ class MassMeanProbe(ClassifierProbe):
     shrinkage_: float
     converged_: bool
 
-    def __init__(self, whitened: bool = False, shrinkage: float | None = None) -> None:
+    def __init__(self, whitened: bool = False, shrinkage: float | None = None, intercept: str = "fitted") -> None:
         self.whitened = whitened
         self.shrinkage = shrinkage
+        self.intercept = intercept
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit on `(N, D)` states and `(N,)` labels; `dev` is not used."""
@@ -96,6 +102,8 @@ class MassMeanProbe(ClassifierProbe):
     def _solve_all(self, X: NDArray[Any], probes: Sequence[MassMeanProbe], codes: Sequence[NDArray[np.int64]]) -> None:
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
             raise BadParameter("shrinkage must be from 0 to 1", needed="0 to 1, or none", found=repr(self.shrinkage))
+        if self.intercept not in INTERCEPTS:
+            raise unknown_name("intercept of mass_mean", str(self.intercept), INTERCEPTS, error=BadParameter)
         mean, scale = moments(X)
         rows = standardise(X, mean, scale)
         varies = np.einsum("nd,nd->d", rows, rows) > 0.5 * len(rows)  # 1 a row, but for constant coordinates
@@ -103,14 +111,18 @@ class MassMeanProbe(ClassifierProbe):
         for probe, y in zip(probes, codes, strict=True):
             means = _class_means(rows, y, len(probe.classes_))
             towards, probe.shrinkage_ = (means - means.mean(0)) * varies, 0.0
+            centres = (means * varies).T  # (D, K), from the mean of all rows
             if gram is None:
                 probe.direction_ = (towards * scale).T
+                in_metric = centres * scale[:, None] ** 2
             else:
                 covariance, probe.shrinkage_ = _within(rows, y, means, gram, self.shrinkage)
                 probe.direction_ = _solved(covariance, towards.T) / scale[:, None]
+                in_metric = _solved(covariance, centres)
             probe.mean_ = mean
             scores = _scores(rows, probe.direction_ * scale[:, None])
-            fit = calibrate(scores, y)
+            halves = -0.5 * np.einsum("dk,dk->k", centres, in_metric)
+            fit = calibrate(scores, y) if self.intercept == "fitted" else calibrate_temperature(scores, halves, y)
             probe.temperature_, probe.intercept_, probe.converged_ = fit.temperature, fit.intercept, fit.converged
 
 

@@ -1,36 +1,29 @@
 """Finding: one plain sentence per task, what it does not show, its evidence and what would overturn it.
 
-The criterion: a task is *decodable* at a site when the gain over the best baseline clears its margin (0.02 accuracy) on
-test at an adjusted p of at most 0.025, and *selectively decodable* when the interval of selectivity against every
-control also lies above 0. The site is chosen on dev. Nothing is judged on fewer than 20 test sentences: so
-few show little; nor where all test labels are the same.
+The rule is that of `probing.criterion`. The site is chosen on dev.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from probing.criterion import Judgement, all_shared, fails, judged, only_test_label, too_few
 from probing.errors import InputError
-from probing.records import Comparison, Gain, MeasureResult, ProbeResult
+from probing.records import Gain, ProbeResult
 from probing.reporting.state_controls import sentences
-from probing.reporting.task_results import TaskResults, by_task, comparison, least_gain, score
-from probing.reporting.unjudged import MIN_SENTENCES, SHOWS_NOTHING, needs
-from probing.reporting.warnings import only_test_label, warnings_of
+from probing.reporting.task_results import TaskResults, by_task, comparison, score
+from probing.reporting.unjudged import SHOWS_NOTHING, needs
+from probing.reporting.warnings import warnings_of_task
 from probing.reporting.wording import (
-    beyond,
-    correction_title,
     count,
     decimal,
     half_width,
     measure_title,
+    p_in_family,
     plural,
-    probability,
     with_interval,
 )
-
-Status = Literal["selectively decodable", "decodable", "not shown to be decodable", "not judged"]
 
 
 @dataclass(frozen=True)
@@ -47,22 +40,11 @@ class Finding:
     """
 
     task: str
-    status: Status
+    status: str
     sentence: str
     does_not_show: str
     evidence: tuple[str, ...]
     overturned_by: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The criterion at one site for one probe: the scores it rests on and the outcome."""
-
-    result: ProbeResult
-    measured: MeasureResult
-    gain: Gain | None
-    weakest: Comparison | None
-    status: Status
 
 
 def finding(results: Sequence[ProbeResult] | TaskResults) -> Finding:
@@ -73,16 +55,16 @@ def finding(results: Sequence[ProbeResult] | TaskResults) -> Finding:
     """
     task = results if isinstance(results, TaskResults) else _only_task(results)
     best = task.best()
-    judged = judge(task, best) if best else None
-    if judged is None:
+    outcome = judge(task, best) if best else None
+    if outcome is None:
         return _not_judged(task)
     return Finding(
         task=task.title,
-        status=judged.status,
-        sentence=_sentence(task, judged),
-        does_not_show=_does_not_show(task, judged),
-        evidence=_evidence(task, judged),
-        overturned_by=_overturned_by(task, judged),
+        status=outcome.status,
+        sentence=_sentence(task, outcome),
+        does_not_show=_does_not_show(task, outcome),
+        evidence=_evidence(task, outcome),
+        overturned_by=_overturned_by(task, outcome),
     )
 
 
@@ -91,21 +73,7 @@ def judge(task: TaskResults, result: ProbeResult) -> Judgement | None:
     measured = score(result, task.primary)
     if measured is None:
         return None
-    gain = least_gain(measured)
-    controls = [c for c in measured.comparisons if c.is_selectivity]
-    weakest = min(controls, key=lambda c: c.selectivity.low) if controls else None
-    if gain is None or _too_few(result) or only_test_label(result.facts) is not None:
-        return Judgement(result, measured, gain, weakest, "not judged")
-    if not gain.is_shown:
-        return Judgement(result, measured, gain, weakest, "not shown to be decodable")
-    selective = weakest is not None and weakest.selectivity.low > 0
-    return Judgement(result, measured, gain, weakest, "selectively decodable" if selective else "decodable")
-
-
-def _too_few(result: ProbeResult) -> int | None:
-    """The number of test sentences, where it is too small to judge by."""
-    sentences: int | None = result.facts.get("sentences", {}).get("test")
-    return sentences if sentences is not None and sentences < MIN_SENTENCES else None
+    return judged(result, measured)
 
 
 def _only_task(results: Sequence[ProbeResult]) -> TaskResults:
@@ -129,12 +97,17 @@ def _not_judged(task: TaskResults) -> Finding:
 def _sentence(task: TaskResults, judged: Judgement) -> str:
     parts = [
         _opening(task, judged),
-        f"on {count(judged.measured.score.n)} test rows {measure_title(task.primary)} "
+        f"on {count(judged.measured.score.n)} {_rows(judged)} {measure_title(task.primary)} "
         f"is {with_interval(judged.measured.score)}",
         _gain_clause(judged.gain, judged.status),
         _control_clause(judged),
     ]
     return "; ".join(part for part in parts if part) + "."
+
+
+def _rows(judged: Judgement) -> str:
+    is_all = judged.measured.split == "test"
+    return "test rows" if is_all else "test rows whose input train has not"
 
 
 def _opening(task: TaskResults, judged: Judgement) -> str:
@@ -148,13 +121,14 @@ def _opening(task: TaskResults, judged: Judgement) -> str:
             return f"{task.title} is decodable {where}; without a control task nothing can be said of selectivity"
         case "not judged" if (label := only_test_label(judged.result.facts)) is not None:
             return f"NOT JUDGED: all test labels are {label!r}, so that nothing shows whether {task.title} is decodable"
-        case "not judged" if few := _too_few(judged.result):
-            return f"{few} test sentences are too few to judge whether {task.title} is decodable {where}"
+        case "not judged" if all_shared(judged.result.facts):
+            return f"NOT JUDGED: train has the input of every test row, so that {task.title} may be known by heart"
+        case "not judged" if few := too_few(judged.result.facts):
+            return f"{few} different test sentences are too few to judge whether {task.title} is decodable {where}"
         case "not judged":
             return f"Whether {task.title} is decodable {where} cannot be judged without a baseline"
         case _:
-            known = beyond(judged.gain.baseline if judged.gain else None)
-            return f"{task.title} is not shown to be decodable{known} {where}"
+            return f"{task.title} is {judged.status} {where}"
 
 
 def _choice(task: TaskResults) -> str:
@@ -162,13 +136,13 @@ def _choice(task: TaskResults) -> str:
     return f" (the best of {options} site-probe pairs, chosen on {task.chosen_on})" if options > 1 else ""
 
 
-def _gain_clause(gain: Gain | None, status: Status) -> str:
+def _gain_clause(gain: Gain | None, status: str) -> str:
     if gain is None:
         return ""
     clause = f"the gain over the best baseline ({gain.baseline}) is {with_interval(gain.gain)}"
     if status == "not judged":
         return clause
-    p = f"{correction_title(gain.correction)}-adjusted p {probability(gain.p_adjusted)}"
+    p = p_in_family(gain)
     if gain.is_shown:
         return f"{clause}, beyond the margin of {_margin(gain)} ({p})"
     least = gain.margin + half_width(gain.gain) if gain.detectable is None else gain.detectable
@@ -200,7 +174,7 @@ def _control_clause(judged: Judgement) -> str:
 def _does_not_show(task: TaskResults, judged: Judgement) -> str:
     if judged.status == "not judged":
         return SHOWS_NOTHING
-    if judged.status == "not shown to be decodable":
+    if fails(judged.status):
         first = (
             "That these probes did not read the label beyond the baselines does not show that it is absent: "
             "another probe, other rows or more training text may find it."
@@ -215,7 +189,7 @@ def _does_not_show(task: TaskResults, judged: Judgement) -> str:
 
 def _evidence(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
     lines = [_spread(task, judged.result.probe), *_other_probes(task, judged), *_other_controls(judged)]
-    lines = [*warnings_of(judged.result.facts), *lines]
+    lines = [*warnings_of_task(task), *lines]
     lines += [_chance_line(task, judged, name) for name in task.chance_checks()]
     lines += sentences(judged.measured)
     lines.append(_seen_line(judged))
@@ -227,8 +201,8 @@ def _evidence(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
 
 
 def _spread(task: TaskResults, probe: str) -> str:
-    judged = [judge(task, result) for result in task.results if result.probe == probe]
-    statuses = [j.status for j in judged if j]
+    outcomes = [judge(task, result) for result in task.results if result.probe == probe]
+    statuses = [outcome.status for outcome in outcomes if outcome]
     if len(statuses) < 2 or "not judged" in statuses:
         return ""
     selective = statuses.count("selectively decodable")
@@ -283,8 +257,11 @@ def _seen_line(judged: Judgement) -> str:
 
 def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
     if judged.status == "not judged":
-        few, label = _too_few(judged.result), only_test_label(judged.result.facts)
-        return needs(sentences=few, only_label=label, has_baseline=judged.gain is not None)
+        facts = judged.result.facts
+        return needs(
+            sentences=too_few(facts), only_label=only_test_label(facts), has_baseline=judged.gain is not None,
+            all_shared=all_shared(facts),
+        )  # fmt: skip
     keyed = " or ".join(task.controls())
     reasons = [
         "another corpus or domain, in which the label's cues differ",
@@ -294,6 +271,6 @@ def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
     ]
     if judged.result.seed_count == 1:
         reasons.append("other seeds of the probe: one was run")
-    if judged.status == "not shown to be decodable":
+    if fails(judged.status):
         reasons.insert(0, "more test rows: the interval of the gain would be narrower")
     return tuple(reasons)

@@ -10,7 +10,6 @@ from probing.reporting.references import bibtex
 from probing.reporting.task_results import TaskResults
 from probing.reporting.wording import count, measure_title, plural
 
-_CLUSTERS = {"sentence": "sentences", "document": "documents"}
 _CORRECTIONS = {"holm": "Holm-adjusted", "bh": "adjusted for the false discovery rate (Benjamini and Hochberg)"}
 
 
@@ -96,14 +95,22 @@ def _analyses(task: TaskResults) -> str:
 
 def _statistics(task: TaskResults, provenance: Mapping[str, Any]) -> str:
     resamples, cluster = provenance.get("resamples"), str(provenance.get("cluster", "sentence"))
+    reason = task.any.facts.get("unit_reason")
     correction = _CORRECTIONS.get(str(provenance.get("correction", "holm")), "adjusted")
     measures = ", ".join(dict.fromkeys(measure_title(m.measure) for r in task.all for m in r.measures))
     drawn = f"{count(resamples)} bootstrap resamples" if resamples else "bootstrap resamples"
     return (
-        f"Measures: {measures}. Intervals are at 95 %, from {drawn} of whole {_CLUSTERS.get(cluster, cluster)}, "
+        f"Measures: {measures}. Intervals are at 95 %, from {drawn} of whole {cluster}s"
+        f"{', since ' + reason if reason and reason != 'asked for' else ''}, all copies of a text together, "
         "and carry seeds and control draws; p values of gains over the best baseline are one-sided and "
-        f"{correction} over sites, probes, baselines and tasks."
+        f"{correction} over sites, probes, baselines and tasks{_family(task)}."
     )
+
+
+def _family(task: TaskResults) -> str:
+    """How many tests p is adjusted over."""
+    families = {gain.family for r in task.all for m in r.measures for gain in m.gains if gain.family is not None}
+    return f" ({plural(max(families), 'test')} for a measure and split)" if families else ""
 
 
 def _provenance(provenance: Mapping[str, Any]) -> str:

@@ -16,11 +16,11 @@ from probing.reporting.panels import figure
 from probing.reporting.state_controls import column, described, example_of
 from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
 from probing.reporting.wording import (
-    correction_title,
     count,
     decimal,
     interval,
     measure_title,
+    p_title,
     plain,
     plural,
     with_interval,
@@ -112,7 +112,8 @@ def results_table(task: TaskResults) -> Markup:
     head = ["site", "probe", measure_title(task.primary)]
     head += [f"control: {control}", "selectivity", "control ceiling"] if control else []
     head += [_second_title(task.secondary)] if task.secondary else []
-    head += ["gain over baseline", _p_title(task)] if any(least_gain(score(r, task.primary)) for r in task.all) else []
+    gains = [gain for r in task.all if (gain := least_gain(score(r, task.primary)))]
+    head += ["gain over baseline", "p alone", p_title(gains)] if gains else []
     best = task.best()
     rows = [_result_row(task, result, control, len(head)) for result in task.all]
     marked = next((i for i, result in enumerate(task.all) if result is best), None)
@@ -120,11 +121,6 @@ def results_table(task: TaskResults) -> Markup:
     return table(
         f"Results on test, with 95 % intervals; the gain is over the best baseline.{chosen}", head, rows, marked=marked
     )
-
-
-def _p_title(task: TaskResults) -> str:
-    gains = [gain for r in task.all if (gain := least_gain(score(r, task.primary)))]
-    return f"{correction_title(gains[0].correction)}-adjusted p" if gains else "adjusted p"
 
 
 def _second_title(measure: str) -> str:
@@ -144,7 +140,8 @@ def _result_row(task: TaskResults, result: ProbeResult, control: str | None, col
         cells.append(_scored(second.score if second else None))
     gain = least_gain(measured)
     if len(cells) < columns:
-        cells += [_scored(gain.gain if gain else None), _cell(decimal(gain.p_adjusted if gain else None))]
+        p = (gain.p, gain.p_adjusted) if gain else (None, None)
+        cells += [_scored(gain.gain if gain else None), *(_cell(decimal(value)) for value in p)]
     return cells
 
 
@@ -224,8 +221,10 @@ def facts_table(task: TaskResults) -> Markup:
 
 
 _FACTS = {
-    "level": "one row is", "rows": "rows", "sentences": "sentences", "classes": "classes, in all splits",
-    "majority": "majority label of train",
+    "level": "one row is", "rows": "rows", "sentences": "different sentences", "unit": "what is resampled",
+    "unit_reason": "since", "clusters": "of these", "classes": "classes, in all splits",
+    "majority": "majority label of train", "group_name": "groups are called",
+    "shared_inputs": "inputs that train has, too, and others", "alone": "examples without a group",
     "entropy_bits": "label entropy of train, bits", "type_overlap": "share of test rows with a word type seen in train",
     "mean": "mean of the target in train", "std": "standard deviation of the target in train",
     "excluded": "rows left out, by reason",

@@ -15,7 +15,7 @@ from probing.reporting.analyses import summary_rows
 from probing.reporting.findings import finding
 from probing.reporting.state_controls import column, example_of, title
 from probing.reporting.task_results import NO_SITE, TaskResults, by_task, comparison, least_gain, score
-from probing.reporting.warnings import warnings_of
+from probing.reporting.warnings import warnings_of_task
 from probing.reporting.wording import (
     correction_title,
     count,
@@ -24,6 +24,7 @@ from probing.reporting.wording import (
     measure_title,
     p_value,
     plural,
+    resampled_by,
     short,
     with_interval,
 )
@@ -47,7 +48,7 @@ def print_results(results: Sequence[ProbeResult], console: Console, analyses: Se
             console.print(Text(f"analysis {analysis} of {probe}", style="italic"))
             console.print(_analysis_table(summary_rows(found_here)))
         console.print(_passed_over(task), end="")
-        for warning in warnings_of(task.any.facts):
+        for warning in warnings_of_task(task):
             console.print(Text(f"warning: {warning}", style="bold yellow"))
         found = finding(task)
         console.print(Text(found.sentence, style="bold"))
@@ -194,6 +195,7 @@ def _notes(task: TaskResults, width: int) -> Text:
     if _has_ceiling(task, next(iter(task.controls()), None)):
         notes += ["ceiling: what memory of every key of train would reach on the control, on average"]
     notes += ["gain: over the best baseline"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
+    notes += [resampled_by(task.any.facts)] if resampled_by(task.any.facts) else []
     notes += [_FEW_DRAWS] if 1 < task.any.draw_count < _ENOUGH_DRAWS else []
     notes += ["some fits did not converge"] if any(not r.converged for r in task.all) else []
     return Text("; ".join(notes), style="dim")

@@ -107,8 +107,9 @@ class TaskResults:
 
 
 def score(result: ProbeResult, measure: str, split: str = "test") -> MeasureResult | None:
-    """One measure on one split, or None where it was not scored."""
-    return next((m for m in result.measures if (m.measure, m.split) == (measure, split)), None)
+    """One measure on the rows of a split that are judged, or None where it was not scored."""
+    judged = result.judged_split(split)
+    return next((m for m in result.measures if (m.measure, m.split) == (measure, judged)), None)
 
 
 def comparison(found: MeasureResult | None, control: str | None) -> Comparison | None:

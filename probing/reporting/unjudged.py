@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from probing.criterion import MIN_SENTENCES
 from probing.reporting.wording import plural
 
-MIN_SENTENCES = 20
 SHOWS_NOTHING = (
     "These scores show nothing about the states, either way: neither that the label can be recovered from them nor "
     "that it cannot."
 )
 
 
-def needs(*, sentences: int | None, only_label: str | None, has_baseline: bool) -> tuple[str, ...]:
-    """What a judgement needs that is not there: test sentences (None: enough), another label, a baseline."""
-    lacking = []
+def needs(
+    *, sentences: int | None, only_label: str | None, has_baseline: bool, all_shared: bool = False
+) -> tuple[str, ...]:  # fmt: skip
+    """What a judgement needs that is not there: test sentences (None: enough), another label, a baseline, new texts."""
+    lacking = ["test texts that train has not"] if all_shared else []
     if only_label is not None:
         lacking.append(f"test rows with another label than {only_label!r}")
     if sentences is not None:
-        lacking.append(f"{MIN_SENTENCES} test sentences or more; here are {plural(sentences, 'sentence')}")
+        lacking.append(f"{MIN_SENTENCES} different test sentences or more; here are {plural(sentences, 'sentence')}")
     if not has_baseline:
         lacking.append("a baseline scored on the same rows")
     return tuple(lacking)

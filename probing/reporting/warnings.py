@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.reporting.wording import plural
+from probing.criterion import only_test_label, shared_inputs
+from probing.records import MeasureResult, Score
+from probing.reporting.task_results import TaskResults, score
+from probing.reporting.wording import plural, with_interval
 
 # A tokenizer that fits its text knows all but a few pieces in 10,000. At 1 % about every tenth sentence of ten words
 # has a hole; and 1 % of contradicted rows can cost half of the margin of 0.02 by which a task is called decodable.
@@ -17,22 +20,100 @@ MOST_CONFLICTING = 0.01
 Ints = NDArray[np.int64]
 
 
+def warnings_of_task(task: TaskResults) -> tuple[str, ...]:
+    """The doubts of a task's data and of its scores."""
+    return (*_shared(task), *warnings_of(task.any.facts), *_below_prior(task))
+
+
 def warnings_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence for each doubt, the worst first; empty where there is none, or nothing is known."""
+    """A sentence for each doubt of the data, the worst first; empty where there is none, or nothing is known."""
     found = (
         *_one_label(facts),
+        *_like_groups(facts),
         unknown_pieces_warning(facts.get("unknown_pieces")),
         _conflicting(facts),
         _alike_labels(facts),
         _without_label(facts),
+        _without_key(facts),
+        _alone(facts),
+        _recomposed(facts),
     )
     return tuple(sentence for sentence in found if sentence)
 
 
-def only_test_label(facts: Mapping[str, Any]) -> str | None:
-    """The label that all test rows have, if they have but one."""
-    label = (facts.get("one_label") or {}).get("test")
-    return None if label is None else str(label)
+def _shared(task: TaskResults) -> tuple[str, ...]:
+    """What copies of train's texts in test do to the score, with the score on all rows beside."""
+    found = shared_inputs(task.any.facts)
+    if not found:
+        return ()
+    shared = f"{plural(found['rows'], 'test row')} ({plural(found['texts'], 'text')}) have an input that train has too"
+    way_out = "A file without a column `split` is split with all copies of a text on one side."
+    if not found["new_rows"]:
+        return (f"NOT JUDGED: all {shared}: what is scored may be known by heart. {way_out}",)
+    best = task.best()
+    if best is None or score(best, task.primary) is None:
+        return (f"{shared}. {way_out}",)
+    whole, new = best.measure(task.primary), best.judged(task.primary)
+    if whole is new:
+        return (f"{shared}, and the {plural(found['new_rows'], 'other')} are too few to be scored alone. {way_out}",)
+    return (
+        f"{shared}. Tables and judgement are of the {found['new_rows']:,} others: {task.primary} "
+        f"{with_interval(new.score)} at {best.site}; on all rows it is {with_interval(whole.score)}. {way_out}",
+    )
+
+
+def _below_prior(task: TaskResults) -> tuple[str, ...]:
+    """Probes that do worse than knowing the label frequencies, by more than chance makes them."""
+    below = [
+        (result, over) for result in task.results
+        if (over := _over_prior(score(result, task.primary))) is not None and over.high < 0
+    ]  # fmt: skip
+    if not below:
+        return ()
+    result, over = min(below, key=lambda pair: pair[1].value)
+    others = (
+        f" (and {plural(len(below) - 1, 'other probe or site', 'other probes and sites')})" if len(below) > 1 else ""
+    )
+    return (
+        f"{result.probe} at {result.site}{others} scores below the label frequencies by more than its interval: "
+        f"{with_interval(over)}. What it learned on train is wrong on test: rows that belong together lie in both with "
+        "opposite labels (name their group: --group COLUMN), labels are mixed up, or it overfits a frequent label.",
+    )
+
+
+def _over_prior(found: MeasureResult | None) -> Score | None:
+    return next((gain.gain for gain in (found.gains if found else ()) if gain.baseline == "prior"), None)
+
+
+def _like_groups(facts: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Values of the column {name!r} recur across splits like those of a group: {found['values']:,} values, each on "
+        f"{found['least']} to {found['most']} rows, {found['crossing']:,} of them in more than one split. If rows of "
+        f"one value belong together (pairs, templates, items), keep them together: --group {name}."
+        for name, found in (facts.get("like_groups") or {}).items()
+    ]
+
+
+def _without_key(facts: Mapping[str, Any]) -> str:
+    left = {reason: n for reason, n in (facts.get("excluded") or {}).items() if reason.startswith("no ")}
+    left.pop("no label", None)
+    shown = ", ".join(f"{n:,} with {reason}" for reason, n in left.items())
+    return f"Left out, since something of this run draws or reads by it: {shown}." if left else ""
+
+
+def _alone(facts: Mapping[str, Any]) -> str:
+    count, unit = facts.get("alone") or 0, facts.get("group_name") or "document"
+    kept = "stands" if count == 1 else "stand"
+    return f"{plural(count, 'example')} without a {unit} {kept} alone, as a group of one." if count else ""
+
+
+def _recomposed(facts: Mapping[str, Any]) -> str:
+    found = facts.get("recomposed") or {}
+    shown = ", ".join(f"{name} ({plural(n, 'example')})" for name, n in found.items())
+    return (
+        f"Labels in another Unicode form (not NFC) are read as composed, so that é is one label however typed: {shown}."
+        if found else ""
+    )  # fmt: skip
 
 
 def _one_label(facts: Mapping[str, Any]) -> tuple[str, ...]:

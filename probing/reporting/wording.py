@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from probing.records import Score
+from probing.records import Gain, Score
 
 _TITLES = {
     "accuracy": "accuracy", "macro_f1": "macro-F1", "log_loss": "log loss", "r2": "R²", "spearman": "Spearman",
@@ -73,6 +74,20 @@ def p_value(p: float) -> str:
     return probability(p).removeprefix("= ")
 
 
+def p_in_family(gain: Gain) -> str:
+    """`p = 0.010 alone, Holm-adjusted p = 0.082 over 8 tests`: what a p covers."""
+    adjusted = f"{correction_title(gain.correction)}-adjusted p {probability(gain.p_adjusted)}"
+    if gain.family is None:
+        return adjusted
+    return f"p {probability(gain.p)} alone, {adjusted} over {plural(gain.family, 'test')}"
+
+
+def p_title(gains: Sequence[Gain]) -> str:
+    """`Holm-adjusted p over 8 tests`: the heading of a column."""
+    over = "" if gains[0].family is None else f" over {plural(gains[0].family, 'test')}"
+    return f"{correction_title(gains[0].correction)}-adjusted p{over}"
+
+
 def correction_title(correction: str) -> str:
     """`Holm` or `Benjamini-Hochberg`."""
     return {"holm": "Holm", "bh": "Benjamini-Hochberg"}.get(correction, correction)
@@ -96,11 +111,16 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def plural(number: int, noun: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def plural(number: int, noun: str, several: str = "") -> str:
+    """`1 seed`, `3 seeds`; `several` where it does not end in s."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {several or noun + 's'}"
 
 
-def beyond(baseline: str | None) -> str:
-    """` beyond what bag_of_words gives`; nothing for a baseline that knows the frequencies of labels alone."""
-    return "" if baseline in (None, "prior") else f" beyond what {baseline} gives"
+def resampled_by(facts: Mapping[str, Any]) -> str:
+    """`resampled: documents, since the label is constant within each document`; nothing of older results."""
+    unit, reason = facts.get("unit"), facts.get("unit_reason")
+    if not unit:
+        return ""
+    number = (facts.get("clusters") or {}).get("test")
+    shown = f"resampled: {plural(number, unit)} of test" if isinstance(number, int) else f"resampled: {unit}s"
+    return shown + (f", {'as ' if reason == 'asked for' else 'since '}{reason}" if reason else "")

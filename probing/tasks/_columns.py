@@ -9,6 +9,7 @@ from probing.contracts import Task
 from probing.corpus import Corpus, Example, Label
 from probing.design import Kind
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
+from probing.text_forms import named
 
 MAX_NUMERIC_CLASSES = 20
 
@@ -77,12 +78,8 @@ def word_values(example: Example, column: str, convert: Callable[[Label], Any]) 
 
 
 def class_name(value: Label) -> str | None:
-    """A label as a class name: 1 and 1.0 are both `1`."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+    """A label as a class name, see `named`; None where it is missing or empty."""
+    return named(value)
 
 
 def kind_of(values: Sequence[Label]) -> Kind:

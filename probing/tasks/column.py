@@ -73,7 +73,7 @@ def _label_set(value: Label) -> tuple[str, ...] | None:
     """Names of a row's labels, sorted; a text that looks like a JSON list is read as one."""
     if value is None:
         return None
-    text = str(class_name(value))
+    text = str(value) if isinstance(value, str) else str(class_name(value))
     if text.lstrip().startswith("["):
         try:
             found = strict_json(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sklearn.base import BaseEstimator
@@ -34,7 +35,7 @@ def train(
     seeds: int = 1,
     root_seed: int = 0,
     sites: str | Sequence[str] = "*",
-    cluster: str = "sentence",
+    cluster: str = "auto",
     rows: str | None = None,
     correction: Correction = "holm",
     to: str | Path | None = None,
@@ -67,7 +68,8 @@ def train(
         seeds: fits of each stochastic probe.
         root_seed: root of every random draw.
         sites: patterns of sites of the store.
-        cluster: what is resampled for intervals: `sentence` or `document`.
+        cluster: what is resampled for intervals: `sentence`, `document` (or the group that the corpus was read with),
+            or `auto`: documents where the label is constant or nearly so within them, else sentences.
         rows: how the rows of a piece store are pooled, e.g. `word:last` (default: the mean).
         correction: how p of gains are adjusted over the sites, probes, baselines and tasks of a store: `holm`, or `bh`
             (Benjamini-Hochberg), which bounds the share of false claims instead of the chance of any. It goes for all
@@ -117,8 +119,10 @@ def train(
 
 def _written(units: WorkPlan, done: Done, folder: Path | None, correction: Correction) -> ProbeResults:
     """The results there are, merged into those of the folder."""
-    results = adjusted(*results_of(units.units, done), correction=correction)
-    results.missing = len(done.missing(units))
+    missing = len(done.missing(units))
+    found, analyses = results_of(units.units, done)
+    results = adjusted((replace(one, complete=not missing) for one in found), analyses, correction=correction)
+    results.missing = missing
     if folder is None or not len(results):
         return results
     with folder_locked(folder):

@@ -18,6 +18,7 @@ from probing.records import MeasureResult, ProbeResult, read_results
 from probing.resampling import EVALUATED, FRACTION, bounded, is_unvaried
 from probing.seeds import child_seed
 from probing.statistics import (
+    Clusters,
     Replicates,
     detectable,
     gained,
@@ -38,13 +39,13 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class _Scored:
-    """One result with what pairs it: `values` (seeds,), `samples` (seeds, R), S clusters."""
+    """One result with what pairs it: `values` (seeds,), `samples` (seeds, R), and the clusters."""
 
     result: ProbeResult
     found: MeasureResult
     values: NDArray[np.float64]
     samples: NDArray[np.float64]
-    clusters: int
+    clusters: Clusters
 
 
 def compare(
@@ -67,7 +68,7 @@ def compare(
         task: its name there.
         measure: default: accuracy or R² where scored.
         probe: only this probe (default: all that read states).
-        split: `test` or `dev`.
+        split: `test` or `dev`; of given splits that share inputs, the rows whose input train has not.
         correction: how p is adjusted over the pairs: `holm` or `bh`.
 
     Returns:
@@ -85,7 +86,7 @@ def compare(
         if name not in known:
             raise unknown_name(kind, name, known, error=BadParameter)
     chosen = _chosen(Path(results), task, probe)
-    scored = _scored(Path(results), chosen, measure, split)
+    scored = _scored(Path(results), chosen, measure, chosen[0].judged_split(split))
     pairs = [_row(a, b, split) for a, b in combinations(scored, 2)]
     p = [row["p"] for row in pairs]
     level = level_after(p, correction, alpha=0.05) / 2
@@ -146,8 +147,13 @@ def _scored(folder: Path, results: Sequence[ProbeResult], measure: str | None, s
                 next_step=f"train with --measure {chosen}, or compare by another",
             )  # fmt: skip
         values, samples = (arrays[f"{split}/{chosen}/{part}"] for part in ("value", "samples"))
-        scored.append(_Scored(result, found, values, samples, int(arrays[f"{split}/clusters"][0])))
+        scored.append(_Scored(result, found, values, samples, _clusters(arrays[f"{split}/clusters"])))
     return scored
+
+
+def _clusters(kept: NDArray[np.float64]) -> Clusters:
+    count, effective, df, inflation = map(float, kept)
+    return Clusters(int(count), effective, df, inflation)
 
 
 def _row(a: _Scored, b: _Scored, split: str) -> dict[str, Any]:
@@ -171,7 +177,7 @@ def _row(a: _Scored, b: _Scored, split: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _p(difference: float, found: Replicates, unit: str, clusters: int) -> float:
+def _p(difference: float, found: Replicates, unit: str, clusters: Clusters) -> float:
     if unit == FRACTION and is_unvaried(found.interval):
-        return min(1.0, 2.0 * unvaried_p(abs(difference), clusters, margin=0.0, least=-1.0))
+        return min(1.0, 2.0 * unvaried_p(abs(difference), clusters.effective, margin=0.0, least=-1.0))
     return two_sided_p(difference, found.samples, df=found.df)

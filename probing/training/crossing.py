@@ -160,7 +160,9 @@ class Trained:
 def crossed(
     plan: Plan, unit: tuple[str, str, Probe], states: States, tested_on: str, sources: Sequence[Trained]
 ) -> list[CrossResult]:
-    """Every trained probe scored on the test rows of `plan`; those of the plan's own name are compared with.
+    """Every trained probe scored on the test rows of `plan` whose input no source has in train.
+
+    The one that was trained on the plan's own rows is what the others are compared with.
 
     Args:
         plan: whose test rows are scored. All labels must have the same classes.
@@ -169,7 +171,7 @@ def crossed(
         tested_on: name of the plan.
         sources: the trained probes.
     """
-    measures, resampler = plan.measures_for(unit[2]), plan.resamplers["test"]
+    measures, resampler = plan.measures_for(unit[2]), plan.judged("test")
     known = [np.isin(plan.labels.y, source.labels.y[source.labels.rows("train")]) for source in sources]
     scores = [
         score_label_set(
@@ -190,7 +192,7 @@ def _result(
     plan: Plan, unit: tuple[str, str, Probe], measure: str, tested_on: str, source: Trained, scores: Scores,
     own: Scores | None, known: NDArray[np.bool_],
 ) -> CrossResult:  # fmt: skip
-    resampler, labels = plan.resamplers["test"], plan.labels
+    resampler, labels = plan.judged("test"), plan.labels
     here, kind = scores[measure, "test"], plan.measures[measure]
     unseen = labels.y[resampler.rows][~known[resampler.rows]] if labels.kind == "classes" else np.empty(0, np.int64)
     return CrossResult(

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.corpus import Corpus
+from probing.corpus import SPLITS, Corpus
 from probing.design import Labels
+from probing.resampling import EVALUATED
+from probing.text_forms import as_input, named
+from probing.training.row_keys import key_columns
 
+LIKE_GROUP = (2, 20)  # rows of one value
+LEAST_GROUPS = 10
+MOSTLY = 0.95
 Inputs = Mapping[int, tuple[int, str]]
 
 
@@ -24,11 +31,17 @@ def doubts(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces: float
         unknown_pieces: share of all content pieces that is the tokenizer's unknown piece; None: not known.
 
     Returns:
-        `unknown_pieces`, as given; `conflicting_inputs`, the test rows whose input occurs with another label;
-        `one_label`, the only label of dev or test where it has no other; `alike_labels`, lists of labels that differ
-        by upper and lower case or white space alone.
+        `like_groups`, of columns whose values recur across splits as those of a group do, how many `values`, on how
+        many rows (`least`, `most`), how many of them in several splits (`crossing`); `recomposed`, examples with a
+        label in another Unicode form by column; `group_name`, what groups are called; `unknown_pieces`, as given;
+        `conflicting_inputs`, the test rows whose input occurs with another label; `one_label`, the only label of dev or
+        test (of the rows that are judged) where it has no other; `alike_labels`, lists of labels that differ by
+        upper and lower case or white space alone.
     """
     return {
+        "like_groups": _like_groups(labels, corpus),
+        "recomposed": dict(Counter(name for e in corpus.examples for name in e.recomposed)),
+        "group_name": corpus.unit,
         "unknown_pieces": unknown_pieces,
         "conflicting_inputs": int(_conflicting(labels, corpus, inputs)[labels.rows("test")].sum()),
         "one_label": _only_labels(labels),
@@ -36,9 +49,44 @@ def doubts(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces: float
     }
 
 
+def _like_groups(labels: Labels, corpus: Corpus) -> dict[str, dict[str, int]]:
+    """Columns of sentences of which (all but) every value is on 2 to 20 examples, and some in more than one split."""
+    present = np.unique(labels.example[np.isin(labels.split, SPLITS)])
+    examples = [corpus.examples[e] for e in present.tolist()]
+    label = labels.codes[np.unique(labels.example, return_index=True)[1]] if labels.level == "sentence" else None
+    found = {}
+    for column in key_columns(examples):
+        values = [named(e.columns.get(column)) for e in examples]
+        counts = Counter(value for value in values if value is not None)
+        splits = {value: set() for value in counts}  # type: dict[str, set[str]]
+        for value, example in zip(values, examples, strict=True):
+            if value is not None:
+                splits[value].add(example.split)
+        fitting = sum(LIKE_GROUP[0] <= n <= LIKE_GROUP[1] for n in counts.values())
+        crossing = sum(len(of_one) > 1 for of_one in splits.values())
+        is_label = label is not None and _same(values, label.tolist())
+        if len(counts) >= LEAST_GROUPS and fitting >= MOSTLY * len(counts) and crossing and not is_label:
+            found[column] = {
+                "values": len(counts), "least": min(counts.values()), "most": max(counts.values()),
+                "crossing": crossing,
+            }  # fmt: skip
+    return found
+
+
+def _same(values: Sequence[Any], labels: Sequence[Any]) -> bool:
+    """Whether values and labels name each other."""
+    pairs = set(zip(values, labels, strict=True))
+    return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+
+
 def _only_labels(labels: Labels) -> dict[str, str]:
-    present = {split: np.unique(labels.y[labels.rows(split)]) for split in ("dev", "test") if labels.kind == "classes"}
-    return {split: labels.classes[int(found[0])] for split, found in present.items() if len(found) == 1}
+    found: dict[str, str] = {}
+    for split in EVALUATED if labels.kind == "classes" else ():
+        rows = labels.rows(split)
+        new = rows if labels.fresh is None else rows[labels.fresh[rows]]
+        present = np.unique(labels.y[new if len(new) else rows])
+        found |= {split: labels.classes[int(present[0])]} if len(present) == 1 else {}
+    return found
 
 
 def _alike(classes: Sequence[str]) -> list[list[str]]:
@@ -68,4 +116,4 @@ def _conflicting(labels: Labels, corpus: Corpus, inputs: Inputs) -> NDArray[np.b
 
 def _input(corpus: Corpus, example: int, inputs: Inputs) -> str:
     """What tells an input from others: the hash of its piece ids where the text does not."""
-    return f"ids {inputs[example][1]}" if example in inputs else f"text {corpus.examples[example].text}"
+    return f"ids {inputs[example][1]}" if example in inputs else f"text {as_input(corpus.examples[example].text)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from probing.analysing import Analysis, SiteData
 from probing.analysis import AnalysisResult
 from probing.contracts import Probe
+from probing.corpus import SPLITS
 from probing.design import Labels
 from probing.predicting import predict
 from probing.probes._each_label import EachLabelProbe
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
 from probing.provenance import digest
 from probing.records import ProbeResult
+from probing.resampling import EVALUATED
 from probing.specs import full_recipe
 from probing.training.plan import Plan, recipe_of
 from probing.training.scoring import ControlScores, Scores, kept, measure_results, score_label_set
@@ -106,11 +108,11 @@ def run_analysis(
     """Run one analysis of one probe at one site, and commit what it says."""
     site, probe_name, probe = unit
     analysis = plan.analyses[name]
-    data = SiteData(
+    data = _judged(SiteData(
         site=site, states=states, labels=plan.labels, controls={one.name: one.draws for one in plan.controls},
         given=given, seeds=plan.seeds, resamplers=plan.resamplers,
         chance_checks=frozenset(one.name for one in plan.controls if not one.control.is_selectivity),
-    )  # fmt: skip
+    ))  # fmt: skip
     result = AnalysisResult(
         analysis=name, task=plan.task, site=site, probe=probe_name, points=tuple(analysis.run(probe, data)),
         settings=dict(analysis.settings(data)),
@@ -118,6 +120,27 @@ def run_analysis(
     )  # fmt: skip
     commit_analysis(folder, result)
     return result
+
+
+def _judged(data: SiteData) -> SiteData:
+    """The same without the rows of dev and test whose input train has, where these are told apart."""
+    new = {one.base: one for one in data.resamplers.values() if one.split != one.base}
+    if not new:
+        return data
+    rows = [new[split].rows if split in new else data.labels.rows(split) for split in SPLITS]
+    kept = np.sort(np.concatenate(rows))
+    labels = data.labels.take(kept)
+
+    def of(states: States | None) -> Any:
+        return states and {split: X[new[split].within] if split in new else X for split, X in states.items()}
+
+    resamplers = {
+        split: replace(one, split=split, rows=labels.rows(split), within=np.arange(len(one.rows)))
+        for split, one in (dict(data.resamplers) | new).items() if split in EVALUATED
+    }  # fmt: skip
+    controls = {name: tuple(draw.take(kept) for draw in draws) for name, draws in data.controls.items()}
+    return replace(data, states=of(data.states), labels=labels, controls=controls, given=of(data.given),
+                   resamplers=resamplers)  # fmt: skip
 
 
 def has_converged(fits: Sequence[Probe]) -> bool:

@@ -11,6 +11,7 @@ from probing.contracts import Measure
 from probing.corpus import SPLITS, Corpus
 from probing.design import Labels
 from probing.errors import DegenerateDesign
+from probing.grouping import first_crossing, group_keys
 
 
 def check_labels(labels: Labels, corpus: Corpus) -> None:
@@ -33,7 +34,7 @@ def check_labels(labels: Labels, corpus: Corpus) -> None:
             f"no labelled rows in {' and '.join(empty)}", needed="rows in train, dev and test",
             found=f"{_listed(counts)}; splits of the corpus: {', '.join(corpus.splits)}", where=where,
             next_step="give at least three sentences or documents (and for a judgement 200): fewer cannot be split"
-            if len({example.group for example in corpus.examples}) < len(SPLITS)
+            if len(set(corpus.units.tolist())) < len(SPLITS)
             else "give train=FILE dev=FILE test=FILE, or one file without a column `split`: it is split at random",
         )  # fmt: skip
     _check_variety(labels, counts["train"], where)
@@ -84,15 +85,15 @@ def _check_label_sets(labels: Labels, where: str) -> None:
 
 
 def _check_groups(labels: Labels, corpus: Corpus, where: str) -> None:
-    home: dict[str, str] = {}
-    for ordinal in np.unique(labels.example):
-        example = corpus.examples[ordinal]
-        if home.setdefault(example.group, example.split) != example.split:
-            raise DegenerateDesign(
-                "a group crosses splits", needed="every document or sentence id in one split",
-                found=f"{example.group!r} in {home[example.group]} and {example.split}", where=where,
-                next_step="correct the splits, or split at random by group with split_seed=0",
-            )  # fmt: skip
+    labelled = [corpus.examples[ordinal] for ordinal in np.unique(labels.example)]
+    crossing = first_crossing(zip(group_keys(labelled), (e.split for e in labelled), strict=True))
+    if crossing:
+        (_, name), here, there = crossing
+        raise DegenerateDesign(
+            "a group crosses splits", needed=f"every {corpus.unit} or sentence id in one split",
+            found=f"{name!r} in {here} and {there}", where=where,
+            next_step="correct the splits, or split at random by group with split_seed=0",
+        )  # fmt: skip
 
 
 def _listed(counts: Mapping[str, int]) -> str:

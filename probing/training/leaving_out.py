@@ -15,12 +15,14 @@ from sklearn.base import BaseEstimator
 from probing.contracts import Measure, Probe, Task
 from probing.corpus import SPLITS, Corpus, Example
 from probing.errors import BadParameter, DegenerateDesign
+from probing.grouping import unit_names
 from probing.provenance import digest
 from probing.records import Score
 from probing.resampling import FRACTION
 from probing.seeds import generator
 from probing.specs import build_task
 from probing.store import Store
+from probing.text_forms import composed, named
 from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.fitting import fits_of, unit_id
 from probing.training.plan import Plan, make_plan
@@ -73,6 +75,7 @@ def leave_one_out(
     """
     opened = store if not isinstance(store, str | Path) else Store.open(store)
     built = build_task(task, corpus) if isinstance(task, str) else task
+    group = composed(group)
     folds, remarks = _folds(corpus, built, group, least_rows, root_seed)
     plans = {
         fold.name: _without_dev(
@@ -149,7 +152,7 @@ def _groups_of(corpus: Corpus, group: str) -> list[str]:
                 f"{group} is a column of words", needed="document, or a column of sentences", found=group,
                 where=corpus.source, next_step="name a column that a whole sentence has one value of",
             )  # fmt: skip
-        values = [None if (v := example.columns.get(group)) is None else str(v) for example in corpus.examples]
+        values = [named(example.columns.get(group)) for example in corpus.examples]
     missing = [e.id for e, value in zip(corpus.examples, values, strict=True) if value is None and e.split in SPLITS]
     if missing:
         raise DegenerateDesign(
@@ -173,17 +176,18 @@ def _refuse_documents_in_two(corpus: Corpus, groups: Sequence[str], group: str) 
 
 def _with_test(corpus: Corpus, names: Sequence[str], tested: str, root_seed: int) -> Corpus:
     """The corpus with one group as its test split; the fingerprint stays."""
-    others = [e for e, name in zip(corpus.examples, names, strict=True) if name != tested and e.split in SPLITS]
-    dev = {e.group for e in others if e.split == "dev"} or _tenth({e.group for e in others}, root_seed)
+    units = unit_names(corpus.examples, corpus.units)
+    rows = list(zip(corpus.examples, names, units, strict=True))
+    others = [(e, unit) for e, name, unit in rows if name != tested and e.split in SPLITS]
+    dev = {unit for e, unit in others if e.split == "dev"} or _tenth({unit for _, unit in others}, root_seed)
 
-    def split_of(example: Example, name: str) -> str:
+    def split_of(example: Example, name: str, unit: str) -> str:
         if example.split not in SPLITS:
             return example.split
-        return "test" if name == tested else "dev" if example.group in dev else "train"
+        return "test" if name == tested else "dev" if unit in dev else "train"
 
-    examples = zip(corpus.examples, names, strict=True)
-    moved = tuple(replace(e, split=split_of(e, name)) for e, name in examples)
-    return Corpus(moved, f"{corpus.source}, {tested} left out")
+    moved = tuple(replace(e, split=split_of(e, name, unit)) for e, name, unit in rows)
+    return replace(corpus, examples=moved, source=f"{corpus.source}, {tested} left out")
 
 
 def _tenth(groups: set[str], root_seed: int) -> set[str]:
@@ -194,7 +198,7 @@ def _tenth(groups: set[str], root_seed: int) -> set[str]:
 
 def _without_dev(plan: Plan) -> Plan:
     """Nothing is scored on dev: its resamples, as large as the corpus, are not kept for every fold."""
-    return replace(plan, resamplers={"test": plan.resamplers["test"]})
+    return replace(plan, resamplers={split: one for split, one in plan.resamplers.items() if one.base == "test"})
 
 
 def _fold_results(plan: Plan, name: str, group: str, folder: Path | None) -> Iterator[CrossResult]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,10 +155,25 @@ def built_analyses(items: Sequence[Any], kind: Kind) -> dict[str, Analysis]:
     return _named("analyses", items, build_one)
 
 
-def built_controls(items: Sequence[Any] | None, probed: Probed) -> tuple[tuple[ControlSet, ...], tuple[StateSet, ...]]:
-    """Controls of labels with the labels of all their draws, and controls of states with their sources.
+def named_controls(items: Sequence[Any] | None, labels: Labels) -> list[Control | StateControl]:
+    """Controls of labels and of states, built. None: word_type for words, else a chance check."""
+    default = ("word_type",) if "type" in labels.keys else ("shuffled_labels",)
+    return [
+        build("controls", item) if isinstance(item, str) else item
+        for item in _listed(default if items is None else items)
+    ]
 
-    None: word_type for words, else a chance check.
+
+def needed_keys(labels: Labels, controls: Sequence[Control | StateControl], probes: Iterable[Probe]) -> list[str]:
+    """Keys of the rows that something of this run draws or reads by: a row needs a value of each."""
+    wanted = [control.key_of(labels) for control in controls] + [probe.reads for probe in probes]
+    return [key for key in dict.fromkeys(wanted) if key in labels.keys]
+
+
+def built_controls(
+    items: Sequence[Control | StateControl], probed: Probed
+) -> tuple[tuple[ControlSet, ...], tuple[StateSet, ...]]:
+    """Controls of labels with the labels of all their draws, and controls of states with their sources.
 
     Raises:
         BadParameter: one is given twice.
@@ -166,11 +181,9 @@ def built_controls(items: Sequence[Any] | None, probed: Probed) -> tuple[tuple[C
         ProvenanceMismatch, UnknownSite: a control without states for these rows.
     """
     labels = probed.labels
-    default = ("word_type",) if "type" in labels.keys else ("shuffled_labels",)
     sets: list[ControlSet] = []
     sources: list[StateSet] = []
-    for item in _listed(default if items is None else items):
-        control: Control | StateControl = build("controls", item) if isinstance(item, str) else item
+    for control in items:
         if isinstance(control, StateControl):
             sources.append(StateSet(control, control.source(probed)))
         else:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from probing.contracts import Task
 from probing.corpus import SPLITS, Corpus, Example
 from probing.errors import BadParameter, CorpusError, DegenerateDesign
+from probing.text_forms import composed
 
 Ints = NDArray[np.int64]
 FARTHEST = 20  # words between a and b that the key `offset` tells apart
@@ -170,12 +171,12 @@ def _triples(example: Ints, a: Ints, b: Ints) -> list[tuple[int, int, int]]:
 
 
 def _text(example: Example, first: int, last: int) -> str:
-    return example.text[example.words[first][0] : example.words[last][1]]
+    return composed(example.text[example.words[first][0] : example.words[last][1]])
 
 
 def _forms(corpus: Corpus) -> tuple[Ints, tuple[str, ...]]:
     """Codes of the forms of all words, examples counted on."""
-    return _coded([form for example in corpus.examples for form in example.forms])
+    return _coded([composed(form) for example in corpus.examples for form in example.forms])
 
 
 def _coded(values: Sequence[str]) -> tuple[Ints, tuple[str, ...]]:

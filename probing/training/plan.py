@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from probing.design import Kind, Labels
 from probing.errors import BadParameter
 from probing.predicting import gives_probabilities
 from probing.provenance import digest
-from probing.resampling import EVALUATED, Resampler
+from probing.resampling import EVALUATED, NEW, Resampler, evaluated
 from probing.seeds import child_seed
 from probing.site import select_sites
 from probing.specs import build_task, full_recipe, normalised, spec_of
@@ -25,8 +25,8 @@ from probing.state_controls import Probed, StateControl
 from probing.statistics import RESAMPLES
 from probing.store import Store
 from probing.training.doubts import doubts
-from probing.training.label_checks import refuse_one_class
-from probing.training.labelling import facts, label_rows
+from probing.training.label_checks import check_labels, refuse_one_class
+from probing.training.labelling import label_rows
 from probing.training.members import (
     ControlSet,
     StateSet,
@@ -35,6 +35,8 @@ from probing.training.members import (
     built_controls,
     built_measures,
     built_probes,
+    named_controls,
+    needed_keys,
 )
 from probing.training.plan_checks import (
     check_analyses,
@@ -46,6 +48,8 @@ from probing.training.plan_checks import (
 )
 from probing.training.pooling import PositionStore, with_rows
 from probing.training.results import NO_SITE
+from probing.training.row_facts import facts
+from probing.training.row_keys import with_keys
 from probing.training.units import VERSION, labels_digest
 
 LEAST_MEMORY = 16
@@ -92,6 +96,10 @@ class Plan:
         """The task's labels, then every draw of every control."""
         return (self.labels, *(draw for control in self.controls for draw in control.draws))
 
+    def judged(self, split: str) -> Resampler:
+        """The rows of a split that are judged: those whose input train has not, where that is told apart."""
+        return self.resamplers.get(split + NEW, self.resamplers[split])
+
     def units(self) -> list[tuple[str, str, Probe]]:
         """(site, name, probe) of everything to fit: at site "(none)" what reads no states, then each site's probes."""
         stateless = {name: probe for name, probe in self.probes.items() if not reads_states(name, probe)}
@@ -136,8 +144,9 @@ def make_plan(
     cluster: str,
     rows: str | None,
     memory: int | None = None,
+    trained: Collection[str] = (),
 ) -> Plan:
-    """Build and check everything.
+    """Build and check everything; `trained` are inputs that other probes scored on these rows are trained on.
 
     Raises:
         ProvenanceMismatch: the store was made from another corpus.
@@ -159,12 +168,20 @@ def make_plan(
         name = f"{name} at {store.one_of_several}"  # so that one folder can hold the results of all
     kind: Kind = built_task.kind
     scope = store.identity["extraction"]["rows"].partition(":")[0]
-    labels = label_rows(store.rows, scope, corpus, built_task, cluster=cluster)
-    refuse_constant_target(labels)
+    labels = label_rows(
+        store.rows, scope, corpus, built_task, cluster=cluster, inputs=inputs, trained=trained,
+        of_chats="chat" in store.identity["extraction"],
+    )  # fmt: skip
     named_probes = built_probes(built_task.probes or None if probes is None else probes, labels)
+    chosen_controls = named_controls(built_task.controls or None if controls is None else controls, labels)
+    needed = needed_keys(labels, chosen_controls, named_probes.values())
+    if len(complete := with_keys(labels, needed)) < len(labels):
+        labels = complete
+        check_labels(labels, corpus)
+    refuse_constant_target(labels)
     refuse_large(store, chosen_sites, labels, named_probes)
     named_measures = built_measures(built_task.measures or None if measures is None else measures, labels)
-    drawn, sources = built_controls(built_task.controls or None if controls is None else controls, Probed(
+    drawn, sources = built_controls(chosen_controls, Probed(
         store, chosen_sites, labels, child_seed(root_seed, "controls"),
         lambda path: with_rows(Store.open(path), corpus, given, built_task.read_from),
     ))  # fmt: skip
@@ -173,9 +190,11 @@ def make_plan(
         baselines=built_baselines(labels), controls=drawn, state_controls=sources,
         measures=named_measures, chosen_measures=measures is not None, analyses=built_analyses(analyses, kind),
         seeds=tuple(child_seed(root_seed, "probe", index) for index in range(seeds)),
-        resamplers={s: Resampler.of(labels, s, resamples=RESAMPLES, root_seed=root_seed) for s in EVALUATED},
+        resamplers=evaluated(
+            labels, (draw for one in drawn for draw in one.draws), resamples=RESAMPLES, root_seed=root_seed
+        ),
         seen=_seen_types(labels), facts=facts(labels, corpus) | doubts(labels, corpus, inputs, unknown),
-        provenance=_provenance(store, corpus, labels, root_seed=root_seed, cluster=cluster, seeds=seeds)
+        provenance=_provenance(store, corpus, labels, root_seed=root_seed, seeds=seeds)
         | ({} if memory is None else {"memory": memory}),
         memory=memory,
     )  # fmt: skip
@@ -194,15 +213,13 @@ def _seen_types(labels: Labels) -> NDArray[np.bool_] | None:
     return np.isin(types, types[labels.rows("train")])
 
 
-def _provenance(
-    store: Store, corpus: Corpus, labels: Labels, *, root_seed: int, cluster: str, seeds: int
-) -> dict[str, Any]:
+def _provenance(store: Store, corpus: Corpus, labels: Labels, *, root_seed: int, seeds: int) -> dict[str, Any]:
     imported = store.environment.get("imported")
     return ({"imported": imported} if imported else {}) | {
         "store_id": store.store_id, "content_id": store.content_id, "corpus": corpus.fingerprint,
         "model": store.identity["model"]["source"],
         "model_identity": digest(store.identity["model"]), "rows": store.identity["extraction"]["rows"],
-        "labels": labels_digest(labels), "root_seed": root_seed, "seeds": seeds, "cluster": cluster,
+        "labels": labels_digest(labels), "root_seed": root_seed, "seeds": seeds, "cluster": labels.unit,
         "resamples": RESAMPLES, "version": VERSION,
     }  # fmt: skip
 

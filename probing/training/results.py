@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -12,6 +12,7 @@ import pandas as pd
 
 from probing import analysis
 from probing.analysis import AnalysisResult
+from probing.criterion import judged
 from probing.errors import UnknownName, unknown_name
 from probing.multiplicity import Correction, adjust, level_after
 from probing.provenance import environment
@@ -22,10 +23,10 @@ from probing.whole_files import write_atomically, write_parquet
 NO_SITE = "(none)"
 _TEXT = (
     "site", "task", "probe", "measure", "split", "unit", "control", "kind", "store_id", "model", "provenance",
-    "baseline", "correction",
+    "baseline", "correction", "status",
 )  # fmt: skip
 _COUNTS = ("n", "seed_count", "draw_count", "fit_count")
-_FLAGS = ("converged", "higher_is_better")
+_FLAGS = ("converged", "higher_is_better", "complete")
 
 
 class ProbeResults(Sequence[ProbeResult]):
@@ -112,7 +113,7 @@ class ProbeResults(Sequence[ProbeResult]):
             raise unknown_name("probe", str(probe), {r.probe for r in self._results if r.site != NO_SITE})
         name = measure or candidates[0].measures[0].measure
         sign = 1.0 if candidates[0].measure(name, "dev").higher_is_better else -1.0
-        return max(candidates, key=lambda result: sign * result.measure(name, "dev").score.value)
+        return max(candidates, key=lambda result: sign * result.judged(name, "dev").score.value)
 
     def selectivity(
         self, measure: str | None = None, site: str | None = None, probe: str | None = None, control: str | None = None
@@ -127,7 +128,7 @@ class ProbeResults(Sequence[ProbeResult]):
             raise unknown_name("site", str(site), {r.site for r in self._results})
         chosen = ProbeResults(here)
         result = next(iter(here)) if site == NO_SITE else chosen.best(measure, probe)
-        found = {c.control: c for c in result.measure(measure or result.measures[0].measure).comparisons}
+        found = {c.control: c for c in result.judged(measure or result.measures[0].measure).comparisons}
         proper = [c for c in found.values() if c.is_selectivity and control in (None, c.control)]
         if not proper:
             of_words = result.facts.get("level") != "sentence"
@@ -184,6 +185,8 @@ def adjusted(
 ) -> ProbeResults:
     """Results with p adjusted over the sites, probes, baselines and tasks of a store, by measure and split.
 
+    A task of which something failed is no part of the family of the others.
+
     The smallest gain that could have been seen depends on that family too, and is told anew.
     """
     listed = list(results)
@@ -208,7 +211,7 @@ def _told(gains: Sequence[Gain], correction: Correction) -> list[Gain]:
     p = [gain.p for gain in gains]
     level = level_after(p, correction, alpha=ALPHA)
     return [
-        replace(gain, p_adjusted=one, correction=correction, detectable=_detectable(gain, level))
+        replace(gain, p_adjusted=one, correction=correction, family=len(p), detectable=_detectable(gain, level))
         for gain, one in zip(gains, adjust(p, correction), strict=True)
     ]
 
@@ -224,7 +227,8 @@ def _with_gains(found: MeasureResult, queue: Iterator[Gain]) -> MeasureResult:
 
 
 def _family(result: ProbeResult, found: MeasureResult) -> tuple[str, ...]:
-    return str(result.provenance.get("store_id")), found.measure, found.split
+    alone = "" if result.complete else result.task  # of a task that failed in part: no test of the others
+    return str(result.provenance.get("store_id")), found.measure, found.split, alone
 
 
 def _key(result: ProbeResult) -> tuple[str, str, str]:
@@ -236,7 +240,7 @@ def _analysis_key(result: AnalysisResult) -> tuple[str, str, str, str]:
 
 
 def _table_row(result: ProbeResult, split: str) -> dict[str, Any]:
-    scored = [found for found in result.measures if found.split == split]
+    scored = [found for found in result.measures if found.split == result.judged_split(split)]
     row: dict[str, Any] = {"site": result.site, "task": result.task, "probe": result.probe}
     for position, found in enumerate(scored):
         row["bits" if found.measure == "log_loss" else found.measure] = found.score.value
@@ -258,7 +262,7 @@ def _control_columns(found: MeasureResult) -> dict[str, Any]:
 
 
 def _long_table(results: Iterable[ProbeResult]) -> pd.DataFrame:
-    frame = pd.DataFrame([row for result in results for row in result.rows()])
+    frame = pd.DataFrame([row | {"status": _status(result, row)} for result in results for row in result.rows()])
     types = {
         name: "string"
         if name in _TEXT
@@ -266,12 +270,19 @@ def _long_table(results: Iterable[ProbeResult]) -> pd.DataFrame:
         if name in _COUNTS
         else "bool"
         if name in _FLAGS
-        else "boolean"
-        if name == "decodable"
+        else "Int64"
+        if name == "gain_family"
         else "float64"
         for name in frame.columns
     }
     return frame.astype(types)
+
+
+def _status(result: ProbeResult, row: Mapping[str, Any]) -> str | None:
+    """What the criterion says of a probe by one measure, of the rows of test that are judged."""
+    if result.site == NO_SITE or row["split"] != result.judged_split():
+        return None
+    return judged(result, result.judged(row["measure"])).status
 
 
 def _analysis_table(results: Iterable[AnalysisResult]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -67,10 +67,11 @@ def kept(task: Scores, resamplers: Mapping[str, Resampler]) -> dict[str, NDArray
     Samples and not sums by cluster: they serve measures of ranks too, and are those that the intervals are made of.
 
     Returns:
-        `SPLIT/MEASURE/value` (seeds,) and `SPLIT/MEASURE/samples` (seeds, R); `SPLIT/clusters`, the number S.
+        `SPLIT/MEASURE/value` (seeds,) and `SPLIT/MEASURE/samples` (seeds, R); `SPLIT/clusters` (4,), the
+        fields of `Clusters`.
     """
     arrays: dict[str, NDArray[Any]] = {
-        f"{split}/clusters": np.array([resampler.weights.shape[1]]) for split, resampler in resamplers.items()
+        f"{split}/clusters": np.array([*astuple(resampler.clusters)]) for split, resampler in resamplers.items()
     }
     for (name, split), found in task.items():
         arrays |= {f"{split}/{name}/value": found.values, f"{split}/{name}/samples": found.samples}
@@ -89,11 +90,15 @@ def score_label_set(
     """Every measure on every split for the fits (one a seed) of one label set; `seen` is per row of the labels."""
     scores = {}
     measures = {name: measure.informed(labels) for name, measure in measures.items()}
+    predicted = {
+        split: [predict(fit, states[split], labels.take(labels.rows(split))) for fit in fits]
+        for split in dict.fromkeys(resampler.base for resampler in resamplers.values())
+    }
     for split, resampler in resamplers.items():
-        part = labels.take(resampler.rows)
-        y = part.y
+        y = labels.y[resampler.rows]
         known = None if seen is None else seen[resampler.rows]
-        predictions = [predict(fit, states[split], part) for fit in fits]
+        whole = predicted[resampler.base]
+        predictions = whole if resampler.split == resampler.base else [one.take(resampler.within) for one in whole]
         for name, measure in measures.items():
             values = np.array([measure.value(y, prediction) for prediction in predictions])
             samples = np.stack([resampled(measure, y, prediction, resampler) for prediction in predictions])
@@ -151,7 +156,7 @@ def _comparison(
     value = float(np.mean([draw.value for draw in draws]))
     ours, better = _gained(task, samples, measure, resampler), _better(task.value, value, measure)
     selectivity = _score(better, ours, measure, resampler, least=-1.0)
-    has_ceiling = name == scores.ceilings_of and resampler.split == "test"
+    has_ceiling = name == scores.ceilings_of and resampler.base == "test"
     return Comparison(
         control=control,
         score=_score(value, _replicates(samples, resampler), measure, resampler),
@@ -171,19 +176,19 @@ def _gain(baseline: str, ours: Sampled, theirs: Sampled, measure: Measure, resam
     value, margin = _better(ours.value, theirs.value, measure), MARGINS.get(measure.unit, 0.0)
     p = one_sided_p(value, found.samples, margin=margin, df=found.df)
     if measure.unit == FRACTION and is_unvaried(found.interval):
-        p = unvaried_p(value, resampler.weights.shape[1], margin=margin, least=-1.0)
+        p = unvaried_p(value, resampler.clusters.effective, margin=margin, least=-1.0)
     gain = _score(value, found, measure, resampler, least=-1.0)
     error = _error(found, gain)
     return Gain(baseline, gain, margin, p, p, error=error, df=min(found.df, MANY))
 
 
 def _replicates(samples: NDArray[np.float64], resampler: Resampler) -> Replicates:
-    return replicates(samples, clusters=resampler.weights.shape[1], seed=resampler.seed)
+    return replicates(samples, clusters=resampler.clusters, seed=resampler.seed)
 
 
 def _gained(task: Sampled, other: NDArray[np.float64], measure: Measure, resampler: Resampler) -> Replicates:
     return gained(
-        task.samples, other, clusters=resampler.weights.shape[1], higher_is_better=measure.higher_is_better,
+        task.samples, other, clusters=resampler.clusters, higher_is_better=measure.higher_is_better,
         seed=resampler.seed,
     )  # fmt: skip
 
@@ -203,5 +208,5 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _score(value: float, found: Replicates, measure: Measure, resampler: Resampler, *, least: float = 0.0) -> Score:
-    bounds = bounded(value, found, unit=measure.unit, clusters=resampler.weights.shape[1], least=least)
+    bounds = bounded(value, found, unit=measure.unit, clusters=resampler.clusters, least=least)
     return Score(value, *bounds, n=resampler.n, unit=measure.unit)

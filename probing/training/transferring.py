@@ -14,6 +14,7 @@ from probing.corpus import Corpus
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite
 from probing.provenance import digest
 from probing.store import Store
+from probing.training.clusters import input_names
 from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.fitting import fits_of, unit_id
 from probing.training.plan import Plan, make_plan
@@ -32,7 +33,7 @@ def transfer(
     seeds: int = 1,
     root_seed: int = 0,
     sites: str | Sequence[str] = "*",
-    cluster: str = "sentence",
+    cluster: str = "auto",
     rows: str | None = None,
     to: str | Path | None = None,
 ) -> CrossResults:
@@ -57,23 +58,49 @@ def transfer(
     """
     if len(sources) < 2:
         raise BadParameter("transfer needs two sources", needed="two or more", found=", ".join(sources) or "none")
+    opened = {
+        name: (store if not isinstance(store, str | Path) else Store.open(store), corpus)
+        for name, (store, corpus) in sources.items()
+    }
+    trained = {input_name for store, corpus in opened.values() for input_name in _trained(store, corpus)}
     plans = {
         name: make_plan(
-            store if not isinstance(store, str | Path) else Store.open(store), corpus, task=task, probes=probes,
+            store, corpus, task=task, probes=probes,
             controls=[], measures=measures, analyses=(), seeds=seeds, root_seed=root_seed, sites=sites,
-            cluster=cluster, rows=rows,
+            cluster=cluster, rows=rows, trained=trained,
         )
-        for name, (store, corpus) in sources.items()
+        for name, (store, corpus) in opened.items()
     }  # fmt: skip
     _refuse_other_states(plans)
     _refuse_keyed_probes(plans)
     plans = _united(plans)
     _refuse_strangers(plans)
     folder = None if to is None else Path(to)
-    results = CrossResults("transfer", _all(plans, folder))
+    results = CrossResults("transfer", _all(plans, folder), _shared(plans))
     if folder is not None:
         results.write(folder)
     return results
+
+
+def _trained(store: Store, corpus: Corpus) -> list[str]:
+    """The inputs of the train rows of a source."""
+    of_chats = "chat" in store.identity["extraction"]
+    return input_names([e for e in corpus.examples if e.split == "train"], of_chats=of_chats)
+
+
+def _shared(plans: Mapping[str, Plan]) -> list[str]:
+    """What is left out, source by source, because some source trains on it."""
+    found = []
+    for name, plan in plans.items():
+        counts = plan.facts["shared_inputs"].get("test", {})
+        if counts.get("rows"):
+            left = (
+                "left out" if plan.judged("test") is not plan.resamplers["test"] else "all that there are, and scored"
+            )
+            found.append(
+                f"{name}: {counts['rows']:,} test rows whose input is in train of some source are {left}"
+            )  # fmt: skip
+    return found
 
 
 def _all(plans: Mapping[str, Plan], folder: Path | None) -> list[CrossResult]:

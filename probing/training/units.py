@@ -22,14 +22,14 @@ from probing.provenance import digest
 from probing.records import ProbeResult, from_json, to_json
 from probing.whole_files import write_atomically
 
-VERSION = 5  # raised by any change that alters a score
+VERSION = 6  # raised by any change that alters a score
 
 
 def labels_digest(labels: Labels) -> str:
     """SHA-256 (hex) of everything about labels that enters a score."""
     state = hashlib.sha256()
     arrays = [labels.y, labels.split, labels.groups, labels.row, *(labels.keys[name] for name in sorted(labels.keys))]
-    arrays += [one for one in (labels.other_row, labels.choice, labels.punctuation) if one is not None]
+    arrays += [one for one in (labels.other_row, labels.choice, labels.punctuation, labels.fresh) if one is not None]
     for array in arrays:
         values = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else np.ascontiguousarray(array)
         state.update(f"{values.dtype.kind}{values.shape}".encode())

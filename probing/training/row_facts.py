@@ -1,0 +1,107 @@
+"""Data facts of a task: rows, classes, majority, entropy, what was left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.corpus import SPLITS, Corpus
+from probing.design import Labels
+from probing.resampling import EVALUATED
+from probing.text_forms import as_input
+
+Ints = NDArray[np.int64]
+
+
+def facts(labels: Labels, corpus: Corpus) -> dict[str, Any]:
+    """Data facts of a task, ready for JSON.
+
+    Returns:
+        `level`; `rows`, `sentences` (different inputs) and `clusters` (what is resampled) by split; `unit`, what a
+        cluster is, and `unit_reason`; `shared_inputs` of dev and test, how many `rows` and `texts` train has too, and
+        `new_rows` and `new_sentences`, those it has not (empty: all); `alone`, the labelled examples that have no
+        document or group while others have; `classes` (0 for real); `majority_label` (of train) and `majority`, the
+        fraction of test rows that carry it; `entropy_bits` of the train labels; `type_overlap`, the fraction of test
+        rows whose type occurs in train (None: no types); `excluded` by reason; `unseen_classes`, the dev and test rows
+        whose class train lacks; `duplicate_sentences`, the dev and test examples whose text occurs in train; `mean`
+        and `std` of real train targets. What does not apply is None.
+    """
+    train, test = labels.rows("train"), labels.rows("test")
+    examples = {split: np.unique(labels.example[labels.rows(split)]).tolist() for split in SPLITS}
+    documents = [corpus.examples[e].document for found in examples.values() for e in found]
+    return {
+        "level": labels.level,
+        "rows": {split: len(labels.rows(split)) for split in SPLITS},
+        "sentences": {s: len({as_input(corpus.examples[e].text) for e in found}) for s, found in examples.items()},
+        "clusters": {split: len(np.unique(labels.groups[labels.rows(split)])) for split in SPLITS},
+        "unit": labels.unit,
+        "unit_reason": labels.unit_reason,
+        "shared_inputs": _shared(labels, corpus),
+        "alone": documents.count(None) if any(documents) else 0,
+        "classes": len(labels.classes),
+        **_FACTS_OF[labels.kind](labels, train, test),
+        "type_overlap": _type_overlap(labels, train, test),
+        "excluded": dict(labels.excluded),
+        "duplicate_sentences": _duplicates(labels),
+    }
+
+
+def _class_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
+    counts = np.bincount(labels.y[train], minlength=len(labels.classes))
+    p = counts[counts > 0] / counts.sum()
+    majority = int(counts.argmax())
+    held_out = labels.y[np.isin(labels.split, ("dev", "test"))]
+    return {
+        "majority_label": labels.classes[majority], "majority": float((labels.y[test] == majority).mean()),
+        "entropy_bits": float(-(p * np.log2(p)).sum()), "unseen_classes": int((counts[held_out] == 0).sum()),
+        "mean": None, "std": None,
+    }  # fmt: skip
+
+
+def _label_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
+    held_out = np.isin(labels.split, ("dev", "test"))
+    unmet = labels.y[held_out][:, labels.y[train].sum(axis=0) == 0]
+    return {
+        "majority_label": None, "majority": None, "entropy_bits": None, "unseen_classes": int(unmet.any(axis=1).sum()),
+        "mean": None, "std": None,
+    }  # fmt: skip
+
+
+def _real_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
+    y = labels.y[train]
+    return {
+        "majority_label": None, "majority": None, "entropy_bits": None, "unseen_classes": 0,
+        "mean": float(y.mean()), "std": float(y.std()),
+    }  # fmt: skip
+
+
+_FACTS_OF = {"classes": _class_facts, "labels": _label_facts, "real": _real_facts}
+
+
+def _type_overlap(labels: Labels, train: Ints, test: Ints) -> float | None:
+    types = labels.keys.get("type")
+    return None if types is None else float(np.isin(types[test], types[train]).mean())
+
+
+def _duplicates(labels: Labels) -> int:
+    return 0 if labels.fresh is None else len(np.unique(labels.example[~labels.fresh]))
+
+
+def _shared(labels: Labels, corpus: Corpus) -> dict[str, dict[str, int]]:
+    if labels.fresh is None:
+        return {}
+
+    def texts(rows: Ints) -> int:
+        return len({as_input(corpus.examples[e].text) for e in np.unique(labels.example[rows]).tolist()})
+
+    found = {}
+    for split in EVALUATED:
+        rows = labels.rows(split)
+        fresh = labels.fresh[rows]
+        found[split] = {
+            "rows": int((~fresh).sum()), "texts": texts(rows[~fresh]), "new_rows": int(fresh.sum()),
+            "new_sentences": texts(rows[fresh]),
+        }  # fmt: skip
+    return found
