@@ -10,6 +10,7 @@ from probing.errors import BadParameter
 from probing.plantbench import tier0
 from probing.plantbench.case import Case, Truth
 from probing.plantbench.knobs import DEVELOPMENT_SEEDS, Knobs, held_out, holdout_seed
+from probing.plantbench.tier0_cases import CASES
 from probing.seeds import child_seed
 
 Tier = Callable[[int], Iterable[tuple[Case, Truth]]]
@@ -71,7 +72,7 @@ def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int
 
 
 def vectors(
-    knobs: Knobs, *, seeds: Sequence[int] = DEVELOPMENT_SEEDS, numbers: Sequence[int] = tuple(tier0.PLANTS)
+    knobs: Knobs, *, seeds: Sequence[int] = DEVELOPMENT_SEEDS, numbers: Sequence[int] = tuple(CASES)
 ) -> Suite:
     """Tier 0 with other knobs: power against n, gain, ρ or d is a score for each of several of these."""
     return Suite(tuple(seeds), {0: lambda seed: tier0.cases(seed, knobs=knobs, numbers=numbers)})
