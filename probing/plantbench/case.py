@@ -35,17 +35,17 @@ class Joint:
     """A property at several positions of one site together.
 
     Attributes:
-        property: whose.
+        name: of the property.
         site: where.
         positions: two or more.
     """
 
-    property: str
+    name: str
     site: str
     positions: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.property} at {self.site}@{'+'.join(self.positions)}"
+        return f"{self.name} at {self.site}@{'+'.join(self.positions)}"
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -54,7 +54,7 @@ class Joint:
 
     def holds(self, cell: Cell) -> bool:
         """Whether the cell is one of these."""
-        return cell.property == self.property and cell.place in self.places
+        return cell.property == self.name and cell.place in self.places
 
 
 def joints_of(cells: Iterable[Cell]) -> tuple[Joint, ...]:

@@ -14,6 +14,7 @@ from probing.seeds import generator
 VERSION = "2"  # of the generator: a changed one gets another
 DEVELOPMENT_SEEDS = tuple(range(20))
 CI_SEEDS = (0, 1, 2)
+HELD_OUT_DRAWS = 10  # of tier 0
 
 Squash = Literal["linear", "tanh", "softsign"]
 Grouping = Literal["equal", "mixed", "zipf", "lognormal"]
@@ -41,10 +42,11 @@ class Knobs:
         squash: what the model does to normalised coordinates before its linear read.
         n_pairs: minimal pairs that certify.
         twins: half of the rows are the minimal pairs of the other half.
-        grouping: sizes of groups: all of `group_size`; 1 to `largest` at random; `documents` of them with sizes as 1, 1/2,
-            1/3 … to the power of `tail`, or log-normal with `spread`.
+        grouping: sizes of groups: all of `group_size`; 1 to `largest` at random; or `documents` of them, with sizes as
+            1, 1/2, 1/3 … to the power of `tail`, or log-normal with `spread`.
         largest, documents, tail, spread: see there; shares of Zipf classes have the same `tail`.
-        document_share, document_gain: of the noise's variance within documents, and how strongly noise is read there.
+        document_share: of the noise's variance that rows of a document have in common.
+        loud: how strongly noise is read in cases 23 to 30 and 37 to 43.
         group_sizes, mixed_share: of cases 39 to 42, and what their rows have in common.
         many: K of cases 23 to 28, which have `n` rows, half or a quarter of them, by seed mod 3.
         multiples, off_multiple: effects of cases 32 to 35, and of 36, in units of the smallest that counts.
@@ -77,7 +79,7 @@ class Knobs:
     tail: float = 1.0
     spread: float = 1.5
     document_share: float = 0.64
-    document_gain: float = 0.75
+    loud: float = 0.75
     group_sizes: tuple[int, int, int] = (1, 2, 7)
     mixed_share: float = 0.5
     many: tuple[int, int, int] = (4, 6, 17)
@@ -131,7 +133,7 @@ def held_out(version: str, seed: int) -> Knobs:
         tail=float(rng.uniform(0.7, 1.2)),
         spread=float(rng.uniform(1.0, 1.8)),
         document_share=float(rng.uniform(0.3, 0.8)),
-        document_gain=float(rng.uniform(0.25, 1.0)),
+        loud=float(rng.uniform(0.25, 1.0)),
         group_sizes=(1, int(rng.integers(2, 4)), int(rng.integers(5, 16))),
         mixed_share=float(rng.uniform(0.2, 0.7)),
         many=(4, int(rng.integers(5, 11)), int(rng.integers(12, 21))),

@@ -170,4 +170,3 @@ def _sub_label(label: Label, frozen: float | None, sub: float | None) -> SubLabe
     if frozen is not None and frozen <= UNUSED:
         return "norm-mediated"
     return "subspace" if sub is not None and sub >= USED else "site only"
-

@@ -53,7 +53,7 @@ def build(number: int, twin: TwinName, seed: int, *, knobs: Knobs | None = None)
 
 
 def world_of(number: int, twin: TwinName, seed: int, knobs: Knobs) -> tuple[World, Latents]:
-    """The model of a case, and the rows that certify it: their groups are of one size, for only rules are to see others.
+    """The model of a case, and the rows that certify it, whose groups are all of one size.
 
     Args:
         number, twin, seed: of the case.

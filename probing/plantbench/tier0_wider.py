@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from probing.plantbench.oracle import USED
 from probing.plantbench.plants import (
     FIRST,
     Builder,
-    Draw,
     Floats,
+    Ints,
     KnobsOf,
     Latents,
     Plant,
@@ -27,7 +28,7 @@ from probing.plantbench.plants import (
     in_slot,
     slot_read,
 )
-from probing.plantbench.tier0_codes import meant, of_classes, plain
+from probing.plantbench.tier0_codes import of_classes, plain
 from probing.plantbench.tier0_reads import opposed
 
 B = FIRST
@@ -74,10 +75,10 @@ def of_size(which: int) -> Builder:
 
     def build(used: bool, knobs: Knobs, seed: int) -> Plant:
         multiple = knobs.multiples[which]
-        intended = meant(True) if multiple > 1 else {"": ""}
+        label: Literal["used", ""] = "used" if multiple > 1 else ""
 
         def at_gain(gain: float) -> Plant:
-            return Plant(intended, linear=slot_read(0, gain), target=_target(multiple), at_gain=at_gain)
+            return Plant({"": label}, linear=slot_read(0, gain), target=_target(multiple), at_gain=at_gain)
 
         return at_gain(USED)
 
@@ -100,9 +101,11 @@ def small_opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 def crossing_groups(used: bool, knobs: Knobs, seed: int) -> Plant:
     """43: half of the rows of every group have either label."""
-    draw: Draw = lambda rng, a, c, types, knobs: (  # noqa: E731
-        np.arange(len(a)) + rng.integers(0, 2, -(-len(a) // knobs.group_size))[np.arange(len(a)) // knobs.group_size]
-    ) % 2
+
+    def draw(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
+        groups = np.arange(len(a)) // knobs.group_size
+        return np.asarray((np.arange(len(a)) + rng.integers(0, 2, int(groups[-1]) + 1)[groups]) % 2, np.int64)
+
     return replace(plain(used, knobs, seed), draw=draw)
 
 
@@ -112,13 +115,12 @@ def _target(multiple: float) -> float:
 
 def fewer_rows(knobs: Knobs, seed: int) -> Knobs:
     """All rows, half or a quarter of them, by seed: cases of many classes."""
-    return replace(knobs, n=knobs.n // (1, 2, 4)[seed % 3])
+    return replace(knobs, n=knobs.n // (1, 2, 4)[seed % 3], noise_gain=knobs.loud)
 
 
 def zipf_documents(knobs: Knobs, seed: int) -> Knobs:
     """A third of the rows, in documents of Zipf sizes."""
-    return replace(knobs, n=knobs.n // 3, grouping="zipf", group_share=knobs.document_share,
-                   noise_gain=knobs.document_gain)  # fmt: skip
+    return replace(_in_groups(knobs, knobs.document_share), grouping="zipf")
 
 
 def treebank_documents(knobs: Knobs, seed: int) -> Knobs:
@@ -131,23 +133,26 @@ def wide(which: int) -> KnobsOf:
 
     def knobs_of(knobs: Knobs, seed: int) -> Knobs:
         rows = max(2 * (knobs.n // 20), 48)
-        return replace(knobs, n=rows, width=max(int(knobs.wide[which] * rows), knobs.width), n_pairs=knobs.n_pairs // 2)
+        width = max(int(knobs.wide[which] * rows), knobs.width)
+        return replace(knobs, n=rows, width=width, n_pairs=knobs.n_pairs // 2, noise_gain=knobs.loud)
 
     return knobs_of
 
 
 def groups_of_size(which: int) -> KnobsOf:
     """A third of the rows, in groups of one size, which share half of the noise."""
-    return lambda knobs, seed: replace(
-        knobs, n=knobs.n // 3, group_size=knobs.group_sizes[which], group_share=knobs.mixed_share
-    )
+    return lambda knobs, seed: _in_groups(knobs, knobs.mixed_share, size=knobs.group_sizes[which])
 
 
 def mixed_groups(knobs: Knobs, seed: int) -> Knobs:
     """A third of the rows, in groups of any size up to a dozen."""
-    return replace(knobs, n=knobs.n // 3, grouping="mixed", group_share=knobs.mixed_share)
+    return replace(_in_groups(knobs, knobs.mixed_share), grouping="mixed")
 
 
 def even_groups(knobs: Knobs, seed: int) -> Knobs:
     """A third of the rows, in groups of six that share most of the noise."""
-    return replace(knobs, n=knobs.n // 3, group_size=6, group_share=knobs.document_share)
+    return _in_groups(knobs, knobs.document_share, size=6)
+
+
+def _in_groups(knobs: Knobs, share: float, *, size: int = 1) -> Knobs:
+    return replace(knobs, n=knobs.n // 3, group_size=size, group_share=share, noise_gain=knobs.loud)

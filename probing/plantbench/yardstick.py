@@ -167,8 +167,9 @@ class Yardstick:
         whole = self.means.size(moved)
         if not self.s_c:
             return Size(0.0, whole / self.s_y, whole / self.s_y)
-        along = self._product(moved) / self.means.size(self.natural)
-        off = math.sqrt(max(whole**2 - along**2, 0.0))
+        total = self.means.size(self.natural)
+        along = self._product(moved) / total
+        off = self.means.size(moved - along / total * self.natural)
         return Size(along / self.s_c, off / self.s_y, whole / self.s_y)
 
     def mediated(self, changes: Floats) -> float:
