@@ -34,7 +34,7 @@ class PlantbenchJob(Job):
         help="protocol, its variants, or field: the literature's, on tier 0 (repeatable)",
         flag="rule",
     )
-    power: Many = option([], help="n, gain, rho or width: power of every rule against it, tier 0 (repeatable)")
+    power: Many = option([], help="n, gain, rho, effect, classes or width: every rule's power, tier 0 (repeatable)")
     by_case: bool = option(False, help="print a table for each case too")
     json_file: str | None = option(None, help="file of the score card", flag="json")
 

@@ -98,7 +98,8 @@ def test_counts_are_those_of_a_table_made_by_hand() -> None:
 
 def test_errors_on_effects_well_above_epsilon_and_words_on_the_band_are_counted_apart() -> None:
     cells = [
-        scored("used", "unused", s=0.11), *[scored("used", "unused", s=0.126)] * 2, *[scored("used", "used", s=0.2)] * 6,
+        scored("used", "unused", s=0.11), *[scored("used", "unused", s=0.126)] * 2,
+        *[scored("used", "used", s=0.2)] * 6,
         *[scored("band", "used", s=0.08)] * 3, scored("band", "unused", s=0.08), scored("band", "abstain", s=0.08),
     ]  # fmt: skip
     found = rates(cells)

@@ -7,7 +7,7 @@ variances), m_w and t_w means by stratum (and pair of classes) of signed Δ_i an
     E  = sqrt(mean |Δ_i|²) / s_Y
     MF = Σ_w π_w ⟨m_w, t_w⟩ / Σ_w π_w |t_w|²
 
-The same of several positions of a site together, all exchanged at once.
+The same of several positions of a site together, all exchanged at once; how they are used is not asked of these.
 """
 
 from __future__ import annotations
@@ -63,13 +63,14 @@ def certify(
     size, e = yardstick(delta), math.sqrt(float((delta**2).sum(1).mean())) / yardstick.s_y
     label: Label = "used" if size.s >= USED else "unused" if e <= UNUSED and size.s <= FAINT else "band"
     frozen = sub = None
-    if label == "used":
+    is_alone = len(places) == 1
+    if label == "used" and is_alone:
         if instrument.has_norms:
             frozen = yardstick(_changes(instrument, x, donated, frozen_norms=True)).s
         swap = {p: _class_mean_swap(h, pairs, z, strata, n_classes) for p, h in states.items()}
         sub = yardstick(_changes(instrument, x, swap)).s
     mf = yardstick.mediated(delta) if yardstick.total >= USED else None
-    return Certificate(label, _sub_label(label, frozen, sub), size.s, e, mf, frozen, sub, len(pairs),
+    return Certificate(label, _sub_label(label, frozen, sub) if is_alone else "", size.s, e, mf, frozen, sub, len(pairs),
                        s_total=size.of_total, along=size.along, off=size.off)  # fmt: skip
 
 
