@@ -70,8 +70,9 @@ def certify(
         swap = {p: _class_mean_swap(h, pairs, z, strata, n_classes) for p, h in states.items()}
         sub = yardstick(_changes(instrument, x, swap)).s
     mf = yardstick.mediated(delta) if yardstick.total >= USED else None
-    return Certificate(label, _sub_label(label, frozen, sub) if is_alone else "", size.s, e, mf, frozen, sub, len(pairs),
-                       s_total=size.of_total, along=size.along, off=size.off)  # fmt: skip
+    how = _sub_label(label, frozen, sub) if is_alone else ""
+    return Certificate(label, how, size.s, e, mf, frozen, sub, len(pairs), s_total=size.of_total, along=size.along,
+                       off=size.off)  # fmt: skip
 
 
 def truth_of(
