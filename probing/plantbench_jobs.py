@@ -25,13 +25,16 @@ class PlantbenchJob(Job):
 
     tiers: Many = option(["0", "1", "2"], help="0 vectors, 1 compiled, 2 trained (repeatable)", flag="tier")
     heldout: bool = option(False, help="the held-out configuration of this version: wider ranges, seeds of its own")
-    seeds: int = Field(
-        default=3, ge=1, le=20, description="seeds of tier 0; tier 1 takes a tenth", json_schema_extra={"flag": ""}
-    )
+    seeds: int | None = Field(
+        default=None, ge=1, le=20, json_schema_extra={"flag": ""},
+        description="seeds of tier 0 (3, or 10 draws held out); tier 1 takes a tenth",
+    )  # fmt: skip
     rules: Many = option(
-        ["protocol", "field"], help="protocol, its variants, or field: the literature's (repeatable)", flag="rule"
+        ["protocol", "field"],
+        help="protocol, its variants, or field: the literature's, on tier 0 (repeatable)",
+        flag="rule",
     )
-    power: Many = option([], help="n, gain, rho or width: power of every rule against it, tier 0 (repeatable)")
+    power: Many = option([], help="n, gain, rho, effect, classes or width: every rule's power, tier 0 (repeatable)")
     by_case: bool = option(False, help="print a table for each case too")
     json_file: str | None = option(None, help="file of the score card", flag="json")
 
@@ -39,8 +42,9 @@ class PlantbenchJob(Job):
         """Score, and write the card if a file is named."""
         if not set(self.tiers) <= {"0", "1", "2"}:
             raise ConfigError("no such tier", needed="0, 1 or 2", found=", ".join(self.tiers))
+        version = import_module("probing.plantbench.knobs").held_out_version(pb.__version__) if self.heldout else ""
         card: Scorecard = import_module("probing.plantbench.running").run(
-            tiers=sorted({int(tier) for tier in self.tiers}), heldout=pb.__version__ if self.heldout else "",
+            tiers=sorted({int(tier) for tier in self.tiers}), heldout=version,
             seeds=self.seeds, rules=self.rules, power=self.power,
             progress=None if progress else False,
         )  # fmt: skip

@@ -134,8 +134,8 @@ def _print_files(files: Iterable[Path], next_step: str = "") -> None:
 def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
     card = job.run(progress=not quiet)
     if job.by_case:
-        typer.echo(card.table(lambda s: f"{s.tier}.{s.number:02d} {s.name}") + "\n")
-    typer.echo(card.table())
+        typer.echo(card.case_tables() + "\n")
+    typer.echo(card.table(lambda s: f"tier {s.tier}") if len(set(job.tiers)) > 1 else card.table())
     if card.power:
         typer.echo("\n" + card.power_tables())
     if job.json_file is not None:

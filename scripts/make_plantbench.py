@@ -1,6 +1,8 @@
 """Train, certify and write the shipped tier-2 cases of Plantbench.
 
 `python scripts/make_plantbench.py [FOLDER] [FAMILY …]` (default: datasets/plantbench, all four).
+`python scripts/make_plantbench.py --certify [FOLDER] [FAMILY …]` certifies the models that lie there anew, and writes
+nothing but their truth.json.
 
 Each model is trained as `probing.plantbench.tier2_training` says, then certified on 4 096 minimal pairs a property. A
 certified label that contradicts the intended one, a B that is not decodable at the query, or wrong answers stop the
@@ -15,13 +17,16 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from probing.plantbench.built import Built, of_training
 from probing.plantbench.case import Truth
 from probing.plantbench.certifying import certified
-from probing.plantbench.folders import PAIRS, write_case
+from probing.plantbench.folders import PAIRS, write_case, write_truth
+from probing.plantbench.planted_model import PlantedModel
 from probing.plantbench.tier2_models import Recipe
-from probing.plantbench.tier2_training import accuracy, trained
+from probing.plantbench.tier2_training import Trained, accuracy, trained
 from probing.seeds import child_seed, generator
 
 RECIPES = {
@@ -45,6 +50,25 @@ def make(name: str, recipe: Recipe, folder: Path) -> None:
     print(table(truth))
     refuse(built, truth, right)
     write_case(folder / name, built, truth, pairs=PAIRS, facts={"accuracy": round(right, 4)})
+
+
+def certify_again(name: str, folder: Path) -> None:
+    """Certify a model that was written before, and write its truth anew."""
+    told = json.loads((folder / name / "truth.json").read_text(encoding="utf-8"))
+    recipe = Recipe(**told["configuration"])
+    direction = torch.tensor(told["planted_directions"]["B.query"], dtype=torch.float64)
+    built = of_training(recipe, Trained(written(folder / name, recipe), direction, 0.0))
+    truth = certified(built.claim, seed=child_seed(recipe.seed, "certificate"))
+    print(table(truth))
+    refuse(built, truth, told["accuracy"])
+    write_truth(folder / name, built, truth, list(told["sha256"]), {"accuracy": told["accuracy"]})
+
+
+def written(folder: Path, recipe: Recipe) -> PlantedModel:
+    """The model of a folder."""
+    loader = AutoModel if recipe.pooled else AutoModelForMaskedLM if recipe.family == "bert" else AutoModelForCausalLM
+    pooled = load_file(folder / "readout.safetensors")["weights"] if recipe.pooled else None
+    return PlantedModel(loader.from_pretrained(folder / "model").eval(), recipe.language, pooled)
 
 
 def refuse(built: Built, truth: Truth, right: float) -> None:
@@ -83,10 +107,14 @@ def hashes(folder: Path) -> str:
 
 def main() -> None:
     default = Path(__file__).resolve().parent.parent / "datasets" / "plantbench"
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    given = [argument for argument in sys.argv[1:] if argument != "--certify"]
+    folder = Path(given[0]) if given else default
     torch.set_num_threads(1)  # steps this small lose more to waiting than a second thread gains
-    for name in sys.argv[2:] or RECIPES:
-        make(name, RECIPES[name], folder)
+    for name in given[1:] or RECIPES:
+        if "--certify" in sys.argv:
+            certify_again(name, folder)
+        else:
+            make(name, RECIPES[name], folder)
     print(hashes(folder))
 
 

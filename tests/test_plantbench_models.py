@@ -16,7 +16,7 @@ from probing.errors import BadParameter, CorpusError, PlantFailed
 from probing.instrument import Place
 from probing.plantbench import tier1
 from probing.plantbench.built import compiled, of_training
-from probing.plantbench.case import Cell, CellTruth, Truth
+from probing.plantbench.case import Cell, CellTruth, Joint, Truth
 from probing.plantbench.certifying import certified
 from probing.plantbench.circuit import basis
 from probing.plantbench.folder_reading import read_case, read_truth_file
@@ -26,7 +26,7 @@ from probing.plantbench.prompts import Prompts
 from probing.plantbench.tier1_cases import CASES, FAMILIES, plant
 from probing.plantbench.tier2_models import Recipe
 from probing.plantbench.tier2_training import Trained, accuracy, trained
-from probing.plantbench.truth_json import cells_as_json, truth_from_json
+from probing.plantbench.truth_json import cells_as_json, joints_as_json, truth_from_json
 from probing.seeds import child_seed, generator
 from tests.conftest import ROOT
 
@@ -64,7 +64,7 @@ def test_unread_cells_of_compiled_models_have_no_effect(number: int) -> None:
     assert {cell.certificate.label for cell in cells} == {"unused"}
 
 
-@pytest.mark.parametrize("number", [3, 6, 8, 9, 18, 19, 21, 22])
+@pytest.mark.parametrize("number", [3, 6, 8, 9, 18, 19, 21, 22, 23, 24, 28])
 def test_what_is_read_is_used_at_the_subject_then_at_the_query(number: int) -> None:
     idle = (("resid.1", "query"), ("resid.2", "subject"))
     truth = of_b(number, "used", FAMILIES[number % 2], SUBJECT, MOVED, *idle)
@@ -88,6 +88,11 @@ def test_each_of_two_redundant_copies_mediates_half(family: str) -> None:
     for position in ("subject", "query"):
         assert found(truth, "resid.1", position).certificate.mf == pytest.approx(0.5, abs=0.08)
     assert found(truth, "resid.2", "query").certificate.mf == pytest.approx(1, abs=1e-3)
+    joint = Joint("B", "resid.1", ("subject", "query"))
+    assert set(truth.joints) == {joint}
+    assert truth.joints[joint].mf == pytest.approx(1, abs=1e-3)
+    assert truth.joint(Cell(Place("resid.1", "query"), "B")) == truth.joints[joint]
+    assert truth.joint(Cell(Place("resid.2", "query"), "B")) is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -153,7 +158,7 @@ def test_other_seeds_give_other_models() -> None:
 
 
 def test_no_such_case() -> None:
-    for number, twin in ((2, "used"), (23, "unused"), (1, "band")):
+    for number, twin in ((2, "used"), (29, "unused"), (1, "band")):
         with pytest.raises(BadParameter, match="no such case"):
             plant(number, twin)
     with pytest.raises(BadParameter, match="family"):
@@ -187,6 +192,7 @@ def test_a_folder_has_the_same_logits_and_the_same_truth(number: int, family: st
     write_case(tmp_path, built, truth, rows=40, pairs=3)
     case, read = read_case(tmp_path)
     assert cells_as_json(read) == cells_as_json(truth)
+    assert joints_as_json(read) == joints_as_json(truth)
     assert (case.number, case.twin, case.n_classes["B"]) == (number, "used", {18: 5, 19: 0}[number])
     case.instrument.check()
     ids = prompts_of(tmp_path, built.planted)
@@ -234,11 +240,15 @@ def test_splits_keep_groups_whole(tmp_path: Path) -> None:
 
 
 def test_what_is_not_the_certified_case_is_refused(tmp_path: Path) -> None:
-    write_case(tmp_path, compiled(plant(1, "used")), of_b(1, "used", "gpt2"), rows=8)
+    both = of_b(1, "used", "gpt2", SUBJECT, ("resid.1", "query"))
+    write_case(tmp_path, compiled(plant(1, "used")), both, rows=8)
     told = json.loads((tmp_path / "truth.json").read_text())
     for change, message in (
-        ({"format": 2}, "another format"), ({"cells": {}}, "without a sound 'cells'"), ({"cells": []}, "without cells"),
+        ({"format": 1}, "another format"), ({"format": 3}, "another format"),
+        ({"cells": {}}, "without a sound 'cells'"), ({"cells": []}, "without cells"),
         ({"cells": [told["cells"][0]] * 2}, "twice"), ({"cells": [told["cells"][0] | {"E": "0"}]}, "sound 'E'"),
+        ({"joints": {}}, "without a sound 'joints'"), ({"joints": [{"site": "resid.0"}]}, "joint 0"),
+        ({"joints": [told["joints"][0] | {"positions": ["query"]}]}, "sound 'positions'"),
         ({"sha256": {"../truth.json": "0"}}, "not the file"), ({"sha256": {"corpus.jsonl": "0"}}, "not the file"),
         ({"behaviour": {"kind": "other"}}, "unknown behaviour"),
     ):  # fmt: skip
@@ -260,7 +270,7 @@ def test_a_tier_one_case_shows_no_rule_what_it_is() -> None:
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "pooled"])
 def test_shipped_models_are_still_what_their_truth_says(name: str) -> None:
     told = read_truth_file(SHIPPED / name)  # refuses files of another hash
-    truth = truth_from_json(told["cells"], name)
+    truth = truth_from_json(told["cells"], name, told["joints"])
     recipe = Recipe(**told["configuration"])
     case, _ = read_case(SHIPPED / name, rows=64, check=False)
     built = of_training(recipe, Trained(planted_of(SHIPPED / name, recipe), torch.ones(recipe.width), 0.0))
@@ -275,6 +285,9 @@ def test_shipped_models_are_still_what_their_truth_says(name: str) -> None:
         assert again.cells[cell].certificate.label == truth.cells[cell].certificate.label
         assert again.cells[cell].certificate.s == pytest.approx(truth.cells[cell].certificate.s, rel=0.1, abs=0.01)
         assert again.cells[cell].probe_accuracy == pytest.approx(truth.cells[cell].probe_accuracy, abs=0.05)
+    sites = ("resid.0", "resid.1", "resid.2", "resid.3")
+    assert {joint.site for joint in truth.joints if joint.name == "B"} == set(sites)
+    assert {truth.joints[Joint("B", site, ("subject", "query"))].label for site in sites} == {"unused"}
     assert case.instrument.n_rows == 64
     assert (SHIPPED / name / "model" / "model.safetensors").stat().st_size < 2**20
 

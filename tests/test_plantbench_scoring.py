@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import probing
 from probing.cli import app
 from probing.editing import Intervention
 from probing.errors import BadParameter, TooFewGroups, UnknownName
@@ -20,14 +21,15 @@ from probing.instrument import Place
 from probing.intervening.nulls import rate_interval
 from probing.interventions.inlp import Inlp
 from probing.interventions.leace import Leace
-from probing.plantbench import baselines, tier0
+from probing.plantbench import baselines, running, tier0
 from probing.plantbench.case import Answer, Case, Cell, CellTruth, Certificate, Said, Truth
-from probing.plantbench.knobs import Knobs
+from probing.plantbench.knobs import Knobs, held_out_version
 from probing.plantbench.power import SWEEPS, power_curve, power_table
 from probing.plantbench.running import run
 from probing.plantbench.scorecard import Scorecard
-from probing.plantbench.scoring import Scored, answers, oracle_rule, rates, score
+from probing.plantbench.scoring import Rule, Scored, answers, oracle_rule, rates, score
 from probing.plantbench.suite import Suite, development, held_out_suite, vectors
+from tests.conftest import ROOT
 
 SMALL = Knobs(n=1200, n_pairs=1024)
 
@@ -38,11 +40,17 @@ def suite() -> tuple[tuple[Case, Truth], ...]:
 
 
 def scored(
-    label: str, verdict: Said, *, decodable: bool = True, effect: float = math.nan, mf: float | None = None
-) -> Scored:
-    certificate = Certificate(label, "subspace" if label == "used" else "", 0.5, 0.5, mf, None, None, 9)  # type: ignore[arg-type]
-    truth = CellTruth("", certificate, 0.9 if decodable else 0.5, 0.5)
-    return Scored("0.01.used.0", 0, 1, "plain", "B at x", truth, Answer(verdict, effect=effect), 0.25)
+    label: str, verdict: Said, *, decodable: bool = True, effect: float = math.nan, mf: float | None = None,
+    s: float = 0.5, joint: str = "", together: str = "",
+) -> Scored:  # fmt: skip
+    truth = CellTruth("", certificate(label, s, mf), 0.9 if decodable else 0.5, 0.5)
+    answer = Answer(verdict, effect=effect, together=together)  # type: ignore[arg-type]
+    others = certificate(joint, s, mf) if joint else None
+    return Scored("0.01.used.0", 0, 1, "plain", "B at x", truth, answer, 0.25, "", others)
+
+
+def certificate(label: str, s: float, mf: float | None) -> Certificate:
+    return Certificate(label, "subspace" if label == "used" else "", s, s, mf, None, None, 9)  # type: ignore[arg-type]
 
 
 def test_the_rule_that_knows_scores_one() -> None:
@@ -86,6 +94,79 @@ def test_counts_are_those_of_a_table_made_by_hand() -> None:
     assert found.false_not_decodable == 2 / 19
     assert (found.fpr_low, found.fpr_high) == pytest.approx((0.0252, 0.5561), abs=1e-4)  # Clopper and Pearson's table
     assert found.seconds == pytest.approx(27 * 0.25)
+
+
+def test_errors_on_effects_well_above_epsilon_and_words_on_the_band_are_counted_apart() -> None:
+    cells = [
+        scored("used", "unused", s=0.11), *[scored("used", "unused", s=0.126)] * 2,
+        *[scored("used", "used", s=0.2)] * 6,
+        *[scored("band", "used", s=0.08)] * 3, scored("band", "unused", s=0.08), scored("band", "abstain", s=0.08),
+    ]  # fmt: skip
+    found = rates(cells)
+    assert (found.false_unused, found.material, found.material_unused) == (3 / 9, 8, 2)
+    assert (found.material_rate, found.false_used) == (0.25, 0)
+    assert (found.material_low, found.material_high) == pytest.approx((0.0319, 0.6509), abs=1e-4)
+    assert (found.band, found.band_used, found.band_unused) == (5, 3, 1)
+    lines = Scorecard({"mine": cells}).case_tables().splitlines()
+    assert lines[0].startswith("mine, by case")
+    assert "2 of 8 [0.032, 0.651]" in lines[2]
+    assert lines[2].endswith("3, 1, 5")
+
+
+def test_places_that_are_used_only_together_have_a_score_of_their_own() -> None:
+    cells = [
+        *[scored("unused", "unused", joint="used", together="used")] * 3, scored("unused", "unused", joint="used"),
+        *[scored("unused", "unused", joint="unused")] * 4, scored("unused", "unused", joint="unused", together="used"),
+        scored("used", "used", joint="used"), scored("unused", "unused", joint="band", together="used"),
+    ]  # fmt: skip
+    found = rates(cells)
+    assert (found.joint_recall, found.joint_fpr) == (3 / 4, 1 / 5)
+    assert found.recall_unused == found.recall_used == 1.0
+    assert rates([scored("used", "used")]).joint_recall is None
+    majority = tuple(tier0.cases(0, knobs=SMALL, numbers=(31,)))
+    known = score(oracle_rule(majority), majority)
+    assert (known.joint_recall, known.joint_fpr, known.recall_unused) == (1.0, 0.0, 1.0)
+
+
+def test_a_rule_is_asked_only_about_its_tiers() -> None:
+    found = answers({"all": lambda case: {}, "none": lambda case: {}}, suite()[:2], tiers={"none": (1, 2)})
+    assert (len(found["all"]), len(found["none"])) == (2, 0)
+    card = Scorecard(found)
+    assert [set(cell["answers"]) for cell in json.loads(card.to_json())["cells"]] == [{"all"}, {"all"}]
+    assert list(card.by(lambda s: s.name)["plain"]) == ["all"]
+
+
+def test_bare_heldout_runs_what_the_documentation_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tier 0 in ten draws with all rules, tier 1 in one and tier 2 with three models by the protocol alone."""
+    asked: dict[str, object] = {}
+
+    def made(version: str, *, tiers: Sequence[int], draws: int) -> Suite:
+        asked.update(version=version, tiers=list(tiers), suite=held_out_suite(version, tiers=tiers, draws=draws))
+        return Suite((), {})
+
+    def heard(
+        rules: Mapping[str, Rule], cases: object, *, tiers: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, list[Scored]]:
+        asked.update(rules=list(rules), limited=dict(tiers))
+        return {name: [] for name in rules}
+
+    monkeypatch.setattr(running, "held_out_suite", made)
+    monkeypatch.setattr(running, "answers", heard)
+    monkeypatch.setattr(running, "field_rules", lambda suite: {name: lambda case: {} for name in baselines.FIELD_RULES})
+    result = CliRunner().invoke(app, ["plantbench", "--heldout", "--quiet"])
+    assert result.exit_code == 0, result.output
+    whole = asked["suite"]
+    assert isinstance(whole, Suite)
+    assert asked["tiers"] == [0, 1, 2]
+    assert {tier: len(whole.few.get(tier, whole.seeds)) for tier in (0, 1, 2)} == {0: 10, 1: 1, 2: 3}
+    assert asked["rules"] == ["protocol", *baselines.FIELD_RULES]
+    assert asked["limited"] == dict.fromkeys(baselines.FIELD_RULES, (0,))
+    assert asked["version"] == held_out_version(probing.__version__) != probing.__version__
+    page = (ROOT / "docs" / "plantbench.md").read_text(encoding="utf-8")
+    assert (
+        "`probing plantbench --heldout`: tier 0 in ten draws by all rules, tier 1 in one draw and three\ntrained"
+        in page
+    )
 
 
 def test_the_slope_is_through_zero_over_cells_that_have_both() -> None:
@@ -234,7 +315,7 @@ def test_the_command_writes_a_card_of_the_protocol_and_prints_its_rates(tmp_path
     wanted = {"precision_used", "recall_used", "precision_unused", "recall_unused", "abstention", "fpr", "fpr_low",
               "fpr_high", "mf_slope", "seconds"}  # fmt: skip
     assert wanted <= set(told)
-    assert told["precision_used"] >= 0.9 and told["recall_used"] >= 0.9 and told["precision_unused"] == 1
+    assert told["precision_used"] >= 0.9 and told["recall_used"] >= 0.9 and told["precision_unused"] >= 0.9
     assert CliRunner().invoke(app, [*command[:2], "7", *command[3:]]).exit_code == 1
 
 

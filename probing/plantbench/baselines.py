@@ -79,15 +79,15 @@ def best_threshold(values: Floats, used: NDArray[np.bool_]) -> float:
     return float(cuts[len(cuts) - 1 - int(np.argmax(right[::-1]))])
 
 
+FIELD_RULES = ("probe_accuracy", "attribution_patching", "amnesic_leace", "amnesic_inlp", "fitted_direction")
+
+
 def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
     """All of them by name, thresholds fitted on the cells of a suite (not those that they are scored on)."""
     statistics = {"probe_accuracy": accuracy_above_chance, "attribution_patching": attribution}
-    return {
-        **fitted(statistics, suite),
-        "amnesic_leace": Amnesic(Leace()),
-        "amnesic_inlp": Amnesic(Inlp()),
-        "fitted_direction": FittedDirection(),
-    }
+    rules: dict[str, Rule] = dict(fitted(statistics, suite))
+    rules |= {"amnesic_leace": Amnesic(Leace()), "amnesic_inlp": Amnesic(Inlp()), "fitted_direction": FittedDirection()}
+    return {name: rules[name] for name in FIELD_RULES}
 
 
 def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -28,6 +28,41 @@ class Cell:
 
     def __str__(self) -> str:
         return f"{self.property} at {self.place}"
+
+
+@dataclass(frozen=True, order=True)
+class Joint:
+    """A property at several positions of one site together.
+
+    Attributes:
+        name: of the property.
+        site: where.
+        positions: two or more.
+    """
+
+    name: str
+    site: str
+    positions: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.site}@{'+'.join(self.positions)}"
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The places that are edited together."""
+        return tuple(Place(self.site, position) for position in self.positions)
+
+    def holds(self, cell: Cell) -> bool:
+        """Whether the cell is one of these."""
+        return cell.property == self.name and cell.place in self.places
+
+
+def joints_of(cells: Iterable[Cell]) -> tuple[Joint, ...]:
+    """For each property and site at which several positions are asked about, all of them together."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        found.setdefault((cell.property, cell.place.site), []).append(cell.place.position)
+    return tuple(Joint(name, site, tuple(several)) for (name, site), several in found.items() if len(several) > 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +115,15 @@ class Certificate:
     """What do-interventions on minimal pairs say of a cell; effects in SDs of the clean output.
 
     Attributes:
-        label: used (S ≥ 0.10), unused (E ≤ 0.02), or in the band between them, which is not scored.
+        label: used (S ≥ 0.10), unused (E ≤ 0.02 and S ≤ 0.05), or in the band between them, which is not scored.
         sub_label: of a used cell, how; "" otherwise.
-        s, e: mean effect within strata; root mean square effect.
+        s, e: size of the mean effect by the one yardstick (`yardstick`); root mean square effect.
         mf: share of the natural difference; None where there is none (below 0.10).
         s_frozen: S with norms held; None: not run.
         s_subspace: S of the population's class-mean swap; None: not run.
         n_pairs: measured.
+        s_total: the mean effect within strata over the SD of the clean output as a whole, which S was before version 2.
+        along, off: the parts of S: along the natural contrast (signed), in SDs along it; off it, in SDs of the whole.
     """
 
     label: Label
@@ -97,6 +134,9 @@ class Certificate:
     s_frozen: float | None
     s_subspace: float | None
     n_pairs: int
+    s_total: float = 0.0
+    along: float = 0.0
+    off: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -123,9 +163,19 @@ class CellTruth:
 
 @dataclass(frozen=True)
 class Truth:
-    """By cell."""
+    """What is true of a case.
+
+    Attributes:
+        cells: of each place alone.
+        joints: of all positions of a site together, where there are several.
+    """
 
     cells: Mapping[Cell, CellTruth]
+    joints: Mapping[Joint, Certificate] = field(default_factory=dict)
+
+    def joint(self, cell: Cell) -> Certificate | None:
+        """What is certified of the positions of which this cell is one, together; None: it is the only one."""
+        return next((found for joint, found in self.joints.items() if joint.holds(cell)), None)
 
 
 @dataclass(frozen=True)
@@ -137,9 +187,11 @@ class Answer:
         score: the larger, the more used; NaN: none.
         effect: estimate of MF; NaN: none.
         p: of no effect; NaN: none.
+        together: of all positions of the site edited together; "": nothing is said.
     """
 
     verdict: Said
     score: float = float("nan")
     effect: float = float("nan")
     p: float = float("nan")
+    together: Literal["used", "unused", ""] = ""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.instrument import Place
-from probing.plantbench.case import Cell, CellTruth, Certificate, Truth
+from probing.plantbench.case import Cell, CellTruth, Certificate, Joint, Truth, joints_of
 from probing.plantbench.lexicon import Lexicon
 from probing.plantbench.oracle import N_PAIRS, Values, certify, probe_accuracy, truth_of
 from probing.plantbench.planted_model import PlantedModel, PromptInstrument
@@ -62,32 +62,39 @@ def certified(claim: Claim, *, seed: int, n_pairs: int = N_PAIRS, probe_rows: in
         PlantFailed: a certified label contradicts the intended one.
     """
     found: dict[Cell, CellTruth] = {}
+    joints: dict[Joint, Certificate] = {}
     fresh = claim.planted.language.sample(probe_rows, generator(seed, "probes"))
     probed = claim.planted.states_at(fresh, list(dict.fromkeys(cell.place for cell in claim.cells)))
     for name in dict.fromkeys(cell.property for cell in claim.cells):
         cells = [cell for cell in claim.cells if cell.property == name]
-        certificates = _certificates(claim, name, cells, seed, n_pairs)
+        together = joints_of(cells)
+        asked = [*([cell.place] for cell in cells), *(joint.places for joint in together)]
+        certificates = _certificates(claim, name, asked, seed, n_pairs)
+        joints |= dict(zip(together, certificates[len(cells) :], strict=True))
         z, n_classes = values_of(claim.planted.language.lexicon, name)
-        for cell, certificate in zip(cells, certificates, strict=True):
+        for cell, certificate in zip(cells, certificates, strict=False):
             features = _features(probed[cell.place], claim)
             found[cell] = truth_of(
                 cell, certificate, claim.intended.get(cell, ""),
                 probe_accuracy(features, z[fresh.words], n_classes=n_classes), n_classes, where=claim.name,
                 sub_label=claim.sub_labels.get(cell, ""),
             )  # fmt: skip
-    return Truth({cell: found[cell] for cell in claim.cells})
+    return Truth({cell: found[cell] for cell in claim.cells}, joints)
 
 
-def _certificates(claim: Claim, name: str, cells: Sequence[Cell], seed: int, n_pairs: int) -> list[Certificate]:
+def _certificates(
+    claim: Claim, name: str, asked: Sequence[Sequence[Place]], seed: int, n_pairs: int
+) -> list[Certificate]:
+    """For each set of places of one site, what exchanging the states of all of them says."""
     language = claim.planted.language
-    places = [cell.place for cell in cells]
+    places = list(dict.fromkeys(place for several in asked for place in several))
     x, other = language.pairs(n_pairs, name, generator(seed, "pairs", name))
     both = PromptInstrument(claim.planted, joined(x, other), places=places)
     pairs = np.stack([np.arange(n_pairs), n_pairs + np.arange(n_pairs)], axis=1)
     words = np.concatenate([x.words, other.words])
     z, n_classes = values_of(language.lexicon, name)
     strata = strata_of(language.lexicon, name)[words]
-    return [certify(both, cell.place, pairs, z[words], strata, n_classes=n_classes) for cell in cells]
+    return [certify(both, several, pairs, z[words], strata, n_classes=n_classes) for several in asked]
 
 
 def joined(x: Prompts, other: Prompts) -> Prompts:

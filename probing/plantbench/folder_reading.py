@@ -28,7 +28,7 @@ from probing.strict_json import strict_json
 _WRITTEN = "truth.json as write_case writes it"
 _PARTS = {
     "generator_version": int, "case": dict, "configuration": dict, "configuration_sha256": str, "behaviour": dict,
-    "properties": dict, "sha256": dict, "cells": list,
+    "properties": dict, "sha256": dict, "cells": list, "joints": list,
 }  # fmt: skip
 _CASE = {"tier": int, "number": int, "name": str, "twin": str, "family": str, "seed": int}
 
@@ -50,7 +50,7 @@ def read_case(
     """
     source = Path(folder)
     told = read_truth_file(source)
-    truth = truth_from_json(told["cells"], str(source / "truth.json"))
+    truth = truth_from_json(told["cells"], str(source / "truth.json"), told["joints"])
     model = LanguageModel.load(str(source / "model"), kind=_kind(told), check=check)
     corpus = _corpus(source, told, twins)
     names = list(told["properties"])

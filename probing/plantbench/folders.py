@@ -23,12 +23,12 @@ from transformers import PreTrainedTokenizerFast
 from probing.plantbench.built import VERSION, Built
 from probing.plantbench.case import Truth
 from probing.plantbench.prompts import SPECIAL, Language, Prompts
-from probing.plantbench.truth_json import THRESHOLDS, cells_as_json
+from probing.plantbench.truth_json import THRESHOLDS, cells_as_json, joints_as_json
 from probing.provenance import file_sha256
 from probing.seeds import generator
 from probing.whole_files import write_atomically
 
-FORMAT = 1
+FORMAT = 2  # 1 had S over the SD of the whole output, and no joints
 ROWS, ROWS_PER_GROUP, PAIRS = 3000, 4, 200
 SHARES = (("train", 0.6), ("dev", 0.2), ("test", 0.2))
 
@@ -62,9 +62,14 @@ def write_case(
     if pairs:
         write_atomically(target / "pairs.jsonl", _json_lines(_pairs(language, pairs, rng)))
         files.append("pairs.jsonl")
-    hashes = {name: file_sha256(target / name) for name in files}
-    text = json.dumps(_truth(built, truth, hashes, facts or {}), indent=1) + "\n"
-    write_atomically(target / "truth.json", text.encode())
+    write_truth(target, built, truth, files, facts or {})
+
+
+def write_truth(folder: Path, built: Built, truth: Truth, files: Sequence[str], facts: dict[str, Any]) -> None:
+    """Write truth.json beside the files that it names."""
+    hashes = {name: file_sha256(folder / name) for name in files}
+    text = json.dumps(_truth(built, truth, hashes, facts), indent=1) + "\n"
+    write_atomically(folder / "truth.json", text.encode())
 
 
 def tokenizer_of(language: Language) -> PreTrainedTokenizerFast:
@@ -104,6 +109,7 @@ def _truth(built: Built, truth: Truth, hashes: dict[str, str], facts: dict[str, 
         "thresholds": THRESHOLDS,
         "planted_directions": directions,
         "cells": cells_as_json(truth),
+        "joints": joints_as_json(truth),
     }  # fmt: skip
 
 

@@ -11,11 +11,13 @@ import numpy as np
 from probing.errors import BadParameter
 from probing.seeds import generator
 
-VERSION = "1"  # of the generator: a changed one gets another
+VERSION = "2"  # of the generator: a changed one gets another
 DEVELOPMENT_SEEDS = tuple(range(20))
 CI_SEEDS = (0, 1, 2)
+HELD_OUT_DRAWS = 10  # of tier 0
 
 Squash = Literal["linear", "tanh", "softsign"]
+Grouping = Literal["equal", "mixed", "zipf", "lognormal"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class Knobs:
         squash: what the model does to normalised coordinates before its linear read.
         n_pairs: minimal pairs that certify.
         twins: half of the rows are the minimal pairs of the other half.
+        grouping: sizes of groups: all of `group_size`; 1 to `largest` at random; or `documents` of them, with sizes as
+            1, 1/2, 1/3 … to the power of `tail`, or log-normal with `spread`.
+        largest, documents, tail, spread: see there; shares of Zipf classes have the same `tail`.
+        document_share: of the noise's variance that rows of a document have in common.
+        loud: how strongly noise is read in cases 23 to 30 and 37 to 43.
+        group_sizes, mixed_share: of cases 39 to 42, and what their rows have in common.
+        many: K of cases 23 to 28, which have `n` rows, half or a quarter of them, by seed mod 3.
+        multiples, off_multiple: effects of cases 32 to 35, and of 36, in units of the smallest that counts.
+        voters: positions of case 31.
+        wide: widths of cases 37 and 38, in units of their rows, of which there are `n` / 10.
     """
 
     n: int = 6000
@@ -61,6 +73,20 @@ class Knobs:
     squash: Squash = "linear"
     n_pairs: int = 4096
     twins: bool = False
+    grouping: Grouping = "equal"
+    largest: int = 12
+    documents: int = 150
+    tail: float = 1.0
+    spread: float = 1.5
+    document_share: float = 0.64
+    loud: float = 0.75
+    group_sizes: tuple[int, int, int] = (1, 2, 7)
+    mixed_share: float = 0.5
+    many: tuple[int, int, int] = (4, 6, 17)
+    multiples: tuple[float, float, float, float] = (0.8, 1.0, 1.25, 1.6)
+    off_multiple: float = 1.6
+    voters: int = 3
+    wide: tuple[float, float] = (1.0, 2.0)
 
     def __post_init__(self) -> None:
         if self.width < 20 + self.noise_reads:
@@ -68,8 +94,16 @@ class Knobs:
                                found=str(self.width))  # fmt: skip
         if min(self.n, self.answers, self.group_size, self.identities, self.n_pairs) < 1 or self.classes < 3:
             raise BadParameter("a size is out of range", needed="1 or more; 3 or more classes", found=str(self))
+        if min(self.largest, self.documents, *self.group_sizes) < 1 or min(self.many) < 3 or self.voters % 2 == 0:
+            raise BadParameter("a number of the newer cases is out of range", found=str(self),
+                               needed="sizes of 1 or more, 3 or more classes, an odd number of voters")  # fmt: skip
         if self.twins and self.n % 2:
             raise BadParameter("the twins track needs an even number of rows", needed="2m", found=str(self.n))
+
+
+def held_out_version(package: str) -> str:
+    """What the held-out configuration of a release is called: a new package or a new generator gives another one."""
+    return f"{package}+{VERSION}"
 
 
 def holdout_seed(version: str) -> int:
@@ -94,4 +128,17 @@ def held_out(version: str, seed: int) -> Knobs:
         group_size=int(rng.integers(1, 9)),
         group_share=float(rng.uniform(0, 0.5)),
         squash=squashes[int(rng.integers(3))],
+        largest=int(rng.integers(5, 25)),
+        documents=int(rng.integers(90, 260)),
+        tail=float(rng.uniform(0.7, 1.2)),
+        spread=float(rng.uniform(1.0, 1.8)),
+        document_share=float(rng.uniform(0.3, 0.8)),
+        loud=float(rng.uniform(0.25, 1.0)),
+        group_sizes=(1, int(rng.integers(2, 4)), int(rng.integers(5, 16))),
+        mixed_share=float(rng.uniform(0.2, 0.7)),
+        many=(4, int(rng.integers(5, 11)), int(rng.integers(12, 21))),
+        multiples=(float(rng.uniform(0.6, 0.9)), 1.0, float(rng.uniform(1.25, 1.4)), float(rng.uniform(1.5, 2.0))),
+        off_multiple=float(rng.uniform(1.3, 2.0)),
+        voters=int(rng.choice([3, 5])),
+        wide=(float(rng.uniform(0.7, 1.4)), float(rng.uniform(1.6, 2.5))),
     )

@@ -1,22 +1,19 @@
 """The oracle: which cells a model uses, by do-interventions on minimal pairs, whatever its builder meant.
 
-With Δ_i = y(do h := h(x'_i)) − y(x_i) on pairs equal in all but the property, s_i = +1 from class 0 to 1 and −1 back,
-π_w the share of pairs in stratum w, s_Y the clean output's SD (root of summed variances):
+With Δ_i = y(do h := h(x'_i)) − y(x_i) on pairs equal in all but the property, s_Y the clean output's SD (root of summed
+variances), m_w and t_w means by stratum (and pair of classes) of signed Δ_i and y(x'_i) − y(x_i), π_w their weights:
 
-    S  = sqrt(Σ_w π_w |mean_w s_i Δ_i|²) / s_Y
+    S  = the size of m, along t and off it (`yardstick`)
     E  = sqrt(mean |Δ_i|²) / s_Y
-    MF = Σ_w π_w ⟨mean_w s_i Δ_i, t_w⟩ / Σ_w π_w |t_w|²,   t_w = mean_w s_i (y(x'_i) − y(x_i))
+    MF = Σ_w π_w ⟨m_w, t_w⟩ / Σ_w π_w |t_w|²
 
-With K > 2 classes a stratum has one mean for every pair of classes a < b (s_i = +1 from a to b), and they weigh alike.
-With real values the mean is the slope Σ δ_i Δ_i / Σ δ_i², δ = z(x') − z(x), times 2 SD of z: what separates balanced
-classes.
+The same of several positions of a site together, all exchanged at once; how they are used is not asked of these.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +23,11 @@ from probing.instrument import Instrument, Place
 from probing.intervening.contrasts import sums_by
 from probing.intervening.discriminant import Discriminant, Moments
 from probing.intervening.responding import behaviour
-from probing.plantbench.case import Cell, CellTruth, Certificate, Label, SubLabel
+from probing.plantbench.case import Cell, CellTruth, Certificate, Joint, Label, SubLabel
+from probing.plantbench.yardstick import SignedMeans, Yardstick
 
 USED, UNUSED = 0.10, 0.02
+FAINT = USED / 2  # where s_c is far below s_Y, E alone would call unused what is nearly an effect that counts
 N_PAIRS = 4096
 
 Ints = NDArray[np.int64]
@@ -36,53 +35,15 @@ Floats = NDArray[np.float64]
 Values = Ints | NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class _Means:
-    """Means of signed changes by cell (stratum, and pair of classes); of real values, slopes by stratum.
-
-    Attributes:
-        codes: `(n,)` cell of each pair.
-        shares: weight of each cell, sum 1.
-        factors: `(n,)` weight of each pair's change within its cell's mean, signed.
-    """
-
-    codes: Ints
-    shares: Floats
-    factors: Floats
-
-    @classmethod
-    def of(cls, start: Values, goal: Values, strata: Ints, n_classes: int, spread: float) -> _Means:
-        """Of pairs that go from `start` to `goal`."""
-        if not n_classes:
-            codes = np.unique(strata, return_inverse=True)[1].astype(np.int64)
-            step = goal - start
-            return cls(codes, np.bincount(codes) / len(codes), 2 * spread * step / np.bincount(codes, step**2)[codes])
-        low, high = np.minimum(start, goal), np.maximum(start, goal)
-        keys, codes = np.unique((strata * n_classes + low) * n_classes + high, return_inverse=True)
-        of_cell = keys // n_classes**2
-        by_stratum = np.bincount(strata) / len(strata)
-        shares = by_stratum[of_cell] / np.bincount(of_cell)[of_cell]
-        sign = np.where(start < goal, 1.0, -1.0)
-        return cls(codes.astype(np.int64), shares, sign / np.bincount(codes)[codes])
-
-    def __call__(self, changes: Floats) -> Floats:
-        """`(cells, V)` means of changes `(n, V)`."""
-        return sums_by(self.codes, self.factors[:, None] * changes, len(self.shares))
-
-    def size(self, means: Floats) -> float:
-        """Root of the weighted mean squared length."""
-        return math.sqrt(float(self.shares @ (means**2).sum(1)))
-
-
 def certify(
-    instrument: Instrument, place: Place, pairs: Ints, z: Values, strata: Ints, *, n_classes: int
+    instrument: Instrument, place: Place | Sequence[Place], pairs: Ints, z: Values, strata: Ints, *, n_classes: int
 ) -> Certificate:
-    """Exchange states between the rows of minimal pairs, at one place.
+    """Exchange states between the rows of minimal pairs, at one place or at several of one site together.
 
     Args:
         instrument: whose rows hold both rows of each pair; not the one that rules are given.
-        place: of the cell.
-        pairs: `(n, 2)` rows x and x'; x drawn as the rules' rows are.
+        place: of the cell, or places of one site.
+        pairs: `(n, 2)` rows x and x'; x drawn as the rules' rows are, x' by the frequency of the other classes.
         z: `(N,)` values of the property.
         strata: `(N,)` codes 0 … W-1 of the other properties' values, equal within pairs.
         n_classes: K; 0 for real values.
@@ -90,24 +51,28 @@ def certify(
     Raises:
         BadTwin: pairs of one value, or of two strata.
     """
+    places = [place] if isinstance(place, Place) else list(place)
     x, other = pairs[:, 0], pairs[:, 1]
     _check_pairs(z[x], z[other], strata[x], strata[other])
     y = instrument.clean()
-    s_y = math.sqrt(float(y[x].var(0).sum()))
-    h = instrument.states(place)
-    means = _Means.of(z[x], z[other], strata[x], n_classes, float(np.std(z[x])))
-    delta = _changes(instrument, place, x, h[other])
-    moved, natural = means(delta), means(y[other] - y[x])
-    s, e = means.size(moved) / s_y, math.sqrt(float((delta**2).sum(1).mean())) / s_y
-    label: Label = "used" if s >= USED else "unused" if e <= UNUSED else "band"
+    means = SignedMeans.of(z[x], z[other], strata[x], n_classes=n_classes)
+    yardstick = Yardstick.of(means, y[x], y[other] - y[x])
+    states = {p: instrument.states(p) for p in places}
+    donated = {p: h[other] for p, h in states.items()}
+    delta = _changes(instrument, x, donated)
+    size, e = yardstick(delta), math.sqrt(float((delta**2).sum(1).mean())) / yardstick.s_y
+    label: Label = "used" if size.s >= USED else "unused" if e <= UNUSED and size.s <= FAINT else "band"
     frozen = sub = None
-    if label == "used":
+    is_alone = len(places) == 1
+    if label == "used" and is_alone:
         if instrument.has_norms:
-            frozen = means.size(means(_changes(instrument, place, x, h[other], frozen_norms=True))) / s_y
-        swap = _class_mean_swap(h, pairs, z, strata, n_classes)
-        sub = means.size(means(_changes(instrument, place, x, swap))) / s_y
-    return Certificate(label, _sub_label(label, frozen, sub), s, e, _mediated(means, moved, natural, s_y), frozen, sub,
-                       len(pairs))  # fmt: skip
+            frozen = yardstick(_changes(instrument, x, donated, frozen_norms=True)).s
+        swap = {p: _class_mean_swap(h, pairs, z, strata, n_classes) for p, h in states.items()}
+        sub = yardstick(_changes(instrument, x, swap)).s
+    mf = yardstick.mediated(delta) if yardstick.total >= USED else None
+    how = _sub_label(label, frozen, sub) if is_alone else ""
+    return Certificate(label, how, size.s, e, mf, frozen, sub, len(pairs), s_total=size.of_total, along=size.along,
+                       off=size.off)  # fmt: skip
 
 
 def truth_of(
@@ -119,17 +84,26 @@ def truth_of(
     Raises:
         PlantFailed: intended used and certified unused, the reverse, or a sub-label that was meant otherwise.
     """
-    found = certificate.label
-    if intended and found != "band" and found != intended:
-        raise PlantFailed(
-            f"{cell} is not what it was built to be", needed=f"{intended} by intention",
-            found=f"{found}: S {certificate.s:.3f}, E {certificate.e:.4f}", where=where,
-        )  # fmt: skip
-    if sub_label and found == "used" and certificate.sub_label != sub_label:
+    check_intention(cell, certificate, intended, where=where)
+    if sub_label and certificate.label == "used" and certificate.sub_label != sub_label:
         raise PlantFailed(f"{cell} is used otherwise than it was built to be", needed=sub_label,
                           found=certificate.sub_label, where=where)  # fmt: skip
     kept = "used" if intended == "used" else "unused" if intended == "unused" else ""
     return CellTruth(kept, certificate, accuracy, 1 / n_classes if n_classes else 0.0)  # type: ignore[arg-type]
+
+
+def check_intention(what: Cell | Joint, certificate: Certificate, intended: str, *, where: str) -> None:
+    """Refuse what was built to be used and is certified unused, or the reverse.
+
+    Raises:
+        PlantFailed: which.
+    """
+    found = certificate.label
+    if intended and found != "band" and found != intended:
+        raise PlantFailed(
+            f"{what} is not what it was built to be", needed=f"{intended} by intention",
+            found=f"{found}: S {certificate.s:.3f}, E {certificate.e:.4f}", where=where,
+        )  # fmt: skip
 
 
 def probe_accuracy(features: Sequence[NDArray[np.floating]], z: Values, *, n_classes: int) -> float:
@@ -161,11 +135,12 @@ def _check_pairs(start: Values, goal: Values, strata: Ints, of_other: Ints) -> N
 
 
 def _changes(
-    instrument: Instrument, place: Place, rows: Ints, states: NDArray[np.float32], *, frozen_norms: bool = False
+    instrument: Instrument, rows: Ints, states: Mapping[Place, NDArray[np.float32]], *, frozen_norms: bool = False
 ) -> Floats:
-    """`(n, V)` change of the clean behaviour when rows have other states `(n, D)`."""
-    given = {place.position: states}
-    return behaviour(instrument, place.site, rows, given, frozen_norms=frozen_norms) - instrument.clean()[rows]
+    """`(n, V)` change of the clean behaviour when rows have other states `(n, D)` at places of one site."""
+    (site,) = {place.site for place in states}
+    given = {place.position: h for place, h in states.items()}
+    return behaviour(instrument, site, rows, given, frozen_norms=frozen_norms) - instrument.clean()[rows]
 
 
 def _class_mean_swap(
@@ -197,10 +172,3 @@ def _sub_label(label: Label, frozen: float | None, sub: float | None) -> SubLabe
     if frozen is not None and frozen <= UNUSED:
         return "norm-mediated"
     return "subspace" if sub is not None and sub >= USED else "site only"
-
-
-def _mediated(means: _Means, moved: Floats, natural: Floats, s_y: float) -> float | None:
-    total = means.size(natural)
-    if total / s_y < USED:
-        return None
-    return float(means.shares @ (moved * natural).sum(1)) / total**2

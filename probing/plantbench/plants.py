@@ -90,10 +90,19 @@ def slot_read(slot: int, gain: float = 1.0) -> Linear:
 
 
 def flipped(rng: np.random.Generator, z: Values, n_classes: int) -> Values:
-    """Another value for each row: any other class, or a new draw of a standard normal."""
+    """Another value for each row: of classes one of the others, by their frequency in z; or a new standard normal."""
     if not n_classes:
         return rng.standard_normal(len(z))
-    return np.asarray((z + rng.integers(1, n_classes, len(z))) % n_classes, np.int64)
+    codes = np.asarray(z, np.int64)
+    if n_classes == 2:
+        return 1 - codes
+    others = np.tile(np.bincount(codes, minlength=n_classes).astype(np.float64), (n_classes, 1))
+    np.fill_diagonal(others, 0.0)
+    if not others[codes].any(1).all():  # rows of one class: its others are all alike
+        others = 1 - np.eye(n_classes)
+    upper = np.cumsum(others, axis=1)
+    drawn = (1 - rng.random(len(codes))) * upper[codes, -1]  # above 0, so that no empty class is met
+    return np.asarray((drawn[:, None] > upper[codes]).sum(1), np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +119,12 @@ class Plant:
         more: what else is added to the behaviour, from normalised coordinates `(n, d)` and read vectors.
         silent: slots that have no noise.
         by_identity: rows have identities, whose vectors stand in slots of which most are read.
+        by_group: rows of a group have one value of B.
         products: B can be read from products of its slots only.
         sub_label: intended, where it matters.
+        joint: intended of all positions together, where there are several.
+        target: S that the first position is to have; 0: what the knobs give.
+        at_gain: the same plant read with another gain, for such a target.
     """
 
     intended: Mapping[str, Literal["used", "unused", ""]]
@@ -124,5 +137,13 @@ class Plant:
     more: More | None = None
     silent: tuple[int, ...] = ()
     by_identity: bool = False
+    by_group: bool = False
     products: bool = False
     sub_label: SubLabel = ""
+    joint: Literal["used", "unused", ""] = ""
+    target: float = 0.0
+    at_gain: Callable[[float], Plant] | None = None
+
+
+Builder = Callable[[bool, Knobs, int], Plant]
+KnobsOf = Callable[[Knobs, int], Knobs]

@@ -108,9 +108,14 @@ class Language:
         return clean, self.flipped(clean, name, rng)
 
     def flipped(self, prompts: Prompts, name: str, rng: np.random.Generator) -> Prompts:
-        """The same prompts with another value of a property; which one, where there are several, is drawn."""
-        choices = self.lexicon.partners(name)
-        words = choices[prompts.words, rng.integers(choices.shape[1], size=len(prompts))]
+        """The same prompts with another value of a property: where there are several, drawn by their frequency."""
+        choices = self.lexicon.partners(name)[prompts.words]
+        if self.weights is None:
+            chosen = rng.integers(choices.shape[1], size=len(prompts))
+        else:
+            upper = np.cumsum(self.weights[choices], axis=1)
+            chosen = ((1 - rng.random(len(prompts)))[:, None] * upper[:, -1:] > upper).sum(1)
+        words = choices[np.arange(len(choices)), chosen]
         ids = prompts.ids.copy()
         ids[np.arange(len(ids)), prompts.subject] = self.first_subject + words
         return Prompts(ids, words, prompts.subject)

@@ -16,7 +16,7 @@ from probing.whole_files import write_atomically
 
 COLUMNS = (
     "precision_used", "recall_used", "precision_unused", "recall_unused", "abstention", "fpr", "fpr_low", "fpr_high",
-    "false_unused", "mf_slope", "seconds",
+    "false_unused", "material_rate", "joint_recall", "mf_slope", "seconds",
 )  # fmt: skip
 
 
@@ -25,7 +25,7 @@ class Scorecard:
     """Every rule's answers on the same cells.
 
     Attributes:
-        scored: cells by rule, in the same order for all.
+        scored: cells by rule; a rule need not have been asked about all.
         power: by knob, rates by its value and by rule.
     """
 
@@ -37,12 +37,12 @@ class Scorecard:
         return {name: rates(cells) for name, cells in self.scored.items()}
 
     def by(self, part: Callable[[Scored], str]) -> dict[str, dict[str, Rates]]:
-        """Rates by part of the suite, then by rule."""
-        parts = dict.fromkeys(part(s) for cells in self.scored.values() for s in cells)
-        return {
-            one: {name: rates([s for s in cells if part(s) == one]) for name, cells in self.scored.items()}
-            for one in parts
-        }
+        """Rates by part of the suite, then by rule that was asked about it."""
+        found: dict[str, dict[str, list[Scored]]] = {}
+        for name, cells in self.scored.items():
+            for s in cells:
+                found.setdefault(part(s), {}).setdefault(name, []).append(s)
+        return {one: {name: rates(cells) for name, cells in row.items()} for one, row in found.items()}
 
     def to_json(self) -> str:
         """`rules`, then `by_tier`, `by_case`, `by_sub_label` (of used cells), `power`, and `cells` with all answers."""
@@ -50,7 +50,7 @@ class Scorecard:
             "generator": VERSION,
             "rules": _plain(self.rates()),
             "by_tier": _plain(self.by(lambda s: str(s.tier))),
-            "by_case": _plain(self.by(lambda s: f"{s.tier}.{s.number:02d} {s.name}")),
+            "by_case": _plain(self.by(_case_name)),
             "by_sub_label": _plain(self.by(lambda s: s.truth.certificate.sub_label or s.label)),
             "power": {
                 knob: [{"value": value, "rules": _plain(row)} for value, row in curve.items()]
@@ -70,23 +70,36 @@ class Scorecard:
             return _table(self.rates())
         return "\n\n".join(f"{name}\n{_table(found)}" for name, found in self.by(part).items())
 
+    def case_tables(self) -> str:
+        """A block for each rule with a line for each case: errors of either kind with their intervals, and silence."""
+        found = self.by(_case_name)
+        return "\n\n".join(
+            _case_table(name, {case: row[name] for case, row in found.items() if name in row}) for name in self.scored
+        )
+
     def power_tables(self) -> str:
         """A table for each knob whose power was measured."""
         return "\n\n".join(power_table(knob, curve) for knob, curve in self.power.items())
 
     def _cells(self) -> list[dict[str, Any]]:
-        names = list(self.scored)
-        if not names:
-            return []
-        return [_cell_facts(dict(zip(names, row, strict=True))) for row in zip(*self.scored.values(), strict=True)]
+        rows: dict[tuple[str, str], dict[str, Scored]] = {}
+        for name, cells in self.scored.items():
+            for s in cells:
+                rows.setdefault((s.case, s.cell), {})[name] = s
+        return [_cell_facts(row) for row in rows.values()]
+
+
+def _case_name(s: Scored) -> str:
+    return f"{s.tier}.{s.number:02d} {s.name}"
 
 
 def _cell_facts(row: Mapping[str, Scored]) -> dict[str, Any]:
     one = next(iter(row.values()))
     certificate = asdict(one.truth.certificate)
+    together = None if one.joint is None else {"label": one.joint.label, "s": one.joint.s, "e": one.joint.e}
     return {
         "case": one.case, "name": one.name, "cell": one.cell, "intended": one.truth.intended, **certificate,
-        "probe_accuracy": one.truth.probe_accuracy, "decodable": one.truth.decodable,
+        "probe_accuracy": one.truth.probe_accuracy, "decodable": one.truth.decodable, "together": together,
         "answers": {
             name: {k: _finite(v) for k, v in asdict(s.answer).items()} | ({"refusal": s.refusal} if s.refusal else {})
             for name, s in row.items()
@@ -109,3 +122,23 @@ def _table(found: Mapping[str, Rates]) -> str:
         values = [getattr(r, column) for column in COLUMNS]
         lines.append(f"{name:{width}}  " + "  ".join(f"{'–' if v is None else format(v, '.3f'):>16}" for v in values))
     return "\n".join(lines)
+
+
+def _case_table(rule: str, found: Mapping[str, Rates]) -> str:
+    width = max([len("case"), *(len(case) for case in found)])
+    heads = ("used called unused, S ≥ 1.25 ε", "unused called used", "abstained", "in the band: used, unused, of")
+    lines = [f"{rule}, by case, with 95 % Clopper-Pearson intervals"]
+    lines.append(f"{'case':{width}}  " + "  ".join(f"{head:>30}" for head in heads))
+    for case, r in found.items():
+        cells = (
+            _count(r.material_unused, r.material, r.material_low, r.material_high),
+            _count(r.false_used, r.unused, r.fpr_low, r.fpr_high),
+            "–" if r.abstention is None else f"{r.abstention:.2f} of {r.cells}",
+            f"{r.band_used}, {r.band_unused}, {r.band}" if r.band else "–",
+        )
+        lines.append(f"{case:{width}}  " + "  ".join(f"{cell:>30}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _count(part: int, whole: int, low: float, high: float) -> str:
+    return f"{part} of {whole} [{low:.3f}, {high:.3f}]" if whole else "–"

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from probing.errors import BadParameter, ProbingError
 from probing.intervening.nulls import rate_interval
-from probing.plantbench.case import Answer, Case, Cell, CellTruth, Truth
+from probing.plantbench.case import Answer, Case, Cell, CellTruth, Certificate, Said, Truth
+from probing.plantbench.oracle import USED
 
 Rule = Callable[[Case], Mapping[Cell, Answer]]
 VERDICTS = ("used", "unused", "not_decodable", "abstain")
+MATERIAL = 1.25 * USED  # S from which "unused" counts as an error that intervals are to exclude
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Scored:
         answer: of the rule.
         seconds: the rule's time for the case, over its cells.
         refusal: why the rule gave up; "": it did not.
+        joint: what is certified of all positions of the site together; None: it has one.
     """
 
     case: str
@@ -43,6 +47,7 @@ class Scored:
     answer: Answer
     seconds: float
     refusal: str = ""
+    joint: Certificate | None = None
 
     @property
     def label(self) -> str:
@@ -58,8 +63,14 @@ class Rates:
         cells, used, unused: scored, and of each label.
         precision_used, recall_used, f1_used: of the answer "used". precision_unused, …: of "unused".
         abstention: share of cells without an answer.
-        fpr, fpr_low, fpr_high: certified-unused cells called used, with the 95 % Clopper-Pearson interval.
+        false_used: how many certified-unused cells are called used.
+        fpr, fpr_low, fpr_high: the share of them, with the 95 % Clopper-Pearson interval.
         false_unused, false_unused_low, false_unused_high: certified-used cells called unused.
+        material, material_unused: cells of S ≥ 0.125, and how many of them are called unused.
+        material_rate, material_low, material_high: the share of them.
+        band, band_used, band_unused: cells in the band, and how many of them are called used and unused.
+        joint_recall: of places that are unused alone and used with the other positions, how many are said to be.
+        joint_fpr: of places of which no position, alone or together, is used, how many are said to be used together.
         false_not_decodable: decodable cells called not decodable.
         mf_slope: estimated on oracle MF, least squares through 0, over cells that have both.
         seconds: of the rule.
@@ -75,19 +86,40 @@ class Rates:
     recall_unused: float | None
     f1_unused: float | None
     abstention: float | None
+    false_used: int
     fpr: float | None
     fpr_low: float
     fpr_high: float
     false_unused: float | None
     false_unused_low: float
     false_unused_high: float
+    material: int
+    material_unused: int
+    material_rate: float | None
+    material_low: float
+    material_high: float
+    band: int
+    band_used: int
+    band_unused: int
+    joint_recall: float | None
+    joint_fpr: float | None
     false_not_decodable: float | None
     mf_slope: float | None
     seconds: float
 
 
-def answers(rules: Mapping[str, Rule], suite: Iterable[tuple[Case, Truth]]) -> dict[str, list[Scored]]:
+def answers(
+    rules: Mapping[str, Rule],
+    suite: Iterable[tuple[Case, Truth]],
+    *,
+    tiers: Mapping[str, Collection[int]] | None = None,
+) -> dict[str, list[Scored]]:
     """What each rule says of every cell; each case is made once for all rules.
+
+    Args:
+        rules: by name.
+        suite: cases and their truth.
+        tiers: of rules that are not asked about all tiers, those that they are.
 
     A rule that raises a `ProbingError` abstains on the case; any other exception is passed on.
 
@@ -97,7 +129,8 @@ def answers(rules: Mapping[str, Rule], suite: Iterable[tuple[Case, Truth]]) -> d
     found: dict[str, list[Scored]] = {name: [] for name in rules}
     for case, truth in suite:
         for name, rule in rules.items():
-            found[name] += _answered(name, rule, case, truth)
+            if tiers is None or case.tier in tiers.get(name, (case.tier,)):
+                found[name] += _answered(name, rule, case, truth)
     return found
 
 
@@ -114,8 +147,8 @@ def score(rule: Rule, suite: Iterable[tuple[Case, Truth]]) -> Rates:
 
 
 def rates(scored: Sequence[Scored]) -> Rates:
-    """Rates over cells that are not in the band."""
-    told = [s for s in scored if s.label != "band"]
+    """Rates over cells that are not in the band; those that are in it are counted apart."""
+    told, band = [s for s in scored if s.label != "band"], [s for s in scored if s.label == "band"]
     used = [s for s in told if s.label == "used"]
     unused = [s for s in told if s.label == "unused"]
     decodable = [s for s in told if s.truth.decodable]
@@ -125,14 +158,23 @@ def rates(scored: Sequence[Scored]) -> Rates:
     false_used, false_unused = len(_saying(unused, "used")), len(_saying(used, "unused"))
     low, high = rate_interval(false_used, len(unused))
     miss_low, miss_high = rate_interval(false_unused, len(used))
+    material = [s for s in used if s.truth.certificate.s >= MATERIAL]
+    material_unused = len(_saying(material, "unused"))
+    material_low, material_high = rate_interval(material_unused, len(material))
+    only_together = [s for s in unused if s.joint is not None and s.joint.label == "used"]
+    never = [s for s in unused if s.joint is not None and s.joint.label == "unused"]
     precision, recall = _share(hits, hits + false_used), _share(hits, len(used))
     of_unused = _share(rejections, rejections + false_unused), _share(rejections, len(unused))
     return Rates(
         cells=len(told), used=len(used), unused=len(unused), precision_used=precision, recall_used=recall,
         f1_used=_harmonic(precision, recall), precision_unused=of_unused[0], recall_unused=of_unused[1],
         f1_unused=_harmonic(*of_unused), abstention=_share(len(_saying(told, "abstain")), len(told)),
-        fpr=_share(false_used, len(unused)), fpr_low=low, fpr_high=high, false_unused=_share(false_unused, len(used)),
-        false_unused_low=miss_low, false_unused_high=miss_high,
+        false_used=false_used, fpr=_share(false_used, len(unused)), fpr_low=low, fpr_high=high,
+        false_unused=_share(false_unused, len(used)), false_unused_low=miss_low, false_unused_high=miss_high,
+        material=len(material), material_unused=material_unused, material_rate=_share(material_unused, len(material)),
+        material_low=material_low, material_high=material_high, band=len(band), band_used=len(_saying(band, "used")),
+        band_unused=len(_saying(band, "unused")), joint_recall=_share(_together(only_together), len(only_together)),
+        joint_fpr=_share(_together(never), len(never)),
         false_not_decodable=_share(len(_saying(decodable, "not_decodable")), len(decodable)),
         mf_slope=_mf_slope(told), seconds=sum(s.seconds for s in scored),
     )  # fmt: skip
@@ -143,7 +185,8 @@ def oracle_rule(suite: Iterable[tuple[Case, Truth]]) -> Rule:
     known = {_key(case): truth for case, truth in suite}
 
     def rule(case: Case) -> dict[Cell, Answer]:
-        return {cell: _true_answer(t) for cell, t in known[_key(case)].cells.items()}
+        truth = known[_key(case)]
+        return {cell: _true_answer(t, truth.joint(cell)) for cell, t in truth.cells.items()}
 
     return rule
 
@@ -152,14 +195,16 @@ def _key(case: Case) -> int:
     return hash(case.instrument.clean().tobytes())
 
 
-def _true_answer(truth: CellTruth) -> Answer:
+def _true_answer(truth: CellTruth, joint: Certificate | None) -> Answer:
     c = truth.certificate
     effect = float("nan") if c.mf is None else c.mf
+    together: Literal["used", "unused", ""] = "" if joint is None or joint.label == "band" else joint.label
     if c.label == "band":
-        return Answer("abstain")
+        return Answer("abstain", together=together)
     if c.label == "used":
-        return Answer("used", score=c.s, effect=effect)
-    return Answer("unused" if truth.decodable else "not_decodable", score=c.s, effect=effect)
+        return Answer("used", score=c.s, effect=effect, together=together)
+    verdict: Said = "unused" if truth.decodable else "not_decodable"
+    return Answer(verdict, score=c.s, effect=effect, together=together)
 
 
 def _answered(name: str, rule: Rule, case: Case, truth: Truth) -> list[Scored]:
@@ -176,13 +221,17 @@ def _answered(name: str, rule: Rule, case: Case, truth: Truth) -> list[Scored]:
                            found=", ".join(strange), where=case.key)  # fmt: skip
     return [
         Scored(case.key, case.tier, case.number, case.name, str(cell), truth.cells[cell],
-               said.get(cell, Answer("abstain")), seconds, refusal)
+               said.get(cell, Answer("abstain")), seconds, refusal, truth.joint(cell))
         for cell in case.cells
     ]  # fmt: skip
 
 
 def _saying(scored: Sequence[Scored], verdict: str) -> list[Scored]:
     return [s for s in scored if s.answer.verdict == verdict]
+
+
+def _together(scored: Sequence[Scored]) -> int:
+    return sum(s.answer.together == "used" for s in scored)
 
 
 def _share(part: int, whole: int) -> float | None:

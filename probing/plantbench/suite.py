@@ -10,6 +10,7 @@ from probing.errors import BadParameter
 from probing.plantbench import tier0
 from probing.plantbench.case import Case, Truth
 from probing.plantbench.knobs import DEVELOPMENT_SEEDS, Knobs, held_out, holdout_seed
+from probing.plantbench.tier0_cases import CASES
 from probing.seeds import child_seed
 
 Tier = Callable[[int], Iterable[tuple[Case, Truth]]]
@@ -70,9 +71,7 @@ def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int
     return Suite(tuple(seeds), {tier: _of_development(tier) for tier in tiers}, _few(seeds))
 
 
-def vectors(
-    knobs: Knobs, *, seeds: Sequence[int] = DEVELOPMENT_SEEDS, numbers: Sequence[int] = tuple(tier0.PLANTS)
-) -> Suite:
+def vectors(knobs: Knobs, *, seeds: Sequence[int] = DEVELOPMENT_SEEDS, numbers: Sequence[int] = tuple(CASES)) -> Suite:
     """Tier 0 with other knobs: power against n, gain, ρ or d is a score for each of several of these."""
     return Suite(tuple(seeds), {0: lambda seed: tier0.cases(seed, knobs=knobs, numbers=numbers)})
 

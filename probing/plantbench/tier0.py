@@ -1,71 +1,100 @@
-"""Tier 0: latent vectors. Cases 1 to 13 and 16 to 22, built and certified in milliseconds."""
+"""Tier 0: latent vectors. Cases 1 to 13 and 16 to 43, built and certified in milliseconds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.errors import unknown_name
-from probing.instrument import Place
-from probing.plantbench import tier0_codes as codes
-from probing.plantbench import tier0_reads as reads
-from probing.plantbench.case import Case, Cell, CellTruth, Truth, Values
+from probing.errors import PlantFailed, unknown_name
+from probing.instrument import Instrument, Place
+from probing.plantbench.case import Case, Cell, CellTruth, Certificate, Truth, Values, joints_of
 from probing.plantbench.knobs import Knobs
-from probing.plantbench.oracle import certify, probe_accuracy, truth_of
-from probing.plantbench.plants import FIRST, SITE, Latents, Plant, flipped
+from probing.plantbench.oracle import USED, certify, check_intention, probe_accuracy, truth_of
+from probing.plantbench.plants import FIRST, SITE, Latents, flipped
+from probing.plantbench.tier0_cases import CASES, TwinName
 from probing.plantbench.vectors import World, drawn
 from probing.seeds import generator
 
-Builder = Callable[[bool, Knobs, int], Plant]
-PLANTS: Mapping[int, Builder] = MappingProxyType({
-    1: codes.plain, 2: codes.absent, 3: codes.high_norm, 4: codes.unequal_length, 5: codes.correlated,
-    6: reads.cancelled, 7: reads.opposed, 8: codes.weak, 9: codes.distributed, 10: reads.product,
-    11: reads.redundant, 12: reads.self_repair, 13: reads.dormant, 16: reads.interaction, 17: reads.stratum_code,
-    18: codes.five_classes, 19: codes.continuous, 20: codes.rare, 21: codes.identity_label, 22: reads.dose_trap,
-})  # fmt: skip
-WITHOUT_USED_TWIN = (2,)
+MOST_STEPS, CLOSE = 12, 1e-4  # of finding a gain
 
 
 def cases(
-    seed: int, *, knobs: Knobs | None = None, numbers: Sequence[int] = tuple(PLANTS)
+    seed: int, *, knobs: Knobs | None = None, numbers: Sequence[int] = tuple(CASES)
 ) -> Iterator[tuple[Case, Truth]]:
-    """Both twins of every case, one after the other.
+    """The twins of every case, one after the other.
 
     Raises:
         PlantFailed: a case is not what it was built to be.
     """
     for number in numbers:
-        yield build(number, "unused", seed, knobs=knobs)
-        if number not in WITHOUT_USED_TWIN:
-            yield build(number, "used", seed, knobs=knobs)
+        for twin in CASES[number].twins:
+            yield build(number, twin, seed, knobs=knobs)
 
 
-def build(number: int, twin: Literal["unused", "used"], seed: int, *, knobs: Knobs | None = None) -> tuple[Case, Truth]:
+def build(number: int, twin: TwinName, seed: int, *, knobs: Knobs | None = None) -> tuple[Case, Truth]:
     """One case and its certified truth. Twins share their rows; they differ in what is read (4: in what is written).
 
     Raises:
         UnknownName: no such case in tier 0.
         PlantFailed: it is not what it was built to be.
     """
-    if number not in PLANTS or (twin == "used" and number in WITHOUT_USED_TWIN):
-        known = [f"{k}.{t}" for k in PLANTS for t in ("unused", "used") if (k, t) != (2, "used")]
+    if number not in CASES or twin not in CASES[number].twins:
+        known = [f"{k}.{t}" for k, spec in CASES.items() for t in spec.twins]
         raise unknown_name("case of tier 0", f"{number}.{twin}", known)
-    knobs = knobs or Knobs()
-    plant = PLANTS[number](twin == "used", knobs, seed)
-    path = ("tier 0", number, seed)
-    sample = drawn(plant, knobs, knobs.n_pairs, *path, "pairs")
-    world = World.of(plant, knobs, sample, *path)
+    spec, knobs = CASES[number], knobs or Knobs()
+    own = spec.knobs(knobs, seed) if spec.knobs else knobs
+    world, sample = world_of(number, twin, seed, own)
     key = f"0.{number:02d}.{twin}.{seed}"
-    truth = _certified(world, sample, key, generator(0, "plantbench", *path, "flips"))
-    return _case(world, number, twin, seed, path), truth
+    truth = _certified(world, sample, key, _flips(number, seed))
+    return _case(world, number, twin, seed), truth
 
 
-def _case(world: World, number: int, twin: Literal["unused", "used"], seed: int, path: tuple[int | str, ...]) -> Case:
-    plant, knobs = world.plant, world.knobs
+def world_of(number: int, twin: TwinName, seed: int, knobs: Knobs) -> tuple[World, Latents]:
+    """The model of a case, and the rows that certify it, whose groups are all of one size.
+
+    Args:
+        number, twin, seed: of the case.
+        knobs: its own.
+    """
+    plant, path = CASES[number].build(twin == "used", knobs, seed), _path(number, seed)
+    even = knobs if knobs.grouping == "equal" else replace(knobs, grouping="equal", group_size=1)
+    sample = drawn(plant, even, knobs.n_pairs, *path, "pairs")
+    world = World.of(plant, knobs, sample, *path)
+    return (_with_target(world, sample, number, seed) if plant.target else world), sample
+
+
+def _path(number: int, seed: int) -> tuple[int | str, ...]:
+    return "tier 0", number, seed
+
+
+def _flips(number: int, seed: int) -> np.random.Generator:
+    return generator(0, "plantbench", *_path(number, seed), "flips")
+
+
+def _with_target(world: World, sample: Latents, number: int, seed: int) -> World:
+    """The same world, read with the gain at which the oracle finds the size that was meant at the first position.
+
+    Raises:
+        PlantFailed: no gain was found.
+    """
+    plant, gain = world.plant, USED
+    place = Place(SITE, plant.positions[0])
+    for _ in range(MOST_STEPS):
+        assert plant.at_gain is not None
+        world = World.of(plant.at_gain(gain), world.knobs, sample, *_path(number, seed))
+        found = _Pairs.of(world, sample, _flips(number, seed)).certify(place).s
+        if abs(found / plant.target - 1) < CLOSE:
+            return world
+        gain *= plant.target / found
+    raise PlantFailed("no gain gives the effect that was meant", needed=f"S {plant.target:.4f}", found=f"{found:.4f}",
+                      where=f"case {number} of tier 0, seed {seed}")  # fmt: skip
+
+
+def _case(world: World, number: int, twin: TwinName, seed: int) -> Case:
+    plant, knobs, path = world.plant, world.knobs, _path(number, seed)
     rows = drawn(plant, knobs, knobs.n // 2 if knobs.twins else knobs.n, *path, "rows")
     states, z, times = world.written(rows, rows.z), rows.z, 1
     if knobs.twins:
@@ -73,7 +102,7 @@ def _case(world: World, number: int, twin: Literal["unused", "used"], seed: int,
         states, z, times = _beside(states, world.written(rows, other)), np.concatenate([z, other]), 2
     half = len(rows.z)
     return Case(
-        tier=0, number=number, name=PLANTS[number].__name__, twin=twin, seed=seed, instrument=world.instrument(states),
+        tier=0, number=number, name=CASES[number].name, twin=twin, seed=seed, instrument=world.instrument(states),
         labels={"B": z, "A": np.tile(rows.a, times), "C": np.tile(rows.c, times)},
         n_classes={"B": plant.n_classes, "A": 2, "C": 2}, groups=np.tile(rows.groups, times),
         cells=tuple(Cell(Place(SITE, position), "B") for position in plant.positions),
@@ -82,25 +111,51 @@ def _case(world: World, number: int, twin: Literal["unused", "used"], seed: int,
     )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Minimal pairs of a world, of which the first rows are drawn as a case's rows are.
+
+    Attributes:
+        states: `(2n, d)` by position: of n rows, then of the same rows with another value.
+        z, strata: `(2n,)`.
+        pairs: `(n, 2)`.
+    """
+
+    instrument: Instrument
+    states: Mapping[str, NDArray[np.float32]]
+    z: Values
+    strata: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+    n_classes: int
+
+    @classmethod
+    def of(cls, world: World, sample: Latents, rng: np.random.Generator) -> _Pairs:
+        n, k = len(sample.z), world.plant.n_classes
+        other = flipped(rng, sample.z, k)
+        states = _beside(world.written(sample, sample.z), world.written(sample, other))
+        strata = np.tile(2 * sample.a + sample.c, 2)
+        pairs = np.stack([np.arange(n), n + np.arange(n)], axis=1)
+        return cls(world.instrument(states), states, np.concatenate([sample.z, other]), strata, pairs, k)
+
+    def certify(self, places: Place | Sequence[Place]) -> Certificate:
+        return certify(self.instrument, places, self.pairs, self.z, self.strata, n_classes=self.n_classes)
+
+
 def _certified(world: World, sample: Latents, key: str, rng: np.random.Generator) -> Truth:
-    """Truth of all cells, on pairs of which the first rows are drawn as a case's rows are."""
-    plant = world.plant
-    other = flipped(rng, sample.z, plant.n_classes)
-    states = _beside(world.written(sample, sample.z), world.written(sample, other))
-    z: Values = np.concatenate([sample.z, other])
-    instrument = world.instrument(states)
-    n = len(sample.z)
-    pairs = np.stack([np.arange(n), n + np.arange(n)], axis=1)
-    strata = np.tile(2 * sample.a + sample.c, 2)
+    """Truth of all cells, and of the positions together."""
+    plant, both = world.plant, _Pairs.of(world, sample, rng)
     found: dict[Cell, CellTruth] = {}
     for position in plant.positions:
         cell = Cell(Place(SITE, position), "B")
-        certificate = certify(instrument, cell.place, pairs, z, strata, n_classes=plant.n_classes)
-        mixed = pairs.reshape(-1)
-        accuracy = probe_accuracy(_features(world, states[position][mixed]), z[mixed], n_classes=plant.n_classes)
-        found[cell] = truth_of(cell, certificate, plant.intended[position], accuracy, plant.n_classes, where=key,
-                               sub_label=plant.sub_label)  # fmt: skip
-    return Truth(found)
+        mixed = both.pairs.reshape(-1)
+        features = _features(world, both.states[position][mixed])
+        accuracy = probe_accuracy(features, both.z[mixed], n_classes=plant.n_classes)
+        found[cell] = truth_of(cell, both.certify(cell.place), plant.intended[position], accuracy, plant.n_classes,
+                               where=key, sub_label=plant.sub_label)  # fmt: skip
+    joints = {joint: both.certify(joint.places) for joint in joints_of(found)}
+    for joint, certificate in joints.items():
+        check_intention(joint, certificate, plant.joint, where=key)
+    return Truth(found, joints)
 
 
 def _features(world: World, states: NDArray[np.float32]) -> list[NDArray[np.float32]]:

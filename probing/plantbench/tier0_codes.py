@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probing.plantbench.knobs import Knobs
 from probing.plantbench.plants import (
@@ -84,10 +85,14 @@ def distributed(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 def five_classes(used: bool, knobs: Knobs, seed: int) -> Plant:
     """18: a slot for each class, whose noise moves round with the code."""
-    k = knobs.classes
+    return of_classes(used, knobs.classes)
+
+
+def of_classes(used: bool, k: int, shares: NDArray[np.float64] | None = None) -> Plant:
+    """K classes with a slot each, equally frequent or with `shares` `(k,)`."""
 
     def draw(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
-        return rng.integers(0, k, len(a))
+        return rng.integers(0, k, len(a)) if shares is None else rng.choice(k, len(a), p=shares)
 
     def write(own: Floats, z: Values, latents: Latents) -> Floats:
         coded = own + np.eye(k)[0]

@@ -1,4 +1,4 @@
-"""Tier 1: transformers with assigned weights, 22 cases, most with a twin that uses property B and one that does not."""
+"""Tier 1: transformers with assigned weights, most with a twin that uses property B and one that does not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ Labels = Mapping[Cell, str]
 
 _BINARY = Lexicon({"a": 2, "b": 2, "c": 2, "i": 32}, {"A": ("a",), "B": ("b",), "C": ("c",)}, ("i",))
 _PARITY = Lexicon({"a": 2, "u": 2, "v": 2, "c": 2, "i": 32}, {"A": ("a",), "B": ("u", "v"), "C": ("c",)}, ("i",))
-_FIVE = Lexicon({"a": 2, "b": 5, "c": 2, "i": 32}, {"A": ("a",), "B": ("b",), "C": ("c",)}, ("i",))
+_FOUR, _FIVE, _SEVENTEEN = (
+    Lexicon({"a": 2, "b": k, "c": 2, "i": 32}, {"A": ("a",), "B": ("b",), "C": ("c",)}, ("i",)) for k in (4, 5, 17)
+)
 _REAL = Lexicon(
     {"a": 2, "b": 16, "c": 2, "i": 8}, {"A": ("a",), "B": ("b",), "C": ("c",)}, ("i",),
     {"B": tuple(np.round(np.linspace(-1.5, 1.5, 16), 6).tolist())},
@@ -71,6 +73,10 @@ def _rare(lexicon: Lexicon, rho: float) -> Floats:
     return np.where(lexicon.codes("B") == 1, 0.02, 0.98)
 
 
+def _zipf(lexicon: Lexicon, rho: float) -> Floats:
+    return np.asarray(1 / (1.0 + lexicon.codes("B")))
+
+
 def _at(position: str, layers: range) -> tuple[tuple[str, str], ...]:
     return tuple((SITES[layer], position) for layer in layers)
 
@@ -107,11 +113,14 @@ CASES: Mapping[int, Spec] = {
     ),
     16: Spec("interaction", plants.interaction, reads_c=False),
     17: Spec("stratum-dependent code", plants.stratum_dependent),
-    18: Spec("five classes", plants.five_classes, lexicon=_FIVE),
+    18: Spec("five classes", plants.classes, lexicon=_FIVE),
     19: Spec("continuous", plants.continuous, lexicon=_REAL),
     20: Spec("rare class", plants.plain, weights=_rare, rows=8000),
     21: Spec("identity label", plants.identity_label, lexicon=_PARTITION),
     22: Spec("dose trap", plants.dose_trap),
+    23: Spec("four classes", plants.classes, lexicon=_FOUR),
+    24: Spec("four Zipf classes", plants.classes, lexicon=_FOUR, weights=_zipf),
+    28: Spec("seventeen Zipf classes", plants.classes, lexicon=_SEVENTEEN, weights=_zipf, rows=4000),
 }  # fmt: skip
 
 
@@ -151,7 +160,7 @@ def plant(number: int, twin: str, *, family: str = "gpt2", seed: int = 0, rho: f
     """One case of tier 1.
 
     Args:
-        number: 1 to 22.
+        number: of the case.
         twin: `used` or `unused`: whether property B is used.
         family: of the weights.
         seed: of codes, reads and basis.
@@ -162,7 +171,7 @@ def plant(number: int, twin: str, *, family: str = "gpt2", seed: int = 0, rho: f
     """
     if number not in CASES or twin not in CASES[number].twins:
         raise BadParameter(
-            "no such case of tier 1", needed=f"a number from 1 to {len(CASES)}, and used or unused",
+            "no such case of tier 1", needed=f"{', '.join(map(str, CASES))}; used or unused",
             found=f"{number}, {twin}", next_step="case 2 has no used twin",
         )  # fmt: skip
     if family not in FAMILIES:

@@ -9,6 +9,7 @@ from probing.plantbench.tier1_draft import IDENTITY, READ, Draft
 from probing.seeds import generator
 
 HIGH, LONG, WEAK, REPAIR = 6.0, 6.0, 0.2, 1.6
+CLASS_SLOTS = 8
 
 
 def _sign(draft: Draft) -> Floats:
@@ -135,10 +136,17 @@ def stratum_dependent(draft: Draft, is_used: bool) -> None:
         draft.read("gate")
 
 
-def five_classes(draft: Draft, is_used: bool) -> None:
-    """One slot a class."""
-    slots = [f"B.{k}" for k in range(5)]
-    draft.codes(slots, np.sqrt(2.0) * np.eye(5)[draft.lexicon.codes("B")])
+def classes(draft: Draft, is_used: bool) -> None:
+    """One slot a class; of more than there are slots, directions of one length at random in these."""
+    codes = draft.lexicon.codes("B")
+    k = int(codes.max()) + 1
+    if k <= CLASS_SLOTS:
+        own = np.eye(k)
+    else:
+        drawn = generator(draft.seed, "classes").standard_normal((k, CLASS_SLOTS))
+        own = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    slots = [f"B.{i}" for i in range(own.shape[1])]
+    draft.codes(slots, np.sqrt(2.0) * own[codes])
     draft.move(slots)
     if is_used:
         for slot in slots:

@@ -7,13 +7,14 @@ from typing import Any, get_args
 
 from probing.errors import CorpusError
 from probing.instrument import Place
-from probing.plantbench.case import Cell, CellTruth, Certificate, Label, SubLabel, Truth
-from probing.plantbench.oracle import UNUSED, USED
+from probing.plantbench.case import Cell, CellTruth, Certificate, Joint, Label, SubLabel, Truth
+from probing.plantbench.oracle import FAINT, UNUSED, USED
 
-THRESHOLDS = {"used": f"S >= {USED}", "unused": f"E <= {UNUSED}", "band": "otherwise"}
+THRESHOLDS = {"used": f"S >= {USED}", "unused": f"E <= {UNUSED} and S <= {FAINT}", "band": "otherwise"}
 
 _NUMBERS = (
-    ("S", "s"), ("E", "e"), ("MF", "mf"), ("S_norms_frozen", "s_frozen"), ("S_class_mean", "s_subspace"),
+    ("S", "s"), ("S_along", "along"), ("S_off", "off"), ("S_total_SD", "s_total"), ("E", "e"), ("MF", "mf"),
+    ("S_norms_frozen", "s_frozen"), ("S_class_mean", "s_subspace"),
 )  # fmt: skip
 _MAY_LACK = ("mf", "s_frozen", "s_subspace")
 
@@ -23,23 +24,34 @@ def cells_as_json(truth: Truth) -> list[dict[str, Any]]:
     return [_cell_as_json(cell, found) for cell, found in truth.cells.items()]
 
 
+def joints_as_json(truth: Truth) -> list[dict[str, Any]]:
+    """One object for every site where several positions are certified together."""
+    return [
+        {"site": joint.site, "positions": list(joint.positions), "property": joint.name, **_measured(certificate)}
+        for joint, certificate in truth.joints.items()
+    ]
+
+
 def _cell_as_json(cell: Cell, found: CellTruth) -> dict[str, Any]:
-    certificate = found.certificate
-    numbers = {name: _rounded(getattr(certificate, field)) for name, field in _NUMBERS}
     return {
         "site": cell.place.site, "position": cell.place.position, "property": cell.property,
-        "intended": found.intended, "certified": certificate.label, "sub_label": certificate.sub_label, **numbers,
-        "pairs": certificate.n_pairs, "probe_accuracy": _rounded(found.probe_accuracy),
-        "chance": _rounded(found.chance),
+        "intended": found.intended, **_measured(found.certificate),
+        "probe_accuracy": _rounded(found.probe_accuracy), "chance": _rounded(found.chance),
     }  # fmt: skip
+
+
+def _measured(certificate: Certificate) -> dict[str, Any]:
+    numbers = {name: _rounded(getattr(certificate, field)) for name, field in _NUMBERS}
+    return {"certified": certificate.label, "sub_label": certificate.sub_label, **numbers,
+            "pairs": certificate.n_pairs}  # fmt: skip
 
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
-def truth_from_json(cells: Any, where: str) -> Truth:
-    """The truth that `cells_as_json` gave.
+def truth_from_json(cells: Any, where: str, joints: Any = ()) -> Truth:
+    """The truth that `cells_as_json` and `joints_as_json` gave.
 
     Raises:
         CorpusError: a cell of another form, or one twice.
@@ -52,10 +64,26 @@ def truth_from_json(cells: Any, where: str) -> Truth:
         if cell in found:
             raise CorpusError("a cell is there twice", needed="each cell once", found=str(cell), where=where)
         found[cell] = truth
-    return Truth(found)
+    return Truth(found, dict(_joint(entry, f"{where}: joint {number}") for number, entry in enumerate(joints)))
 
 
 def _cell(entry: Any, where: str) -> tuple[Cell, CellTruth]:
+    certificate = _certificate(entry, where)
+    site, position, name = (_taken(entry, key, where, _is_text) for key in ("site", "position", "property"))
+    truth = CellTruth(
+        _taken(entry, "intended", where, _one_of(("used", "unused", ""))), certificate,
+        float(_taken(entry, "probe_accuracy", where, _is_number)), float(_taken(entry, "chance", where, _is_number)),
+    )  # fmt: skip
+    return Cell(Place(site, position), name), truth
+
+
+def _joint(entry: Any, where: str) -> tuple[Joint, Certificate]:
+    certificate = _certificate(entry, where)
+    site, name = (_taken(entry, key, where, _is_text) for key in ("site", "property"))
+    return Joint(name, site, tuple(_taken(entry, "positions", where, _are_texts))), certificate
+
+
+def _certificate(entry: Any, where: str) -> Certificate:
     if not isinstance(entry, dict):
         raise CorpusError("a cell is no object", needed="an object", found=repr(entry)[:80], where=where)
     label: Label = _taken(entry, "certified", where, _one_of(get_args(Label)))
@@ -64,13 +92,7 @@ def _cell(entry: Any, where: str) -> tuple[Cell, CellTruth]:
         field: _taken(entry, name, where, _is_number_or_null if field in _MAY_LACK else _is_number)
         for name, field in _NUMBERS
     }
-    certificate = Certificate(label, sub_label, n_pairs=_taken(entry, "pairs", where, _is_count), **numbers)
-    site, position, name = (_taken(entry, key, where, _is_text) for key in ("site", "position", "property"))
-    truth = CellTruth(
-        _taken(entry, "intended", where, _one_of(("used", "unused", ""))), certificate,
-        float(_taken(entry, "probe_accuracy", where, _is_number)), float(_taken(entry, "chance", where, _is_number)),
-    )  # fmt: skip
-    return Cell(Place(site, position), name), truth
+    return Certificate(label, sub_label, n_pairs=_taken(entry, "pairs", where, _is_count), **numbers)
 
 
 def _taken(entry: Mapping[str, Any], key: str, where: str, fits: Callable[[Any], bool]) -> Any:
@@ -98,3 +120,7 @@ def _is_count(value: Any) -> bool:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value)

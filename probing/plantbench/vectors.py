@@ -18,10 +18,12 @@ from torch import Tensor
 
 from probing.instrument import Place
 from probing.instruments.arrays import ArrayInstrument
+from probing.plantbench.grouping import groups_of
 from probing.plantbench.knobs import Knobs
 from probing.plantbench.plants import CONST, FIRST, SITE, A, C, Latents, Plant, Values
 from probing.seeds import generator
 
+Ints = NDArray[np.int64]
 Floats = NDArray[np.floating]
 IDENTITY_SLOTS = 16
 
@@ -30,18 +32,22 @@ def drawn(plant: Plant, knobs: Knobs, n: int, *seeds: int | str) -> Latents:
     """n rows of the population: labels, hidden bits, noise; rows of a group share part of their noise."""
     rng = generator(0, "plantbench", *seeds)
     a, c = rng.integers(0, 2, n), rng.integers(0, 2, n)
-    groups = np.arange(n) // knobs.group_size
+    groups = groups_of(knobs, n, generator(0, "plantbench", *seeds, "groups"))
     types = rng.integers(0, knobs.identities, n) if plant.by_identity else None
-    z = plant.draw(rng, a, c, types, knobs)
+    if plant.by_group:
+        of_group = np.unique(groups, return_index=True)[1]
+        z = plant.draw(rng, a[of_group], c[of_group], None, knobs)[groups]
+    else:
+        z = plant.draw(rng, a, c, types, knobs)
     hidden = rng.choice([-1.0, 1.0], n)
-    noise = {position: _noise(plant, knobs, types, n, position, seeds) for position in plant.positions}
+    noise = {position: _noise(plant, knobs, types, groups, position, seeds) for position in plant.positions}
     return Latents(a, c, z, hidden, groups, types, noise)
 
 
 def _noise(
-    plant: Plant, knobs: Knobs, types: NDArray[np.int64] | None, n: int, position: str, seeds: tuple[int | str, ...]
+    plant: Plant, knobs: Knobs, types: Ints | None, groups: Ints, position: str, seeds: tuple[int | str, ...]
 ) -> Floats:
-    noise = knobs.noise * _normals(n, knobs.width, knobs.group_size, knobs.group_share, (*seeds, position))
+    noise = knobs.noise * _normals(groups.tobytes(), knobs.width, knobs.group_share, (*seeds, position))
     if types is not None:  # the identity's own vector stands in slots of which most are read
         rng = generator(0, "plantbench", *seeds[:-1], "identities")
         start = FIRST + plant.slots
@@ -52,12 +58,12 @@ def _noise(
 
 
 @lru_cache(maxsize=4)  # twins are built one after the other and share their rows
-def _normals(n: int, width: int, group_size: int, share: float, seeds: tuple[int | str, ...]) -> Floats:
-    """`(n, d)` of variance 1, of which rows of a group share a part."""
-    rng = generator(0, "plantbench", *seeds, "noise")
-    own = rng.standard_normal((n, width), dtype=np.float32)
-    of_group = rng.standard_normal((-(-n // group_size), width), dtype=np.float32)
-    found = np.float32(np.sqrt(1 - share)) * own + (np.float32(np.sqrt(share)) * of_group)[np.arange(n) // group_size]
+def _normals(codes: bytes, width: int, share: float, seeds: tuple[int | str, ...]) -> Floats:
+    """`(n, d)` of variance 1, of which rows of a group (codes as int64) share a part."""
+    rng, groups = generator(0, "plantbench", *seeds, "noise"), np.frombuffer(codes, np.int64)
+    own = rng.standard_normal((len(groups), width), dtype=np.float32)
+    of_group = rng.standard_normal((int(groups[-1]) + 1, width), dtype=np.float32)
+    found = np.float32(np.sqrt(1 - share)) * own + (np.float32(np.sqrt(share)) * of_group)[groups]
     found.setflags(write=False)
     return found
 

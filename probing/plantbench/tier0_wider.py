@@ -1,0 +1,158 @@
+"""Cases 23 to 43 of tier 0: many classes, documents, majorities, effects near ε, few rows, other groups.
+
+Builders of either twin, and beside them the functions that change the knobs of some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probing.plantbench.grouping import zipf_shares
+from probing.plantbench.knobs import Knobs
+from probing.plantbench.oracle import USED
+from probing.plantbench.plants import (
+    FIRST,
+    Builder,
+    Floats,
+    Ints,
+    KnobsOf,
+    Latents,
+    Plant,
+    Values,
+    in_slot,
+    slot_read,
+)
+from probing.plantbench.tier0_codes import of_classes, plain
+from probing.plantbench.tier0_reads import opposed
+
+B = FIRST
+MARGIN = 5e-4  # effects above ε are planted that much larger than they are called, others that much smaller
+SATURATED, QUIET = 4.0, 0.5  # of case 31: a voter's gain, and its most noise, which leaves ±0.5 or more
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
+
+
+def many_classes(which: int, *, zipf: bool) -> Builder:
+    """23 to 28: as many classes as the knobs say, even or with frequencies 1, 1/2, 1/3 …"""
+
+    def build(used: bool, knobs: Knobs, seed: int) -> Plant:
+        k = knobs.many[which]
+        return of_classes(used, k, zipf_shares(k, knobs.tail) if zipf else None)
+
+    return build
+
+
+def documents(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """29, 30: one label a document, beside noise that documents share and the behaviour reads."""
+    return replace(plain(used, knobs, seed), by_group=True)
+
+
+def majority(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """31: several positions hold it and their majority is read: no place does anything alone, all together do."""
+    positions = ORDINALS[: knobs.voters]
+    clean = in_slot(0)
+
+    def write(own: Floats, z: Values, latents: Latents) -> Floats:
+        return clean(np.clip(own, -QUIET, QUIET), z, latents)
+
+    def more(u: Mapping[str, Tensor], reads: Tensor) -> Tensor:
+        votes = torch.stack([torch.clamp(SATURATED * u[p][:, [B]], -1, 1) for p in positions])
+        return torch.clamp(votes.sum(0), -1, 1) @ reads[:1]
+
+    return Plant(
+        dict.fromkeys(positions, "unused"), positions=positions, write=write, more=more if used else None,
+        joint="used" if used else "unused",
+    )  # fmt: skip
+
+
+def of_size(which: int) -> Builder:
+    """32 to 35: read with the gain at which S is a multiple of ε. Below and at ε it is neither used nor unused."""
+
+    def build(used: bool, knobs: Knobs, seed: int) -> Plant:
+        multiple = knobs.multiples[which]
+        label: Literal["used", ""] = "used" if multiple > 1 else ""
+
+        def at_gain(gain: float) -> Plant:
+            return Plant({"": label}, linear=slot_read(0, gain), target=_target(multiple), at_gain=at_gain)
+
+        return at_gain(USED)
+
+    return build
+
+
+def small_opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """36: two positions, read with opposite signs so weakly that S is a small multiple of ε, all off the contrast."""
+    plant = opposed(used, knobs, seed)
+    if not used or plant.more is None:
+        return plant
+    whole = plant.more
+
+    def at_gain(gain: float) -> Plant:
+        return replace(plant, more=lambda u, reads: gain * whole(u, reads), target=_target(knobs.off_multiple),
+                       at_gain=at_gain)  # fmt: skip
+
+    return at_gain(USED)
+
+
+def crossing_groups(used: bool, knobs: Knobs, seed: int) -> Plant:
+    """43: half of the rows of every group have either label."""
+
+    def draw(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
+        groups = np.arange(len(a)) // knobs.group_size
+        return np.asarray((np.arange(len(a)) + rng.integers(0, 2, int(groups[-1]) + 1)[groups]) % 2, np.int64)
+
+    return replace(plain(used, knobs, seed), draw=draw)
+
+
+def _target(multiple: float) -> float:
+    return multiple * USED * (1 + MARGIN if multiple > 1 else 1 - MARGIN)
+
+
+def fewer_rows(knobs: Knobs, seed: int) -> Knobs:
+    """All rows, half or a quarter of them, by seed: cases of many classes."""
+    return replace(knobs, n=knobs.n // (1, 2, 4)[seed % 3], noise_gain=knobs.loud)
+
+
+def zipf_documents(knobs: Knobs, seed: int) -> Knobs:
+    """A third of the rows, in documents of Zipf sizes."""
+    return replace(_in_groups(knobs, knobs.document_share), grouping="zipf")
+
+
+def treebank_documents(knobs: Knobs, seed: int) -> Knobs:
+    """A third of the rows, in documents of log-normal sizes: a few hold most rows."""
+    return replace(zipf_documents(knobs, seed), grouping="lognormal")
+
+
+def wide(which: int) -> KnobsOf:
+    """A tenth of the rows, and states as wide as they are many, or wider."""
+
+    def knobs_of(knobs: Knobs, seed: int) -> Knobs:
+        rows = max(2 * (knobs.n // 20), 48)
+        width = max(int(knobs.wide[which] * rows), knobs.width)
+        return replace(knobs, n=rows, width=width, n_pairs=knobs.n_pairs // 2, noise_gain=knobs.loud)
+
+    return knobs_of
+
+
+def groups_of_size(which: int) -> KnobsOf:
+    """A third of the rows, in groups of one size, which share half of the noise."""
+    return lambda knobs, seed: _in_groups(knobs, knobs.mixed_share, size=knobs.group_sizes[which])
+
+
+def mixed_groups(knobs: Knobs, seed: int) -> Knobs:
+    """A third of the rows, in groups of any size up to a dozen."""
+    return replace(_in_groups(knobs, knobs.mixed_share), grouping="mixed")
+
+
+def even_groups(knobs: Knobs, seed: int) -> Knobs:
+    """A third of the rows, in groups of six that share most of the noise."""
+    return _in_groups(knobs, knobs.document_share, size=6)
+
+
+def _in_groups(knobs: Knobs, share: float, *, size: int = 1) -> Knobs:
+    return replace(knobs, n=knobs.n // 3, group_size=size, group_share=share, noise_gain=knobs.loud)

@@ -1,0 +1,180 @@
+"""The one yardstick of effects: how large a mean change of the behaviour is, along its natural contrast and off it.
+
+A cell w is a stratum of the other properties and, of classes, a pair a < b; π_w is its weight, m_w the mean change from
+a to b under an edit, t_w that which comes by itself, y the clean behaviour of the rows, ȳ its mean:
+
+    along = Σ_w π_w ⟨m_w, t_w⟩ / T        T = sqrt(Σ_w π_w |t_w|²)        off² = Σ_w π_w |m_w|² − along²
+    s_c = sqrt(Σ_w π_w mean_w ⟨y − ȳ, t_w⟩²) / T        s_Y = root of the summed variances of y
+    S = sqrt((along / s_c)² + (off / s_Y)²)
+
+Where T is below 0.001 s_Y, or below three times what chance alone gives it, there is no contrast, and all is off it.
+`probing use` measures the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.intervening.contrasts import sums_by
+
+NO_CONTRAST = 0.001  # T in units of s_Y
+ERRORS = 3.0  # T in units of its standard error
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SignedMeans:
+    """Means of signed changes by cell; of real values, slopes by stratum times a usual step.
+
+    A stratum weighs as its share of the rows; in it a pair of classes weighs as the product of their shares there, and
+    both directions of a pair alike. The step of real values is the root mean square of the one that takes a row to the
+    value half the ranks away in its stratum, which is what edits of `probing use` do.
+
+    Attributes:
+        codes: `(n,)` cell of each row.
+        shares: `(W,)` π, sum 1.
+        factors: `(n,)` weight of each row's change within its cell's mean, signed.
+        steps: `(n,)` how many of its cell's means each row's change should be: 1, or -1 from b to a.
+        rows: `(n,)` weight of each row, sum 1.
+    """
+
+    codes: Ints
+    shares: Floats
+    factors: Floats
+    steps: Floats
+    rows: Floats
+
+    @classmethod
+    def of(cls, start: NDArray[Any], goal: NDArray[Any], strata: Ints, *, n_classes: int) -> SignedMeans:
+        """The means of n rows that go from `start` to `goal`; `n_classes` 0: real values."""
+        if n_classes:
+            return cls._of_classes(start, goal, strata, n_classes)
+        return cls._of_real_values(start, goal, strata)
+
+    @classmethod
+    def _of_classes(cls, start: Ints, goal: Ints, strata: Ints, k: int) -> SignedMeans:
+        low, high = np.minimum(start, goal), np.maximum(start, goal)
+        keys, codes = np.unique((strata * k + low) * k + high, return_inverse=True)
+        shares = _pair_shares(keys, np.bincount(strata * k + start), np.bincount(strata), k)
+        directed = 2 * codes + (start > goal)
+        counts = np.bincount(directed, minlength=2 * len(keys))
+        directions = (counts.reshape(-1, 2) > 0).sum(1)
+        within = 1 / (directions[codes] * counts[directed])
+        sign = np.where(start < goal, 1.0, -1.0)
+        return cls(codes.astype(np.int64), shares, sign * within, sign, shares[codes] * within)
+
+    @classmethod
+    def _of_real_values(cls, start: Floats, goal: Floats, strata: Ints) -> SignedMeans:
+        codes = np.unique(strata, return_inverse=True)[1].astype(np.int64)
+        counts, step = np.bincount(codes), goal - start
+        usual = np.zeros(len(start))
+        for w in range(len(counts)):
+            inside = np.flatnonzero(codes == w)
+            order = inside[np.argsort(start[inside], kind="stable")]
+            usual[order] = start[np.roll(order, len(order) // 2)] - start[order]
+        mean_square, shares = np.bincount(codes, usual**2) / counts, counts / len(codes)
+        steps = step / np.sqrt(mean_square)[codes]
+        factors = steps / np.bincount(codes, steps**2)[codes]
+        return cls(codes, shares, factors, steps, (shares / counts)[codes] * usual**2 / mean_square[codes])
+
+    def __call__(self, changes: Floats) -> Floats:
+        """`(W, V)` means of changes `(n, V)`."""
+        return sums_by(self.codes, self.factors[:, None] * changes, len(self.shares))
+
+    def size(self, means: Floats) -> float:
+        """The root of the weighted mean squared length of `(W, V)`."""
+        return math.sqrt(float(self.shares @ (means**2).sum(1)))
+
+    def error(self, changes: Floats, means: Floats) -> float:
+        """What chance alone gives to `size`: the root of the weighted sampling variance of the means."""
+        rest = changes - self.steps[:, None] * means[self.codes]
+        return math.sqrt(float((self.shares[self.codes] * self.factors**2) @ (rest**2).sum(1)))
+
+
+def _pair_shares(keys: Ints, of_class: Ints, of_stratum: Ints, k: int) -> Floats:
+    """`(W,)` weights of cells (stratum, a, b), from the rows by stratum and class and by stratum."""
+    stratum, low, high = keys // k**2, keys // k % k, keys % k
+    counts = np.zeros(len(of_stratum) * k)
+    counts[: len(of_class)] = of_class
+    product = counts[stratum * k + low] * counts[stratum * k + high]
+    total = np.bincount(stratum, product)
+    alike = 1 / np.bincount(stratum)[stratum]  # a stratum whose rows all start from one class
+    shares = np.where(total[stratum] > 0, product / np.where(total > 0, total, 1.0)[stratum], alike)
+    return np.asarray(shares * of_stratum[stratum] / of_stratum.sum())
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of an effect.
+
+    Attributes:
+        along: signed, in SDs of the clean behaviour along the natural contrast; 0 where there is none.
+        off: in SDs of the clean behaviour as a whole: what lies off the contrast or differs between cells.
+        of_total: all of it in SDs of the clean behaviour as a whole.
+    """
+
+    along: float
+    off: float
+    of_total: float
+
+    @property
+    def s(self) -> float:
+        """S."""
+        return math.hypot(self.along, self.off)
+
+
+@dataclass(frozen=True, eq=False)
+class Yardstick:
+    """What changes of one property are measured by.
+
+    Attributes:
+        means: of the edited rows.
+        natural: `(W, V)` t.
+        s_y: SD of the clean behaviour, the root of summed variances.
+        s_c: SD of the clean behaviour along t; 0 where there is no contrast.
+    """
+
+    means: SignedMeans
+    natural: Floats
+    s_y: float
+    s_c: float
+
+    @classmethod
+    def of(cls, means: SignedMeans, y: Floats, natural_changes: Floats) -> Yardstick:
+        """The yardstick of rows whose clean behaviour is `y` `(n, V)` and comes to differ by `natural_changes`."""
+        natural, s_y = means(natural_changes), math.sqrt(float(y.var(0).sum()))
+        total = means.size(natural)
+        if total < max(NO_CONTRAST * s_y, ERRORS * means.error(natural_changes, natural)):
+            return cls(means, natural, s_y, 0.0)
+        along = np.einsum("nv,nv->n", y - y.mean(0), natural[means.codes]) / total
+        return cls(means, natural, s_y, math.sqrt(float(means.rows @ along**2)))
+
+    @property
+    def total(self) -> float:
+        """T in units of s_Y."""
+        return self.means.size(self.natural) / self.s_y
+
+    def __call__(self, changes: Floats) -> Size:
+        """The size of changes `(n, V)` of the rows."""
+        moved = self.means(changes)
+        whole = self.means.size(moved)
+        if not self.s_c:
+            return Size(0.0, whole / self.s_y, whole / self.s_y)
+        total = self.means.size(self.natural)
+        along = self._product(moved) / total
+        off = self.means.size(moved - along / total * self.natural)
+        return Size(along / self.s_c, off / self.s_y, whole / self.s_y)
+
+    def mediated(self, changes: Floats) -> float:
+        """The share of the natural difference that changes `(n, V)` bring about."""
+        return self._product(self.means(changes)) / self.means.size(self.natural) ** 2
+
+    def _product(self, moved: Floats) -> float:
+        return float(self.means.shares @ (moved * self.natural).sum(1))
