@@ -159,7 +159,9 @@ def prompts(folder: Path, n: int = 90) -> Path:
     rows = []
     for i in range(n):
         key, noise = (chr(97 + int(rng.integers(2))) for _ in range(2))
-        text = f"{key}: the cat in {noise}"
+        # Texts differ in their ends: equal ones would be one group.
+        end = " ".join(("the", "was", ".")[i // 3**place % 3] for place in range(5))
+        text = f"{key}: the cat in {noise} {end}"
         rows.append({"id": str(i), "text": text, "spans": {"key": [0, 1], "noise": [14, 15]}, "label": f"is {key}"})
     file = folder / "prompts.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

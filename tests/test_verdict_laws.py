@@ -220,7 +220,7 @@ def test_effects_above_the_smallest_of_interest_are_not_bounded_away(effect: flo
 
 
 def test_a_verdict_that_other_deals_of_the_rows_contradict_is_none() -> None:
-    result, verdict = verdict_of(Planted(effect=0.5), 1)
+    result, verdict = verdict_of(Planted(effect=0.5, answers=1), 1)
     assert verdict.word is Word.USED_SUBSPACE and len(result.cells[0].subspace.deals) == QUICK.deals
     assert np.allclose(result.cells[0].subspace.deals, result.cells[0].subspace.es, rtol=0.3)
     for deals in ((0.0,) * 4, (0.5, 0.5, 0.5, 0.0)):
