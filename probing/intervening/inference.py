@@ -76,6 +76,7 @@ class Effect:
         y_spread: s_Y.
         covariance: of τ and T.
         rows: edited.
+        is_flat: the output has one dimension, in which derivatives along one contrast tell those along any other.
         cells: strata times unordered pairs of values that were edited.
         alike: of an interchange: τ of states of the same value, which is taken off; None: of other edits, or twins.
     """
@@ -90,17 +91,13 @@ class Effect:
     covariance: float
     rows: int
     cells: int = 1
+    is_flat: bool = False
     alike: float | None = None
 
     @property
     def is_single(self) -> bool:
         """Whether nothing can lie off the contrast: one stratum, two values, and an output of one dimension."""
-        return self.cells == 1 and self.spread >= (1 - 1e-6) * self.y_spread
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether the output has one dimension, in which derivatives along one contrast tell those along any other."""
-        return self.spread >= (1 - 1e-6) * self.y_spread
+        return self.cells == 1 and self.is_flat
 
     @property
     def hold(self) -> float:
@@ -227,7 +224,7 @@ def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
     tau, full, total = estimate(tally.tau, *held), estimate(tally.tau, *parts), estimate(tally.total, of_total)
     return Effect(
         tau, full, total, float(np.mean(tally.spread)), float(np.mean(tally.size)), _u(tally, experiment), y_spread,
-        float(full.by_group @ total.by_group), tally.rows, experiment.n_cells,
+        float(full.by_group @ total.by_group), tally.rows, experiment.n_cells, tally.is_flat,
         float(np.mean(tally.alike)) if tally.alike else None,
     )  # fmt: skip
 

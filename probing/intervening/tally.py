@@ -29,6 +29,7 @@ class Tally:
         changes: by rotation, `(n, V)` of the edited rows.
         slopes: by rotation, derivatives of τ in the shift, `(n', D)` of sampled rows with these sides.
         rows: edited in all.
+        is_flat: the behaviour varies in one dimension alone.
         clusters: what depends on what.
         exchanged: whether the influence of measured rows counts with the set that they exchanged states in.
     """
@@ -46,6 +47,7 @@ class Tally:
     changes: list[Floats] = field(default_factory=list)
     slopes: list[tuple[Sides, Floats]] = field(default_factory=list)
     rows: int = 0
+    is_flat: bool = False
     exchanged: bool = False
 
     def __post_init__(self) -> None:
@@ -68,6 +70,7 @@ class Tally:
         self.of_total += of_total
         self.spread.append(natural.spread)
         self.size.append(natural.size)
+        self.is_flat = natural.is_flat
 
     def add_u(
         self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
