@@ -71,7 +71,7 @@ def effect_said(what: str, edit: EditEffect, by: str, result: UseResult, criteri
 
 
 def _apart(result: UseResult) -> str:
-    """Where an effect lies that the mean along the contrast does not show: outputs of one dimension have no off."""
+    """Says in what an effect shows that its mean along the contrast does not show; empty where there is nothing."""
     if result.dimensions != 1:
         return ", off the natural contrast or otherwise in each stratum"
     kinds = [*(["strata"] if result.n_strata > 1 else []), *(["pairs of classes"] if result.n_classes > 2 else [])]

@@ -235,7 +235,7 @@ class TextInstrument(Instrument):
     def _slopes_of_pieces(
         self, rows: Ints, coefficients: NDArray[np.float64]
     ) -> Iterator[tuple[Place, Ints, Ints, NDArray[np.float64]]]:
-        """By place and batch: its rows, `(M,)` which of them each piece is of, and the pieces' slopes `(M, D)`."""
+        """Yields, by place and batch, its rows, `(M,)` which of them a piece is of, and `(M, D)` slopes of pieces."""
         for part in self.batches(rows):
             batch = self.runner.batch(rows[part])
             sites = tuple(dict.fromkeys(place.site for place in self._places))

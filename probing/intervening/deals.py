@@ -16,42 +16,50 @@ from probing.intervening.tally import Tally
 from probing.seeds import generator
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
-def redealt(bench: Bench, place: Place, swap: Tally, exchange: Tally, *, dose: float, deals: int) -> list[list[float]]:
-    """`(deals, 2)` τ of the swap and of the interchange in their units, by deal of the rows outside the measured fold.
+def redealt(
+    bench: Bench, place: Place, swap: Tally, exchange: Tally, *, deals: int
+) -> tuple[list[float], list[float]]:  # fmt: skip
+    """τ of the swap and of the interchange, in SDs of the clean output along the new contrast, by deal.
 
-    The groups of the two folds that fit are dealt out anew between them. The measured changes stay: of the swap they
-    are carried to the new shift by their derivatives in it, at the edit.
+    The groups of the two folds that fit are dealt out anew between them; the measured changes stay. Those of a swap are
+    carried to the new shift by their derivatives in it, which were taken along the first contrast: none are given
+    where there are several contrasts, or outputs of several dimensions, in which the new contrast is another.
 
     Args:
         bench: the experiment.
         place: of the edits.
         swap, exchange: what was measured there.
-        dose: of the swap.
         deals: how many.
     """
-    found = []
+    swaps: list[float] = []
+    exchanges: list[float] = []
     for deal in range(deals):
-        parts = [_one(bench, place, swap, exchange, r, deal, dose) for r in range(FOLDS)]
-        found.append([float(np.mean(column)) for column in zip(*parts, strict=True)])
-    return found
+        fits = [_fit(bench, r, deal) for r in range(FOLDS)]
+        if bench.is_single:
+            swaps.append(float(np.mean([_swapped(bench, place, swap, r, *fit) for r, fit in enumerate(fits)])))
+        naturals = [_with(bench, bench.exchanged_naturals[r], rows, fitted) for r, (_, rows, fitted) in enumerate(fits)]
+        exchanges.append(float(np.mean([_size(one, exchange.changes[r]) for r, one in enumerate(naturals)])))
+    return swaps, exchanges
 
 
-def _one(
-    bench: Bench, place: Place, swap: Tally, exchange: Tally, r: int, deal: int, dose: float
-) -> tuple[float, float]:
-    """τ of both in one rotation, over the spread of the clean output along the new contrast, attenuation undone."""
-    e = bench.experiment
-    f1, f2, _ = bench.folds(r)
+def _fit(bench: Bench, r: int, deal: int) -> tuple[Ints, Ints, Contrast]:
+    """Rows that fit the shift, rows that fit the contrast, and the contrast."""
+    e, (f1, f2, _) = bench.experiment, bench.folds(r)
     first, second = _halves(e, np.concatenate([f1, f2]), generator(bench.seed, "use", "deal", deal, r))
-    fitted = contrast(bench.y[second], e.z[second], e.strata[second], n_classes=e.n_classes)
-    own, paired = (_with(bench, one, second, fitted) for one in (bench.naturals[r], bench.exchanged_naturals[r]))
-    sides, slopes = swap.slopes[r]
+    return first, second, contrast(bench.y[second], e.z[second], e.strata[second], n_classes=e.n_classes)
+
+
+def _swapped(bench: Bench, place: Place, swap: Tally, r: int, first: Ints, second: Ints, fitted: Contrast) -> float:
+    natural, (sides, slopes) = _with(bench, bench.naturals[r], second, fitted), swap.slopes[r]
     moved = bench.shift(bench.states(place), first).difference(sides) - bench.at(place).shifts[r].difference(sides)
-    tau = float(own.weights.weights @ own.along(swap.changes[r])) + float((slopes * moved).sum())
-    whole = float(paired.weights.weights @ paired.along(exchange.changes[r]))
-    return tau / (own.spread or 1.0), whole / (paired.spread or 1.0)
+    return _size(natural, swap.changes[r]) + float((slopes * moved).sum()) / (natural.spread or 1.0)
+
+
+def _size(natural: Natural, changes: Floats) -> float:
+    return float(natural.weights.weights @ natural.along(changes)) / (natural.spread or 1.0)
 
 
 def _with(bench: Bench, natural: Natural, rows: Ints, fitted: Contrast) -> Natural:

@@ -30,14 +30,14 @@ _REAL_NETWORK = MLPRegressorProbe(learning_rate=5e-3, batch_size=256)
 
 
 @dataclass(frozen=True)
-class Levels:
+class GateLevels:
     """How the level of the gate is split: over the linear probe and the MLP, over information and accuracy of each."""
 
     information: float
     accuracy: float
 
 
-LINEAR, MLP = Levels(0.025, 0.01), Levels(0.01, 0.005)  # 0.05 in all
+LINEAR, MLP = GateLevels(0.025, 0.01), GateLevels(0.01, 0.005)  # 0.05 in all
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Reading:
     accuracy_high: float
     p_information: float
     p_accuracy: float
-    levels: Levels
+    levels: GateLevels
 
     @property
     def p(self) -> float:
-        """Of the better of both, adjusted for all tests of the gate; scores worth less than 1 % do not count."""
+        """Returns the smaller p of both tests, adjusted for all four; scores worth less than 1 % do not count."""
         p = self.p_information / self.levels.information if self.worth >= LEAST_SHARE else math.inf
         return min(1.0, LEVEL * min(p, self.p_accuracy / self.levels.accuracy))
 
@@ -94,7 +94,7 @@ class Decoded:
 
     @property
     def p(self) -> float:
-        """Of the better, adjusted for all four tests."""
+        """Returns the p of the better reading, adjusted for all four tests."""
         return self.better.p
 
     @property
@@ -111,12 +111,12 @@ def decoded(experiment: Experiment, states: FoldStates, *, seed: int) -> Decoded
     return Decoded(linear, _read(experiment, _mlp_predictions(experiment, states, seed), MLP))
 
 
-def _read(e: Experiment, predictions: Sequence[Prediction], levels: Levels) -> Reading:
+def _read(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:
     """What predictions of the three folds come to."""
     return _read_classes(e, predictions, levels) if e.n_classes else _read_values(e, predictions, levels)
 
 
-def _read_classes(e: Experiment, predictions: Sequence[Prediction], levels: Levels) -> Reading:
+def _read_classes(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:
     z, rows = e.z, np.arange(len(e.z))
     likelihood, baseline = np.zeros(len(z)), np.zeros(len(z))
     scores, named = np.zeros((2, len(z), e.n_classes))
@@ -137,7 +137,7 @@ def _read_classes(e: Experiment, predictions: Sequence[Prediction], levels: Leve
     )  # fmt: skip
 
 
-def _read_values(e: Experiment, predictions: Sequence[Prediction], levels: Levels) -> Reading:
+def _read_values(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:
     z = e.z
     gains, baseline, scores = np.zeros((3, len(z)))
     for k, one in enumerate(predictions):

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.instrument import Instrument, Place
-from probing.intervening.clusters import Clusters
 from probing.intervening.contrasts import Averaged, Contrast, Sides, contrast
+from probing.intervening.dependence import Dependence
 from probing.intervening.experiment import FOLDS, Experiment, goals
 from probing.intervening.fold_states import FoldStates
 from probing.intervening.natural import Natural
@@ -31,11 +31,6 @@ from probing.seeds import child_seed, generator
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-
-def dimensions(y: Floats) -> int:
-    """In how many directions the behaviour `(n, V)` varies."""
-    return int(np.linalg.matrix_rank(y - y.mean(0), rtol=1e-6))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,19 +105,19 @@ class Bench:
         return [exchanges(e, e.fold(k), seed=child_seed(self.seed, "pairs", k), offsets=offsets) for k in range(FOLDS)]
 
     @cached_property
-    def clusters(self) -> Clusters:
+    def dependence(self) -> Dependence:
         """Rows by group."""
-        return Clusters(self.experiment.groups)
+        return Dependence(self.experiment.groups)
 
     @cached_property
-    def exchanged_clusters(self) -> Clusters:
+    def dependence_of_exchanges(self) -> Dependence:
         """Rows by group, and by the set in which they exchange states."""
         sets, first = np.full(len(self.y), -1, np.int64), 0
         for one in self.exchanges:
             sets[one.own] = first + one.sets
             first += int(one.sets.max(initial=-1)) + 1
         e = self.experiment
-        return Clusters(e.groups, sets, e.strata * FOLDS + e.folds)
+        return Dependence(e.groups, sets, e.strata * FOLDS + e.folds)
 
     @cached_property
     def mean(self) -> Floats:
@@ -148,16 +143,21 @@ class Bench:
         return Natural(self.experiment, self.y, self.mean, f2, f3, sides, fitted, measured, sign, exchanged)
 
     @cached_property
+    def dimensions(self) -> int:
+        """In how many directions the behaviour varies."""
+        return int(np.linalg.matrix_rank(self.y - self.mean, rtol=1e-6))
+
+    @property
     def is_single(self) -> bool:
         """Whether there is but one contrast, and of one dimension: the same line in every fold, whatever its noise."""
-        return self.experiment.n_cells == 1 and dimensions(self.y) == 1
+        return self.experiment.n_cells == 1 and self.dimensions == 1
 
     def sign_of(self, fitted: Contrast) -> float:
         """-1 where a contrast of the one line there is points the other way than that of the first fold.
 
         Where the natural contrast is near zero, folds differ in its sign, and what an edit does would cancel.
         """
-        if not self.is_single or not self.experiment.n_classes:
+        if not self.is_single:
             return 1.0
         there = Sides(np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.int64))
         same = float((fitted.difference(there) * self._contrasts[0].difference(there)).sum())

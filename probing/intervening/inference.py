@@ -1,7 +1,7 @@
 """Standard errors, intervals and p values of effects, from the influence values of their rows.
 
 Rows of one group count together; where states were exchanged, rows of one set do, and sets that share a group (see
-`Clusters`). A p value and the interval of its level are of one error: the interval holds 0 where p exceeds the level.
+`Dependence`). A p value and the interval of its level are of one error: the interval holds 0 where p exceeds the level.
 
 References:
     Fieller 1954, Some problems in interval estimation; Schuirmann 1987 (two one-sided tests).
@@ -32,7 +32,7 @@ class Estimate:
     Attributes:
         value, error: in the number's own unit.
         df: degrees of freedom.
-        by_group: `(G,)` for the multiplier bootstrap; its sum of squares is error² where no pairs cross groups.
+        by_group: `(G,)` for the multiplier bootstrap; its sum of squares is error² where no exchange crosses groups.
     """
 
     value: float
@@ -76,8 +76,7 @@ class Effect:
         y_spread: s_Y.
         covariance: of τ and T.
         rows: edited.
-        is_flat: the output has one dimension, in which derivatives along one contrast tell those along any other.
-        cells: strata times unordered pairs of values that were edited.
+        is_single: nothing can lie off the contrast: one stratum, two values, and an output of one dimension.
         alike: of an interchange: τ of states of the same value, which is taken off; None: of other edits, or twins.
     """
 
@@ -90,14 +89,8 @@ class Effect:
     y_spread: float
     covariance: float
     rows: int
-    cells: int = 1
-    is_flat: bool = False
+    is_single: bool = False
     alike: float | None = None
-
-    @property
-    def is_single(self) -> bool:
-        """Whether nothing can lie off the contrast: one stratum, two values, and an output of one dimension."""
-        return self.cells == 1 and self.is_flat
 
     @property
     def hold(self) -> float:
@@ -208,29 +201,26 @@ class Effect:
 def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
     """Averages over rotations, with standard errors.
 
-    Influence values are taken about means that they enter; `Experiment.leverage` and `Clusters` make up for it.
+    Influence values are taken about means that they enter; `Experiment.leverage` and `Dependence` make up for it.
     """
-    n, clusters = len(tally.tau), tally.clusters
+    n, dependence = len(tally.tau), tally.dependence
     through, of_total = (experiment.leverage * v / n for v in (tally.through_c, tally.of_total))
     own = tally.influence / n if tally.exchanged else experiment.leverage * tally.influence / n
-    df = min(experiment.df, clusters.df)
+    df = min(experiment.df, dependence.df)
     held, parts = (
         ((np.zeros_like(own), own), (through, own)) if tally.exchanged else ((own, None), (own + through, None))
     )
 
     def estimate(values: list[float], single: Floats, exchanged: Floats | None = None) -> Estimate:
-        return Estimate(float(np.mean(values)), *_in_order(clusters.error(single, exchanged), df))
+        error, by_group = dependence.error(single, exchanged)
+        return Estimate(float(np.mean(values)), error, df, by_group)
 
     tau, full, total = estimate(tally.tau, *held), estimate(tally.tau, *parts), estimate(tally.total, of_total)
     return Effect(
         tau, full, total, float(np.mean(tally.spread)), float(np.mean(tally.size)), _u(tally, experiment), y_spread,
-        float(full.by_group @ total.by_group), tally.rows, experiment.n_cells, tally.is_flat,
+        float(full.by_group @ total.by_group), tally.rows, tally.is_single,
         float(np.mean(tally.alike)) if tally.alike else None,
     )  # fmt: skip
-
-
-def _in_order(found: tuple[float, Floats], df: float) -> tuple[float, float, Floats]:
-    return found[0], df, found[1]
 
 
 def _u(tally: Tally, experiment: Experiment) -> Estimate | None:
@@ -239,9 +229,9 @@ def _u(tally: Tally, experiment: Experiment) -> Estimate | None:
         return None
     n = len(tally.u)
     parts = [
-        tally.clusters.error(np.zeros_like(v), v / n) if tally.exchanged
-        else tally.clusters.error(experiment.leverage * v / n) for v in tally.u_influences
+        tally.dependence.error(np.zeros_like(v), v / n) if tally.exchanged
+        else tally.dependence.error(experiment.leverage * v / n) for v in tally.u_influences
     ]  # fmt: skip
     error = math.sqrt(sum(one**2 for one, _ in parts))
-    df = min(experiment.df, tally.clusters.df)
+    df = min(experiment.df, tally.dependence.df)
     return Estimate(float(np.mean(tally.u)), error, df, np.asarray(sum(one for _, one in parts)))

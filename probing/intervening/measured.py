@@ -17,7 +17,14 @@ from probing.use_result import EditEffect, UseCell
 
 @dataclass(eq=False)
 class Measured:
-    """What was measured at one place; `joint`: of all positions of its site together, where there are several."""
+    """What was measured at one place.
+
+    Attributes:
+        subspace, whole: the swap and the interchange.
+        kl, flips: of the swap, where outputs are logits.
+        deals: see `redealt`, of the swap and of the interchange.
+        joint: the interchange of all positions of its site together; None: it has one.
+    """
 
     place: Place
     dose: float
@@ -26,7 +33,7 @@ class Measured:
     whole: Effect
     kl: float | None
     flips: float | None
-    deals: Sequence[Sequence[float]] = ()
+    deals: tuple[Sequence[float], Sequence[float]] = ((), ())
     joint: Effect | None = None
 
     @property
@@ -47,8 +54,8 @@ def recorded(m: Measured, p: Sequence[float], options: UseOptions, measured: Seq
     exceeds = np.sign(m.subspace.tau.value or 1.0) * difference - ndtri(0.95) * error
     return UseCell(
         site=m.place.site, position=m.place.position,
-        subspace=_edit_effect(m.subspace, p[0], p[1], options, [deal[0] for deal in m.deals if m.subspace.is_flat]),
-        whole=_edit_effect(m.whole, p[2], p[3], options, [deal[1] for deal in m.deals]),
+        subspace=_edit_effect(m.subspace, p[0], p[1], options, m.deals[0]),
+        whole=_edit_effect(m.whole, p[2], p[3], options, m.deals[1]),
         joint=None if m.joint is None else _edit_effect(m.joint, p[4], p[5], options),
         together_with=_others(m, measured), joint_over_largest=_over_largest(m, measured, options),
         dose=m.dose, dose_curve=(),

@@ -59,15 +59,6 @@ class Natural:
         found = float(np.sqrt(self.weights.weights @ (self.c**2).sum(1)))
         return found or float(np.finfo(np.float64).tiny) ** 0.25
 
-    @cached_property
-    def is_flat(self) -> bool:
-        """Whether the behaviour varies in one dimension alone."""
-        centred = self.y - self.mean
-        axis = centred[np.einsum("nv,nv->n", centred, centred).argmax()]
-        length = float(axis @ axis)
-        rest = centred - np.outer(centred @ axis, axis) / length if length else centred
-        return float((rest**2).sum()) <= 1e-10 * float((centred**2).sum())
-
     @property
     def aim(self) -> Floats:
         """`(n, V)` derivatives of τ in the behaviour of a row of weight 1."""

@@ -15,7 +15,7 @@ from probing.intervening.comparing_edits import compared
 from probing.intervening.deals import redealt
 from probing.intervening.decoding import decoded
 from probing.intervening.descriptive import spared
-from probing.intervening.effects import Bench, dimensions
+from probing.intervening.effects import Bench
 from probing.intervening.experiment import Experiment, plan
 from probing.intervening.families import max_t
 from probing.intervening.inference import effect
@@ -109,7 +109,7 @@ def measure_property(
         covariates=tuple(prop.covariates), grouped_by=experiment.grouped_by, epsilon=options.epsilon,
         false_positives=_false_positives(instrument, prop, chosen, options), family_p=min(min(p) for p in adjusted),
         settings=dict(vars(options)),
-        dimensions=dimensions(bench.y),
+        dimensions=bench.dimensions,
         twin_pairs=None if experiment.twins is None else int((experiment.twins >= 0).sum()) // 2,
     )  # fmt: skip
 
@@ -123,7 +123,7 @@ def _measure(bench: Bench, place: Place, prop: Property, options: UseOptions) ->
     return Measured(
         place, dose, on_states, effect(swap, e, bench.spread), effect(exchange, e, bench.spread),
         float(np.mean(swap.kl)) if swap.kl else None, float(np.mean(swap.flips)) if swap.flips else None,
-        redealt(bench, place, swap, exchange, dose=dose, deals=deals),
+        redealt(bench, place, swap, exchange, deals=deals),
     )  # fmt: skip
 
 

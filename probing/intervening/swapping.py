@@ -34,7 +34,7 @@ def swapped(
     References:
         Marks and Tegmark 2023, The Geometry of Truth, §5 (class means).
     """
-    tally, naturals = Tally(bench.clusters), bench.naturals
+    tally, naturals = Tally(bench.dependence, is_single=bench.is_single), bench.naturals
     edited = [h.astype(bench.dtype(place)) for h in bench.swapped_states(place, dose)]
     changes = bench.run_folds(
         place.site, [one.f3 for one in naturals], {place.position: edited}, frozen_norms=frozen_norms
@@ -71,7 +71,7 @@ def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) 
     """As `interchanged`, at several positions of one site together."""
     given = [bench.exchanges[(r + 2) % FOLDS] for r in range(FOLDS)]
     changes = _taken(bench, places, [one.own for one in given], [one.donor for one in given], frozen_norms)
-    tally = Tally(bench.exchanged_clusters, exchanged=True)
+    tally = Tally(bench.dependence_of_exchanges, is_single=bench.is_single, exchanged=True)
     if all(one.alike is not None for one in given):
         changes = [a - b for a, b in zip(changes, _disturbed(bench, places, given, tally, frozen_norms), strict=True)]
     for r, natural in enumerate(bench.exchanged_naturals):

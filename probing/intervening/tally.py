@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.intervening.clusters import Clusters
 from probing.intervening.contrasts import Sides
+from probing.intervening.dependence import Dependence
 from probing.intervening.natural import Natural
 
 Ints = NDArray[np.int64]
@@ -29,12 +29,12 @@ class Tally:
         changes: by rotation, `(n, V)` of the edited rows.
         slopes: by rotation, derivatives of τ in the shift, `(n', D)` of sampled rows with these sides.
         rows: edited in all.
-        is_flat: the behaviour varies in one dimension alone.
-        clusters: what depends on what.
+        is_single: see `Bench.is_single`.
+        dependence: what depends on what.
         exchanged: whether the influence of measured rows counts with the set that they exchanged states in.
     """
 
-    clusters: Clusters
+    dependence: Dependence
     tau: list[float] = field(default_factory=list)
     total: list[float] = field(default_factory=list)
     spread: list[float] = field(default_factory=list)
@@ -47,11 +47,11 @@ class Tally:
     changes: list[Floats] = field(default_factory=list)
     slopes: list[tuple[Sides, Floats]] = field(default_factory=list)
     rows: int = 0
-    is_flat: bool = False
+    is_single: bool = False
     exchanged: bool = False
 
     def __post_init__(self) -> None:
-        n = len(self.clusters.groups)
+        n = len(self.dependence.groups)
         self.influence, self.through_c, self.of_total = (np.zeros(n) for _ in range(3))
 
     def add(self, natural: Natural, changes: Floats, *, through_edit: tuple[Ints, Floats] | None = None) -> None:
@@ -70,7 +70,6 @@ class Tally:
         self.of_total += of_total
         self.spread.append(natural.spread)
         self.size.append(natural.size)
-        self.is_flat = natural.is_flat
 
     def add_u(
         self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None

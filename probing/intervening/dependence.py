@@ -1,4 +1,4 @@
-"""Clusters: variances of sums over rows that depend on one another within groups and within sets of exchanged rows."""
+"""Dependence: variances of sums over rows that are dependent within groups, and within sets of exchanged rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Clusters:
+class Dependence:
     """n rows in groups; those that exchanged states also in sets.
 
     A row's own influence belongs to its group, that of an exchange to its set, which may reach over several groups. Two
@@ -72,7 +72,10 @@ class Clusters:
 
     @property
     def _leverage(self) -> float:
-        """By how much deviations from a pool's mean are too small: two sets share a group with the chance `density`."""
+        """Returns what deviations from a pool's mean are multiplied by.
+
+        Two sets share a group with the chance `density`; by that share their variance is too small.
+        """
         return 1 / math.sqrt(max(1e-6, 1 - float(self._density[:, 0] @ self._density[:, 1])))
 
     @cached_property
