@@ -120,9 +120,17 @@ def _word(
         return Word.INCONCLUSIVE, undecided_said(cell, levels.discovery, criteria, incomplete=incomplete)
     said = bound_said(cell, equivalence_p(cell), criteria)
     turning = turning_bounded(cell, levels.discovery, criteria)
-    if turning is None and cell.joint is not None and _found(cell.joint, levels, criteria):
-        return Word.NOT_ALONE, f"{said} {together_said(cell, cell.joint, criteria)}"
-    return turning or (Word.NO_MATERIAL_USE, said)
+    if turning is not None or cell.joint is None or not _found(cell.joint, levels, criteria):
+        return turning or (Word.NO_MATERIAL_USE, said)
+    # Where another position does it alone, that all of them together do tells nothing of this one.
+    word = Word.NO_MATERIAL_USE if _used_alone(result, cell, levels, criteria) else Word.NOT_ALONE
+    return word, f"{said} {together_said(cell, cell.joint, criteria)}"
+
+
+def _used_alone(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria) -> bool:
+    """Whether an edit of another position of the cell's site is found to move the output by itself."""
+    others = (one for one in result.cells if one.site == cell.site and one.position != cell.position)
+    return any(_found(edit, levels, criteria) for one in others for edit in (one.subspace, one.whole))
 
 
 def _too_weak(result: UseResult, criteria: Criteria) -> str:

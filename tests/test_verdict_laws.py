@@ -173,6 +173,21 @@ def test_a_place_that_acts_only_with_others_is_said_to() -> None:
     assert "together with second and third it is used" in page and SHORT[Word.NOT_ALONE] in page
 
 
+def test_a_place_beside_one_that_is_used_alone_is_not_said_to_be_used_together() -> None:
+    """All positions together do what the one does, which says nothing of the other."""
+    instrument, prop = majority()
+    states = {place: instrument.states(place) for place in instrument.places[:2]}
+    noise = torch.from_numpy(0.5 * np.random.default_rng(1).standard_normal((len(prop.z), 1)).astype(np.float32))
+
+    def run_from(site: str, rows: NDArray[np.int64], given: Mapping[str, Tensor], frozen: bool) -> Tensor:
+        read = given.get("first", torch.from_numpy(states[Place("h", "first")][rows]))
+        return read[:, :1] + 0 * given.get("second", read)[:, :1] + noise[torch.from_numpy(rows)]
+
+    first, second = judge([measure_property(ArrayInstrument(states, run_from), prop, options=QUICK)])
+    assert first.word.coarse == "used" and second.word is Word.NO_MATERIAL_USE
+    assert "Exchanged together with first" in second.reason
+
+
 def test_positions_that_do_nothing_together_are_plainly_not_used() -> None:
     instrument, prop = majority(read=False)
     result = measure_property(instrument, prop, options=QUICK)
