@@ -103,10 +103,15 @@ def bound_said(cell: UseCell, p: float, criteria: Criteria) -> str:
     )
 
 
-def together_said(cell: UseCell, joint: EditEffect, criteria: Criteria) -> str:
-    """What the states of all positions do that are exchanged together."""
+def together_said(cell: UseCell, joint: EditEffect, criteria: Criteria, *, alone: bool) -> str:
+    """What the states of all positions do that are exchanged together; `alone`: one of the others does so by itself."""
     others = " and ".join(cell.together_with)
-    return f"Exchanged together with {others}, states move the output by {_size_said(joint, criteria)}."
+    said = f"Exchanged together with {others}, states move the output by {_size_said(joint, criteria)}"
+    return (
+        f"{said}; {'one of these' if len(cell.together_with) > 1 else others} does so by itself."
+        if alone
+        else f"{said}."
+    )
 
 
 def _size_said(edit: EditEffect, criteria: Criteria) -> str:

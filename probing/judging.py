@@ -123,8 +123,9 @@ def _word(
     if turning is not None or cell.joint is None or not _found(cell.joint, levels, criteria):
         return turning or (Word.NO_MATERIAL_USE, said)
     # Where another position does it alone, that all of them together do tells nothing of this one.
-    word = Word.NO_MATERIAL_USE if _used_alone(result, cell, levels, criteria) else Word.NOT_ALONE
-    return word, f"{said} {together_said(cell, cell.joint, criteria)}"
+    alone = _used_alone(result, cell, levels, criteria)
+    together = together_said(cell, cell.joint, criteria, alone=alone)
+    return Word.NO_MATERIAL_USE if alone else Word.NOT_ALONE, f"{said} {together}"
 
 
 def _used_alone(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria) -> bool:

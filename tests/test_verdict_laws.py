@@ -185,7 +185,7 @@ def test_a_place_beside_one_that_is_used_alone_is_not_said_to_be_used_together()
 
     first, second = judge([measure_property(ArrayInstrument(states, run_from), prop, options=QUICK)])
     assert first.word.coarse == "used" and second.word is Word.NO_MATERIAL_USE
-    assert "Exchanged together with first" in second.reason
+    assert "Exchanged together with first" in second.reason and "first does so by itself" in second.reason
 
 
 def test_positions_that_do_nothing_together_are_plainly_not_used() -> None:
