@@ -48,7 +48,9 @@ class EditEffect:
         p: two-sided, of τ. p_adjusted: max-T over edits, statistics and places of the property.
         total, total_low, total_high: T, the natural contrast, and its 95 % interval.
         mf, mf_low, mf_high: mediated fraction τ / T and its 95 % interval; None: T is not established.
-        es_u, es_u_high: the whole effect, and its one-sided 95 % upper bound.
+        es_u: the whole effect.
+        es_u_high: one-sided 95 % upper bound of the whole effect, in SDs along that direction of the output in which it
+            is largest, for equivalence.
         u_p, u_p_adjusted: one-sided, of U; adjusted as p.
         mde: smallest |ES| found with 80 % probability at 5 %.
         equivalence_p: p of tests that |ES| < ε and that the whole effect is below ε, the larger.

@@ -147,6 +147,14 @@ class Bench:
         """In how many directions the behaviour varies."""
         return int(np.linalg.matrix_rank(self.y - self.mean, rtol=1e-6))
 
+    @cached_property
+    def precision(self) -> Floats:
+        """`(V, V)` inverse covariance of the clean behaviour, where it varies: m' P m is the squared size of a change m
+        in SDs along that direction in which it is largest.
+        """
+        centred = self.y - self.mean
+        return np.asarray(np.linalg.pinv(centred.T @ centred / len(centred), rcond=1e-6, hermitian=True), np.float64)
+
     @property
     def is_single(self) -> bool:
         """Whether there is but one contrast, and of one dimension: the same line in every fold, whatever its noise."""

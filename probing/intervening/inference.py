@@ -10,6 +10,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +74,7 @@ class Effect:
         spread: s_c; `es` = τ / s_c.
         size: C, the length of the contrast as fitted, its noise included.
         u: cross-fitted squared effect; its error has m° held fixed.
+        w: the same in squared SDs along that direction of the output in which it is largest.
         y_spread: s_Y.
         covariance: of τ and T.
         rows: edited.
@@ -86,6 +88,7 @@ class Effect:
     spread: float
     size: float
     u: Estimate | None
+    w: Estimate | None
     y_spread: float
     covariance: float
     rows: int
@@ -139,42 +142,30 @@ class Effect:
 
     @property
     def es_u_high(self) -> float:
-        """Upper bound (one-sided 95 %) of the whole effect."""
-        if self.u is None or not self.y_spread:
+        """Upper bound (one-sided 95 %) of the whole effect, in SDs along that direction in which it is largest."""
+        if self.is_single:
+            return max(map(abs, self.es_interval(0.90)))
+        if self.w is None:
             return math.inf
-        value, error = self._whole
-        return math.sqrt(max(value + float(stdtrit(self.u.df, 0.95)) * error, 0.0))
-
-    @property
-    def _whole(self) -> tuple[float, float]:
-        """The whole effect squared and its standard error, both from above.
-
-        Where no contrast is established, all of U counts in SDs along what was fitted: an effect may lie along a true
-        contrast that the fitted one does not show.
-        """
-        assert self.u is not None
-        if self.total_is_established or self.is_single:
-            u = 0.0 if self.is_single else self.u_error / self.y_spread**2
-            return self.es**2 + max(self.off, 0.0), math.hypot(u, 2 * self.es * self.es_error)
-        unit = min(self.spread, self.y_spread) or 1.0
-        return self.u.value / unit**2, self.u_error / unit**2
+        return math.sqrt(max(self.w.value + float(stdtrit(self.w.df, 0.95)) * 2 * self.w.error, 0.0))
 
     def equivalence_p(self, epsilon: float) -> float:
-        """p of |ES| ≥ ε or a whole effect of at least ε, whichever is the larger."""
+        """p of |ES| ≥ ε or a whole effect of at least ε, whichever is the larger.
+
+        The whole effect is bounded in SDs along that direction in which it is largest, which no contrast's ES exceeds:
+        the fitted contrast has noise in it, that lies where outputs vary most, and may not show what lies along the
+        true one. The error of W where it is not zero is twice that with m° held, for m° is m of another rotation.
+        """
         if not self.spread:
             return 0.0
+        along = self.tau.equivalence_p(epsilon * self.unit)
         if self.is_single:
-            return self.tau.equivalence_p(epsilon * self.spread)
-        if self.u is None:
+            return along
+        if self.w is None:
             return 1.0
-        value, error = self._whole
-        p = float(stdtr(self.u.df, (value - epsilon**2) / error)) if error > 0 else float(value >= epsilon**2)
-        return max(p, self.tau.equivalence_p(epsilon * self.unit)) if self.total_is_established else p
-
-    @property
-    def u_error(self) -> float:
-        """Standard error of U where it is not zero: twice that with m° held, for m° is m of another rotation."""
-        return 2 * self.u.error if self.u else math.inf
+        over = self.w.value - epsilon**2
+        whole = float(stdtr(self.w.df, over / (2 * self.w.error))) if self.w.error > 0 else float(over >= 0)
+        return max(whole, along)
 
     @property
     def total_is_established(self) -> bool:
@@ -216,22 +207,26 @@ def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
         return Estimate(float(np.mean(values)), error, df, by_group)
 
     tau, full, total = estimate(tally.tau, *held), estimate(tally.tau, *parts), estimate(tally.total, of_total)
+    u = _product(tally, experiment, tally.u, tally.u_influences)
+    w = _product(tally, experiment, tally.w, tally.w_influences)
     return Effect(
-        tau, full, total, float(np.mean(tally.spread)), float(np.mean(tally.size)), _u(tally, experiment), y_spread,
+        tau, full, total, float(np.mean(tally.spread)), float(np.mean(tally.size)), u, w, y_spread,
         float(full.by_group @ total.by_group), tally.rows, tally.is_single,
         float(np.mean(tally.alike)) if tally.alike else None,
     )  # fmt: skip
 
 
-def _u(tally: Tally, experiment: Experiment) -> Estimate | None:
+def _product(
+    tally: Tally, experiment: Experiment, values: Sequence[float], influences: Sequence[Floats]
+) -> Estimate | None:
     """z_U = Σ U_r / sqrt(Σ v_r): rotations add their variances, for each has its own m° held fixed."""
-    if not tally.u:
+    if not values:
         return None
-    n = len(tally.u)
+    n, dependence = len(values), tally.dependence
     parts = [
-        tally.dependence.error(np.zeros_like(v), v / n) if tally.exchanged
-        else tally.dependence.error(experiment.leverage * v / n) for v in tally.u_influences
+        dependence.error(np.zeros_like(v), v / n) if tally.exchanged
+        else dependence.error(experiment.leverage * v / n) for v in influences
     ]  # fmt: skip
     error = math.sqrt(sum(one**2 for one, _ in parts))
-    df = min(experiment.df, tally.dependence.df)
-    return Estimate(float(np.mean(tally.u)), error, df, np.asarray(sum(one for _, one in parts)))
+    df = min(experiment.df, dependence.df)
+    return Estimate(float(np.mean(values)), error, df, np.asarray(sum(one for _, one in parts)))

@@ -41,7 +41,8 @@ def swapped(
     )
     expected = [naturals[r - 1].weights.responses(changes[r - 1]).expected(naturals[r].weights)
                 for r in range(FOLDS)] if with_u else []  # fmt: skip
-    aims = [[natural.aim, *expected[r : r + 1]] for r, natural in enumerate(naturals)]
+    scaled = [one @ bench.precision for one in expected]
+    aims = [[natural.aim, *expected[r : r + 1], *scaled[r : r + 1]] for r, natural in enumerate(naturals)]
     slopes = bench.sampled_slopes(place, edited, aims, frozen_norms=frozen_norms)
     through = [[shift.influence(sides, one) for one in own]
                for shift, (sides, own) in zip(bench.at(place).shifts, slopes, strict=True)]  # fmt: skip
@@ -55,6 +56,7 @@ def swapped(
         tally.add(natural, changes[r], through_edit=(f1, dose * through[r][0]))
         if with_u:
             tally.add_u(natural, changes[r], expected[r], (f1, dose * through[r][1]))
+            tally.add_w(natural, changes[r], scaled[r], (f1, dose * through[r][2]))
     return tally
 
 
@@ -76,8 +78,10 @@ def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) 
         changes = [a - b for a, b in zip(changes, _disturbed(bench, places, given, tally, frozen_norms), strict=True)]
     for r, natural in enumerate(bench.exchanged_naturals):
         before = bench.exchanged_naturals[r - 1].weights.responses(changes[r - 1])
+        expected = before.expected(natural.weights)
         tally.add(natural, changes[r])
-        tally.add_u(natural, changes[r], before.expected(natural.weights), None)
+        tally.add_u(natural, changes[r], expected, None)
+        tally.add_w(natural, changes[r], expected @ bench.precision, None)
     return tally
 
 

@@ -24,6 +24,7 @@ class Tally:
         influence, through_c, of_total: `(n,)` summed influence values: of τ with the contrast held, what the contrast
             adds, of T.
         u, u_influences: U by rotation, and its influence values `(n,)` with m° held.
+        w, w_influences: the same of ⟨Δ, P m°⟩, P the inverse covariance of the clean behaviour.
         kl, flips: by rotation, of logits: mean KL(clean ‖ edited), share of other most probable answers.
         alike: by rotation, τ of states of rows of the same value, which is taken off.
         changes: by rotation, `(n, V)` of the edited rows.
@@ -41,6 +42,8 @@ class Tally:
     size: list[float] = field(default_factory=list)
     u: list[float] = field(default_factory=list)
     u_influences: list[Floats] = field(default_factory=list)
+    w: list[float] = field(default_factory=list)
+    w_influences: list[Floats] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     flips: list[float] = field(default_factory=list)
     alike: list[float] = field(default_factory=list)
@@ -75,10 +78,24 @@ class Tally:
         self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
     ) -> None:
         """One rotation: U of these changes against the expected ones."""
+        value, influence = self._product(natural, changes, expected, through_edit)
+        self.u.append(value)
+        self.u_influences.append(influence)
+
+    def add_w(
+        self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
+    ) -> None:
+        """As `add_u`, of expected changes times P."""
+        value, influence = self._product(natural, changes, expected, through_edit)
+        self.w.append(value)
+        self.w_influences.append(influence)
+
+    def _product(
+        self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
+    ) -> tuple[float, Floats]:
         along = np.einsum("nv,nv->n", changes, expected)
-        self.u.append(float(natural.weights.weights @ along))
         influence = np.zeros_like(self.influence)
         influence[natural.f3] += natural.weights.centred(along)
         if through_edit is not None:
             influence[through_edit[0]] += through_edit[1]
-        self.u_influences.append(influence)
+        return float(natural.weights.weights @ along), influence

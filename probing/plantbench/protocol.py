@@ -62,6 +62,7 @@ def answer(verdict: Verdict) -> Answer:
     return Answer(
         _SAID[verdict.word], score=max(max(abs(edit.es), edit.es_u) for edit in edits),
         effect=math.nan if cell.whole.mf is None else cell.whole.mf, p=p,
+        together="used" if verdict.word is Word.NOT_ALONE else "",
     )  # fmt: skip
 
 
