@@ -107,6 +107,12 @@ class RowWeights:
         means = np.where(counts > 1, np.bincount(inverse, x) / counts, 0.0)
         return np.asarray(self.weights * (x - means[inverse]))
 
+    @cached_property
+    def pooled(self) -> RowWeights:
+        """The same rows, all strata as one."""
+        one = Sides(np.zeros_like(self.sides.strata), self.sides.start, self.sides.goal)
+        return RowWeights(one, np.ones(1), self.n_classes)
+
     def responses(self, changes: Floats) -> Responses:
         """Mean changes `(n, V)` by cell."""
         return Responses(self, changes)

@@ -74,7 +74,8 @@ class Effect:
         spread: s_c; `es` = τ / s_c.
         size: C, the length of the contrast as fitted, its noise included.
         u: cross-fitted squared effect; its error has m° held fixed.
-        w: the same in squared SDs along that direction of the output in which it is largest.
+        w: the square of its mean over strata, in SDs along that direction of the output in which it is largest: no ES
+            along a true contrast exceeds its root, wherever the noise of the fitted one lies.
         y_spread: s_Y.
         covariance: of τ and T.
         rows: edited.
@@ -142,30 +143,38 @@ class Effect:
 
     @property
     def es_u_high(self) -> float:
-        """Upper bound (one-sided 95 %) of the whole effect, in SDs along that direction in which it is largest."""
+        """Upper bound (one-sided 95 %) of the effect in SDs along that direction in which it is largest."""
         if self.is_single:
             return max(map(abs, self.es_interval(0.90)))
         if self.w is None:
             return math.inf
-        return math.sqrt(max(self.w.value + float(stdtrit(self.w.df, 0.95)) * 2 * self.w.error, 0.0))
+        # The bound at which `equivalence_p` of W is 0.05: (x - W)² = q² (error² + 3 x ES's error²) for x = bound².
+        q = float(stdtrit(self.w.df, 0.95))
+        half = self.w.value + 1.5 * (q * self.es_error) ** 2
+        rest = self.w.value**2 - (q * self.w.error) ** 2
+        return math.sqrt(max(half + math.sqrt(max(half**2 - rest, 0.0)), 0.0))
 
     def equivalence_p(self, epsilon: float) -> float:
-        """p of |ES| ≥ ε or a whole effect of at least ε, whichever is the larger.
-
-        The whole effect is bounded in SDs along that direction in which it is largest, which no contrast's ES exceeds:
-        the fitted contrast has noise in it, that lies where outputs vary most, and may not show what lies along the
-        true one. The error of W where it is not zero is twice that with m° held, for m° is m of another rotation.
-        """
+        """p of |ES| ≥ ε, of an effect of ε along any direction, or of ε in all; the largest of them."""
         if not self.spread:
             return 0.0
         along = self.tau.equivalence_p(epsilon * self.unit)
         if self.is_single:
             return along
-        if self.w is None:
+        if self.u is None or self.w is None:
             return 1.0
-        over = self.w.value - epsilon**2
-        whole = float(stdtr(self.w.df, over / (2 * self.w.error))) if self.w.error > 0 else float(over >= 0)
-        return max(whole, along)
+        in_all = self._product_p(self.u, (epsilon * self.y_spread) ** 2, epsilon * self.y_spread * self.tau.error)
+        return max(along, in_all, self._product_p(self.w, epsilon**2, epsilon * self.es_error))
+
+    @staticmethod
+    def _product_p(product: Estimate, bound: float, single: float) -> float:
+        """p of a cross-fitted square of at least the bound.
+
+        Its own error has m° held, and is all there is where nothing is changed. At the bound the error of the effect
+        itself comes on top: `single` is the root of the bound times that error, of the mean of three rotations.
+        """
+        error = math.sqrt(product.error**2 + 3 * single**2)
+        return float(stdtr(product.df, (product.value - bound) / error)) if error > 0 else float(product.value >= bound)
 
     @property
     def total_is_established(self) -> bool:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from probing.instrument import Place
 from probing.intervening.effects import Bench
 from probing.intervening.experiment import FOLDS
+from probing.intervening.natural import Natural
 from probing.intervening.pairing import Exchanges
 from probing.intervening.tally import Tally
 from probing.seeds import generator
@@ -41,7 +42,7 @@ def swapped(
     )
     expected = [naturals[r - 1].weights.responses(changes[r - 1]).expected(naturals[r].weights)
                 for r in range(FOLDS)] if with_u else []  # fmt: skip
-    scaled = [one @ bench.precision for one in expected]
+    scaled = [_scaled(bench, naturals[r - 1], naturals[r], changes[r - 1]) for r in range(FOLDS)] if with_u else []
     aims = [[natural.aim, *expected[r : r + 1], *scaled[r : r + 1]] for r, natural in enumerate(naturals)]
     slopes = bench.sampled_slopes(place, edited, aims, frozen_norms=frozen_norms)
     through = [[shift.influence(sides, one) for one in own]
@@ -58,6 +59,11 @@ def swapped(
             tally.add_u(natural, changes[r], expected[r], (f1, dose * through[r][1]))
             tally.add_w(natural, changes[r], scaled[r], (f1, dose * through[r][2]))
     return tally
+
+
+def _scaled(bench: Bench, before: Natural, natural: Natural, changes: Floats) -> Floats:
+    """`(n, V)` what rows are expected to change by in all strata alike, times the inverse covariance of the output."""
+    return before.weights.pooled.responses(changes).expected(natural.weights.pooled) @ bench.precision
 
 
 def interchanged(bench: Bench, place: Place, *, frozen_norms: bool = False) -> Tally:
@@ -81,7 +87,7 @@ def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) 
         expected = before.expected(natural.weights)
         tally.add(natural, changes[r])
         tally.add_u(natural, changes[r], expected, None)
-        tally.add_w(natural, changes[r], expected @ bench.precision, None)
+        tally.add_w(natural, changes[r], _scaled(bench, bench.exchanged_naturals[r - 1], natural, changes[r - 1]), None)
     return tally
 
 

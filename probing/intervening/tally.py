@@ -24,7 +24,7 @@ class Tally:
         influence, through_c, of_total: `(n,)` summed influence values: of τ with the contrast held, what the contrast
             adds, of T.
         u, u_influences: U by rotation, and its influence values `(n,)` with m° held.
-        w, w_influences: the same of ⟨Δ, P m°⟩, P the inverse covariance of the clean behaviour.
+        w, w_influences: the same of ⟨Δ, P m°⟩, P the inverse covariance of the clean behaviour, m° of all strata alike.
         kl, flips: by rotation, of logits: mean KL(clean ‖ edited), share of other most probable answers.
         alike: by rotation, τ of states of rows of the same value, which is taken off.
         changes: by rotation, `(n, V)` of the edited rows.
