@@ -22,6 +22,8 @@ from probing.intervening.options import UseOptions
 from probing.intervening.pairing import allotted, exchanges
 from probing.intervening.running import Property, measure_property
 from probing.judging import judge
+from probing.plantbench import tier0
+from probing.plantbench.protocol import Protocol
 from probing.reporting import html
 from probing.reporting.use_words import SHORT
 from probing.use_result import UseResult
@@ -229,6 +231,16 @@ def test_an_effect_off_the_contrast_is_never_no_material_use() -> None:
 def test_effects_above_the_smallest_of_interest_are_not_bounded_away(effect: float, answers: int) -> None:
     found = words(Planted(effect=effect, answers=answers, n=3000), SEEDS)
     assert found["decodable only"] <= binom.ppf(0.975, SEEDS, 0.05)
+
+
+@pytest.mark.parametrize("number", [34, 35])
+def test_an_effect_along_a_contrast_that_hardly_varies_is_not_bounded_away(number: int) -> None:
+    """The fitted contrast lies where the output varies most, and does not show what lies along the true one."""
+    for seed in range(4):
+        case, truth = tier0.build(number, "used", seed)
+        answers = Protocol()(case)
+        assert all(truth.cells[cell].certificate.s > 0.12 for cell in case.cells)
+        assert "unused" not in {answer.verdict for answer in answers.values()}
 
 
 # 1.5: verdicts that turn
