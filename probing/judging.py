@@ -144,6 +144,11 @@ def _too_weak(result: UseResult, criteria: Criteria) -> str:
             f"Inconclusive: the rows of the rarest class are spread over groups as over {result.least_groups:.0f} even "
             f"ones, {criteria.least_groups} are needed."
         )
+    if not result.is_matched:
+        return (
+            f"Inconclusive: within strata {' and '.join(result.covariates)} still go with the property, so that an "
+            "effect may be theirs; twins, or fewer or coarser covariates, would tell."
+        )
     if result.false_positives is not None and result.false_positives[1] > 0.05:
         rate, low, high, n = result.false_positives
         return (

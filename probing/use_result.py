@@ -191,6 +191,7 @@ class UseResult:
         settings: all that enters the numbers.
         twin_pairs: pairs of twins that exchanged states; None: rows matched in the covariates did.
         dimensions: of the behaviour, those in which it varies.
+        is_matched: within strata no covariate goes with the property any more.
         answers: for each answer of the behaviour its pieces, as they were measured; () where it has none.
         doubts: what makes the behaviour itself doubtful, as sentences.
     """
@@ -215,6 +216,7 @@ class UseResult:
     settings: dict[str, Any] = field(default_factory=dict)
     twin_pairs: int | None = None
     dimensions: int | None = None
+    is_matched: bool = True
     answers: Answers = ()
     doubts: tuple[str, ...] = ()
 

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from torch import Tensor
 
+from probing.errors import BadParameter, DegenerateDesign
 from probing.instrument import Place
 from probing.instruments.arrays import ArrayInstrument
 from probing.intervening.cells import RowWeights
 from probing.intervening.contrasts import Sides
+from probing.intervening.effects import Bench
 from probing.intervening.group_shares import Shares
 from probing.intervening.options import UseOptions
 from probing.intervening.pairing import allotted, exchanges
@@ -334,3 +336,54 @@ def test_an_effect_that_is_shown_and_straddles_the_smallest_of_interest_is_said_
     (verdict,) = judge([dataclasses.replace(result, cells=(cell,), family_p=5e-5)])
     assert verdict.word is Word.INCONCLUSIVE
     assert "is shown, 0.093 [0.080, 0.107]" in verdict.reason and "neither shown" not in verdict.reason
+
+
+# Covariates of many values, found by independent hands
+
+
+def confounded(seed: int, kind: str, n: int = 3000) -> tuple[ArrayInstrument, Property]:
+    """The output reads a covariate that goes with the property, and not the property."""
+    rng = np.random.default_rng(seed)
+    c = rng.standard_normal(n)
+    if kind == "values":
+        z, k = (0.8 * c + 0.6 * rng.standard_normal(n)), 0
+    else:
+        z, k = (rng.random(n) < 1 / (1 + np.exp(-2 * c))).astype(np.int64), 2
+    given = (c, 0) if kind != "many classes" else (np.searchsorted(np.linspace(-2, 2, 199), c), 200)
+    h = 0.3 * rng.standard_normal((n, 10)).astype(np.float32)
+    h[:, 0] += z
+    h[:, 1] += c
+    reads = torch.zeros(10, 1)
+    reads[1], reads[2] = 1.0, 1.0
+    instrument = ArrayInstrument({Place("h"): h}, lambda site, rows, states, frozen: states[""] @ reads)
+    return instrument, Property("z", z, k, np.arange(n), {"c": given})
+
+
+@pytest.mark.parametrize("kind", ["values", "two classes", "many classes"])
+def test_a_read_covariate_of_many_values_is_not_taken_for_the_property(kind: str) -> None:
+    said = []
+    for seed in range(8):
+        instrument, prop = confounded(seed, kind)
+        try:
+            (verdict,) = judge([measure_property(instrument, prop, options=QUICK)])
+        except DegenerateDesign:  # so many values that no stratum has rows of both classes
+            said.append("refused")
+        else:
+            said.append(verdict.word.coarse)
+    assert said.count("used") <= 1, said
+
+
+def test_outputs_beside_huge_ones_are_not_dropped_as_rounding() -> None:
+    """An effect of one SD in an output counts as one SD, however large others are."""
+    h = np.random.default_rng(0).standard_normal((900, 3)).astype(np.float32)
+    scales = torch.tensor([1.0, 3e4, 3e4])
+    instrument = ArrayInstrument({Place("h"): h}, lambda site, rows, states, frozen: states[""] * scales)
+    prop = Property("z", np.arange(900) % 2, 2, np.arange(900), {})
+    bench = Bench.of(instrument, prop.plan(UseOptions()), seed=0)
+    assert bench.precision[0, 0] * bench.y[:, 0].var() == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_class_beyond_their_number_is_refused() -> None:
+    instrument, prop = planted(Planted(), 0)
+    with pytest.raises(BadParameter, match="beyond the number of classes"):
+        measure_property(instrument, dataclasses.replace(prop, z=prop.z + 1), options=QUICK)

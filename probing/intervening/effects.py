@@ -31,6 +31,7 @@ from probing.seeds import child_seed, generator
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+SMALLEST_VARIANCE = 1e-12  # of the largest, of outputs in float32: a direction of less is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +154,9 @@ class Bench:
         in SDs along that direction in which it is largest.
         """
         centred = self.y - self.mean
-        return np.asarray(np.linalg.pinv(centred.T @ centred / len(centred), rcond=1e-6, hermitian=True), np.float64)
+        return np.asarray(
+            np.linalg.pinv(centred.T @ centred / len(centred), rcond=SMALLEST_VARIANCE, hermitian=True), np.float64
+        )
 
     @property
     def is_single(self) -> bool:

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, DegenerateDesign, TooFewGroups
 from probing.intervening.group_shares import Shares
-from probing.intervening.strata import BINS, crossed, grouped, imbalance, propensity
+from probing.intervening.strata import BINS, crossed, explained, grouped, imbalance, propensity
 from probing.intervening.twins import check_groups, check_twins, within
 from probing.seeds import generator
 
 FOLDS = 3
 LEAST_ROWS, LEAST_GROUPS = 10, 5  # of a class, in a stratum and fold
 LEAST_COVERAGE = 0.8
+MOST_EXPLAINED = 0.01  # of the property's variance within strata, by the covariates
+FINER = (10, 20)  # bins, where five leave too much
 MOST_IMBALANCE = 0.1  # standardised difference of a covariate between classes, within bins
 TYPE_BOUND = 0.95
 
@@ -39,6 +41,7 @@ class Experiment:
         stratified_by: `nothing`, `crossing` or `propensity in 5`.
         grouped_by: `group`, or `type` where the word type all but decides the label.
         twins: `(n,)` which row differs in the property alone, -1 where none does; None: rows are matched by strata.
+        is_matched: within strata no covariate goes with the property any more.
     """
 
     rows: Ints
@@ -52,6 +55,7 @@ class Experiment:
     stratified_by: str
     grouped_by: str
     twins: Ints | None = None
+    is_matched: bool = True
 
     @cached_property
     def least_groups(self) -> float:
@@ -112,9 +116,10 @@ def plan(
 ) -> Experiment:  # fmt: skip
     """The experiment on N rows of which some have the property.
 
-    Strata are the values of all covariates, crossed. Where that leaves less than 0.8 of the rows, they are five bins
-    (or fewer, down to one) of the chance of the property given the covariates; if within these a covariate still goes
-    with the property, the crossing stays, and coverage tells.
+    Strata are the values of all covariates, crossed; real values in five bins, or ten, or twenty, until within these
+    they explain no more than a hundredth of the property. Where that cannot be, or leaves less than 0.8 of the rows,
+    strata are bins of the chance of the property given the covariates; if within these a covariate still goes with the
+    property, the crossing stays, and coverage or `is_matched` tells.
 
     Args:
         z: `(N,)` classes (negative: no label) or real values (NaN: none).
@@ -135,6 +140,9 @@ def plan(
     """
     given = dict(covariates or {}) if stratify else {}
     _check_lengths(z, groups, types, *given.values())
+    if n_classes and len(z) and int(np.max(z)) >= n_classes:
+        raise BadParameter("a class beyond the number of classes", needed=f"0 to {n_classes - 1}, negative: no label",
+                           found=str(int(np.max(z))))  # fmt: skip
     has = np.flatnonzero(np.isfinite(z) if not n_classes else z >= 0)
     if len(has) == 0 or len(np.unique(z[has])) < 2:
         raise DegenerateDesign("the property has one value", needed="two or more",
@@ -146,7 +154,7 @@ def plan(
     if twins is not None:
         check_groups(twins, types if by_type and types is not None else groups, names)
     folds = _folds(units, seed)
-    strata, how, kept = _strata(z[has], n_classes, {k: v[has] for k, v in given.items()}, units, folds)
+    strata, how, kept, is_matched = _strata(z[has], n_classes, {k: v[has] for k, v in given.items()}, units, folds)
     if not kept.any():
         raise DegenerateDesign(
             "no stratum has every class in every fold", needed=f"{LEAST_ROWS} rows and {LEAST_GROUPS} groups of each",
@@ -159,7 +167,7 @@ def plan(
         rows=rows, z=classes, n_classes=len(np.unique(classes)) if n_classes else 0, strata=codes,
         groups=_codes(units[kept]), folds=folds[kept], shares=np.bincount(codes) / len(codes),
         coverage=len(rows) / len(has), stratified_by=how, grouped_by="type" if by_type else "group",
-        twins=None if twins is None else within(twins, rows, folds[kept]),
+        twins=None if twins is None else within(twins, rows, folds[kept]), is_matched=is_matched,
     )  # fmt: skip
 
 
@@ -210,23 +218,35 @@ def _folds(units: Ints, seed: int) -> Ints:
 
 def _strata(
     z: NDArray[Any], n_classes: int, covariates: Mapping[str, NDArray[Any]], units: Ints, folds: Ints
-) -> tuple[Ints, str, NDArray[np.bool_]]:
-    """Strata, how they were made, and the rows kept."""
+) -> tuple[Ints, str, NDArray[np.bool_], bool]:
+    """Strata, how they were made, the rows kept, and whether no covariate goes with the property within them."""
     none = np.zeros(len(z), np.int64)
     if not covariates:
-        return none, "nothing", _kept(z, n_classes, none, units, folds)
-    strata = crossed(list(covariates.values()))
+        return none, "nothing", _kept(z, n_classes, none, units, folds), True
+    given = list(covariates.values())
+    exact = all(values.dtype.kind != "f" for values in given)
+
+    def matched(strata: Ints, kept: NDArray[np.bool_]) -> bool:
+        rest = [values[kept] for values in given]
+        return explained(z[kept], n_classes, rest, strata[kept]) <= MOST_EXPLAINED
+
+    strata = crossed(given)
     kept = _kept(z, n_classes, strata, units, folds)
-    if kept.mean() >= LEAST_COVERAGE:
-        return strata, "crossing", kept
-    score = propensity(z, n_classes, list(covariates.values()), folds)
-    for n_bins in range(BINS, 0, -1):
+    if kept.mean() >= LEAST_COVERAGE and (exact or matched(strata, kept)):
+        return strata, "crossing", kept, True
+    for n_bins in () if exact else FINER:
+        finer = crossed(given, n_bins)
+        kept_finer = _kept(z, n_classes, finer, units, folds)
+        if kept_finer.mean() >= LEAST_COVERAGE and matched(finer, kept_finer):
+            return finer, "crossing", kept_finer, True
+    score = propensity(z, n_classes, given, folds)
+    for n_bins in (BINS, *FINER, *range(BINS - 1, 0, -1)):
         bins = grouped(score, n_bins)
         kept_bins = _kept(z, n_classes, bins, units, folds)
-        balanced = imbalance(z, n_classes, list(covariates.values()), bins) <= MOST_IMBALANCE
-        if kept_bins.mean() >= LEAST_COVERAGE and balanced:
-            return bins, f"propensity in {n_bins}", kept_bins
-    return strata, "crossing", kept
+        balanced = imbalance(z, n_classes, given, bins) <= MOST_IMBALANCE
+        if kept_bins.mean() >= LEAST_COVERAGE and balanced and matched(bins, kept_bins):
+            return bins, f"propensity in {n_bins}", kept_bins, True
+    return strata, "crossing", kept, exact or not kept.any() or matched(strata, kept)
 
 
 def _kept(z: NDArray[Any], n_classes: int, strata: Ints, units: Ints, folds: Ints) -> NDArray[np.bool_]:

@@ -109,7 +109,7 @@ def measure_property(
         covariates=tuple(prop.covariates), grouped_by=experiment.grouped_by, epsilon=options.epsilon,
         false_positives=_false_positives(instrument, prop, chosen, options), family_p=min(min(p) for p in adjusted),
         settings=dict(vars(options)),
-        dimensions=bench.dimensions,
+        dimensions=bench.dimensions, is_matched=experiment.is_matched,
         twin_pairs=None if experiment.twins is None else int((experiment.twins >= 0).sum()) // 2,
     )  # fmt: skip
 

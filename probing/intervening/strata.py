@@ -13,11 +13,11 @@ Ints = NDArray[np.int64]
 BINS = 5
 
 
-def crossed(covariates: Sequence[NDArray[Any]]) -> Ints:
-    """`(N,)` codes of the combinations of values; real values count by their quintile."""
+def crossed(covariates: Sequence[NDArray[Any]], n_bins: int = BINS) -> Ints:
+    """`(N,)` codes of the combinations of values; real values count by their bin, of as many of equal size."""
     code = np.zeros(len(covariates[0]), np.int64)
     for values in covariates:
-        own = binned(values, BINS) if values.dtype.kind == "f" else values
+        own = binned(values, n_bins) if values.dtype.kind == "f" else values
         codes = np.unique(own, return_inverse=True)[1].reshape(-1)
         code = np.unique(code * (int(codes.max()) + 1) + codes, return_inverse=True)[1].reshape(-1)
     return code.astype(np.int64)
@@ -86,6 +86,26 @@ def imbalance(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]
     norms = np.linalg.norm(X, axis=0)[:, None] * np.linalg.norm(Z, axis=0)[None, :]
     r = np.abs(X.T @ Z) / np.where(norms > 1e-9, norms, np.inf)
     return float(((r - 1.64 / np.sqrt(len(z))) / np.where(spread > 0, spread, np.inf)).max())
+
+
+def explained(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], strata: Ints) -> float:
+    """What share of the property's variance within strata the covariates still explain, linearly and beyond chance.
+
+    Of more than two classes that of the class of which most is explained. 0 where strata match covariates exactly.
+    A covariate of many values is taken whole: each of its values may differ little between the sides, and all of them
+    together much.
+    """
+    X = _centred(np.concatenate([_columns(values) for values in covariates], axis=1), strata)
+    sides = (z[:, None] == np.unique(z)[None, :]).astype(np.float64) if n_classes else z[:, None].astype(np.float64)
+    Z = _centred(sides, strata)
+    left, sizes, _ = np.linalg.svd(X, full_matrices=False)
+    basis = left[:, sizes > 1e-9 * max(float(sizes.max(initial=0.0)), 1.0)]
+    spare = len(z) - len(np.unique(strata)) - basis.shape[1]
+    total = (Z**2).sum(0)
+    if not basis.shape[1] or spare < 1 or not total.any():
+        return 0.0
+    share = ((basis.T @ Z) ** 2).sum(0) / np.where(total > 0, total, np.inf)
+    return float((share - (1 - share) * basis.shape[1] / spare).max())
 
 
 def _centred(rows: NDArray[np.float64], strata: Ints) -> NDArray[np.float64]:
