@@ -19,7 +19,7 @@ from probing.seeds import generator
 FOLDS = 3
 LEAST_ROWS, LEAST_GROUPS = 10, 5  # of a class, in a stratum and fold
 LEAST_COVERAGE = 0.8
-MOST_EXPLAINED = 0.01  # of the property's variance within strata, by the covariates
+MOST_EXPLAINED = 0.0025  # of the property's variance within strata, by the covariates
 FINER = (10, 20)  # bins, where five leave too much
 MOST_IMBALANCE = 0.1  # standardised difference of a covariate between classes, within bins
 TYPE_BOUND = 0.95
@@ -117,9 +117,9 @@ def plan(
     """The experiment on N rows of which some have the property.
 
     Strata are the values of all covariates, crossed; real values in five bins, or ten, or twenty, until within these
-    they explain no more than a hundredth of the property. Where that cannot be, or leaves less than 0.8 of the rows,
-    strata are bins of the chance of the property given the covariates; if within these a covariate still goes with the
-    property, the crossing stays, and coverage or `is_matched` tells.
+    they explain no more than 0.25 % of the property's variance. Where that cannot be, or leaves less than 0.8 of the
+    rows, strata are bins of the chance of the property given the covariates; if within these a covariate still goes
+    with the property, the crossing stays, and coverage or `is_matched` tells.
 
     Args:
         z: `(N,)` classes (negative: no label) or real values (NaN: none).
