@@ -96,10 +96,10 @@ def bound_said(cell: UseCell, p: float, criteria: Criteria) -> str:
     """How small the effects of both edits are."""
     edits: Sequence[EditEffect] = (cell.subspace, cell.whole)
     low, high = min(edit.es_low90 for edit in edits), max(edit.es_high90 for edit in edits)
-    whole = max(edit.es_u_high for edit in edits)
+    whole = max(edit.off_high for edit in edits)
     return (
         f"Both edits move the output by less than {criteria.epsilon} SD: 90 % intervals along the natural contrast in "
-        f"[{low:.3f}, {high:.3f}], the whole effect below {whole:.3f} (equivalence p {p:.2g})."
+        f"[{low:.3f}, {high:.3f}], what of it the contrast may hide below {whole:.3f} (equivalence p {p:.2g})."
     )
 
 

@@ -49,11 +49,11 @@ class EditEffect:
         total, total_low, total_high: T, the natural contrast, and its 95 % interval.
         mf, mf_low, mf_high: mediated fraction τ / T and its 95 % interval; None: T is not established.
         es_u: the whole effect.
-        es_u_high: one-sided 95 % upper bound of the whole effect, in SDs along that direction of the output in which it
-            is largest, for equivalence.
+        off_high: one-sided 95 % upper bound of what the true contrast may have of the effect off the fitted one, in SDs
+            along it, for equivalence; of outputs of one dimension the bound of |ES|.
         u_p, u_p_adjusted: one-sided, of U; adjusted as p.
         mde: smallest |ES| found with 80 % probability at 5 %.
-        equivalence_p: p of tests that |ES| < ε and that the whole effect is below ε, the larger.
+        equivalence_p: p of tests that |ES|, the whole effect and what the contrast may hide are below ε, the largest.
         null_ratio: SD of τ under shuffled labels over its standard error, at the place of the largest effect.
         rows: rows edited.
         deals: ES where the groups outside the measured fold were dealt out otherwise between what fits the shift and
@@ -79,7 +79,7 @@ class EditEffect:
     mf_low: float | None
     mf_high: float | None
     es_u: float
-    es_u_high: float
+    off_high: float
     u_p: float
     u_p_adjusted: float
     mde: float

@@ -11,7 +11,7 @@ from probing.provenance import digest
 from probing.use_result import UseResult
 from probing.whole_files import write_atomically
 
-VERSION = 8  # raised when a number of a `UseResult` changes
+VERSION = 9  # raised when a number of a `UseResult` changes
 FOLDER = "use"
 
 

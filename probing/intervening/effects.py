@@ -11,7 +11,7 @@ m° are the mean changes of the rotation before: measured on F2 under what was f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -157,6 +157,30 @@ class Bench:
         return np.asarray(
             np.linalg.pinv(centred.T @ centred / len(centred), rcond=SMALLEST_VARIANCE, hermitian=True), np.float64
         )
+
+    @cached_property
+    def _by_spread(self) -> Bench:
+        """The same, of the behaviour times the root of its covariance: angles there are those of effects in SDs."""
+        centred = self.y - self.mean
+        values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+        root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
+        return replace(self, y=self.y @ root)
+
+    def direction(self, *, exchanged: bool) -> tuple[list[float], Floats]:
+        """How far the direction of the contrast is known: squared cosine between the fitted one and the true one.
+
+        An effect of E SDs along the true contrast is seen along the fitted one, or along others, whose SDs may be
+        smaller; so the angle is taken between Σ^½ c, Σ the covariance of the clean behaviour.
+
+        Returns:
+            T / C of Σ^½ y by rotation, and its influence values `(n,)` summed over them.
+        """
+        bench, values, influence = self._by_spread, [], np.zeros(len(self.y))
+        for natural in bench.exchanged_naturals if exchanged else bench.naturals:
+            total, of_total = natural.total
+            values.append(total / natural.size)
+            influence += of_total / natural.size
+        return values, influence
 
     @property
     def is_single(self) -> bool:

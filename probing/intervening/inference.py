@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtr, stdtrit
+from scipy.optimize import brentq
+from scipy.special import chndtr, ndtri, stdtr, stdtrit
 
 from probing.intervening.experiment import Experiment
 from probing.intervening.tally import Tally
@@ -23,6 +24,8 @@ from probing.intervening.tally import Tally
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 POWER = 0.80
+LEVEL = 0.05
+MOST_BOUND = 1e6  # SDs
 LEAST_HOLD = 0.1  # of T / C: what is made up for is at most a factor of three
 
 
@@ -76,6 +79,9 @@ class Effect:
         u: cross-fitted squared effect; its error has m° held fixed.
         w: the square of its mean over strata, in SDs along that direction of the output in which it is largest: no ES
             along a true contrast exceeds its root, wherever the noise of the fitted one lies.
+        w_noise: what noise adds to the same square where it is not cross-fitted.
+        dimensions: of the output.
+        direction: squared cosine of the angle between the fitted and the true contrast.
         y_spread: s_Y.
         covariance: of τ and T.
         rows: edited.
@@ -90,6 +96,9 @@ class Effect:
     size: float
     u: Estimate | None
     w: Estimate | None
+    w_noise: float
+    dimensions: int
+    direction: Estimate | None
     y_spread: float
     covariance: float
     rows: int
@@ -142,20 +151,30 @@ class Effect:
         return math.sqrt(along + max(self.off, 0.0))
 
     @property
-    def es_u_high(self) -> float:
-        """Upper bound (one-sided 95 %) of the effect in SDs along that direction in which it is largest."""
+    def off_high(self) -> float:
+        """Upper bound (one-sided 95 %) of what the true contrast may have of the effect off the fitted one.
+
+        sin θ times the bound of the effect in SDs along that direction in which it is largest.
+        """
         if self.is_single:
             return max(map(abs, self.es_interval(0.90)))
         if self.w is None:
             return math.inf
-        # The bound at which `equivalence_p` of W is 0.05: (x - W)² = q² (error² + 3 x ES's error²) for x = bound².
-        q = float(stdtrit(self.w.df, 0.95))
-        half = self.w.value + 1.5 * (q * self.es_error) ** 2
-        rest = self.w.value**2 - (q * self.w.error) ** 2
-        return math.sqrt(max(half + math.sqrt(max(half**2 - rest, 0.0)), 0.0))
+        high = 1.0
+        while self._any_direction_p(high) > LEVEL:
+            if high > MOST_BOUND:
+                return math.inf
+            high *= 2
+        if self._any_direction_p(0.0) <= LEVEL:
+            return 0.0
+        return self.sine * float(brentq(lambda bound: self._any_direction_p(bound) - LEVEL, 0.0, high))
 
     def equivalence_p(self, epsilon: float) -> float:
-        """p of |ES| ≥ ε, of an effect of ε along any direction, or of ε in all; the largest of them."""
+        """p of |ES| ≥ ε, of an effect of ε along any direction that the contrast may have, or of ε in all; the largest.
+
+        Of an effect along the true contrast, at an angle θ to the fitted one, that part is off the fitted one which is
+        sin θ at most of what there is along any direction.
+        """
         if not self.spread:
             return 0.0
         along = self.tau.equivalence_p(epsilon * self.unit)
@@ -164,7 +183,28 @@ class Effect:
         if self.u is None or self.w is None:
             return 1.0
         in_all = self._product_p(self.u, (epsilon * self.y_spread) ** 2, epsilon * self.y_spread * self.tau.error)
-        return max(along, in_all, self._product_p(self.w, epsilon**2, epsilon * self.es_error))
+        return max(along, in_all, self._any_direction_p(epsilon / self.sine) if self.sine else 0.0)
+
+    @property
+    def sine(self) -> float:
+        """sin θ, at the lower bound (one-sided 95 %) of the squared cosine; 1 where the contrast is not established."""
+        low = self.direction.interval(0.90)[0] if self.direction else 0.0
+        return math.sqrt(1 - min(1.0, max(0.0, low)))
+
+    def _any_direction_p(self, bound: float) -> float:
+        """p of an effect of at least `bound` SDs along that direction in which it is largest.
+
+        Its square with the noise in it is λ χ²(d, bound² / λ), λ the squared error along one direction, λ d what noise
+        adds in all: λ is that of ES, or what noise adds on average, the larger. Of few groups λ is larger as the
+        quantiles of t are than those of the normal distribution.
+        """
+        assert self.w is not None
+        if self.w_noise <= 0:
+            return float(self.w.value >= bound**2)
+        scale = max(self.es_error**2, self.w_noise / self.dimensions)
+        scale *= (float(stdtrit(self.w.df, 1 - LEVEL)) / float(ndtri(1 - LEVEL))) ** 2
+        square, d = max(0.0, self.w.value + self.w_noise), max(1.0, self.w_noise / scale)
+        return float(chndtr(square / scale, d, bound**2 / scale))
 
     @staticmethod
     def _product_p(product: Estimate, bound: float, single: float) -> float:
@@ -218,9 +258,12 @@ def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
     tau, full, total = estimate(tally.tau, *held), estimate(tally.tau, *parts), estimate(tally.total, of_total)
     u = _product(tally, experiment, tally.u, tally.u_influences)
     w = _product(tally, experiment, tally.w, tally.w_influences)
+    # The mean over rotations of squares with noise is (own + 2 w) / 3.
+    noise = (float(np.mean(tally.w_own)) - w.value) / n if w else 0.0
+    direction = estimate(tally.direction, experiment.leverage * tally.of_direction / n) if tally.direction else None
     return Effect(
-        tau, full, total, float(np.mean(tally.spread)), float(np.mean(tally.size)), u, w, y_spread,
-        float(full.by_group @ total.by_group), tally.rows, tally.is_single,
+        tau, full, total, float(np.mean(tally.spread)), float(np.mean(tally.size)), u, w, noise,
+        tally.dimensions, direction, y_spread, float(full.by_group @ total.by_group), tally.rows, tally.is_single,
         float(np.mean(tally.alike)) if tally.alike else None,
     )  # fmt: skip
 

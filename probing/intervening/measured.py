@@ -89,7 +89,7 @@ def _edit_effect(
         tau=e.tau.value, tau_error=e.tau.error, es=e.es, es_low=low, es_high=high, es_low90=low90, es_high90=high90,
         p=float(2 * stdtr(e.tau.df, -abs(e.tau.t))), p_adjusted=p_adjusted, total=e.total.value, total_low=total[0],
         total_high=total[1], spread=e.spread, mf=e.mf, mf_low=mf[0] if mf else None, mf_high=mf[1] if mf else None,
-        es_u=e.es_u, es_u_high=e.es_u_high, u_p=float(stdtr(e.u.df, -e.u.t)) if e.u else 1.0,
+        es_u=e.es_u, off_high=e.off_high, u_p=float(stdtr(e.u.df, -e.u.t)) if e.u else 1.0,
         u_p_adjusted=u_p_adjusted, mde=e.tau.mde / unit if unit else 0.0,
         equivalence_p=e.equivalence_p(options.epsilon), null_ratio=None, rows=e.rows,
         deals=tuple(one / e.hold for one in deals), alike=None if e.alike is None or not unit else e.alike / unit,

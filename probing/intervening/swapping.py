@@ -57,7 +57,11 @@ def swapped(
         tally.add(natural, changes[r], through_edit=(f1, dose * through[r][0]))
         if with_u:
             tally.add_u(natural, changes[r], expected[r], (f1, dose * through[r][1]))
-            tally.add_w(natural, changes[r], scaled[r], (f1, dose * through[r][2]))
+            own = _scaled(bench, natural, natural, changes[r])
+            tally.add_w(natural, changes[r], scaled[r], own, (f1, dose * through[r][2]))
+    if with_u and not bench.is_single:
+        tally.dimensions = bench.dimensions
+        tally.direction, tally.of_direction = bench.direction(exchanged=False)
     return tally
 
 
@@ -87,7 +91,11 @@ def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) 
         expected = before.expected(natural.weights)
         tally.add(natural, changes[r])
         tally.add_u(natural, changes[r], expected, None)
-        tally.add_w(natural, changes[r], _scaled(bench, bench.exchanged_naturals[r - 1], natural, changes[r - 1]), None)
+        scaled = _scaled(bench, bench.exchanged_naturals[r - 1], natural, changes[r - 1])
+        tally.add_w(natural, changes[r], scaled, _scaled(bench, natural, natural, changes[r]), None)
+    if not bench.is_single:
+        tally.dimensions = bench.dimensions
+        tally.direction, tally.of_direction = bench.direction(exchanged=True)
     return tally
 
 

@@ -25,12 +25,14 @@ class Tally:
             adds, of T.
         u, u_influences: U by rotation, and its influence values `(n,)` with m° held.
         w, w_influences: the same of ⟨Δ, P m°⟩, P the inverse covariance of the clean behaviour, m° of all strata alike.
+        w_own: by rotation, the same with its own mean changes for m°: their noise is in it squared.
+        direction, of_direction: see `Bench.direction`.
         kl, flips: by rotation, of logits: mean KL(clean ‖ edited), share of other most probable answers.
         alike: by rotation, τ of states of rows of the same value, which is taken off.
         changes: by rotation, `(n, V)` of the edited rows.
         slopes: by rotation, derivatives of τ in the shift, `(n', D)` of sampled rows with these sides.
         rows: edited in all.
-        is_single: see `Bench.is_single`.
+        is_single, dimensions: see `Bench`.
         dependence: what depends on what.
         exchanged: whether the influence of measured rows counts with the set that they exchanged states in.
     """
@@ -44,6 +46,9 @@ class Tally:
     u_influences: list[Floats] = field(default_factory=list)
     w: list[float] = field(default_factory=list)
     w_influences: list[Floats] = field(default_factory=list)
+    w_own: list[float] = field(default_factory=list)
+    direction: list[float] = field(default_factory=list)
+    of_direction: Floats = field(default_factory=lambda: np.zeros(0))
     kl: list[float] = field(default_factory=list)
     flips: list[float] = field(default_factory=list)
     alike: list[float] = field(default_factory=list)
@@ -51,6 +56,7 @@ class Tally:
     slopes: list[tuple[Sides, Floats]] = field(default_factory=list)
     rows: int = 0
     is_single: bool = False
+    dimensions: int = 1
     exchanged: bool = False
 
     def __post_init__(self) -> None:
@@ -83,12 +89,14 @@ class Tally:
         self.u_influences.append(influence)
 
     def add_w(
-        self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
-    ) -> None:
-        """As `add_u`, of expected changes times P."""
+        self, natural: Natural, changes: Floats, expected: Floats, own: Floats,
+        through_edit: tuple[Ints, Floats] | None,
+    ) -> None:  # fmt: skip
+        """As `add_u`, of expected changes times P, and of the rotation's own mean changes times P."""
         value, influence = self._product(natural, changes, expected, through_edit)
         self.w.append(value)
         self.w_influences.append(influence)
+        self.w_own.append(float(natural.weights.weights @ np.einsum("nv,nv->n", changes, own)))
 
     def _product(
         self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
