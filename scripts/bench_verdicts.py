@@ -1,11 +1,12 @@
 """How often verdicts and claims of decodability are wrong, on planted truths: realised rates with binomial intervals.
 
-    python scripts/bench_verdicts.py [use] [corrections] [gate] [train] [--short] [--seeds N]
+    python scripts/bench_verdicts.py [use] [corrections] [gate] [train] [plantbench] [--short] [--seeds N]
 
 Without a part named, all of them. `use`: false *used* of properties that nobody reads, by classes, rows and documents,
 and the power to find one. `corrections`: standard errors for few and uneven groups compared. `gate`: whether what is
 readable passes, and what is not does not. `train`: claims of `probing train` on labels at random, and the coverage of
-intervals of selectivity. In full an hour or two on one core; --short minutes. The score card is `probing plantbench`.
+intervals of selectivity. `plantbench`: the held-out configuration, all tiers (--short: a development seed of tier 0);
+its score card is `probing plantbench`. In full some hours on one core; --short minutes.
 A line with FAIL is a figure that is not reached; `corrections` and `train` print tables and judge nothing.
 """
 
@@ -133,8 +134,36 @@ def train(seeds: int, short: bool) -> None:
     _bench_train.run(short=short)
 
 
+def plantbench(seeds: int, short: bool) -> bool:
+    """Precision and recall of the protocol, false *no material use*, and false *used* by case."""
+    import probing as pb
+    from probing.plantbench.knobs import held_out_version
+    from probing.plantbench.running import run
+
+    if short:
+        card = run(tiers=[0], seeds=1, rules=["protocol"], progress=False)
+    else:
+        card = run(tiers=[0, 1, 2], heldout=held_out_version(pb.__version__), rules=["protocol"], progress=False)
+    print(card.table(), card.case_tables(), sep="\n", flush=True)
+    found = card.rates()["protocol"]
+    figures = {
+        "precision of used >= .95": (found.precision_used or 0) >= 0.95,
+        "recall of used >= .90": (found.recall_used or 0) >= 0.90,
+        "precision of no material use >= .95": (found.precision_unused or 0) >= 0.95,
+        "false no material use <= .05": within(found.material_unused, found.material),
+        "false used, by case": all(
+            within(row["protocol"].false_used, row["protocol"].unused)
+            for row in card.by(lambda s: f"{s.tier}.{s.number}").values()
+        ),
+    }
+    for figure, passed in figures.items():
+        if not passed:
+            print(f"FAIL: {figure}", flush=True)
+    return all(figures.values())
+
+
 PARTS: dict[str, Callable[[int, bool], bool | None]] = {
-    "use": use, "corrections": corrections, "gate": gate, "train": train
+    "use": use, "corrections": corrections, "gate": gate, "train": train, "plantbench": plantbench,
 }  # fmt: skip
 
 
