@@ -16,7 +16,7 @@ from probing.provenance import digest
 from probing.store import Store
 from probing.training.clusters import input_names
 from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
-from probing.training.fitting import fits_of, unit_id
+from probing.training.fitting import unit_id
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
 from probing.training.states import States, site_states, unit_states
@@ -130,10 +130,7 @@ def _pairs(plans: Mapping[str, Plan], unit: tuple[str, str, Probe], kept: dict[s
     if not kept and site != NO_SITE:
         kept.update({name: site_states(plan, site) for name, plan in plans.items()})
     states = {name: unit_states(plan, site, probe, kept.get(name, {})) for name, plan in plans.items()}
-    trained = [
-        Trained(name, fits_of(plan, probe, states[name], (plan.labels,))[0], plan.labels)
-        for name, plan in plans.items()
-    ]
+    trained = [Trained.of(name, plan, probe, states[name]) for name, plan in plans.items()]
     return [result for name, plan in plans.items() for result in crossed(plan, unit, states[name], name, trained)]
 
 
