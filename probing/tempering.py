@@ -56,26 +56,32 @@ def tempers_of(fits: Sequence[Probe], labels: Labels, X: Any, measures: Iterable
     rows = labels.rows("dev")
     if not any(one.counts_bits for one in measures) or not all(map(gives_probabilities, fits)) or not len(rows):
         return None
-    dev = labels.take(rows)
-    return [tempers_from(predict(fit, X, dev), labels) for fit in fits]
+    within = calibrating(labels)
+    if not isinstance(X, np.ndarray):  # laid out or streamed: read as a whole
+        return [tempers_from(predict(fit, X, labels.take(rows)).take(within), labels) for fit in fits]
+    return [tempers_from(predict(fit, X[within], labels.take(rows[within])), labels) for fit in fits]
 
 
-def tempers_from(prediction: Prediction, labels: Labels) -> Tempers:
-    """The temperatures from what a fit says of all dev rows, in the order of the labels.
+def calibrating(labels: Labels) -> NDArray[np.int64]:
+    """Which of the dev rows temperatures are chosen on: 4,096 at most, evenly spaced.
 
     Of rows whose input train has as well a probe is surer than of new ones: they do not count, where there are others.
     """
-    assert prediction.log_probabilities is not None  # the caller asked whether there are any
     rows = labels.rows("dev")
     within = np.arange(len(rows))
     if labels.fresh is not None and labels.fresh[rows].any():
         within = np.flatnonzero(labels.fresh[rows])
-    within = within[np.linspace(0, len(within) - 1, min(len(within), _ROWS)).astype(np.int64)]
-    logs, y = _by_label(prediction.log_probabilities[within]), labels.y[rows][within].reshape(len(within), -1)
+    return within[np.linspace(0, len(within) - 1, min(len(within), _ROWS)).astype(np.int64)]
+
+
+def tempers_from(prediction: Prediction, labels: Labels) -> Tempers:
+    """The temperatures from what a fit says of the `calibrating` dev rows."""
+    assert prediction.log_probabilities is not None  # the caller asked whether there are any
+    logs, within = _by_label(prediction.log_probabilities), calibrating(labels)
+    y = labels.y[labels.rows("dev")][within].reshape(len(within), -1)
     trained = labels.y[labels.rows("train")].reshape(-1, y.shape[1])
     priors = np.stack([np.bincount(of, minlength=logs.shape[2]) / len(of) for of in trained.T])
-    found = [temperature(logs[:, c], y[:, c], prior) for c, prior in enumerate(priors)]
-    return Tempers(np.array(found), priors)
+    return Tempers(np.array([temperature(logs[:, c], y[:, c], prior) for c, prior in enumerate(priors)]), priors)
 
 
 def temperature(logs: Floats, y: NDArray[np.int64], prior: Floats) -> float:

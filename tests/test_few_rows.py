@@ -22,7 +22,7 @@ from probing.probes._loading import load_probe
 from probing.probes.linear import LinearProbe
 from probing.records import Gain, MeasureResult, ProbeResult, Score
 from probing.reporting.findings import finding
-from probing.tempering import Tempers, temperature, tempers_from
+from probing.tempering import Tempers, calibrating, temperature, tempers_from
 from probing.training import ProbeResults, train
 from scripts._bench_gate import noise
 from scripts._bench_train import Planted, example, forms, sentence_store
@@ -194,8 +194,10 @@ def test_dev_rows_that_train_knows_do_not_say_how_sure_a_probe_may_be() -> None:
     fresh = np.arange(900) % 2 == 0
     right = np.where(fresh[300:600], rng.integers(0, 2, 300), y[300:600])
     logs = log_softmax(6.0 * np.eye(2)[right], axis=1)
-    told = tempers_from(Prediction(right, logs), labels(y, split, fresh=fresh)).temperatures[0]
-    assert told < 0.05 < 0.1 < tempers_from(Prediction(right, logs), labels(y, split)).temperatures[0]
+    some, all_rows = labels(y, split, fresh=fresh), labels(y, split)
+    whole = Prediction(right, logs)
+    t, careless = (tempers_from(whole.take(calibrating(one)), one).temperatures[0] for one in (some, all_rows))
+    assert t < 0.05 < 0.1 < careless
 
 
 def test_each_of_several_labels_has_its_own_temperature() -> None:
