@@ -40,9 +40,9 @@ def transfer(
     """Train every probe on each source's train rows and score it on the test rows of every source.
 
     Each score stands beside that of the probe trained on the tested source itself (`difference`, paired on the same
-    rows and resampled by cluster). Baselines that read no codes of one corpus's words (`prior`, those of texts) are
-    scored too, with site "(none)". Classes of all sources are united; test rows whose label the training source lacks
-    are counted, and cannot be right.
+    rows and resampled by cluster). How sure a probe is, where bits are counted, is chosen on dev of its own source.
+    Baselines that read no codes of one corpus's words (`prior`, those of texts) are scored too, with site "(none)".
+    Classes of all sources are united; test rows whose label the training source lacks are counted, and cannot be right.
 
     Args:
         sources: by name, a store (or its directory) and the corpus it was made from; two or more, of one model.
