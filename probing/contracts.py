@@ -97,18 +97,27 @@ class Prediction:
         log_probabilities: `(N, K)` natural logs, float64; None for regression or probes without probabilities. Of
             labels `(N, C, 2)`, of not having and having each.
         labels: the N rows themselves, for measures that compare rows of one sentence.
+        tempered: the logs, of the same shape, as sure as dev bears out (`probing.tempering`), for measures that count
+            bits; None: as sure as they are.
     """
 
     values: NDArray[Any]
     log_probabilities: NDArray[np.float64] | None = None
     labels: Labels | None = None
+    tempered: NDArray[np.float64] | None = None
+
+    @property
+    def believed(self) -> NDArray[np.float64] | None:
+        """What bits are counted of: the tempered logs, or the logs themselves where there are none."""
+        return self.log_probabilities if self.tempered is None else self.tempered
 
     def take(self, rows: NDArray[Any]) -> Prediction:
         """The chosen rows, in the order given."""
-        logs, labels = self.log_probabilities, self.labels
+        logs, labels, tempered = self.log_probabilities, self.labels, self.tempered
         return Prediction(
-            self.values[rows], None if logs is None else logs[rows], None if labels is None else labels.take(rows)
-        )
+            self.values[rows], None if logs is None else logs[rows], None if labels is None else labels.take(rows),
+            None if tempered is None else tempered[rows],
+        )  # fmt: skip
 
 
 class Probe(BaseEstimator, ABC):  # type: ignore[misc]
@@ -245,6 +254,7 @@ class Measure(ABC):
     unit: ClassVar[str]  # "fraction" (0 to 1; gains have a margin of 0.02), "bits" (0.05); others, "R²" …: margin 0
     higher_is_better: ClassVar[bool] = True
     reads_probabilities: ClassVar[bool] = False  # True: only for probes that give probabilities
+    counts_bits: ClassVar[bool] = False  # True: reads `Prediction.believed`
     needs_two_classes: ClassVar[bool] = False  # True: undefined on rows that all have one class
 
     def informed(self, labels: Labels) -> Measure:

@@ -68,6 +68,19 @@ def fails(status: str) -> bool:
     return status == NOT_SHOWN or status.startswith("not beyond ")
 
 
+def baseline_value(measured: MeasureResult, gain: Gain) -> float:
+    """The score of the baseline that a gain is over."""
+    return measured.score.value - gain.gain.value * (1 if measured.higher_is_better else -1)
+
+
+def clears_frequencies(measured: MeasureResult, gain: Gain) -> bool:
+    """Whether the baseline knows the label frequencies alone, and the interval of the score is clear of its score."""
+    if gain.baseline != "prior":
+        return False
+    reached = baseline_value(measured, gain)
+    return measured.score.low > reached if measured.higher_is_better else measured.score.high < reached
+
+
 def too_few(facts: Mapping[str, Any]) -> int | None:
     """The number of different test sentences that are judged, where it is too small to judge by."""
     found = shared_inputs(facts).get("new_sentences", (facts.get("sentences") or {}).get("test"))

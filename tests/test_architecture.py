@@ -36,7 +36,7 @@ LAYERS = [
         "work", "failures", "foreign", "analysis", "resampling", "use_result", "use_run", "verdict",
         "patching_result",
     },
-    {"contracts", "analysing", "predicting", "state_controls", "instrument", "editing", "behaving"},
+    {"contracts", "analysing", "predicting", "tempering", "state_controls", "instrument", "editing", "behaving"},
     {*MEMBERS, "specs", "language_model", "batching", "chat", "packing"},
     {"extraction", "training", "completing", "importing", "progress", "instruments"},
     {"intervening", "judging", "deciding"},

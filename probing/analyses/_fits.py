@@ -16,6 +16,7 @@ from probing.contracts import Measure, Prediction, Probe
 from probing.design import Labels
 from probing.predicting import predict, resampled
 from probing.resampling import Resampler
+from probing.tempering import Tempers
 
 States = Mapping[str, NDArray[Any]]
 
@@ -42,10 +43,16 @@ def fits_of(probe: Probe, data: SiteData, states: States) -> list[list[Probe]]:
     return probe.fit_many(states["train"], train, seeds, dev=(states["dev"], dev))
 
 
-def score_of(fits: Sequence[Probe], labels: Labels, X: NDArray[Any], measure: Measure, resampler: Resampler) -> Sampled:
+def score_of(
+    fits: Sequence[Probe], labels: Labels, X: NDArray[Any], measure: Measure, resampler: Resampler, *,
+    tempers: Sequence[Tempers] | None = None,
+) -> Sampled:  # fmt: skip
     """How well the fits (one a seed) of one label set score on the rows of the resampler."""
     part = labels.take(resampler.rows)
-    return score_predictions([predict(fit, X, part) for fit in fits], part, measure, resampler)
+    predictions = [predict(fit, X, part) for fit in fits]
+    if tempers is not None:
+        predictions = [t.applied(one) for t, one in zip(tempers, predictions, strict=True)]
+    return score_predictions(predictions, part, measure, resampler)
 
 
 def score_predictions(

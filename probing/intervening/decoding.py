@@ -105,14 +105,14 @@ class Decoded:
 
 def decoded(experiment: Experiment, states: FoldStates, *, seed: int) -> Decoded:
     """A linear probe, and where that fails an MLP."""
-    linear = _read(experiment, linear_predictions(experiment, states), LINEAR)
+    linear = reading(experiment, linear_predictions(experiment, states), LINEAR)
     if linear.p <= LEVEL:
         return Decoded(linear, None)
-    return Decoded(linear, _read(experiment, _mlp_predictions(experiment, states, seed), MLP))
+    return Decoded(linear, reading(experiment, mlp_predictions(experiment, states, seed), MLP))
 
 
-def _read(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:
-    """What predictions of the three folds come to."""
+def reading(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:
+    """What predictions of the three folds come to: information and accuracy of one kind of probe, tested by group."""
     return _read_classes(e, predictions, levels) if e.n_classes else _read_values(e, predictions, levels)
 
 
@@ -151,7 +151,7 @@ def _read_values(e: Experiment, predictions: Sequence[Prediction], levels: GateL
     return Reading(r2, max(0.0, soft.value) ** 2, r2, 0.0, r2 - half, min(1.0, r2 + half), soft.p, hard.p, levels)
 
 
-def _mlp_predictions(e: Experiment, states: FoldStates, seed: int) -> list[Prediction]:
+def mlp_predictions(e: Experiment, states: FoldStates, seed: int) -> list[Prediction]:
     """Three networks, each for the fold that it was not fitted on.
 
     Their temperatures come from the fitted rows that stopped them early, which are few: of these a network has learned

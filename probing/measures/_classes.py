@@ -11,8 +11,8 @@ from probing.contracts import Prediction
 from probing.errors import BadParameter
 
 
-def log_probabilities(prediction: Prediction, measure: str) -> NDArray[np.float64]:
-    """`(N, K)` natural logs.
+def log_probabilities(prediction: Prediction, measure: str, *, believed: bool = False) -> NDArray[np.float64]:
+    """`(N, K)` natural logs of what the probe says; believed: tempered on dev, where they are.
 
     Raises:
         BadParameter: the probe gives no probabilities.
@@ -21,7 +21,9 @@ def log_probabilities(prediction: Prediction, measure: str) -> NDArray[np.float6
         raise BadParameter(
             f"{measure} needs probabilities", found="a probe without them", next_step="score it by accuracy"
         )
-    return prediction.log_probabilities
+    found = prediction.believed if believed else prediction.log_probabilities
+    assert found is not None  # refused above
+    return found
 
 
 def indicators(y: NDArray[Any], n_classes: int) -> NDArray[np.float64]:

@@ -20,9 +20,9 @@ class UsableInformation(Measure):
 
     H_V(Y) is the cross-entropy of the rows scored under the label frequencies of train, the best that a reader of no
     state can say; H_V(Y|X) is the probe's log loss. Each is at most 50 bits a row. Unlike mutual information it
-    can grow by processing and is bounded by what this family of probes can compute. Below 0 where a probe is
-    over-confident. It misleads across families, and where the label frequencies of train and test differ: then part of
-    H_V(Y) is that difference.
+    can grow by processing and is bounded by what this family of probes can compute. How sure the probe is, is chosen on
+    dev where there is any (`probing.tempering`); without, it is below 0 where a probe is over-confident. It misleads
+    across families, and where the label frequencies of train and test differ: then part of H_V(Y) is that difference.
 
     References:
         Xu et al. 2020, A theory of usable information under computational constraints, def. 2 and eq. 3.
@@ -31,6 +31,7 @@ class UsableInformation(Measure):
     kinds = ("classes",)
     unit = "bits"
     reads_probabilities: ClassVar[bool] = True
+    counts_bits: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._prior_bits: NDArray[np.float64] | None = None
@@ -54,7 +55,7 @@ class UsableInformation(Measure):
                 "usable_information needs the label frequencies of train", found="a measure that was not told them",
                 next_step="call informed(labels) with labels that have rows in train",
             )  # fmt: skip
-        logs = log_probabilities(prediction, "usable_information")[np.arange(len(y)), y]
+        logs = log_probabilities(prediction, "usable_information", believed=True)[np.arange(len(y)), y]
         bits = np.clip(-logs / np.log(2.0), 0.0, MOST_BITS)
         return np.stack([self._prior_bits[np.asarray(y)] - bits, np.ones(len(bits))], axis=1)
 

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from probing.criterion import Judgement, all_shared, fails, judged, only_test_label, too_few
+from probing.criterion import (
+    Judgement,
+    all_shared,
+    baseline_value,
+    clears_frequencies,
+    fails,
+    judged,
+    only_test_label,
+    too_few,
+)
 from probing.errors import InputError
 from probing.records import Gain, ProbeResult
 from probing.reporting.state_controls import sentences
@@ -99,7 +108,7 @@ def _sentence(task: TaskResults, judged: Judgement) -> str:
         _opening(task, judged),
         f"on {count(judged.measured.score.n)} {_rows(judged)} {measure_title(task.primary)} "
         f"is {with_interval(judged.measured.score)}",
-        _gain_clause(judged.gain, judged.status),
+        _gain_clause(judged),
         _control_clause(judged),
     ]
     return "; ".join(part for part in parts if part) + "."
@@ -136,11 +145,12 @@ def _choice(task: TaskResults) -> str:
     return f" (the best of {options} site-probe pairs, chosen on {task.chosen_on})" if options > 1 else ""
 
 
-def _gain_clause(gain: Gain | None, status: str) -> str:
+def _gain_clause(judged: Judgement) -> str:
+    gain = judged.gain
     if gain is None:
         return ""
     clause = f"the gain over the best baseline ({gain.baseline}) is {with_interval(gain.gain)}"
-    if status == "not judged":
+    if judged.status == "not judged":
         return clause
     p = p_in_family(gain)
     if gain.is_shown:
@@ -148,7 +158,17 @@ def _gain_clause(gain: Gain | None, status: str) -> str:
     least = gain.margin + half_width(gain.gain) if gain.detectable is None else gain.detectable
     return (
         f"{clause}, which does not clear the margin of {_margin(gain)} ({p}; the smallest difference that these rows "
-        f"would have shown to clear it, four times in five, is about {decimal(least)})"
+        f"would have shown to clear it, four times in five, is about {decimal(least)}){_by_itself(judged, gain)}"
+    )
+
+
+def _by_itself(judged: Judgement, gain: Gain) -> str:
+    """That the score alone is clear of the label frequencies, where it is, so that no margin hides it."""
+    if not clears_frequencies(judged.measured, gain):
+        return ""
+    return (
+        ", although the interval of the score by itself, without a margin and as if nothing else had been tried, is "
+        f"clear of what the label frequencies reach ({decimal(baseline_value(judged.measured, gain))})"
     )
 
 

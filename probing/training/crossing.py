@@ -18,6 +18,8 @@ from probing.contracts import Measure, Probe
 from probing.design import Labels
 from probing.records import Score
 from probing.resampling import Resampler
+from probing.tempering import Tempers, tempers_of
+from probing.training.fitting import fits_of
 from probing.training.plan import Plan
 from probing.training.scoring import Sampled, Scores, score_label_set
 from probing.training.states import States
@@ -150,11 +152,20 @@ class Trained:
         name: of what they were trained on.
         fits: of the task.
         labels: all of that source; those of its train rows were learned.
+        tempers: of the fits, from that source's dev rows.
     """
 
     name: str
     fits: Sequence[Probe]
     labels: Labels
+    tempers: Sequence[Tempers] | None
+
+    @classmethod
+    def of(cls, name: str, plan: Plan, probe: Probe, states: States) -> Trained:
+        """The probe fitted on the task's labels of a plan."""
+        fits = fits_of(plan, probe, states, (plan.labels,))[0]
+        measures = plan.measures_for(probe).values()
+        return cls(name, fits, plan.labels, tempers_of(fits, plan.labels, states["dev"], measures))
 
 
 def crossed(
@@ -176,7 +187,7 @@ def crossed(
     scores = [
         score_label_set(
             source.fits, plan.labels, states, measures, {"test": resampler},
-            seen=mask if plan.labels.kind == "classes" else None,
+            seen=mask if plan.labels.kind == "classes" else None, tempers=source.tempers,
         )
         for source, mask in zip(sources, known, strict=True)
     ]  # fmt: skip

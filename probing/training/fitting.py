@@ -22,6 +22,7 @@ from probing.provenance import digest
 from probing.records import ProbeResult
 from probing.resampling import EVALUATED
 from probing.specs import full_recipe
+from probing.tempering import Tempers, tempers_of
 from probing.training.plan import Plan, recipe_of
 from probing.training.scoring import ControlScores, Scores, kept, measure_results, score_label_set
 from probing.training.states import States, stateless
@@ -56,8 +57,10 @@ def baseline_scores(plan: Plan) -> dict[str, Scores]:
     for name, probe in plan.baselines.items():
         states = stateless(plan, probe)
         (fits,) = fits_of(plan, probe, states, (plan.labels,))
+        measures = plan.measures_for(probe)
+        tempers = tempers_of(fits, plan.labels, states["dev"], measures.values())
         scores[name] = score_label_set(
-            fits, plan.labels, states, plan.measures_for(probe), plan.resamplers, seen=plan.seen
+            fits, plan.labels, states, measures, plan.resamplers, seen=plan.seen, tempers=tempers
         )
     return scores
 
@@ -73,12 +76,15 @@ def fit_unit(
     site, name, probe = unit
     fits = fits_of(plan, probe, states, plan.label_sets)
     measures = plan.measures_for(probe)
+    sets = list(zip(fits, plan.label_sets, strict=True))
+    tempers = [tempers_of(fits_of_set, labels, states["dev"], measures.values()) for fits_of_set, labels in sets]
     scored = [
         score_label_set(
-            fits_of_set, labels, states, measures, plan.resamplers, seen=plan.seen if index == 0 else labels.seen
+            fits_of_set, labels, states, measures, plan.resamplers, seen=plan.seen if index == 0 else labels.seen,
+            tempers=tempers[index],
         )
-        for index, (fits_of_set, labels) in enumerate(zip(fits, plan.label_sets, strict=True))
-    ]
+        for index, (fits_of_set, labels) in enumerate(sets)
+    ]  # fmt: skip
     draws = iter(scored[1:])
     controls = {
         one.name: ControlScores(
@@ -96,7 +102,7 @@ def fit_unit(
         fit_count=sum(map(len, fits)) + sum(one.fit_count for one in others), classes=plan.labels.classes,
         confusion=_confusion(plan.labels, fits[0][0], states["test"]),
         converged=all(has_converged(fits_of_set) for fits_of_set in fits) and all(one.converged for one in others),
-        facts=dict(plan.facts), provenance=_provenance(plan, unit),
+        facts=dict(plan.facts), provenance=_provenance(plan, unit) | _temperatures(tempers[0]),
     )  # fmt: skip
     commit_unit(folder, result, fits[0][0], kept(scored[0], plan.resamplers))
     return result
@@ -166,6 +172,11 @@ def _provenance(plan: Plan, unit: Unit) -> dict[str, Any]:
         "unit": unit_id(plan, *unit),
         "saved": not isinstance(unit[2], SklearnProbe | SklearnRegressorProbe | EachLabelProbe),
     }
+
+
+def _temperatures(tempers: Sequence[Tempers] | None) -> dict[str, Any]:
+    """By what the log odds of each seed's fit are multiplied before bits are counted."""
+    return {} if tempers is None else {"temperatures": [one.temperatures.tolist() for one in tempers]}
 
 
 def _confusion(labels: Labels, fit: Probe, X: NDArray[Any]) -> tuple[tuple[int, ...], ...]:

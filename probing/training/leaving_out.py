@@ -24,7 +24,7 @@ from probing.specs import build_task
 from probing.store import Store
 from probing.text_forms import composed, named
 from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
-from probing.training.fitting import fits_of, unit_id
+from probing.training.fitting import unit_id
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
 from probing.training.states import States, site_states, unit_states
@@ -218,8 +218,7 @@ def _unit_results(
         if site != NO_SITE and not kept:
             kept[site] = site_states(plan, site)
         states = unit_states(plan, site, probe, kept.get(site, {}))
-        fits = fits_of(plan, probe, states, (plan.labels,))[0]
-        return crossed(plan, unit, states, name, [Trained(OTHERS, fits, plan.labels)])
+        return crossed(plan, unit, states, name, [Trained.of(OTHERS, plan, probe, states)])
 
     return committed(folder, digest(["leave_one_out", group, name, unit_id(plan, *unit)]), compute)
 

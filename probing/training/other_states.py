@@ -7,6 +7,7 @@ from functools import partial
 
 from probing.contracts import Probe
 from probing.errors import ProbingError
+from probing.tempering import tempers_of
 from probing.training.fitting import OtherFits, Unit, fits_of, has_converged
 from probing.training.members import StateSet
 from probing.training.plan import Plan
@@ -59,5 +60,7 @@ class OtherStates:
             raise
         (fits,) = fits_of(plan, probe, states, (plan.labels,))
         seen = plan.seen if one.source.seen is None else one.source.seen
-        scores = score_label_set(fits, plan.labels, states, plan.measures_for(probe), plan.resamplers, seen=seen)
+        measures = plan.measures_for(probe)
+        tempers = tempers_of(fits, plan.labels, states["dev"], measures.values())
+        scores = score_label_set(fits, plan.labels, states, measures, plan.resamplers, seen=seen, tempers=tempers)
         return scores, len(fits), has_converged(fits)

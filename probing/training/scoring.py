@@ -25,6 +25,7 @@ from probing.statistics import (
     replicates,
     unvaried_p,
 )
+from probing.tempering import Tempers
 
 MARGINS = {FRACTION: 0.02, "bits": 0.05}  # by unit: what a gain has to exceed; 0 in other units
 
@@ -86,14 +87,23 @@ def score_label_set(
     resamplers: Mapping[str, Resampler],
     *,
     seen: NDArray[np.bool_] | None,
+    tempers: Sequence[Tempers] | None,
 ) -> dict[tuple[str, str], Sampled]:
-    """Every measure on every split for the fits (one a seed) of one label set; `seen` is per row of the labels."""
+    """Every measure on every split for the fits (one a seed) of one label set; `seen` is per row of the labels.
+
+    Measures that count bits take the probes to be as sure as `tempers` (one a fit; None: as they are) say.
+    """
     scores = {}
     measures = {name: measure.informed(labels) for name, measure in measures.items()}
     predicted = {
         split: [predict(fit, states[split], labels.take(labels.rows(split))) for fit in fits]
         for split in dict.fromkeys(resampler.base for resampler in resamplers.values())
     }
+    if tempers is not None:
+        predicted = {
+            split: [t.applied(one) for t, one in zip(tempers, of_split, strict=True)]
+            for split, of_split in predicted.items()
+        }
     for split, resampler in resamplers.items():
         y = labels.y[resampler.rows]
         known = None if seen is None else seen[resampler.rows]

@@ -16,7 +16,7 @@ from probing.provenance import digest
 from probing.store import Store
 from probing.training.clusters import input_names
 from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
-from probing.training.fitting import fits_of, unit_id
+from probing.training.fitting import unit_id
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
 from probing.training.states import States, site_states, unit_states
@@ -40,9 +40,9 @@ def transfer(
     """Train every probe on each source's train rows and score it on the test rows of every source.
 
     Each score stands beside that of the probe trained on the tested source itself (`difference`, paired on the same
-    rows and resampled by cluster). Baselines that read no codes of one corpus's words (`prior`, those of texts) are
-    scored too, with site "(none)". Classes of all sources are united; test rows whose label the training source lacks
-    are counted, and cannot be right.
+    rows and resampled by cluster). How sure a probe is, where bits are counted, is chosen on dev of its own source.
+    Baselines that read no codes of one corpus's words (`prior`, those of texts) are scored too, with site "(none)".
+    Classes of all sources are united; test rows whose label the training source lacks are counted, and cannot be right.
 
     Args:
         sources: by name, a store (or its directory) and the corpus it was made from; two or more, of one model.
@@ -130,10 +130,7 @@ def _pairs(plans: Mapping[str, Plan], unit: tuple[str, str, Probe], kept: dict[s
     if not kept and site != NO_SITE:
         kept.update({name: site_states(plan, site) for name, plan in plans.items()})
     states = {name: unit_states(plan, site, probe, kept.get(name, {})) for name, plan in plans.items()}
-    trained = [
-        Trained(name, fits_of(plan, probe, states[name], (plan.labels,))[0], plan.labels)
-        for name, plan in plans.items()
-    ]
+    trained = [Trained.of(name, plan, probe, states[name]) for name, plan in plans.items()]
     return [result for name, plan in plans.items() for result in crossed(plan, unit, states[name], name, trained)]
 
 

@@ -22,7 +22,7 @@ from probing.provenance import digest
 from probing.records import ProbeResult, from_json, to_json
 from probing.whole_files import write_atomically
 
-VERSION = 6  # raised by any change that alters a score
+VERSION = 7  # raised by any change that alters a score
 
 
 def labels_digest(labels: Labels) -> str:
