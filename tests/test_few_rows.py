@@ -71,7 +71,7 @@ def test_probes_that_are_right_more_often_than_the_prior_have_information(k: int
     right = 0
     for result in of_states(run(k, width, strength)):
         accuracy, bits = (result.measure(name).score for name in ("accuracy", "usable_information"))
-        (gain,) = [one for one in result.measure("log_loss").gains if one.baseline == "prior"]
+        (gain,) = [one for one in result.measure("usable_information").gains if one.baseline == "prior"]
         if accuracy.value >= 1 / k + 0.1:
             assert bits.value > 0 and gain.gain.value > 0, (result.probe, accuracy, bits)
             right += 1
@@ -116,7 +116,9 @@ def test_all_that_does_not_count_bits_is_the_probe_as_it_was_fitted(tmp_path: Pa
     raw = -np.mean(np.log2(p[np.arange(len(p)), truth]))
     ((t,),) = result.provenance["temperatures"]
     logs = log_softmax(t * np.log(p), axis=1)[np.arange(len(p)), truth] / np.log(2)  # even classes: the prior is flat
-    assert result.measure("log_loss").score.value == pytest.approx(-logs.mean(), abs=1e-3) and -logs.mean() < raw - 0.1
+    assert result.measure("log_loss").score.value == pytest.approx(raw)
+    assert result.measure("usable_information").score.value == pytest.approx(1 + logs.mean(), abs=1e-3)
+    assert -logs.mean() < raw - 0.1
 
 
 def test_nothing_is_tempered_where_no_measure_counts_bits() -> None:
@@ -265,10 +267,10 @@ def test_no_sentence_says_not_decodable_and_one_that_shows_no_gain_tells_what_is
 
 
 def test_gains_in_bits_and_in_accuracy_do_not_contradict_each_other_where_rows_are_few() -> None:
-    """Judged by log loss alone, a task is decodable that is so by its accuracy."""
+    """Judged by information alone, a task is decodable that is so by its accuracy."""
     for strength in (2.5, 4.0):
         statuses = [
             finding(list(run(2, 576, strength, probes=["linear"], measures=[name]))).status
-            for name in ("accuracy", "log_loss")
+            for name in ("accuracy", "usable_information")
         ]
         assert statuses == ["decodable", "decodable"]

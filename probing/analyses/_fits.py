@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,11 +47,12 @@ def score_of(
     fits: Sequence[Probe], labels: Labels, X: NDArray[Any], measure: Measure, resampler: Resampler, *,
     tempers: Sequence[Tempers] | None = None,
 ) -> Sampled:  # fmt: skip
-    """How well the fits (one a seed) of one label set score on the rows of the resampler."""
+    """How well the fits (one a seed) of one label set score on the rows of the resampler, as sure as tempers say."""
     part = labels.take(resampler.rows)
     predictions = [predict(fit, X, part) for fit in fits]
     if tempers is not None:
-        predictions = [t.applied(one) for t, one in zip(tempers, predictions, strict=True)]
+        tempered = [t.applied(one) for t, one in zip(tempers, predictions, strict=True)]
+        predictions = [replace(one, log_probabilities=one.believed) for one in tempered]
     return score_predictions(predictions, part, measure, resampler)
 
 

@@ -27,11 +27,11 @@ class Information(Analysis):
 
     H_V are cross-entropies in bits per label on the test rows (a probability is taken as at least 2⁻⁵⁰, as in the
     measure `log_loss`). H_V(Y) is that of the train label frequencies; the others are those of the probe, fitted on
-    train, on X, on B beside zeros of X's width, and on B beside X; the probe standardises what it reads, and how
-    sure it is, is chosen on dev (`probing.tempering`). Points, for
-    the task and every draw of every control: `label_entropy` (or `baseline_entropy`), `conditional_entropy`, and
-    their difference, `usable_information` (or `conditional_information`), for controls also its mean over draws. The
-    interval of a difference is paired; it carries the clusters of test and the seeds, and of a mean the draws.
+    train, on X, on B beside zeros of X's width, and on B beside X; the probe standardises what it reads, and how sure
+    it is, is chosen on dev (`probing.tempering`). Points, for the task and every draw of every control: `label_entropy`
+    (or `baseline_entropy`), `conditional_entropy`, and their difference, `usable_information` (or
+    `conditional_information`), for controls also its mean over draws. The interval of a difference is paired; it
+    carries the clusters of test and the seeds, and of a mean the draws.
 
     Misleads: what is found is a lower bound on what is there, by a probe of finite data. It can be a little
     negative where dev is small: what is chosen there need not hold on test. Conditional information of X given
@@ -74,7 +74,7 @@ def _losses(probe: Probe, data: SiteData, states: States, loss: Measure) -> list
     resampler = data.resamplers["test"]
     found = []
     for fits, (_, _, labels) in zip(fits_of(probe, data, states), data.label_sets, strict=True):
-        tempers = tempers_of(fits, labels, states["dev"], [loss])
+        tempers = tempers_of(fits, labels, states["dev"], [measure_of("usable_information")])
         found.append(score_of(fits, labels, states["test"], loss, resampler, tempers=tempers))
     return found
 

@@ -19,17 +19,16 @@ class LogLoss(Measure):
     """Mean of −log₂ p(true class), in bits; p is taken as at least 2⁻⁵⁰, so that one certain mistake costs 50 bits.
 
     The cross-entropy whose difference to the label entropy bounds the information a probe of this family can use.
-    Of a fitted probe in a run, how sure it is, is chosen on dev (`probing.tempering`): one of few rows of wide states
-    that is right more often than the label frequencies would else lose bits to them. `brier` and `calibration` take it
-    at its word. Where rows are alternatives it is bits per choice: the probabilities of being right are made to sum to
-    1 within each, and the right one pays. Of several labels at once it is the sum over labels, in bits per row.
+    It punishes over-confidence: a probe may gain accuracy and lose bits, as one of few rows of wide states does; see
+    `usable_information`, of which that is taken off. Where rows are alternatives it is bits per choice: the
+    probabilities of being right are made to sum to 1 within each, and the right one pays. Of several labels at once it
+    is the sum over labels, in bits per row.
     """
 
     kinds = ("classes", "labels")
     unit = "bits"
     higher_is_better = False
     reads_probabilities: ClassVar[bool] = True
-    counts_bits: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """`(N, 2)`: bits, one.
@@ -37,18 +36,18 @@ class LogLoss(Measure):
         Raises:
             BadParameter: the probe gives no probabilities.
         """
-        believed = prediction.believed
-        if believed is None:
+        log_probabilities = prediction.log_probabilities
+        if log_probabilities is None:
             raise BadParameter(
                 "log_loss needs probabilities", found="a probe without them", next_step="score it by accuracy"
             )
         labels, y = prediction.labels, np.asarray(y)
         if y.ndim == 2:
-            logs = np.take_along_axis(believed, y[:, :, None], axis=2)[:, :, 0]
+            logs = np.take_along_axis(log_probabilities, y[:, :, None], axis=2)[:, :, 0]
             return _bits(np.maximum(logs, _LEAST_LOG).sum(axis=1), np.ones(len(y)))
         if labels is not None and labels.choice is not None:
-            return _per_choice(y, believed[:, 1], labels.choice)
-        logs = believed[np.arange(len(y)), y]
+            return _per_choice(y, log_probabilities[:, 1], labels.choice)
+        logs = log_probabilities[np.arange(len(y)), y]
         return _bits(np.maximum(logs, _LEAST_LOG), np.ones(len(y)))
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
