@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
+from scipy.stats import rankdata
 
 from probing.intervening.experiment import FOLDS, Experiment
 from probing.intervening.fold_states import FoldStates
@@ -47,7 +49,7 @@ class Reading:
     Attributes:
         information: in nats a row (of real values: in R²), as a share of what there is to know.
         worth: the share that its scores are worth at the best temperature, by the first term of the expansion in it:
-            agreement² / 2 in nats (of real values the squared correlation).
+            agreement² / 2 in nats (of real values the squared correlation of normal scores).
         accuracy: share of right answers (R² of real values).
         prior: share of the commonest class (0 for real values).
         accuracy_low, accuracy_high: interval of the accuracy, at the level of its test on either side; never narrower
@@ -145,10 +147,20 @@ def _read_values(e: Experiment, predictions: Sequence[Prediction], levels: GateL
         baseline[test] = (z[test] - one.prior[0]) ** 2
         gains[test] = baseline[test] - (z[test] - one.values) ** 2
         scores[test] = one.unit_scores[:, 0]
-    soft = Agreement.of((z - z.mean()) / z.std() * (scores - scores.mean()), e.groups, TWICE_COUNTED)
+    soft = Agreement.of(_normal_scores(z) * _normal_scores(scores), e.groups, TWICE_COUNTED)
     hard = Agreement.of(gains, e.groups, TWICE_COUNTED)
     r2, half = float(gains.mean() / baseline.mean()), hard.half_width(levels.accuracy) / float(baseline.mean())
     return Reading(r2, max(0.0, soft.value) ** 2, r2, 0.0, r2 - half, min(1.0, r2 + half), soft.p, hard.p, levels)
+
+
+def _normal_scores(values: Floats) -> Floats:
+    """Normal quantiles of the ranks, of SD 1: of values with heavy tails a few rows would carry any other product.
+
+    References:
+        van der Waerden 1952, Order tests for the two-sample problem and their power.
+    """
+    found = ndtri((rankdata(values) - 0.5) / len(values))
+    return np.asarray(found / (found.std() or 1.0))
 
 
 def mlp_predictions(e: Experiment, states: FoldStates, seed: int) -> list[Prediction]:

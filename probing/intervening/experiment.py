@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, DegenerateDesign, TooFewGroups
 from probing.intervening.group_shares import Shares
-from probing.intervening.strata import BINS, crossed, explained, grouped, imbalance, propensity
+from probing.intervening.strata import BINS, contrasted, crossed, explained, grouped, imbalance, propensity
 from probing.intervening.twins import check_groups, check_twins, within
 from probing.seeds import generator
 
@@ -20,6 +20,7 @@ FOLDS = 3
 LEAST_ROWS, LEAST_GROUPS = 10, 5  # of a class, in a stratum and fold
 LEAST_COVERAGE = 0.8
 MOST_EXPLAINED = 0.0025  # of the property's variance within strata, by the covariates
+MOST_CONTRASTED = 0.1  # SDs of what covariates tell, between values of the property
 FINER = (10, 20)  # bins, where five leave too much
 MOST_IMBALANCE = 0.1  # standardised difference of a covariate between classes, within bins
 TYPE_BOUND = 0.95
@@ -143,7 +144,9 @@ def plan(
     if n_classes and len(z) and int(np.max(z)) >= n_classes:
         raise BadParameter("a class beyond the number of classes", needed=f"0 to {n_classes - 1}, negative: no label",
                            found=str(int(np.max(z))))  # fmt: skip
-    has = np.flatnonzero(np.isfinite(z) if not n_classes else z >= 0)
+    labelled = np.isfinite(z) if not n_classes else z >= 0
+    known = labelled & np.all([np.isfinite(values) for values in given.values() if values.dtype.kind == "f"], axis=0)
+    has = np.flatnonzero(known)
     if len(has) == 0 or len(np.unique(z[has])) < 2:
         raise DegenerateDesign("the property has one value", needed="two or more",
                                found=f"{len(np.unique(z[has]))} among {len(has)} labelled rows")  # fmt: skip
@@ -166,7 +169,7 @@ def plan(
     return Experiment(
         rows=rows, z=classes, n_classes=len(np.unique(classes)) if n_classes else 0, strata=codes,
         groups=_codes(units[kept]), folds=folds[kept], shares=np.bincount(codes) / len(codes),
-        coverage=len(rows) / len(has), stratified_by=how, grouped_by="type" if by_type else "group",
+        coverage=len(rows) / int(labelled.sum()), stratified_by=how, grouped_by="type" if by_type else "group",
         twins=None if twins is None else within(twins, rows, folds[kept]), is_matched=is_matched,
     )  # fmt: skip
 
@@ -228,7 +231,9 @@ def _strata(
 
     def matched(strata: Ints, kept: NDArray[np.bool_]) -> bool:
         rest = [values[kept] for values in given]
-        return explained(z[kept], n_classes, rest, strata[kept]) <= MOST_EXPLAINED
+        if explained(z[kept], n_classes, rest, strata[kept]) > MOST_EXPLAINED:
+            return False
+        return contrasted(z[kept], n_classes, rest, strata[kept], folds[kept]) <= MOST_CONTRASTED
 
     strata = crossed(given)
     kept = _kept(z, n_classes, strata, units, folds)
@@ -246,7 +251,10 @@ def _strata(
         balanced = imbalance(z, n_classes, given, bins) <= MOST_IMBALANCE
         if kept_bins.mean() >= LEAST_COVERAGE and balanced and matched(bins, kept_bins):
             return bins, f"propensity in {n_bins}", kept_bins, True
-    return strata, "crossing", kept, exact or not kept.any() or matched(strata, kept)
+    if not kept.any():  # so many combinations: bins, and that they do not match
+        bins = grouped(score, BINS)
+        return bins, f"propensity in {BINS}", _kept(z, n_classes, bins, units, folds), False
+    return strata, "crossing", kept, exact or matched(strata, kept)
 
 
 def _kept(z: NDArray[Any], n_classes: int, strata: Ints, units: Ints, folds: Ints) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import chndtr, ndtri, stdtr, stdtrit
+from scipy.special import chndtr, ndtr, ndtri, stdtr, stdtrit
 
 from probing.intervening.experiment import Experiment
 from probing.intervening.tally import Tally
@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 POWER = 0.80
 LEVEL = 0.05
 MOST_BOUND = 1e6  # SDs
+_NO_NOISE, _LARGE = 1e-12, 1e6
 LEAST_HOLD = 0.1  # of T / C: what is made up for is at most a factor of three
 
 
@@ -199,11 +200,14 @@ class Effect:
         quantiles of t are than those of the normal distribution.
         """
         assert self.w is not None
-        if self.w_noise <= 0:
+        if self.w_noise <= _NO_NOISE * (self.w.value + bound**2):
             return float(self.w.value >= bound**2)
         scale = max(self.es_error**2, self.w_noise / self.dimensions)
         scale *= (float(stdtrit(self.w.df, 1 - LEVEL)) / float(ndtri(1 - LEVEL))) ** 2
         square, d = max(0.0, self.w.value + self.w_noise), max(1.0, self.w_noise / scale)
+        if square + bound**2 > _LARGE * scale:  # where the series of χ² gives out it is normal
+            mean, spread = scale * d + bound**2, scale * math.sqrt(2 * d + 4 * bound**2 / scale)
+            return float(ndtr((square - mean) / spread))
         return float(chndtr(square / scale, d, bound**2 / scale))
 
     @staticmethod
