@@ -10,7 +10,7 @@ from pathlib import Path
 from probing.behaving import Behaviour
 from probing.corpus import Corpus
 from probing.errors import BadParameter, DoubtfulAnswer, NoBehaviour, NotResumed
-from probing.intervening.done import VERSION, Done
+from probing.intervening.done import FOLDER, VERSION, Done
 from probing.intervening.options import UseOptions
 from probing.intervening.running import measure_property
 from probing.intervening.subjects import Subjects
@@ -119,7 +119,7 @@ def _judged(results: Sequence[UseResult]) -> UseRun:
 
 def _merged(results: Sequence[UseResult], folder: Path, *, drop: bool) -> UseRun:
     """These results, judged together with all that the folder holds of the same model, and written beside them."""
-    with folder_locked(folder):
+    with folder_locked(folder / FOLDER):
         file = folder / "use.jsonl"
         older = read_use_results(file) if file.is_file() else []
         units, asked = {one.unit for one in results}, {_question(one) for one in results}

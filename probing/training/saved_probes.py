@@ -73,8 +73,8 @@ def _codes(probe: ClassifierProbe) -> list[int]:
 
 
 def _slug(name: str) -> str:
-    """A name as that of a folder: a name with other characters than letters, digits and `._=,-` also gets a hash."""
-    if re.fullmatch(r"[A-Za-z0-9_=,-][A-Za-z0-9._=,-]{0,79}", name):
+    """A name as that of a folder: one of other characters than letters, digits and `._=,-` also gets a hash."""
+    if re.fullmatch(r"(?!.*-[0-9a-f]{8}$)[A-Za-z0-9_=,-][A-Za-z0-9._=,-]{0,79}", name):
         return name
     plain = re.sub(r"[^A-Za-z0-9._=,-]+", "-", name).strip("-.")[:80]
     return f"{plain}-{digest(name)[:8]}".strip("-")

@@ -19,6 +19,7 @@ from probing.design import Labels
 from probing.errors import InputError
 from probing.provenance import digest, file_sha256
 from probing.records import ProbeResult, from_json, to_json
+from probing.training.saved_probes import probe_name
 from probing.whole_files import read_sealed, sealed, sweep, write_atomically
 
 VERSION = 6  # raised by any change that alters a score
@@ -46,7 +47,8 @@ def load_unit(folder: Path | None, unit: str) -> ProbeResult | None:
         return None
     try:
         result, files = from_json(lines[0]), json.loads(lines[1])["files"]
-        whole = all(file_sha256(folder / name) == sha256 for name, sha256 in files.items())
+        names = _file_names(result, unit)  # no path is made of what the file says
+        whole = set(files) == set(names) and all(file_sha256(folder / name) == files[name] for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return result if result.provenance.get("unit") == unit and whole else None
@@ -62,12 +64,18 @@ def commit_unit(
     if folder is None:
         return
     unit = str(result.provenance["unit"])
-    files = {f"{result.provenance['saved']}{suffix}": content for suffix, content in probe.items()}
+    files = {f"{probe_name(result)}{suffix}": content for suffix, content in probe.items()}
     files[f"units/{unit}.safetensors"] = save({name: samples[name] for name in sorted(samples)})
     for name, content in files.items():
         write_atomically(folder / name, content)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     write_atomically(_path(folder, unit), sealed(f"{to_json(result)}\n{json.dumps({'files': hashes})}"))
+
+
+def _file_names(result: ProbeResult, unit: str) -> list[str]:
+    """The files that belong to a unit, below the folder."""
+    saved = [f"{probe_name(result)}{suffix}" for suffix in (".safetensors", ".json")]
+    return [f"units/{unit}.safetensors", *(saved if result.provenance.get("saved") else [])]
 
 
 def load_samples(folder: Path, result: ProbeResult) -> dict[str, NDArray[Any]]:
