@@ -122,8 +122,10 @@ def test_models_stand_side_by_side_in_tables_terminal_and_page(tmp_path: Path) -
     page = Page(pb.report(tmp_path).read_bytes()).text
     for name in names:
         assert f"states of {name}" in terminal and f"from resid.0 of {name} by the probe linear" in terminal
-        assert f"States of {name}" in page and f"We probed the hidden states of {name} at resid.0" in page
+        assert f"upos, {name}" in page and f"We probed the hidden states of {name} at resid.0" in page
         assert f"from resid.0 of {name} by the probe linear" in page
+    beside = page.split("upos side by side")[1].split("Further evidence")[0]
+    assert all(f"{name}resid.0linear" in beside for name in names)
     pairs = pb.compare(tmp_path, task="upos")
     assert [tuple(row) for row in pairs[["model_a", "model_b"]].to_numpy()] == [tuple(names)]
     assert pairs.difference[0] > 0.1

@@ -221,7 +221,7 @@ def test_table_names_the_best_site_chosen_on_dev() -> None:
     table = results.table()
     assert list(table.columns) == [
         "model", "site", "task", "probe", "accuracy", "control", "selectivity", "low", "high", "macro_f1", "bits",
-        "store_id", "run",
+        "store", "run",
     ]  # fmt: skip
     assert len(table) == len(results) == 4
 

@@ -14,6 +14,7 @@ from probing.reporting.heat_map import HeatMap, maps_section
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.run_names import model_of
 from probing.reporting.sections import task_section
+from probing.reporting.side_by_side import side_by_side
 from probing.reporting.style import STYLE
 from probing.reporting.task_results import TaskResults, by_task
 from probing.reporting.use_curves import Use, uses
@@ -58,7 +59,8 @@ def _document(
     entries = _entries(tasks, findings, beside, alone)
     entries += [("patching", "Patching", plural(len(maps), "heat map"))] if maps else []
     main = el(
-        "main", None, _header(tasks, found_use), _failed(failures), _contents(entries), *sections,
+        "main", None, _header(tasks, found_use), _failed(failures), _contents(entries), side_by_side(tasks, findings),
+        *sections,
         maps_section(maps, "patching"), *([_reading(found_use), _limits()] if tasks or found_use else []),
     )  # fmt: skip
     return join(
@@ -112,7 +114,7 @@ def _header(tasks: list[TaskResults], found_use: list[Use]) -> Markup:
     names = {task.task for task in tasks} | {u.result.task for u in found_use}
     fingerprints = sorted({str(f)[:12] for t in tasks if (f := t.any.provenance.get("corpus_fingerprint"))})
     about = (
-        [f"{'Models' if len(models) > 1 else 'Model'}: {'; '.join(models)}", plural(len(tasks) or len(names), "task")]
+        [f"{'Models' if len(models) > 1 else 'Model'}: {'; '.join(models)}", plural(len(names), "task")]
         if names
         else []
     )

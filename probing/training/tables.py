@@ -30,7 +30,9 @@ def table_row(result: ProbeResult, split: str) -> dict[str, Any]:
         row["bits" if found.measure == "log_loss" else found.measure] = found.score.value
         if position == 0:
             row |= _control_columns(found)
-    return row | {name: result.provenance.get(name) for name in ("store_id", "run")}
+    return row | {
+        name: str(result.provenance.get(key) or "")[:12] for name, key in (("store", "store_id"), ("run", "run"))
+    }
 
 
 def _control_columns(found: MeasureResult) -> dict[str, Any]:
