@@ -18,7 +18,7 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
 import probing as pb
-from probing.errors import DamagedUnit
+from probing.errors import DamagedUnit, UnknownName
 from probing.intervening.done import Done
 from probing.probes.linear import LinearProbe
 from probing.provenance import model_called
@@ -118,6 +118,10 @@ def test_models_stand_side_by_side_in_tables_terminal_and_page(tmp_path: Path) -
         run(store, tmp_path)
     held = ProbeResults.read(tmp_path)
     assert sorted(set(held.table().model)) == sorted(set(held.long().model)) == names
+    assert [set(held.of_model(part).table().model) for part in ("untrained", "gpt2")] == [{names[1]}, set(names)]
+    assert held.of_model("untrained").best().provenance["model"] == names[1]
+    with pytest.raises(UnknownName, match="model"):
+        held.of_model("bert")
     terminal = shown(held)
     page = Page(pb.report(tmp_path).read_bytes()).text
     for name in names:

@@ -80,6 +80,20 @@ class ProbeResults(Sequence[ProbeResult]):
             (told for told in self.analyses if told.task in tasks),
         )
 
+    def of_model(self, model: str) -> ProbeResults:
+        """Results and analyses of one model, by its full name or a part of it: `best` is then of that model.
+
+        Raises:
+            UnknownName: no model has it in its name.
+        """
+        found = ProbeResults(
+            (result for result in self._results if model in str(result.provenance.get("model"))),
+            (told for told in self.analyses if model in str(told.provenance.get("model"))),
+        )
+        if not len(found):
+            raise unknown_name("model", model, {str(result.provenance.get("model")) for result in self._results})
+        return found
+
     def table(self, split: str = "test") -> pd.DataFrame:
         """One row per model × site × task × probe: the primary measure beside its first control, and the others.
 
