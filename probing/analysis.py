@@ -66,7 +66,7 @@ class AnalysisResult:
     def rows(self) -> list[dict[str, Any]]:
         """Long-format rows, one a point."""
         head = {"analysis": self.analysis, "task": self.task, "site": self.site, "probe": self.probe}
-        tail = {"store_id": self.provenance.get("store_id"), "model": self.provenance.get("model")}
+        tail = {name: self.provenance.get(name) for name in ("store_id", "model", "run")}
         return [head | asdict(point) | tail for point in self.points]
 
 

@@ -11,15 +11,16 @@ import inspect
 import json
 import signal
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from probing import registry, showing
-from probing.errors import DiskFull, Interrupted, ProbingError, UnitFailed
+from probing.errors import DiskFull, Interrupted, ProbingError, ProbingWarning, UnitFailed
 from probing.job_commands import Quiet, add_job_command
 from probing.showing import (
     finish_ablate,
@@ -37,6 +38,7 @@ from probing.store_commands import AsJson, print_mapping, store_app
 
 REQUEUE = 75
 _SHOWN = 20
+_PYTHON_SHOWS = warnings.showwarning
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -126,6 +128,7 @@ def compare(
     probe: Annotated[str | None, typer.Option(help="only this probe (default: all)")] = None,
     split: Annotated[str, typer.Option(help="test or dev")] = "test",
     correction: Annotated[str, typer.Option(help="adjustment of p over the pairs: holm or bh")] = "holm",
+    model: Annotated[str | None, typer.Option(help="only this model, by its name or a part of it")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the sites and probes of one task pair by pair, on the same rows and resamples.
@@ -136,7 +139,7 @@ def compare(
 
     module = import_module("probing.training.comparing")
     pairs = module.compare(
-        results, task=task, measure=measure, probe=probe, split=split, correction=correction
+        results, task=task, measure=measure, probe=probe, split=split, correction=correction, model=model
     )  # fmt: skip
     if as_json:
         typer.echo(pairs.to_json(orient="records", lines=True, double_precision=15), nl=False)
@@ -225,4 +228,16 @@ def main() -> None:
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _requeue)
+    warnings.showwarning = _show_warning
     app()
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    line: str | None = None,
+) -> None:  # fmt: skip
+    """A warning of ours as a plain sentence, others as Python shows them."""
+    if issubclass(category, ProbingWarning):
+        typer.echo(f"warning: {message}", err=True)
+    else:
+        _PYTHON_SHOWS(message, category, filename, lineno, file, line)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -133,6 +134,9 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         readings: the readings of a task whose rows it can make sense of; empty: any.
         reads_pairs: whether it reads `Pairs` as they are; else they are laid out.
         reads_blocks: whether it reads `RowBlocks`, states that are streamed from the store; else they are read at once.
+
+    Attributes:
+        about: what a fit that `train` saved is of: task, site, model, labels, …; empty where nobody said.
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
@@ -143,6 +147,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
     readings: ClassVar[tuple[Reading, ...]] = ()
     reads_pairs: ClassVar[bool] = False
     reads_blocks: ClassVar[bool] = False
+    about: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
@@ -202,6 +207,17 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
 
     def save(self, path: str | Path) -> None:
         """Write `path`.safetensors (arrays) and `path`.json (class and parameters), each whole. Never pickle."""
+        stem = Path(path)
+        for suffix, content in self.saved().items():
+            write_atomically(stem.with_name(stem.name + suffix), content)
+
+    def saved(self) -> dict[str, bytes]:
+        """What `save` writes, by suffix.
+
+        Raises:
+            NotFittedError: not fitted yet.
+            BadParameter: a probe that cannot be saved.
+        """
         from safetensors.numpy import save
 
         arrays = {name: np.ascontiguousarray(array) for name, array in self.state().items()}
@@ -211,12 +227,10 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
             "class": type(self).__name__,
             "parameters": self.get_params(deep=False),
             "text": texts,
+            "about": dict(self.about),
         }
-        stem = Path(path)
         numbers = {name: array for name, array in arrays.items() if name not in texts}
-        write_atomically(stem.with_name(stem.name + ".safetensors"), save(numbers))
-        text = json.dumps(card, sort_keys=True, indent=1) + "\n"
-        write_atomically(stem.with_name(stem.name + ".json"), text.encode())
+        return {".safetensors": save(numbers), ".json": (json.dumps(card, sort_keys=True, indent=1) + "\n").encode()}
 
 
 class Control(ABC):

@@ -252,6 +252,10 @@ class NotResumed(ProbingWarning):
     """What no text can tell, such as a function of your own, is measured anew by each run."""
 
 
+class DamagedUnit(ProbingWarning):
+    """A finished unit of work is not as it was written, and is done again."""
+
+
 def unknown_name(
     kind: str, name: str, known: Iterable[str], *, where: str = "", error: type[ProbingError] = UnknownName
 ) -> ProbingError:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from probing.errors import DiskFull, ProbingError, UnitFailed
+from probing.whole_files import write_atomically
 
 _FILE = "failures.jsonl"
 T = TypeVar("T")
@@ -81,9 +81,7 @@ def _note(folder: Path, errors: dict[str, ProbingError]) -> None:
     if not (kept and folder.is_dir()):
         (folder / _FILE).unlink(missing_ok=True)
         return
-    new = folder / f".{_FILE}-{os.getpid()}"
-    new.write_text("".join(json.dumps(asdict(failure)) + "\n" for failure in kept), encoding="utf-8")
-    new.replace(folder / _FILE)
+    write_atomically(folder / _FILE, "".join(json.dumps(asdict(failure)) + "\n" for failure in kept).encode())
 
 
 def _failure(errors: dict[str, ProbingError], count: str) -> UnitFailed:

@@ -246,10 +246,9 @@ class TrainOptions(Job):
     rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
     executor: str = option("inline", help="who fits: inline, processes or ray (see `probing list executors`)")
     workers: int | None = option(None, help="processes that processes or ray start (default 2)")
-    threads: int | None = option(
-        None, help="processor threads of each worker (default: as this process); equal numbers give equal bytes"
-    )
+    threads: int | None = option(None, help="processor threads of each worker (default: as this process)")
     memory: int | None = option(None, help="MiB for the states of a site; linear and ridge stream what is more")
+    replace: bool = option(False, help="drop results of the same store, task, site and probe with other settings")
 
     def train(
         self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool, task: str,
@@ -260,8 +259,8 @@ class TrainOptions(Job):
             store, corpus, task=task, probes=self.probes, controls=[*self.controls, *controls] or None,
             measures=self.measures or None, analyses=self.analyses, seeds=self.seeds, root_seed=self.root_seed,
             sites=self.sites, cluster=self.cluster, rows=self.rows, correction=self.correction, to=to,
-            executor=self.executor, workers=self.workers, threads=self.threads, memory=self.memory,
-            num_workers=num_workers, worker_index=worker_index, progress=progress,
+            replace=self.replace, executor=self.executor, workers=self.workers, threads=self.threads,
+            memory=self.memory, num_workers=num_workers, worker_index=worker_index, progress=progress,
         )  # fmt: skip
 
 

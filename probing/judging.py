@@ -35,31 +35,40 @@ class Levels:
 
 
 def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> list[Verdict]:
-    """A verdict for every place of every property.
+    """A verdict for every place of every property, by the criteria given, or each by those it was judged by before.
 
-    The smallest adjusted p of a property and behaviour enters Benjamini-Hochberg over all of them; in selected families
-    cells stand at q · selected / all. Equivalence p values have their own Benjamini-Hochberg over all cells.
+    The smallest adjusted p of a property and behaviour enters Benjamini-Hochberg over all of them of one model; in
+    selected families cells stand at q · selected / all. Equivalence p values have their own Benjamini-Hochberg over all
+    cells of the model.
 
     References:
         Benjamini and Bogomolov 2014, Selective inference on multiple families of hypotheses, §3.
     """
-    criteria = criteria or Criteria()
+    by_model: dict[str, list[int]] = {}
+    for place, result in enumerate(results):
+        by_model.setdefault(result.model, []).append(place)
+    found: dict[int, list[Verdict]] = {}
+    for places in by_model.values():
+        found |= dict(zip(places, _judged([results[place] for place in places], criteria), strict=True))
+    return [verdict for place in range(len(results)) for verdict in found[place]]
+
+
+def _judged(results: Sequence[UseResult], criteria: Criteria | None) -> list[list[Verdict]]:
+    """The verdicts of each result of one model."""
     families = benjamini_hochberg([result.family_p for result in results])
-    n_selected = sum(p <= criteria.q for p in families)
     cells = [cell for result in results for cell in result.cells]
-    equivalence = benjamini_hochberg([equivalence_p(cell) for cell in cells])
-    verdicts, at = [], 0
+    equivalence = iter(benjamini_hochberg([equivalence_p(cell) for cell in cells]))
+    verdicts = []
     for result, family in zip(results, families, strict=True):
-        level = criteria.q * n_selected / len(results) if family <= criteria.q else 0.0
-        for cell in result.cells:
-            levels = Levels(level, equivalence[at] <= criteria.q)
-            verdicts.append(decide(result, cell, levels, criteria))
-            at += 1
+        own = criteria or Criteria(**result.settings.get("criteria", {}))
+        n_selected = sum(p <= own.q for p in families)
+        level = own.q * n_selected / len(results) if family <= own.q else 0.0
+        verdicts.append([decide(result, c, Levels(level, next(equivalence) <= own.q), own) for c in result.cells])
     return verdicts
 
 
 def read_use_run(folder: str | Path) -> UseRun:
-    """What a run left in a folder: its results, judged anew by the criteria it was judged by.
+    """What runs left in a folder: their results, judged anew by the criteria that each was judged by.
 
     Raises:
         InputError: no such file, or none of ours.
@@ -69,8 +78,7 @@ def read_use_run(folder: str | Path) -> UseRun:
         raise InputError("no use results here", needed="use.jsonl", found="nothing", where=str(folder),
                          next_step="run `probing use` with --to this folder")  # fmt: skip
     results = read_use_results(file)
-    given = results[0].settings.get("criteria", {}) if results else {}
-    return UseRun(tuple(results), tuple(judge(results, Criteria(**given))))
+    return UseRun(tuple(results), tuple(judge(results)))
 
 
 def equivalence_p(cell: UseCell) -> float:
@@ -89,7 +97,7 @@ def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria)
     return Verdict(
         task=result.task, behaviour=result.behaviour, model=result.model, site=cell.site, position=cell.position,
         word=word, flags=flags, reason=reason, overturned_by=_OVERTURNED[word], decodability=gate,
-        evidence=cell, coverage=result.coverage, n_rows=result.n_rows, epsilon=criteria.epsilon,
+        evidence=cell, coverage=result.coverage, n_rows=result.n_rows, epsilon=criteria.epsilon, unit=result.unit,
     )  # fmt: skip
 
 

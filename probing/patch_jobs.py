@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,14 +75,18 @@ class PatchJob(RunningModel):
     def run(self, *, progress: bool = True) -> Patched:
         """Read the pairs, patch, and write."""
         module = import_module("probing.intervening.prompt_pairs")
-        pairs = module.PromptPairs.read(self.pairs, spans=self._span_columns())
+        pairs, model = module.PromptPairs.read(self.pairs, spans=self._span_columns()), self.load()
         with import_module("probing.progress").steps_bar("patch", "places", None, None if progress else False) as bar:
             found: PairPatching = module.patch_pairs(
-                self.load(), pairs, behaviour=self.behaviour, sites=self.sites, positions=self.positions,
+                model, pairs, behaviour=self.behaviour, sites=self.sites, positions=self.positions,
                 into=self.into, attribution=not self.exact_only, advance=bar,
             )  # fmt: skip
-        title = self.title or Path(self.pairs).stem
-        results = {f"{title}, {one.method}": one for one in (found.exact, found.rough) if one is not None}
+        rough = None if found.rough is None else replace(found.rough, model=called(model))
+        found = replace(found, exact=replace(found.exact, model=called(model)), rough=rough)
+        keeping, folder = import_module("probing.patching_result"), Path(self.to)
+        listed = [found.exact, *([rough] if rough is not None else [])]
+        title = keeping.free_title(keeping.read_patching(folder), self.title or Path(self.pairs).stem, listed)
+        results = {keeping.titled(title, one): one for one in listed}
         return Patched(found, title, self.into, tuple(self._write(title, results)))
 
     def _span_columns(self) -> dict[str, tuple[str, str]]:
@@ -146,8 +151,9 @@ class AblateJob(CorpusOptions, RunningModel):
             )  # fmt: skip
         module, corpus = import_module("probing.intervening.ablating"), self.read_corpus()
         module.check_options(self.parts, self.by)
+        model = self.load()
         instrument = import_module("probing.instruments.text").TextInstrument.from_spans(
-            self.load(), corpus, self.behaviour, positions=self.positions, split=self.split, max_rows=self.max_rows,
+            model, corpus, self.behaviour, positions=self.positions, split=self.split, max_rows=self.max_rows,
             seed=self.seed,
         )  # fmt: skip
         instrument.check()
@@ -155,16 +161,41 @@ class AblateJob(CorpusOptions, RunningModel):
         for part in self.parts:
             with import_module("probing.progress").steps_bar(part, "parts", None, None if progress else False) as bar:
                 found.append(module.ablate(instrument, kind=part, by=self.by, advance=bar))
-        return Ablated(tuple(found), tuple(self._write(found)), instrument.answers, instrument.doubts)
+        return Ablated(tuple(found), tuple(self._write(found, called(model))), instrument.answers, instrument.doubts)
 
-    def _write(self, found: Sequence[AblationResult]) -> list[Path]:
+    def _write(self, found: Sequence[AblationResult], model: str) -> list[Path]:
         folder, written = Path(self.to), []
         drawing = import_module("probing.reporting.heat_map")
         for part, one in zip(self.parts, found, strict=True):
-            stem, chart = f"ablation-{part}-{self.by}", drawing.ablation_map(one, f"{self.by} ablation of {part}")
-            written.append(_write_table(one.table(), folder / f"{stem}.parquet"))
+            rows = [{"model": model, "behaviour": self.behaviour, **row} for row in one.table()]
+            stem = _free_stem(folder, f"ablation-{part}-{self.by}", rows)
+            chart = drawing.ablation_map(one, f"{self.by} ablation of {part} of {model}")
+            written.append(_write_table(rows, folder / f"{stem}.parquet"))
             written.append(drawing.save_svg(chart, folder / "figures" / f"{stem}.svg"))
         return written
+
+
+def called(model: LanguageModel) -> str:
+    """The full name of a model."""
+    return str(import_module("probing.provenance").model_called(model.identity()["model"]))
+
+
+def _free_stem(folder: Path, stem: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The name of a table, or NAME-2, NAME-3, …: the first that is free, or of this very table up to rounding."""
+    names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+    return next(name for name in names if _is_free(folder / f"{name}.parquet", rows))
+
+
+def _is_free(path: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
+    import pandas as pd
+
+    if not path.is_file():
+        return True
+    try:
+        pd.testing.assert_frame_equal(pd.read_parquet(path), pd.DataFrame(list(rows)), check_dtype=False)
+    except AssertionError:
+        return False
+    return True
 
 
 def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:

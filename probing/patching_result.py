@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class PatchingResult:
         n_pairs: pairs of prompts.
         method: `activation` or `attribution`.
         answers: for each answer of the behaviour its pieces, as they were measured; () where it has none.
+        model: full name of the model; "" where it is not known.
     """
 
     sites: tuple[str, ...]
@@ -43,6 +45,13 @@ class PatchingResult:
     n_pairs: int
     method: str
     answers: Answers = ()
+    model: str = ""
+
+    def is_same(self, other: PatchingResult) -> bool:
+        """Whether another result is of the same places and model, and has the same numbers up to rounding."""
+        ours, theirs = ((one.sites, one.positions, one.n_pairs, one.method, one.answers) for one in (self, other))
+        same_model = self.model == other.model or "" in (self.model, other.model)
+        return ours == theirs and same_model and np.allclose(self.effect, other.effect, equal_nan=True)
 
     def table(self) -> list[dict[str, str | float]]:
         """One row a place."""
@@ -94,7 +103,7 @@ def write_patching(results: Mapping[str, PatchingResult], folder: str | Path) ->
         title: {
             "sites": found.sites, "positions": found.positions, "effect": _plain(found.effect),
             "normalised": _plain(found.normalised), "n_pairs": found.n_pairs, "method": found.method,
-            "answers": found.answers,
+            "answers": found.answers, "model": found.model,
         }
         for title, found in results.items()
     }  # fmt: skip
@@ -128,7 +137,7 @@ def _plain(values: Floats) -> list[list[float | None]]:
 
 
 def _result(path: Path, title: str, told: Any) -> PatchingResult:
-    fits = isinstance(told, dict) and set(told) - {"answers"} == set(_FIELDS)
+    fits = isinstance(told, dict) and set(told) - {"answers", "model"} == set(_FIELDS)
     if not fits or not all(type(told[name]) is kind for name, kind in _FIELDS.items()):
         raise _damaged(path, f"{title[:60]!r} without the fields of a result")
     names = [tuple(told[key]) for key in ("sites", "positions")]
@@ -141,7 +150,22 @@ def _result(path: Path, title: str, told: Any) -> PatchingResult:
     if not effect.shape == share.shape == (len(names[0]), len(names[1])):
         raise _damaged(path, f"{title[:60]!r} with shapes {effect.shape} and {share.shape}")
     answers = _answers(path, title, told.get("answers", []))
-    return PatchingResult(names[0], names[1], effect, share, told["n_pairs"], told["method"], answers)
+    model = told.get("model", "")
+    if not isinstance(model, str):
+        raise _damaged(path, f"{title[:60]!r} with a model that is no name")
+    return PatchingResult(names[0], names[1], effect, share, told["n_pairs"], told["method"], answers, model)
+
+
+def free_title(known: Mapping[str, PatchingResult], title: str, results: Sequence[PatchingResult]) -> str:
+    """The title, or `title (2)`, `title (3)`, …: the first under which `known` has nothing, or these very results."""
+    names = (title if number == 1 else f"{title} ({number})" for number in count(1))
+    held = ((name, [(known.get(titled(name, one)), one) for one in results]) for name in names)
+    return next(name for name, both in held if all(other is None or other.is_same(one) for other, one in both))
+
+
+def titled(title: str, result: PatchingResult) -> str:
+    """What a result is called in patching.json."""
+    return f"{title}, {result.method}"
 
 
 def _answers(path: Path, title: str, told: Any) -> Answers:

@@ -7,10 +7,12 @@ import importlib.metadata
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+UNKNOWN = "unknown"
 _LIBRARIES = ("probing", "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn", "h5py")
 
 
@@ -48,6 +50,31 @@ def value_at(value: Any, key: str) -> str:
         head = next((head for head in heads if head in value), None)
         return "null" if head is None else value_at(value[head], key[len(head) + 1 :])
     return canonical_json(None if key else value).decode().strip()[:80]
+
+
+def model_called(model: Mapping[str, Any], stored: str = "") -> str:
+    """What a model is called wherever its results are: `gpt2 [revision 607a30d783df, untrained (seed 0), float32]`.
+
+    Args:
+        model: the `model` block of a store's identity; what it does not say is left out.
+        stored: the dtype that states are stored in, told where they were computed in another.
+    """
+    twin, side, dtype = (model.get(name) for name in ("untrained", "side", "dtype"))
+    parts = [_version(model)]
+    parts += [f"untrained (seed {twin.get('seed')})"] if isinstance(twin, Mapping) else []
+    parts += [f"{side} side"] if isinstance(side, str) else []
+    if isinstance(dtype, str) and dtype != UNKNOWN:
+        parts.append(dtype if stored in ("", dtype) else f"{dtype} stored as {stored}")
+    told = ", ".join(filter(None, parts))
+    return str(model.get("source")) + (f" [{told}]" if told else "")
+
+
+def _version(model: Mapping[str, Any]) -> str:
+    """The commit of a hub model; of one in a folder or in memory the hash of its weights, for names repeat."""
+    revision, weights = model.get("revision"), model.get("weights")
+    if isinstance(revision, str) and revision != UNKNOWN:
+        return f"revision {revision[:12]}"
+    return f"weights {digest(weights)[:8]}" if isinstance(weights, Mapping) else ""
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:

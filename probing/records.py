@@ -191,7 +191,8 @@ class ProbeResult:
         more = {
             "fit_count": self.fit_count, "converged": self.converged, "kind": self.kind,
             "value_seen": result.seen, "value_unseen": result.unseen, "higher_is_better": result.higher_is_better,
-            "store_id": self.provenance.get("store_id"), "model": self.provenance.get("model"),
+            **{name: self.provenance.get(name) for name in ("store_id", "model", "run")},
+            "saved": str(self.provenance.get("saved") or ""),
             "provenance": json.dumps(self.provenance, sort_keys=True),
         }  # fmt: skip
         more |= _gain_columns(result) | {"complete": self.complete}

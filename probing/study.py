@@ -139,10 +139,9 @@ class Study(Job):
         return one.train(stores[rows, untrained], corpus, out, progress=progress, task=task, controls=controls)
 
     def _use(self, corpus: Corpus, out: Path, progress: bool) -> None:
-        """All entries of `use`, judged together."""
-        if self.use:
-            runs = [entry.use(self._model_source(), corpus, out, progress=progress) for entry in self.use]
-            import_module("probing.intervening.runs").judged_together(runs, to=out)
+        """All entries of `use`; results that meet in one folder are judged together."""
+        for entry in self.use:
+            entry.use(self._model_source(), corpus, out, progress=progress)
 
     def certified(self) -> dict[tuple[str, str], str]:
         """By task and place what is certified: `used`, `unused` or `band`; empty where nothing is.

@@ -56,6 +56,7 @@ class UseOptionsOfJob(Job):
     permutations: int = option(0, help="shuffles of the labels, at the place of the largest effect")
     control_properties: int = option(0, help="random properties of word types that go through the same measurement")
     seed: int = option(0, help="root of every random draw")
+    replace: bool = option(False, help="drop results that other settings gave for the same task, behaviour and model")
     device: str = option("cpu", help="torch device")
     dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
     directions: bool = option(False, help="write the directions put in, with their verdicts, to OUT_DIR/evidence")
@@ -85,7 +86,7 @@ class UseOptionsOfJob(Job):
             run = pb.intervene(
                 loaded, corpus, tasks=self.tasks, behaviour=self.behaviour, sites=self.sites, positions=self.positions,
                 covariates=self.covariates, split=self.split, max_rows=self.max_rows, criteria=criteria,
-                options=options, twins=self.twins, to=to, progress=progress,
+                options=options, twins=self.twins, to=to, replace=self.replace, progress=progress,
             )  # fmt: skip
         if self.directions:
             subjects = import_module("probing.intervening.subjects").Subjects(

@@ -220,6 +220,11 @@ class UseResult:
     answers: Answers = ()
     doubts: tuple[str, ...] = ()
 
+    @property
+    def unit(self) -> str:
+        """Hash of everything that made it; "" where that is not known."""
+        return str(self.settings.get("unit", ""))
+
     def to_json(self) -> str:
         """One line."""
         return json.dumps(_plain(asdict(self)), sort_keys=True, allow_nan=False)

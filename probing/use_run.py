@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -32,21 +32,41 @@ class UseRun:
     def __iter__(self) -> Iterator[Verdict]:
         return iter(self.verdicts)
 
-    def verdict(self, task: str, place: str) -> Verdict:
-        """The verdict of a property at a place such as `resid.3@query`.
+    def verdict(self, task: str, place: str, *, model: str | None = None, behaviour: str | None = None) -> Verdict:
+        """The verdict of a property at a place such as `resid.3@query`; of several models or behaviours, of one.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, or there are several.
         """
-        for verdict in self.verdicts:
-            if (verdict.task, verdict.place) == (task, place):
-                return verdict
-        raise InputError("no such verdict", needed="a task and place of this run", found=f"{task} at {place}")
+        found = [
+            one for one in self.verdicts
+            if (one.task, one.place) == (task, place) and model in (None, one.model)
+            and behaviour in (None, one.behaviour)
+        ]  # fmt: skip
+        if not found:
+            raise InputError("no such verdict", needed="a task and place of this run", found=f"{task} at {place}")
+        if len(found) > 1:
+            raise InputError(
+                "several verdicts of that name", needed="one model and behaviour",
+                found="; ".join(f"{one.model}, {one.behaviour}" for one in found), where=f"{task} at {place}",
+                next_step="say which: verdict(task, place, model=…, behaviour=…)",
+            )  # fmt: skip
+        return found[0]
+
+    def of_units(self, units: Collection[str]) -> UseRun:
+        """The results of these units, with their verdicts."""
+        return UseRun(
+            tuple(one for one in self.results if one.unit in units),
+            tuple(one for one in self.verdicts if one.unit in units),
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat record for each verdict."""
         answers = {(one.task, one.behaviour, one.model): answers_said(one.answers) for one in self.results}
-        return [_row(v) | {"answers": answers.get((v.task, v.behaviour, v.model), "")} for v in self.verdicts]
+        return [
+            _row(v) | {"answers": answers.get((v.task, v.behaviour, v.model), ""), "unit": v.unit}
+            for v in self.verdicts
+        ]  # fmt: skip
 
     def table(self) -> pd.DataFrame:
         """The records as a DataFrame."""

@@ -65,6 +65,7 @@ class Verdict:
         decodability, evidence: the numbers; None: not measured.
         coverage, n_rows: of the experiment.
         epsilon: smallest effect of interest that was asked for, in SDs.
+        unit: hash of everything that made the numbers; "" where that is not known.
     """
 
     task: str
@@ -81,6 +82,7 @@ class Verdict:
     coverage: float | None = None
     n_rows: int | None = None
     epsilon: float = Criteria.epsilon
+    unit: str = ""
 
     def __post_init__(self) -> None:
         claims = (Word.USED_SITE, Word.USED_SUBSPACE, Word.NO_MATERIAL_USE, Word.NOT_ALONE)
@@ -104,5 +106,6 @@ class Verdict:
         return json.dumps(asdict(self), sort_keys=True, default=str)
 
     def __str__(self) -> str:
-        parts = [f"{self.task} at {self.place}: {self.text}", f"[{', '.join(self.flags)}]" if self.flags else ""]
+        of = f" of {self.model}" if self.model else ""
+        parts = [f"{self.task} at {self.place}{of}: {self.text}", f"[{', '.join(self.flags)}]" if self.flags else ""]
         return f"{' '.join(part for part in parts if part)}. {self.reason} {self.overturned_by}"

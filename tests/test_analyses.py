@@ -18,7 +18,7 @@ from probing.analyses.capacity import Capacity
 from probing.analysing import Analysis
 from probing.analysis import read_analyses
 from probing.cli import app
-from probing.errors import BadParameter, UnknownName, UnknownSite
+from probing.errors import BadParameter, DamagedUnit, UnknownName, UnknownSite
 from probing.probes.linear import LinearProbe
 from probing.specs import build, normalised
 from probing.training import train
@@ -68,7 +68,8 @@ def test_a_finished_analysis_is_loaded_and_a_damaged_one_is_run_again(tmp_path: 
     assert store.reads == [] and again.analyses == first.analyses
     unit = tmp_path / "units" / f"{first.analyses[0].provenance['unit']}.json"
     unit.write_text(unit.read_text()[:100])
-    assert run(store, ["information"], to=tmp_path).analyses == first.analyses
+    with pytest.warns(DamagedUnit, match="information"):
+        assert run(store, ["information"], to=tmp_path).analyses == first.analyses
     assert store.reads == ["resid.0"] * 3
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import probing as pb
 from probing.cli import app
-from probing.errors import BadParameter, InputError, ProvenanceMismatch, UnknownName
+from probing.errors import BadParameter, DamagedUnit, InputError, ProvenanceMismatch, UnknownName
 from probing.training import train
 from probing.training.comparing import compare
 from probing.training.units import load_samples
@@ -114,7 +114,8 @@ def test_a_unit_without_samples_is_computed_again(folder: Path, tmp_path: Path) 
     file = tmp_path / "units" / f"{unit}.safetensors"
     content = file.read_bytes()
     file.unlink()
-    train(STORE, CORPUS, **options)
+    with pytest.warns(DamagedUnit, match="linear at resid.0"):
+        train(STORE, CORPUS, **options)
     assert file.read_bytes() == content
 
 
@@ -139,6 +140,9 @@ def test_what_cannot_be_compared_is_refused_by_type(folder: Path, tmp_path: Path
     with pytest.raises(ProvenanceMismatch, match="root_seed"):
         compare(tmp_path, task="upos")
     train(STORE, CORPUS, **options, sites="resid.1")
+    with pytest.raises(InputError, match="several settings"):
+        compare(tmp_path, task="upos")
+    train(STORE, CORPUS, **options, sites="resid.1", replace=True)
     for file in (tmp_path / "units").glob("*.safetensors"):
         file.write_bytes(b"not such a file")
     with pytest.raises(InputError, match="samples"):

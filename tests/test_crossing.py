@@ -15,7 +15,15 @@ from typer.testing import CliRunner
 
 from probing.cli import app
 from probing.corpus import Corpus
-from probing.errors import BadParameter, ConfigError, DegenerateDesign, ProvenanceMismatch, UnknownName, UnknownSite
+from probing.errors import (
+    BadParameter,
+    ConfigError,
+    DamagedUnit,
+    DegenerateDesign,
+    ProvenanceMismatch,
+    UnknownName,
+    UnknownSite,
+)
 from probing.training import train
 from probing.training.crossing import CrossResult, CrossResults
 from probing.training.leaving_out import leave_one_out
@@ -98,7 +106,10 @@ def test_transfer_writes_its_files_and_resumes(tmp_path: Path) -> None:
     assert [store.reads for store, _ in sources.values()] == [[], []]
     damaged = max((tmp_path / "units").iterdir(), key=lambda file: file.stat().st_size)
     damaged.write_text(damaged.read_text()[:-20])
-    assert list(transfer(sources, task="upos", to=tmp_path)) == list(first)
+    with pytest.warns(DamagedUnit, match=damaged.name):
+        assert list(transfer(sources, task="upos", to=tmp_path)) == list(first)
+    transfer(sources, task="upos", probes=["mass_mean"], to=tmp_path)
+    assert set(pd.read_parquet(tmp_path / "transfer.parquet").probe) == {"prior", "linear", "mass_mean"}
 
 
 def test_a_real_target_transfers_in_r2() -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import probing as pb
 from probing.cli import app
-from probing.errors import BadParameter, DegenerateDesign, NoBehaviour, TooFewGroups, UnknownName
+from probing.errors import BadParameter, DegenerateDesign, InputError, NoBehaviour, TooFewGroups, UnknownName
 from probing.evidence import read_evidence
 from probing.intervening.labelled import labelled_corpus, rare_classes, without
 from probing.intervening.options import UseOptions
-from probing.judging import read_use_run
+from probing.judging import judge, read_use_run
+from probing.reporting import print_verdicts
 from probing.reporting.wording import decimal
 from probing.use_run import UseRun
 from probing.verdict import Word
@@ -77,6 +82,44 @@ def test_what_is_measured_is_not_measured_again(
     assert [v.to_json() for v in read_use_run(folder)] == [v.to_json() for v in first]
     assert {path.name for path in folder.iterdir()} == {"use", "use.jsonl", "verdicts.jsonl", "verdicts.parquet"}
     assert (pb.UseRun.table(first)["coarse"] == ["used", "decodable only"]).all()
+
+
+def test_a_second_task_model_or_behaviour_leaves_what_the_first_left_in_the_folder(
+    model: pb.LanguageModel, corpus: pb.Corpus, tmp_path: Path
+) -> None:
+    """They are of one model judged together, as `train` adjusts p over the folder; an untrained twin is another one."""
+    given: dict[str, Any] = {"positions": ["end"], "sites": "resid.2", "max_rows": 150}
+    given |= {"options": QUICK, "to": tmp_path}
+    twin = pb.LanguageModel.load(str(REFERENCE / "model"), untrained=0)
+    first = pb.intervene(model, corpus, tasks="column:tense", behaviour=BEHAVIOUR, **given)
+    runs = [
+        pb.intervene(model, corpus, tasks="column:animacy", behaviour=BEHAVIOUR, **given),
+        pb.intervene(model, corpus, tasks="column:tense", behaviour="next_token:answers=was|is", **given),
+        pb.intervene(twin, corpus, tasks="column:tense", behaviour=BEHAVIOUR, **given),
+        pb.intervene(model, corpus, tasks="column:tense", behaviour=BEHAVIOUR, **(given | {"max_rows": 120})),
+    ]
+    held = read_use_run(tmp_path)
+    assert [len(one.results) for one in (first, *runs)] == [1] * 5
+    assert [r.to_json() for r in held.results] == [r.to_json() for one in (first, *runs) for r in one.results]
+    assert [v.to_json() for v in held.verdicts] == [v.to_json() for v in judge(held.results)]
+    table = pd.read_parquet(tmp_path / "verdicts.parquet")
+    assert len(table) == table.unit.nunique() == 5
+    plain, untrained = (f"model [weights fb05cb64, {twin}float32]" for twin in ("", "untrained (seed 0), "))
+    assert table.model.tolist() == [plain, plain, plain, untrained, plain]
+    assert f"Is column:tense used by {untrained}" in shown(held) and f"of {untrained}: " in str(held.verdicts[3])
+    page = pb.report(tmp_path).read_text()
+    assert page.count('<h2 id="use-') == 5 and f"of {untrained} depends on" in page
+    assert held.verdict("column:tense", "resid.2@end", model=untrained).unit == held.results[3].unit
+    with pytest.raises(InputError, match="several verdicts"):
+        held.verdict("column:tense", "resid.2@end")
+    pb.intervene(model, corpus, tasks="column:tense", behaviour=BEHAVIOUR, replace=True, **given)
+    assert {r.unit for r in read_use_run(tmp_path).results} == {r.unit for r in held.results[:4]}
+
+
+def shown(run: UseRun) -> str:
+    stream = io.StringIO()
+    print_verdicts(run.verdicts, Console(file=stream, width=400, color_system=None))
+    return stream.getvalue()
 
 
 def test_words_are_rows_of_their_own_and_an_encoder_is_read_by_its_pooled_states(corpus: pb.Corpus) -> None:

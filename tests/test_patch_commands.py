@@ -63,6 +63,11 @@ def test_patching_finds_where_the_number_of_the_subject_is(tmp_path: Path) -> No
     assert [(row["title"], row["method"]) for row in rows] == [("other", "activation")] * 4
     assert list(read_patching(to)) == ["number, activation", "number, attribution", "other, activation"]
     assert (to / "figures" / "patching-number-activation.svg").read_bytes() == before
+    assert {one.model for one in read_patching(to).values()} == {"model [weights fb05cb64, float32]"}
+    for _ in range(2):  # other numbers under a title that is taken get another; the same ones do not
+        assert run("patch", "--pairs", file, *where, "--sites", "resid.0", "--to", to, "--exact-only").exit_code == 0
+        assert "number (2), activation" in read_patching(to) and len(read_patching(to)) == 4
+    assert (to / "figures" / "patching-number-activation.svg").read_bytes() == before
     page = reporting.report(to).read_text()
     assert "number, activation" in page and "0 tasks" not in page
 
@@ -123,6 +128,12 @@ def test_ablation_writes_a_table_and_a_map_for_each_kind_of_part(tmp_path: Path)
     assert (heads["n_rows"] == 40).all() and layers["effect"].max() > heads["effect"].min()
     drawn = ET.parse(tmp_path / "figures" / "ablation-heads-mean.svg").getroot()
     assert "layer 2" in {node.text for node in drawn.iter() if node.tag.endswith("text")}
+    assert set(heads["model"]) == {"model [weights fb05cb64, float32]"}
+    for _ in range(2):
+        assert run("ablate", *texts, "--behaviour", "next_token:answers=was|is", "--part", "layers").exit_code == 0
+    tables = {path.name for path in tmp_path.glob("*.parquet")}
+    assert tables == {f"ablation-{name}.parquet" for name in ("heads-mean", "layers-mean", "layers-mean-2")}
+    assert pd.read_parquet(tmp_path / "ablation-layers-mean.parquet").equals(layers)
     for options, says in (([], "NoBehaviour"), ([*behaviour, "--part", "nose"], "unknown kind of component 'nose'")):
         refused = run("ablate", *texts[:-1], tmp_path / "none", *options)
         assert refused.exit_code == 1 and says in refused.stderr and not (tmp_path / "none").exists()

@@ -15,7 +15,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from probing.corpus import Corpus
-from probing.errors import BadParameter, DegenerateDesign, NonFiniteStates, ProvenanceMismatch, UnknownName, UnknownSite
+from probing.errors import (
+    BadParameter,
+    DamagedUnit,
+    DegenerateDesign,
+    NonFiniteStates,
+    ProvenanceMismatch,
+    UnknownName,
+    UnknownSite,
+)
 from probing.probes.linear import LinearProbe
 from probing.records import from_json, to_json
 from probing.training import train
@@ -125,7 +133,8 @@ def test_a_damaged_or_missing_unit_is_computed_again(tmp_path: Path) -> None:
     unit = tmp_path / "units" / f"{first.best().provenance['unit']}.json"
     unit.write_text(unit.read_text()[:100])
     store = tag_store()
-    again = run(store, to=tmp_path)
+    with pytest.warns(DamagedUnit, match="linear at resid.0"):
+        again = run(store, to=tmp_path)
     assert store.reads == ["resid.0"] * 3
     assert to_json(again.best()) == to_json(first.best())
 
@@ -141,14 +150,15 @@ def test_other_labels_or_states_are_another_unit(tmp_path: Path) -> None:
     assert len(units) == 3
 
 
-def test_tasks_share_a_folder_and_rerun_replaces_only_its_own(tmp_path: Path) -> None:
+def test_tasks_share_a_folder_and_a_rerun_replaces_nothing_unless_asked(tmp_path: Path) -> None:
     run(tag_store(), controls=[], to=tmp_path)
     run(tag_store(), task="column:score", controls=[], to=tmp_path)
-    run(tag_store(), controls=[], seeds=2, to=tmp_path)
-    lines = [from_json(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    keys = [(r.task, r.site, r.probe) for r in lines]
-    assert len(keys) == len(set(keys)) == 6
-    assert {r.seed_count for r in lines if r.task == "upos"} == {2}
+    for replaces, seeds in ((False, {1, 2}), (True, {2})):
+        run(tag_store(), controls=[], seeds=2, to=tmp_path, replace=replaces)
+        lines = [from_json(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+        keys = [(r.task, r.site, r.probe, r.seed_count) for r in lines]
+        assert len(keys) == len(set(keys)) == 3 + 3 * len(seeds)
+        assert {r.seed_count for r in lines if r.task == "upos"} == seeds
 
 
 def test_parquet_has_the_promised_columns_and_rows(tmp_path: Path) -> None:
@@ -166,11 +176,11 @@ def test_saved_probe_predicts_as_the_result_says(tmp_path: Path) -> None:
 
     store = tag_store()
     result = run(store, to=tmp_path).best()
-    probe = load_probe(tmp_path / "probes" / "upos" / "resid.0" / "linear" / "seed0")
+    probe = load_probe(tmp_path / result.provenance["saved"])
     test = np.array([CORPUS.examples[e].split == "test" for e in store.rows.example])
     predicted = probe.predict(store.states["resid.0"][test])
-    counts = np.bincount(predicted, minlength=3)
-    assert counts.tolist() == np.array(result.confusion).sum(0).tolist()
+    counts = [int((predicted == name).sum()) for name in result.classes]
+    assert counts == np.array(result.confusion).sum(0).tolist()
 
 
 def test_deterministic_probe_is_fitted_once_whatever_the_seeds_and_a_stochastic_one_every_time() -> None:
@@ -210,7 +220,8 @@ def test_table_names_the_best_site_chosen_on_dev() -> None:
     assert results.selectivity("accuracy") == results.selectivity("accuracy", site="resid.1")
     table = results.table()
     assert list(table.columns) == [
-        "site", "task", "probe", "accuracy", "control", "selectivity", "low", "high", "macro_f1", "bits",
+        "model", "site", "task", "probe", "accuracy", "control", "selectivity", "low", "high", "macro_f1", "bits",
+        "store", "run",
     ]  # fmt: skip
     assert len(table) == len(results) == 4
 

@@ -10,6 +10,7 @@ from probing.intervening.effects import Bench
 from probing.intervening.options import UseOptions
 from probing.intervening.subjects import Subjects
 from probing.language_model import LanguageModel
+from probing.provenance import model_called
 from probing.use_run import UseRun
 
 
@@ -21,7 +22,7 @@ def keep_directions(
     Args:
         model, subjects, options: as the run had them.
         run: with its verdicts.
-        folder: where `TASK.PLACE.safetensors` are written.
+        folder: where `TASK.PLACE.HASH.safetensors` are written.
     """
     identity = model.identity()["model"]
     written = []
@@ -30,13 +31,13 @@ def keep_directions(
         bench = Bench.of(instrument, prop.plan(options), seed=options.seed)
         covariates = {name: values for name, (values, _) in prop.covariates.items()}
         source = Source(
-            model=model.name, revision=str(identity.get("revision") or ""),
+            model=model_called(identity), revision=str(identity.get("revision") or ""),
             identity=str(identity.get("weights_sha256") or ""), labels=instrument.rows.names(result.task),
             label_definition=f"task {result.task}", position_rule=", ".join(instrument.rows.pieces) or "the word",
             strata=stratum_names(bench.experiment, covariates), controls=controls_of(result),
         )  # fmt: skip
-        verdicts = [v for v in run.verdicts if v.task == result.task and v.behaviour == result.behaviour]
+        verdicts = [v for v in run.verdicts if v.unit == result.unit]
         for evidence, verdict in zip(directions_of(bench, result, verdicts, source), verdicts, strict=True):
-            name = f"{result.task}.{verdict.place}".replace(":", "-").replace("/", "-")
+            name = f"{result.task}.{verdict.place}.{result.unit[:8]}".replace(":", "-").replace("/", "-")
             written.append(write_evidence(folder / f"{name}.safetensors", evidence))
     return written

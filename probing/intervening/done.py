@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from probing.errors import InputError
+from probing.errors import DamagedUnit, InputError
 from probing.provenance import digest
 from probing.use_result import UseResult
-from probing.whole_files import write_atomically
+from probing.whole_files import read_sealed, sealed, sweep, write_atomically
 
 VERSION = 9  # raised when a number of a `UseResult` changes
 FOLDER = "use"
@@ -26,24 +27,37 @@ class Done:
     def __init__(self, folder: Path | None, common: Mapping[str, Any]) -> None:
         self._folder = None if folder is None else folder / FOLDER
         self._common = dict(common)
+        for place in [] if folder is None else [folder, folder / FOLDER]:
+            sweep(place)
+
+    def unit(self, key: Mapping[str, Any]) -> str:
+        """Hash of everything that enters a result."""
+        return digest(self._common | dict(key))[:32]
 
     def _file(self, key: Mapping[str, Any]) -> Path | None:
-        return None if self._folder is None else self._folder / f"{digest(self._common | dict(key))[:32]}.json"
+        return None if self._folder is None else self._folder / f"{self.unit(key)}.json"
 
     def get(self, key: Mapping[str, Any]) -> UseResult | None:
         """What was measured, if it was, and can be read."""
         file = self._file(key)
         if file is None or not file.is_file():
             return None
+        text = read_sealed(file)
         try:
-            return UseResult.from_json(file.read_text(encoding="utf-8"))
-        except (InputError, UnicodeDecodeError):
-            return None  # damaged: measured again
+            if text is not None:
+                return UseResult.from_json(text)
+        except InputError:
+            pass
+        warnings.warn(
+            f"{key.get('task')} is measured again: its file is not as it was written (changed, or of an earlier "
+            f"version): {file}", DamagedUnit, stacklevel=3,
+        )  # fmt: skip
+        return None
 
     def put(self, key: Mapping[str, Any], result: UseResult) -> UseResult:
         """Keep a result; gives it back."""
         file = self._file(key)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, result.to_json().encode())
+            write_atomically(file, sealed(result.to_json()))
         return result

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from probing.behaving import Behaviour
 from probing.corpus import Corpus
 from probing.errors import BadParameter, DoubtfulAnswer, NoBehaviour, NotResumed
-from probing.intervening.done import VERSION, Done
+from probing.intervening.done import FOLDER, VERSION, Done
 from probing.intervening.options import UseOptions
 from probing.intervening.running import measure_property
 from probing.intervening.subjects import Subjects
 from probing.judging import judge
 from probing.language_model import LanguageModel
 from probing.progress import steps_bar
-from probing.provenance import file_sha256
+from probing.provenance import file_sha256, model_called
 from probing.specs import build, spec_of, text_of
-from probing.use_result import UseResult
+from probing.use_result import UseResult, read_use_results
 from probing.use_run import UseRun, write_use_run
 from probing.verdict import Criteria
+from probing.whole_files import folder_locked
 
 
 def intervene(
@@ -29,7 +30,7 @@ def intervene(
     sites: str | Sequence[str] = "resid.*", positions: Sequence[str] = (), covariates: Sequence[str] = (),
     split: str | None = None, max_rows: int = 2000, criteria: Criteria | None = None,
     options: UseOptions | None = None, twins: str | None = None, to: str | Path | None = None,
-    progress: bool | None = None,
+    replace: bool = False, progress: bool | None = None,
 ) -> UseRun:  # fmt: skip
     """Measure what a model does when the property of a state is exchanged, and say what may be said of it.
 
@@ -50,7 +51,9 @@ def intervene(
         twins: column of sentences that names, by its id, the row that differs in the one task alone; whole states are
             then exchanged between twins, and the natural contrast is measured on them.
         to: folder of use.jsonl, verdicts.jsonl and verdicts.parquet; None: nothing is written. What is measured there
-            already is not measured again, but of a behaviour that no text tells (`NotResumed`).
+            already is not measured again, but of a behaviour that no text tells (`NotResumed`). All that the folder
+            holds stays; what is of the same model is judged together with this.
+        replace: whether results of the same task, behaviour and model that other settings gave make room for these.
         progress: a bar on standard error; None: where that is a terminal.
 
     Raises:
@@ -78,8 +81,10 @@ def intervene(
         )  # fmt: skip
     criteria, options = criteria or Criteria(), options or UseOptions()
     measured = build("behaviours", behaviour) if isinstance(behaviour, str) else behaviour
+    identity = model.identity()
+    called = model_called(identity["model"])
     common = {
-        "model": model.identity(), "corpus": corpus.fingerprint,
+        "model": identity, "corpus": corpus.fingerprint,
         "behaviour": [spec_of(measured), *map(file_sha256, measured.files)], "sites": sites,
         "positions": positions, "split": split, "max_rows": max_rows, "options": vars(options), "version": VERSION,
     } | ({} if twins is None else {"twins": twins})  # fmt: skip
@@ -95,31 +100,42 @@ def intervene(
             found = known.get(key)
             if found is None:
                 instrument, prop = subjects.of(name)
-                found = measure_property(
-                    instrument, prop, behaviour=spec_of(measured), model=model.name, options=options
-                )
-                found = replace(found, left_out=subjects.left_out(name), answers=instrument.answers,
+                found = measure_property(instrument, prop, behaviour=spec_of(measured), model=called, options=options)
+                found = dataclasses.replace(found, settings=found.settings | {"unit": known.unit(key)},
+                                left_out=subjects.left_out(name), answers=instrument.answers,
                                 doubts=instrument.doubts)  # fmt: skip
                 known.put(key, found)
             results.append(found)
             advance(done, len(names))
     for doubt in dict.fromkeys(doubt for result in results for doubt in result.doubts):
         warnings.warn(doubt, DoubtfulAnswer, stacklevel=2)
-    return _judged(results, criteria, to)
+    told = [dataclasses.replace(found, settings=found.settings | {"criteria": vars(criteria)}) for found in results]
+    return _judged(told) if to is None else _merged(told, Path(to), drop=replace)
 
 
-def judged_together(runs: Sequence[UseRun], *, to: str | Path | None = None) -> UseRun:
-    """Several runs as one: what is found of one property is adjusted for all. By the criteria of the first."""
-    results = [result for run in runs for result in run.results]
-    return _judged(results, Criteria(**results[0].settings["criteria"]), to)
+def _judged(results: Sequence[UseResult]) -> UseRun:
+    return UseRun(tuple(results), tuple(judge(results)))
 
 
-def _judged(results: Sequence[UseResult], criteria: Criteria, to: str | Path | None) -> UseRun:
-    told = [replace(found, settings=found.settings | {"criteria": vars(criteria)}) for found in results]
-    run = UseRun(tuple(told), tuple(judge(told, criteria)))
-    if to is not None:
-        write_use_run(run, Path(to))
-    return run
+def _merged(results: Sequence[UseResult], folder: Path, *, drop: bool) -> UseRun:
+    """These results, judged together with all that the folder holds of the same model, and written beside them."""
+    with folder_locked(folder / FOLDER):
+        file = folder / "use.jsonl"
+        older = read_use_results(file) if file.is_file() else []
+        units, asked = {one.unit for one in results}, {_question(one) for one in results}
+        kept = {_key(one): one for one in older if not drop or one.unit in units or _question(one) not in asked}
+        whole = _judged(list((kept | {_key(one): one for one in results}).values()))
+        write_use_run(whole, folder)
+    return whole.of_units(units)
+
+
+def _question(result: UseResult) -> tuple[str, ...]:
+    """What a result is of, whatever the settings that gave it."""
+    return result.task, result.behaviour, result.model
+
+
+def _key(result: UseResult) -> tuple[str, ...]:
+    return (result.unit,) if result.unit else _question(result)
 
 
 def _is_told(behaviour: Behaviour) -> bool:

@@ -23,6 +23,8 @@ _MOST_FEATURES = 10**7
 def load_probe(path: str | Path) -> Probe:
     """The probe that `Probe.save(path)` wrote; its predictions are bit-equal.
 
+    One that `train` saved predicts the labels by name, and `about` says of which task, site, model and corpus it is.
+
     Args:
         path: the stem given to `save`, or either of the two files.
 
@@ -38,6 +40,7 @@ def load_probe(path: str | Path) -> Probe:
     try:
         probe = kind(**card["parameters"])
         probe = probe.with_state({**_arrays(stem.with_name(stem.name + ".safetensors")), **_texts(card["text"])})
+        probe.about = card.get("about", {})
         _try(probe)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
         if isinstance(error, BadParameter):
@@ -70,23 +73,32 @@ def _card(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _damaged(file, f"not JSON: {error}") from error
     wanted = {"probe": str, "class": str, "parameters": dict, "text": dict}
-    if not isinstance(card, dict) or not all(isinstance(card.get(name), form) for name, form in wanted.items()):
+    known = isinstance(card, dict) and all(isinstance(card.get(name), form) for name, form in wanted.items())
+    if not known or not isinstance(card.get("about", {}), dict):
         raise _damaged(file, "keys missing or of the wrong form")
-    return card
+    found: dict[str, Any] = card
+    return found
 
 
-def _registered(card: dict[str, Any], stem: Path) -> type[Probe]:
-    """Look the class up among registered members' own classes: names in the file are only compared."""
+def registered_class(module_name: str, class_name: str) -> type[Probe] | None:
+    """The class among registered members' own classes: names are only compared, nothing is imported by them."""
     for name in registry.names("probes"):
-        if card["probe"].rpartition(".")[2] != name:
+        if module_name.rpartition(".")[2] != name:
             continue
         module = registry.get("probes", name)
-        if module.__name__ != card["probe"]:
+        if module.__name__ != module_name:
             continue
         for role in ("MEMBER", "REGRESSION_MEMBER"):
             kind = getattr(module, role, None)
-            if isinstance(kind, type) and issubclass(kind, Probe) and kind.__name__ == card["class"]:
+            if isinstance(kind, type) and issubclass(kind, Probe) and kind.__name__ == class_name:
                 return kind
+    return None
+
+
+def _registered(card: dict[str, Any], stem: Path) -> type[Probe]:
+    kind = registered_class(card["probe"], str(card["class"]))
+    if kind is not None:
+        return kind
     raise UnsupportedFormat(
         "a saved probe of a class that is not registered here",
         needed=f"a class of one of: {', '.join(registry.names('probes'))}",

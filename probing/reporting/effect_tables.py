@@ -29,6 +29,8 @@ def print_patching(found: PairPatching, console: Console, *, title: str, into: s
     other = {"corrupted": "clean", "clean": "corrupted"}[into]
     heading = f"{title}: {plural(exact.n_pairs, 'pair')}, {into} prompts run with one state of their {other} ones"
     console.print(Text(heading, style="bold"))
+    if exact.model:
+        console.print(Text(f"model: {exact.model}", style="dim"))
     if found.clean is not None and found.corrupted is not None:
         said = f"logit of answer less corrupted_answer: {decimal(found.clean)} after clean prompts, "
         console.print(Text(f"{said}{decimal(found.corrupted)} after corrupted ones"))

@@ -18,6 +18,7 @@ from probing.analysis import AnalysisResult
 from probing.records import ProbeResult
 from probing.reporting.analyses import analysis_panels
 from probing.reporting.curves import Curve, Panel, Point, loss_panel, score_panels
+from probing.reporting.run_names import distinct
 from probing.reporting.task_results import TaskResults, by_task
 from probing.reporting.use_curves import use_panels, uses
 from probing.use_run import UseRun
@@ -44,8 +45,9 @@ def save_curves(
 def save_use_curves(run: UseRun | None, folder: Path | str) -> list[Path]:
     """Write a figure of each property and behaviour, decodability beside use, as PDF and PNG; none without a run."""
     paths: list[Path] = []
-    for use in uses(run):
-        title = f"{use.result.task} {use.result.behaviour}".strip()
+    found = uses(run)
+    names = distinct([(f"{u.result.task} {u.result.behaviour}".strip(), u.result.model, u.result.unit) for u in found])
+    for use, title in zip(found, names, strict=True):
         paths += _write(title, use_panels(use), Path(folder) / f"use-{file_name(title)}")
     return paths
 

@@ -96,7 +96,8 @@ def _not_judged(task: TaskResults) -> Finding:
     return Finding(
         task=task.title,
         status="not judged",
-        sentence=f"No probe of hidden states was scored on test for {task.title}: nothing can be said about them.",
+        sentence=f"No probe of hidden states of {task.states} was scored on test for {task.task}: nothing can be said "
+        "about them.",
         does_not_show="Baselines alone show how far the label can be predicted without any hidden state.",
         evidence=(),
         overturned_by=("a probe of the states of at least one site",),
@@ -120,24 +121,24 @@ def _rows(judged: Judgement) -> str:
 
 
 def _opening(task: TaskResults, judged: Judgement) -> str:
-    where = f"from {judged.result.site} by the probe {judged.result.probe}{_choice(task)}"
+    where = f"from {judged.result.site} of {task.states} by the probe {judged.result.probe}{_choice(task)}"
     match judged.status:
         case "selectively decodable":
-            return f"{task.title} is selectively decodable {where}"
+            return f"{task.task} is selectively decodable {where}"
         case "decodable" if judged.weakest:
-            return f"{task.title} is decodable, but not shown to be selectively decodable, {where}"
+            return f"{task.task} is decodable, but not shown to be selectively decodable, {where}"
         case "decodable":
-            return f"{task.title} is decodable {where}; without a control task nothing can be said of selectivity"
+            return f"{task.task} is decodable {where}; without a control task nothing can be said of selectivity"
         case "not judged" if (label := only_test_label(judged.result.facts)) is not None:
-            return f"NOT JUDGED: all test labels are {label!r}, so that nothing shows whether {task.title} is decodable"
+            return f"NOT JUDGED: all test labels are {label!r}, so that nothing shows whether {task.task} is decodable"
         case "not judged" if all_shared(judged.result.facts):
-            return f"NOT JUDGED: train has the input of every test row, so that {task.title} may be known by heart"
+            return f"NOT JUDGED: train has the input of every test row, so that {task.task} may be known by heart"
         case "not judged" if few := too_few(judged.result.facts):
-            return f"{few} different test sentences are too few to judge whether {task.title} is decodable {where}"
+            return f"{few} different test sentences are too few to judge whether {task.task} is decodable {where}"
         case "not judged":
-            return f"Whether {task.title} is decodable {where} cannot be judged without a baseline"
+            return f"Whether {task.task} is decodable {where} cannot be judged without a baseline"
         case _:
-            return f"{task.title} is {judged.status} {where}"
+            return f"{task.task} is {judged.status} {where}"
 
 
 def _choice(task: TaskResults) -> str:
@@ -201,7 +202,7 @@ def _does_not_show(task: TaskResults, judged: Judgement) -> str:
         )
     else:
         first = (
-            f"That a probe can recover {task.title} from a state does not show that the model uses it, "
+            f"That a probe can recover {task.task} from a state does not show that the model uses it, "
             "nor that this is where the model computes it: decodability is a fact about readers of the state."
         )
     return f"{first} It holds for this corpus, this model and this family of probes."

@@ -63,8 +63,9 @@ def patching_map(result: PatchingResult, title: str = "") -> HeatMap:
     """Shares of the natural difference by site and position."""
     columns = tuple(position.replace("start+", "+") or "row" for position in result.positions)
     of = f" in {answers_said(result.answers)}" if result.answers else ""
+    by = f"; {result.model}" if result.model else ""
     return HeatMap(title or f"{result.method} patching", result.sites, columns, result.normalised,
-                   f"share of the difference between prompts{of}")  # fmt: skip
+                   f"share of the difference between prompts{of}{by}")  # fmt: skip
 
 
 def ablation_map(result: AblationResult, title: str = "") -> HeatMap:

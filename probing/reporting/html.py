@@ -12,7 +12,9 @@ from probing.records import ProbeResult
 from probing.reporting.findings import Finding, finding
 from probing.reporting.heat_map import HeatMap, maps_section
 from probing.reporting.markup import Markup, el, join
+from probing.reporting.run_names import model_of
 from probing.reporting.sections import task_section
+from probing.reporting.side_by_side import side_by_side
 from probing.reporting.style import STYLE
 from probing.reporting.task_results import TaskResults, by_task
 from probing.reporting.use_curves import Use, uses
@@ -57,7 +59,8 @@ def _document(
     entries = _entries(tasks, findings, beside, alone)
     entries += [("patching", "Patching", plural(len(maps), "heat map"))] if maps else []
     main = el(
-        "main", None, _header(tasks, found_use), _failed(failures), _contents(entries), *sections,
+        "main", None, _header(tasks, found_use), _failed(failures), _contents(entries), side_by_side(tasks, findings),
+        *sections,
         maps_section(maps, "patching"), *([_reading(found_use), _limits()] if tasks or found_use else []),
     )  # fmt: skip
     return join(
@@ -70,10 +73,15 @@ def _document(
 
 
 def _placed(tasks: list[TaskResults], found_use: list[Use]) -> tuple[list[list[Use]], list[Use]]:
-    """Of each task the use that is told with it, once, where the task comes first; and what stands alone."""
-    names = [task.task for task in tasks]
-    beside = [[u for u in found_use if u.result.task == name and name not in names[:i]] for i, name in enumerate(names)]
-    return beside, [u for u in found_use if u.result.task not in names]
+    """Of each task the use that is told with it, once, at the states of its model; and what stands alone."""
+    beside: list[list[Use]] = [[] for _ in tasks]
+    alone: list[Use] = []
+    for use in found_use:
+        of_task = [i for i, task in enumerate(tasks) if task.task == use.result.task]
+        of_model = [i for i in of_task if model_of(tasks[i].any) == use.result.model]
+        places = of_model or (of_task if len(of_task) == 1 else [])
+        (beside[places[0]] if places else alone).append(use)
+    return beside, alone
 
 
 def _entries(
@@ -101,10 +109,15 @@ def _head(names: Sequence[str]) -> Markup:
 
 
 def _header(tasks: list[TaskResults], found_use: list[Use]) -> Markup:
-    models = sorted({_model(task) for task in tasks} or {u.result.model for u in found_use})
+    named = {model_of(task.any) for task in tasks}
+    models = sorted({_model(task) for task in tasks} | {u.result.model for u in found_use} - named)
     names = {task.task for task in tasks} | {u.result.task for u in found_use}
     fingerprints = sorted({str(f)[:12] for t in tasks if (f := t.any.provenance.get("corpus_fingerprint"))})
-    about = [f"Model: {', '.join(models)}", plural(len(tasks) or len(names), "task")] if names else []
+    about = (
+        [f"{'Models' if len(models) > 1 else 'Model'}: {'; '.join(models)}", plural(len(names), "task")]
+        if names
+        else []
+    )
     about += [f"corpus {', '.join(fingerprints)}"] if fingerprints else []
     if any(_is_unknown(task) for task in tasks):
         about.append("How the imported states were computed is not known")
@@ -124,10 +137,8 @@ def _failed(failures: Sequence[Failure]) -> Markup:
 
 
 def _model(task: TaskResults) -> str:
-    model = task.any.provenance.get("model")
-    named = model.get("name") if isinstance(model, dict) else model
     identity = task.any.provenance.get("model_identity")
-    return f"{named or 'not named'}" + (f" (identity {str(identity)[:12]})" if identity else "")
+    return model_of(task.any) + (f" (identity {str(identity)[:12]})" if identity else "")
 
 
 def _is_unknown(task: TaskResults) -> bool:

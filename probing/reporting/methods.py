@@ -7,6 +7,7 @@ from typing import Any
 
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.references import bibtex
+from probing.reporting.run_names import model_of, not_saved
 from probing.reporting.task_results import TaskResults
 from probing.reporting.wording import count, measure_title, plural
 
@@ -26,7 +27,8 @@ def methods_paragraph(task: TaskResults) -> str:
     return " ".join(
         filter(None, (
             _states(task, result.provenance), _rows(result.facts), _probes(task), _controls(task), _analyses(task),
-            _statistics(task, result.provenance), _provenance(result.provenance),
+            _statistics(task, result.provenance), _saved(task),
+            _provenance(result.provenance),
         ))
     )  # fmt: skip
 
@@ -45,9 +47,8 @@ def _states(task: TaskResults, provenance: Mapping[str, Any]) -> str:
     if not sites:
         return ""
     where = ", ".join(sites) if len(sites) <= 3 else f"{sites[0]} to {sites[-1]} ({len(sites)} sites)"
-    model = provenance.get("model") or "a model that is not named"
     rows = provenance.get("rows")
-    return f"We probed the hidden states of {model} at {where}" + (f" (rows: {rows})." if rows else ".")
+    return f"We probed the hidden states of {model_of(task.any)} at {where}" + (f" (rows: {rows})." if rows else ".")
 
 
 def _rows(facts: Mapping[str, Any]) -> str:
@@ -111,6 +112,10 @@ def _family(task: TaskResults) -> str:
     """How many tests p is adjusted over."""
     families = {gain.family for r in task.all for m in r.measures for gain in m.gains if gain.family is not None}
     return f" ({plural(max(families), 'test')} for a measure and split)" if families else ""
+
+
+def _saved(task: TaskResults) -> str:
+    return " ".join(f"Not saved is the {said}." for said in not_saved(task.results, ""))
 
 
 def _provenance(provenance: Mapping[str, Any]) -> str:

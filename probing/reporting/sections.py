@@ -36,6 +36,7 @@ def task_section(
     """Everything about one task, `use` too. Long and confusion tables can be left out of pages that grow too large."""
     parts = [
         el("h2", {"id": anchor}, task.title),
+        el("p", {"class": "soft"}, f"States of {task.states}") if task.states not in task.title else "",
         _finding_box(found),
         _figures(task),
         use,

@@ -13,6 +13,7 @@ from probing.analysis import AnalysisResult
 from probing.records import ProbeResult, Score
 from probing.reporting.analyses import summary_rows
 from probing.reporting.findings import finding
+from probing.reporting.run_names import not_saved
 from probing.reporting.state_controls import column, example_of, title
 from probing.reporting.task_results import NO_SITE, TaskResults, by_task, comparison, least_gain, score
 from probing.reporting.warnings import warnings_of_task
@@ -59,12 +60,13 @@ def print_results(results: Sequence[ProbeResult], console: Console, analyses: Se
 def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
     """Print what `compare` found: a row a pair, and what was adjusted for."""
     first = pairs[0]
-    several = len({row[name] for row in pairs for name in ("probe_a", "probe_b")}) > 1
+    told = {part: len({row[f"{part}_{x}"] for row in pairs for x in "ab"}) > 1 for part in ("model", "probe")}
+    parts = [*(["model"] if told["model"] else []), "site", *(["probe"] if told["probe"] else [])]
     rows, measure = count(first["n"]), measure_title(first["measure"])
     console.print(Text(f"{measure} on {first['split']}, a minus b, {rows} rows", style="bold"))
     table = _grid(["site a", "site b", "difference", "adjusted p", "detectable"])
     for row in pairs:
-        names = [f"{row[f'site_{x}']} {row[f'probe_{x}']}" if several else row[f"site_{x}"] for x in "ab"]
+        names = [" ".join([row[f"{part}_{x}"] for part in parts]) for x in "ab"]
         found = Score(row["difference"], row["low"], row["high"], row["n"], "")
         cells = [_shown(found, console.width), p_value(row["p_adjusted"]), decimal(row["detectable"])]
         table.add_row(*map(Text, (*names, *cells)))
@@ -77,7 +79,8 @@ def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
 def _heading(task: TaskResults, width: int) -> Text:
     of, by = task.any, f" by {task.probes[0]}" if _is_told_above(task, width) else ""
     sizes = f"{plural(of.seed_count, 'seed')}, {plural(of.draw_count, 'draw')} of each control"
-    return Text(f"{task.title}: {measure_title(task.primary)} on test{by}, {sizes}", style="bold")
+    said = f"{task.task}: {measure_title(task.primary)} on test{by}, {sizes}; states of {task.states}"
+    return Text(said, style="bold")
 
 
 def _is_told_above(task: TaskResults, width: int) -> bool:
@@ -197,5 +200,6 @@ def _notes(task: TaskResults, width: int) -> Text:
     notes += ["gain: over the best baseline"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
     notes += [resampled_by(task.any.facts)] if resampled_by(task.any.facts) else []
     notes += [_FEW_DRAWS] if 1 < task.any.draw_count < _ENOUGH_DRAWS else []
+    notes += not_saved(task.results)
     notes += ["some fits did not converge"] if any(not r.converged for r in task.all) else []
     return Text("; ".join(notes), style="dim")

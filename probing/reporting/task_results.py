@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from probing.analysis import AnalysisResult
 from probing.errors import UnknownSite
 from probing.records import Comparison, Gain, MeasureResult, ProbeResult
+from probing.reporting.run_names import distinct, run_names
 from probing.site import Site
 
 NO_SITE = "(none)"
@@ -17,11 +18,12 @@ _STREAM = ("embed", "resid", "final_norm")
 
 @dataclass(frozen=True)
 class TaskResults:
-    """Everything measured on one task over one store.
+    """Everything that one run measured on one task: one model's states, one set of settings.
 
     Attributes:
         task: the task's name.
-        title: the name, with the store where a task occurs with several.
+        title: the name, with that of the run where a task was run several times.
+        states: whose states, by the model's full name; with what tells the run from others of the model.
         kind: `classes` or `real`.
         results: probes of states, by site along the forward pass, then by probe.
         baselines: probes that read no states (site "(none)").
@@ -31,6 +33,7 @@ class TaskResults:
 
     task: str
     title: str
+    states: str
     kind: str
     results: tuple[ProbeResult, ...]
     baselines: tuple[ProbeResult, ...]
@@ -123,31 +126,38 @@ def least_gain(found: MeasureResult | None) -> Gain | None:
 
 
 def by_task(results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> list[TaskResults]:
-    """Results grouped by task and store, in the order in which tasks are first met, with their analyses."""
+    """Results grouped by task and run, in the order in which tasks are first met, with their analyses."""
     groups: dict[tuple[str, str], list[ProbeResult]] = {}
     for result in results:
-        groups.setdefault((result.task, _store(result)), []).append(result)
+        groups.setdefault((result.task, _run(result)), []).append(result)
     told: dict[tuple[str, str], list[AnalysisResult]] = {}
     for analysis in analyses:
-        told.setdefault((analysis.task, _store(analysis)), []).append(analysis)
-    names = [task for task, _ in groups]
+        told.setdefault((analysis.task, _run(analysis)), []).append(analysis)
+    states = _states(groups)
+    titles = distinct([(task, states[task, run], run[:12]) for task, run in groups])
     return [
-        _task_results(
-            task, task if names.count(task) == 1 else f"{task} ({store or 'store not named'})", group,
-            told.get((task, store), []),
-        )
-        for (task, store), group in groups.items()
-    ]  # fmt: skip
+        _task_results(key[0], title, states[key], group, told.get(key, []))
+        for title, (key, group) in zip(titles, groups.items(), strict=True)
+    ]
+
+
+def _states(groups: Mapping[tuple[str, str], Sequence[ProbeResult]]) -> dict[tuple[str, str], str]:
+    """Whose states each run of a task read."""
+    named: dict[tuple[str, str], str] = {}
+    for task in dict.fromkeys(task for task, _ in groups):
+        keys = [key for key in groups if key[0] == task]
+        named |= dict(zip(keys, run_names([groups[key] for key in keys]), strict=True))
+    return named
 
 
 def _task_results(
-    task: str, title: str, group: Sequence[ProbeResult], analyses: Sequence[AnalysisResult]
+    task: str, title: str, states_of: str, group: Sequence[ProbeResult], analyses: Sequence[AnalysisResult]
 ) -> TaskResults:
     states = sorted((r for r in group if r.site != NO_SITE), key=lambda r: site_order(r.site))
     baselines = sorted((r for r in group if r.site == NO_SITE), key=lambda r: r.probe)
     ordered = sorted(analyses, key=lambda one: site_order(one.site))
     primary = _primary(states or baselines)
-    return TaskResults(task, title, group[0].kind, tuple(states), tuple(baselines), primary, tuple(ordered))
+    return TaskResults(task, title, states_of, group[0].kind, tuple(states), tuple(baselines), primary, tuple(ordered))
 
 
 def _primary(results: Sequence[ProbeResult]) -> str:
@@ -155,8 +165,9 @@ def _primary(results: Sequence[ProbeResult]) -> str:
     return next((name for name in (*_PRIMARY, *names) if name in names), _PRIMARY[0])
 
 
-def _store(result: ProbeResult | AnalysisResult) -> str:
-    return str(result.provenance.get("store_id") or "")[:12]
+def _run(result: ProbeResult | AnalysisResult) -> str:
+    """What results share that make one table; of older ones the store."""
+    return str(result.provenance.get("run") or result.provenance.get("store_id") or "")
 
 
 def _control_names(

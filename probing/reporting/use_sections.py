@@ -41,7 +41,7 @@ def use_section(use: Use, *, anchor: str = "", whole: bool = True) -> Markup:
     Without `whole`, for pages that grow too large: paragraphs of used places alone, and no tables that are folded away.
     """
     result = use.result
-    of = f" in {result.behaviour}" if result.behaviour else ""
+    of = f" in {result.behaviour}" * bool(result.behaviour) + f", by {result.model}" * bool(result.model)
     return join(
         [
             el("h2", {"id": anchor}, f"{result.task}: use{of}") if anchor else el("h3", None, f"Use{of}"),

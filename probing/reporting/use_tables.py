@@ -48,9 +48,9 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
 
 
 def _grouped(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
-    groups: dict[tuple[str, str, str], list[Verdict]] = {}
+    groups: dict[tuple[str, ...], list[Verdict]] = {}
     for verdict in verdicts:
-        groups.setdefault((verdict.task, verdict.behaviour, verdict.model), []).append(verdict)
+        groups.setdefault((verdict.task, verdict.behaviour, verdict.model, verdict.unit), []).append(verdict)
     return list(groups.values())
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from sklearn.base import BaseEstimator
@@ -18,8 +18,10 @@ from probing.state_controls import StateControl
 from probing.store import Store
 from probing.training.plan import make_plan
 from probing.training.results import ProbeResults, adjusted
-from probing.training.running import check_run, folder_locked, run_plan
+from probing.training.running import check_run, run_plan
 from probing.training.unit_work import Done, results_of, training_units
+from probing.training.units import sweep_results
+from probing.whole_files import folder_locked
 from probing.work import Executor, WorkPlan
 
 
@@ -39,6 +41,7 @@ def train(
     rows: str | None = None,
     correction: Correction = "holm",
     to: str | Path | None = None,
+    replace: bool = False,
     executor: str | Executor = "inline",
     workers: int | None = None,
     threads: int | None = None,
@@ -74,7 +77,10 @@ def train(
         correction: how p of gains are adjusted over the sites, probes, baselines and tasks of a store: `holm`, or `bh`
             (Benjamini-Hochberg), which bounds the share of false claims instead of the chance of any. It goes for all
             results of the folder.
-        to: folder for results.jsonl, results.parquet, fitted probes, and units by which a killed run resumes.
+        to: folder for results.jsonl, results.parquet, fitted probes, and units by which a killed run resumes. It keeps
+            all results that were ever trained into it, of any models, side by side.
+        replace: whether results of the same store, rows, task, site and probe that were trained into the folder with
+            other settings (seeds, controls, measures, …) make room for these.
         executor: who fits: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=7200`: a worker gives
             no sign of life while it fits), or an object. Other processes need `to`; they read the stores themselves.
         workers: processes of this run, for `processes` and `ray`.
@@ -107,24 +113,32 @@ def train(
     )  # fmt: skip
     units, done = training_units(plan), Done(folder)
     share = WorkPlan(units.units[worker_index::num_workers])
+    if folder is not None:
+        sweep_results(folder)
     with sole_error_itself():
         try:
             run_plan(plan, share, done, runner, progress=progress)
         except UnitFailed:
             if num_workers == 1:
-                _written(units, done, folder, correction)
+                _written(units, Done(folder) if folder else done, folder, correction, replaces=replace)
             raise
-    return _written(units, done, folder if num_workers == 1 or not done.missing(units) else None, correction)
+    found = done if folder is None else Done(folder)  # read again: what is written now is what its unit says now
+    whole = folder if num_workers == 1 or not found.missing(units) else None
+    return _written(units, found, whole, correction, replaces=replace)
 
 
-def _written(units: WorkPlan, done: Done, folder: Path | None, correction: Correction) -> ProbeResults:
+def _written(
+    units: WorkPlan, done: Done, folder: Path | None, correction: Correction, *, replaces: bool
+) -> ProbeResults:  # fmt: skip
     """The results there are, merged into those of the folder."""
     missing = len(done.missing(units))
     found, analyses = results_of(units.units, done)
-    results = adjusted((replace(one, complete=not missing) for one in found), analyses, correction=correction)
+    results = adjusted(
+        (dataclasses.replace(one, complete=not missing) for one in found), analyses, correction=correction
+    )
     results.missing = missing
     if folder is None or not len(results):
         return results
     with folder_locked(folder):
-        results.write(folder)
+        results.write(folder, replace=replaces)
         return results.adjusted_in(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -26,14 +27,14 @@ from probing.statistics import (
     two_sided_p,
     unvaried_p,
 )
-from probing.training.results import NO_SITE
+from probing.training.tables import NO_SITE
 from probing.training.units import load_samples
 
 _SHARED = ("corpus", "labels", "root_seed", "cluster", "resamples", "version")
 _PREFERRED = ("accuracy", "r2")
 _COLUMNS = (
-    "site_a", "probe_a", "site_b", "probe_b", "difference", "low", "high", "p", "p_adjusted", "correction",
-    "detectable", "unit", "measure", "split", "n",
+    "model_a", "site_a", "probe_a", "model_b", "site_b", "probe_b", "difference", "low", "high", "p", "p_adjusted",
+    "correction", "detectable", "unit", "measure", "split", "n",
 )  # fmt: skip
 
 
@@ -56,8 +57,9 @@ def compare(
     probe: str | None = None,
     split: str = "test",
     correction: Correction = "holm",
+    model: str | None = None,
 ) -> pd.DataFrame:
-    """Every pair of sites (and probes) of one task, as the difference of their scores on the same rows.
+    """Every pair of sites (and probes, and models) of one task, as the difference of their scores on the same rows.
 
     Differences are taken within each bootstrap resample of the sentences, so what two sites have in common cancels:
     they can differ for certain where their own intervals overlap. Choose a site on dev (`ProbeResults.best`), not by
@@ -70,6 +72,7 @@ def compare(
         probe: only this probe (default: all that read states).
         split: `test` or `dev`; of given splits that share inputs, the rows whose input train has not.
         correction: how p is adjusted over the pairs: `holm` or `bh`.
+        model: only this model, by its full name or a part of it (default: all).
 
     Returns:
         One row a pair: `difference` is the score of a minus that of b (mean over seeds; of log loss, where less is
@@ -85,7 +88,7 @@ def compare(
     for kind, name, known in (("split", split, EVALUATED), ("correction", correction, CORRECTIONS)):
         if name not in known:
             raise unknown_name(kind, name, known, error=BadParameter)
-    chosen = _chosen(Path(results), task, probe)
+    chosen = _chosen(Path(results), task, probe, model)
     scored = _scored(Path(results), chosen, measure, chosen[0].judged_split(split))
     pairs = [_row(a, b, split) for a, b in combinations(scored, 2)]
     p = [row["p"] for row in pairs]
@@ -96,7 +99,7 @@ def compare(
     return pd.DataFrame(pairs, columns=list(_COLUMNS))
 
 
-def _chosen(folder: Path, task: str, probe: str | None) -> list[ProbeResult]:
+def _chosen(folder: Path, task: str, probe: str | None, model: str | None) -> list[ProbeResult]:
     path = folder / "results.jsonl"
     if not path.is_file():
         raise InputError(
@@ -107,6 +110,9 @@ def _chosen(folder: Path, task: str, probe: str | None) -> list[ProbeResult]:
     of_task = [result for result in everything if result.task == task and result.site != NO_SITE]
     if not of_task:
         raise unknown_name("task", task, {result.task for result in everything}, where=str(path))
+    of_task = [result for result in of_task if (model or "") in _model(result)]
+    if not of_task:
+        raise unknown_name("model", str(model), {_model(result) for result in everything}, where=str(path))
     found = [result for result in of_task if probe in (None, result.probe)]
     if not found:
         raise unknown_name("probe", str(probe), {result.probe for result in of_task}, where=str(path))
@@ -115,8 +121,25 @@ def _chosen(folder: Path, task: str, probe: str | None) -> list[ProbeResult]:
             "there is nothing to compare", needed="at least two sites or probes of one task", found="one",
             where=str(path), next_step="train at more sites, or with more probes, with the same --to",
         )  # fmt: skip
+    _refuse_two_settings(found)
     _refuse_other_rows(found)
     return found
+
+
+def _model(result: ProbeResult) -> str:
+    return str(result.provenance.get("model") or "")
+
+
+def _refuse_two_settings(results: Sequence[ProbeResult]) -> None:
+    """A pair is called by model, site and probe, which a folder can hold with several seeds, controls or poolings."""
+    names = Counter((_model(result), result.site, result.probe) for result in results)
+    (model, site, probe), count = names.most_common(1)[0]
+    if count > 1:
+        raise InputError(
+            f"{probe} at {site} was trained with several settings", needed="one result of each model, site and probe",
+            found=f"{count} of {model}",
+            next_step="train what is to be compared into a folder of its own, or again with --replace",
+        )  # fmt: skip
 
 
 def _refuse_other_rows(results: Sequence[ProbeResult]) -> None:
@@ -170,6 +193,7 @@ def _row(a: _Scored, b: _Scored, split: str) -> dict[str, Any]:
     unit = a.found.score.unit
     low, high = bounded(difference, found, unit=unit, clusters=a.clusters, least=-1.0)
     return {
+        "model_a": _model(a.result), "model_b": _model(b.result),
         "site_a": a.result.site, "probe_a": a.result.probe, "site_b": b.result.site, "probe_b": b.result.probe,
         "difference": difference, "low": low, "high": high, "p": _p(difference, found, unit, a.clusters),
         "unit": unit, "measure": a.found.measure, "split": split, "n": a.found.score.n,

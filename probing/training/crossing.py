@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, overload
@@ -16,14 +17,16 @@ from pydantic import TypeAdapter
 
 from probing.contracts import Measure, Probe
 from probing.design import Labels
-from probing.records import Score
+from probing.errors import DamagedUnit
+from probing.provenance import digest
+from probing.records import Score, read_lines
 from probing.resampling import Resampler
 from probing.tempering import Tempers, tempers_of
 from probing.training.fitting import fits_of
 from probing.training.plan import Plan
 from probing.training.scoring import Sampled, Scores, score_label_set
 from probing.training.states import States
-from probing.whole_files import write_atomically, write_parquet
+from probing.whole_files import folder_locked, read_sealed, sealed, write_atomically, write_parquet
 
 
 @dataclass(frozen=True)
@@ -110,12 +113,25 @@ class CrossResults(Sequence[CrossResult]):
         return "".join(_line(result) + "\n" for result in self._results)
 
     def write(self, folder: str | Path) -> Path:
-        """Write NAME.jsonl and NAME.parquet into `folder`, in place of older ones."""
+        """Merge into NAME.jsonl and NAME.parquet of `folder`, which keep all other results that they hold.
+
+        Raises:
+            InputError: a line of NAME.jsonl that is no result.
+        """
         place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        write_atomically(place / f"{self.name}.jsonl", self.json_lines().encode())
-        write_parquet(self.table(), place / f"{self.name}.parquet")
+        with folder_locked(place):
+            path = place / f"{self.name}.jsonl"
+            older = read_lines(path, _reader().validate_json, self.name) if path.is_file() else []
+            merged = CrossResults(self.name, {_key(one): one for one in (*older, *self._results)}.values())
+            write_atomically(path, merged.json_lines().encode())
+            write_parquet(merged.table(), place / f"{self.name}.parquet")
         return place
+
+
+def _key(result: CrossResult) -> tuple[str, ...]:
+    """Everything that made a result."""
+    made = digest(result.provenance)
+    return made, result.task, result.site, result.probe, result.measure, result.trained_on, result.tested_on
 
 
 def _line(result: CrossResult) -> str:
@@ -130,17 +146,19 @@ def _reader() -> TypeAdapter[CrossResult]:
 def committed(folder: Path | None, unit: str, compute: Callable[[], list[CrossResult]]) -> list[CrossResult]:
     """The results of one unit: from `folder` where they were committed whole, else computed and committed."""
     file = None if folder is None else folder / "units" / f"{unit}.jsonl"
-    if file is not None and file.is_file():
+    known = None if file is None else read_sealed(file)
+    if known is not None:
         try:
-            *lines, end = file.read_text(encoding="utf-8").split("\n")
-            found = [_reader().validate_json(line) for line in lines]
-            if found and not end:
-                return found
-        except ValueError:
-            pass  # damaged: computed again
-    results = compute()
+            return [_reader().validate_json(line) for line in known.splitlines()]
+        except ValueError:  # of an earlier version: computed again
+            known = None
+    if file is not None and file.is_file():
+        warnings.warn(
+            f"a unit is not as it was written, so computed again: {file}", DamagedUnit, stacklevel=2
+        )  # fmt: skip
+    results = [replace(one, provenance=one.provenance | {"unit": unit}) for one in compute()]
     if file is not None:
-        write_atomically(file, "".join(_line(result) + "\n" for result in results).encode())
+        write_atomically(file, sealed("".join(_line(result) + "\n" for result in results)))
     return results
 
 

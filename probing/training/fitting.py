@@ -16,14 +16,13 @@ from probing.contracts import Probe
 from probing.corpus import SPLITS
 from probing.design import Labels
 from probing.predicting import predict
-from probing.probes._each_label import EachLabelProbe
-from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
 from probing.provenance import digest
 from probing.records import ProbeResult
 from probing.resampling import EVALUATED
 from probing.specs import full_recipe
 from probing.tempering import Tempers, tempers_of
-from probing.training.plan import Plan, recipe_of
+from probing.training.plan import Plan, recipe_of, run_id
+from probing.training.saved_probes import with_saved_probe
 from probing.training.scoring import ControlScores, Scores, kept, measure_results, score_label_set
 from probing.training.states import States, stateless
 from probing.training.units import commit_analysis, commit_unit
@@ -104,8 +103,16 @@ def fit_unit(
         converged=all(has_converged(fits_of_set) for fits_of_set in fits) and all(one.converged for one in others),
         facts=dict(plan.facts), provenance=_provenance(plan, unit) | _temperatures(tempers[0]),
     )  # fmt: skip
-    commit_unit(folder, result, fits[0][0], kept(scored[0], plan.resamplers))
+    result, files = with_saved_probe(result, fits[0][0], _about(plan, probe) | _temperatures(tempers[0]))
+    commit_unit(folder, result, files, kept(scored[0], plan.resamplers))
     return result
+
+
+def _about(plan: Plan, probe: Probe) -> dict[str, Any]:
+    """What the card of a saved probe tells of the run: its corpus, and the names of the keys that it reads as codes."""
+    source = {"corpus_source": plan.store.identity["corpus"].get("source", "")}
+    names = None if probe.reads_names else plan.labels.key_names.get(probe.reads)
+    return source | ({} if names is None else {"keys": list(names)})
 
 
 def run_analysis(
@@ -122,7 +129,8 @@ def run_analysis(
     result = AnalysisResult(
         analysis=name, task=plan.task, site=site, probe=probe_name, points=tuple(analysis.run(probe, data)),
         settings=dict(analysis.settings(data)),
-        provenance=dict(plan.provenance) | {"unit": analysis_id(plan, analysis, unit), "recipe": full_recipe(analysis)},
+        provenance=dict(plan.provenance)
+        | {"unit": analysis_id(plan, analysis, unit), "run": run_id(plan), "recipe": full_recipe(analysis)},
     )  # fmt: skip
     commit_analysis(folder, result)
     return result
@@ -169,9 +177,8 @@ def _most_draws(plan: Plan) -> int:
 def _provenance(plan: Plan, unit: Unit) -> dict[str, Any]:
     return dict(plan.provenance) | {
         "recipe": recipe_of(plan, *unit),
-        "unit": unit_id(plan, *unit),
-        "saved": not isinstance(unit[2], SklearnProbe | SklearnRegressorProbe | EachLabelProbe),
-    }
+        "unit": unit_id(plan, *unit), "run": run_id(plan),
+    }  # fmt: skip
 
 
 def _temperatures(tempers: Sequence[Tempers] | None) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from probing.text_forms import composed, named
 from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.fitting import unit_id
 from probing.training.plan import Plan, make_plan
-from probing.training.results import NO_SITE
 from probing.training.states import States, site_states, unit_states
+from probing.training.tables import NO_SITE
+from probing.training.units import sweep_results
 
 LEAST_ROWS = 50
 SMALL, MEAN, OTHERS = "(small groups)", "(mean)", "(others)"
@@ -87,6 +88,8 @@ def leave_one_out(
         for fold in folds
     }  # fmt: skip
     folder = None if to is None else Path(to)
+    if folder is not None:
+        sweep_results(folder)
     found = [result for name, plan in plans.items() for result in _fold_results(plan, name, group, folder)]
     results = CrossResults("leave_one_out", [*found, *_means(found)], remarks)
     if folder is not None:
@@ -239,8 +242,10 @@ def _mean(results: Sequence[CrossResult]) -> CrossResult:
     low, high = value - half, value + half
     if first.score.unit == FRACTION:
         low, high = max(0.0, low), min(1.0, high)
+    made_of = digest([result.provenance["unit"] for result in results])
     return replace(
-        first, tested_on=MEAN, score=Score(value, low, high, n=count, unit=first.score.unit), known=None,
+        first, tested_on=MEAN, provenance=first.provenance | {"unit": made_of},
+        score=Score(value, low, high, n=count, unit=first.score.unit), known=None,
         unseen_labels=(), unseen_rows=sum(result.unseen_rows for result in results),
         train_rows=round(float(np.mean([result.train_rows for result in results]))),
     )  # fmt: skip

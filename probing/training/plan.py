@@ -16,7 +16,7 @@ from probing.corpus import Corpus
 from probing.design import Kind, Labels
 from probing.errors import BadParameter
 from probing.predicting import gives_probabilities
-from probing.provenance import digest
+from probing.provenance import digest, model_called
 from probing.resampling import EVALUATED, NEW, Resampler, evaluated
 from probing.seeds import child_seed
 from probing.site import select_sites
@@ -47,9 +47,9 @@ from probing.training.plan_checks import (
     refuse_unreadable,
 )
 from probing.training.pooling import PositionStore, with_rows
-from probing.training.results import NO_SITE
 from probing.training.row_facts import facts
 from probing.training.row_keys import with_keys
+from probing.training.tables import NO_SITE
 from probing.training.units import VERSION, labels_digest
 
 LEAST_MEMORY = 16
@@ -217,7 +217,7 @@ def _provenance(store: Store, corpus: Corpus, labels: Labels, *, root_seed: int,
     imported = store.environment.get("imported")
     return ({"imported": imported} if imported else {}) | {
         "store_id": store.store_id, "content_id": store.content_id, "corpus": corpus.fingerprint,
-        "model": store.identity["model"]["source"],
+        "model": model_called(store.identity["model"], store.identity["extraction"].get("dtype", "")),
         "model_identity": digest(store.identity["model"]), "rows": store.identity["extraction"]["rows"],
         "labels": labels_digest(labels), "root_seed": root_seed, "seeds": seeds, "cluster": labels.unit,
         "resamples": RESAMPLES, "version": VERSION,
@@ -227,8 +227,19 @@ def _provenance(store: Store, corpus: Corpus, labels: Labels, *, root_seed: int,
 def recipe_of(plan: Plan, site: str, name: str, probe: Probe) -> dict[str, Any]:
     """Everything that determines one result but the data."""
     return {
-        "task": plan.task, "site": site, "name": name, "probe": full_recipe(probe),
-        "controls": [full_recipe(one.control) for one in plan.controls],
+        "site": site, "name": name, "probe": full_recipe(probe),
         "measures": {key: full_recipe(measure) for key, measure in plan.measures_for(probe).items()},
+    } | _recipe_of_all(plan)  # fmt: skip
+
+
+def run_id(plan: Plan) -> str:
+    """Hash of what the results of one run share, whatever the site and the probe: they make one table."""
+    measures = {key: full_recipe(measure) for key, measure in plan.measures.items()}
+    return digest([_recipe_of_all(plan), measures, dict(plan.provenance)])
+
+
+def _recipe_of_all(plan: Plan) -> dict[str, Any]:
+    return {
+        "task": plan.task, "controls": [full_recipe(one.control) for one in plan.controls],
         "baselines": sorted(plan.baselines),
     } | ({"states": [one.recipe for one in plan.state_controls]} if plan.state_controls else {})  # fmt: skip

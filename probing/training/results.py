@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TypeVar, overload
 
 import pandas as pd
 
 from probing import analysis
 from probing.analysis import AnalysisResult
-from probing.criterion import judged
 from probing.errors import UnknownName, unknown_name
 from probing.multiplicity import Correction, adjust, level_after
 from probing.provenance import environment
 from probing.records import Gain, MeasureResult, ProbeResult, Score, json_lines, read_results
 from probing.statistics import ALPHA, detectable
+from probing.training.tables import NO_SITE, analysis_table, long_table, table_row
 from probing.whole_files import write_atomically, write_parquet
 
-NO_SITE = "(none)"
-_TEXT = (
-    "site", "task", "probe", "measure", "split", "unit", "control", "kind", "store_id", "model", "provenance",
-    "baseline", "correction", "status",
-)  # fmt: skip
-_COUNTS = ("n", "seed_count", "draw_count", "fit_count")
-_FLAGS = ("converged", "higher_is_better", "complete")
+R = TypeVar("R", ProbeResult, AnalysisResult)
 
 
 class ProbeResults(Sequence[ProbeResult]):
@@ -86,21 +80,35 @@ class ProbeResults(Sequence[ProbeResult]):
             (told for told in self.analyses if told.task in tasks),
         )
 
+    def of_model(self, model: str) -> ProbeResults:
+        """Results and analyses of one model, by its full name or a part of it: `best` is then of that model.
+
+        Raises:
+            UnknownName: no model has it in its name.
+        """
+        found = ProbeResults(
+            (result for result in self._results if model in str(result.provenance.get("model"))),
+            (told for told in self.analyses if model in str(told.provenance.get("model"))),
+        )
+        if not len(found):
+            raise unknown_name("model", model, {str(result.provenance.get("model")) for result in self._results})
+        return found
+
     def table(self, split: str = "test") -> pd.DataFrame:
-        """One row per site × task × probe: the primary measure beside its first control, and the other measures.
+        """One row per model × site × task × probe: the primary measure beside its first control, and the others.
 
         The columns `low` and `high` bound selectivity; log loss is called `bits`. Against a chance check
         `selectivity`, `low` and `high` are empty.
         """
-        return pd.DataFrame([_table_row(result, split) for result in self._results])
+        return pd.DataFrame([table_row(result, split) for result in self._results])
 
     def long(self) -> pd.DataFrame:
         """One row per site × task × probe × measure × split × control: the content of results.parquet."""
-        return _long_table(self._results)
+        return long_table(self._results)
 
     def analysis_table(self) -> pd.DataFrame:
         """One row per number of every analysis: the content of analyses.parquet."""
-        return _analysis_table(self.analyses)
+        return analysis_table(self.analyses)
 
     def best(self, measure: str | None = None, probe: str | None = None) -> ProbeResult:
         """The result with the best score on dev, among those that read states; the earliest of equals.
@@ -140,30 +148,33 @@ class ProbeResults(Sequence[ProbeResult]):
             )  # fmt: skip
         return proper[0].selectivity
 
-    def write(self, folder: str | Path) -> Path:
-        """Merge into `folder`/results.jsonl and results.parquet by (task, site, probe); adjust p over all of a store.
+    def write(self, folder: str | Path, *, replace: bool = False) -> Path:
+        """Merge into `folder`/results.jsonl and results.parquet; p is adjusted over all of a store.
 
+        What the folder holds stays beside these results, but for the very same results from an earlier time. With
+        `replace` those of the same store, rows, task, site and probe that other settings gave are dropped.
         The environment is written beside them, so that equal inputs give equal result files.
         """
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        merged = self.merged_into(place)
+        merged = self.merged_into(place, replace=replace)
         write_atomically(place / "results.jsonl", json_lines(merged).encode())
         write_atomically(place / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
-        write_parquet(_long_table(merged), place / "results.parquet")
+        write_parquet(long_table(merged), place / "results.parquet")
         if merged.analyses:
             write_atomically(place / "analyses.jsonl", analysis.json_lines(merged.analyses).encode())
-            write_parquet(_analysis_table(merged.analyses), place / "analyses.parquet")
+            write_parquet(analysis_table(merged.analyses), place / "analyses.parquet")
         return place
 
-    def merged_into(self, folder: Path) -> ProbeResults:
-        """What results.jsonl of `folder` would hold: its other results, then these in place of their older selves."""
+    def merged_into(self, folder: Path, *, replace: bool = False) -> ProbeResults:
+        """What results.jsonl of `folder` would hold: all that it holds and these, everything once."""
         path = folder / "results.jsonl"
-        kept = {_key(result): result for result in (read_results(path) if path.is_file() else [])}
-        kept.update((_key(result), result) for result in self._results)
-        told = {_analysis_key(result): result for result in analysis.read_analyses(folder / "analyses.jsonl")}
-        told.update((_analysis_key(result), result) for result in self.analyses)
-        return adjusted(kept.values(), told.values(), correction=correction_of(self._results))
+        older = read_results(path) if path.is_file() else []
+        told = analysis.read_analyses(folder / "analyses.jsonl")
+        return adjusted(
+            _merged(older, self._results, replace=replace), _merged(told, self.analyses, replace=replace),
+            correction=correction_of(self._results),
+        )  # fmt: skip
 
     def adjusted_in(self, folder: Path) -> ProbeResults:
         """These results with p adjusted over all that `folder` holds."""
@@ -231,61 +242,21 @@ def _family(result: ProbeResult, found: MeasureResult) -> tuple[str, ...]:
     return str(result.provenance.get("store_id")), found.measure, found.split, alone
 
 
-def _key(result: ProbeResult) -> tuple[str, str, str]:
-    return result.task, result.site, result.probe
+def _merged(older: Sequence[R], newer: Sequence[R], *, replace: bool) -> list[R]:
+    """Every result once, in the order of its first time."""
+    asked = {_question(result) for result in newer} if replace else set()
+    known = {_key(result) for result in newer}
+    kept = {_key(one): one for one in older if _key(one) in known or _question(one) not in asked}
+    return list((kept | {_key(one): one for one in newer}).values())
 
 
-def _analysis_key(result: AnalysisResult) -> tuple[str, str, str, str]:
-    return result.task, result.site, result.probe, result.analysis
+def _key(result: ProbeResult | AnalysisResult) -> tuple[str, ...]:
+    """Everything that made a result, as the hash of its unit."""
+    return (str(result.provenance["unit"]),) if "unit" in result.provenance else _question(result)
 
 
-def _table_row(result: ProbeResult, split: str) -> dict[str, Any]:
-    scored = [found for found in result.measures if found.split == result.judged_split(split)]
-    row: dict[str, Any] = {"site": result.site, "task": result.task, "probe": result.probe}
-    for position, found in enumerate(scored):
-        row["bits" if found.measure == "log_loss" else found.measure] = found.score.value
-        if position == 0:
-            row |= _control_columns(found)
-    return row
-
-
-def _control_columns(found: MeasureResult) -> dict[str, Any]:
-    proper = [c for c in found.comparisons if c.is_selectivity]
-    first = next(iter(proper or found.comparisons), None)
-    gain = proper[0].selectivity if proper else None
-    return {
-        "control": first.score.value if first else None,
-        "selectivity": gain.value if gain else None,
-        "low": gain.low if gain else None,
-        "high": gain.high if gain else None,
-    }
-
-
-def _long_table(results: Iterable[ProbeResult]) -> pd.DataFrame:
-    frame = pd.DataFrame([row | {"status": _status(result, row)} for result in results for row in result.rows()])
-    types = {
-        name: "string"
-        if name in _TEXT
-        else "int64"
-        if name in _COUNTS
-        else "bool"
-        if name in _FLAGS
-        else "Int64"
-        if name == "gain_family"
-        else "float64"
-        for name in frame.columns
-    }
-    return frame.astype(types)
-
-
-def _status(result: ProbeResult, row: Mapping[str, Any]) -> str | None:
-    """What the criterion says of a probe by one measure, of the rows of test that are judged."""
-    if result.site == NO_SITE or row["split"] != result.judged_split():
-        return None
-    return judged(result, result.judged(row["measure"])).status
-
-
-def _analysis_table(results: Iterable[AnalysisResult]) -> pd.DataFrame:
-    frame = pd.DataFrame([row for result in results for row in result.rows()])
-    numbers = {name: "float64" for name in ("value", "low", "high", "x") if name in frame}
-    return frame.astype(numbers | {name: "string" for name in frame if name not in numbers and name != "draw"})
+def _question(result: ProbeResult | AnalysisResult) -> tuple[str, ...]:
+    """What a result is of, whatever the settings that gave it."""
+    analysis_name = result.analysis if isinstance(result, AnalysisResult) else ""
+    states = (str(result.provenance.get(name)) for name in ("store_id", "rows"))
+    return *states, result.task, result.site, result.probe, analysis_name

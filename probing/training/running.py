@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,11 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from probing.completing import complete
-from probing.errors import BadParameter
+from probing.errors import BadParameter, DamagedUnit
 from probing.training.plan import Plan
 from probing.training.threads import Threads
 from probing.training.unit_work import Done, Fitters
+from probing.training.units import spoiled_units
 from probing.work import Executor, WorkPlan
+
+_SHOWN = 5
 
 
 def check_run(executor: Executor, folder: Path | None, num_workers: int, worker_index: int) -> None:
@@ -48,24 +51,22 @@ def run_plan(plan: Plan, units: WorkPlan, done: Done, executor: Executor, *, pro
         UnitFailed: some failed, after all others were done.
         WorkerLost, Stalled, StoreError: see `complete`.
     """
-    todo = units.only(done.missing(units))
+    missing = done.missing(units)
+    _warn_of_spoiled(units, spoiled_units(done.folder, missing))
+    todo = units.only(missing)
     with _bar(plan.task, units, todo, shown=progress) as bar:
         made = Fitters(plan, done, Threads.equal(executor.threads), bar.begins if executor.in_process else None)
         complete(todo, executor, made, bar.advance, missing=lambda: done.missing(todo), hopeless=None)
 
 
-@contextmanager
-def folder_locked(folder: Path) -> Iterator[None]:
-    """Within the block no other process merges results into the folder, where the system has such locks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if importlib.util.find_spec("fcntl") is None:
-        yield
-        return
-    import fcntl
-
-    with (folder / ".lock").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _warn_of_spoiled(units: WorkPlan, spoiled: Collection[str]) -> None:
+    names = [unit.name for unit in units.units if unit.id in spoiled]
+    if names:
+        more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        warnings.warn(
+            f"not as they were written, so done again: {'; '.join(names[:_SHOWN])}{more} (the result, its samples "
+            "or its saved probe was changed, or written by an earlier version)", DamagedUnit, stacklevel=4,
+        )  # fmt: skip
 
 
 class _Bar:

@@ -18,8 +18,9 @@ from probing.training.clusters import input_names
 from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.fitting import unit_id
 from probing.training.plan import Plan, make_plan
-from probing.training.results import NO_SITE
 from probing.training.states import States, site_states, unit_states
+from probing.training.tables import NO_SITE
+from probing.training.units import sweep_results
 
 Source = tuple[Store | str | Path, Corpus]
 
@@ -76,6 +77,8 @@ def transfer(
     plans = _united(plans)
     _refuse_strangers(plans)
     folder = None if to is None else Path(to)
+    if folder is not None:
+        sweep_results(folder)
     results = CrossResults("transfer", _all(plans, folder), _shared(plans))
     if folder is not None:
         results.write(folder)

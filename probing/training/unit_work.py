@@ -17,9 +17,9 @@ from probing.store import Store
 from probing.training.fitting import Unit, analysis_id, baseline_scores, fit_unit, run_analysis, unit_id
 from probing.training.other_states import OtherStates
 from probing.training.plan import Plan
-from probing.training.results import NO_SITE
 from probing.training.scoring import Scores
 from probing.training.states import States, held, site_states, stateless, unit_states
+from probing.training.tables import NO_SITE
 from probing.training.threads import Threads
 from probing.training.units import load_analysis, load_unit
 from probing.work import Place, Report, Worker, WorkPlan, WorkUnit

@@ -1,10 +1,10 @@
-"""Units of a training run on disk: one result each, committed by a rename, so that a killed run resumes."""
+"""Units of a training run on disk: one result each, sealed and committed by a rename, so that a killed run resumes."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from safetensors.numpy import load_file, save
 
 from probing import analysis as analyses
 from probing.analysis import AnalysisResult
-from probing.contracts import Probe
 from probing.design import Labels
 from probing.errors import InputError
-from probing.provenance import digest
+from probing.provenance import digest, file_sha256
 from probing.records import ProbeResult, from_json, to_json
-from probing.whole_files import write_atomically
+from probing.training.saved_probes import probe_name
+from probing.whole_files import read_sealed, sealed, sweep, write_atomically
 
 VERSION = 7  # raised by any change that alters a score
 
@@ -41,30 +41,41 @@ def labels_digest(labels: Labels) -> str:
 
 
 def load_unit(folder: Path | None, unit: str) -> ProbeResult | None:
-    """The committed result of a unit, or None if there is none that is whole."""
-    if folder is None:
+    """The committed result of a unit, or None if there is none, or it or a file of it is not as it was written."""
+    lines = _lines(folder, unit)
+    if folder is None or len(lines) != 2:
         return None
     try:
-        result = from_json((folder / "units" / f"{unit}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):
+        result, files = from_json(lines[0]), json.loads(lines[1])["files"]
+        names = _file_names(result, unit)  # no path is made of what the file says
+        whole = set(files) == set(names) and all(file_sha256(folder / name) == files[name] for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    saved = not result.provenance.get("saved") or probe_stem(folder, result).with_name("seed0.json").is_file()
-    whole = saved and _samples_path(folder, unit).is_file()
     return result if result.provenance.get("unit") == unit and whole else None
 
 
-def commit_unit(folder: Path | None, result: ProbeResult, probe: Probe, samples: Mapping[str, NDArray[Any]]) -> None:
-    """Save the task's fitted probe (first seed) if it can be saved, its bootstrap samples, then the result.
+def commit_unit(
+    folder: Path | None, result: ProbeResult, probe: Mapping[str, bytes], samples: Mapping[str, NDArray[Any]]
+) -> None:
+    """Write the files of the saved probe by suffix, and the bootstrap samples, then the result and the hashes of all.
 
     The result is the commit.
     """
     if folder is None:
         return
-    if result.provenance["saved"]:
-        probe.save(probe_stem(folder, result))
-    unit: Any = result.provenance["unit"]
-    write_atomically(_samples_path(folder, unit), save({name: samples[name] for name in sorted(samples)}))
-    write_atomically(folder / "units" / f"{unit}.json", (to_json(result) + "\n").encode())
+    unit = str(result.provenance["unit"])
+    files = {f"{probe_name(result)}{suffix}": content for suffix, content in probe.items()}
+    files[f"units/{unit}.safetensors"] = save({name: samples[name] for name in sorted(samples)})
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    write_atomically(_path(folder, unit), sealed(f"{to_json(result)}\n{json.dumps({'files': hashes})}"))
+
+
+def _file_names(result: ProbeResult, unit: str) -> list[str]:
+    """The files that belong to a unit, below the folder."""
+    saved = [f"{probe_name(result)}{suffix}" for suffix in (".safetensors", ".json")]
+    return [f"units/{unit}.safetensors", *(saved if result.provenance.get("saved") else [])]
 
 
 def load_samples(folder: Path, result: ProbeResult) -> dict[str, NDArray[Any]]:
@@ -73,7 +84,7 @@ def load_samples(folder: Path, result: ProbeResult) -> dict[str, NDArray[Any]]:
     Raises:
         InputError: they are missing or damaged.
     """
-    path = _samples_path(folder, str(result.provenance.get("unit")))
+    path = _path(folder, str(result.provenance.get("unit"))).with_suffix(".safetensors")
     try:
         return dict(load_file(path))
     except (OSError, SafetensorError, ValueError) as error:
@@ -84,34 +95,37 @@ def load_samples(folder: Path, result: ProbeResult) -> dict[str, NDArray[Any]]:
         ) from None  # fmt: skip
 
 
-def _samples_path(folder: Path, unit: str) -> Path:
-    return folder / "units" / f"{unit}.safetensors"
-
-
 def load_analysis(folder: Path | None, unit: str) -> AnalysisResult | None:
-    """The committed result of an analysis, or None if there is none that is whole."""
-    if folder is None:
-        return None
+    """The committed result of an analysis, or None if there is none, or it is not as it was written."""
+    lines = _lines(folder, unit)
     try:
-        result = analyses.from_json((folder / "units" / f"{unit}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        result = analyses.from_json(lines[0]) if len(lines) == 1 else None
+    except ValueError:
         return None
-    return result if result.provenance.get("unit") == unit else None
+    return result if result is not None and result.provenance.get("unit") == unit else None
 
 
 def commit_analysis(folder: Path | None, result: AnalysisResult) -> None:
     """Save the result of an analysis."""
     if folder is not None:
-        unit: Any = result.provenance["unit"]
-        write_atomically(folder / "units" / f"{unit}.json", (analyses.to_json(result) + "\n").encode())
+        write_atomically(_path(folder, str(result.provenance["unit"])), sealed(analyses.to_json(result)))
 
 
-def probe_stem(folder: Path, result: ProbeResult) -> Path:
-    """`probes/TASK/SITE/PROBE/seed0` in `folder`, without suffix."""
-    return folder / "probes" / _slug(result.task) / _slug(result.site) / _slug(result.probe) / "seed0"
+def spoiled_units(folder: Path | None, units: Collection[str]) -> list[str]:
+    """Those of the units that are not done whose file is there all the same: it, or one of theirs, was changed."""
+    return [] if folder is None else sorted(unit for unit in units if _path(folder, unit).is_file())
 
 
-def _slug(name: str) -> str:
-    """A file name that tells names apart: `:` becomes `-`; a name with other odd characters also gets a hash."""
-    plain = re.sub(r"[^A-Za-z0-9._=,-]", "_", name.replace(":", "-").strip("()"))[:80].strip(".") or "_"
-    return plain if re.fullmatch(r"[A-Za-z0-9._=,:-]{1,80}|\(none\)", name) else f"{plain}-{digest(name)[:8]}"
+def sweep_results(folder: Path) -> None:
+    """Delete what killed runs left half written in a folder of results."""
+    for place in (folder, folder / "units", folder / "use", *(folder / "probes").glob("*/*/*")):
+        sweep(place)
+
+
+def _lines(folder: Path | None, unit: str) -> list[str]:
+    text = None if folder is None else read_sealed(_path(folder, unit))
+    return [] if text is None else text.splitlines()
+
+
+def _path(folder: Path, unit: str) -> Path:
+    return folder / "units" / f"{unit}.json"
