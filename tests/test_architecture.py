@@ -29,7 +29,7 @@ MEMBERS = (
 )
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
-    {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files", "text_forms"},
+    {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files", "text_forms", "interning"},
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics",
         "multiplicity", "sources", "grouping", "heads", "criterion",
