@@ -11,6 +11,7 @@ import inspect
 import json
 import signal
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -19,8 +20,9 @@ import typer
 from typer.core import TyperGroup
 
 from probing import registry, showing
-from probing.errors import DiskFull, Interrupted, ProbingError, UnitFailed
+from probing.errors import DiskFull, Interrupted, ProbingError, ProbingWarning, UnitFailed
 from probing.job_commands import Quiet, add_job_command
+from probing.once_only import OnceOnly
 from probing.showing import (
     finish_ablate,
     finish_cross,
@@ -36,6 +38,7 @@ from probing.showing import (
 from probing.store_commands import AsJson, print_mapping, store_app
 
 REQUEUE = 75
+_with_place = warnings.formatwarning
 _SHOWN = 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -94,7 +97,7 @@ app = typer.Typer(
 app.add_typer(store_app, name="store")
 
 
-@app.command()
+@app.command(cls=OnceOnly)
 def run(
     study: Annotated[Path, typer.Argument(help="study file (YAML)", metavar="STUDY.yaml", show_default=False)],
     to: Annotated[Path | None, typer.Option("--to", help="directory of results (default cache/results/NAME)")] = None,
@@ -118,7 +121,7 @@ def run(
         typer.echo(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
 
 
-@app.command()
+@app.command(cls=OnceOnly)
 def compare(
     results: Annotated[str, typer.Argument(help="directory that `probing train --to` wrote", metavar="RESULTS_DIR")],
     task: Annotated[str, typer.Option(help="task, as it was trained", show_default=False)],
@@ -144,7 +147,7 @@ def compare(
         import_module("probing.reporting.tables").print_pairs(pairs.to_dict("records"), Console())
 
 
-@app.command("list")
+@app.command("list", cls=OnceOnly)
 def list_members(
     folder: Annotated[str, typer.Argument(help=f"one of: {', '.join(registry.FOLDERS)}; none: all of them")] = "",
     member: Annotated[str, typer.Argument(help="a member: its options and their meaning")] = "",
@@ -218,8 +221,14 @@ def _requeue(*_: object) -> NoReturn:
     raise _Requeue
 
 
+def _shown(message: Warning | str, category: type[Warning], *place: Any) -> str:
+    """A warning of ours as its words; any other with its place in the code."""
+    return f"warning: {message}\n" if issubclass(category, ProbingWarning) else _with_place(message, category, *place)
+
+
 def main() -> None:
     """Entry point of the command `probing`."""
+    warnings.formatwarning = _shown
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     for name in ("SIGTERM", "SIGUSR1"):

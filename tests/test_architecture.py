@@ -43,7 +43,7 @@ LAYERS = [
     {"plantbench", "evidence"},
     {"reporting"},
     {"jobs", "cross_jobs", "use_jobs", "patch_jobs", "plantbench_jobs", "job_commands", "study", "store_commands",
-     "showing", "cli", "__main__", "__init__"},
+     "showing", "cli", "once_only", "mixed_tasks", "__main__", "__init__"},
 ]  # fmt: skip
 HEAVY = (
     "pydantic",

@@ -33,9 +33,17 @@ class JsonlReader(CorpusReader):
             CorpusError: not JSON, not an object, a key twice, a number that is not finite; with file and line.
         """
         chosen = row_options(options, "JSONL")
-        text = read_text(source)
-        rows = _array(text, source) if text.lstrip().startswith("[") else _lines(text, source)
-        return corpus_from_rows(rows, split=split, options=chosen)
+        return corpus_from_rows(read_lines(source), split=split, options=chosen)
+
+
+def read_lines(source: str) -> Rows:
+    """The rows of a file: the objects of its lines, or of its array.
+
+    Raises:
+        CorpusError: see `JsonlReader.read`; of lines, as they are gone through.
+    """
+    text = read_text(source)
+    return _array(text, source) if text.lstrip().startswith("[") else _lines(text, source)
 
 
 def _lines(text: str, source: str) -> Rows:
