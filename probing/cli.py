@@ -221,14 +221,18 @@ def _requeue(*_: object) -> NoReturn:
     raise _Requeue
 
 
-def _shown(message: Warning | str, category: type[Warning], *place: Any) -> str:
+def _as_words(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """A warning of ours as its words; any other with its place in the code."""
-    return f"warning: {message}\n" if issubclass(category, ProbingWarning) else _with_place(message, category, *place)
+    if issubclass(category, ProbingWarning):
+        return f"warning: {message}\n"
+    return _with_place(message, category, filename, lineno, line)
 
 
 def main() -> None:
     """Entry point of the command `probing`."""
-    warnings.formatwarning = _shown
+    warnings.formatwarning = _as_words
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     for name in ("SIGTERM", "SIGUSR1"):

@@ -10,22 +10,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from probing.corpora._text import read_text
+import numpy as np
+
+from probing.corpora._text import read_utf8
 from probing.errors import BadParameter, CorpusError
 
 QUOTING = ("none", "multiline")
 _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"  # 007 and longer digits stay strings: they are codes, not numbers
-_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?$"
-_LEADING_ZERO = r"^[+-]?0[0-9]"
-_LARGEST_BLOCK = 2**31 - 1
+_NUMBER = r"^[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?$"
+_BLOCKS = (2**20, 2**31 - 1)  # bytes that are cut at once: the second where a row is longer than the first
+_QUOTE, _BREAKS = ord('"'), (10, 13)
 _HEAD = 100  # rows that most columns of text show not to be numbers
 
 
 @dataclass(frozen=True)
 class Delimited:
-    """A file's text and how its cells are told apart."""
+    """A file's text, UTF-8, and how its cells are told apart."""
 
-    text: str
+    data: bytes
     separator: str
     quoting: str
     source: str
@@ -38,14 +40,16 @@ class Delimited:
             BadParameter: a separator of several characters, or an unknown quoting.
             CorpusError: not UTF-8, or empty.
         """
-        if len(separator) != 1 or separator in '"\r\n':
-            raise BadParameter("a separator is one character", needed="one character, e.g. ;", found=repr(separator))
+        if len(separator) != 1 or separator in '"\r\n' or not separator.isascii():
+            raise BadParameter(
+                "a separator is one character of ASCII", needed="one character, e.g. ;", found=repr(separator)
+            )
         if quoting and quoting not in QUOTING:
             raise BadParameter(
                 "unknown quoting", needed="none (quotation marks are text) or multiline (cells may hold line breaks)",
                 found=repr(quoting), next_step="leave it out for a table whose cells are quoted where they need it",
             )  # fmt: skip
-        return cls(read_text(source), separator, quoting, source)
+        return cls(read_utf8(source), separator, quoting, source)
 
     def table(self) -> tuple[Any, Sequence[int]]:
         """The cells of all rows as an Arrow table of strings, empty ones null; and the line of every row.
@@ -54,29 +58,22 @@ class Delimited:
             CorpusError: a bad header, ragged lines, quotation marks that do not pair, or lines merged by them.
         """
         import pyarrow as pa
-        from pyarrow import csv as arrow_csv
 
-        header, body, first = self._header()
-        if not body.strip("\r\n"):
+        header, begin, first = self._header()
+        if not self.data[begin : begin + 4096].strip(b"\r\n") and not self.data[begin:].strip(b"\r\n"):
             return pa.table({name: pa.array([], pa.string()) for name in header}), []
-        quoted = self.quoting != "none" and '"' in body
-        lines = self._counted(header, first) if quoted else self._lines(body, first)
-        names = [str(place) for place in range(len(header))]
-        data = body.encode()
+        body = memoryview(self.data)[begin:]
+        quoted = self.quoting != "none" and self.data.find(b'"', begin) >= 0
+        plain = not quoted or self._has_plain_quotes(body)
+        lines: Sequence[int] = [] if plain else self._counted(header, first)
         try:
-            table = arrow_csv.read_csv(
-                pa.py_buffer(data),
-                arrow_csv.ReadOptions(column_names=names, block_size=min(len(data) + 1, _LARGEST_BLOCK)),
-                arrow_csv.ParseOptions(
-                    delimiter=self.separator, quote_char='"' if quoted else False, newlines_in_values=quoted
-                ),
-                arrow_csv.ConvertOptions(
-                    column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
-                ),
-            ).rename_columns(header)
+            table = self._cells(body, len(header), quoted=quoted, breaks_in_cells=not plain).rename_columns(header)
         except pa.ArrowException as error:
             self._counted(header, first)  # names the line
             raise CorpusError("malformed table", found=str(error)[:200], where=self.source) from None
+        if plain:
+            n_lines = self.data.count(b"\n", begin) + (body[-1] != _BREAKS[0])
+            lines = range(first, first + n_lines) if n_lines == len(table) else self._counted(header, first)
         if len(lines) != len(table):
             raise CorpusError(
                 "lines and rows do not agree", needed=f"{len(lines)} rows", found=f"{len(table)}", where=self.source,
@@ -84,19 +81,63 @@ class Delimited:
             )  # fmt: skip
         return table, lines
 
-    def _header(self) -> tuple[list[str], str, int]:
-        """The names of the columns, the text below them, and the number of its first line.
+    def _cells(self, body: memoryview, width: int, *, quoted: bool, breaks_in_cells: bool) -> Any:
+        """All cells by pyarrow, which refuses ragged lines."""
+        import pyarrow as pa
+        from pyarrow import csv as arrow_csv
+
+        names = [str(place) for place in range(width)]
+        parsing = arrow_csv.ParseOptions(
+            delimiter=self.separator, quote_char='"' if quoted else False, newlines_in_values=breaks_in_cells
+        )
+        converting = arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
+        )
+        for block in _BLOCKS:
+            reading = arrow_csv.ReadOptions(column_names=names, block_size=min(len(body) + 1, block))
+            try:
+                return arrow_csv.read_csv(pa.py_buffer(body), reading, parsing, converting)
+            except pa.ArrowException:
+                if block == _BLOCKS[-1]:
+                    raise
+        raise AssertionError
+
+    def _has_plain_quotes(self, body: memoryview) -> bool:
+        """Whether no cell holds a line break, and every quotation mark opens, closes or is doubled in a quoted cell.
+
+        Of such marks each even one follows an edge of its cell or another mark, each odd one goes before.
+        """
+        marks = np.frombuffer(body, np.uint8)
+        quotes = np.flatnonzero(marks == _QUOTE)
+        is_edge = np.zeros(256, bool)
+        is_edge[[ord(self.separator), _QUOTE, *_BREAKS]] = True
+        opening, closing = quotes[::2], quotes[1::2]
+        before = marks[opening[opening > 0] - 1]
+        after = marks[closing[closing < len(marks) - 1] + 1]
+        if len(quotes) % 2 or not (is_edge[before].all() and is_edge[after].all()):
+            return False
+        breaks = np.flatnonzero(marks == _BREAKS[0])
+        if self.data.find(b"\r") >= 0:
+            breaks = np.flatnonzero(np.isin(marks, _BREAKS))
+        return not (np.searchsorted(quotes, breaks) % 2).any()
+
+    def _text_lines(self) -> Iterator[str]:
+        """The lines with their ends, decoded one after the other."""
+        return iter(io.TextIOWrapper(io.BytesIO(self.data), encoding="utf-8", newline=""))
+
+    def _header(self) -> tuple[list[str], int, int]:
+        """The names of the columns, where the rows below begin in the data, and the number of their first line.
 
         The first name may be missing: a DataFrame writes its index so.
         """
-        buffer = io.StringIO(self.text, newline="")
-        with self._reader(buffer, []) as reader:
+        above: list[str] = []
+        with self._reader(_recorded(self._text_lines(), above), above) as reader:
             header: list[str] = next((row for row in reader if row), [])
             line = reader.line_num
         header = [name.strip() for name in header]
         self._check_separator(header)
         check_names(header[1:] if len(header) > 1 and not header[0] else header, self.source)
-        return header, self.text[buffer.tell() :], line + 1
+        return header, len("".join(above).encode()), line + 1
 
     def _check_separator(self, header: Sequence[str]) -> None:
         """A header of one cell that holds another usual separator was written with that one."""
@@ -116,15 +157,9 @@ class Delimited:
         Raises:
             CorpusError: ragged lines, quotation marks that do not pair, or lines that they merge.
         """
-        buffer, of_row = io.StringIO(self.text, newline=""), list[str]()
-
-        def recorded() -> Iterator[str]:
-            for line in buffer:
-                of_row.append(line)
-                yield line
-
+        of_row: list[str] = []
         found: list[int] = []
-        with self._reader(recorded(), of_row) as reader:
+        with self._reader(_recorded(self._text_lines(), of_row), of_row) as reader:
             for row in reader:
                 line = reader.line_num - len(of_row) + 1
                 if row and line >= first:
@@ -139,7 +174,7 @@ class Delimited:
     @contextmanager
     def _reader(self, lines: Iterator[str], of_row: Sequence[str]) -> Iterator[Any]:
         """Rows of cells as Python's module cuts them, of any length; its complaints name the first line of the row."""
-        longest = csv.field_size_limit(max(len(self.text), 131_072))
+        longest = csv.field_size_limit(max(len(self.data), 131_072))
         reader = csv.reader(
             lines, delimiter=self.separator, strict=True,
             quoting=csv.QUOTE_NONE if self.quoting == "none" else csv.QUOTE_MINIMAL,
@@ -161,7 +196,7 @@ class Delimited:
         A quoted cell of prose may hold line breaks and separators too; but behind a comma of prose is a space.
         """
         apart = [line.rstrip("\r\n").split(self.separator) for line in lines]
-        is_spaced = f"{self.separator} " in self.text[: self.text.index("\n")] or self.separator == "\t"
+        is_spaced = self.separator == "\t" or f"{self.separator} ".encode() in self.data[: self.data.find(b"\n")]
         is_prose = not is_spaced and any(cell[:1] == " " for cells in apart for cell in cells[1:])
         if self.quoting == "multiline" or width < 2 or is_prose or any(len(cells) != width for cells in apart):
             return
@@ -187,12 +222,12 @@ class Delimited:
             where=f"{self.source}:{line}", next_step=step,
         )  # fmt: skip
 
-    def _lines(self, body: str, first: int) -> Sequence[int]:
-        """The lines of a body without quoted cells that are not empty."""
-        if "\r" not in body and "\n\n" not in body and body[:1] != "\n":
-            return range(first, first + body.count("\n") + (body[-1:] != "\n"))
-        lines = io.StringIO(body, newline="")
-        return [number for number, line in enumerate(lines, start=first) if line.strip("\r\n")]
+
+def _recorded(lines: Iterator[str], record: list[str]) -> Iterator[str]:
+    """The lines, each noted as it is taken."""
+    for line in lines:
+        record.append(line)
+        yield line
 
 
 def check_names(names: Sequence[str], source: str) -> None:
@@ -216,18 +251,14 @@ def numbers_of(cells: Any) -> Any:
     import pyarrow as pa
     from pyarrow import compute
 
-    def all_match(pattern: str) -> bool:
-        for part in (cells.slice(0, _HEAD), cells):
-            if compute.all(compute.match_substring_regex(part, pattern)).as_py() is False:
-                return False
-        return True
-
     if cells.null_count == len(cells):
         return cells
-    if all_match(_INTEGER):
-        return cells.cast(pa.int64())
-    if all_match(_NUMBER) and not compute.any(compute.match_substring_regex(cells, _LEADING_ZERO)).as_py():
-        return cells.cast(pa.float64())
+    for pattern, kind in ((_INTEGER, pa.int64()), (_NUMBER, pa.float64())):
+        for part in (cells.slice(0, _HEAD), cells):
+            if compute.all(compute.match_substring_regex(part, pattern)).as_py() is False:
+                break
+        else:
+            return cells.cast(kind)
     return cells
 
 

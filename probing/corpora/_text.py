@@ -15,11 +15,20 @@ def read_text(source: str) -> str:
     """The whole text of a file, without a byte order mark.
 
     Raises:
+        CorpusError: see `read_utf8`.
+    """
+    return read_utf8(source).decode()
+
+
+def read_utf8(source: str) -> bytes:
+    """The whole text of a file as UTF-8, without a byte order mark.
+
+    Raises:
         CorpusError: missing, unreadable, empty, not UTF-8 or with a NUL, with file and line.
     """
     check_file(source)
     try:
-        data = Path(source).read_bytes()
+        data = Path(source).read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise CorpusError("the corpus file cannot be read", found=str(error), where=source) from error
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
@@ -27,21 +36,21 @@ def read_text(source: str) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise _wrong_encoding(source, "UTF-16", "a byte order mark of UTF-16", 1)
     try:
-        text = data.decode("utf-8-sig")
+        _ = data.isascii() or data.decode()
     except UnicodeDecodeError as error:
-        line = data.count(bytes([10]), 0, error.start) + 1
+        line = data.count(b"\n", 0, error.start) + 1
         raise _wrong_encoding(source, _encoding_of(data), f"byte 0x{data[error.start]:02x}", line) from None
-    if "\0" in text:
+    if b"\0" in data:
         if _encoding_of(data):
             raise _wrong_encoding(source, _encoding_of(data), "every other byte 0", 1)
-        line = text.count("\n", 0, text.index("\0")) + 1
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
         raise CorpusError(
             "the corpus file holds a NUL character", needed="plain text", where=f"{source}:{line}",
             next_step=f"take it out, e.g. with: tr -d '\\000' < {shlex.quote(source)} > {_beside(source)}",
         )  # fmt: skip
-    if not text.strip():
+    if not data or data.isspace():
         raise CorpusError("the corpus file is empty", needed="at least one example", where=source)
-    return text
+    return data
 
 
 def _encoding_of(data: bytes) -> str:
