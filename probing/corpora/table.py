@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -101,7 +102,8 @@ def _typed(table: Any, options: Mapping[str, str]) -> Any:
     """Numbers where a column holds nothing else; the text, and words where they are named, as they are written."""
     import pyarrow as pa
 
-    typed = {name: numbers_of(table.column(name)) for name in table.column_names}
+    with ThreadPoolExecutor() as pool:  # pyarrow computes without the interpreter's lock
+        typed = dict(zip(table.column_names, pool.map(numbers_of, table.columns), strict=True))
     texts = [composed(options.get(role, "")) for role in ("text", "words")]
     texts[0] = texts[0] or _text_of(typed, table)
     return pa.table({n: table.column(n) if composed(n) in texts else column for n, column in typed.items()})
@@ -110,7 +112,7 @@ def _typed(table: Any, options: Mapping[str, str]) -> Any:
 def _text_of(typed: Mapping[str, Any], table: Any) -> str:
     """The column called as the text usually is: of several, the first that holds more than numbers."""
     usual = usual_text(typed)
-    return next((name for name in usual if typed[name] is table.column(name)), usual[0] if usual else "")
+    return next((name for name in usual if typed[name].type == table.column(name).type), usual[0] if usual else "")
 
 
 def _columnar(source: str, suffix: str) -> Any:
