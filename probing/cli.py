@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 from probing import registry, showing
 from probing.errors import DiskFull, Interrupted, ProbingError, ProbingWarning, UnitFailed
 from probing.job_commands import Quiet, add_job_command
+from probing.once_only import OnceOnly
 from probing.showing import (
     finish_ablate,
     finish_cross,
@@ -37,6 +38,7 @@ from probing.showing import (
 from probing.store_commands import AsJson, print_mapping, store_app
 
 REQUEUE = 75
+_with_place = warnings.formatwarning
 _SHOWN = 20
 _PYTHON_SHOWS = warnings.showwarning
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -96,7 +98,7 @@ app = typer.Typer(
 app.add_typer(store_app, name="store")
 
 
-@app.command()
+@app.command(cls=OnceOnly)
 def run(
     study: Annotated[Path, typer.Argument(help="study file (YAML)", metavar="STUDY.yaml", show_default=False)],
     to: Annotated[Path | None, typer.Option("--to", help="directory of results (default cache/results/NAME)")] = None,
@@ -120,7 +122,7 @@ def run(
         typer.echo(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
 
 
-@app.command()
+@app.command(cls=OnceOnly)
 def compare(
     results: Annotated[str, typer.Argument(help="directory that `probing train --to` wrote", metavar="RESULTS_DIR")],
     task: Annotated[str, typer.Option(help="task, as it was trained", show_default=False)],
@@ -147,7 +149,7 @@ def compare(
         import_module("probing.reporting.tables").print_pairs(pairs.to_dict("records"), Console())
 
 
-@app.command("list")
+@app.command("list", cls=OnceOnly)
 def list_members(
     folder: Annotated[str, typer.Argument(help=f"one of: {', '.join(registry.FOLDERS)}; none: all of them")] = "",
     member: Annotated[str, typer.Argument(help="a member: its options and their meaning")] = "",
@@ -221,8 +223,18 @@ def _requeue(*_: object) -> NoReturn:
     raise _Requeue
 
 
+def _as_words(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of ours as its words; any other with its place in the code."""
+    if issubclass(category, ProbingWarning):
+        return f"warning: {message}\n"
+    return _with_place(message, category, filename, lineno, line)
+
+
 def main() -> None:
     """Entry point of the command `probing`."""
+    warnings.formatwarning = _as_words
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     for name in ("SIGTERM", "SIGUSR1"):

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from probing import registry
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.grouping import Ints, first_crossing, random_splits, unit_names, units_of
 from probing.heads import depths
+from probing.interning import Label, are_decomposed, compact, interned, once
 from probing.sources import SPLITS, Source, parts_of, split_order
 from probing.text_forms import composed, named
 
 __all__ = ["SPLITS", "Corpus", "Example", "Label", "joined"]
-
-Label = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -58,16 +55,16 @@ class Example:
         # Spans and labels repeat: kept once, 100,000 annotated sentences take a third of the memory.
         columns, word_columns = self.columns or {}, self.word_columns or {}
         if not self.recomposed:
-            changed = [name for name, label in columns.items() if _are_decomposed((label,))]
-            changed += [name for name, labels in word_columns.items() if _are_decomposed(labels)]
-            object.__setattr__(self, "recomposed", tuple(map(_interned, changed)))
-        object.__setattr__(self, "words", tuple([_once(span) for span in self.words]))
-        object.__setattr__(self, "columns", {_interned(key): _interned(label) for key, label in columns.items()})
-        object.__setattr__(self, "word_columns", {_interned(key): _compact(x) for key, x in word_columns.items()})
+            changed = [name for name, label in columns.items() if are_decomposed((label,))]
+            changed += [name for name, labels in word_columns.items() if are_decomposed(labels)]
+            object.__setattr__(self, "recomposed", tuple(map(interned, changed)))
+        object.__setattr__(self, "words", tuple([once(span) for span in self.words]))
+        object.__setattr__(self, "columns", {interned(key): interned(label) for key, label in columns.items()})
+        object.__setattr__(self, "word_columns", {interned(key): compact(x) for key, x in word_columns.items()})
         object.__setattr__(self, "document", named(self.document))
         for name in ("spans", "pairs"):
             given = getattr(self, name) or {}
-            object.__setattr__(self, name, {_interned(key): value for key, value in given.items()})
+            object.__setattr__(self, name, {interned(key): value for key, value in given.items()})
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -91,33 +88,6 @@ class Example:
         return self.document if self.document is not None else self.id
 
 
-_SPANS: dict[tuple[int, int], tuple[int, int]] = {}
-_UNLABELLED: dict[int, tuple[None, ...]] = {}
-_LONGEST_SHARED = 1024
-
-
-def _once(span: tuple[int, int]) -> tuple[int, int]:
-    """One object for equal spans of texts of usual length."""
-    return _SPANS.setdefault(span, span) if span[1] < _LONGEST_SHARED else span
-
-
-def _compact(labels: Sequence[Label]) -> tuple[Label, ...]:
-    if len(labels) < _LONGEST_SHARED and not any(label is not None for label in labels):
-        return _UNLABELLED.setdefault(len(labels), (None,) * len(labels))
-    form = composed if _are_decomposed(labels) else str
-    return tuple([sys.intern(form(label)) if type(label) is str else label for label in labels])
-
-
-def _interned(value: Any) -> Any:
-    text = composed(value) if type(value) is str else value
-    return sys.intern(text) if type(text) is str and len(text) < _LONGEST_SHARED else text
-
-
-def _are_decomposed(labels: Sequence[Label]) -> bool:
-    texts = [label for label in labels if type(label) is str]
-    return not "".join(texts).isascii() and any(composed(text) != text for text in texts)
-
-
 @dataclass(frozen=True)
 class Corpus:
     """An ordered sequence of examples; an example's ordinal is its position here.
@@ -126,11 +96,13 @@ class Corpus:
         examples: in order.
         source: for messages.
         unit: what `document` of the examples is called: `document`, or the column that was named as the group.
+        left_out: fields of the source that are no column: nested, or lists of numbers as long as no row's words.
     """
 
     examples: tuple[Example, ...]
     source: str = "memory"
     unit: str = "document"
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -249,8 +221,15 @@ class Corpus:
 
         Raises:
             UnknownName: no such column, with the nearest one.
+            CorpusError: a field that was left out, with the forms that are read.
         """
         levels, column = self.column_names(), composed(column)
+        if column in self.left_out and column not in levels:
+            raise CorpusError(
+                f"the field {column!r} is no column of labels", needed="one value a row or word, or a list of strings",
+                found="objects, or lists of other lengths than the words", where=self.source,
+                next_step='write a set of labels as a list of strings, ["a", "b"], or give each label its own field',
+            )  # fmt: skip
         if column not in levels:
             raise unknown_name("column", column, levels, where=self.source)
         return levels[column]
@@ -275,14 +254,15 @@ class Corpus:
                 found=str(count), where=self.source, next_step="give train=, dev= and test= files",
             )  # fmt: skip
         splits = random_splits(self.examples, self.units, seed, fractions)
-        return replace(self, examples=tuple(replace(e, split=s) for e, s in zip(self.examples, splits, strict=True)))
+        return replace(self, examples=tuple(_in_split(e, s) for e, s in zip(self.examples, splits, strict=True)))
 
 
 def joined(parts: Iterable[Corpus], source: str) -> Corpus:
     """One corpus from several, in the order given."""
     listed = list(parts)
     unit = next((part.unit for part in listed if part.unit != "document"), "document")
-    return Corpus(tuple(example for part in listed for example in part.examples), source, unit)
+    left_out = dict.fromkeys(name for part in listed for name in part.left_out)
+    return Corpus(tuple(example for part in listed for example in part.examples), source, unit, tuple(left_out))
 
 
 def _split_seed(options: Mapping[str, str | int]) -> int | None:
@@ -291,6 +271,13 @@ def _split_seed(options: Mapping[str, str | int]) -> int | None:
         return None if value is None else int(value)
     except ValueError:
         raise BadParameter("split_seed is not a number", needed="an integer", found=repr(value)) from None
+
+
+def _in_split(example: Example, split: str) -> Example:
+    """The example in another split: `replace` would go through all of its labels again."""
+    moved = object.__new__(Example)
+    moved.__dict__.update(example.__dict__, split=split)
+    return moved
 
 
 def _prefixed(example: Example, document: object, same_ids: object) -> Example:

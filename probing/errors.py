@@ -13,7 +13,7 @@
     ├─ Interrupted
     └─ MissingDependency (ImportError)
 
-    ProbingWarning (UserWarning)  DoubtfulAnswer NotResumed
+    ProbingWarning (UserWarning)  DoubtfulAnswer NotForThisTask NotResumed
 
 A message says what was needed, what was found, where, and the next step; the four are attributes too.
 """
@@ -246,6 +246,10 @@ class ProbingWarning(UserWarning):
 
 class DoubtfulAnswer(ProbingWarning):
     """An answer is measured whose twin, with or without a space before it, the model says far rather."""
+
+
+class NotForThisTask(ProbingWarning):
+    """A probe, measure or analysis asked for several tasks has no form for the kind of one of them."""
 
 
 class NotResumed(ProbingWarning):

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 import typer.main
-from typer.core import TyperCommand
 
+from probing.once_only import OnceOnly
 from probing.store_commands import AsJson
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
@@ -72,12 +72,12 @@ def add_job_command(
     app.command(name, cls=_Deferred)(described)
 
 
-class _Deferred(TyperCommand):
+class _Deferred(OnceOnly):
     """A command that is built when it is called, or its help is asked for."""
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-        alone.command(self.name)(self.callback.__dict__["build"]())
+        alone.command(self.name, cls=OnceOnly)(self.callback.__dict__["build"]())
         return typer.main.get_command(alone).make_context(info_name, args, *rest, **extra)
 
 

@@ -228,7 +228,7 @@ class TrainOptions(Job):
     """What is asked of the states."""
 
     tasks: Many = option(help="task: upos, feature:Number, head, span:COLUMN, column:NAME, … (repeatable)", flag="task")
-    probes: Many = option(["linear"], help="probe with options: linear, mlp:hidden=64, … (repeatable)", flag="probe")
+    probes: Many = option([], help="probe: linear, mlp:hidden=64, … (default: the task's; repeatable)", flag="probe")
     controls: Many = option(
         [], help="control with options: word_type:draws=5 (default for words), keyed:key=COLUMN, …", flag="control"
     )
@@ -255,11 +255,11 @@ class TrainOptions(Job):
         controls: Sequence[Any] = (), num_workers: int = 1, worker_index: int = 0,
     ) -> ProbeResults:  # fmt: skip
         """Run `probing.train` on one task; its results are merged into those in `to`. `controls`: further ones."""
+        fitting = import_module("probing.mixed_tasks").fitting(task, corpus, self)
         return pb.train(
-            store, corpus, task=task, probes=self.probes, controls=[*self.controls, *controls] or None,
-            measures=self.measures or None, analyses=self.analyses, seeds=self.seeds, root_seed=self.root_seed,
-            sites=self.sites, cluster=self.cluster, rows=self.rows, correction=self.correction, to=to,
-            replace=self.replace, executor=self.executor, workers=self.workers, threads=self.threads,
+            store, corpus, task=task, controls=[*self.controls, *controls] or None, **fitting, seeds=self.seeds,
+            root_seed=self.root_seed, sites=self.sites, cluster=self.cluster, rows=self.rows, to=to, replace=self.replace,
+            correction=self.correction, executor=self.executor, workers=self.workers, threads=self.threads,
             memory=self.memory, num_workers=num_workers, worker_index=worker_index, progress=progress,
         )  # fmt: skip
 

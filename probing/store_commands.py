@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from probing.errors import printable
+from probing.once_only import OnceOnly
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tables")]
 
@@ -72,7 +73,7 @@ def print_mapping(info: dict[str, Any], as_json: bool, *, verbatim: bool = False
     Console().print(table)
 
 
-@store_app.command("ls")
+@store_app.command("ls", cls=OnceOnly)
 def store_ls(
     root: Annotated[Path, typer.Argument(help="a store, or a directory of stores")] = Path("cache/states"),
     as_json: AsJson = False,
@@ -91,7 +92,7 @@ def store_ls(
         typer.echo(f"no store under {root}")
 
 
-@store_app.command("info")
+@store_app.command("info", cls=OnceOnly)
 def store_show(
     store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)], as_json: AsJson = False
 ) -> None:
@@ -102,7 +103,7 @@ def store_show(
     print_store(store, as_json)
 
 
-@store_app.command("verify")
+@store_app.command("verify", cls=OnceOnly)
 def store_verify(
     store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
     repair: Annotated[
@@ -129,7 +130,7 @@ def store_verify(
     typer.echo(f"{store}: sound, {done}, {opened.n_rows} rows")
 
 
-@store_app.command("moments")
+@store_app.command("moments", cls=OnceOnly)
 def store_moments(
     store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
     corpus: Annotated[list[str], typer.Option("--corpus", help="SPLIT=FILE (repeat), or one FILE, as extracted")],
@@ -150,7 +151,7 @@ def store_moments(
         typer.echo(f"{one.site}: {one.count} rows of {len(one.examples)} examples ({selection}), width {len(one.mean)}")
 
 
-@store_app.command("merge")
+@store_app.command("merge", cls=OnceOnly)
 def store_merge(
     first: Annotated[Path, typer.Argument(metavar="STORE_DIR", help="gets what it lacks", show_default=False)],
     other: Annotated[Path, typer.Argument(metavar="OTHER_DIR", help="is not changed", show_default=False)],
@@ -164,7 +165,7 @@ def store_merge(
     typer.echo(f"{first}: {len(copied)} shards copied")
 
 
-@store_app.command("gc")
+@store_app.command("gc", cls=OnceOnly)
 def store_gc(
     store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", help="delete; without it, only list")] = False,
@@ -183,7 +184,7 @@ def store_gc(
         typer.echo(f"{sum(item.n_bytes for item in found)} bytes; nothing was deleted (add --yes)")
 
 
-@store_app.command("rm")
+@store_app.command("rm", cls=OnceOnly)
 def store_rm(
     store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
@@ -198,7 +199,7 @@ def store_rm(
     typer.echo(f"{store}: deleted" + (f"; left alone, not of a store: {', '.join(left)}" if left else ""))
 
 
-@store_app.command("export")
+@store_app.command("export", cls=OnceOnly)
 def store_export(
     store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
     to: Annotated[Path, typer.Option("--to", help="NAME.h5, NAME.safetensors, NAME.parquet, or a folder of .npy")],

@@ -1,12 +1,13 @@
 """Rows of named fields to examples: the rules that JSONL, tables and hub data sets share.
 
 * Upper and lower case of these usual names do not matter where no field has the name as it is.
-* Text: the field `text`, else `sentence`, else the only field of strings; or the option `text=FIELD`.
+* Text: the field `text`, else `sentence` (whole numbers are digits), else the only field of strings; or `text=FIELD`.
 * Words: the list field `words` or `tokens` (option `words=FIELD`), found in order in the text; without a text, the
   words joined by spaces are the text. Without a list, words are cut as `_words.split_words` says.
 * Labels: a list field as long as the words in more than half of the rows is a word column (and must be in every row);
   a field of single values is a sentence column; one of [a, b, label] triples in more than half of the rows holds pairs
-  of words, counted from 0; other fields (nested, lists of other lengths) are left out.
+  of words, counted from 0; lists of strings of other lengths are sets of labels, kept as JSON in a sentence column;
+  other fields (nested, lists of numbers) are left out, and a task that asks for one says so.
 * Labels and names of fields and spans are kept in Unicode's composed form (NFC); the text stays as it is.
 * `id`, `document` or `group`, and `split` are the example's id, document and split; options `id=`, `document=` and
   `split_column=` name others, and `none` switches one off, as it does `spans` and `messages`.
@@ -17,16 +18,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from probing.corpora._messages import are_messages, last_of_user, messages_of
-from probing.corpora._pairs import are_pairs, pairs_of
+from probing.corpora._fields import Field, fields_of
+from probing.corpora._messages import last_of_user, messages_of
+from probing.corpora._pairs import pairs_of
 from probing.corpora._spans import OPTION, span_fields, spans_of
 from probing.corpora._text import check_options
-from probing.corpora._values import is_scalar, label_of, string_of, with_composed_names
+from probing.corpora._values import label_of, labels_of, string_of, with_composed_names
 from probing.corpora._words import split_words
 from probing.corpus import Corpus, Example, Label
 from probing.errors import CorpusError, unknown_name
@@ -61,64 +63,28 @@ class Roles:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as read, with the place of each for messages. They are gone through four times: no need to hold all."""
+    """Rows as read, with the place of each for messages. They are gone through several times: no need to hold all."""
 
     values: Collection[Mapping[str, Any]]
-    places: Sequence[str]
+    places: Collection[str]
     source: str
 
 
-@dataclass
-class _Field:
-    """What the values of one field are, over all rows."""
+@dataclass(frozen=True)
+class Places(Collection[str]):
+    """The place of every row: a file and a number, made as they are gone through."""
 
-    has_string: bool = False
-    has_words: bool = False
-    has_mapping: bool = False
-    has_messages: bool = False
-    has_scalar: bool = False
-    is_string: bool = True
-    is_plain: bool = True
-    lists: int = 0
-    triples: int = 0
-    fitting: int = 0
+    head: str
+    numbers: Sequence[int]
 
-    def see(self, value: Any) -> None:
-        """Take one value that is not null in."""
-        if isinstance(value, list):
-            self.is_string = False
-            self.lists += 1
-            self.triples += are_pairs(value)
-            self.has_words |= all(isinstance(item, str) for item in value)
-            self.has_messages |= are_messages(value)
-            self.is_plain &= all(is_scalar(item) for item in value)
-            return
-        is_string = isinstance(value, str)
-        self.has_string |= is_string
-        self.is_string &= is_string
-        self.has_mapping |= isinstance(value, dict)
-        self.has_scalar = True
-        self.is_plain &= is_scalar(value)
+    def __iter__(self) -> Iterator[str]:
+        return (f"{self.head}{number}" for number in self.numbers)
 
-    @property
-    def level(self) -> str:
-        """`word`, `sentence`, `pair`, or "" for a field that is left out."""
-        if 2 * self.triples > self.lists and not (self.is_plain or self.has_scalar):
-            return "pair"
-        known = self.is_plain and not (self.lists and self.has_scalar)
-        return ("sentence" if not self.lists else "word" if 2 * self.fitting > self.lists else "") if known else ""
+    def __len__(self) -> int:
+        return len(self.numbers)
 
-
-def _fields(rows: Rows) -> dict[str, _Field]:
-    """Every field that occurs, in order of first occurrence."""
-    found: dict[str, _Field] = {}
-    for row in rows.values:
-        for name, value in row.items():
-            if name not in found:
-                found[name] = _Field()
-            if value is not None:
-                found[name].see(value)
-    return found
+    def __contains__(self, value: object) -> bool:
+        return any(value == place for place in self)
 
 
 def row_options(options: Mapping[str, str], reader: str, more: Sequence[str] = ()) -> dict[str, str]:
@@ -145,32 +111,36 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
     """
     if not rows.values:
         raise CorpusError("the corpus is empty", needed="at least one row", found="none", where=rows.source)
-    rows = replace(rows, values=with_composed_names(rows.values, rows.source))
-    known = _fields(rows)
+    known = fields_of(rows.values)
+    rows = replace(rows, values=with_composed_names(rows.values, list(known), rows.source))
+    known = {composed(name): field for name, field in known.items()}
     roles = _roles(known, options, rows.source)
     located = span_fields(options, list(known), rows.source)
-    for row, place in zip(rows.values, rows.places, strict=True):
+    for row, place in zip(rows.values, rows.places, strict=True) if any(f.lists for f in known.values()) else ():
         n_words = len(_text_and_words(row, roles, place)[1])
         for name, value in row.items():
             known[name].fitting += isinstance(value, list) and len(value) == n_words
     special = {getattr(roles, role.name) for role in fields(roles)} - {roles.document}
     kinds = {name: field.level for name, field in known.items() if name not in special}
-    examples = []
+    examples, stem = [], Path(rows.source).stem
     for index, (row, place) in enumerate(zip(rows.values, rows.places, strict=True)):
         text, words = _text_and_words(row, roles, place)
         columns = {name: label_of(row.get(name)) for name, level in kinds.items() if level == "sentence"}
+        columns |= {name: labels_of(row.get(name)) for name, level in kinds.items() if level == "labels"}
         word_columns = {
             name: _word_labels(row.get(name), len(words), name, place)
             for name, level in kinds.items()
             if level == "word"
         }
-        identity = string_of(row.get(roles.id)) or f"{Path(rows.source).stem}:{index + 1}"
+        identity = string_of(row.get(roles.id)) or f"{stem}:{index + 1}"
         document, own_split = string_of(row.get(roles.document)), _split(row, roles, split, place)
         spans = spans_of(row, roles.spans, located, text, place)
         chat = messages_of(row, roles.messages, place)
         pairs = pairs_of(row, [name for name, level in kinds.items() if level == "pair"], len(words), place)
         examples.append(Example(identity, text, words, columns, word_columns, document, own_split, spans, chat, pairs))
-    return Corpus(tuple(examples), rows.source, _unit(roles.document))
+    return Corpus(
+        tuple(examples), rows.source, _unit(roles.document), tuple(n for n, level in kinds.items() if not level)
+    )
 
 
 def _unit(column: str) -> str:
@@ -178,32 +148,47 @@ def _unit(column: str) -> str:
     return "document" if column.lower() in ("", *_DEFAULTS["document"]) else column
 
 
-def _roles(known: Mapping[str, _Field], options: Mapping[str, str], source: str) -> Roles:
+def _roles(known: Mapping[str, Field], options: Mapping[str, str], source: str) -> Roles:
     chosen = {}
     for role, candidates in _DEFAULTS.items():
         asked = options.get(role, "")
         if asked and asked != _OFF and asked not in known:
             raise unknown_name(f"column for option {role}", asked, known, where=source, error=CorpusError)
-        usual = [name for candidate in candidates for name in _written(candidate, known)]
+        usual = _usual(candidates, known)
         found = next((name for name in usual if _fits(role, known[name])), "")
         chosen[role] = "" if asked == _OFF else asked or found
     if not (chosen["text"] or chosen["words"] or chosen["messages"]):
-        chosen["text"] = _only_text({n: field for n, field in known.items() if n not in chosen.values()}, source)
+        # A column of that name is the text whatever it holds: another in its place would be read without a word.
+        named = [] if options.get("text") == _OFF else usual_text(known)
+        chosen["text"] = (
+            named[0]
+            if named
+            else _only_text({n: field for n, field in known.items() if n not in chosen.values()}, source)
+        )
     return Roles(**chosen)
 
 
-def _written(candidate: str, names: Collection[str]) -> list[str]:
-    """Columns of that name, as it is or in upper case (`Sentence`)."""
-    return [candidate] if candidate in names else [name for name in names if name.lower() == candidate]
+def usual_text(names: Collection[str]) -> list[str]:
+    """The columns that are called as the text usually is."""
+    return _usual(_DEFAULTS["text"], names)
 
 
-def _fits(role: str, field: _Field) -> bool:
+def _usual(candidates: Sequence[str], names: Collection[str]) -> list[str]:
+    """Columns of these names, as they are or in upper case (`Sentence`)."""
+    return [
+        name
+        for candidate in candidates
+        for name in ([candidate] if candidate in names else [name for name in names if name.lower() == candidate])
+    ]
+
+
+def _fits(role: str, field: Field) -> bool:
     """Whether a field of that usual name holds what the role needs: `words` may also be a number of words."""
     needed = {"text": field.has_string, "words": field.has_words, "spans": field.has_mapping}
     return {**needed, "messages": field.has_messages}.get(role, True)
 
 
-def _only_text(known: Mapping[str, _Field], source: str) -> str:
+def _only_text(known: Mapping[str, Field], source: str) -> str:
     of_strings = [name for name, field in known.items() if field.has_string and field.is_string]
     if len(of_strings) == 1:
         return of_strings[0]
@@ -219,13 +204,19 @@ def _text_and_words(row: Mapping[str, Any], roles: Roles, place: str) -> tuple[s
     words = row.get(roles.words) if roles.words else None
     if isinstance(words, str):
         words = words.split()
+    if type(text) is int:
+        text = str(text)
     if words is not None and not (isinstance(words, list) and all(isinstance(w, str) and w.strip() for w in words)):
         raise CorpusError(
             f"{roles.words} is not a list of words", needed="a list of strings that are not empty",
             found=repr(words)[:200], where=place,
         )  # fmt: skip
     if roles.text and not (isinstance(text, str) and text.strip()):
-        raise CorpusError(f"no text in column {roles.text!r}", needed="text", found=repr(text)[:80], where=place)
+        raise CorpusError(
+            f"no text in column {roles.text!r}", needed="text", found=repr(text)[:80], where=place,
+            next_step="fill it in or leave the row out; if another column is the text: --reader-option text=COLUMN "
+            "(words=COLUMN for lists of words)",
+        )  # fmt: skip
     if text is None and roles.messages and not roles.words:
         text = last_of_user(messages_of(row, roles.messages, place), place)
     if text is None:

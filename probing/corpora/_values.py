@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,13 @@ def label_of(value: Any) -> Label:
     return float(value) if isinstance(value, decimal.Decimal) else str(value)
 
 
+def labels_of(value: Any) -> str | None:
+    """A set of labels as the JSON text that `column:NAME:labels` reads; a single string is a set of one."""
+    if value is None:
+        return None
+    return json.dumps([value] if isinstance(value, str) else value, ensure_ascii=False)
+
+
 def string_of(value: Any) -> str | None:
     """The value as an id, document or split; None where it is missing."""
     return named(label_of(value))
@@ -51,13 +59,19 @@ class ComposedRows(Collection[Mapping[str, Any]]):
         return any(value == row for row in self)
 
 
-def with_composed_names(values: Collection[Mapping[str, Any]], source: str) -> Collection[Mapping[str, Any]]:
+def with_composed_names(
+    values: Collection[Mapping[str, Any]], names: Sequence[str], source: str
+) -> Collection[Mapping[str, Any]]:
     """The rows, their fields by composed names.
+
+    Args:
+        values: the rows.
+        names: of all fields that occur in them.
+        source: for messages.
 
     Raises:
         CorpusError: two fields of one name in two Unicode forms.
     """
-    names = list(dict.fromkeys(name for row in values for name in row))
     if all(composed(name) == name for name in names):
         return values
     for position, name in enumerate(names):

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from probing.contracts import CorpusReader
-from probing.corpora._rows import Rows, corpus_from_rows, row_options
-from probing.corpora._text import read_text
+from probing.corpora._delimited import Delimited, check_names, is_numbering, numbers_of
+from probing.corpora._rows import Places, Rows, corpus_from_rows, row_options, usual_text
 from probing.corpus import Corpus
-from probing.errors import BadParameter, CorpusError
+from probing.errors import CorpusError
 from probing.sources import check_file
+from probing.text_forms import composed
 
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # 007 and longer digits stay strings: they are codes, not numbers
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
-_LEADING_ZERO = re.compile(r"[+-]?0[0-9]")
+_ROWS_AT_ONCE = 8192
 
 
 class TableReader(CorpusReader):
     """Reads tables with a header.
 
-    In CSV and TSV an empty cell is a missing value; a column whose every other cell is a number becomes numbers;
-    everything else stays as written (`NA` and `null` are strings).
+    In CSV and TSV an empty cell is a missing value; a column whose every other cell is a number becomes numbers, unless
+    it is the text; everything else stays as written (`NA` and `null` are strings). A first column without a name that
+    numbers the rows, as `DataFrame.to_csv` writes it, is left out.
 
     Options: `text`, `words`, `id`, `document`, `split_column` name columns; `span.NAME` names the
-    column of a substring, or START:END those of two offsets; `separator` is a CSV file's.
+    column of a substring, or START:END those of two offsets; `separator` is a CSV file's; `quoting=none` takes
+    quotation marks as text, `quoting=multiline` allows cells of several lines that could be rows.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
@@ -36,90 +37,85 @@ class TableReader(CorpusReader):
         """All rows of the file.
 
         Raises:
-            CorpusError: a malformed table, ragged lines, columns named twice; with file and line.
+            CorpusError: a malformed table, ragged lines, lines merged by a quotation mark, columns named twice; with
+                file and line.
         """
-        chosen = row_options(options, "table", ("separator",))
-        suffix = Path(source).suffix.lower()
-        if suffix in (".csv", ".tsv"):
-            rows = _delimited(source, options.get("separator", "\t" if suffix == ".tsv" else ","))
-        else:
-            values = _columnar(source, suffix)
-            rows = Rows(values, [f"{source}, row {number}" for number in range(1, len(values) + 1)], source)
+        chosen = row_options(options, "table", ("separator", "quoting"))
+        rows = read_table(source, options)
         return corpus_from_rows(rows, split=split, options=chosen)
 
 
-def _delimited(source: str, separator: str) -> Rows:
-    if len(separator) != 1 or separator in '"\r\n':
-        raise BadParameter("a separator is one character", needed="one character, e.g. ;", found=repr(separator))
-    reader = csv.reader(io.StringIO(read_text(source), newline=""), delimiter=separator, strict=True)
-    cells: list[list[str]] = []
-    lines: list[int] = []
-    try:
-        header = [name.strip() for name in next(reader)]
-        before = reader.line_num
-        for row in reader:
-            if row:
-                cells.append(row)
-                lines.append(before + 1)
-            before = reader.line_num
-    except csv.Error as error:
-        raise CorpusError(
-            "malformed table", needed="quoted cells closed, quotes doubled inside them", found=str(error),
-            where=f"{source}:{reader.line_num}",
-        ) from None  # fmt: skip
-    _check_header(header, source)
-    _check_separator(header, separator, source)
-    for row, line in zip(cells, lines, strict=True):
-        if len(row) != len(header):
-            raise CorpusError(
-                "a line with the wrong number of cells", needed=f"{len(header)}: {', '.join(header)}",
-                found=str(len(row)), where=f"{source}:{line}",
-                next_step=_cells_step(len(row), len(header)),
-            )  # fmt: skip
-    columns = [_typed(list(column)) for column in zip(*cells, strict=True)]
-    values = [dict(zip(header, row, strict=True)) for row in zip(*columns, strict=True)]
-    return Rows(values, [f"{source}:{line}" for line in lines], source)
+def read_table(source: str, options: Mapping[str, str]) -> Rows:
+    """The rows of a file, their cells typed; no Python object is made of a cell before its row is gone through.
+
+    Raises:
+        CorpusError: see `TableReader.read`.
+    """
+    suffix = Path(source).suffix.lower()
+    if suffix not in (".csv", ".tsv"):
+        table = _columnar(source, suffix)
+        return Rows(TableRows(table, source), Places(f"{source}, row ", range(1, len(table) + 1)), source)
+    separator = options.get("separator", "\t" if suffix == ".tsv" else ",")
+    table, lines = Delimited.read(source, separator, options.get("quoting", "")).table()
+    table = _named(table, source)
+    return Rows(TableRows(_typed(table, options), source), Places(f"{source}:", lines), source)
 
 
-def _cells_step(found: int, needed: int) -> str:
-    if found < needed:
-        return (
-            "is the label cell missing? For a row without label leave the cell empty, and keep the separator before it"
-        )
-    return "put quotes around cells that hold the separator, or name another: --reader-option separator=';'"
+@dataclass(frozen=True)
+class TableRows(Collection[Mapping[str, Any]]):
+    """The rows of an Arrow table, made as they are gone through."""
+
+    table: Any
+    source: str
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        names = self.table.column_names
+        for batch in self.table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            try:
+                columns = [column.to_pylist() for column in batch.columns]
+            except (ValueError, OverflowError) as error:
+                raise _unsound(self.source, error) from None
+            for values in zip(*columns, strict=True):
+                yield dict(zip(names, values, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __contains__(self, value: object) -> bool:
+        return any(value == row for row in self)
 
 
-def _check_separator(header: list[str], separator: str, source: str) -> None:
-    """A header of one cell that holds another usual separator was written with that one."""
-    other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0] and mark != separator), None)
-    if other is not None:
-        shown = "$'\\t'" if other == "\t" else f"'{other}'"
-        raise CorpusError(
-            f"the header has one cell, and {other!r} in it", needed=f"cells separated by {separator!r}",
-            found=header[0][:80], where=f"{source}:1",
-            next_step=f"read it with --reader-option separator={shown} (Python: separator={other!r})",
-        )  # fmt: skip
+def _named(table: Any, source: str) -> Any:
+    """The table without the column by which a DataFrame numbered its rows.
+
+    Raises:
+        CorpusError: another column without a name.
+    """
+    names = table.column_names
+    if len(names) > 1 and not names[0] and is_numbering(table.column(0)):
+        table = table.remove_column(0)
+    check_names(table.column_names, source)
+    return table
 
 
-def _check_header(header: list[str], source: str) -> None:
-    for name in header:
-        if not name or header.count(name) > 1:
-            raise CorpusError(
-                "every column needs a name of its own", needed="a header line",
-                found="a column without name" if not name else f"{name!r} twice", where=f"{source}:1",
-            )  # fmt: skip
+def _typed(table: Any, options: Mapping[str, str]) -> Any:
+    """Numbers where a column holds nothing else; the text, and words where they are named, as they are written."""
+    import pyarrow as pa
+
+    with ThreadPoolExecutor() as pool:  # pyarrow computes without the interpreter's lock
+        typed = dict(zip(table.column_names, pool.map(numbers_of, table.columns), strict=True))
+    texts = [composed(options.get(role, "")) for role in ("text", "words")]
+    texts[0] = texts[0] or _text_of(typed, table)
+    return pa.table({n: table.column(n) if composed(n) in texts else column for n, column in typed.items()})
 
 
-def _typed(cells: list[str]) -> list[Any]:
-    filled = [cell for cell in cells if cell]
-    if filled and all(_INTEGER.fullmatch(cell) for cell in filled):
-        return [int(cell) if cell else None for cell in cells]
-    if filled and all(_NUMBER.fullmatch(cell) and not _LEADING_ZERO.match(cell) for cell in filled):
-        return [float(cell) if cell else None for cell in cells]
-    return [cell or None for cell in cells]
+def _text_of(typed: Mapping[str, Any], table: Any) -> str:
+    """The column called as the text usually is: of several, the first that holds more than numbers."""
+    usual = usual_text(typed)
+    return next((name for name in usual if typed[name].type == table.column(name).type), usual[0] if usual else "")
 
 
-def _columnar(source: str, suffix: str) -> list[dict[str, Any]]:
+def _columnar(source: str, suffix: str) -> Any:
     import pyarrow as pa
     from pyarrow import feather, parquet
 
@@ -132,16 +128,17 @@ def _columnar(source: str, suffix: str) -> list[dict[str, Any]]:
         else:
             table = _arrow(source)
         table.validate(full=True)
-        _check_header(table.column_names, source)
-        values: list[dict[str, Any]] = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        if isinstance(error, CorpusError):
-            raise
-        raise CorpusError(
-            f"not a sound {suffix} file", needed=f"a {suffix.removeprefix('.')} table", found=str(error)[:200],
-            where=source,
-        ) from None  # fmt: skip
-    return values
+        raise _unsound(source, error) from None
+    check_names(table.column_names, source)
+    return table
+
+
+def _unsound(source: str, error: Exception) -> CorpusError:
+    suffix = Path(source).suffix.lower()
+    return CorpusError(
+        f"not a sound {suffix} file", needed=f"a {suffix.removeprefix('.')} table", found=str(error)[:200], where=source
+    )
 
 
 def _arrow(source: str) -> Any:

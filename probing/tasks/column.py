@@ -18,9 +18,10 @@ _KINDS: dict[str, Kind] = {"real": "real", "classes": "classes", "labels": "labe
 class Column(Task):
     """`column:<name>`, at the level at which the corpus has it.
 
-    A column of numbers is real-valued if it has a fraction somewhere or more than 20 distinct values; everything else
-    is classes. `column:<name>:real` and `column:<name>:classes` decide otherwise. `column:<name>:labels` gives a row
-    any number of labels: `a|b`, or a JSON list of strings; an empty one is a row with none, a missing one no row.
+    A column of numbers is real-valued if it has a fraction somewhere or more than 20 distinct values; JSON lists of
+    strings are sets of labels; everything else is classes. `column:<name>:real` and `column:<name>:classes` decide
+    otherwise. `column:<name>:labels` gives a row any number of labels: `a|b`, or a JSON list of strings; an empty one
+    is a row with none, a missing one no row.
     """
 
     def __init__(self, argument: str = "") -> None:
@@ -47,7 +48,7 @@ class Column(Task):
         self.level = corpus.level_of(self.column)
         require_column(corpus, self.column, self.level)
         values = [value for value in values_of(corpus, self.column, self.level) if value is not None]
-        self.kind = _KINDS[ending] if overridden else kind_of(values)
+        self.kind = _KINDS[ending] if overridden else "labels" if all(map(_is_list, values)) else kind_of(values)
         if self.kind == "real":
             self._require_numbers(values, corpus.source)
 
@@ -69,18 +70,29 @@ class Column(Task):
                 ) from None  # fmt: skip
 
 
+def _listed(text: str) -> list[str] | None:
+    """The strings of a JSON list; None where a text is no such list."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        found = strict_json(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else None
+
+
+def _is_list(value: Label) -> bool:
+    return isinstance(value, str) and _listed(value) is not None
+
+
 def _label_set(value: Label) -> tuple[str, ...] | None:
     """Names of a row's labels, sorted; a text that looks like a JSON list is read as one."""
     if value is None:
         return None
     text = str(value) if isinstance(value, str) else str(class_name(value))
-    if text.lstrip().startswith("["):
-        try:
-            found = strict_json(text)
-        except ValueError:
-            found = None
-        if isinstance(found, list) and all(isinstance(name, str) for name in found):
-            return tuple(sorted(set(found)))
+    found = _listed(text)
+    if found is not None:
+        return tuple(sorted(set(found)))
     # White space around a stroke is layout, as in `a | b`; names that have some are given as a JSON list.
     return tuple(sorted({name.strip() for name in text.split("|")} - {""}))
 

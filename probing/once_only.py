@@ -1,0 +1,20 @@
+"""Commands that refuse an option given twice where only one of its values would count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from typer.core import TyperCommand
+
+
+class OnceOnly(TyperCommand):
+    """A command each of whose options is given once, but for those that may be repeated."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, as every command does; the last value of a repeated option would be kept without a word."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for param, times in Counter(order).items():
+            if times > 1 and param.param_type_name == "option" and not getattr(param, "multiple", False):
+                ctx.fail(f"{param.opts[0]} is given {times} times and takes one value: give it once.")
+        return super().parse_args(ctx, args)
