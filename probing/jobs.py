@@ -258,9 +258,9 @@ class TrainOptions(Job):
         fitting = import_module("probing.mixed_tasks").fitting(task, corpus, self)
         return pb.train(
             store, corpus, task=task, controls=[*self.controls, *controls] or None, **fitting, seeds=self.seeds,
-            root_seed=self.root_seed, sites=self.sites, cluster=self.cluster, rows=self.rows, to=to, replace=self.replace,
-            correction=self.correction, executor=self.executor, workers=self.workers, threads=self.threads,
-            memory=self.memory, num_workers=num_workers, worker_index=worker_index, progress=progress,
+            root_seed=self.root_seed, sites=self.sites, cluster=self.cluster, rows=self.rows, to=to,
+            replace=self.replace, correction=self.correction, executor=self.executor, workers=self.workers,
+            threads=self.threads, memory=self.memory, num_workers=num_workers, worker_index=worker_index, progress=progress,
         )  # fmt: skip
 
 
