@@ -260,7 +260,8 @@ class TrainOptions(Job):
             store, corpus, task=task, controls=[*self.controls, *controls] or None, **fitting, seeds=self.seeds,
             root_seed=self.root_seed, sites=self.sites, cluster=self.cluster, rows=self.rows, to=to,
             replace=self.replace, correction=self.correction, executor=self.executor, workers=self.workers,
-            threads=self.threads, memory=self.memory, num_workers=num_workers, worker_index=worker_index, progress=progress,
+            threads=self.threads, memory=self.memory, num_workers=num_workers, worker_index=worker_index,
+            progress=progress,
         )  # fmt: skip
 
 
