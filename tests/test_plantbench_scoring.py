@@ -41,12 +41,12 @@ def suite() -> tuple[tuple[Case, Truth], ...]:
 
 def scored(
     label: str, verdict: Said, *, decodable: bool = True, effect: float = math.nan, mf: float | None = None,
-    s: float = 0.5, joint: str = "", together: str = "",
+    s: float = 0.5, joint: str = "", together: str = "", cell: str = "B at x",
 ) -> Scored:  # fmt: skip
     truth = CellTruth("", certificate(label, s, mf), 0.9 if decodable else 0.5, 0.5)
     answer = Answer(verdict, effect=effect, together=together)  # type: ignore[arg-type]
     others = certificate(joint, s, mf) if joint else None
-    return Scored("0.01.used.0", 0, 1, "plain", "B at x", truth, answer, 0.25, "", others)
+    return Scored("0.01.used.0", 0, 1, "plain", cell, truth, answer, 0.25, "", others)
 
 
 def certificate(label: str, s: float, mf: float | None) -> Certificate:
@@ -117,7 +117,10 @@ def test_places_that_are_used_only_together_have_a_score_of_their_own() -> None:
     cells = [
         *[scored("unused", "unused", joint="used", together="used")] * 3, scored("unused", "unused", joint="used"),
         *[scored("unused", "unused", joint="unused")] * 4, scored("unused", "unused", joint="unused", together="used"),
-        scored("used", "used", joint="used"), scored("unused", "unused", joint="band", together="used"),
+        scored("unused", "unused", joint="band", together="used"),
+        # A place beside one that is used alone: what they do together tells nothing of it.
+        scored("used", "used", joint="used", cell="B at y@a"),
+        scored("unused", "unused", joint="used", cell="B at y@b"),
     ]  # fmt: skip
     found = rates(cells)
     assert (found.joint_recall, found.joint_fpr) == (3 / 4, 1 / 5)

@@ -69,7 +69,8 @@ class Rates:
         material, material_unused: cells of S ≥ 0.125, and how many of them are called unused.
         material_rate, material_low, material_high: the share of them.
         band, band_used, band_unused: cells in the band, and how many of them are called used and unused.
-        joint_recall: of places that are unused alone and used with the other positions, how many are said to be.
+        joint_recall: of places that are unused alone and used with the other positions, none of which is used alone,
+            how many are said to be.
         joint_fpr: of places of which no position, alone or together, is used, how many are said to be used together.
         false_not_decodable: decodable cells called not decodable.
         mf_slope: estimated on oracle MF, least squares through 0, over cells that have both.
@@ -161,7 +162,8 @@ def rates(scored: Sequence[Scored]) -> Rates:
     material = [s for s in used if s.truth.certificate.s >= MATERIAL]
     material_unused = len(_saying(material, "unused"))
     material_low, material_high = rate_interval(material_unused, len(material))
-    only_together = [s for s in unused if s.joint is not None and s.joint.label == "used"]
+    alone = {_site(s) for s in scored if s.label != "unused"}
+    only_together = [s for s in unused if s.joint is not None and s.joint.label == "used" and _site(s) not in alone]
     never = [s for s in unused if s.joint is not None and s.joint.label == "unused"]
     precision, recall = _share(hits, hits + false_used), _share(hits, len(used))
     of_unused = _share(rejections, rejections + false_unused), _share(rejections, len(unused))
@@ -224,6 +226,10 @@ def _answered(name: str, rule: Rule, case: Case, truth: Truth) -> list[Scored]:
                said.get(cell, Answer("abstain")), seconds, refusal, truth.joint(cell))
         for cell in case.cells
     ]  # fmt: skip
+
+
+def _site(s: Scored) -> tuple[str, str]:
+    return s.case, s.cell.split("@")[0]
 
 
 def _saying(scored: Sequence[Scored], verdict: str) -> list[Scored]:
