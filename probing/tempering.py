@@ -28,7 +28,7 @@ _STEPS, _TOLERANCE = 50, 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Tempers:
-    """By what the log odds of one fit are multiplied.
+    """The temperatures of one fit: numbers that its log odds are multiplied by.
 
     Attributes:
         temperatures: `(1,)`; of several labels at once `(C,)`.

@@ -118,15 +118,15 @@ def plan(
     """The experiment on N rows of which some have the property.
 
     Strata are the values of all covariates, crossed; real values in five bins, or ten, or twenty, until within these
-    they explain no more than 0.25 % of the property's variance. Where that cannot be, or leaves less than 0.8 of the
-    rows, strata are bins of the chance of the property given the covariates; if within these a covariate still goes
-    with the property, the crossing stays, and coverage or `is_matched` tells.
+    they explain no more than 0.25 % of the property's variance and trees foresee it by 0.1 SD at most. Where that
+    cannot be, or leaves less than 0.8 of the rows, strata are bins of the chance of the property; if within these a
+    covariate still goes with it, the crossing stays, and coverage or `is_matched` tells.
 
     Args:
         z: `(N,)` classes (negative: no label) or real values (NaN: none).
         n_classes: K; 0 for real values.
         groups: `(N,)` codes of what is independent: sentences, documents.
-        covariates: by name, `(N,)` codes or real values of the other properties.
+        covariates: by name, `(N,)` codes or real values of the other properties (NaN: not known, the row is left out).
         types: `(N,)` codes of word types; where they all but decide z, they are the groups.
         seed: of the folds.
         stratify: False: no strata, for comparison.
@@ -231,13 +231,13 @@ def _strata(
 
     def matched(strata: Ints, kept: NDArray[np.bool_]) -> bool:
         rest = [values[kept] for values in given]
-        if explained(z[kept], n_classes, rest, strata[kept]) > MOST_EXPLAINED:
-            return False
-        return contrasted(z[kept], n_classes, rest, strata[kept], folds[kept]) <= MOST_CONTRASTED
+        inside = (z[kept], n_classes, rest, strata[kept])
+        return explained(*inside) <= MOST_EXPLAINED and contrasted(*inside, folds[kept]) <= MOST_CONTRASTED
 
     strata = crossed(given)
     kept = _kept(z, n_classes, strata, units, folds)
-    if kept.mean() >= LEAST_COVERAGE and (exact or matched(strata, kept)):
+    is_matched = exact or (bool(kept.any()) and matched(strata, kept))
+    if kept.mean() >= LEAST_COVERAGE and is_matched:
         return strata, "crossing", kept, True
     for n_bins in () if exact else FINER:
         finer = crossed(given, n_bins)
@@ -254,7 +254,7 @@ def _strata(
     if not kept.any():  # so many combinations: bins, and that they do not match
         bins = grouped(score, BINS)
         return bins, f"propensity in {BINS}", _kept(z, n_classes, bins, units, folds), False
-    return strata, "crossing", kept, exact or matched(strata, kept)
+    return strata, "crossing", kept, is_matched
 
 
 def _kept(z: NDArray[Any], n_classes: int, strata: Ints, units: Ints, folds: Ints) -> NDArray[np.bool_]:

@@ -59,10 +59,16 @@ def swapped(
             tally.add_u(natural, changes[r], expected[r], (f1, dose * through[r][1]))
             own = _scaled(bench, natural, natural, changes[r])
             tally.add_w(natural, changes[r], scaled[r], own, (f1, dose * through[r][2]))
-    if with_u and not bench.is_single:
-        tally.dimensions = bench.dimensions
-        tally.direction, tally.of_direction = bench.direction(exchanged=False)
+    if with_u:
+        _add_direction(bench, tally)
     return tally
+
+
+def _add_direction(bench: Bench, tally: Tally) -> None:
+    """Add how far the direction of the contrast is known, where there is more than one."""
+    if not bench.is_single:
+        tally.dimensions = bench.dimensions
+        tally.direction, tally.of_direction = bench.direction(exchanged=tally.exchanged)
 
 
 def _scaled(bench: Bench, before: Natural, natural: Natural, changes: Floats) -> Floats:
@@ -93,9 +99,7 @@ def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) 
         tally.add_u(natural, changes[r], expected, None)
         scaled = _scaled(bench, bench.exchanged_naturals[r - 1], natural, changes[r - 1])
         tally.add_w(natural, changes[r], scaled, _scaled(bench, natural, natural, changes[r]), None)
-    if not bench.is_single:
-        tally.dimensions = bench.dimensions
-        tally.direction, tally.of_direction = bench.direction(exchanged=True)
+    _add_direction(bench, tally)
     return tally
 
 

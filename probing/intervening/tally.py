@@ -92,7 +92,7 @@ class Tally:
         self, natural: Natural, changes: Floats, expected: Floats, own: Floats,
         through_edit: tuple[Ints, Floats] | None,
     ) -> None:  # fmt: skip
-        """As `add_u`, of expected changes times P, and of the rotation's own mean changes times P."""
+        """Add one rotation's W: its changes against the expected ones times P, and against its own mean times P."""
         value, influence = self._product(natural, changes, expected, through_edit)
         self.w.append(value)
         self.w_influences.append(influence)

@@ -182,7 +182,7 @@ def _provenance(plan: Plan, unit: Unit) -> dict[str, Any]:
 
 
 def _temperatures(tempers: Sequence[Tempers] | None) -> dict[str, Any]:
-    """By what the log odds of each seed's fit are multiplied before bits are counted."""
+    """Returns, for the provenance, the numbers that the log odds of each seed's fit are multiplied by."""
     return {} if tempers is None else {"temperatures": [one.temperatures.tolist() for one in tempers]}
 
 
