@@ -12,7 +12,7 @@ from probing.provenance import digest
 from probing.use_result import UseResult
 from probing.whole_files import read_sealed, sealed, sweep, write_atomically
 
-VERSION = 9  # raised when a number of a `UseResult` changes
+VERSION = 10  # raised when a number of a `UseResult`, or how one is kept, changes
 FOLDER = "use"
 
 
