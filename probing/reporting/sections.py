@@ -131,18 +131,18 @@ def _second_title(measure: str) -> str:
 def _result_row(task: TaskResults, result: ProbeResult, control: str | None, columns: int) -> list[Markup]:
     measured = score(result, task.primary)
     cells = [_row_head(result.site if result.site != NO_SITE else "baseline"), _text(result.probe)]
-    cells.append(_scored(measured.score if measured else None))
+    cells.append(scored(measured.score if measured else None))
     if control is not None:
         against = comparison(measured, control)
-        cells += [_scored(against.score if against else None), _scored(against.selectivity if against else None)]
+        cells += [scored(against.score if against else None), scored(against.selectivity if against else None)]
         cells.append(_cell(decimal(against.ceiling if against else None)))
     if task.secondary:
         second = score(result, task.secondary)
-        cells.append(_scored(second.score if second else None))
+        cells.append(scored(second.score if second else None))
     gain = least_gain(measured)
     if len(cells) < columns:
         p = (gain.p, gain.p_adjusted) if gain else (None, None)
-        cells += [_scored(gain.gain if gain else None), *(_cell(decimal(value)) for value in p)]
+        cells += [scored(gain.gain if gain else None), *(_cell(decimal(value)) for value in p)]
     return cells
 
 
@@ -158,7 +158,8 @@ def _text(text: object) -> Markup:
     return el("td", {"class": "text"}, text)
 
 
-def _scored(found: Score | None) -> Markup:
+def scored(found: Score | None) -> Markup:
+    """A cell with a number, its interval below it; a dash where there is none."""
     return (
         _cell("–") if found is None else el("td", None, decimal(found.value), " ", el("small", None, interval(found)))
     )
@@ -186,7 +187,7 @@ def _control_table(task: TaskResults, control: str, *, check: bool) -> Markup:
 
 
 def _control_row(result: ProbeResult, against: Comparison) -> list[Markup]:
-    numbers = [_scored(against.score), _scored(against.selectivity), _cell(decimal(against.ceiling))]
+    numbers = [scored(against.score), scored(against.selectivity), _cell(decimal(against.ceiling))]
     return [_row_head(result.site), _text(result.probe), *numbers]
 
 

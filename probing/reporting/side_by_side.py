@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from probing.reporting.findings import Finding
 from probing.reporting.markup import Markup, el, join, table
+from probing.reporting.sections import scored
 from probing.reporting.task_results import TaskResults, comparison, least_gain, score
-from probing.reporting.wording import measure_title, with_interval
+from probing.reporting.wording import measure_title
 
 _HEAD = ("states", "site", "probe", "score", "control", "selectivity", "gain over baseline", "finding")
 
@@ -30,7 +31,7 @@ def _table(name: str, runs: Sequence[tuple[TaskResults, Finding]]) -> Markup:
     return table(caption, _HEAD, [_row(task, found) for task, found in runs])
 
 
-def _row(task: TaskResults, found: Finding) -> list[str]:
+def _row(task: TaskResults, found: Finding) -> list[str | Markup]:
     best = task.best()
     measured = score(best, task.primary) if best else None
     against = comparison(measured, next(iter(task.controls()), None))
@@ -38,5 +39,4 @@ def _row(task: TaskResults, found: Finding) -> list[str]:
     scores = (
         measured and measured.score, against and against.score, against and against.selectivity, gain and gain.gain,
     )  # fmt: skip
-    numbers = [with_interval(one) if one else "–" for one in scores]
-    return [task.states, best.site if best else "–", best.probe if best else "–", *numbers, found.status]
+    return [task.states, best.site if best else "–", best.probe if best else "–", *map(scored, scores), found.status]
