@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 
+from probing import registry
 from probing.corpus import Corpus, Example
 from probing.design import Kind, Labels, Reading
 from probing.whole_files import write_atomically
@@ -206,7 +207,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         """Set fitted attributes from `state()` and return self."""
 
     def save(self, path: str | Path) -> None:
-        """Write `path`.safetensors (arrays) and `path`.json (class and parameters), each whole. Never pickle."""
+        """Write `path`.safetensors (arrays) and `path`.json (name and parameters), each whole. Never pickle."""
         stem = Path(path)
         for suffix, content in self.saved().items():
             write_atomically(stem.with_name(stem.name + suffix), content)
@@ -223,8 +224,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         arrays = {name: np.ascontiguousarray(array) for name, array in self.state().items()}
         texts = {name: array.tolist() for name, array in arrays.items() if array.dtype.kind in "UO"}
         card = {
-            "probe": type(self).__module__,
-            "class": type(self).__name__,
+            "probe": registry.name_of(type(self)) or f"{type(self).__module__}.{type(self).__name__}",
             "parameters": self.get_params(deep=False),
             "text": texts,
             "about": dict(self.about),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +15,7 @@ FOLDERS = (
     "corpora", "tasks", "models", "probes", "controls", "measures", "analyses", "executors", "interventions",
     "behaviours",
 )  # fmt: skip
+ROLES = {"": "MEMBER", "/regression": "REGRESSION_MEMBER"}
 _SINGULAR = {"corpora": "corpus reader", "analyses": "analysis"}
 
 
@@ -39,6 +42,46 @@ def get(folder: str, name: str) -> ModuleType:
         raise unknown_name(_SINGULAR.get(folder, f"{folder.removesuffix('s')} name"), name, known)
     module = _entry_points(folder).get(name, f"probing.{folder}.{name}")
     return importlib.import_module(module)
+
+
+@cache
+def name_of(kind: type) -> str | None:
+    """What identifies the class of a registered member wherever its file lies: `probes:mlp`, or, of its form for real
+    numbers, `probes:mlp/regression`; None of any other class.
+    """
+    folder, own = member_of(kind.__module__)
+    module = sys.modules.get(kind.__module__)
+    found = [role for role, form in ROLES.items() if folder and getattr(module, form, None) is kind]
+    return f"{folder}:{own}{found[0]}" if found else None
+
+
+def member_name(kind: type) -> str:
+    """The name that a member is asked for by, such as `mlp`; of a class that is not registered its own name."""
+    found = name_of(kind)
+    return found.partition(":")[2].partition("/")[0] if found else kind.__name__
+
+
+def member_of(module: str) -> tuple[str, str]:
+    """Folder and name of the member that a module is, here or in another installed package; empty if it is none."""
+    home, _, name = module.rpartition(".")
+    folder = home.removeprefix("probing.")
+    if home == f"probing.{folder}" and folder in FOLDERS:
+        return folder, name
+    for folder in FOLDERS:
+        found = [name for name, its_module in _entry_points(folder).items() if its_module == module]
+        if found:
+            return folder, found[0]
+    return "", ""
+
+
+def class_of(name: str, folder: str) -> type | None:
+    """The class that `name_of` calls so, in one folder; None if no registered member has it."""
+    head, _, tail = name.partition(":")
+    member, slash, role = tail.partition("/")
+    if head != folder or slash + role not in ROLES or member not in names(folder):
+        return None
+    kind = getattr(get(folder, member), ROLES[slash + role], None)
+    return kind if isinstance(kind, type) else None
 
 
 def _entry_points(folder: str) -> dict[str, str]:

@@ -81,7 +81,7 @@ def normalised(folder: str, spec: str) -> str:
 
 def spec_of(obj: Any) -> str:
     """The recipe of an object: its registered name (else its class) and every parameter that is not the default."""
-    name = _name_of(obj)
+    name = registry.member_name(type(obj))
     if isinstance(obj, Task):
         return f"{name}:{obj.argument}" if obj.argument else name
     given = [(key, value) for key, value, default in _values(obj) if repr(value) != repr(default)]
@@ -117,11 +117,13 @@ def escaped(part: str, mark: str) -> str:
 
 
 def full_recipe(obj: Any) -> dict[str, str]:
-    """Class and every parameter as text: what identifies a recipe whatever the defaults become."""
+    """Registered name (else the class) and every parameter as text: what identifies a recipe whatever the defaults
+    become, and wherever the file of the member lies.
+    """
     parameters = {"argument": obj.argument} if isinstance(obj, Task) else {k: v for k, v, _ in _values(obj)}
-    return {"class": f"{type(obj).__module__}.{type(obj).__qualname__}"} | {
-        key: _shown(value) for key, value in parameters.items()
-    }
+    kind: type = type(obj)
+    name = registry.name_of(kind) or f"{kind.__module__}.{kind.__qualname__}"
+    return {"class": name} | {key: _shown(value) for key, value in parameters.items()}
 
 
 def _name_and_values(spec: str) -> tuple[str, str]:
@@ -142,12 +144,6 @@ def _member(folder: str, name: str, kind: Kind | None) -> Any:
         f"probe {name} predicts {found}; use {_USE[kind]}",
         needed=f"a probe for a target of kind {kind!r}", found=name, next_step=f"use {_USE[kind]}",
     )  # fmt: skip
-
-
-def _name_of(obj: Any) -> str:
-    home = type(obj).__module__.split(".")
-    registered = len(home) == 3 and home[0] == "probing" and home[1] in registry.FOLDERS
-    return home[2] if registered else type(obj).__name__
 
 
 def _parameters(member: Any) -> dict[str, inspect.Parameter]:

@@ -102,7 +102,7 @@ def test_all_that_does_not_count_bits_is_the_probe_as_it_was_fitted(tmp_path: Pa
     split = np.array([e.split for e in corpus.examples])
     y = np.array([e.columns["label"] == "b" for e in corpus.examples]).astype(np.int64)
     fit = LinearProbe().fit(store.states[split == "train"], y[split == "train"])
-    saved = load_probe(next(tmp_path.glob("probes/**/seed0.json")).with_suffix(""))
+    saved = load_probe(tmp_path / result.provenance["saved"])
     X, truth = store.states[split == "test"], y[split == "test"]
     np.testing.assert_array_equal(saved.predict_proba(X), fit.predict_proba(X))
     np.testing.assert_array_equal(saved.coef_, fit.coef_)

@@ -211,3 +211,17 @@ def test_rows_below_blank_lines_and_breaks_in_cells_are_named_by_their_line(tmp_
         with pytest.raises(CorpusError, match="no text in column") as caught:
             Corpus.read(table(tmp_path, text))
         assert caught.value.where.endswith(f":{line}")
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ('{"messages": [{"role": "user", "content": "Hi there."}]}', {}),
+        ('{"words": ["Hi", "there"]}', {}),
+        ('{"forms": ["Hi", "there"], "tags": ["a", "b"]}', {"words": "forms"}),
+    ],
+)
+def test_one_line_of_lists_is_one_row(tmp_path: Path, line: str, options: dict[str, str]) -> None:
+    file = tmp_path / "one.jsonl"
+    file.write_text(line + "\n")
+    assert [example.text.split()[0] for example in Corpus.read(str(file), **options).examples] == ["Hi"]

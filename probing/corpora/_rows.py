@@ -168,6 +168,11 @@ def _roles(known: Mapping[str, Field], options: Mapping[str, str], source: str) 
     return Roles(**chosen)
 
 
+def usual_names(role: str) -> tuple[str, ...]:
+    """What a field that plays this part is usually called."""
+    return _DEFAULTS[role]
+
+
 def usual_text(names: Collection[str]) -> list[str]:
     """The columns that are called as the text usually is."""
     return _usual(_DEFAULTS["text"], names)

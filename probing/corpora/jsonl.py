@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from probing.contracts import CorpusReader
-from probing.corpora._rows import Places, Rows, corpus_from_rows, row_options
+from probing.corpora._rows import Places, Rows, corpus_from_rows, row_options, usual_names
 from probing.corpora._text import read_text
 from probing.corpus import Corpus
 from probing.errors import CorpusError
@@ -33,23 +33,24 @@ class JsonlReader(CorpusReader):
             CorpusError: not JSON, not an object, a key twice, a number that is not finite; with file and line.
         """
         chosen = row_options(options, "JSONL")
-        return corpus_from_rows(read_lines(source), split=split, options=chosen)
+        return corpus_from_rows(read_lines(source, chosen), split=split, options=chosen)
 
 
-def read_lines(source: str) -> Rows:
+def read_lines(source: str, options: Mapping[str, str] | None = None) -> Rows:
     """The rows of a file: the objects of its lines, or of its array.
 
     Raises:
         CorpusError: see `JsonlReader.read`; of lines, as they are gone through.
     """
     text = read_text(source)
-    return _array(text, source) if text.lstrip().startswith("[") else _lines(text, source)
+    return _array(text, source) if text.lstrip().startswith("[") else _lines(text, source, options or {})
 
 
-def _lines(text: str, source: str) -> Rows:
+def _lines(text: str, source: str, options: Mapping[str, str]) -> Rows:
     lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     places = Places(f"{source}:", [number for number, _ in lines])
-    _refuse_one_object(text, lines[0][1], len(lines), source)
+    if len(lines) != 1 or not _has_row(lines[0][1], options):
+        _refuse_one_object(text, lines[0][1], len(lines), source)
     return Rows(_Objects([line for _, line in lines], places), places, source)
 
 
@@ -70,6 +71,16 @@ def _array(text: str, source: str) -> Rows:
             next_step="write it with DataFrame.to_json(…, orient='records', lines=True), or each row as an object",
         )  # fmt: skip
     return Rows(values, Places(f"{source}, row ", range(1, len(values) + 1)), source)
+
+
+def _has_row(line: str, options: Mapping[str, str]) -> bool:
+    """Whether a line holds an object with a list of words or messages: a row, though all of its fields be lists."""
+    try:
+        value = strict_json(line)
+    except ValueError:
+        return False
+    names = {*usual_names("words"), *usual_names("messages"), options.get("words"), options.get("messages")}
+    return isinstance(value, dict) and any(isinstance(value.get(name), list) for name in names if name)
 
 
 def _refuse_one_object(text: str, first: str, n_lines: int, source: str) -> None:

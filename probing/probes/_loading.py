@@ -72,7 +72,7 @@ def _card(file: Path) -> dict[str, Any]:
         card = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise _damaged(file, f"not JSON: {error}") from error
-    wanted = {"probe": str, "class": str, "parameters": dict, "text": dict}
+    wanted = {"probe": str, "parameters": dict, "text": dict}
     known = isinstance(card, dict) and all(isinstance(card.get(name), form) for name, form in wanted.items())
     if not known or not isinstance(card.get("about", {}), dict):
         raise _damaged(file, "keys missing or of the wrong form")
@@ -80,32 +80,28 @@ def _card(file: Path) -> dict[str, Any]:
     return found
 
 
-def registered_class(module_name: str, class_name: str) -> type[Probe] | None:
-    """The class among registered members' own classes: names are only compared, nothing is imported by them."""
-    for name in registry.names("probes"):
-        if module_name.rpartition(".")[2] != name:
-            continue
-        module = registry.get("probes", name)
-        if module.__name__ != module_name:
-            continue
-        for role in ("MEMBER", "REGRESSION_MEMBER"):
-            kind = getattr(module, role, None)
-            if isinstance(kind, type) and issubclass(kind, Probe) and kind.__name__ == class_name:
-                return kind
-    return None
-
-
 def _registered(card: dict[str, Any], stem: Path) -> type[Probe]:
-    kind = registered_class(card["probe"], str(card["class"]))
-    if kind is not None:
+    """The class among registered members' own classes: names are only compared, nothing is imported by them."""
+    kind = registry.class_of(_registered_name(card), "probes")
+    if kind is not None and issubclass(kind, Probe):
         return kind
     raise UnsupportedFormat(
         "a saved probe of a class that is not registered here",
-        needed=f"a class of one of: {', '.join(registry.names('probes'))}",
-        found=f"{card['probe']}.{card['class']}"[:200],
+        needed=f"one of: {', '.join(registry.names('probes'))}",
+        found=str(card["probe"])[:200],
         where=str(stem),
         next_step="install the package that adds it",
     )
+
+
+def _registered_name(card: dict[str, Any]) -> str:
+    """The name in a card; of one that was written before names were registered, by the module and class in it."""
+    if "class" not in card:
+        return str(card["probe"])
+    folder, name = registry.member_of(str(card["probe"]))
+    titles = [f"{folder}:{name}{role}" for role in registry.ROLES]
+    known = [title for title in titles if getattr(registry.class_of(title, "probes"), "__name__", "") == card["class"]]
+    return known[0] if known else str(card["probe"])
 
 
 def _arrays(file: Path) -> dict[str, NDArray[Any]]:

@@ -36,7 +36,11 @@ def _row(task: TaskResults, found: Finding) -> list[str | Markup]:
     measured = score(best, task.primary) if best else None
     against = comparison(measured, next(iter(task.controls()), None))
     gain = least_gain(measured)
-    scores = (
-        measured and measured.score, against and against.score, against and against.selectivity, gain and gain.gain,
-    )  # fmt: skip
-    return [task.states, best.site if best else "–", best.probe if best else "–", *map(scored, scores), found.status]
+    scores = [
+        measured.score if measured else None,
+        against.score if against else None,
+        against.selectivity if against else None,
+        gain.gain if gain else None,
+    ]
+    where = [best.site, best.probe] if best else ["–", "–"]
+    return [task.states, *where, *map(scored, scores), found.status]

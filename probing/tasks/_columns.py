@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from probing import registry
 from probing.contracts import Task
 from probing.corpus import Corpus, Example, Label
 from probing.design import Kind
@@ -43,7 +44,7 @@ def refuse_argument(task: Task) -> None:
         BadParameter: there is an argument.
     """
     if task.argument:
-        name = type(task).__module__.rpartition(".")[2]
+        name = registry.member_name(type(task))
         raise BadParameter(f"task {name} takes no argument", needed=name, found=f"{name}:{task.argument}")
 
 

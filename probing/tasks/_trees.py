@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probing import registry
 from probing.contracts import Task
 from probing.corpus import Corpus, Example
 from probing.design import Kind, Reading
@@ -47,7 +48,7 @@ def pair_reading(task: Task, ending: str) -> Reading:
     for reading in COMBINED:
         if ending == reading:
             return reading
-    name = type(task).__module__.rpartition(".")[2]
+    name = registry.member_name(type(task))
     raise BadParameter(
         f"task {name} cannot read pairs so", needed=f"{name}, {name}:difference or {name}:product", found=repr(ending)
     )

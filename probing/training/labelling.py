@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from probing import registry
 from probing.contracts import Task
 from probing.corpus import SPLITS, Corpus, Example
 from probing.design import Labels
@@ -94,7 +95,7 @@ def label_rows(
 
 def task_name(task: Task) -> str:
     """The name a task is asked for by, such as `feature:Number`."""
-    name = type(task).__module__.rpartition(".")[2]
+    name = registry.member_name(type(task))
     return f"{name}:{task.argument}" if task.argument else name
 
 

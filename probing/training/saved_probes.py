@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from probing import registry
 from probing.contracts import Probe
 from probing.errors import ProbingError
 from probing.probes._estimator import ClassifierProbe
-from probing.probes._loading import registered_class
 from probing.provenance import digest
 from probing.records import ProbeResult
 
@@ -46,7 +46,7 @@ def probe_name(result: ProbeResult) -> str:
 
 def _files(result: ProbeResult, probe: Probe, about: Mapping[str, Any]) -> tuple[Mapping[str, bytes], str]:
     kind = type(probe)
-    if not kind.__module__.startswith("probing.") and registered_class(kind.__module__, kind.__name__) is None:
+    if registry.name_of(kind) is None:
         return {}, f"{kind.__name__} is not registered as a probe here, so that nothing could load it"
     try:
         return _named(result, probe, about).saved(), ""
