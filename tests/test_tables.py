@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import random
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from probing.corpora._delimited import _INTEGER, _NUMBER, numbers_of
 from probing.corpus import Corpus
 from probing.errors import BadParameter, CorpusError
 from probing.tasks.column import MEMBER as COLUMN
@@ -225,3 +229,35 @@ def test_one_line_of_lists_is_one_row(tmp_path: Path, line: str, options: dict[s
     file = tmp_path / "one.jsonl"
     file.write_text(line + "\n")
     assert [example.text.split()[0] for example in Corpus.read(str(file), **options).examples] == ["Hi"]
+
+
+def test_numbers_told_the_quick_way_are_those_of_the_patterns() -> None:
+    cells = [
+        "".join(part)
+        for length in range(1, 5)
+        for part in itertools.product("01.-+eE xnaif,_", repeat=length)
+        if length < 4 or part[0] in "01.-+ "
+    ]
+    cells += [
+        "inf",
+        "nan",
+        "-inf",
+        "1e100",
+        "1e-5",
+        "0x1F",
+        "9" * 18,
+        "9" * 19,
+        "1" + "0" * 17,
+        "1" + "0" * 18,
+        "\u0661",
+        "1 ",
+        "1\t",
+    ]
+    wrong = []
+    for cell in cells:
+        column = pa.chunked_array([["1", cell]])
+        found = numbers_of(column).type
+        integer, number = (bool(re.search(pattern, cell)) for pattern in (_INTEGER, _NUMBER))
+        if found != (pa.int64() if integer else pa.float64() if number else pa.string()):
+            wrong.append((cell, str(found)))
+    assert not wrong

@@ -20,6 +20,8 @@ _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"  # 007 and longer digits stay strings: th
 _NUMBER = r"^[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?$"
 _BLOCKS = (2**20, 2**31 - 1)  # bytes that are cut at once: the second where a row is longer than the first
 _QUOTE, _BREAKS = ord('"'), (10, 13)
+_AT_ONCE = 2**20
+_LEAST_CODE = 10**18  # longer digits are codes
 _HEAD = 100  # rows that most columns of text show not to be numbers
 
 
@@ -72,7 +74,7 @@ class Delimited:
             self._counted(header, first)  # names the line
             raise CorpusError("malformed table", found=str(error)[:200], where=self.source) from None
         if plain:
-            n_lines = self.data.count(b"\n", begin) + (body[-1] != _BREAKS[0])
+            n_lines = _count(body, _BREAKS[0]) + (body[-1] != _BREAKS[0])
             lines = range(first, first + n_lines) if n_lines == len(table) else self._counted(header, first)
         if len(lines) != len(table):
             raise CorpusError(
@@ -91,7 +93,10 @@ class Delimited:
             delimiter=self.separator, quote_char='"' if quoted else False, newlines_in_values=breaks_in_cells
         )
         converting = arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
+            column_types=dict.fromkeys(names, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            check_utf8=False,  # the whole file was
         )
         for block in _BLOCKS:
             reading = arrow_csv.ReadOptions(column_names=names, block_size=min(len(body) + 1, block))
@@ -223,6 +228,12 @@ class Delimited:
         )  # fmt: skip
 
 
+def _count(data: memoryview, byte: int) -> int:
+    """How often a byte occurs: `bytes.count` takes four times as long where it is frequent."""
+    marks = np.frombuffer(data, np.uint8)
+    return sum(int(np.count_nonzero(marks[at : at + _AT_ONCE] == byte)) for at in range(0, len(marks), _AT_ONCE))
+
+
 def _recorded(lines: Iterator[str], record: list[str]) -> Iterator[str]:
     """The lines, each noted as it is taken."""
     for line in lines:
@@ -253,6 +264,9 @@ def numbers_of(cells: Any) -> Any:
 
     if cells.null_count == len(cells):
         return cells
+    plain = _plain_numbers(cells)
+    if plain is not None:
+        return plain
     for pattern, kind in ((_INTEGER, pa.int64()), (_NUMBER, pa.float64())):
         for part in (cells.slice(0, _HEAD), cells):
             if compute.all(compute.match_substring_regex(part, pattern)).as_py() is False:
@@ -260,6 +274,39 @@ def numbers_of(cells: Any) -> Any:
         else:
             return cells.cast(kind)
     return cells
+
+
+def _plain_numbers(cells: Any) -> Any:
+    """The numbers of a column where it is clear without a pattern that each is one, which takes a third of the time."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    try:
+        cells.slice(0, _HEAD).cast(pa.float64())
+        whole = cells.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return _plain_fractions(cells)
+    in_reach = compute.all(compute.less(compute.abs(whole), _LEAST_CODE)).as_py()
+    return whole if in_reach and compute.all(compute.equal(whole.cast(pa.string()), cells)).as_py() else None
+
+
+def _plain_fractions(cells: Any) -> Any:
+    """The fractions of a column without exponents, zeros in front of digits, and what is not finite."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    try:
+        cells.slice(0, _HEAD).cast(pa.float64())
+        values = cells.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return None
+    doubtful = [compute.match_substring(cells, mark) for mark in "eExX"]
+    doubtful += [compute.starts_with(cells, start) for start in ("00", "-0", "+")]
+    zeros = compute.and_not(
+        compute.starts_with(cells, "0"), compute.or_(compute.starts_with(cells, "0."), compute.equal(cells, "0"))
+    )
+    is_finite = compute.all(compute.is_finite(values)).as_py()
+    return None if not is_finite or any(compute.any(found).as_py() for found in [*doubtful, zeros]) else values
 
 
 def is_numbering(cells: Any) -> bool:
