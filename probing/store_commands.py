@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from probing.errors import printable
 from probing.once_only import OnceOnly
+from probing.screen import console, say
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tables")]
 
@@ -34,9 +34,9 @@ def print_store(path: Path, as_json: bool, *, brief: bool = False) -> None:
     for unit in missing[:_SHOWN]:
         first, last = unit["examples"]
         lease = unit["lease"] and f"; process {unit['lease']['pid']} on {unit['lease']['host']} computes it"
-        typer.echo(f"missing: shard {unit['shard']}, examples {first} to {last}{lease or ''}")
+        say(f"missing: shard {unit['shard']}, examples {first} to {last}{lease or ''}")
     if len(missing) > _SHOWN:
-        typer.echo(f"missing: {len(missing) - _SHOWN} shards more (all of them with --json)")
+        say(f"missing: {len(missing) - _SHOWN} shards more (all of them with --json)")
 
 
 def _readable(info: dict[str, Any], *, brief: bool) -> dict[str, Any]:
@@ -57,20 +57,19 @@ def print_mapping(info: dict[str, Any], as_json: bool, *, verbatim: bool = False
     """Two columns, or one JSON line; `verbatim`: keys are names that can be typed, and stay as they are."""
     import json
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     if as_json:
-        typer.echo(json.dumps(info, sort_keys=True, default=str))
+        say(json.dumps(info, sort_keys=True, default=str))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in info.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         shown = ", ".join(map(str, shown)) if isinstance(shown, list | tuple) else shown
-        text = printable(str(shown)) if shown not in ("", None) else "none"
+        text = str(shown) if shown not in ("", None) else "none"
         table.add_row(key if verbatim else key.replace("_", " "), Text(text))
-    Console().print(table)
+    console().print(table)
 
 
 @store_app.command("ls", cls=OnceOnly)
@@ -87,9 +86,9 @@ def store_ls(
         info.pop("missing", None)
         print_mapping(info, as_json)
         if not as_json:
-            typer.echo("")
+            say("")
     if not found and not as_json:
-        typer.echo(f"no store under {root}")
+        say(f"no store under {root}")
 
 
 @store_app.command("info", cls=OnceOnly)
@@ -117,7 +116,7 @@ def store_verify(
     module = import_module("probing.store")
     if repair:
         for name in module.repair(store):
-            typer.echo(f"set aside: {name}; run `probing extract` again to compute it anew")
+            say(f"set aside: {name}; run `probing extract` again to compute it anew")
     opened = module.Store.open(store, allow_partial=True, verification="full")
     problems = opened.verify()
     done = f"{opened.shards_done} of {opened.shards_planned} shards"
@@ -127,7 +126,7 @@ def store_verify(
             "the store does not verify", needed="every shard as its record says", found="; ".join(problems[:10]),
             where=str(store), next_step="run `probing store verify --repair`, then `probing extract` again",
         )  # fmt: skip
-    typer.echo(f"{store}: sound, {done}, {opened.n_rows} rows")
+    say(f"{store}: sound, {done}, {opened.n_rows} rows")
 
 
 @store_app.command("moments", cls=OnceOnly)
@@ -148,7 +147,7 @@ def store_moments(
     opened = import_module("probing.store").Store.open(store)
     found = import_module("probing.extraction.gathering").gather_moments(opened, read, selection=selection, sites=sites)
     for one in found:
-        typer.echo(f"{one.site}: {one.count} rows of {len(one.examples)} examples ({selection}), width {len(one.mean)}")
+        say(f"{one.site}: {one.count} rows of {len(one.examples)} examples ({selection}), width {len(one.mean)}")
 
 
 @store_app.command("merge", cls=OnceOnly)
@@ -162,7 +161,7 @@ def store_merge(
     Example: probing store merge cache/states/gpt2 /mnt/other/gpt2
     """
     copied = import_module("probing.store").merge(first, other, prefer_target=prefer_first)
-    typer.echo(f"{first}: {len(copied)} shards copied")
+    say(f"{first}: {len(copied)} shards copied")
 
 
 @store_app.command("gc", cls=OnceOnly)
@@ -177,11 +176,11 @@ def store_gc(
     module = import_module("probing.store")
     found = module.garbage(store)
     for item in found:
-        typer.echo(f"{item.path}  {item.n_bytes} bytes  {item.reason}")
+        say(f"{item.path}  {item.n_bytes} bytes  {item.reason}")
     if yes:
-        typer.echo(f"{module.collect(found)} bytes deleted")
+        say(f"{module.collect(found)} bytes deleted")
     else:
-        typer.echo(f"{sum(item.n_bytes for item in found)} bytes; nothing was deleted (add --yes)")
+        say(f"{sum(item.n_bytes for item in found)} bytes; nothing was deleted (add --yes)")
 
 
 @store_app.command("rm", cls=OnceOnly)
@@ -196,7 +195,7 @@ def store_rm(
     if not yes:
         typer.confirm(f"delete {store}?", abort=True)
     left = import_module("probing.store").remove(store)
-    typer.echo(f"{store}: deleted" + (f"; left alone, not of a store: {', '.join(left)}" if left else ""))
+    say(f"{store}: deleted" + (f"; left alone, not of a store: {', '.join(left)}" if left else ""))
 
 
 @store_app.command("export", cls=OnceOnly)
@@ -209,4 +208,4 @@ def store_export(
 
     Example: probing store export cache/states/gpt2 --to gpt2.safetensors
     """
-    typer.echo(f"exported: {import_module('probing.store.export').export(store, to, compress=compress)}")
+    say(f"exported: {import_module('probing.store.export').export(store, to, compress=compress)}")

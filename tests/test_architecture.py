@@ -29,7 +29,8 @@ MEMBERS = (
 )
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
-    {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files", "text_forms", "interning"},
+    {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files", "text_forms", "interning", "machine",
+     "parents", "screen"},
     {
         "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics",
         "multiplicity", "sources", "grouping", "heads", "criterion",
@@ -43,7 +44,7 @@ LAYERS = [
     {"plantbench", "evidence"},
     {"reporting"},
     {"jobs", "cross_jobs", "use_jobs", "patch_jobs", "plantbench_jobs", "job_commands", "study", "store_commands",
-     "showing", "cli", "once_only", "mixed_tasks", "__main__", "__init__"},
+     "showing", "cli", "once_only", "mixed_tasks", "stopping", "ending", "supervising", "__main__", "__init__"},
 ]  # fmt: skip
 HEAVY = (
     "pydantic",
