@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -109,6 +110,39 @@ def _has_working_directory() -> bool:
     except OSError:
         return False
     return True
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before the work whose results it is for.
+
+    Raises:
+        CannotReachFile: why not.
+    """
+    with typed_errors():
+        place, status = folder, _status(folder)
+        while status is None:
+            place = place.parent
+            status = _status(place)
+            if status is None and place == place.parent:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+        if not status.st_nlink:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if not os.access(place, os.W_OK | os.X_OK):
+            number = errno.EROFS if _is_read_only(place) else errno.EACCES
+            raise OSError(number, os.strerror(number), str(place))
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _is_read_only(place: Path) -> bool:
+    return hasattr(os, "statvfs") and bool(os.statvfs(place).f_flag & os.ST_RDONLY)
 
 
 @contextmanager

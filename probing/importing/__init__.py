@@ -19,6 +19,7 @@ from probing.importing.arrays import Arrays, received
 from probing.importing.rows import MatchedRows, match_rows, scope_of
 from probing.importing.shards import shard_content
 from probing.importing.store import copy_store
+from probing.machine import with_typed_errors
 from probing.provenance import environment, file_sha256
 from probing.site import Site
 from probing.store import Store, StoreWriter
@@ -31,6 +32,7 @@ _SUFFIXES = {".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".json": "json", ".j
              ".safetensors": "safetensors"}  # fmt: skip
 
 
+@with_typed_errors
 def import_states(
     source: str | Path, corpus: Corpus | None = None, *, to: str | Path, rows: str | None = None,
     model: str | None = None, layers: str = "layer", dtype: str | None = None, limits: Limits | None = None,
