@@ -30,7 +30,7 @@ from probing.showing import (
     show,
     written,
 )
-from probing.store_commands import AsJson, print_mapping, store_app
+from probing.store_commands import AsJson, path_argument, print_mapping, store_app
 from probing.supervising import supervised
 
 _with_place = warnings.formatwarning
@@ -64,7 +64,7 @@ app.add_typer(store_app, name="store")
 
 @app.command(cls=OnceOnly)
 def run(
-    study: Annotated[Path, typer.Argument(help="study file (YAML)", metavar="STUDY.yaml", show_default=False)],
+    study: Annotated[Path, path_argument(help="study file (YAML)", metavar="STUDY.yaml", show_default=False)],
     to: Annotated[Path | None, typer.Option("--to", help="directory of results (default cache/results/NAME)")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from probing.screen import console, say
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tables")]
 
 _SHOWN = 20
+path_argument = partial(typer.Argument, readable=False)  # who may not read it is told so as by every other command
 
 store_app = typer.Typer(help="Look at stores of hidden states, and keep them.", no_args_is_help=True)
 
@@ -74,7 +76,7 @@ def print_mapping(info: dict[str, Any], as_json: bool, *, verbatim: bool = False
 
 @store_app.command("ls", cls=OnceOnly)
 def store_ls(
-    root: Annotated[Path, typer.Argument(help="a store, or a directory of stores")] = Path("cache/states"),
+    root: Annotated[Path, path_argument(help="a store, or a directory of stores")] = Path("cache/states"),
     as_json: AsJson = False,
 ) -> None:
     """List the stores under a directory.
@@ -93,7 +95,8 @@ def store_ls(
 
 @store_app.command("info", cls=OnceOnly)
 def store_show(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)], as_json: AsJson = False
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
+    as_json: AsJson = False,
 ) -> None:
     """Model, corpus, sites, shards done and missing, skipped examples and missing words of a store.
 
@@ -104,7 +107,7 @@ def store_show(
 
 @store_app.command("verify", cls=OnceOnly)
 def store_verify(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     repair: Annotated[
         bool, typer.Option("--repair", help="set damaged records aside, so that extract redoes them")
     ] = False,
@@ -131,7 +134,7 @@ def store_verify(
 
 @store_app.command("moments", cls=OnceOnly)
 def store_moments(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     corpus: Annotated[list[str], typer.Option("--corpus", help="SPLIT=FILE (repeat), or one FILE, as extracted")],
     selection: Annotated[str, typer.Option("--selection", help="a split, or all")] = "train",
     sites: Annotated[str, typer.Option("--sites", help="sites, comma-separated, with wildcards")] = "*",
@@ -152,8 +155,8 @@ def store_moments(
 
 @store_app.command("merge", cls=OnceOnly)
 def store_merge(
-    first: Annotated[Path, typer.Argument(metavar="STORE_DIR", help="gets what it lacks", show_default=False)],
-    other: Annotated[Path, typer.Argument(metavar="OTHER_DIR", help="is not changed", show_default=False)],
+    first: Annotated[Path, path_argument(metavar="STORE_DIR", help="gets what it lacks", show_default=False)],
+    other: Annotated[Path, path_argument(metavar="OTHER_DIR", help="is not changed", show_default=False)],
     prefer_first: Annotated[bool, typer.Option("--prefer-first", help="where they differ, keep the first's")] = False,
 ) -> None:
     """Copy into a store the shards of another part of the same extraction.
@@ -166,7 +169,7 @@ def store_merge(
 
 @store_app.command("gc", cls=OnceOnly)
 def store_gc(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", help="delete; without it, only list")] = False,
 ) -> None:
     """List, and with --yes delete, files of a store that nothing needs.
@@ -185,7 +188,7 @@ def store_gc(
 
 @store_app.command("rm", cls=OnceOnly)
 def store_rm(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
     """Delete one store.
@@ -200,7 +203,7 @@ def store_rm(
 
 @store_app.command("export", cls=OnceOnly)
 def store_export(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     to: Annotated[Path, typer.Option("--to", help="NAME.h5, NAME.safetensors, NAME.parquet, or a folder of .npy")],
     compress: Annotated[bool, typer.Option("--compress", help="HDF5: shuffle and deflate")] = False,
 ) -> None:
