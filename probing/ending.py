@@ -101,7 +101,8 @@ def open_streams() -> None:
             with suppress(OSError):
                 setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
         elif mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="backslashreplace")
+            with suppress(OSError, ValueError):
+                getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def block(error: ProbingError) -> str:

@@ -32,8 +32,8 @@ LAYERS = [
     {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files", "text_forms", "interning", "machine",
      "parents", "screen"},
     {
-        "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics",
-        "multiplicity", "sources", "grouping", "heads", "criterion",
+        "corpus", "site", "provenance", "fact_shapes", "alignment", "positions", "design", "records", "store",
+        "statistics", "multiplicity", "sources", "grouping", "heads", "criterion",
         "work", "failures", "foreign", "analysis", "resampling", "use_result", "use_run", "verdict",
         "patching_result",
     },
