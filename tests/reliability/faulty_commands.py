@@ -11,7 +11,7 @@ from tests.reliability.children import Ended, run
 
 REFERENCE = Path(__file__).resolve().parents[2] / "datasets" / "reference"
 MODEL = str(REFERENCE / "model")
-SIZES = {"train": 120, "dev": 40, "test": 40}
+SIZES = {"train": 150, "dev": 40, "test": 40}
 ANSWERS = "next_token:answers=was|were|is|are"
 PAIRS = """clean,corrupted,answer,corrupted_answer
 nowadays the doctor behind the window clearly,nowadays the doctors behind the window clearly,is,are
@@ -57,7 +57,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "use": Command(
         ("use", "--model", MODEL, "--corpus", "train={input}", "--task", "column:tense", "--behaviour", ANSWERS,
-         "--position", "end", "--sites", "resid.1", "--max-rows", "60", "--permutations", "20", "--to", "{to}",
+         "--position", "end", "--sites", "resid.1", "--max-rows", "100", "--permutations", "20", "--to", "{to}",
          "--quiet"), "train.jsonl",
     ),
     "patch": Command(

@@ -24,8 +24,8 @@ from tests.reliability.commands import ROOT
 from tests.reliability.faulty_commands import COMMANDS, Command, build_world, call, filled, preload
 from tests.reliability.tally import Tally
 
-DESCRIPTORS = (4, 12, 24)
-SPARE_MIB = (8, 64, 256)  # address space beyond what the process has when it begins
+DESCRIPTORS = (8, 24)
+SPARE_MIB = (16, 128)  # address space beyond what the process has when it begins
 FRESH_MIB = (300, 1500)  # address space of a process that is started anew
 SECONDS = 240.0
 LONG = "n" * 300
