@@ -137,7 +137,7 @@ class Relay:
     def __init__(self, reader: int) -> None:
         self._reader = reader
         self._rest = b""
-        self._is_ours = True
+        self._is_ours, self._in_block = True, False
         self.hidden = b""
         os.set_blocking(reader, False)
 
@@ -148,10 +148,8 @@ class Relay:
                 self._rest += data
         *lines, self._rest = self._rest.split(b"\n")
         for line in [*(line + b"\n" for line in lines), *([self._rest] if at_end and self._rest else [])]:
-            if line.startswith(_OURS):
-                self._is_ours = True
-            elif any(mark in line for mark in _NOISE):
-                self._is_ours = False
+            self._in_block = line.startswith(_OURS) or (self._in_block and line.startswith(b"  "))
+            self._is_ours = self._in_block or (self._is_ours and not any(mark in line for mark in _NOISE))
             if self._is_ours:
                 write(line)
             else:
