@@ -9,6 +9,7 @@ from probing.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
@@ -24,8 +25,18 @@ def console(*, err: bool = False) -> Console:
     from rich.segment import Segment
 
     class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **options)  # before cells are measured
+
         def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     return Plain(stderr=err)
+
+
+def shown(text: str, style: str = "") -> Text:
+    """A text as a cell or line of a console, no markup in it obeyed, and control characters shown escaped."""
+    from rich.text import Text
+
+    return Text(printable(text), style=style)

@@ -60,17 +60,16 @@ def print_mapping(info: dict[str, Any], as_json: bool, *, verbatim: bool = False
     import json
 
     from rich.table import Table
-    from rich.text import Text
 
     if as_json:
         say(json.dumps(info, sort_keys=True, default=str))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in info.items():
-        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        shown = ", ".join(map(str, shown)) if isinstance(shown, list | tuple) else shown
-        text = str(shown) if shown not in ("", None) else "none"
-        table.add_row(key if verbatim else key.replace("_", " "), Text(text))
+        said = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        said = ", ".join(map(str, said)) if isinstance(said, list | tuple) else said
+        text = str(said) if said not in ("", None) else "none"
+        table.add_row(key if verbatim else key.replace("_", " "), shown(text))
     console().print(table)
 
 
