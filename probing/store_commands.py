@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from probing.once_only import OnceOnly
-from probing.screen import console, say
+from probing.screen import console, say, shown
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tables")]
 
