@@ -206,6 +206,27 @@ def test_a_worker_that_is_busy_or_only_starts_ends_with_its_killed_driver(how: s
     wait_until_dead({int(path.name.split("-")[1]) for path in tmp_path.glob("made-*")}, 5.0)
 
 
+REAPED = """
+import os, subprocess, sys, time
+from pathlib import Path
+from probing.executors._reaping import reaped
+with reaped():
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)  # as Ray's agents: nobody's but its own
+    Path(sys.argv[1], f"made-{child.pid}").touch()
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize("how", ["killed", "done"])
+def test_what_ray_starts_here_does_not_outlive_its_driver(how: str, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", REAPED, str(tmp_path), how], cwd=ROOT, check=False)
+    pids = {int(path.name.split("-")[1]) for path in tmp_path.glob("made-*")}
+    assert len(pids) == 1
+    wait_until_dead(pids, 5.0)
+
+
 def wait_until_dead(pids: set[int], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while any(is_running(pid) for pid in pids):
