@@ -1,5 +1,17 @@
-"""`python -m probing`: the same as the command `probing`."""
+"""`python -m probing`: the same as the command `probing`. Signals are heard from the first moment on."""
 
-from probing.cli import main
+from probing import stopping
+from probing.ending import typed_ending
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    stopping.listen()
+    with typed_ending():
+        from probing.cli import main as run
+
+        run()
+
+
+if __name__ == "__main__":
+    main()

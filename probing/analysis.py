@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from probing.fact_shapes import check_shapes
 from probing.records import read_lines
 
 
@@ -81,7 +82,9 @@ def from_json(line: str) -> AnalysisResult:
     Raises:
         ValueError: another kind of text.
     """
-    return _reader().validate_json(line)
+    result = _reader().validate_json(line)
+    check_shapes({}, result.provenance)
+    return result
 
 
 @cache

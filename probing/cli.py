@@ -1,28 +1,23 @@
-"""The command line: flags to jobs, records to the screen, errors to exit codes. Nothing else prints.
-
-Exit codes: 0 done, 1 a ProbingError or an interruption, printed as one block, 2 wrong usage, 75 stopped by SIGTERM or
-SIGUSR1, as a batch system sends them: start the same command again.
-"""
+"""The command line: flags to jobs, records to the screen, errors to exit codes (`ending.py`). Nothing else prints."""
 
 from __future__ import annotations
 
-import errno
 import inspect
 import json
-import signal
-import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
-from probing import registry, showing
-from probing.errors import DiskFull, Interrupted, ProbingError, ProbingWarning, UnitFailed
+from probing import registry, showing, stopping
+from probing.ending import open_streams, silence_broken_streams, typed_ending
+from probing.errors import ProbingWarning, UnitFailed
 from probing.job_commands import Quiet, add_job_command
 from probing.once_only import OnceOnly
+from probing.screen import console, say
 from probing.showing import (
     finish_ablate,
     finish_cross,
@@ -35,54 +30,23 @@ from probing.showing import (
     show,
     written,
 )
-from probing.store_commands import AsJson, print_mapping, store_app
+from probing.store_commands import AsJson, path_argument, print_mapping, store_app
+from probing.supervising import supervised
 
-REQUEUE = 75
 _with_place = warnings.formatwarning
-_SHOWN = 20
 _PYTHON_SHOWS = warnings.showwarning
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Group(TyperGroup):
-    """Turns every ProbingError, interruption and full disk into one readable block and exit code 1."""
+    """Errors, interruptions and refusals of the machine end in one readable block and an exit code (`ending.py`)."""
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with typed_ending():
             return super().invoke(ctx)
-        except ProbingError as error:
-            _fail(error)
-        except _Requeue:
-            typer.echo("stopped by a signal; the same command goes on from here: what is done is kept", err=True)
-            sys.exit(REQUEUE)
-        except KeyboardInterrupt:
-            _fail(Interrupted("interrupted", next_step="run the same command again: what is done is kept"))
-        except MemoryError:
-            _fail(ProbingError("not enough memory", next_step="free some, and run the same command again"))
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            _fail(DiskFull("no room left on the disk", found=str(error), next_step="free some space and run again"))
 
-
-def _fail(error: ProbingError) -> NoReturn:
-    typer.echo(_block(error), err=True)
-    for name, cause in _causes(error)[:_SHOWN]:
-        typer.echo(f"\n{name}: {_block(cause)}", err=True)
-    sys.exit(1)
-
-
-def _block(error: ProbingError) -> str:
-    notes = "".join(f"\n  note: {note}" for note in getattr(error, "__notes__", []))
-    return f"{type(error).__name__}: {error}{notes}"
-
-
-def _causes(error: ProbingError, within: str = "") -> list[tuple[str, ProbingError]]:
-    """What failed and why, down to the errors that are of one thing each."""
-    if not isinstance(error, UnitFailed):
-        return []
-    named = [(f"{within}{name}", cause) for name, cause in error.errors.items()]
-    return [leaf for name, cause in named for leaf in (_causes(cause, f"{name}, ") or [(name, cause)])]
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        with typed_ending():
+            return super().main(*arguments, **options)
 
 
 app = typer.Typer(
@@ -100,7 +64,7 @@ app.add_typer(store_app, name="store")
 
 @app.command(cls=OnceOnly)
 def run(
-    study: Annotated[Path, typer.Argument(help="study file (YAML)", metavar="STUDY.yaml", show_default=False)],
+    study: Annotated[Path, path_argument(help="study file (YAML)", metavar="STUDY.yaml", show_default=False)],
     to: Annotated[Path | None, typer.Option("--to", help="directory of results (default cache/results/NAME)")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -119,7 +83,7 @@ def run(
     if job.use:
         showing.show_use(page.parent, job.certified(), as_json)
     if not as_json:
-        typer.echo(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
+        say(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
 
 
 @app.command(cls=OnceOnly)
@@ -137,16 +101,14 @@ def compare(
 
     Example: probing compare cache/results/upos --task upos --measure accuracy --probe linear
     """
-    from rich.console import Console
-
     module = import_module("probing.training.comparing")
     pairs = module.compare(
         results, task=task, measure=measure, probe=probe, split=split, correction=correction, model=model
     )  # fmt: skip
     if as_json:
-        typer.echo(pairs.to_json(orient="records", lines=True, double_precision=15), nl=False)
+        say(pairs.to_json(orient="records", lines=True, double_precision=15), nl=False)
     else:
-        import_module("probing.reporting.tables").print_pairs(pairs.to_dict("records"), Console())
+        import_module("probing.reporting.tables").print_pairs(pairs.to_dict("records"), console())
 
 
 @app.command("list", cls=OnceOnly)
@@ -161,7 +123,7 @@ def list_members(
     """
     if member:
         described = _described(folder, member)
-        typer.echo(json.dumps(described) if as_json else f"{described['written']}\n\n{described['documentation']}")
+        say(json.dumps(described) if as_json else f"{described['written']}\n\n{described['documentation']}")
         return
     rows = {name: _summary(folder, name) for name in registry.names(folder)} if folder else _folders()
     print_mapping(rows, as_json, verbatim=True)
@@ -183,7 +145,7 @@ def _described(folder: str, name: str) -> dict[str, str]:
 
 def _print_objections() -> None:
     """Which control answers which objection, for which levels of tasks."""
-    typer.echo("\nan objection, the control that answers it, and the rows of the tasks for which it does:")
+    say("\nan objection, the control that answers it, and the rows of the tasks for which it does:")
     members = {name: registry.get("controls", name).MEMBER for name in registry.names("controls")}
     answers = {f'"{one.answers}"': f"{name} ({', '.join(one.levels)})" for name, one in members.items()}
     print_mapping(answers, False, verbatim=True)
@@ -205,24 +167,6 @@ add_job_command(app, "transfer", "TransferJob", finish_cross, home="probing.cros
 add_job_command(app, "leave-one-out", "LeaveOneOutJob", finish_cross, home="probing.cross_jobs")
 
 
-class _Interrupt(KeyboardInterrupt):
-    """Ctrl-C. Not KeyboardInterrupt itself: where that passes through an `exec` of text (every dataclass is made by
-    one), the interpreter ends by the signal and not with our exit code, however well it was caught.
-    """
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise _Interrupt
-
-
-class _Requeue(BaseException):
-    """A batch system ends this job before it is done."""
-
-
-def _requeue(*_: object) -> NoReturn:
-    raise _Requeue
-
-
 def _as_words(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
@@ -234,14 +178,22 @@ def _as_words(
 
 def main() -> None:
     """Entry point of the command `probing`."""
+    stopping.listen()
+    open_streams()
     warnings.formatwarning = _as_words
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
-    for name in ("SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _requeue)
     warnings.showwarning = _show_warning
-    app()
+    try:
+        with typed_ending():
+            supervised(_work)
+    finally:
+        stopping.over()
+        silence_broken_streams()
+
+
+def _work() -> None:
+    stopping.watch()
+    with typed_ending():
+        app()
 
 
 def _show_warning(
@@ -250,6 +202,6 @@ def _show_warning(
 ) -> None:  # fmt: skip
     """A warning of ours as a plain sentence, others as Python shows them."""
     if issubclass(category, ProbingWarning):
-        typer.echo(f"warning: {message}", err=True)
+        say(f"warning: {message}", err=True)
     else:
         _PYTHON_SHOWS(message, category, filename, lineno, file, line)

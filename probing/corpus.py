@@ -12,6 +12,7 @@ from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.grouping import Ints, first_crossing, random_splits, unit_names, units_of
 from probing.heads import depths
 from probing.interning import Label, are_decomposed, compact, interned, once
+from probing.machine import with_typed_errors
 from probing.sources import SPLITS, Source, parts_of, split_order
 from probing.text_forms import composed, named
 
@@ -108,6 +109,7 @@ class Corpus:
         return len(self.examples)
 
     @classmethod
+    @with_typed_errors
     def read(cls, source: Source, **options: str | int) -> Corpus:
         """Read one file, a glob of files (`en_lines-*.conllu`: each file's split from its name), `{split: file}`
         or `hub:NAME`.

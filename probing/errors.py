@@ -10,6 +10,7 @@
     │                            PlantFailed
     ├─ WorkError                 UnitFailed WorkerLost Stalled
     ├─ FitError                  DidNotConverge
+    ├─ MachineError              CannotReachFile (OSError)   NotEnoughMemory (MemoryError)
     ├─ Interrupted
     └─ MissingDependency (ImportError)
 
@@ -25,7 +26,10 @@ import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Control characters; what turns the direction of text; line ends that only some programs know; halves of a character.
+_NOT_SHOWN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class ProbingError(Exception):
@@ -61,8 +65,13 @@ class ProbingError(Exception):
 
 
 def printable(text: str) -> str:
-    """Text that no terminal obeys: what files say may hold escape sequences."""
-    return _CONTROL.sub("\ufffd", text)
+    """Text that no terminal or page obeys: escapes are shown as `\\x1b`, bidirectional controls as `\\u202e`."""
+    return _NOT_SHOWN.sub(lambda match: _escape(match[0]), text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}"  # the latter also in JSON
 
 
 def _rebuild(
@@ -230,6 +239,18 @@ class FitError(ProbingError):
 
 class DidNotConverge(FitError):
     """The solver stopped before its tolerance was met."""
+
+
+class MachineError(ProbingError):
+    """The operating system does not give what the work needs; see `probing.machine`."""
+
+
+class CannotReachFile(MachineError, OSError):
+    """A file, folder or stream that the operating system will not open, read or write."""
+
+
+class NotEnoughMemory(MachineError, MemoryError):
+    """The memory, or a limit on it, does not suffice."""
 
 
 class Interrupted(ProbingError):

@@ -68,7 +68,11 @@ def attempted(attempts: Sequence[tuple[str, Callable[[], T]]], folder: Path, wha
             raise
         except ProbingError as error:
             errors[name] = error
-    _note(folder, errors)
+    try:
+        _note(folder, errors)
+    except OSError:
+        if not errors:  # which say more than that they cannot be noted
+            raise
     if len(errors) == len(attempts) and len({(type(error), str(error)) for error in errors.values()}) == 1:
         raise next(iter(errors.values()))
     if errors:

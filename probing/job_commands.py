@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import typer.main
 
+from probing.machine import check_target
 from probing.once_only import OnceOnly
 from probing.store_commands import AsJson
 
@@ -90,6 +92,9 @@ def _job_command(
     def command(**flags: Any) -> None:
         quiet, as_json = flags.pop("quiet", False), flags.pop("as_json", False)
         job = job_class.read(flags, where="command line")
+        folder, card = getattr(job, "to", None), getattr(job, "json_file", None)
+        for target in filter(None, (folder and Path(folder), card and Path(card).parent)):
+            check_target(target)
         finish(job, quiet, as_json)
 
     parameters = [_parameter(name, field) for name, field in job_class.model_fields.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from probing.deciding import (
@@ -60,11 +60,17 @@ def _judged(results: Sequence[UseResult], criteria: Criteria | None) -> list[lis
     equivalence = iter(benjamini_hochberg([equivalence_p(cell) for cell in cells]))
     verdicts = []
     for result, family in zip(results, families, strict=True):
-        own = criteria or Criteria(**result.settings.get("criteria", {}))
+        own = criteria or _criteria_of(result)
         n_selected = sum(p <= own.q for p in families)
         level = own.q * n_selected / len(results) if family <= own.q else 0.0
         verdicts.append([decide(result, c, Levels(level, next(equivalence) <= own.q), own) for c in result.cells])
     return verdicts
+
+
+def _criteria_of(result: UseResult) -> Criteria:
+    """Those that it was judged by; names that only other versions have are left out."""
+    known = {field.name for field in fields(Criteria)}
+    return Criteria(**{name: value for name, value in result.settings.get("criteria", {}).items() if name in known})
 
 
 def read_use_run(folder: str | Path) -> UseRun:

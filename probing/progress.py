@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +19,9 @@ from rich.progress import Task as ProgressTask
 from rich.text import Text
 
 from probing.extraction.shard_reading import Clock
+from probing.screen import console
+
+_TITLE = TextColumn("{task.description}", markup=False)
 
 
 class _Rate(ProgressColumn):
@@ -34,9 +36,9 @@ class _Rate(ProgressColumn):
 def words_bar(title: str, total: int, show: bool | None) -> Iterator[Clock]:
     """A bar with words per second and time left, on standard error."""
     is_shown = sys.stderr.isatty() if show is None else show
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
-        task = bar.add_task("words", total=total)
+    columns = (_TITLE, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console(err=True), disable=not is_shown) as bar:
+        task = bar.add_task(title, total=total)
         yield lambda words: bar.advance(task, words)
 
 
@@ -44,7 +46,7 @@ def words_bar(title: str, total: int, show: bool | None) -> Iterator[Clock]:
 def steps_bar(title: str, unit: str, total: int | None, show: bool | None) -> Iterator[Callable[[int, int], None]]:
     """A bar of steps, of which there may be known how many only later: told how many are done, and of how many."""
     is_shown = sys.stderr.isatty() if show is None else show
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
+    columns = (_TITLE, BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
+    with Progress(*columns, console=console(err=True), disable=not is_shown) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from probing.errors import InputError, UnknownName
+from probing.fact_shapes import check_shapes
 from probing.multiplicity import Correction
 from probing.resampling import NEW
 from probing.statistics import ALPHA
@@ -248,7 +249,9 @@ def from_json(line: str) -> ProbeResult:
     Raises:
         ValueError: another kind of text, with every field that is missing or of the wrong type.
     """
-    return _reader().validate_json(line)
+    result = _reader().validate_json(line)
+    check_shapes(result.facts, result.provenance)
+    return result
 
 
 @cache

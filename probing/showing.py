@@ -8,9 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from probing.errors import UnitFailed
+from probing.screen import console, say
 from probing.store_commands import print_store
 
 
@@ -31,13 +30,11 @@ def finish_train(job: Any, quiet: bool, as_json: bool) -> None:
         show(written(Path(job.to), job.tasks, failure), as_json)
         raise
     if results.missing:  # what is there is not all: it would be shown with too good an opinion of the best site
-        typer.echo(
-            f"{results.missing} units of work are left to other processes: the last one writes the results", err=True
-        )
+        say(f"{results.missing} units of work are left to other processes: the last one writes the results", err=True)
         return
     show(results, as_json)
     if not as_json:
-        typer.echo(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
+        say(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
 
 
 def written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> Any:
@@ -60,25 +57,25 @@ def finish_use(job: Any, quiet: bool, as_json: bool) -> None:
     run = job.run(progress=not quiet)
     if as_json:
         for verdict in run:
-            typer.echo(verdict.to_json())
+            say(verdict.to_json())
         _warn_of_behaviours(run.results)
         return
     show_verdicts(run.verdicts)
     _show_answers(run.results)
     for result in run.results:
         if result.twin_pairs is not None:
-            typer.echo(f"{result.task}: whole states were exchanged between {result.twin_pairs:,} pairs of twins")
+            say(f"{result.task}: whole states were exchanged between {result.twin_pairs:,} pairs of twins")
     warn([
         f"{r.task}: left out, as too rare for three folds: {', '.join(r.left_out)}" for r in run.results if r.left_out
     ])  # fmt: skip
     _warn_of_behaviours(run.results)
-    typer.echo(f"verdicts: {Path(job.to) / 'verdicts.parquet'}\nnext: probing report {job.to}")
+    say(f"verdicts: {Path(job.to) / 'verdicts.parquet'}\nnext: probing report {job.to}")
 
 
 def _show_answers(results: Iterable[Any]) -> None:
     words = import_module("probing.reporting.use_words")
     for sentence in dict.fromkeys(filter(None, map(words.answers_sentence, results))):
-        typer.echo(sentence)
+        say(sentence)
 
 
 def _warn_of_behaviours(results: Iterable[Any]) -> None:
@@ -87,8 +84,6 @@ def _warn_of_behaviours(results: Iterable[Any]) -> None:
 
 
 def finish_patch(job: Any, quiet: bool, as_json: bool) -> None:
-    from rich.console import Console
-
     run = job.run(progress=not quiet)
     tables = import_module("probing.reporting.effect_tables")
     if as_json:
@@ -96,50 +91,48 @@ def finish_patch(job: Any, quiet: bool, as_json: bool) -> None:
             _print_rows([{"title": run.title, "method": one.method, **row} for row in one.table()])
         warn(run.found.doubts)
         return
-    tables.print_patching(run.found, Console(), title=run.title, into=run.into)
+    tables.print_patching(run.found, console(), title=run.title, into=run.into)
     warn(run.found.doubts)
     _print_files(run.files, f"probing report {job.to}")
 
 
 def finish_ablate(job: Any, quiet: bool, as_json: bool) -> None:
-    from rich.console import Console
-
     run = job.run(progress=not quiet)
     tables = import_module("probing.reporting.effect_tables")
     for one in run.found:
         if as_json:
             _print_rows(one.table())
         else:
-            tables.print_ablation(one, Console())
-            typer.echo()
+            tables.print_ablation(one, console())
+            say()
     warn(run.doubts)
     if not as_json:
         if run.answers:
             said = import_module("probing.use_result").answers_said(run.answers, ids=True)
-            typer.echo(f"Answers as measured: {said}.")
+            say(f"Answers as measured: {said}.")
         _print_files(run.files)
 
 
 def _print_rows(rows: Iterable[Mapping[str, Any]]) -> None:
     for row in rows:
-        typer.echo(json.dumps(row, sort_keys=True))
+        say(json.dumps(row, sort_keys=True))
 
 
 def _print_files(files: Iterable[Path], next_step: str = "") -> None:
-    typer.echo("\n".join(f"{file.suffix[1:]}: {file}" for file in files))
+    say("\n".join(f"{file.suffix[1:]}: {file}" for file in files))
     if next_step:
-        typer.echo(f"next: {next_step}")
+        say(f"next: {next_step}")
 
 
 def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
     card = job.run(progress=not quiet)
     if job.by_case:
-        typer.echo(card.case_tables() + "\n")
-    typer.echo(card.table(lambda s: f"tier {s.tier}") if len(set(job.tiers)) > 1 else card.table())
+        say(card.case_tables() + "\n")
+    say(card.table(lambda s: f"tier {s.tier}") if len(set(job.tiers)) > 1 else card.table())
     if card.power:
-        typer.echo("\n" + card.power_tables())
+        say("\n" + card.power_tables())
     if job.json_file is not None:
-        typer.echo(f"score card: {job.json_file}")
+        say(f"score card: {job.json_file}")
 
 
 def show_use(folder: Path, certified: Mapping[tuple[str, str], str], as_json: bool) -> None:
@@ -147,7 +140,7 @@ def show_use(folder: Path, certified: Mapping[tuple[str, str], str], as_json: bo
     run = import_module("probing.judging").read_use_run(folder)
     if as_json:
         for verdict in run:
-            typer.echo(verdict.to_json())
+            say(verdict.to_json())
         return
     show_verdicts(run.verdicts)
     _show_answers(run.results)
@@ -155,10 +148,10 @@ def show_use(folder: Path, certified: Mapping[tuple[str, str], str], as_json: bo
     known = [(v, certified[v.task, v.place]) for v in run if (v.task, v.place) in certified]
     if not known:
         return
-    typer.echo("\nThe truth of this model is certified by do-interventions on minimal pairs:")
+    say("\nThe truth of this model is certified by do-interventions on minimal pairs:")
     width = max(len(f"{v.task} at {v.place}") for v, _ in known)
     for verdict, label in known:
-        typer.echo(f"  {f'{verdict.task} at {verdict.place}':{width}}  {_beside(verdict, label)}")
+        say(f"  {f'{verdict.task} at {verdict.place}':{width}}  {_beside(verdict, label)}")
 
 
 def _beside(verdict: Any, label: str) -> str:
@@ -169,16 +162,14 @@ def _beside(verdict: Any, label: str) -> str:
 
 
 def show_verdicts(verdicts: Iterable[Any]) -> None:
-    from rich.console import Console
-
-    import_module("probing.reporting.use_tables").print_verdicts(list(verdicts), Console())
+    import_module("probing.reporting.use_tables").print_verdicts(list(verdicts), console())
 
 
 def finish_report(job: Any, quiet: bool, as_json: bool) -> None:
-    typer.echo(f"report: {job.run()}")
+    say(f"report: {job.run()}")
     tables = [Path(job.results) / f"{name}.parquet" for name in ("results", "verdicts")]
     for table in filter(Path.is_file, tables):
-        typer.echo(f"{table.stem}: {table}")
+        say(f"{table.stem}: {table}")
     failures = import_module("probing.failures").read_failures(Path(job.results))
     warn([f"{failure.name} failed: {failure.text}" for failure in failures])
 
@@ -187,15 +178,15 @@ def finish_cross(job: Any, quiet: bool, as_json: bool) -> None:
     results = job.run()
     warn(results.remarks)
     if as_json:
-        typer.echo(results.json_lines(), nl=False)
+        say(results.json_lines(), nl=False)
         return
     columns = ["site", "probe", "measure", "trained_on", "tested_on", "value", "low", "high", "difference"]
-    typer.echo(results.table()[columns].to_string(index=False, float_format="%.3f", na_rep="–"))
-    typer.echo(f"results: {Path(job.to) / f'{results.name}.parquet'}")
+    say(results.table()[columns].to_string(index=False, float_format="%.3f", na_rep="–"))
+    say(f"results: {Path(job.to) / f'{results.name}.parquet'}")
 
 
 def print_json(results: Any) -> None:
-    typer.echo(import_module("probing.records").json_lines(results), nl=False)
+    say(import_module("probing.records").json_lines(results), nl=False)
     for task in import_module("probing.reporting.task_results").by_task(results):
         sentences = import_module("probing.reporting.warnings").warnings_of_task(task)
         warn([f"{task.title}: {sentence}" for sentence in sentences])
@@ -204,10 +195,8 @@ def print_json(results: Any) -> None:
 def warn(sentences: Iterable[str]) -> None:
     """Plain sentences on standard error; empty ones are left out."""
     for sentence in filter(None, sentences):
-        typer.echo(f"warning: {sentence}", err=True)
+        say(f"warning: {sentence}", err=True)
 
 
 def print_results(results: Any) -> None:
-    from rich.console import Console
-
-    import_module("probing.reporting.tables").print_results(list(results), Console(), results.analyses)
+    import_module("probing.reporting.tables").print_results(list(results), console(), results.analyses)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from probing.errors import printable
 from probing.once_only import OnceOnly
+from probing.screen import console, say, shown
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tables")]
 
 _SHOWN = 20
+path_argument = partial(typer.Argument, readable=False)  # who may not read it is told so as by every other command
 
 store_app = typer.Typer(help="Look at stores of hidden states, and keep them.", no_args_is_help=True)
 
@@ -34,9 +36,9 @@ def print_store(path: Path, as_json: bool, *, brief: bool = False) -> None:
     for unit in missing[:_SHOWN]:
         first, last = unit["examples"]
         lease = unit["lease"] and f"; process {unit['lease']['pid']} on {unit['lease']['host']} computes it"
-        typer.echo(f"missing: shard {unit['shard']}, examples {first} to {last}{lease or ''}")
+        say(f"missing: shard {unit['shard']}, examples {first} to {last}{lease or ''}")
     if len(missing) > _SHOWN:
-        typer.echo(f"missing: {len(missing) - _SHOWN} shards more (all of them with --json)")
+        say(f"missing: {len(missing) - _SHOWN} shards more (all of them with --json)")
 
 
 def _readable(info: dict[str, Any], *, brief: bool) -> dict[str, Any]:
@@ -57,25 +59,23 @@ def print_mapping(info: dict[str, Any], as_json: bool, *, verbatim: bool = False
     """Two columns, or one JSON line; `verbatim`: keys are names that can be typed, and stay as they are."""
     import json
 
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     if as_json:
-        typer.echo(json.dumps(info, sort_keys=True, default=str))
+        say(json.dumps(info, sort_keys=True, default=str))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in info.items():
-        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        shown = ", ".join(map(str, shown)) if isinstance(shown, list | tuple) else shown
-        text = printable(str(shown)) if shown not in ("", None) else "none"
-        table.add_row(key if verbatim else key.replace("_", " "), Text(text))
-    Console().print(table)
+        said = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        said = ", ".join(map(str, said)) if isinstance(said, list | tuple) else said
+        text = str(said) if said not in ("", None) else "none"
+        table.add_row(key if verbatim else key.replace("_", " "), shown(text))
+    console().print(table)
 
 
 @store_app.command("ls", cls=OnceOnly)
 def store_ls(
-    root: Annotated[Path, typer.Argument(help="a store, or a directory of stores")] = Path("cache/states"),
+    root: Annotated[Path, path_argument(help="a store, or a directory of stores")] = Path("cache/states"),
     as_json: AsJson = False,
 ) -> None:
     """List the stores under a directory.
@@ -87,14 +87,15 @@ def store_ls(
         info.pop("missing", None)
         print_mapping(info, as_json)
         if not as_json:
-            typer.echo("")
+            say("")
     if not found and not as_json:
-        typer.echo(f"no store under {root}")
+        say(f"no store under {root}")
 
 
 @store_app.command("info", cls=OnceOnly)
 def store_show(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)], as_json: AsJson = False
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
+    as_json: AsJson = False,
 ) -> None:
     """Model, corpus, sites, shards done and missing, skipped examples and missing words of a store.
 
@@ -105,7 +106,7 @@ def store_show(
 
 @store_app.command("verify", cls=OnceOnly)
 def store_verify(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     repair: Annotated[
         bool, typer.Option("--repair", help="set damaged records aside, so that extract redoes them")
     ] = False,
@@ -117,7 +118,7 @@ def store_verify(
     module = import_module("probing.store")
     if repair:
         for name in module.repair(store):
-            typer.echo(f"set aside: {name}; run `probing extract` again to compute it anew")
+            say(f"set aside: {name}; run `probing extract` again to compute it anew")
     opened = module.Store.open(store, allow_partial=True, verification="full")
     problems = opened.verify()
     done = f"{opened.shards_done} of {opened.shards_planned} shards"
@@ -127,12 +128,12 @@ def store_verify(
             "the store does not verify", needed="every shard as its record says", found="; ".join(problems[:10]),
             where=str(store), next_step="run `probing store verify --repair`, then `probing extract` again",
         )  # fmt: skip
-    typer.echo(f"{store}: sound, {done}, {opened.n_rows} rows")
+    say(f"{store}: sound, {done}, {opened.n_rows} rows")
 
 
 @store_app.command("moments", cls=OnceOnly)
 def store_moments(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     corpus: Annotated[list[str], typer.Option("--corpus", help="SPLIT=FILE (repeat), or one FILE, as extracted")],
     selection: Annotated[str, typer.Option("--selection", help="a split, or all")] = "train",
     sites: Annotated[str, typer.Option("--sites", help="sites, comma-separated, with wildcards")] = "*",
@@ -148,13 +149,13 @@ def store_moments(
     opened = import_module("probing.store").Store.open(store)
     found = import_module("probing.extraction.gathering").gather_moments(opened, read, selection=selection, sites=sites)
     for one in found:
-        typer.echo(f"{one.site}: {one.count} rows of {len(one.examples)} examples ({selection}), width {len(one.mean)}")
+        say(f"{one.site}: {one.count} rows of {len(one.examples)} examples ({selection}), width {len(one.mean)}")
 
 
 @store_app.command("merge", cls=OnceOnly)
 def store_merge(
-    first: Annotated[Path, typer.Argument(metavar="STORE_DIR", help="gets what it lacks", show_default=False)],
-    other: Annotated[Path, typer.Argument(metavar="OTHER_DIR", help="is not changed", show_default=False)],
+    first: Annotated[Path, path_argument(metavar="STORE_DIR", help="gets what it lacks", show_default=False)],
+    other: Annotated[Path, path_argument(metavar="OTHER_DIR", help="is not changed", show_default=False)],
     prefer_first: Annotated[bool, typer.Option("--prefer-first", help="where they differ, keep the first's")] = False,
 ) -> None:
     """Copy into a store the shards of another part of the same extraction.
@@ -162,12 +163,12 @@ def store_merge(
     Example: probing store merge cache/states/gpt2 /mnt/other/gpt2
     """
     copied = import_module("probing.store").merge(first, other, prefer_target=prefer_first)
-    typer.echo(f"{first}: {len(copied)} shards copied")
+    say(f"{first}: {len(copied)} shards copied")
 
 
 @store_app.command("gc", cls=OnceOnly)
 def store_gc(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", help="delete; without it, only list")] = False,
 ) -> None:
     """List, and with --yes delete, files of a store that nothing needs.
@@ -177,16 +178,16 @@ def store_gc(
     module = import_module("probing.store")
     found = module.garbage(store)
     for item in found:
-        typer.echo(f"{item.path}  {item.n_bytes} bytes  {item.reason}")
+        say(f"{item.path}  {item.n_bytes} bytes  {item.reason}")
     if yes:
-        typer.echo(f"{module.collect(found)} bytes deleted")
+        say(f"{module.collect(found)} bytes deleted")
     else:
-        typer.echo(f"{sum(item.n_bytes for item in found)} bytes; nothing was deleted (add --yes)")
+        say(f"{sum(item.n_bytes for item in found)} bytes; nothing was deleted (add --yes)")
 
 
 @store_app.command("rm", cls=OnceOnly)
 def store_rm(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
     """Delete one store.
@@ -196,12 +197,12 @@ def store_rm(
     if not yes:
         typer.confirm(f"delete {store}?", abort=True)
     left = import_module("probing.store").remove(store)
-    typer.echo(f"{store}: deleted" + (f"; left alone, not of a store: {', '.join(left)}" if left else ""))
+    say(f"{store}: deleted" + (f"; left alone, not of a store: {', '.join(left)}" if left else ""))
 
 
 @store_app.command("export", cls=OnceOnly)
 def store_export(
-    store: Annotated[Path, typer.Argument(metavar="STORE_DIR", show_default=False)],
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     to: Annotated[Path, typer.Option("--to", help="NAME.h5, NAME.safetensors, NAME.parquet, or a folder of .npy")],
     compress: Annotated[bool, typer.Option("--compress", help="HDF5: shuffle and deflate")] = False,
 ) -> None:
@@ -209,4 +210,4 @@ def store_export(
 
     Example: probing store export cache/states/gpt2 --to gpt2.safetensors
     """
-    typer.echo(f"exported: {import_module('probing.store.export').export(store, to, compress=compress)}")
+    say(f"exported: {import_module('probing.store.export').export(store, to, compress=compress)}")

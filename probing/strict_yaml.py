@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 MAX_DEPTH = 32
+MAX_DIGITS = 1000
 
 
 def strict_yaml(text: str) -> Any:
@@ -44,6 +45,12 @@ class _StrictLoader(yaml.SafeLoader):
         finally:
             self._depth -= 1
 
+    def construct_yaml_int(self, node: Any) -> int:
+        """An integer; one of more digits than Python writes is refused in any base, for no message could show it."""
+        if len(str(node.value)) > MAX_DIGITS:
+            raise ValueError(f"an integer of {len(str(node.value)):,} digits, line {node.start_mark.line + 1}")
+        return super().construct_yaml_int(node)
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
@@ -53,3 +60,6 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"key {key.value!r} occurs twice, line {key.start_mark.line + 1}")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)

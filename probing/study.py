@@ -14,6 +14,7 @@ import probing as pb
 from probing.errors import ConfigError, UnitFailed, unknown_name
 from probing.failures import attempted
 from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
+from probing.machine import check_target
 from probing.provenance import canonical_json
 from probing.strict_json import strict_json
 from probing.strict_yaml import strict_yaml
@@ -87,6 +88,7 @@ class Study(Job):
             UnitFailed: some tasks failed, after all others were trained and reported; one task's error is its own.
         """
         out = self.folder(to)
+        check_target(out)
         corpus = CorpusOptions(
             corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed, group=self.group
         ).read_corpus(self.root)

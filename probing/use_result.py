@@ -12,6 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from probing.errors import InputError
+from probing.fact_shapes import check_settings
+from probing.records import read_lines
+from probing.strict_json import strict_json
 from probing.whole_files import write_atomically
 
 Answers = tuple[tuple[tuple[int, str], ...], ...]
@@ -237,7 +240,9 @@ class UseResult:
             InputError: not such a line.
         """
         try:
-            return TypeAdapter(cls).validate_python(_numbers(json.loads(text)))
+            result = TypeAdapter(cls).validate_python(_numbers(strict_json(text)))
+            check_settings(result.settings)
+            return result
         except ValueError as error:
             raise InputError("not a use result", needed="a line of use.jsonl", found=str(error)[:200]) from error
 
@@ -253,7 +258,7 @@ def read_use_results(path: Path) -> list[UseResult]:
     Raises:
         InputError: not such a file.
     """
-    return [UseResult.from_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return read_lines(path, UseResult.from_json, "results of use")
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from probing.errors import ProbingError, UnitFailed
+from probing import machine
+from probing.errors import NotEnoughMemory, ProbingError, UnitFailed
 from probing.provenance import digest
 
 Report = Callable[[int], None]
@@ -82,14 +83,17 @@ def unit_id(*parts: Any) -> str:
 
 
 def as_work_error(error: BaseException, name: str) -> ProbingError:
-    """The error itself if it is ours, with its attributes; else a `UnitFailed` that says what it was, and where."""
-    if isinstance(error, ProbingError):
-        return error
-    if isinstance(error, MemoryError):
+    """The error itself if it is ours, with its attributes, or one of the machine; else a `UnitFailed` that says what it
+    was, and where.
+    """
+    known = machine.typed(error)
+    if isinstance(known, NotEnoughMemory):
         return UnitFailed(
-            f"not enough memory for {name}", found=str(error),
+            f"not enough memory for {name}", found=known.found,
             next_step="free some memory, or use fewer workers, and run the same command again: what is done is kept",
         )  # fmt: skip
+    if known is not None:
+        return known
     wrapped = UnitFailed(
         f"{name} failed", found=f"{type(error).__name__}: {error}", next_step="see the note for where it was raised",
     )  # fmt: skip

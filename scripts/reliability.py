@@ -1,4 +1,4 @@
-"""The reliability figures F1 to F12 in one table; docs/reliability.md says what each means.
+"""The reliability figures F1 to F13 in one table; docs/reliability.md says what each means.
 
     python scripts/reliability.py [--short] [--only F1 F5 …] [--folder DIR]
 

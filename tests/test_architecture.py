@@ -29,10 +29,11 @@ MEMBERS = (
 )
 # From the ground up; a module may import its own layer (without cycles) and those below.
 LAYERS = [
-    {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files", "text_forms", "interning"},
+    {"errors", "seeds", "registry", "strict_json", "strict_yaml", "whole_files", "text_forms", "interning", "machine",
+     "parents", "screen"},
     {
-        "corpus", "site", "provenance", "alignment", "positions", "design", "records", "store", "statistics",
-        "multiplicity", "sources", "grouping", "heads", "criterion",
+        "corpus", "site", "provenance", "fact_shapes", "alignment", "positions", "design", "records", "store",
+        "statistics", "multiplicity", "sources", "grouping", "heads", "criterion",
         "work", "failures", "foreign", "analysis", "resampling", "use_result", "use_run", "verdict",
         "patching_result",
     },
@@ -43,7 +44,7 @@ LAYERS = [
     {"plantbench", "evidence"},
     {"reporting"},
     {"jobs", "cross_jobs", "use_jobs", "patch_jobs", "plantbench_jobs", "job_commands", "study", "store_commands",
-     "showing", "cli", "once_only", "mixed_tasks", "__main__", "__init__"},
+     "showing", "cli", "once_only", "mixed_tasks", "stopping", "ending", "supervising", "__main__", "__init__"},
 ]  # fmt: skip
 HEAVY = (
     "pydantic",

@@ -166,6 +166,67 @@ def test_a_killed_and_restarted_driver_completes_and_leaves_no_worker_behind(nam
     assert {k: squares.tries(k) for k in before} == tries
 
 
+BUSY = """
+import os, re, sys
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from probing.executors.processes import Processes
+from probing.work import WorkPlan, WorkUnit
+
+class Slow:
+    def __reduce__(self):
+        return slow, (sys.argv[1], sys.argv[2])
+
+def slow(folder, how):
+    (Path(folder) / f"made-{os.getpid()}").touch()
+    if how == "computes":  # without ever giving the lock of the interpreter away
+        re.match(r"(a+)+$", "a" * 60 + "b")
+    __import__("time").sleep(60)
+
+if __name__ == "__main__":
+    unit = WorkUnit("1", "one")
+    list(Processes(workers=1).run(WorkPlan((unit,)), Slow(), lambda size: None))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread looks after the parent")
+@pytest.mark.parametrize("how", ["imports", "computes"])
+def test_a_worker_that_is_busy_or_only_starts_ends_with_its_killed_driver(how: str, tmp_path: Path) -> None:
+    """Also where no thread of its own could run: the kernel ends it."""
+    file = tmp_path / "driver.py"
+    file.write_text(BUSY)
+    child = subprocess.Popen(
+        [sys.executable, str(file), str(tmp_path), how], env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    while not list(tmp_path.glob("made-*")):
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    wait_until_dead({int(path.name.split("-")[1]) for path in tmp_path.glob("made-*")}, 5.0)
+
+
+REAPED = """
+import os, subprocess, sys, time
+from pathlib import Path
+from probing.executors._reaping import reaped
+with reaped():
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)  # as Ray's agents: nobody's but its own
+    Path(sys.argv[1], f"made-{child.pid}").touch()
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize("how", ["killed", "done"])
+def test_what_ray_starts_here_does_not_outlive_its_driver(how: str, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", REAPED, str(tmp_path), how], cwd=ROOT, check=False)
+    pids = {int(path.name.split("-")[1]) for path in tmp_path.glob("made-*")}
+    assert len(pids) == 1
+    wait_until_dead(pids, 5.0)
+
+
 def wait_until_dead(pids: set[int], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while any(is_running(pid) for pid in pids):

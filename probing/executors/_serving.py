@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NoReturn
 
 from probing.executors._units import begin
+from probing.parents import EndsWithParent
 from probing.work import Outcome, Place, WorkerFactory, as_work_error
 
 # Messages of a worker: (READY,), (PROGRESS, size), (ENDED, status, error, seconds) of its oldest unit, (BROKEN, error).
 READY, PROGRESS, ENDED, BROKEN = "ready", "progress", "ended", "broken"
 
 
-def serve(pipe: Connection, factory: WorkerFactory, place: Place) -> None:
+def serve(tie: EndsWithParent, pipe: Connection, sent: bytes, place: Place) -> None:
     """Make a worker and do the units that arrive, until the process is ended.
+
+    Args:
+        tie: unpickled first, it ends this process with its parent, were that killed while the rest is imported.
+        pipe: to the parent.
+        sent: the pickled factory of the worker; to read it imports what takes seconds.
+        place: of the worker.
 
     Each (READY,) is answered by a unit, or by None: then the unit under way is finished before the next is asked for.
     """
     _follow_signals()
     if place.threads is not None:
         os.environ["RAYON_NUM_THREADS"] = str(place.threads)  # of the tokenizer, read at its first use
-    threading.Thread(target=_die_with_parent, daemon=True).start()
     with suppress(BrokenPipeError, EOFError):
         try:
+            factory: WorkerFactory = ForkingPickler.loads(sent)
             worker = factory(place)
         except Exception as error:
             pipe.send((BROKEN, as_work_error(error, "a worker")))
@@ -59,11 +65,3 @@ def _follow_signals() -> None:
 
 def _leave(*_: object) -> NoReturn:
     raise SystemExit(0)
-
-
-def _die_with_parent() -> None:
-    """A worker whose parent was killed ends at once: what is half-written has no record and is swept."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import ForkingPickler
 from pickle import PicklingError, UnpicklingError
 from typing import Any
 
 from probing.errors import BadParameter
 from probing.executors._serving import BROKEN, ENDED, PROGRESS, READY, serve
 from probing.executors._units import RETRIES, check_options, cores, lost, no_start, stalled
+from probing.parents import EndsWithParent
 from probing.work import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan, WorkUnit
 
 _STOP_SECONDS = 10.0
@@ -108,8 +110,9 @@ class _Pool:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         place = Place(slot, self._threads)
-        process = context.Process(target=serve, args=(theirs, self._factory, place), daemon=True)
         try:
+            arguments = (EndsWithParent(), theirs, bytes(ForkingPickler.dumps(self._factory)), place)
+            process = context.Process(target=serve, args=arguments, daemon=True)
             with _interrupts_kept_from_children():
                 process.start()
         except (PicklingError, AttributeError, TypeError) as error:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from probing.errors import MissingDependency, ProbingError
+from probing.executors._reaping import reaped
 from probing.executors._units import RETRIES, begin, check_options, cores, lost, no_start, stalled
 from probing.work import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan, WorkUnit, as_work_error
 
@@ -51,7 +52,7 @@ class RayActors(Executor):
         """Run every unit; the actors are ended with the run, whatever its end is."""
         if not plan.units:
             return
-        with _signals_heard():
+        with _signals_heard(), reaped():
             ray, is_ours = _ray(self)
             try:
                 with closing(_Pool(ray, self, plan, factory)) as pool:

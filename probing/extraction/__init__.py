@@ -23,6 +23,7 @@ from probing.extraction.shard_work import (
     threads_set,
 )
 from probing.language_model import LanguageModel
+from probing.machine import with_typed_errors
 from probing.progress import words_bar
 from probing.provenance import digest
 from probing.site import are_module_paths
@@ -33,6 +34,7 @@ from probing.work import Executor, WorkerFactory
 SHARD_BYTES = 64 << 20
 
 
+@with_typed_errors
 def extract(
     model: LanguageModel | str, corpus: Corpus, *, sites: str | Sequence[str] = "resid.*", to: str | Path,
     rows: str = "word:mean", dtype: str | None = None, max_length: int | None = None,

@@ -25,6 +25,7 @@ from probing.extraction.shard_reading import (
     encode_within,
     n_words,
     pages_for,
+    refuse_too_large,
 )
 from probing.language_model import LanguageModel
 from probing.provenance import digest
@@ -175,6 +176,7 @@ def read_replay_shard(
     for e in too_long:
         encoded[e] = _nothing()
     rows = piece_rows([e.text for e in examples], [e.words for e in examples], encoded, with_special=True)
+    refuse_too_large(model, examples, rows, reading)
     states, given, outputs = _run(model, examples, encoded, rows, reading, advance)
     content = assembled(model, examples, start, reading, encoded, too_long, rows, states)
     return replace(

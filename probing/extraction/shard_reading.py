@@ -17,12 +17,13 @@ from probing.alignment import Encoded, Rows, piece_rows, sentence_rows, word_row
 from probing.batching import Gather, length_sorted_batches
 from probing.chat import ChatTemplate
 from probing.corpus import Example
-from probing.errors import NonFiniteStates
+from probing.errors import BadParameter, NonFiniteStates
 from probing.extraction.windows import Windows, windowed_states, windows_of
 from probing.language_model import LanguageModel
 from probing.models._lanes import Lanes
 from probing.positions import SCOPE, Position, position_rows
-from probing.store import ShardContent, narrow
+from probing.store import ITEM_BYTES, ShardContent, narrow
+from probing.store.format import MAX_SHARD_BYTES
 
 SKIPPED, TRUNCATED, HAS_MISSING, WINDOWED = 1, 2, 4, 8
 WINDOW = "window"
@@ -82,13 +83,32 @@ def read_shard(
 
     Raises:
         NonFiniteStates: naming the site and the sentence.
+        BadParameter: more rows than a shard may hold; the model is not run.
     """
     encoded, too_long = encode_within(model, examples, reading)
     rows = _rows(model, examples, encoded, reading)
+    refuse_too_large(model, examples, rows, reading)
     windows = _windows(encoded, reading)
     states = _read_states(model, examples, encoded, rows, windows, reading, lanes, advance)
     content = assembled(model, examples, start, reading, encoded, too_long, rows, states, set(windows))
     return replace(content, windowed=tuple((start + e, len(cut.inputs)) for e, cut in windows.items()))
+
+
+def refuse_too_large(model: LanguageModel, examples: Sequence[Example], rows: Rows, reading: Reading) -> None:
+    """Refuse what no shard could hold, before the model is run.
+
+    Raises:
+        BadParameter: the states of the rows are more than a shard may have, with the example that has the most rows.
+    """
+    n_bytes = len(rows) * sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
+    if n_bytes > MAX_SHARD_BYTES:
+        e = int(np.argmax(np.diff(rows.offset)))
+        raise BadParameter(
+            "the states of one shard are too many", needed=f"at most {MAX_SHARD_BYTES:,} bytes",
+            found=f"{n_bytes:,} bytes of {len(rows):,} rows, {int(np.diff(rows.offset)[e]):,} of one example",
+            where=f"sentence {examples[e].id}",
+            next_step="cut long texts into several examples, set max_length, or extract fewer sites at a time",
+        )  # fmt: skip
 
 
 def assembled(

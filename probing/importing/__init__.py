@@ -14,11 +14,13 @@ from probing.corpus import Corpus
 from probing.errors import BadParameter, CorpusError, UntrustedFile
 from probing.foreign.job import ChildJob
 from probing.foreign.limits import Limits
+from probing.foreign.sources import open_source, refuse_link
 from probing.foreign.spool import Spool
 from probing.importing.arrays import Arrays, received
 from probing.importing.rows import MatchedRows, match_rows, scope_of
 from probing.importing.shards import shard_content
 from probing.importing.store import copy_store
+from probing.machine import with_typed_errors
 from probing.provenance import environment, file_sha256
 from probing.site import Site
 from probing.store import Store, StoreWriter
@@ -31,6 +33,7 @@ _SUFFIXES = {".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".json": "json", ".j
              ".safetensors": "safetensors"}  # fmt: skip
 
 
+@with_typed_errors
 def import_states(
     source: str | Path, corpus: Corpus | None = None, *, to: str | Path, rows: str | None = None,
     model: str | None = None, layers: str = "layer", dtype: str | None = None, limits: Limits | None = None,
@@ -110,18 +113,21 @@ class Origin:
 
 
 def _files(source: Path) -> tuple[str, list[Path]]:
+    refuse_link(source)
     if (source / "store.json").is_file():
         return "store", [path for path in sorted(source.rglob("*")) if path.is_file() and not path.is_symlink()]
     if source.is_dir():
         found = sorted(path for path in source.iterdir() if path.suffix == ".npy")
         form = "npy"
     else:
-        found, form = [source.resolve()] if source.is_file() else [], _SUFFIXES.get(source.suffix.lower(), "")
+        found, form = [source] if source.is_file() else [], _SUFFIXES.get(source.suffix.lower(), "")
     if not found or not form:
         raise BadParameter(
             "nothing that can be imported", found=str(source), needed="a store, a folder of .npy, or a file ending in "
             f"{', '.join(_SUFFIXES)}", next_step="check the path and its ending",
         )  # fmt: skip
+    for file in found:  # before they are hashed, which reads all of them
+        open_source(file).stream.close()
     return form, found
 
 

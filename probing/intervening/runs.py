@@ -16,6 +16,7 @@ from probing.intervening.running import measure_property
 from probing.intervening.subjects import Subjects
 from probing.judging import judge
 from probing.language_model import LanguageModel
+from probing.machine import with_typed_errors
 from probing.progress import steps_bar
 from probing.provenance import file_sha256, model_called
 from probing.specs import build, spec_of, text_of
@@ -25,6 +26,7 @@ from probing.verdict import Criteria
 from probing.whole_files import folder_locked
 
 
+@with_typed_errors
 def intervene(
     model: LanguageModel, corpus: Corpus, *, tasks: str | Sequence[str], behaviour: Behaviour | str,
     sites: str | Sequence[str] = "resid.*", positions: Sequence[str] = (), covariates: Sequence[str] = (),

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from probing.errors import BadParameter
@@ -18,6 +17,7 @@ from probing.plantbench.protocol import RULES
 from probing.plantbench.scorecard import Scorecard
 from probing.plantbench.scoring import Rule, answers
 from probing.plantbench.suite import Suite, development, held_out_suite
+from probing.screen import console
 
 
 def rules_of(names: Sequence[str], tiers: Sequence[int]) -> dict[str, Rule]:
@@ -98,8 +98,8 @@ def _power(knob: str, rules: Mapping[str, Rule], seeds: int, tell: Callable[[str
 @contextmanager
 def _told(show: bool | None) -> Iterator[Callable[[str], None]]:
     is_shown = sys.stderr.isatty() if show is None else show
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console(err=True), disable=not is_shown) as bar:
         task = bar.add_task("plantbench")
 
         def tell(what: str) -> None:

@@ -14,12 +14,14 @@ from safetensors.numpy import load_file
 from probing import registry
 from probing.contracts import Probe
 from probing.errors import BadParameter, UnsupportedFormat
+from probing.machine import with_typed_errors
 from probing.probes._estimator import ClassifierProbe
 
 _MOST_BYTES = 64 * 2**20
 _MOST_FEATURES = 10**7
 
 
+@with_typed_errors
 def load_probe(path: str | Path) -> Probe:
     """The probe that `Probe.save(path)` wrote; its predictions are bit-equal.
 

@@ -9,6 +9,7 @@ from probing.analysis import AnalysisResult, read_analyses
 from probing.errors import ConfigError
 from probing.failures import Failure, read_failures
 from probing.judging import read_use_run
+from probing.machine import with_typed_errors
 from probing.patching_result import NAME as PATCHING
 from probing.patching_result import read_patching
 from probing.records import ProbeResult, read_results
@@ -29,6 +30,7 @@ USE = "use.jsonl"
 PAGE = "report.html"
 
 
+@with_typed_errors
 def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None = None) -> Path:
     """Write the report of a directory of results, or of results in hand, and return the page's path.
 

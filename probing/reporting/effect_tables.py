@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from probing.patching_result import PatchingResult
 from probing.reporting.use_tables import short2
 from probing.reporting.wording import decimal, plural
+from probing.screen import shown
 from probing.use_result import answers_said
 
 if TYPE_CHECKING:
@@ -28,32 +28,32 @@ def print_patching(found: PairPatching, console: Console, *, title: str, into: s
     exact, rough = found.exact, found.rough
     other = {"corrupted": "clean", "clean": "corrupted"}[into]
     heading = f"{title}: {plural(exact.n_pairs, 'pair')}, {into} prompts run with one state of their {other} ones"
-    console.print(Text(heading, style="bold"))
+    console.print(shown(heading, style="bold"))
     if exact.model:
-        console.print(Text(f"model: {exact.model}", style="dim"))
+        console.print(shown(f"model: {exact.model}", style="dim"))
     if found.clean is not None and found.corrupted is not None:
         said = f"logit of answer less corrupted_answer: {decimal(found.clean)} after clean prompts, "
-        console.print(Text(f"{said}{decimal(found.corrupted)} after corrupted ones"))
+        console.print(shown(f"{said}{decimal(found.corrupted)} after corrupted ones"))
     if exact.answers:
-        console.print(Text(f"answers as measured: {answers_said(exact.answers)}", style="dim"))
+        console.print(shown(f"answers as measured: {answers_said(exact.answers)}", style="dim"))
     if _fits(_grid(exact, rough), console):
         console.print(_grid(exact, rough))
-        console.print(Text(_EXACT + (_BESIDE if rough is not None else ""), style="dim"))
+        console.print(shown(_EXACT + (_BESIDE if rough is not None else ""), style="dim"))
     elif _fits(_grid(exact, None), console):
         console.print(_grid(exact, None))
-        console.print(Text(_EXACT, style="dim"))
+        console.print(shown(_EXACT, style="dim"))
         if rough is not None:
             console.print(_grid(rough, None))
-            console.print(Text("the same by attribution", style="dim"))
+            console.print(shown("the same by attribution", style="dim"))
     else:
         console.print(_listed(exact, rough))
-        console.print(Text(_EXACT + (_BESIDE if rough is not None else ""), style="dim"))
+        console.print(shown(_EXACT + (_BESIDE if rough is not None else ""), style="dim"))
     _print_pieces(found, console)
     if rough is not None:
         error = exact.error_of(rough)
         together = "" if error.correlation is None else f", correlation {decimal(error.correlation, 2)}"
         said = f"attribution less activation patching: root mean square {decimal(error.root_mean_square)}, largest "
-        console.print(Text(f"{said}{decimal(error.largest)}{together}"))
+        console.print(shown(f"{said}{decimal(error.largest)}{together}"))
 
 
 def _fits(table: Table, console: Console) -> bool:
@@ -66,7 +66,7 @@ def _print_pieces(found: PairPatching, console: Console) -> None:
             f"{name} {clean!r}" + (f" / {corrupted!r}" if corrupted != clean else "")
             for name, (clean, corrupted) in found.pieces.items()
         ]
-        console.print(Text(f"pieces of the first pair, clean / corrupted: {'; '.join(parts)}", style="dim"))
+        console.print(shown(f"pieces of the first pair, clean / corrupted: {'; '.join(parts)}", style="dim"))
 
 
 def _said(exact: PatchingResult, rough: PatchingResult | None, i: int, j: int) -> str:
@@ -78,16 +78,16 @@ def _said(exact: PatchingResult, rough: PatchingResult | None, i: int, j: int) -
 
 def _table(first: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", collapse_padding=True)
-    table.add_column(Text(first), no_wrap=True)
+    table.add_column(shown(first), no_wrap=True)
     return table
 
 
 def _grid(exact: PatchingResult, rough: PatchingResult | None) -> Table:
     table = _table("site")
     for position in exact.positions:
-        table.add_column(Text(position.replace("start+", "+") or "row"), justify="right", no_wrap=True)
+        table.add_column(shown(position.replace("start+", "+") or "row"), justify="right", no_wrap=True)
     for i, site in enumerate(exact.sites):
-        table.add_row(Text(site), *(Text(_said(exact, rough, i, j)) for j in range(len(exact.positions))))
+        table.add_row(shown(site), *(shown(_said(exact, rough, i, j)) for j in range(len(exact.positions))))
     return table
 
 
@@ -99,7 +99,7 @@ def _listed(exact: PatchingResult, rough: PatchingResult | None) -> Table:
     for at in np.argsort(-sizes, axis=None, kind="stable")[:_LARGEST].tolist():
         i, j = divmod(at, len(exact.positions))
         if sizes[i, j] >= 0:
-            table.add_row(Text(f"{exact.sites[i]}@{exact.positions[j]}"), Text(_said(exact, rough, i, j)))
+            table.add_row(shown(f"{exact.sites[i]}@{exact.positions[j]}"), shown(_said(exact, rough, i, j)))
     return table
 
 
@@ -107,19 +107,19 @@ def print_ablation(found: AblationResult, console: Console) -> None:
     """Effects by component; heads as a grid of layers and heads."""
     kind = str(found.components[0]).split()[0]
     heading = f"{found.by} ablation of each {kind}: {plural(found.n_rows, 'row')}"
-    console.print(Text(heading, style="bold"))
+    console.print(shown(heading, style="bold"))
     if found.components[0].head is not None:
         console.print(_heads(found))
-        console.print(Text("change of the behaviour, in SDs of the clean one, by layer and head", style="dim"))
+        console.print(shown("change of the behaviour, in SDs of the clean one, by layer and head", style="dim"))
     else:
         table = _table(kind)
         for name in ("change, SD", "flips"):
             table.add_column(name, justify="right", no_wrap=True)
         flips = found.flips if found.flips is not None else [None] * len(found.components)
         for one, effect, flip in zip(found.components, found.effect, flips, strict=True):
-            table.add_row(Text(str(one)), decimal(float(effect)), decimal(None if flip is None else float(flip)))
+            table.add_row(shown(str(one)), decimal(float(effect)), decimal(None if flip is None else float(flip)))
         console.print(table)
-        console.print(Text("change: of the behaviour, in SDs of the clean one; flips: share of rows whose largest "
+        console.print(shown("change: of the behaviour, in SDs of the clean one; flips: share of rows whose largest "
                            "answer is another", style="dim"))  # fmt: skip
     _print_largest(found, console)
 
@@ -137,4 +137,4 @@ def _heads(found: AblationResult) -> Table:
 def _print_largest(found: AblationResult, console: Console) -> None:
     order = np.argsort(-found.effect, kind="stable")[:3]
     said = ", ".join(f"{found.components[k]} {decimal(float(found.effect[k]), 2)}" for k in order)
-    console.print(Text(f"largest: {said} SD"))
+    console.print(shown(f"largest: {said} SD"))

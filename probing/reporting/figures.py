@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from probing.reporting.run_names import distinct
 from probing.reporting.task_results import TaskResults, by_task
 from probing.reporting.use_curves import use_panels, uses
 from probing.use_run import UseRun
+from probing.whole_files import write_atomically
 
 _COLOURS = {"control": "#D55E00", "selectivity": "#009E73", "ceiling": "#666666", "entropy": "#000000"}
 _TASK = ("#0072B2", "#CC79A7", "#E69F00", "#56B4E9", "#009E73", "#D55E00")
@@ -66,13 +69,20 @@ def _save(task: TaskResults, folder: Path) -> list[Path]:
 
 
 def _write(title: str, panels: Sequence[Panel], stem: Path) -> list[Path]:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
+    return saved(partial(_figure, title, panels), stem)
+
+
+def saved(draw: Callable[[], Figure], stem: Path) -> list[Path]:
+    """What is drawn as PDF and PNG, each whole or not at all; both are drawn before either is written."""
+    pdf, png = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = _figure(title, panels)
-        figure.savefig(paths[0], metadata={"CreationDate": None, "Producer": None, "Creator": None})
-        figure.savefig(paths[1], dpi=200, metadata={"Software": None})
+        figure = draw()
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
+    for path, stream in zip(paths, (pdf, png), strict=True):
+        write_atomically(path, stream.getvalue())
     return paths
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter
 from probing.patching_result import PatchingResult
-from probing.reporting.figures import SETTINGS, file_name
+from probing.reporting.figures import SETTINGS, file_name, saved
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.wording import decimal
 from probing.use_result import answers_said
@@ -104,16 +104,7 @@ def draw_heat_map(chart: HeatMap, description: str) -> Markup:
 
 def save_heat_map(chart: HeatMap, folder: Path | str) -> list[Path]:
     """As PDF and PNG into `folder`; equal maps give equal bytes."""
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    stem = file_name(f"map {chart.title}")
-    paths = [place / f"{stem}.{kind}" for kind in ("pdf", "png")]
-    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = _figure(chart)
-        figure.savefig(paths[0], metadata={"CreationDate": None, "Producer": None, "Creator": None})
-        figure.savefig(paths[1], dpi=200, metadata={"Software": None})
-    return paths
+    return saved(lambda: _figure(chart), Path(folder) / file_name(f"map {chart.title}"))
 
 
 def save_svg(chart: HeatMap, path: Path) -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable, Mapping
 
+from probing.errors import printable
+
 _VOID = frozenset({"meta", "circle", "path", "line", "rect"})
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Markup(str):
@@ -17,8 +17,8 @@ class Markup(str):
 
 
 def escape(text: object) -> Markup:
-    """`text` escaped, unless it is markup; characters that no page may hold become U+FFFD."""
-    return text if isinstance(text, Markup) else Markup(html.escape(_CONTROL.sub("\ufffd", str(text)), quote=True))
+    """`text` escaped, unless it is markup; characters that control a page or turn its text are shown as `\\x1b`."""
+    return text if isinstance(text, Markup) else Markup(html.escape(printable(str(text)), quote=True))
 
 
 def join(parts: Iterable[object]) -> Markup:

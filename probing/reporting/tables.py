@@ -29,6 +29,7 @@ from probing.reporting.wording import (
     short,
     with_interval,
 )
+from probing.screen import shown
 
 _WIDE = 120
 _SHORT = {"log_loss": "bits", "distance_spearman": "Spearman"}
@@ -42,18 +43,18 @@ def print_results(results: Sequence[ProbeResult], console: Console, analyses: Se
         console.print(_heading(task, console.width))
         console.print(_table(task, console.width))
         for control in (*task.controls()[1:], *task.chance_checks(), *task.state_controls()):
-            console.print(Text(_control_words(task, control)[0], style="italic"))
+            console.print(shown(_control_words(task, control)[0], style="italic"))
             console.print(_control_table(task, control, console.width))
         console.print(_notes(task, console.width))
         for (analysis, probe), found_here in task.analyses_by_kind().items():
-            console.print(Text(f"analysis {analysis} of {probe}", style="italic"))
+            console.print(shown(f"analysis {analysis} of {probe}", style="italic"))
             console.print(_analysis_table(summary_rows(found_here)))
         console.print(_passed_over(task), end="")
         for warning in warnings_of_task(task):
-            console.print(Text(f"warning: {warning}", style="bold yellow"))
+            console.print(shown(f"warning: {warning}", style="bold yellow"))
         found = finding(task)
-        console.print(Text(found.sentence, style="bold"))
-        console.print(Text(found.does_not_show))
+        console.print(shown(found.sentence, style="bold"))
+        console.print(shown(found.does_not_show))
         console.print()
 
 
@@ -63,24 +64,24 @@ def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
     told = {part: len({row[f"{part}_{x}"] for row in pairs for x in "ab"}) > 1 for part in ("model", "probe")}
     parts = [*(["model"] if told["model"] else []), "site", *(["probe"] if told["probe"] else [])]
     rows, measure = count(first["n"]), measure_title(first["measure"])
-    console.print(Text(f"{measure} on {first['split']}, a minus b, {rows} rows", style="bold"))
+    console.print(shown(f"{measure} on {first['split']}, a minus b, {rows} rows", style="bold"))
     table = _grid(["site a", "site b", "difference", "adjusted p", "detectable"])
     for row in pairs:
         names = [" ".join([row[f"{part}_{x}"] for part in parts]) for x in "ab"]
         found = Score(row["difference"], row["low"], row["high"], row["n"], "")
         cells = [_shown(found, console.width), p_value(row["p_adjusted"]), decimal(row["detectable"])]
-        table.add_row(*map(Text, (*names, *cells)))
+        table.add_row(*map(shown, (*names, *cells)))
     console.print(table)
     how = f"p {correction_title(first['correction'])}-adjusted over {plural(len(pairs), 'pair')}"
     note = "detectable: the smallest true difference that would have been shown with 80 % probability"
-    console.print(Text(f"95 % intervals, not adjusted; {how}; {note}; choose a site on dev, not here", style="dim"))
+    console.print(shown(f"95 % intervals, not adjusted; {how}; {note}; choose a site on dev, not here", style="dim"))
 
 
 def _heading(task: TaskResults, width: int) -> Text:
     of, by = task.any, f" by {task.probes[0]}" if _is_told_above(task, width) else ""
     sizes = f"{plural(of.seed_count, 'seed')}, {plural(of.draw_count, 'draw')} of each control"
     said = f"{task.task}: {measure_title(task.primary)} on test{by}, {sizes}; states of {task.states}"
-    return Text(said, style="bold")
+    return shown(said, style="bold")
 
 
 def _is_told_above(task: TaskResults, width: int) -> bool:
@@ -102,7 +103,7 @@ def _table(task: TaskResults, width: int) -> Table:
         row = _row(task, result, columns, control, width)
         table.add_row(*_marked(row, result is best), end_section=result is task.results[-1])
     for result in task.baselines:
-        table.add_row(*map(Text, _row(task, result, columns, control, width)))
+        table.add_row(*map(shown, _row(task, result, columns, control, width)))
     return table
 
 
@@ -116,7 +117,7 @@ def _grid(columns: Iterable[str]) -> Table:
     for name in columns:
         text = name in ("site", "probe", "site a", "site b")
         table.add_column(
-            Text(name),
+            shown(name),
             justify="left" if text else "right",
             overflow="fold",
             no_wrap=not text,
@@ -127,7 +128,7 @@ def _grid(columns: Iterable[str]) -> Table:
 
 def _marked(row: list[str], best: bool) -> list[Text]:
     site = row[0] + "*" if best else row[0]
-    return [Text(cell, style="bold" if best else "") for cell in (site, *row[1:])]
+    return [shown(cell, style="bold" if best else "") for cell in (site, *row[1:])]
 
 
 def _row(task: TaskResults, result: ProbeResult, columns: list[str], control: str | None, width: int) -> list[str]:
@@ -158,7 +159,7 @@ def _control_table(task: TaskResults, control: str, width: int) -> Table:
         against = comparison(score(result, task.primary), control)
         if against is not None:
             numbers = [_shown(against.score, width), _shown(against.selectivity, width), short(against.ceiling)]
-            table.add_row(*map(Text, (result.site, result.probe, *numbers)[: len(table.columns)]))
+            table.add_row(*map(shown, (result.site, result.probe, *numbers)[: len(table.columns)]))
     return table
 
 
@@ -169,7 +170,7 @@ def _passed_over(task: TaskResults) -> Text:
     lines = [
         f"{name} does not fit, and was not run on: {', '.join(probes)}\n" for name, probes in left.items() if probes
     ]
-    return Text("".join(lines), style="dim")
+    return shown("".join(lines), style="dim")
 
 
 def _analysis_table(rows: Sequence[Sequence[str]]) -> Table:
@@ -177,7 +178,7 @@ def _analysis_table(rows: Sequence[Sequence[str]]) -> Table:
     for name in ("site", "quantity", "value", "unit", "controls"):
         table.add_column(name, justify="right" if name == "value" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(shown, row))
     return table
 
 
@@ -202,4 +203,4 @@ def _notes(task: TaskResults, width: int) -> Text:
     notes += [_FEW_DRAWS] if 1 < task.any.draw_count < _ENOUGH_DRAWS else []
     notes += not_saved(task.results)
     notes += ["some fits did not converge"] if any(not r.converged for r in task.all) else []
-    return Text("; ".join(notes), style="dim")
+    return shown("; ".join(notes), style="dim")

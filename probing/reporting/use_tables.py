@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from probing.reporting.use_words import SHORT, adjusted_p, deciding, flags_said
 from probing.reporting.wording import count, decimal, p_value, short
+from probing.screen import shown
 from probing.use_result import EditEffect, UseCell
 from probing.verdict import Verdict, Word
 
@@ -32,18 +32,18 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
     """Print one table for each property and behaviour, and below it what flags mean and why nothing was decided."""
     for group in _grouped(verdicts):
         letters = _letters(group)
-        console.print(Text(_heading(group[0]), style="bold"))
+        console.print(shown(_heading(group[0]), style="bold"))
         console.print(_table(group, letters, console.width))
-        console.print(Text(_notes(group, console.width), style="dim"))
+        console.print(shown(_notes(group, console.width), style="dim"))
         if any(verdict.evidence is not None for verdict in group):
             console.print(_doses(group))
-            console.print(Text(_DOSES_SAID, style="dim"))
+            console.print(shown(_DOSES_SAID, style="dim"))
         if any(verdict.evidence is not None and verdict.evidence.comparisons for verdict in group):
             console.print(_others(group))
-            console.print(Text(_OTHERS_SAID, style="dim"))
+            console.print(shown(_OTHERS_SAID, style="dim"))
         marked = {name: name for name in letters} if console.width >= _WIDE else letters
         for line in (*_flag_lines(group, marked), *_undecided(group)):
-            console.print(Text(line))
+            console.print(shown(line))
         console.print()
 
 
@@ -72,13 +72,13 @@ def _table(group: Sequence[Verdict], letters: dict[str, str], width: int) -> Tab
     for name in _COLUMNS:
         text = name in ("place", "verdict")
         table.add_column(
-            Text("acc." if name == "accuracy" and width < _WIDE else name), justify="left" if text else "right",
+            shown("acc." if name == "accuracy" and width < _WIDE else name), justify="left" if text else "right",
             overflow="fold", no_wrap=name != "place", min_width=6 if text else 4,
         )  # fmt: skip
     for verdict in group:
         style = _STYLE.get(verdict.word.coarse, "")
         *cells, word = _row(verdict, letters, width)
-        table.add_row(*map(Text, cells), Text(word, style=style))
+        table.add_row(*map(shown, cells), shown(word, style=style))
     return table
 
 
@@ -108,7 +108,9 @@ def _doses(group: Sequence[Verdict]) -> Table:
         by_dose = {cell.dose: cell.subspace.es} | dict(cell.dose_curve)
         effects = [_at(by_dose.get(dose), is_taken=dose == cell.dose) for dose in doses]
         alike = [decimal(cell.whole.alike, 2)] if has_alike else []
-        table.add_row(*map(Text, (cell.place, *effects, decimal(cell.completeness, 2), decimal(_mde(cell), 2), *alike)))
+        table.add_row(
+            *map(shown, (cell.place, *effects, decimal(cell.completeness, 2), decimal(_mde(cell), 2), *alike))
+        )
     return table
 
 
@@ -119,9 +121,9 @@ def _others(group: Sequence[Verdict]) -> Table:
     table.add_column("other edits", overflow="fold", min_width=6)
     names = list(dict.fromkeys(name for cell in cells for name in cell.comparisons))
     for name in names:
-        table.add_column(Text(name), justify="right", overflow="fold", min_width=4)
+        table.add_column(shown(name), justify="right", overflow="fold", min_width=4)
     for cell in cells:
-        table.add_row(*map(Text, (cell.place, *(_change(cell.comparisons.get(name)) for name in names))))
+        table.add_row(*map(shown, (cell.place, *(_change(cell.comparisons.get(name)) for name in names))))
     return table
 
 

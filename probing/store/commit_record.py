@@ -22,6 +22,7 @@ from probing.store.format import (
     record_file,
     shard_file,
 )
+from probing.store.missing_words import MISSING
 
 # Data type and shape by path; a size of None: any; of a letter: any, but the same wherever the letter occurs.
 Expected = dict[str, tuple[str, tuple[int | str | None, ...]]]
@@ -36,6 +37,10 @@ def expected_datasets(recipe: Recipe, n_rows: int, n_examples: int) -> Expected:
     }
     sites = {f"/sites/{name}": (recipe.dtype, (n_rows, None)) for name in recipe.sites}
     return {**rows, **examples, **sites, **_replay_datasets(recipe, n_examples)}
+
+
+# What a shard may have besides: words without a row, where they are too many for its record.
+OPTIONAL: Expected = {MISSING: ("u4", (None, 3))}
 
 
 def _replay_datasets(recipe: Recipe, n_examples: int) -> Expected:
@@ -78,7 +83,9 @@ def check_record(record: Mapping[str, Any], recipe: Recipe, shard: int) -> None:
     if not _natural(n_rows) or not _natural(n_bytes) or n_bytes > MAX_SHARD_BYTES:
         raise ValueError("its n_rows or bytes is out of range")
     first, end = recipe.span(shard)
-    check_datasets(record.get("datasets"), expected_datasets(recipe, n_rows, end - first), n_bytes)
+    described = record.get("datasets")
+    more = {path: OPTIONAL[path] for path in OPTIONAL if isinstance(described, dict) and path in described}
+    check_datasets(described, expected_datasets(recipe, n_rows, end - first) | more, n_bytes)
     _check_reports(record, recipe)
 
 
@@ -91,6 +98,9 @@ def _check_reports(record: Mapping[str, Any], recipe: Recipe) -> None:
             not isinstance(entry, list) or tuple(map(type, entry)) != kinds for entry in entries
         ):
             raise ValueError(f"its {key} is malformed")
+    missing = record.get("missing_counts", {})
+    if not isinstance(missing, dict) or not all(_natural(count) for count in missing.values()):
+        raise ValueError("its missing_counts is malformed")
     if not _natural(record.get("pieces", 0)):
         raise ValueError("its number of pieces is malformed")
     facts = record.get("sites")

@@ -13,6 +13,7 @@ from probing.errors import BadParameter, NonFiniteStates, NotRepresentable
 from probing.site import Site
 from probing.store.commit_record import expected_datasets, fits
 from probing.store.format import MEMORY_TYPES, REASONS, STATE_TYPES, Recipe, widen
+from probing.store.missing_words import MISSING, as_array, is_listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +166,7 @@ def arrays_of(content: ShardContent, recipe: Recipe, shard: int) -> dict[str, ND
     unknown = {str(entry[-1]) for entry in (*content.skipped, *content.missing_words)} - set(REASONS)
     if unknown:
         raise BadParameter("unknown reason", needed=", ".join(REASONS), found=", ".join(sorted(unknown)))
-    return arrays
+    return arrays if is_listed(content.missing_words) else arrays | {MISSING: as_array(content.missing_words)}
 
 
 def _checked(

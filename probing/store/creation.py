@@ -39,16 +39,16 @@ def publish_identity(
     """Write store.json, or compare with the one that is there.
 
     Raises:
+        BadParameter: an identity of more than a reader takes; nothing is made.
         ProvenanceMismatch: another identity, naming the keys that differ.
     """
+    data = signed_json({
+        "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id,
+        "identity": identity, "environment": environment,
+    })  # fmt: skip
     make_folders(files, path)
-    if not (path / "store.json").exists():
-        body = {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id,
-            "identity": identity, "environment": environment,
-        }  # fmt: skip
-        if publish(files, path, "store.json", signed_json(body)):
-            return
+    if not (path / "store.json").exists() and publish(files, path, "store.json", data):
+        return
     found, theirs = read_store_json(path)
     if theirs.store_id == recipe.store_id:
         sync_folder(files, path)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from probing.errors import BadParameter, CorruptShard
+from probing.machine import with_typed_errors
 from probing.store.reader import Store
 
 FORMATS = {
@@ -27,6 +28,7 @@ FORMATS = {
 }
 
 
+@with_typed_errors
 def export(path: Path | str, to: Path | str, *, compress: bool = False) -> Path:
     """Write all rows and states, float32, with the identity as metadata; the ending of `to` says in which format.
 

@@ -193,8 +193,20 @@ def content_id(records: Mapping[int, Mapping[str, Any]]) -> str:
 
 
 def signed_json(value: Mapping[str, Any]) -> bytes:
-    """Canonical JSON with `self_sha256`, the SHA-256 of the canonical form without that key."""
-    return canonical_json({**value, "self_sha256": digest(value)})
+    """Canonical JSON with `self_sha256`, the SHA-256 of the canonical form without that key.
+
+    Raises:
+        BadParameter: it would be more than a reader takes.
+    """
+    data = canonical_json({**value, "self_sha256": digest(value)})
+    if len(data) > MAX_JSON_BYTES:
+        largest = max(value, key=lambda key: len(canonical_json(value[key])))
+        raise BadParameter(
+            "more than a store's JSON may have", needed=f"at most {MAX_JSON_BYTES:,} bytes",
+            found=f"{len(data):,} bytes, most of them {largest}",
+            next_step="extract fewer sites or positions, or fewer examples, at a time",
+        )  # fmt: skip
+    return data
 
 
 def parse_signed(data: bytes) -> dict[str, Any]:

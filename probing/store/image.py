@@ -19,7 +19,7 @@ from probing.errors import CorruptShard
 from probing.store.format import ALIGNMENT
 
 _METADATA_ROOM = 1 << 20
-_GROUPS = ("rows", "examples", "sites", "outputs", "selection")
+_GROUPS = ("rows", "examples", "sites", "outputs", "selection", "missing")
 
 
 def bfloat16_type() -> Any:

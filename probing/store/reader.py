@@ -16,6 +16,7 @@ from probing.site import Site
 from probing.store.commit_record import corrupt, expected_datasets, incomplete, load_record, unknown_share
 from probing.store.file_ops import typed_errors
 from probing.store.format import Recipe, content_id, read_store_json, widen
+from probing.store.missing_words import words_of
 from probing.store.moments import Chosen, Moments
 from probing.store.moments_files import MomentsFolder
 from probing.store.shard_files import ShardFiles, Verification
@@ -59,7 +60,6 @@ class Store:
         shards: numbers of the committed shards.
         shards_done, shards_planned: equal unless opened with `allow_partial`.
         skipped: (example ordinal, reason).
-        missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
         windowed: (example ordinal, number of windows) of the inputs that were read in windows.
         inputs: by example ordinal, unknown pieces and hash of the piece ids, of inputs that have any or are cut.
         unknown_pieces: share of the inputs' content pieces that is the tokenizer's unknown piece; None: not recorded.
@@ -67,13 +67,9 @@ class Store:
     """
 
     def __init__(
-        self,
-        path: Path,
-        header: dict[str, Any],
-        recipe: Recipe,
-        records: dict[int, dict[str, Any]],
+        self, path: Path, header: dict[str, Any], recipe: Recipe, records: dict[int, dict[str, Any]],
         level: Verification,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.path = path
         self.store_id = recipe.store_id
         self.content_id = content_id(records)
@@ -84,7 +80,6 @@ class Store:
         self.shards = tuple(records)
         self.shards_done, self.shards_planned = len(records), recipe.n_shards
         self.skipped = [(example, reason) for record in records.values() for example, reason in record["skipped"]]
-        self.missing_words = [(e, w, reason) for record in records.values() for e, w, reason in record["missing_words"]]
         self.windowed = [(e, count) for record in records.values() for e, count in record.get("windowed", ())]
         self.inputs = {e: (count, ids) for record in records.values() for e, count, ids in record.get("inputs", ())}
         self.unknown_pieces = unknown_share(records.values())
@@ -131,6 +126,11 @@ class Store:
         """Names of the datasets under `/outputs` that this store has."""
         wanted = expected_datasets(self._recipe, 0, 0)
         return tuple(path.removeprefix("/outputs/") for path in wanted if path.startswith("/outputs/"))
+
+    @cached_property
+    def missing_words(self) -> list[tuple[int, int, str]]:
+        """(example ordinal, word, reason); where rows are positions, the position's number for the word."""
+        return words_of(self._records, self._files)
 
     def first_row(self, shard: int) -> int:
         """Row number of the first row of a committed shard."""

@@ -12,6 +12,7 @@ from probing.store.commit_record import load_record, unknown_share
 from probing.store.creation import LIBRARIES
 from probing.store.format import Recipe, content_id, read_store_json
 from probing.store.leases import Leases
+from probing.store.missing_words import counts
 from probing.store.moments_files import MomentsFolder
 
 
@@ -48,7 +49,7 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "shards_planned": recipe.n_shards,
         "bytes": sum(record["bytes"] for record in records),
         "skipped": dict(Counter(entry[-1] for record in records for entry in record["skipped"])),
-        "missing_words": dict(Counter(entry[-1] for record in records for entry in record["missing_words"])),
+        "missing_words": dict(sum(map(counts, records), Counter[str]())),
         "unknown_pieces": unknown_share(records),
         "absmax": {site: _absmax(site, records) for site in recipe.sites},
         "environments": _environments(records),

@@ -10,13 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from probing.errors import (
-    BadParameter,
-    CorruptShard,
-    DiskFull,
-    StoreError,
+from probing.errors import BadParameter, CorruptShard, DiskFull, StoreError
+from probing.store import missing_words
+from probing.store.commit_record import (
+    OPTIONAL,
+    check_record,
+    expected_datasets,
+    incomplete,
+    load_record,
+    shard_attributes,
 )
-from probing.store.commit_record import check_record, expected_datasets, incomplete, load_record, shard_attributes
 from probing.store.content import ShardContent, arrays_of, site_facts
 from probing.store.creation import publish_identity, refuse_foreign, refuse_mixed
 from probing.store.file_ops import (
@@ -154,7 +157,7 @@ class StoreWriter:
         arrays = arrays_of(content, self._recipe, shard)
         facts = site_facts(content, self._recipe)
         self.preflight(sum(array.nbytes + 4096 for array in arrays.values()))
-        dtypes = {path: kind for path, (kind, _) in expected_datasets(self._recipe, 0, 0).items()}
+        dtypes = {path: kind for path, (kind, _) in {**expected_datasets(self._recipe, 0, 0), **OPTIONAL}.items()}
         attributes = shard_attributes(self._recipe, shard, len(arrays["/rows/example"]), facts)
         image = build(arrays, dtypes, attributes)
         if len(image) > MAX_SHARD_BYTES:
@@ -165,14 +168,14 @@ class StoreWriter:
             "bytes": len(image), "sha256": sha256, "n_rows": len(arrays["/rows/example"]),
             "examples": list(self._recipe.span(shard)), "datasets": describe(image, arrays, dtypes),
             "sites": facts, "skipped": [[int(example), reason] for example, reason in content.skipped],
-            "missing_words": [[int(example), int(word), reason] for example, word, reason in content.missing_words],
-            "produced": {**self._environment, "time": _now()},
+            "produced": {**self._environment, "time": _now()}, **missing_words.entries(content.missing_words),
         }  # fmt: skip
         if content.windowed:
             record["windowed"] = [[int(example), int(count)] for example, count in content.windowed]
         if content.pieces is not None:
             record |= {"pieces": content.pieces, "inputs": [list(entry) for entry in content.inputs]}
         check_record(record, self._recipe, shard)
+        signed_json(record)  # refused before anything is written, if no reader would take it
         with typed_errors(self.path):
             self._write(shard, image.buffers, record)
 
@@ -207,10 +210,14 @@ class StoreWriter:
         if missing:
             raise incomplete(self.path, self.n_shards - len(missing), self.n_shards)
         identifier = content_id(self._done)
-        data = signed_json({
+        body = {
             "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": self._recipe.store_id,
-            "content_id": identifier, "records": [self._done[shard] for shard in range(self.n_shards)],
-        })  # fmt: skip
+            "content_id": identifier,
+        }  # fmt: skip
+        try:
+            data = signed_json(body | {"records": [self._done[shard] for shard in range(self.n_shards)]})
+        except BadParameter:  # of very many shards: what counts is the content id
+            data = signed_json(body)
         target = self.path / "seal.json"
         with typed_errors(self.path):
             if not (target.is_file() and target.read_bytes() == data):

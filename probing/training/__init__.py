@@ -13,6 +13,7 @@ from probing.completing import executor_of, sole_error_itself
 from probing.contracts import Control, Measure, Task
 from probing.corpus import Corpus
 from probing.errors import BadParameter, UnitFailed, unknown_name
+from probing.machine import with_typed_errors
 from probing.multiplicity import CORRECTIONS, Correction
 from probing.state_controls import StateControl
 from probing.store import Store
@@ -25,6 +26,7 @@ from probing.whole_files import folder_locked
 from probing.work import Executor, WorkPlan
 
 
+@with_typed_errors
 def train(
     store: Store | str | Path,
     corpus: Corpus,

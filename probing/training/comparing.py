@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, InputError, ProvenanceMismatch, UnknownName, unknown_name
+from probing.machine import with_typed_errors
 from probing.multiplicity import CORRECTIONS, Correction, adjust, level_after
 from probing.records import MeasureResult, ProbeResult, read_results
 from probing.resampling import EVALUATED, FRACTION, bounded, is_unvaried
@@ -49,6 +50,7 @@ class _Scored:
     clusters: Clusters
 
 
+@with_typed_errors
 def compare(
     results: str | Path,
     *,

@@ -16,6 +16,7 @@ from probing.contracts import Measure, Probe, Task
 from probing.corpus import SPLITS, Corpus, Example
 from probing.errors import BadParameter, DegenerateDesign
 from probing.grouping import unit_names
+from probing.machine import with_typed_errors
 from probing.provenance import digest
 from probing.records import Score
 from probing.resampling import FRACTION
@@ -34,6 +35,7 @@ LEAST_ROWS = 50
 SMALL, MEAN, OTHERS = "(small groups)", "(mean)", "(others)"
 
 
+@with_typed_errors
 def leave_one_out(
     store: Store | str | Path,
     corpus: Corpus,

@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from probing.completing import complete
 from probing.errors import BadParameter, DamagedUnit
+from probing.screen import console
 from probing.training.plan import Plan
 from probing.training.threads import Threads
 from probing.training.unit_work import Done, Fitters
@@ -94,8 +94,8 @@ class _Bar:
 @contextmanager
 def _bar(title: str, units: WorkPlan, todo: WorkPlan, *, shown: bool) -> Iterator[_Bar]:
     """A bar on standard error, if that is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     quiet = not (shown and sys.stderr.isatty())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as bar:
+    with Progress(*columns, console=console(err=True), disable=quiet, transient=True) as bar:
         job = bar.add_task(title, total=len(units.units), completed=len(units.units) - len(todo.units))
         yield _Bar(bar, job, title, todo)

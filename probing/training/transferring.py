@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from probing.contracts import Measure, Probe, Task
 from probing.corpus import Corpus
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite
+from probing.machine import with_typed_errors
 from probing.provenance import digest
 from probing.store import Store
 from probing.training.clusters import input_names
@@ -25,6 +26,7 @@ from probing.training.units import sweep_results
 Source = tuple[Store | str | Path, Corpus]
 
 
+@with_typed_errors
 def transfer(
     sources: Mapping[str, Source],
     *,

@@ -63,6 +63,9 @@ FIGURES: dict[str, Figure] = {
     "F10": Figure("commands.store_speed", {"rows": 40_000, "pairs": 3}),
     "F11": Figure("commands.start_time", {"count": 5}),
     "F12": Figure("store_states.store_states", {"examples": 400}, {"examples": 12}),
+    "F13": Figure(
+        "machine_faults.machine_faults", {}, {"names": ("store info", "report", "store export"), "fresh": False}
+    ),
 }  # fmt: skip
 
 

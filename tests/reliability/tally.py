@@ -14,7 +14,7 @@ class Tally:
     """The outcome of one figure.
 
     Attributes:
-        figure: F1 to F12.
+        figure: F1 to F13.
         reach: what has to hold.
         done: counts of what was done.
         problems: (kind, what happened) for everything that must not happen; kinds: lost, wrong, crash, hang.

@@ -1,0 +1,132 @@
+"""Signals that end a run: each ends it, whatever the program is doing when it comes, and however often it comes.
+
+A handler can only raise an exception, and Python drops what is raised in a destructor, a callback or compiled code. So
+the first signal is remembered, and raised again until it is under way; a thread ends what no exception reaches.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import Any, NoReturn
+
+REQUEUE = 75
+GRACE_SECONDS = 20.0  # less than the 30 that batch systems wait before they kill
+TICK_SECONDS = 0.2
+SAID = "stopped by a signal; the same command goes on from here: what is done is kept"
+
+
+class Requeue(BaseException):
+    """A batch system ends this job before it is done."""
+
+
+class Interrupt(KeyboardInterrupt):
+    """Ctrl-C. Not KeyboardInterrupt itself: where that passes through an `exec` of text (every dataclass is made by
+    one), the interpreter ends by the signal and not with our exit code, however well it was caught.
+    """
+
+
+class _Stopping:
+    """What signals have come so far."""
+
+    def __init__(self) -> None:
+        self.kind: type[BaseException] | None = None
+        self.is_over = False
+
+
+_state = _Stopping()
+_KINDS: dict[int, type[BaseException]] = {
+    int(getattr(signal, name)): Requeue for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
+}
+
+
+def listen() -> None:
+    """Take over the signals that end a run, once, in the main thread of a program."""
+    if signal.getsignal(next(iter(_KINDS))) is _stop:
+        return
+    for number in _KINDS:
+        signal.signal(number, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        _KINDS[int(signal.SIGINT)] = Interrupt
+        signal.signal(signal.SIGINT, _stop)
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _tick)
+    sys.unraisablehook = _without_signals(sys.unraisablehook)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if _state.kind is not None:
+        return  # the first one is under way
+    _state.kind = _KINDS[number]
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS, TICK_SECONDS)
+    raise _state.kind
+
+
+def _tick(number: int, frame: FrameType | None) -> None:
+    """Raise once more what was dropped."""
+    if _state.kind is not None and not _state.is_over and not _is_under_way(sys.exception()):
+        raise _state.kind
+
+
+def _is_under_way(error: BaseException | None) -> bool:
+    """Whether blocks that end for our exception are being left: it is handled, or was when another came."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, Requeue | Interrupt | SystemExit):
+            return True
+        seen.add(id(error))
+        error = error.__context__
+    return False
+
+
+def over() -> None:
+    """From here on no signal changes how the process ends."""
+    _state.is_over = True
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in _KINDS:
+        if signal.getsignal(number) is _stop:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def watch() -> None:
+    """Start a thread that ends the process where the main one does not come back to Python, as in long computations."""
+    reader, writer = os.pipe()
+    for end in (reader, writer):
+        os.set_blocking(end, end == reader)
+    with suppress(RuntimeError, MemoryError):  # no room for a thread: then without
+        threading.Thread(target=_end_in_time, args=(reader,), daemon=True).start()
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+
+def _end_in_time(reader: int) -> None:
+    while not any(number in _KINDS for number in os.read(reader, 64)):
+        pass
+    time.sleep(GRACE_SECONDS)
+    if not _state.is_over:
+        leave(SAID, REQUEUE if _state.kind is not Interrupt else 1)
+
+
+def leave(words: str, code: int) -> NoReturn:
+    """End at once: what is half-written has no record, and is swept by the next run."""
+    with suppress(OSError):
+        os.write(2, f"{words}\n".encode("utf-8", "backslashreplace"))
+    os._exit(code)
+
+
+def _without_signals(before: Any) -> Any:
+    """A hook for what destructors raise: a signal that was dropped there is raised again, and not a matter to print."""
+
+    def hook(dropped: Any) -> None:
+        if not isinstance(dropped.exc_value, Requeue | Interrupt):
+            before(dropped)
+
+    return hook
