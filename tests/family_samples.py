@@ -49,15 +49,16 @@ _RULES: tuple[tuple[str, int | None], ...] = (
     (r".*(image_size)", 32),
     (r".*(patch_size)", 8),
 )  # fmt: skip
-_GEMMA_TEXT = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4}
-_GEMMA_3N = _GEMMA_TEXT | {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 16, "intermediate_size": 48,
-                           "vocab_size_per_layer_input": VOCABULARY, "activation_sparsity_pattern": [0.0] * 4}  # fmt: skip
-_GEMMA_4 = _GEMMA_TEXT | {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCABULARY,
-                          "global_head_dim": 8}  # fmt: skip
+_TWICE = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4}
+_PIECES = {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCABULARY}
+_GEMMA_3N = _TWICE | _PIECES | {"num_kv_shared_layers": 2, "intermediate_size": 48,
+                                "activation_sparsity_pattern": [0.0] * 4}  # fmt: skip
+_GEMMA_4 = _TWICE | _PIECES | {"global_head_dim": 8}
 _QUANTISER = {"codec_config": {"upsample_groups": WIDTH}}
-_MAP = {"vocabulary_map": {"<image>": 250, **{f"IMGIMG{a}{b}Z": 200 + i for i, (a, b) in enumerate(zip("ABCD", "EFGH"))}}}
+_MAP = {"vocabulary_map": {"<image>": 250, "IMGIMGAEZ": 200, "IMGIMGBFZ": 201, "IMGIMGCGZ": 202, "IMGIMGDHZ": 203}}
 _QWEN_4 = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 16,
-           "indexer_compress_ratio": 2, "hc_lowrank": 8, "ngram_vocab_size_base": 300, "split_ngram_parts": 2}  # fmt: skip
+           "indexer_compress_ratio": 2, "hc_lowrank": 8, "ngram_vocab_size_base": 300,
+           "split_ngram_parts": 2}  # fmt: skip
 # What a family needs beside the rules: sizes under names of its own, or numbers that must agree.
 OWN: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
@@ -230,6 +231,9 @@ def _built(kind: str, attempt: Attempt) -> Any:
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.data += 0.02 * torch.randn(parameter.shape).to(parameter.dtype)
+        for module in model.modules():
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                module.weight.data[module.padding_idx] = 0  # as training leaves it
     return model.float().eval()
 
 

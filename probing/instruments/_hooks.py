@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probing.behaving import Behaviour, Ints
 from probing.errors import BadParameter, NoBehaviour
 from probing.language_model import LanguageModel
-from probing.models._discovery import first_tensor
+from probing.models._tracing import first_tensor, given_state, with_first, with_state
 from probing.site import Site, select_sites
 
 STREAMS = ("resid", "attn_out", "mlp_out", "heads")
@@ -96,14 +96,14 @@ def changing(model: LanguageModel, site: str, change: Callable[[Tensor], Tensor]
         return change(state)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        if args:
-            return (changed(args[0]), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": changed(kwargs["hidden_states"])}
+        state = given_state(args, kwargs)
+        assert state is not None  # for the reader of types: the site was read so
+        return with_state(args, kwargs, changed(state))
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         state = first_tensor(output)
         assert isinstance(state, Tensor)  # for the reader of types: the site was read so
-        return changed(state) if isinstance(output, Tensor) else (changed(state), *output[1:])
+        return with_first(output, changed(state))
 
     handle = (
         module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)

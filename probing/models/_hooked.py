@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from probing.errors import UnknownSite, UnsupportedModel, unknown_name
-from probing.models._discovery import first_tensor
 from probing.models._kernel_caches import bound_kernel_caches
+from probing.models._tracing import first_tensor, given_state
 from probing.site import Site
 
 
@@ -247,7 +247,7 @@ class HookedModule(ABC):
         module = self.trunk.get_submodule(self.modules[site])
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            take(args[0] if args else kwargs.get("hidden_states"))
+            take(given_state(args, kwargs))
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             take(first_tensor(output))

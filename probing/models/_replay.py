@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers.models.auto import modeling_auto
 from probing.batching import PaddedBatch
 from probing.errors import EditFailed, ReplayUnavailable, UnsupportedModel
 from probing.models._hooked import HookedModule
+from probing.models._tracing import given_state, with_first, with_state
 from probing.models.huggingface import HuggingFaceTrunk
 from probing.site import Site
 
@@ -57,7 +58,7 @@ class SuffixReplay:
 
     def __init__(self, model: nn.Module, trunk: HookedModule) -> None:
         self.model, self.trunk = model, trunk
-        self._forms: list[int | None] | None = None
+        self._forms: list[Any] | None = None
         self._proved: set[int] = set()
 
     def layer(self, site: str) -> int:
@@ -235,7 +236,7 @@ class SuffixReplay:
         def put(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
             nonlocal fired
             fired += 1
-            return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})
+            return with_state(args, kwargs, states)
 
         handle = None
         try:
@@ -254,15 +255,15 @@ class SuffixReplay:
         if layer < len(blocks) and fired != 1:
             raise self.trunk.unsupported(f"block {layer} ran {fired} times", "once in a forward pass")
 
-    def _output_forms(self) -> list[int | None]:
-        """For each block the length of the tuple it gives; None: a tensor."""
+    def _output_forms(self) -> list[Any]:
+        """For each block an output without tensors, in the form that it has: None where it is a tensor alone."""
         if self._forms is None:
-            forms: dict[int, int | None] = {}
+            forms: dict[int, Any] = {}
             blocks = self._blocks().blocks
 
             def note(layer: int) -> Callable[..., None]:
                 def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                    forms[layer] = len(output) if isinstance(output, tuple) else None
+                    forms[layer] = _emptied(output)
 
                 return hook
 
@@ -278,12 +279,19 @@ class SuffixReplay:
         return self._forms
 
 
-def _bypass(form: int | None, states: Tensor | None) -> Callable[..., Any]:
+def _emptied(output: Any) -> Any:
+    if isinstance(output, Mapping):
+        return type(output)(**dict.fromkeys(output))
+    return type(output)([None] * len(output)) if isinstance(output, tuple | list) else None
+
+
+def _bypass(form: Any, states: Tensor | None) -> Callable[..., Any]:
     """A forward that gives its input, or `states`, in the form of a block's output."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        given = states if states is not None else args[0] if args else kwargs["hidden_states"]
-        return given if form is None else (given, *[None] * (form - 1))
+        given = states if states is not None else given_state(args, kwargs)
+        assert given is not None  # for the reader of types: a block is given states
+        return with_first(form, given)
 
     return forward
 

@@ -11,10 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from probing.errors import UnsupportedModel
-from probing.models._discovery import Side, Sides, find_blocks, find_final_norm, find_side, first_tensor
+from probing.models._blocks import find_blocks, find_embedding, find_final_norm
+from probing.models._discovery import Side, Sides, attending_layers, find_side, inner_config, number_of, text_config
 from probing.models._hooked import HookedModule
 from probing.models._lanes import keeps_state
 from probing.models._sublayers import find_sublayers
+from probing.models._tracing import ModuleCall, first_tensor, given_state, trace_calls
+
+_SHAPE = (2, 7)  # (B, T) of the text that shows where states flow: two numbers that cannot be taken for each other
+_SMALL = 60
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 
 class HuggingFaceTrunk(HookedModule):
@@ -28,7 +34,6 @@ class HuggingFaceTrunk(HookedModule):
     Attributes:
         blocks: the list of blocks; empty where they were not asked for.
         final_norm: the norm after the last block, if there is one.
-        embedding: the piece embedding.
         side: `encoder` or `decoder` of an encoder-decoder; else None.
     """
 
@@ -50,48 +55,80 @@ class HuggingFaceTrunk(HookedModule):
         found = find_side(model, side)
         self.trunk, self.side, self._start = found.trunk, found.name, found.start_id
         self.lead = 0 if self._start is None else 1
-        embedding = found.part.get_input_embeddings()  # type: ignore[operator]
-        if not isinstance(embedding, nn.Embedding):
-            raise UnsupportedModel(
-                f"models of the family {self.family!r} are not read", needed="a piece embedding",
-                found=type(embedding).__name__, next_step="choose a model of text, or LanguageModel.wrap it",
-            )  # fmt: skip
-        self.embedding = embedding
-        self._part = found.part
         self._parameters = set(inspect.signature(self.trunk.forward).parameters)
-        self.n_heads = found.n_heads
+        self._part = found.part
+        self._embedding: nn.Embedding | None = None
+        calls = self._trace(found.part)
+        self._embedding = find_embedding(found.part, calls)
+        if self._embedding is None:
+            raise UnsupportedModel(
+                f"models of the family {self.family!r} are not read", needed="a piece embedding, a table of vectors",
+                found="no module that takes the ids of pieces", where=type(model).__name__,
+                next_step="choose a model of text, or LanguageModel.wrap it",
+            )  # fmt: skip
         self.blocks = nn.ModuleList()
         self.final_norm: nn.Module | None = None
-        self.modules["embed"] = _path_of(self.trunk, embedding)
+        self.modules["embed"] = _path_of(self.trunk, self.embedding)
         if by_blocks:
-            self._add_blocks(found)
+            self._add_blocks(found, calls)
 
-    def _add_blocks(self, found: Side) -> None:
-        inner, self.blocks = find_blocks(found.part, self.family)
-        norm = find_final_norm(found.part, inner)
+    def _trace(self, part: nn.Module) -> list[ModuleCall]:
+        """The calls inside the part that is read, in a pass over `_SHAPE` small ids.
+
+        Raises:
+            UnsupportedModel: the model does not run on text alone.
+        """
+        try:
+            return trace_calls([part], lambda: self._run_once(*_SHAPE))[0]
+        except Exception as error:  # whatever a model raises that text alone does not suffice
+            raise UnsupportedModel(
+                f"models of the family {self.family!r} do not run on text alone", needed="a forward pass over ids",
+                found=f"{type(error).__name__}: {error}".splitlines()[0][:200], where=type(self.model).__name__,
+                next_step="choose a model of text, or LanguageModel.wrap it with a call of your own",
+            ) from error  # fmt: skip
+
+    def _add_blocks(self, found: Side, calls: Sequence[ModuleCall]) -> None:
+        config = text_config(found.part)
+        shape = (_SHAPE[0], _SHAPE[1] + self.lead)
+        inner = find_blocks(
+            found.part, calls, shape, width=number_of(config, "hidden_size", "d_model"), family=self.family
+        )
+        self.blocks = inner.modules
+        norm = find_final_norm(inner, calls)
         self.final_norm = None if norm is None else norm[1]
         outer = f"{found.path}." if found.path else ""
-        path = f"{outer}{inner}"
-        has_cross = self.lead > 0
-        sublayers = find_sublayers(self.blocks, self._run_once, self.n_heads, has_cross=has_cross)
-        for layer in range(len(self.blocks)):
-            self._add(f"resid.{layer}", f"{path}.{layer}", reads_input=True)
-            if sublayers is not None:
-                self._add(f"heads.{layer}", f"{path}.{layer}.{sublayers.projection}", reads_input=True)
-                self._add(f"attn_out.{layer}", f"{path}.{layer}.{sublayers.attention}")
-                if sublayers.cross:
-                    self._add(f"cross_out.{layer}", f"{path}.{layer}.{sublayers.cross}")
-                self._add(f"mlp_out.{layer}", f"{path}.{layer}.{sublayers.mlp}")
-        self._add(f"resid.{len(self.blocks)}", f"{path}.{len(self.blocks) - 1}")
+        config = inner_config(found.part, inner.paths[0]) or text_config(found.trunk)
+        self.n_heads = number_of(config, *(("decoder_attention_heads",) if self.lead else ()), *_HEADS)
+        sublayers = find_sublayers(
+            self.blocks, self._run_once, self.n_heads, has_cross=self.lead > 0, is_attention=attending_layers(config)
+        )
+        for layer, (path, parts) in enumerate(zip((outer + p for p in inner.paths), sublayers, strict=True)):
+            self._add(f"resid.{layer}", path, reads_input=True)
+            if parts is None:
+                continue
+            if parts.projection:
+                self._add(f"heads.{layer}", f"{path}.{parts.projection}", reads_input=True)
+                self._add(f"attn_out.{layer}", f"{path}.{parts.attention}")
+            if parts.cross:
+                self._add(f"cross_out.{layer}", f"{path}.{parts.cross}")
+            self._add(f"mlp_out.{layer}", f"{path}.{parts.mlp}")
+        self._add(f"resid.{len(self.blocks)}", outer + inner.paths[-1])
         if norm is not None:
-            self._add("final_norm", f"{outer}{norm[0]}")
+            self._add("final_norm", outer + norm[0])
 
     def _run_once(self, n: int = 1, length: int = 7) -> None:
         """A forward pass over a small input, or `n` equal ones."""
-        count = self.embedding.num_embeddings
+        known = number_of(text_config(self._part), "vocab_size") or _SMALL
+        count = known if self._embedding is None else min(known, self._embedding.num_embeddings)
         ids = torch.tensor([[(11 + 7 * i) % count for i in range(length)]] * n, device=self.device)
         with torch.inference_mode():
             self.run(ids, torch.ones_like(ids))
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The piece embedding."""
+        assert self._embedding is not None  # for the reader of types: a trunk without one is never built
+        return self._embedding
 
     @property
     def vocabulary(self) -> int:
@@ -101,7 +138,7 @@ class HuggingFaceTrunk(HookedModule):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.embedding.weight.device
+        return next(self.trunk.parameters()).device if self._embedding is None else self._embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -119,8 +156,8 @@ class HuggingFaceTrunk(HookedModule):
     @property
     def max_positions(self) -> int | None:
         """How many pieces the positions allow; None where there is no limit."""
-        limit = getattr(self.trunk.config, "max_position_embeddings", None)
-        if not isinstance(limit, int) or limit <= 0:
+        limit = number_of(text_config(self._part) or text_config(self.trunk), "max_position_embeddings")
+        if limit is None:
             return None
         padding = self.counting_padding_id
         return limit - self.lead if padding is None else limit - padding - 1 - self.lead
@@ -227,7 +264,9 @@ def _decoder_inputs(ids: Tensor, mask: Tensor, start: int) -> dict[str, Tensor]:
 
 def _copier(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        into.append((args[0] if args else kwargs["hidden_states"]).clone())
+        state = given_state(args, kwargs)
+        if state is not None:
+            into.append(state.clone())
 
     return hook
 

@@ -1,0 +1,156 @@
+"""Finds blocks, piece embedding and final norm of a Transformer by running a small text: no family is known by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from probing.errors import UnsupportedModel
+from probing.models._tracing import ModuleCall, is_norm
+
+NEXT_STEP = "read it by module paths alone (sites NAME=MODULE.PATH), or choose another model"
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks that a text goes through.
+
+    Attributes:
+        paths: of each, inside the part that was traced.
+        modules: the blocks.
+        width: D of the states between them.
+    """
+
+    paths: tuple[str, ...]
+    modules: nn.ModuleList
+    width: int
+
+
+@dataclass(frozen=True)
+class _List:
+    """A list of modules, what of it ran, and why it is no list of blocks ("": it is one)."""
+
+    path: str
+    calls: tuple[ModuleCall, ...]
+    reason: str
+
+    @property
+    def width(self) -> int:
+        state = self.calls[0].output if self.calls else None
+        return 0 if state is None else state.shape[-1]
+
+
+def find_blocks(
+    part: nn.Module, calls: Sequence[ModuleCall], shape: tuple[int, int], *, width: int | None, family: str
+) -> Blocks:
+    """The blocks: of all lists of modules the longest whose members run once each, in a chain, on one state a piece.
+
+    A list that does not run on text, such as the blocks of a vision tower, does not count, however long. Members that
+    do not run, such as those that predict further pieces in training, are left out.
+
+    Args:
+        part: what has the blocks.
+        calls: of a pass over a text.
+        shape: (B, T) of that text.
+        width: the width that the model's configuration names: among lists that will do, those of this width come first.
+        family: what messages call it.
+
+    Raises:
+        UnsupportedModel: there is none, with the reason why the likeliest is not.
+    """
+    lists = [
+        _examined(path, module, calls, shape)
+        for path, module in part.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module)
+    ]
+    sound = [found for found in lists if not found.reason]
+    outer = [x for x in sound if not any(x is not y and x.path.startswith(y.path + ".") for y in sound)]
+    if not outer:
+        raise _no_blocks(part, lists, family)
+    ranked = sorted(outer, key=lambda x: (x.width == width, len(x.calls)), reverse=True)
+    best = ranked[0]
+    if len(ranked) > 1 and (ranked[1].width, len(ranked[1].calls)) == (best.width, len(best.calls)):
+        raise UnsupportedModel(
+            f"models of the family {family!r} are not read", needed="one list of blocks that a text goes through",
+            found=f"{best.path} and {ranked[1].path}, of {len(best.calls)} each", where=type(part).__name__,
+            next_step=NEXT_STEP,
+        )  # fmt: skip
+    return Blocks(
+        tuple(call.path for call in best.calls), nn.ModuleList(call.module for call in best.calls), best.width
+    )
+
+
+def _examined(
+    path: str, modules: nn.ModuleList | nn.Sequential, calls: Sequence[ModuleCall], shape: tuple[int, int]
+) -> _List:
+    order = {id(module): place for place, module in enumerate(modules)}
+    mine = tuple(call for call in calls if id(call.module) in order and call.path.rpartition(".")[0] == path)
+    if not mine:
+        return _List(path, (), "its blocks do not run on text")
+    places = [order[id(call.module)] for call in mine]
+    for place in sorted(set(places)):
+        if places.count(place) > 1:
+            return _List(path, mine, f"block {place} runs {places.count(place)} times")
+    if places != sorted(places):
+        return _List(path, mine, "its blocks do not run in order")
+    for call, place in zip(mine, places, strict=True):
+        for state in (call.given, call.output):
+            if state is None or not _is_states(state, shape):
+                size = "no states" if state is None else str(tuple(state.shape))
+                return _List(path, mine, f"block {place} has {size} for a text of {shape}, not one state a piece")
+    for before, after, place in zip(mine, mine[1:], places[1:], strict=False):
+        assert before.output is not None and after.given is not None  # for the reader of types: asked above
+        if before.output.numel() != after.given.numel() or not torch.equal(
+            before.output.reshape(after.given.shape), after.given
+        ):
+            return _List(path, mine, f"what block {place} is given is not what the block before it gave")
+    return _List(path, mine, "")
+
+
+def _is_states(state: Tensor, shape: tuple[int, int]) -> bool:
+    """Whether these are states `(B, T, D)`; some blocks flatten (B, T)."""
+    return (state.ndim == 3 and state.shape[:2] == shape) or (state.ndim == 2 and len(state) == shape[0] * shape[1])
+
+
+def _no_blocks(part: nn.Module, lists: Sequence[_List], family: str) -> UnsupportedModel:
+    """The error, with the reason of the list that holds the most of the model among those that run."""
+    ran = [x for x in lists if x.calls]
+    likely = max(
+        ran or lists, key=lambda x: sum(p.numel() for c in x.calls for p in c.module.parameters()), default=None
+    )
+    reason = f"none in {type(part).__name__}" if likely is None else f"{likely.path}: {likely.reason}"
+    return UnsupportedModel(
+        f"models of the family {family!r} are not read", where=type(part).__name__, found=reason, next_step=NEXT_STEP,
+        needed="a list of Transformer blocks that run once each, in a chain, on one state a piece",
+    )  # fmt: skip
+
+
+def _size(found: _List) -> int:
+    return sum(weight.numel() for call in found.calls for weight in call.module.parameters())
+
+
+def find_embedding(part: nn.Module, calls: Sequence[ModuleCall]) -> nn.Embedding | None:
+    """The piece embedding: the one that the model names, else the first that is given ids; None: there is none."""
+    try:
+        named = part.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError, TypeError):
+        named = None
+    if isinstance(named, nn.Embedding) and (not calls or any(call.module is named for call in calls)):
+        return named
+    return next((call.module for call in calls if call.ids and isinstance(call.module, nn.Embedding)), None)
+
+
+def find_final_norm(blocks: Blocks, calls: Sequence[ModuleCall]) -> tuple[str, nn.Module] | None:
+    """The norm that is given what the last block gave, outside the blocks; of several the last."""
+    last = next(place for place, call in enumerate(calls) if call.path == blocks.paths[-1])
+    state = calls[last].output
+    norms = [
+        call
+        for call in calls[last + 1 :]
+        if call.given is not None and state is not None and call.given.numel() == state.numel()
+        and torch.equal(call.given.reshape(state.shape), state) and is_norm(call)
+    ]  # fmt: skip
+    return (norms[-1].path, norms[-1].module) if norms else None

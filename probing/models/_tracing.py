@@ -1,0 +1,123 @@
+"""What the modules of a model are given and give in one forward pass over a small text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+STATES = "hidden_states"  # what nearly every block of transformers calls its input
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of one module.
+
+    Attributes:
+        path: the module's path.
+        module: the module.
+        given: its first tensor of floats, a copy; None: it was given none.
+        output: the first tensor of floats that it gave, a copy; None: it gave none.
+        ids: whether it was given whole numbers.
+    """
+
+    path: str
+    module: nn.Module
+    given: Tensor | None
+    output: Tensor | None
+    ids: bool
+
+
+def trace_calls(roots: Sequence[nn.Module], run: Callable[[], object]) -> list[list[ModuleCall]]:
+    """For each root the calls of all modules inside it in one pass, in the order they end; the last is its own."""
+    traces: list[list[ModuleCall]] = [[] for _ in roots]
+    handles = [
+        module.register_forward_hook(_recorder(path, trace), with_kwargs=True)
+        for root, trace in zip(roots, traces, strict=True)
+        for path, module in root.named_modules()
+    ]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return traces
+
+
+def _recorder(path: str, into: list[ModuleCall]) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        first = args[0] if args else next(iter(kwargs.values()), None)
+        is_ids = isinstance(first, Tensor) and not first.is_floating_point()
+        into.append(ModuleCall(path, module, _copy(given_state(args, kwargs)), _copy(first_tensor(output)), is_ids))
+
+    return hook
+
+
+def first_tensor(output: object) -> object:
+    """A module's hidden states: its output, or the first of a tuple, or the first value of a mapping."""
+    if isinstance(output, Mapping):
+        return next(iter(output.values()), None)
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
+def with_first(output: Any, state: Tensor) -> Any:
+    """A module's output with other hidden states, in the form that it had."""
+    if isinstance(output, Mapping):
+        name = next(iter(output))
+        return type(output)(**{**output, name: state})
+    return type(output)((state, *output[1:])) if isinstance(output, tuple | list) else state
+
+
+def given_state(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The hidden states that a module is given: its first tensor of floats; None: there is none."""
+    name = _name_of_state(args, kwargs)
+    found = None if name is None else args[name] if isinstance(name, int) else kwargs[name]
+    return found if isinstance(found, Tensor) else None
+
+
+def with_state(args: Sequence[Any], kwargs: Mapping[str, Any], state: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a module with other hidden states."""
+    name = _name_of_state(args, kwargs)
+    if isinstance(name, int):
+        return (*args[:name], state, *args[name + 1 :]), dict(kwargs)
+    return tuple(args), {**kwargs, STATES if name is None else name: state}
+
+
+def _name_of_state(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | str | None:
+    """Which argument has the hidden states, by place or name."""
+    names: list[int | str] = [*range(len(args)), *([STATES] if STATES in kwargs else []), *kwargs]
+    for name in names:
+        value = args[name] if isinstance(name, int) else kwargs[name]
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return name
+    return None
+
+
+def _copy(value: object) -> Tensor | None:
+    return value.detach().clone() if isinstance(value, Tensor) and value.is_floating_point() else None
+
+
+def is_norm(call: ModuleCall) -> bool:
+    """Whether a module is a norm: of three times its input it makes the same; known by what it does, not by name."""
+    given, output = call.given, call.output
+    if given is None or output is None or given.shape != output.shape or any(call.module.children()):
+        return False
+    if is_close(given, output):  # a dropout that sleeps
+        return False
+    with torch.no_grad():
+        try:
+            again = first_tensor(call.module(3 * given))
+        except (RuntimeError, TypeError, ValueError):
+            return False
+    return isinstance(again, Tensor) and again.shape == output.shape and is_close(again, output, loose=1e-2)
+
+
+def is_close(a: Tensor, b: Tensor, *, loose: float = 1e-5) -> bool:
+    """Whether two tensors agree, relative to the largest entry; in half precision within 2 percent."""
+    tolerance = loose if b.dtype in (torch.float32, torch.float64) else 2e-2
+    if a.shape != b.shape:
+        return False
+    return not b.numel() or float((a - b).abs().max()) <= tolerance * float(b.abs().max())
