@@ -81,8 +81,16 @@ def only(head: nn.Module | None, columns: Ints) -> Iterator[None]:
 
 
 @contextmanager
-def changing(model: LanguageModel, site: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def changing(
+    model: LanguageModel, site: str, change: Callable[[Tensor], Tensor], shape: tuple[int, int] | None = None
+) -> Iterator[None]:
     """Within the block the states at a site become `change(states)`, of the same shape, `(B, T, D)`.
+
+    Args:
+        model: the model.
+        site: where.
+        change: what is done.
+        shape: (B, T); None: as the states lie in the model.
 
     Raises:
         UnsupportedModel: the site was not met exactly once.
@@ -90,10 +98,14 @@ def changing(model: LanguageModel, site: str, change: Callable[[Tensor], Tensor]
     trunk = model.suffix.trunk
     module, fired = trunk.trunk.get_submodule(trunk.modules[site]), 0
 
+    layout = trunk.layout_of(site)
+
     def changed(state: Tensor) -> Tensor:
         nonlocal fired
         fired += 1
-        return change(state)
+        pieces = state if layout.is_plain or shape is None else layout.aligned(state, shape)
+        assert pieces is not None  # for the reader of types: the site was read so
+        return change(pieces) if pieces is state else layout.spread(change(pieces), state)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         state = given_state(args, kwargs)
@@ -125,5 +137,6 @@ def adding(model: LanguageModel, site: str, delta: Tensor) -> Iterator[None]:
     Raises:
         UnsupportedModel: the site was not met exactly once.
     """
-    with changing(model, site, lambda states: states + delta.reshape(states.shape)):
+    shape = (delta.shape[0], delta.shape[1])
+    with changing(model, site, lambda states: states + delta.reshape(states.shape), shape):
         yield

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probing.errors import UnsupportedModel
+from probing.models._layout import PLAIN, Layout, shared_layout
 from probing.models._tracing import ModuleCall, is_norm
 
 NEXT_STEP = "read it by module paths alone (sites NAME=MODULE.PATH), or choose another model"
@@ -21,12 +22,12 @@ class Blocks:
     Attributes:
         paths: of each, inside the part that was traced.
         modules: the blocks.
-        width: D of the states between them.
+        layout: how the states between them lie.
     """
 
     paths: tuple[str, ...]
     modules: nn.ModuleList
-    width: int
+    layout: Layout
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class _List:
     path: str
     calls: tuple[ModuleCall, ...]
     reason: str
+    layout: Layout = PLAIN
 
     @property
     def width(self) -> int:
@@ -79,7 +81,7 @@ def find_blocks(
             next_step=NEXT_STEP,
         )  # fmt: skip
     return Blocks(
-        tuple(call.path for call in best.calls), nn.ModuleList(call.module for call in best.calls), best.width
+        tuple(call.path for call in best.calls), nn.ModuleList(call.module for call in best.calls), best.layout
     )
 
 
@@ -96,23 +98,19 @@ def _examined(
             return _List(path, mine, f"block {place} runs {places.count(place)} times")
     if places != sorted(places):
         return _List(path, mine, "its blocks do not run in order")
-    for call, place in zip(mine, places, strict=True):
-        for state in (call.given, call.output):
-            if state is None or not _is_states(state, shape):
-                size = "no states" if state is None else str(tuple(state.shape))
-                return _List(path, mine, f"block {place} has {size} for a text of {shape}, not one state a piece")
+    states = [state for call in mine for state in (call.given, call.output)]
+    layout = shared_layout([state for state in states if state is not None], shape)
+    if layout is None or any(state is None for state in states):
+        sizes = ["none" if state is None else str(tuple(state.shape)) for state in states]
+        listed = ", ".join(dict.fromkeys(sizes))
+        return _List(path, mine, f"for a text of {shape} its blocks hand on states {listed}, not one a piece")
     for before, after, place in zip(mine, mine[1:], places[1:], strict=False):
         assert before.output is not None and after.given is not None  # for the reader of types: asked above
         if before.output.numel() != after.given.numel() or not torch.equal(
             before.output.reshape(after.given.shape), after.given
         ):
             return _List(path, mine, f"what block {place} is given is not what the block before it gave")
-    return _List(path, mine, "")
-
-
-def _is_states(state: Tensor, shape: tuple[int, int]) -> bool:
-    """Whether these are states `(B, T, D)`; some blocks flatten (B, T)."""
-    return (state.ndim == 3 and state.shape[:2] == shape) or (state.ndim == 2 and len(state) == shape[0] * shape[1])
+    return _List(path, mine, "", layout)
 
 
 def _no_blocks(part: nn.Module, lists: Sequence[_List], family: str) -> UnsupportedModel:
@@ -132,7 +130,7 @@ def _size(found: _List) -> int:
     return sum(weight.numel() for call in found.calls for weight in call.module.parameters())
 
 
-def find_embedding(part: nn.Module, calls: Sequence[ModuleCall]) -> nn.Embedding | None:
+def find_embedding(part: nn.Module, calls: Sequence[ModuleCall]) -> nn.Module | None:
     """The piece embedding: the one that the model names, else the first that is given ids; None: there is none."""
     try:
         named = part.get_input_embeddings()  # type: ignore[operator]
@@ -140,11 +138,19 @@ def find_embedding(part: nn.Module, calls: Sequence[ModuleCall]) -> nn.Embedding
         named = None
     if isinstance(named, nn.Embedding) and (not calls or any(call.module is named for call in calls)):
         return named
-    return next((call.module for call in calls if call.ids and isinstance(call.module, nn.Embedding)), None)
+    return next((call.module for call in calls if call.ids and call.output is not None and _is_table(call)), None)
+
+
+def _is_table(call: ModuleCall) -> bool:
+    """Whether a module looks vectors up: its weight is a row for each id, as wide as what it gives."""
+    weight, output = getattr(call.module, "weight", None), call.output
+    return (
+        isinstance(weight, Tensor) and weight.ndim == 2 and output is not None and weight.shape[1] == output.shape[-1]
+    )
 
 
 def find_final_norm(blocks: Blocks, calls: Sequence[ModuleCall]) -> tuple[str, nn.Module] | None:
-    """The norm that is given what the last block gave, outside the blocks; of several the last."""
+    """The norm that is given what the last block gave, and gives what a module around the blocks ends with."""
     last = next(place for place, call in enumerate(calls) if call.path == blocks.paths[-1])
     state = calls[last].output
     norms = [
@@ -153,4 +159,10 @@ def find_final_norm(blocks: Blocks, calls: Sequence[ModuleCall]) -> tuple[str, n
         if call.given is not None and state is not None and call.given.numel() == state.numel()
         and torch.equal(call.given.reshape(state.shape), state) and is_norm(call)
     ]  # fmt: skip
-    return (norms[-1].path, norms[-1].module) if norms else None
+    around = [call for call in calls[last + 1 :] if not call.path or blocks.paths[-1].startswith(f"{call.path}.")]
+    final = [norm for norm in norms if any(_is_equal(norm.output, call.output) for call in around)]
+    return (final[-1].path, final[-1].module) if final else None
+
+
+def _is_equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is not None and b is not None and torch.equal(a, b)

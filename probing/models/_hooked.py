@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from probing.errors import UnknownSite, UnsupportedModel, unknown_name
 from probing.models._kernel_caches import bound_kernel_caches
+from probing.models._layout import Layout
 from probing.models._tracing import first_tensor, given_state
 from probing.site import Site
 
@@ -180,10 +181,15 @@ class HookedModule(ABC):
         Raises:
             UnsupportedModel: it is not one state a piece.
         """
-        n, length = ids.shape[0], ids.shape[1] + self.lead
-        if state.ndim < 2 or (state.shape[:2] != (n, length) and state.shape[0] != n * length):
-            raise self.unsupported(f"{site} has shape {tuple(state.shape)}", f"({n}, {length}, width)")
-        return state.reshape(n, length, -1)[:, self.lead :]
+        shape = (ids.shape[0], ids.shape[1] + self.lead)
+        found = self.layout_of(site).aligned(state, shape)
+        if found is None:
+            raise self.unsupported(f"{site} has shape {tuple(state.shape)}", f"({shape[0]}, {shape[1]}, width)")
+        return found[:, self.lead :]
+
+    def layout_of(self, site: str) -> Layout:
+        """How the states at a site lie in what its module is given or gives."""
+        return Layout()
 
     def check_sites(self, sites: Sequence[str]) -> None:
         """Refuse unknown sites.

@@ -48,3 +48,13 @@ def padded(
         ids[row, start : start + len(one)] = one.ids
         mask[row, start : start + len(one)] = 1
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def decoder_inputs(ids: Tensor, mask: Tensor, start: int) -> dict[str, Tensor]:
+    """The start piece just before the first real piece of every input, and then the input: `(B, T + 1)`."""
+    before = torch.full_like(ids[:, :1], start)
+    first = mask.argmax(1)
+    shifted, shown = torch.cat([before, ids], 1), torch.cat([torch.zeros_like(before), mask], 1)
+    rows = torch.arange(len(ids), device=ids.device)
+    shifted[rows, first], shown[rows, first] = start, 1
+    return {"decoder_input_ids": shifted, "decoder_attention_mask": shown}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,9 @@ from transformers.models.auto import modeling_auto
 
 from probing.batching import PaddedBatch
 from probing.errors import EditFailed, ReplayUnavailable, UnsupportedModel
+from probing.models._bypass import bypass, emptied, of_pieces
 from probing.models._hooked import HookedModule
-from probing.models._tracing import given_state, with_first, with_state
+from probing.models._tracing import given_state, with_state
 from probing.models.huggingface import HuggingFaceTrunk
 from probing.site import Site
 
@@ -90,6 +91,12 @@ class SuffixReplay:
                 found=f"{self.trunk.family}, without blocks or with a decoder", where=type(self.model).__name__,
                 next_step="load it without side= and module paths",
             )  # fmt: skip
+        if self.trunk.reads_alone:
+            raise ReplayUnavailable(
+                "this model is not run from the middle", needed="states that padding does not change",
+                found="a model that reads inputs one by one", where=type(self.model).__name__,
+                next_step="choose another model to edit; its states can be extracted and probed",
+            )  # fmt: skip
         return self.trunk
 
     @property
@@ -165,7 +172,7 @@ class SuffixReplay:
         inner = [site for site in sites if site != "embed"]
         output, states = self.trunk.read_whole(lambda: whole(**given), inputs.ids, inner)
         if "embed" in sites:
-            states["embed"] = nn.functional.embedding(inputs.ids, self._blocks().embedding.weight)
+            states["embed"] = nn.functional.embedding(inputs.ids, self._blocks().embedding)
         return output, states
 
     def logits(self, output: Any) -> Tensor:
@@ -211,13 +218,13 @@ class SuffixReplay:
             with self._from(layer, read[f"resid.{layer}"]):
                 again, _ = self._pass(inputs, [])
             twice, _ = self._pass(inputs, [])
-        if not is_same(_of_pieces(twice, mask), _of_pieces(output, mask), self.trunk.dtype):
+        if not is_same(of_pieces(twice, mask), of_pieces(output, mask), self.trunk.dtype):
             raise EditFailed(
                 "the model gives other outputs each time it is run", needed="two equal passes of the same text",
                 found="outputs that differ", where=type(self.model).__name__,
                 next_step="switch off what draws at random (dropout, sampling), or choose another model",
             )  # fmt: skip
-        if not is_same(_of_pieces(again, mask), _of_pieces(output, mask), self.trunk.dtype):
+        if not is_same(of_pieces(again, mask), of_pieces(output, mask), self.trunk.dtype):
             raise ReplayUnavailable(
                 f"models of the family {self.trunk.family!r} are not run from resid.{layer}",
                 needed="the outputs of a full pass", found="others, for its blocks pass on more than states",
@@ -228,7 +235,7 @@ class SuffixReplay:
     @contextmanager
     def _from(self, layer: int, states: Tensor) -> Iterator[None]:
         """Within the block a pass of the model begins at `resid.layer`."""
-        blocks, forms = self._blocks().blocks, self._output_forms()
+        blocks, forms, layout = self._blocks().blocks, self._output_forms(), self._blocks().layout
         bypassed = list(zip(blocks[:layer], forms, strict=False))
         own = {block: block.__dict__.get("forward") for block, _ in bypassed}
         fired = 0
@@ -236,12 +243,13 @@ class SuffixReplay:
         def put(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
             nonlocal fired
             fired += 1
-            return with_state(args, kwargs, states)
+            raw = given_state(args, kwargs)
+            return with_state(args, kwargs, states if raw is None else layout.spread(states, raw))
 
         handle = None
         try:
             for index, (block, form) in enumerate(bypassed):
-                block.__dict__["forward"] = _bypass(form, states if index + 1 == len(blocks) else None)
+                block.__dict__["forward"] = bypass(form, states if index + 1 == len(blocks) else None, layout)
             if layer < len(blocks):
                 handle = blocks[layer].register_forward_pre_hook(put, with_kwargs=True, prepend=True)
             yield
@@ -263,7 +271,7 @@ class SuffixReplay:
 
             def note(layer: int) -> Callable[..., None]:
                 def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                    forms[layer] = _emptied(output)
+                    forms[layer] = emptied(output)
 
                 return hook
 
@@ -277,26 +285,3 @@ class SuffixReplay:
                     handle.remove()
             self._forms = [forms[layer] for layer in range(len(blocks))]
         return self._forms
-
-
-def _emptied(output: Any) -> Any:
-    if isinstance(output, Mapping):
-        return type(output)(**dict.fromkeys(output))
-    return type(output)([None] * len(output)) if isinstance(output, tuple | list) else None
-
-
-def _bypass(form: Any, states: Tensor | None) -> Callable[..., Any]:
-    """A forward that gives its input, or `states`, in the form of a block's output."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        given = states if states is not None else given_state(args, kwargs)
-        assert given is not None  # for the reader of types: a block is given states
-        return with_first(form, given)
-
-    return forward
-
-
-def _of_pieces(output: Any, mask: Tensor) -> Tensor:
-    """Logits, or the last states of a model without a head; those of padding left out."""
-    found: Tensor = output.logits if hasattr(output, "logits") else output[0]
-    return found[mask.bool()] if found.shape[:2] == mask.shape else found

@@ -55,7 +55,7 @@ def find_sublayers(
     if not n_heads or not all(traces):
         return [None] * len(blocks)
     attends = [*is_attention] if len(is_attention) == len(blocks) else [True] * len(blocks)
-    if all(attends):
+    if all(attends) or not any(attends):  # else the configuration tells kinds of blocks apart
         for found in _candidates(traces[0], count):
             projection = _projection(traces[0], found[0], n_heads)
             if projection and all(_adds_up(trace, *found) for trace in traces):

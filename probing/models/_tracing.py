@@ -34,11 +34,12 @@ class ModuleCall:
 def trace_calls(roots: Sequence[nn.Module], run: Callable[[], object]) -> list[list[ModuleCall]]:
     """For each root the calls of all modules inside it in one pass, in the order they end; the last is its own."""
     traces: list[list[ModuleCall]] = [[] for _ in roots]
-    handles = [
-        module.register_forward_hook(_recorder(path, trace), with_kwargs=True)
-        for root, trace in zip(roots, traces, strict=True)
-        for path, module in root.named_modules()
-    ]
+    handles = []
+    for root, trace in zip(roots, traces, strict=True):
+        running: set[bool] = set()  # a module that several roots share is also called when this one does not run
+        handles.append(root.register_forward_pre_hook(lambda *_, running=running: running.add(True)))
+        for path, module in root.named_modules():
+            handles.append(module.register_forward_hook(_recorder(path, trace, running), with_kwargs=True))
     try:
         run()
     finally:
@@ -47,8 +48,12 @@ def trace_calls(roots: Sequence[nn.Module], run: Callable[[], object]) -> list[l
     return traces
 
 
-def _recorder(path: str, into: list[ModuleCall]) -> Callable[..., None]:
+def _recorder(path: str, into: list[ModuleCall], running: set[bool]) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        if not running:
+            return
+        if not path:
+            running.clear()
         first = args[0] if args else next(iter(kwargs.values()), None)
         is_ids = isinstance(first, Tensor) and not first.is_floating_point()
         into.append(ModuleCall(path, module, _copy(given_state(args, kwargs)), _copy(first_tensor(output)), is_ids))

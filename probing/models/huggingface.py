@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from probing.errors import UnsupportedModel
+from probing.models._alone import read_alone
 from probing.models._blocks import find_blocks, find_embedding, find_final_norm
+from probing.models._chain import copier
 from probing.models._discovery import Side, Sides, attending_layers, find_side, inner_config, number_of, text_config
 from probing.models._hooked import HookedModule
+from probing.models._inputs import decoder_inputs
 from probing.models._lanes import keeps_state
+from probing.models._layout import Layout
 from probing.models._sublayers import find_sublayers
-from probing.models._tracing import ModuleCall, first_tensor, given_state, trace_calls
+from probing.models._tracing import ModuleCall, is_close, trace_calls
 
-_SHAPE = (2, 7)  # (B, T) of the text that shows where states flow: two numbers that cannot be taken for each other
+_SHAPE = (3, 7)  # (B, T) of the text that shows where states flow: two numbers that cannot be taken for each other
 _SMALL = 60
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
@@ -57,7 +63,8 @@ class HuggingFaceTrunk(HookedModule):
         self.lead = 0 if self._start is None else 1
         self._parameters = set(inspect.signature(self.trunk.forward).parameters)
         self._part = found.part
-        self._embedding: nn.Embedding | None = None
+        self._embedding: nn.Module | None = None
+        self.layout, self.reads_alone = Layout(), False
         calls = self._trace(found.part)
         self._embedding = find_embedding(found.part, calls)
         if self._embedding is None:
@@ -68,7 +75,7 @@ class HuggingFaceTrunk(HookedModule):
             )  # fmt: skip
         self.blocks = nn.ModuleList()
         self.final_norm: nn.Module | None = None
-        self.modules["embed"] = _path_of(self.trunk, self.embedding)
+        self.modules["embed"] = _path_of(self.trunk, self._embedding)
         if by_blocks:
             self._add_blocks(found, calls)
 
@@ -95,6 +102,7 @@ class HuggingFaceTrunk(HookedModule):
         )
         self.blocks = inner.modules
         norm = find_final_norm(inner, calls)
+        self.layout = inner.layout
         self.final_norm = None if norm is None else norm[1]
         outer = f"{found.path}." if found.path else ""
         config = inner_config(found.part, inner.paths[0]) or text_config(found.trunk)
@@ -115,35 +123,77 @@ class HuggingFaceTrunk(HookedModule):
         self._add(f"resid.{len(self.blocks)}", outer + inner.paths[-1])
         if norm is not None:
             self._add("final_norm", outer + norm[0])
+        if self.layout.skipped is None:
+            self.layout = replace(self.layout, skipped=self._places_before())
+        self.reads_alone = self._changes_with_padding()
+
+    def _places_before(self) -> int:
+        """How many places the blocks have before the first piece: another last piece changes one place.
+
+        Raises:
+            UnsupportedModel: it changes another number of places.
+        """
+        kept: list[Tensor] = []
+        handle = self.blocks[0].register_forward_hook(copier(kept), with_kwargs=True)
+        ids = torch.tensor([[(11 + 7 * i) % self.vocabulary for i in range(_SHAPE[1])]] * 2, device=self.device)
+        ids[1, -1] = (ids[1, -1] + 1) % self.vocabulary
+        try:
+            with torch.inference_mode():
+                self.run(ids, torch.ones_like(ids))
+        finally:
+            handle.remove()
+        changed = (kept[0][0] != kept[0][1]).any(-1).nonzero().flatten().tolist()
+        start = changed[0] - _SHAPE[1] - self.lead + 1 if len(changed) == 1 else -1
+        if start < 0:
+            raise self.unsupported(f"one other piece changes {len(changed)} states of {kept[0].shape[1]}", "one")
+        return start
+
+    def _changes_with_padding(self) -> bool:
+        """Whether states of an input depend on how far it is padded on the right, so that it has to be read alone."""
+        count = self.vocabulary
+        ids = torch.tensor([[(11 + 7 * i) % count for i in range(_SHAPE[1])]] * 2, device=self.device)
+        mask = torch.ones_like(ids)
+        ids[1, 3:], mask[1, 3:] = (0 if self.counting_padding_id is None else self.counting_padding_id), 0
+        sites = [site for site in self.sites if site != "embed"]
+        with torch.inference_mode():
+            padded, alone = (
+                HookedModule.read(self, ids, mask, sites),
+                HookedModule.read(self, ids[1:, :3], mask[1:, :3], sites),
+            )
+        return not all(is_close(padded[site][1, :3], alone[site][0], loose=1e-4) for site in sites)
+
+    def layout_of(self, site: str) -> Layout:
+        """How the states at a site lie: as the blocks hand them on, but where a site was added."""
+        return Layout() if site in self.added else self.layout
 
     def _run_once(self, n: int = 1, length: int = 7) -> None:
         """A forward pass over a small input, or `n` equal ones."""
         known = number_of(text_config(self._part), "vocab_size") or _SMALL
-        count = known if self._embedding is None else min(known, self._embedding.num_embeddings)
+        count = known if self._embedding is None else min(known, len(self.embedding))
         ids = torch.tensor([[(11 + 7 * i) % count for i in range(length)]] * n, device=self.device)
         with torch.inference_mode():
             self.run(ids, torch.ones_like(ids))
 
     @property
-    def embedding(self) -> nn.Embedding:
-        """The piece embedding."""
-        assert self._embedding is not None  # for the reader of types: a trunk without one is never built
-        return self._embedding
+    def embedding(self) -> Tensor:
+        """`(V, D)` vectors of the pieces."""
+        weight: Tensor = self._embedding.weight  # type: ignore[union-attr, assignment]
+        return weight
 
     @property
     def vocabulary(self) -> int:
         """How many ids there are."""
-        return self.embedding.num_embeddings
+        return len(self.embedding)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.trunk.parameters()).device if self._embedding is None else self._embedding.weight.device
+        return next(self.trunk.parameters()).device if self._embedding is None else self.embedding.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The compute dtype."""
-        return self.embedding.weight.dtype
+        return self.embedding.dtype
 
     @property
     def counting_padding_id(self) -> int | None:
@@ -184,7 +234,7 @@ class HuggingFaceTrunk(HookedModule):
         if "use_cache" in self._parameters:
             given["use_cache"] = False
         if self._start is not None:
-            given |= _decoder_inputs(ids, mask, self._start)
+            given |= decoder_inputs(ids, mask, self._start)
         return given
 
     @property
@@ -208,76 +258,11 @@ class HuggingFaceTrunk(HookedModule):
         """
         self.check_sites(sites)
         inner = [site for site in sites if site != "embed"]
-        states = super().read(ids, mask, inner) if inner else {}
+        read = partial(read_alone, super().read) if self.reads_alone else super().read
+        states = read(ids, mask, inner) if inner else {}
         if "embed" in sites:
-            states["embed"] = nn.functional.embedding(ids, self.embedding.weight)
+            states["embed"] = nn.functional.embedding(ids, self.embedding)
         return {site: states[site] for site in sites}
-
-    def last_state(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The state `(B, T, D)` that the trunk, or its decoder where that is read, ends with."""
-        if self._start is None:
-            state: Tensor = self.run(ids, mask)[0]
-            return state
-        kept: list[Tensor] = []
-        handle = self._part.register_forward_hook(_output_reader(kept))
-        try:
-            self.run(ids, mask)
-        finally:
-            handle.remove()
-        return self.aligned(kept[0], ids, "the last state")
-
-    def repeated_block(self, ids: Tensor, mask: Tensor) -> str | None:
-        """What a block that does not run exactly once in a forward pass does instead; else None."""
-        times = self.times_met(ids, mask, [f"resid.{layer}" for layer in range(len(self.blocks))])
-        return next((f"block {i} runs {n} times" for i, n in enumerate(times.values()) if n != 1), None)
-
-    def broken_link(self, ids: Tensor, mask: Tensor) -> str | None:
-        """The first site `resid.l` that is not the output of block l-1, or is changed after it was read; else None."""
-        blocks = len(self.blocks)
-        outputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
-        inputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
-        handles = [b.register_forward_hook(_output_reader(outputs[i])) for i, b in enumerate(self.blocks)]
-        handles += [b.register_forward_hook(_copier(inputs[i]), with_kwargs=True) for i, b in enumerate(self.blocks)]
-        try:
-            states = self.read(ids, mask, [f"resid.{layer}" for layer in range(blocks + 1)])
-        finally:
-            for handle in handles:
-                handle.remove()
-        for layer in range(blocks + 1):
-            site = f"resid.{layer}"
-            state = states[site]
-            chained = layer == 0 or torch.equal(state, self.aligned(outputs[layer - 1][0], ids, site))
-            if not chained or (layer < blocks and not torch.equal(state, self.aligned(inputs[layer][0], ids, site))):
-                return site
-        return None
-
-
-def _decoder_inputs(ids: Tensor, mask: Tensor, start: int) -> dict[str, Tensor]:
-    """The start piece just before the first real piece of every input, and then the input: `(B, T + 1)`."""
-    before = torch.full_like(ids[:, :1], start)
-    first = mask.argmax(1)
-    shifted, shown = torch.cat([before, ids], 1), torch.cat([torch.zeros_like(before), mask], 1)
-    rows = torch.arange(len(ids), device=ids.device)
-    shifted[rows, first], shown[rows, first] = start, 1
-    return {"decoder_input_ids": shifted, "decoder_attention_mask": shown}
-
-
-def _copier(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        state = given_state(args, kwargs)
-        if state is not None:
-            into.append(state.clone())
-
-    return hook
-
-
-def _output_reader(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        state = first_tensor(output)
-        if isinstance(state, Tensor):
-            into.append(state)
-
-    return hook
 
 
 def _path_of(root: nn.Module, wanted: nn.Module) -> str:
