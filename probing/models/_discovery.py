@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
-from probing.errors import BadParameter, UnsupportedModel
+from probing.errors import BadParameter, ProbingError, UnsupportedModel
 
 Sides = Literal["encoder", "decoder"]
 
@@ -28,6 +30,22 @@ class Side:
     path: str
     name: Sides | None
     start_id: int | None
+
+
+@contextmanager
+def refusing(family: str, doing: str, where: str) -> Iterator[None]:
+    """Within the block whatever a model of an unknown kind makes libraries raise is a refusal of that model."""
+    try:
+        yield
+    except ProbingError:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(
+            f"models of the family {family!r} are not read: an error while {doing}", where=where,
+            needed="a Transformer of text that runs on ids and a mask",
+            found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
+            next_step="read it by module paths alone (sites NAME=MODULE.PATH), or choose another model",
+        ) from error  # fmt: skip
 
 
 def find_side(model: nn.Module, side: Sides | None) -> Side:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probing.alignment import Encoded
-from probing.errors import BadParameter
+from probing.errors import BadParameter, UnsupportedModel
 
 
 def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
@@ -30,6 +30,23 @@ def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
         )
         for ids, offsets, special in columns
     ]  # fmt: skip
+
+
+def check_ids(batch: Sequence[Encoded], limit: int | None, tokenizer: Any, where: str) -> list[Encoded]:
+    """The batch, in which every id has a vector.
+
+    Raises:
+        UnsupportedModel: a piece of the tokenizer that the embedding does not have.
+    """
+    for one in batch if limit is not None else ():
+        if len(one) and not 0 <= int(one.ids.min()) <= int(one.ids.max()) < limit:
+            bad = next(int(i) for i in one.ids if not 0 <= i < limit)
+            raise UnsupportedModel(
+                "the tokenizer has a piece that the model has no vector for", needed=f"ids below {limit}",
+                found=f"piece {tokenizer.convert_ids_to_tokens(bad)!r} with id {bad}, of {len(tokenizer)} pieces",
+                where=where, next_step="use the tokenizer that the model was trained with",
+            )  # fmt: skip
+    return list(batch)
 
 
 def padded(

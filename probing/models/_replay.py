@@ -28,7 +28,8 @@ def head_kind(model: nn.Module, trunk: nn.Module) -> str | None:
         return None
     if name in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
         return "masked"
-    return "causal" if name in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else None
+    causal = (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    return "causal" if any(name in names.values() for names in causal) else None
 
 
 def tolerance(dtype: torch.dtype) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probing.alignment import Encoded
 from probing.models._chain import broken_link, repeated_block
+from probing.models._discovery import refusing
 from probing.models._hooked import HookedModule
 from probing.models.huggingface import HuggingFaceTrunk
 
@@ -42,6 +43,10 @@ class SelfCheck:
         Raises:
             UnsupportedModel: which family failed, and how.
         """
+        with refusing(self.trunk.family, "it is checked", type(self.trunk.model).__name__):
+            self._model()
+
+    def _model(self) -> None:
         long, trunk = self.input_of(7), self.trunk
         if not isinstance(trunk, HuggingFaceTrunk) or not len(trunk.blocks):
             self.batches(trunk.sites)

@@ -16,7 +16,16 @@ from probing.errors import UnsupportedModel
 from probing.models._alone import read_alone
 from probing.models._blocks import find_blocks, find_embedding, find_final_norm
 from probing.models._chain import copier
-from probing.models._discovery import Side, Sides, attending_layers, find_side, inner_config, number_of, text_config
+from probing.models._discovery import (
+    Side,
+    Sides,
+    attending_layers,
+    find_side,
+    inner_config,
+    number_of,
+    refusing,
+    text_config,
+)
 from probing.models._hooked import HookedModule
 from probing.models._inputs import decoder_inputs
 from probing.models._lanes import keeps_state
@@ -58,7 +67,9 @@ class HuggingFaceTrunk(HookedModule):
         super().__init__()
         self.model = model
         self.family = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-        found = find_side(model, side)
+        refuse = partial(refusing, self.family, where=type(model).__name__)
+        with refuse(doing="its parts are found"):
+            found = find_side(model, side)
         self.trunk, self.side, self._start = found.trunk, found.name, found.start_id
         self.lead = 0 if self._start is None else 1
         self._parameters = set(inspect.signature(self.trunk.forward).parameters)
@@ -66,7 +77,8 @@ class HuggingFaceTrunk(HookedModule):
         self._embedding: nn.Module | None = None
         self.layout, self.reads_alone = Layout(), False
         calls = self._trace(found.part)
-        self._embedding = find_embedding(found.part, calls)
+        with refuse(doing="its parts are found"):
+            self._embedding = find_embedding(found.part, calls)
         if self._embedding is None:
             raise UnsupportedModel(
                 f"models of the family {self.family!r} are not read", needed="a piece embedding, a table of vectors",
@@ -76,8 +88,9 @@ class HuggingFaceTrunk(HookedModule):
         self.blocks = nn.ModuleList()
         self.final_norm: nn.Module | None = None
         self.modules["embed"] = _path_of(self.trunk, self._embedding)
-        if by_blocks:
-            self._add_blocks(found, calls)
+        with refuse(doing="its blocks are found"):
+            if by_blocks:
+                self._add_blocks(found, calls)
 
     def _trace(self, part: nn.Module) -> list[ModuleCall]:
         """The calls inside the part that is read, in a pass over `_SHAPE` small ids.
