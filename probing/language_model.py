@@ -17,14 +17,14 @@ from probing.errors import BadParameter
 from probing.models._discovery import Sides
 from probing.models._hooked import HookedModule
 from probing.models._identity import model_identity, tokenizer_identity
-from probing.models._inputs import check_ids, encoded, padded
+from probing.models._inputs import check_ids, encoded, padded, padding_id
 from probing.models._lanes import Lanes, many_passes
 from probing.models._loading import check_tokenizer, load
 from probing.models._replay import SuffixReplay
 from probing.models._self_check import SelfCheck
 from probing.models._source import ModelSource
 from probing.models._untrained import untrained_twin
-from probing.models.huggingface import HuggingFaceTrunk
+from probing.models.huggingface import HuggingFaceTrunk, known_ids
 from probing.models.module import Call, ModuleTrunk, vocabulary_of
 
 
@@ -236,8 +236,7 @@ class LanguageModel:
         return self._known(encoded(self.tokenizer, texts))
 
     def _known(self, batch: Sequence[Encoded]) -> list[Encoded]:
-        limit = self._trunk.vocabulary if isinstance(self._trunk, HuggingFaceTrunk) else None
-        return check_ids(batch, limit, self.tokenizer, self.name)
+        return check_ids(batch, known_ids(self._trunk), self.tokenizer, self.name)
 
     def states(self, batch: Sequence[Encoded], sites: Sequence[str]) -> dict[str, Tensor]:
         """States `(B, T, D)` by site; T is the longest input, and `first_piece` says where each begins.
@@ -297,7 +296,6 @@ class LanguageModel:
 
     def _padded(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
         """Ids and mask `(B, T)` on the model's device."""
-        candidates = (self.tokenizer.pad_token_id, self._trunk.counting_padding_id)
-        padding = next((i for i in candidates if i is not None and 0 <= i < self._trunk.vocabulary), 0)
+        padding = padding_id(self.tokenizer.pad_token_id, self._trunk)
         starts = self.first_piece(batch).tolist() if batch else []
         return padded(self._known(batch), starts, padding, self._trunk.device)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probing.alignment import Encoded
 from probing.errors import BadParameter, UnsupportedModel
+from probing.models._hooked import HookedModule
 
 
 def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
@@ -38,7 +39,9 @@ def check_ids(batch: Sequence[Encoded], limit: int | None, tokenizer: Any, where
     Raises:
         UnsupportedModel: a piece of the tokenizer that the embedding does not have.
     """
-    for one in batch if limit is not None else ():
+    if limit is None:
+        return list(batch)
+    for one in batch:
         if len(one) and not 0 <= int(one.ids.min()) <= int(one.ids.max()) < limit:
             bad = next(int(i) for i in one.ids if not 0 <= i < limit)
             raise UnsupportedModel(
@@ -47,6 +50,11 @@ def check_ids(batch: Sequence[Encoded], limit: int | None, tokenizer: Any, where
                 where=where, next_step="use the tokenizer that the model was trained with",
             )  # fmt: skip
     return list(batch)
+
+
+def padding_id(chosen: int | None, trunk: HookedModule) -> int:
+    """The id at padding: the tokenizer's if the model has it, else the one that positions skip, else 0."""
+    return next((i for i in (chosen, trunk.counting_padding_id) if i is not None and 0 <= i < trunk.vocabulary), 0)
 
 
 def padded(

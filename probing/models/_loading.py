@@ -187,8 +187,8 @@ def _load_error(name: str, error: BaseException, message: str | None = None) -> 
         else "check the spelling and the network; offline, give a local folder or a model already in the cache"
     )
     return UnsupportedModel(
-        message or f"model {name!r} cannot be loaded", needed="a local model folder or a model on the hub", found=reason[:300],
-        where=name, next_step=step,
+        message or f"model {name!r} cannot be loaded", needed="a local model folder or a model on the hub",
+        found=reason[:300], where=name, next_step=step,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Whether a model folder's files are whole: Git LFS pointers, half downloads and damaged safetensors, before loading."""
+"""Whether the files of a model folder are whole: no Git LFS pointers, no half downloads, no damaged safetensors."""
 
 from __future__ import annotations
 

@@ -278,6 +278,11 @@ class HuggingFaceTrunk(HookedModule):
         return {site: states[site] for site in sites}
 
 
+def known_ids(trunk: HookedModule) -> int | None:
+    """How many ids have a vector, where the model is one of transformers; None: not known."""
+    return trunk.vocabulary if isinstance(trunk, HuggingFaceTrunk) else None
+
+
 def _path_of(root: nn.Module, wanted: nn.Module) -> str:
     return next((path for path, module in root.named_modules() if module is wanted), "")
 
