@@ -18,11 +18,13 @@ class Layout:
     Attributes:
         inputs, pieces: the axes.
         skipped: places before the first piece; None: there are more places than pieces, and it is not known which.
+        is_longer: whether there are more places than pieces.
     """
 
     inputs: int = 0
     pieces: int = 1
     skipped: int | None = 0
+    is_longer: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -64,7 +66,7 @@ def layout_of(state: Tensor, shape: tuple[int, int]) -> Layout | None:
     if state.ndim >= 3 and all(len(places) == 1 for places in axes):
         return Layout(axes[0][0], axes[1][0])
     if state.ndim == 3 and len(state) == n and state.shape[1] > length:
-        return Layout(skipped=None)
+        return Layout(skipped=None, is_longer=True)
     return None
 
 

@@ -20,7 +20,7 @@ from transformers.utils.hub import cached_file
 
 from probing.errors import BadParameter, ModelError, ProbingError, UnsupportedModel, unknown_name
 from probing.models._recomputed import is_recomputed
-from probing.models._sizes import check_sizes
+from probing.models._sizes import check_file, check_sizes
 from probing.models._trust import load_weights, refuse_remote_code, remote_code
 from probing.models._weight_files import check_files
 
@@ -58,6 +58,7 @@ def load(
     _check_local(name)
     refuse_remote_code(name)
     check_files(name)
+    check_file(name)
     with _quiet(), _typed(name):
         config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         loader = _loader(config, kind)

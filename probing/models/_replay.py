@@ -8,28 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.auto import modeling_auto
 
 from probing.batching import PaddedBatch
-from probing.errors import EditFailed, ReplayUnavailable, UnsupportedModel
+from probing.errors import EditFailed, ProbingError, ReplayUnavailable, UnsupportedModel
 from probing.models._bypass import bypass, emptied, of_pieces
+from probing.models._heads import head_kind
 from probing.models._hooked import HookedModule
 from probing.models._tracing import given_state, with_state
 from probing.models.huggingface import HuggingFaceTrunk
 from probing.site import Site
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # relative to the largest logit; half precision: 1e-2
-
-
-def head_kind(model: nn.Module, trunk: nn.Module) -> str | None:
-    """`masked` or `causal` for a language-model head over the trunk's own positions; None: there is no such head."""
-    name = type(model).__name__
-    if model is trunk or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return None
-    if name in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
-        return "masked"
-    causal = (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
-    return "causal" if any(name in names.values() for names in causal) else None
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -216,8 +205,7 @@ class SuffixReplay:
         inputs = PaddedBatch(ids, mask, None)
         with torch.no_grad():
             output, read = self._pass(inputs, [f"resid.{layer}"])
-            with self._from(layer, read[f"resid.{layer}"]):
-                again, _ = self._pass(inputs, [])
+            again = self._again(layer, read[f"resid.{layer}"], inputs)
             twice, _ = self._pass(inputs, [])
         if not is_same(of_pieces(twice, mask), of_pieces(output, mask), self.trunk.dtype):
             raise EditFailed(
@@ -226,12 +214,29 @@ class SuffixReplay:
                 next_step="switch off what draws at random (dropout, sampling), or choose another model",
             )  # fmt: skip
         if not is_same(of_pieces(again, mask), of_pieces(output, mask), self.trunk.dtype):
-            raise ReplayUnavailable(
-                f"models of the family {self.trunk.family!r} are not run from resid.{layer}",
-                needed="the outputs of a full pass", found="others, for its blocks pass on more than states",
-                where=type(self.model).__name__, next_step="choose another model",
-            )  # fmt: skip
+            raise self._unavailable(layer)
         self._proved.add(layer)
+
+    def _again(self, layer: int, states: Tensor, inputs: PaddedBatch) -> Any:
+        """The output of a replay.
+
+        Raises:
+            ReplayUnavailable: a block above the site needs what those below it hand on beside states.
+        """
+        try:
+            with self._from(layer, states):
+                return self._pass(inputs, [])[0]
+        except ProbingError:
+            raise
+        except Exception as error:
+            raise self._unavailable(layer) from error
+
+    def _unavailable(self, layer: int) -> ReplayUnavailable:
+        return ReplayUnavailable(
+            f"models of the family {self.trunk.family!r} are not run from resid.{layer}",
+            needed="the outputs of a full pass", found="others, for its blocks pass on more than states",
+            where=type(self.model).__name__, next_step="choose another model",
+        )  # fmt: skip
 
     @contextmanager
     def _from(self, layer: int, states: Tensor) -> Iterator[None]:

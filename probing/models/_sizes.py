@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from probing.errors import UnsupportedModel
+from probing.strict_json import strict_json
 
 _COUNTED = re.compile(r".*(layers?|blocks?|experts?|heads?|depths?)$")
 _MOST_COUNTED = 20_000  # of layers, experts, heads: each is a module, or part of one
 _POSITIVE = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "num_key_value_heads")
 _MOST_DEPTH = 6
+_MOST_BYTES = 64 << 20
 
 
 def check_sizes(config: Any, build: Callable[[], nn.Module], *, dtype: torch.dtype, device: str, name: str) -> None:
@@ -31,11 +35,7 @@ def check_sizes(config: Any, build: Callable[[], nn.Module], *, dtype: torch.dty
     Raises:
         UnsupportedModel: a size that is not positive, or more weights than the machine has memory.
     """
-    for path, key, value in _numbers(config, "", 0):
-        if key in _POSITIVE and value <= 0:
-            raise _absurd(name, f"{path}{key} = {value}", "sizes above zero")
-        if _COUNTED.match(key) and value > _MOST_COUNTED:
-            raise _absurd(name, f"{path}{key} = {value:,}", f"at most {_MOST_COUNTED:,}")
+    check_numbers(config.to_dict(), name)
     try:
         with torch.device("meta"):
             weights = sum(weight.numel() for weight in build().parameters())
@@ -53,14 +53,34 @@ def check_sizes(config: Any, build: Callable[[], nn.Module], *, dtype: torch.dty
         )  # fmt: skip
 
 
+def check_file(name: str) -> None:
+    """As `check_numbers`, of the config.json of a local folder, before anything is computed from it."""
+    file = Path(name).expanduser() / "config.json"
+    if file.is_file() and file.stat().st_size <= _MOST_BYTES:
+        with suppress(ValueError):  # what is no JSON is refused elsewhere
+            check_numbers(strict_json(file.read_bytes()), name)
+
+
+def check_numbers(config: Any, name: str) -> None:
+    """Refuse counts and widths of text that no model has: none, or far too many.
+
+    Raises:
+        UnsupportedModel: which, and what it may be.
+    """
+    for path, key, value in _numbers(config, "", 0):
+        is_of_text = all("text" in part for part in path.split(".")[:-1])
+        if key in _POSITIVE and value <= 0 and is_of_text:
+            raise _absurd(name, f"{path}{key} = {value}", "sizes above zero")
+        if _COUNTED.match(key) and value > _MOST_COUNTED:
+            raise _absurd(name, f"{path}{key} = {value:,}", f"at most {_MOST_COUNTED:,}")
+
+
 def _numbers(config: Any, path: str, depth: int) -> Iterator[tuple[str, str, int]]:
     """Whole numbers of a configuration and of those inside it."""
-    values = getattr(config, "__dict__", {})
-    names = {**values, **{name: getattr(config, name, None) for name in _POSITIVE}}
-    for key, value in names.items():
+    for key, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, int) and not isinstance(value, bool):
             yield path, key, value
-        elif hasattr(value, "to_dict") and depth < _MOST_DEPTH:
+        elif isinstance(value, dict) and depth < _MOST_DEPTH:
             yield from _numbers(value, f"{path}{key}.", depth + 1)
 
 
