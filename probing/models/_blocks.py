@@ -68,7 +68,7 @@ def find_blocks(
         for path, module in part.named_modules()
         if isinstance(module, nn.ModuleList | nn.Sequential) and len(module)
     ]
-    sound = [found for found in lists if not found.reason]
+    sound = [found for found in lists if not found.reason and not _is_stage(part, found.path)]
     outer = [x for x in sound if not any(x is not y and x.path.startswith(y.path + ".") for y in sound)]
     if not outer:
         raise _no_blocks(part, lists, family)
@@ -83,6 +83,12 @@ def find_blocks(
     return Blocks(
         tuple(call.path for call in best.calls), nn.ModuleList(call.module for call in best.calls), best.layout
     )
+
+
+def _is_stage(part: nn.Module, path: str) -> bool:
+    """Whether a list is one of several that a list holds: stages of blocks, which hand on states of other shapes."""
+    outer = part.get_submodule(path.rpartition(".")[0]) if "." in path else None
+    return isinstance(outer, nn.ModuleList) and len(outer) > 1
 
 
 def _examined(
@@ -158,6 +164,7 @@ def find_final_norm(blocks: Blocks, calls: Sequence[ModuleCall]) -> tuple[str, n
         for call in calls[last + 1 :]
         if call.given is not None and state is not None and call.given.numel() == state.numel()
         and torch.equal(call.given.reshape(state.shape), state) and is_norm(call)
+        and sum(other.path == call.path for other in calls) == 1
     ]  # fmt: skip
     around = [call for call in calls[last + 1 :] if not call.path or blocks.paths[-1].startswith(f"{call.path}.")]
     final = [norm for norm in norms if any(_is_equal(norm.output, call.output) for call in around)]

@@ -62,7 +62,7 @@ def load(
     with _quiet(), _typed(name):
         config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         loader = _loader(config, kind)
-        build = partial(loader.from_config, copy.deepcopy(config))
+        build = partial(getattr(loader, "from_config", None) or loader._from_config, copy.deepcopy(config))
         check_sizes(config, build, dtype=DTYPES[dtype], device=device, name=name)
         from_pretrained = partial(
             loader.from_pretrained, name, config=config, revision=revision, dtype=DTYPES[dtype],
@@ -101,8 +101,11 @@ def _loader(config: Any, kind: str) -> Any:
         return loaders["causal"]
     if saved in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
         return loaders["masked"]
-    if saved in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values():  # these write text, too
+    if type(config) in transformers.AutoModelForImageTextToText._model_mapping:  # these write text, too
         return transformers.AutoModelForImageTextToText
+    own = getattr(transformers, str(saved), None)
+    if type(config) not in transformers.AutoModel._model_mapping and getattr(own, "config_class", None) is type(config):
+        return own
     return loaders["base"]
 
 
