@@ -110,14 +110,15 @@ def is_norm(call: ModuleCall) -> bool:
     given, output = call.given, call.output
     if given is None or output is None or given.shape != output.shape or any(call.module.children()):
         return False
-    if is_close(given, output):  # a dropout that sleeps
-        return False
+    large = 10 * given / given.float().square().mean().sqrt().clamp(min=1e-12).to(given.dtype)  # beside any epsilon
     with torch.no_grad():
         try:
-            again = first_tensor(call.module(3 * given))
-        except (RuntimeError, TypeError, ValueError):
+            once, thrice = (first_tensor(call.module(factor * large)) for factor in (1, 3))
+        except Exception:  # a module that wants more than states
             return False
-    return isinstance(again, Tensor) and again.shape == output.shape and is_close(again, output, loose=1e-2)
+    if not isinstance(once, Tensor) or not isinstance(thrice, Tensor) or once.shape != output.shape:
+        return False
+    return bool(once.any()) and is_close(thrice, once, loose=1e-2)
 
 
 def is_close(a: Tensor, b: Tensor, *, loose: float = 1e-5) -> bool:

@@ -65,7 +65,7 @@ class HuggingFaceTrunk(HookedModule):
             BadParameter: a side of a model that has one only.
         """
         super().__init__()
-        self.model = model
+        self.model = model.eval()
         self.family = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
         refuse = partial(refusing, self.family, where=type(model).__name__)
         with refuse(doing="its parts are found"):
