@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from probing.alignment import Encoded
+from probing.chat_process import Renderer
 from probing.corpus import Corpus, Example
 from probing.errors import AlignmentError, BadParameter
 from probing.provenance import digest
@@ -35,6 +36,7 @@ class ChatTemplate:
                 next_step="leave the chat template out, or choose an instruction-tuned model",
             )  # fmt: skip
         self._tokenizer = tokenizer
+        self._renderer = Renderer(tokenizer.get_chat_template(), tokenizer.special_tokens_map)
         self._frames: dict[Messages, tuple[str, str]] = {}
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
@@ -97,17 +99,7 @@ class ChatTemplate:
 
     def _render(self, messages: Messages) -> str:
         conversation = [{"role": role, "content": content} for role, content in messages]
-        is_open = messages[-1][0] != "assistant"
-        try:
-            rendered: str = self._tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=is_open
-            )
-        except Exception as error:  # a template may raise what it likes
-            raise AlignmentError(
-                "the chat template refuses these messages", needed="messages as the model's authors order them",
-                found=str(error)[:200], where=", ".join(role for role, _ in messages),
-            ) from error  # fmt: skip
-        return rendered
+        return self._renderer.render(conversation, is_open=messages[-1][0] != "assistant")
 
 
 def _inside(ids: Sequence[int], offsets: Sequence[tuple[int, int]], start: int, length: int) -> Encoded:

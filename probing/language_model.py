@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from probing.alignment import Encoded
 from probing.batching import PaddedBatch
-from probing.errors import BadParameter, UnsupportedModel
+from probing.errors import BadParameter
 from probing.models._discovery import Sides
 from probing.models._hooked import HookedModule
 from probing.models._identity import model_identity, tokenizer_identity
-from probing.models._inputs import encoded, padded
+from probing.models._inputs import check_ids, encoded, padded, padding_id
 from probing.models._lanes import Lanes, many_passes
-from probing.models._loading import load
+from probing.models._loading import check_tokenizer, load
 from probing.models._replay import SuffixReplay
 from probing.models._self_check import SelfCheck
 from probing.models._source import ModelSource
 from probing.models._untrained import untrained_twin
-from probing.models.huggingface import HuggingFaceTrunk
+from probing.models.huggingface import HuggingFaceTrunk, known_ids
 from probing.models.module import Call, ModuleTrunk, vocabulary_of
 
 
@@ -45,11 +45,7 @@ class LanguageModel:
         revision: str | None = None, folder: Path | None = None, untrained: int | None = None,
         trunk: HookedModule | None = None,
     ) -> None:  # fmt: skip
-        if not getattr(tokenizer, "is_fast", False):
-            raise UnsupportedModel(
-                "the tokenizer cannot tell character offsets", needed="a fast tokenizer (tokenizer.json)",
-                found=type(tokenizer).__name__, where=name, next_step="convert it to tokenizer.json",
-            )  # fmt: skip
+        check_tokenizer(tokenizer, name)
         if padding_side not in (None, "left", "right"):
             raise BadParameter("unknown padding side", needed="left or right", found=repr(padding_side))
         self.name = name
@@ -232,8 +228,15 @@ class LanguageModel:
         return {"modules": found} if found else {}
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Texts as the model reads them, not yet truncated."""
-        return encoded(self.tokenizer, texts)
+        """Texts as the model reads them, not yet truncated.
+
+        Raises:
+            UnsupportedModel: a piece that the model has no vector for.
+        """
+        return self._known(encoded(self.tokenizer, texts))
+
+    def _known(self, batch: Sequence[Encoded]) -> list[Encoded]:
+        return check_ids(batch, known_ids(self._trunk), self.tokenizer, self.name)
 
     def states(self, batch: Sequence[Encoded], sites: Sequence[str]) -> dict[str, Tensor]:
         """States `(B, T, D)` by site; T is the longest input, and `first_piece` says where each begins.
@@ -293,6 +296,6 @@ class LanguageModel:
 
     def _padded(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
         """Ids and mask `(B, T)` on the model's device."""
-        padding = next((i for i in (self.tokenizer.pad_token_id, self._trunk.counting_padding_id) if i is not None), 0)
+        padding = padding_id(self.tokenizer.pad_token_id, self._trunk)
         starts = self.first_piece(batch).tolist() if batch else []
-        return padded(batch, starts, padding, self._trunk.device)
+        return padded(self._known(batch), starts, padding, self._trunk.device)

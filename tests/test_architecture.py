@@ -38,7 +38,7 @@ LAYERS = [
         "patching_result",
     },
     {"contracts", "analysing", "predicting", "tempering", "state_controls", "instrument", "editing", "behaving"},
-    {*MEMBERS, "specs", "language_model", "batching", "chat", "packing"},
+    {*MEMBERS, "specs", "language_model", "batching", "chat", "chat_process", "chat_rendering", "packing"},
     {"extraction", "training", "completing", "importing", "progress", "instruments"},
     {"intervening", "judging", "deciding"},
     {"plantbench", "evidence"},

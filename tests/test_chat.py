@@ -178,3 +178,33 @@ def test_the_flag_is_an_option_of_the_job(tmp_path: Path) -> None:
     job = ExtractJob(model=str(tmp_path / "m"), corpus=str(tmp_path / "c.jsonl"), to=str(tmp_path / "s"),
                      chat_template=True)  # fmt: skip
     assert "chat" in job.run(progress=False).identity["extraction"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'x' * 10000000000 }}{{ messages[0].content }}",
+        "{{ 'x' * 20000000 }}{{ messages[0].content }}",
+        "{% for a in range(90000) %}{% for b in range(90000) %}{% for c in range(90000) %}{% endfor %}{% endfor %}"
+        "{% endfor %}{{ messages[0].content }}",
+    ],
+    ids=["memory", "output", "time"],
+)
+def test_a_template_without_bounds_is_refused(template: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    rendering = ChatTemplate(tokenizer, "here")
+    rendering._renderer.seconds = 2.0
+    with pytest.raises(BadParameter, match="more than any prompt needs"):
+        rendering.encode([Example(id="a", text="the thing")])
+
+
+def test_rendering_goes_on_after_a_conversation_that_did_not_end() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% if messages[0].content == 'x' %}{{ 'x' * 10000000000 }}{% endif %}<{{ messages[0].content }}>"
+    )
+    rendering = ChatTemplate(tokenizer, "here")
+    with pytest.raises(BadParameter):
+        rendering.encode([Example(id="a", text="x")])
+    assert rendering._render((("user", "the"),)) == "<the>"

@@ -22,10 +22,10 @@ SOCKET = "warm"
 @contextmanager
 def warm(folder: Path) -> Iterator[None]:
     """The warm process, for files in this folder."""
-    from probing.foreign.process import _environment
+    from probing.foreign.process import child_environment
 
     command = [sys.executable, "-P", "-m", "tests.warm_child", "--serve"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, env=_environment()) as process:
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, env=child_environment()) as process:
         assert process.stdout and process.stdout.readline() == b"ready\n"
         try:
             yield

@@ -53,7 +53,7 @@ def _child(job: ChildJob, module: str) -> Iterator[tuple[subprocess.Popen[bytes]
     late = threading.Event()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", module, job.to_json()], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, env=_environment(), cwd="/", start_new_session=True,
+        stderr=subprocess.DEVNULL, env=child_environment(), cwd="/", start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None  # by stdout=PIPE
 
@@ -74,7 +74,7 @@ def _child(job: ChildJob, module: str) -> Iterator[tuple[subprocess.Popen[bytes]
         process.wait()
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Little of ours: one thread, no HDF5 plugins, and where our modules are."""
     own = {name: value for name, value in os.environ.items() if name in _KEPT}
     paths = [str(Path(path).resolve()) for path in sys.path if path]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probing.behaving import Behaviour, Ints
 from probing.errors import BadParameter, NoBehaviour
 from probing.language_model import LanguageModel
-from probing.models._discovery import first_tensor
+from probing.models._tracing import first_tensor, given_state, with_first, with_state
 from probing.site import Site, select_sites
 
 STREAMS = ("resid", "attn_out", "mlp_out", "heads")
@@ -81,8 +81,16 @@ def only(head: nn.Module | None, columns: Ints) -> Iterator[None]:
 
 
 @contextmanager
-def changing(model: LanguageModel, site: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def changing(
+    model: LanguageModel, site: str, change: Callable[[Tensor], Tensor], shape: tuple[int, int] | None = None
+) -> Iterator[None]:
     """Within the block the states at a site become `change(states)`, of the same shape, `(B, T, D)`.
+
+    Args:
+        model: the model.
+        site: where.
+        change: what is done.
+        shape: (B, T); None: as the states lie in the model.
 
     Raises:
         UnsupportedModel: the site was not met exactly once.
@@ -90,20 +98,24 @@ def changing(model: LanguageModel, site: str, change: Callable[[Tensor], Tensor]
     trunk = model.suffix.trunk
     module, fired = trunk.trunk.get_submodule(trunk.modules[site]), 0
 
+    layout = trunk.layout_of(site)
+
     def changed(state: Tensor) -> Tensor:
         nonlocal fired
         fired += 1
-        return change(state)
+        pieces = state if layout.is_plain or shape is None else layout.aligned(state, shape)
+        assert pieces is not None  # for the reader of types: the site was read so
+        return change(pieces) if pieces is state else layout.spread(change(pieces), state)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        if args:
-            return (changed(args[0]), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": changed(kwargs["hidden_states"])}
+        state = given_state(args, kwargs)
+        assert state is not None  # for the reader of types: the site was read so
+        return with_state(args, kwargs, changed(state))
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         state = first_tensor(output)
         assert isinstance(state, Tensor)  # for the reader of types: the site was read so
-        return changed(state) if isinstance(output, Tensor) else (changed(state), *output[1:])
+        return with_first(output, changed(state))
 
     handle = (
         module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
@@ -125,5 +137,6 @@ def adding(model: LanguageModel, site: str, delta: Tensor) -> Iterator[None]:
     Raises:
         UnsupportedModel: the site was not met exactly once.
     """
-    with changing(model, site, lambda states: states + delta.reshape(states.shape)):
+    shape = (delta.shape[0], delta.shape[1])
+    with changing(model, site, lambda states: states + delta.reshape(states.shape), shape):
         yield

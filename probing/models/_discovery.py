@@ -1,19 +1,15 @@
-"""Finds the parts of a Transformer without knowing its family: the block list, the final norm, the embedding."""
+"""Which part of a model is read, and what its configuration says of that part."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
-from probing.errors import BadParameter, UnsupportedModel
-
-FINAL_NORMS = (
-    "ln_f", "norm", "final_layer_norm", "final_layernorm", "final_norm", "norm_f", "layer_norm", "ln_final"
-)  # fmt: skip
-
+from probing.errors import BadParameter, ProbingError, UnsupportedModel
 
 Sides = Literal["encoder", "decoder"]
 
@@ -27,7 +23,6 @@ class Side:
         part: the part that has the blocks, `path` inside the trunk: all of it, or the decoder of an encoder-decoder.
         name: `encoder` or `decoder` of an encoder-decoder; else None.
         start_id: the piece that the decoder of an encoder-decoder is given first; else None.
-        n_heads: attention heads of a block; None: unknown.
     """
 
     trunk: nn.Module
@@ -35,7 +30,22 @@ class Side:
     path: str
     name: Sides | None
     start_id: int | None
-    n_heads: int | None
+
+
+@contextmanager
+def refusing(family: str, doing: str, where: str) -> Iterator[None]:
+    """Within the block whatever a model of an unknown kind makes libraries raise is a refusal of that model."""
+    try:
+        yield
+    except ProbingError:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(
+            f"models of the family {family!r} are not read: an error while {doing}", where=where,
+            needed="a Transformer of text that runs on ids and a mask",
+            found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
+            next_step="read it by module paths alone (sites NAME=MODULE.PATH), or choose another model",
+        ) from error  # fmt: skip
 
 
 def find_side(model: nn.Module, side: Sides | None) -> Side:
@@ -47,7 +57,6 @@ def find_side(model: nn.Module, side: Sides | None) -> Side:
     """
     trunk: nn.Module = getattr(model, "base_model", model)
     config = getattr(model, "config", None)
-    heads = getattr(getattr(trunk, "config", None), "num_attention_heads", None)
     if side not in (None, "encoder", "decoder"):
         raise BadParameter("unknown side", needed="encoder or decoder", found=repr(side))
     if not getattr(config, "is_encoder_decoder", False):
@@ -56,11 +65,11 @@ def find_side(model: nn.Module, side: Sides | None) -> Side:
                 "only an encoder-decoder has sides", needed="a model such as T5 or BART", found=type(model).__name__,
                 next_step="leave the side out",
             )  # fmt: skip
-        return Side(trunk, trunk, "", None, None, heads)
+        return Side(trunk, trunk, "", None, None)
     if side != "decoder":
-        encoder: nn.Module = trunk.get_encoder()  # type: ignore[operator]
-        return Side(encoder, encoder, "", "encoder", None, getattr(encoder.config, "num_attention_heads", None))
-    decoder: nn.Module = trunk.get_decoder()  # type: ignore[operator]
+        encoder = _side_of(trunk, "encoder")
+        return Side(encoder, encoder, "", "encoder", None)
+    decoder = _side_of(trunk, "decoder")
     settings = (config, getattr(model, "generation_config", None))
     known = [getattr(setting, "decoder_start_token_id", None) for setting in settings]
     start = next((value for value in known if value is not None), None)
@@ -71,42 +80,53 @@ def find_side(model: nn.Module, side: Sides | None) -> Side:
             next_step="set it in the configuration, or read the encoder",
         )  # fmt: skip
     path = next(name for name, module in trunk.named_modules() if module is decoder)
-    heads = getattr(config, "decoder_attention_heads", getattr(decoder.config, "num_attention_heads", None))
-    return Side(trunk, decoder, path, "decoder", start, heads)
+    return Side(trunk, decoder, path, "decoder", start)
 
 
-def find_blocks(trunk: nn.Module, family: str) -> tuple[str, nn.ModuleList]:
-    """The path and the list of blocks: the longest list of same-class modules that lies in no other such list.
+def _side_of(trunk: nn.Module, name: Sides) -> nn.Module:
+    """The encoder or the decoder of an encoder-decoder.
 
     Raises:
-        UnsupportedModel: there is none.
+        UnsupportedModel: there is none of this name.
     """
-    found: dict[str, nn.ModuleList] = {}
-    for path, module in trunk.named_modules():
-        nested = any(path.startswith(outer + ".") for outer in found)
-        if isinstance(module, nn.ModuleList) and len({type(m) for m in module}) == 1 and not nested:
-            found[path] = module
-    if not found:
+    try:
+        found = getattr(trunk, f"get_{name}")()
+    except (AttributeError, NotImplementedError, TypeError):
+        found = getattr(trunk, name, None)
+    if not isinstance(found, nn.Module) or found is trunk:
         raise UnsupportedModel(
-            f"models of the family {family!r} are not read", needed="a list of Transformer blocks",
-            found=f"none in {type(trunk).__name__}",
-            next_step="read it by module paths alone (sites NAME=PATH), or choose another model",
+            f"this encoder-decoder has no {name} of its own", needed=f"a model with get_{name}()",
+            found=type(found).__name__, where=type(trunk).__name__, next_step="choose another model",
         )  # fmt: skip
-    path = max(found, key=lambda name: len(found[name]))
-    return path, found[path]
+    return found
 
 
-def find_final_norm(trunk: nn.Module, blocks_path: str) -> tuple[str, nn.Module] | None:
-    """The norm beside the block list, known by its name; the self-check proves that it is the final one."""
-    parent_path = blocks_path.rpartition(".")[0]
-    for name, child in trunk.get_submodule(parent_path).named_children():
-        if name in FINAL_NORMS and "norm" in type(child).__name__.lower():
-            return f"{parent_path}.{name}" if parent_path else name, child
+def text_config(module: nn.Module) -> Any:
+    """The part of a module's configuration that speaks of text; None: it has no configuration."""
+    config = getattr(module, "config", None)
+    try:
+        return config.get_text_config()  # type: ignore[union-attr]
+    except (AttributeError, ValueError, TypeError):  # no configuration of transformers, or several texts in it
+        return config
+
+
+def inner_config(root: nn.Module, path: str) -> Any:
+    """The configuration of the module at a path, or of the nearest around it that has one."""
+    parts = path.split(".") if path else []
+    for end in range(len(parts), -1, -1):
+        found = text_config(root.get_submodule(".".join(parts[:end])))
+        if found is not None:
+            return found
     return None
 
 
-def first_tensor(output: object) -> object:
-    """A module's hidden states: its output, or the first of a tuple, or the first value of a mapping."""
-    if isinstance(output, Mapping):
-        return next(iter(output.values()), None)
-    return output[0] if isinstance(output, tuple | list) and output else output
+def number_of(config: Any, *names: str) -> int | None:
+    """The first of these numbers that a configuration has; None: none of them."""
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+
+def attending_layers(config: Any) -> tuple[bool, ...]:
+    """Of each layer, whether it is one of softmax attention, where the configuration lists the kinds; else empty."""
+    listed = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
+    return tuple("attention" in str(kind) and "linear" not in str(kind) for kind in listed)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from probing.errors import UnknownSite, UnsupportedModel, unknown_name
-from probing.models._discovery import first_tensor
 from probing.models._kernel_caches import bound_kernel_caches
+from probing.models._layout import Layout
+from probing.models._tracing import first_tensor, given_state
 from probing.site import Site
 
 
@@ -180,10 +181,15 @@ class HookedModule(ABC):
         Raises:
             UnsupportedModel: it is not one state a piece.
         """
-        n, length = ids.shape[0], ids.shape[1] + self.lead
-        if state.ndim < 2 or (state.shape[:2] != (n, length) and state.shape[0] != n * length):
-            raise self.unsupported(f"{site} has shape {tuple(state.shape)}", f"({n}, {length}, width)")
-        return state.reshape(n, length, -1)[:, self.lead :]
+        shape = (ids.shape[0], ids.shape[1] + self.lead)
+        found = self.layout_of(site).aligned(state, shape)
+        if found is None:
+            raise self.unsupported(f"{site} has shape {tuple(state.shape)}", f"({shape[0]}, {shape[1]}, width)")
+        return found[:, self.lead :]
+
+    def layout_of(self, site: str) -> Layout:
+        """How the states at a site lie in what its module is given or gives."""
+        return Layout()
 
     def check_sites(self, sites: Sequence[str]) -> None:
         """Refuse unknown sites.
@@ -247,7 +253,7 @@ class HookedModule(ABC):
         module = self.trunk.get_submodule(self.modules[site])
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            take(args[0] if args else kwargs.get("hidden_states"))
+            take(given_state(args, kwargs))
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             take(first_tensor(output))

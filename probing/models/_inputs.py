@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from probing.alignment import Encoded
-from probing.errors import BadParameter
+from probing.errors import BadParameter, UnsupportedModel
+from probing.models._hooked import HookedModule
 
 
 def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
@@ -32,6 +33,30 @@ def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
     ]  # fmt: skip
 
 
+def check_ids(batch: Sequence[Encoded], limit: int | None, tokenizer: Any, where: str) -> list[Encoded]:
+    """The batch, in which every id has a vector.
+
+    Raises:
+        UnsupportedModel: a piece of the tokenizer that the embedding does not have.
+    """
+    if limit is None:
+        return list(batch)
+    for one in batch:
+        if len(one) and not 0 <= int(one.ids.min()) <= int(one.ids.max()) < limit:
+            bad = next(int(i) for i in one.ids if not 0 <= i < limit)
+            raise UnsupportedModel(
+                "the tokenizer has a piece that the model has no vector for", needed=f"ids below {limit}",
+                found=f"piece {tokenizer.convert_ids_to_tokens(bad)!r} with id {bad}, of {len(tokenizer)} pieces",
+                where=where, next_step="use the tokenizer that the model was trained with",
+            )  # fmt: skip
+    return list(batch)
+
+
+def padding_id(chosen: int | None, trunk: HookedModule) -> int:
+    """The id at padding: the tokenizer's if the model has it, else the one that positions skip, else 0."""
+    return next((i for i in (chosen, trunk.counting_padding_id) if i is not None and 0 <= i < trunk.vocabulary), 0)
+
+
 def padded(
     batch: Sequence[Encoded], starts: Sequence[int], padding: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -48,3 +73,13 @@ def padded(
         ids[row, start : start + len(one)] = one.ids
         mask[row, start : start + len(one)] = 1
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def decoder_inputs(ids: Tensor, mask: Tensor, start: int) -> dict[str, Tensor]:
+    """The start piece just before the first real piece of every input, and then the input: `(B, T + 1)`."""
+    before = torch.full_like(ids[:, :1], start)
+    first = mask.argmax(1)
+    shifted, shown = torch.cat([before, ids], 1), torch.cat([torch.zeros_like(before), mask], 1)
+    rows = torch.arange(len(ids), device=ids.device)
+    shifted[rows, first], shown[rows, first] = start, 1
+    return {"decoder_input_ids": shifted, "decoder_attention_mask": shown}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,18 +13,19 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import nn
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
-from probing.errors import BadParameter, ModelError, UnsupportedModel, unknown_name
+from probing.errors import BadParameter, ModelError, ProbingError, UnsupportedModel, unknown_name
+from probing.models._recomputed import is_recomputed
+from probing.models._sizes import check_file, check_sizes
 from probing.models._trust import load_weights, refuse_remote_code, remote_code
+from probing.models._weight_files import check_files
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 KINDS = ("auto", "base", "causal", "masked")
-_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, HFValidationError, HfHubHTTPError)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def load(
     """Load `name`, a local folder or a hub name.
 
     Raises:
-        UnsupportedModel: no such folder or hub model, no safetensors, weights missing, or no fast tokenizer.
+        UnsupportedModel: no such folder or hub model, no or damaged safetensors, sizes that this machine cannot hold,
+            weights missing, or no fast tokenizer.
         RemoteCodeRefused: the model is Python code of its own.
         BadParameter: an unknown dtype, kind or device.
     """
@@ -54,19 +57,23 @@ def load(
     _check_device(device)
     _check_local(name)
     refuse_remote_code(name)
-    with _quiet():
-        try:
-            config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-            from_pretrained = partial(
-                _loader(config, kind).from_pretrained, name, config=config, revision=revision, dtype=DTYPES[dtype],
-                attn_implementation=attention, trust_remote_code=False, weights_only=True, output_loading_info=True,
-            )  # fmt: skip
-            model, report = load_weights(from_pretrained, name, allow_pickle=allow_pickle_weights)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-            folder = _folder(name, revision)
-        except _FAILURES as error:
-            raise _load_error(name, error) from error
-    missing = sorted(key for key in report["missing_keys"] if not _is_beside_the_trunk(key, kind))
+    check_files(name)
+    check_file(name)
+    with _quiet(), _typed(name):
+        config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        loader = _loader(config, kind)
+        build = partial(getattr(loader, "from_config", None) or loader._from_config, copy.deepcopy(config))
+        check_sizes(config, build, dtype=DTYPES[dtype], device=device, name=name)
+        from_pretrained = partial(
+            loader.from_pretrained, name, config=config, revision=revision, dtype=DTYPES[dtype],
+            attn_implementation=attention, trust_remote_code=False, weights_only=True, output_loading_info=True,
+        )  # fmt: skip
+        model, report = load_weights(from_pretrained, name, allow_pickle=allow_pickle_weights)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        folder = _folder(name, revision)
+    check_tokenizer(tokenizer, name)
+    lacking = (key for key in report["missing_keys"] if not _is_beside_the_trunk(key, kind))
+    missing = sorted(key for key in lacking if not is_recomputed(model, key))
     if missing:
         raise UnsupportedModel(
             "the weight files lack parameters, which would be random", needed="every weight of the trunk",
@@ -87,14 +94,55 @@ def _loader(config: Any, kind: str) -> Any:
         "causal": transformers.AutoModelForCausalLM,
         "masked": transformers.AutoModelForMaskedLM,
     }
+    saved = (getattr(config, "architectures", None) or [""])[0]
     if kind != "auto":
         return loaders[kind]
-    saved = (getattr(config, "architectures", None) or [""])[0]
     if saved in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         return loaders["causal"]
     if saved in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
         return loaders["masked"]
+    if type(config) in transformers.AutoModelForImageTextToText._model_mapping:  # these write text, too
+        return transformers.AutoModelForImageTextToText
+    own = getattr(transformers, str(saved), None)
+    if type(config) not in transformers.AutoModel._model_mapping and getattr(own, "config_class", None) is type(config):
+        return own
     return loaders["base"]
+
+
+def check_tokenizer(tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer that cannot say where its pieces are, or does not work at all.
+
+    Raises:
+        UnsupportedModel: it is no fast one, fails on a plain text, or limits inputs by what is no number.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UnsupportedModel(
+            "the tokenizer cannot tell character offsets", needed="a fast tokenizer (tokenizer.json)",
+            found=type(tokenizer).__name__, where=name, next_step="convert it to tokenizer.json",
+        )  # fmt: skip
+    limit = tokenizer.model_max_length
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or limit != limit:
+        raise UnsupportedModel(
+            "the tokenizer's limit of an input is no number", needed="model_max_length in tokenizer_config.json",
+            found=repr(limit)[:100], where=name, next_step="write the number of pieces there, or leave it out",
+        )  # fmt: skip
+    with _typed(name, "the tokenizer fails on a plain text"):
+        tokenizer("A plain text, of 2 parts.", return_offsets_mapping=True, verbose=False)
+
+
+@contextmanager
+def _typed(name: str, message: str | None = None) -> Iterator[None]:
+    """Whatever files from elsewhere make libraries raise is an error of the model."""
+    try:
+        yield
+    except ProbingError:
+        raise
+    except Exception as error:
+        raise _load_error(name, error, message) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of tokenizers, which is written in Rust
+            raise
+        raise _load_error(name, error, message) from error
 
 
 def _check_device(device: str) -> None:
@@ -128,7 +176,7 @@ def _check_local(name: str) -> None:
         )  # fmt: skip
 
 
-def _load_error(name: str, error: BaseException) -> ModelError:
+def _load_error(name: str, error: BaseException, message: str | None = None) -> ModelError:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if "trust_remote_code" in str(error):
         return remote_code(name, reason)
@@ -143,8 +191,8 @@ def _load_error(name: str, error: BaseException) -> ModelError:
         else "check the spelling and the network; offline, give a local folder or a model already in the cache"
     )
     return UnsupportedModel(
-        f"model {name!r} cannot be loaded", needed="a local model folder or a model on the hub", found=reason[:300],
-        where=name, next_step=step,
+        message or f"model {name!r} cannot be loaded", needed="a local model folder or a model on the hub",
+        found=reason[:300], where=name, next_step=step,
     )  # fmt: skip
 
 

@@ -8,25 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.auto import modeling_auto
 
 from probing.batching import PaddedBatch
-from probing.errors import EditFailed, ReplayUnavailable, UnsupportedModel
+from probing.errors import EditFailed, ProbingError, ReplayUnavailable, UnsupportedModel
+from probing.models._bypass import bypass, emptied, of_pieces
+from probing.models._heads import head_kind
 from probing.models._hooked import HookedModule
+from probing.models._tracing import given_state, with_state
 from probing.models.huggingface import HuggingFaceTrunk
 from probing.site import Site
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # relative to the largest logit; half precision: 1e-2
-
-
-def head_kind(model: nn.Module, trunk: nn.Module) -> str | None:
-    """`masked` or `causal` for a language-model head over the trunk's own positions; None: there is no such head."""
-    name = type(model).__name__
-    if model is trunk or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return None
-    if name in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
-        return "masked"
-    return "causal" if name in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else None
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -57,7 +49,7 @@ class SuffixReplay:
 
     def __init__(self, model: nn.Module, trunk: HookedModule) -> None:
         self.model, self.trunk = model, trunk
-        self._forms: list[int | None] | None = None
+        self._forms: list[Any] | None = None
         self._proved: set[int] = set()
 
     def layer(self, site: str) -> int:
@@ -88,6 +80,12 @@ class SuffixReplay:
                 "this model is not run from the middle", needed="a Hugging Face model read by its blocks",
                 found=f"{self.trunk.family}, without blocks or with a decoder", where=type(self.model).__name__,
                 next_step="load it without side= and module paths",
+            )  # fmt: skip
+        if self.trunk.reads_alone:
+            raise ReplayUnavailable(
+                "this model is not run from the middle", needed="states that padding does not change",
+                found="a model that reads inputs one by one", where=type(self.model).__name__,
+                next_step="choose another model to edit; its states can be extracted and probed",
             )  # fmt: skip
         return self.trunk
 
@@ -164,7 +162,7 @@ class SuffixReplay:
         inner = [site for site in sites if site != "embed"]
         output, states = self.trunk.read_whole(lambda: whole(**given), inputs.ids, inner)
         if "embed" in sites:
-            states["embed"] = nn.functional.embedding(inputs.ids, self._blocks().embedding.weight)
+            states["embed"] = nn.functional.embedding(inputs.ids, self._blocks().embedding)
         return output, states
 
     def logits(self, output: Any) -> Tensor:
@@ -207,27 +205,43 @@ class SuffixReplay:
         inputs = PaddedBatch(ids, mask, None)
         with torch.no_grad():
             output, read = self._pass(inputs, [f"resid.{layer}"])
-            with self._from(layer, read[f"resid.{layer}"]):
-                again, _ = self._pass(inputs, [])
+            again = self._again(layer, read[f"resid.{layer}"], inputs)
             twice, _ = self._pass(inputs, [])
-        if not is_same(_of_pieces(twice, mask), _of_pieces(output, mask), self.trunk.dtype):
+        if not is_same(of_pieces(twice, mask), of_pieces(output, mask), self.trunk.dtype):
             raise EditFailed(
                 "the model gives other outputs each time it is run", needed="two equal passes of the same text",
                 found="outputs that differ", where=type(self.model).__name__,
                 next_step="switch off what draws at random (dropout, sampling), or choose another model",
             )  # fmt: skip
-        if not is_same(_of_pieces(again, mask), _of_pieces(output, mask), self.trunk.dtype):
-            raise ReplayUnavailable(
-                f"models of the family {self.trunk.family!r} are not run from resid.{layer}",
-                needed="the outputs of a full pass", found="others, for its blocks pass on more than states",
-                where=type(self.model).__name__, next_step="choose another model",
-            )  # fmt: skip
+        if not is_same(of_pieces(again, mask), of_pieces(output, mask), self.trunk.dtype):
+            raise self._unavailable(layer)
         self._proved.add(layer)
+
+    def _again(self, layer: int, states: Tensor, inputs: PaddedBatch) -> Any:
+        """The output of a replay.
+
+        Raises:
+            ReplayUnavailable: a block above the site needs what those below it hand on beside states.
+        """
+        try:
+            with self._from(layer, states):
+                return self._pass(inputs, [])[0]
+        except ProbingError:
+            raise
+        except Exception as error:
+            raise self._unavailable(layer) from error
+
+    def _unavailable(self, layer: int) -> ReplayUnavailable:
+        return ReplayUnavailable(
+            f"models of the family {self.trunk.family!r} are not run from resid.{layer}",
+            needed="the outputs of a full pass", found="others, for its blocks pass on more than states",
+            where=type(self.model).__name__, next_step="choose another model",
+        )  # fmt: skip
 
     @contextmanager
     def _from(self, layer: int, states: Tensor) -> Iterator[None]:
         """Within the block a pass of the model begins at `resid.layer`."""
-        blocks, forms = self._blocks().blocks, self._output_forms()
+        blocks, forms, layout = self._blocks().blocks, self._output_forms(), self._blocks().layout
         bypassed = list(zip(blocks[:layer], forms, strict=False))
         own = {block: block.__dict__.get("forward") for block, _ in bypassed}
         fired = 0
@@ -235,12 +249,13 @@ class SuffixReplay:
         def put(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
             nonlocal fired
             fired += 1
-            return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})
+            raw = given_state(args, kwargs)
+            return with_state(args, kwargs, states if raw is None else layout.spread(states, raw))
 
         handle = None
         try:
             for index, (block, form) in enumerate(bypassed):
-                block.__dict__["forward"] = _bypass(form, states if index + 1 == len(blocks) else None)
+                block.__dict__["forward"] = bypass(form, states if index + 1 == len(blocks) else None, layout)
             if layer < len(blocks):
                 handle = blocks[layer].register_forward_pre_hook(put, with_kwargs=True, prepend=True)
             yield
@@ -254,15 +269,15 @@ class SuffixReplay:
         if layer < len(blocks) and fired != 1:
             raise self.trunk.unsupported(f"block {layer} ran {fired} times", "once in a forward pass")
 
-    def _output_forms(self) -> list[int | None]:
-        """For each block the length of the tuple it gives; None: a tensor."""
+    def _output_forms(self) -> list[Any]:
+        """For each block an output without tensors, in the form that it has: None where it is a tensor alone."""
         if self._forms is None:
-            forms: dict[int, int | None] = {}
+            forms: dict[int, Any] = {}
             blocks = self._blocks().blocks
 
             def note(layer: int) -> Callable[..., None]:
                 def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                    forms[layer] = len(output) if isinstance(output, tuple) else None
+                    forms[layer] = emptied(output)
 
                 return hook
 
@@ -276,19 +291,3 @@ class SuffixReplay:
                     handle.remove()
             self._forms = [forms[layer] for layer in range(len(blocks))]
         return self._forms
-
-
-def _bypass(form: int | None, states: Tensor | None) -> Callable[..., Any]:
-    """A forward that gives its input, or `states`, in the form of a block's output."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        given = states if states is not None else args[0] if args else kwargs["hidden_states"]
-        return given if form is None else (given, *[None] * (form - 1))
-
-    return forward
-
-
-def _of_pieces(output: Any, mask: Tensor) -> Tensor:
-    """Logits, or the last states of a model without a head; those of padding left out."""
-    found: Tensor = output.logits if hasattr(output, "logits") else output[0]
-    return found[mask.bool()] if found.shape[:2] == mask.shape else found

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from probing.errors import UnsupportedModel
-from probing.models._discovery import Side, Sides, find_blocks, find_final_norm, find_side, first_tensor
+from probing.models._alone import read_alone
+from probing.models._blocks import find_blocks, find_embedding, find_final_norm
+from probing.models._chain import copier
+from probing.models._discovery import (
+    Side,
+    Sides,
+    attending_layers,
+    find_side,
+    inner_config,
+    number_of,
+    refusing,
+    text_config,
+)
 from probing.models._hooked import HookedModule
+from probing.models._inputs import decoder_inputs
 from probing.models._lanes import keeps_state
+from probing.models._layout import Layout
 from probing.models._sublayers import find_sublayers
+from probing.models._tracing import ModuleCall, is_close, trace_calls
+
+_SHAPE = (3, 7)  # (B, T) of the text that shows where states flow: two numbers that cannot be taken for each other
+_SMALL = 60
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 
 class HuggingFaceTrunk(HookedModule):
@@ -28,7 +49,6 @@ class HuggingFaceTrunk(HookedModule):
     Attributes:
         blocks: the list of blocks; empty where they were not asked for.
         final_norm: the norm after the last block, if there is one.
-        embedding: the piece embedding.
         side: `encoder` or `decoder` of an encoder-decoder; else None.
     """
 
@@ -45,68 +65,148 @@ class HuggingFaceTrunk(HookedModule):
             BadParameter: a side of a model that has one only.
         """
         super().__init__()
-        self.model = model
+        self.model = model.eval()
         self.family = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-        found = find_side(model, side)
+        refuse = partial(refusing, self.family, where=type(model).__name__)
+        with refuse(doing="its parts are found"):
+            found = find_side(model, side)
         self.trunk, self.side, self._start = found.trunk, found.name, found.start_id
         self.lead = 0 if self._start is None else 1
-        embedding = found.part.get_input_embeddings()  # type: ignore[operator]
-        if not isinstance(embedding, nn.Embedding):
-            raise UnsupportedModel(
-                f"models of the family {self.family!r} are not read", needed="a piece embedding",
-                found=type(embedding).__name__, next_step="choose a model of text, or LanguageModel.wrap it",
-            )  # fmt: skip
-        self.embedding = embedding
-        self._part = found.part
         self._parameters = set(inspect.signature(self.trunk.forward).parameters)
-        self.n_heads = found.n_heads
+        self._part = found.part
+        self._embedding: nn.Module | None = None
+        self.layout, self.reads_alone = Layout(), False
+        calls = self._trace(found.part)
+        with refuse(doing="its parts are found"):
+            self._embedding = find_embedding(found.part, calls)
+        if self._embedding is None:
+            raise UnsupportedModel(
+                f"models of the family {self.family!r} are not read", needed="a piece embedding, a table of vectors",
+                found="no module that takes the ids of pieces", where=type(model).__name__,
+                next_step="choose a model of text, or LanguageModel.wrap it",
+            )  # fmt: skip
         self.blocks = nn.ModuleList()
         self.final_norm: nn.Module | None = None
-        self.modules["embed"] = _path_of(self.trunk, embedding)
-        if by_blocks:
-            self._add_blocks(found)
+        self.modules["embed"] = _path_of(self.trunk, self._embedding)
+        with refuse(doing="its blocks are found"):
+            if by_blocks:
+                self._add_blocks(found, calls)
 
-    def _add_blocks(self, found: Side) -> None:
-        inner, self.blocks = find_blocks(found.part, self.family)
-        norm = find_final_norm(found.part, inner)
+    def _trace(self, part: nn.Module) -> list[ModuleCall]:
+        """The calls inside the part that is read, in a pass over `_SHAPE` small ids.
+
+        Raises:
+            UnsupportedModel: the model does not run on text alone.
+        """
+        try:
+            return trace_calls([part], lambda: self._run_once(*_SHAPE))[0]
+        except Exception as error:  # whatever a model raises that text alone does not suffice
+            raise UnsupportedModel(
+                f"models of the family {self.family!r} do not run on text alone", needed="a forward pass over ids",
+                found=f"{type(error).__name__}: {error}".splitlines()[0][:200], where=type(self.model).__name__,
+                next_step="choose a model of text, or LanguageModel.wrap it with a call of your own",
+            ) from error  # fmt: skip
+
+    def _add_blocks(self, found: Side, calls: Sequence[ModuleCall]) -> None:
+        config = text_config(found.part)
+        shape = (_SHAPE[0], _SHAPE[1] + self.lead)
+        inner = find_blocks(
+            found.part, calls, shape, width=number_of(config, "hidden_size", "d_model"), family=self.family
+        )
+        self.blocks = inner.modules
+        norm = find_final_norm(inner, calls)
+        self.layout = inner.layout
         self.final_norm = None if norm is None else norm[1]
         outer = f"{found.path}." if found.path else ""
-        path = f"{outer}{inner}"
-        has_cross = self.lead > 0
-        sublayers = find_sublayers(self.blocks, self._run_once, self.n_heads, has_cross=has_cross)
-        for layer in range(len(self.blocks)):
-            self._add(f"resid.{layer}", f"{path}.{layer}", reads_input=True)
-            if sublayers is not None:
-                self._add(f"heads.{layer}", f"{path}.{layer}.{sublayers.projection}", reads_input=True)
-                self._add(f"attn_out.{layer}", f"{path}.{layer}.{sublayers.attention}")
-                if sublayers.cross:
-                    self._add(f"cross_out.{layer}", f"{path}.{layer}.{sublayers.cross}")
-                self._add(f"mlp_out.{layer}", f"{path}.{layer}.{sublayers.mlp}")
-        self._add(f"resid.{len(self.blocks)}", f"{path}.{len(self.blocks) - 1}")
+        config = inner_config(found.part, inner.paths[0]) or text_config(found.trunk)
+        self.n_heads = number_of(config, *(("decoder_attention_heads",) if self.lead else ()), *_HEADS)
+        sublayers = find_sublayers(
+            self.blocks, self._run_once, self.n_heads, has_cross=self.lead > 0, is_attention=attending_layers(config)
+        )
+        for layer, (path, parts) in enumerate(zip((outer + p for p in inner.paths), sublayers, strict=True)):
+            self._add(f"resid.{layer}", path, reads_input=True)
+            if parts is None:
+                continue
+            if parts.projection:
+                self._add(f"heads.{layer}", f"{path}.{parts.projection}", reads_input=True)
+                self._add(f"attn_out.{layer}", f"{path}.{parts.attention}")
+            if parts.cross:
+                self._add(f"cross_out.{layer}", f"{path}.{parts.cross}")
+            self._add(f"mlp_out.{layer}", f"{path}.{parts.mlp}")
+        self._add(f"resid.{len(self.blocks)}", outer + inner.paths[-1])
         if norm is not None:
-            self._add("final_norm", f"{outer}{norm[0]}")
+            self._add("final_norm", outer + norm[0])
+        if self.layout.skipped is None:
+            self.layout = replace(self.layout, skipped=self._places_before())
+        self.reads_alone = self._changes_with_padding()
+
+    def _places_before(self) -> int:
+        """How many places the blocks have before the first piece: another last piece changes one place.
+
+        Raises:
+            UnsupportedModel: it changes another number of places.
+        """
+        kept: list[Tensor] = []
+        handle = self.blocks[0].register_forward_hook(copier(kept), with_kwargs=True)
+        ids = torch.tensor([[(11 + 7 * i) % self.vocabulary for i in range(_SHAPE[1])]] * 2, device=self.device)
+        ids[1, -1] = (ids[1, -1] + 1) % self.vocabulary
+        try:
+            with torch.inference_mode():
+                self.run(ids, torch.ones_like(ids))
+        finally:
+            handle.remove()
+        changed = (kept[0][0] != kept[0][1]).any(-1).nonzero().flatten().tolist()
+        start = changed[0] - _SHAPE[1] - self.lead + 1 if len(changed) == 1 else -1
+        if start < 0:
+            raise self.unsupported(f"one other piece changes {len(changed)} states of {kept[0].shape[1]}", "one")
+        return start
+
+    def _changes_with_padding(self) -> bool:
+        """Whether states of an input depend on how far it is padded on the right, so that it has to be read alone."""
+        count = self.vocabulary
+        ids = torch.tensor([[(11 + 7 * i) % count for i in range(_SHAPE[1])]] * 2, device=self.device)
+        mask = torch.ones_like(ids)
+        ids[1, 3:], mask[1, 3:] = (0 if self.counting_padding_id is None else self.counting_padding_id), 0
+        sites = [site for site in self.sites if site != "embed"]
+        with torch.inference_mode():
+            padded, alone = (
+                HookedModule.read(self, ids, mask, sites),
+                HookedModule.read(self, ids[1:, :3], mask[1:, :3], sites),
+            )
+        return not all(is_close(padded[site][1, :3], alone[site][0], loose=1e-4) for site in sites)
+
+    def layout_of(self, site: str) -> Layout:
+        """How the states at a site lie: as the blocks hand them on, but where a site was added."""
+        return Layout() if site in self.added else self.layout
 
     def _run_once(self, n: int = 1, length: int = 7) -> None:
         """A forward pass over a small input, or `n` equal ones."""
-        count = self.embedding.num_embeddings
+        known = number_of(text_config(self._part), "vocab_size") or _SMALL
+        count = known if self._embedding is None else min(known, len(self.embedding))
         ids = torch.tensor([[(11 + 7 * i) % count for i in range(length)]] * n, device=self.device)
         with torch.inference_mode():
             self.run(ids, torch.ones_like(ids))
 
     @property
+    def embedding(self) -> Tensor:
+        """`(V, D)` vectors of the pieces."""
+        weight: Tensor = self._embedding.weight  # type: ignore[union-attr, assignment]
+        return weight
+
+    @property
     def vocabulary(self) -> int:
         """How many ids there are."""
-        return self.embedding.num_embeddings
+        return len(self.embedding)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.embedding.weight.device
+        return next(self.trunk.parameters()).device if self._embedding is None else self.embedding.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The compute dtype."""
-        return self.embedding.weight.dtype
+        return self.embedding.dtype
 
     @property
     def counting_padding_id(self) -> int | None:
@@ -119,8 +219,8 @@ class HuggingFaceTrunk(HookedModule):
     @property
     def max_positions(self) -> int | None:
         """How many pieces the positions allow; None where there is no limit."""
-        limit = getattr(self.trunk.config, "max_position_embeddings", None)
-        if not isinstance(limit, int) or limit <= 0:
+        limit = number_of(text_config(self._part) or text_config(self.trunk), "max_position_embeddings")
+        if limit is None:
             return None
         padding = self.counting_padding_id
         return limit - self.lead if padding is None else limit - padding - 1 - self.lead
@@ -147,7 +247,7 @@ class HuggingFaceTrunk(HookedModule):
         if "use_cache" in self._parameters:
             given["use_cache"] = False
         if self._start is not None:
-            given |= _decoder_inputs(ids, mask, self._start)
+            given |= decoder_inputs(ids, mask, self._start)
         return given
 
     @property
@@ -171,74 +271,16 @@ class HuggingFaceTrunk(HookedModule):
         """
         self.check_sites(sites)
         inner = [site for site in sites if site != "embed"]
-        states = super().read(ids, mask, inner) if inner else {}
+        read = partial(read_alone, super().read) if self.reads_alone else super().read
+        states = read(ids, mask, inner) if inner else {}
         if "embed" in sites:
-            states["embed"] = nn.functional.embedding(ids, self.embedding.weight)
+            states["embed"] = nn.functional.embedding(ids, self.embedding)
         return {site: states[site] for site in sites}
 
-    def last_state(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The state `(B, T, D)` that the trunk, or its decoder where that is read, ends with."""
-        if self._start is None:
-            state: Tensor = self.run(ids, mask)[0]
-            return state
-        kept: list[Tensor] = []
-        handle = self._part.register_forward_hook(_output_reader(kept))
-        try:
-            self.run(ids, mask)
-        finally:
-            handle.remove()
-        return self.aligned(kept[0], ids, "the last state")
 
-    def repeated_block(self, ids: Tensor, mask: Tensor) -> str | None:
-        """What a block that does not run exactly once in a forward pass does instead; else None."""
-        times = self.times_met(ids, mask, [f"resid.{layer}" for layer in range(len(self.blocks))])
-        return next((f"block {i} runs {n} times" for i, n in enumerate(times.values()) if n != 1), None)
-
-    def broken_link(self, ids: Tensor, mask: Tensor) -> str | None:
-        """The first site `resid.l` that is not the output of block l-1, or is changed after it was read; else None."""
-        blocks = len(self.blocks)
-        outputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
-        inputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
-        handles = [b.register_forward_hook(_output_reader(outputs[i])) for i, b in enumerate(self.blocks)]
-        handles += [b.register_forward_hook(_copier(inputs[i]), with_kwargs=True) for i, b in enumerate(self.blocks)]
-        try:
-            states = self.read(ids, mask, [f"resid.{layer}" for layer in range(blocks + 1)])
-        finally:
-            for handle in handles:
-                handle.remove()
-        for layer in range(blocks + 1):
-            site = f"resid.{layer}"
-            state = states[site]
-            chained = layer == 0 or torch.equal(state, self.aligned(outputs[layer - 1][0], ids, site))
-            if not chained or (layer < blocks and not torch.equal(state, self.aligned(inputs[layer][0], ids, site))):
-                return site
-        return None
-
-
-def _decoder_inputs(ids: Tensor, mask: Tensor, start: int) -> dict[str, Tensor]:
-    """The start piece just before the first real piece of every input, and then the input: `(B, T + 1)`."""
-    before = torch.full_like(ids[:, :1], start)
-    first = mask.argmax(1)
-    shifted, shown = torch.cat([before, ids], 1), torch.cat([torch.zeros_like(before), mask], 1)
-    rows = torch.arange(len(ids), device=ids.device)
-    shifted[rows, first], shown[rows, first] = start, 1
-    return {"decoder_input_ids": shifted, "decoder_attention_mask": shown}
-
-
-def _copier(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        into.append((args[0] if args else kwargs["hidden_states"]).clone())
-
-    return hook
-
-
-def _output_reader(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        state = first_tensor(output)
-        if isinstance(state, Tensor):
-            into.append(state)
-
-    return hook
+def known_ids(trunk: HookedModule) -> int | None:
+    """How many ids have a vector, where the model is one of transformers; None: not known."""
+    return trunk.vocabulary if isinstance(trunk, HuggingFaceTrunk) else None
 
 
 def _path_of(root: nn.Module, wanted: nn.Module) -> str:

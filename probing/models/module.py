@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from probing.errors import BadParameter
+from probing.models._alone import read_alone
 from probing.models._hooked import HookedModule
 
 Call = Callable[[nn.Module, Tensor, Tensor], Any]
@@ -84,14 +85,7 @@ class ModuleTrunk(HookedModule):
         """
         if self.takes_mask:
             return super().read(ids, mask, sites)
-        found: dict[str, Tensor] = {}
-        for row, real in enumerate(mask.bool()):
-            alone = super().read(ids[row, real][None], mask[row, real][None], sites)
-            for site, state in alone.items():
-                if site not in found:
-                    found[site] = state.new_zeros((*ids.shape, state.shape[-1]))
-                found[site][row, real] = state[0]
-        return found
+        return read_alone(super().read, ids, mask, sites)
 
 
 def _call_of(module: nn.Module) -> tuple[Call, bool]:
