@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import warnings
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ def _hooked(loaded: LanguageModel, site: str, text: str) -> np.ndarray:
 
 
 def _caches(trunk: Any) -> bool:
-    return "use_cache" in trunk.forward.__code__.co_varnames
+    return "use_cache" in inspect.signature(trunk.forward).parameters
 
 
 def _expect_close(found: np.ndarray, expected: np.ndarray, site: str) -> None:

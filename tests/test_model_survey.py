@@ -14,7 +14,7 @@ from tests.family_survey import FAILED, READ, REFUSED, Outcome, page, survey
 
 PAGE = ROOT / "docs" / "models.md"
 SUBLAYERS = {"heads", "attn_out", "mlp_out"}
-# Wrappers, sinusoids, states in pieces first, several streams, inputs made longer, no attention, hybrids, shared blocks.
+# Wrappers, pieces first, several streams, inputs made longer, no attention, hybrids, shared blocks.
 FEW = (
     "bert", "gpt2", "llava", "qwen2_vl", "llama4_text", "roberta-prelayernorm", "xlnet", "gemma3n_text", "longformer",
     "fnet", "mamba", "qwen3_next", "t5", "albert", "fuyu", "openai-gpt",
@@ -45,7 +45,7 @@ def test_sublayers_are_found_where_the_head_count_is_in_an_inner_configuration(k
 def test_the_page_counts_what_it_lists() -> None:
     text = PAGE.read_text(encoding="utf-8")
     read, total = map(int, re.findall(r"\*\*(\d+) of (\d+)", text)[0])
-    parts = {name: body for name, body in re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", text, re.M | re.S)}
+    parts = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
     rows = {name: body.count("\n| ") - 1 for name, body in parts.items()}
     assert rows["Read"] == read and rows["Read"] + rows["Refused"] == total
     assert read >= 0.95 * total and FAILED not in text

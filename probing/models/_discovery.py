@@ -122,8 +122,15 @@ def inner_config(root: nn.Module, path: str) -> Any:
 
 def number_of(config: Any, *names: str) -> int | None:
     """The first of these numbers that a configuration has; None: none of them."""
-    values = (getattr(config, name, None) for name in names)
+    values = (_value_of(config, name) for name in names)
     return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+
+def _value_of(config: Any, name: str) -> Any:
+    try:
+        return getattr(config, name, None)
+    except Exception:  # a number that is another one in each layer, which some configurations refuse to name
+        return None
 
 
 def attending_layers(config: Any) -> tuple[bool, ...]:
