@@ -228,11 +228,7 @@ class LanguageModel:
         return {"modules": found} if found else {}
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Texts as the model reads them, not yet truncated.
-
-        Raises:
-            UnsupportedModel: a piece that the model has no vector for.
-        """
+        """Texts as the model reads them, not yet truncated; a piece without a vector is `UnsupportedModel`."""
         return self._known(encoded(self.tokenizer, texts))
 
     def _known(self, batch: Sequence[Encoded]) -> list[Encoded]:
