@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from probing.errors import UnsupportedModel
 from probing.models._layout import PLAIN, Layout, shared_layout
-from probing.models._tracing import ModuleCall, is_norm
+from probing.models._tracing import ModuleCall, is_norm, is_same
 
 NEXT_STEP = "read it by module paths alone (sites NAME=MODULE.PATH), or choose another model"
 
@@ -112,7 +111,7 @@ def _examined(
         return _List(path, mine, f"for a text of {shape} its blocks hand on states {listed}, not one a piece")
     for before, after, place in zip(mine, mine[1:], places[1:], strict=False):
         assert before.output is not None and after.given is not None  # for the reader of types: asked above
-        if before.output.numel() != after.given.numel() or not torch.equal(
+        if before.output.numel() != after.given.numel() or not is_same(
             before.output.reshape(after.given.shape), after.given
         ):
             return _List(path, mine, f"what block {place} is given is not what the block before it gave")
@@ -163,7 +162,7 @@ def find_final_norm(blocks: Blocks, calls: Sequence[ModuleCall]) -> tuple[str, n
         call
         for call in calls[last + 1 :]
         if call.given is not None and state is not None and call.given.numel() == state.numel()
-        and torch.equal(call.given.reshape(state.shape), state) and is_norm(call)
+        and is_same(call.given.reshape(state.shape), state) and is_norm(call)
         and sum(other.path == call.path for other in calls) == 1
     ]  # fmt: skip
     around = [call for call in calls[last + 1 :] if not call.path or blocks.paths[-1].startswith(f"{call.path}.")]
@@ -172,4 +171,4 @@ def find_final_norm(blocks: Blocks, calls: Sequence[ModuleCall]) -> tuple[str, n
 
 
 def _is_equal(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is not None and b is not None and torch.equal(a, b)
+    return a is not None and b is not None and is_same(a, b)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
-from probing.models._tracing import first_tensor, given_state
+from probing.models._tracing import first_tensor, given_state, is_same
 
 if TYPE_CHECKING:
     from probing.models.huggingface import HuggingFaceTrunk
@@ -35,8 +34,8 @@ def broken_link(trunk: HuggingFaceTrunk, ids: Tensor, mask: Tensor) -> str | Non
     for layer in range(blocks + 1):
         site = f"resid.{layer}"
         state = states[site]
-        chained = layer == 0 or torch.equal(state, trunk.aligned(outputs[layer - 1][0], ids, site))
-        if not chained or (layer < blocks and not torch.equal(state, trunk.aligned(inputs[layer][0], ids, site))):
+        chained = layer == 0 or is_same(state, trunk.aligned(outputs[layer - 1][0], ids, site))
+        if not chained or (layer < blocks and not is_same(state, trunk.aligned(inputs[layer][0], ids, site))):
             return site
     return None
 

@@ -121,6 +121,13 @@ def is_norm(call: ModuleCall) -> bool:
     return bool(once.any()) and is_close(thrice, once, loose=1e-2)
 
 
+def is_same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal; what is not a number is the same as itself, so that weights that give it are named
+    where their states are read.
+    """
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
 def is_close(a: Tensor, b: Tensor, *, loose: float = 1e-5) -> bool:
     """Whether two tensors agree, relative to the largest entry; in half precision within 2 percent."""
     tolerance = loose if b.dtype in (torch.float32, torch.float64) else 2e-2
