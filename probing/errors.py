@@ -273,6 +273,10 @@ class NotForThisTask(ProbingWarning):
     """A probe, measure or analysis asked for several tasks has no form for the kind of one of them."""
 
 
+class UnusedWeights(ProbingWarning):
+    """A model's files hold weights of blocks that the model has no place for."""
+
+
 class NotResumed(ProbingWarning):
     """What no text can tell, such as a function of your own, is measured anew by each run."""
 

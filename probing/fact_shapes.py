@@ -24,8 +24,8 @@ FACTS: Mapping[str, Any] = {
 PROVENANCE: Mapping[str, Any] = {
     "cluster": Text, "content_id": Text, "corpus": Text, "correction": Text, "imported": dict[str, Any] | None,
     "labels": Text, "model": Text, "model_identity": Text, "recipe": dict[str, Any], "resamples": int | None,
-    "root_seed": int | None, "rows": Text, "run": Text, "saved": Text, "seeds": int | None, "store_id": Text,
-    "unit": Text,
+    "root_seed": int | None, "rows": Text, "run": Text, "saved": bool | str | None, "seeds": int | None,
+    "store_id": Text, "unit": Text,
 }  # fmt: skip
 SETTINGS: Mapping[str, Any] = {
     "criteria": dict[str, float], "permutations": int | None, "seed": int | None, "slope_rows": int | None,

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from probing.errors import InputError, UnknownName
 from probing.fact_shapes import check_shapes
@@ -281,10 +281,19 @@ def read_lines(path: Path, read: Callable[[str], T], what: str) -> list[T]:
         except ValueError as error:
             raise InputError(
                 f"the {what} cannot be read", needed="one result per line, as `probing train` writes them",
-                found=str(error)[:300], where=f"{path}:{number}",
-                next_step="delete it and run `probing train … --to` on that directory again",
+                found=_why(error), where=f"{path}:{number}",
+                next_step="delete the file, and run the command that made it again, to the same directory: what is "
+                "done is kept in its folders",
             ) from None  # fmt: skip
     return found
+
+
+def _why(error: ValueError) -> str:
+    """What is wrong with a line, in one sentence: pydantic says it of the first field of many."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")[:300]
+    return str(error)[:300]
 
 
 def json_lines(results: Iterable[ProbeResult]) -> str:

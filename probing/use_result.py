@@ -240,11 +240,21 @@ class UseResult:
             InputError: not such a line.
         """
         try:
-            result = TypeAdapter(cls).validate_python(_numbers(strict_json(text)))
+            result = TypeAdapter(cls).validate_python(_numbers(_renamed(strict_json(text))))
             check_settings(result.settings)
             return result
         except ValueError as error:
             raise InputError("not a use result", needed="a line of use.jsonl", found=str(error)[:200]) from error
+
+
+def _renamed(line: Any) -> Any:
+    """A line of before 0.2 under today's names: `es_u_high` is `off_high`, and bounds no less."""
+    cells = line.get("cells") if isinstance(line, dict) else None
+    for cell in cells if isinstance(cells, list) else ():
+        for edit in map(cell.get, ("subspace", "whole", "joint")) if isinstance(cell, dict) else ():
+            if isinstance(edit, dict) and "es_u_high" in edit:
+                edit.setdefault("off_high", edit.pop("es_u_high"))
+    return line
 
 
 def write_use_results(results: Iterable[UseResult], path: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AutoModel, MarianConfig, MarianMTModel, PreTrainedTokenizerFast
 
-from probing.errors import UnsupportedModel
+from probing.errors import UnsupportedModel, UnusedWeights
 from probing.language_model import LanguageModel
 from tests.tiny_models import build, byte_tokenizer, wordpiece_tokenizer
 
@@ -179,3 +181,59 @@ def test_a_slow_tokenizer_and_a_shared_block_are_refused() -> None:
     with pytest.raises(UnsupportedModel, match="block 0 runs 2 times"):
         LanguageModel.from_modules(albert, wordpiece_tokenizer())
     assert isinstance(wordpiece_tokenizer(), PreTrainedTokenizerFast)
+
+
+def integers(folder: Path) -> None:
+    tensors = {name: (100 * tensor).to(torch.int8) for name, tensor in load_file(weights(folder)).items()}
+    save_file(tensors, weights(folder), metadata={"format": "pt"})
+
+
+def without_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
+def adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (integers, "whole numbers, which config.json says nothing of"),
+        (config(quantization_config={"quant_method": "zzz"}), "quantised in an unknown way"),
+        (adapter, "an adapter, which would not be read"),
+        (config(num_hidden_layers="3"), "num_hidden_layers(.|\n)*int"),
+        (config(vocab_size=7), "other shapes than config.json says"),
+    ],
+)
+def test_weights_that_would_be_read_as_others_are_refused(
+    damage: Callable[[Path], None], reason: str, folder: Path
+) -> None:
+    damage(folder)
+    with pytest.raises(UnsupportedModel, match=reason):
+        LanguageModel.load(str(folder))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "t5", "bart"])
+def test_a_folder_without_a_tokenizer_is_refused_whatever_transformers_makes_up(family: str, tmp_path: Path) -> None:
+    build(family).save_pretrained(tmp_path / "m")
+    with pytest.raises(UnsupportedModel, match="tokenizer"):
+        LanguageModel.load(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("change", ["fewer layers", "an adapter inside"])
+def test_weights_of_blocks_that_are_not_used_are_named(change: str, folder: Path) -> None:
+    if change == "fewer layers":
+        edit(folder / "config.json", lambda found: found.update(num_hidden_layers=found["num_hidden_layers"] - 1))
+    else:
+        tensors = load_file(weights(folder)) | {"model.layers.0.mlp.up_proj.lora_A.weight": torch.zeros(2, 2)}
+        save_file(tensors, weights(folder), metadata={"format": "pt"})
+    with pytest.warns(UnusedWeights, match=r"weights of blocks that the model does not use: model\.layers\.\d"):
+        LanguageModel.load(str(folder))
+
+
+def test_weights_of_heads_that_were_not_asked_for_are_passed_over(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnusedWeights)
+        LanguageModel.load(str(folder), kind="base")

@@ -18,17 +18,19 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
 import probing as pb
-from probing.errors import DamagedUnit, UnknownName
+from probing.errors import DamagedUnit, InputError, UnknownName
 from probing.intervening.done import Done
 from probing.probes.linear import LinearProbe
 from probing.provenance import model_called
 from probing.records import ProbeResult, to_json
 from probing.reporting import print_results
 from probing.reporting.task_results import by_task
+from probing.reporting.warnings import warnings_of
 from probing.training import train
 from probing.training.results import ProbeResults
 from probing.training.saved_probes import probe_name
 from probing.training.units import sweep_results
+from probing.use_result import UseResult
 from probing.whole_files import sealed, sweep, unsealed, write_atomically
 from tests.test_reporting import Page
 from tests.training_samples import MemoryStore, vector_of, word_corpus, word_store
@@ -324,3 +326,34 @@ def test_a_folder_of_an_earlier_version_is_read_and_added_to(tmp_path: Path) -> 
 def _aged(result: ProbeResult) -> ProbeResult:
     known = {k: v for k, v in result.provenance.items() if k != "run"} | {"model": "gpt2", "saved": True, "version": 5}
     return replace(result, provenance=json.loads(json.dumps(known)))
+
+
+def test_a_results_file_that_was_cut_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    run(a_store(), tmp_path)
+    file = tmp_path / "results.jsonl"
+    file.write_bytes(file.read_bytes()[:700])
+    with pytest.raises(
+        InputError, match=r"results cannot be read(.|\n)*delete the file(.|\n)*what is done is kept"
+    ) as caught:
+        run(a_store(), tmp_path)
+    assert "pydantic" not in str(caught.value)
+    file.unlink()
+    assert list(run(a_store(), tmp_path)) == list(ProbeResults.read(tmp_path))
+
+
+def test_rows_of_one_model_in_two_forms_are_told_apart_in_the_table() -> None:
+    (row,) = run(a_store(), None).table()["rows"].unique()
+    assert row == a_store().identity["extraction"]["rows"]
+
+
+def test_rows_of_splits_that_are_not_used_are_counted_before_the_reader() -> None:
+    (said,) = warnings_of({"excluded": {"split tst": 40}})
+    assert "40 of the split tst" in said and "train, dev and test" in said
+
+
+def test_results_of_use_of_an_earlier_version_are_read() -> None:
+    line = json.loads(a_result().to_json())
+    for cell in line["cells"]:
+        for edit in (cell["subspace"], cell["whole"]):
+            edit["es_u_high"] = edit.pop("off_high")
+    assert UseResult.from_json(json.dumps(line)).to_json() == a_result().to_json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import itertools
 import json
 import random
@@ -261,3 +262,44 @@ def test_numbers_told_the_quick_way_are_those_of_the_patterns() -> None:
         if found != (pa.int64() if integer else pa.float64() if number else pa.string()):
             wrong.append((cell, str(found)))
     assert not wrong
+
+
+@pytest.mark.parametrize("first", ["1234567890123456700", "12345678901234567890", "1000000000000001"])
+def test_codes_of_many_digits_stay_apart(tmp_path: Path, first: str) -> None:
+    codes = [str(int(first) + k) for k in range(3)]
+    for extra in ([], ["1.5"]):
+        rows = [[f"word{k}", code] for k, code in enumerate([*codes, *extra])]
+        corpus = Corpus.read(table(tmp_path, "text,author\n" + "".join(f"{t},{c}\n" for t, c in rows), "a.csv"))
+        found = [example.columns["author"] for example in corpus.examples]
+        assert [str(value) for value in found] == [*codes, *extra]
+
+
+def test_a_row_without_a_split_among_rows_with_one_is_refused(tmp_path: Path) -> None:
+    content = "text,split\na b,train\nc d,\ne f,test\n"
+    with pytest.raises(CorpusError, match=r"without a split(.|\n)*a\.csv:3(.|\n)*split_column=none"):
+        Corpus.read(table(tmp_path, content, "a.csv"))
+    assert len(Corpus.read(table(tmp_path, content, "a.csv"), split_column="none").examples) == 3
+    given = Corpus.read({"dev": table(tmp_path, "text,split\na b,\nc d,dev\n", "b.csv")})
+    assert {example.split for example in given.examples} == {"dev"}
+
+
+@pytest.mark.parametrize("values", [[1.0, float("inf")], [[1.0], [float("-inf")]]])
+def test_infinite_numbers_of_a_parquet_file_are_refused(tmp_path: Path, values: list[object]) -> None:
+    pd.DataFrame({"text": ["a b", "c d"], "x": values}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match="'x' holds a number that is not finite"):
+        Corpus.read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (gzip.compress(b"text\na b\n"), "gzip archive(.|\n)*gunzip"),
+        (b"PK\x03\x04rest", "zip archive"),
+        (b"PAR1rest", "a Parquet file(.|\n)*name it .parquet"),
+        (b"sep=;\ntext;label\na b;c\n", "delete the line, and read the file with(.|\n)*separator=';'"),
+    ],
+)
+def test_what_is_no_table_of_text_is_called_what_it_is(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(CorpusError, match=reason):
+        Corpus.read(tmp_path / "a.csv")

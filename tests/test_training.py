@@ -220,8 +220,8 @@ def test_table_names_the_best_site_chosen_on_dev() -> None:
     assert results.selectivity("accuracy") == results.selectivity("accuracy", site="resid.1")
     table = results.table()
     assert list(table.columns) == [
-        "model", "site", "task", "probe", "accuracy", "control", "selectivity", "low", "high", "macro_f1", "bits",
-        "store", "run",
+        "model", "rows", "site", "task", "probe", "accuracy", "control", "selectivity", "low", "high", "macro_f1",
+        "bits", "store", "run",
     ]  # fmt: skip
     assert len(table) == len(results) == 4
 

@@ -17,11 +17,13 @@ from probing.errors import BadParameter, CorpusError
 
 QUOTING = ("none", "multiline")
 _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"  # 007 and longer digits stay strings: they are codes, not numbers
-_NUMBER = r"^[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?$"
+# More digits before the point than a float has would make one number of two codes.
+_NUMBER = r"^[+-]?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?$"
 _BLOCKS = (2**20, 2**31 - 1)  # bytes that are cut at once: the second where a row is longer than the first
 _QUOTE, _BREAKS = ord('"'), (10, 13)
 _AT_ONCE = 2**20
 _LEAST_CODE = 10**18  # longer digits are codes
+_LEAST_INEXACT = 1e15
 _HEAD = 100  # rows that most columns of text show not to be numbers
 
 
@@ -140,9 +142,20 @@ class Delimited:
             header: list[str] = next((row for row in reader if row), [])
             line = reader.line_num
         header = [name.strip() for name in header]
+        self._refuse_spreadsheet_line(above)
         self._check_separator(header)
         check_names(header[1:] if len(header) > 1 and not header[0] else header, self.source)
         return header, len("".join(above).encode()), line + 1
+
+    def _refuse_spreadsheet_line(self, above: Sequence[str]) -> None:
+        """Refuse a first line such as `sep=;`, by which spreadsheets tell each other the separator."""
+        found = re.match(r"sep=(.)\s*$", above[0]) if above else None
+        if found:
+            raise CorpusError(
+                "the first line is not the header, but says what separates cells", needed="the names of the columns",
+                found=above[0].strip(), where=f"{self.source}:1",
+                next_step=f"delete the line, and read the file with {_option('separator', found[1])}",
+            )  # fmt: skip
 
     def _check_separator(self, header: Sequence[str]) -> None:
         """A header of one cell that holds another usual separator was written with that one."""
@@ -305,8 +318,8 @@ def _plain_fractions(cells: Any) -> Any:
     zeros = compute.and_not(
         compute.starts_with(cells, "0"), compute.or_(compute.starts_with(cells, "0."), compute.equal(cells, "0"))
     )
-    is_finite = compute.all(compute.is_finite(values)).as_py()
-    return None if not is_finite or any(compute.any(found).as_py() for found in [*doubtful, zeros]) else values
+    in_reach = compute.all(compute.less(compute.abs(values), _LEAST_INEXACT)).as_py()  # false of what is not finite
+    return None if not in_reach or any(compute.any(found).as_py() for found in [*doubtful, zeros]) else values
 
 
 def is_numbering(cells: Any) -> bool:

@@ -123,6 +123,7 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
     special = {getattr(roles, role.name) for role in fields(roles)} - {roles.document}
     kinds = {name: field.level for name, field in known.items() if name not in special}
     examples, stem = [], Path(rows.source).stem
+    has_splits = bool(roles.split_column) and known[roles.split_column].has_scalar
     for index, (row, place) in enumerate(zip(rows.values, rows.places, strict=True)):
         text, words = _text_and_words(row, roles, place)
         columns = {name: label_of(row.get(name)) for name, level in kinds.items() if level == "sentence"}
@@ -133,7 +134,8 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
             if level == "word"
         }
         identity = string_of(row.get(roles.id)) or f"{stem}:{index + 1}"
-        document, own_split = string_of(row.get(roles.document)), _split(row, roles, split, place)
+        document = string_of(row.get(roles.document))
+        own_split = _split(row, roles, split, place, is_split=has_splits)
         spans = spans_of(row, roles.spans, located, text, place)
         chat = messages_of(row, roles.messages, place)
         pairs = pairs_of(row, [name for name, level in kinds.items() if level == "pair"], len(words), place)
@@ -258,8 +260,14 @@ def _word_labels(value: Any, n_words: int, name: str, place: str) -> tuple[Label
     return tuple([label_of(item) for item in value])
 
 
-def _split(row: Mapping[str, Any], roles: Roles, split: str, place: str) -> str:
+def _split(row: Mapping[str, Any], roles: Roles, split: str, place: str, *, is_split: bool) -> str:
     own = string_of(row.get(roles.split_column))
+    if own is None and is_split and not split:
+        raise CorpusError(
+            "a row without a split, where others have one", needed=f"train, dev or test in {roles.split_column!r}",
+            found="nothing", where=place,
+            next_step="fill it in, leave the row out, or read with --reader-option split_column=none",
+        )  # fmt: skip
     if not roles.split_column or own is None:
         return split or "train"
     if split and split_name(own) != split:

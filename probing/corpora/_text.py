@@ -10,6 +10,16 @@ from pathlib import Path
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.sources import check_file
 
+_NO_TEXT = {
+    b"\x1f\x8b": ("a gzip archive", "unpack it with gunzip"),
+    b"PK\x03\x04": ("a zip archive, as spreadsheets are", "unpack it, or save the sheet as CSV in UTF-8"),
+    b"BZh": ("a bzip2 archive", "unpack it with bunzip2"),
+    b"\xfd7zXZ": ("an xz archive", "unpack it with unxz"),
+    b"\x28\xb5\x2f\xfd": ("a Zstandard archive", "unpack it with unzstd"),
+    b"PAR1": ("a Parquet file", "name it .parquet"),
+    b"ARROW1": ("an Arrow file", "name it .arrow"),
+}
+
 
 def read_text(source: str) -> str:
     """The whole text of a file, without a byte order mark.
@@ -31,6 +41,11 @@ def read_utf8(source: str) -> bytes:
         data = Path(source).read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise CorpusError("the corpus file cannot be read", found=str(error), where=source) from error
+    for mark, (kind, step) in _NO_TEXT.items():
+        if data.startswith(mark):
+            raise CorpusError(
+                "the corpus file is no text", needed="text in UTF-8", found=kind, where=source, next_step=step
+            )
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         raise _wrong_encoding(source, "UTF-32", "a byte order mark of UTF-32", 1)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

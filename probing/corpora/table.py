@@ -131,7 +131,23 @@ def _columnar(source: str, suffix: str) -> Any:
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise _unsound(source, error) from None
     check_names(table.column_names, source)
+    _refuse_infinite(table, source)
     return table
+
+
+def _refuse_infinite(table: Any, source: str) -> None:
+    """Refuse infinite numbers, as in JSON: as a missing value they would vanish."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+        values = compute.list_flatten(column) if is_list else column
+        if pa.types.is_floating(values.type) and compute.any(compute.is_inf(values.cast(pa.float64()))).as_py():
+            raise CorpusError(
+                f"the column {name!r} holds a number that is not finite", needed="finite numbers, or missing values",
+                found="inf", where=source, next_step="leave the value out or correct it",
+            )  # fmt: skip
 
 
 def _unsound(source: str, error: Exception) -> CorpusError:

@@ -15,6 +15,7 @@ import torch
 import transformers
 from torch import nn
 from transformers.models.auto import modeling_auto
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
@@ -22,6 +23,7 @@ from probing.errors import BadParameter, ModelError, ProbingError, UnsupportedMo
 from probing.models._recomputed import is_recomputed
 from probing.models._sizes import check_file, check_sizes
 from probing.models._trust import load_weights, refuse_remote_code, remote_code
+from probing.models._unused_weights import warn_of_unused
 from probing.models._weight_files import check_files
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -61,6 +63,7 @@ def load(
     check_file(name)
     with _quiet(), _typed(name):
         config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        _check_quantization(config, name)
         loader = _loader(config, kind)
         build = partial(getattr(loader, "from_config", None) or loader._from_config, copy.deepcopy(config))
         check_sizes(config, build, dtype=DTYPES[dtype], device=device, name=name)
@@ -72,6 +75,7 @@ def load(
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         folder = _folder(name, revision)
     check_tokenizer(tokenizer, name)
+    warn_of_unused(model, report["unexpected_keys"], name)
     lacking = (key for key in report["missing_keys"] if not _is_beside_the_trunk(key, kind))
     missing = sorted(key for key in lacking if not is_recomputed(model, key))
     if missing:
@@ -120,6 +124,13 @@ def check_tokenizer(tokenizer: Any, name: str) -> None:
             "the tokenizer cannot tell character offsets", needed="a fast tokenizer (tokenizer.json)",
             found=type(tokenizer).__name__, where=name, next_step="convert it to tokenizer.json",
         )  # fmt: skip
+    own = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.get_added_vocab())
+    if not own or not _has_vocabulary(name):
+        raise UnsupportedModel(
+            "the tokenizer has no pieces", needed="tokenizer.json, or the vocabulary of the tokenizer",
+            found=f"special pieces, and {len(own)} others", where=name,
+            next_step="copy the files of the tokenizer that the model was trained with into the folder",
+        )  # fmt: skip
     limit = tokenizer.model_max_length
     if isinstance(limit, bool) or not isinstance(limit, int | float) or limit != limit:
         raise UnsupportedModel(
@@ -128,6 +139,31 @@ def check_tokenizer(tokenizer: Any, name: str) -> None:
         )  # fmt: skip
     with _typed(name, "the tokenizer fails on a plain text"):
         tokenizer("A plain text, of 2 parts.", return_offsets_mapping=True, verbose=False)
+
+
+_VOCABULARIES = ("tokenizer*.json", "*vocab*", "*.model", "*.tiktoken", "tekken.json", "*.bpe", "bpe.codes")
+
+
+def _has_vocabulary(name: str) -> bool:
+    """Whether a folder holds a file of pieces: without, transformers makes a tokenizer up. Of a hub name: yes."""
+    folder = Path(name).expanduser()
+    files = [file for pattern in _VOCABULARIES for file in folder.glob(pattern)]
+    return not folder.is_dir() or any(file.name != "tokenizer_config.json" for file in files)
+
+
+def _check_quantization(config: Any, name: str) -> None:
+    """Refuse weights that are packed in a way that is not known here: they would be read as plain numbers.
+
+    Raises:
+        UnsupportedModel: with the way.
+    """
+    given = getattr(config, "quantization_config", None)
+    method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
+    if given is not None and str(getattr(method, "value", method)) not in AUTO_QUANTIZER_MAPPING:
+        raise UnsupportedModel(
+            "the weights are quantised in an unknown way", needed="plain weights, or a quant_method of transformers",
+            found=repr(method)[:80], where=name, next_step="save the model with plain weights (dequantised)",
+        )  # fmt: skip
 
 
 @contextmanager
@@ -177,7 +213,7 @@ def _check_local(name: str) -> None:
 
 
 def _load_error(name: str, error: BaseException, message: str | None = None) -> ModelError:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reason = _reason(error)
     if "trust_remote_code" in str(error):
         return remote_code(name, reason)
     is_local = Path(name).expanduser().is_dir()
@@ -194,6 +230,15 @@ def _load_error(name: str, error: BaseException, message: str | None = None) -> 
         message or f"model {name!r} cannot be loaded", needed="a local model folder or a model on the hub",
         found=reason[:300], where=name, next_step=step,
     )  # fmt: skip
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence of an error: transformers begins some with a line that ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "above report" in str(error):  # transformers has printed it, where we let it print nothing
+        return "weights of other shapes than config.json says"
+    first = next((k for k, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
+    return " ".join(lines[: first + 1]) or type(error).__name__
 
 
 def _folder(name: str, revision: str | None) -> Path:

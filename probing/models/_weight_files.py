@@ -30,9 +30,21 @@ def check_files(name: str) -> None:
                 found=f"{file.name}, {file.stat().st_size} bytes", where=name,
                 next_step="run `git lfs pull` in the folder, or download the model again",
             )  # fmt: skip
+    if (folder / "adapter_config.json").is_file():
+        raise UnsupportedModel(
+            "the folder holds an adapter, which would not be read", needed="a model with its adapter merged",
+            found="adapter_config.json", where=name,
+            next_step="merge it (peft: model.merge_and_unload()) and save the model, or move the file away",
+        )  # fmt: skip
     weights = sorted(file for file in folder.glob("*.safetensors") if file.is_file())
     for file in weights:
-        _check_safetensors(file, name)
+        integers = _check_safetensors(file, name)
+        if integers and not _is_quantised(folder):
+            raise UnsupportedModel(
+                "weights are whole numbers, which config.json says nothing of", needed="weights of floats",
+                found=f"{file.name}: {', '.join(integers[:3])}", where=name,
+                next_step="save the model with plain weights (dequantised), or with its quantization_config",
+            )  # fmt: skip
     missing = sorted(set(_shards(folder, name)) - {file.name for file in weights})
     if missing:
         raise _damaged(name, f"of {_INDEX}: {len(missing)} files are not there: {', '.join(missing[:3])}")
@@ -55,8 +67,8 @@ def _shards(folder: Path, name: str) -> Iterator[str]:
         raise _damaged(name, f"{file.name} lists no weights: {error}") from None
 
 
-def _check_safetensors(file: Path, name: str) -> None:
-    """Refuse a file that is shorter or longer than its header says."""
+def _check_safetensors(file: Path, name: str) -> list[str]:
+    """The matrices of whole numbers in a file; one that is shorter or longer than its header says is refused."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -69,6 +81,17 @@ def _check_safetensors(file: Path, name: str) -> None:
             raise _damaged(name, f"{file.name}, whose header is not readable: {str(error)[:100]}") from None
     if needed != size:
         raise _damaged(name, f"{file.name}, {size:,} bytes of {needed:,}")
+    return [
+        key for key, entry in header.items()
+        if key.endswith(".weight") and entry.get("dtype", "")[:1] in ("I", "U") and len(entry.get("shape", ())) > 1
+    ]  # fmt: skip
+
+
+def _is_quantised(folder: Path) -> bool:
+    try:
+        return "quantization_config" in json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _ends(entries: Iterable[Any]) -> Iterator[int]:

@@ -34,6 +34,7 @@ def warnings_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
         _conflicting(facts),
         _alike_labels(facts),
         _without_label(facts),
+        _other_splits(facts),
         _without_key(facts),
         _alone(facts),
         _recomposed(facts),
@@ -92,6 +93,12 @@ def _like_groups(facts: Mapping[str, Any]) -> list[str]:
         f"one value belong together (pairs, templates, items), keep them together: --group {name}."
         for name, found in (facts.get("like_groups") or {}).items()
     ]
+
+
+def _other_splits(facts: Mapping[str, Any]) -> str:
+    left = {name: n for name, n in (facts.get("excluded") or {}).items() if name.startswith("split ")}
+    shown = ", ".join(f"{n:,} of the {name}" for name, n in left.items())
+    return f"Left out, since splits are train, dev and test: {shown}." if left else ""
 
 
 def _without_key(facts: Mapping[str, Any]) -> str:

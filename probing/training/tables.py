@@ -24,8 +24,12 @@ def table_row(result: ProbeResult, split: str) -> dict[str, Any]:
     """The primary measure beside its first control, and the other measures; `run` is equal for what was run alike."""
     scored = [found for found in result.measures if found.split == result.judged_split(split)]
     row: dict[str, Any] = {
-        "model": result.provenance.get("model"), "site": result.site, "task": result.task, "probe": result.probe,
-    }  # fmt: skip
+        "model": result.provenance.get("model"),
+        "rows": result.provenance.get("rows"),
+        "site": result.site,
+        "task": result.task,
+        "probe": result.probe,
+    }
     for position, found in enumerate(scored):
         row["bits" if found.measure == "log_loss" else found.measure] = found.score.value
         if position == 0:
