@@ -104,14 +104,38 @@ def test_a_module_path_makes_a_site_and_is_part_of_what_the_store_is(tmp_path):
         extract(other, CORPUS, sites="resid.0,inner.1=h.0.mlp.c_fc", to=tmp_path / "a", progress=False)
 
 
+def mixing(*, undone: bool):
+    """A GPT-2 with a module whose output holds a sum over the batch; `undone`: which the next one takes off again."""
+    model, sums = build("gpt2"), []
+    mlp = model.transformer.h[1].mlp
+    first, then = mlp.c_fc.forward, mlp.act.forward
+
+    def mixed(x):
+        sums.append(x[:, 0, 0].sum())
+        return first(x) + sums[-1]
+
+    mlp.c_fc.forward = mixed
+    if undone:
+        mlp.act.forward = lambda x: then(x - sums[-1])
+    return LanguageModel.from_modules(model, byte_tokenizer(), check=False)
+
+
 def test_a_module_that_mixes_the_batch_is_no_site():
-    broken = build("gpt2")
-    honest = broken.transformer.h[1].mlp.c_fc.forward
-    broken.transformer.h[1].mlp.c_fc.forward = lambda x: honest(x) + x[:, 0, 0].sum()
-    model = LanguageModel.from_modules(broken, byte_tokenizer(), check=False)
+    model = mixing(undone=True)
     with pytest.raises(UnsupportedModel, match=r"inner\.1 changes with the batch"):
         model.add_site("inner.1", "h.1.mlp.c_fc")
     assert "inner.1" not in model.sites
+
+
+def test_a_model_that_mixes_the_batch_is_read_one_input_at_a_time(tmp_path):
+    model = mixing(undone=False)
+    model.add_site("inner.1", "h.1.mlp.c_fc")
+    stores = [
+        extract(model, CORPUS, sites="resid.2,inner.1", to=tmp_path / str(n), tokens_per_batch=n, progress=False)
+        for n in (1, 4096)
+    ]
+    for site in ("resid.2", "inner.1"):
+        np.testing.assert_allclose(stores[0].read(site), stores[1].read(site), atol=1e-5)
 
 
 def test_states_do_not_depend_on_batch_or_shard_size(tmp_path):
