@@ -36,14 +36,18 @@ class Renderer:
         if "limit" in answer:
             raise BadParameter(
                 "the chat template takes more than any prompt needs",
-                needed=f"at most {OUTPUT:,} characters, {self.seconds:g} s", found=answer["limit"],
-                where="chat template", next_step="leave the chat template out, or choose a model whose template ends",
-            )  # fmt: skip
+                needed=f"at most {OUTPUT:,} characters, {self.seconds:g} s",
+                found=answer["limit"],
+                where="chat template",
+                next_step="leave the chat template out, or choose a model whose template ends",
+            )
         if "error" in answer:
             raise AlignmentError(
-                "the chat template refuses these messages", needed="messages as the model's authors order them",
-                found=answer["error"], where=", ".join(message["role"] for message in messages),
-            )  # fmt: skip
+                "the chat template refuses these messages",
+                needed="messages as the model's authors order them",
+                found=answer["error"],
+                where=", ".join(message["role"] for message in messages),
+            )
         return answer["text"]
 
     def _answer(self, job: str) -> dict[str, str]:
@@ -64,10 +68,16 @@ class Renderer:
 def _started() -> subprocess.Popen[str]:
     """The child, which waits for the template and then for conversations."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "probing.chat_rendering"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, encoding="utf-8", start_new_session=True, env=child_environment(),
+        [sys.executable, "-P", "-m", "probing.chat_rendering"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+        env=child_environment(),
         cwd="/",
-    )  # fmt: skip
+    )
 
 
 def _exchange(child: subprocess.Popen[str], line: str, seconds: float) -> str:

@@ -34,9 +34,11 @@ def serve() -> None:
 def _rendered(render: Any, setting: dict[str, Any], job: dict[str, Any]) -> dict[str, str]:
     try:
         prompts = render(
-            conversations=[job["messages"]], chat_template=setting["template"],
-            add_generation_prompt=job["is_open"], **setting["pieces"],
-        )  # fmt: skip
+            conversations=[job["messages"]],
+            chat_template=setting["template"],
+            add_generation_prompt=job["is_open"],
+            **setting["pieces"],
+        )
         rendered = prompts[0] if isinstance(prompts, list) else prompts[0][0]
     except MemoryError:
         return {"limit": f"more than {MEMORY >> 30} GiB of memory"}

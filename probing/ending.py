@@ -62,9 +62,11 @@ def _of_output(error: OSError) -> ProbingError | None:
             sys.stdout.flush()
     except OSError:
         return CannotReachFile(
-            "the output cannot be written", found=error.strerror or str(error), where="standard output",
+            "the output cannot be written",
+            found=error.strerror or str(error),
+            where="standard output",
             next_step="see what it was sent to, and run the same command again: what is done is kept",
-        )  # fmt: skip
+        )
     return None
 
 

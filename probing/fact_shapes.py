@@ -14,23 +14,58 @@ Number = float | None
 Text = str | None
 
 FACTS: Mapping[str, Any] = {
-    "alike_labels": list[list[str]] | None, "alone": Number, "classes": Number, "clusters": Counts,
-    "conflicting_inputs": Number, "duplicate_sentences": Number, "entropy_bits": Number, "excluded": Counts,
-    "group_name": Text, "level": Text, "like_groups": dict[str, dict[str, int]] | None, "majority": Number,
-    "majority_label": Text, "mean": Number, "one_label": dict[str, str] | None, "recomposed": Counts, "rows": Counts,
-    "sentences": Counts, "shared_inputs": dict[str, dict[str, int]] | None, "std": Number, "type_overlap": Number,
-    "unit": Text, "unit_reason": Text, "unknown_pieces": Number, "unseen_classes": Number,
-}  # fmt: skip
-PROVENANCE: Mapping[str, Any] = {
-    "cluster": Text, "content_id": Text, "corpus": Text, "correction": Text, "imported": dict[str, Any] | None,
-    "labels": Text, "model": Text, "model_identity": Text, "recipe": dict[str, Any], "resamples": int | None,
-    "root_seed": int | None, "rows": Text, "run": Text, "saved": bool | str | None, "seeds": int | None,
-    "store_id": Text, "unit": Text,
-}  # fmt: skip
-SETTINGS: Mapping[str, Any] = {
-    "criteria": dict[str, float], "permutations": int | None, "seed": int | None, "slope_rows": int | None,
+    "alike_labels": list[list[str]] | None,
+    "alone": Number,
+    "classes": Number,
+    "clusters": Counts,
+    "conflicting_inputs": Number,
+    "duplicate_sentences": Number,
+    "entropy_bits": Number,
+    "excluded": Counts,
+    "group_name": Text,
+    "level": Text,
+    "like_groups": dict[str, dict[str, int]] | None,
+    "majority": Number,
+    "majority_label": Text,
+    "mean": Number,
+    "one_label": dict[str, str] | None,
+    "recomposed": Counts,
+    "rows": Counts,
+    "sentences": Counts,
+    "shared_inputs": dict[str, dict[str, int]] | None,
+    "std": Number,
+    "type_overlap": Number,
     "unit": Text,
-}  # fmt: skip
+    "unit_reason": Text,
+    "unknown_pieces": Number,
+    "unseen_classes": Number,
+}
+PROVENANCE: Mapping[str, Any] = {
+    "cluster": Text,
+    "content_id": Text,
+    "corpus": Text,
+    "correction": Text,
+    "imported": dict[str, Any] | None,
+    "labels": Text,
+    "model": Text,
+    "model_identity": Text,
+    "recipe": dict[str, Any],
+    "resamples": int | None,
+    "root_seed": int | None,
+    "rows": Text,
+    "run": Text,
+    "saved": bool | str | None,
+    "seeds": int | None,
+    "store_id": Text,
+    "unit": Text,
+}
+SETTINGS: Mapping[str, Any] = {
+    "criteria": dict[str, float],
+    "permutations": int | None,
+    "seed": int | None,
+    "slope_rows": int | None,
+    "unit": Text,
+}
 _PARTS_OF_RECIPE = ("probe",)
 
 

@@ -51,9 +51,10 @@ def typed(error: BaseException) -> ProbingError | None:
         return error
     if _is_want_of_memory(error):
         return NotEnoughMemory(
-            "not enough memory", found=_words(error),
+            "not enough memory",
+            found=_words(error),
             next_step=f"free some, raise the limit on it, or use fewer workers or threads; {_KEPT}",
-        )  # fmt: skip
+        )
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return BadParameter("a name holds a null character", found=str(error), next_step="choose another name")
     number = _number(error)
@@ -66,9 +67,11 @@ def typed(error: BaseException) -> ProbingError | None:
         )
     if not where and number == errno.ENOENT and not _has_working_directory():
         return CannotReachFile(
-            "the working directory is gone", needed="a working directory that exists", found=_words(error),
+            "the working directory is gone",
+            needed="a working directory that exists",
+            found=_words(error),
             next_step="change to another folder (cd) and run the same command again",
-        )  # fmt: skip
+        )
     step = _STEPS.get(number or 0, f"see to the cause, {_KEPT}")
     return CannotReachFile("a file or folder cannot be used", found=_words(error), where=where, next_step=step)
 

@@ -60,10 +60,10 @@ def _kept(folder: str, recipes: Sequence[str], name: str, task: Task, defaults: 
     if unfit:
         instead = f"{', '.join(defaults)} in {'its' if len(unfit) == 1 else 'their'} place" if defaults else "left out"
         warnings.warn(
-            f"task {name} ({task.kind}, rows read as {task.reading}): "
-            f"not for {', '.join(unfit)}; {instead}",
-            NotForThisTask, stacklevel=4,
-        )  # fmt: skip
+            f"task {name} ({task.kind}, rows read as {task.reading}): not for {', '.join(unfit)}; {instead}",
+            NotForThisTask,
+            stacklevel=4,
+        )
     kept = [recipe for recipe in recipes if recipe not in unfit]
     named = {normalised(folder, recipe) for recipe in kept}
     return kept + [default for default in (defaults if unfit else ()) if default not in named]

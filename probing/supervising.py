@@ -1,4 +1,4 @@
-"""Where the address space is limited (`ulimit -v`), the work is done in a child: libraries abort or hang without it.
+"""Does the work in a child process where the address space is limited (`ulimit -v`): libraries abort or hang without.
 
 The allocators of C and C++, OpenMP and BLAS end the process or wait for ever where memory or a thread is refused; no
 exception tells of it. The parent, which does nothing but wait, says it in their place.
@@ -24,9 +24,18 @@ from probing.parents import end_with
 HANG_SECONDS = 30.0
 NEAR = 0.7  # of the limit: only then is a process that does nothing taken for one that waits for memory
 _NOISE = (
-    b"Traceback", b"Exception ignored", b"Exception in thread", b"terminate called", b"Fatal Python", b"libgomp",
-    b"OpenBLAS", b"Process ", b"MemoryError", b"OMP:", b"memory allocation",
-)  # fmt: skip
+    b"Traceback",
+    b"Exception ignored",
+    b"Exception in thread",
+    b"terminate called",
+    b"Fatal Python",
+    b"libgomp",
+    b"OpenBLAS",
+    b"Process ",
+    b"MemoryError",
+    b"OMP:",
+    b"memory allocation",
+)
 _OURS = (b"warning: ", b"stopped by ", *(f"{name}: ".encode() for name in dir(errors) if name[0].isupper()))
 _BUG = 254
 
@@ -74,7 +83,7 @@ def supervised(work: Callable[[], None]) -> None:
 
 
 def _report(work: Callable[[], None], saying: int) -> NoReturn:
-    """In the child: do the work, and say with which code it ended; a child that does not say so was ended."""
+    """Do the work in the child, and write its exit code to the pipe; a child that writes none was ended."""
     code = 0
     try:
         work()
@@ -106,11 +115,12 @@ def _wait(child: int, said: int, relay: Relay, limit: int) -> NoReturn:
     if status >= 0 and os.WIFSIGNALED(status):
         how = f"was ended by {signal.Signals(os.WTERMSIG(status)).name}"
     error = NotEnoughMemory(
-        "not enough memory", needed="more address space than the limit leaves",
+        "not enough memory",
+        needed="more address space than the limit leaves",
         found=f"a limit of {limit / 2**20:,.0f} MiB (ulimit -v), under which the work {how}",
         next_step="raise the limit, or use fewer workers or threads, and run the same command again: what is done is "
         "kept",
-    )  # fmt: skip
+    )
     write((block(error) + "\n").encode())
     raise SystemExit(1)
 

@@ -24,9 +24,17 @@ _KEY_VALUE, _HEAD_DIM = -1, -2  # numbers that an attempt says
 _MOST_PARAMETERS = 45_000_000
 # Which class stands for a model type: the first of these that has it.
 REGISTRIES = (
-    "MASKED_LM", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "PRETRAINING",
-    "SEQUENCE_CLASSIFICATION", "QUESTION_ANSWERING", "TOKEN_CLASSIFICATION", "TEXT_ENCODING",
-)  # fmt: skip
+    "MASKED_LM",
+    "CAUSAL_LM",
+    "SEQ_TO_SEQ_CAUSAL_LM",
+    "IMAGE_TEXT_TO_TEXT",
+    "MULTIMODAL_LM",
+    "PRETRAINING",
+    "SEQUENCE_CLASSIFICATION",
+    "QUESTION_ANSWERING",
+    "TOKEN_CLASSIFICATION",
+    "TEXT_ENCODING",
+)
 # The first rule whose pattern is the whole name says the number; None: left as it is.
 _RULES: tuple[tuple[str, int | None], ...] = (
     (r".*(hidden_layers|num_layers|n_layers?|_layers|depth|num_blocks|n_blocks)", LAYERS),
@@ -39,53 +47,82 @@ _RULES: tuple[tuple[str, int | None], ...] = (
     (r".*(lora_rank|_rank)", 8),
     (r"(vocab_size|.*_vocab_size|n_token|vocabulary_size|n_words)", VOCABULARY),
     (r".*(intermediate_size|ffn_dim|d_ff|d_inner|n_inner|hidden_dim|ffn_hidden_size|ffn_size|mlp_dim)", 48),
-    (r".*(hidden_size|d_model|n_embd|embed_dim|d_embed|embedding_size|word_embed_proj_dim|emb_dim|lru_width"
-     r"|projection_dim|output_dim|width|hidden_sizes?|^dim)", WIDTH),
+    (
+        r".*(hidden_size|d_model|n_embd|embed_dim|d_embed|embedding_size|word_embed_proj_dim|emb_dim|lru_width"
+        r"|projection_dim|output_dim|width|hidden_sizes?|^dim)",
+        WIDTH,
+    ),
     (r"dim", WIDTH),
-    (r".*(max_position_embeddings|n_positions|max_seq_len.*|max_sequence_length|seq_length|n_ctx|max_source_positions"
-     r"|max_target_positions|context_length)", 128),
+    (
+        r".*(max_position_embeddings|n_positions|max_seq_len.*|max_sequence_length|seq_length|n_ctx|max_source_positions"
+        r"|max_target_positions|context_length)",
+        128,
+    ),
     (r"rotary_dim", _HEAD_DIM),
     (r".*(state_size|d_state|mamba_d_state|ssm_state_size)", 8),
     (r".*(image_size)", 32),
     (r".*(patch_size)", 8),
-)  # fmt: skip
+)
 _TWICE = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4}
 _PIECES = {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCABULARY}
-_GEMMA_3N = _TWICE | _PIECES | {"num_kv_shared_layers": 2, "intermediate_size": 48,
-                                "activation_sparsity_pattern": [0.0] * 4}  # fmt: skip
+_GEMMA_3N = (
+    _TWICE | _PIECES | {"num_kv_shared_layers": 2, "intermediate_size": 48, "activation_sparsity_pattern": [0.0] * 4}
+)
 _GEMMA_4 = _TWICE | _PIECES | {"global_head_dim": 8}
 _QUANTISER = {"codec_config": {"upsample_groups": WIDTH}}
 _MAP = {"vocabulary_map": {"<image>": 250, "IMGIMGAEZ": 200, "IMGIMGBFZ": 201, "IMGIMGCGZ": 202, "IMGIMGDHZ": 203}}
-_QWEN_4 = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 16,
-           "indexer_compress_ratio": 2, "hc_lowrank": 8, "ngram_vocab_size_base": 300,
-           "split_ngram_parts": 2}  # fmt: skip
+_QWEN_4 = {
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 2,
+    "hc_lowrank": 8,
+    "ngram_vocab_size_base": 300,
+    "split_ngram_parts": 2,
+}
 # What a family needs beside the rules: sizes under names of its own, or numbers that must agree.
 OWN: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "blt": {"encoder_hash_byte_group_vocab": 500},
-    "chameleon": _MAP, "emu3": _MAP,
-    "cohere_compass_text": {"layer_types": ["full_attention"] * 2, "rope_parameters": {"full_attention": {
-        "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}},
-    "csm": _QUANTISER, "kyutai_speech_to_text": _QUANTISER,
+    "chameleon": _MAP,
+    "emu3": _MAP,
+    "cohere_compass_text": {
+        "layer_types": ["full_attention"] * 2,
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
+    },
+    "csm": _QUANTISER,
+    "kyutai_speech_to_text": _QUANTISER,
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
     "esm": {"vocab_size": VOCABULARY, "pad_token_id": 1, "mask_token_id": 32},
     "esmc": {"num_key_value_heads": HEADS},
-    "gemma3n_text": _GEMMA_3N, "gemma4_text": _GEMMA_4, "gemma4": {"text_config": _GEMMA_4},
+    "gemma3n_text": _GEMMA_3N,
+    "gemma4_text": _GEMMA_4,
+    "gemma4": {"text_config": _GEMMA_4},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "attention_layers": ["global", "local"]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
-    "hunyuan_v1_dense": {"head_dim": 8}, "hunyuan_v1_moe": {"head_dim": 8}, "hunyuan_vl_text": {"head_dim": 8},
+    "hunyuan_v1_dense": {"head_dim": 8},
+    "hunyuan_v1_moe": {"head_dim": 8},
+    "hunyuan_vl_text": {"head_dim": 8},
     "hunyuan_vl": {"text_config": {"head_dim": 8}},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lilt": {"channel_shrink_ratio": 2},
     "longcat_flash": {"head_dim": 8, "num_key_value_heads": HEADS},
-    "ministral": {"head_dim": 8}, "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
+    "ministral": {"head_dim": 8},
+    "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
     "mobilebert": {"hidden_size": 64, "embedding_size": 32, "intra_bottleneck_size": 32, "true_hidden_size": 32},
     "perceiver": {"d_latents": WIDTH, "num_latents": 8, "num_self_attends_per_block": 2},
-    "qwen4_exp_text": _QWEN_4, "qwen4_exp": {"text_config": _QWEN_4},
+    "qwen4_exp_text": _QWEN_4,
+    "qwen4_exp": {"text_config": _QWEN_4},
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
-    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local"], "feed_forward_size": 48,
-                 "local_attn_chunk_length": 8, "is_decoder": False},
+    "reformer": {
+        "axial_pos_embds": False,
+        "attn_layers": ["local", "local"],
+        "feed_forward_size": 48,
+        "local_attn_chunk_length": 8,
+        "is_decoder": False,
+    },
     "step3p7": {"text_config": {"sliding_window": 16}},
     "xlstm": {"num_blocks": 2, "qk_dim_factor": 1.0, "v_dim_factor": 1.0},
     "xmod": {"default_language": "en_XX"},
@@ -98,7 +135,7 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen2_5_omni_thinker": {"vision_start_token_id": 290, "audio_start_token_id": 291},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 290, "audio_start_token_id": 291},
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}, "hidden_size_per_layer_input": 0},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -118,10 +155,14 @@ class Attempt:
 
 
 ATTEMPTS = (
-    Attempt(), Attempt(key_value_heads=HEADS), Attempt(sections=(1, 1, 0)), Attempt(head_dim=16, sections=(4, 2, 2)),
+    Attempt(),
+    Attempt(key_value_heads=HEADS),
+    Attempt(sections=(1, 1, 0)),
+    Attempt(head_dim=16, sections=(4, 2, 2)),
     Attempt(key_value_heads=HEADS, head_dim=16, sections=(4, 2, 2)),
-    Attempt(adds_sections=True), Attempt(sections=(1, 1, 0), adds_sections=True),
-)  # fmt: skip
+    Attempt(adds_sections=True),
+    Attempt(sections=(1, 1, 0), adds_sections=True),
+)
 
 
 def shrunk(kind: type, own: Mapping[str, Any], attempt: Attempt) -> dict[str, Any]:
@@ -182,8 +223,10 @@ def _small(name: str, attempt: Attempt) -> int | None:
 def architectures() -> dict[str, str]:
     """For each model type, the class that stands for it."""
     found: dict[str, str] = {}
-    for names in [*(getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES") for name in REGISTRIES),
-                  modeling_auto.MODEL_MAPPING_NAMES]:  # fmt: skip
+    for names in [
+        *(getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES") for name in REGISTRIES),
+        modeling_auto.MODEL_MAPPING_NAMES,
+    ]:
         for kind, listed in names.items():
             for name in (listed,) if isinstance(listed, str) else listed:
                 if kind not in found and _is_of(name, kind):

@@ -181,27 +181,50 @@ def page(outcomes: list[Outcome]) -> str:
     edited = f"{len(used)} of these are edited, {len(refused)} are refused."
     outside, unbuilt = len(by_state[OUTSIDE]), len(by_state[UNBUILT])
     lines = [
-        "# Models", "",
+        "# Models",
+        "",
         f"What becomes of every architecture of text of transformers {transformers.__version__}, as a tiny random",
         "model: loaded from its folder, extracted at all sites and compared with plain hooks, and edited. Made by",
-        "`scripts/make_models_page.py`; a slow test compares it with what is so.", "",
+        "`scripts/make_models_page.py`; a slow test compares it with what is so.",
+        "",
         f"**{len(read)} of {total} that run on text alone are read ({len(read) / max(total, 1):.1%})**, their states",
-        f"within 1e-5 of hooks; {edited}", "",
+        f"within 1e-5 of hooks; {edited}",
+        "",
         f"Out of scope: {outside} model types whose class takes no `input_ids`, or does not run on them alone (it",
         "wants images, audio, boxes).",
-        f"Not tried: {unbuilt}, of which no tiny configuration was found.", "",
-        "A model that is not read by its blocks is read by module paths (docs/extraction.md).", "",
-        "## Read", "", "| model type | class | sites | edited |", "|-|-|-|-|", *rows, "",
-        "## Refused", "", "| model type | class | why |", "|-|-|-|",
-        *(f"| {o.kind} | {o.model} | {_cell(o.reason)} |" for o in refused), "",
-        "## Not built", "", "| model type | class | why |", "|-|-|-|",
-        *(f"| {o.kind} | {o.model} | {_cell(o.reason)} |" for o in by_state[UNBUILT]), "",
-        "## Out of scope", "",
+        f"Not tried: {unbuilt}, of which no tiny configuration was found.",
+        "",
+        "A model that is not read by its blocks is read by module paths (docs/extraction.md).",
+        "",
+        "## Read",
+        "",
+        "| model type | class | sites | edited |",
+        "|-|-|-|-|",
+        *rows,
+        "",
+        "## Refused",
+        "",
+        "| model type | class | why |",
+        "|-|-|-|",
+        *(f"| {o.kind} | {o.model} | {_cell(o.reason)} |" for o in refused),
+        "",
+        "## Not built",
+        "",
+        "| model type | class | why |",
+        "|-|-|-|",
+        *(f"| {o.kind} | {o.model} | {_cell(o.reason)} |" for o in by_state[UNBUILT]),
+        "",
+        "## Out of scope",
+        "",
         "Their forward takes no `input_ids`: "
-        + ", ".join(o.kind for o in by_state[OUTSIDE] if o.reason == "forward takes no input_ids") + ".", "",
-        "They do not run on ids alone: " + ", ".join(
-            o.kind for o in by_state[OUTSIDE] if o.reason != "forward takes no input_ids") + ".", "",
-    ]  # fmt: skip
+        + ", ".join(o.kind for o in by_state[OUTSIDE] if o.reason == "forward takes no input_ids")
+        + ".",
+        "",
+        "They do not run on ids alone: "
+        + ", ".join(o.kind for o in by_state[OUTSIDE] if o.reason != "forward takes no input_ids")
+        + ".",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -27,9 +27,14 @@ def command(*words: object, cwd: Path | None = None, prepare: str = "") -> subpr
     shell = f'{prepare}\nexec "$@"'
     variables = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        ["bash", "-c", shell, "sh", sys.executable, "-m", "probing", *map(str, words)], cwd=cwd, env=variables,
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        ["bash", "-c", shell, "sh", sys.executable, "-m", "probing", *map(str, words)],
+        cwd=cwd,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
 def refused(done: subprocess.CompletedProcess[str], error: str, *parts: str) -> None:
@@ -58,12 +63,17 @@ def test_a_full_disk_stays_a_full_disk(number: int) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), of(errno.ENOMEM), RuntimeError("can't start new thread"),
-     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
-     RuntimeError("std::bad_alloc"), ImportError("libx.so: failed to map segment from shared object"),
-     RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")],
+    [
+        MemoryError(),
+        of(errno.ENOMEM),
+        RuntimeError("can't start new thread"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+        RuntimeError("std::bad_alloc"),
+        ImportError("libx.so: failed to map segment from shared object"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
     ids=lambda error: str(error)[:30],
-)  # fmt: skip
+)
 def test_every_word_for_a_want_of_memory_is_known(error: Exception) -> None:
     assert isinstance(typed(error), NotEnoughMemory)
     assert "not enough memory" in as_work_error(error, "shard 3").message
@@ -194,6 +204,8 @@ def test_too_little_address_space_is_typed(mib: int, tmp_path: Path) -> None:
 def test_under_a_limit_that_suffices_all_is_as_without() -> None:
     with_limit, without = command("list", prepare="ulimit -v 4000000"), command("list")
     assert with_limit == without or (with_limit.returncode, with_limit.stdout, with_limit.stderr) == (
-        without.returncode, without.stdout, without.stderr
-    )  # fmt: skip
+        without.returncode,
+        without.stdout,
+        without.stderr,
+    )
     assert command("liist", prepare="ulimit -v 4000000").returncode == 2

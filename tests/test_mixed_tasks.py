@@ -82,9 +82,19 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     rows = [{"text": text, **columns(number)} for number, text in enumerate(texts)]
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = run(
-        "extract", "--model", REFERENCE / "model", "--corpus", folder / "a.jsonl", "--rows", "sentence:mean",
-        "--sites", "embed", "--to", folder / "states", "--quiet",
-    )  # fmt: skip
+        "extract",
+        "--model",
+        REFERENCE / "model",
+        "--corpus",
+        folder / "a.jsonl",
+        "--rows",
+        "sentence:mean",
+        "--sites",
+        "embed",
+        "--to",
+        folder / "states",
+        "--quiet",
+    )
     assert result.exit_code == 0
     return folder / "a.jsonl", folder / "states"
 
@@ -99,8 +109,19 @@ def test_one_command_trains_tasks_of_all_kinds(mixed: tuple[Path, Path], tmp_pat
     tasks = [flag for task in KINDS for flag in ("--task", task)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotForThisTask)
-        result = run("train", store, "--corpus", corpus, *tasks, *probes, "--control", "shuffled_labels:draws=1",
-                     "--to", tmp_path / "r", "--quiet")  # fmt: skip
+        result = run(
+            "train",
+            store,
+            "--corpus",
+            corpus,
+            *tasks,
+            *probes,
+            "--control",
+            "shuffled_labels:draws=1",
+            "--to",
+            tmp_path / "r",
+            "--quiet",
+        )
     assert result.exit_code == 0, result.output
     found = {(r.task, r.probe) for r in read_results(tmp_path / "r" / "results.jsonl") if r.site == "embed"}
     assert found == {("column:c", "linear"), ("column:r", "ridge"), ("column:l", "linear")}

@@ -136,9 +136,18 @@ def test_padding_that_has_no_vector_is_another_piece(folder: Path) -> None:
 def marian() -> Any:
     own = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
     return MarianMTModel(
-        MarianConfig(vocab_size=261, d_model=16, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=32,
-                     pad_token_id=1, eos_token_id=2, decoder_start_token_id=1, **own)
-    )  # fmt: skip
+        MarianConfig(
+            vocab_size=261,
+            d_model=16,
+            encoder_ffn_dim=16,
+            decoder_ffn_dim=16,
+            max_position_embeddings=32,
+            pad_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+            **own,
+        )
+    )
 
 
 def test_sinusoids_that_files_need_not_hold_are_recomputed(tmp_path: Path) -> None:

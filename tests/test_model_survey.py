@@ -16,9 +16,23 @@ PAGE = ROOT / "docs" / "models.md"
 SUBLAYERS = {"heads", "attn_out", "mlp_out"}
 # Wrappers, pieces first, several streams, inputs made longer, no attention, hybrids, shared blocks.
 FEW = (
-    "bert", "gpt2", "llava", "qwen2_vl", "llama4_text", "roberta-prelayernorm", "xlnet", "gemma3n_text", "longformer",
-    "fnet", "mamba", "qwen3_next", "t5", "albert", "fuyu", "openai-gpt",
-)  # fmt: skip
+    "bert",
+    "gpt2",
+    "llava",
+    "qwen2_vl",
+    "llama4_text",
+    "roberta-prelayernorm",
+    "xlnet",
+    "gemma3n_text",
+    "longformer",
+    "fnet",
+    "mamba",
+    "qwen3_next",
+    "t5",
+    "albert",
+    "fuyu",
+    "openai-gpt",
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

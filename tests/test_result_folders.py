@@ -148,14 +148,20 @@ def shown(results: ProbeResults) -> str:
     [
         (TRAINED, "", "gpt2 [revision 607a30d783df, float32]"),
         (TRAINED, "float16", "gpt2 [revision 607a30d783df, float32 stored as float16]"),
-        (TRAINED | {"untrained": {"seed": 0, "parameters": "x"}}, "float32",
-         "gpt2 [revision 607a30d783df, untrained (seed 0), float32]"),
+        (
+            TRAINED | {"untrained": {"seed": 0, "parameters": "x"}},
+            "float32",
+            "gpt2 [revision 607a30d783df, untrained (seed 0), float32]",
+        ),
         ({"source": "t5", "revision": None, "dtype": "bfloat16", "side": "decoder"}, "", "t5 [decoder side, bfloat16]"),
-        ({"source": "imported from x", "revision": "unknown", "weights": "unknown", "dtype": "unknown"}, "float16",
-         "imported from x"),
+        (
+            {"source": "imported from x", "revision": "unknown", "weights": "unknown", "dtype": "unknown"},
+            "float16",
+            "imported from x",
+        ),
         ({"source": "planted"}, "", "planted"),
     ],
-)  # fmt: skip
+)
 def test_a_model_is_called_by_all_that_is_known_of_it(model: dict[str, Any], stored: str, called: str) -> None:
     assert model_called(model, stored) == called
 
@@ -172,9 +178,14 @@ def test_a_saved_probe_says_all_about_itself_and_predicts_labels_by_name(tmp_pat
         assert probe.classes_.tolist() == probe.about["labels"] == ["T0", "T1", "T2"]
         told = {name: probe.about[name] for name in ("task", "site", "probe", "model", "rows", "corpus", "unit")}
         assert told == {
-            "task": "upos", "site": result.site, "probe": result.probe, "model": model_called(TRAINED),
-            "rows": "word:mean", "corpus": CORPUS.fingerprint, "unit": result.provenance["unit"],
-        }  # fmt: skip
+            "task": "upos",
+            "site": result.site,
+            "probe": result.probe,
+            "model": model_called(TRAINED),
+            "rows": "word:mean",
+            "corpus": CORPUS.fingerprint,
+            "unit": result.provenance["unit"],
+        }
         if result.site != "(none)":
             test = np.array([CORPUS.examples[e].split == "test" for e in store.rows.example])
             predicted = probe.predict(store.states["resid.0"][test])
@@ -199,10 +210,27 @@ def test_a_probe_that_cannot_be_saved_says_so_wherever_it_is_told(probe: Any, tm
 
 def test_names_that_differ_never_share_a_file() -> None:
     (result, *_) = run(a_store(), None)
-    names = ["column:a-b", "column:a:b", "column-a-b", "a/b", "a_b", "a b", "a.b", "A.b", "..", ".",
-             "\N{LATIN SMALL LETTER E WITH ACUTE}",
-             "e\N{COMBINING ACUTE ACCENT}", "a" * 200, "a" * 201, "(none)", "none",
-             "none-33d74835", "-a", "CON"]  # fmt: skip
+    names = [
+        "column:a-b",
+        "column:a:b",
+        "column-a-b",
+        "a/b",
+        "a_b",
+        "a b",
+        "a.b",
+        "A.b",
+        "..",
+        ".",
+        "\N{LATIN SMALL LETTER E WITH ACUTE}",
+        "e\N{COMBINING ACUTE ACCENT}",
+        "a" * 200,
+        "a" * 201,
+        "(none)",
+        "none",
+        "none-33d74835",
+        "-a",
+        "CON",
+    ]
     made = [replace(result, **{part: name}) for name in names for part in ("task", "site", "probe")]
     folders = {probe_name(one).rpartition("/")[0] for one in made}
     assert len(folders) == len(made)
@@ -274,9 +302,16 @@ def test_a_sealed_text_comes_back_and_no_change_of_a_byte_goes_unseen(text: str)
     assert all(unsealed(one) is None for one in (*changed, *cut, content + b"\n", content + content))
 
 
-LEFT = (".results.jsonl-ab12cd_4", "units/.f00d.json-ab12cd34", "units/.f00d.safetensors-ab12cd34",
-        "use/.f00d.json-ab12cd34", ".verdicts.jsonl-ab12cd34", ".verdicts.parquet-ab12cd34", ".failures.jsonl-4711",
-        "probes/upos/resid.0/linear/.f00d.safetensors-ab12cd34")  # fmt: skip
+LEFT = (
+    ".results.jsonl-ab12cd_4",
+    "units/.f00d.json-ab12cd34",
+    "units/.f00d.safetensors-ab12cd34",
+    "use/.f00d.json-ab12cd34",
+    ".verdicts.jsonl-ab12cd34",
+    ".verdicts.parquet-ab12cd34",
+    ".failures.jsonl-4711",
+    "probes/upos/resid.0/linear/.f00d.safetensors-ab12cd34",
+)
 OTHERS = (".gitignore", ".notes-ab12cd34", "units/.keep", "results.jsonl-ab12cd34", ".my.txt-backup")
 
 

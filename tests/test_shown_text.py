@@ -28,8 +28,13 @@ from tests.conftest import REFERENCE, ROOT, with_field
 
 HOSTILE = "name\x1b]0;owned\x07\x1b[2J\u202eabc\u2066\x9b31m\r\x7f"
 SHOWN = r"name\x1b]0;owned\x07\x1b[2J\u202eabc\u2066\u009b31m\x0d\u007f"
-CONTROLS = [*map(chr, range(9)), *map(chr, range(0xB, 0x20)), *map(chr, range(0x7F, 0xA0)), *"\u061c\u200e\u200f"
-            "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029", "\ud800"]  # fmt: skip
+CONTROLS = [
+    *map(chr, range(9)),
+    *map(chr, range(0xB, 0x20)),
+    *map(chr, range(0x7F, 0xA0)),
+    *"\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029",
+    "\ud800",
+]
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -153,10 +158,19 @@ def _study(field: str, value: str) -> str:
 
 
 WRONG: list[tuple[str, Any]] = [
-    ("rows", []), ("rows", {"train": "x"}), ("excluded", 3), ("like_groups", {"a": 1}), ("shared_inputs", {"test": []}),
-    ("one_label", ["a"]), ("alike_labels", {"a": 1}), ("majority", "most"), ("entropy_bits", {}), ("unit_reason", [1]),
-    ("clusters", "many"), ("unknown_pieces", "x"),
-]  # fmt: skip
+    ("rows", []),
+    ("rows", {"train": "x"}),
+    ("excluded", 3),
+    ("like_groups", {"a": 1}),
+    ("shared_inputs", {"test": []}),
+    ("one_label", ["a"]),
+    ("alike_labels", {"a": 1}),
+    ("majority", "most"),
+    ("entropy_bits", {}),
+    ("unit_reason", [1]),
+    ("clusters", "many"),
+    ("unknown_pieces", "x"),
+]
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG)

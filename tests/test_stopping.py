@@ -42,17 +42,30 @@ BODIES = {
     "in a destructor": ("thing = Sends()", "del thing", WAITS),
     "in destructors one after another": ("things = [Sends() for _ in range(20)]", "del things", WAITS),
     "in a callback of a weak reference": (
-        "class A: pass", "a = A()", "r = weakref.ref(a, lambda _: send())", "del a", WAITS,
+        "class A: pass",
+        "a = A()",
+        "r = weakref.ref(a, lambda _: send())",
+        "del a",
+        WAITS,
     ),
     "in a comparison that swallows everything": (
-        "try:", "    send()", "except BaseException:", "    pass", WAITS,
+        "try:",
+        "    send()",
+        "except BaseException:",
+        "    pass",
+        WAITS,
     ),
     "twice": ("try:", "    send()", "finally:", "    send()", "    send('SIGUSR1')", WAITS),
     "twice in a row": ("os.kill(os.getpid(), 15); os.kill(os.getpid(), 15)", WAITS),
     "while the first is cleaned up after": (
-        "try:", "    send()", "finally:", "    time.sleep(0.6)", "    print('cleaned up')", WAITS,
+        "try:",
+        "    send()",
+        "finally:",
+        "    time.sleep(0.6)",
+        "    print('cleaned up')",
+        WAITS,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("when", BODIES)
@@ -70,9 +83,11 @@ def test_ctrl_c_in_a_destructor_ends_with_1() -> None:
 
 def test_a_computation_that_never_comes_back_is_ended_all_the_same() -> None:
     done = ended(
-        "import hashlib, threading", "threading.Timer(0.5, lambda: os.kill(os.getpid(), 15)).start()",
-        "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)", grace=0.5,
-    )  # fmt: skip
+        "import hashlib, threading",
+        "threading.Timer(0.5, lambda: os.kill(os.getpid(), 15)).start()",
+        "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)",
+        grace=0.5,
+    )
     assert done.returncode == stopping.REQUEUE, (done.returncode, done.stderr)
     assert done.stderr.strip() == stopping.SAID
 

@@ -210,9 +210,12 @@ def test_a_field_that_is_no_column_is_refused_where_it_is_asked_for(tmp_path: Pa
 
 def test_rows_below_blank_lines_and_breaks_in_cells_are_named_by_their_line(tmp_path: Path) -> None:
     for text, line in (
-        ("text,a\n\nx,1\n\n,2\n", 5), ('text,a\n"x\ny",1\n,2\n', 4), ("\ntext,a\r\nx,1\r\n,2\r\n", 4),
-        ("text,a\rx,1\r,2\r", 3), ("text,a\nx,1\n,2", 3),
-    ):  # fmt: skip
+        ("text,a\n\nx,1\n\n,2\n", 5),
+        ('text,a\n"x\ny",1\n,2\n', 4),
+        ("\ntext,a\r\nx,1\r\n,2\r\n", 4),
+        ("text,a\rx,1\r,2\r", 3),
+        ("text,a\nx,1\n,2", 3),
+    ):
         with pytest.raises(CorpusError, match="no text in column") as caught:
             Corpus.read(table(tmp_path, text))
         assert caught.value.where.endswith(f":{line}")

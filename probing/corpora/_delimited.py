@@ -50,9 +50,11 @@ class Delimited:
             )
         if quoting and quoting not in QUOTING:
             raise BadParameter(
-                "unknown quoting", needed="none (quotation marks are text) or multiline (cells may hold line breaks)",
-                found=repr(quoting), next_step="leave it out for a table whose cells are quoted where they need it",
-            )  # fmt: skip
+                "unknown quoting",
+                needed="none (quotation marks are text) or multiline (cells may hold line breaks)",
+                found=repr(quoting),
+                next_step="leave it out for a table whose cells are quoted where they need it",
+            )
         return cls(read_utf8(source), separator, quoting, source)
 
     def table(self) -> tuple[Any, Sequence[int]]:
@@ -80,9 +82,12 @@ class Delimited:
             lines = range(first, first + n_lines) if n_lines == len(table) else self._counted(header, first)
         if len(lines) != len(table):
             raise CorpusError(
-                "lines and rows do not agree", needed=f"{len(lines)} rows", found=f"{len(table)}", where=self.source,
+                "lines and rows do not agree",
+                needed=f"{len(lines)} rows",
+                found=f"{len(table)}",
+                where=self.source,
                 next_step="end every line in the same way, with \\n or \\r\\n",
-            )  # fmt: skip
+            )
         return table, lines
 
     def _cells(self, body: memoryview, width: int, *, quoted: bool, breaks_in_cells: bool) -> Any:
@@ -152,10 +157,12 @@ class Delimited:
         found = re.match(r"sep=(.)\s*$", above[0]) if above else None
         if found:
             raise CorpusError(
-                "the first line is not the header, but says what separates cells", needed="the names of the columns",
-                found=above[0].strip(), where=f"{self.source}:1",
+                "the first line is not the header, but says what separates cells",
+                needed="the names of the columns",
+                found=above[0].strip(),
+                where=f"{self.source}:1",
                 next_step=f"delete the line, and read the file with {_option('separator', found[1])}",
-            )  # fmt: skip
+            )
 
     def _check_separator(self, header: Sequence[str]) -> None:
         """A header of one cell that holds another usual separator was written with that one."""
@@ -164,10 +171,12 @@ class Delimited:
         if other is not None:
             shown = "$'\\t'" if other == "\t" else f"'{other}'"
             raise CorpusError(
-                f"the header has one cell, and {other!r} in it", needed=f"cells separated by {self.separator!r}",
-                found=name[:80], where=f"{self.source}:1",
+                f"the header has one cell, and {other!r} in it",
+                needed=f"cells separated by {self.separator!r}",
+                found=name[:80],
+                where=f"{self.source}:1",
                 next_step=f"read it with --reader-option separator={shown} (Python: separator={other!r})",
-            )  # fmt: skip
+            )
 
     def _counted(self, header: Sequence[str], first: int) -> list[int]:
         """The line of every row below the header, each checked as it is cut.
@@ -194,17 +203,21 @@ class Delimited:
         """Rows of cells as Python's module cuts them, of any length; its complaints name the first line of the row."""
         longest = csv.field_size_limit(max(len(self.data), 131_072))
         reader = csv.reader(
-            lines, delimiter=self.separator, strict=True,
+            lines,
+            delimiter=self.separator,
+            strict=True,
             quoting=csv.QUOTE_NONE if self.quoting == "none" else csv.QUOTE_MINIMAL,
-        )  # fmt: skip
+        )
         try:
             yield reader
         except csv.Error as error:
             raise CorpusError(
-                "malformed table", needed="quoted cells closed, quotes doubled inside them", found=str(error),
+                "malformed table",
+                needed="quoted cells closed, quotes doubled inside them",
+                found=str(error),
                 where=f"{self.source}:{reader.line_num - max(len(of_row), 1) + 1}",
                 next_step=f"if quotation marks are part of the text: {_option('quoting', 'none')}",
-            ) from None  # fmt: skip
+            ) from None
         finally:
             csv.field_size_limit(longest)
 
@@ -220,13 +233,14 @@ class Delimited:
             return
         last = first + len(lines) - 1
         raise CorpusError(
-            f"lines {first} to {last} would be one row", needed="one row a line, or a cell with line breaks",
+            f"lines {first} to {last} would be one row",
+            needed="one row a line, or a cell with line breaks",
             found=f"a quotation mark that opens in line {first} and closes in line {last}, "
             f"and {width} cells in each of these lines",
             where=f"{self.source}:{first}",
             next_step=f"if the quotation marks are part of the text: {_option('quoting', 'none')}; "
             f"if it is one cell with line breaks: {_option('quoting', 'multiline')}",
-        )  # fmt: skip
+        )
 
     def _ragged(self, header: Sequence[str], found: int, line: int) -> CorpusError:
         step = f"put quotes around cells that hold the separator, or name another: {_option('separator', ';')}"
@@ -236,9 +250,12 @@ class Delimited:
                 "before it"
             )
         return CorpusError(
-            "a line with the wrong number of cells", needed=f"{len(header)}: {', '.join(header)}", found=str(found),
-            where=f"{self.source}:{line}", next_step=step,
-        )  # fmt: skip
+            "a line with the wrong number of cells",
+            needed=f"{len(header)}: {', '.join(header)}",
+            found=str(found),
+            where=f"{self.source}:{line}",
+            next_step=step,
+        )
 
 
 def _count(data: memoryview, byte: int) -> int:
@@ -263,11 +280,15 @@ def check_names(names: Sequence[str], source: str) -> None:
     for name in names:
         if not name or names.count(name) > 1:
             raise CorpusError(
-                "every column needs a name of its own", needed="a header line",
-                found="a column without name" if not name else f"{name!r} twice", where=f"{source}:1",
-                next_step="rename one of the two" if name else "name it in the header; a DataFrame's index is left out "
+                "every column needs a name of its own",
+                needed="a header line",
+                found="a column without name" if not name else f"{name!r} twice",
+                where=f"{source}:1",
+                next_step="rename one of the two"
+                if name
+                else "name it in the header; a DataFrame's index is left out "
                 "by DataFrame.to_csv(…, index=False), or named by index_label=",
-            )  # fmt: skip
+            )
 
 
 def numbers_of(cells: Any) -> Any:

@@ -28,9 +28,13 @@ def reaped() -> Iterator[None]:
     watcher = None
     if Path("/proc/self/environ").exists():
         watcher = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, token], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True, env={},
-        )  # fmt: skip
+            [sys.executable, "-I", "-S", __file__, token],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={},
+        )
     try:
         yield
     finally:

@@ -75,10 +75,12 @@ def find_blocks(
     best = ranked[0]
     if len(ranked) > 1 and (ranked[1].width, len(ranked[1].calls)) == (best.width, len(best.calls)):
         raise UnsupportedModel(
-            f"models of the family {family!r} are not read", needed="one list of blocks that a text goes through",
-            found=f"{best.path} and {ranked[1].path}, of {len(best.calls)} each", where=type(part).__name__,
+            f"models of the family {family!r} are not read",
+            needed="one list of blocks that a text goes through",
+            found=f"{best.path} and {ranked[1].path}, of {len(best.calls)} each",
+            where=type(part).__name__,
             next_step=NEXT_STEP,
-        )  # fmt: skip
+        )
     return Blocks(
         tuple(call.path for call in best.calls), nn.ModuleList(call.module for call in best.calls), best.layout
     )
@@ -126,9 +128,12 @@ def _no_blocks(part: nn.Module, lists: Sequence[_List], family: str) -> Unsuppor
     )
     reason = f"none in {type(part).__name__}" if likely is None else f"{likely.path}: {likely.reason}"
     return UnsupportedModel(
-        f"models of the family {family!r} are not read", where=type(part).__name__, found=reason, next_step=NEXT_STEP,
+        f"models of the family {family!r} are not read",
+        where=type(part).__name__,
+        found=reason,
+        next_step=NEXT_STEP,
         needed="a list of Transformer blocks that run once each, in a chain, on one state a piece",
-    )  # fmt: skip
+    )
 
 
 def _size(found: _List) -> int:
@@ -161,10 +166,13 @@ def find_final_norm(blocks: Blocks, calls: Sequence[ModuleCall]) -> tuple[str, n
     norms = [
         call
         for call in calls[last + 1 :]
-        if call.given is not None and state is not None and call.given.numel() == state.numel()
-        and is_same(call.given.reshape(state.shape), state) and is_norm(call)
+        if call.given is not None
+        and state is not None
+        and call.given.numel() == state.numel()
+        and is_same(call.given.reshape(state.shape), state)
+        and is_norm(call)
         and sum(other.path == call.path for other in calls) == 1
-    ]  # fmt: skip
+    ]
     around = [call for call in calls[last + 1 :] if not call.path or blocks.paths[-1].startswith(f"{call.path}.")]
     final = [norm for norm in norms if any(_is_equal(norm.output, call.output) for call in around)]
     return (final[-1].path, final[-1].module) if final else None

@@ -134,6 +134,6 @@ def _value_of(config: Any, name: str) -> Any:
 
 
 def attending_layers(config: Any) -> tuple[bool, ...]:
-    """Of each layer, whether it is one of softmax attention, where the configuration lists the kinds; else empty."""
+    """Return for each layer whether it is softmax attention; empty where the configuration lists no kinds of layer."""
     listed = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
     return tuple("attention" in str(kind) and "linear" not in str(kind) for kind in listed)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the states of B inputs of T pieces are in what blocks hand on.
+    """Says which axes of the tensor that blocks hand on are inputs and pieces, and where the first piece lies.
 
     Nearly all blocks hand on `(B, T, D)`. Some have pieces first; some carry several streams, which together are the
     state of a piece; some lengthen inputs, by padding or by pieces of their own.

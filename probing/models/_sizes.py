@@ -48,13 +48,18 @@ def check_sizes(config: Any, build: Callable[[], nn.Module], *, dtype: torch.dty
     needed, room = weights * dtype.itemsize, _memory(device)
     if room is not None and needed > room:
         raise _absurd(
-            name, f"{weights:,} weights, which take {needed / 2**30:,.1f} GiB in {str(dtype).removeprefix('torch.')}",
+            name,
+            f"{weights:,} weights, which take {needed / 2**30:,.1f} GiB in {str(dtype).removeprefix('torch.')}",
             f"no more than the {room / 2**30:,.1f} GiB of this machine",
-        )  # fmt: skip
+        )
 
 
 def check_file(name: str) -> None:
-    """As `check_numbers`, of the config.json of a local folder, before anything is computed from it."""
+    """Refuse a local folder whose config.json names sizes that no model has.
+
+    Raises:
+        UnsupportedModel: see `check_numbers`.
+    """
     file = Path(name).expanduser() / "config.json"
     if file.is_file() and file.stat().st_size <= _MOST_BYTES:
         with suppress(ValueError):  # what is no JSON is refused elsewhere
@@ -96,6 +101,9 @@ def _memory(device: str) -> int | None:
 
 def _absurd(name: str, found: str, needed: str) -> UnsupportedModel:
     return UnsupportedModel(
-        "the configuration asks for a model that cannot be built here", needed=needed, found=found, where=name,
+        "the configuration asks for a model that cannot be built here",
+        needed=needed,
+        found=found,
+        where=name,
         next_step="check config.json, choose a smaller model, or a dtype and machine that hold it",
-    )  # fmt: skip
+    )

@@ -26,8 +26,9 @@ def warn_of_unused(model: nn.Module, keys: Collection[str], name: str) -> None:
         warnings.warn(
             f"{name}: the files hold weights of blocks that the model does not use: {', '.join(unused[:3])}{more}. "
             "Does config.json name fewer layers than were trained, or is an adapter not merged?",
-            UnusedWeights, stacklevel=2,
-        )  # fmt: skip
+            UnusedWeights,
+            stacklevel=2,
+        )
 
 
 def _is_of_blocks(key: str, lists: Collection[str]) -> bool:
@@ -35,5 +36,8 @@ def _is_of_blocks(key: str, lists: Collection[str]) -> bool:
     heads = [key[: match.start(1)].rstrip(".") for match in _NUMBERED.finditer(key)]
     return any(
         path == head or path.endswith(f".{head}") or head.endswith(f".{path}")
-        for head in heads if head for path in lists if path
-    )  # fmt: skip
+        for head in heads
+        if head
+        for path in lists
+        if path
+    )

@@ -26,25 +26,31 @@ def check_files(name: str) -> None:
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
         if file.is_file() and _begins_with(file, _POINTER):
             raise UnsupportedModel(
-                "a file is a Git LFS pointer, not what it points to", needed="the file itself",
-                found=f"{file.name}, {file.stat().st_size} bytes", where=name,
+                "a file is a Git LFS pointer, not what it points to",
+                needed="the file itself",
+                found=f"{file.name}, {file.stat().st_size} bytes",
+                where=name,
                 next_step="run `git lfs pull` in the folder, or download the model again",
-            )  # fmt: skip
+            )
     if (folder / "adapter_config.json").is_file():
         raise UnsupportedModel(
-            "the folder holds an adapter, which would not be read", needed="a model with its adapter merged",
-            found="adapter_config.json", where=name,
+            "the folder holds an adapter, which would not be read",
+            needed="a model with its adapter merged",
+            found="adapter_config.json",
+            where=name,
             next_step="merge it (peft: model.merge_and_unload()) and save the model, or move the file away",
-        )  # fmt: skip
+        )
     weights = sorted(file for file in folder.glob("*.safetensors") if file.is_file())
     for file in weights:
         integers = _check_safetensors(file, name)
         if integers and not _is_quantised(folder):
             raise UnsupportedModel(
-                "weights are whole numbers, which config.json says nothing of", needed="weights of floats",
-                found=f"{file.name}: {', '.join(integers[:3])}", where=name,
+                "weights are whole numbers, which config.json says nothing of",
+                needed="weights of floats",
+                found=f"{file.name}: {', '.join(integers[:3])}",
+                where=name,
                 next_step="save the model with plain weights (dequantised), or with its quantization_config",
-            )  # fmt: skip
+            )
     missing = sorted(set(_shards(folder, name)) - {file.name for file in weights})
     if missing:
         raise _damaged(name, f"of {_INDEX}: {len(missing)} files are not there: {', '.join(missing[:3])}")
@@ -82,9 +88,10 @@ def _check_safetensors(file: Path, name: str) -> list[str]:
     if needed != size:
         raise _damaged(name, f"{file.name}, {size:,} bytes of {needed:,}")
     return [
-        key for key, entry in header.items()
+        key
+        for key, entry in header.items()
         if key.endswith(".weight") and entry.get("dtype", "")[:1] in ("I", "U") and len(entry.get("shape", ())) > 1
-    ]  # fmt: skip
+    ]
 
 
 def _is_quantised(folder: Path) -> bool:
@@ -102,6 +109,9 @@ def _ends(entries: Iterable[Any]) -> Iterator[int]:
 
 def _damaged(name: str, found: str) -> UnsupportedModel:
     return UnsupportedModel(
-        "the weights are damaged or half downloaded", needed="whole *.safetensors", found=found, where=name,
+        "the weights are damaged or half downloaded",
+        needed="whole *.safetensors",
+        found=found,
+        where=name,
         next_step="delete the file and download it again",
-    )  # fmt: skip
+    )

@@ -73,7 +73,7 @@ def _document(
 
 
 def _placed(tasks: list[TaskResults], found_use: list[Use]) -> tuple[list[list[Use]], list[Use]]:
-    """Of each task the use that is told with it, once, at the states of its model; and what stands alone."""
+    """Return for each task the results of use that are shown in its section, and the results that get their own."""
     beside: list[list[Use]] = [[] for _ in tasks]
     alone: list[Use] = []
     for use in found_use:

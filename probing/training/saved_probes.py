@@ -58,16 +58,21 @@ def _named(result: ProbeResult, probe: Probe, about: Mapping[str, Any]) -> Probe
     """A copy that gives labels by name, and says of what it is."""
     named = copy.copy(probe)
     named.about = {
-        "task": result.task, "site": result.site, "probe": result.probe, "kind": result.kind,
-        "labels": list(result.classes), **{name: result.provenance.get(name) for name in _ABOUT}, **about,
-    }  # fmt: skip
+        "task": result.task,
+        "site": result.site,
+        "probe": result.probe,
+        "kind": result.kind,
+        "labels": list(result.classes),
+        **{name: result.provenance.get(name) for name in _ABOUT},
+        **about,
+    }
     if isinstance(named, ClassifierProbe) and result.kind == "classes":
         named.classes_ = np.array([result.classes[code] for code in _codes(named)], dtype=np.str_)
     return named
 
 
 def _codes(probe: ClassifierProbe) -> list[int]:
-    """Of the classes that a fitted probe knows, in the order of its columns."""
+    """Return the codes of the classes that a fitted probe knows, in the order of its columns."""
     codes: list[int] = np.asarray(probe.classes_, np.int64).tolist()
     return codes
 

@@ -13,9 +13,23 @@ from probing.records import MeasureResult, ProbeResult
 
 NO_SITE = "(none)"
 _TEXT = (
-    "site", "task", "probe", "measure", "split", "unit", "control", "kind", "store_id", "model", "run", "saved",
-    "provenance", "baseline", "correction", "status",
-)  # fmt: skip
+    "site",
+    "task",
+    "probe",
+    "measure",
+    "split",
+    "unit",
+    "control",
+    "kind",
+    "store_id",
+    "model",
+    "run",
+    "saved",
+    "provenance",
+    "baseline",
+    "correction",
+    "status",
+)
 _COUNTS = ("n", "seed_count", "draw_count", "fit_count")
 _FLAGS = ("converged", "higher_is_better", "complete")
 

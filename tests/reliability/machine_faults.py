@@ -154,11 +154,12 @@ FAULTS = [
     Fault("full output", _full_output),
     *(Fault(f"{count} descriptors", _descriptors(count)) for count in DESCRIPTORS),
     *(Fault(f"{spare} MiB more", _memory(spare)) for spare in SPARE_MIB),
-]  # fmt: skip
+]
 
 
-def machine_faults(folder: Path, names: Sequence[str] = (), states: Sequence[str] = ("fresh", "resume"),
-                   fresh: bool = True) -> Tally:  # fmt: skip
+def machine_faults(
+    folder: Path, names: Sequence[str] = (), states: Sequence[str] = ("fresh", "resume"), fresh: bool = True
+) -> Tally:
     """F13.
 
     Args:
@@ -303,8 +304,12 @@ def started_anew(folder: Path, world: Path, name: str, command: Command, tally: 
             done = subprocess.run(
                 words, env=variables, preexec_fn=limit, capture_output=True, text=True, timeout=SECONDS
             )
-            ended = Ended(max(done.returncode, 0), -done.returncode or None if done.returncode < 0 else None, False,
-                          done.stdout + done.stderr)  # fmt: skip
+            ended = Ended(
+                max(done.returncode, 0),
+                -done.returncode or None if done.returncode < 0 else None,
+                False,
+                done.stdout + done.stderr,
+            )
         except subprocess.TimeoutExpired:
             ended = Ended(None, None, True, "")
         tally.done["processes under ulimit -v"] += 1
