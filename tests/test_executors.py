@@ -206,6 +206,65 @@ def test_a_worker_that_is_busy_or_only_starts_ends_with_its_killed_driver(how: s
     wait_until_dead({int(path.name.split("-")[1]) for path in tmp_path.glob("made-*")}, 5.0)
 
 
+SIGNALLED = """
+import os, sys, time, weakref
+from multiprocessing import Pipe, get_context
+from multiprocessing.reduction import ForkingPickler
+from probing import stopping
+from probing.executors._serving import serve
+from probing.parents import EndsWithParent
+from probing.work import Outcome, Place, Worker
+
+class Last:
+    pass
+
+def ends_slowly():
+    os.write(1, b"ends\\n")
+    time.sleep(0.5)
+
+class Destroyed:
+    def __del__(self):
+        os.write(1, b"works\\n")
+        time.sleep(0.5)  # what a signal raises here is dropped
+
+def made(place):
+    weakref.finalize(Last, ends_slowly)  # run while the interpreter ends
+    if sys.argv[1] == "works":
+        for _ in range(3):
+            Destroyed()
+        time.sleep(60)
+    raise ValueError("a worker that is not made ends by itself")
+
+if __name__ == "__main__":
+    _, theirs = Pipe()
+    arguments = (EndsWithParent(), theirs, bytes(ForkingPickler.dumps(made)), Place(0, 1))
+    child = get_context("spawn").Process(target=serve, args=arguments)
+    child.start()
+    print(child.pid, flush=True)
+    child.join()
+    print("code", child.exitcode)
+"""
+
+
+@pytest.mark.parametrize("when", ["works", "ends"])
+def test_signals_end_a_worker_without_a_word_whatever_it_is_doing(when: str, tmp_path: Path) -> None:
+    file = tmp_path / "driver.py"
+    file.write_text(SIGNALLED)
+    child = subprocess.Popen(
+        [sys.executable, str(file), when], env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdout is not None
+    worker = int(child.stdout.readline())
+    assert child.stdout.readline().strip() == when
+    for _ in range(3):
+        os.kill(worker, signal.SIGTERM)
+        time.sleep(0.05)
+    said, errors = child.communicate(timeout=30)
+    assert "code 0" in said, (said, errors)
+    assert errors == ""
+
+
 REAPED = """
 import os, subprocess, sys, time
 from pathlib import Path

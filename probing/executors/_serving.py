@@ -8,8 +8,9 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, NoReturn
+from typing import Any
 
+from probing import stopping
 from probing.executors._units import begin
 from probing.parents import EndsWithParent
 from probing.work import Outcome, Place, WorkerFactory, as_work_error
@@ -29,7 +30,16 @@ def serve(tie: EndsWithParent, pipe: Connection, sent: bytes, place: Place) -> N
 
     Each (READY,) is answered by a unit, or by None: then the unit under way is finished before the next is asked for.
     """
-    _follow_signals()
+    try:
+        _follow_signals()
+        _serve(pipe, sent, place)
+    except stopping.Requeue:
+        stopping.over()
+    finally:
+        stopping.over()  # no other signal may disturb how the interpreter ends
+
+
+def _serve(pipe: Connection, sent: bytes, place: Place) -> None:
     if place.threads is not None:
         os.environ["RAYON_NUM_THREADS"] = str(place.threads)  # of the tokenizer, read at its first use
     with suppress(BrokenPipeError, EOFError):
@@ -56,12 +66,8 @@ def _do_units(pipe: Connection, start: Callable[[Any], Callable[[], Outcome]]) -
 
 
 def _follow_signals() -> None:
-    """The parent decides when to stop, since Ctrl-C and a batch system's warning reach it too."""
+    """The parent decides when to stop, since Ctrl-C and a batch system's warning reach it too: it sends SIGTERM."""
+    stopping.listen()
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave)
-
-
-def _leave(*_: object) -> NoReturn:
-    raise SystemExit(0)
