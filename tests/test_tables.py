@@ -16,7 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from probing.corpora._delimited import _INTEGER, _NUMBER, numbers_of
+from probing.corpora import _delimited
+from probing.corpora._delimited import _INTEGER, _NUMBER, Delimited, numbers_of
 from probing.corpus import Corpus
 from probing.errors import BadParameter, CorpusError
 from probing.tasks.column import MEMBER as COLUMN
@@ -265,6 +266,28 @@ def test_numbers_told_the_quick_way_are_those_of_the_patterns() -> None:
         if found != (pa.int64() if integer else pa.float64() if number else pa.string()):
             wrong.append((cell, str(found)))
     assert not wrong
+
+
+def test_numbers_are_told_alike_however_a_column_lies_in_memory() -> None:
+    for cells in (["10", "2", "03"], ["1", None, "0.5"], ["7", "-0.5", "-00"], [None, "12", "0"], ["1", "2", "1e1"]):
+        whole = numbers_of(pa.chunked_array([cells]))
+        padded = pa.array(["0x", *cells, "1e9"]).slice(1, len(cells))
+        for chunks in ([padded], [[cells[0]], cells[1:]], [cells[:2], [], cells[2:]]):
+            assert numbers_of(pa.chunked_array(chunks, pa.string())).equals(whole)
+
+
+def test_quotation_marks_are_judged_alike_in_whatever_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(0)
+    judged = []
+    for _ in range(400):
+        text = "".join(rng.choice(['"', '"', "a", ",", "\n", "\r"]) for _ in range(rng.randint(1, 12))).encode()
+        found = set()
+        for size in (1, 2, 3, 5, 100):
+            monkeypatch.setattr(_delimited, "_AT_ONCE", size)
+            found.add(Delimited(text, ",", "", "made up")._has_plain_quotes(memoryview(text)))
+        assert len(found) == 1, text
+        judged += found
+    assert 0.1 < sum(judged) / len(judged) < 0.9
 
 
 @pytest.mark.parametrize("first", ["1234567890123456700", "12345678901234567890", "1000000000000001"])

@@ -120,18 +120,21 @@ class Delimited:
         Of such marks each even one follows an edge of its cell or another mark, each odd one goes before.
         """
         marks = np.frombuffer(body, np.uint8)
-        quotes = np.flatnonzero(marks == _QUOTE)
         is_edge = np.zeros(256, bool)
         is_edge[[ord(self.separator), _QUOTE, *_BREAKS]] = True
-        opening, closing = quotes[::2], quotes[1::2]
-        before = marks[opening[opening > 0] - 1]
-        after = marks[closing[closing < len(marks) - 1] + 1]
-        if len(quotes) % 2 or not (is_edge[before].all() and is_edge[after].all()):
-            return False
-        breaks = np.flatnonzero(marks == _BREAKS[0])
-        if self.data.find(b"\r") >= 0:
-            breaks = np.flatnonzero(np.isin(marks, _BREAKS))
-        return not (np.searchsorted(quotes, breaks) % 2).any()
+        is_open = False
+        for at in range(0, len(marks), _AT_ONCE):  # pieces that fit into the processor's cache
+            part = marks[at : at + _AT_ONCE]
+            quotes = np.flatnonzero(part == _QUOTE)
+            breaks = np.flatnonzero((part == _BREAKS[0]) | (part == _BREAKS[1]))
+            if ((np.searchsorted(quotes, breaks) + is_open) % 2).any():
+                return False
+            opening, closing = at + quotes[int(is_open) :: 2], at + quotes[1 - int(is_open) :: 2]
+            before, after = marks[opening[opening > 0] - 1], marks[closing[closing < len(marks) - 1] + 1]
+            if not (is_edge[before].all() and is_edge[after].all()):
+                return False
+            is_open ^= bool(len(quotes) % 2)
+        return not is_open
 
     def _text_lines(self) -> Iterator[str]:
         """The lines with their ends, decoded one after the other."""
@@ -311,36 +314,35 @@ def numbers_of(cells: Any) -> Any:
 
 
 def _plain_numbers(cells: Any) -> Any:
-    """The numbers of a column where it is clear without a pattern that each is one, which takes a third of the time."""
+    """The numbers of a column where it is clear without a pattern that each is one, which takes a tenth of the time."""
     import pyarrow as pa
     from pyarrow import compute
 
-    try:
-        cells.slice(0, _HEAD).cast(pa.float64())
-        whole = cells.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return _plain_fractions(cells)
-    in_reach = compute.all(compute.less(compute.abs(whole), _LEAST_CODE)).as_py()
-    return whole if in_reach and compute.all(compute.equal(whole.cast(pa.string()), cells)).as_py() else None
+    for kind, reach in ((pa.int64(), _LEAST_CODE), (pa.float64(), _LEAST_INEXACT)):
+        try:
+            cells.slice(0, _HEAD).cast(kind)
+            values = cells.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+        in_reach = compute.all(compute.less(compute.abs(values), reach)).as_py()  # false of what is not finite
+        return values if in_reach and not any(map(_is_doubtful, cells.chunks)) else None
+    return None
 
 
-def _plain_fractions(cells: Any) -> Any:
-    """The fractions of a column without exponents, zeros in front of digits, and what is not finite."""
-    import pyarrow as pa
-    from pyarrow import compute
-
-    try:
-        cells.slice(0, _HEAD).cast(pa.float64())
-        values = cells.cast(pa.float64())
-    except pa.ArrowInvalid:
-        return None
-    doubtful = [compute.match_substring(cells, mark) for mark in "eExX"]
-    doubtful += [compute.starts_with(cells, start) for start in ("00", "-0", "+")]
-    zeros = compute.and_not(
-        compute.starts_with(cells, "0"), compute.or_(compute.starts_with(cells, "0."), compute.equal(cells, "0"))
-    )
-    in_reach = compute.all(compute.less(compute.abs(values), _LEAST_INEXACT)).as_py()  # false of what is not finite
-    return None if not in_reach or any(compute.any(found).as_py() for found in [*doubtful, zeros]) else values
+def _is_doubtful(cells: Any) -> bool:
+    """Whether a number may be spelled with an exponent, as hexadecimal, with a plus, or with zeros before digits."""
+    _, offsets, data = cells.buffers()
+    if data is None or not len(cells):
+        return False
+    ends = np.frombuffer(offsets, np.int32)[cells.offset : cells.offset + len(cells) + 1]
+    spelled = bytes(memoryview(data)[ends[0] : ends[-1]]) + b"   "  # so that every cell has three characters
+    if any(mark in spelled for mark in (b"e", b"E", b"x", b"X", b"+")):
+        return True
+    marks, lengths = np.frombuffer(spelled, np.uint8), np.diff(ends)
+    first, second, third = (marks[ends[:-1] - ends[0] + place] for place in range(3))
+    signed = first == ord("-")
+    digit, after = np.where(signed, second, first), np.where(signed, third, second)
+    return bool(((digit == ord("0")) & (lengths > 1 + signed) & (after != ord("."))).any())
 
 
 def is_numbering(cells: Any) -> bool:
