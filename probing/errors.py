@@ -54,7 +54,8 @@ class ProbingError(Exception):
         self.next_step = next_step
 
     def __str__(self) -> str:
-        facts = (("needed", self.needed), ("found", self.found), ("where", self.where), ("next step", self.next_step))
+        where = self.where.replace("\n", "\\n")  # names of files may hold line ends
+        facts = (("needed", self.needed), ("found", self.found), ("where", where), ("next step", self.next_step))
         text = "\n".join([self.message, *(f"  {name}: {fact}" for name, fact in facts if fact)])
         return printable(text)
 

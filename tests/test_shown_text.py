@@ -52,6 +52,7 @@ def test_other_text_stays_as_it_is() -> None:
 def test_errors_tables_and_pages_show_it_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     assert SHOWN in str(BadParameter("no", found=HOSTILE))
     assert escape(HOSTILE) == SHOWN and SHOWN in el("td", {"title": HOSTILE}, HOSTILE)
+    assert str(BadParameter("no", where="a\nnext step: run it")) == "no\n  where: a\\nnext step: run it"
     screen.say(HOSTILE)
     assert capsys.readouterr().out == SHOWN + "\n"
     console = screen.console()
