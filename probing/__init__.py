@@ -8,56 +8,58 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from probing._moved import find_old_names
+
 if TYPE_CHECKING:
-    from probing.corpus import Corpus, Example
     from probing.errors import ProbingError
-    from probing.extraction import extract
-    from probing.extraction.replaying import Replay
-    from probing.importing import import_states
-    from probing.intervening.runs import intervene
     from probing.jobs import ExtractJob, ReportJob, TrainJob
-    from probing.judging import judge
-    from probing.language_model import LanguageModel
+    from probing.jobs.study import Study
+    from probing.jobs.use import UseJob
+    from probing.models.language_model import LanguageModel
+    from probing.models.site import Site
     from probing.probes._loading import load_probe
-    from probing.records import ProbeResult, Score
     from probing.reporting import report
-    from probing.site import Site
-    from probing.store import Store
-    from probing.study import Study
+    from probing.results.probe import ProbeResult, Score
+    from probing.states.extraction import extract
+    from probing.states.extraction.replaying import Replay
+    from probing.states.importing import import_states
+    from probing.states.store import Store
+    from probing.text.corpus import Corpus, Example
     from probing.training import train
     from probing.training.comparing import compare
     from probing.training.leaving_out import leave_one_out
     from probing.training.results import ProbeResults
     from probing.training.transferring import transfer
-    from probing.use_jobs import UseJob
-    from probing.use_run import UseRun
-    from probing.verdict import Verdict
+    from probing.use.runs import intervene
+    from probing.verdicts.judging import judge
+    from probing.verdicts.use_run import UseRun
+    from probing.verdicts.verdict import Verdict
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Corpus": "corpus",
-    "Example": "corpus",
+    "Corpus": "text.corpus",
+    "Example": "text.corpus",
     "ExtractJob": "jobs",
-    "LanguageModel": "language_model",
-    "ProbeResult": "records",
+    "LanguageModel": "models.language_model",
+    "ProbeResult": "results.probe",
     "ProbeResults": "training.results",
     "ProbingError": "errors",
-    "Replay": "extraction.replaying",
+    "Replay": "states.extraction.replaying",
     "ReportJob": "jobs",
-    "Score": "records",
-    "Site": "site",
-    "Store": "store",
-    "Study": "study",
+    "Score": "results.probe",
+    "Site": "models.site",
+    "Store": "states.store",
+    "Study": "jobs.study",
     "TrainJob": "jobs",
-    "UseJob": "use_jobs",
-    "UseRun": "use_run",
-    "Verdict": "verdict",
+    "UseJob": "jobs.use",
+    "UseRun": "verdicts.use_run",
+    "Verdict": "verdicts.verdict",
     "compare": "training.comparing",
-    "extract": "extraction",
-    "import_states": "importing",
-    "intervene": "intervening.runs",
-    "judge": "judging",
+    "extract": "states.extraction",
+    "import_states": "states.importing",
+    "intervene": "use.runs",
+    "judge": "verdicts.judging",
     "leave_one_out": "training.leaving_out",
     "load_probe": "probes._loading",
     "report": "reporting",
@@ -94,6 +96,8 @@ __all__ = [
     "train",
     "transfer",
 ]
+
+find_old_names()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,14 +1,14 @@
 """`python -m probing`: the same as the command `probing`. Signals are heard from the first moment on."""
 
-from probing import stopping
-from probing.ending import typed_ending
+from probing.system import stopping
+from probing.system.ending import typed_ending
 
 
 def main() -> None:
     """Run the command line."""
     stopping.listen()
     with typed_ending():
-        from probing.cli import main as run
+        from probing.cli.commands import main as run
 
         run()
 

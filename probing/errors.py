@@ -243,7 +243,7 @@ class DidNotConverge(FitError):
 
 
 class MachineError(ProbingError):
-    """The operating system does not give what the work needs; see `probing.machine`."""
+    """The operating system does not give what the work needs; see `probing.system.machine`."""
 
 
 class CannotReachFile(MachineError, OSError):

@@ -5,18 +5,30 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from probing.errors import unknown_name
 
-FOLDERS = (
-    "corpora", "tasks", "models", "probes", "controls", "measures", "analyses", "executors", "interventions",
-    "behaviours",
-)  # fmt: skip
+# Kinds of members, and the package whose files they are.
+FOLDERS = {
+    "readers": "probing.readers",
+    "tasks": "probing.tasks",
+    "models": "probing.models.adapters",
+    "probes": "probing.probes",
+    "controls": "probing.controls",
+    "measures": "probing.measures",
+    "analyses": "probing.analyses",
+    "executors": "probing.executors",
+    "interventions": "probing.use.interventions",
+    "behaviours": "probing.use.behaviours",
+}
 ROLES = {"": "MEMBER", "/regression": "REGRESSION_MEMBER"}
-_SINGULAR = {"corpora": "corpus reader", "analyses": "analysis"}
+# What a kind was called in version 0.1, as an entry-point group too.
+_BEFORE = {"readers": "corpora"}
+_SINGULAR = {"readers": "corpus reader", "analyses": "analysis"}
 
 
 def names(folder: str) -> list[str]:
@@ -25,9 +37,13 @@ def names(folder: str) -> list[str]:
     Raises:
         UnknownName: no such folder.
     """
+    if folder in _BEFORE.values():
+        folder = next(new for new, old in _BEFORE.items() if old == folder)
+        _warn(f"`{_BEFORE[folder]}` are called `{folder}` now")
     if folder not in FOLDERS:
-        raise unknown_name("extension folder", folder, FOLDERS)
-    own = {path.stem for path in (Path(__file__).parent / folder).glob("[a-z]*.py")}
+        raise unknown_name("kind of member", folder, FOLDERS)
+    home = Path(__file__).parent.joinpath(*FOLDERS[folder].split(".")[1:])
+    own = {path.stem for path in home.glob("[a-z]*.py")}
     return sorted(own | set(_entry_points(folder)))
 
 
@@ -40,7 +56,7 @@ def get(folder: str, name: str) -> ModuleType:
     known = names(folder)
     if name not in known:
         raise unknown_name(_SINGULAR.get(folder, f"{folder.removesuffix('s')} name"), name, known)
-    module = _entry_points(folder).get(name, f"probing.{folder}.{name}")
+    module = _entry_points(folder).get(name, f"{FOLDERS[folder]}.{name}")
     return importlib.import_module(module)
 
 
@@ -64,10 +80,9 @@ def member_name(kind: type) -> str:
 def member_of(module: str) -> tuple[str, str]:
     """Folder and name of the member that a module is, here or in another installed package; empty if it is none."""
     home, _, name = module.rpartition(".")
-    folder = home.removeprefix("probing.")
-    if home == f"probing.{folder}" and folder in FOLDERS:
-        return folder, name
-    for folder in FOLDERS:
+    for folder, package in FOLDERS.items():
+        if home == package:
+            return folder, name
         found = [name for name, its_module in _entry_points(folder).items() if its_module == module]
         if found:
             return folder, found[0]
@@ -86,4 +101,12 @@ def class_of(name: str, folder: str) -> type | None:
 
 def _entry_points(folder: str) -> dict[str, str]:
     """Members that other installed packages add under the group `probing.<folder>`."""
-    return {point.name: point.module for point in importlib.metadata.entry_points(group=f"probing.{folder}")}
+    found = {point.name: point.module for point in importlib.metadata.entry_points(group=f"probing.{folder}")}
+    old = importlib.metadata.entry_points(group=f"probing.{_BEFORE[folder]}") if folder in _BEFORE else ()
+    if old:
+        _warn(f"the entry-point group `probing.{_BEFORE[folder]}` is called `probing.{folder}` now")
+    return {point.name: point.module for point in old} | found
+
+
+def _warn(what: str) -> None:
+    warnings.warn(f"{what}: the old name works until version 0.3", DeprecationWarning, stacklevel=3)

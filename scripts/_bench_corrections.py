@@ -18,12 +18,12 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import stdtr
 
-from probing.instrument import Place
-from probing.intervening.effects import Bench
-from probing.intervening.experiment import FOLDS, Experiment
-from probing.intervening.group_shares import Shares
-from probing.intervening.options import UseOptions
-from probing.intervening.swapping import swapped
+from probing.contracts.edited_model import Place
+from probing.use.effects import Bench
+from probing.use.experiment import FOLDS, Experiment
+from probing.use.group_shares import Shares
+from probing.use.options import UseOptions
+from probing.use.swapping import swapped
 from scripts._bench_use import Planted, planted
 
 NAMES = ("none", "effective", "CR2", "CR2-BM", "CR3")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from probing.seeds import generator
-from probing.store import ShardContent, Store, StoreWriter
+from probing.states.store import ShardContent, Store, StoreWriter
 
 SPLITS = ("train", "test")
 

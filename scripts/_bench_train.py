@@ -18,12 +18,12 @@ from scipy.stats import binomtest
 
 from probing import registry
 from probing.controls.word_type import WordTypeControl
-from probing.corpus import Corpus, Example
-from probing.criterion import DECODABLE, SELECTIVE, judged
 from probing.probes.linear import LinearProbe
-from probing.specs import build_task
+from probing.recipes import build_task
+from probing.text.corpus import Corpus, Example
 from probing.training import train
 from probing.training.labelling import label_rows
+from probing.verdicts.decodability import DECODABLE, SELECTIVE, judged
 
 D = 16
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "bdgklmnrst"]

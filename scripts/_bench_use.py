@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from probing.instrument import Place
-from probing.instruments.arrays import ArrayInstrument
-from probing.intervening.running import Property
+from probing.contracts.edited_model import Place
+from probing.use.edited_models.arrays import ArrayInstrument
+from probing.use.running import Property
 
 WIDTH, READ, ANSWERS = 32, 6, 3
 GROUPS = ("rows", "fours", "documents", "zipf", "treebank")

@@ -22,12 +22,12 @@ import h5py
 import numpy as np
 import torch
 
-from probing.alignment import word_rows
-from probing.batching import length_sorted_batches
-from probing.corpus import Corpus
-from probing.extraction import extract
-from probing.extraction.reading_options import TOKENS_PER_BATCH
-from probing.language_model import LanguageModel
+from probing.models.batching import length_sorted_batches
+from probing.models.language_model import LanguageModel
+from probing.states.extraction import extract
+from probing.states.extraction.reading_options import TOKENS_PER_BATCH
+from probing.text.alignment import word_rows
+from probing.text.corpus import Corpus
 
 SITES = "resid.*"
 REFERENCE = Path(__file__).resolve().parents[1] / "datasets" / "reference" / "train.jsonl"

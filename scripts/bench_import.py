@@ -20,9 +20,9 @@ import h5py
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from probing.corpus import Corpus, Example
-from probing.importing import import_states
-from probing.store.audit import audit
+from probing.states.importing import import_states
+from probing.states.store.audit import audit
+from probing.text.corpus import Corpus, Example
 
 WORDS = 20
 

@@ -34,12 +34,12 @@ from _bench_states import SPLITS, label_sets, made_up_labels, made_up_store, obj
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from probing.contracts.row_blocks import RowBlocks
 from probing.probes import _softmax_parts
 from probing.probes._standardise import moments, standardise
 from probing.probes.linear import LinearProbe
 from probing.probes.ridge import RidgeProbe
-from probing.store import Store
-from probing.store.row_blocks import RowBlocks
+from probing.states.store import Store
 
 SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 COUNTED = {"products": 0.0, "evaluations": 0}  # GFLOP of products, gradients of one label set

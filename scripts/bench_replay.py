@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from probing.corpus import Corpus
-from probing.instrument import Place
-from probing.instruments.text import TextInstrument
-from probing.language_model import LanguageModel
+from probing.contracts.edited_model import Place
+from probing.models.language_model import LanguageModel
+from probing.text.corpus import Corpus
+from probing.use.edited_models.text import TextInstrument
 
 REFERENCE = Path(__file__).resolve().parents[1] / "datasets" / "reference"
 

@@ -24,11 +24,11 @@ import h5py
 import numpy as np
 import torch
 
-from probing.corpus import Corpus
 from probing.errors import IncompleteStore
-from probing.extraction import extract
-from probing.language_model import LanguageModel
-from probing.store import ShardContent, Store, StoreWriter
+from probing.models.language_model import LanguageModel
+from probing.states.extraction import extract
+from probing.states.store import ShardContent, Store, StoreWriter
+from probing.text.corpus import Corpus
 
 REFERENCE = Path(__file__).resolve().parents[1] / "datasets" / "reference"
 ROWS_PER_EXAMPLE = 20

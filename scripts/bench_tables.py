@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from probing.corpora.jsonl import read_lines
-from probing.corpora.table import read_table
-from probing.corpus import Corpus
+from probing.readers.jsonl import read_lines
+from probing.readers.table import read_table
+from probing.text.corpus import Corpus
 
 WORDS = np.array(["the", "old", "painter", "sees", "a", "small", "bird", "near", "cold", "water", "and", "runs"])
 KINDS = ("csv", "quoted.csv", "tsv", "parquet", "jsonl")

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 
 import probing as pb
-from probing.alignment import Encoded
-from probing.batching import length_sorted_batches
-from probing.intervening.options import UseOptions
-from probing.intervening.subjects import Subjects
+from probing.models.batching import length_sorted_batches
+from probing.text.alignment import Encoded
+from probing.use.options import UseOptions
+from probing.use.subjects import Subjects
 
 REFERENCE = Path(__file__).resolve().parents[1] / "datasets" / "reference"
 TOKENS_PER_BATCH = 2048

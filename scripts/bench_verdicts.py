@@ -26,9 +26,9 @@ from scipy.stats import beta, binom
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from probing.errors import DegenerateDesign, TooFewGroups
-from probing.intervening.options import UseOptions
-from probing.intervening.running import measure_property
-from probing.judging import judge
+from probing.use.options import UseOptions
+from probing.use.running import measure_property
+from probing.verdicts.judging import judge
 from scripts._bench_use import Planted, planted
 
 QUICK = UseOptions(curve=False, details=False, null=False)

@@ -16,7 +16,7 @@ import h5py
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from probing.store import StoreWriter
+from probing.states.store import StoreWriter
 from tests.golden_samples import GOLDEN, STORES, Golden, content, identity
 
 

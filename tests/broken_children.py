@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from probing.foreign.job import ChildJob
-from probing.foreign.limits import limit_open_files, limit_resources
-from probing.foreign.protocol import Sender
+from probing.states.importing.foreign.job import ChildJob
+from probing.states.importing.foreign.limits import limit_open_files, limit_resources
+from probing.states.importing.foreign.protocol import Sender
 
 
 class _Payload:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 import transformers
 
-from probing.behaviours.next_token import NextToken
 from probing.errors import ProbingError, ReplayUnavailable
-from probing.extraction import extract
-from probing.instruments.text import TextInstrument
-from probing.language_model import LanguageModel
-from probing.models._tracing import first_tensor, given_state
+from probing.models.discovery.tracing import first_tensor, given_state
+from probing.models.language_model import LanguageModel
+from probing.states.extraction import extract
+from probing.use.behaviours.next_token import NextToken
+from probing.use.edited_models.text import TextInstrument
 from tests.family_samples import architectures, model_class, takes_text, tiny_model
 from tests.tiny_models import byte_tokenizer, corpus_of
 

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 from safetensors.numpy import save_file
 
-from probing.corpus import Corpus
-from probing.store import Store
+from probing.states.store import Store
+from probing.text.corpus import Corpus
 
 
 def sentences(store: Store, corpus: Corpus) -> list[np.ndarray]:

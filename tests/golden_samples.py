@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.store import ShardContent, narrow
+from probing.states.store import ShardContent, narrow
 
 GOLDEN = Path(__file__).parent / "golden"
 N_SHARDS, EXAMPLES = 2, 3

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from probing.store import FileOps, ShardContent, StoreWriter, narrow
+from probing.states.store import FileOps, ShardContent, StoreWriter, narrow
 
 N_SHARDS, EXAMPLES, WIDTH = 3, 4, 40
 SITES = ("resid.10", "resid.2", "embed")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probing.alignment import Encoded, check_words, piece_rows, sentence_rows, word_rows
 from probing.errors import AlignmentError
+from probing.text.alignment import Encoded, check_words, piece_rows, sentence_rows, word_rows
 from tests.tiny_models import byte_tokenizer, language_model, spans
 
 

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from probing import registry
 from probing.analyses.capacity import Capacity
-from probing.analysing import Analysis
-from probing.analysis import read_analyses
-from probing.cli import app
+from probing.cli.commands import app
+from probing.contracts.analysis import Analysis
 from probing.errors import BadParameter, DamagedUnit, UnknownName, UnknownSite
 from probing.probes.linear import LinearProbe
-from probing.specs import build, normalised
+from probing.recipes import build, normalised
+from probing.results.analysis import read_analyses
 from probing.training import train
 from probing.training.results import ProbeResults
 from tests.training_samples import MemoryStore, vector_of, word_corpus, word_rows, word_store

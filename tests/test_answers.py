@@ -13,18 +13,18 @@ import pytest
 from typer.testing import CliRunner
 
 import probing as pb
-from probing.behaviours.next_token import NextToken
-from probing.behaviours.readout import FinalStates
-from probing.cli import app
-from probing.corpora import jsonl, table
+from probing.cli.commands import app
+from probing.contracts.edited_model import Place
 from probing.errors import CorpusError, DoubtfulAnswer, NotResumed, UnknownName
-from probing.extraction import extract
-from probing.instrument import Place
-from probing.instruments.text import TextInstrument
-from probing.intervening.options import UseOptions
-from probing.intervening.prompt_pairs import PromptPairs
-from probing.study import Study
-from probing.use_result import UseResult
+from probing.jobs.study import Study
+from probing.readers import jsonl, table
+from probing.results.use import UseResult
+from probing.states.extraction import extract
+from probing.use.behaviours.next_token import NextToken
+from probing.use.behaviours.readout import FinalStates
+from probing.use.edited_models.text import TextInstrument
+from probing.use.options import UseOptions
+from probing.use.patching.prompt_pairs import PromptPairs
 from tests.tiny_models import build, byte_tokenizer
 
 RECIPE = "next_token:answers= t|t"
@@ -111,7 +111,7 @@ def test_an_object_resumes_like_its_text_and_a_function_says_that_it_does_not(
     first = pb.intervene(model, corpus, behaviour=NextToken(answers=["h", "a"]), **given)
     with pytest.warns(NotResumed, match="measured anew"):
         pb.intervene(model, corpus, behaviour=function, **given | {"to": tmp_path / "other"})
-    monkeypatch.setattr("probing.intervening.runs.measure_property", None)
+    monkeypatch.setattr("probing.use.runs.measure_property", None)
     for behaviour in (NextToken(answers=("h", "a")), "next_token:answers=h|a", "next_token: answers=h|a,position=end"):
         again = pb.intervene(model, corpus, behaviour=behaviour, **given)
         assert [r.to_json() for r in again.results] == [r.to_json() for r in first.results]

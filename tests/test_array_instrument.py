@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, EditFailed, NoBehaviour, NonFiniteStates, ReplayUnavailable, UnknownName
-from probing.instrument import Place
-from probing.instruments.arrays import ArrayInstrument
+from probing.use.edited_models.arrays import ArrayInstrument
 
 ONE, TWO, LATER = Place("layer.0", "one"), Place("layer.0", "two"), Place("layer.1")
 N, D, V = 50, 6, 3

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probing.corpus import Corpus
-from probing.design import Pieces
 from probing.errors import BadParameter, DegenerateDesign
-from probing.extraction import extract
-from probing.language_model import LanguageModel
+from probing.labels import Pieces
+from probing.models.language_model import LanguageModel
 from probing.probes.attention_pooling import AttentionPoolingProbe
 from probing.probes.linear import LinearProbe
+from probing.states.extraction import extract
+from probing.text.corpus import Corpus
 from probing.training import train
 from probing.training.pooling import PooledStore
 from tests.conftest import ROOT

@@ -13,16 +13,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from probing import registry
-from probing.behaving import Behaviour, Outputs, Texts
-from probing.behaviours._answers import piece_text
-from probing.behaviours._vocabulary import reduced
-from probing.behaviours.masked_token import MaskedToken
-from probing.behaviours.next_token import NextToken
-from probing.behaviours.readout import BUILT_IN, FinalStates
+from probing.contracts.behaviour import Behaviour, Outputs, Texts
 from probing.errors import BadParameter, NoBehaviour, UnknownName
-from probing.instruments._answers import FAR, TwinWatch, twins_of
-from probing.specs import build, normalised, spec_of, text_of
-from probing.use_result import answers_said, visible
+from probing.recipes import build, normalised, spec_of, text_of
+from probing.results.use import answers_said, visible
+from probing.use.behaviours._answers import piece_text
+from probing.use.behaviours._vocabulary import reduced
+from probing.use.behaviours.masked_token import MaskedToken
+from probing.use.behaviours.next_token import NextToken
+from probing.use.behaviours.readout import BUILT_IN, FinalStates
+from probing.use.edited_models._answers import FAR, TwinWatch, twins_of
 from tests.tiny_models import byte_tokenizer, wordpiece_tokenizer
 
 
@@ -160,7 +160,7 @@ def test_weights_in_a_file_are_a_head_on_top_of_a_readout(tmp_path: Path) -> Non
 def test_positions_that_are_not_there_are_refused() -> None:
     with pytest.raises(UnknownName, match="end"):
         NextToken(position="subject").pieces(texts_of(3))
-    from probing.alignment import Encoded
+    from probing.text.alignment import Encoded
 
     one = Encoded(np.array([5, 6]), np.array([[0, 1], [1, 2]]), np.zeros(2, bool), np.zeros((0, 2), np.int64))
     tokenizer = wordpiece_tokenizer()

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probing.chat import ChatTemplate
-from probing.corpus import Corpus, Example
 from probing.errors import AlignmentError, BadParameter, CorpusError, ProvenanceMismatch
-from probing.extraction import extract
 from probing.jobs import ExtractJob
-from probing.language_model import LanguageModel
+from probing.models.language_model import LanguageModel
+from probing.states.extraction import extract
+from probing.text.chat import ChatTemplate
+from probing.text.corpus import Corpus, Example
 from tests.tiny_models import build, byte_tokenizer, corpus_of
 
 TEMPLATE = (

@@ -15,8 +15,8 @@ import typer.main
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from probing.cli import app
-from probing.store import Store, StoreWriter
+from probing.cli.commands import app
+from probing.states.store import Store, StoreWriter
 from tests.conftest import REFERENCE, with_field
 
 MODEL = str(REFERENCE / "model")
@@ -174,7 +174,7 @@ def test_full_disk_is_one_block_and_resume_finishes(tmp_path: Path, corpus_flags
     command = ["extract", "--model", MODEL, *corpus_flags, "--to", str(tmp_path / "s"), "--quiet"]
     limited = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, -1));"
-        "sys.argv = ['probing', *sys.argv[1:]]; from probing.cli import main; main()"
+        "sys.argv = ['probing', *sys.argv[1:]]; from probing.cli.commands import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", limited, *command],
@@ -252,9 +252,9 @@ def test_a_batch_system_s_signal_ends_with_75_and_the_same_command_goes_on(
 def test_sigint_inside_an_exec_of_text_ends_with_exit_code_1() -> None:
     program = """
 import signal
-from probing import cli
-cli.store_app.command("stop")(lambda: exec("signal.raise_signal(signal.SIGINT)", {"signal": signal}))
-cli.main()
+from probing.cli.commands import commands
+commands.store_app.command("stop")(lambda: exec("signal.raise_signal(signal.SIGINT)", {"signal": signal}))
+commands.main()
 """
     child = subprocess.run(
         [sys.executable, "-c", program, "store", "stop"], capture_output=True, text=True, check=False

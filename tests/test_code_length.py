@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from probing.analyses._online_code import CodedRows, block_ends, coded, fitted_prefixes, sending_order
 from probing.analyses.code_length import MIXED, CodeLength, told
-from probing.analysing import SiteData
-from probing.analysis import Point
-from probing.design import Labels
+from probing.contracts.analysis import SiteData
 from probing.errors import BadParameter
+from probing.labels import Labels
 from probing.probes._estimator import ClassifierProbe
 from probing.probes.linear import LinearProbe
 from probing.probes.mlp import MLPProbe
+from probing.results.analysis import Point
 from tests.training_samples import labels_of
 
 HELD = 40

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import probing as pb
-from probing.cli import app
+from probing.cli.commands import app
 from probing.errors import BadParameter, DamagedUnit, InputError, ProvenanceMismatch, UnknownName
 from probing.training import train
 from probing.training.comparing import compare

@@ -9,13 +9,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from probing.instrument import Place
-from probing.instruments.arrays import ArrayInstrument
-from probing.intervening.options import UseOptions
-from probing.intervening.running import Property, measure_property
-from probing.judging import judge
-from probing.use_result import UseResult
-from probing.verdict import Word
+from probing.contracts.edited_model import Place
+from probing.results.use import UseResult
+from probing.use.edited_models.arrays import ArrayInstrument
+from probing.use.options import UseOptions
+from probing.use.running import Property, measure_property
+from probing.verdicts.judging import judge
+from probing.verdicts.verdict import Word
 
 Floats = NDArray[np.float64]
 Made = tuple[Floats, dict[str, tuple[NDArray, int]], Floats]  # log odds of the property, covariates, what is read

@@ -17,8 +17,8 @@ from probing.controls._draws import _inverse_distribution, uniform_of, usable_ke
 from probing.controls.keyed import KeyedControl
 from probing.controls.shuffled_labels import ShuffledLabelsControl
 from probing.controls.word_type import WordTypeControl
-from probing.design import Labels
 from probing.errors import BadParameter, DegenerateDesign, UnknownName
+from probing.labels import Labels
 from tests.training_samples import labels_of
 
 CONTROLS = (WordTypeControl(), KeyedControl(key="lemma"), ShuffledLabelsControl())

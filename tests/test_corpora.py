@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
 
-from probing.corpora._words import split_words
-from probing.corpus import Corpus
 from probing.errors import BadParameter, CorpusError
+from probing.readers._words import split_words
+from probing.text.corpus import Corpus
 from tests.conftest import real_data
 
 ROOT_LINE = "1\tGo\tgo\tVERB\tVB\tMood=Imp\t0\troot\t_\t_"

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from probing.contracts import Measure, Prediction
+from probing.contracts.measure import Measure
+from probing.contracts.prediction import Prediction
 from probing.measures.accuracy import Accuracy
 from probing.measures.auroc import AUROC
 from probing.measures.log_loss import LogLoss
 from probing.measures.r2 import R2
-from probing.statistics import cluster_weights, gained, replicates
+from probing.statistics.bootstrap import cluster_weights, gained, replicates
 
 S, R, STUDIES = 80, 400, 500
 WEIGHTS = cluster_weights(S, resamples=R, seed=1)

@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from probing.cli import app
-from probing.corpus import Corpus
+from probing.cli.commands import app
 from probing.errors import (
     BadParameter,
     ConfigError,
@@ -24,6 +23,7 @@ from probing.errors import (
     UnknownName,
     UnknownSite,
 )
+from probing.text.corpus import Corpus
 from probing.training import train
 from probing.training.crossing import CrossResult, CrossResults
 from probing.training.leaving_out import leave_one_out
@@ -258,7 +258,7 @@ def test_the_commands_do_what_the_functions_do(
 
 
 def test_a_source_without_a_corpus_is_refused() -> None:
-    from probing.cross_jobs import TransferJob
+    from probing.jobs.cross import TransferJob
 
     with pytest.raises(ConfigError, match="source b has no corpus"):
         TransferJob(sources=["a=x", "b=y"], corpus=["a.train=f"], task="upos", to="t").run()

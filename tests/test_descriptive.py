@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.errors import EditFailed
-from probing.intervening import running
-from probing.intervening.descriptive import spared
-from probing.intervening.options import UseOptions
-from probing.intervening.running import measure_property
-from probing.intervening.swapping import swapped
-from probing.judging import judge
 from probing.reporting.use_words import doubts_of
-from probing.use_result import UseCell, UseResult
+from probing.results.use import UseCell, UseResult
+from probing.use import running
+from probing.use.descriptive import spared
+from probing.use.options import UseOptions
+from probing.use.running import measure_property
+from probing.use.swapping import swapped
+from probing.verdicts.judging import judge
 from tests.use_report_samples import a_result
 from tests.use_samples import Past, sample
 

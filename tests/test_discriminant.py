@@ -8,7 +8,7 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LinearRegression
 
-from probing.intervening.discriminant import Discriminant, Mahalanobis, Moments
+from probing.use.discriminant import Discriminant, Mahalanobis, Moments
 
 OFFSET = 1e3
 

@@ -15,9 +15,13 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from probing.editing import Targets
+from probing.contracts.edited_model import Place
+from probing.contracts.intervention import Targets
 from probing.errors import BadParameter, UntrustedFile
-from probing.evidence import (
+from probing.models.site import Site
+from probing.probes.linear import LinearProbe
+from probing.results.use import UseResult
+from probing.use.directions import (
     Evidence,
     Source,
     Stated,
@@ -32,19 +36,15 @@ from probing.evidence import (
     stratum_names,
     write_evidence,
 )
-from probing.evidence.files import KEY
-from probing.evidence.gguf import gguf_bytes
-from probing.instrument import Place
-from probing.intervening.effects import Bench
-from probing.intervening.options import UseOptions
-from probing.intervening.running import Property, measure_property
-from probing.interventions.class_mean import ClassMean
-from probing.interventions.leace import Leace
-from probing.judging import judge
-from probing.probes.linear import LinearProbe
-from probing.site import Site
-from probing.use_result import UseResult
-from probing.verdict import Verdict, Word
+from probing.use.directions.files import KEY
+from probing.use.directions.gguf import gguf_bytes
+from probing.use.effects import Bench
+from probing.use.interventions.class_mean import ClassMean
+from probing.use.interventions.leace import Leace
+from probing.use.options import UseOptions
+from probing.use.running import Property, measure_property
+from probing.verdicts.judging import judge
+from probing.verdicts.verdict import Verdict, Word
 from tests.use_samples import HERE, Vectors, sample
 
 SOURCE = Source(

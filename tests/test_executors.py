@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from probing import completing
+from probing.contracts.executor import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan
 from probing.errors import BadParameter, NonFiniteStates, Stalled, UnitFailed, UnsupportedModel, WorkerLost, WorkError
+from probing.executors import _run_until_done
 from probing.executors.processes import Processes
-from probing.work import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan
 from tests.conftest import ROOT
 from tests.work_samples import Squares, executor, plan, run
 
@@ -171,7 +171,7 @@ import os, re, sys
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from probing.executors.processes import Processes
-from probing.work import WorkPlan, WorkUnit
+from probing.contracts.executor import WorkPlan, WorkUnit
 
 class Slow:
     def __reduce__(self):
@@ -210,10 +210,10 @@ SIGNALLED = """
 import os, sys, time, weakref
 from multiprocessing import Pipe, get_context
 from multiprocessing.reduction import ForkingPickler
-from probing import stopping
+from probing.system import stopping
 from probing.executors._serving import serve
-from probing.parents import EndsWithParent
-from probing.work import Outcome, Place, Worker
+from probing.system.child_processes import EndsWithParent
+from probing.contracts.executor import Outcome, Place, Worker
 
 class Last:
     pass
@@ -348,7 +348,7 @@ def test_an_executor_s_word_counts_for_nothing(squares: Squares) -> None:
 
 
 def test_units_done_by_others_meanwhile_are_waited_for(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completing, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(_run_until_done, "POLL_SECONDS", 0.01)
     whole, looks = plan(2), []
 
     def busy() -> set[str]:
@@ -358,7 +358,7 @@ def test_units_done_by_others_meanwhile_are_waited_for(squares: Squares, monkeyp
         return {whole.units[1].id} if len(looks) < 5 else set()
 
     missing = lambda: squares.missing(whole)  # noqa: E731
-    completing.complete(whole, executor("inline"), squares, lambda size: None, missing=missing, busy=busy)
+    _run_until_done.complete(whole, executor("inline"), squares, lambda size: None, missing=missing, busy=busy)
     assert squares.results() == {0: "0", 1: "1"} and squares.tries(1) == 0
 
 

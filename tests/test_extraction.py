@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from probing.batching import length_sorted_batches
-from probing.corpus import Corpus
 from probing.errors import (
     AlignmentError,
     BadParameter,
@@ -20,9 +18,11 @@ from probing.errors import (
     UnknownSite,
     UnsupportedModel,
 )
-from probing.extraction import extract
-from probing.language_model import LanguageModel
-from probing.store import Store, StoreWriter
+from probing.models.batching import length_sorted_batches
+from probing.models.language_model import LanguageModel
+from probing.states.extraction import extract
+from probing.states.store import Store, StoreWriter
+from probing.text.corpus import Corpus
 from tests.tiny_models import build, byte_tokenizer, corpus_of, language_model
 
 TEXTS = [

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from probing.cli import app
+from probing.cli.commands import app
 from probing.errors import ConfigError
-from probing.failures import attempted, read_failures
-from probing.records import read_results
-from probing.study import Study
+from probing.jobs.study import Study
+from probing.results.failures import attempted, read_failures
+from probing.results.probe import read_results
 from tests.conftest import REFERENCE
 
 TRAIN = ("--sites", "resid.1", "--control", "word_type:draws=1", "--quiet")

@@ -9,7 +9,7 @@ import torch
 from transformers import AlbertConfig, AutoModel
 
 from probing.errors import UnknownSite, UnsupportedModel
-from probing.language_model import LanguageModel
+from probing.models.language_model import LanguageModel
 from tests.tiny_models import FAMILIES, build, byte_tokenizer, wordpiece_tokenizer
 
 TEXTS = ["the thing", "a", "the cat is being in the hat", "on it"]

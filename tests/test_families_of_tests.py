@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probing.criterion import fails, judged, not_beyond
 from probing.errors import NonFiniteStates
 from probing.reporting import finding
 from probing.reporting.html import page
 from probing.training import train
 from probing.training.results import ProbeResults
+from probing.verdicts.decodability import fails, judged, not_beyond
 from tests.training_samples import MemoryStore, vector_of, word_corpus, word_store
 
 CORPUS = word_corpus(ambiguous=0.3)

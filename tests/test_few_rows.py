@@ -14,16 +14,16 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from probing.contracts import Prediction
-from probing.corpus import Corpus
-from probing.criterion import NOT_SHOWN, clears_frequencies, judged
-from probing.design import Labels
+from probing.contracts.prediction import Prediction
+from probing.labels import Labels
+from probing.measures._temperatures import Tempers, calibrating, temperature, tempers_from
 from probing.probes._loading import load_probe
 from probing.probes.linear import LinearProbe
-from probing.records import Gain, MeasureResult, ProbeResult, Score
 from probing.reporting.findings import finding
-from probing.tempering import Tempers, calibrating, temperature, tempers_from
+from probing.results.probe import Gain, MeasureResult, ProbeResult, Score
+from probing.text.corpus import Corpus
 from probing.training import ProbeResults, train
+from probing.verdicts.decodability import NOT_SHOWN, clears_frequencies, judged
 from scripts._bench_gate import noise
 from scripts._bench_train import Planted, example, forms, sentence_store
 

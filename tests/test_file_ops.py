@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from probing.errors import DiskFull
-from probing.store.file_ops import FileOps, typed_errors, write_temporary
+from probing.states.store.file_ops import FileOps, typed_errors, write_temporary
 from tests.reliability.children import run
 from tests.reliability.disk_errors import limited
 

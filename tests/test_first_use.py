@@ -13,15 +13,15 @@ from typer.testing import CliRunner, Result
 
 import probing as pb
 from probing import registry
-from probing.cli import app
-from probing.corpus import Corpus, Example
-from probing.records import from_json
+from probing.cli.commands import app
+from probing.cli.store_commands import _readable
 from probing.registry import FOLDERS
 from probing.reporting import finding
-from probing.store import Store
-from probing.store.commit_record import unknown_share
-from probing.store.format import REASONS
-from probing.store_commands import _readable
+from probing.results.probe import from_json
+from probing.states.store import Store
+from probing.states.store.commit_record import unknown_share
+from probing.states.store.format import REASONS
+from probing.text.corpus import Corpus, Example
 from probing.training.doubts import doubts
 from tests.conftest import REFERENCE, ROOT
 from tests.training_samples import labels_of

@@ -20,15 +20,15 @@ import pytest
 from safetensors.numpy import save
 
 from probing.errors import UntrustedFile
-from probing.foreign.job import ChildJob
-from probing.foreign.json_lines import read_neurox_json
-from probing.foreign.limits import Limits
-from probing.foreign.npy import read_npy
-from probing.foreign.process import CHILD, hand_over
-from probing.foreign.protocol import Frame, Sender, frames
-from probing.foreign.safetensors_file import read_safetensors
-from probing.foreign.sources import open_source
-from probing.foreign.spool import Spool
+from probing.states.importing.foreign.job import ChildJob
+from probing.states.importing.foreign.json_lines import read_neurox_json
+from probing.states.importing.foreign.limits import Limits
+from probing.states.importing.foreign.npy import read_npy
+from probing.states.importing.foreign.process import CHILD, hand_over
+from probing.states.importing.foreign.protocol import Frame, Sender, frames
+from probing.states.importing.foreign.safetensors_file import read_safetensors
+from probing.states.importing.foreign.sources import open_source
+from probing.states.importing.foreign.spool import Spool
 from tests import hostile_hdf5 as hostile
 from tests import store_samples as sample
 from tests.conftest import ROOT
@@ -111,7 +111,7 @@ def test_nothing_of_a_child_outlives_an_error(tmp_path: Path) -> None:
     next(received)
     received.close()
     children = subprocess.run(["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
-    assert "probing.foreign.child" not in children.stdout
+    assert "probing.states.importing.foreign.child" not in children.stdout
 
 
 @pytest.mark.parametrize("name", [*hostile.READS_CANARY, "unknown filter id", "4 TB in a small file", "link cycle"])
@@ -130,7 +130,7 @@ def test_the_child_opens_its_file_and_nothing_after_it(tmp_path: Path) -> None:
     log = tmp_path / "trace"
     subprocess.run(
         ["strace", "-f", "-qq", "-e", "trace=open,openat,openat2,connect,execve", "-o", str(log), sys.executable, "-P",
-         "-m", "probing.foreign.child", job("hdf5", path).to_json()],
+         "-m", "probing.states.importing.foreign.child", job("hdf5", path).to_json()],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=False,
     )  # fmt: skip
     calls = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []

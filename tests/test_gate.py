@@ -14,17 +14,17 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from probing.contracts.edited_model import Place
 from probing.errors import DegenerateDesign
-from probing.instrument import Place
-from probing.instruments.arrays import ArrayInstrument
-from probing.intervening.decoding import LEVEL, LINEAR, MLP, Decoded, Reading, decoded, mlp_predictions, reading
-from probing.intervening.experiment import FOLDS, Experiment, plan
-from probing.intervening.options import UseOptions
-from probing.intervening.running import Property, measure_property
-from probing.intervening.shrinkage import Prediction, linear_predictions
-from probing.judging import judge, untested
-from probing.use_result import Decodability
-from probing.verdict import Verdict, Word
+from probing.results.use import Decodability
+from probing.use.decoding import LEVEL, LINEAR, MLP, Decoded, Reading, decoded, mlp_predictions, reading
+from probing.use.edited_models.arrays import ArrayInstrument
+from probing.use.experiment import FOLDS, Experiment, plan
+from probing.use.options import UseOptions
+from probing.use.running import Property, measure_property
+from probing.use.shrinkage import Prediction, linear_predictions
+from probing.verdicts.judging import judge, untested
+from probing.verdicts.verdict import Verdict, Word
 from scripts._bench_gate import EXCESS, ROWS, Sample, by_row, noise, planned, signal
 
 # Strengths between which probes get from an accuracy of about .6 to .7, by rows over coordinates.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from probing.errors import IncompleteStore
-from probing.store import Store, StoreWriter
+from probing.states.store import Store, StoreWriter
 from tests.conftest import ROOT
 from tests.golden_samples import (
     GOLDEN,

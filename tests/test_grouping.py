@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from probing.cli import app
-from probing.corpus import Corpus, Example
+from probing.cli.commands import app
 from probing.errors import BadParameter, CorpusError, UnknownName
 from probing.jobs import CorpusOptions
+from probing.jobs.study import Study
 from probing.reporting.task_results import by_task
 from probing.reporting.warnings import warnings_of_task
-from probing.study import Study
+from probing.text.corpus import Corpus, Example
 from probing.training import train
 from tests.training_samples import MemoryStore
 

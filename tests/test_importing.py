@@ -16,8 +16,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import probing as pb
-from probing.cli import app
-from probing.corpus import Corpus
+from probing.cli.commands import app
 from probing.errors import (
     AlignmentError,
     BadParameter,
@@ -29,8 +28,9 @@ from probing.errors import (
     UntrustedFile,
 )
 from probing.provenance import file_sha256
-from probing.store import Store, StoreWriter, store_info
-from probing.store.export import export
+from probing.states.store import Store, StoreWriter, store_info
+from probing.states.store.export import export
+from probing.text.corpus import Corpus
 from tests import foreign_samples as foreign
 from tests import store_samples as sample
 from tests.conftest import REFERENCE
@@ -328,7 +328,7 @@ def test_a_store_that_does_not_say_what_it_holds_is_refused(tmp_path: Path) -> N
 def test_a_killed_import_leaves_a_store_that_the_same_command_finishes(
     files: dict[str, Path], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("probing.importing.SHARD_BYTES", 100_000)
+    monkeypatch.setattr("probing.states.importing.SHARD_BYTES", 100_000)
     commit, done = StoreWriter.commit, []
 
     def killed(self: StoreWriter, shard: int, content: Any) -> None:

@@ -16,16 +16,16 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import probing as pb
-from probing.cli import app
+from probing.cli.commands import app
 from probing.errors import BadParameter, DegenerateDesign, InputError, NoBehaviour, TooFewGroups, UnknownName
-from probing.evidence import read_evidence
-from probing.intervening.labelled import labelled_corpus, rare_classes, without
-from probing.intervening.options import UseOptions
-from probing.judging import judge, read_use_run
 from probing.reporting import print_verdicts
 from probing.reporting.wording import decimal
-from probing.use_run import UseRun
-from probing.verdict import Word
+from probing.use.directions import read_evidence
+from probing.use.labelled import labelled_corpus, rare_classes, without
+from probing.use.options import UseOptions
+from probing.verdicts.judging import judge, read_use_run
+from probing.verdicts.use_run import UseRun
+from probing.verdicts.verdict import Word
 from tests.conftest import ROOT
 
 REFERENCE = ROOT / "datasets" / "reference"
@@ -73,7 +73,7 @@ def test_what_is_measured_is_not_measured_again(
     run: tuple[UseRun, Path], model: pb.LanguageModel, corpus: pb.Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, folder = run
-    monkeypatch.setattr("probing.intervening.runs.measure_property", None)
+    monkeypatch.setattr("probing.use.runs.measure_property", None)
     again = pb.intervene(
         model, corpus, tasks=TASKS, behaviour=BEHAVIOUR, positions=["end"], sites="resid.2", max_rows=600,
         covariates=["column:subject_number"], options=QUICK, to=folder, progress=False,

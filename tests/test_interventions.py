@@ -7,15 +7,15 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from probing import registry
-from probing.editing import Edit, Intervention, Targets
+from probing.contracts.intervention import Edit, Intervention, Targets
 from probing.errors import BadParameter, DegenerateDesign
-from probing.interventions._edits import AffineEdit, columns_of
-from probing.interventions.class_mean import ClassMean, ClassMeanEdit
-from probing.interventions.inlp import Inlp
-from probing.interventions.leace import CrossSums, Leace
-from probing.interventions.random_subspace import RandomSubspace
-from probing.specs import build
-from probing.store import Moments
+from probing.recipes import build
+from probing.states.store import Moments
+from probing.use.interventions._edits import AffineEdit, columns_of
+from probing.use.interventions.class_mean import ClassMean, ClassMeanEdit
+from probing.use.interventions.inlp import Inlp
+from probing.use.interventions.leace import CrossSums, Leace
+from probing.use.interventions.random_subspace import RandomSubspace
 
 NAMES = registry.names("interventions")
 

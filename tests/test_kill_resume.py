@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probing.extraction import extract
-from probing.language_model import LanguageModel
-from probing.store import Store
+from probing.models.language_model import LanguageModel
+from probing.states.extraction import extract
+from probing.states.store import Store
 from tests.tiny_models import corpus_of
 
 ROOT = Path(__file__).resolve().parent.parent

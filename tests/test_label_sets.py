@@ -10,16 +10,16 @@ import pytest
 from sklearn.metrics import f1_score
 from sklearn.svm import LinearSVC
 
-from probing.contracts import Prediction
+from probing.contracts.prediction import Prediction
 from probing.controls.shuffled_labels import ShuffledLabelsControl
 from probing.controls.word_type import WordTypeControl
-from probing.corpus import Corpus
 from probing.errors import BadParameter, DegenerateDesign
 from probing.measures.accuracy import Accuracy
 from probing.measures.log_loss import LogLoss
 from probing.measures.macro_f1 import MacroF1
 from probing.probes._each_label import EachLabelProbe
 from probing.probes.linear import LinearProbe
+from probing.text.corpus import Corpus
 from probing.training import train
 from probing.training.results import NO_SITE
 from tests.test_places import labelled

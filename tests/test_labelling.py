@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from probing import registry
-from probing.corpus import SPLITS, Corpus, Example
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
+from probing.text.corpus import SPLITS, Corpus, Example
 from probing.training.labelling import label_rows
 from probing.training.row_facts import facts
 from tests.conftest import real_data

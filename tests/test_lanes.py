@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from probing.extraction import extract
-from probing.extraction.shard_work import threads_set
-from probing.language_model import LanguageModel
-from probing.models._lanes import Lanes, keeps_state
+from probing.models.cpu_speed.lanes import Lanes, keeps_state
+from probing.models.language_model import LanguageModel
+from probing.states.extraction import extract
+from probing.states.extraction.shard_work import threads_set
 from tests.tiny_models import FAMILIES, build, byte_tokenizer, corpus_of, language_model, wordpiece_tokenizer
 
 ALL = [*(family for names in FAMILIES.values() for family in names), *(f"{name}/decoder" for name in FAMILIES["both"])]

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModel, T5Config
 
 from probing.errors import BadParameter, ReplayUnavailable, UnknownSite, UnsupportedModel
-from probing.language_model import LanguageModel
-from probing.models._untrained import untrained_twin
+from probing.models.language_model import LanguageModel
+from probing.models.loading.untrained import untrained_twin
 from tests.tiny_models import build, byte_tokenizer, language_model, wordpiece_tokenizer
 
 TEXTS = ["the thing", "a", "the cat is being in the hat", "on it"]

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from probing import completing
-from probing.cli import app
+from probing.cli.commands import app
 from probing.errors import StoreBusy
-from probing.extraction import extract, shard_work
-from probing.language_model import LanguageModel
+from probing.executors import _run_until_done
+from probing.models.language_model import LanguageModel
 from probing.provenance import canonical_json
-from probing.store import FileOps, Store, StoreWriter, collect, garbage, remove, store_info
-from probing.store.file_ops import LEASE_SECONDS
-from probing.store.format import parse_signed, signed_json
-from probing.store.leases import UNWRITTEN_SECONDS, Leases
+from probing.states.extraction import extract, shard_work
+from probing.states.store import FileOps, Store, StoreWriter, collect, garbage, remove, store_info
+from probing.states.store.file_ops import LEASE_SECONDS
+from probing.states.store.format import parse_signed, signed_json
+from probing.states.store.leases import UNWRITTEN_SECONDS, Leases
 from tests.store_samples import content, identity, write
 from tests.tiny_models import build, byte_tokenizer, corpus_of
 
@@ -184,7 +184,7 @@ def reads_of_two_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Co
         return read(model, examples, start, *rest)
 
     monkeypatch.setattr(shard_work, "read_shard", slow)
-    monkeypatch.setattr(completing, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(_run_until_done, "POLL_SECONDS", 0.02)
     readers = [model(), model()]  # before the threads: weights are drawn from a generator that these would share
     threads = [threading.Thread(target=lambda one=one: found.append(run(folder, one))) for one in readers]
     for thread in threads:
@@ -224,7 +224,7 @@ def test_without_leases_shards_are_computed_twice_and_the_store_is_the_same(
 def test_the_shard_of_a_run_that_died_elsewhere_is_computed_once_its_lease_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completing, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(_run_until_done, "POLL_SECONDS", 0.02)
     whole = run(tmp_path / "whole")
     folder = tmp_path / "s"
     folder.mkdir()

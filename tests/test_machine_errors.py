@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import probing as pb
-from probing import machine
+from probing.contracts.executor import as_work_error
 from probing.errors import BadParameter, CannotReachFile, DiskFull, NotEnoughMemory, ProbingError
-from probing.machine import check_target, typed, typed_errors, with_typed_errors
-from probing.store.export import export
-from probing.work import as_work_error
+from probing.states.store.export import export
+from probing.system import machine
+from probing.system.machine import check_target, typed, typed_errors, with_typed_errors
 from tests.conftest import REFERENCE, ROOT
 
 LONG = "n" * 300

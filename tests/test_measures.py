@@ -24,7 +24,8 @@ from sklearn.metrics import (
 )
 
 from probing import registry
-from probing.contracts import Measure, Prediction
+from probing.contracts.measure import Measure
+from probing.contracts.prediction import Prediction
 from probing.errors import BadParameter
 from probing.measures import _one_vs_rest as one_vs_rest_file
 from probing.measures import spearman as spearman_file
@@ -38,7 +39,7 @@ from probing.measures.r2 import R2
 from probing.measures.recall_at_fpr import RecallAtFPR
 from probing.measures.spearman import Spearman
 from probing.measures.usable_information import UsableInformation
-from probing.statistics import cluster_weights
+from probing.statistics.bootstrap import cluster_weights
 from tests.training_samples import labels_of
 
 # Those of pairs and choices need the rows behind them: test_trees.py has their oracles.

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, CorpusError, DegenerateDesign, NotAStore, UnknownName, UnknownSite
-from probing.site import select_sites
-from probing.specs import build_task
-from probing.store import Store
+from probing.models.site import select_sites
+from probing.recipes import build_task
+from probing.states.store import Store
+from probing.text.corpus import Corpus, Example
 from probing.training.label_checks import check_labels
 from tests.conftest import REFERENCE
 from tests.training_samples import labels_of
@@ -67,7 +67,7 @@ def test_a_pattern_of_sites_gets_a_pattern() -> None:
 
 @pytest.mark.parametrize(("asked", "meant"), [("sentences", "sentence:mean"), ("word", "word:mean")])
 def test_a_row_scope_without_pooling_gets_the_scopes_and_the_mean(tmp_path: Path, asked: str, meant: str) -> None:
-    from probing.extraction import extract
+    from probing.states.extraction import extract
 
     corpus = Corpus((Example("a", "the cook", ((0, 3), (4, 8))),))
     with pytest.raises(BadParameter, match=rf"(?s)sentence:last, sentence:mean, word:first.*did you mean '{meant}'"):

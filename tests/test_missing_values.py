@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from probing.controls.keyed import KeyedControl
-from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, DegenerateDesign, UnknownName
 from probing.reporting.task_results import by_task
 from probing.reporting.warnings import warnings_of_task
-from probing.text_forms import named
+from probing.text.corpus import Corpus, Example
+from probing.text.text_forms import named
 from probing.training import train
 from probing.training.labelling import label_rows
 from probing.training.leaving_out import leave_one_out
@@ -52,7 +52,7 @@ def test_half_of_the_lemmas_give_the_selectivity_of_all_and_the_rows_without_are
 
 
 def labelled(corpus: Corpus, **options: Any) -> Any:
-    task = __import__("probing.specs").specs.build_task("upos", corpus)
+    task = __import__("probing.recipes").specs.build_task("upos", corpus)
     return label_rows(word_rows(corpus), "word", corpus, task, **options)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from probing.cli import app
+from probing.cli.commands import app
 from probing.errors import ProvenanceMismatch
-from probing.extraction import extract
-from probing.store import StoreWriter, merge, store_info
-from probing.store.format import parse_signed, signed_json
+from probing.states.extraction import extract
+from probing.states.store import StoreWriter, merge, store_info
+from probing.states.store.format import parse_signed, signed_json
 from tests import store_samples as sample
 from tests.tiny_models import corpus_of, language_model
 

@@ -14,12 +14,12 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from probing.cli import app
-from probing.corpus import Corpus, Example
+from probing.cli.commands import app
+from probing.cli.once_only import OnceOnly
 from probing.errors import NotForThisTask, UnknownName
-from probing.mixed_tasks import fitting
-from probing.once_only import OnceOnly
-from probing.records import read_results
+from probing.results.probe import read_results
+from probing.text.corpus import Corpus, Example
+from probing.training.mixed_tasks import fitting
 from tests.conftest import REFERENCE
 
 KINDS = {"column:c": "classes", "column:r": "real", "column:l": "labels"}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AutoModel, MarianConfig, MarianMTModel, PreTrainedTokenizerFast
 
 from probing.errors import UnsupportedModel, UnusedWeights
-from probing.language_model import LanguageModel
+from probing.models.language_model import LanguageModel
 from tests.tiny_models import build, byte_tokenizer, wordpiece_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")

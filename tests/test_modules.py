@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AlbertConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from probing.errors import BadParameter, UnknownSite, UnsupportedModel
-from probing.extraction import extract
 from probing.jobs import ExtractJob
-from probing.language_model import LanguageModel
+from probing.models.language_model import LanguageModel
+from probing.states.extraction import extract
 from tests.tiny_models import byte_tokenizer, corpus_of, wordpiece_tokenizer
 
 TEXTS = ["the cat is being", "a", "on the mat"]

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from probing.cli import app
-from probing.corpus import Corpus
+from probing.cli.commands import app
 from probing.errors import (
     BadParameter,
     CorruptShard,
@@ -27,9 +26,9 @@ from probing.errors import (
     UnknownName,
     UnknownSite,
 )
-from probing.extraction import extract
-from probing.extraction.gathering import gather_moments
-from probing.store import (
+from probing.states.extraction import extract
+from probing.states.extraction.gathering import gather_moments
+from probing.states.store import (
     FileOps,
     Moments,
     Store,
@@ -41,8 +40,9 @@ from probing.store import (
     repair,
     store_info,
 )
-from probing.store.format import parse_signed, signed_json
-from probing.store.moments import BLOCK_ROWS, Chosen, Sums
+from probing.states.store.format import parse_signed, signed_json
+from probing.states.store.moments import BLOCK_ROWS, Chosen, Sums
+from probing.text.corpus import Corpus
 from probing.training.pooling import with_rows
 from tests import store_samples
 from tests.conftest import REFERENCE
@@ -135,7 +135,7 @@ def test_an_extraction_that_writes_all_shards_itself_reads_no_states_back(
     monkeypatch.setattr(Store, "blocks", lambda self, site, *a, **k: reads.append(site) or blocks(self, site, *a, **k))
     live = kept(run(tmp_path / "live", moments="all").path)
     assert not reads
-    monkeypatch.setattr("probing.extraction.gathering.LIVE_BYTES", 0)  # as if the sums of all sites did not fit
+    monkeypatch.setattr("probing.states.extraction.gathering.LIVE_BYTES", 0)  # as if the sums of all sites did not fit
     assert kept(run(tmp_path / "later", moments="all").path) == live and reads
 
 

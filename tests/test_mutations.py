@@ -14,9 +14,9 @@ import pytest
 
 import probing as pb
 from probing.errors import ProbingError
+from probing.jobs.study import Study
 from probing.probes._loading import load_probe
 from probing.probes.linear import LinearProbe
-from probing.study import Study
 from tests.test_study import GOOD
 
 CONLLU = """# sent_id = a

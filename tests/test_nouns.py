@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, CorpusError, InputError, UnknownName, UnknownSite
+from probing.models.site import Site, select_sites
 from probing.provenance import canonical_json, differing_keys, digest
-from probing.records import Comparison, Gain, MeasureResult, ProbeResult, Score, from_json, read_results, to_json
+from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult, Score, from_json, read_results, to_json
 from probing.seeds import child_seed, generator
-from probing.site import Site, select_sites
+from probing.text.corpus import Corpus, Example
 
 
 def test_child_seeds_depend_on_root_and_on_the_whole_path() -> None:

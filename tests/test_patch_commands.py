@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from probing import reporting
-from probing.cli import app
+from probing.cli.commands import app
 from probing.errors import CorpusError
-from probing.intervening.prompt_pairs import PromptPairs
-from probing.patching_result import read_patching
+from probing.results.patching import read_patching
+from probing.use.patching.prompt_pairs import PromptPairs
 from tests.conftest import REFERENCE
 
 MODEL = str(REFERENCE / "model")

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from probing.behaviours.next_token import NextToken
-from probing.corpus import Corpus
+from probing.contracts.edited_model import Instrument, Place
 from probing.errors import BadParameter, DegenerateDesign, UnknownName
-from probing.instrument import Instrument, Place
-from probing.instruments.text import TextInstrument
-from probing.intervening.ablating import ablate
-from probing.intervening.patching import attribute, patch
-from probing.intervening.prompt_pairs import PromptPairs, patch_pairs
 from probing.reporting.heat_map import HeatMap, ablation_map, draw_heat_map, patching_map, save_heat_map
+from probing.text.corpus import Corpus
+from probing.use.behaviours.next_token import NextToken
+from probing.use.edited_models.text import TextInstrument
+from probing.use.patching.ablating import ablate
+from probing.use.patching.patching import attribute, patch
+from probing.use.patching.prompt_pairs import PromptPairs, patch_pairs
 from tests.test_suffix_replay import read
 from tests.test_text_instrument import CORPUS
 from tests.tiny_models import corpus_of
@@ -302,7 +302,7 @@ def test_spans_of_different_numbers_of_pieces_are_refused_before_the_model_runs(
     pairs = span_pairs()
     examples = [replace(e, spans={"subject": (2, 4 - (k == 4))}) for k, e in enumerate(pairs.corpus.examples)]
     unequal = replace(pairs, corpus=Corpus(tuple(examples), "spans"))
-    monkeypatch.setattr("probing.intervening.prompt_pairs.TextInstrument", None)
+    monkeypatch.setattr("probing.use.patching.prompt_pairs.TextInstrument", None)
     with pytest.raises(
         BadParameter, match=r"1 of 3 pairs, such as pair 2: 2 and 1(.|\n)*subject\.first or subject\.last"
     ):

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from probing import registry
-from probing.contracts import Task
-from probing.corpus import SPLITS, Corpus, Example
-from probing.design import MOST_BYTES, Labels, Pairs
+from probing.contracts.task import Task
 from probing.errors import BadParameter, CorpusError, DegenerateDesign, NonFiniteStates, UnknownName
-from probing.extraction import extract
+from probing.labels import MOST_BYTES, Labels, Pairs
 from probing.probes.linear import LinearProbe
+from probing.states.extraction import extract
+from probing.text.corpus import SPLITS, Corpus, Example
 from probing.training import train
 from probing.training.labelling import label_rows
 from probing.training.pooling import with_rows

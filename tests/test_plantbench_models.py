@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from probing.corpus import Corpus
+from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, CorpusError, PlantFailed
-from probing.instrument import Place
 from probing.plantbench import tier1
 from probing.plantbench.built import compiled, of_training
 from probing.plantbench.case import Cell, CellTruth, Joint, Truth
@@ -28,6 +27,7 @@ from probing.plantbench.tier2_models import Recipe
 from probing.plantbench.tier2_training import Trained, accuracy, trained
 from probing.plantbench.truth_json import cells_as_json, joints_as_json, truth_from_json
 from probing.seeds import child_seed, generator
+from probing.text.corpus import Corpus
 from tests.conftest import ROOT
 
 SHIPPED = ROOT / "datasets" / "plantbench"

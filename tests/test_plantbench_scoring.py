@@ -14,13 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 import probing
-from probing.cli import app
-from probing.editing import Intervention
+from probing.cli.commands import app
+from probing.contracts.edited_model import Place
+from probing.contracts.intervention import Intervention
 from probing.errors import BadParameter, TooFewGroups, UnknownName
-from probing.instrument import Place
-from probing.intervening.nulls import rate_interval
-from probing.interventions.inlp import Inlp
-from probing.interventions.leace import Leace
 from probing.plantbench import baselines, running, tier0
 from probing.plantbench.case import Answer, Case, Cell, CellTruth, Certificate, Said, Truth
 from probing.plantbench.knobs import Knobs, held_out_version
@@ -29,6 +26,9 @@ from probing.plantbench.running import run
 from probing.plantbench.scorecard import Scorecard
 from probing.plantbench.scoring import Rule, Scored, answers, oracle_rule, rates, score
 from probing.plantbench.suite import Suite, development, held_out_suite, vectors
+from probing.use.interventions.inlp import Inlp
+from probing.use.interventions.leace import Leace
+from probing.use.nulls import rate_interval
 from tests.conftest import ROOT
 
 SMALL = Knobs(n=1200, n_pairs=1024)

@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 
+from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, BadTwin, PlantFailed, UnknownName
-from probing.instrument import Place
 from probing.plantbench import oracle, tier0
 from probing.plantbench.case import Case, Cell, CellTruth, Truth
 from probing.plantbench.knobs import CI_SEEDS, Knobs, held_out, holdout_seed

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from probing.instrument import Place
-from probing.instruments.arrays import ArrayInstrument
+from probing.contracts.edited_model import Place
 from probing.plantbench import tier0
 from probing.plantbench.case import Case, Joint, Truth
 from probing.plantbench.grouping import effective, groups_of, zipf_shares
@@ -20,6 +19,7 @@ from probing.plantbench.plants import flipped
 from probing.plantbench.tier0_cases import CASES
 from probing.plantbench.yardstick import SignedMeans, Yardstick
 from probing.seeds import generator
+from probing.use.edited_models.arrays import ArrayInstrument
 
 EFFECTS = dict(zip(range(32, 36), Knobs().multiples, strict=True))
 

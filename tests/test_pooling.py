@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probing.corpus import Corpus, Example
 from probing.errors import BadParameter
-from probing.extraction import extract
-from probing.store import Store
+from probing.states.extraction import extract
+from probing.states.store import Store
+from probing.text.corpus import Corpus, Example
 from probing.training import train
 from probing.training.pooling import POOLINGS, PooledStore, with_rows
 from tests.tiny_models import corpus_of, language_model

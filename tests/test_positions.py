@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probing.corpus import Corpus, Example
 from probing.errors import AlignmentError, BadParameter, ConfigError, CorpusError, ProvenanceMismatch, UnknownName
-from probing.extraction import extract
-from probing.positions import Position, parse_positions, position_rows
-from probing.records import read_results
-from probing.store import Store, store_info
-from probing.store.export import export
-from probing.study import Study
+from probing.jobs.study import Study
+from probing.results.probe import read_results
+from probing.states.extraction import extract
+from probing.states.store import Store, store_info
+from probing.states.store.export import export
+from probing.text.corpus import Corpus, Example
+from probing.text.positions import Position, parse_positions, position_rows
 from probing.training import train
 from probing.training.pooling import with_rows
 from tests.conftest import REFERENCE

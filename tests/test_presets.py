@@ -12,7 +12,7 @@ from probing.errors import BadParameter, UnknownName
 from probing.probes._presets import PRESETS
 from probing.probes.linear import LinearProbe
 from probing.probes.mlp import MLPProbe
-from probing.specs import build, full_recipe, normalised
+from probing.recipes import build, full_recipe, normalised
 from probing.training import train
 from tests.training_samples import vector_of, word_corpus, word_store
 

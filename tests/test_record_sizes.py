@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from probing.errors import BadParameter, CorruptShard
-from probing.extraction import extract
-from probing.extraction import shard_reading as reading_of_shards
-from probing.store import Store, StoreWriter, merge, store_info
-from probing.store import format as store_format
-from probing.store.missing_words import LISTED, MISSING
+from probing.states.extraction import extract
+from probing.states.extraction import shard_reading as reading_of_shards
+from probing.states.store import Store, StoreWriter, merge, store_info
+from probing.states.store import format as store_format
+from probing.states.store.missing_words import LISTED, MISSING
 from tests.store_samples import content, identity
 from tests.tiny_models import corpus_of, language_model
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from probing.corpus import SPLITS, Corpus
+from probing.text.corpus import SPLITS, Corpus
 from tests.conftest import REFERENCE, ROOT
 from tests.reference_samples import ANSWERS, Row, every, load_grammar, read, script
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from probing.corpus import SPLITS, Corpus
-from probing.language_model import LanguageModel
-from probing.specs import build
-from probing.study import Study, task_level
+from probing.jobs.study import Study, task_level
+from probing.models.language_model import LanguageModel
+from probing.recipes import build
+from probing.text.corpus import SPLITS, Corpus
 from tests.conftest import REFERENCE
 from tests.reference_samples import ANSWERS, Row, every, load_grammar, read, script
 

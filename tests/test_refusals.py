@@ -17,13 +17,13 @@ import torch
 from typer.testing import CliRunner
 
 import probing as pb
-from probing.cli import app
+from probing.cli.commands import app
 from probing.errors import BadParameter, ConfigError, ProbingError, RemoteCodeRefused, StoreError, UnsupportedModel
-from probing.site import Site
-from probing.store import StoreWriter
-from probing.store.export import export
-from probing.strict_json import strict_json
-from probing.study import Study
+from probing.files.strict_json import strict_json
+from probing.jobs.study import Study
+from probing.models.site import Site
+from probing.states.store import StoreWriter
+from probing.states.store.export import export
 from tests import store_samples as sample
 from tests.conftest import REFERENCE, ROOT
 from tests.test_study import GOOD

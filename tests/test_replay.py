@@ -15,8 +15,7 @@ import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from probing.cli import app
-from probing.corpus import Corpus
+from probing.cli.commands import app
 from probing.errors import (
     BadParameter,
     CorruptShard,
@@ -26,12 +25,13 @@ from probing.errors import (
     UnknownName,
     UnknownSite,
 )
-from probing.extraction import extract
-from probing.extraction.replaying import Replay, ReplayBatch
-from probing.language_model import LanguageModel
-from probing.store import Store, StoreWriter, merge, store_info
-from probing.store.export import export
-from probing.store.format import Recipe
+from probing.models.language_model import LanguageModel
+from probing.states.extraction import extract
+from probing.states.extraction.replaying import Replay, ReplayBatch
+from probing.states.store import Store, StoreWriter, merge, store_info
+from probing.states.store.export import export
+from probing.states.store.format import Recipe
+from probing.text.corpus import Corpus
 from probing.training import train
 from tests import store_samples
 from tests.conftest import REFERENCE

@@ -11,12 +11,12 @@ import pandas as pd
 from rich.console import Console
 
 from probing import reporting
-from probing.analysis import AnalysisResult, Point
-from probing.records import ProbeResult
 from probing.reporting.analyses import analysis_panels
 from probing.reporting.methods import methods_paragraph
 from probing.reporting.references import bibtex, keys_of
 from probing.reporting.task_results import by_task
+from probing.results.analysis import AnalysisResult, Point
+from probing.results.probe import ProbeResult
 from probing.training.results import ProbeResults
 from tests.test_reporting import LAYERS, Page, upos_like
 

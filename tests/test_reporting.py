@@ -16,9 +16,9 @@ from rich.console import Console
 
 from probing import reporting
 from probing.errors import ConfigError, InputError
-from probing.records import Comparison, Gain, MeasureResult, ProbeResult, Score, json_lines
 from probing.reporting import chart, findings, html
 from probing.reporting.task_results import by_task
+from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult, Score, json_lines
 
 TAGS = ("NOUN", "VERB", "ADP", "DET", "PRON", "PUNCT", "ADJ", "ADV", "AUX", "PROPN", "NUM", "INTJ", "X")
 HOSTILE = "column:<script>alert(1)</script>\"'&$_^[red]"

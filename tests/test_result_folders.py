@@ -19,19 +19,19 @@ from sklearn.linear_model import LogisticRegression
 
 import probing as pb
 from probing.errors import DamagedUnit, InputError, UnknownName
-from probing.intervening.done import Done
+from probing.files.whole_files import sealed, sweep, unsealed, write_atomically
 from probing.probes.linear import LinearProbe
 from probing.provenance import model_called
-from probing.records import ProbeResult, to_json
 from probing.reporting import print_results
 from probing.reporting.task_results import by_task
 from probing.reporting.warnings import warnings_of
+from probing.results.probe import ProbeResult, to_json
+from probing.results.use import UseResult
 from probing.training import train
 from probing.training.results import ProbeResults
 from probing.training.saved_probes import probe_name
 from probing.training.units import sweep_results
-from probing.use_result import UseResult
-from probing.whole_files import sealed, sweep, unsealed, write_atomically
+from probing.use.done import Done
 from tests.test_reporting import Page
 from tests.training_samples import MemoryStore, vector_of, word_corpus, word_store
 from tests.use_report_samples import a_result
@@ -338,7 +338,9 @@ def test_a_temporary_file_of_a_living_process_is_left_to_it(tmp_path: Path) -> N
 def test_a_file_is_written_though_another_process_sweeps_its_first_attempt_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("probing.whole_files._lock", lambda handle: True)  # as where locks are of one machine alone
+    monkeypatch.setattr(
+        "probing.files.whole_files._lock", lambda handle: True
+    )  # as where locks are of one machine alone
     monkeypatch.setattr("os.fsync", lambda handle: (sweep(tmp_path), monkeypatch.undo()))
     write_atomically(tmp_path / "x.json", b"{}")
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"] and (tmp_path / "x.json").read_bytes() == b"{}"

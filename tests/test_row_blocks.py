@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from probing.errors import BadParameter, CorruptShard, UnknownSite
-from probing.store import Store
+from probing.states.store import Store
 from tests.store_samples import SITES, whole, write
 
 DTYPES = ("float32", "float16", "bfloat16")

@@ -21,8 +21,8 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from probing import registry
-from probing.cli import app
-from probing.corpus import Corpus
+from probing.cli.commands import app
+from probing.contracts.executor import Executor, Outcome, Place, Report, Worker, WorkerFactory, WorkPlan, WorkUnit
 from probing.errors import (
     BadParameter,
     MissingDependency,
@@ -33,15 +33,15 @@ from probing.errors import (
     WorkerLost,
     WorkError,
 )
-from probing.extraction import extract
-from probing.extraction.reading_options import reading_of
-from probing.extraction.shard_work import StoreToFill, WorkersThatLoad, shard_units, threads_set
 from probing.jobs import ExtractJob
-from probing.language_model import LanguageModel
-from probing.models._source import ModelSource
-from probing.store import Store, StoreWriter
-from probing.store.leases import Leases
-from probing.work import Executor, Outcome, Place, Report, Worker, WorkerFactory, WorkPlan, WorkUnit
+from probing.models.language_model import LanguageModel
+from probing.models.loading.source import ModelSource
+from probing.states.extraction import extract
+from probing.states.extraction.reading_options import reading_of
+from probing.states.extraction.shard_work import StoreToFill, WorkersThatLoad, shard_units, threads_set
+from probing.states.store import Store, StoreWriter
+from probing.states.store.leases import Leases
+from probing.text.corpus import Corpus
 from tests.conftest import REFERENCE
 from tests.tiny_models import build, byte_tokenizer, corpus_of
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probing.corpus import Corpus, Example
-from probing.criterion import NOT_JUDGED, judged
 from probing.reporting.task_results import by_task
 from probing.reporting.warnings import warnings_of_task
-from probing.statistics import Clusters
+from probing.statistics.bootstrap import Clusters
+from probing.text.corpus import Corpus, Example
 from probing.training import train
 from probing.training.clusters import label_agreement
 from probing.training.labelling import label_rows
+from probing.verdicts.decodability import NOT_JUDGED, judged
 from tests.training_samples import MemoryStore, word_rows
 
 FORMS = [f"{a}{b}" for a in "bdfgklmn" for b in ("a", "e", "i", "o", "u", "ai", "oi", "au")]
@@ -135,7 +135,7 @@ def documents(label: str, seed: int = 0) -> Corpus:
 @pytest.mark.parametrize(("label", "unit"), [("constant", "document"), ("mostly", "document"), ("free", "sentence")])
 def test_documents_are_resampled_where_the_label_is_constant_in_them(label: str, unit: str) -> None:
     corpus = documents(label)
-    task = __import__("probing.specs").specs.build_task("column:label", corpus)
+    task = __import__("probing.recipes").specs.build_task("column:label", corpus)
     rows = MemoryStore(corpus, {}, None)
     rows.rows = type("Rows", (), {"example": np.arange(len(corpus)), "word": np.full(len(corpus), -1)})
     labels = label_rows(rows.rows, "sentence", corpus, task)

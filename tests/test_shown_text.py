@@ -16,14 +16,14 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 import probing as pb
-from probing import screen
-from probing.cli import app
+from probing.cli.commands import app
 from probing.errors import BadParameter, ConfigError, InputError, ProbingError, UntrustedFile, printable
-from probing.fact_shapes import check_settings, check_shapes
-from probing.importing import import_states
-from probing.records import read_results
+from probing.files.fact_shapes import check_settings, check_shapes
+from probing.jobs.study import Study
 from probing.reporting.markup import el, escape
-from probing.study import Study
+from probing.results.probe import read_results
+from probing.states.importing import import_states
+from probing.system import screen
 from tests.conftest import REFERENCE, ROOT, with_field
 
 HOSTILE = "name\x1b]0;owned\x07\x1b[2J\u202eabc\u2066\x9b31m\r\x7f"

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForSeq2SeqLM
 
 from probing.errors import BadParameter, ProvenanceMismatch, UnsupportedModel
-from probing.extraction import extract
 from probing.jobs import ExtractJob
-from probing.language_model import LanguageModel
+from probing.models.language_model import LanguageModel
+from probing.states.extraction import extract
 from tests.tiny_models import build, byte_tokenizer, corpus_of
 
 TEXT = "the cat is in"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from probing.store import Store
+from probing.states.store import Store
 from tests.conftest import REFERENCE, ROOT
 
 SCRIPT = ROOT / "scripts" / "slurm_extract.sh"

@@ -13,11 +13,11 @@ import pytest
 import probing as pb
 from probing.controls.random_states import RandomStates, vector_of
 from probing.controls.untrained_model import UntrainedModelControl
-from probing.corpus import Corpus
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownName, UnknownSite
-from probing.records import Comparison, ProbeResult
 from probing.reporting import finding
-from probing.store import Store
+from probing.results.probe import Comparison, ProbeResult
+from probing.states.store import Store
+from probing.text.corpus import Corpus
 from probing.training import train
 from tests.conftest import REFERENCE, ROOT
 from tests.training_samples import MemoryStore, labels_of, word_corpus, word_rows, word_store
@@ -213,7 +213,7 @@ def test_every_control_says_what_it_answers_in_the_list_and_in_the_methods() -> 
     from typer.testing import CliRunner
 
     from probing import registry
-    from probing.cli import app
+    from probing.cli.commands import app
 
     methods = (ROOT / "docs" / "decodability.md").read_text(encoding="utf-8")
     listed = " ".join(CliRunner().invoke(app, ["list", "controls"], env={"COLUMNS": "300"}).stdout.split())

@@ -9,9 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest, false_discovery_control, norm, t
 
-from probing import statistics
-from probing.multiplicity import adjust, benjamini_hochberg, holm, level_after
-from probing.statistics import (
+from probing.statistics import bootstrap
+from probing.statistics.bootstrap import (
     cluster_weights,
     detectable,
     gained,
@@ -22,6 +21,7 @@ from probing.statistics import (
     unvaried_interval,
     unvaried_p,
 )
+from probing.statistics.multiplicity import adjust, benjamini_hochberg, holm, level_after
 
 S, R, STUDIES = 80, 400, 500
 WEIGHTS = cluster_weights(S, resamples=R, seed=1)
@@ -51,7 +51,7 @@ def test_every_resample_draws_as_many_clusters_as_there_are() -> None:
 
 def test_weights_too_large_for_double_are_the_same_counts_in_single(monkeypatch: pytest.MonkeyPatch) -> None:
     double = cluster_weights(S, resamples=R)
-    monkeypatch.setattr(statistics, "_DOUBLE_CELLS", R * S - 1)
+    monkeypatch.setattr(bootstrap, "_DOUBLE_CELLS", R * S - 1)
     single = cluster_weights(S, resamples=R)
     assert (double.dtype, single.dtype) == (np.float64, np.float32) and (single == double).all()
 

@@ -7,13 +7,14 @@ import sys
 
 import pytest
 
-from probing import stopping
+from probing.system import stopping
 from tests.conftest import ROOT
 
 # A command of the command line that does `{body}`; `send` gives this process a signal.
 PROGRAM = """
 import os, signal, sys, time, weakref
-from probing import cli, stopping
+from probing.cli.commands import commands
+from probing.system import stopping
 stopping.GRACE_SECONDS = {grace}
 def send(name="SIGTERM"):
     os.kill(os.getpid(), getattr(signal, name))
@@ -24,9 +25,9 @@ class Sends:
         send()
 def work():
 {body}
-cli.store_app.command("work")(work)
+commands.store_app.command("work")(work)
 sys.argv = ["probing", "store", "work"]
-cli.main()
+commands.main()
 """
 WAITS = "time.sleep(60)"
 
@@ -97,7 +98,7 @@ def test_signals_are_heard_while_the_command_line_itself_is_imported() -> None:
 import os, sys
 class Sends:
     def find_spec(self, name, path=None, target=None):
-        if name in ("probing.cli", "typer", "rich"):
+        if name in ("probing.cli.commands", "typer", "rich"):
             os.kill(os.getpid(), 15)
 sys.meta_path.insert(0, Sends())
 sys.argv = ["probing", "list"]

@@ -27,9 +27,9 @@ from probing.errors import (
     UnknownSite,
     UnsupportedFormat,
 )
-from probing.store import FileOps, Store, StoreWriter, list_stores, narrow, store_info
-from probing.store.format import parse_signed, read_store_json, shard_file, signed_json, widen
-from probing.store.verify import verify_shard
+from probing.states.store import FileOps, Store, StoreWriter, list_stores, narrow, store_info
+from probing.states.store.format import parse_signed, read_store_json, shard_file, signed_json, widen
+from probing.states.store.verify import verify_shard
 from tests import store_samples as sample
 
 

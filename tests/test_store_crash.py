@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from probing.store import Store, remove, repair
-from probing.store.format import parse_signed, record_file
+from probing.states.store import Store, remove, repair
+from probing.states.store.format import parse_signed, record_file
 from tests.reliability.crash_states import careful_log, judge_store, power_cuts, stopped, without
 from tests.reliability.disk_model import Disk, LoggedFiles
 from tests.reliability.fault_files import Counted, Stopped

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from probing.cli import app
+from probing.cli.commands import app
 from probing.errors import (
     BadParameter,
     CorruptShard,
@@ -26,8 +26,8 @@ from probing.errors import (
     StoreBusy,
     StoreError,
 )
-from probing.store import Store, StoreWriter, collect, garbage, merge, remove, repair
-from probing.store.export import export
+from probing.states.store import Store, StoreWriter, collect, garbage, merge, remove, repair
+from probing.states.store.export import export
 from tests.store_samples import N_SHARDS, SITES, content, identity, whole, write
 
 DAY = 24 * 3600

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModel, GemmaConfig
 
 from probing.errors import NonFiniteStates, NotRepresentable, UnknownSite, UnsupportedModel
-from probing.extraction import extract
-from probing.language_model import LanguageModel
-from probing.store import Store
+from probing.models.language_model import LanguageModel
+from probing.states.extraction import extract
+from probing.states.store import Store
 from tests.tiny_models import build, byte_tokenizer, corpus_of, language_model
 
 CORPUS = corpus_of("the cat", "a thing is in")

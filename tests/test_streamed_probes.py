@@ -9,12 +9,12 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
+from probing.contracts.row_blocks import RowBlocks
 from probing.errors import BadParameter
 from probing.probes._streamed_moments import StreamedMoments
 from probing.probes.linear import LinearProbe
 from probing.probes.ridge import RidgeProbe
-from probing.store import Store
-from probing.store.row_blocks import RowBlocks
+from probing.states.store import Store
 from tests.store_samples import whole, write
 
 

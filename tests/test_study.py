@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from probing.corpus import Corpus
 from probing.errors import ConfigError
 from probing.jobs import CorpusOptions, TrainJob
-from probing.store import Store
-from probing.study import Study, StudyTrain
+from probing.jobs.study import Study, StudyTrain
+from probing.states.store import Store
+from probing.text.corpus import Corpus
 from tests.conftest import REFERENCE
 
 GOOD = """
@@ -72,7 +72,7 @@ def test_a_study_may_keep_a_replay_of_a_subset_beside_the_states_it_trains_on(
 ) -> None:
     trained: list[Path] = []
     monkeypatch.setattr(StudyTrain, "train", lambda entry, store, *_, **__: trained.append(store))
-    monkeypatch.setattr("probing.study.pb.report", lambda out: out)
+    monkeypatch.setattr("probing.jobs.study.pb.report", lambda out: out)
     corpus = ", ".join(f"{split}: {file}" for split, file in small_corpus.items())
     text = GOOD.replace("model: model", f"model: {REFERENCE / 'model'}").replace("resid.*", "resid.0")
     text = text.replace("{train: a.jsonl, dev: b.jsonl, test: c.jsonl}", "{" + corpus + "}")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from probing.batching import PaddedBatch
 from probing.errors import EditFailed, ReplayUnavailable, UnknownSite, UnsupportedModel
-from probing.extraction import extract
-from probing.language_model import LanguageModel
+from probing.models.batching import PaddedBatch
+from probing.models.language_model import LanguageModel
+from probing.states.extraction import extract
 from tests.conftest import REFERENCE
 from tests.tiny_models import _config, _noisy, build, byte_tokenizer, corpus_of, wordpiece_tokenizer
 

@@ -16,11 +16,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from probing.corpora import _delimited
-from probing.corpora._delimited import _INTEGER, _NUMBER, Delimited, numbers_of
-from probing.corpus import Corpus
 from probing.errors import BadParameter, CorpusError
+from probing.readers import _delimited
+from probing.readers._delimited import _INTEGER, _NUMBER, Delimited, numbers_of
 from probing.tasks.column import MEMBER as COLUMN
+from probing.text.corpus import Corpus
 
 LINES = [("old dog", "a"), ('"I am tired.', "b"), ("small bird", "a"), ('Let us go."', "b"), ("cold river", "a")]
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from probing import registry
-from probing.contracts import Task
-from probing.corpus import Corpus, Example, Label
+from probing.contracts.task import Task
 from probing.errors import BadParameter, CorpusError, DegenerateDesign, UnknownName
+from probing.text.corpus import Corpus, Example, Label
 
 WORDS = ((0, 1), (2, 3), (4, 5))
 

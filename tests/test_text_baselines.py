@@ -10,11 +10,11 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from probing.corpus import Corpus, Example
 from probing.errors import BadParameter
 from probing.probes.bag_of_words import BagOfWordsProbe, BagOfWordsRegressorProbe
 from probing.probes.text_length import TextLengthProbe, TextLengthRegressorProbe
 from probing.probes.tfidf import TfidfProbe, TfidfRegressorProbe
+from probing.text.corpus import Corpus, Example
 from probing.training import train
 from tests.training_samples import SPLIT_SIZES, MemoryStore, word_corpus, word_store
 

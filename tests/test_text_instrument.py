@@ -12,18 +12,18 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
-from probing.behaviours.next_token import NextToken
-from probing.behaviours.readout import FinalStates
-from probing.corpus import Corpus
+from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, EditFailed, NoBehaviour, ReplayUnavailable, UnknownName, UnsupportedModel
-from probing.extraction import extract
-from probing.extraction.replaying import Replay
-from probing.instrument import Place
-from probing.instruments._rows import _spread
-from probing.instruments._sequences import cut_by_length
-from probing.instruments.text import TextInstrument
-from probing.language_model import LanguageModel
-from probing.models._held_norms import HeldNorms
+from probing.models.language_model import LanguageModel
+from probing.models.reading.held_norms import HeldNorms
+from probing.states.extraction import extract
+from probing.states.extraction.replaying import Replay
+from probing.text.corpus import Corpus
+from probing.use.behaviours.next_token import NextToken
+from probing.use.behaviours.readout import FinalStates
+from probing.use.edited_models._rows import _spread
+from probing.use.edited_models._sequences import cut_by_length
+from probing.use.edited_models.text import TextInstrument
 from tests.test_suffix_replay import read
 from tests.tiny_models import byte_tokenizer, corpus_of, wordpiece_tokenizer
 

@@ -14,7 +14,6 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from probing.corpus import Corpus
 from probing.errors import (
     BadParameter,
     DamagedUnit,
@@ -25,7 +24,8 @@ from probing.errors import (
     UnknownSite,
 )
 from probing.probes.linear import LinearProbe
-from probing.records import from_json, to_json
+from probing.results.probe import from_json, to_json
+from probing.text.corpus import Corpus
 from probing.training import train
 from probing.training.results import NO_SITE, ProbeResults
 from tests.training_samples import MemoryStore, vector_of, word_corpus, word_rows, word_store

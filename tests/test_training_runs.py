@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import probing as pb
-from probing.analysing import Analysis, SiteData
-from probing.analysis import Point
-from probing.contracts import Probe
-from probing.corpus import Corpus
+from probing.contracts.analysis import Analysis, SiteData
+from probing.contracts.probe import Probe
+from probing.contracts.row_blocks import RowBlocks
 from probing.errors import BadParameter, NonFiniteStates, ProvenanceMismatch, UnitFailed
-from probing.records import read_results
-from probing.store import Store
-from probing.store.row_blocks import RowBlocks
+from probing.results.analysis import Point
+from probing.results.probe import read_results
+from probing.states.store import Store
+from probing.text.corpus import Corpus
 from probing.training import train
 from probing.training.results import ProbeResults
 from probing.training.threads import Threads

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probing.corpus import Corpus
 from probing.errors import BadParameter, DegenerateDesign
-from probing.multiplicity import adjust, level_after
 from probing.reporting import finding
-from probing.statistics import ALPHA, detectable
+from probing.statistics.bootstrap import ALPHA, detectable
+from probing.statistics.multiplicity import adjust, level_after
+from probing.text.corpus import Corpus
 from probing.training import train
 from probing.training.results import NO_SITE, ProbeResults
 from tests.training_samples import MemoryStore, vector_of, word_corpus, word_store

@@ -10,12 +10,11 @@ import pytest
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.stats import spearmanr
 
-from probing.contracts import Prediction
+from probing.contracts.prediction import Prediction
 from probing.controls.edge import EdgeControl
 from probing.controls.shuffled_labels import ShuffledLabelsControl
-from probing.corpus import SPLITS, Corpus
-from probing.design import Labels, Pairs
 from probing.errors import BadParameter, CorpusError, DegenerateDesign
+from probing.labels import Labels, Pairs
 from probing.measures.distance_spearman import DistanceSpearman
 from probing.measures.log_loss import LogLoss
 from probing.measures.uas import UAS
@@ -24,6 +23,7 @@ from probing.probes.bilinear import BilinearProbe
 from probing.probes.linear import LinearProbe
 from probing.probes.structural import StructuralProbe
 from probing.tasks._trees import path_lengths
+from probing.text.corpus import SPLITS, Corpus
 from probing.training import train
 from probing.training.results import NO_SITE
 from probing.training.states import rows_read

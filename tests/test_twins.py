@@ -14,17 +14,17 @@ import torch
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from probing.cli import app
-from probing.corpus import Corpus, Example
+from probing.cli.commands import app
+from probing.contracts.edited_model import Place
 from probing.errors import BadTwin, OverlappingGroups
-from probing.instrument import Place
-from probing.instruments.arrays import ArrayInstrument
-from probing.intervening.options import UseOptions
-from probing.intervening.running import Property, measure_property
-from probing.intervening.twins import sampled_pairs, twin_rows
-from probing.judging import judge, read_use_run
 from probing.reporting.use_methods import use_paragraph
-from probing.verdict import Word
+from probing.text.corpus import Corpus, Example
+from probing.use.edited_models.arrays import ArrayInstrument
+from probing.use.options import UseOptions
+from probing.use.running import Property, measure_property
+from probing.use.twins import sampled_pairs, twin_rows
+from probing.verdicts.judging import judge, read_use_run
+from probing.verdicts.verdict import Word
 from tests.conftest import ROOT
 
 QUICK = UseOptions(curve=False, details=False, null=False)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probing.corpus import Corpus, Example
 from probing.errors import CorpusError
+from probing.recipes import build, build_task
 from probing.reporting.task_results import by_task
 from probing.reporting.warnings import warnings_of_task
-from probing.specs import build, build_task
+from probing.text.corpus import Corpus, Example
 from probing.training import train
 from tests.training_samples import MemoryStore
 

@@ -17,18 +17,18 @@ from rich.console import Console
 
 from probing import reporting
 from probing.errors import ConfigError, InputError
-from probing.intervening.patching import PatchingResult
-from probing.patching_result import read_patching, write_patching
-from probing.records import json_lines
 from probing.reporting import chart, html
 from probing.reporting.figures import save_use_curves
 from probing.reporting.references import keys_of
 from probing.reporting.use_curves import use_panels, uses
 from probing.reporting.use_methods import use_bibtex, use_names, use_paragraph
 from probing.reporting.use_words import MARKS, SHORT, flags_said
-from probing.use_result import UseResult
-from probing.use_run import UseRun, write_use_run
-from probing.verdict import Word
+from probing.results.patching import read_patching, write_patching
+from probing.results.probe import json_lines
+from probing.results.use import UseResult
+from probing.use.patching.patching import PatchingResult
+from probing.verdicts.use_run import UseRun, write_use_run
+from probing.verdicts.verdict import Word
 from tests.test_reporting import HOSTILE, Page, upos_like
 from tests.use_report_samples import a_result, run_of
 

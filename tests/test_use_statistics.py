@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from torch import Tensor
 
-from probing.instrument import Place
-from probing.intervening.effects import Bench
-from probing.intervening.inference import Effect, effect
-from probing.intervening.nulls import null_error, permuted
-from probing.intervening.options import UseOptions
-from probing.intervening.running import Property, measure_property
-from probing.intervening.swapping import interchanged, swapped
-from probing.judging import judge
-from probing.use_result import UseResult
-from probing.verdict import Word
+from probing.contracts.edited_model import Place
+from probing.results.use import UseResult
+from probing.use.effects import Bench
+from probing.use.inference import Effect, effect
+from probing.use.nulls import null_error, permuted
+from probing.use.options import UseOptions
+from probing.use.running import Property, measure_property
+from probing.use.swapping import interchanged, swapped
+from probing.verdicts.judging import judge
+from probing.verdicts.verdict import Word
 from tests.use_samples import HERE, Past, Sample, Vectors, sample
 
 QUICK = UseOptions(curve=False, details=False)
@@ -208,7 +208,7 @@ def test_a_norm_that_a_code_acts_through_is_told() -> None:
 
 
 def test_no_word_of_use_without_an_intervention_record() -> None:
-    from probing.verdict import Verdict
+    from probing.verdicts.verdict import Verdict
 
     with pytest.raises(ValueError, match="intervention record"):
         Verdict("z", "", "", "h", "", Word.USED_SITE, (), "", "", None, None)

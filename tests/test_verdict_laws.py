@@ -13,24 +13,24 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from torch import Tensor
 
+from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, DegenerateDesign
-from probing.instrument import Place
-from probing.instruments.arrays import ArrayInstrument
-from probing.intervening.cells import RowWeights
-from probing.intervening.contrasts import Sides
-from probing.intervening.effects import Bench
-from probing.intervening.group_shares import Shares
-from probing.intervening.options import UseOptions
-from probing.intervening.pairing import allotted, exchanges
-from probing.intervening.running import Property, measure_property
-from probing.judging import judge
 from probing.plantbench import tier0
 from probing.plantbench.protocol import Protocol
 from probing.reporting import html
 from probing.reporting.use_words import SHORT
-from probing.use_result import UseResult
-from probing.use_run import UseRun
-from probing.verdict import Verdict, Word
+from probing.results.use import UseResult
+from probing.use.cells import RowWeights
+from probing.use.contrasts import Sides
+from probing.use.edited_models.arrays import ArrayInstrument
+from probing.use.effects import Bench
+from probing.use.group_shares import Shares
+from probing.use.options import UseOptions
+from probing.use.pairing import allotted, exchanges
+from probing.use.running import Property, measure_property
+from probing.verdicts.judging import judge
+from probing.verdicts.use_run import UseRun
+from probing.verdicts.verdict import Verdict, Word
 from scripts._bench_use import Planted, planted
 from tests.use_samples import sample
 

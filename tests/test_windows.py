@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probing.alignment import Encoded
-from probing.chat import ChatTemplate
-from probing.corpus import Corpus, Example
 from probing.errors import BadParameter, ProvenanceMismatch
-from probing.extraction import extract
-from probing.extraction.windows import windows_of
-from probing.store import store_info
+from probing.states.extraction import extract
+from probing.states.extraction.windows import windows_of
+from probing.states.store import store_info
+from probing.text.alignment import Encoded
+from probing.text.chat import ChatTemplate
+from probing.text.corpus import Corpus, Example
 from tests.tiny_models import byte_tokenizer, corpus_of, language_model
 
 LONG = "the cat is being in the hat on it and the thing is in the inn"

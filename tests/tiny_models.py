@@ -19,8 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from probing.corpus import Corpus, Example
-from probing.language_model import LanguageModel
+from probing.models.language_model import LanguageModel
+from probing.text.corpus import Corpus, Example
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.corpus import Corpus, Example
-from probing.design import Labels
+from probing.labels import Labels
+from probing.text.corpus import Corpus, Example
 
 SPLIT_SIZES = {"train": 120, "dev": 40, "test": 60}
 

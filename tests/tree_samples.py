@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.corpus import Corpus, Example
+from probing.text.corpus import Corpus, Example
 from tests.training_samples import MemoryStore, word_rows
 
 SIZES = {"train": 150, "dev": 40, "test": 60}

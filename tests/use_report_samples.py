@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-from probing.intervening.options import UseOptions
-from probing.intervening.running import measure_property
-from probing.judging import judge
-from probing.use_result import UseCell, UseResult
-from probing.use_run import UseRun
-from probing.verdict import Criteria
+from probing.results.use import UseCell, UseResult
+from probing.use.options import UseOptions
+from probing.use.running import measure_property
+from probing.verdicts.judging import judge
+from probing.verdicts.use_run import UseRun
+from probing.verdicts.verdict import Criteria
 from tests.use_samples import sample
 
 TASK, BEHAVIOUR, MODEL = "upos", "next_token:answers=was|were", "tiny-gpt2"

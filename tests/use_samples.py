@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.instrument import Instrument, Place
-from probing.intervening.running import Property
+from probing.contracts.edited_model import Instrument, Place
+from probing.use.running import Property
 
 HERE = Place("h")
 

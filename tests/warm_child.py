@@ -1,7 +1,7 @@
 """Many foreign files, one interpreter: a warm process forks a child for each, which is limited and reads as ever.
 
 The child that `hand_over` starts (`python -m tests.warm_child JOB`) passes its output to the warm process over a socket
-beside the file, waits, and ends as the fork did. What reads the file is `probing.foreign.child.run` in a process of its
+beside the file, waits, and ends as the fork did. What reads the file is `run` of `foreign/child.py` in a process of its
 own; only loading the libraries is shared, and that is most of the time that a child takes.
 """
 
@@ -22,7 +22,7 @@ SOCKET = "warm"
 @contextmanager
 def warm(folder: Path) -> Iterator[None]:
     """The warm process, for files in this folder."""
-    from probing.foreign.process import child_environment
+    from probing.states.importing.foreign.process import child_environment
 
     command = [sys.executable, "-P", "-m", "tests.warm_child", "--serve"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, env=child_environment()) as process:
@@ -36,9 +36,9 @@ def warm(folder: Path) -> Iterator[None]:
 
 def serve() -> None:
     """Fork for every job until killed."""
-    from probing.foreign.child import run  # here: the child that passes a job on loads nothing
-    from probing.foreign.job import ChildJob
-    from probing.foreign.protocol import Sender
+    from probing.states.importing.foreign.child import run  # here: the child that passes a job on loads nothing
+    from probing.states.importing.foreign.job import ChildJob
+    from probing.states.importing.foreign.protocol import Sender
 
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(SOCKET)  # relative: the whole path may be too long for a socket

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from probing import registry
-from probing.completing import complete
+from probing.contracts.executor import Executor, Place, Report, Worker, WorkPlan, WorkUnit, unit_id
 from probing.errors import NonFiniteStates, UnsupportedModel
-from probing.work import Executor, Place, Report, Worker, WorkPlan, WorkUnit, unit_id
+from probing.executors._run_until_done import complete
 
 
 def plan(count: int) -> WorkPlan:

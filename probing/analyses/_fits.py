@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing import registry
-from probing.analysing import SiteData
-from probing.analysis import Point
-from probing.contracts import Measure, Prediction, Probe
-from probing.design import Labels
-from probing.predicting import predict, resampled
-from probing.resampling import Resampler
-from probing.tempering import Tempers
+from probing.contracts.analysis import SiteData
+from probing.contracts.measure import Measure
+from probing.contracts.prediction import Prediction
+from probing.contracts.probe import Probe
+from probing.labels import Labels
+from probing.measures._predictions import predict, resampled
+from probing.measures._temperatures import Tempers
+from probing.results.analysis import Point
+from probing.statistics.clusters import Resampler
 
 States = Mapping[str, NDArray[Any]]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.analysing import SiteData
-from probing.contracts import Probe
-from probing.design import Labels
-from probing.predicting import predict
+from probing.contracts.analysis import SiteData
+from probing.contracts.probe import Probe
+from probing.labels import Labels
+from probing.measures._predictions import predict
 from probing.seeds import generator
 
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)

@@ -10,11 +10,12 @@ import numpy as np
 from sklearn.base import clone
 
 from probing.analyses._fits import Sampled, fits_of, measure_of, point, score_of
-from probing.analysing import Analysis, SiteData
-from probing.analysis import Point
-from probing.contracts import Measure, Probe
-from probing.design import Kind
+from probing.contracts.analysis import Analysis, SiteData
+from probing.contracts.measure import Measure
+from probing.contracts.probe import Probe
 from probing.errors import BadParameter
+from probing.labels import Kind
+from probing.results.analysis import Point
 
 DEFAULTS = {
     "hidden": "1|2|4|8|16|32|64|128|256",

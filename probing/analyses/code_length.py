@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from probing.analyses._online_code import FRACTIONS, UNIFORM_WEIGHT, CodedRows, coded
-from probing.analysing import Analysis, SiteData
-from probing.analysis import Point
-from probing.contracts import Probe
-from probing.design import Labels
+from probing.contracts.analysis import Analysis, SiteData
+from probing.contracts.probe import Probe
 from probing.errors import BadParameter
-from probing.predicting import gives_probabilities
+from probing.labels import Labels
+from probing.measures._predictions import gives_probabilities
+from probing.results.analysis import Point
 
 BITS, MIXED = "bits", "mixed nats+bits"
 _Z = 1.96

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from probing.analyses._fits import fits_of, measure_of, point, score_of
-from probing.analysing import Analysis, SiteData
-from probing.analysis import Point
-from probing.contracts import Probe
-from probing.design import Kind
+from probing.contracts.analysis import Analysis, SiteData
+from probing.contracts.probe import Probe
+from probing.labels import Kind
+from probing.results.analysis import Point
 
 _UNITS = {"accuracy": "fraction", "log loss": "bits per label", "R²": "R²", "r2": "R²"}
 _MEASURES = {"classes": "accuracy", "real": "r2"}

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.corpus import SPLITS
-from probing.design import MISSING, Labels
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
+from probing.labels import MISSING, Labels
+from probing.text.corpus import SPLITS
 
 LEAST_SEEN = 0.1  # of test rows: with fewer that a probe can have met, a control's score is chance whatever the probe
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts import Control
+from probing.contracts.control import Control
 from probing.controls._draws import check_draws, uniform_of
-from probing.design import Labels
 from probing.errors import DegenerateDesign
+from probing.labels import Labels
 
 KEY = "first"  # of a pair: the form of the word that depends
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from probing.contracts import Control
+from probing.contracts.control import Control
 from probing.controls._draws import check_draws, drawn_by_key, refuse_label_as_key, refuse_rare_key
-from probing.design import Labels
 from probing.errors import DegenerateDesign
-from probing.text_forms import composed
+from probing.labels import Labels
+from probing.text.text_forms import composed
 
 
 @dataclass(frozen=True, kw_only=True)

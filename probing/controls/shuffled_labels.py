@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts import Control
+from probing.contracts.control import Control
 from probing.controls._draws import check_draws, refuse_single_value
-from probing.design import Labels
+from probing.labels import Labels
 from probing.seeds import generator
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from probing.contracts.state_control import Ints, Probed, StateControl, StateSource, StateTable
 from probing.errors import BadParameter, UnknownSite, unknown_name
-from probing.state_controls import Ints, Probed, StateControl, StateSource, StateTable
 
 
 @dataclass(frozen=True, kw_only=True)

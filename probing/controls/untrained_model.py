@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from probing.contracts.state_control import Ints, Probed, StateControl, StateSource, StateTable
 from probing.errors import BadParameter, ProvenanceMismatch
-from probing.state_controls import Ints, Probed, StateControl, StateSource, StateTable
 
 
 @dataclass(frozen=True, kw_only=True)

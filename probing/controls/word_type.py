@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from probing.contracts import Control
+from probing.contracts.control import Control
 from probing.controls._draws import check_draws, drawn_by_key
-from probing.design import Labels
 from probing.errors import DegenerateDesign
+from probing.labels import Labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from probing import stopping
+from probing.contracts.executor import Outcome, Place, WorkerFactory, as_work_error
 from probing.executors._units import begin
-from probing.parents import EndsWithParent
-from probing.work import Outcome, Place, WorkerFactory, as_work_error
+from probing.system import stopping
+from probing.system.child_processes import EndsWithParent
 
 # Messages of a worker: (READY,), (PROGRESS, size), (ENDED, status, error, seconds) of its oldest unit, (BROKEN, error).
 READY, PROGRESS, ENDED, BROKEN = "ready", "progress", "ended", "broken"

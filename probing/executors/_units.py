@@ -6,8 +6,8 @@ import os
 import time
 from collections.abc import Callable
 
+from probing.contracts.executor import Outcome, Report, Worker, WorkUnit, as_work_error
 from probing.errors import BadParameter, Stalled, WorkerLost
-from probing.work import Outcome, Report, Worker, WorkUnit, as_work_error
 
 RETRIES = 3
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
+from probing.contracts.executor import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan
 from probing.errors import BadParameter
 from probing.executors._units import begin, check_options
-from probing.work import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan
 
 
 class Inline(Executor):

@@ -16,11 +16,11 @@ from multiprocessing.reduction import ForkingPickler
 from pickle import PicklingError, UnpicklingError
 from typing import Any
 
+from probing.contracts.executor import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan, WorkUnit
 from probing.errors import BadParameter
 from probing.executors._serving import BROKEN, ENDED, PROGRESS, READY, serve
 from probing.executors._units import RETRIES, check_options, cores, lost, no_start, stalled
-from probing.parents import EndsWithParent
-from probing.work import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan, WorkUnit
+from probing.system.child_processes import EndsWithParent
 
 _STOP_SECONDS = 10.0
 

@@ -14,10 +14,19 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from probing.contracts.executor import (
+    Executor,
+    Outcome,
+    Place,
+    Report,
+    WorkerFactory,
+    WorkPlan,
+    WorkUnit,
+    as_work_error,
+)
 from probing.errors import MissingDependency, ProbingError
 from probing.executors._reaping import reaped
 from probing.executors._units import RETRIES, begin, check_options, cores, lost, no_start, stalled
-from probing.work import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan, WorkUnit, as_work_error
 
 
 class RayActors(Executor):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts import Prediction
+from probing.contracts.prediction import Prediction
 from probing.errors import BadParameter
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts import Prediction
-from probing.design import Labels
+from probing.contracts.prediction import Prediction
 from probing.errors import BadParameter
+from probing.labels import Labels
 
 Ints = NDArray[np.int64]
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from probing.contracts import Measure, Prediction
+from probing.contracts.measure import Measure
+from probing.contracts.prediction import Prediction
 from probing.measures._rows import runs, words_of
 
 SHORTEST, LONGEST = 5, 50  # words of the sentences scored

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts import Measure, Prediction
+from probing.contracts.measure import Measure
+from probing.contracts.prediction import Prediction
 
 
 class R2(Measure):

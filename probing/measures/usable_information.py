@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts import Measure, Prediction
-from probing.design import Labels
+from probing.contracts.measure import Measure
+from probing.contracts.prediction import Prediction
 from probing.errors import BadParameter
+from probing.labels import Labels
 from probing.measures._classes import log_probabilities
 
 MOST_BITS = 50.0
@@ -21,9 +22,9 @@ class UsableInformation(Measure):
     H_V(Y) is the cross-entropy of the rows scored under the label frequencies of train, the best that a reader of no
     state can say; H_V(Y|X) is the probe's log loss, less what over-confidence costs. Each is at most 50 bits a row.
     Unlike mutual information it can grow by processing and is bounded by what this family of probes can compute. How
-    sure the probe is, is chosen on dev where there is any (`probing.tempering`); without, it is below 0 where a probe
-    is over-confident. It misleads across families, and where the label frequencies of train and test differ: then part
-    of H_V(Y) is that difference.
+    sure the probe is, is chosen on dev where there is any (`measures/_temperatures.py`); without, it is below 0 where a
+    probe is over-confident. It misleads across families, and where the label frequencies of train and test differ: then
+    part of H_V(Y) is that difference.
 
     References:
         Xu et al. 2020, A theory of usable information under computational constraints, def. 2 and eq. 3.

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts import Measure, Prediction
+from probing.contracts.measure import Measure
+from probing.contracts.prediction import Prediction
 from probing.measures._rows import runs, words_of
 
 

@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 from scipy.stats import ttest_1samp
 
-from probing.editing import Intervention, Targets
-from probing.intervening.contrasts import sums_by
-from probing.intervening.responding import behaviour, slopes
-from probing.interventions.inlp import Inlp
-from probing.interventions.leace import Leace
+from probing.contracts.intervention import Intervention, Targets
 from probing.plantbench.case import Answer, Case, Cell, Truth
 from probing.plantbench.oracle import probe_accuracy
 from probing.plantbench.scoring import Rule
 from probing.seeds import generator
+from probing.use.contrasts import sums_by
+from probing.use.interventions.inlp import Inlp
+from probing.use.interventions.leace import Leace
+from probing.use.responding import behaviour, slopes
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

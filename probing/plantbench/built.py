@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from probing.instrument import Place
+from probing.contracts.edited_model import Place
 from probing.plantbench.case import Cell, Twin
 from probing.plantbench.certifying import Claim, every_cell
 from probing.plantbench.circuit import basis

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.instrument import Instrument, Place
+from probing.contracts.edited_model import Instrument, Place
 
 Ints = NDArray[np.int64]
 Values = NDArray[np.int64] | NDArray[np.float64]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.instrument import Place
+from probing.contracts.edited_model import Place
 from probing.plantbench.case import Cell, CellTruth, Certificate, Joint, Truth, joints_of
 from probing.plantbench.lexicon import Lexicon
 from probing.plantbench.oracle import N_PAIRS, Values, certify, probe_accuracy, truth_of

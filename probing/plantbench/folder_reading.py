@@ -10,20 +10,20 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from probing.behaving import Behaviour
-from probing.behaviours.masked_token import MaskedToken
-from probing.behaviours.next_token import NextToken
-from probing.behaviours.readout import FinalStates
-from probing.corpus import Corpus
+from probing.contracts.behaviour import Behaviour
 from probing.errors import CorpusError
-from probing.instruments.text import TextInstrument
-from probing.language_model import LanguageModel
+from probing.files.strict_json import strict_json
+from probing.models.language_model import LanguageModel
 from probing.plantbench.case import Case, Ints, Truth, Values
 from probing.plantbench.folders import FORMAT
 from probing.plantbench.prompts import POSITIONS
 from probing.plantbench.truth_json import truth_from_json
 from probing.provenance import file_sha256
-from probing.strict_json import strict_json
+from probing.text.corpus import Corpus
+from probing.use.behaviours.masked_token import MaskedToken
+from probing.use.behaviours.next_token import NextToken
+from probing.use.behaviours.readout import FinalStates
+from probing.use.edited_models.text import TextInstrument
 
 _WRITTEN = "truth.json as write_case writes it"
 _PARTS = {

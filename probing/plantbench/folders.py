@@ -20,13 +20,13 @@ from safetensors.numpy import save
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from probing.files.whole_files import write_atomically
 from probing.plantbench.built import VERSION, Built
 from probing.plantbench.case import Truth
 from probing.plantbench.prompts import SPECIAL, Language, Prompts
 from probing.plantbench.truth_json import THRESHOLDS, cells_as_json, joints_as_json
 from probing.provenance import file_sha256
 from probing.seeds import generator
-from probing.whole_files import write_atomically
 
 FORMAT = 2  # 1 had S over the SD of the whole output, and no joints
 ROWS, ROWS_PER_GROUP, PAIRS = 3000, 4, 200

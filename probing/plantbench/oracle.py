@@ -18,13 +18,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from probing.contracts.edited_model import Instrument, Place
 from probing.errors import BadTwin, PlantFailed
-from probing.instrument import Instrument, Place
-from probing.intervening.contrasts import sums_by
-from probing.intervening.discriminant import Discriminant, Moments
-from probing.intervening.responding import behaviour
 from probing.plantbench.case import Cell, CellTruth, Certificate, Joint, Label, SubLabel
 from probing.plantbench.yardstick import SignedMeans, Yardstick
+from probing.use.contrasts import sums_by
+from probing.use.discriminant import Discriminant, Moments
+from probing.use.responding import behaviour
 
 USED, UNUSED = 0.10, 0.02
 FAINT = USED / 2  # where s_c is far below s_Y, E alone would call unused what is nearly an effect that counts

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from probing.contracts.edited_model import Instrument, Place
 from probing.errors import UnknownName, unknown_name
-from probing.instrument import Instrument, Place
 from probing.plantbench.prompts import POSITIONS, Language, Prompts
 
 BATCH = 256  # prompts at once: thousands take longer

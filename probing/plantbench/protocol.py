@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from probing.errors import DegenerateDesign, TooFewGroups
-from probing.intervening.options import UseOptions
-from probing.intervening.running import Property, measure_property
-from probing.judging import judge
 from probing.plantbench.case import Answer, Case, Cell, Said
-from probing.use_result import UseResult
-from probing.verdict import Criteria, Verdict, Word
+from probing.results.use import UseResult
+from probing.use.options import UseOptions
+from probing.use.running import Property, measure_property
+from probing.verdicts.judging import judge
+from probing.verdicts.verdict import Criteria, Verdict, Word
 
 _SAID: Mapping[Word, Said] = {
     Word.NOT_DECODABLE: "not_decodable", Word.USED_SUBSPACE: "used", Word.USED_SITE: "used",

@@ -17,7 +17,7 @@ from probing.plantbench.protocol import RULES
 from probing.plantbench.scorecard import Scorecard
 from probing.plantbench.scoring import Rule, answers
 from probing.plantbench.suite import Suite, development, held_out_suite
-from probing.screen import console
+from probing.system.screen import console
 
 
 def rules_of(names: Sequence[str], tiers: Sequence[int]) -> dict[str, Rule]:

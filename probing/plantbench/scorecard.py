@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from probing.files.whole_files import write_atomically
 from probing.plantbench.knobs import VERSION
 from probing.plantbench.power import Curve, power_table
 from probing.plantbench.scoring import Rates, Scored, rates
-from probing.whole_files import write_atomically
 
 COLUMNS = (
     "precision_used", "recall_used", "precision_unused", "recall_unused", "abstention", "fpr", "fpr_low", "fpr_high",

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from probing.errors import BadParameter, ProbingError
-from probing.intervening.nulls import rate_interval
 from probing.plantbench.case import Answer, Case, Cell, CellTruth, Certificate, Said, Truth
 from probing.plantbench.oracle import USED
+from probing.use.nulls import rate_interval
 
 Rule = Callable[[Case], Mapping[Cell, Answer]]
 VERDICTS = ("used", "unused", "not_decodable", "abstain")

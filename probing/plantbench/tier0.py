@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from probing.contracts.edited_model import Instrument, Place
 from probing.errors import PlantFailed, unknown_name
-from probing.instrument import Instrument, Place
 from probing.plantbench.case import Case, Cell, CellTruth, Certificate, Truth, Values, joints_of
 from probing.plantbench.knobs import Knobs
 from probing.plantbench.oracle import USED, certify, check_intention, probe_accuracy, truth_of

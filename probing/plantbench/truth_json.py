@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
+from probing.contracts.edited_model import Place
 from probing.errors import CorpusError
-from probing.instrument import Place
 from probing.plantbench.case import Cell, CellTruth, Certificate, Joint, Label, SubLabel, Truth
 from probing.plantbench.oracle import FAINT, UNUSED, USED
 

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.instrument import Place
-from probing.instruments.arrays import ArrayInstrument
+from probing.contracts.edited_model import Place
 from probing.plantbench.grouping import groups_of
 from probing.plantbench.knobs import Knobs
 from probing.plantbench.plants import CONST, FIRST, SITE, A, C, Latents, Plant, Values
 from probing.seeds import generator
+from probing.use.edited_models.arrays import ArrayInstrument
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.floating]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.intervening.contrasts import sums_by
+from probing.use.contrasts import sums_by
 
 NO_CONTRAST = 0.001  # T in units of s_Y
 ERRORS = 3.0  # T in units of its standard error

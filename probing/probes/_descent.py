@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from probing.contracts import Probe
+from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.probes._pair_batches import Batch
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from probing.contracts import Probe
-from probing.design import Kind, Reading
+from probing.contracts.probe import Probe
 from probing.errors import BadParameter
+from probing.labels import Kind, Reading
 
 
 class EachLabelProbe(Probe):

@@ -11,7 +11,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from probing.contracts import Probe
+from probing.contracts.probe import Probe
 from probing.errors import DegenerateDesign
 
 FLOATS = (np.float64, np.float32)

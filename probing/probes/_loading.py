@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from probing import registry
-from probing.contracts import Probe
+from probing.contracts.probe import Probe
 from probing.errors import BadParameter, UnsupportedFormat
-from probing.machine import with_typed_errors
 from probing.probes._estimator import ClassifierProbe
+from probing.system.machine import with_typed_errors
 
 _MOST_BYTES = 64 * 2**20
 _MOST_FEATURES = 10**7

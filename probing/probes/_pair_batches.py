@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from probing.design import Pairs
 from probing.errors import BadParameter, DegenerateDesign
+from probing.labels import Pairs
 from probing.seeds import generator
 
 Ints = NDArray[np.int64]

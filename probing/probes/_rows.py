@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.packing import can_pack, packed, product
+from probing.contracts.row_blocks import RowBlocks
+from probing.models.cpu_speed.packing import can_pack, packed, product
 from probing.probes._standardise import standardise_rounded
-from probing.store.row_blocks import RowBlocks
 
 _PACK = 2048
 _MANY, _SOME, _ROWS_A_FEATURE = 8192, 4096, 16

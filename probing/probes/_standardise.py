@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.store.row_blocks import RowBlocks
+from probing.contracts.row_blocks import RowBlocks
 
 _BLOCK = 8192
 _ROWS_IN_CACHE = 1024

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk
 
+from probing.contracts.row_blocks import RowBlocks
 from probing.probes._standardise import row_blocks, scale_of
-from probing.store.row_blocks import RowBlocks
 
 Matrix = NDArray[np.float64]
 _BLOCK = 1024  # so that a block stays in the cache

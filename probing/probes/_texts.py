@@ -17,7 +17,7 @@ from sklearn.linear_model import Ridge
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
-from probing.contracts import Probe
+from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.probes._estimator import FLOATS, ClassifierProbe, RegressorProbe, same_for_every_seed
 from probing.probes._rows import HeldRows

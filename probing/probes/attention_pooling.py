@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 from torch import Tensor
 
-from probing.design import Pieces
 from probing.errors import BadParameter
+from probing.labels import Pieces
 from probing.probes._early_stopping import dev_codes, held_out_rows, require_scored
 from probing.probes._estimator import ClassifierProbe
 from probing.probes._standardise import moments, standardise

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 from torch.nn import functional
 
-from probing.design import Pairs, Reading
 from probing.errors import DegenerateDesign
+from probing.labels import Pairs, Reading
 from probing.probes._descent import Recipe, descend
 from probing.probes._estimator import ClassifierProbe
 from probing.probes._pair_batches import Batch, Sentences, check_choices, check_reading, halves, held_out

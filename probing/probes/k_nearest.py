@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from probing.contracts import Probe
+from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix, same_for_every_seed
 from probing.probes._neighbours import Neighbours

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 from sklearn.base import clone
 
-from probing.contracts import Probe
+from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.probes._early_stopping import dev_codes, held_out_rows, require_scored
 from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix

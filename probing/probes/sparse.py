@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
-from probing.contracts import Probe
+from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix, same_for_every_seed
 from probing.probes._rows import HeldRows

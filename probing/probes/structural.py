@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from probing.design import Pairs, Reading
 from probing.errors import BadParameter
+from probing.labels import Pairs, Reading
 from probing.probes._descent import Recipe, descend
 from probing.probes._estimator import RegressorProbe
 from probing.probes._pair_batches import Batch, Sentences, check_reading, halves, held_out

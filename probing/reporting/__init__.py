@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from probing.analysis import AnalysisResult, read_analyses
 from probing.errors import ConfigError
-from probing.failures import Failure, read_failures
-from probing.judging import read_use_run
-from probing.machine import with_typed_errors
-from probing.patching_result import NAME as PATCHING
-from probing.patching_result import read_patching
-from probing.records import ProbeResult, read_results
+from probing.files.whole_files import write_atomically
 from probing.reporting.figures import save_curves, save_use_curves
 from probing.reporting.findings import Finding, finding
 from probing.reporting.heat_map import HeatMap, patching_map, save_heat_map
 from probing.reporting.html import page
 from probing.reporting.tables import print_results
 from probing.reporting.use_tables import print_verdicts
-from probing.use_run import UseRun
-from probing.whole_files import write_atomically
+from probing.results.analysis import AnalysisResult, read_analyses
+from probing.results.failures import Failure, read_failures
+from probing.results.patching import NAME as PATCHING
+from probing.results.patching import read_patching
+from probing.results.probe import ProbeResult, read_results
+from probing.system.machine import with_typed_errors
+from probing.verdicts.judging import read_use_run
+from probing.verdicts.use_run import UseRun
 
 __all__ = ["Finding", "finding", "print_results", "print_verdicts", "report", "save_curves", "write_report"]
 

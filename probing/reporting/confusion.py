@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from probing.records import ProbeResult
 from probing.reporting.markup import Markup, el, table
 from probing.reporting.task_results import TaskResults
 from probing.reporting.wording import count
+from probing.results.probe import ProbeResult
 
 MAX_CLASSES = 25
 

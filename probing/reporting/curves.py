@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from probing.records import ProbeResult, Score
 from probing.reporting.task_results import TaskResults, comparison, connected, score, split_site
 from probing.reporting.wording import measure_title
+from probing.results.probe import ProbeResult, Score
 
 Role = Literal["task", "other", "control", "selectivity", "ceiling", "baseline", "entropy"]
 

@@ -8,15 +8,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from probing.patching_result import PatchingResult
 from probing.reporting.use_tables import short2
 from probing.reporting.wording import decimal, plural
-from probing.screen import shown
-from probing.use_result import answers_said
+from probing.results.patching import PatchingResult
+from probing.results.use import answers_said
+from probing.system.screen import shown
 
 if TYPE_CHECKING:
-    from probing.intervening.ablating import AblationResult
-    from probing.intervening.prompt_pairs import PairPatching
+    from probing.use.patching.ablating import AblationResult
+    from probing.use.patching.prompt_pairs import PairPatching
 
 _LARGEST = 12
 _EXACT = "a share of the difference between the prompts: 0 changes nothing, 1 gives all of it"

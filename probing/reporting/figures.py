@@ -16,15 +16,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from probing.analysis import AnalysisResult
-from probing.records import ProbeResult
+from probing.files.whole_files import write_atomically
 from probing.reporting.analyses import analysis_panels
 from probing.reporting.curves import Curve, Panel, Point, loss_panel, score_panels
 from probing.reporting.run_names import distinct
 from probing.reporting.task_results import TaskResults, by_task
 from probing.reporting.use_curves import use_panels, uses
-from probing.use_run import UseRun
-from probing.whole_files import write_atomically
+from probing.results.analysis import AnalysisResult
+from probing.results.probe import ProbeResult
+from probing.verdicts.use_run import UseRun
 
 _COLOURS = {"control": "#D55E00", "selectivity": "#009E73", "ceiling": "#666666", "entropy": "#000000"}
 _TASK = ("#0072B2", "#CC79A7", "#E69F00", "#56B4E9", "#009E73", "#D55E00")

@@ -1,6 +1,6 @@
 """Finding: one plain sentence per task, what it does not show, its evidence and what would overturn it.
 
-The rule is that of `probing.criterion`. The site is chosen on dev.
+The rule is that of `probing.verdicts.decodability`. The site is chosen on dev.
 """
 
 from __future__ import annotations
@@ -8,18 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from probing.criterion import (
-    Judgement,
-    all_shared,
-    baseline_value,
-    clears_frequencies,
-    fails,
-    judged,
-    only_test_label,
-    too_few,
-)
 from probing.errors import InputError
-from probing.records import Gain, ProbeResult
 from probing.reporting.state_controls import sentences
 from probing.reporting.task_results import TaskResults, by_task, comparison, score
 from probing.reporting.unjudged import SHOWS_NOTHING, needs
@@ -32,6 +21,17 @@ from probing.reporting.wording import (
     p_in_family,
     plural,
     with_interval,
+)
+from probing.results.probe import Gain, ProbeResult
+from probing.verdicts.decodability import (
+    Judgement,
+    all_shared,
+    baseline_value,
+    clears_frequencies,
+    fails,
+    judged,
+    only_test_label,
+    too_few,
 )
 
 

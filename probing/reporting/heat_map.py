@@ -16,15 +16,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter
-from probing.patching_result import PatchingResult
+from probing.files.whole_files import write_atomically
 from probing.reporting.figures import SETTINGS, file_name, saved
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.wording import decimal
-from probing.use_result import answers_said
-from probing.whole_files import write_atomically
+from probing.results.patching import PatchingResult
+from probing.results.use import answers_said
 
 if TYPE_CHECKING:
-    from probing.intervening.ablating import AblationResult
+    from probing.use.patching.ablating import AblationResult
 
 CELL, LINE, LEFT, TOP = 44, 18, 96, 54
 _POSITIVE, _NEGATIVE = "#D55E00", "#0072B2"

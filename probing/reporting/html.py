@@ -6,9 +6,6 @@ import base64
 import hashlib
 from collections.abc import Sequence
 
-from probing.analysis import AnalysisResult
-from probing.failures import Failure
-from probing.records import ProbeResult
 from probing.reporting.findings import Finding, finding
 from probing.reporting.heat_map import HeatMap, maps_section
 from probing.reporting.markup import Markup, el, join
@@ -20,7 +17,10 @@ from probing.reporting.task_results import TaskResults, by_task
 from probing.reporting.use_curves import Use, uses
 from probing.reporting.use_sections import USE_READING, use_section, use_sections
 from probing.reporting.wording import plural
-from probing.use_run import UseRun
+from probing.results.analysis import AnalysisResult
+from probing.results.failures import Failure
+from probing.results.probe import ProbeResult
+from probing.verdicts.use_run import UseRun
 
 MAX_BYTES = 3_000_000
 

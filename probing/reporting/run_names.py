@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from probing.records import ProbeResult
 from probing.reporting.wording import plural
+from probing.results.probe import ProbeResult
 
 _UNNAMED = "a model that is not named"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from probing.records import Comparison, MeasureResult, ProbeResult, Score
 from probing.reporting.analyses import analyses_section
 from probing.reporting.confusion import confusion_table
 from probing.reporting.curves import loss_panel, score_panels
@@ -25,6 +24,7 @@ from probing.reporting.wording import (
     plural,
     with_interval,
 )
+from probing.results.probe import Comparison, MeasureResult, ProbeResult, Score
 
 _OVERTURNED = {"not judged": "What a judgement needs"}
 _BOX = {"selectively decodable": "box yes", "decodable": "box half"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from probing.records import Comparison, MeasureResult
 from probing.reporting.task_results import TaskResults, comparison, score
 from probing.reporting.wording import measure_title, with_interval
+from probing.results.probe import Comparison, MeasureResult
 
 _WHAT = {
     "random states": "one random vector for each key of the rows, so that it shows what telling keys apart is worth",

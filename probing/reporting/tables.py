@@ -9,8 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from probing.analysis import AnalysisResult
-from probing.records import ProbeResult, Score
 from probing.reporting.analyses import summary_rows
 from probing.reporting.findings import finding
 from probing.reporting.run_names import not_saved
@@ -29,7 +27,9 @@ from probing.reporting.wording import (
     short,
     with_interval,
 )
-from probing.screen import shown
+from probing.results.analysis import AnalysisResult
+from probing.results.probe import ProbeResult, Score
+from probing.system.screen import shown
 
 _WIDE = 120
 _SHORT = {"log_loss": "bits", "distance_spearman": "Spearman"}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from probing.analysis import AnalysisResult
 from probing.errors import UnknownSite
-from probing.records import Comparison, Gain, MeasureResult, ProbeResult
+from probing.models.site import Site
 from probing.reporting.run_names import distinct, run_names
-from probing.site import Site
+from probing.results.analysis import AnalysisResult
+from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult
 
 NO_SITE = "(none)"
 _PRIMARY = ("uas", "uuas", "accuracy", "r2")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from probing.criterion import MIN_SENTENCES
 from probing.reporting.wording import plural
+from probing.verdicts.decodability import MIN_SENTENCES
 
 SHOWS_NOTHING = (
     "These scores show nothing about the states, either way: neither that the label can be recovered from them nor "

@@ -6,7 +6,7 @@ from typing import Any
 
 from probing.reporting.references import bibtex
 from probing.reporting.wording import decimal, plural
-from probing.use_result import UseResult, answers_said
+from probing.results.use import UseResult, answers_said
 
 _MARKS_LEFT = {"type": "word types, for the word type all but decides the property", "group": "groups (sentences)"}
 

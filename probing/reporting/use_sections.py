@@ -12,8 +12,8 @@ from probing.reporting.use_curves import Use, use_panels
 from probing.reporting.use_methods import use_bibtex, use_paragraph
 from probing.reporting.use_words import MARKS, SHORT, adjusted_p, answers_sentence, deciding, doubts_of, flags_said
 from probing.reporting.wording import decimal, p_value, plural
-from probing.use_result import EditEffect, UseCell, UseResult
-from probing.verdict import Verdict, Word
+from probing.results.use import EditEffect, UseCell, UseResult
+from probing.verdicts.verdict import Verdict, Word
 
 _OPEN = 16  # more verdicts than this are folded away
 _BOX = {"used": "verdict yes", "decodable only": "verdict no"}

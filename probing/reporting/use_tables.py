@@ -10,9 +10,9 @@ from rich.table import Table
 
 from probing.reporting.use_words import SHORT, adjusted_p, deciding, flags_said
 from probing.reporting.wording import count, decimal, p_value, short
-from probing.screen import shown
-from probing.use_result import EditEffect, UseCell
-from probing.verdict import Verdict, Word
+from probing.results.use import EditEffect, UseCell
+from probing.system.screen import shown
+from probing.verdicts.verdict import Verdict, Word
 
 _WIDE = 120
 _DOSES_SAID = (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from probing.reporting.wording import decimal
-from probing.use_result import EditEffect, UseCell, UseResult, answers_said
-from probing.verdict import Verdict, Word
+from probing.results.use import EditEffect, UseCell, UseResult, answers_said
+from probing.verdicts.verdict import Verdict, Word
 
 SHORT = {
     Word.NOT_DECODABLE: "not decodable", Word.NOT_TESTED: "not tested", Word.INCONCLUSIVE: "inconclusive",

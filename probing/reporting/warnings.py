@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.criterion import only_test_label, shared_inputs
-from probing.records import MeasureResult, Score
 from probing.reporting.task_results import TaskResults, score
 from probing.reporting.wording import plural, with_interval
+from probing.results.probe import MeasureResult, Score
+from probing.verdicts.decodability import only_test_label, shared_inputs
 
 # A tokenizer that fits its text knows all but a few pieces in 10,000. At 1 % about every tenth sentence of ten words
 # has a hole; and 1 % of contradicted rows can cost half of the margin of 0.02 by which a task is called decodable.

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from probing import registry
-from probing.contracts import Task
-from probing.corpus import Corpus, Example, Label
-from probing.design import Kind
+from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
-from probing.text_forms import named
+from probing.labels import Kind
+from probing.text.corpus import Corpus, Example, Label
+from probing.text.text_forms import named
 
 MAX_NUMERIC_CLASSES = 20
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing import registry
-from probing.contracts import Task
-from probing.corpus import Corpus, Example
-from probing.design import Kind, Reading
+from probing.contracts.task import Task
 from probing.errors import BadParameter
+from probing.labels import Kind, Reading
 from probing.tasks._columns import require_column
+from probing.text.corpus import Corpus, Example
 
 Ints = NDArray[np.int64]
 ROOT, UNKNOWN = -1, -2

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from probing.contracts import Task
-from probing.corpus import Corpus, Example, Label
-from probing.design import Kind
+from probing.contracts.task import Task
 from probing.errors import BadParameter
-from probing.strict_json import strict_json
+from probing.files.strict_json import strict_json
+from probing.labels import Kind
 from probing.tasks._columns import class_name, kind_of, number, require_column, values_of, word_values
+from probing.text.corpus import Corpus, Example, Label
 
 _KINDS: dict[str, Kind] = {"real": "real", "classes": "classes", "labels": "labels"}
 

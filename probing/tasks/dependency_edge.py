@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from probing.corpus import Example
 from probing.tasks._trees import ROOT, TreeTask, heads
+from probing.text.corpus import Example
 
 EDGE, NONE = "edge", "no edge"
 

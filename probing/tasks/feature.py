@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from probing.corpus import Corpus
 from probing.errors import BadParameter, unknown_name
 from probing.tasks._columns import WordColumnTask, require_column
+from probing.text.corpus import Corpus
 
 _PREFIX = "feature:"
 

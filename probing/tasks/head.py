@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.corpus import Example
 from probing.tasks._trees import ROOT, TreeTask, heads
+from probing.text.corpus import Example
 
 
 class Head(TreeTask):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from probing.contracts import Task
-from probing.corpus import Corpus, Example
-from probing.design import Kind
+from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
+from probing.labels import Kind
 from probing.tasks._columns import class_name, kind_of, number
 from probing.tasks._trees import COMBINED, pair_reading
+from probing.text.corpus import Corpus, Example
 
 
 class Pair(Task):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from probing.contracts import Task
-from probing.corpus import Corpus, Example, Label
-from probing.design import Kind, Reading
+from probing.contracts.task import Task
 from probing.errors import BadParameter, CorpusError
+from probing.labels import Kind, Reading
 from probing.tasks._columns import require_column
+from probing.text.corpus import Corpus, Example, Label
 
 _ENDS = ":ends"
 _OUTSIDE = "O"

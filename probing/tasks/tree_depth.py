@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from probing.contracts import Task
-from probing.corpus import Corpus, Example
-from probing.design import Kind
+from probing.contracts.task import Task
+from probing.labels import Kind
 from probing.tasks._columns import refuse_argument, require_column
+from probing.text.corpus import Corpus, Example
 
 
 class TreeDepth(Task):

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.corpus import Example
-from probing.design import Kind
+from probing.labels import Kind
 from probing.tasks._trees import TreeTask, path_lengths
+from probing.text.corpus import Example
 
 
 class TreeDistance(TreeTask):

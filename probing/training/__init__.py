@@ -8,22 +8,24 @@ from pathlib import Path
 
 from sklearn.base import BaseEstimator
 
-from probing.analysing import Analysis
-from probing.completing import executor_of, sole_error_itself
-from probing.contracts import Control, Measure, Task
-from probing.corpus import Corpus
+from probing.contracts.analysis import Analysis
+from probing.contracts.control import Control
+from probing.contracts.executor import Executor, WorkPlan
+from probing.contracts.measure import Measure
+from probing.contracts.state_control import StateControl
+from probing.contracts.task import Task
 from probing.errors import BadParameter, UnitFailed, unknown_name
-from probing.machine import with_typed_errors
-from probing.multiplicity import CORRECTIONS, Correction
-from probing.state_controls import StateControl
-from probing.store import Store
+from probing.executors._run_until_done import executor_of, sole_error_itself
+from probing.files.whole_files import folder_locked
+from probing.states.store import Store
+from probing.statistics.multiplicity import CORRECTIONS, Correction
+from probing.system.machine import with_typed_errors
+from probing.text.corpus import Corpus
 from probing.training.plan import make_plan
 from probing.training.results import ProbeResults, adjusted
 from probing.training.running import check_run, run_plan
 from probing.training.unit_work import Done, results_of, training_units
 from probing.training.units import sweep_results
-from probing.whole_files import folder_locked
-from probing.work import Executor, WorkPlan
 
 
 @with_typed_errors

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.corpus import Corpus, Example
-from probing.design import Labels
 from probing.errors import BadParameter
-from probing.grouping import connected, group_keys
-from probing.resampling import EVALUATED
-from probing.text_forms import as_input
+from probing.labels import Labels
+from probing.statistics.clusters import EVALUATED
+from probing.text.corpus import Corpus, Example
+from probing.text.grouping import connected, group_keys
+from probing.text.text_forms import as_input
 
 Ints = NDArray[np.int64]
 CLUSTERS = ("auto", "sentence", "document")

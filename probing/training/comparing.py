@@ -14,12 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, InputError, ProvenanceMismatch, UnknownName, unknown_name
-from probing.machine import with_typed_errors
-from probing.multiplicity import CORRECTIONS, Correction, adjust, level_after
-from probing.records import MeasureResult, ProbeResult, read_results
-from probing.resampling import EVALUATED, FRACTION, bounded, is_unvaried
+from probing.results.probe import MeasureResult, ProbeResult, read_results
 from probing.seeds import child_seed
-from probing.statistics import (
+from probing.statistics.bootstrap import (
     Clusters,
     Replicates,
     detectable,
@@ -28,6 +25,9 @@ from probing.statistics import (
     two_sided_p,
     unvaried_p,
 )
+from probing.statistics.clusters import EVALUATED, FRACTION, bounded, is_unvaried
+from probing.statistics.multiplicity import CORRECTIONS, Correction, adjust, level_after
+from probing.system.machine import with_typed_errors
 from probing.training.tables import NO_SITE
 from probing.training.units import load_samples
 

@@ -15,18 +15,19 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from probing.contracts import Measure, Probe
-from probing.design import Labels
+from probing.contracts.measure import Measure
+from probing.contracts.probe import Probe
 from probing.errors import DamagedUnit
+from probing.files.whole_files import folder_locked, read_sealed, sealed, write_atomically, write_parquet
+from probing.labels import Labels
+from probing.measures._temperatures import Tempers, tempers_of
 from probing.provenance import digest
-from probing.records import Score, read_lines
-from probing.resampling import Resampler
-from probing.tempering import Tempers, tempers_of
+from probing.results.probe import Score, read_lines
+from probing.statistics.clusters import Resampler
 from probing.training.fitting import fits_of
 from probing.training.plan import Plan
 from probing.training.scoring import Sampled, Scores, score_label_set
 from probing.training.states import States
-from probing.whole_files import folder_locked, read_sealed, sealed, write_atomically, write_parquet
 
 
 @dataclass(frozen=True)

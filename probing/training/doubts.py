@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.corpus import SPLITS, Corpus
-from probing.design import Labels
-from probing.resampling import EVALUATED
-from probing.text_forms import as_input, named
+from probing.labels import Labels
+from probing.statistics.clusters import EVALUATED
+from probing.text.corpus import SPLITS, Corpus
+from probing.text.text_forms import as_input, named
 from probing.training.row_keys import key_columns
 
 LIKE_GROUP = (2, 20)  # rows of one value

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.analysing import Analysis, SiteData
-from probing.analysis import AnalysisResult
-from probing.contracts import Probe
-from probing.corpus import SPLITS
-from probing.design import Labels
-from probing.predicting import predict
+from probing.contracts.analysis import Analysis, SiteData
+from probing.contracts.probe import Probe
+from probing.labels import Labels
+from probing.measures._predictions import predict
+from probing.measures._temperatures import Tempers, tempers_of
 from probing.provenance import digest
-from probing.records import ProbeResult
-from probing.resampling import EVALUATED
-from probing.specs import full_recipe
-from probing.tempering import Tempers, tempers_of
+from probing.recipes import full_recipe
+from probing.results.analysis import AnalysisResult
+from probing.results.probe import ProbeResult
+from probing.statistics.clusters import EVALUATED
+from probing.text.corpus import SPLITS
 from probing.training.plan import Plan, recipe_of, run_id
 from probing.training.saved_probes import with_saved_probe
 from probing.training.scoring import ControlScores, Scores, kept, measure_results, score_label_set

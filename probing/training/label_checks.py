@@ -7,11 +7,11 @@ from itertools import product
 
 import numpy as np
 
-from probing.contracts import Measure
-from probing.corpus import SPLITS, Corpus
-from probing.design import Labels
+from probing.contracts.measure import Measure
 from probing.errors import DegenerateDesign
-from probing.grouping import first_crossing, group_keys
+from probing.labels import Labels
+from probing.text.corpus import SPLITS, Corpus
+from probing.text.grouping import first_crossing, group_keys
 
 
 def check_labels(labels: Labels, corpus: Corpus) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing import registry
-from probing.contracts import Task
-from probing.corpus import SPLITS, Corpus, Example
-from probing.design import Labels
+from probing.contracts.task import Task
 from probing.errors import BadParameter, ProvenanceMismatch
+from probing.labels import Labels
+from probing.text.corpus import SPLITS, Corpus, Example
 from probing.training.clusters import (
     CLUSTERS,
     Inputs,

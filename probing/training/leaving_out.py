@@ -12,18 +12,20 @@ import numpy as np
 from scipy.special import stdtrit
 from sklearn.base import BaseEstimator
 
-from probing.contracts import Measure, Probe, Task
-from probing.corpus import SPLITS, Corpus, Example
+from probing.contracts.measure import Measure
+from probing.contracts.probe import Probe
+from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign
-from probing.grouping import unit_names
-from probing.machine import with_typed_errors
 from probing.provenance import digest
-from probing.records import Score
-from probing.resampling import FRACTION
+from probing.recipes import build_task
+from probing.results.probe import Score
 from probing.seeds import generator
-from probing.specs import build_task
-from probing.store import Store
-from probing.text_forms import composed, named
+from probing.states.store import Store
+from probing.statistics.clusters import FRACTION
+from probing.system.machine import with_typed_errors
+from probing.text.corpus import SPLITS, Corpus, Example
+from probing.text.grouping import unit_names
+from probing.text.text_forms import composed, named
 from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.fitting import unit_id
 from probing.training.plan import Plan, make_plan

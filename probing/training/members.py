@@ -6,14 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from probing.analysing import Analysis
-from probing.contracts import Control, Measure, Probe
-from probing.design import Kind, Labels
+from probing.contracts.analysis import Analysis
+from probing.contracts.control import Control
+from probing.contracts.measure import Measure
+from probing.contracts.probe import Probe
+from probing.contracts.state_control import Probed, StateControl, StateSource
 from probing.errors import BadParameter
+from probing.labels import Kind, Labels
 from probing.probes._each_label import EachLabelProbe
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
-from probing.specs import build, full_recipe, normalised, spec_of
-from probing.state_controls import Probed, StateControl, StateSource
+from probing.recipes import build, full_recipe, normalised, spec_of
 
 DEFAULT_MEASURES = {
     "classes": ("accuracy", "macro_f1", "log_loss"), "real": ("r2", "spearman"),

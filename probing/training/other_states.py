@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from probing.contracts import Probe
+from probing.contracts.probe import Probe
 from probing.errors import ProbingError
-from probing.tempering import tempers_of
+from probing.measures._temperatures import tempers_of
 from probing.training.fitting import OtherFits, Unit, fits_of, has_converged
 from probing.training.members import StateSet
 from probing.training.plan import Plan

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import embedding_bag
 
-from probing.alignment import Encoded
-from probing.corpus import Corpus
 from probing.errors import BadParameter
-from probing.positions import SCOPE, Position, check_spans, position_rows
-from probing.store import RowTable, Store
+from probing.states.store import RowTable, Store
+from probing.text.alignment import Encoded
+from probing.text.corpus import Corpus
+from probing.text.positions import SCOPE, Position, check_spans, position_rows
 from probing.training.store_view import StoreView
 
 Ints = NDArray[np.int64]

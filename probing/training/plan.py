@@ -10,20 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from probing.analysing import Analysis
-from probing.contracts import Control, Measure, Probe, Task
-from probing.corpus import Corpus
-from probing.design import Kind, Labels
+from probing.contracts.analysis import Analysis
+from probing.contracts.control import Control
+from probing.contracts.measure import Measure
+from probing.contracts.probe import Probe
+from probing.contracts.state_control import Probed, StateControl
+from probing.contracts.task import Task
 from probing.errors import BadParameter
-from probing.predicting import gives_probabilities
+from probing.labels import Kind, Labels
+from probing.measures._predictions import gives_probabilities
+from probing.models.site import select_sites
 from probing.provenance import digest, model_called
-from probing.resampling import EVALUATED, NEW, Resampler, evaluated
+from probing.recipes import build_task, full_recipe, normalised, spec_of
 from probing.seeds import child_seed
-from probing.site import select_sites
-from probing.specs import build_task, full_recipe, normalised, spec_of
-from probing.state_controls import Probed, StateControl
-from probing.statistics import RESAMPLES
-from probing.store import Store
+from probing.states.store import Store
+from probing.statistics.bootstrap import RESAMPLES
+from probing.statistics.clusters import EVALUATED, NEW, Resampler, evaluated
+from probing.text.corpus import Corpus
 from probing.training.doubts import doubts
 from probing.training.label_checks import check_labels, refuse_one_class
 from probing.training.labelling import label_rows

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probing.contracts import Probe
-from probing.corpus import SPLITS, Corpus
-from probing.design import Labels, check_laid_out
+from probing.contracts.probe import Probe
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite, unknown_name
-from probing.resampling import EVALUATED
-from probing.specs import spec_of
-from probing.store import Store
+from probing.labels import Labels, check_laid_out
+from probing.recipes import spec_of
+from probing.states.store import Store
+from probing.statistics.clusters import EVALUATED
+from probing.text.corpus import SPLITS, Corpus
 from probing.training.pooling import PooledStore
 
 if TYPE_CHECKING:

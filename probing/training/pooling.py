@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import embedding_bag
 
-from probing.corpus import Corpus
-from probing.design import Pieces
 from probing.errors import BadParameter, ProvenanceMismatch, unknown_name
-from probing.positions import SCOPE, Position, parse_positions, positions_identity
-from probing.store import RowTable, Store
+from probing.labels import Pieces
+from probing.states.store import RowTable, Store
+from probing.text.corpus import Corpus
+from probing.text.positions import SCOPE, Position, parse_positions, positions_identity
 from probing.training.piece_positions import PiecePositions
 from probing.training.store_view import StoreView
 

@@ -10,15 +10,15 @@ from typing import TypeVar, overload
 
 import pandas as pd
 
-from probing import analysis
-from probing.analysis import AnalysisResult
 from probing.errors import UnknownName, unknown_name
-from probing.multiplicity import Correction, adjust, level_after
+from probing.files.whole_files import write_atomically, write_parquet
 from probing.provenance import environment
-from probing.records import Gain, MeasureResult, ProbeResult, Score, json_lines, read_results
-from probing.statistics import ALPHA, detectable
+from probing.results import analysis
+from probing.results.analysis import AnalysisResult
+from probing.results.probe import Gain, MeasureResult, ProbeResult, Score, json_lines, read_results
+from probing.statistics.bootstrap import ALPHA, detectable
+from probing.statistics.multiplicity import Correction, adjust, level_after
 from probing.training.tables import NO_SITE, analysis_table, long_table, table_row
-from probing.whole_files import write_atomically, write_parquet
 
 R = TypeVar("R", ProbeResult, AnalysisResult)
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.corpus import SPLITS, Corpus
-from probing.design import Labels
-from probing.resampling import EVALUATED
-from probing.text_forms import as_input
+from probing.labels import Labels
+from probing.statistics.clusters import EVALUATED
+from probing.text.corpus import SPLITS, Corpus
+from probing.text.text_forms import as_input
 
 Ints = NDArray[np.int64]
 

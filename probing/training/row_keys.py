@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.corpus import Corpus, Example
-from probing.design import MISSING, Labels
-from probing.text_forms import as_input, composed, named
+from probing.labels import MISSING, Labels
+from probing.text.corpus import Corpus, Example
+from probing.text.text_forms import as_input, composed, named
 from probing.training.places import Placed, place_keys
 
 Ints = NDArray[np.int64]

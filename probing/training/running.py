@@ -10,14 +10,14 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from probing.completing import complete
+from probing.contracts.executor import Executor, WorkPlan
 from probing.errors import BadParameter, DamagedUnit
-from probing.screen import console
+from probing.executors._run_until_done import complete
+from probing.system.screen import console
 from probing.training.plan import Plan
 from probing.training.threads import Threads
 from probing.training.unit_work import Done, Fitters
 from probing.training.units import spoiled_units
-from probing.work import Executor, WorkPlan
 
 _SHOWN = 5
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from probing import registry
-from probing.contracts import Probe
+from probing.contracts.probe import Probe
 from probing.errors import ProbingError
 from probing.probes._estimator import ClassifierProbe
 from probing.provenance import digest
-from probing.records import ProbeResult
+from probing.results.probe import ProbeResult
 
 _ABOUT = ("model", "rows", "corpus", "store_id", "content_id", "unit")
 

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts import Measure, Prediction, Probe
-from probing.design import Labels
-from probing.predicting import predict, resampled
-from probing.records import Comparison, Gain, MeasureResult, Score
-from probing.resampling import FRACTION, Resampler, bounded, is_unvaried
-from probing.statistics import (
+from probing.contracts.measure import Measure
+from probing.contracts.prediction import Prediction
+from probing.contracts.probe import Probe
+from probing.labels import Labels
+from probing.measures._predictions import predict, resampled
+from probing.measures._temperatures import Tempers
+from probing.results.probe import Comparison, Gain, MeasureResult, Score
+from probing.statistics.bootstrap import (
     MANY,
     Replicates,
     detectable,
@@ -25,7 +27,7 @@ from probing.statistics import (
     replicates,
     unvaried_p,
 )
-from probing.tempering import Tempers
+from probing.statistics.clusters import FRACTION, Resampler, bounded, is_unvaried
 
 MARGINS = {FRACTION: 0.02, "bits": 0.05}  # by unit: what a gain has to exceed; 0 in other units
 

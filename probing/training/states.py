@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import embedding_bag
 
-from probing.contracts import Probe
-from probing.corpus import SPLITS
-from probing.design import Labels, Pairs
+from probing.contracts.probe import Probe
+from probing.contracts.row_blocks import RowBlocks
 from probing.errors import BadParameter, NonFiniteStates
-from probing.store import Store
-from probing.store.row_blocks import RowBlocks
+from probing.labels import Labels, Pairs
+from probing.states.store import Store
+from probing.text.corpus import SPLITS
 from probing.training.plan import Plan
 
 States = Mapping[str, Any]  # by split: arrays (N, D), Pairs, Pieces or RowBlocks

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter
-from probing.store import Moments
+from probing.states.store import Moments
 
 
 class StoreView:

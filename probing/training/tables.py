@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from probing.analysis import AnalysisResult
-from probing.criterion import judged
-from probing.records import MeasureResult, ProbeResult
+from probing.results.analysis import AnalysisResult
+from probing.results.probe import MeasureResult, ProbeResult
+from probing.verdicts.decodability import judged
 
 NO_SITE = "(none)"
 _TEXT = (

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from probing.contracts import Measure, Probe, Task
-from probing.corpus import Corpus
+from probing.contracts.measure import Measure
+from probing.contracts.probe import Probe
+from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite
-from probing.machine import with_typed_errors
 from probing.provenance import digest
-from probing.store import Store
+from probing.states.store import Store
+from probing.system.machine import with_typed_errors
+from probing.text.corpus import Corpus
 from probing.training.clusters import input_names
 from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.fitting import unit_id

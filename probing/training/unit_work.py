@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from probing.analysis import AnalysisResult
+from probing.contracts.executor import Place, Report, Worker, WorkPlan, WorkUnit
 from probing.errors import ProvenanceMismatch
-from probing.records import ProbeResult
-from probing.store import Store
+from probing.results.analysis import AnalysisResult
+from probing.results.probe import ProbeResult
+from probing.states.store import Store
 from probing.training.fitting import Unit, analysis_id, baseline_scores, fit_unit, run_analysis, unit_id
 from probing.training.other_states import OtherStates
 from probing.training.plan import Plan
@@ -22,7 +23,6 @@ from probing.training.states import States, held, site_states, stateless, unit_s
 from probing.training.tables import NO_SITE
 from probing.training.threads import Threads
 from probing.training.units import load_analysis, load_unit
-from probing.work import Place, Report, Worker, WorkPlan, WorkUnit
 
 
 @dataclass(frozen=True)

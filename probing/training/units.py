@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from probing import analysis as analyses
-from probing.analysis import AnalysisResult
-from probing.design import Labels
 from probing.errors import InputError
+from probing.files.whole_files import read_sealed, sealed, sweep, write_atomically
+from probing.labels import Labels
 from probing.provenance import digest, file_sha256
-from probing.records import ProbeResult, from_json, to_json
+from probing.results import analysis as analyses
+from probing.results.analysis import AnalysisResult
+from probing.results.probe import ProbeResult, from_json, to_json
 from probing.training.saved_probes import probe_name
-from probing.whole_files import read_sealed, sealed, sweep, write_atomically
 
 VERSION = 8  # raised by any change that alters a score or what is kept of a unit
 

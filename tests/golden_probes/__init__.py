@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing import registry
-from probing.contracts import Probe
+from probing.contracts.probe import Probe
 
 FOLDER = Path(__file__).parent
 SETTINGS: dict[str, dict[str, Any]] = {"mlp": {"hidden": 4}, "sparse": {"k": 2}, "k_nearest": {"k": 3}}

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from probing.errors import ProbingError
-from probing.store import Store
+from probing.states.store import Store
 from tests.reliability.children import ask
 from tests.reliability.disk_model import Disk, LoggedFiles, Operation, half_done
 from tests.reliability.job import Job, QuickFiles

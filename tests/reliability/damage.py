@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from probing.errors import StoreError
-from probing.store import Store
-from probing.store.format import parse_signed
+from probing.states.store import Store
+from probing.states.store.format import parse_signed
 from tests.reliability.children import ask
 from tests.reliability.job import WIDTHS, Job
 from tests.reliability.lease_damage import leases_damaged

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import typer
 
-from probing import cli, errors
+from probing import errors
+from probing.cli.commands import commands
 from probing.errors import ProbingError
-from probing.store import FileOps, Store
+from probing.states.store import FileOps, Store
 from tests.reliability.children import Ended, ask, run
 from tests.reliability.fault_files import Counted, ShortWrites
 from tests.reliability.job import Job, QuickFiles
@@ -31,7 +32,7 @@ _ACKNOWLEDGED = re.compile(r"^acknowledged (\d+)$", re.M)
 
 def command(path: Path, job: Job, files: FileOps) -> None:
     """Write a job as the command line would, errors and exit status included."""
-    app = typer.Typer(cls=cli._Group, pretty_exceptions_enable=False)
+    app = typer.Typer(cls=commands._Group, pretty_exceptions_enable=False)
 
     @app.command()
     def write() -> None:

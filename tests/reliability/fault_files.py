@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from probing.store import FileOps
+from probing.states.store import FileOps
 from tests.reliability.job import QuickFiles
 
 CALLS = (

@@ -254,7 +254,7 @@ def build_world(world: Path, *, heavy: bool) -> None:
     _done(filled(COMMANDS["extract"], world, world / "store"))
     _done(filled(COMMANDS["train"], world, world / "results"))
     if heavy:
-        from probing.store import Store
+        from probing.states.store import Store
 
         shutil.copytree(world / "store", world / "store2")
         np.save(world / "states.npy", Store.open(world / "store").read("resid.1"))

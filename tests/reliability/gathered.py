@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from probing.corpus import Corpus, Example
-from probing.extraction.gathering import Gathering
-from probing.store import FileOps, Moments, Store
+from probing.states.extraction.gathering import Gathering
+from probing.states.store import FileOps, Moments, Store
+from probing.text.corpus import Corpus, Example
 from tests.reliability.job import EXAMPLES, WIDTHS, Job, QuickFiles
 
 SELECTIONS = ("train", "all")

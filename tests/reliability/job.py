@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import ProbingError
-from probing.extraction.shard_reading import pages_for
-from probing.store import FileOps, ShardContent, Store, StoreWriter
+from probing.states.extraction.shard_reading import pages_for
+from probing.states.store import FileOps, ShardContent, Store, StoreWriter
 
 EXAMPLES = 3
 WIDTHS = {"embed": 16, "resid.0": 64}  # datasets on both sides of the alignment threshold

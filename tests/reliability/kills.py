@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from probing.errors import ProbingError
-from probing.store import Store
-from probing.store.format import parse_signed, record_file
+from probing.states.store import Store
+from probing.states.store.format import parse_signed, record_file
 from tests.reliability.children import ask, start
 from tests.reliability.job import Job
 from tests.reliability.naive_writer import naive_found, naive_write

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 from probing.errors import ProbingError, StoreBusy
-from probing.store import Store, collect, garbage, remove, store_info
-from probing.store.file_ops import host_name
-from probing.store.format import signed_json
-from probing.store.leases import UNWRITTEN_SECONDS, Leases
+from probing.states.store import Store, collect, garbage, remove, store_info
+from probing.states.store.file_ops import host_name
+from probing.states.store.format import signed_json
+from probing.states.store.leases import UNWRITTEN_SECONDS, Leases
 from tests.reliability.job import Job, QuickFiles
 
 KINDS = ("flip", "cut", "swapped", "foreign", "nonsense", "missing")

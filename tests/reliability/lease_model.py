@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 from probing.errors import StoreBusy
-from probing.store import FileOps
-from probing.store.file_ops import LEASE_SECONDS
-from probing.store.format import signed_json
-from probing.store.leases import UNWRITTEN_SECONDS, Lease, Leases
+from probing.states.store import FileOps
+from probing.states.store.file_ops import LEASE_SECONDS
+from probing.states.store.format import signed_json
+from probing.states.store.leases import UNWRITTEN_SECONDS, Lease, Leases
 from tests.reliability.job import QuickFiles
 
 

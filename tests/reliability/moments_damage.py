@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 
 from probing.errors import ProbingError, StoreError, UnknownName
-from probing.store import Store
-from probing.store.format import parse_signed
+from probing.states.store import Store
+from probing.states.store.format import parse_signed
 from tests.reliability.children import ask
 from tests.reliability.gathered import NAMES, Name, gather, in_bytes, truth
 from tests.reliability.job import Job, QuickFiles

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from probing.errors import CorruptShard, IncompleteStore, ProvenanceMismatch, StoreError, UnknownName
-from probing.store import FileOps, Store
-from probing.store.format import parse_signed
+from probing.states.store import FileOps, Store
+from probing.states.store.format import parse_signed
 from tests.reliability.gathered import NAMES, Name, gather, in_bytes, truth
 from tests.reliability.job import Job
 

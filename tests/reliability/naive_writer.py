@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from probing.store import FileOps
+from probing.states.store import FileOps
 from tests.reliability.job import WIDTHS, Acknowledge, Job
 
 FILE = "states.h5"

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from probing.store import Store
-from probing.store.format import parse_signed, record_file
+from probing.states.store import Store
+from probing.states.store.format import parse_signed, record_file
 from tests.reliability.children import start
 from tests.reliability.job import Job
 from tests.reliability.tally import Tally

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from probing.alignment import check_words
-from probing.corpus import Corpus
 from probing.errors import ProbingError
+from probing.jobs.study import Study
 from probing.probes._loading import load_probe
-from probing.records import read_results
 from probing.registry import get, names
-from probing.store import Store, store_info
-from probing.study import Study
+from probing.results.probe import read_results
+from probing.states.store import Store, store_info
+from probing.text.alignment import check_words
+from probing.text.corpus import Corpus
 from probing.training.results import ProbeResults
 from tests.reliability.job import WIDTHS, Job
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from probing.probes.linear import LinearProbe
-from probing.store.format import parse_signed, record_file, shard_file, signed_json
+from probing.states.store.format import parse_signed, record_file, shard_file, signed_json
 from tests.reliability.job import Job
 from tests.reliability.mutations import altered, altered_object, spoiled, spoiled_text
 from tests.reliability.tally import Tally

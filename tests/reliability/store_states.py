@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from probing.errors import CorruptShard, NotAStore, StoreBusy
-from probing.store import Store, collect, garbage, merge, remove, repair
-from probing.store.format import parse_signed, record_file
+from probing.states.store import Store, collect, garbage, merge, remove, repair
+from probing.states.store.format import parse_signed, record_file
 from tests.reliability.fault_files import Counted, Stopped
 from tests.reliability.gathered import NAMES as MOMENTS
 from tests.reliability.job import Job, QuickFiles

@@ -1,0 +1,117 @@
+"""Where modules of version 0.1 lie now. Their old names work until version 0.3, with a warning that names the new."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_MOVED = {
+    "alignment": "text.alignment",
+    "analysing": "contracts.analysis",
+    "analysis": "results.analysis",
+    "batching": "models.batching",
+    "behaving": "contracts.behaviour",
+    "behaviours": "use.behaviours",
+    "chat": "text.chat",
+    "chat_process": "text.chat_process",
+    "chat_rendering": "text.chat_rendering",
+    "completing": "executors._run_until_done",
+    "corpora": "readers",
+    "corpus": "text.corpus",
+    "criterion": "verdicts.decodability",
+    "cross_jobs": "jobs.cross",
+    "deciding": "verdicts.deciding",
+    "design": "labels",
+    "editing": "contracts.intervention",
+    "ending": "system.ending",
+    "evidence": "use.directions",
+    "extraction": "states.extraction",
+    "fact_shapes": "files.fact_shapes",
+    "failures": "results.failures",
+    "foreign": "states.importing.foreign",
+    "grouping": "text.grouping",
+    "heads": "text.heads",
+    "importing": "states.importing",
+    "instrument": "contracts.edited_model",
+    "instruments": "use.edited_models",
+    "interning": "text.interning",
+    "intervening": "use",
+    "intervening.ablating": "use.patching.ablating",
+    "intervening.patching": "use.patching.patching",
+    "intervening.prompt_pairs": "use.patching.prompt_pairs",
+    "interventions": "use.interventions",
+    "job_commands": "cli.job_commands",
+    "judging": "verdicts.judging",
+    "language_model": "models.language_model",
+    "machine": "system.machine",
+    "mixed_tasks": "training.mixed_tasks",
+    "models.huggingface": "models.adapters.huggingface",
+    "models.module": "models.adapters.module",
+    "multiplicity": "statistics.multiplicity",
+    "once_only": "cli.once_only",
+    "packing": "models.cpu_speed.packing",
+    "parents": "system.parents",
+    "patch_jobs": "jobs.patch",
+    "patching_result": "results.patching",
+    "plantbench_jobs": "jobs.plantbench",
+    "positions": "text.positions",
+    "predicting": "measures._predictions",
+    "progress": "system.progress",
+    "records": "results.probe",
+    "resampling": "statistics.clusters",
+    "screen": "system.screen",
+    "showing": "cli.output",
+    "site": "models.site",
+    "sources": "text.sources",
+    "specs": "recipes",
+    "state_controls": "contracts.state_control",
+    "stopping": "system.stopping",
+    "store": "states.store",
+    "store_commands": "cli.store_commands",
+    "strict_json": "files.strict_json",
+    "strict_yaml": "files.strict_yaml",
+    "study": "jobs.study",
+    "supervising": "system.supervising",
+    "tempering": "measures._temperatures",
+    "text_forms": "text.text_forms",
+    "use_jobs": "jobs.use",
+    "use_result": "results.use",
+    "use_run": "verdicts.use_run",
+    "verdict": "verdicts.verdict",
+    "whole_files": "files.whole_files",
+    "work": "contracts.executor",
+}
+
+
+class _OldNames(MetaPathFinder, Loader):
+    """Finds a module by its old name: it is the module that has the new one, not a copy."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if new_name(name) else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        new = new_name(name)
+        warnings.warn(f"{name} is now {new}: the old name works until version 0.3", DeprecationWarning, stacklevel=2)
+        sys.modules[name] = import_module(new)
+
+
+def new_name(name: str) -> str:
+    """The new name of a module of version 0.1; empty where it still has its own."""
+    head, _, rest = name.partition(".")
+    parts = rest.split(".")
+    for end in range(len(parts), 0, -1):
+        if head == "probing" and (new := _MOVED.get(".".join(parts[:end]))):
+            return ".".join([head, new, *parts[end:]])
+    return ""
+
+
+def find_old_names() -> None:
+    """Let `import` find modules by their old names too, before it looks into folders."""
+    if not any(isinstance(finder, _OldNames) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _OldNames())

@@ -1,0 +1,1 @@
+"""The command line: flags to jobs, records to the screen, errors to exit codes."""

@@ -1,0 +1,209 @@
+"""The command line: flags to jobs, records to the screen, errors to exit codes (`ending.py`). Nothing else prints."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+from typer.core import TyperGroup
+
+from probing import registry
+from probing.cli import output
+from probing.cli.job_commands import Quiet, add_job_command
+from probing.cli.once_only import OnceOnly
+from probing.cli.output import (
+    finish_ablate,
+    finish_cross,
+    finish_extract,
+    finish_patch,
+    finish_plantbench,
+    finish_report,
+    finish_train,
+    finish_use,
+    show,
+    written,
+)
+from probing.cli.store_commands import AsJson, path_argument, print_mapping, store_app
+from probing.errors import ProbingWarning, UnitFailed
+from probing.system import stopping
+from probing.system.ending import open_streams, silence_broken_streams, typed_ending
+from probing.system.screen import console, say
+from probing.system.supervising import supervised
+
+_with_place = warnings.formatwarning
+_PYTHON_SHOWS = warnings.showwarning
+
+
+class _Group(TyperGroup):
+    """Errors, interruptions and refusals of the machine end in one readable block and an exit code (`ending.py`)."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with typed_ending():
+            return super().invoke(ctx)
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        with typed_ending():
+            return super().main(*arguments, **options)
+
+
+app = typer.Typer(
+    name="probing",
+    cls=_Group,
+    epilog="Example: probing run datasets/reference/study.yaml --to cache/results/reference",
+    help="Ask what a language model's hidden states encode: extract states, train probes beside control tasks, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(store_app, name="store")
+
+
+@app.command(cls=OnceOnly)
+def run(
+    study: Annotated[Path, path_argument(help="study file (YAML)", metavar="STUDY.yaml", show_default=False)],
+    to: Annotated[Path | None, typer.Option("--to", help="directory of results (default cache/results/NAME)")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a whole study: extract, train, report. Whatever is done already is not done again.
+
+    Example: probing run datasets/reference/study.yaml --to cache/results/reference
+    """
+    job = import_module("probing.jobs.study").Study.from_yaml(study)
+    try:
+        page = job.run(to, progress=not quiet)
+    except UnitFailed as failure:
+        show(written(job.folder(to), None, failure), as_json)
+        raise
+    show(import_module("probing.training.results").ProbeResults.read(page.parent), as_json)
+    if job.use:
+        output.show_use(page.parent, job.certified(), as_json)
+    if not as_json:
+        say(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
+
+
+@app.command(cls=OnceOnly)
+def compare(
+    results: Annotated[str, typer.Argument(help="directory that `probing train --to` wrote", metavar="RESULTS_DIR")],
+    task: Annotated[str, typer.Option(help="task, as it was trained", show_default=False)],
+    measure: Annotated[str | None, typer.Option(help="measure (default: accuracy, or r2)")] = None,
+    probe: Annotated[str | None, typer.Option(help="only this probe (default: all)")] = None,
+    split: Annotated[str, typer.Option(help="test or dev")] = "test",
+    correction: Annotated[str, typer.Option(help="adjustment of p over the pairs: holm or bh")] = "holm",
+    model: Annotated[str | None, typer.Option(help="only this model, by its name or a part of it")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the sites and probes of one task pair by pair, on the same rows and resamples.
+
+    Example: probing compare cache/results/upos --task upos --measure accuracy --probe linear
+    """
+    module = import_module("probing.training.comparing")
+    pairs = module.compare(
+        results, task=task, measure=measure, probe=probe, split=split, correction=correction, model=model
+    )  # fmt: skip
+    if as_json:
+        say(pairs.to_json(orient="records", lines=True, double_precision=15), nl=False)
+    else:
+        import_module("probing.reporting.tables").print_pairs(pairs.to_dict("records"), console())
+
+
+@app.command("list", cls=OnceOnly)
+def list_members(
+    folder: Annotated[str, typer.Argument(help=f"one of: {', '.join(registry.FOLDERS)}; none: all of them")] = "",
+    member: Annotated[str, typer.Argument(help="a member: its options and their meaning")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List what can be named: the extension folders, the members of one, or the options of one member.
+
+    Examples: probing list    probing list probes    probing list probes mlp
+    """
+    if member:
+        described = _described(folder, member)
+        say(json.dumps(described) if as_json else f"{described['written']}\n\n{described['documentation']}")
+        return
+    rows = {name: _summary(folder, name) for name in registry.names(folder)} if folder else _folders()
+    print_mapping(rows, as_json, verbatim=True)
+    if folder == "controls" and not as_json:
+        _print_objections()
+
+
+def _folders() -> dict[str, str]:
+    return {folder: ", ".join(registry.names(folder)) for folder in registry.FOLDERS}
+
+
+def _described(folder: str, name: str) -> dict[str, str]:
+    """How a member is written with its options as they are by default, and its documentation."""
+    member = registry.get(folder, name).MEMBER
+    options = [p for p in inspect.signature(member).parameters.values() if p.default is not p.empty]
+    spec = name + ":" * bool(options) + ",".join(f"{p.name}={p.default}" for p in options)
+    return {"written": spec, "documentation": inspect.getdoc(member) or ""}
+
+
+def _print_objections() -> None:
+    """Which control answers which objection, for which levels of tasks."""
+    say("\nan objection, the control that answers it, and the rows of the tasks for which it does:")
+    members = {name: registry.get("controls", name).MEMBER for name in registry.names("controls")}
+    answers = {f'"{one.answers}"': f"{name} ({', '.join(one.levels)})" for name, one in members.items()}
+    print_mapping(answers, False, verbatim=True)
+
+
+def _summary(folder: str, name: str) -> str:
+    return (registry.get(folder, name).__doc__ or "").strip().splitlines()[0]
+
+
+add_job_command(store_app, "import", "ImportJob", finish_extract)
+add_job_command(app, "extract", "ExtractJob", finish_extract)
+add_job_command(app, "train", "TrainJob", finish_train)
+add_job_command(app, "use", "UseJob", finish_use, home="probing.jobs.use")
+add_job_command(app, "patch", "PatchJob", finish_patch, home="probing.jobs.patch")
+add_job_command(app, "ablate", "AblateJob", finish_ablate, home="probing.jobs.patch")
+add_job_command(app, "plantbench", "PlantbenchJob", finish_plantbench, home="probing.jobs.plantbench", with_json=False)
+add_job_command(app, "report", "ReportJob", finish_report)
+add_job_command(app, "transfer", "TransferJob", finish_cross, home="probing.jobs.cross")
+add_job_command(app, "leave-one-out", "LeaveOneOutJob", finish_cross, home="probing.jobs.cross")
+
+
+def _as_words(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of ours as its words; any other with its place in the code."""
+    if issubclass(category, ProbingWarning):
+        return f"warning: {message}\n"
+    return _with_place(message, category, filename, lineno, line)
+
+
+def main() -> None:
+    """Entry point of the command `probing`."""
+    stopping.listen()
+    open_streams()
+    warnings.formatwarning = _as_words
+    warnings.showwarning = _show_warning
+    try:
+        with typed_ending():
+            supervised(_work)
+    finally:
+        stopping.over()
+        silence_broken_streams()
+
+
+def _work() -> None:
+    stopping.watch()
+    with typed_ending():
+        app()
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    line: str | None = None,
+) -> None:  # fmt: skip
+    """A warning of ours as a plain sentence, others as Python shows them."""
+    if issubclass(category, ProbingWarning):
+        say(f"warning: {message}", err=True)
+    else:
+        _PYTHON_SHOWS(message, category, filename, lineno, file, line)

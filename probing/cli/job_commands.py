@@ -1,0 +1,124 @@
+"""A command for every job class: its flags are the fields of the job, its help the job's own words."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.main
+
+from probing.cli.once_only import OnceOnly
+from probing.cli.store_commands import AsJson
+from probing.system.machine import check_target
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
+
+_EXAMPLES = {
+    "ExtractJob": "probing extract --model gpt2 --corpus train=train.conllu --corpus dev=dev.conllu "
+    "--corpus test=test.conllu --sites 'resid.*' --rows word:mean --to cache/states/gpt2",
+    "TrainJob": "probing train cache/states/gpt2 --corpus train=train.conllu --corpus dev=dev.conllu "
+    "--corpus test=test.conllu --task upos --probe linear --probe mlp:hidden=64 --control word_type:draws=5 "
+    "--seeds 3 --to cache/results/upos",
+    "ImportJob": "probing store import activations.hdf5 --corpus train=train.conllu --corpus dev=dev.conllu "
+    "--corpus test=test.conllu --to cache/states/theirs",
+    "UseJob": "probing use --model datasets/reference/model --corpus train=datasets/reference/train.jsonl "
+    "--task column:tense --task column:animacy --behaviour 'next_token:answers=was|were|is|are' --position end "
+    "--to cache/results/use",
+    "PatchJob": "probing patch --model gpt2 --pairs pairs.csv --sites 'resid.*,heads.*' --to cache/results/patch",
+    "AblateJob": "probing ablate --model datasets/reference/model --corpus train=datasets/reference/train.jsonl "
+    "--behaviour 'next_token:answers=was|were|is|are' --part heads --part mlps --to cache/results/ablate",
+    "PlantbenchJob": "probing plantbench --tier 0 --tier 2 --json card.json",
+    "ReportJob": "probing report cache/results/upos",
+    "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
+    "--corpus old.train=old-train.conllu --corpus old.dev=old-dev.conllu --corpus old.test=old-test.conllu "
+    "--corpus new=new.conllu --task upos --sites 'resid.*' --to cache/results/transfer",
+    "LeaveOneOutJob": "probing leave-one-out cache/states/gpt2 --corpus corpus.conllu --task upos --group document "
+    "--to cache/results/documents",
+}
+
+_SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of commands is shown without importing them
+    "ExtractJob": "Run a model over a corpus and save its hidden states in a store; a killed run resumes where it was.",
+    "TrainJob": "Train probes beside control tasks on a store's states and write results.jsonl and results.parquet.",
+    "ImportJob": "Make a store of states from elsewhere: a NeuroX file, .npy, .safetensors, .h5 or a store; "
+    "audited in a child.",
+    "UseJob": "Exchange a property in the states of a running model, measure what it does, and give a "
+    "verdict for each place.",
+    "PatchJob": "Activation patching: run one prompt of each pair with a state of the other, place by place.",
+    "AblateJob": "Take heads, attention, MLPs or whole layers out of a model, one at a time, and measure "
+    "what its output loses.",
+    "PlantbenchJob": "Score verdicts on models whose truth is certified: this package's protocol, and the "
+    "field's usual rules.",
+    "ReportJob": "Write OUT_DIR/report.html from the results of training, of use, or of both in OUT_DIR.",
+    "TransferJob": "Train probes on every source and score them on every other: transfer.jsonl and transfer.parquet.",
+    "LeaveOneOutJob": "Train on all groups but one and score on that one, in turn: leave_one_out.jsonl and "
+    "leave_one_out.parquet.",
+}
+
+
+def add_job_command(
+    app: typer.Typer, name: str, job_name: str, finish: Callable[[Any, Any, bool], None], *,
+    home: str = "probing.jobs", with_json: bool = True,
+) -> None:  # fmt: skip
+    """Give `app` a command whose flags are the fields of the job class, which is imported once the command is meant."""
+
+    def described() -> None:
+        """Stands for the command in the list of commands."""
+
+    described.__doc__ = _SUMMARIES[job_name]
+    described.__dict__["build"] = partial(_job_command, job_name, finish, home=home, with_json=with_json)
+    app.command(name, cls=_Deferred)(described)
+
+
+class _Deferred(OnceOnly):
+    """A command that is built when it is called, or its help is asked for."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+        alone.command(self.name, cls=OnceOnly)(self.callback.__dict__["build"]())
+        return typer.main.get_command(alone).make_context(info_name, args, *rest, **extra)
+
+
+def _job_command(
+    job_name: str, finish: Callable[[Any, Any, bool], None], *, home: str, with_json: bool
+) -> Callable[..., None]:
+    """The function of a Typer command whose flags are the fields of the job class."""
+    job_class = getattr(import_module(home), job_name)
+
+    def command(**flags: Any) -> None:
+        quiet, as_json = flags.pop("quiet", False), flags.pop("as_json", False)
+        job = job_class.read(flags, where="command line")
+        folder, card = getattr(job, "to", None), getattr(job, "json_file", None)
+        for target in filter(None, (folder and Path(folder), card and Path(card).parent)):
+            check_target(target)
+        finish(job, quiet, as_json)
+
+    parameters = [_parameter(name, field) for name, field in job_class.model_fields.items()]
+    parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters += [
+        inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
+        *([inspect.Parameter("as_json", keyword, default=False, annotation=AsJson)] if with_json else []),
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__doc__ = f"{inspect.cleandoc(job_class.__doc__)}\n\nExample: {_EXAMPLES[job_name]}"
+    return command
+
+
+def _parameter(name: str, field: Any) -> inspect.Parameter:
+    extra = field.json_schema_extra or {}
+    flag = "--" + (extra.get("flag") or name).replace("_", "-")
+    if extra.get("argument"):
+        kind: Any = typer.Argument(
+            help=field.description, metavar=extra.get("metavar", f"{name.upper()}_DIR"), show_default=False
+        )
+    else:
+        kind = typer.Option(flag, help=field.description)
+    plain = field.annotation if field.annotation in (bool, int, str, int | None, str | None, list[str]) else str
+    default = inspect.Parameter.empty if field.is_required() else field.default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[plain, kind])

@@ -1,0 +1,202 @@
+"""What commands show of what their jobs gave: records to standard output, warnings to standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from probing.cli.store_commands import print_store
+from probing.errors import UnitFailed
+from probing.system.screen import console, say
+
+
+def finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
+    store = job.run(progress=not quiet)
+    print_store(store.path, as_json, brief=True)
+    warnings = import_module("probing.reporting.warnings")
+    warn([warnings.unknown_pieces_warning(store.unknown_pieces)])
+    if store.position_names:
+        rows = store.rows
+        warn([warnings.whole_spans_warning(store.position_names, rows.position, rows.piece_end - rows.piece_start)])
+
+
+def finish_train(job: Any, quiet: bool, as_json: bool) -> None:
+    try:
+        results = job.run(progress=not quiet)
+    except UnitFailed as failure:
+        show(written(Path(job.to), job.tasks, failure), as_json)
+        raise
+    if results.missing:  # what is there is not all: it would be shown with too good an opinion of the best site
+        say(f"{results.missing} units of work are left to other processes: the last one writes the results", err=True)
+        return
+    show(results, as_json)
+    if not as_json:
+        say(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
+
+
+def written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> Any:
+    """Results in a folder, but for tasks of which everything failed; `tasks`: of these alone."""
+    module = import_module("probing.training.results")
+    path = folder / "results.jsonl"
+    results = module.ProbeResults.read(folder) if path.is_file() else module.ProbeResults(())
+    failed = {name for name, error in failure.errors.items() if not isinstance(error, UnitFailed)}
+    return results.of_tasks({result.task for result in results if tasks is None or result.task in set(tasks) - failed})
+
+
+def show(results: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(results)
+    elif len(results):
+        print_results(results)
+
+
+def finish_use(job: Any, quiet: bool, as_json: bool) -> None:
+    run = job.run(progress=not quiet)
+    if as_json:
+        for verdict in run:
+            say(verdict.to_json())
+        _warn_of_behaviours(run.results)
+        return
+    show_verdicts(run.verdicts)
+    _show_answers(run.results)
+    for result in run.results:
+        if result.twin_pairs is not None:
+            say(f"{result.task}: whole states were exchanged between {result.twin_pairs:,} pairs of twins")
+    warn([
+        f"{r.task}: left out, as too rare for three folds: {', '.join(r.left_out)}" for r in run.results if r.left_out
+    ])  # fmt: skip
+    _warn_of_behaviours(run.results)
+    say(f"verdicts: {Path(job.to) / 'verdicts.parquet'}\nnext: probing report {job.to}")
+
+
+def _show_answers(results: Iterable[Any]) -> None:
+    words = import_module("probing.reporting.use_words")
+    for sentence in dict.fromkeys(filter(None, map(words.answers_sentence, results))):
+        say(sentence)
+
+
+def _warn_of_behaviours(results: Iterable[Any]) -> None:
+    words = import_module("probing.reporting.use_words")
+    warn(dict.fromkeys(doubt for result in results for doubt in words.doubts_of(result)))
+
+
+def finish_patch(job: Any, quiet: bool, as_json: bool) -> None:
+    run = job.run(progress=not quiet)
+    tables = import_module("probing.reporting.effect_tables")
+    if as_json:
+        for one in filter(None, (run.found.exact, run.found.rough)):
+            _print_rows([{"title": run.title, "method": one.method, **row} for row in one.table()])
+        warn(run.found.doubts)
+        return
+    tables.print_patching(run.found, console(), title=run.title, into=run.into)
+    warn(run.found.doubts)
+    _print_files(run.files, f"probing report {job.to}")
+
+
+def finish_ablate(job: Any, quiet: bool, as_json: bool) -> None:
+    run = job.run(progress=not quiet)
+    tables = import_module("probing.reporting.effect_tables")
+    for one in run.found:
+        if as_json:
+            _print_rows(one.table())
+        else:
+            tables.print_ablation(one, console())
+            say()
+    warn(run.doubts)
+    if not as_json:
+        if run.answers:
+            said = import_module("probing.results.use").answers_said(run.answers, ids=True)
+            say(f"Answers as measured: {said}.")
+        _print_files(run.files)
+
+
+def _print_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    for row in rows:
+        say(json.dumps(row, sort_keys=True))
+
+
+def _print_files(files: Iterable[Path], next_step: str = "") -> None:
+    say("\n".join(f"{file.suffix[1:]}: {file}" for file in files))
+    if next_step:
+        say(f"next: {next_step}")
+
+
+def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
+    card = job.run(progress=not quiet)
+    if job.by_case:
+        say(card.case_tables() + "\n")
+    say(card.table(lambda s: f"tier {s.tier}") if len(set(job.tiers)) > 1 else card.table())
+    if card.power:
+        say("\n" + card.power_tables())
+    if job.json_file is not None:
+        say(f"score card: {job.json_file}")
+
+
+def show_use(folder: Path, certified: Mapping[tuple[str, str], str], as_json: bool) -> None:
+    """Verdicts of a study, and where the truth is known, that beside them."""
+    run = import_module("probing.verdicts.judging").read_use_run(folder)
+    if as_json:
+        for verdict in run:
+            say(verdict.to_json())
+        return
+    show_verdicts(run.verdicts)
+    _show_answers(run.results)
+    _warn_of_behaviours(run.results)
+    known = [(v, certified[v.task, v.place]) for v in run if (v.task, v.place) in certified]
+    if not known:
+        return
+    say("\nThe truth of this model is certified by do-interventions on minimal pairs:")
+    width = max(len(f"{v.task} at {v.place}") for v, _ in known)
+    for verdict, label in known:
+        say(f"  {f'{verdict.task} at {verdict.place}':{width}}  {_beside(verdict, label)}")
+
+
+def _beside(verdict: Any, label: str) -> str:
+    coarse = verdict.word.coarse
+    right = {"used": ("used",), "unused": ("decodable only", "not decodable")}.get(label, ())
+    judged = "right" if coarse in right else "undecided" if coarse == "inconclusive" or not right else "WRONG"
+    return f"certified {label:7} verdict {coarse:15} {judged}"
+
+
+def show_verdicts(verdicts: Iterable[Any]) -> None:
+    import_module("probing.reporting.use_tables").print_verdicts(list(verdicts), console())
+
+
+def finish_report(job: Any, quiet: bool, as_json: bool) -> None:
+    say(f"report: {job.run()}")
+    tables = [Path(job.results) / f"{name}.parquet" for name in ("results", "verdicts")]
+    for table in filter(Path.is_file, tables):
+        say(f"{table.stem}: {table}")
+    failures = import_module("probing.results.failures").read_failures(Path(job.results))
+    warn([f"{failure.name} failed: {failure.text}" for failure in failures])
+
+
+def finish_cross(job: Any, quiet: bool, as_json: bool) -> None:
+    results = job.run()
+    warn(results.remarks)
+    if as_json:
+        say(results.json_lines(), nl=False)
+        return
+    columns = ["site", "probe", "measure", "trained_on", "tested_on", "value", "low", "high", "difference"]
+    say(results.table()[columns].to_string(index=False, float_format="%.3f", na_rep="–"))
+    say(f"results: {Path(job.to) / f'{results.name}.parquet'}")
+
+
+def print_json(results: Any) -> None:
+    say(import_module("probing.results.probe").json_lines(results), nl=False)
+    for task in import_module("probing.reporting.task_results").by_task(results):
+        sentences = import_module("probing.reporting.warnings").warnings_of_task(task)
+        warn([f"{task.title}: {sentence}" for sentence in sentences])
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Plain sentences on standard error; empty ones are left out."""
+    for sentence in filter(None, sentences):
+        say(f"warning: {sentence}", err=True)
+
+
+def print_results(results: Any) -> None:
+    import_module("probing.reporting.tables").print_results(list(results), console(), results.analyses)

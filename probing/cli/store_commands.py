@@ -1,0 +1,215 @@
+"""The commands `probing store …`."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probing.cli.once_only import OnceOnly
+from probing.system.screen import console, say, shown
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tables")]
+
+_SHOWN = 20
+path_argument = partial(typer.Argument, readable=False)  # who may not read it is told so as by every other command
+
+store_app = typer.Typer(help="Look at stores of hidden states, and keep them.", no_args_is_help=True)
+
+
+_REASONS = {
+    "too_long": "longer than the limit", "truncated": "beyond the limit of an input",
+    "no_pieces": "the tokenizer makes no piece of it", "nothing_selected": "no such position in it",
+    "not_in_source": "not in the file imported from",
+}  # fmt: skip
+
+
+def print_store(path: Path, as_json: bool, *, brief: bool = False) -> None:
+    """What `store_info` says of a store; `brief`: with the ids cut short."""
+    info = import_module("probing.states.store").store_info(path)
+    missing = [] if as_json else info.pop("missing", [])
+    info = info if as_json else _readable(info, brief=brief)
+    print_mapping(info, as_json)
+    for unit in missing[:_SHOWN]:
+        first, last = unit["examples"]
+        lease = unit["lease"] and f"; process {unit['lease']['pid']} on {unit['lease']['host']} computes it"
+        say(f"missing: shard {unit['shard']}, examples {first} to {last}{lease or ''}")
+    if len(missing) > _SHOWN:
+        say(f"missing: {len(missing) - _SHOWN} shards more (all of them with --json)")
+
+
+def _readable(info: dict[str, Any], *, brief: bool) -> dict[str, Any]:
+    """The same with rounded numbers, and reasons in words."""
+    short = {name: info[name][:12] for name in ("store_id", "content_id") if brief}
+    share = info["unknown_pieces"]
+    return info | short | {
+        "absmax": {site: f"{value:.3g}" for site, value in info["absmax"].items()},
+        "unknown_pieces": "not recorded" if share is None else f"{100 * share:.1f} %",
+        **{
+            name: {f"{reason} ({_REASONS.get(reason, '?')})": count for reason, count in info[name].items()}
+            for name in ("skipped", "missing_words")
+        },
+    }  # fmt: skip
+
+
+def print_mapping(info: dict[str, Any], as_json: bool, *, verbatim: bool = False) -> None:
+    """Two columns, or one JSON line; `verbatim`: keys are names that can be typed, and stay as they are."""
+    import json
+
+    from rich.table import Table
+
+    if as_json:
+        say(json.dumps(info, sort_keys=True, default=str))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in info.items():
+        said = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        said = ", ".join(map(str, said)) if isinstance(said, list | tuple) else said
+        text = str(said) if said not in ("", None) else "none"
+        table.add_row(key if verbatim else key.replace("_", " "), shown(text))
+    console().print(table)
+
+
+@store_app.command("ls", cls=OnceOnly)
+def store_ls(
+    root: Annotated[Path, path_argument(help="a store, or a directory of stores")] = Path("cache/states"),
+    as_json: AsJson = False,
+) -> None:
+    """List the stores under a directory.
+
+    Example: probing store ls cache/states
+    """
+    found = import_module("probing.states.store").list_stores(root)
+    for info in found:
+        info.pop("missing", None)
+        print_mapping(info, as_json)
+        if not as_json:
+            say("")
+    if not found and not as_json:
+        say(f"no store under {root}")
+
+
+@store_app.command("info", cls=OnceOnly)
+def store_show(
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Model, corpus, sites, shards done and missing, skipped examples and missing words of a store.
+
+    Example: probing store info cache/states/gpt2
+    """
+    print_store(store, as_json)
+
+
+@store_app.command("verify", cls=OnceOnly)
+def store_verify(
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="set damaged records aside, so that extract redoes them")
+    ] = False,
+) -> None:
+    """Read every byte of a store and compare it with its commit records; exit code 1 if anything differs.
+
+    Example: probing store verify cache/states/gpt2
+    """
+    module = import_module("probing.states.store")
+    if repair:
+        for name in module.repair(store):
+            say(f"set aside: {name}; run `probing extract` again to compute it anew")
+    opened = module.Store.open(store, allow_partial=True, verification="full")
+    problems = opened.verify()
+    done = f"{opened.shards_done} of {opened.shards_planned} shards"
+    if problems:
+        errors = import_module("probing.errors")
+        raise errors.CorruptShard(
+            "the store does not verify", needed="every shard as its record says", found="; ".join(problems[:10]),
+            where=str(store), next_step="run `probing store verify --repair`, then `probing extract` again",
+        )  # fmt: skip
+    say(f"{store}: sound, {done}, {opened.n_rows} rows")
+
+
+@store_app.command("moments", cls=OnceOnly)
+def store_moments(
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
+    corpus: Annotated[list[str], typer.Option("--corpus", help="SPLIT=FILE (repeat), or one FILE, as extracted")],
+    selection: Annotated[str, typer.Option("--selection", help="a split, or all")] = "train",
+    sites: Annotated[str, typer.Option("--sites", help="sites, comma-separated, with wildcards")] = "*",
+    reader_option: Annotated[list[str], typer.Option("--reader-option", help="option of the file's reader")] = [],  # noqa: B006
+    split_seed: Annotated[int | None, typer.Option("--split-seed", help="seed of the random split")] = None,
+) -> None:
+    """Gather count, mean and cross-products of the states of a split, in float64, and keep them in the store.
+
+    Example: probing store moments cache/states/gpt2 --corpus train=train.conllu --corpus dev=dev.conllu
+    """
+    options = {"corpus": corpus, "reader_options": reader_option, "split_seed": split_seed}
+    read = import_module("probing.jobs").CorpusOptions.read(options, where="command line").read_corpus()
+    opened = import_module("probing.states.store").Store.open(store)
+    found = import_module("probing.states.extraction.gathering").gather_moments(
+        opened, read, selection=selection, sites=sites
+    )
+    for one in found:
+        say(f"{one.site}: {one.count} rows of {len(one.examples)} examples ({selection}), width {len(one.mean)}")
+
+
+@store_app.command("merge", cls=OnceOnly)
+def store_merge(
+    first: Annotated[Path, path_argument(metavar="STORE_DIR", help="gets what it lacks", show_default=False)],
+    other: Annotated[Path, path_argument(metavar="OTHER_DIR", help="is not changed", show_default=False)],
+    prefer_first: Annotated[bool, typer.Option("--prefer-first", help="where they differ, keep the first's")] = False,
+) -> None:
+    """Copy into a store the shards of another part of the same extraction.
+
+    Example: probing store merge cache/states/gpt2 /mnt/other/gpt2
+    """
+    copied = import_module("probing.states.store").merge(first, other, prefer_target=prefer_first)
+    say(f"{first}: {len(copied)} shards copied")
+
+
+@store_app.command("gc", cls=OnceOnly)
+def store_gc(
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="delete; without it, only list")] = False,
+) -> None:
+    """List, and with --yes delete, files of a store that nothing needs.
+
+    Example: probing store gc cache/states/gpt2 --yes
+    """
+    module = import_module("probing.states.store")
+    found = module.garbage(store)
+    for item in found:
+        say(f"{item.path}  {item.n_bytes} bytes  {item.reason}")
+    if yes:
+        say(f"{module.collect(found)} bytes deleted")
+    else:
+        say(f"{sum(item.n_bytes for item in found)} bytes; nothing was deleted (add --yes)")
+
+
+@store_app.command("rm", cls=OnceOnly)
+def store_rm(
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Delete one store.
+
+    Example: probing store rm cache/states/gpt2
+    """
+    if not yes:
+        typer.confirm(f"delete {store}?", abort=True)
+    left = import_module("probing.states.store").remove(store)
+    say(f"{store}: deleted" + (f"; left alone, not of a store: {', '.join(left)}" if left else ""))
+
+
+@store_app.command("export", cls=OnceOnly)
+def store_export(
+    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", help="NAME.h5, NAME.safetensors, NAME.parquet, or a folder of .npy")],
+    compress: Annotated[bool, typer.Option("--compress", help="HDF5: shuffle and deflate")] = False,
+) -> None:
+    """Write a complete store as one file that other tools read.
+
+    Example: probing store export cache/states/gpt2 --to gpt2.safetensors
+    """
+    say(f"exported: {import_module('probing.states.store.export').export(store, to, compress=compress)}")

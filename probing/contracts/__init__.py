@@ -1,0 +1,36 @@
+"""The abstract classes: what can be plugged in. Read this first; one file a contract.
+
+Shapes: N rows, D width, K classes, S sentences (clusters), T pieces, L layers, B batch, M label sets, R resamples.
+A member is one file in its folder; the class to use is named in the file as `MEMBER`. The classes are imported when
+first used: `executor.py` can be imported by a worker process without anything heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probing.contracts.control import Control
+    from probing.contracts.measure import Measure
+    from probing.contracts.prediction import Prediction
+    from probing.contracts.probe import Probe
+    from probing.contracts.reader import CorpusReader
+    from probing.contracts.task import Task
+
+_HOMES = {
+    "Control": "control",
+    "CorpusReader": "reader",
+    "Measure": "measure",
+    "Prediction": "prediction",
+    "Probe": "probe",
+    "Task": "task",
+}
+
+__all__ = ["Control", "CorpusReader", "Measure", "Prediction", "Probe", "Task"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'probing.contracts' has no attribute {name!r}")
+    return getattr(import_module(f"probing.contracts.{_HOMES[name]}"), name)

@@ -1,0 +1,132 @@
+"""Behaviour, Readout: the contract of behaviours, which say what of a model's outputs is measured."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.errors import unknown_name
+from probing.results.use import Answers
+from probing.text.alignment import Encoded
+
+Ints = NDArray[np.int64]
+WORD = "word"
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """N rows of text as a model reads them; several rows may be of one example.
+
+    Attributes:
+        tokenizer: of the model.
+        encoded: the examples.
+        example: `(N,)` which of them each row is of.
+        pieces: for each named position N arrays of the pieces that it covers; "" where rows are words.
+        labels: `(N,)` class codes by column, for contrasts.
+    """
+
+    tokenizer: Any
+    encoded: tuple[Encoded, ...]
+    example: Ints
+    pieces: Mapping[str, tuple[Ints, ...]]
+    labels: Mapping[str, Ints] = field(default_factory=dict)
+
+    def last_of(self, position: str) -> Ints:
+        """`(N,)` the last piece of each row at a position; `end`: the last of the text that is not special.
+
+        Raises:
+            UnknownName: no such position.
+        """
+        name = "" if position == WORD and WORD not in self.pieces else position
+        if name == "end" and name not in self.pieces:
+            return np.array([_last_of_text(self.encoded[e]) for e in self.example], dtype=np.int64)
+        if name not in self.pieces:
+            raise unknown_name("position", position, [*self.pieces, "end"])
+        return np.array([pieces[-1] for pieces in self.pieces[name]], dtype=np.int64)
+
+
+def _last_of_text(one: Encoded) -> int:
+    content = np.flatnonzero(~one.special)
+    return int(content[-1]) if len(content) else len(one) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a model gave for B rows of at most T pieces.
+
+    Attributes:
+        values: `(B, V)` logits at one piece, or output of a head; `(B, T, D)` final states, 0 where there is padding.
+        content: `(B, T)` bool, pieces that are neither padding nor special.
+        real: `(B, T)` bool, pieces that are no padding.
+    """
+
+    values: Tensor
+    content: Tensor
+    real: Tensor
+
+
+Readout = Callable[[Outputs], Tensor]
+"""The behaviour `(B, V)` of B rows, differentiable in the outputs."""
+
+
+class Behaviour(ABC):
+    """Configuration until `fit`; one file of `behaviours/`, named there as `MEMBER`.
+
+    Class attributes:
+        source: what it reads: `logits` at one piece, the `output` of a sequence head, or the final `states`.
+    """
+
+    source: ClassVar[Literal["logits", "output", "states"]]
+
+    @property
+    def are_logits(self) -> bool:
+        """Whether a softmax of the behaviour gives probabilities."""
+        return False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files whose content decides what is measured, not their names alone."""
+        return ()
+
+    def answer_pieces(self, tokenizer: Any) -> Answers:
+        """The pieces whose logits are measured, answer by answer; () where no single pieces are.
+
+        Raises:
+            NoBehaviour: answers that the model cannot give.
+        """
+        return ()
+
+    def pieces(self, texts: Texts) -> Ints | None:
+        """`(N,)` the piece whose logits are read; None where `source` is another.
+
+        Raises:
+            NoBehaviour: a row has no such piece.
+        """
+        return None
+
+    def check(self, tokenizer: Any) -> Behaviour:
+        """Itself, if nothing speaks against it that can be seen before the model runs.
+
+        Raises:
+            NoBehaviour: answers that the model cannot give.
+        """
+        return self
+
+    @abstractmethod
+    def fit(self, texts: Texts, clean: Callable[[], Iterable[Outputs]]) -> Readout:
+        """What is measured of each batch of outputs; `self` is never changed.
+
+        Args:
+            texts: the rows.
+            clean: gives the outputs of the model as it is, batch by batch, all rows in order; each call runs it again.
+
+        Raises:
+            NoBehaviour: there is nothing to measure.
+        """

@@ -1,0 +1,50 @@
+"""Measure: the contract of measures, each a function of sums over rows, so that one bootstrap serves all."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts.prediction import Prediction
+from probing.labels import Kind, Labels
+
+
+class Measure(ABC):
+    """A score that is a function of sums of per-row statistics, so that one bootstrap serves every measure."""
+
+    kinds: ClassVar[tuple[Kind, ...]]
+    unit: ClassVar[str]  # "fraction" (0 to 1; gains have a margin of 0.02), "bits" (0.05); others, "R²" …: margin 0
+    higher_is_better: ClassVar[bool] = True
+    reads_probabilities: ClassVar[bool] = False  # True: only for probes that give probabilities
+    counts_bits: ClassVar[bool] = False  # True: reads `Prediction.believed`
+    needs_two_classes: ClassVar[bool] = False  # True: undefined on rows that all have one class
+
+    def informed(self, labels: Labels) -> Measure:
+        """This measure, told of all labels (train too) of the label set that it is to score; most need not know."""
+        return self
+
+    needs: ClassVar[str] = ""  # "pair" or "choice": only for tasks of such rows
+    scores_parts: ClassVar[bool] = True  # False: rows of one sentence count together, so no part of them is scored
+
+    @abstractmethod
+    def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
+        """`(N, J)`: what of each row enters the score."""
+
+    @abstractmethod
+    def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores `(...)` from sums `(..., J)` of the row statistics."""
+
+    def value(self, y: NDArray[Any], prediction: Prediction) -> float:
+        """The score on all rows."""
+        return float(self.from_totals(self.row_statistics(y, prediction).sum(0)))
+
+    def resampled(
+        self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """`(R,)` scores under cluster weights `(R, S)`; `groups` is `(N,)` in 0 … S-1."""
+        rows = self.row_statistics(y, prediction)
+        sums = np.stack([np.bincount(groups, column, weights.shape[1]) for column in rows.T], axis=1)
+        return self.from_totals(weights @ sums)

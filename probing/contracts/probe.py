@@ -1,0 +1,129 @@
+"""Probe: the contract of probes, scikit-learn estimators that save themselves without pickle."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, clone
+
+from probing import registry
+from probing.files.whole_files import write_atomically
+from probing.labels import Kind, Reading
+
+
+class Probe(BaseEstimator, ABC):  # type: ignore[misc]
+    """A scikit-learn estimator: configuration until `fit`. `check_estimator` passes for every member.
+
+    Class attributes:
+        kinds: the target kinds it can predict.
+        reads: `states`; or `pieces` (of a piece store): then X is `design.Pieces`; or a key of `Labels.keys` such as
+            `type`: then X is that key's codes, `(N, 1)`.
+        reads_names: X is the key's strings instead of its codes, `(N, 1)` of dtype object.
+        stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
+        predicts_most_probable: whether `predict` is always the argmax of `predict_log_proba`.
+        readings: the readings of a task whose rows it can make sense of; empty: any.
+        reads_pairs: whether it reads `Pairs` as they are; else they are laid out.
+        reads_blocks: whether it reads `RowBlocks`, states that are streamed from the store; else they are read at once.
+
+    Attributes:
+        about: what a fit that `train` saved is of: task, site, model, labels, …; empty where nobody said.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]]
+    reads: ClassVar[str] = "states"
+    reads_names: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = False
+    predicts_most_probable: ClassVar[bool] = False
+    readings: ClassVar[tuple[Reading, ...]] = ()
+    reads_pairs: ClassVar[bool] = False
+    reads_blocks: ClassVar[bool] = False
+    about: Mapping[str, Any] = MappingProxyType({})
+
+    @abstractmethod
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit on `(N, D)` states and `(N,)` labels; `dev` serves early stopping only."""
+
+    @abstractmethod
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """`(N,)` labels in the caller's own label values."""
+
+    def fit_many(
+        self,
+        X: NDArray[np.float32],
+        targets: Sequence[NDArray[Any]],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[Self]]:
+        """Fit every label set of `targets` (M of `(N,)`) under every seed on one X: result[m][s].
+
+        The default is a loop over clones; probes that can share work override it. `self` is never fitted.
+        """
+        fits: list[list[Self]] = []
+        for m, y in enumerate(targets):
+            held_out = None if dev is None else (dev[0], dev[1][m])
+            fits.append([self.with_seed(seed).fit(X, y, dev=held_out) for seed in seeds])
+        return fits
+
+    def fit_prefixes(
+        self,
+        X: NDArray[np.float32],
+        targets: Sequence[NDArray[Any]],
+        ends: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[list[Self]]]:
+        """Fit on the first `ends[b]` rows, rising, for every b: result[b][m][s], else as `fit_many`.
+
+        The default fits each prefix anew; probes that can go on from the prefix before override it.
+        """
+        return [self.fit_many(X[:end], [y[:end] for y in targets], seeds, dev=dev) for end in ends]
+
+    def with_seed(self, seed: int) -> Self:
+        """An unfitted clone whose `random_state` (if it has one) is `seed`."""
+        copy: Self = clone(self)
+        if "random_state" in copy.get_params():
+            copy.set_params(random_state=seed)
+        return copy
+
+    @abstractmethod
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Fitted arrays by name, without the trailing underscore: with the parameters, all that `predict` needs."""
+
+    @abstractmethod
+    def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
+        """Set fitted attributes from `state()` and return self."""
+
+    def save(self, path: str | Path) -> None:
+        """Write `path`.safetensors (arrays) and `path`.json (name and parameters), each whole. Never pickle."""
+        stem = Path(path)
+        for suffix, content in self.saved().items():
+            write_atomically(stem.with_name(stem.name + suffix), content)
+
+    def saved(self) -> dict[str, bytes]:
+        """What `save` writes, by suffix.
+
+        Raises:
+            NotFittedError: not fitted yet.
+            BadParameter: a probe that cannot be saved.
+        """
+        from safetensors.numpy import save
+
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.state().items()}
+        texts = {name: array.tolist() for name, array in arrays.items() if array.dtype.kind in "UO"}
+        card = {
+            "probe": registry.name_of(type(self)) or f"{type(self).__module__}.{type(self).__name__}",
+            "parameters": self.get_params(deep=False),
+            "text": texts,
+            "about": dict(self.about),
+        }
+        numbers = {name: array for name, array in arrays.items() if name not in texts}
+        return {".safetensors": save(numbers), ".json": (json.dumps(card, sort_keys=True, indent=1) + "\n").encode()}

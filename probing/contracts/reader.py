@@ -1,0 +1,23 @@
+"""CorpusReader: the contract of readers, which make a corpus of a file or a hub data set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from probing.text.corpus import Corpus
+
+
+class CorpusReader(ABC):
+    """Reads one file (or hub data set) of one format into a corpus."""
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    numbers_documents_by_file: ClassVar[bool] = False  # True: document 1 of two files need not be one document
+
+    @abstractmethod
+    def read(self, source: str, *, split: str, **options: str) -> Corpus:
+        """All examples of `source`, each in `split` ("": in the splits of its own, else `train`).
+
+        Raises:
+            CorpusError: missing, malformed or empty, with file and line.
+        """

@@ -1,0 +1,83 @@
+"""RowBlocks: chosen rows of one site that are read block by block, for probes that train within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy as shallow
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from probing.errors import BadParameter
+
+
+class StoredStates(Protocol):
+    """What is read of a store of hidden states."""
+
+    n_rows: int
+
+    def width(self, site: str) -> int:
+        """Columns of a site's states."""
+
+    def read(self, site: str, rows: NDArray[np.int64] | None) -> NDArray[np.float32]:
+        """States `(N, D)` of chosen rows."""
+
+    def blocks(
+        self, site: str, rows: NDArray[np.int64] | None, *, block_rows: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """The same, block by block."""
+
+
+class RowBlocks:
+    """States `(N, D)` of one site, never all of them in memory: what `LinearProbe` and `RidgeProbe` also train on.
+
+    Args:
+        store: where they lie.
+        site: one of the store's sites.
+        rows: row numbers `(N,)` in the order of the labels; None: all.
+        budget: bytes that a fit on these rows may hold, beside its weights and what the interpreter needs.
+
+    Raises:
+        UnknownSite: with the nearest name.
+        BadParameter: a budget below 16 MiB.
+    """
+
+    ndim = 2
+    dtype = np.dtype(np.float32)
+
+    def __init__(
+        self, store: StoredStates, site: str, rows: NDArray[np.int64] | None = None, *, budget: int = 2**29
+    ) -> None:
+        if budget < 2**24:
+            raise BadParameter("too small a budget to train in", needed="16777216 bytes or more", found=str(budget))
+        self.store, self.site, self.rows, self.budget = store, site, rows, budget
+        self.shape = (store.n_rows if rows is None else len(rows), store.width(site))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def fits(self) -> bool:
+        """Whether three copies of all rows lie within the budget: then they are read once and kept."""
+        return 3 * self.dtype.itemsize * self.shape[0] * self.shape[1] <= self.budget
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """First row's place among these rows and `(n, D)` states, in order; 1/32 of the budget at most."""
+        most = max(1, min(8192, self.budget // (32 * self.dtype.itemsize * max(1, self.shape[1]))))
+        start = 0
+        for _, states in self.store.blocks(self.site, self.rows, block_rows=most):
+            yield start, states
+            start += len(states)
+
+    def head(self, end: int) -> RowBlocks:
+        """The first `end` of these rows."""
+        part = shallow(self)
+        part.rows = (np.arange(len(self)) if self.rows is None else self.rows)[:end]
+        part.shape = (len(part.rows), self.shape[1])
+        return part
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """All of them at once."""
+        states = self.store.read(self.site, self.rows)
+        return states if dtype is None else states.astype(dtype, copy=False)

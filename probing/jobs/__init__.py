@@ -1,0 +1,302 @@
+"""ExtractJob, TrainJob and ReportJob: validated configuration, from flags or a study file.
+
+A field is the only declaration of an option: flags, `--help` and YAML keys derive from it. `job.run()` calls the
+function that a notebook calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+import probing as pb
+from probing.errors import ConfigError, unknown_name
+from probing.models.site import are_module_paths
+from probing.results.failures import attempted
+
+if TYPE_CHECKING:
+    from probing.states.store import Store
+    from probing.text.corpus import Corpus
+    from probing.training.results import ProbeResults
+
+
+def option(default: Any = ..., *, help: str, flag: str = "") -> Any:
+    """A field that is also a flag; `flag` names it where it differs from the field (`--probe` for `probes`)."""
+    return Field(default=default, description=help, json_schema_extra={"flag": flag})
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_corpus(value: Any) -> Any:
+    """A mapping `{split: file}`, as a study file gives it, in the form the flag has: `[split=file, …]`."""
+    return [f"{split}={file}" for split, file in value.items()] if isinstance(value, dict) else _as_list(value)
+
+
+Many = Annotated[list[str], BeforeValidator(_as_list)]
+Files = Annotated[list[str], BeforeValidator(_as_corpus)]
+
+
+class Job(BaseModel):
+    """Base of all jobs: frozen, unknown keys refused, errors readable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @classmethod
+    def read(cls, values: dict[str, Any], where: str) -> Self:
+        """Validate values that come from `where`.
+
+        Raises:
+            ConfigError: a missing, unknown or ill-typed key, with its path.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise _readable(error, cls, where) from None
+
+
+def _readable(error: ValidationError, job: type[BaseModel], where: str) -> Exception:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(job, first["loc"][:-1])
+        return unknown_name("key", str(first["loc"][-1]), known, where=f"{where}, {path}", error=ConfigError)
+    return ConfigError(
+        f"{path or 'the job'}: {first['msg']}",
+        found=repr(first.get("input"))[:200],
+        where=where,
+        next_step="see `probing --help` and the study file that ships in datasets/reference",
+    )
+
+
+def _fields_at(job: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Keys allowed at a path such as `("train", 0)`: those of the job nested in that field."""
+    for part in path:
+        if isinstance(part, str):
+            annotation = job.model_fields[part].annotation
+            nested = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+            job = nested[0] if nested else job
+    return [field.alias or name for name, field in job.model_fields.items()]
+
+
+class CorpusOptions(Job):
+    """Where the labelled text is."""
+
+    corpus: Files = option(help="SPLIT=FILE (repeat for train, dev, test), or one FILE, or hub:NAME")
+    reader_options: Many = option(
+        [], help="option of the file's reader, e.g. text=sentence, span.entity=COLUMN", flag="reader-option"
+    )
+    split_seed: int | None = option(None, help="seed of the random grouped split of a one-file corpus")
+    group: str | None = option(None, help="column whose values are one group each (default: that of documents)")
+
+    def read_corpus(self, root: Path | None = None) -> Corpus:
+        """The corpus; relative paths are taken from `root`."""
+        options = dict(named_pairs(self.reader_options, "reader-option", "text=COLUMN"))
+        options |= {} if self.group is None else {"group": self.group}
+        options |= {} if self.split_seed is None else {"split_seed": str(self.split_seed)}
+        named = [entry for entry in self.corpus if "=" in entry and not entry.startswith("hub:")]
+        if not named and len(self.corpus) == 1:
+            return pb.Corpus.read(_rooted(self.corpus[0], root), **options)
+        files = {split: _rooted(file, root) for split, file in named_pairs(self.corpus, "corpus", "train=FILE")}
+        return pb.Corpus.read(files, **options)
+
+
+def named_pairs(entries: list[str], flag: str, example: str) -> Iterator[tuple[str, str]]:
+    """Name and value of each `NAME=VALUE` that a flag was given."""
+    seen: set[str] = set()
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not (name and equals and value) or name in seen:
+            problem = "given twice" if name in seen else "has not the form NAME=VALUE"
+            raise ConfigError(f"--{flag} {entry!r} {problem}", needed=f"something like {example}", found=repr(entry))
+        seen.add(name)
+        yield name, value
+
+
+def _rooted(path: str, root: Path | None) -> str:
+    return path if root is None or path.startswith("hub:") else str(root / path)
+
+
+class ExtractOptions(Job):
+    """What is read from the model."""
+
+    sites: str = option(
+        "resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'; NAME=MODULE.PATH for any module"
+    )
+    rows: str = option(
+        "word:mean",
+        help="piece, word:first|last|mean|max, sentence:last|first|mean|cls, or position:P,… where P is SPAN (the mean "
+        "of all its pieces) or start, end, SPAN.first|last|before|after, with +N or -N pieces",
+    )
+    device: str = option("cpu", help="torch device")
+    dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
+    store_dtype: str | None = option(None, help="stored dtype (default: the compute dtype)")
+    attention: str | None = option(None, help="attention implementation: eager, sdpa, …")
+    revision: str | None = option(None, help="revision of a hub model")
+    side: Literal["encoder", "decoder"] | None = option(
+        None, help="side of an encoder-decoder: encoder (default), or decoder, which reads the text beside its encoder"
+    )
+    untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
+    allow_pickle_weights: bool = option(False, help="load .bin weights where there are no others; they can run code")
+    max_length: int | None = option(None, help="longest input in pieces (default: the model's own)")
+    long_inputs: Literal["truncate", "window", "skip", "refuse"] = option(
+        "truncate", help="what happens to longer inputs: truncate, window (read in overlapping windows), skip, refuse"
+    )
+    stride: int | None = option(None, help="pieces from one window to the next (default: half of max-length)")
+    chat_template: bool = option(False, help="read each text as a user's message, by the tokenizer's chat template")
+    tokens_per_batch: int | None = option(None, help="padded pieces per batch (default: chosen for the device)")
+    executor: str = option("inline", help="who computes: inline, processes or ray (see `probing list executors`)")
+    workers: int | None = option(None, help="processes that processes or ray start (default 2)")
+    threads: int | None = option(None, help="processor threads of each worker; equal numbers give equal bytes")
+    allow_mixed_environment: bool = option(
+        False, help="resume a store begun with another minor version of torch or transformers"
+    )
+    moments: str | None = option(None, help="also gather means and cross-products of the states of this split, or all")
+    subset: str | None = option(None, help="only these examples: a split, or numbers such as 0,5,20:40")
+    role: Literal["states", "replay"] = option("states", help="states, or replay: whole sequences and clean outputs")
+    outputs: str | None = option(None, help="replay: outputs of the last piece, of mask pieces, of all, or none")
+    columns: str | None = option(None, help="replay: vocabulary ids whose outputs are kept, or a file of them")
+
+    def extract(
+        self, model: str, corpus: Corpus, to: str | Path, *, progress: bool, num_workers: int = 1,
+        worker_index: int = 0,
+    ) -> Store:  # fmt: skip
+        """Run `probing.extract` with these options."""
+        executor = import_module("probing.executors._run_until_done").executor_of(
+            self.executor, self.workers, self.threads
+        )
+        loaded = pb.LanguageModel.load(
+            model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision,
+            untrained=self.untrained, side=self.side, by_blocks=not are_module_paths(self.sites),
+            allow_pickle_weights=self.allow_pickle_weights,
+        )  # fmt: skip
+        budget = {} if self.tokens_per_batch is None else {"tokens_per_batch": self.tokens_per_batch}
+        return pb.extract(
+            loaded, corpus, sites=self.sites, to=to, rows=self.rows, dtype=self.store_dtype,
+            max_length=self.max_length, long_inputs=self.long_inputs, stride=self.stride,
+            chat_template=self.chat_template, num_workers=num_workers, worker_index=worker_index, executor=executor,
+            allow_mixed_environment=self.allow_mixed_environment, moments=self.moments, subset=self.subset,
+            role=self.role, outputs=self.outputs, columns=self.columns, progress=progress, **budget,
+        )  # fmt: skip
+
+
+class ExtractJob(CorpusOptions, ExtractOptions):
+    """Run a model over a corpus and save its hidden states in a store; a killed run resumes where it was.
+
+    On a cluster, give every job of an array the same command with --num-workers 64 --worker-index I, and a --to that
+    all of them see (scripts/slurm_extract.sh does so for SLURM). Exit code 75 means: stopped by the batch system, run
+    it again. probing store info names what is missing. Tested as independent processes, not on a real SLURM.
+    """
+
+    model: str = option(help="Hugging Face model name or local folder")
+    to: str = option(help="directory of the store")
+    num_workers: int = option(1, help="processes, on any machines, that share the work")
+    worker_index: int = option(0, help="which of them this is, from 0 on: it takes every num-workers-th shard")
+
+    def run(self, *, progress: bool = True) -> Store:
+        """Extract, or finish an interrupted extraction."""
+        return self.extract(
+            self.model, self.read_corpus(), self.to, progress=progress, num_workers=self.num_workers,
+            worker_index=self.worker_index,
+        )  # fmt: skip
+
+
+class ImportJob(CorpusOptions):
+    """Make a store of states from elsewhere: a NeuroX file, .npy, .safetensors, .h5 or a store; audited in a child."""
+
+    source: str = Field(description="what to import", json_schema_extra={"argument": True, "metavar": "SOURCE"})
+    corpus: Files = option([], help="the corpus the states are of: SPLIT=FILE (repeat), or one FILE, or hub:NAME")
+    to: str = option(help="directory of the new store")
+    rows: str | None = option(None, help="word, sentence or piece, perhaps with the pooling (default: found out)")
+    model: str | None = option(None, help="model the states are said to be of; recorded, not checked")
+    layers: str = option("layer", help="stream name of numbered layers; resid if they are block inputs")
+    store_dtype: str | None = option(None, help="stored dtype (default: the source's, or float32)")
+
+    def run(self, *, progress: bool = True) -> Store:
+        """Import, or finish an interrupted import."""
+        return pb.import_states(
+            self.source, self.read_corpus() if self.corpus else None, to=self.to, rows=self.rows, model=self.model,
+            layers=self.layers, dtype=self.store_dtype,
+        )  # fmt: skip
+
+
+class TrainOptions(Job):
+    """What is asked of the states."""
+
+    tasks: Many = option(help="task: upos, feature:Number, head, span:COLUMN, column:NAME, … (repeatable)", flag="task")
+    probes: Many = option([], help="probe: linear, mlp:hidden=64, … (default: the task's; repeatable)", flag="probe")
+    controls: Many = option(
+        [], help="control with options: word_type:draws=5 (default for words), keyed:key=COLUMN, …", flag="control"
+    )
+    measures: Many = option([], help="measure (default: those of the task's kind; repeatable)", flag="measure")
+    analyses: Many = option(
+        [], help="what else is asked at every site, e.g. code_length (see `probing list analyses`)", flag="analysis"
+    )
+    seeds: int = Field(
+        default=1, ge=1, le=1000, description="seeds of each stochastic probe", json_schema_extra={"flag": ""}
+    )
+    root_seed: int = option(0, help="root of every random draw")
+    sites: str = option("*", help="sites of the store to probe, with wildcards")
+    cluster: Literal["auto", "sentence", "document"] = option("auto", help="what is resampled (auto: as labels ask)")
+    correction: Literal["holm", "bh"] = option("holm", help="adjustment of p: holm, or bh (Benjamini-Hochberg)")
+    rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
+    executor: str = option("inline", help="who fits: inline, processes or ray (see `probing list executors`)")
+    workers: int | None = option(None, help="processes that processes or ray start (default 2)")
+    threads: int | None = option(None, help="processor threads of each worker (default: as this process)")
+    memory: int | None = option(None, help="MiB for the states of a site; linear and ridge stream what is more")
+    replace: bool = option(False, help="drop results of the same store, task, site and probe with other settings")
+
+    def train(
+        self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool, task: str,
+        controls: Sequence[Any] = (), num_workers: int = 1, worker_index: int = 0,
+    ) -> ProbeResults:  # fmt: skip
+        """Run `probing.train` on one task; its results are merged into those in `to`. `controls`: further ones."""
+        fitting = import_module("probing.training.mixed_tasks").fitting(task, corpus, self)
+        return pb.train(
+            store, corpus, task=task, controls=[*self.controls, *controls] or None, **fitting, seeds=self.seeds,
+            root_seed=self.root_seed, sites=self.sites, cluster=self.cluster, rows=self.rows, to=to,
+            replace=self.replace, correction=self.correction, executor=self.executor, workers=self.workers,
+            threads=self.threads, memory=self.memory, num_workers=num_workers, worker_index=worker_index,
+            progress=progress,
+        )  # fmt: skip
+
+
+class TrainJob(CorpusOptions, TrainOptions):
+    """Train probes beside control tasks on a store's states and write results.jsonl and results.parquet.
+
+    A task that fails is set aside while the others are trained. Jobs of an array share the work by --num-workers 64
+    --worker-index I and a --to that all of them see; whoever finds all fits of a task done writes its results.
+    """
+
+    store: str = Field(description="directory of the store", json_schema_extra={"argument": True})
+    to: str = option(help="directory of the results")
+    num_workers: int = option(1, help="processes, on any machines, that share the work")
+    worker_index: int = option(0, help="which of them this is, from 0 on: it takes every num-workers-th fit")
+
+    def run(self, *, progress: bool = True) -> ProbeResults:
+        """Train what is not yet trained; UnitFailed if some of several tasks failed, after all others were trained."""
+        if not self.tasks:
+            raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
+        corpus = self.read_corpus()
+        train = partial(
+            self.train, self.store, corpus, self.to, progress=progress, num_workers=self.num_workers,
+            worker_index=self.worker_index,
+        )  # fmt: skip
+        found = attempted([(task, partial(train, task=task)) for task in self.tasks], Path(self.to), "tasks")
+        return pb.ProbeResults.joined(found).adjusted_in(Path(self.to))
+
+
+class ReportJob(Job):
+    """Write OUT_DIR/report.html from the results of training, of use, or of both in OUT_DIR."""
+
+    results: str = Field(description="directory that `train` or `use` wrote", json_schema_extra={"argument": True})
+
+    def run(self) -> Path:
+        """Path of the page."""
+        return pb.report(self.results)

@@ -1,0 +1,107 @@
+"""TransferJob and LeaveOneOutJob: validated options of what is trained on some rows and scored on others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+import probing as pb
+from probing.errors import ConfigError, unknown_name
+from probing.jobs import CorpusOptions, Job, Many, option
+
+if TYPE_CHECKING:
+    from probing.text.corpus import Corpus
+    from probing.training.crossing import CrossResults
+
+
+class CrossOptions(Job):
+    """What is fitted and scored."""
+
+    task: str = option(help="task: upos, feature:Number, column:NAME, …")
+    probes: Many = option([], help="probe with options (default: linear, or ridge; repeatable)", flag="probe")
+    measures: Many = option([], help="measure (default: those of the task's kind; repeatable)", flag="measure")
+    seeds: int = Field(
+        default=1, ge=1, le=1000, description="seeds of each stochastic probe", json_schema_extra={"flag": ""}
+    )
+    root_seed: int = option(0, help="root of every random draw")
+    sites: str = option("*", help="sites of the stores to probe, with wildcards")
+    rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
+    to: str = option(help="directory of the results")
+
+
+class TransferJob(CrossOptions):
+    """Train probes on every source and score them on every other: transfer.jsonl and transfer.parquet.
+
+    Every source is a store and the corpus it was made from, all of one model.
+    """
+
+    sources: Many = option(help="NAME=STORE_DIR (two or more)", flag="source")
+    corpus: Many = option(help="NAME.SPLIT=FILE (repeat for every source and split), or NAME=FILE, or NAME=hub:DATASET")
+    reader_options: Many = option([], help="option of the files' reader, for all sources", flag="reader-option")
+    group: str | None = option(None, help="column of all sources whose values are one group each (default: documents)")
+    cluster: Literal["auto", "sentence", "document"] = option(
+        "auto",
+        help="what is resampled: sentence, document (or group), auto: documents if the label is constant in them",
+    )
+
+    def run(self) -> CrossResults:
+        """Train what is not yet trained."""
+        stores = dict(_named(self.sources, "source", "old=cache/states/old"))
+        corpora = self._corpora(stores)
+        return pb.transfer(
+            {name: (store, corpora[name]) for name, store in stores.items()}, task=self.task,
+            probes=self.probes or None, measures=self.measures or None, seeds=self.seeds, root_seed=self.root_seed,
+            sites=self.sites, cluster=self.cluster, rows=self.rows, to=self.to,
+        )  # fmt: skip
+
+    def _corpora(self, stores: dict[str, str]) -> dict[str, Corpus]:
+        files: dict[str, list[str]] = {name: [] for name in stores}
+        for key, file in _named(self.corpus, "corpus", "old.train=old-train.conllu"):
+            name, dot, split = key.rpartition(".") if key not in stores else (key, "", "")
+            if name not in stores:
+                raise unknown_name("source", name or key, stores, where=f"--corpus {key}={file}", error=ConfigError)
+            files[name].append(f"{split}={file}" if dot else file)
+        for name in (name for name, given in files.items() if not given):
+            raise ConfigError(
+                f"source {name} has no corpus", needed=f"--corpus {name}.train=FILE and its other splits",
+                found="none", next_step="give the files its store was extracted from",
+            )  # fmt: skip
+        return {
+            name: CorpusOptions(corpus=given, reader_options=self.reader_options, group=self.group).read_corpus()
+            for name, given in files.items()
+        }
+
+
+class LeaveOneOutJob(CorpusOptions, CrossOptions):
+    """Train on all groups but one and score on that one, in turn: leave_one_out.jsonl and leave_one_out.parquet."""
+
+    store: str = Field(description="directory of the store", json_schema_extra={"argument": True})
+    group: str = option("document", help="what is left out: document, or a sentence-level column of the corpus")
+    least_rows: int = option(50, help="groups of fewer labelled rows are tested together")
+
+    def run(self) -> CrossResults:
+        """Train what is not yet trained."""
+        return pb.leave_one_out(
+            self.store, CorpusOptions(
+                corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed
+            ).read_corpus(), task=self.task, group=self.group, least_rows=self.least_rows,
+            probes=self.probes or None, measures=self.measures or None, seeds=self.seeds, root_seed=self.root_seed,
+            sites=self.sites, rows=self.rows, to=self.to,
+        )  # fmt: skip
+
+
+def _named(entries: list[str], flag: str, example: str) -> list[tuple[str, str]]:
+    """(name, value) of every NAME=VALUE.
+
+    Raises:
+        ConfigError: another form, or a name twice.
+    """
+    found: dict[str, str] = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not (name and equals and value) or name in found:
+            problem = "is given twice" if name in found else "has not the form NAME=VALUE"
+            raise ConfigError(f"--{flag} {entry!r} {problem}", needed=f"something like {example}", found=repr(entry))
+        found[name] = value
+    return list(found.items())

@@ -1,0 +1,209 @@
+"""PatchJob and AblateJob: validated options of putting states of one prompt into another, and of taking parts out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+import probing as pb
+from probing.errors import ConfigError, NoBehaviour
+from probing.files.whole_files import write_parquet
+from probing.jobs import CorpusOptions, Job, Many, named_pairs, option
+
+if TYPE_CHECKING:
+    from probing.models.language_model import LanguageModel
+    from probing.results.patching import PatchingResult
+    from probing.results.use import Answers
+    from probing.use.patching.ablating import AblationResult
+    from probing.use.patching.prompt_pairs import PairPatching
+
+
+class RunningModel(Job):
+    """The model that is run, and what of it is measured."""
+
+    model: str = option(help="Hugging Face model name or local folder")
+    to: str = option(help="directory of the results")
+    device: str = option("cpu", help="torch device")
+    dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
+    kind: Literal["auto", "base", "causal", "masked"] = option("auto", help="head to load: auto, base, causal, masked")
+    revision: str | None = option(None, help="revision of a hub model")
+
+    def load(self) -> LanguageModel:
+        """The model, which has checked itself."""
+        return pb.LanguageModel.load(
+            self.model, device=self.device, dtype=self.dtype, kind=self.kind, revision=self.revision
+        )
+
+
+@dataclass(frozen=True)
+class Patched:
+    """What a command found, and the files it wrote."""
+
+    found: PairPatching
+    title: str
+    into: str
+    files: tuple[Path, ...]
+
+
+class PatchJob(RunningModel):
+    """Activation patching: run one prompt of each pair with a state of the other, place by place.
+
+    The pairs are a JSONL file or a table with the columns clean, corrupted, answer and corrupted_answer; a share of 1
+    means that this one state gives all of the difference between the prompts. Attribution patching, its approximation
+    by derivatives, stands beside, with its error. Writes patching.json (which the report shows), Parquet and heat maps.
+    """
+
+    pairs: str = option(help="file of pairs: columns clean, corrupted, answer, corrupted_answer")
+    behaviour: str = option("next_token", help="what is measured: next_token, masked_token, head, readout, …")
+    sites: str = option("resid.*", help="sites, comma-separated, with wildcards: resid.*, attn_out.1, heads.*")
+    positions: Many = option(
+        [],
+        help="end, start+3, SPAN.last, SPAN (all its pieces, one by one) (repeatable; default: every piece)",
+        flag="position",
+    )
+    spans: Many = option([], help="NAME=COLUMN,CORRUPTED_COLUMN, of substrings (repeatable)", flag="span")
+    into: Literal["corrupted", "clean"] = option("corrupted", help="the prompt that is run: corrupted, or clean")
+    exact_only: bool = option(False, help="no attribution patching beside")
+    title: str | None = option(None, help="name of the result (default: that of the file of pairs)")
+
+    def run(self, *, progress: bool = True) -> Patched:
+        """Read the pairs, patch, and write."""
+        module = import_module("probing.use.patching.prompt_pairs")
+        pairs, model = module.PromptPairs.read(self.pairs, spans=self._span_columns()), self.load()
+        with import_module("probing.system.progress").steps_bar(
+            "patch", "places", None, None if progress else False
+        ) as bar:
+            found: PairPatching = module.patch_pairs(
+                model, pairs, behaviour=self.behaviour, sites=self.sites, positions=self.positions,
+                into=self.into, attribution=not self.exact_only, advance=bar,
+            )  # fmt: skip
+        rough = None if found.rough is None else replace(found.rough, model=called(model))
+        found = replace(found, exact=replace(found.exact, model=called(model)), rough=rough)
+        keeping, folder = import_module("probing.results.patching"), Path(self.to)
+        listed = [found.exact, *([rough] if rough is not None else [])]
+        title = keeping.free_title(keeping.read_patching(folder), self.title or Path(self.pairs).stem, listed)
+        results = {keeping.titled(title, one): one for one in listed}
+        return Patched(found, title, self.into, tuple(self._write(title, results)))
+
+    def _span_columns(self) -> dict[str, tuple[str, str]]:
+        found = {}
+        for name, columns in named_pairs(self.spans, "span", "subject=subject,corrupted_subject"):
+            clean, comma, corrupted = columns.partition(",")
+            if not (clean and comma and corrupted):
+                raise ConfigError(f"--span {name}={columns} names one column", found=repr(columns),
+                                  needed="two: NAME=COLUMN,CORRUPTED_COLUMN")  # fmt: skip
+            found[name] = (clean, corrupted)
+        return found
+
+    def _write(self, title: str, results: Mapping[str, PatchingResult]) -> list[Path]:
+        folder = Path(self.to)
+        drawing, keeping = import_module("probing.reporting.heat_map"), import_module("probing.results.patching")
+        rows = [{"method": one.method, **row} for one in results.values() for row in one.table()]
+        stem = drawing.file_name(f"patching-{title}")
+        written = [
+            keeping.write_patching(keeping.read_patching(folder) | dict(results), folder),
+            _write_table(rows, folder / f"{stem}.parquet"),
+        ]
+        return [
+            *written,
+            *(drawing.save_svg(drawing.patching_map(one, name), folder / "figures" / f"{stem}-{one.method}.svg")
+              for name, one in results.items()),
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """What a command found, and the files it wrote."""
+
+    found: tuple[AblationResult, ...]
+    files: tuple[Path, ...]
+    answers: Answers = ()
+    doubts: tuple[str, ...] = ()
+
+
+class AblateJob(CorpusOptions, RunningModel):
+    """Take heads, attention, MLPs or whole layers out of a model, one at a time, and measure what its output loses.
+
+    A part is replaced, at every piece of the text, by its mean over the texts (or by zero). Writes Parquet and a heat
+    map for each kind of part. An output that changes shows that the part matters here, not what it is for.
+    """
+
+    behaviour: str = option("", help="what is measured: next_token:answers=A|B, masked_token:…, head, readout, …")
+    parts: Many = option(["heads"], help="heads, attention, mlps or layers (repeatable)", flag="part")
+    by: Literal["mean", "zero"] = option("mean", help="what a part is replaced by: mean or zero")
+    positions: Many = option(
+        ["end"], help="position that texts must have, for the behaviour (repeatable)", flag="position"
+    )
+    split: str | None = option(None, help="only this split (default: all)")
+    max_rows: int = Field(default=500, ge=2, description="the most texts", json_schema_extra={"flag": ""})
+    seed: int = option(0, help="of the choice of texts")
+
+    def run(self, *, progress: bool = True) -> Ablated:
+        """Ablate, and write."""
+        if not self.behaviour:
+            raise NoBehaviour(
+                "no behaviour was declared", needed="what of the outputs is measured", found="nothing",
+                next_step="such as --behaviour next_token for a causal model, readout for an encoder",
+            )  # fmt: skip
+        module, corpus = import_module("probing.use.patching.ablating"), self.read_corpus()
+        module.check_options(self.parts, self.by)
+        model = self.load()
+        instrument = import_module("probing.use.edited_models.text").TextInstrument.from_spans(
+            model, corpus, self.behaviour, positions=self.positions, split=self.split, max_rows=self.max_rows,
+            seed=self.seed,
+        )  # fmt: skip
+        instrument.check()
+        found: list[AblationResult] = []
+        for part in self.parts:
+            with import_module("probing.system.progress").steps_bar(
+                part, "parts", None, None if progress else False
+            ) as bar:
+                found.append(module.ablate(instrument, kind=part, by=self.by, advance=bar))
+        return Ablated(tuple(found), tuple(self._write(found, called(model))), instrument.answers, instrument.doubts)
+
+    def _write(self, found: Sequence[AblationResult], model: str) -> list[Path]:
+        folder, written = Path(self.to), []
+        drawing = import_module("probing.reporting.heat_map")
+        for part, one in zip(self.parts, found, strict=True):
+            rows = [{"model": model, "behaviour": self.behaviour, **row} for row in one.table()]
+            stem = _free_stem(folder, f"ablation-{part}-{self.by}", rows)
+            chart = drawing.ablation_map(one, f"{self.by} ablation of {part} of {model}")
+            written.append(_write_table(rows, folder / f"{stem}.parquet"))
+            written.append(drawing.save_svg(chart, folder / "figures" / f"{stem}.svg"))
+        return written
+
+
+def called(model: LanguageModel) -> str:
+    """The full name of a model."""
+    return str(import_module("probing.provenance").model_called(model.identity()["model"]))
+
+
+def _free_stem(folder: Path, stem: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The name of a table, or NAME-2, NAME-3, …: the first that is free, or of this very table up to rounding."""
+    names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+    return next(name for name in names if _is_free(folder / f"{name}.parquet", rows))
+
+
+def _is_free(path: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
+    import pandas as pd
+
+    if not path.is_file():
+        return True
+    try:
+        pd.testing.assert_frame_equal(pd.read_parquet(path), pd.DataFrame(list(rows)), check_dtype=False)
+    except AssertionError:
+        return False
+    return True
+
+
+def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    import pandas as pd
+
+    write_parquet(pd.DataFrame(list(rows)), path)
+    return path

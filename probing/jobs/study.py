@@ -1,0 +1,250 @@
+"""Study: extract, train and report from one YAML file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+import probing as pb
+from probing.errors import ConfigError, UnitFailed, unknown_name
+from probing.files.strict_json import strict_json
+from probing.files.strict_yaml import strict_yaml
+from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
+from probing.jobs.use import UseOptionsOfJob
+from probing.provenance import canonical_json
+from probing.results.failures import attempted
+from probing.system.machine import check_target
+
+if TYPE_CHECKING:
+    from probing.text.corpus import Corpus
+    from probing.training.results import ProbeResults
+
+Stores = dict[tuple[str, int | None], Path]  # by rows and seed of the untrained model
+
+TWIN = "untrained_model"
+MAX_STUDY_BYTES = 1_000_000
+_POSITION = "position:"
+_AS_NAME = str.maketrans({":": "-", ",": "_", "+": "p"})  # rows as a folder's name
+
+
+class StudyTrain(TrainOptions):
+    """One entry of a study's `train` list; `rows` names the extraction if several would do, or pools one of pieces."""
+
+    tasks: Many = Field(alias="task")
+
+
+class StudyUse(UseOptionsOfJob):
+    """One entry of a study's `use` list."""
+
+    tasks: Many = Field(alias="task")
+
+
+class KnownTruth(Job):
+    """What is certified of a study's model, to stand beside its verdicts: of models that were built to be known."""
+
+    file: str
+    positions: dict[str, str] = Field(default={})
+
+
+class Study(Job):
+    """Extract, train and report from one YAML file; whatever is done already is not done again."""
+
+    name: str = Field(pattern=r"^[a-z0-9](\.?[a-z0-9_-]){0,99}$", max_length=100)
+    model: str
+    corpus: Files
+    reader_options: Many = Field(default=[])
+    split_seed: int | None = None
+    group: str | None = None
+    extract: Annotated[list[ExtractOptions], BeforeValidator(lambda v: v if isinstance(v, list) else [v])]
+    train: Annotated[list[StudyTrain], BeforeValidator(lambda v: v if isinstance(v, list) else [v])]
+    use: Annotated[list[StudyUse], BeforeValidator(lambda v: v if isinstance(v, list) else [v])] = Field(default=[])
+    truth: KnownTruth | None = None
+    root: Path = Path()
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Study:
+        """Read a study file; its relative paths are taken from its own folder.
+
+        Raises:
+            ConfigError: missing file, not YAML, duplicate, unknown or missing keys.
+        """
+        file = Path(path)
+        values = _load_yaml(file)
+        if "root" in values:
+            raise unknown_name("key", "root", cls.model_fields, where=str(file), error=ConfigError)
+        study = cls.read(values | {"root": file.parent}, where=str(file))
+        _refuse_equal_extractions(study.extract, str(file))
+        return study
+
+    def run(self, to: str | Path | None = None, *, progress: bool = True) -> Path:
+        """Run all of it and return the path of the page.
+
+        Raises:
+            UnitFailed: some tasks failed, after all others were trained and reported; one task's error is its own.
+        """
+        out = self.folder(to)
+        check_target(out)
+        corpus = CorpusOptions(
+            corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed, group=self.group
+        ).read_corpus(self.root)
+        stores: Stores = {}
+        for options in self.extract:
+            place = out / "states" / _folder_of(options)
+            made = self._rooted(options).extract(self._model_source(), corpus, place, progress=progress)
+            if options.role == "states":
+                stores[options.rows, options.untrained] = made.path
+        runs = [(f"{task}{suffix}", entry, task) for entry, suffix in self._entries() for task in entry.tasks]
+        train = partial(self._train, stores, corpus, out, progress)
+        attempts = [(name, partial(train, entry, task)) for name, entry, task in runs]
+        try:
+            attempted(attempts, out, "tasks")
+            self._use(corpus, out, progress)
+        except UnitFailed:
+            if (out / "results.jsonl").is_file():
+                pb.report(out)
+            raise
+        return pb.report(out)
+
+    def folder(self, to: str | Path | None) -> Path:
+        """Where results go: `to`, or a folder of the study's name."""
+        return Path(to) if to is not None else Path("cache/results") / self.name
+
+    def _entries(self) -> list[tuple[StudyTrain, str]]:
+        """Entries of `train`, each with what tells its tasks from equal ones of other entries."""
+        tasks = Counter(task for entry in self.train for task in entry.tasks)
+        return [
+            (entry, f" (entry {number} of train)" if any(tasks[task] > 1 for task in entry.tasks) else "")
+            for number, entry in enumerate(self.train, start=1)
+        ]
+
+    def _train(
+        self, stores: Stores, corpus: Corpus, out: Path, progress: bool, entry: StudyTrain, task: str
+    ) -> ProbeResults:  # fmt: skip
+        rows, untrained = self._extraction_for(entry, task, corpus)
+        named = [control for control in entry.controls if control.strip().rstrip(":") != TWIN]
+        twins = [path for (of, seed), path in stores.items() if (of, untrained) == (rows, None) and seed is not None]
+        if len(named) < len(entry.controls) and not twins:
+            raise ConfigError(
+                f"this study has no untrained extraction for {TWIN}", needed=f"an extract entry with rows {rows}",
+                found="none with untrained", where=f"study {self.name}, task {task}",
+                next_step=f"add `- {{rows: '{rows}', untrained: 0}}` under extract",
+            )  # fmt: skip
+        build = import_module("probing.controls.untrained_model").MEMBER
+        controls = [build(store=str(path)) for path in twins] if len(named) < len(entry.controls) else []
+        pooled = entry.rows if rows == "piece" or rows.startswith(_POSITION) else None
+        one = entry.model_copy(update={"controls": named, "rows": pooled})
+        return one.train(stores[rows, untrained], corpus, out, progress=progress, task=task, controls=controls)
+
+    def _use(self, corpus: Corpus, out: Path, progress: bool) -> None:
+        """All entries of `use`; results that meet in one folder are judged together."""
+        for entry in self.use:
+            entry.use(self._model_source(), corpus, out, progress=progress)
+
+    def certified(self) -> dict[tuple[str, str], str]:
+        """By task and place what is certified: `used`, `unused` or `band`; empty where nothing is.
+
+        Raises:
+            ConfigError: the file is not one of certified cells.
+        """
+        if self.truth is None:
+            return {}
+        file = self.root / self.truth.file
+        here = {there: own for own, there in self.truth.positions.items()}
+        try:
+            cells = strict_json(file.read_text(encoding="utf-8"))["cells"]
+            return {
+                (f"column:{cell['property']}", f"{cell['site']}@{here.get(cell['position'], cell['position'])}"):
+                str(cell["certified"]) for cell in cells
+            }  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError("no file of certified cells", needed="cells with property, site, position, certified",
+                              found=str(error)[:200], where=str(file)) from None  # fmt: skip
+
+    def _model_source(self) -> str:
+        local = self.root / self.model
+        return str(local) if local.is_dir() else self.model
+
+    def _rooted(self, options: ExtractOptions) -> ExtractOptions:
+        """The same, with a file of columns taken from the study's own folder."""
+        columns = self.root / (options.columns or "")
+        return options.model_copy(update={"columns": str(columns)}) if columns.is_file() else options
+
+    def _extraction_for(self, entry: StudyTrain, task: str, corpus: Corpus) -> tuple[str, int | None]:
+        """Rows and seed of the extraction to train on.
+
+        Its rows have the task's level: the entry's own `rows`, else the first that fit, else pieces. Untrained ones are
+        controls, and trained on only where nothing else fits.
+        """
+        level = task_level(task, corpus)
+        known = [o for o in self.extract if o.role == "states"]
+        fitting = [o for o in known if entry.rows in (None, o.rows) and o.rows.split(":")[0] == level]
+        asked = entry.rows or ""  # one position of several: that of the extraction which has it
+        fitting += [o for o in known if level == "sentence" and _has_position(o.rows, asked)]
+        fitting += [o for o in known if o.rows == "piece"]
+        fitting.sort(key=lambda o: o.untrained is not None)
+        if not fitting:
+            raise ConfigError(
+                f"no extraction of this study has rows for task {task!r}",
+                needed=f"an extract entry with rows {level}:…",
+                found=", ".join(o.rows for o in known) or "replays only", where=f"study {self.name}",
+                next_step=f"add e.g. `- {{rows: '{level}:mean'}}` under extract",
+            )  # fmt: skip
+        return fitting[0].rows, fitting[0].untrained
+
+    def recipe(self) -> bytes:
+        """Canonical JSON of the study without machine paths."""
+        return canonical_json(self.model_dump(mode="json", exclude={"root"}))
+
+
+def _folder_of(options: ExtractOptions) -> str:
+    if options.role == "replay":
+        return "replay"
+    seed = "" if options.untrained is None else f"-untrained-{options.untrained}"
+    return options.rows.translate(_AS_NAME) + seed
+
+
+def _refuse_equal_extractions(extract: list[ExtractOptions], where: str) -> None:
+    for folder, count in Counter(map(_folder_of, extract)).items():
+        if count > 1:
+            raise ConfigError(
+                "two extractions of the same rows", needed="one extract entry for each `rows` (and `untrained`)",
+                found=f"{count} that would be states/{folder}", where=where,
+                next_step="name all sites in one entry: sites: 'embed,resid.*'",
+            )  # fmt: skip
+
+
+def task_level(task: str, corpus: Corpus) -> str:
+    """`word` or `sentence`: the rows of a store that this task is made of in this corpus."""
+    built = import_module("probing.recipes").build_task(task, corpus)
+    built.prepare(corpus)
+    return str(built.read_from)
+
+
+def _has_position(rows: str, asked: str) -> bool:
+    """Whether an extraction has the position asked for; without asking, whether it has only one."""
+    if not rows.startswith(_POSITION) or not (asked or "," not in rows):
+        return False
+    parse = import_module("probing.text.positions").parse_positions
+    names = [position.name for position in parse(rows.removeprefix(_POSITION))]
+    return not asked or (asked.startswith(_POSITION) and parse(asked.removeprefix(_POSITION))[0].name in names)
+
+
+def _load_yaml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ConfigError("study file not found", found=str(file), next_step="see datasets/reference/study.yaml")
+    if file.stat().st_size > MAX_STUDY_BYTES:
+        raise ConfigError("study file too large", needed="at most 1 MB", found=f"{file.stat().st_size} bytes")
+    try:
+        values = strict_yaml(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError("study file is not valid YAML", found=str(error)[:500], where=str(file)) from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            "a study file is a mapping", needed="keys name, model, corpus, extract, train", where=str(file)
+        )
+    return values

@@ -1,0 +1,114 @@
+"""UseJob: validated options of what is edited in a model, and of what is measured then."""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+import probing as pb
+from probing.errors import ConfigError, DoubtfulAnswer
+from probing.jobs import CorpusOptions, Job, Many, option
+
+if TYPE_CHECKING:
+    from probing.text.corpus import Corpus
+    from probing.verdicts.use_run import UseRun
+
+
+class UseOptionsOfJob(Job):
+    """What is edited and measured."""
+
+    tasks: Many = option(
+        help="property: feature:NAME, upos, column:NAME, … (repeatable; those of sentences match each other)",
+        flag="task",
+    )
+    behaviour: str = option(
+        "",
+        help="what the model does: 'next_token:answers= A| B' (spaces count), masked_token:…, head, readout "
+        "(`probing list behaviours`)",
+    )
+    sites: str = option("resid.*", help="sites, comma-separated, with wildcards: resid.*, attn_out.1, heads.*")
+    positions: Many = option(
+        [],
+        help="where the states of a sentence lie: end, SPAN.last, SPAN (all its pieces: their mean) (repeatable)",
+        flag="position",
+    )
+    covariates: Many = option([], help="further property that rows are matched in (repeatable)", flag="covariate")
+    twins: str | None = option(
+        None, help="column with the id of the row that differs in the task alone: states are exchanged with it"
+    )
+    split: str | None = option(None, help="only this split (default: all; folds are made anew)")
+    max_rows: int = Field(
+        default=2000, ge=30, description="the most rows, classes even", json_schema_extra={"flag": ""}
+    )
+    epsilon: float = Field(
+        default=0.1, gt=0, lt=2, description="smallest effect of interest, in SDs of the output",
+        json_schema_extra={"flag": ""},
+    )  # fmt: skip
+    comparisons: Many = option(
+        [],
+        help="other intervention beside, never in a verdict: leace, random_subspace, … (repeatable)",
+        flag="comparison",
+    )
+    permutations: int = option(0, help="shuffles of the labels, at the place of the largest effect")
+    control_properties: int = option(0, help="random properties of word types that go through the same measurement")
+    seed: int = option(0, help="root of every random draw")
+    replace: bool = option(False, help="drop results that other settings gave for the same task, behaviour and model")
+    device: str = option("cpu", help="torch device")
+    dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
+    directions: bool = option(False, help="write the directions put in, with their verdicts, to OUT_DIR/evidence")
+    kind: Literal["auto", "base", "causal", "masked"] = option("auto", help="head to load: auto, base, causal, masked")
+    revision: str | None = option(None, help="revision of a hub model")
+    untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
+
+    def use(self, model: str, corpus: Corpus, to: str | Path, *, progress: bool) -> UseRun:
+        """Run `probing.intervene` with these options."""
+        if not self.tasks:
+            raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
+        loaded = pb.LanguageModel.load(
+            model,
+            device=self.device,
+            dtype=self.dtype,
+            kind=self.kind,
+            revision=self.revision,
+            untrained=self.untrained,
+        )
+        options = import_module("probing.use.options").UseOptions(
+            seed=self.seed, epsilon=self.epsilon, permutations=self.permutations, comparisons=tuple(self.comparisons),
+            control_properties=self.control_properties,
+        )  # fmt: skip
+        criteria = import_module("probing.verdicts.verdict").Criteria(epsilon=self.epsilon)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DoubtfulAnswer)  # commands say it once, below their tables
+            run = pb.intervene(
+                loaded, corpus, tasks=self.tasks, behaviour=self.behaviour, sites=self.sites, positions=self.positions,
+                covariates=self.covariates, split=self.split, max_rows=self.max_rows, criteria=criteria,
+                options=options, twins=self.twins, to=to, replace=self.replace, progress=progress,
+            )  # fmt: skip
+        if self.directions:
+            subjects = import_module("probing.use.subjects").Subjects(
+                loaded, corpus, self.tasks, self.behaviour, sites=self.sites, positions=self.positions,
+                covariates=self.covariates, split=self.split, max_rows=self.max_rows, seed=self.seed,
+                twins=self.twins,
+            )  # fmt: skip
+            keep = import_module("probing.use.directions.keeping").keep_directions
+            keep(loaded, subjects, run, options, Path(to) / "evidence")
+        return run
+
+
+class UseJob(CorpusOptions, UseOptionsOfJob):
+    """Exchange a property in the states of a running model, measure what it does, and give a verdict for each place.
+
+    Writes use.jsonl, verdicts.jsonl and verdicts.parquet; give `probing train --to` the same folder and the
+    report shows decodability and use side by side.
+    """
+
+    model: str = option(help="Hugging Face model name or local folder")
+    to: str = option(help="directory of the results")
+
+    def run(self, *, progress: bool = True) -> UseRun:
+        """Measure and judge."""
+        return self.use(self.model, self.read_corpus(), self.to, progress=progress)

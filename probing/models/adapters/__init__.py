@@ -1,0 +1,1 @@
+"""Model adapters: one file is one way to hook a model."""

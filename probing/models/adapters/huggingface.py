@@ -1,0 +1,290 @@
+"""Any Hugging Face Transformer, read by forward hooks on its blocks: no code per family."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probing.errors import UnsupportedModel
+from probing.models.cpu_speed.lanes import keeps_state
+from probing.models.discovery.blocks import find_blocks, find_embedding, find_final_norm
+from probing.models.discovery.chain import copier
+from probing.models.discovery.layout import Layout
+from probing.models.discovery.parts import (
+    Side,
+    Sides,
+    attending_layers,
+    find_side,
+    inner_config,
+    number_of,
+    refusing,
+    text_config,
+)
+from probing.models.discovery.sublayers import find_sublayers
+from probing.models.discovery.tracing import ModuleCall, is_close, trace_calls
+from probing.models.reading.alone import read_alone
+from probing.models.reading.hooked import HookedModule
+from probing.models.reading.inputs import decoder_inputs
+
+_SHAPE = (3, 7)  # (B, T) of the text that shows where states flow: two numbers that cannot be taken for each other
+_SMALL = 60
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+
+
+class HuggingFaceTrunk(HookedModule):
+    """The sites of one loaded model, and how to read them.
+
+    Assumes blocks that run once each, in order, on `(B, T, D)` states; `LanguageModel.self_check` proves it.
+
+    The decoder of an encoder-decoder reads its start piece and then the whole input, teacher-forced, while its encoder
+    reads the same input: the state of a piece is that at the position that has read it, as in a decoder alone.
+
+    Attributes:
+        blocks: the list of blocks; empty where they were not asked for.
+        final_norm: the norm after the last block, if there is one.
+        side: `encoder` or `decoder` of an encoder-decoder; else None.
+    """
+
+    def __init__(self, model: nn.Module, *, side: Sides | None = None, by_blocks: bool = True) -> None:
+        """Find the blocks, the final norm and the embedding.
+
+        Args:
+            model: the model.
+            side: which side of an encoder-decoder; None: its encoder.
+            by_blocks: find the blocks and what they are made of; else the only sites are `embed` and added ones.
+
+        Raises:
+            UnsupportedModel: a model without a list of blocks or without a piece embedding.
+            BadParameter: a side of a model that has one only.
+        """
+        super().__init__()
+        self.model = model.eval()
+        self.family = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+        refuse = partial(refusing, self.family, where=type(model).__name__)
+        with refuse(doing="its parts are found"):
+            found = find_side(model, side)
+        self.trunk, self.side, self._start = found.trunk, found.name, found.start_id
+        self.lead = 0 if self._start is None else 1
+        self._parameters = set(inspect.signature(self.trunk.forward).parameters)
+        self._part = found.part
+        self._embedding: nn.Module | None = None
+        self.layout, self.reads_alone = Layout(), False
+        calls = self._trace(found.part)
+        with refuse(doing="its parts are found"):
+            self._embedding = find_embedding(found.part, calls)
+        if self._embedding is None:
+            raise UnsupportedModel(
+                f"models of the family {self.family!r} are not read", needed="a piece embedding, a table of vectors",
+                found="no module that takes the ids of pieces", where=type(model).__name__,
+                next_step="choose a model of text, or LanguageModel.wrap it",
+            )  # fmt: skip
+        self.blocks = nn.ModuleList()
+        self.final_norm: nn.Module | None = None
+        self.modules["embed"] = _path_of(self.trunk, self._embedding)
+        with refuse(doing="its blocks are found"):
+            if by_blocks:
+                self._add_blocks(found, calls)
+
+    def _trace(self, part: nn.Module) -> list[ModuleCall]:
+        """The calls inside the part that is read, in a pass over `_SHAPE` small ids.
+
+        Raises:
+            UnsupportedModel: the model does not run on text alone.
+        """
+        try:
+            return trace_calls([part], lambda: self._run_once(*_SHAPE))[0]
+        except Exception as error:  # whatever a model raises that text alone does not suffice
+            raise UnsupportedModel(
+                f"models of the family {self.family!r} do not run on text alone", needed="a forward pass over ids",
+                found=f"{type(error).__name__}: {error}".splitlines()[0][:200], where=type(self.model).__name__,
+                next_step="choose a model of text, or LanguageModel.wrap it with a call of your own",
+            ) from error  # fmt: skip
+
+    def _add_blocks(self, found: Side, calls: Sequence[ModuleCall]) -> None:
+        config = text_config(found.part)
+        shape = (_SHAPE[0], _SHAPE[1] + self.lead)
+        inner = find_blocks(
+            found.part, calls, shape, width=number_of(config, "hidden_size", "d_model"), family=self.family
+        )
+        self.blocks = inner.modules
+        norm = find_final_norm(inner, calls)
+        self.layout = inner.layout
+        self.final_norm = None if norm is None else norm[1]
+        outer = f"{found.path}." if found.path else ""
+        config = inner_config(found.part, inner.paths[0]) or text_config(found.trunk)
+        self.n_heads = number_of(config, *(("decoder_attention_heads",) if self.lead else ()), *_HEADS)
+        sublayers = find_sublayers(
+            self.blocks, self._run_once, self.n_heads, has_cross=self.lead > 0, is_attention=attending_layers(config)
+        )
+        for layer, (path, parts) in enumerate(zip((outer + p for p in inner.paths), sublayers, strict=True)):
+            self._add(f"resid.{layer}", path, reads_input=True)
+            if parts is None:
+                continue
+            if parts.projection:
+                self._add(f"heads.{layer}", f"{path}.{parts.projection}", reads_input=True)
+                self._add(f"attn_out.{layer}", f"{path}.{parts.attention}")
+            if parts.cross:
+                self._add(f"cross_out.{layer}", f"{path}.{parts.cross}")
+            self._add(f"mlp_out.{layer}", f"{path}.{parts.mlp}")
+        self._add(f"resid.{len(self.blocks)}", outer + inner.paths[-1])
+        if norm is not None:
+            self._add("final_norm", outer + norm[0])
+        if self.layout.skipped is None:
+            self.layout = replace(self.layout, skipped=self._places_before())
+        self.reads_alone = self._changes_with_padding()
+
+    def _places_before(self) -> int:
+        """How many places the blocks have before the first piece: another last piece changes one place.
+
+        Raises:
+            UnsupportedModel: it changes another number of places.
+        """
+        kept: list[Tensor] = []
+        handle = self.blocks[0].register_forward_hook(copier(kept), with_kwargs=True)
+        ids = torch.tensor([[(11 + 7 * i) % self.vocabulary for i in range(_SHAPE[1])]] * 2, device=self.device)
+        ids[1, -1] = (ids[1, -1] + 1) % self.vocabulary
+        try:
+            with torch.inference_mode():
+                self.run(ids, torch.ones_like(ids))
+        finally:
+            handle.remove()
+        changed = (kept[0][0] != kept[0][1]).any(-1).nonzero().flatten().tolist()
+        start = changed[0] - _SHAPE[1] - self.lead + 1 if len(changed) == 1 else -1
+        if start < 0:
+            raise self.unsupported(f"one other piece changes {len(changed)} states of {kept[0].shape[1]}", "one")
+        return start
+
+    def _changes_with_padding(self) -> bool:
+        """Whether states of an input depend on how far it is padded on the right, so that it has to be read alone."""
+        count = self.vocabulary
+        ids = torch.tensor([[(11 + 7 * i) % count for i in range(_SHAPE[1])]] * 2, device=self.device)
+        mask = torch.ones_like(ids)
+        ids[1, 3:], mask[1, 3:] = (0 if self.counting_padding_id is None else self.counting_padding_id), 0
+        sites = [site for site in self.sites if site != "embed"]
+        with torch.inference_mode():
+            padded, alone = (
+                HookedModule.read(self, ids, mask, sites),
+                HookedModule.read(self, ids[1:, :3], mask[1:, :3], sites),
+            )
+        return not all(is_close(padded[site][1, :3], alone[site][0], loose=1e-4) for site in sites)
+
+    def layout_of(self, site: str) -> Layout:
+        """How the states at a site lie: as the blocks hand them on, but where a site was added."""
+        return Layout() if site in self.added else self.layout
+
+    def _run_once(self, n: int = 1, length: int = 7) -> None:
+        """A forward pass over a small input, or `n` equal ones."""
+        known = number_of(text_config(self._part), "vocab_size") or _SMALL
+        count = known if self._embedding is None else min(known, len(self.embedding))
+        ids = torch.tensor([[(11 + 7 * i) % count for i in range(length)]] * n, device=self.device)
+        with torch.inference_mode():
+            self.run(ids, torch.ones_like(ids))
+
+    @property
+    def embedding(self) -> Tensor:
+        """`(V, D)` vectors of the pieces."""
+        weight: Tensor = self._embedding.weight  # type: ignore[union-attr, assignment]
+        return weight
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids there are."""
+        return len(self.embedding)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.trunk.parameters()).device if self._embedding is None else self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype."""
+        return self.embedding.dtype
+
+    @property
+    def counting_padding_id(self) -> int | None:
+        """The id that positions skip and count from, as in RoBERTa, which must then be left to the model; else None."""
+        for name, module in self._part.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                return module.padding_idx
+        return None
+
+    @property
+    def max_positions(self) -> int | None:
+        """How many pieces the positions allow; None where there is no limit."""
+        limit = number_of(text_config(self._part) or text_config(self.trunk), "max_position_embeddings")
+        if limit is None:
+            return None
+        padding = self.counting_padding_id
+        return limit - self.lead if padding is None else limit - padding - 1 - self.lead
+
+    def identity(self) -> dict[str, Any]:
+        """The side that is read, where it is a decoder, and what its encoder reads."""
+        return {"side": "decoder", "encoder_input": "the same text"} if self.side == "decoder" else {}
+
+    def run(self, ids: Tensor, mask: Tensor) -> Any:
+        """One forward pass of the trunk."""
+        return self.trunk(**self.inputs(ids, mask))
+
+    def run_with_head(self, ids: Tensor, mask: Tensor) -> Any:
+        """One forward pass of the whole model; None for a model without a head, and for an encoder beside a decoder."""
+        has_none = self.model is self.trunk and self.side is None
+        return None if has_none or self.side == "encoder" else self.model(**self.inputs(ids, mask))
+
+    def inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        """Arguments of a forward pass; positions count from the first real piece, also behind left padding."""
+        given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        is_left_padded = bool((mask[:, 0] == 0).any())
+        if is_left_padded and "position_ids" in self._parameters and self.counting_padding_id is None:
+            given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        if "use_cache" in self._parameters:
+            given["use_cache"] = False
+        if self._start is not None:
+            given |= decoder_inputs(ids, mask, self._start)
+        return given
+
+    @property
+    def may_run_side_by_side(self) -> bool:
+        """On a processor, where a pass leaves nothing behind in the model."""
+        return self.device.type == "cpu" and not keeps_state(self.trunk, [self._run_once, lambda: self._run_once(2, 5)])
+
+    @contextmanager
+    def held(self, sites: Sequence[str]) -> Iterator[None]:
+        """Hooks that stay on, as `HookedModule.held`; `embed` needs none."""
+        self.check_sites(sites)
+        with super().held([site for site in sites if site != "embed"]):
+            yield
+
+    def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+        """States `(B, T, D)` at the sites, from one forward pass of the trunk that ends once it has met them all.
+
+        Raises:
+            UnknownSite: a site this model does not have.
+            UnsupportedModel: a hook that did not fire, or fired more than once.
+        """
+        self.check_sites(sites)
+        inner = [site for site in sites if site != "embed"]
+        read = partial(read_alone, super().read) if self.reads_alone else super().read
+        states = read(ids, mask, inner) if inner else {}
+        if "embed" in sites:
+            states["embed"] = nn.functional.embedding(ids, self.embedding)
+        return {site: states[site] for site in sites}
+
+
+def known_ids(trunk: HookedModule) -> int | None:
+    """How many ids have a vector, where the model is one of transformers; None: not known."""
+    return trunk.vocabulary if isinstance(trunk, HuggingFaceTrunk) else None
+
+
+def _path_of(root: nn.Module, wanted: nn.Module) -> str:
+    return next((path for path, module in root.named_modules() if module is wanted), "")
+
+
+MEMBER = HuggingFaceTrunk

@@ -1,0 +1,118 @@
+"""Any module at all, read by the dotted paths of modules inside it: no Transformer is assumed."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from probing.errors import BadParameter
+from probing.models.reading.alone import read_alone
+from probing.models.reading.hooked import HookedModule
+
+Call = Callable[[nn.Module, Tensor, Tensor], Any]
+_MASKS = ("attention_mask", "mask", "padding_mask")
+
+
+class ModuleTrunk(HookedModule):
+    """The named sites of a module over vocabulary ids.
+
+    Assumes that each path gives one state a piece, `(B, T, D)` or a tuple that begins with it, once in a pass;
+    `LanguageModel.self_check` proves it. A module whose forward takes no mask reads inputs one by one, unpadded.
+
+    Attributes:
+        takes_mask: whether a batch may be padded.
+        call_sha256: hash of the text of a `call` that was given; else "".
+    """
+
+    def __init__(
+        self, module: nn.Module, sites: Mapping[str, str], *, call: Call | None = None, vocabulary: int,
+        max_positions: int | None = None,
+    ) -> None:  # fmt: skip
+        """Take the module.
+
+        Args:
+            module: the model.
+            sites: path by site name.
+            call: runs the module on ids and mask `(B, T)`, 1 for real pieces; None: found from its forward.
+            vocabulary: how many ids there are.
+            max_positions: the most pieces of an input.
+
+        Raises:
+            UnknownSite: a name of another form, or no such module, with the nearest.
+            BadParameter: no site is named, or it has no parameters.
+        """
+        super().__init__()
+        self.model = self.trunk = module
+        self.family = str(getattr(getattr(module, "config", None), "model_type", type(module).__name__))
+        self._vocabulary = vocabulary
+        self._limit = max_positions
+        if next(module.parameters(), None) is None:
+            raise BadParameter("the module has no parameters", needed="a model with weights", found=self.family)
+        self._call, self.takes_mask = (call, True) if call else _call_of(module)
+        self.call_sha256 = _source_sha256(call) if call else ""
+        for site, path in sites.items():
+            self.add_site(site, path)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids there are."""
+        return self._vocabulary
+
+    @property
+    def max_positions(self) -> int | None:
+        """The most pieces of an input."""
+        return self._limit
+
+    def identity(self) -> dict[str, Any]:
+        """How the module is run."""
+        return {"call": self.call_sha256} if self.call_sha256 else {}
+
+    def run(self, ids: Tensor, mask: Tensor) -> Any:
+        """One forward pass."""
+        return self._call(self.model, ids, mask)
+
+    def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+        """States `(B, T, D)` at the sites; at padding they are 0 where the module takes no mask.
+
+        Raises:
+            UnknownSite: a site this model does not have.
+            UnsupportedModel: a hook that did not fire, or fired more than once.
+        """
+        if self.takes_mask:
+            return super().read(ids, mask, sites)
+        return read_alone(super().read, ids, mask, sites)
+
+
+def _call_of(module: nn.Module) -> tuple[Call, bool]:
+    """How a module's forward takes ids and mask, from the names of its parameters; and whether it takes a mask."""
+    parameters = inspect.signature(module.forward).parameters
+    mask_name = next((name for name in _MASKS if name in parameters), None)
+    ids_name = "input_ids" if "input_ids" in parameters else None
+
+    def call(module: nn.Module, ids: Tensor, mask: Tensor) -> Any:
+        given = {mask_name: mask} if mask_name else {}
+        return module(**{ids_name: ids}, **given) if ids_name else module(ids, **given)
+
+    return call, mask_name is not None
+
+
+def _source_sha256(call: Call) -> str:
+    try:
+        text = textwrap.dedent(inspect.getsource(call))
+    except (OSError, TypeError):
+        text = f"{getattr(call, '__module__', '')}.{getattr(call, '__qualname__', type(call).__qualname__)}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def vocabulary_of(module: nn.Module, tokenizer: Any) -> int:
+    """Ids that both know: the tokenizer's, as far as the first embedding goes."""
+    tables = [m.num_embeddings for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
+    return min([len(tokenizer), *tables[:1]])
+
+
+MEMBER = ModuleTrunk

@@ -1,0 +1,118 @@
+"""Forward passes side by side on a processor: two of half the threads each waste less time than one of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Barrier
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from probing.models.cpu_speed.packed_linear import packed_linear_layers
+from probing.models.reading.hooked import HookedModule
+
+T = TypeVar("T")
+R = TypeVar("R")
+_CHANGING_ROTATIONS = {"dynamic", "longrope"}  # rotary positions that one long input changes for all
+
+
+class Lanes:
+    """Runs a function on one item after another, or on two at a time.
+
+    Attributes:
+        count: how many at a time.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor | None, count: int) -> None:
+        self._pool = pool
+        self.count = count
+
+    @classmethod
+    @contextmanager
+    def opened(cls, count: int) -> Iterator[Lanes]:
+        """Lanes that share this thread's threads; at the end of the block nothing runs any more."""
+        if count == 1:
+            yield cls(None, 1)
+            return
+        threads, ready = torch.get_num_threads(), Barrier(count + 1)
+
+        def begin() -> None:
+            torch.get_num_threads()  # a new thread takes over the number of others once, before its own is set
+            torch.set_num_threads(threads // count)
+            ready.wait()
+
+        with ThreadPoolExecutor(count, "lane") as pool:
+            for _ in range(count):
+                pool.submit(begin)  # each in a thread of its own, since each waits for all
+            ready.wait()
+            torch.set_num_threads(threads)  # which the lanes also set for threads to come
+            try:
+                yield cls(pool, count)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """The results, in order; an error is raised when its turn comes, and what has not begun is given up."""
+        if self._pool is None:
+            return map(function, items)
+
+        def in_lane(item: T) -> R:
+            with torch.inference_mode():  # known to its own thread only
+                return function(item)
+
+        return self._pool.map(in_lane, items)
+
+
+@contextmanager
+def many_passes(trunk: HookedModule, sites: Sequence[str]) -> Iterator[Lanes]:
+    """Within the block passes that read just these sites are faster where they can be; the weights must not change.
+
+    Layers are packed and hooks stay on. On a processor with an even number of threads there are two lanes of half the
+    threads each, if passes leave nothing behind in the model; else one.
+
+    Raises:
+        UnknownSite: a site this model does not have.
+    """
+    can_share = torch.get_num_threads() % 2 == 0 and trunk.may_run_side_by_side
+    lanes = Lanes.opened(2 if can_share else 1)
+    with torch.inference_mode(), packed_linear_layers(trunk.trunk), trunk.held(sites), lanes as opened:
+        yield opened
+
+
+def keeps_state(model: nn.Module, passes: Sequence[Callable[[], Any]]) -> bool:
+    """Whether a forward pass leaves anything behind in the model (caches of positions, say), so that two would meet."""
+    if any(_rotations(module) & _CHANGING_ROTATIONS for module in model.modules()):
+        return True
+    before = _attributes(model)
+    with torch.inference_mode():
+        for run in passes:
+            run()
+    after = _attributes(model)
+    return before.keys() != after.keys() or any(
+        after[key][0] is not value or after[key][1:] != rest for key, (value, *rest) in before.items()
+    )
+
+
+def _rotations(module: nn.Module) -> set[Any]:
+    """Kinds of rotary positions of a module: one, or one for each kind of layer."""
+    kind = getattr(module, "rope_type", None)
+    return set(kind.values()) if isinstance(kind, dict) else {kind}
+
+
+def _attributes(model: nn.Module) -> dict[tuple[str, str], list[Any]]:
+    """Every attribute of every module: the object itself, and its length or version."""
+    found: dict[tuple[str, str], list[Any]] = {}
+    for name, module in model.named_modules():
+        for key, value in {**vars(module), **module._buffers, **module._parameters}.items():
+            if not key.startswith("_forward"):  # hooks come and go
+                found[name, key] = [value, *_mark(value)]
+    return found
+
+
+def _mark(value: Any) -> list[Any]:
+    if isinstance(value, torch.Tensor):
+        return [] if value.is_inference() else [value._version]
+    return [len(value)] if isinstance(value, dict | list | set) else []

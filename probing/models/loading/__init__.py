@@ -1,0 +1,1 @@
+"""Loading a model: its files, sizes, trust and identity, all checked before anything is built."""

@@ -1,0 +1,265 @@
+"""Loading a Hugging Face model and its tokenizer by name or folder: safetensors only, no remote code."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.models.auto import modeling_auto
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
+
+from probing.errors import BadParameter, ModelError, ProbingError, UnsupportedModel, unknown_name
+from probing.models.loading.recomputed import is_recomputed
+from probing.models.loading.sizes import check_file, check_sizes
+from probing.models.loading.trust import load_weights, refuse_remote_code, remote_code
+from probing.models.loading.unused_weights import warn_of_unused
+from probing.models.loading.weight_files import check_files
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+KINDS = ("auto", "base", "causal", "masked")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and tokenizer, and the folder their files lie in."""
+
+    model: nn.Module
+    tokenizer: Any
+    folder: Path
+    revision: str | None
+
+
+def load(
+    name: str, *, device: str, dtype: str, attention: str | None, kind: str, revision: str | None,
+    allow_pickle_weights: bool = False,
+) -> Loaded:  # fmt: skip
+    """Load `name`, a local folder or a hub name.
+
+    Raises:
+        UnsupportedModel: no such folder or hub model, no or damaged safetensors, sizes that this machine cannot hold,
+            weights missing, or no fast tokenizer.
+        RemoteCodeRefused: the model is Python code of its own.
+        BadParameter: an unknown dtype, kind or device.
+    """
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES, error=BadParameter)
+    if kind not in KINDS:
+        raise unknown_name("model kind", kind, KINDS, error=BadParameter)
+    _check_device(device)
+    _check_local(name)
+    refuse_remote_code(name)
+    check_files(name)
+    check_file(name)
+    with _quiet(), _typed(name):
+        config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        _check_quantization(config, name)
+        loader = _loader(config, kind)
+        build = partial(getattr(loader, "from_config", None) or loader._from_config, copy.deepcopy(config))
+        check_sizes(config, build, dtype=DTYPES[dtype], device=device, name=name)
+        from_pretrained = partial(
+            loader.from_pretrained, name, config=config, revision=revision, dtype=DTYPES[dtype],
+            attn_implementation=attention, trust_remote_code=False, weights_only=True, output_loading_info=True,
+        )  # fmt: skip
+        model, report = load_weights(from_pretrained, name, allow_pickle=allow_pickle_weights)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        folder = _folder(name, revision)
+    check_tokenizer(tokenizer, name)
+    warn_of_unused(model, report["unexpected_keys"], name)
+    lacking = (key for key in report["missing_keys"] if not _is_beside_the_trunk(key, kind))
+    missing = sorted(key for key in lacking if not is_recomputed(model, key))
+    if missing:
+        raise UnsupportedModel(
+            "the weight files lack parameters, which would be random", needed="every weight of the trunk",
+            found=f"{len(missing)} missing: {', '.join(missing[:3])}", where=name,
+            next_step="complete the download, or choose the model's own kind= (base, causal, masked)",
+        )  # fmt: skip
+    return Loaded(model.eval().to(device), tokenizer, folder, revision or _snapshot(folder))
+
+
+def _is_beside_the_trunk(key: str, kind: str) -> bool:
+    """Poolers come after the states; a missing head matters only if it was asked for."""
+    return "pooler" in key or (kind == "auto" and ("lm_head" in key or key.startswith("cls.")))
+
+
+def _loader(config: Any, kind: str) -> Any:
+    loaders = {
+        "base": transformers.AutoModel,
+        "causal": transformers.AutoModelForCausalLM,
+        "masked": transformers.AutoModelForMaskedLM,
+    }
+    saved = (getattr(config, "architectures", None) or [""])[0]
+    if kind != "auto":
+        return loaders[kind]
+    if saved in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        return loaders["causal"]
+    if saved in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
+        return loaders["masked"]
+    if type(config) in transformers.AutoModelForImageTextToText._model_mapping:  # these write text, too
+        return transformers.AutoModelForImageTextToText
+    own = getattr(transformers, str(saved), None)
+    if type(config) not in transformers.AutoModel._model_mapping and getattr(own, "config_class", None) is type(config):
+        return own
+    return loaders["base"]
+
+
+def check_tokenizer(tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer that cannot say where its pieces are, or does not work at all.
+
+    Raises:
+        UnsupportedModel: it is no fast one, fails on a plain text, or limits inputs by what is no number.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UnsupportedModel(
+            "the tokenizer cannot tell character offsets", needed="a fast tokenizer (tokenizer.json)",
+            found=type(tokenizer).__name__, where=name, next_step="convert it to tokenizer.json",
+        )  # fmt: skip
+    own = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.get_added_vocab())
+    if not own or not _has_vocabulary(name):
+        raise UnsupportedModel(
+            "the tokenizer has no pieces", needed="tokenizer.json, or the vocabulary of the tokenizer",
+            found=f"special pieces, and {len(own)} others", where=name,
+            next_step="copy the files of the tokenizer that the model was trained with into the folder",
+        )  # fmt: skip
+    limit = tokenizer.model_max_length
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or limit != limit:
+        raise UnsupportedModel(
+            "the tokenizer's limit of an input is no number", needed="model_max_length in tokenizer_config.json",
+            found=repr(limit)[:100], where=name, next_step="write the number of pieces there, or leave it out",
+        )  # fmt: skip
+    with _typed(name, "the tokenizer fails on a plain text"):
+        tokenizer("A plain text, of 2 parts.", return_offsets_mapping=True, verbose=False)
+
+
+_VOCABULARIES = ("tokenizer*.json", "*vocab*", "*.model", "*.tiktoken", "tekken.json", "*.bpe", "bpe.codes")
+
+
+def _has_vocabulary(name: str) -> bool:
+    """Whether a folder holds a file of pieces: without, transformers makes a tokenizer up. Of a hub name: yes."""
+    folder = Path(name).expanduser()
+    files = [file for pattern in _VOCABULARIES for file in folder.glob(pattern)]
+    return not folder.is_dir() or any(file.name != "tokenizer_config.json" for file in files)
+
+
+def _check_quantization(config: Any, name: str) -> None:
+    """Refuse weights that are packed in a way that is not known here: they would be read as plain numbers.
+
+    Raises:
+        UnsupportedModel: with the way.
+    """
+    given = getattr(config, "quantization_config", None)
+    method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
+    if given is not None and str(getattr(method, "value", method)) not in AUTO_QUANTIZER_MAPPING:
+        raise UnsupportedModel(
+            "the weights are quantised in an unknown way", needed="plain weights, or a quant_method of transformers",
+            found=repr(method)[:80], where=name, next_step="save the model with plain weights (dequantised)",
+        )  # fmt: skip
+
+
+@contextmanager
+def _typed(name: str, message: str | None = None) -> Iterator[None]:
+    """Whatever files from elsewhere make libraries raise is an error of the model."""
+    try:
+        yield
+    except ProbingError:
+        raise
+    except Exception as error:
+        raise _load_error(name, error, message) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of tokenizers, which is written in Rust
+            raise
+        raise _load_error(name, error, message) from error
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadParameter(
+            f"no device {device!r}", needed="a device torch can use", found=str(error).splitlines()[0],
+            next_step="use device cpu",
+        ) from error  # fmt: skip
+
+
+def _check_local(name: str) -> None:
+    """Refuse a name that can only be a folder and is none, with the nearest folder beside it."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UnsupportedModel(
+                f"{name} is not a model folder", needed="config.json, *.safetensors and tokenizer files",
+                found="no config.json", where=name, next_step="give the folder that holds config.json",
+            )  # fmt: skip
+        return
+    is_path = path.is_absolute() or name.startswith((".", "~")) or (name.count("/") != 1 and "/" in name)
+    if is_path or (path.parent.is_dir() and "/" in name):
+        siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.4)
+        raise UnsupportedModel(
+            f"no model folder {name}", needed="a folder with config.json, or a hub name such as gpt2",
+            found="no such folder", where=name,
+            next_step=f"did you mean {path.parent / near[0]}?" if near else "check the path",
+        )  # fmt: skip
+
+
+def _load_error(name: str, error: BaseException, message: str | None = None) -> ModelError:
+    reason = _reason(error)
+    if "trust_remote_code" in str(error):
+        return remote_code(name, reason)
+    is_local = Path(name).expanduser().is_dir()
+    siblings = [p.name for p in Path.cwd().iterdir() if p.is_dir()] if not is_local else []
+    near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+    step = (
+        "give a folder with config.json, *.safetensors and tokenizer files of a text model"
+        if is_local
+        else f"did you mean the folder ./{near[0]}?"
+        if near
+        else "check the spelling and the network; offline, give a local folder or a model already in the cache"
+    )
+    return UnsupportedModel(
+        message or f"model {name!r} cannot be loaded", needed="a local model folder or a model on the hub",
+        found=reason[:300], where=name, next_step=step,
+    )  # fmt: skip
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence of an error: transformers begins some with a line that ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "above report" in str(error):  # transformers has printed it, where we let it print nothing
+        return "weights of other shapes than config.json says"
+    first = next((k for k, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
+    return " ".join(lines[: first + 1]) or type(error).__name__
+
+
+def _folder(name: str, revision: str | None) -> Path:
+    path = Path(name).expanduser()
+    return path if path.is_dir() else Path(str(cached_file(name, "config.json", revision=revision))).parent
+
+
+def _snapshot(folder: Path) -> str | None:
+    """The commit of a hub snapshot; None for an ordinary folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars or load reports on the screen: what matters in them is checked here."""
+    level, had_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if had_bar:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

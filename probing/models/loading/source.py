@@ -1,0 +1,39 @@
+"""Where a model came from, as plain values that another process can load the same model by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from probing.models.discovery.parts import Sides
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """The arguments of `LanguageModel.load`; a folder is an absolute path, a hub revision the one that was loaded."""
+
+    name: str
+    device: str
+    dtype: str
+    attention: str | None
+    kind: Literal["auto", "base", "causal", "masked"]
+    padding_side: str | None
+    revision: str | None
+    untrained: int | None
+    side: Sides | None
+    by_blocks: bool
+    allow_pickle_weights: bool
+
+    def anywhere(self) -> ModelSource:
+        """The same for a process that runs in another directory."""
+        path = Path(self.name).expanduser()
+        return replace(self, name=str(path.resolve()), revision=None) if path.is_dir() else self
+
+    def for_worker(self, slot: int | None) -> ModelSource:
+        """The same for one of several workers: where there are several GPUs, `cuda` means another one for each."""
+        if self.device != "cuda" or slot is None or torch.cuda.device_count() < 2:
+            return self
+        return replace(self, device=f"cuda:{slot % torch.cuda.device_count()}")

@@ -1,0 +1,1 @@
+"""States read by hooks, and the model run on from the middle."""

@@ -1,0 +1,295 @@
+"""A module read by forward hooks: sites are outputs (or inputs) of modules inside it, each met once in a pass."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probing.errors import UnknownSite, UnsupportedModel, unknown_name
+from probing.models.cpu_speed.kernel_caches import bound_kernel_caches
+from probing.models.discovery.layout import Layout
+from probing.models.discovery.tracing import first_tensor, given_state
+from probing.models.site import Site
+
+
+class HookedModule(ABC):
+    """The sites of one module, and how to read them.
+
+    Attributes:
+        model: the model as given.
+        trunk: the part that is run for states.
+        family: what messages call it.
+        modules: for each site, the module path in the trunk.
+        reads_input: sites that are the input of their module, not its output.
+        added: sites that `add_site` made.
+        lead: states before that of the first piece in a pass: 1 for a decoder that is given a start piece.
+        n_heads: attention heads of a block; None: unknown.
+        max_positions: how many pieces an input may have; None: no limit known.
+    """
+
+    model: nn.Module
+    trunk: nn.Module
+    family: str
+    lead: int = 0
+    n_heads: int | None = None
+
+    def __init__(self) -> None:
+        bound_kernel_caches()
+        self.modules: dict[str, str] = {}
+        self.reads_input: set[str] = set()
+        self.added: set[str] = set()
+        self._held: dict[tuple[str, ...], _Held] = {}
+
+    @abstractmethod
+    def run(self, ids: Tensor, mask: Tensor) -> Any:
+        """One forward pass of the trunk over ids and mask `(B, T)`."""
+
+    def run_with_head(self, ids: Tensor, mask: Tensor) -> Any:
+        """One forward pass of the whole model; None where it has no head over the vocabulary."""
+        return None
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """How many ids there are."""
+
+    def identity(self) -> dict[str, Any]:
+        """What beside the weights determines the states; part of the `model` block of a store's identity."""
+        return {}
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Site names, in the order of a forward pass; added ones last."""
+        return tuple(self.modules)
+
+    @property
+    def max_positions(self) -> int | None:
+        """How many pieces the positions allow; None where there is no limit."""
+        return None
+
+    @property
+    def counting_padding_id(self) -> int | None:
+        """The id that positions skip and count from; None where nothing depends on it."""
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.trunk.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype."""
+        return next(self.trunk.parameters()).dtype
+
+    def head_size(self, site: str, width: int) -> dict[str, int]:
+        """`n_heads` and `head_dim` of a site `heads.l` of that width; empty for others."""
+        if Site.parse(site).stream != "heads" or site in self.added or not self.n_heads:
+            return {}
+        return {"n_heads": self.n_heads, "head_dim": width // self.n_heads}
+
+    def add_site(self, site: str, path: str) -> None:
+        """Give a module's output a site name.
+
+        Args:
+            site: a name in the form of a site.
+            path: the module, from the model as loaded or from its trunk on.
+
+        Raises:
+            UnknownSite: a name that has another form or another meaning, or no such module, with the nearest.
+        """
+        Site.parse(site)
+        inside = {id(module): name for name, module in self.trunk.named_modules()}
+        modules = {name: inside[id(m)] for name, m in self.model.named_modules() if id(m) in inside}
+        modules |= {name: name for name in inside.values()}
+        if path not in modules:
+            raise unknown_name("module", path, modules, where=f"model {self.family}", error=UnknownSite)
+        if self.modules.get(site, modules[path]) != modules[path]:
+            raise UnknownSite(f"site {site} is {self.modules[site]}", needed="another name", found=f"{site}={path}")
+        self._add(site, modules[path])
+        self.added.add(site)
+
+    def remove_site(self, site: str) -> None:
+        """Forget a site that `add_site` made."""
+        self.added.remove(site)
+        del self.modules[site]
+
+    def _add(self, site: str, path: str, *, reads_input: bool = False) -> None:
+        self.modules[site] = path
+        if reads_input:
+            self.reads_input.add(site)
+
+    def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+        """States `(B, T, D)` at the sites, from one forward pass of the trunk that ends once it has met them all.
+
+        Raises:
+            UnknownSite: a site this model does not have.
+            UnsupportedModel: a hook that did not fire, or fired more than once.
+        """
+        self.check_sites(sites)
+        with self._hooks(sites) as seen, suppress(_AllRead):
+            self.run(ids, mask)
+        return self._met(seen, ids, sites)
+
+    def read_whole(self, run: Callable[[], Any], ids: Tensor, sites: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
+        """What `run` gives, a pass that is not cut short, and the states `(B, T, D)` that it meets at the sites.
+
+        Raises:
+            UnknownSite, UnsupportedModel: as `read`.
+        """
+        self.check_sites(sites)
+        with self._hooks(sites) as seen:
+            seen[_END] = []  # never met
+            output = run()
+        return output, self._met(seen, ids, sites)
+
+    def _met(self, seen: dict[str, list[Tensor]], ids: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+        for site in sites:
+            if len(seen[site]) != 1:
+                raise self.unsupported(f"site {site} was met {len(seen[site])} times", "once in a forward pass")
+        return {site: self.aligned(seen[site][0], ids, site) for site in sites}
+
+    def times_met(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, int]:
+        """How often each site's module is called in a whole forward pass: `read` stops once it has met them all."""
+        times = dict.fromkeys(sites, 0)
+
+        def counter(site: str) -> Callable[..., None]:
+            def hook(*_: object) -> None:
+                times[site] += 1
+
+            return hook
+
+        modules = {site: self.trunk.get_submodule(self.modules[site]) for site in sites}
+        handles = [module.register_forward_hook(counter(site)) for site, module in modules.items()]
+        try:
+            self.run(ids, mask)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return times
+
+    def aligned(self, state: Tensor, ids: Tensor, site: str) -> Tensor:
+        """A state of a pass over `ids`, as `(B, T, D)`: some blocks flatten (B, T), some read a start piece first.
+
+        Raises:
+            UnsupportedModel: it is not one state a piece.
+        """
+        shape = (ids.shape[0], ids.shape[1] + self.lead)
+        found = self.layout_of(site).aligned(state, shape)
+        if found is None:
+            raise self.unsupported(f"{site} has shape {tuple(state.shape)}", f"({shape[0]}, {shape[1]}, width)")
+        return found[:, self.lead :]
+
+    def layout_of(self, site: str) -> Layout:
+        """How the states at a site lie in what its module is given or gives."""
+        return Layout()
+
+    def check_sites(self, sites: Sequence[str]) -> None:
+        """Refuse unknown sites.
+
+        Raises:
+            UnknownSite: with the nearest name.
+        """
+        for site in sites:
+            if site not in self.modules:
+                raise unknown_name("site", site, self.modules, where=f"model {self.family}", error=UnknownSite)
+
+    def unsupported(self, found: str, needed: str) -> UnsupportedModel:
+        """The error for a model that does not work as the hooks assume."""
+        return UnsupportedModel(
+            f"models of the family {self.family!r} are not read: the self-check failed", needed=needed, found=found,
+            where=type(self.model).__name__,
+            next_step="read it by module paths alone (sites NAME=MODULE.PATH), or choose another model",
+        )  # fmt: skip
+
+    @property
+    def may_run_side_by_side(self) -> bool:
+        """Whether two threads may be in forward passes of this module at the same time."""
+        return False
+
+    @contextmanager
+    def held(self, sites: Sequence[str]) -> Iterator[None]:
+        """Within the block the hooks of these sites stay on, and several threads may `read` just them, and no others.
+
+        Raises:
+            UnknownSite: a site this model does not have.
+        """
+        self.check_sites(sites)
+        key = tuple(sites)
+        with _HOLDING:
+            held = self._held.setdefault(key, _Held())
+            held.users += 1
+            if held.users == 1:
+                held.handles = [self._hook(site, held.own) for site in sites]
+        try:
+            yield
+        finally:
+            with _HOLDING:
+                held.users -= 1
+                if not held.users:
+                    del self._held[key]
+                    for handle in held.handles:
+                        handle.remove()
+
+    @contextmanager
+    def _hooks(self, sites: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+        """Hooks on what is wanted only; removed unless they are held."""
+        with HookedModule.held(self, sites):
+            own = self._held[tuple(sites)].own
+            own.seen = {site: [] for site in sites}
+            try:
+                yield own.seen
+            finally:
+                own.seen = None
+
+    def _hook(self, site: str, own: _Pass) -> torch.utils.hooks.RemovableHandle:
+        module = self.trunk.get_submodule(self.modules[site])
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            take(given_state(args, kwargs))
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            take(first_tensor(output))
+
+        def take(state: object) -> None:
+            seen = own.seen
+            if seen is None:  # a pass that reads other sites
+                return
+            if isinstance(state, Tensor):
+                seen[site].append(state)
+            if all(seen.values()):
+                raise _AllRead
+
+        if site in self.reads_input:
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+        return module.register_forward_hook(after)
+
+
+class _Pass(threading.local):
+    """What the pass of this thread has met so far, by site; None: this thread reads something else, or nothing."""
+
+    seen: dict[str, list[Tensor]] | None = None
+
+
+@dataclass
+class _Held:
+    """Hooks that are on, for how many blocks, and what they write to."""
+
+    own: _Pass = field(default_factory=_Pass)
+    users: int = 0
+    handles: list[torch.utils.hooks.RemovableHandle] = field(default_factory=list)
+
+
+_HOLDING = threading.Lock()
+_END = ""
+
+
+class _AllRead(Exception):
+    """Nothing that comes later in the forward pass is wanted."""

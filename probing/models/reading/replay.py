@@ -1,0 +1,293 @@
+"""Running a model from the middle: blocks below a site are bypassed, and the states at the site are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probing.errors import EditFailed, ProbingError, ReplayUnavailable, UnsupportedModel
+from probing.models.adapters.huggingface import HuggingFaceTrunk
+from probing.models.batching import PaddedBatch
+from probing.models.discovery.output_head import head_kind
+from probing.models.discovery.tracing import given_state, with_state
+from probing.models.reading.bypass import bypass, emptied, of_pieces
+from probing.models.reading.hooked import HookedModule
+from probing.models.site import Site
+
+_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # relative to the largest logit; half precision: 1e-2
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far outputs of equal inputs may differ, relative to the largest."""
+    return _TOLERANCE.get(dtype, 1e-2)
+
+
+def is_same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two outputs agree within the tolerance of the compute dtype."""
+    found, expected = found.detach().float(), expected.detach().float()
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    return found.shape == expected.shape and bool(((found - expected).abs() <= tolerance(dtype) * scale).all())
+
+
+class SuffixReplay:
+    """Runs the blocks from a `resid` site on, for any family: nothing here knows one.
+
+    Each block below the site gets, for one call, a forward that hands its input on in the form in which the block
+    gives its output, a tensor or a tuple. So the model around the blocks runs as ever, and makes masks, positions and
+    rotary tables from ids and mask; no weight of a bypassed block is touched. A hook on the block at the site, before
+    all others, puts the given states in the place of its input. Above the last block (`resid.L`) the bypass of the last
+    block gives them. Hooks of others stay, and fire.
+
+    Attributes:
+        model: with its head.
+        trunk: the sites.
+    """
+
+    def __init__(self, model: nn.Module, trunk: HookedModule) -> None:
+        self.model, self.trunk = model, trunk
+        self._forms: list[Any] | None = None
+        self._proved: set[int] = set()
+
+    def layer(self, site: str) -> int:
+        """l of `resid.l`.
+
+        Raises:
+            UnknownSite: no such site.
+            ReplayUnavailable: another kind of site.
+        """
+        self._blocks()
+        self.trunk.check_sites([site])
+        parsed = Site.parse(site)
+        if parsed.stream != "resid" or parsed.layer is None:
+            raise ReplayUnavailable(
+                f"a model is not run from {site}", needed="a site resid.l", found=site, where=self.trunk.family,
+                next_step="run from the input of the block that the site lies in",
+            )  # fmt: skip
+        return parsed.layer
+
+    def _blocks(self) -> HuggingFaceTrunk:
+        """The trunk, if it has blocks that read what the model is given.
+
+        Raises:
+            ReplayUnavailable: a module read by its paths, or a decoder beside an encoder.
+        """
+        if not isinstance(self.trunk, HuggingFaceTrunk) or not len(self.trunk.blocks) or self.trunk.lead:
+            raise ReplayUnavailable(
+                "this model is not run from the middle", needed="a Hugging Face model read by its blocks",
+                found=f"{self.trunk.family}, without blocks or with a decoder", where=type(self.model).__name__,
+                next_step="load it without side= and module paths",
+            )  # fmt: skip
+        if self.trunk.reads_alone:
+            raise ReplayUnavailable(
+                "this model is not run from the middle", needed="states that padding does not change",
+                found="a model that reads inputs one by one", where=type(self.model).__name__,
+                next_step="choose another model to edit; its states can be extracted and probed",
+            )  # fmt: skip
+        return self.trunk
+
+    @property
+    def head(self) -> str | None:
+        """`causal` or `masked`; None: there is no head over the vocabulary at the trunk's positions."""
+        return head_kind(self.model, self.trunk.trunk)
+
+    def padded(self, ids: Tensor, mask: Tensor) -> PaddedBatch:
+        """A batch with the positions that the model is given."""
+        return PaddedBatch(ids, mask, self._blocks().inputs(ids, mask).get("position_ids"))
+
+    def read(self, inputs: PaddedBatch, sites: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """States `(B, T, D)` by site and logits `(B, T, V)` (None: no head), from one pass."""
+        with torch.inference_mode():
+            output, states = self.run(inputs, sites)
+        return states, None if self.head is None else self.logits(output)
+
+    def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
+        """Logits `(B, T, V)` when the states at `resid.l` are these; only blocks l to L-1 run.
+
+        Before a site is first used, replay of clean states is compared with a full pass.
+
+        Args:
+            site: `resid.l`.
+            states: `(B, T, D)` in the compute dtype; gradients flow into them if they ask for it.
+            inputs: the batch the states are of: masks and positions are made from it.
+
+        Raises:
+            UnknownSite: no such site.
+            ReplayUnavailable: another kind of site, other shapes, or a family whose blocks pass on more than states.
+            UnsupportedModel: there is no head.
+        """
+        with torch.set_grad_enabled(states.requires_grad):
+            return self.logits(self.run(inputs, site=site, states=states)[0])
+
+    def states_from(self, site: str, states: Tensor, inputs: PaddedBatch, sites: Sequence[str]) -> dict[str, Tensor]:
+        """As `run_from`, and gives the states at later sites instead; it needs no head."""
+        with torch.set_grad_enabled(states.requires_grad):
+            return self.run(inputs, sites, site=site, states=states)[1]
+
+    def arguments(self, inputs: PaddedBatch) -> dict[str, Any]:
+        """Arguments of a forward pass, with the positions of `inputs`."""
+        given = self._blocks().inputs(inputs.ids, inputs.mask)
+        given.pop("position_ids", None)
+        return given if inputs.position_ids is None else given | {"position_ids": inputs.position_ids}
+
+    def run(
+        self, inputs: PaddedBatch, sites: Sequence[str] = (), *, site: str | None = None, states: Tensor | None = None
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """One pass: the model's output, and the states at `sites`; from `states` at `site`, if given.
+
+        Raises:
+            UnknownSite: no such site.
+            ReplayUnavailable: a site that is no `resid.l`, states of another shape, or a family that does not allow it.
+        """
+        if site is None or states is None:
+            return self._pass(inputs, sites)
+        layer = self.layer(site)
+        if states.shape[:2] != inputs.ids.shape or states.dtype != self.trunk.dtype:
+            raise ReplayUnavailable(
+                f"these are no states of this batch at {site}",
+                needed=f"({inputs.ids.shape[0]}, {inputs.ids.shape[1]}, width) {self.trunk.dtype}",
+                found=f"{tuple(states.shape)} {states.dtype}", where=self.trunk.family,
+                next_step="give the states in the compute dtype, padded as the batch is",
+            )  # fmt: skip
+        self.prove(site)
+        with self._from(layer, states):
+            return self._pass(inputs, sites)
+
+    def _pass(self, inputs: PaddedBatch, sites: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
+        is_decoded = getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
+        whole, given = self.trunk.trunk if is_decoded else self.model, self.arguments(inputs)
+        inner = [site for site in sites if site != "embed"]
+        output, states = self.trunk.read_whole(lambda: whole(**given), inputs.ids, inner)
+        if "embed" in sites:
+            states["embed"] = nn.functional.embedding(inputs.ids, self._blocks().embedding)
+        return output, states
+
+    def logits(self, output: Any) -> Tensor:
+        """What the head gave.
+
+        Raises:
+            UnsupportedModel: there is no head over the vocabulary.
+        """
+        found = getattr(output, "logits", None)
+        if not isinstance(found, Tensor):
+            raise UnsupportedModel(
+                "this model has no logits", needed="a language-model head", found=type(self.model).__name__,
+                where=self.trunk.family, next_step="load it with kind='causal' or kind='masked'",
+            )  # fmt: skip
+        return found
+
+    def prove(self, site: str) -> None:
+        """Compare a replay from the site with a full pass, once; no hook may change states meanwhile.
+
+        Raises:
+            UnknownSite: no such site.
+            ReplayUnavailable: another kind of site, or outputs that differ.
+            EditFailed: a model that draws at random.
+        """
+        layer = self.layer(site)
+        if layer not in self._proved:
+            self._prove(layer)
+
+    def _prove(self, layer: int) -> None:
+        """Replay equals the full pass, on a small padded batch, before it is first used from this layer.
+
+        Raises:
+            ReplayUnavailable: it does not.
+        """
+        count = self.trunk.vocabulary
+        ids = torch.tensor([[(11 + 7 * i + 3 * row) % count for i in range(7)] for row in range(2)])
+        mask = torch.ones_like(ids)
+        ids, mask = ids.to(self.trunk.device), mask.to(self.trunk.device)
+        mask[1, 4:] = 0
+        inputs = PaddedBatch(ids, mask, None)
+        with torch.no_grad():
+            output, read = self._pass(inputs, [f"resid.{layer}"])
+            again = self._again(layer, read[f"resid.{layer}"], inputs)
+            twice, _ = self._pass(inputs, [])
+        if not is_same(of_pieces(twice, mask), of_pieces(output, mask), self.trunk.dtype):
+            raise EditFailed(
+                "the model gives other outputs each time it is run", needed="two equal passes of the same text",
+                found="outputs that differ", where=type(self.model).__name__,
+                next_step="switch off what draws at random (dropout, sampling), or choose another model",
+            )  # fmt: skip
+        if not is_same(of_pieces(again, mask), of_pieces(output, mask), self.trunk.dtype):
+            raise self._unavailable(layer)
+        self._proved.add(layer)
+
+    def _again(self, layer: int, states: Tensor, inputs: PaddedBatch) -> Any:
+        """The output of a replay.
+
+        Raises:
+            ReplayUnavailable: a block above the site needs what those below it hand on beside states.
+        """
+        try:
+            with self._from(layer, states):
+                return self._pass(inputs, [])[0]
+        except ProbingError:
+            raise
+        except Exception as error:
+            raise self._unavailable(layer) from error
+
+    def _unavailable(self, layer: int) -> ReplayUnavailable:
+        return ReplayUnavailable(
+            f"models of the family {self.trunk.family!r} are not run from resid.{layer}",
+            needed="the outputs of a full pass", found="others, for its blocks pass on more than states",
+            where=type(self.model).__name__, next_step="choose another model",
+        )  # fmt: skip
+
+    @contextmanager
+    def _from(self, layer: int, states: Tensor) -> Iterator[None]:
+        """Within the block a pass of the model begins at `resid.layer`."""
+        blocks, forms, layout = self._blocks().blocks, self._output_forms(), self._blocks().layout
+        bypassed = list(zip(blocks[:layer], forms, strict=False))
+        own = {block: block.__dict__.get("forward") for block, _ in bypassed}
+        fired = 0
+
+        def put(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+            nonlocal fired
+            fired += 1
+            raw = given_state(args, kwargs)
+            return with_state(args, kwargs, states if raw is None else layout.spread(states, raw))
+
+        handle = None
+        try:
+            for index, (block, form) in enumerate(bypassed):
+                block.__dict__["forward"] = bypass(form, states if index + 1 == len(blocks) else None, layout)
+            if layer < len(blocks):
+                handle = blocks[layer].register_forward_pre_hook(put, with_kwargs=True, prepend=True)
+            yield
+        finally:
+            if handle is not None:
+                handle.remove()
+            for block, forward in own.items():
+                block.__dict__.pop("forward", None)
+                if forward is not None:
+                    block.__dict__["forward"] = forward
+        if layer < len(blocks) and fired != 1:
+            raise self.trunk.unsupported(f"block {layer} ran {fired} times", "once in a forward pass")
+
+    def _output_forms(self) -> list[Any]:
+        """For each block an output without tensors, in the form that it has: None where it is a tensor alone."""
+        if self._forms is None:
+            forms: dict[int, Any] = {}
+            blocks = self._blocks().blocks
+
+            def note(layer: int) -> Callable[..., None]:
+                def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                    forms[layer] = emptied(output)
+
+                return hook
+
+            handles = [block.register_forward_hook(note(k)) for k, block in enumerate(blocks)]
+            ids = torch.zeros((1, 2), dtype=torch.long, device=self.trunk.device) + 1
+            try:
+                with torch.no_grad():
+                    self._pass(PaddedBatch(ids, torch.ones_like(ids), None), [])
+            finally:
+                for handle in handles:
+                    handle.remove()
+            self._forms = [forms[layer] for layer in range(len(blocks))]
+        return self._forms

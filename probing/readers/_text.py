@@ -1,0 +1,110 @@
+"""The text of a corpus file: UTF-8, without NUL, not empty; and the checks on options that readers share."""
+
+from __future__ import annotations
+
+import codecs
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from probing.errors import BadParameter, CorpusError, unknown_name
+from probing.text.sources import check_file
+
+_NO_TEXT = {
+    b"\x1f\x8b": ("a gzip archive", "unpack it with gunzip"),
+    b"PK\x03\x04": ("a zip archive, as spreadsheets are", "unpack it, or save the sheet as CSV in UTF-8"),
+    b"BZh": ("a bzip2 archive", "unpack it with bunzip2"),
+    b"\xfd7zXZ": ("an xz archive", "unpack it with unxz"),
+    b"\x28\xb5\x2f\xfd": ("a Zstandard archive", "unpack it with unzstd"),
+    b"PAR1": ("a Parquet file", "name it .parquet"),
+    b"ARROW1": ("an Arrow file", "name it .arrow"),
+}
+
+
+def read_text(source: str) -> str:
+    """The whole text of a file, without a byte order mark.
+
+    Raises:
+        CorpusError: see `read_utf8`.
+    """
+    return read_utf8(source).decode()
+
+
+def read_utf8(source: str) -> bytes:
+    """The whole text of a file as UTF-8, without a byte order mark.
+
+    Raises:
+        CorpusError: missing, unreadable, empty, not UTF-8 or with a NUL, with file and line.
+    """
+    check_file(source)
+    try:
+        data = Path(source).read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise CorpusError("the corpus file cannot be read", found=str(error), where=source) from error
+    for mark, (kind, step) in _NO_TEXT.items():
+        if data.startswith(mark):
+            raise CorpusError(
+                "the corpus file is no text", needed="text in UTF-8", found=kind, where=source, next_step=step
+            )
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        raise _wrong_encoding(source, "UTF-32", "a byte order mark of UTF-32", 1)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise _wrong_encoding(source, "UTF-16", "a byte order mark of UTF-16", 1)
+    try:
+        _ = data.isascii() or data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _wrong_encoding(source, _encoding_of(data), f"byte 0x{data[error.start]:02x}", line) from None
+    if b"\0" in data:
+        if _encoding_of(data):
+            raise _wrong_encoding(source, _encoding_of(data), "every other byte 0", 1)
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        raise CorpusError(
+            "the corpus file holds a NUL character", needed="plain text", where=f"{source}:{line}",
+            next_step=f"take it out, e.g. with: tr -d '\\000' < {shlex.quote(source)} > {_beside(source)}",
+        )  # fmt: skip
+    if not data or data.isspace():
+        raise CorpusError("the corpus file is empty", needed="at least one example", where=source)
+    return data
+
+
+def _encoding_of(data: bytes) -> str:
+    """The likeliest encoding of bytes that are not UTF-8; "" where all but few are UTF-8."""
+    zeros = [data[start:100_000:2].count(0) for start in (0, 1)]
+    if 4 * max(zeros) > len(data[:100_000:2]):
+        return "UTF-16LE" if zeros[1] > zeros[0] else "UTF-16BE"
+    text = data.decode("utf-8", errors="replace")
+    beyond = sum(not character.isascii() for character in text)
+    if b"\0" in data or 2 * text.count("\ufffd") < beyond:
+        return ""
+    try:
+        data.decode("cp1252")
+    except UnicodeDecodeError:
+        return "LATIN1"
+    return "WINDOWS-1252" if any(0x80 <= byte < 0xA0 for byte in data) else "LATIN1"
+
+
+def _wrong_encoding(source: str, encoding: str, found: str, line: int) -> CorpusError:
+    step = "correct the bytes that are no UTF-8 there: the rest of the file is"
+    if encoding:
+        step = f"convert it, e.g. with: iconv -f {encoding} -t UTF-8 {shlex.quote(source)} > {_beside(source)}"
+    return CorpusError(
+        "the corpus file is not UTF-8 text", needed="UTF-8", found=found, where=f"{source}:{line}", next_step=step
+    )
+
+
+def _beside(source: str) -> str:
+    """A new file's name beside the source, for a shell."""
+    path = Path(source)
+    return shlex.quote(str(path.with_name(f"{path.stem}.utf8{path.suffix}")))
+
+
+def check_options(options: Iterable[str], known: Iterable[str], reader: str) -> None:
+    """Refuse options that a reader does not have.
+
+    Raises:
+        BadParameter: with the nearest option.
+    """
+    for name in options:
+        if name not in known:
+            raise unknown_name(f"option of the {reader} reader", name, known, error=BadParameter)

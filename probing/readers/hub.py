@@ -1,0 +1,85 @@
+"""Hugging Face data sets: `hub:NAME` or `hub:NAME:CONFIG`, with a text column and label columns."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from probing.contracts.reader import CorpusReader
+from probing.errors import CorpusError, unknown_name
+from probing.readers._rows import Rows, corpus_from_rows, row_options
+from probing.text.corpus import Corpus, joined
+from probing.text.sources import split_name, split_order
+
+
+class HubReader(CorpusReader):
+    """Reads a data set through the library `datasets`; never runs code that comes with it.
+
+    `hub:nyu-mll/glue:sst2` has the data set `nyu-mll/glue` and its configuration `sst2`; a local folder of data files
+    is a name too. Splits are the data set's own (`validation` is `dev`). Class labels are given by name.
+
+    Options: `text`, `words`, `id`, `document`, `split_column` name columns; `revision` is a commit, tag or branch.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    def read(self, source: str, *, split: str, **options: str) -> Corpus:
+        """All rows, of one split or of all.
+
+        Raises:
+            CorpusError: the data set cannot be had, or has no such split.
+        """
+        chosen = row_options(options, "hub", ("revision",))
+        tables = _tables(source, options.get("revision"))
+        if split and split not in tables:
+            raise unknown_name("split of the data set", split, tables, where=f"hub:{source}", error=CorpusError)
+        parts = []
+        for name in [split] if split else sorted(tables, key=split_order):
+            values = _rows(tables[name])
+            places = [f"hub:{source}, {name} row {number}" for number in range(1, len(values) + 1)]
+            parts.append(corpus_from_rows(Rows(values, places, source), split=name, options=chosen))
+        return joined(parts, f"hub:{source}")
+
+
+def _tables(source: str, revision: str | None) -> dict[str, Any]:
+    """The data set's tables by split name."""
+    name, _, config = source.partition(":")
+    try:
+        loaded = importlib.import_module("datasets").load_dataset(name, config or None, revision=revision)
+    except Exception as error:  # the library raises a dozen kinds; a user needs one
+        raise CorpusError(
+            f"data set {name!r} cannot be had", needed="a data set of the hub, or a local folder of data files",
+            found=f"{type(error).__name__}: {error}"[:300], where=f"hub:{source}",
+            next_step="check name, configuration (hub:NAME:CONFIG) and connection; offline, download it first",
+        ) from error  # fmt: skip
+    return {split_name(str(split)): table for split, table in loaded.items()}
+
+
+def _rows(table: Any) -> list[dict[str, Any]]:
+    """Rows with class labels as names; columns that are no plain values (images, audio) are left out."""
+    plain = [name for name, feature in table.features.items() if _is_plain(feature)]
+    table = table.select_columns(plain)
+    names = {name: found for name in plain if (found := _class_names(table.features[name]))}
+    return [{key: _decoded(value, names.get(key)) for key, value in row.items()} for row in table]
+
+
+def _is_plain(feature: Any) -> bool:
+    inner = getattr(feature, "feature", feature)
+    return type(inner).__name__ in ("Value", "ClassLabel")
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    inner = getattr(feature, "feature", feature)
+    return list(inner.names) if type(inner).__name__ == "ClassLabel" else None
+
+
+def _decoded(value: Any, names: list[str] | None) -> Any:
+    if names is None or value is None:
+        return value
+    if isinstance(value, Iterable):
+        return [_decoded(item, names) for item in value]
+    return names[value] if 0 <= value < len(names) else None
+
+
+MEMBER = HubReader

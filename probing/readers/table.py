@@ -1,0 +1,172 @@
+"""Tables (CSV, TSV, Parquet, Arrow, Feather): one row a sentence, a column `text` and label columns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from probing.contracts.reader import CorpusReader
+from probing.errors import CorpusError
+from probing.readers._delimited import Delimited, check_names, is_numbering, numbers_of
+from probing.readers._rows import Places, Rows, corpus_from_rows, row_options, usual_text
+from probing.text.corpus import Corpus
+from probing.text.sources import check_file
+from probing.text.text_forms import composed
+
+_ROWS_AT_ONCE = 8192
+
+
+class TableReader(CorpusReader):
+    """Reads tables with a header.
+
+    In CSV and TSV an empty cell is a missing value; a column whose every other cell is a number becomes numbers, unless
+    it is the text; everything else stays as written (`NA` and `null` are strings). A first column without a name that
+    numbers the rows, as `DataFrame.to_csv` writes it, is left out.
+
+    Options: `text`, `words`, `id`, `document`, `split_column` name columns; `span.NAME` names the
+    column of a substring, or START:END those of two offsets; `separator` is a CSV file's; `quoting=none` takes
+    quotation marks as text, `quoting=multiline` allows cells of several lines that could be rows.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
+
+    def read(self, source: str, *, split: str, **options: str) -> Corpus:
+        """All rows of the file.
+
+        Raises:
+            CorpusError: a malformed table, ragged lines, lines merged by a quotation mark, columns named twice; with
+                file and line.
+        """
+        chosen = row_options(options, "table", ("separator", "quoting"))
+        rows = read_table(source, options)
+        return corpus_from_rows(rows, split=split, options=chosen)
+
+
+def read_table(source: str, options: Mapping[str, str]) -> Rows:
+    """The rows of a file, their cells typed; no Python object is made of a cell before its row is gone through.
+
+    Raises:
+        CorpusError: see `TableReader.read`.
+    """
+    suffix = Path(source).suffix.lower()
+    if suffix not in (".csv", ".tsv"):
+        table = _columnar(source, suffix)
+        return Rows(TableRows(table, source), Places(f"{source}, row ", range(1, len(table) + 1)), source)
+    separator = options.get("separator", "\t" if suffix == ".tsv" else ",")
+    table, lines = Delimited.read(source, separator, options.get("quoting", "")).table()
+    table = _named(table, source)
+    return Rows(TableRows(_typed(table, options), source), Places(f"{source}:", lines), source)
+
+
+@dataclass(frozen=True)
+class TableRows(Collection[Mapping[str, Any]]):
+    """The rows of an Arrow table, made as they are gone through."""
+
+    table: Any
+    source: str
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        names = self.table.column_names
+        for batch in self.table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            try:
+                columns = [column.to_pylist() for column in batch.columns]
+            except (ValueError, OverflowError) as error:
+                raise _unsound(self.source, error) from None
+            for values in zip(*columns, strict=True):
+                yield dict(zip(names, values, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __contains__(self, value: object) -> bool:
+        return any(value == row for row in self)
+
+
+def _named(table: Any, source: str) -> Any:
+    """The table without the column by which a DataFrame numbered its rows.
+
+    Raises:
+        CorpusError: another column without a name.
+    """
+    names = table.column_names
+    if len(names) > 1 and not names[0] and is_numbering(table.column(0)):
+        table = table.remove_column(0)
+    check_names(table.column_names, source)
+    return table
+
+
+def _typed(table: Any, options: Mapping[str, str]) -> Any:
+    """Numbers where a column holds nothing else; the text, and words where they are named, as they are written."""
+    import pyarrow as pa
+
+    with ThreadPoolExecutor() as pool:  # pyarrow computes without the interpreter's lock
+        typed = dict(zip(table.column_names, pool.map(numbers_of, table.columns), strict=True))
+    texts = [composed(options.get(role, "")) for role in ("text", "words")]
+    texts[0] = texts[0] or _text_of(typed, table)
+    return pa.table({n: table.column(n) if composed(n) in texts else column for n, column in typed.items()})
+
+
+def _text_of(typed: Mapping[str, Any], table: Any) -> str:
+    """The column called as the text usually is: of several, the first that holds more than numbers."""
+    usual = usual_text(typed)
+    return next((name for name in usual if typed[name].type == table.column(name).type), usual[0] if usual else "")
+
+
+def _columnar(source: str, suffix: str) -> Any:
+    import pyarrow as pa
+    from pyarrow import feather, parquet
+
+    check_file(source)
+    try:
+        if suffix == ".parquet":
+            table = parquet.ParquetFile(source).read()
+        elif suffix == ".feather":
+            table = feather.read_table(source, memory_map=False)
+        else:
+            table = _arrow(source)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise _unsound(source, error) from None
+    check_names(table.column_names, source)
+    _refuse_infinite(table, source)
+    return table
+
+
+def _refuse_infinite(table: Any, source: str) -> None:
+    """Refuse infinite numbers, as in JSON: as a missing value they would vanish."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+        values = compute.list_flatten(column) if is_list else column
+        if pa.types.is_floating(values.type) and compute.any(compute.is_inf(values.cast(pa.float64()))).as_py():
+            raise CorpusError(
+                f"the column {name!r} holds a number that is not finite", needed="finite numbers, or missing values",
+                found="inf", where=source, next_step="leave the value out or correct it",
+            )  # fmt: skip
+
+
+def _unsound(source: str, error: Exception) -> CorpusError:
+    suffix = Path(source).suffix.lower()
+    return CorpusError(
+        f"not a sound {suffix} file", needed=f"a {suffix.removeprefix('.')} table", found=str(error)[:200], where=source
+    )
+
+
+def _arrow(source: str) -> Any:
+    """The file format, else the stream format that `datasets` writes."""
+    import pyarrow as pa
+
+    with pa.OSFile(source) as file:
+        if file.read(6) == b"ARROW1":
+            file.seek(0)
+            return pa.ipc.open_file(file).read_all()
+        file.seek(0)
+        return pa.ipc.open_stream(file).read_all()
+
+
+MEMBER = TableReader

@@ -1,0 +1,237 @@
+"""Recipes as text: `mlp:hidden=64,layers=2` to a member object and back.
+
+Nothing of a value is stripped: `next_token:answers= is| are` names pieces that begin with a space. White space around
+a recipe's name and around a parameter's key does not count. A comma inside a value is written `\\,`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import types
+from collections.abc import Callable
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from probing import registry
+from probing.contracts.probe import Probe
+from probing.contracts.task import Task
+from probing.errors import BadParameter, ProbingError, UnknownName, unknown_name
+from probing.labels import Kind
+from probing.probes._presets import has_preset, preset
+from probing.text.corpus import Corpus
+from probing.text.text_forms import composed
+
+_PRESET = "preset"
+_USE = {"real": "ridge", "classes": "linear"}
+
+
+def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
+    """The member that `spec` names: `name`, or `name:parameter=value,…`; for tasks `name:argument`.
+
+    A probe may be given `preset=NAME` beside parameters: published settings, which the parameters given override.
+
+    Args:
+        folder: `tasks`, `probes`, `controls`, …
+        spec: the recipe.
+        kind: target kind a probe must predict: chooses the regression form of a probe that has one.
+
+    Raises:
+        UnknownName: no such member, with the nearest name.
+        BadParameter: an unknown parameter, a value of the wrong form, or a probe of the other kind.
+    """
+    name, text = _name_and_values(spec)
+    member = _member(folder, name, kind)
+    if folder != "behaviours":  # names of columns are kept composed, what a model answers is kept as it is
+        text = composed(text)
+    if folder == "tasks":
+        return member(text)
+    given = _parsed(member, name, text)
+    if _PRESET in given and _takes_presets(member, name):
+        given = preset(given.pop(_PRESET), name, _parameters(member)) | given
+    return member(**given)
+
+
+def build_task(spec: str, corpus: Corpus) -> Task:
+    """The task that `spec` names, not yet prepared for the corpus it is asked of.
+
+    Raises:
+        UnknownName: no such task, with the nearest name; if it is a column of the corpus, with `column:NAME`.
+    """
+    name = normalised("tasks", spec)
+    columns = corpus.column_names()
+    nearest = difflib.get_close_matches(name, columns, n=1, cutoff=0.8)
+    known, head = registry.names("tasks"), name.partition(":")[0]
+    is_task = bool(difflib.get_close_matches(head, known, n=1, cutoff=0.7)) and name not in columns
+    if head in known or is_task or not nearest:
+        return build("tasks", name)  # type: ignore[no-any-return]
+    raise UnknownName(
+        f"unknown task {name!r}", needed=f"one of: {', '.join(known)}", found=repr(name), where=corpus.source,
+        next_step=f"did you mean 'column:{nearest[0]}'? The corpus has the label columns {', '.join(sorted(columns))}",
+    )  # fmt: skip
+
+
+def normalised(folder: str, spec: str) -> str:
+    """The recipe in canonical form: the parameters given, in the order of the member's own, values as parsed."""
+    name, text = _name_and_values(spec)
+    if folder == "tasks":
+        return composed(f"{name}:{text}" if ":" in spec else name)
+    member = _member(folder, name, None)
+    return _joined(name, [(key, value) for key, value in _in_order(member, _parsed(member, name, text))])
+
+
+def spec_of(obj: Any) -> str:
+    """The recipe of an object: its registered name (else its class) and every parameter that is not the default."""
+    name = registry.member_name(type(obj))
+    if isinstance(obj, Task):
+        return f"{name}:{obj.argument}" if obj.argument else name
+    given = [(key, value) for key, value, default in _values(obj) if repr(value) != repr(default)]
+    return _joined(name, given)
+
+
+def text_of(folder: str, obj: Any) -> str | None:
+    """The recipe of an object, if `build` makes an equal object of it; None where it is of another class than the
+    folder's, or has a parameter that no text gives back, such as a function.
+    """
+    spec = spec_of(obj)
+    try:
+        again = build(folder, spec)
+    except ProbingError:
+        return None
+    return spec if full_recipe(again) == full_recipe(obj) else None
+
+
+def parts_of(text: str, mark: str) -> list[str]:
+    """The parts of a text between marks; a mark behind a backslash belongs to its part, and two backslashes are one."""
+    parts = [""]
+    for piece in re.findall(rf"\\\\|\\{re.escape(mark)}|.", text, re.DOTALL):
+        if piece == mark:
+            parts.append("")
+        else:
+            parts[-1] += piece[1:] if len(piece) == 2 else piece
+    return parts
+
+
+def escaped(part: str, mark: str) -> str:
+    """The inverse of `parts_of` for one part: backslashes only where they are needed."""
+    return re.sub(rf"\\(?=\\|{re.escape(mark)}|$)|{re.escape(mark)}", lambda found: "\\" + found[0], part)
+
+
+def full_recipe(obj: Any) -> dict[str, str]:
+    """Registered name (else the class) and every parameter as text: what identifies a recipe whatever the defaults
+    become, and wherever the file of the member lies.
+    """
+    parameters = {"argument": obj.argument} if isinstance(obj, Task) else {k: v for k, v, _ in _values(obj)}
+    kind: type = type(obj)
+    name = registry.name_of(kind) or f"{kind.__module__}.{kind.__qualname__}"
+    return {"class": name} | {key: _shown(value) for key, value in parameters.items()}
+
+
+def _name_and_values(spec: str) -> tuple[str, str]:
+    name, _, text = spec.partition(":")
+    return name.strip(), text
+
+
+def _member(folder: str, name: str, kind: Kind | None) -> Any:
+    module = registry.get(folder, name)
+    if folder != "probes" or kind is None:
+        return module.MEMBER
+    candidates = [module.MEMBER, getattr(module, "REGRESSION_MEMBER", None)]
+    for member in candidates:
+        if member is not None and kind in member.kinds:
+            return member
+    found = "classes" if kind == "real" else "real numbers"
+    raise BadParameter(
+        f"probe {name} predicts {found}; use {_USE[kind]}",
+        needed=f"a probe for a target of kind {kind!r}", found=name, next_step=f"use {_USE[kind]}",
+    )  # fmt: skip
+
+
+def _parameters(member: Any) -> dict[str, inspect.Parameter]:
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(member).parameters.items()
+        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    }
+
+
+def _values(obj: Any) -> list[tuple[str, Any, Any]]:
+    return [(name, getattr(obj, name), parameter.default) for name, parameter in _parameters(type(obj)).items()]
+
+
+def _takes_presets(member: Any, name: str) -> bool:
+    return isinstance(member, type) and issubclass(member, Probe) and has_preset(name)
+
+
+def _in_order(member: Any, given: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, given[name]) for name in dict.fromkeys([_PRESET, *_parameters(member)]) if name in given]
+
+
+def _joined(name: str, given: list[tuple[str, Any]]) -> str:
+    values = [(key, escaped(value, ",") if isinstance(value, str) else _shown(value)) for key, value in given]
+    return name + (":" + ",".join(f"{key}={value}" for key, value in values) if values else "")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    # An address in a repr would make equal recipes differ from run to run.
+    return re.sub(r" at 0x[0-9a-f]+", "", re.sub(r"\s+", " ", repr(value)))
+
+
+def _parsed(member: Any, name: str, text: str) -> dict[str, Any]:
+    """Typed values of `key=value,…`.
+
+    Raises:
+        BadParameter: not of that form, unknown, twice, or of the wrong type.
+    """
+    known = [*_parameters(member), *([_PRESET] if _takes_presets(member, name) else [])]
+    hints = get_type_hints(member.__init__)
+    values: dict[str, Any] = {}
+    for part in parts_of(text, ","):
+        key, equals, value = part.partition("=")
+        key = key.strip()
+        if not equals and not key:
+            continue
+        if not equals:
+            comma = " (a comma inside a value is written \\,)" if values else ""
+            raise BadParameter(
+                f"{part!r} is not a parameter", needed="name=value", found=repr(part), where=f"{name}:{text}",
+                next_step=f"parameters of {name}: {', '.join(known) or '(none)'}{comma}",
+            )  # fmt: skip
+        if key not in known:
+            raise unknown_name(f"parameter of {name}", key, known, where=f"{name}:{text}", error=BadParameter)
+        if key in values:
+            raise BadParameter(f"parameter {key} of {name} is given twice", where=f"{name}:{text}")
+        values[key] = _typed(value, hints.get(key, str), f"{name}:{key}")
+    return values
+
+
+def _typed(text: str, hint: Any, where: str) -> Any:
+    union = get_origin(hint) in (Union, types.UnionType)
+    choices = get_args(hint) if union else (hint,)
+    given = text if str in choices else text.strip()  # of numbers and truth values white space is no part
+    for reader in (r for kind in _ORDER for choice in choices if choice is kind for r in (_READERS[kind],)):
+        try:
+            return reader(given)
+        except ValueError:
+            continue
+    needed = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
+    raise BadParameter(f"{where} cannot be {text!r}", needed=needed, found=repr(text), where=where)
+
+
+def _bool(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def _none(text: str) -> None:
+    if text.lower() != "none":
+        raise ValueError(text)
+
+
+_READERS: dict[Any, Callable[[str], Any]] = {type(None): _none, bool: _bool, int: int, float: float, str: str}
+_ORDER = tuple(_READERS)

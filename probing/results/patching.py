@@ -1,0 +1,184 @@
+"""PatchingResult: effects of patching by site and position; patching.json, which the report shows as heat maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter, InputError
+from probing.files.strict_json import strict_json
+from probing.files.whole_files import write_atomically
+from probing.results.use import Answers
+
+Floats = NDArray[np.float64]
+NAME = "patching.json"
+_MOST_BYTES = 16 << 20
+_FIELDS = {"sites": list, "positions": list, "effect": list, "normalised": list, "n_pairs": int, "method": str}
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingResult:
+    """Effects by site and position. S sites, P positions; NaN where there is no such place.
+
+    Attributes:
+        sites, positions: of rows and columns.
+        effect: `(S, P)` mean change of the behaviour along the difference between the prompts of a pair; of pairs with
+            answers, of the logit of the pair's answer less that of its corrupted answer.
+        normalised: `(S, P)` share of that difference: 0 changes nothing, 1 gives the other prompt's behaviour.
+        n_pairs: pairs of prompts.
+        method: `activation` or `attribution`.
+        answers: for each answer of the behaviour its pieces, as they were measured; () where it has none.
+        model: full name of the model; "" where it is not known.
+    """
+
+    sites: tuple[str, ...]
+    positions: tuple[str, ...]
+    effect: Floats
+    normalised: Floats
+    n_pairs: int
+    method: str
+    answers: Answers = ()
+    model: str = ""
+
+    def is_same(self, other: PatchingResult) -> bool:
+        """Whether another result is of the same places and model, and has the same numbers up to rounding."""
+        ours, theirs = ((one.sites, one.positions, one.n_pairs, one.method, one.answers) for one in (self, other))
+        same_model = self.model == other.model or "" in (self.model, other.model)
+        return ours == theirs and same_model and np.allclose(self.effect, other.effect, equal_nan=True)
+
+    def table(self) -> list[dict[str, str | float]]:
+        """One row a place."""
+        return [
+            {"site": site, "position": position, "effect": float(self.effect[i, j]),
+             "normalised": float(self.normalised[i, j])}
+            for i, site in enumerate(self.sites) for j, position in enumerate(self.positions)
+            if np.isfinite(self.effect[i, j])
+        ]  # fmt: skip
+
+    def error_of(self, approximate: PatchingResult) -> PatchingError:
+        """How far an approximation of the same places is off.
+
+        Raises:
+            BadParameter: other places.
+        """
+        if (self.sites, self.positions) != (approximate.sites, approximate.positions):
+            raise BadParameter("results of different places are not compared", needed="the same sites and positions",
+                               found=f"{approximate.sites}, {approximate.positions}")  # fmt: skip
+        exact, rough = (x.normalised[np.isfinite(self.normalised)] for x in (self, approximate))
+        varies = len(exact) > 1 and np.ptp(exact) > 0 and np.ptp(rough) > 0
+        return PatchingError(
+            difference=approximate.normalised - self.normalised,
+            root_mean_square=float(np.sqrt(np.square(rough - exact).mean())),
+            largest=float(np.abs(rough - exact).max()),
+            correlation=float(np.corrcoef(exact, rough)[0, 1]) if varies else None,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingError:
+    """Attribution less activation patching, in shares of the natural difference.
+
+    Attributes:
+        difference: `(S, P)`.
+        root_mean_square, largest: over places.
+        correlation: over places; None where one of the two does not vary.
+    """
+
+    difference: Floats
+    root_mean_square: float
+    largest: float
+    correlation: float | None
+
+
+def write_patching(results: Mapping[str, PatchingResult], folder: str | Path) -> Path:
+    """Write results by title into a folder, whole or not at all; numbers that are not finite are null."""
+    told = {
+        title: {
+            "sites": found.sites, "positions": found.positions, "effect": _plain(found.effect),
+            "normalised": _plain(found.normalised), "n_pairs": found.n_pairs, "method": found.method,
+            "answers": found.answers, "model": found.model,
+        }
+        for title, found in results.items()
+    }  # fmt: skip
+    path = Path(folder) / NAME
+    write_atomically(path, (json.dumps(told, sort_keys=True, allow_nan=False) + "\n").encode())
+    return path
+
+
+def read_patching(folder: str | Path) -> dict[str, PatchingResult]:
+    """What `write_patching` wrote; nothing where there is no such file.
+
+    Raises:
+        InputError: the file is none of ours.
+    """
+    path = Path(folder) / NAME
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > _MOST_BYTES:
+        raise _damaged(path, f"{path.stat().st_size:,} bytes")
+    try:
+        told = strict_json(path.read_bytes())
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(told, dict):
+        raise _damaged(path, type(told).__name__)
+    return {title: _result(path, title, one) for title, one in told.items()}
+
+
+def _plain(values: Floats) -> list[list[float | None]]:
+    return [[float(v) if np.isfinite(v) else None for v in row] for row in values]
+
+
+def _result(path: Path, title: str, told: Any) -> PatchingResult:
+    fits = isinstance(told, dict) and set(told) - {"answers", "model"} == set(_FIELDS)
+    if not fits or not all(type(told[name]) is kind for name, kind in _FIELDS.items()):
+        raise _damaged(path, f"{title[:60]!r} without the fields of a result")
+    names = [tuple(told[key]) for key in ("sites", "positions")]
+    if not all(type(name) is str for part in names for name in part):
+        raise _damaged(path, f"{title[:60]!r} with sites or positions that are no names")
+    try:
+        effect, share = (np.array(told[key], dtype=np.float64) for key in ("effect", "normalised"))
+    except (TypeError, ValueError) as error:
+        raise _damaged(path, f"{title[:60]!r}: {error}") from error
+    if not effect.shape == share.shape == (len(names[0]), len(names[1])):
+        raise _damaged(path, f"{title[:60]!r} with shapes {effect.shape} and {share.shape}")
+    answers = _answers(path, title, told.get("answers", []))
+    model = told.get("model", "")
+    if not isinstance(model, str):
+        raise _damaged(path, f"{title[:60]!r} with a model that is no name")
+    return PatchingResult(names[0], names[1], effect, share, told["n_pairs"], told["method"], answers, model)
+
+
+def free_title(known: Mapping[str, PatchingResult], title: str, results: Sequence[PatchingResult]) -> str:
+    """The title, or `title (2)`, `title (3)`, …: the first under which `known` has nothing, or these very results."""
+    names = (title if number == 1 else f"{title} ({number})" for number in count(1))
+    held = ((name, [(known.get(titled(name, one)), one) for one in results]) for name in names)
+    return next(name for name, both in held if all(other is None or other.is_same(one) for other, one in both))
+
+
+def titled(title: str, result: PatchingResult) -> str:
+    """What a result is called in patching.json."""
+    return f"{title}, {result.method}"
+
+
+def _answers(path: Path, title: str, told: Any) -> Answers:
+    """Files that were written before answers were recorded have none."""
+    try:
+        found = tuple(tuple((piece, text) for piece, text in pieces) for pieces in told)
+    except (TypeError, ValueError) as error:
+        raise _damaged(path, f"{title[:60]!r}: {error}") from error
+    if not all(type(piece) is int and type(text) is str for pieces in found for piece, text in pieces):
+        raise _damaged(path, f"{title[:60]!r} with answers that are no pieces")
+    return found
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError("not a readable patching.json", needed="a file of write_patching", found=why[:200],
+                      where=str(path))  # fmt: skip

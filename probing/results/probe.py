@@ -1,0 +1,301 @@
+"""Score, Comparison, ProbeResult: what a study says, as JSON lines and one long table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from probing.errors import InputError, UnknownName
+from probing.files.fact_shapes import check_shapes
+from probing.statistics.bootstrap import ALPHA
+from probing.statistics.clusters import NEW
+from probing.statistics.multiplicity import Correction
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its 95 % interval, row count and unit."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure of the same probe on a control task, and what the task gains over it.
+
+    Attributes:
+        control: control name, e.g. `word_type`.
+        score: mean over draws and seeds of the control score.
+        ceiling: accuracy on the control that memory of every key of train reaches on average, the commonest label being
+            guessed for other keys; a lucky guess can exceed it (None for other measures).
+        selectivity: task score minus control score (for measures in which lower is better: control minus task).
+            For a chance check the same difference, never called selectivity: `is_selectivity` is False.
+        draws: the score of each draw, mean over seeds.
+        above: of a control of states, what the difference is above: `random states`, `the untrained twin`, `resid.0`;
+            it is never called selectivity. Empty for controls of labels.
+        seen, unseen: control score on rows whose key occurs in train, and on the others (None: no such rows).
+        detectable: the smallest true difference whose interval would have excluded 0 with 80 % probability.
+    """
+
+    control: str
+    score: Score
+    ceiling: float | None
+    selectivity: Score
+    is_selectivity: bool
+    draws: tuple[float, ...] = ()
+    seen: float | None = None
+    unseen: float | None = None
+    detectable: float | None = None
+    above: str = ""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a probe gains over a baseline probe on the same rows, paired; `p` is one-sided against the margin.
+
+    Attributes:
+        baseline: the probe that is gained over.
+        gain: score minus the baseline's (the reverse where lower is better).
+        margin: what has to be exceeded.
+        p: one-sided.
+        p_adjusted: adjusted over the sites, probes, baselines and tasks of one store, for this measure and split. Tasks
+            that are not done (another unit of them failed) are adjusted by themselves.
+        correction: how: `holm` or `bh` (Benjamini-Hochberg).
+        family: how many tests it was adjusted over (None: not told).
+        error, df: standard error of the gain, and its degrees of freedom.
+        detectable: the smallest true gain that would have been shown to exceed the margin with 80 % probability, at
+            the level that adjustment leaves to one test.
+    """
+
+    baseline: str
+    gain: Score
+    margin: float
+    p: float
+    p_adjusted: float
+    correction: Correction = "holm"
+    family: int | None = None
+    error: float | None = None
+    df: float | None = None
+    detectable: float | None = None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the gain exceeds its margin: its lower bound at the adjusted level lies above it."""
+        return self.gain.value > self.margin and self.p_adjusted <= ALPHA
+
+
+@dataclass(frozen=True)
+class MeasureResult:
+    """One measure on one split, with its comparison to every control and its gain over every baseline probe."""
+
+    measure: str
+    split: str
+    score: Score
+    higher_is_better: bool
+    seen: float | None = None
+    unseen: float | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    gains: tuple[Gain, ...] = ()
+
+    @property
+    def least_gain(self) -> Gain | None:
+        """The gain over the best baseline: the one that leaves least to gain."""
+        return min(self.gains, key=lambda gain: gain.gain.value, default=None)
+
+    @property
+    def is_beyond(self) -> bool | None:
+        """Whether the gain over the best baseline is shown to exceed its margin; None without a baseline."""
+        least = self.least_gain
+        return None if least is None else least.is_shown
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One probe at one site on one task: decodability only; it cannot say "used".
+
+    Attributes:
+        task, kind, site, probe: what was run; `probe` is the full recipe, e.g. `mlp:hidden=64`.
+        measures: on `dev` and `test`; where rows of these have an input that train has as well, also on the others
+            alone, as the splits `dev_new` and `test_new`: it is these that are judged.
+        seed_count, draw_count, fit_count: seeds and draws asked for, and fits made (a deterministic probe gives
+            every seed the same fit, made once).
+        classes: class names; empty for regression.
+        confusion: K rows (true) by K columns (predicted) of counts on test, first seed; empty for regression.
+        converged: whether every fit met its tolerance.
+        facts: data facts: rows per split, majority, entropy_bits, type_overlap, excluded, …
+        provenance: store id, content id, corpus fingerprint, recipe, environment.
+        complete: whether all of its task was done when it was written.
+    """
+
+    task: str
+    kind: str
+    site: str
+    probe: str
+    measures: tuple[MeasureResult, ...]
+    seed_count: int
+    draw_count: int
+    fit_count: int
+    classes: tuple[str, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    converged: bool = True
+    facts: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    complete: bool = True
+
+    def measure(self, name: str, split: str = "test") -> MeasureResult:
+        """One measure on one split.
+
+        Raises:
+            UnknownName: it was not scored.
+        """
+        for result in self.measures:
+            if (result.measure, result.split) == (name, split):
+                return result
+        known = ", ".join(sorted({f"{r.measure} on {r.split}" for r in self.measures}))
+        raise UnknownName(f"{name} on {split} was not scored", needed=f"one of: {known}", found=f"{name} on {split}")
+
+    def judged_split(self, split: str = "test") -> str:
+        """The rows of a split that are judged: those whose input train has not (`test_new`), where told apart."""
+        return split + NEW if any(found.split == split + NEW for found in self.measures) else split
+
+    def judged(self, name: str, split: str = "test") -> MeasureResult:
+        """One measure on the rows of a split that are judged.
+
+        Raises:
+            UnknownName: it was not scored.
+        """
+        return self.measure(name, self.judged_split(split))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Long-format rows: one per measure, split and control (one with empty control columns where there is none)."""
+        return [row for result in self.measures for row in self._measure_rows(result)]
+
+    def _measure_rows(self, result: MeasureResult) -> list[dict[str, Any]]:
+        score = result.score
+        head = {
+            "site": self.site, "task": self.task, "probe": self.probe, "measure": result.measure,
+            "split": result.split, "value": score.value, "low": score.low, "high": score.high, "unit": score.unit,
+        }  # fmt: skip
+        tail = {"n": score.n, "seed_count": self.seed_count, "draw_count": self.draw_count}
+        more = {
+            "fit_count": self.fit_count, "converged": self.converged, "kind": self.kind,
+            "value_seen": result.seen, "value_unseen": result.unseen, "higher_is_better": result.higher_is_better,
+            **{name: self.provenance.get(name) for name in ("store_id", "model", "run")},
+            "saved": str(self.provenance.get("saved") or ""),
+            "provenance": json.dumps(self.provenance, sort_keys=True),
+        }  # fmt: skip
+        more |= _gain_columns(result) | {"complete": self.complete}
+        return [head | columns | tail | more for columns in (map(_control_columns, result.comparisons or (None,)))]
+
+
+def _gain_columns(result: MeasureResult) -> dict[str, Any]:
+    """The gain over the best baseline."""
+    least = result.least_gain
+    if least is None:
+        return dict.fromkeys(_GAIN_COLUMNS)
+    values = (
+        least.baseline, least.gain.value, least.gain.low, least.gain.high, least.margin, least.p, least.p_adjusted,
+        least.correction, least.family, least.detectable,
+    )  # fmt: skip
+    return dict(zip(_GAIN_COLUMNS, values, strict=True))
+
+
+def _control_columns(comparison: Comparison | None) -> dict[str, Any]:
+    if comparison is None:
+        return dict.fromkeys(_CONTROL_COLUMNS)
+    gain = comparison.selectivity
+    kinds = (comparison.is_selectivity, not comparison.is_selectivity and not comparison.above, bool(comparison.above))
+    differences = [(gain.value, gain.low, gain.high) if kind else (None, None, None) for kind in kinds]
+    values = (
+        comparison.control, comparison.score.value, comparison.score.low, comparison.score.high, comparison.ceiling,
+        *(number for three in differences for number in three),
+        comparison.seen, comparison.unseen, comparison.detectable,
+    )  # fmt: skip
+    return dict(zip(_CONTROL_COLUMNS, values, strict=True))
+
+
+_CONTROL_COLUMNS = (
+    "control", "control_value", "control_low", "control_high", "ceiling",
+    "selectivity", "selectivity_low", "selectivity_high",
+    "above_chance", "above_chance_low", "above_chance_high",
+    "above_states", "above_states_low", "above_states_high", "control_seen", "control_unseen", "control_detectable",
+)  # fmt: skip
+_GAIN_COLUMNS = (
+    "baseline", "gain", "gain_low", "gain_high", "gain_margin", "gain_p", "gain_p_adjusted", "correction",
+    "gain_family", "gain_detectable",
+)  # fmt: skip
+
+
+def to_json(result: ProbeResult) -> str:
+    """One JSON line, keys sorted."""
+    return json.dumps(asdict(result), sort_keys=True, allow_nan=False)
+
+
+def from_json(line: str) -> ProbeResult:
+    """The result that `to_json` wrote.
+
+    Raises:
+        ValueError: another kind of text, with every field that is missing or of the wrong type.
+    """
+    result = _reader().validate_json(line)
+    check_shapes(result.facts, result.provenance)
+    return result
+
+
+@cache
+def _reader() -> TypeAdapter[ProbeResult]:
+    return TypeAdapter(ProbeResult)
+
+
+def read_results(path: Path) -> list[ProbeResult]:
+    """All results of a JSON-lines file.
+
+    Raises:
+        InputError: a line that is no result, with its number.
+    """
+    return read_lines(path, from_json, "results")
+
+
+def read_lines(path: Path, read: Callable[[str], T], what: str) -> list[T]:
+    """Every line of a file that is not empty, as `read` makes it; `what` is what they are, for the message.
+
+    Raises:
+        InputError: a line of another kind, with its number.
+    """
+    found: list[T] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        try:
+            found += [read(line.decode())] if line.strip() else []
+        except ValueError as error:
+            raise InputError(
+                f"the {what} cannot be read", needed="one result per line, as `probing train` writes them",
+                found=_why(error), where=f"{path}:{number}",
+                next_step="delete the file, and run the command that made it again, to the same directory: what is "
+                "done is kept in its folders",
+            ) from None  # fmt: skip
+    return found
+
+
+def _why(error: ValueError) -> str:
+    """What is wrong with a line, in one sentence: pydantic says it of the first field of many."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")[:300]
+    return str(error)[:300]
+
+
+def json_lines(results: Iterable[ProbeResult]) -> str:
+    """The text of a JSON-lines file."""
+    return "".join(to_json(result) + "\n" for result in results)

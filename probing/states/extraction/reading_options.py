@@ -1,0 +1,137 @@
+"""The options of an extraction as a checked recipe: everything that can be refused is, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from probing.errors import BadParameter, CorpusError, unknown_name
+from probing.models.language_model import LanguageModel
+from probing.models.site import select_sites
+from probing.states.extraction.replay_reading import with_role
+from probing.states.extraction.shard_reading import WINDOW, Reading, inputs_of
+from probing.states.store import STATE_TYPES
+from probing.text.alignment import check_words
+from probing.text.chat import ChatTemplate
+from probing.text.corpus import Corpus, Example
+from probing.text.positions import SCOPE, check_spans, parse_positions
+
+ROWS = (
+    "piece", "word:first", "word:last", "word:mean", "word:max",
+    "sentence:first", "sentence:last", "sentence:mean", "sentence:cls",
+)  # fmt: skip
+LONG_INPUTS = ("truncate", "window", "skip", "refuse")
+TOKENS_PER_BATCH = 2048
+_CHUNK = 8192  # examples looked at together: all of a large corpus would fill the memory
+
+LongInputs = Literal["truncate", "window", "skip", "refuse"]
+
+
+def reading_of(
+    model: LanguageModel, *, sites: str | Sequence[str], rows: str, dtype: str | None = None,
+    max_length: int | None = None, long_inputs: str = "truncate", stride: int | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH, chat_template: bool = False, role: str = "states",
+    outputs: str | None = None, columns: str | Sequence[int] | None = None,
+) -> Reading:  # fmt: skip
+    """The recipe that these options of `extract` ask for; sites of the form `name=module.path` are added to the model.
+
+    Raises:
+        UnknownSite: a pattern that matches no site.
+        BadParameter: an option out of range, or one that the model or another option rules out.
+        ReplayUnavailable: a replay of a model that is not read by its blocks.
+    """
+    scope, _, pool = rows.partition(":")
+    positions = parse_positions(pool) if scope == SCOPE else ()
+    _check_rows(model, rows, is_position=bool(positions))
+    stored = dtype or model.dtype
+    if stored not in STATE_TYPES:
+        raise unknown_name("stored dtype", stored, STATE_TYPES, error=BadParameter)
+    if tokens_per_batch < 1:
+        raise BadParameter("tokens_per_batch is out of range", needed="at least 1", found=str(tokens_per_batch))
+    limit = _length_limit(model, max_length, long_inputs)
+    chosen = select_sites(_named_modules(model, sites), model.sites)
+    pool = "mean" if positions else pool or "mean"
+    reading = Reading(chosen, scope, pool, stored, limit, long_inputs, tokens_per_batch, positions)
+    if long_inputs == WINDOW or stride is not None:
+        reading = replace(reading, stride=_stride(reading, stride))
+    if chat_template:
+        ChatTemplate(model.tokenizer, model.name)  # refuses a tokenizer that has none
+        reading = replace(reading, chat=True)
+    return with_role(model, reading, role, outputs, columns)
+
+
+def _check_rows(model: LanguageModel, rows: str, *, is_position: bool) -> None:
+    if not is_position and rows not in ROWS:
+        usual = {"sentence": "sentence:mean", "word": "word:mean"}.get(rows.partition(":")[0].lower().removesuffix("s"))
+        error = unknown_name("row scope", rows, (*ROWS, f"{SCOPE}:NAME"), error=BadParameter)
+        error.next_step = f"did you mean {usual!r}?" if usual else error.next_step
+        raise error
+    if rows == "sentence:cls" and model.cls_id is None:
+        raise BadParameter(
+            "sentence:cls needs a CLS piece", needed="a tokenizer with a CLS piece", found="none", where=model.name,
+            next_step="use rows sentence:last or sentence:mean",
+        )  # fmt: skip
+
+
+def _length_limit(model: LanguageModel, max_length: int | None, long_inputs: str) -> int | None:
+    if long_inputs not in LONG_INPUTS:
+        raise unknown_name("rule for long inputs", long_inputs, LONG_INPUTS, error=BadParameter)
+    limit = model.max_length
+    if max_length is not None and (max_length < 4 or (limit is not None and max_length > limit)):
+        needed = f"4 to {limit}" if limit is not None else "at least 4"
+        raise BadParameter("max_length is out of range", needed=needed, found=str(max_length), where=model.name)
+    return max_length or limit
+
+
+def _stride(reading: Reading, stride: int | None) -> int:
+    limit = reading.max_length
+    if reading.long_inputs != WINDOW or limit is None:
+        raise BadParameter(
+            "a stride is for long inputs read in windows" if limit else "windows of which length?",
+            needed="long inputs `window`, and a max_length", found=f"{reading.long_inputs}, max_length {limit}",
+            next_step="leave the stride out" if limit else "give max_length",
+        )  # fmt: skip
+    if stride is not None and not 1 <= stride <= limit:
+        raise BadParameter("the stride is out of range", needed=f"1 to {limit}", found=str(stride))
+    return stride or max(1, limit // 2)
+
+
+def _named_modules(model: LanguageModel, sites: str | Sequence[str]) -> list[str]:
+    """Site patterns, of which `name=module.path` were made sites of the model."""
+    patterns = []
+    for part in sites.split(",") if isinstance(sites, str) else sites:
+        name, _, path = part.strip().partition("=")
+        if path:
+            model.add_site(name, path)
+        patterns.append(name)
+    return patterns
+
+
+def check_corpus(model: LanguageModel, corpus: Corpus, reading: Reading) -> None:
+    """Refuse a corpus that this recipe cannot read.
+
+    Raises:
+        CorpusError: no examples, a position of an unknown span, or a long input under `refuse`.
+        AlignmentError: word spans that overlap or leave their text.
+    """
+    examples = corpus.examples
+    if not examples:
+        raise CorpusError("there is nothing to extract", needed="at least one example", found="0", where=corpus.source)
+    check_spans(corpus, reading.positions)
+    for first in range(0, len(examples), _CHUNK):
+        chunk = examples[first : first + _CHUNK]
+        check_words([e.words for e in chunk], [len(e.text) for e in chunk], [e.id for e in chunk])
+    if reading.long_inputs == "refuse" and reading.max_length is not None:
+        _refuse_long(model, examples, reading, reading.max_length)
+
+
+def _refuse_long(model: LanguageModel, examples: Sequence[Example], reading: Reading, limit: int) -> None:
+    # A piece is at least one byte, so that only long texts need be tried; 16 leaves room for special pieces.
+    long = [example for example in examples if reading.chat or len(example.text.encode()) + 16 > limit]
+    for example, encoded in zip(long, inputs_of(model, long, reading), strict=True):
+        if len(encoded) > limit:
+            raise CorpusError(
+                "an input is too long for the model", needed=f"at most {limit} pieces", found=f"{len(encoded)} pieces",
+                where=f"sentence {example.id}", next_step="shorten it, or use long inputs truncate or skip",
+            )  # fmt: skip

@@ -1,0 +1,245 @@
+"""Replay: a model run from a stored site on, batch for batch; never before clean states give the clean outputs.
+
+replay = Replay.open("cache/states/gpt2-replay", model)
+for batch in replay.batches():
+    states = replay.states(batch, "resid.6")
+    before, after = batch.logits, replay.run(batch, "resid.6", edit(states))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.errors import EditFailed, ProvenanceMismatch, ReplayUnavailable
+from probing.models.batching import PaddedBatch
+from probing.models.language_model import LanguageModel
+from probing.models.reading.replay import is_same, tolerance
+from probing.models.site import Site
+from probing.provenance import differing_keys, value_at
+from probing.states.store import Store
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ReplayBatch:
+    """A batch as the model was given it. B examples, T padded pieces, M pieces whose outputs were kept, C columns.
+
+    Attributes:
+        shard, number: which batch it is.
+        examples: `(B,)` ordinals in the corpus.
+        rows: `(B, T)` rows of the store; -1 for padding.
+        inputs: ids, mask and positions; 0 where there is padding, which no block meets.
+        places: `(M, 2)` example in the batch and column of each piece whose outputs were kept.
+        output_rows: `(M,)` their rows of the store.
+        logits: `(M, C)` clean outputs, float32.
+        logsumexp: `(M,)` over the whole vocabulary, float32.
+    """
+
+    shard: int
+    number: int
+    examples: Ints
+    rows: Ints
+    inputs: PaddedBatch
+    places: Ints
+    output_rows: Ints
+    logits: Tensor
+    logsumexp: Tensor
+
+
+class Replay:
+    """A replay store beside the model that made it.
+
+    Attributes:
+        store: of role `replay`.
+        model: the same as in the extraction, to the last weight.
+        sites: sites from which it can be run.
+        columns: `(C,)` vocabulary ids of the outputs; None: all, or none were kept.
+    """
+
+    def __init__(self, store: Store, model: LanguageModel) -> None:
+        self.store, self.model = store, model
+        self.sites = tuple(site for site in store.sites if Site.parse(site).stream == "resid")
+        extraction = store.identity["extraction"]
+        self.has_outputs = extraction["outputs"] != "none"
+        self.columns: Ints | None = None
+        if self.has_outputs and extraction["columns"] is not None and store.shards:
+            self.columns = store.dataset(store.shards[0], "/outputs/column").astype(np.int64)
+        self._columns = None if self.columns is None else torch.from_numpy(self.columns).to(model.device)
+        self._is_left = store.identity["tokenizer"]["padding_side"] == "left"
+        self._checked: set[str] = set()
+
+    @classmethod
+    def open(cls, store: Store | Path | str, model: LanguageModel) -> Self:
+        """Join a finished store and its model.
+
+        Raises:
+            ReplayUnavailable: the store is of another role.
+            ProvenanceMismatch: another model or tokenizer, naming the keys that differ.
+            IncompleteStore: shards are missing.
+        """
+        opened = store if isinstance(store, Store) else Store.open(store)
+        role = opened.identity["extraction"].get("role")
+        if role != "replay":
+            raise ReplayUnavailable(
+                "this store cannot be replayed", needed="a store of role replay", found=f"role {role}",
+                where=str(opened.path), next_step="run `probing extract --role replay` into another directory",
+            )  # fmt: skip
+        ours = model.identity()
+        keys = differing_keys(ours, {name: opened.identity[name] for name in ours})
+        if keys:
+            raise ProvenanceMismatch(
+                "the store was made by another model", needed=f"the same {', '.join(keys)}",
+                found="; ".join(
+                    f"{key}: {value_at(opened.identity, key)}, here {value_at(ours, key)}" for key in keys[:5]
+                ),
+                where=str(opened.path), next_step="load the model as it was when the store was made",
+            )  # fmt: skip
+        return cls(opened, model)
+
+    def batches(self) -> Iterator[ReplayBatch]:
+        """Every batch, in the order in which they were run."""
+        for shard in self.store.shards:
+            batch = self.store.dataset(shard, "/examples/batch").astype(np.int64)
+            for number in range(int(batch[:, 0].max(initial=-1)) + 1):
+                members = np.flatnonzero((batch[:, 0] == number) & (batch[:, 1] > 0))
+                if len(members):
+                    yield self._batch(shard, number, members, int(batch[members[0], 1]))
+
+    def states(self, batch: ReplayBatch, site: str) -> Tensor:
+        """`(B, T, D)` stored states in the compute dtype; 0 where there is padding.
+
+        Raises:
+            UnknownSite: a site the store does not have.
+        """
+        real = batch.rows >= 0
+        found = self.store.read(site, batch.rows[real])
+        states = np.zeros((*batch.rows.shape, found.shape[1]), dtype=np.float32)
+        states[real] = found
+        return torch.from_numpy(states).to(self.model.device, getattr(torch, self.model.dtype))
+
+    def run(self, batch: ReplayBatch, site: str, states: Tensor | None = None) -> Tensor:
+        """`(M, C)` float32 outputs of the batch when the states at a site are these; only blocks from there on run.
+
+        The first run from a site replays a clean batch, and compares it with the outputs that were stored.
+
+        Args:
+            batch: one of `batches()`.
+            site: one of `sites`.
+            states: `(B, T, D)`; None: those stored. Gradients flow into them if they ask for it.
+
+        Raises:
+            ReplayUnavailable: no outputs were kept.
+            EditFailed: clean states do not give the clean outputs.
+            UnknownSite: a site the store does not have.
+        """
+        if not self.has_outputs:
+            raise ReplayUnavailable(
+                "no outputs were kept", needed="a store with outputs last, mask or all", found="outputs none",
+                where=str(self.store.path), next_step="use `run_states`, or extract with --outputs",
+            )  # fmt: skip
+        self.check(site)
+        return self._outputs(batch, site, self.states(batch, site) if states is None else states)
+
+    def run_states(self, batch: ReplayBatch, site: str, states: Tensor, read: str) -> Tensor:
+        """`(B, T, D)` states at a later site when those at `site` are these: for models without a head.
+
+        Raises:
+            EditFailed: clean states do not give the clean ones.
+            UnknownSite: a site that the store or the model does not have.
+        """
+        self.check(site)
+        return self.model.suffix.states_from(site, states, batch.inputs, [read])[read]
+
+    def check(self, site: str) -> None:
+        """Replay one clean batch from a site; done once.
+
+        Raises:
+            EditFailed: the outputs, or without outputs the states of the highest stored site, are not those stored.
+            ReplayUnavailable: there is nothing to compare with.
+        """
+        if site in self._checked:
+            return
+        with torch.no_grad():
+            found, expected, what, batch = self._clean(site)
+        if not is_same(found, expected, getattr(torch, self.model.dtype)):
+            worst = float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+            raise EditFailed(
+                f"clean states at {site} do not give the clean {what}",
+                needed=f"a difference of at most {tolerance(getattr(torch, self.model.dtype)):g} of the largest",
+                found=f"{worst:.2g}",
+                where=f"site {site}, shard {batch.shard}, batch {batch.number} of {self.store.path}",
+                next_step="load the model as it was when the store was made, or extract the replay store again here",
+            )  # fmt: skip
+        self._checked.add(site)
+
+    def _clean(self, site: str) -> tuple[Tensor, Tensor, str, ReplayBatch]:
+        """What replay gives and what was stored, of the first batch that has it."""
+        if self.has_outputs:
+            batch = next((batch for batch in self.batches() if len(batch.logits)), None)
+            if batch is not None:
+                return self._outputs(batch, site, self.states(batch, site)).cpu(), batch.logits, "outputs", batch
+        last, batch = self.sites[-1], next(self.batches(), None)
+        if last == site or batch is None:
+            raise ReplayUnavailable(
+                f"nothing is stored to compare a replay from {site} with", needed="outputs, or a higher resid site",
+                found=f"outputs of no piece; sites {', '.join(self.sites)}", where=str(self.store.path),
+                next_step="extract with outputs, or with --sites 'resid.*'",
+            )  # fmt: skip
+        real = torch.from_numpy(batch.rows >= 0)
+        found = self.model.suffix.states_from(site, self.states(batch, site), batch.inputs, [last])[last]
+        return found.cpu()[real], self.states(batch, last).cpu()[real], f"states at {last}", batch
+
+    def _outputs(self, batch: ReplayBatch, site: str, states: Tensor) -> Tensor:
+        logits = self.model.run_from(site, states, batch.inputs)
+        kept = logits[batch.places[:, 0], batch.places[:, 1]].float()
+        return kept if self._columns is None else kept[:, self._columns]
+
+    def _batch(self, shard: int, number: int, members: Ints, length: int) -> ReplayBatch:
+        offset = self.store.dataset(shard, "/examples/offset").astype(np.int64)
+        sizes = offset[members + 1] - offset[members]
+        order = np.lexsort((members, -sizes))  # as the batch was made: the longest first, ties in order
+        members, sizes = members[order], sizes[order]
+        rows = np.full((len(members), length), -1, dtype=np.int64)
+        for k, (e, size) in enumerate(zip(members, sizes, strict=True)):
+            start = length - size if self._is_left else 0
+            rows[k, start : start + size] = np.arange(offset[e], offset[e + 1])
+        example = self.store.dataset(shard, "/examples/ordinal").astype(np.int64)[members]
+        places, kept, logits, sums = self._kept(shard, rows)
+        first = self.store.first_row(shard)
+        return ReplayBatch(
+            shard, number, example, np.where(rows >= 0, rows + first, -1), self._inputs(shard, rows), places,
+            kept + first, logits, sums,
+        )  # fmt: skip
+
+    def _inputs(self, shard: int, rows: Ints) -> PaddedBatch:
+        """Ids, mask and positions; positions only if the model was given them."""
+        real, columns = rows >= 0, dict[str, Any]()
+        for name in ("input_id", "mask", "position_id"):
+            padded = np.zeros(rows.shape, dtype=np.int64)
+            padded[real] = self.store.dataset(shard, f"/rows/{name}")[rows[real]]
+            columns[name] = torch.from_numpy(padded).to(self.model.device)
+        given = bool((columns["position_id"][torch.from_numpy(real)] >= 0).all())
+        return PaddedBatch(columns["input_id"], columns["mask"], columns["position_id"] if given else None)
+
+    def _kept(self, shard: int, rows: Ints) -> tuple[Ints, Ints, Tensor, Tensor]:
+        """Places, rows of the shard, logits and log-sum-exp of the outputs that were kept, in order of place."""
+        if not self.has_outputs:
+            none = np.zeros(0, dtype=np.int64)
+            return none.reshape(0, 2), none, torch.zeros((0, 0)), torch.zeros(0)
+        kept = self.store.dataset(shard, "/outputs/row").astype(np.int64)
+        places = np.argwhere(np.isin(rows, kept) & (rows >= 0))
+        mine = rows[places[:, 0], places[:, 1]]
+        where = np.searchsorted(kept, mine)
+        logits, sums = (
+            torch.from_numpy(self.store.dataset(shard, f"/outputs/{name}")[where]) for name in ("logits", "logsumexp")
+        )
+        return places, mine, logits, sums

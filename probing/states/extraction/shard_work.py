@@ -1,0 +1,196 @@
+"""Extraction as units of work: one shard is one unit, which any process that can load the model may do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probing.contracts.executor import Place, Report, Worker, WorkPlan, WorkUnit, unit_id
+from probing.models.language_model import LanguageModel
+from probing.models.loading.source import ModelSource
+from probing.provenance import environment
+from probing.states.extraction.gathering import Gathering
+from probing.states.extraction.replay_reading import ReplayReading, read_replay_shard
+from probing.states.extraction.shard_reading import Clock, Reading, n_words, read_shard
+from probing.states.extraction.subset import with_ordinals
+from probing.states.store import ShardContent, StoreWriter
+from probing.states.store.leases import Lease, Leases
+from probing.text.corpus import Corpus, Example
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """What of a shard is not known to every worker.
+
+    Attributes:
+        shard: its index.
+        start: position of its first example.
+        examples: its examples.
+        kept: their ordinals in the corpus, where only a subset of it is read.
+    """
+
+    shard: int
+    start: int
+    examples: tuple[Example, ...]
+    kept: tuple[int, ...] | None = None
+
+
+def shard_units(
+    store_id: str, corpus: Corpus, starts: Sequence[int], shards: Sequence[int], kept: tuple[int, ...] | None = None
+) -> WorkPlan:
+    """The plan that computes `shards`; ids are made of the store's id and the shard; `kept` has a subset's ordinals."""
+    bounds = (*starts, len(corpus))
+    units = []
+    for shard in shards:
+        examples = corpus.examples[bounds[shard] : bounds[shard + 1]]
+        own = None if kept is None else kept[bounds[shard] : bounds[shard + 1]]
+        name = f"shard {shard} (examples {bounds[shard]} to {bounds[shard + 1] - 1})"
+        size = sum(n_words(example) for example in examples)
+        units.append(WorkUnit(unit_id(store_id, shard), name, size, ShardTask(shard, bounds[shard], examples, own)))
+    return WorkPlan(tuple(units))
+
+
+def ids_of(plan: WorkPlan, shards: Set[int]) -> set[str]:
+    """Ids of the units that compute any of these shards."""
+    return {unit.id for unit in plan.units if unit.payload.shard in shards}
+
+
+@dataclass(frozen=True)
+class StoreToFill:
+    """Where shards go, and what must be there: see `StoreWriter.open`."""
+
+    path: Path
+    identity: Mapping[str, Any]
+    allow_mixed_environment: bool = False
+
+    def open(self, environment: dict[str, Any]) -> StoreWriter:
+        """A writer for one worker."""
+        return StoreWriter.open(
+            self.path, identity=dict(self.identity), environment=environment,
+            allow_mixed_environment=self.allow_mixed_environment,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WorkersWithModel:
+    """Makes the worker of this process, around a model that is here."""
+
+    model: LanguageModel
+    reading: Reading
+    store: StoreToFill
+    gathering: Gathering | None = None
+
+    def __call__(self, place: Place) -> ShardWorker:
+        """The worker."""
+        return ShardWorker(self.model, self.reading, self.store, place, self.gathering)
+
+
+@dataclass(frozen=True)
+class WorkersThatLoad:
+    """Makes a worker in any process, which loads the model itself and refuses another one than was planned for."""
+
+    source: ModelSource
+    modules: Mapping[str, str]
+    reading: Reading
+    store: StoreToFill
+
+    def __call__(self, place: Place) -> ShardWorker:
+        """The worker.
+
+        Raises:
+            ProvenanceMismatch: the model is no longer what the plan was made for.
+        """
+        model = LanguageModel.load(**asdict(self.source.for_worker(place.slot)), check=False)  # checked before
+        for site, module in self.modules.items():
+            model.add_site(site, module)
+        store = replace(self.store, identity={**self.store.identity, **model.identity()})
+        return ShardWorker(model, self.reading, store, place)
+
+
+class ShardWorker(Worker):
+    """Reads shards; while one is hashed and written the next is read."""
+
+    def __init__(
+        self, model: LanguageModel, reading: Reading, store: StoreToFill, place: Place,
+        gathering: Gathering | None = None,
+    ) -> None:  # fmt: skip
+        self._model = model
+        self._reading = reading
+        self._gathering = gathering
+        self._stack = ExitStack()
+        with self._stack as entered:
+            entered.enter_context(threads_set(place.threads))
+            self._writer = store.open(place_of_work(model.device))
+            self._leases = Leases(store.path)
+            self._background = entered.enter_context(ThreadPoolExecutor(max_workers=1))
+            if not isinstance(reading, ReplayReading):  # a replay must meet the bits of an ordinary pass
+                self._lanes = entered.enter_context(model.many_states(reading.sites))
+            self._stack = entered.pop_all()
+
+    def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
+        """Read the shard and begin to write it, unless it is there."""
+        task: ShardTask = unit.payload
+        if self._writer.is_done(task.shard):
+            return lambda: report(unit.size)
+        lease = self._leases.take(task.shard)
+        try:
+            content = self._content(task, unit, lease, report)
+        except BaseException:
+            lease.release()
+            raise
+        if content is None:
+            return lease.release
+        return self._background.submit(self._commit, task.shard, content, lease).result
+
+    def close(self) -> None:
+        """Wait for what is being written; give the model and the threads back."""
+        self._stack.close()
+
+    def _content(self, task: ShardTask, unit: WorkUnit, lease: Lease, report: Report) -> ShardContent | None:
+        if self._writer.is_done(task.shard):  # by the one who had the lease before
+            report(unit.size)
+            return None
+        advance = _signs_of_life(lease, report)
+        if isinstance(self._reading, ReplayReading):
+            content = read_replay_shard(self._model, task.examples, task.start, self._reading, advance)
+        else:
+            content = read_shard(self._model, task.examples, task.start, self._reading, self._lanes, advance)
+        return content if task.kept is None else with_ordinals(content, task.kept)
+
+    def _commit(self, shard: int, content: ShardContent, lease: Lease) -> None:
+        try:
+            self._writer.commit(shard, content)
+            if self._gathering is not None:
+                self._gathering.add(shard, content)
+        finally:
+            lease.release()
+
+
+def _signs_of_life(lease: Lease, report: Report) -> Clock:
+    def advance(words: int) -> None:
+        lease.renew()
+        report(words)
+
+    return advance
+
+
+def place_of_work(device: str) -> dict[str, Any]:
+    """The environment, with the threads that matrix products are split over: their number can change the last bits."""
+    return environment(device) | {"threads": torch.get_num_threads()}
+
+
+@contextmanager
+def threads_set(count: int | None) -> Iterator[None]:
+    """Within the block PyTorch uses `count` threads; None: as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,88 @@
+"""Inputs longer than a model allows, read in overlapping windows: each piece where it has the most context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probing.errors import BadParameter
+from probing.models.language_model import LanguageModel
+from probing.text.alignment import Encoded, Ints
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A long input of T pieces as W inputs of equal length.
+
+    Attributes:
+        inputs: W, each with the special pieces of both ends around its part of the text.
+        window: `(T,)` which of them a piece's state is taken from.
+        place: `(T,)` where in it that piece stands.
+    """
+
+    inputs: tuple[Encoded, ...]
+    window: Ints
+    place: Ints
+
+
+def windows_of(one: Encoded, length: int, stride: int) -> Windows:
+    """Cut an input.
+
+    A window has as many pieces of the text as `length` leaves beside the special pieces before and behind the text.
+    It begins `stride` pieces after the one before (or where that ends, if earlier); the last ends where the text does.
+    A piece belongs to the window in which the lesser of its two contexts, left and right, is largest, that is, to the
+    one whose middle is nearest; of two, to the earlier. Special pieces of the beginning are the first window's,
+    those of the end the last one's.
+
+    Raises:
+        BadParameter: the special pieces leave no room.
+    """
+    content = np.flatnonzero(~one.special)
+    head, end = (int(content[0]), int(content[-1]) + 1) if len(content) else (len(one), len(one))
+    n, tail = end - head, len(one) - end
+    room = length - head - tail
+    if room < 1:
+        raise BadParameter(
+            "special pieces fill the whole window", needed=f"a max_length above {head + tail}", found=str(length),
+            next_step="raise max_length, or choose a shorter chat template",
+        )  # fmt: skip
+    last = max(n - room, 0)
+    starts = np.array([*range(0, last, min(stride, room)), last])
+    around = (np.arange(head), np.arange(end, len(one)))
+    parts = [np.concatenate([around[0], np.arange(head + a, min(head + a + room, end)), around[1]]) for a in starts]
+    none = np.zeros((0, 2), dtype=np.int64)
+    inputs = tuple(Encoded(one.ids[p], one.offsets[p], one.special[p], none) for p in parts)
+    nearest = _nearest(2 * starts + room - 1, 2 * np.arange(n))
+    window = np.concatenate([np.zeros(head, np.int64), nearest, np.full(tail, len(starts) - 1)])
+    place = np.arange(len(one)) - np.concatenate([np.zeros(head, np.int64), starts[nearest], np.full(tail, last)])
+    return Windows(inputs, window, place)
+
+
+def _nearest(middles: Ints, points: Ints) -> Ints:
+    """For each point the nearest of the rising `middles`, the first of two."""
+    above = np.searchsorted(middles, points).clip(1, max(len(middles) - 1, 1))
+    if len(middles) == 1:
+        return np.zeros(len(points), dtype=np.int64)
+    return np.where(points - middles[above - 1] <= middles[above] - points, above - 1, above)
+
+
+def windowed_states(
+    model: LanguageModel, windows: Windows, sites: Sequence[str], tokens_per_batch: int
+) -> dict[str, Tensor]:
+    """States `(1, T, D)` by site of an input cut into windows."""
+    inputs, found = windows.inputs, dict[str, Tensor]()
+    size = max(1, tokens_per_batch // len(inputs[0]))
+    for first in range(0, len(inputs), size):
+        states = model.states(inputs[first : first + size], sites)
+        chosen = np.flatnonzero((windows.window >= first) & (windows.window < first + size))
+        row = torch.from_numpy(windows.window[chosen] - first)
+        place, pieces = torch.from_numpy(windows.place[chosen]), torch.from_numpy(chosen)
+        for site, state in states.items():
+            if site not in found:
+                found[site] = state.new_empty((1, len(windows.window), state.shape[-1]))
+            found[site][0, pieces.to(state.device)] = state[row.to(state.device), place.to(state.device)]
+    return found

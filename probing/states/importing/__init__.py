@@ -1,0 +1,176 @@
+"""Import: arrays and stores from elsewhere become a store; what is not known of them stays unknown."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from probing.errors import BadParameter, CorpusError, UntrustedFile
+from probing.models.batching import shard_starts
+from probing.models.site import Site
+from probing.provenance import environment, file_sha256
+from probing.states.importing.arrays import Arrays, received
+from probing.states.importing.foreign.job import ChildJob
+from probing.states.importing.foreign.limits import Limits
+from probing.states.importing.foreign.sources import open_source, refuse_link
+from probing.states.importing.foreign.spool import Spool
+from probing.states.importing.rows import MatchedRows, match_rows, scope_of
+from probing.states.importing.shards import shard_content
+from probing.states.importing.store import copy_store
+from probing.states.store import Store, StoreWriter
+from probing.states.store.creation import refuse_foreign
+from probing.states.store.format import ITEM_BYTES, STATE_TYPES, check_name
+from probing.system.machine import with_typed_errors
+from probing.text.alignment import check_words
+from probing.text.corpus import Corpus
+
+UNKNOWN = "unknown"
+SHARD_BYTES = 64 << 20
+_SUFFIXES = {".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".json": "json", ".jsonl": "json",
+             ".safetensors": "safetensors"}  # fmt: skip
+
+
+@with_typed_errors
+def import_states(
+    source: str | Path, corpus: Corpus | None = None, *, to: str | Path, rows: str | None = None,
+    model: str | None = None, layers: str = "layer", dtype: str | None = None, limits: Limits | None = None,
+) -> Store:  # fmt: skip
+    """States that another program computed, as a store.
+
+    The source is opened in a child process with limits on memory, time and files, which audits it and hands over
+    plain numbers.
+
+    Args:
+        source: a NeuroX file (`.hdf5`, `.json`), a `.safetensors` or `.h5` file with an array for each site, a folder
+            of `.npy`, or a store.
+        corpus: the corpus the states are of; a store needs none.
+        to: directory of the new store.
+        rows: what a row is: `word`, `sentence` or `piece`, perhaps with its pooling (`word:mean`), recorded as said;
+            None: found out from the counts.
+        model: the model the states are said to be of; recorded as said.
+        layers: stream name of layers that have only a number: `layer.0`; `resid` says that they are block inputs.
+        dtype: stored dtype; None: the file's, or float32.
+        limits: what reading may cost.
+
+    Raises:
+        UntrustedFile: the source breaks a rule; nothing of it was used.
+        CorpusError, AlignmentError: it is of another corpus, naming the sentence.
+        ProvenanceMismatch: `to` holds another store, or a store was made from another corpus.
+        NonFiniteStates, NotRepresentable, DiskFull: as when states are extracted.
+    """
+    source, to = Path(source), Path(to)
+    check_name(to)
+    refuse_foreign(to)
+    form, files = _files(source)
+    limits = limits or Limits()
+    n_bytes = sum(file.lstat().st_size for file in files)
+    if form == "store":
+        return copy_store(ChildJob(form, (source.absolute(),), n_bytes, 0, limits), to, corpus)
+    if corpus is None or not len(corpus):
+        raise CorpusError("arrays need a corpus", needed="the corpus the states are of", next_step="add --corpus")
+    check_words([e.words for e in corpus.examples], [len(e.text) for e in corpus.examples],
+                [e.id for e in corpus.examples])  # fmt: skip
+    job = ChildJob(form, tuple(file.absolute() for file in files), n_bytes, len(corpus), limits)
+    origin = Origin(form, source.name, _hashes(files), model, rows)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as folder,
+        Spool(Path(folder), limits.column_bytes) as spool,
+    ):
+        arrays = received(job, spool, layers)
+        if _hashes(files) != origin.files:
+            raise UntrustedFile("the source changed while it was read", needed="the same bytes", where=source.name)
+        return _written(arrays, corpus, origin, to, dtype)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where imported states come from.
+
+    Attributes:
+        format: of the source.
+        name: of the source, without its folder.
+        files: SHA-256 by file name.
+        model: as the user says.
+        rows: as the user says.
+    """
+
+    format: str
+    name: str
+    files: Mapping[str, str]
+    model: str | None
+    rows: str | None
+
+    def identity(self) -> dict[str, Any]:
+        """The blocks `model` and `tokenizer` of a store's identity."""
+        names = ("revision", "weights", "config", "class", "dtype", "attention", "remote_code")
+        said = f" (said to be of {self.model})" if self.model else ""
+        model = {"source": f"imported from {self.name}{said}", "format": self.format, "files": dict(self.files)}
+        return {"model": model | dict.fromkeys(names, UNKNOWN), "tokenizer": {"source": UNKNOWN}}
+
+
+def _files(source: Path) -> tuple[str, list[Path]]:
+    refuse_link(source)
+    if (source / "store.json").is_file():
+        return "store", [path for path in sorted(source.rglob("*")) if path.is_file() and not path.is_symlink()]
+    if source.is_dir():
+        found = sorted(path for path in source.iterdir() if path.suffix == ".npy")
+        form = "npy"
+    else:
+        found, form = [source] if source.is_file() else [], _SUFFIXES.get(source.suffix.lower(), "")
+    if not found or not form:
+        raise BadParameter(
+            "nothing that can be imported", found=str(source), needed="a store, a folder of .npy, or a file ending in "
+            f"{', '.join(_SUFFIXES)}", next_step="check the path and its ending",
+        )  # fmt: skip
+    for file in found:  # before they are hashed, which reads all of them
+        open_source(file).stream.close()
+    return form, found
+
+
+def _hashes(files: list[Path]) -> dict[str, str]:
+    return {file.name: file_sha256(file) for file in files if file.is_file() and not file.is_symlink()}
+
+
+def _written(arrays: Arrays, corpus: Corpus, origin: Origin, to: Path, dtype: str | None) -> Store:
+    """The arrays as a sealed store."""
+    states = {site: arrays.spool.column(column) for site, column in arrays.sites.items()}
+    sizes = {site: len(values) for site, values in states.items()}
+    if len(set(sizes.values())) > 1:
+        raise BadParameter("sites with different numbers of rows", needed="one number", found=str(sizes)[:200])
+    rows = match_rows(
+        corpus, next(iter(sizes.values())), arrays.index(), arrays.sentences, scope_of(origin.rows)
+    )  # fmt: skip
+    stored = dtype or arrays.stored_dtype()
+    if stored not in STATE_TYPES:
+        raise BadParameter("unknown stored dtype", needed=", ".join(STATE_TYPES), found=repr(dtype))
+    row_bytes = sum(values.shape[1] for values in states.values()) * ITEM_BYTES[stored]
+    starts = shard_starts(corpus, rows.scope, row_bytes, SHARD_BYTES)
+    identity = _identity(corpus, origin, rows, sorted(states, key=lambda s: Site.parse(s).order), stored, starts)
+    marks = {"imported": {"from": origin.name, "format": origin.format, "provenance": UNKNOWN}}
+    writer = StoreWriter.open(to, identity=identity, environment=environment() | marks)
+    missing = writer.missing()
+    writer.preflight(row_bytes * len(rows.columns["word"]) * len(missing) // max(1, len(starts)))
+    for shard in missing:
+        span = starts[shard], [*starts[1:], len(corpus)][shard]
+        writer.commit(shard, shard_content(span, corpus, rows, states, arrays.sites, stored))
+    writer.seal()
+    return Store.open(to)
+
+
+def _identity(
+    corpus: Corpus, origin: Origin, rows: MatchedRows, sites: list[str], dtype: str, starts: tuple[int, ...]
+) -> dict[str, Any]:
+    source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
+    said = origin.rows if origin.rows and ":" in origin.rows else f"{rows.scope}:{UNKNOWN}"
+    extraction = {"role": "states", "sites": sites, "dtype": dtype} | dict.fromkeys(
+        ("batch_rule", "long_inputs", "max_length"), UNKNOWN
+    )
+    return origin.identity() | {
+        "corpus": {"fingerprint": corpus.fingerprint, "source": source, "subset": None},
+        "extraction": extraction | {"rows": "piece" if rows.scope == "piece" else said},
+        "plan": {"starts": list(starts), "count": len(corpus)},
+    }

@@ -1,0 +1,70 @@
+"""The process that opens foreign files: `python -m` this module, with a JSON job; frames on stdout.
+
+It loads all it needs, limits itself, opens the files, gives up the right to open any more, and only then looks inside.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from probing.errors import ProbingError
+from probing.states.importing.foreign.hdf5 import Hdf5Source
+from probing.states.importing.foreign.job import ChildJob
+from probing.states.importing.foreign.json_lines import read_neurox_json
+from probing.states.importing.foreign.limits import Limits, limit_open_files, limit_resources
+from probing.states.importing.foreign.npy import read_npy
+from probing.states.importing.foreign.protocol import Sender
+from probing.states.importing.foreign.safetensors_file import read_safetensors
+from probing.states.importing.foreign.sources import SourceFile, open_source
+from probing.states.importing.foreign.stores import read_store
+
+_SPARE_FILES = 8
+
+
+_READERS: dict[str, Callable[[Sequence[SourceFile], Sender, Limits], None]] = {
+    "npy": read_npy, "json": read_neurox_json, "safetensors": read_safetensors,
+}  # fmt: skip
+
+
+def run(job: ChildJob, sender: Sender) -> None:
+    """Do the job; whatever goes wrong is said in the last frame."""
+    try:
+        limit_resources(job.limits, job.n_bytes)
+        _read(job, sender)
+    except ProbingError as error:
+        sender.send("refused", message=error.message, rule=error.needed, object=error.where, found=error.found)
+    except MemoryError:
+        sender.send("refused", message="", rule=f"{job.limits.memory_bytes:,} bytes of memory", object="", found="more")
+    except Exception as error:  # a hostile file may raise anything
+        found = f"{type(error).__name__}: {error}"[:300]
+        sender.send(
+            "refused", message="", rule=f"a readable file ({job.format})", object=job.paths[0].name, found=found
+        )
+    else:
+        sender.send("end")
+
+
+def _read(job: ChildJob, sender: Sender) -> None:
+    if job.format == "store":
+        limit_open_files(_highest_open() + _SPARE_FILES)
+        read_store(job.paths[0], sender)
+    elif job.format == "hdf5":
+        source = Hdf5Source.open(job.paths[0])
+        limit_open_files(0)
+        source.read(sender, job.limits, examples=job.examples)
+    else:
+        files = [open_source(path) for path in job.paths]
+        limit_open_files(0)
+        _READERS[job.format](files, sender, job.limits)
+
+
+def _highest_open() -> int:
+    fd = os.open(os.devnull, os.O_RDONLY)
+    os.close(fd)
+    return fd
+
+
+if __name__ == "__main__":
+    run(ChildJob.from_json(sys.argv[1]), Sender(sys.stdout.buffer))

@@ -1,0 +1,78 @@
+"""Copying a `probing` store from elsewhere: verified in a child process, then copied byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from probing.errors import ProvenanceMismatch, UntrustedFile
+from probing.states.importing.foreign.job import ChildJob
+from probing.states.importing.foreign.process import hand_over
+from probing.states.store import Store, StoreWriter
+from probing.states.store.commit_record import load_record
+from probing.states.store.format import read_store_json, record_file
+from probing.text.corpus import Corpus
+
+
+def copy_store(job: ChildJob, to: Path, corpus: Corpus | None) -> Store:
+    """A complete store from elsewhere, with the same content id. Its identity is what it says of itself.
+
+    Args:
+        job: names the store.
+        to: the new one.
+        corpus: compared, if given, with the one the store names.
+
+    Raises:
+        UntrustedFile: it breaks a rule, is damaged or not finished.
+        ProvenanceMismatch: it was made from another corpus.
+    """
+    (source,) = job.paths
+    sound = {frame.head.get("shard"): frame.head.get("sha256") for frame in hand_over(job) if frame.kind == "record"}
+    _refuse_changed(source / "store.json", sound.get(-1))
+    header, recipe = read_store_json(source)
+    _check_identity(header["identity"], source)
+    if corpus is not None:
+        refuse_other_corpus(header["identity"], corpus, source)
+    marks = {"imported": {"from": source.name, "format": "probing-activations", "provenance": "as the store says"}}
+    said = header.get("environment")
+    known = said if isinstance(said, dict) else {}
+    writer = StoreWriter.open(to, identity=header["identity"], environment=known | marks)
+    for shard in writer.missing():
+        _refuse_changed(source / "shards" / record_file(shard), sound.get(shard))
+        record: Any = load_record(source, recipe, shard)
+        writer.copy(shard, record, (source / "shards" / record["file"]).read_bytes())
+    writer.seal()
+    return Store.open(to)
+
+
+def _check_identity(identity: dict[str, Any], source: Path) -> None:
+    """What every reader of a store takes for granted."""
+    for block, key in (("model", "source"), ("corpus", "fingerprint"), ("extraction", "rows")):
+        found = identity.get(block)
+        if not isinstance(found, dict) or not isinstance(found.get(key), str):
+            raise UntrustedFile("the store does not say what it holds", needed=f"identity.{block}.{key}",
+                                found=repr(found)[:100], where=source.name)  # fmt: skip
+
+
+def _refuse_changed(path: Path, sha256: object) -> None:
+    """Only bytes that the child found sound are parsed here."""
+    if path.is_symlink() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise UntrustedFile("the source changed while it was read", needed="the bytes that were verified",
+                            where=path.name)  # fmt: skip
+
+
+def refuse_other_corpus(identity: dict[str, Any], corpus: Corpus, source: Path) -> None:
+    """Compare fingerprints.
+
+    Raises:
+        ProvenanceMismatch: they differ.
+    """
+    block = identity.get("corpus")
+    recorded = block.get("fingerprint") if isinstance(block, dict) else None
+    if recorded != corpus.fingerprint:
+        raise ProvenanceMismatch(
+            "the store was made from another corpus", needed=f"corpus {str(recorded)[:12]}…",
+            found=f"corpus {corpus.fingerprint[:12]}… from {corpus.source}", where=source.name,
+            next_step="give the files the store was made from, in the same order",
+        )  # fmt: skip

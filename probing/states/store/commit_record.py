@@ -1,0 +1,211 @@
+"""Commit records: what one says, and the refusal of one that cannot be read safely."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from probing.errors import CorruptShard, IncompleteStore
+from probing.states.store.format import (
+    ALIGNMENT,
+    EXAMPLE_COLUMNS,
+    FORMAT,
+    FORMAT_VERSION,
+    ITEM_BYTES,
+    MAX_SHARD_BYTES,
+    Recipe,
+    parse_signed,
+    record_file,
+    shard_file,
+)
+from probing.states.store.missing_words import MISSING
+
+# Data type and shape by path; a size of None: any; of a letter: any, but the same wherever the letter occurs.
+Expected = dict[str, tuple[str, tuple[int | str | None, ...]]]
+
+
+def expected_datasets(recipe: Recipe, n_rows: int, n_examples: int) -> Expected:
+    """Data type and shape of every dataset of a shard."""
+    rows = {f"/rows/{name}": (dtype, (n_rows,)) for name, dtype in recipe.row_columns.items()}
+    shapes = {"offset": (n_examples + 1,), "text_sha256": (n_examples, 32)}
+    examples = {
+        f"/examples/{name}": (dtype, shapes.get(name, (n_examples,))) for name, dtype in EXAMPLE_COLUMNS.items()
+    }
+    sites = {f"/sites/{name}": (recipe.dtype, (n_rows, None)) for name in recipe.sites}
+    return {**rows, **examples, **sites, **_replay_datasets(recipe, n_examples)}
+
+
+# What a shard may have besides: words without a row, where they are too many for its record.
+OPTIONAL: Expected = {MISSING: ("u4", (None, 3))}
+
+
+def _replay_datasets(recipe: Recipe, n_examples: int) -> Expected:
+    """M rows whose outputs are kept, C columns of them."""
+    found: Expected = {"/examples/batch": ("u4", (n_examples, 2))} if recipe.role == "replay" else {}
+    if recipe.outputs != "none":
+        found |= {"/outputs/row": ("u4", ("M",)), "/outputs/logits": ("float32", ("M", "C"))}
+        found |= {"/outputs/logsumexp": ("float32", ("M",))}
+        found |= {"/outputs/column": ("u4", ("C",))} if recipe.has_columns else {}
+    return found
+
+
+def shard_attributes(
+    recipe: Recipe, shard: int, n_rows: int, facts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """Attributes of a shard file by path: of the root, and of each site."""
+    first, end = recipe.span(shard)
+    root = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id, "shard": shard,
+        "example_start": first, "n_examples": end - first, "n_rows": n_rows,
+    }  # fmt: skip
+    return {"/": root, **{f"/sites/{name}": facts.get(name, {}) for name in recipe.sites}}
+
+
+def check_record(record: Mapping[str, Any], recipe: Recipe, shard: int) -> None:
+    """Refuse a commit record that cannot be read safely.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    for key, wanted in {"store_id": recipe.store_id, "shard": shard, "examples": list(recipe.span(shard))}.items():
+        if record.get(key) != wanted:
+            raise ValueError(f"its {key} is {record.get(key)!r}, not {wanted!r}")
+    sha256 = record.get("sha256")
+    if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError("it has no sha256")
+    if record.get("file") != shard_file(shard, sha256):
+        raise ValueError(f"its file is {record.get('file')!r}, not the name of its content")
+    n_rows, n_bytes = record.get("n_rows"), record.get("bytes")
+    if not _natural(n_rows) or not _natural(n_bytes) or n_bytes > MAX_SHARD_BYTES:
+        raise ValueError("its n_rows or bytes is out of range")
+    first, end = recipe.span(shard)
+    described = record.get("datasets")
+    more = {path: OPTIONAL[path] for path in OPTIONAL if isinstance(described, dict) and path in described}
+    check_datasets(described, expected_datasets(recipe, n_rows, end - first) | more, n_bytes)
+    _check_reports(record, recipe)
+
+
+def _check_reports(record: Mapping[str, Any], recipe: Recipe) -> None:
+    optional = {"windowed": (int, int), "inputs": (int, int, str)}
+    reports = {"skipped": (int, str), "missing_words": (int, int, str)} | optional
+    for key, kinds in reports.items():
+        entries = record.get(key, [] if key in optional else None)
+        if not isinstance(entries, list) or any(
+            not isinstance(entry, list) or tuple(map(type, entry)) != kinds for entry in entries
+        ):
+            raise ValueError(f"its {key} is malformed")
+    missing = record.get("missing_counts", {})
+    if not isinstance(missing, dict) or not all(_natural(count) for count in missing.values()):
+        raise ValueError("its missing_counts is malformed")
+    if not _natural(record.get("pieces", 0)):
+        raise ValueError("its number of pieces is malformed")
+    facts = record.get("sites")
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(name), dict) for name in recipe.sites):
+        raise ValueError("it does not describe its sites")
+    if any(type(facts[name].get("absmax")) not in (int, float) for name in recipe.sites):
+        raise ValueError("it does not say how large its states are")
+
+
+def _natural(value: Any) -> TypeGuard[int]:
+    return type(value) is int and value >= 0
+
+
+def fits(wanted: Sequence[int | str | None], found: Sequence[int], sizes: dict[str, int]) -> bool:
+    """Whether a shape is as wanted; sizes named by a letter are bound in `sizes` where they first occur."""
+    if len(wanted) != len(found):
+        return False
+    bound = [sizes.setdefault(w, f) if isinstance(w, str) else w for w, f in zip(wanted, found, strict=True)]
+    return all(w in (None, f) for w, f in zip(bound, found, strict=True))
+
+
+def check_datasets(datasets: Any, expected: Expected, n_bytes: int) -> None:
+    """Refuse a description of datasets that lie outside a file, overlap, or have other shapes or types than expected.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    sizes: dict[str, int] = {}
+    if not isinstance(datasets, dict) or not expected.keys() <= datasets.keys():
+        raise ValueError("a dataset is missing")
+    used: list[tuple[int, int, str]] = []
+    for path, (dtype, shape) in expected.items():
+        entry = datasets[path]
+        if not isinstance(entry, dict) or entry.get("dtype") != dtype:
+            raise ValueError(f"{path} is not {dtype}")
+        found = entry.get("shape")
+        if not isinstance(found, list) or not all(map(_natural, found)):
+            raise ValueError(f"{path} has no valid shape")
+        if not fits(shape, found, sizes):
+            raise ValueError(f"{path} has shape {found}, not {list(shape)}")
+        offset, size = entry.get("offset"), entry.get("nbytes")
+        if not (_natural(offset) and _natural(size)) or offset + size > n_bytes:
+            raise ValueError(f"{path} lies outside the file")
+        if size != math.prod(found) * ITEM_BYTES[dtype]:
+            raise ValueError(f"{path} has {size} bytes, which is not its shape")
+        if size >= ALIGNMENT and offset % ALIGNMENT:
+            raise ValueError(f"{path} is not aligned")
+        if not isinstance(entry.get("xxh3_128"), str):
+            raise ValueError(f"{path} has no xxh3_128")
+        used += [(offset, offset + size, path)] if size else []
+    used.sort()
+    for (_, end, path), (start, _, after) in itertools.pairwise(used):
+        if start < end:
+            raise ValueError(f"{path} and {after} overlap")
+
+
+def unknown_share(records: Iterable[Mapping[str, Any]]) -> float | None:
+    """Share of content pieces that is the tokenizer's unknown piece; None where a record does not say."""
+    listed = list(records)
+    pieces = sum(record.get("pieces", 0) for record in listed)
+    if not pieces or any("pieces" not in record for record in listed):
+        return None
+    return float(sum(count for record in listed for _, count, _ in record.get("inputs", ())) / pieces)
+
+
+def load_record(path: Path, recipe: Recipe, shard: int) -> dict[str, Any] | None:
+    """The checked commit record of a shard whose file has the right size; None where none was published.
+
+    Raises:
+        CorruptShard: the record is damaged, or its file is missing or of another size.
+    """
+    file = path / "shards" / record_file(shard)
+    try:
+        data = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        record = parse_signed(data)
+        check_record(record, recipe, shard)
+        size = (path / "shards" / record["file"]).stat().st_size
+    except (ValueError, FileNotFoundError) as error:
+        raise corrupt(path, shard, str(error)) from None
+    if size != record["bytes"]:
+        raise corrupt(path, shard, f"its file has {size} bytes, not {record['bytes']}")
+    return record
+
+
+def corrupt(path: Path, shard: int, found: str, dataset: str = "") -> CorruptShard:
+    """The error for a shard that is not what its record says."""
+    record = path / "shards" / record_file(shard)
+    return CorruptShard(
+        f"shard {shard} is damaged" + (f" in dataset {dataset}" if dataset else ""),
+        needed="bytes equal to those committed",
+        found=found,
+        where=str(record),
+        next_step=f"remove {record.name} and run `probing extract` again: only this shard is computed anew",
+    )
+
+
+def incomplete(path: Path, done: int, planned: int) -> IncompleteStore:
+    """The error for a store whose extraction has not finished."""
+    return IncompleteStore(
+        "the store is not finished",
+        needed=f"{planned} shards",
+        found=f"{done} shards",
+        where=str(path),
+        next_step="run the same `probing extract` again: it goes on where it was",
+    )

@@ -1,0 +1,226 @@
+"""The content of a shard, checked against the plan before anything is built: shapes, types, order, finite states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter, NonFiniteStates, NotRepresentable
+from probing.models.site import Site
+from probing.states.store.commit_record import expected_datasets, fits
+from probing.states.store.format import MEMORY_TYPES, REASONS, STATE_TYPES, Recipe, widen
+from probing.states.store.missing_words import MISSING, as_array, is_listed
+
+
+@dataclass(frozen=True, eq=False)
+class ShardContent:
+    """What one shard holds, in memory. R rows, E examples.
+
+    Attributes:
+        example_start: position of the first example among those kept.
+        n_examples: E.
+        rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,); where
+            rows are positions also `position` (u2).
+        examples: `offset` u8 (E+1,), `ordinal` u4 (E,), `text_sha256` u1 (E, 32), `flags` u1 (E,).
+            Of a replay store also `input_id` u4, `position_id` i4 (-1: none was given) and `mask` u1 of each row, and
+            `batch` u4 (E, 2) of each example.
+        sites: states (R, width) by site: float32, float16, or the raw bits of bfloat16 as uint16.
+        modules: what was hooked, by site.
+        skipped: (example ordinal, reason).
+        missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
+        heads: `n_heads` and `head_dim` of the sites that are heads, concatenated.
+        windowed: (example ordinal, number of windows) of the inputs read in windows.
+        outputs: of a replay store with a head: `row` u4 (M,), `logits` (M, C) and `logsumexp` (M,) float32, and
+            `column` u4 (C,) unless all are kept.
+        pieces: content pieces of all inputs; None: not known.
+        inputs: (example ordinal, unknown pieces, hash of the piece ids) of inputs that their text does not tell.
+    """
+
+    example_start: int
+    n_examples: int
+    rows: Mapping[str, NDArray[Any]]
+    examples: Mapping[str, NDArray[Any]]
+    sites: Mapping[str, NDArray[Any]]
+    modules: Mapping[str, str]
+    skipped: Sequence[tuple[int, str]] = ()
+    missing_words: Sequence[tuple[int, int, str]] = ()
+    windowed: Sequence[tuple[int, int]] = ()
+    pieces: int | None = None
+    inputs: Sequence[tuple[int, int, str]] = ()
+    heads: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def narrow(states: NDArray[np.float32], dtype: str, site: str) -> NDArray[Any]:
+    """Float32 states (R, D) in a stored dtype, rounded to nearest even; bfloat16 as uint16 raw bits.
+
+    Raises:
+        NotRepresentable: a finite state overflows the dtype.
+        BadParameter: a dtype that is not stored.
+    """
+    states = np.ascontiguousarray(states, dtype=np.float32)
+    if dtype == "float32":
+        return states
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            stored: NDArray[Any] = states.astype(np.float16)
+    elif dtype == "bfloat16":
+        bits = states.view(np.uint32)
+        stored = _upper_halves(bits)
+        if (bits << 1).max(initial=0) < _OVERFLOWS << 1:
+            return stored
+        stored[np.isnan(states)] = 0x7FC0
+    else:
+        raise BadParameter("unknown stored dtype", needed="float32, float16 or bfloat16", found=repr(dtype))
+    finite = np.isfinite(states)
+    if not np.isfinite(widen(stored, dtype))[finite].all():
+        absmax = float(np.abs(states[finite]).max())
+        raise NotRepresentable(
+            f"states of {site} do not fit in {dtype}",
+            needed=f"|x| up to {65504 if dtype == 'float16' else 3.39e38:g}",
+            found=f"absmax {absmax:g}",
+            where=f"site {site}",
+            next_step="store as bfloat16" if dtype == "float16" else "store as float32",
+        )
+    return stored
+
+
+_OVERFLOWS = 0x7F7F_8000  # bits of the least magnitude that rounds to infinity in bfloat16; those of NaN are above
+
+
+def _upper_halves(bits: NDArray[np.uint32]) -> NDArray[np.uint16]:
+    """Rounded to nearest even."""
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    return rounded.astype(np.uint16)
+
+
+def absolute_maximum(site: str, stored: NDArray[Any], dtype: str, content: ShardContent) -> float:
+    """Largest magnitude of a site's states.
+
+    Raises:
+        NonFiniteStates: with the site, how many rows, and the first of them.
+    """
+    if not stored.size:
+        return 0.0
+    if dtype == "bfloat16":
+        absmax = float(widen((stored & np.uint16(0x7FFF)).max(keepdims=True).ravel(), dtype)[0])
+    else:
+        with np.errstate(invalid="ignore"):
+            absmax = max(float(stored.max()), -float(stored.min()))
+    if np.isfinite(absmax):
+        return absmax
+    bad = np.flatnonzero(~np.isfinite(widen(stored, dtype)).all(axis=1))
+    example, word = (int(content.rows[name][bad[0]]) for name in ("example", "word"))
+    raise NonFiniteStates(
+        f"{len(bad)} of {len(stored)} rows of {site} hold NaN or infinite states",
+        needed="finite states",
+        found=f"first in example {example}, word {word}",
+        where=f"site {site}",
+        next_step="compute in float32, or leave out the examples that overflow",
+    )
+
+
+def arrays_of(content: ShardContent, recipe: Recipe, shard: int) -> dict[str, NDArray[Any]]:
+    """Every dataset of a shard by path, little-endian and contiguous.
+
+    Raises:
+        BadParameter: the content contradicts the plan, the identity or itself.
+    """
+    first, end = recipe.span(shard)
+    if (content.example_start, content.n_examples) != (first, end - first):
+        raise BadParameter(
+            f"the content is not that of shard {shard}",
+            needed=f"{end - first} examples from {first}",
+            found=f"{content.n_examples} from {content.example_start}",
+        )
+    if set(content.sites) != set(recipe.sites) or not set(recipe.sites) <= set(content.modules):
+        raise BadParameter("other sites than planned", needed=", ".join(recipe.sites), found=", ".join(content.sites))
+    given: dict[str, NDArray[Any]] = {
+        f"/{group}/{name}": array
+        for group, arrays in (
+            ("rows", content.rows),
+            ("examples", content.examples),
+            ("sites", content.sites),
+            ("outputs", content.outputs),
+        )
+        for name, array in arrays.items()
+    }
+    n_rows = len(content.rows["example"])
+    expected = expected_datasets(recipe, n_rows, content.n_examples)
+    if set(given) != set(expected):
+        raise BadParameter("other columns than the format has", found=", ".join(sorted(given.keys() ^ expected.keys())))
+    sizes: dict[str, int] = {}
+    arrays = {path: _checked(path, given[path], *expected[path], sizes) for path in sorted(expected)}
+    _check_index(arrays, n_rows)
+    if recipe.positions and n_rows and int(arrays["/rows/position"].max()) >= len(recipe.positions):
+        raise BadParameter("a row is at a position without a name", needed=f"0 to {len(recipe.positions) - 1}")
+    _check_outputs(arrays, n_rows)
+    unknown = {str(entry[-1]) for entry in (*content.skipped, *content.missing_words)} - set(REASONS)
+    if unknown:
+        raise BadParameter("unknown reason", needed=", ".join(REASONS), found=", ".join(sorted(unknown)))
+    return arrays if is_listed(content.missing_words) else arrays | {MISSING: as_array(content.missing_words)}
+
+
+def _checked(
+    path: str, array: NDArray[Any], dtype: str, shape: tuple[int | str | None, ...], sizes: dict[str, int]
+) -> NDArray[Any]:
+    memory = np.dtype(MEMORY_TYPES[dtype])
+    states, is_float = path.startswith("/sites/"), dtype in STATE_TYPES
+    if not fits(shape, array.shape, sizes) or (is_float and array.dtype != memory) or (states and not array.shape[1]):
+        raise BadParameter(
+            f"{path} has another shape or type", needed=f"{dtype} {shape}", found=f"{array.dtype} {array.shape}"
+        )
+    if not is_float and array.size:
+        limits = np.iinfo(memory)
+        if array.dtype.kind not in "iu" or int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise BadParameter(f"{path} holds values that are no {dtype}", found=str(array.dtype))
+    return np.ascontiguousarray(array, dtype=memory)
+
+
+def _check_index(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
+    offset = arrays["/examples/offset"].astype(np.int64)
+    ordinal, example = arrays["/examples/ordinal"], arrays["/rows/example"]
+    counts = np.diff(offset)
+    if offset[0] != 0 or offset[-1] != n_rows or (counts < 0).any():
+        raise BadParameter("/examples/offset does not partition the rows", needed=f"0 … {n_rows}, never falling")
+    if (np.diff(ordinal.astype(np.int64)) <= 0).any() or not np.array_equal(np.repeat(ordinal, counts), example):
+        raise BadParameter("rows are not ordered by example", needed="/rows/example to follow /examples/offset")
+
+
+def _check_outputs(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
+    if "/outputs/row" not in arrays:
+        return
+    row = arrays["/outputs/row"].astype(np.int64)
+    if (np.diff(row) <= 0).any() or (row >= n_rows).any():
+        raise BadParameter("/outputs/row is not rows of the shard", needed=f"rising, below {n_rows}")
+    if np.isnan(arrays["/outputs/logits"]).any() or np.isnan(arrays["/outputs/logsumexp"]).any():
+        raise NonFiniteStates("the model's outputs are not numbers", needed="logits", found="NaN",
+                              next_step="compute in float32")  # fmt: skip
+
+
+def site_facts(content: ShardContent, recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`; of heads also `n_heads`, `head_dim`.
+
+    Raises:
+        NonFiniteStates: NaN or infinite states.
+    """
+    ordered = sorted(recipe.sites, key=lambda name: Site.parse(name).order)
+    return {
+        name: {
+            "order": order,
+            "module": content.modules[name].encode("ascii", "backslashreplace").decode() or " ",
+            "dtype": recipe.dtype,
+            "finite": 1,
+            "absmax": absolute_maximum(name, content.sites[name], recipe.dtype, content),
+            **content.heads.get(name, {}),
+        }
+        for order, name in enumerate(ordered)
+    }

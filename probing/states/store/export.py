@@ -1,0 +1,139 @@
+"""Export: a complete store, audited, as one file or folder in a format that other tools read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from probing.errors import BadParameter, CorruptShard
+from probing.states.store.reader import Store
+from probing.system.machine import with_typed_errors
+
+FORMATS = {
+    ".h5": "one HDF5 file",
+    ".safetensors": "safetensors",
+    ".parquet": "one Parquet table",
+    "": "a folder of .npy",
+}
+
+
+@with_typed_errors
+def export(path: Path | str, to: Path | str, *, compress: bool = False) -> Path:
+    """Write all rows and states, float32, with the identity as metadata; the ending of `to` says in which format.
+
+    Args:
+        path: a complete store.
+        to: a new `.h5`, `.safetensors` or `.parquet` file, or a new folder of `.npy` files.
+        compress: HDF5 only: shuffle and deflate.
+
+    Raises:
+        BadParameter: another ending, something is there already, or `compress` elsewhere.
+        IncompleteStore: shards are missing.
+        CorruptShard: the store does not verify.
+    """
+    to = Path(to)
+    writers: dict[str, Callable[[Store, Path], None]] = {
+        ".h5": lambda store, place: _hdf5(store, place, compress=compress), ".safetensors": _safetensors,
+        ".parquet": _parquet, "": _npy,
+    }  # fmt: skip
+    if to.suffix not in writers:
+        raise BadParameter("unknown export format", needed=", ".join(k or "no ending" for k in FORMATS), found=to.name)
+    if to.exists() or to.is_symlink():
+        raise BadParameter("there is something already", found=str(to), next_step="choose another name, or remove it")
+    if compress and to.suffix != ".h5":
+        raise BadParameter("only HDF5 files are compressed", needed="a name ending in .h5", found=to.name)
+    store = Store.open(path)
+    problems = store.verify()
+    if problems:
+        raise CorruptShard("the store does not verify", found="; ".join(problems[:5]), where=str(path),
+                           next_step="run `probing store verify --repair`, then `probing extract` again")  # fmt: skip
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as folder:
+        made = Path(folder) / to.name
+        writers[to.suffix](store, made)
+        if made.is_dir():
+            shutil.copytree(made, to)
+        else:
+            made.replace(to)
+    return to
+
+
+def _metadata(store: Store) -> dict[str, str]:
+    return {
+        "format": "probing-export", "store_id": store.store_id, "content_id": store.content_id,
+        "identity": json.dumps(store.identity, sort_keys=True),
+    }  # fmt: skip
+
+
+def _hdf5(store: Store, to: Path, *, compress: bool) -> None:
+    options = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if compress else {}
+    with h5py.File(to, "w") as file:
+        for name, value in _metadata(store).items():  # numbers only, and no attribute may pass 64 KiB
+            file[f"metadata/{name}"] = np.frombuffer(value.encode(), np.uint8)
+        for name in store.row_columns:
+            file.create_dataset(f"rows/{name}", data=getattr(store.rows, name), **options)
+        for site in store.sites:
+            file.create_dataset(f"sites/{site}", data=store.read(site), **options)
+        for name, array in _outputs(store).items():
+            file.create_dataset(f"outputs/{name}", data=array, **options)
+
+
+def _npy(store: Store, to: Path) -> None:
+    to.mkdir()
+    (to / "metadata.json").write_text(json.dumps(_metadata(store), indent=1) + "\n", encoding="utf-8")
+    for name in store.row_columns:
+        np.save(to / f"rows.{name}.npy", getattr(store.rows, name), allow_pickle=False)
+    for site in store.sites:
+        np.save(to / f"{site}.npy", store.read(site), allow_pickle=False)
+    for name, array in _outputs(store).items():
+        np.save(to / f"outputs.{name}.npy", array, allow_pickle=False)
+
+
+def _safetensors(store: Store, to: Path) -> None:
+    arrays = {f"rows.{name}": getattr(store.rows, name) for name in store.row_columns}
+    arrays |= {f"outputs.{name}": array for name, array in _outputs(store).items()}
+    save_file(arrays | {site: store.read(site) for site in store.sites}, to, metadata=_metadata(store))
+
+
+def _parquet(store: Store, to: Path) -> None:
+    columns = {name: pa.array(getattr(store.rows, name)) for name in store.row_columns}
+    for site in store.sites:
+        states = store.read(site)
+        columns[site] = pa.FixedSizeListArray.from_arrays(pa.array(states.reshape(-1)), max(1, states.shape[1]))
+    columns |= _output_columns(_outputs(store), store.n_rows)
+    pq.write_table(pa.table(columns).replace_schema_metadata(_metadata(store)), to)
+
+
+def _outputs(store: Store) -> dict[str, NDArray[Any]]:
+    """Outputs of a replay store: `row` of the whole store, `logits`, `logsumexp` and `column`; of others nothing."""
+    parts: dict[str, list[NDArray[Any]]] = {}
+    for shard in store.shards:
+        for name in store.output_names:
+            array = store.dataset(shard, f"/outputs/{name}")
+            parts.setdefault(name, []).append(array + store.first_row(shard) if name == "row" else array)
+    return {name: found[0] if name == "column" else np.concatenate(found) for name, found in parts.items()}
+
+
+def _output_columns(outputs: dict[str, NDArray[Any]], n_rows: int) -> dict[str, Any]:
+    """The outputs as columns beside the rows: null where none were kept."""
+    if not outputs:
+        return {}
+    is_kept = np.zeros(n_rows, dtype=bool)
+    is_kept[outputs["row"]] = True
+    ends = np.concatenate([[0], np.cumsum(is_kept)])
+    place = np.maximum(ends[1:] - 1, 0)
+    sums = outputs["logsumexp"][place] if len(outputs["row"]) else np.zeros(n_rows, np.float32)
+    offsets = pa.array((ends * outputs["logits"].shape[1]).astype(np.int64))
+    logits = pa.LargeListArray.from_arrays(offsets, pa.array(outputs["logits"].reshape(-1)), mask=pa.array(~is_kept))
+    return {"output_logsumexp": pa.array(sums, mask=~is_kept), "output_logits": logits}

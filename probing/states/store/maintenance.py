@@ -1,0 +1,282 @@
+"""Keeping stores: repair, merge, garbage, removal. Only names of the format are touched, and no symbolic link."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from probing.errors import CorruptShard, ProvenanceMismatch, StoreBusy, StoreError
+from probing.states.store.commit_record import corrupt, load_record
+from probing.states.store.file_ops import (
+    LEASE_SECONDS,
+    REAL_FILES,
+    TEMPORARY,
+    FileOps,
+    is_abandoned,
+    sync_folder,
+    typed_errors,
+)
+from probing.states.store.format import Recipe, read_store_json, record_file
+from probing.states.store.leases import FOLDER, LEASE, Leases
+from probing.states.store.moments_files import FILE as MOMENTS_FILE
+from probing.states.store.moments_files import FOLDER as MOMENTS
+from probing.states.store.moments_keeping import copy_missing, folder_of, in_use, remove_all, withdraw
+from probing.states.store.verify import verify_seal, verify_shard
+from probing.states.store.writer import StoreWriter
+
+GARBAGE_SECONDS = 24 * 3600
+_SHARD = re.compile(r"s\d{6}\.[0-9a-f]{16}\.h5")
+_RECORD = re.compile(r"s\d{6}\.json")
+_BAD = re.compile(r"\.bad-\d+-s\d{6}\.json")
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A file that nothing needs.
+
+    Attributes:
+        path: where it lies.
+        n_bytes: its size.
+        reason: why nothing needs it.
+    """
+
+    path: Path
+    n_bytes: int
+    reason: str
+
+
+def repair(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
+    """Set aside every damaged commit record, and a seal that no longer fits; extraction computes those shards anew.
+
+    Moments that are damaged, or of other shards, are deleted.
+
+    Returns:
+        Names of what was set aside; empty if the store is sound.
+
+    Raises:
+        NotAStore: no valid store.json.
+    """
+    path = Path(path)
+    with typed_errors(path):
+        _, recipe = read_store_json(path)
+        damaged = [shard for shard in range(recipe.n_shards) if _is_damaged(path, recipe, shard)]
+        names = [record_file(shard) for shard in damaged]
+        seal = ["seal.json"] if (names or verify_seal(path, recipe)) and (path / "seal.json").exists() else []
+        for _ in seal:  # first: a seal never outlives a record that it counts
+            files.unlink(path / "seal.json")
+            sync_folder(files, path)
+        for name in names:
+            files.rename(path / "shards" / name, path / "shards" / f".bad-{int(files.clock())}-{name}")
+        if names:
+            sync_folder(files, path / "shards")
+        return names + seal + withdraw(folder_of(path, recipe), files)
+
+
+def _is_damaged(path: Path, recipe: Recipe, shard: int) -> bool:
+    try:
+        record = load_record(path, recipe, shard)
+    except CorruptShard:
+        return True
+    return record is not None and bool(verify_shard(path, recipe, record))
+
+
+def merge(
+    target: Path | str, source: Path | str, *, prefer_target: bool = False, files: FileOps = REAL_FILES
+) -> list[int]:
+    """Copy into a store the committed shards that it lacks, each audited first; seal it if it is then complete.
+
+    Args:
+        target: a store, or a place for one.
+        source: another part of the same extraction; it is not changed.
+        prefer_target: keep the target's content where both have a shard and differ, as two kinds of device may.
+        files: seam for tests.
+
+    Returns:
+        The shards copied.
+
+    Raises:
+        ProvenanceMismatch: parts of different extractions.
+        CorruptShard: a damaged shard in the source.
+        StoreError: a shard with two contents; nothing is copied.
+    """
+    target, source = Path(target), Path(source)
+    with typed_errors(source):
+        header, recipe = read_store_json(source)
+        if (target / "store.json").exists() and read_store_json(target)[1].store_id != recipe.store_id:
+            raise ProvenanceMismatch(
+                "these are not parts of one extraction", needed=f"store_id {recipe.store_id[:16]}…",
+                found=f"{read_store_json(target)[1].store_id[:16]}…", where=f"{target} and {source}",
+                next_step="compare `probing store info` of both",
+            )  # fmt: skip
+        theirs = _records(source, recipe)
+    writer = StoreWriter.open(
+        target, identity=header["identity"], environment=header["environment"], files=files,
+        allow_mixed_environment=True,  # nothing is computed here
+    )  # fmt: skip
+    ours = _records(target, recipe)
+    differing = [
+        shard for shard, record in theirs.items() if shard in ours and ours[shard]["sha256"] != record["sha256"]
+    ]
+    if differing and not prefer_target:
+        raise StoreError(
+            "some shards have two contents", needed="equal bytes where both stores have a shard",
+            found=f"{len(differing)} that differ: {', '.join(map(str, differing[:5]))}", where=f"{target} and {source}",
+            next_step="they may come from two kinds of device; add --prefer-first to keep those of the first store",
+        )  # fmt: skip
+    copied = [shard for shard in theirs if shard not in ours]
+    for shard in copied:
+        problems = verify_shard(source, recipe, theirs[shard])
+        if problems:
+            raise corrupt(source, shard, "; ".join(problems[:3]))
+        writer.copy(shard, theirs[shard], (source / "shards" / theirs[shard]["file"]).read_bytes())
+    if not writer.missing():
+        writer.seal()
+        copy_missing(folder_of(target, recipe), folder_of(source, recipe), files)
+    return copied
+
+
+def _records(path: Path, recipe: Recipe) -> dict[int, dict[str, Any]]:
+    found = ((shard, load_record(path, recipe, shard)) for shard in range(recipe.n_shards))
+    return {shard: record for shard, record in found if record is not None}
+
+
+def garbage(path: Path | str, *, files: FileOps = REAL_FILES) -> list[Garbage]:
+    """What nothing needs: shards without a record after a day, temporary files of dead writers, old bad records,
+    expired leases.
+
+    Raises:
+        NotAStore: no valid store.json.
+    """
+    path = Path(path)
+    with typed_errors(path):
+        _, recipe = read_store_json(path)
+        found = [*_garbage_in(path, set(), set(), files)]
+        if (path / "shards").is_dir() and not (path / "shards").is_symlink():
+            kept, unsure = _referenced(path, recipe)
+            found += _garbage_in(path / "shards", kept, unsure, files)
+        if (path / FOLDER).is_dir() and not (path / FOLDER).is_symlink():
+            found += _garbage_in(path / FOLDER, set(), set(), files)
+            found += [
+                Garbage(file, files.stat(file).st_size, "an expired lease") for file in Leases(path, files).expired()
+            ]
+        folder = folder_of(path, recipe)
+        if folder.exists:
+            kept, unsure, stale = in_use(folder)
+            found += [Garbage(f, files.stat(f).st_size, "moments of other shards") for f in stale if _is_old(f, files)]
+            found += _garbage_in(folder.path, kept, unsure, files)
+    return found
+
+
+def _referenced(path: Path, recipe: Recipe) -> tuple[set[str], set[str]]:
+    """Shard files that records name, and prefixes of those whose record cannot be read."""
+    kept, unsure = set(), set()
+    for shard in range(recipe.n_shards):
+        try:
+            record = load_record(path, recipe, shard)
+        except CorruptShard:
+            unsure.add(record_file(shard).removesuffix("json"))
+            continue
+        if record is not None:
+            kept.add(record["file"])
+    return kept, unsure
+
+
+def _garbage_in(folder: Path, kept: set[str], unsure: set[str], files: FileOps) -> Iterator[Garbage]:
+    for name in files.listdir(folder):
+        file = folder / name
+        if file.is_symlink() or not file.is_file():
+            continue
+        status = files.stat(file)
+        is_old = _is_old(file, files)
+        is_orphan = (
+            bool(_SHARD.fullmatch(name) or MOMENTS_FILE.fullmatch(name))
+            and name not in kept
+            and not name.startswith(tuple(unsure))
+        )
+        if is_orphan and is_old:
+            yield Garbage(file, status.st_size, "no commit record names it")
+        elif _BAD.fullmatch(name) and is_old:
+            yield Garbage(file, status.st_size, "a damaged record that was set aside")
+        elif TEMPORARY.fullmatch(name) and is_abandoned(files, file):
+            yield Garbage(file, status.st_size, "a temporary file of a dead writer")
+
+
+def _is_old(file: Path, files: FileOps) -> bool:
+    return files.clock() - files.stat(file).st_mtime > GARBAGE_SECONDS
+
+
+def collect(found: list[Garbage], *, files: FileOps = REAL_FILES) -> int:
+    """Delete what `garbage` found; the bytes freed."""
+    for item in found:
+        with typed_errors(item.path), suppress(FileNotFoundError):
+            files.unlink(item.path)
+    for folder in {item.path.parent for item in found}:
+        sync_folder(files, folder)
+    return sum(item.n_bytes for item in found)
+
+
+def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
+    """Delete one store: its seal, its records, then its shards, store.json last, so that a second try can finish.
+
+    Returns:
+        What was left because it is not the store's.
+
+    Raises:
+        NotAStore: no valid store.json; nothing is touched.
+        StoreBusy: somebody is writing to it.
+    """
+    path = Path(path)
+    with typed_errors(path):
+        read_store_json(path)
+        shards = path / "shards"
+        if path.is_symlink() or shards.is_symlink():
+            raise StoreError("a store is not removed through a symbolic link", found=str(path))
+        inside = files.listdir(shards) if shards.is_dir() else []
+        folders = [folder for folder in (shards, path / MOMENTS) if folder.is_dir() and not folder.is_symlink()]
+        busy = [
+            name
+            for folder in folders
+            for name in files.listdir(folder)
+            if TEMPORARY.fullmatch(name) and not is_abandoned(files, folder / name)
+        ]
+        busy += [f"a lease of shard {shard} by {holder.host}" for shard, holder in Leases(path, files).held().items()]
+        if busy:
+            raise StoreBusy(
+                "somebody is writing to this store", needed="no writer at work", found=busy[0], where=str(path),
+                next_step=f"stop the extraction, or wait {LEASE_SECONDS // 60} minutes after it died elsewhere",
+            )  # fmt: skip
+        with suppress(FileNotFoundError):
+            files.unlink(path / "seal.json")
+            sync_folder(files, path)
+        for pattern in (_RECORD, _SHARD, _BAD, TEMPORARY):
+            for name in inside:
+                if pattern.fullmatch(name) and not (shards / name).is_symlink():
+                    files.unlink(shards / name)
+        if shards.is_dir() and not files.listdir(shards):
+            files.rmdir(shards)
+        _remove_leases(path, files)
+        remove_all(path / MOMENTS, files)
+        own = [name for name in files.listdir(path) if TEMPORARY.fullmatch(name)]
+        left = [name for name in files.listdir(path) if name not in (*own, "store.json")]
+        for name in (*own, "store.json"):
+            with suppress(FileNotFoundError):
+                files.unlink(path / name)
+        if not left:
+            files.rmdir(path)
+            sync_folder(files, path.parent)
+    return left
+
+
+def _remove_leases(path: Path, files: FileOps) -> None:
+    folder = path / FOLDER
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    for name in files.listdir(folder):
+        if (LEASE.fullmatch(name) or TEMPORARY.fullmatch(name)) and not (folder / name).is_symlink():
+            files.unlink(folder / name)
+    if not files.listdir(folder):
+        files.rmdir(folder)

@@ -1,0 +1,300 @@
+"""Store: read-only access to committed shards, by the offsets of their records and without libhdf5."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter, UnknownSite, unknown_name
+from probing.models.site import Site
+from probing.states.store.commit_record import corrupt, expected_datasets, incomplete, load_record, unknown_share
+from probing.states.store.file_ops import typed_errors
+from probing.states.store.format import Recipe, content_id, read_store_json, widen
+from probing.states.store.missing_words import words_of
+from probing.states.store.moments import Chosen, Moments
+from probing.states.store.moments_files import MomentsFolder
+from probing.states.store.shard_files import ShardFiles, Verification
+from probing.states.store.verify import verify_seal, verify_shards
+
+
+@dataclass(frozen=True, eq=False)
+class RowTable:
+    """Where each of R rows comes from, int64 arrays (R,).
+
+    Attributes:
+        example: ordinal in the corpus.
+        word: word of that example; -1 where there is none.
+        piece_start, piece_end: half-open piece span in the model's input.
+        char_start, char_end: half-open span in code points of the text.
+        position: index into the store's position names; None where rows are no positions.
+        input_id, position_id, mask: of a replay store, what the model was given (position -1: none).
+    """
+
+    example: NDArray[np.int64]
+    word: NDArray[np.int64]
+    piece_start: NDArray[np.int64]
+    piece_end: NDArray[np.int64]
+    char_start: NDArray[np.int64]
+    char_end: NDArray[np.int64]
+    position: NDArray[np.int64] | None = None
+    input_id: NDArray[np.int64] | None = None
+    position_id: NDArray[np.int64] | None = None
+    mask: NDArray[np.int64] | None = None
+
+
+class Store:
+    """The states of one model on one corpus. R rows in all committed shards, in shard order.
+
+    Attributes:
+        path: directory.
+        store_id, content_id: what it was asked to hold, and what it holds.
+        identity, environment: as written by the extraction.
+        sites: names, in site order.
+        n_rows: R.
+        shards: numbers of the committed shards.
+        shards_done, shards_planned: equal unless opened with `allow_partial`.
+        skipped: (example ordinal, reason).
+        windowed: (example ordinal, number of windows) of the inputs that were read in windows.
+        inputs: by example ordinal, unknown pieces and hash of the piece ids, of inputs that have any or are cut.
+        unknown_pieces: share of the inputs' content pieces that is the tokenizer's unknown piece; None: not recorded.
+        position_names: of rows that are positions; else empty.
+    """
+
+    def __init__(
+        self, path: Path, header: dict[str, Any], recipe: Recipe, records: dict[int, dict[str, Any]],
+        level: Verification,
+    ) -> None:  # fmt: skip
+        self.path = path
+        self.store_id = recipe.store_id
+        self.content_id = content_id(records)
+        self.identity: dict[str, Any] = header["identity"]
+        said = header.get("environment")
+        self.environment: dict[str, Any] = said if isinstance(said, dict) else {}
+        self.sites = tuple(sorted(recipe.sites, key=lambda name: Site.parse(name).order))
+        self.shards = tuple(records)
+        self.shards_done, self.shards_planned = len(records), recipe.n_shards
+        self.skipped = [(example, reason) for record in records.values() for example, reason in record["skipped"]]
+        self.windowed = [(e, count) for record in records.values() for e, count in record.get("windowed", ())]
+        self.inputs = {e: (count, ids) for record in records.values() for e, count, ids in record.get("inputs", ())}
+        self.unknown_pieces = unknown_share(records.values())
+        self.position_names = recipe.positions
+        self._recipe = recipe
+        self._records = records
+        self._files = ShardFiles(path, recipe, records, level)
+        self._starts = np.cumsum([0, *(record["n_rows"] for record in records.values())], dtype=np.int64)
+        self.n_rows = int(self._starts[-1])
+
+    @classmethod
+    def open(cls, path: Path | str, *, allow_partial: bool = False, verification: Verification = "fast") -> Store:
+        """Open a store.
+
+        Args:
+            path: its directory.
+            allow_partial: give the committed shards of an unfinished store.
+            verification: `off` compares JSON hashes and file sizes; `fast` also the hash of each dataset at its first
+                read; `full` also the SHA-256 of each shard and what HDF5 says of it, at the first read of the shard.
+
+        Raises:
+            NotAStore: no valid store.json.
+            IncompleteStore: shards are missing, with both counts.
+            CorruptShard: a damaged record, or a file of another size.
+        """
+        if verification not in ("off", "fast", "full"):
+            raise BadParameter("unknown verification", needed="off, fast or full", found=repr(verification))
+        path = Path(path)
+        with typed_errors(path):
+            header, recipe = read_store_json(path)
+            found = ((shard, load_record(path, recipe, shard)) for shard in range(recipe.n_shards))
+            records = {shard: record for shard, record in found if record is not None}
+        if len(records) < recipe.n_shards and not allow_partial:
+            raise incomplete(path, len(records), recipe.n_shards)
+        return cls(path, header, recipe, records, verification)
+
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Names of the columns of `rows` that this store has."""
+        return tuple(self._recipe.row_columns)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the datasets under `/outputs` that this store has."""
+        wanted = expected_datasets(self._recipe, 0, 0)
+        return tuple(path.removeprefix("/outputs/") for path in wanted if path.startswith("/outputs/"))
+
+    @cached_property
+    def missing_words(self) -> list[tuple[int, int, str]]:
+        """(example ordinal, word, reason); where rows are positions, the position's number for the word."""
+        return words_of(self._records, self._files)
+
+    def first_row(self, shard: int) -> int:
+        """Row number of the first row of a committed shard."""
+        return int(self._starts[self.shards.index(shard)])
+
+    def dataset(self, shard: int, path: str) -> NDArray[Any]:
+        """One dataset of a committed shard as it is stored, mapped, read-only; such as `/outputs/logits`.
+
+        Raises:
+            UnknownName: no such dataset, with the nearest.
+            CorruptShard: bytes differ from the commit record.
+        """
+        known = self._records[shard]["datasets"]
+        if path not in known:
+            raise unknown_name("dataset", path, known, where=str(self.path))
+        return self._files.mapped(shard, path)
+
+    @cached_property
+    def rows(self) -> RowTable:
+        """Where each row comes from.
+
+        Raises:
+            CorruptShard: bytes differ from the commit record.
+        """
+        return RowTable(**{name: self._column(f"/rows/{name}") for name in self._recipe.row_columns})
+
+    def width(self, site: str) -> int:
+        """Number of features at a site.
+
+        Raises:
+            UnknownSite: with the nearest name.
+        """
+        self._check_site(site)
+        widths = {record["datasets"][f"/sites/{site}"]["shape"][1] for record in self._records.values()}
+        if len(widths) > 1:
+            raise corrupt(self.path, next(iter(self._records)), f"widths {sorted(widths)}", f"/sites/{site}")
+        return int(next(iter(widths), 0))
+
+    def site_facts(self, site: str) -> dict[str, Any]:
+        """What the shards say of a site: `module`, `dtype`, `absmax` over all shards; of heads `n_heads`, `head_dim`.
+
+        Raises:
+            UnknownSite: with the nearest name.
+        """
+        self._check_site(site)
+        said = [record["sites"][site] for record in self._records.values()]
+        largest = max((float(facts.get("absmax", 0.0)) for facts in said), default=0.0)
+        return (dict(said[0]) if said else {}) | {"absmax": largest}
+
+    def read(self, site: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """States at a site.
+
+        Args:
+            site: one of `sites`.
+            rows: row numbers (N,), in any order; None: all.
+
+        Returns:
+            (N, D) float32.
+
+        Raises:
+            UnknownSite: with the nearest name.
+            BadParameter: a row number out of range.
+            CorruptShard: bytes differ from the commit record.
+        """
+        path, width = f"/sites/{site}", self.width(site)
+        if rows is None:
+            out = np.empty((self.n_rows, width), np.float32)
+            for position, shard in enumerate(self._records):
+                part = out[self._starts[position] : self._starts[position + 1]]
+                self._files.read_into(shard, path, part)
+            return out
+        rows = self._check_rows(rows)
+        out = np.empty((len(rows), width), np.float32)
+        home = np.searchsorted(self._starts, rows, side="right") - 1
+        for position, shard in enumerate(self._records):
+            chosen = np.flatnonzero(home == position)
+            if len(chosen):
+                local = rows[chosen] - self._starts[position]
+                out[chosen] = widen(self._files.mapped(shard, path)[local], self._recipe.dtype)
+        return out
+
+    def blocks(
+        self, site: str, rows: NDArray[np.int64] | None = None, *, block_rows: int = 8192
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """States at a site, block by block: what does not fit in memory can be trained on. Threads may share a store.
+
+        Args:
+            site: one of `sites`.
+            rows: row numbers (N,), in any order; None: all, and a block then ends where its shard ends, so that float32
+                states are a read-only view of the mapped file and not a copy.
+            block_rows: the most rows of a block.
+
+        Yields:
+            Row numbers (n,) and their states (n, D) float32, C-contiguous.
+
+        Raises:
+            UnknownSite, BadParameter, CorruptShard: as `read`; before the first block where that can be known.
+        """
+        if block_rows < 1:
+            raise BadParameter("a block needs rows", needed="block_rows of at least 1", found=str(block_rows))
+        self._check_site(site)
+        if rows is not None:
+            chosen = self._check_rows(rows)
+            parts = (chosen[first : first + block_rows] for first in range(0, len(chosen), block_rows))
+            return ((part, self.read(site, part)) for part in parts)
+        return self._all_blocks(site, block_rows)
+
+    def _all_blocks(self, site: str, block_rows: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        for position, shard in enumerate(self._records):
+            stored, start = self._files.mapped(shard, f"/sites/{site}"), int(self._starts[position])
+            for first in range(0, len(stored), block_rows):
+                part = stored[first : first + block_rows]
+                states = part if part.dtype == np.float32 else widen(part, self._recipe.dtype)
+                yield start + first + np.arange(len(part)), states
+
+    def choose(self, shard: int, is_chosen: NDArray[np.bool_]) -> Chosen:
+        """The rows that the examples chosen by ordinal in the corpus have in a committed shard."""
+        ordinal, offset = (self._files.mapped(shard, f"/examples/{name}") for name in ("ordinal", "offset"))
+        chosen = Chosen.of(ordinal.astype(np.int64), offset.astype(np.int64), is_chosen)
+        return replace(chosen, rows=chosen.rows + self.first_row(shard))
+
+    def moments(self, site: str, selection: str = "train") -> Moments:
+        """Moments that were gathered of a site over chosen examples (`probing store moments`); never stale ones.
+
+        Raises:
+            UnknownSite: with the nearest name.
+            UnknownName: they were not gathered.
+            ProvenanceMismatch: the store's shards have changed since.
+            CorruptShard: bytes differ from their record.
+        """
+        self._check_site(site)
+        return self.moments_folder.load(site, selection, checked=self._files.level != "off")
+
+    @property
+    def moments_folder(self) -> MomentsFolder:
+        """Where moments are kept."""
+        return MomentsFolder(self.path, self._recipe, self._records)
+
+    def verify(self) -> list[str]:
+        """Read every byte and compare it with its record, and the HDF5 structure with what the format allows.
+
+        Returns:
+            What is wrong; empty if the store is sound. Missing shards are no damage.
+        """
+        folder = self.moments_folder
+        moments = [problem for name in folder.names() for problem in folder.problems(*name)]
+        return [*verify_shards(self.path, self._recipe), *verify_seal(self.path, self._recipe), *moments]
+
+    def _check_site(self, site: str) -> None:
+        if site not in self._recipe.sites:
+            raise unknown_name("site", site, self.sites, where=str(self.path), error=UnknownSite)
+
+    def _check_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise BadParameter(
+                "rows are not row numbers", needed="a 1-D integer array", found=f"{rows.dtype} {rows.shape}"
+            )
+        if rows.size and (rows.min() < 0 or rows.max() >= self.n_rows):
+            raise BadParameter(
+                "a row number is out of range", needed=f"0 to {self.n_rows - 1}", found=f"{rows.min()} to {rows.max()}"
+            )
+        return rows.astype(np.int64)
+
+    def _column(self, path: str) -> NDArray[np.int64]:
+        parts = [self._files.mapped(shard, path).astype(np.int64) for shard in self._records]
+        return np.concatenate([np.empty(0, np.int64), *parts])

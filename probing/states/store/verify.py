@@ -1,0 +1,117 @@
+"""Verification: SHA-256 before libhdf5 sees a file, then its audit, then every dataset as its record says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+from h5py import h5d, h5f
+
+from probing.errors import CorruptShard, UntrustedFile
+from probing.states.store.audit import AuditLimits, audit
+from probing.states.store.commit_record import load_record, shard_attributes
+from probing.states.store.format import MAX_SHARD_BYTES, Recipe, content_id, parse_signed
+from probing.states.store.image import FILE_TYPES
+
+_LIMITS = AuditLimits(dataset_bytes=MAX_SHARD_BYTES, total_bytes=MAX_SHARD_BYTES)
+
+
+def verify_shards(path: Path, recipe: Recipe) -> list[str]:
+    """Problems of all committed shards, re-reading records and files."""
+    problems = []
+    for shard in range(recipe.n_shards):
+        try:
+            record = load_record(path, recipe, shard)
+        except CorruptShard as error:
+            problems.append(f"shard {shard}: {error.found}")
+            continue
+        if record is not None:
+            problems += [f"shard {shard}: {problem}" for problem in verify_shard(path, recipe, record)]
+    return problems
+
+
+def verify_seal(path: Path, recipe: Recipe) -> list[str]:
+    """Problems of seal.json; none where there is no seal."""
+    file = path / "seal.json"
+    if not file.is_file():
+        return []
+    try:
+        sealed = parse_signed(file.read_bytes())
+        records = {shard: load_record(path, recipe, shard) for shard in range(recipe.n_shards)}
+    except (ValueError, CorruptShard) as error:
+        return [f"seal.json: {error.found if isinstance(error, CorruptShard) else error}"]
+    if sealed.get("content_id") != content_id({shard: record for shard, record in records.items() if record}):
+        return ["seal.json: its content_id is not that of the committed shards"]
+    return []
+
+
+def verify_shard(path: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
+    """Problems of one shard file against its record."""
+    attributes = shard_attributes(recipe, record["shard"], record["n_rows"], record["sites"])
+    return verify_file(path / "shards" / record["file"], record, attributes)
+
+
+def verify_file(
+    file: Path, record: Mapping[str, Any], attributes: Mapping[str, Mapping[str, Any]], limits: AuditLimits = _LIMITS
+) -> list[str]:
+    """Problems of one HDF5 file against the SHA-256 and the datasets of its record, and its attributes by path."""
+    if file.is_symlink():
+        return [f"{file.name} is a symbolic link"]
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != record["sha256"]:
+        return [f"{file.name} has another SHA-256 than its record says"]
+    try:
+        with h5py.File(h5f.open_file_image(data)) as opened:
+            found = audit(opened, limits=limits)
+            problems = _compare(found, record["datasets"])
+            problems = problems or _compare_bytes(data, record["datasets"])
+            return problems or _compare_attributes(opened, attributes)
+    except UntrustedFile as error:
+        return [f"{file.name}: {error.where} breaks the rule: {error.needed} ({error.found})"]
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, NotImplementedError) as error:
+        return [f"{file.name}: {error}"]
+
+
+def _compare(found: Mapping[str, Any], expected: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    problems = [f"{path} is not in both the file and its record" for path in sorted(set(found) ^ set(expected))]
+    for path in sorted(set(found) & set(expected)):
+        dataset, entry = found[path], expected[path]
+        plan = dataset.get_create_plist()
+        if plan.get_layout() != h5d.CONTIGUOUS or plan.get_nfilters():
+            problems.append(f"{path} is not stored contiguously and unfiltered")
+        elif entry["dtype"] not in FILE_TYPES or not dataset.get_type().equal(FILE_TYPES[entry["dtype"]]()):
+            problems.append(f"{path} is not {entry['dtype']} in the file")
+        elif list(dataset.shape) != entry["shape"] or dataset.get_storage_size() != entry["nbytes"]:
+            problems.append(f"{path} has shape {list(dataset.shape)} in the file, {entry['shape']} in its record")
+        elif entry["nbytes"] and dataset.get_offset() != entry["offset"]:
+            problems.append(f"{path} begins elsewhere than its record says")
+    return problems
+
+
+def _compare_bytes(data: bytes, datasets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    view = memoryview(data)
+    return [
+        f"{path} has another hash than its record says"
+        for path, entry in datasets.items()
+        if xxhash.xxh3_128_hexdigest(view[entry["offset"] : entry["offset"] + entry["nbytes"]]) != entry["xxh3_128"]
+    ]
+
+
+def _compare_attributes(file: Any, wanted: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [
+        f"attribute {name} of {path} is {_plain(file[path].attrs.get(name))!r}, not {value!r}"
+        for path, values in wanted.items()
+        for name, value in values.items()
+        if _plain(file[path].attrs.get(name)) != value
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("ascii", "replace")
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,281 @@
+"""StoreWriter: finished shards onto the disk, each valid from the moment its commit record has a name."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from probing.errors import BadParameter, CorruptShard, DiskFull, StoreError
+from probing.states.store import missing_words
+from probing.states.store.commit_record import (
+    OPTIONAL,
+    check_record,
+    expected_datasets,
+    incomplete,
+    load_record,
+    shard_attributes,
+)
+from probing.states.store.content import ShardContent, arrays_of, site_facts
+from probing.states.store.creation import publish_identity, refuse_foreign, refuse_mixed
+from probing.states.store.file_ops import (
+    REAL_FILES,
+    FileOps,
+    discard,
+    make_folders,
+    publish,
+    replace,
+    sweep,
+    sync_folder,
+    typed_errors,
+    write_temporary,
+)
+from probing.states.store.format import (
+    FORMAT,
+    FORMAT_VERSION,
+    MAX_SHARD_BYTES,
+    Recipe,
+    check_name,
+    content_id,
+    record_file,
+    shard_file,
+    signed_json,
+)
+from probing.states.store.image import build, describe
+
+_SPARE_BYTES = 16 << 20
+_LOG = logging.getLogger(__name__)
+
+
+class StoreWriter:
+    """Writes the shards of one store; any number of writers, in any processes, may share a store.
+
+    Attributes:
+        path: directory of the store.
+        n_shards: shards planned.
+        withdrawn: shards whose damaged commit records were set aside when the store was opened.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe, environment: Mapping[str, Any], files: FileOps) -> None:
+        self.path = path
+        self.n_shards = recipe.n_shards
+        self.withdrawn: tuple[int, ...] = ()
+        self._recipe = recipe
+        self._environment = environment
+        self._files = files
+        self._done: dict[int, dict[str, Any]] = {}
+
+    @classmethod
+    def open(
+        cls, path: Path, *, identity: dict[str, Any], environment: dict[str, Any], files: FileOps = REAL_FILES,
+        allow_mixed_environment: bool = False,
+    ) -> StoreWriter:  # fmt: skip
+        """Create a store, or go on with one of the same identity.
+
+        Args:
+            path: directory of the store; its parents are made.
+            identity: all that changes numbers: blocks model, tokenizer, corpus, extraction, plan.
+            environment: informational.
+            files: seam for tests.
+            allow_mixed_environment: go on with another minor version of torch or transformers; each shard's record
+                says which made it.
+
+        Raises:
+            BadParameter: the name of the directory or the identity.
+            NotAStore: a directory with other things in it; it is left alone.
+            ProvenanceMismatch: a store of another identity, naming the keys that differ, or, unless allowed, an
+                unfinished one begun with another minor version of torch or transformers.
+            StoreError: its folder of shards is a symbolic link.
+            DiskFull: no room.
+        """
+        path = Path(path)
+        check_name(path)
+        recipe = Recipe.of(identity)
+        refuse_foreign(path)
+        if (path / "shards").is_symlink():
+            raise StoreError("a store is not written through a symbolic link", found=str(path / "shards"),
+                             next_step="make the whole store a link, or move it")  # fmt: skip
+        with typed_errors(path):
+            publish_identity(files, path, identity, recipe, environment)
+            make_folders(files, path / "shards")
+            writer = cls(path, recipe, environment, files)
+            sweep(files, path)
+            sweep(files, path / "shards")
+            missing = writer.missing()
+            if missing and not allow_mixed_environment:
+                refuse_mixed(path, environment)
+            if missing:
+                writer._drop_seal()  # first: a seal never outlives a record that it counts
+            writer.withdrawn = tuple(k for k in missing if writer._withdraw_if_damaged(k))
+        return writer
+
+    def missing(self) -> list[int]:
+        """Shards without a valid commit record."""
+        return [shard for shard in range(self.n_shards) if not self._is_done(shard)]
+
+    def is_done(self, shard: int) -> bool:
+        """Whether a shard is on the disk, also by another writer's hand."""
+        return self._is_done(shard)
+
+    def preflight(self, n_bytes: int) -> None:
+        """Refuse to begin what will not fit.
+
+        Args:
+            n_bytes: bytes about to be written.
+
+        Raises:
+            DiskFull: fewer bytes are available than 1.05 times that and a reserve of 16 MiB.
+        """
+        needed = int(1.05 * n_bytes) + _SPARE_BYTES
+        with typed_errors(self.path):
+            free = self._files.free_bytes(self.path)
+        if free < needed:
+            raise DiskFull(
+                "not enough room on the disk",
+                needed=f"{needed:,} bytes",
+                found=f"{free:,} bytes available",
+                where=str(self.path),
+                next_step="free some space and run the same command again: what is committed is kept",
+            )
+
+    def commit(self, shard: int, content: ShardContent) -> None:
+        """Write one shard; when this returns it is on the disk for good. Does nothing if another writer was first.
+
+        Raises:
+            BadParameter: content that contradicts the plan, the identity or itself; nothing is written.
+            NonFiniteStates: NaN or infinite states; nothing is written.
+            DiskFull: no room; nothing is left behind.
+        """
+        if not 0 <= shard < self.n_shards:
+            raise BadParameter("no such shard", needed=f"0 to {self.n_shards - 1}", found=str(shard))
+        if self._is_done(shard):
+            return
+        arrays = arrays_of(content, self._recipe, shard)
+        facts = site_facts(content, self._recipe)
+        self.preflight(sum(array.nbytes + 4096 for array in arrays.values()))
+        dtypes = {path: kind for path, (kind, _) in {**expected_datasets(self._recipe, 0, 0), **OPTIONAL}.items()}
+        attributes = shard_attributes(self._recipe, shard, len(arrays["/rows/example"]), facts)
+        image = build(arrays, dtypes, attributes)
+        if len(image) > MAX_SHARD_BYTES:
+            raise BadParameter("the shard is too large", needed="at most 1 GiB", found=f"{len(image):,} bytes")
+        sha256 = image.sha256()
+        record = {
+            "store_id": self._recipe.store_id, "shard": shard, "file": shard_file(shard, sha256),
+            "bytes": len(image), "sha256": sha256, "n_rows": len(arrays["/rows/example"]),
+            "examples": list(self._recipe.span(shard)), "datasets": describe(image, arrays, dtypes),
+            "sites": facts, "skipped": [[int(example), reason] for example, reason in content.skipped],
+            "produced": {**self._environment, "time": _now()}, **missing_words.entries(content.missing_words),
+        }  # fmt: skip
+        if content.windowed:
+            record["windowed"] = [[int(example), int(count)] for example, count in content.windowed]
+        if content.pieces is not None:
+            record |= {"pieces": content.pieces, "inputs": [list(entry) for entry in content.inputs]}
+        check_record(record, self._recipe, shard)
+        signed_json(record)  # refused before anything is written, if no reader would take it
+        with typed_errors(self.path):
+            self._write(shard, image.buffers, record)
+
+    def copy(self, shard: int, record: dict[str, Any], data: bytes) -> None:
+        """Commit a shard of another part of the same extraction, byte for byte.
+
+        Args:
+            shard: its index.
+            record: its commit record, checked.
+            data: its file.
+
+        Raises:
+            CorruptShard: the bytes are not those of the record.
+            DiskFull: no room; nothing is left behind.
+        """
+        if hashlib.sha256(data).hexdigest() != record["sha256"]:
+            raise CorruptShard(f"shard {shard} changed while it was copied", where=record["file"])
+        self.preflight(len(data))
+        with typed_errors(self.path):
+            self._write(shard, [memoryview(data)], record)
+
+    def seal(self) -> str:
+        """Write seal.json: all records and the content id.
+
+        Returns:
+            The content id.
+
+        Raises:
+            IncompleteStore: shards are missing.
+        """
+        missing = self.missing()
+        if missing:
+            raise incomplete(self.path, self.n_shards - len(missing), self.n_shards)
+        identifier = content_id(self._done)
+        body = {
+            "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": self._recipe.store_id,
+            "content_id": identifier,
+        }  # fmt: skip
+        try:
+            data = signed_json(body | {"records": [self._done[shard] for shard in range(self.n_shards)]})
+        except BadParameter:  # of very many shards: what counts is the content id
+            data = signed_json(body)
+        target = self.path / "seal.json"
+        with typed_errors(self.path):
+            if not (target.is_file() and target.read_bytes() == data):
+                temporary = write_temporary(self._files, self.path, data)
+                try:
+                    replace(self._files, temporary, target, data)
+                finally:
+                    discard(self._files, temporary)
+                sync_folder(self._files, self.path)
+        return identifier
+
+    def _write(self, shard: int, buffers: list[memoryview], record: dict[str, Any]) -> None:
+        folder = self.path / "shards"
+        temporary = write_temporary(self._files, folder, *buffers)
+        try:
+            replace(self._files, temporary, folder / record["file"], *buffers)
+        except BaseException:
+            discard(self._files, temporary)
+            raise
+        sync_folder(self._files, folder)
+        if not publish(self._files, folder, record_file(shard), signed_json(record)):
+            self._adopt(shard, record)
+        self._done[shard] = self._done.get(shard, record)
+
+    def _adopt(self, shard: int, record: dict[str, Any]) -> None:
+        """Another writer's record is there: keep it if it is sound, else set it aside and publish ours."""
+        if self._withdraw_if_damaged(shard):
+            publish(self._files, self.path / "shards", record_file(shard), signed_json(record))
+        if not self._is_done(shard):
+            raise StoreError(
+                "the commit record cannot be published", where=str(self.path / "shards" / record_file(shard))
+            )
+
+    def _is_done(self, shard: int) -> bool:
+        if shard not in self._done:
+            with suppress(CorruptShard):
+                record = load_record(self.path, self._recipe, shard)
+                if record is not None:
+                    self._done[shard] = record
+        return shard in self._done
+
+    def _withdraw_if_damaged(self, shard: int) -> bool:
+        try:
+            load_record(self.path, self._recipe, shard)
+        except CorruptShard as error:
+            folder, name = self.path / "shards", record_file(shard)
+            with suppress(FileNotFoundError):
+                self._files.rename(folder / name, folder / f".bad-{int(self._files.clock())}-{name}")
+            sync_folder(self._files, folder)
+            _LOG.warning("%s: %s; it is computed again", error.message, error.found)
+            return True
+        return False
+
+    def _drop_seal(self) -> None:
+        with suppress(FileNotFoundError):
+            self._files.unlink(self.path / "seal.json")
+            sync_folder(self._files, self.path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

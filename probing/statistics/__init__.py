@@ -1,0 +1,1 @@
+"""Bootstrap by clusters, intervals, and many tests at once."""

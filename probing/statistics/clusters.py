@@ -1,0 +1,121 @@
+"""Resampler: the clusters of a split and their weights in every bootstrap resample, shared by all that is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import DegenerateDesign
+from probing.labels import Labels
+from probing.seeds import child_seed
+from probing.statistics.bootstrap import Clusters, Replicates, cluster_weights, replicates, unvaried_interval
+
+EVALUATED = ("dev", "test")
+NEW = "_new"  # after the name of a split: those of its rows whose input train has not
+FRACTION = "fraction"  # the unit of scores from 0 to 1
+
+
+@dataclass(frozen=True)
+class Resampler:
+    """The rows of one split and the weights of their clusters in every resample.
+
+    Attributes:
+        split: `dev` or `test`, or `dev_new` or `test_new`, those rows of it whose input train has not.
+        rows: `(N,)` indices into the labels.
+        within: `(N,)` which rows of the split they are.
+        groups: `(N,)` cluster of each row, 0 … S-1.
+        weights: `(R, S)`.
+        seed: of the resampling of seeds and draws.
+        n: what is counted as scored: rows, or choices where rows are alternatives.
+    """
+
+    split: str
+    rows: NDArray[np.int64]
+    within: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    weights: NDArray[Any]
+    seed: int
+    n: int
+
+    @property
+    def base(self) -> str:
+        """`dev` or `test`."""
+        return self.split.removesuffix(NEW)
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """How many clusters, and for how many they stand by their numbers of rows."""
+        return Clusters.of_sizes(np.bincount(self.groups))
+
+    @classmethod
+    def of(cls, labels: Labels, split: str, *, resamples: int, root_seed: int) -> Resampler:
+        """Number the clusters of `split` and draw their weights.
+
+        Raises:
+            DegenerateDesign: fewer than two clusters.
+        """
+        base = split.removesuffix(NEW)
+        within = np.arange(len(labels.rows(base)))
+        if split != base and labels.fresh is not None:
+            within = np.flatnonzero(labels.fresh[labels.rows(base)])
+        rows = labels.rows(base)[within]
+        clusters, groups = np.unique(labels.groups[rows], return_inverse=True)
+        if len(clusters) < 2:
+            why = f" ({labels.unit_reason})" if labels.unit_reason else ""
+            step = "use more text, or a model whose tokenizer knows its words: unknown ones are all one input to it"
+            raise DegenerateDesign(
+                f"no interval can be given on {split}: too few {labels.unit}s to resample{why}",
+                needed="at least two with different inputs", found=f"{len(clusters)}, of {len(rows):,} rows",
+                where=f"task {labels.task}",
+                next_step="use cluster=sentence or more text" if labels.unit != "sentence" else step,
+            )  # fmt: skip
+        seed = child_seed(root_seed, "bootstrap", base)
+        weights = cluster_weights(len(clusters), resamples=resamples, seed=seed)
+        n = len(rows) if labels.choice is None else len(np.unique(labels.choice[rows]))
+        return cls(split, rows, within, groups.reshape(-1), weights, child_seed(seed, "nested"), n)
+
+    def bounds(
+        self, value: float, samples: NDArray[np.float64], *, unit: str, least: float = 0.0
+    ) -> tuple[float, float]:
+        """The 95 % interval of a score or difference from its samples `(draws, seeds, R)` on these resamples.
+
+        A fraction's lies from `least` (of differences: -1) to 1, and never has no width.
+        """
+        found = replicates(samples, clusters=self.clusters, seed=self.seed)
+        return bounded(value, found, unit=unit, clusters=self.clusters, least=least)
+
+
+def bounded(value: float, found: Replicates, *, unit: str, clusters: Clusters, least: float) -> tuple[float, float]:
+    """An interval. A fraction's lies from `least` (of differences: -1) to 1, and never has no width."""
+    bounds = found.interval
+    if unit == FRACTION and is_unvaried(bounds):
+        bounds = unvaried_interval(value, clusters.effective, least=least, most=1.0)
+    return bounds if unit != FRACTION else (max(least, bounds[0]), min(1.0, bounds[1]))
+
+
+def is_unvaried(bounds: tuple[float, float]) -> bool:
+    """Whether no resample changed the score."""
+    return bounds[1] - bounds[0] <= 1e-12
+
+
+def evaluated(labels: Labels, draws: Iterable[Labels], *, resamples: int, root_seed: int) -> dict[str, Resampler]:
+    """Resamplers of dev and test, and of those rows of them whose input train has not, where that is not all.
+
+    Where these rows are too few to be resampled, or have but one label (of a control draw as well), there is none.
+
+    Raises:
+        DegenerateDesign: fewer than two clusters in dev or test.
+    """
+    found = {s: Resampler.of(labels, s, resamples=resamples, root_seed=root_seed) for s in EVALUATED}
+    for split in EVALUATED if labels.fresh is not None else ():
+        rows = labels.rows(split)
+        new = rows[labels.fresh[rows]] if labels.fresh is not None else rows
+        varied = all(len(np.unique(one.y[new], axis=0)) > 1 for one in (labels, *draws))
+        if len(new) < len(rows) and varied and len(np.unique(labels.groups[new])) > 1:
+            found[split + NEW] = Resampler.of(labels, split + NEW, resamples=resamples, root_seed=root_seed)
+    return found

@@ -1,0 +1,58 @@
+"""Child processes: what they are given, and how they end with the one that started them, also where that was killed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+POLL_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT", "PYTHONHOME")
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def end_with(parent: int) -> None:
+    """From here on this process is killed when its parent is gone: by the kernel on Linux, elsewhere by a thread.
+
+    Args:
+        parent: process id of the parent; if it is gone already, this process ends here.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    else:
+        threading.Thread(target=_poll, args=(parent,), daemon=True).start()
+    if hasattr(os, "getppid") and os.getppid() != parent:
+        os._exit(1)
+
+
+def _poll(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)
+
+
+class EndsWithParent:
+    """What is first unpickled in a child process, before anything that takes long to import: it calls `end_with`."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _ended_with, (os.getpid(),)
+
+
+def _ended_with(parent: int) -> EndsWithParent:
+    end_with(parent)
+    return EndsWithParent()
+
+
+def child_environment() -> dict[str, str]:
+    """Little of ours: one thread, no HDF5 plugins, and where our modules are."""
+    own = {name: value for name, value in os.environ.items() if name in _KEPT}
+    paths = [str(Path(path).resolve()) for path in sys.path if path]
+    return own | {
+        "HDF5_PLUGIN_PRELOAD": "::", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(_ROOT), *paths]), "PYTHONDONTWRITEBYTECODE": "1",
+    }  # fmt: skip

@@ -1,0 +1,121 @@
+"""How a command ends: whatever happens, with one readable block and an exit code, or with nothing left to say.
+
+Exit codes: 0 done, 1 a ProbingError or an interruption, printed as one block, 2 wrong usage, 75 stopped by SIGTERM or
+SIGUSR1, as a batch system sends them: start the same command again. Where nobody reads the output any more (`| head`),
+the code is 1 and nothing is printed, as Python's own convention has it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+from probing.errors import CannotReachFile, Interrupted, ProbingError, UnitFailed
+from probing.system import machine, stopping
+
+_SHOWN = 20
+
+
+@contextmanager
+def typed_ending() -> Iterator[None]:
+    """Turn what ends a command into one readable block and an exit code. What is a bug stays a traceback.
+
+    Raises:
+        SystemExit: with the exit code.
+    """
+    try:
+        yield
+    except stopping.Requeue:
+        _end(stopping.SAID, stopping.REQUEUE)
+    except KeyboardInterrupt:
+        _end(block(Interrupted("interrupted", next_step="run the same command again: what is done is kept")), 1)
+    except BrokenPipeError:
+        _end("", 1)
+    except Exception as error:
+        found = machine.typed(error)
+        if found is None:
+            raise
+        if isinstance(error, OSError) and not isinstance(error, ProbingError) and error.filename is None:
+            found = _of_output(error) or found
+        _end("\n\n".join([block(found), *(f"{name}: {block(cause)}" for name, cause in causes(found)[:_SHOWN])]), 1)
+
+
+def _end(text: str, code: int) -> NoReturn:
+    """Say it, and leave without saying more: a stream that takes nothing would complain at the very end."""
+    stopping.over()
+    with suppress(OSError, ValueError):
+        if text and sys.stderr is not None:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+    silence_broken_streams()
+    sys.exit(code)
+
+
+def _of_output(error: OSError) -> ProbingError | None:
+    """The error if it is of standard output, which took no more, as of a file on a full disk."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        return CannotReachFile(
+            "the output cannot be written",
+            found=error.strerror or str(error),
+            where="standard output",
+            next_step="see what it was sent to, and run the same command again: what is done is kept",
+        )
+    return None
+
+
+def silence_broken_streams() -> None:
+    """Let standard output and error go nowhere if they take no more: the interpreter flushes them when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+
+
+def open_streams() -> None:
+    """Give the standard streams that were closed a place that leads nowhere, and all of them characters they can write.
+
+    Otherwise the next file that is opened would take the place of a closed one, and be written to.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                continue
+            with suppress(OSError):
+                handle = os.open(os.devnull, os.O_RDWR)
+                if handle != number:
+                    os.dup2(handle, number)
+                    os.close(handle)
+        if getattr(sys, name) is None:
+            with suppress(OSError):
+                setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+        elif mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
+            with suppress(OSError, ValueError):
+                getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def block(error: ProbingError) -> str:
+    """The error as it is shown, with what was noted on its way."""
+    notes = "".join(f"\n  note: {note}" for note in getattr(error, "__notes__", []))
+    return f"{type(error).__name__}: {error}{notes}"
+
+
+def causes(error: ProbingError, within: str = "") -> list[tuple[str, ProbingError]]:
+    """What failed and why, down to the errors that are of one thing each."""
+    if not isinstance(error, UnitFailed):
+        return []
+    named = [(f"{within}{name}", cause) for name, cause in error.errors.items()]
+    return [leaf for name, cause in named for leaf in (causes(cause, f"{name}, ") or [(name, cause)])]

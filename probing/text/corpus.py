@@ -1,0 +1,289 @@
+"""Example and Corpus: text, words as character spans, label columns, splits and groups. Knows nothing of models."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from probing import registry
+from probing.errors import BadParameter, CorpusError, unknown_name
+from probing.system.machine import with_typed_errors
+from probing.text.grouping import Ints, first_crossing, random_splits, unit_names, units_of
+from probing.text.heads import depths
+from probing.text.interning import Label, are_decomposed, compact, interned, once
+from probing.text.sources import SPLITS, Source, parts_of, split_order
+from probing.text.text_forms import composed, named
+
+__all__ = ["SPLITS", "Corpus", "Example", "Label", "joined"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text, with its words and labels.
+
+    Attributes:
+        id: sentence id, for messages.
+        text: the source text; all spans index its code points.
+        words: half-open character spans, in order, one per word.
+        columns: sentence-level labels by column name.
+        word_columns: word-level labels by column name, one entry per word, None where missing. Readers of
+            treebanks give `upos`, `xpos`, `lemma`, `deprel` (str), `head` (int: 0 is the root, else the 1-based word)
+            and `feature:<Name>`.
+        document: the id shared by examples that must not cross splits (None: the example stands alone).
+        split: `train`, `dev`, `test` or another name.
+        spans: half-open character spans by name, for rows at positions; a span that this text lacks is left out.
+        messages: (role, content) of a chat that holds the text once, for prompts by a chat template; else empty.
+        pairs: (word a, word b, label) triples by field name, words counted from 0.
+        recomposed: columns in which a label was in another Unicode form than the composed one (NFC), in which labels,
+            documents and the names of columns and spans are kept.
+    """
+
+    id: str
+    text: str
+    words: tuple[tuple[int, int], ...] = ()
+    columns: Mapping[str, Label] = None  # type: ignore[assignment]
+    word_columns: Mapping[str, tuple[Label, ...]] = None  # type: ignore[assignment]
+    document: str | None = None
+    split: str = "train"
+    spans: Mapping[str, tuple[int, int]] = None  # type: ignore[assignment]
+    messages: tuple[tuple[str, str], ...] = ()
+    pairs: Mapping[str, tuple[tuple[int, int, Label], ...]] = None  # type: ignore[assignment]
+    recomposed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Spans and labels repeat: kept once, 100,000 annotated sentences take a third of the memory.
+        columns, word_columns = self.columns or {}, self.word_columns or {}
+        if not self.recomposed:
+            changed = [name for name, label in columns.items() if are_decomposed((label,))]
+            changed += [name for name, labels in word_columns.items() if are_decomposed(labels)]
+            object.__setattr__(self, "recomposed", tuple(map(interned, changed)))
+        object.__setattr__(self, "words", tuple([once(span) for span in self.words]))
+        object.__setattr__(self, "columns", {interned(key): interned(label) for key, label in columns.items()})
+        object.__setattr__(self, "word_columns", {interned(key): compact(x) for key, x in word_columns.items()})
+        object.__setattr__(self, "document", named(self.document))
+        for name in ("spans", "pairs"):
+            given = getattr(self, name) or {}
+            object.__setattr__(self, name, {interned(key): value for key, value in given.items()})
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Surface strings of the words: the word types of control tasks."""
+        return tuple(self.text[start:end] for start, end in self.words)
+
+    @cached_property
+    def depths(self) -> tuple[int | None, ...]:
+        """Arcs from every word up to the root of its tree (the root: 0), from the word column `head`.
+
+        None where a head on the way is missing.
+
+        Raises:
+            CorpusError: no column `head`, a head that is no word of the sentence, or heads in a circle.
+        """
+        return depths(self.word_columns.get("head", ()), self.id)
+
+    @property
+    def group(self) -> str:
+        """What must stay in one split: the document, else the example itself."""
+        return self.document if self.document is not None else self.id
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An ordered sequence of examples; an example's ordinal is its position here.
+
+    Attributes:
+        examples: in order.
+        source: for messages.
+        unit: what `document` of the examples is called: `document`, or the column that was named as the group.
+        left_out: fields of the source that are no column: nested, or lists of numbers as long as no row's words.
+    """
+
+    examples: tuple[Example, ...]
+    source: str = "memory"
+    unit: str = "document"
+    left_out: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @classmethod
+    @with_typed_errors
+    def read(cls, source: Source, **options: str | int) -> Corpus:
+        """Read one file, a glob of files (`en_lines-*.conllu`: each file's split from its name), `{split: file}`
+        or `hub:NAME`.
+
+        One file without splits of its own is split at random, whole groups at a time, with seed 0 (where it has
+        three groups or more).
+
+        Args:
+            source: suffixes are those of the readers in `readers/`.
+            options: `split_seed`, another seed for that random split; `group`, the column whose values are one group
+                each, in place of documents; the rest are options of the format's reader, e.g. `text="sentence"`.
+
+        Raises:
+            CorpusError: a file that is missing, malformed or empty, with file and line; a document in two splits.
+            BadParameter: an option the reader does not have, or a group that is a column of words.
+            UnknownName: no such column to group by.
+        """
+        seed, group = _split_seed(options), options.get("group")
+        parts = parts_of(source)
+        readers = [registry.get("readers", part.reader).MEMBER() for part in parts]
+        texts = {name: str(value) for name, value in options.items() if name not in ("split_seed", "group")}
+        read = [reader.read(part.path, split=part.split, **texts) for reader, part in zip(readers, parts, strict=True)]
+        corpus = joined(read, ", ".join(part.path for part in parts))
+        corpus = corpus if group is None else corpus.grouped_by(str(group))
+        if len(parts) == 1 and not parts[0].split and corpus.splits == ("train",):
+            too_few = seed is None and len(set(corpus.unit_names)) < 3
+            return corpus if too_few else corpus.with_random_split(seed or 0)
+        if seed is not None:
+            raise BadParameter(
+                "split_seed is for one file without splits of its own", found=", ".join(corpus.splits),
+                where=corpus.source, next_step="leave split_seed out",
+            )  # fmt: skip
+        numbered = group is None and any(reader.numbers_documents_by_file for reader in readers)
+        return corpus._distinct(declared=not numbered)
+
+    @cached_property
+    def units(self) -> Ints:
+        """`(E,)` codes of what never parts, in splits, folds and resampling: a group, and all copies of one input."""
+        return units_of(self.examples)
+
+    @cached_property
+    def unit_names(self) -> list[str]:
+        """The unit of every example by name."""
+        return unit_names(self.examples, self.units)
+
+    def grouped_by(self, column: str) -> Corpus:
+        """The corpus whose groups are the values of a sentence column; an example without a value stands alone.
+
+        Raises:
+            UnknownName: no such column, with the nearest one.
+            BadParameter: a column of words, or one without any value.
+        """
+        column = composed(column)
+        if self.level_of(column) != "sentence":
+            raise BadParameter(
+                f"{column} is a column of words", needed="a column of which every example has one value", found=column,
+                where=self.source, next_step="name a column of sentences as the group",
+            )  # fmt: skip
+        grouped = tuple(replace(e, document=named(e.columns.get(column))) for e in self.examples)
+        if all(e.document is None for e in grouped):
+            raise BadParameter(
+                f"the group {column} has no value in any row", needed="values that tell groups", found="none",
+                where=self.source, next_step="name another column, or leave the group out",
+            )  # fmt: skip
+        return replace(self, examples=grouped, unit=column)
+
+    def _distinct(self, *, declared: bool) -> Corpus:
+        """The same ids in two splits told apart by a prefix: unless `declared`, they only number within a file.
+
+        Raises:
+            CorpusError: a declared document that occurs in two splits.
+        """
+        document = first_crossing((e.document, e.split) for e in self.examples if e.document is not None)
+        if document and declared:
+            step = "read with document=none to let every example stand alone"
+            step = step if self.unit == "document" else f"leave the group {self.unit} out"
+            raise CorpusError(
+                f"{self.unit} {document[0]!r} is in two splits", needed=f"{self.unit}s that stay in one split",
+                found=" and ".join(document[1:]), where=self.source, next_step=f"correct the splits, or {step}",
+            )  # fmt: skip
+        same_ids = first_crossing((e.id, e.split) for e in self.examples)
+        if not (document or same_ids):
+            return self
+        return replace(self, examples=tuple(_prefixed(e, document, same_ids) for e in self.examples))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the ordered texts and word spans: what states depend on. Labels and splits are not in it."""
+        state = hashlib.sha256()
+        for example in self.examples:
+            text = example.text.encode()
+            state.update(len(text).to_bytes(8, "little") + text + len(example.words).to_bytes(8, "little"))
+            state.update(b"".join(s.to_bytes(4, "little") + e.to_bytes(4, "little") for s, e in example.words))
+        return state.hexdigest()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits present, `train`, `dev`, `test` first."""
+        return tuple(sorted({example.split for example in self.examples}, key=split_order))
+
+    def column_names(self) -> dict[str, str]:
+        """Every label column with its level: `word` or `sentence`."""
+        levels: dict[str, str] = {}
+        for example in self.examples:
+            levels.update(dict.fromkeys(example.columns, "sentence"))
+            levels.update(dict.fromkeys(example.word_columns, "word"))
+        return levels
+
+    def level_of(self, column: str) -> str:
+        """`word` or `sentence`.
+
+        Raises:
+            UnknownName: no such column, with the nearest one.
+            CorpusError: a field that was left out, with the forms that are read.
+        """
+        levels, column = self.column_names(), composed(column)
+        if column in self.left_out and column not in levels:
+            raise CorpusError(
+                f"the field {column!r} is no column of labels", needed="one value a row or word, or a list of strings",
+                found="objects, or lists of other lengths than the words", where=self.source,
+                next_step='write a set of labels as a list of strings, ["a", "b"], or give each label its own field',
+            )  # fmt: skip
+        if column not in levels:
+            raise unknown_name("column", column, levels, where=self.source)
+        return levels[column]
+
+    def filter(self, keep: Callable[[Example], bool]) -> Corpus:
+        """The examples for which `keep` is true, in order."""
+        return replace(self, examples=tuple(example for example in self.examples if keep(example)))
+
+    def with_random_split(self, seed: int = 0, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Corpus:
+        """Assign train, dev and test at random, whole groups and all copies of one input together.
+
+        Raises:
+            BadParameter: fractions that are not three positive numbers summing to 1.
+            CorpusError: fewer than three groups.
+        """
+        if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise BadParameter("split fractions must be three positive numbers that sum to 1", found=repr(fractions))
+        count = len(set(self.units.tolist()))
+        if count < 3:
+            raise CorpusError(
+                "too few groups to split at random", needed="at least 3 different sentences, or documents",
+                found=str(count), where=self.source, next_step="give train=, dev= and test= files",
+            )  # fmt: skip
+        splits = random_splits(self.examples, self.units, seed, fractions)
+        return replace(self, examples=tuple(_in_split(e, s) for e, s in zip(self.examples, splits, strict=True)))
+
+
+def joined(parts: Iterable[Corpus], source: str) -> Corpus:
+    """One corpus from several, in the order given."""
+    listed = list(parts)
+    unit = next((part.unit for part in listed if part.unit != "document"), "document")
+    left_out = dict.fromkeys(name for part in listed for name in part.left_out)
+    return Corpus(tuple(example for part in listed for example in part.examples), source, unit, tuple(left_out))
+
+
+def _split_seed(options: Mapping[str, str | int]) -> int | None:
+    value = options.get("split_seed")
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        raise BadParameter("split_seed is not a number", needed="an integer", found=repr(value)) from None
+
+
+def _in_split(example: Example, split: str) -> Example:
+    """The example in another split: `replace` would go through all of its labels again."""
+    moved = object.__new__(Example)
+    moved.__dict__.update(example.__dict__, split=split)
+    return moved
+
+
+def _prefixed(example: Example, document: object, same_ids: object) -> Example:
+    name = f"{example.split}:{example.id}" if same_ids else example.id
+    if document and example.document is not None:
+        return replace(example, id=name, document=f"{example.split}:{example.document}")
+    return replace(example, id=name)

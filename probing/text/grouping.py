@@ -1,0 +1,100 @@
+"""Which examples never part: those of one document or named group, and those with the same input."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.seeds import generator
+from probing.text.text_forms import as_input
+
+Ints = NDArray[np.int64]
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Member(Protocol):
+    """What grouping needs to know of an example."""
+
+    @property
+    def text(self) -> str:
+        """What the model reads."""
+
+    @property
+    def group(self) -> str:
+        """Its document, else its own id."""
+
+    @property
+    def document(self) -> str | None:
+        """Its document or group, if it has one."""
+
+
+def connected(*keys: Sequence[Hashable]) -> Ints:
+    """`(E,)` codes from 0 on, in order of first occurrence: examples that share a value of any key have one code.
+
+    A value of one key never meets a value of another. None is no value: it connects nothing.
+    """
+    parent = list(range(len(keys[0])))
+
+    def root(one: int) -> int:
+        while parent[one] != one:
+            parent[one] = one = parent[parent[one]]
+        return one
+
+    for values in keys:
+        first: dict[Hashable, int] = {}
+        for place, value in enumerate(values):
+            if value is not None:
+                a, b = root(first.setdefault(value, place)), root(place)
+                parent[max(a, b)] = min(a, b)
+    codes: dict[int, int] = {}
+    return np.array([codes.setdefault(root(place), len(codes)) for place in range(len(parent))], dtype=np.int64)
+
+
+def units_of(examples: Sequence[Member]) -> Ints:
+    """`(E,)` codes of what must stay in one split, one fold and one resampling cluster."""
+    return connected(group_keys(examples), [as_input(e.text) for e in examples])
+
+
+def group_keys(examples: Sequence[Member]) -> list[tuple[bool, str]]:
+    """The document of every example, or the example's own id; a document and an id of the same name are two."""
+    return [(e.document is not None, e.group) for e in examples]
+
+
+def unit_names(examples: Sequence[Member], units: Ints) -> list[str]:
+    """The unit of every example by name: the first, in sorted order, of the groups in it; every unit has its own."""
+    found: dict[int, str] = {}
+    for example, unit in zip(examples, units.tolist(), strict=True):
+        found[unit] = min(found.get(unit, example.group), example.group)
+    taken: set[str] = set()
+    for unit, name in found.items():
+        while name in taken:  # a document and an example's id may be called alike
+            name += "'"
+        taken.add(name)
+        found[unit] = name
+    return [found[unit] for unit in units.tolist()]
+
+
+def random_splits(
+    examples: Sequence[Member], units: Ints, seed: int, fractions: Sequence[float]
+) -> list[str]:  # fmt: skip
+    """`train`, `dev` or `test` of every example, by unit at random; at least one unit each of three."""
+    name_of = dict(zip(units.tolist(), unit_names(examples, units), strict=True))
+    ordered = sorted(name_of, key=lambda unit: (name_of[unit], unit))  # by name: the order of rows changes nothing
+    n = len(ordered)
+    shuffled = [ordered[i] for i in generator(seed, "split").permutation(n)]
+    n_dev, n_test = (max(1, round(n * f)) for f in fractions[1:])
+    n_dev, n_test = min(n_dev, n - 2), min(n_test, max(1, n - n_dev - 1))
+    split_of = {u: "test" if i < n_test else "dev" if i < n_test + n_dev else "train" for i, u in enumerate(shuffled)}
+    return [split_of[unit] for unit in units.tolist()]
+
+
+def first_crossing(pairs: Iterable[tuple[Key, str]]) -> tuple[Key, str, str] | None:
+    """The first name that occurs with two splits, and the two."""
+    home: dict[Key, str] = {}
+    for name, split in pairs:
+        if home.setdefault(name, split) != split:
+            return name, home[name], split
+    return None

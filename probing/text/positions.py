@@ -1,0 +1,192 @@
+"""Named positions of a prompt: `entity`, `entity.last`, `answer.before`, `end`; and which pieces each one is."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from probing.errors import AlignmentError, BadParameter, unknown_name
+from probing.provenance import digest
+from probing.text.alignment import Encoded, Ints, Rows
+from probing.text.corpus import Corpus, Example
+
+SCOPE = "position"
+MAX_POSITIONS = 1000
+WHOLE_SPAN = "all"
+_WHOLE = ("start", "end", "input_start", "input_end")
+_EDGES = {"first": ("first", 0), "last": ("last", 0), "before": ("first", -1), "after": ("last", 1)}
+_FORM = re.compile(r"(?P<name>[A-Za-z_]\w*)(\.(?P<edge>first|last|before|after))?(?P<shift>[+-][0-9]{1,5})?")
+_NEEDED = (
+    "SPAN (all its pieces), or start, end, input_start, input_end, SPAN.first, SPAN.last, SPAN.before or SPAN.after, "
+    "each with +N or -N"
+)
+
+
+@dataclass(frozen=True)
+class Position:
+    """One position: a whole span, or an edge of a span, of the text or of the input and a step in pieces from there.
+
+    A bare name means the same wherever a position is asked for: all pieces of the span, from its first to its last.
+
+    Attributes:
+        name: as written: `entity` for the whole span; else the edge is always named: `entity.last`.
+        span: name of the span; "" where the position is of the text or of the input.
+        edge: `all` pieces of the span, its `first` or `last`, `start` or `end` of the text, `input_start` or
+            `input_end`.
+        shift: pieces to go on, negative towards the beginning. Special pieces count.
+    """
+
+    name: str
+    span: str
+    edge: str
+    shift: int
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Read `end`, `entity` (the whole span), `entity.first`, `answer.before`, `end-2`, `entity.last+1`.
+
+        Raises:
+            BadParameter: another form.
+        """
+        match = _FORM.fullmatch(text.strip())
+        name, edge, shift = (match["name"], match["edge"], match["shift"] or "") if match else ("", None, "")
+        if not match or (name in _WHOLE and edge):
+            raise BadParameter(f"{text.strip()!r} is no position", needed=_NEEDED, found=repr(text.strip()))
+        if name in _WHOLE:
+            return cls(name + shift, "", name, int(shift or 0))
+        if not edge and not shift:
+            return cls(name, name, WHOLE_SPAN, 0)
+        anchor, step = _EDGES[edge or "last"]
+        return cls(f"{name}.{edge or 'last'}{shift}", name, anchor, step + int(shift or 0))
+
+
+def parse_positions(text: str) -> tuple[Position, ...]:
+    """The positions of `entity.last,answer.before,end`, in the order given.
+
+    Raises:
+        BadParameter: none, one twice, or one of another form.
+    """
+    found = tuple(Position.parse(part) for part in text.split(","))
+    names = [position.name for position in found]
+    if len(set(names)) < len(names) or len(names) > MAX_POSITIONS:
+        raise BadParameter("a position is given twice", needed="different positions", found=", ".join(names))
+    return found
+
+
+def check_spans(corpus: Corpus, positions: Sequence[Position]) -> None:
+    """Refuse names that no example has, and spans outside their text.
+
+    Raises:
+        UnknownName: with the nearest span of the corpus.
+        AlignmentError: with the sentence.
+    """
+    wanted = dict.fromkeys(position.span for position in positions if position.span)
+    known = {name for example in corpus.examples for name in example.spans}
+    for name in wanted:
+        if name not in known:
+            raise unknown_name("span", name, known, where=corpus.source)
+    for example in corpus.examples:
+        for name in wanted:
+            start, end = example.spans.get(name, (0, 0))
+            if not 0 <= start <= end <= len(example.text):
+                raise AlignmentError(
+                    f"span {name!r} is not in its text", needed=f"0 ≤ start ≤ end ≤ {len(example.text)}",
+                    found=f"{start}:{end}", where=f"sentence {example.id}", next_step="correct the spans",
+                )  # fmt: skip
+
+
+def positions_identity(corpus: Corpus, positions: Sequence[Position]) -> dict[str, Any]:
+    """Part of a store's identity: the names, and a hash of the spans that they were read at."""
+    names = sorted({position.span for position in positions if position.span})
+    spans = [[list(example.spans[name]) if name in example.spans else None for name in names]
+             for example in corpus.examples]  # fmt: skip
+    return {"position_names": [position.name for position in positions], "spans_sha256": digest([names, spans])}
+
+
+def position_rows(examples: Sequence[Example], encoded: Sequence[Encoded], positions: Sequence[Position]) -> Rows:
+    """One row per example and position that has a piece, ordered by example, then first piece.
+
+    A piece is in a span if it shares a visible character with it; a whole span's row pools all from the first such
+    piece to the last, and is of its first piece's word. `missing` names every other position by its number:
+    `nothing_selected` without such a span, `truncated` if a piece of it was cut off, else `no_pieces`.
+    """
+    found: list[tuple[int, int, int, int, int]] = []  # example, first piece, last piece, position, word
+    missing: list[tuple[int, int, str]] = []
+    for e, (example, one) in enumerate(zip(examples, encoded, strict=True)):
+        visible = _visible(example.text, one.offsets)
+        pieces = [_pieces_at(position, example, one, visible) for position in positions]
+        missing += [(e, p, piece) for p, piece in enumerate(pieces) if isinstance(piece, str)]
+        rows = sorted((*ends, p) for p, ends in enumerate(pieces) if not isinstance(ends, str))
+        starts = [start for start, _ in example.words]
+        found += [(e, a, z, p, _word_at(int(visible[a]), one, a, example, starts)) for a, z, p in rows]
+    example_of, first, last, position, word = np.array(found, dtype=np.int64).reshape(-1, 5).T
+    counts, sizes = np.bincount(example_of, minlength=len(examples)), last + 1 - first
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    offsets = [one.offsets for one in encoded]
+    char = np.array([(offsets[e][a, 0], offsets[e][z, 1]) for e, a, z, _, _ in found], dtype=np.int64).reshape(-1, 2)
+    return Rows(
+        offset=np.concatenate([[0], np.cumsum(counts)]), example=example_of, word=word,
+        piece=np.stack([first, last + 1], axis=1), char=char, first=bounds,
+        pieces=np.arange(bounds[-1]) + np.repeat(first - bounds[:-1], sizes), missing=tuple(missing),
+        skipped=tuple((int(e), "nothing_selected") for e in np.flatnonzero(counts == 0)), position=position,
+    )  # fmt: skip
+
+
+def _pieces_at(position: Position, example: Example, one: Encoded, visible: Ints) -> tuple[int, int] | str:
+    """The first and the last piece of a position, or why there is none."""
+    if position.edge != WHOLE_SPAN:
+        found = _piece_at(position, example, one, visible)
+        return found if isinstance(found, str) else (found, found)
+    first, last = (_piece_at(Position("", position.span, edge, 0), example, one, visible) for edge in ("first", "last"))
+    if isinstance(first, str) or isinstance(last, str):
+        return first if isinstance(first, str) else str(last)
+    return first, last
+
+
+def _piece_at(position: Position, example: Example, one: Encoded, visible: Ints) -> int | str:
+    """The piece of a position, or why there is none."""
+    content = np.flatnonzero(~one.special)
+    if position.edge in ("input_start", "input_end"):
+        target = (0 if position.edge == "input_start" else len(one) - 1) + position.shift
+        return target if 0 <= target < len(one) else "no_pieces"
+    inside = content
+    if position.span:
+        if position.span not in example.spans:
+            return "nothing_selected"
+        start, end = example.spans[position.span]
+        inside = content[_overlaps(visible[content], one.offsets[content, 1], start, end)]
+        is_cut = bool(_overlaps(_visible(example.text, one.cut), one.cut[:, 1], start, end).any())
+    else:
+        is_cut = one.is_truncated and (position.edge == "end" or not len(content))
+    if is_cut or not len(inside):
+        return "truncated" if is_cut else "no_pieces"
+    target = int(inside[0] if position.edge in ("first", "start") else inside[-1]) + position.shift
+    if one.is_truncated and target > content[-1]:
+        return "truncated"
+    return target if 0 <= target < len(one) else "no_pieces"
+
+
+def _visible(text: str, offsets: Ints) -> Ints:
+    """`(T,)` the first character of each piece that is not white space; its end if there is none."""
+    first = offsets[:, 0].copy()
+    for t, (start, end) in enumerate(offsets.tolist()):
+        if start < end and text[start].isspace():
+            first[t] = start + len(text[start:end]) - len(text[start:end].lstrip())
+    return first
+
+
+def _overlaps(visible: Ints, end: Ints, span_start: int, span_end: int) -> Any:
+    return (visible < end) & (visible < span_end) & (end > span_start)
+
+
+def _word_at(char: int, one: Encoded, piece: int, example: Example, starts: list[int]) -> int:
+    """The first of the words that hold a piece's first visible character; -1 for none and for special pieces."""
+    index = bisect_right(starts, char) - 1
+    if one.special[piece] or index < 0 or not example.words[index][0] <= char < example.words[index][1]:
+        return -1
+    return example.words.index(example.words[index])

@@ -1,0 +1,147 @@
+"""Where a corpus comes from: one file, a glob, `{split: file}` or `hub:NAME`; which reader reads it; split names."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from probing import registry
+from probing.errors import CorpusError
+
+HUB = "hub:"
+SPLITS = ("train", "dev", "test")
+_SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "dev": "dev", "development": "dev", "valid": "dev", "validation": "dev", "val": "dev",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+Source = str | Path | Mapping[str, str] | Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file or hub data set, the name of its reader, and its split ("": the splits are its own)."""
+
+    path: str
+    reader: str
+    split: str
+
+
+def split_name(name: str) -> str:
+    """`train`, `dev` or `test` for their usual spellings (`validation` is `dev`); other names unchanged."""
+    return _SPLIT_NAMES.get(name.strip().lower(), name.strip())
+
+
+def split_order(split: str) -> tuple[int, str]:
+    """Sort key: `train`, `dev`, `test`, then other names by letter."""
+    return SPLITS.index(split) if split in SPLITS else len(SPLITS), split
+
+
+def parts_of(source: Source) -> list[Part]:
+    """The files of a corpus, in split order.
+
+    Raises:
+        CorpusError: nothing there, a suffix no reader knows, or a glob whose file names do not tell splits.
+    """
+    if isinstance(source, Mapping):
+        named = [(split_name(split), str(path)) for split, path in source.items()]
+        _refuse_twice([split for split, _ in named], source)
+    elif _is_glob(str(source)):
+        named = [(_split_in(path), path) for path in _matches(str(source))]
+    else:
+        named = [("", str(source))]
+    if not named:
+        raise CorpusError("no corpus was given", needed="a file, a glob, {split: file} or hub:NAME", found="nothing")
+    return [_part(path, split) for split, path in sorted(named, key=lambda pair: split_order(pair[0]))]
+
+
+def _part(path: str, split: str) -> Part:
+    if path.startswith(HUB):
+        return Part(path.removeprefix(HUB), "hub", split)
+    check_file(path)
+    return Part(path, _reader_of(path), split)
+
+
+def check_file(path: str) -> None:
+    """Refuse what is not an existing file.
+
+    Raises:
+        CorpusError: with the nearest file names of its folder.
+    """
+    file = Path(path)
+    if file.is_file():
+        return
+    if file.is_dir():
+        raise CorpusError(
+            "a corpus is a file, not a folder", needed="a file, a glob or {split: file}", found=f"the folder {path}",
+            next_step="name one of: " + ", ".join(_files_in(file)[:10]) if _files_in(file) else "",
+        )  # fmt: skip
+    folder = file.parent
+    readable = [name for name in _files_in(folder) if Path(name).suffix.lower() in _readers()]
+    near = difflib.get_close_matches(file.name, readable, n=3, cutoff=0.4)
+    if near:
+        step = "did you mean " + " or ".join(repr(str(folder / name)) for name in near) + "?"
+    else:
+        step = "check the path" if folder.is_dir() else f"the folder {str(folder)!r} does not exist either"
+    raise CorpusError("corpus file not found", needed="an existing file", found=path, next_step=step)
+
+
+def _readers() -> dict[str, str]:
+    """The name of the reader of every suffix that one reads."""
+    known: dict[str, str] = {}
+    for name in registry.names("readers"):
+        known |= dict.fromkeys(registry.get("readers", name).MEMBER.suffixes, name)
+    return known
+
+
+def _reader_of(path: str) -> str:
+    suffix = Path(path).suffix.lower()
+    known = _readers()
+    if suffix not in known:
+        raise CorpusError(
+            f"no reader for {suffix!r} files" if suffix else "a corpus file needs a suffix",
+            needed="one of: " + ", ".join(sorted(known)), found=path, next_step="convert or rename the file",
+        )  # fmt: skip
+    return known[suffix]
+
+
+def _is_glob(source: str) -> bool:
+    return not source.startswith(HUB) and glob.has_magic(source) and not Path(source).is_file()
+
+
+def _matches(pattern: str) -> list[str]:
+    found = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207
+    if not found:
+        names = _files_in(Path(pattern).parent)
+        near = difflib.get_close_matches(Path(pattern).name, names, n=3, cutoff=0.3)
+        raise CorpusError(
+            "no file matches", needed="at least one file", found=pattern,
+            next_step="files there: " + ", ".join(near or names[:5]) if names else "check the folder",
+        )  # fmt: skip
+    return found
+
+
+def _split_in(path: str) -> str:
+    """The split that a part of the file name tells: `en_lines-train.conllu` is `train`."""
+    parts = re.split(r"[^a-z]+", Path(path).name.lower())
+    splits = {_SPLIT_NAMES[part] for part in parts if part in _SPLIT_NAMES}
+    if len(splits) != 1:
+        raise CorpusError(
+            "the file name does not tell its split", needed="exactly one of train, dev, valid, validation, test in it",
+            found=Path(path).name, where=path, next_step="give the files as train=FILE dev=FILE test=FILE",
+        )  # fmt: skip
+    return splits.pop()
+
+
+def _refuse_twice(splits: list[str], source: Mapping[str, object]) -> None:
+    for split in splits:
+        if splits.count(split) > 1:
+            raise CorpusError(f"two files for split {split!r}", needed="one file a split", found=", ".join(source))
+
+
+def _files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []

@@ -1,0 +1,79 @@
+"""Tasks of several kinds asked for at once: each with what fits it of one list of probes, measures and analyses."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from probing import registry
+from probing.contracts.task import Task
+from probing.errors import NotForThisTask
+from probing.recipes import build_task, normalised
+from probing.text.corpus import Corpus
+from probing.training.members import DEFAULT_MEASURES, DEFAULT_PROBES
+
+
+class Asked(Protocol):
+    """What a job asks of its tasks."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """All of them."""
+
+    @property
+    def probes(self) -> list[str]:
+        """Empty: the default of each task; so are measures."""
+
+    @property
+    def measures(self) -> list[str]:
+        """How probes are scored."""
+
+    @property
+    def analyses(self) -> list[str]:
+        """What else is asked."""
+
+
+def fitting(task: str, corpus: Corpus, asked: Asked) -> dict[str, Any]:
+    """Probes, measures and analyses for `train` of one task; None: the task's own defaults.
+
+    Of a single task everything stays as it was asked for. Of several, a probe or measure that cannot predict or score a
+    target of this kind, or read such rows, gives way to the defaults, an analysis is left out; both with a warning.
+
+    Raises:
+        UnknownName: no such task or member.
+    """
+    chosen = {"probes": asked.probes, "measures": asked.measures, "analyses": asked.analyses}
+    if len(asked.tasks) > 1 and any(chosen.values()):
+        built = build_task(task, corpus)
+        built.prepare(corpus)
+        defaults = {
+            "probes": built.probes or DEFAULT_PROBES[built.kind],
+            "measures": built.measures or DEFAULT_MEASURES[built.kind],
+        }
+        chosen = {name: _kept(name, chosen[name], task, built, defaults.get(name, ())) for name in chosen}
+    return {name: recipes if name == "analyses" else recipes or None for name, recipes in chosen.items()}
+
+
+def _kept(folder: str, recipes: Sequence[str], name: str, task: Task, defaults: Sequence[str]) -> list[str]:
+    unfit = [recipe for recipe in recipes if not _fits(folder, recipe, task)]
+    if unfit:
+        instead = f"{', '.join(defaults)} in {'its' if len(unfit) == 1 else 'their'} place" if defaults else "left out"
+        warnings.warn(
+            f"task {name} ({task.kind}, rows read as {task.reading}): not for {', '.join(unfit)}; {instead}",
+            NotForThisTask,
+            stacklevel=4,
+        )
+    kept = [recipe for recipe in recipes if recipe not in unfit]
+    named = {normalised(folder, recipe) for recipe in kept}
+    return kept + [default for default in (defaults if unfit else ()) if default not in named]
+
+
+def _fits(folder: str, recipe: str, task: Task) -> bool:
+    """Whether a member has a form for the task's kind of target and for its rows."""
+    module = registry.get(folder, recipe.partition(":")[0].strip())
+    forms = [form for form in (module.MEMBER, getattr(module, "REGRESSION_MEMBER", None)) if form is not None]
+    if folder != "probes":
+        return any(task.kind in form.kinds for form in forms)
+    kind = "real" if task.kind == "real" else "classes"  # of several labels each is a problem of two classes
+    return any(kind in form.kinds and task.reading in (form.readings or (task.reading,)) for form in forms)

@@ -1,0 +1,38 @@
+"""The output of a sequence classification or regression head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import ClassVar, Literal
+
+from probing.contracts.behaviour import Behaviour, Outputs, Readout, Texts
+from probing.errors import NoBehaviour
+
+
+class Head(Behaviour):
+    """Output of the model's own head over a text: logits of classes, or predicted numbers."""
+
+    source: ClassVar[Literal["logits", "output", "states"]] = "output"
+
+    def __init__(self, *, regression: bool = False) -> None:
+        """
+        Args:
+            regression: the outputs are numbers, not logits of classes.
+        """
+        self.regression = regression
+
+    @property
+    def are_logits(self) -> bool:
+        return not self.regression
+
+    def fit(self, texts: Texts, clean: Callable[[], Iterable[Outputs]]) -> Readout:
+        first = next(iter(clean())).values
+        if first.ndim != 2 or (first.shape[1] < 2 and not self.regression):
+            raise NoBehaviour(
+                "this head does not give classes of a text", needed="(B, classes), two or more",
+                found=f"shape {tuple(first.shape)}", next_step="regression=true for numbers, or another behaviour",
+            )  # fmt: skip
+        return lambda outputs: outputs.values.float()
+
+
+MEMBER = Head

@@ -1,0 +1,46 @@
+"""Logits of a masked model at the mask piece."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from probing.contracts.behaviour import Ints, Texts
+from probing.errors import NoBehaviour
+from probing.use.behaviours.next_token import NextToken
+
+
+class MaskedToken(NextToken):
+    """Logits at the mask piece of each text: of answers, less their mean, or of the vocabulary in units of nats.
+
+    Otherwise as `next_token`; `position` is for texts with several mask pieces.
+    """
+
+    def __init__(self, *, answers: str | list[str] | tuple[str, ...] | None = None, position: str = "mask") -> None:
+        """
+        Args:
+            answers: two or more, one piece each, also as `yes|no`; None: the whole vocabulary.
+            position: `mask`: the one mask piece of the text; else a named position.
+
+        Raises:
+            BadParameter: only one answer, or one twice.
+        """
+        super().__init__(answers=answers, position=position)
+
+    def pieces(self, texts: Texts) -> Ints | None:
+        if self.position != "mask" or "mask" in texts.pieces:
+            return texts.last_of(self.position)
+        mask = texts.tokenizer.mask_token_id
+        found = [np.flatnonzero(texts.encoded[e].ids == mask) for e in texts.example]
+        for row, pieces in enumerate(found):
+            if mask is None or len(pieces) != 1:
+                raise NoBehaviour(
+                    "a text has not one mask piece", needed="one mask piece, or a named position",
+                    found="a tokenizer without a mask piece" if mask is None else f"{len(pieces)} of them",
+                    where=f"row {row}",
+                    next_step="use next_token, or another model" if mask is None
+                    else f"put {texts.tokenizer.mask_token} into the text, or give position=NAME",
+                )  # fmt: skip
+        return np.array([pieces[0] for pieces in found], dtype=np.int64)
+
+
+MEMBER = MaskedToken

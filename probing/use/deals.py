@@ -1,0 +1,78 @@
+"""Deals: how τ fares where other rows fit the shift and the contrast, without running the model again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts.edited_model import Place
+from probing.seeds import generator
+from probing.use.contrasts import Contrast, contrast
+from probing.use.effects import Bench
+from probing.use.experiment import FOLDS, Experiment
+from probing.use.natural import Natural
+from probing.use.tally import Tally
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def redealt(
+    bench: Bench, place: Place, swap: Tally, exchange: Tally, *, deals: int
+) -> tuple[list[float], list[float]]:  # fmt: skip
+    """τ of the swap and of the interchange, in SDs of the clean output along the new contrast, by deal.
+
+    The groups of the two folds that fit are dealt out anew between them; the measured changes stay. Those of a swap are
+    carried to the new shift by their derivatives in it, which were taken along the first contrast: none are given
+    where there are several contrasts, or outputs of several dimensions, in which the new contrast is another.
+
+    Args:
+        bench: the experiment.
+        place: of the edits.
+        swap, exchange: what was measured there.
+        deals: how many.
+    """
+    swaps: list[float] = []
+    exchanges: list[float] = []
+    for deal in range(deals):
+        fits = [_fit(bench, r, deal) for r in range(FOLDS)]
+        if bench.is_single:
+            swaps.append(float(np.mean([_swapped(bench, place, swap, r, *fit) for r, fit in enumerate(fits)])))
+        naturals = [_with(bench, bench.exchanged_naturals[r], rows, fitted) for r, (_, rows, fitted) in enumerate(fits)]
+        exchanges.append(float(np.mean([_size(one, exchange.changes[r]) for r, one in enumerate(naturals)])))
+    return swaps, exchanges
+
+
+def _fit(bench: Bench, r: int, deal: int) -> tuple[Ints, Ints, Contrast]:
+    """Rows that fit the shift, rows that fit the contrast, and the contrast."""
+    e, (f1, f2, _) = bench.experiment, bench.folds(r)
+    first, second = _halves(e, np.concatenate([f1, f2]), generator(bench.seed, "use", "deal", deal, r))
+    return first, second, contrast(bench.y[second], e.z[second], e.strata[second], n_classes=e.n_classes)
+
+
+def _swapped(bench: Bench, place: Place, swap: Tally, r: int, first: Ints, second: Ints, fitted: Contrast) -> float:
+    natural, (sides, slopes) = _with(bench, bench.naturals[r], second, fitted), swap.slopes[r]
+    moved = bench.shift(bench.states(place), first).difference(sides) - bench.at(place).shifts[r].difference(sides)
+    return _size(natural, swap.changes[r]) + float((slopes * moved).sum()) / (natural.spread or 1.0)
+
+
+def _size(natural: Natural, changes: Floats) -> float:
+    return float(natural.weights.weights @ natural.along(changes)) / (natural.spread or 1.0)
+
+
+def _with(bench: Bench, natural: Natural, rows: Ints, fitted: Contrast) -> Natural:
+    return replace(natural, f2=rows, fitted=fitted, sign=bench.sign_of(fitted))
+
+
+def _halves(e: Experiment, rows: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """The rows in two parts, whole groups each, each with about half of the groups of every stratum and class."""
+    kinds = e.strata * max(1, e.n_classes) + (e.z if e.n_classes else 0)
+    groups, first, of_row = np.unique(e.groups[rows], return_index=True, return_inverse=True)
+    order = rng.permutation(len(groups))
+    order = order[np.argsort(kinds[rows][first][order], kind="stable")]
+    side = np.empty(len(groups), np.int64)
+    side[order] = np.arange(len(groups)) % 2
+    is_first = side[of_row.reshape(-1)] == rng.integers(2)
+    return rows[is_first], rows[~is_first]

@@ -1,0 +1,188 @@
+"""Whether a property can be read off the states of an experiment: the gate of a verdict.
+
+Each fold is predicted from the other two by a linear probe, and where that fails by an MLP. A probe passes by its
+information (its log odds agree with the labels, and are worth 1 % of what there is to know, in which a rare class
+cannot hide), or by its accuracy alone. The four tests share the level of 5 %, and the interval of the accuracy is the
+test of the accuracy turned round: one that lies above the prior always passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from scipy.stats import rankdata
+
+from probing.probes._early_stopping import held_out_rows
+from probing.probes.mlp import MLPProbe, MLPRegressorProbe
+from probing.use.experiment import FOLDS, Experiment
+from probing.use.fold_states import FoldStates
+from probing.use.held_out import TWICE_COUNTED, TWICE_COUNTED_NAMES, Agreement, beyond_chance
+from probing.use.shrinkage import Prediction, linear_predictions, prior_of, temperatures
+
+Floats = NDArray[np.float64]
+LEVEL = 0.05
+LEAST_SHARE = 0.01
+_NETWORK = MLPProbe(learning_rate=5e-3, batch_size=256)
+_REAL_NETWORK = MLPRegressorProbe(learning_rate=5e-3, batch_size=256)
+
+
+@dataclass(frozen=True)
+class GateLevels:
+    """How the level of the gate is split: over the linear probe and the MLP, over information and accuracy of each."""
+
+    information: float
+    accuracy: float
+
+
+LINEAR, MLP = GateLevels(0.025, 0.01), GateLevels(0.01, 0.005)  # 0.05 in all
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one kind of probe read of the rows that it was not fitted on.
+
+    Attributes:
+        information: in nats a row (of real values: in R²), as a share of what there is to know.
+        worth: the share that its scores are worth at the best temperature, by the first term of the expansion in it:
+            agreement² / 2 in nats (of real values the squared correlation of normal scores).
+        accuracy: share of right answers (R² of real values).
+        prior: share of the commonest class (0 for real values).
+        accuracy_low, accuracy_high: interval of the accuracy, at the level of its test on either side; never narrower
+            than what the test asks for.
+        p_information, p_accuracy: one-sided, by group, of one test.
+        levels: of the two tests.
+    """
+
+    information: float
+    worth: float
+    accuracy: float
+    prior: float
+    accuracy_low: float
+    accuracy_high: float
+    p_information: float
+    p_accuracy: float
+    levels: GateLevels
+
+    @property
+    def p(self) -> float:
+        """Returns the smaller p of both tests, adjusted for all four; scores worth less than 1 % do not count."""
+        p = self.p_information / self.levels.information if self.worth >= LEAST_SHARE else math.inf
+        return min(1.0, LEVEL * min(p, self.p_accuracy / self.levels.accuracy))
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What probes read at one place.
+
+    Attributes:
+        linear: of the linear probe.
+        mlp: of the MLP; None: not tried, for the linear probe passed.
+    """
+
+    linear: Reading
+    mlp: Reading | None
+
+    @property
+    def better(self) -> Reading:
+        """The one with the lower p; of two that show nothing, the more accurate."""
+        if self.mlp is None:
+            return self.linear
+        return min(self.linear, self.mlp, key=lambda one: (one.p, -one.accuracy))
+
+    @property
+    def p(self) -> float:
+        """Returns the p of the better reading, adjusted for all four tests."""
+        return self.better.p
+
+    @property
+    def passes(self) -> bool:
+        """p ≤ 0.05."""
+        return self.p <= LEVEL
+
+
+def decoded(experiment: Experiment, states: FoldStates, *, seed: int) -> Decoded:
+    """A linear probe, and where that fails an MLP."""
+    linear = reading(experiment, linear_predictions(experiment, states), LINEAR)
+    if linear.p <= LEVEL:
+        return Decoded(linear, None)
+    return Decoded(linear, reading(experiment, mlp_predictions(experiment, states, seed), MLP))
+
+
+def reading(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:
+    """What predictions of the three folds come to: information and accuracy of one kind of probe, tested by group."""
+    return _read_classes(e, predictions, levels) if e.n_classes else _read_values(e, predictions, levels)
+
+
+def _read_classes(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:
+    z, rows = e.z, np.arange(len(e.z))
+    likelihood, baseline = np.zeros(len(z)), np.zeros(len(z))
+    scores, named = np.zeros((2, len(z), e.n_classes))
+    for k, one in enumerate(predictions):
+        test, probabilities = e.fold(k), one.probabilities
+        baseline[test] = np.log(one.prior[z[test]])
+        likelihood[test] = np.log(np.maximum(probabilities[rows[: len(test)], z[test]], 1e-12))
+        scores[test] = one.unit_scores
+        named[test, probabilities.argmax(1)] = 1.0
+    soft = Agreement.of(beyond_chance(scores, z), e.groups, TWICE_COUNTED)
+    hard = Agreement.of(beyond_chance(named, z), e.groups, TWICE_COUNTED_NAMES)
+    right = Agreement.of(named[rows, z], e.groups, 1.0)
+    accuracy, half = right.value, max(one.half_width(levels.accuracy) for one in (hard, right))
+    worth = max(0.0, soft.value) ** 2 / 2 / -float(baseline.mean())
+    return Reading(
+        1 - float(likelihood.mean() / baseline.mean()), worth, accuracy, float(np.bincount(z).max() / len(z)),
+        max(0.0, accuracy - half), min(1.0, accuracy + half), soft.p, hard.p, levels,
+    )  # fmt: skip
+
+
+def _read_values(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:
+    z = e.z
+    gains, baseline, scores = np.zeros((3, len(z)))
+    for k, one in enumerate(predictions):
+        test = e.fold(k)
+        baseline[test] = (z[test] - one.prior[0]) ** 2
+        gains[test] = baseline[test] - (z[test] - one.values) ** 2
+        scores[test] = one.unit_scores[:, 0]
+    soft = Agreement.of(_normal_scores(z) * _normal_scores(scores), e.groups, TWICE_COUNTED)
+    hard = Agreement.of(gains, e.groups, TWICE_COUNTED)
+    r2, half = float(gains.mean() / baseline.mean()), hard.half_width(levels.accuracy) / float(baseline.mean())
+    return Reading(r2, max(0.0, soft.value) ** 2, r2, 0.0, r2 - half, min(1.0, r2 + half), soft.p, hard.p, levels)
+
+
+def _normal_scores(values: Floats) -> Floats:
+    """Normal quantiles of the ranks, of SD 1: of values with heavy tails a few rows would carry any other product.
+
+    References:
+        van der Waerden 1952, Order tests for the two-sample problem and their power.
+    """
+    found = ndtri((rankdata(values) - 0.5) / len(values))
+    return np.asarray(found / (found.std() or 1.0))
+
+
+def mlp_predictions(e: Experiment, states: FoldStates, seed: int) -> list[Prediction]:
+    """Three networks, each for the fold that it was not fitted on.
+
+    Their temperatures come from the fitted rows that stopped them early, which are few: of these a network has learned
+    nothing else.
+    """
+    X = np.concatenate(states.blocks, dtype=np.float32)
+    z, folds = (np.concatenate([values[e.fold(k)] for k in range(FOLDS)]) for values in (e.z, e.folds))
+    dev = held_out_rows(len(X), 0)[1]
+    if e.n_classes:
+        readers = _NETWORK.with_seed(seed).fit_parts(X, z, [folds != k for k in range(FOLDS)])
+    prior, found = prior_of(z, e.n_classes), []
+    for k in range(FOLDS):
+        fit, own = folds != k, dev[folds[dev] != k]
+        if e.n_classes:
+            logs = readers[k].predict_log_proba(np.concatenate([X[~fit], X[own]])) - np.log(prior)
+            test, inner = logs[: -len(own)], logs[-len(own) :]
+            temperature = float(temperatures(inner[None], z[own], prior, e.n_classes)[0][0])
+        else:
+            reader = _REAL_NETWORK.with_seed(seed).fit(X[fit], z[fit])
+            test, temperature = reader.predict(X[~fit])[:, None] - prior, 1.0
+        found.append(Prediction(test, temperature, prior))
+    return found

@@ -1,0 +1,26 @@
+"""Directions, erasers and probes in files that say what they are and what was found; no export without its verdict."""
+
+from __future__ import annotations
+
+from probing.use.directions.exporting import export_control_vector, export_vectors
+from probing.use.directions.files import read_evidence, write_evidence
+from probing.use.directions.fitting import Source, controls_of, directions, directions_of, eraser, probe, stratum_names
+from probing.use.directions.header import Header, Stated
+from probing.use.directions.record import Evidence
+
+__all__ = [
+    "Evidence",
+    "Header",
+    "Source",
+    "Stated",
+    "controls_of",
+    "directions",
+    "directions_of",
+    "eraser",
+    "export_control_vector",
+    "export_vectors",
+    "probe",
+    "read_evidence",
+    "stratum_names",
+    "write_evidence",
+]

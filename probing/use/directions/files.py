@@ -1,0 +1,92 @@
+"""Evidence as a safetensors file whose header says everything; read strictly, for it may come from anywhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from probing.errors import BadParameter, UntrustedFile
+from probing.files.strict_json import strict_json
+from probing.files.whole_files import write_atomically
+from probing.states.store.audit import refuse
+from probing.use.directions.header import Header
+from probing.use.directions.record import Evidence
+
+KEY = "probing.evidence"
+VERSION = 1
+_MOST_BYTES, _MOST_HEADER = 256 << 20, 4 << 20
+_KINDS = {"F64", "I64"}
+
+
+def write_evidence(path: str | Path, evidence: Evidence) -> Path:
+    """Write one file, whole or not at all; equal evidence gives equal bytes.
+
+    Raises:
+        BadParameter: the header is longer than is ever read.
+    """
+    told = json.dumps({"version": VERSION, **asdict(evidence.header)}, sort_keys=True, allow_nan=False)
+    if len(told) > _MOST_HEADER // 2:
+        raise BadParameter("a header of evidence is too long", needed=f"at most {_MOST_HEADER // 2:,} characters",
+                           found=f"{len(told):,}", where=str(path))  # fmt: skip
+    arrays = {name: np.ascontiguousarray(array) for name, array in evidence.arrays.items()}
+    write_atomically(Path(path), save(arrays, metadata={KEY: told}))
+    return Path(path)
+
+
+def read_evidence(path: str | Path) -> Evidence:
+    """What `write_evidence` wrote.
+
+    Raises:
+        BadParameter: no such file.
+        UntrustedFile: a file that is none of ours, or damaged; nothing of it is used.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise BadParameter("no evidence here", needed="a file of write_evidence", found="nothing", where=str(path))
+    size = file.stat().st_size
+    if size > _MOST_BYTES:
+        refuse(f"a file of at most {_MOST_BYTES:,} bytes", file.name, f"{size:,}")
+    content = file.read_bytes()
+    header, kinds = _header(content, file.name)
+    if not set(kinds) <= _KINDS:
+        refuse("tensors of float64 and int64", file.name, ", ".join(sorted(kinds))[:100])
+    try:
+        arrays: dict[str, NDArray[Any]] = load(content)
+        return Evidence(header, arrays)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, BadParameter):
+            refuse(f"evidence of {error.needed}", file.name, f"{error.message}: {error.found}"[:200])
+        refuse("tensors as the header says", file.name, str(error)[:200])
+
+
+def _header(content: bytes, name: str) -> tuple[Header, list[str]]:
+    """What the file says of itself, and the dtypes of its tensors."""
+    size = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or size > min(_MOST_HEADER, len(content) - 8):
+        refuse(f"a header of at most {_MOST_HEADER:,} bytes, inside the file", name, f"{size:,}")
+    try:
+        outer = strict_json(content[8 : 8 + size])
+        if not isinstance(outer, dict) or not isinstance(outer.get("__metadata__"), dict):
+            refuse("a header with metadata", name, type(outer).__name__)
+        told = outer["__metadata__"].get(KEY)
+        if not isinstance(told, str):
+            refuse(f"evidence under {KEY!r}", name, "none")
+        fields = strict_json(told)
+        version = fields.pop("version", None) if isinstance(fields, dict) else None
+        if version != VERSION:
+            refuse(f"version {VERSION} of evidence", name, repr(version)[:40])
+        header = TypeAdapter(Header).validate_json(json.dumps(fields), strict=True)
+    except ValueError as error:
+        if isinstance(error, UntrustedFile):
+            raise
+        refuse("the header of evidence", name, str(error)[:200])
+    tensors = [entry for key, entry in outer.items() if key != "__metadata__"]
+    return header, [str(t.get("dtype")) if isinstance(t, dict) else repr(t)[:20] for t in tensors]

@@ -1,0 +1,165 @@
+"""Evidence: a direction, an eraser or a probe, and all that has to be known to apply it again; never without a verdict.
+
+What is in the arrays, by kind (W strata, K classes, D width, r rank):
+
+    class_mean   means (W, K, D), counts (W, K), shares (W,); of real values slopes (W, D), shares (W,)
+    leace        left (D, r), right (D, r), centre (D,)
+    probe        weights (D, K), bias (K,)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
+
+from probing.errors import BadParameter
+from probing.use.directions.header import Header, Stated
+from probing.verdicts.verdict import Word
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Arrays and what they mean.
+
+    Raises:
+        BadParameter: no verdict, or arrays that are not those of the kind.
+    """
+
+    header: Header
+    arrays: Mapping[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.header.verdict, Stated) or self.header.verdict.word not in set(Word):
+            raise BadParameter("no evidence without its verdict", needed="one of the verdicts of `judge`",
+                               found=repr(self.header.verdict)[:80], where=self.header.place)  # fmt: skip
+        problem = misfit(self.header, self.arrays)
+        if problem:
+            raise BadParameter("arrays that are not those of the kind", needed=self.header.kind, found=problem,
+                               where=self.header.place)  # fmt: skip
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return next(int(self.arrays[n].shape[i]) for n, i in _WIDTH[self.header.kind] if n in self.arrays)
+
+    def apply(
+        self, states: NDArray[np.floating], *, start: ArrayLike = 0, goal: ArrayLike = 1,
+        strata: ArrayLike | None = None, dose: float = 1.0,
+    ) -> NDArray[np.floating]:  # fmt: skip
+        """`(n, D)` edited states, computed in float64, in the dtype of what was given.
+
+        Args:
+            states: `(n, D)`.
+            start, goal: class codes (or real values) of the rows, and those they are to have; `(n,)` or one for all.
+                Erasers pay no heed to them.
+            strata: `(n,)` codes, in the order of `header.strata`; None: one shift for all.
+            dose: 1 is the whole edit.
+
+        Raises:
+            BadParameter: a probe, which reads and does not edit; other widths, codes or strata that are not there.
+        """
+        x = self._checked(states)
+        if self.header.kind == "probe":
+            raise BadParameter("a probe edits nothing", needed="directions or an eraser", found="a probe",
+                               next_step="use predict")  # fmt: skip
+        if self.header.kind == "leace":
+            a = self.arrays
+            change = -((x - a["centre"]) @ a["right"]) @ a["left"].T
+        else:
+            change = self._shift(len(x), np.asarray(start), np.asarray(goal), strata)
+        return np.asarray(x + dose * change, dtype=states.dtype)
+
+    def predict(self, states: NDArray[np.floating]) -> Floats:
+        """`(n, K)` natural logs of probabilities, of a probe.
+
+        Raises:
+            BadParameter: not a probe, or states of another width.
+        """
+        if self.header.kind != "probe":
+            raise BadParameter("only a probe predicts", needed="a probe", found=self.header.kind)
+        return np.asarray(log_softmax(self._checked(states) @ self.arrays["weights"] + self.arrays["bias"], axis=1))
+
+    def direction(self, *, start: int = 0, goal: int = 1) -> Floats:
+        """`(D,)` what one shift for all strata adds at dose 1; of real values per unit.
+
+        Raises:
+            BadParameter: not directions, or no such class.
+        """
+        if self.header.kind != "class_mean":
+            raise BadParameter("only class means are a direction", needed="class_mean", found=self.header.kind)
+        return np.asarray(self._shift(1, np.asarray(start), np.asarray(goal), None)[0])
+
+    def _checked(self, states: NDArray[np.floating]) -> Floats:
+        if states.ndim != 2 or states.shape[1] != self.width:
+            raise BadParameter("states of another width", needed=f"(n, {self.width})", found=str(states.shape),
+                               where=self.header.place)  # fmt: skip
+        return states.astype(np.float64)
+
+    def _shift(self, n: int, start: NDArray[Any], goal: NDArray[Any], strata: ArrayLike | None) -> Floats:
+        shares = self.arrays["shares"]
+        w = None if strata is None else self._codes("stratum", np.asarray(strata), n, len(shares))
+        if "means" in self.arrays:
+            n_classes = len(self.header.labels)
+            begin, end = (self._codes("class", codes, n, n_classes) for codes in (start, goal))
+            return self._between(begin, end, w)
+        change = np.broadcast_to(goal - start, (n,))[:, None]
+        slopes = self.arrays["slopes"]
+        return np.asarray(change * (shares @ slopes if w is None else slopes[w]))
+
+    def _codes(self, what: str, codes: NDArray[Any], n: int, most: int) -> NDArray[Any]:
+        """`(n,)` codes from 0 to `most` - 1."""
+        fits = codes.dtype.kind in "iu" and codes.shape in ((), (n,))
+        if not fits or (codes.size and not (codes.min() >= 0 and codes.max() < most)):
+            raise BadParameter(f"no such {what}", needed=f"whole numbers from 0 to {most - 1}, one or {n}",
+                               found=f"{codes.shape} of {codes.dtype}, {codes.ravel()[:3].tolist()} …",
+                               where=self.header.place)  # fmt: skip
+        return np.broadcast_to(codes, (n,))
+
+    def _between(self, begin: NDArray[Any], end: NDArray[Any], w: NDArray[Any] | None) -> Floats:
+        means, counts = self.arrays["means"], self.arrays["counts"]
+        known = (counts[:, begin] > 0) & (counts[:, end] > 0)  # (W, n)
+        is_known = known.any(0) if w is None else known[w, np.arange(len(w))]
+        if not is_known.all():
+            raise BadParameter("no rows to tell a class by", needed="a stratum with rows of both classes",
+                               found="none", where=self.header.place)  # fmt: skip
+        if w is not None:
+            return np.asarray(means[w, end] - means[w, begin])
+        weights = self.arrays["shares"][:, None] * known
+        weights = weights if known.all() else weights / weights.sum(0)
+        return np.asarray(sum(v[:, None] * (m[end] - m[begin]) for v, m in zip(weights, means, strict=True)))
+
+
+_WIDTH = {"class_mean": (("means", 2), ("slopes", 1)), "leace": (("centre", 0),), "probe": (("weights", 0),)}
+
+
+def misfit(header: Header, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """What is wrong with arrays, in a few words; "" where nothing is."""
+    wanted = _wanted(header)
+    if set(arrays) != set(wanted):
+        return f"arrays {', '.join(sorted(arrays))[:100] or 'none'}"
+    sizes: dict[str, int] = {"K": len(header.labels), "W": len(header.strata)}
+    for name, axes in wanted.items():
+        array, kind = arrays[name], "i" if name == "counts" else "f"
+        if array.ndim != len(axes) or array.dtype.kind != kind or array.dtype.itemsize != 8:
+            return f"{name} of shape {array.shape} and {array.dtype}"
+        if any(sizes.setdefault(axis, n) != n for axis, n in zip(axes, array.shape, strict=True)):
+            return f"{name} of shape {array.shape}"
+        if not np.isfinite(array).all() or (name in ("counts", "shares") and array.min(initial=0) < 0):
+            return f"{name} with numbers that are not finite, or negative"
+    empty = [axis for axis in set("".join(wanted.values())) - {"r"} if not sizes[axis]]  # an eraser may have rank 0
+    return f"arrays without {empty[0]}" if empty else ""
+
+
+def _wanted(header: Header) -> dict[str, str]:
+    if header.kind == "leace":
+        return {"left": "Dr", "right": "Dr", "centre": "D"}
+    if header.kind == "probe":
+        return {"weights": "DK", "bias": "K"}
+    return {"means": "WKD", "counts": "WK", "shares": "W"} if header.labels else {"slopes": "WD", "shares": "W"}

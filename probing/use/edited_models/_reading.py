@@ -1,0 +1,143 @@
+"""States of rows at places, and whole sequences of block inputs, from one pass or from a replay store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from probing.contracts.edited_model import Place
+from probing.errors import NonFiniteStates, ProvenanceMismatch
+from probing.models.site import Site
+from probing.states.extraction.replaying import Replay
+from probing.use.edited_models._rows import TextRows
+from probing.use.edited_models._sequences import Flat, Sequences
+
+Ints = NDArray[np.int64]
+
+
+class Pieces:
+    """The pieces of N rows at one position, laid end to end."""
+
+    def __init__(self, pieces: Sequence[Ints]) -> None:
+        self._flat = np.concatenate(pieces).astype(np.int64)
+        self._bounds = np.concatenate([[0], np.cumsum([len(one) for one in pieces])]).astype(np.int64)
+
+    def sizes(self, rows: Ints) -> Ints:
+        """How many pieces each of these rows has."""
+        counts: Ints = self._bounds[rows + 1] - self._bounds[rows]
+        return counts
+
+    @property
+    def are_single(self) -> bool:
+        """Whether every row has one piece."""
+        return len(self._flat) == len(self._bounds) - 1
+
+    def of(self, rows: Ints) -> tuple[Ints, Ints]:
+        """`(M,)` which of the rows asked for, and `(M,)` pieces."""
+        return np.repeat(np.arange(len(rows)), self.sizes(rows)), self._flat[self.ends_to_end(rows)]
+
+    def ends_to_end(self, rows: Ints) -> Ints:
+        """`(M,)` where the pieces of these rows stand among those of all."""
+        counts = self.sizes(rows)
+        ends = np.cumsum(counts)
+        starts: Ints = np.repeat(self._bounds[rows] - (ends - counts), counts)
+        return np.arange(len(starts)) + starts
+
+
+def block_input(site: str) -> str:
+    """`resid.l` of the block that a site lies in."""
+    return f"resid.{Site.parse(site).layer}"
+
+
+def read_states(
+    sequences: Sequences, rows: TextRows, pieces: Mapping[str, Pieces], places: Sequence[Place], replay: Replay | None
+) -> dict[Place, Tensor]:
+    """`(N, D)` float32 by place, the mean of each row's pieces; `sequences` is filled on the way.
+
+    Raises:
+        NonFiniteStates: naming the site.
+        ProvenanceMismatch: the store is of other texts.
+    """
+    bases = dict.fromkeys(block_input(place.site) for place in places)
+    found: dict[Place, Tensor] = {}
+    for examples, at, states, first in _passes(sequences, rows, places, replay, bases):
+        for site in bases:
+            sequences.states[site][sequences.flat_index(examples)] = states[site]
+        for place in places:
+            which, piece = pieces[place.position].of(at)
+            flat, ends = states[place.site], np.concatenate([[0], np.cumsum(np.bincount(which, minlength=len(at)))])
+            into = found.setdefault(place, torch.zeros((len(rows.example), flat.shape[1])))
+            into[torch.from_numpy(at)] = embedding_bag(
+                torch.from_numpy(piece + first[which]), flat, torch.from_numpy(ends), mode="mean",
+                include_last_offset=True,
+            )  # fmt: skip
+    return found
+
+
+def read_pieces(
+    sequences: Sequences, rows: TextRows, pieces: Mapping[str, Pieces], replay: Replay | None, places: Sequence[Place]
+) -> dict[Place, Tensor]:
+    """`(M, D)` float32 by place, the states of the M pieces of all rows in order; errors as `read_states`."""
+    found: dict[Place, Tensor] = {}
+    for _, at, states, first in _passes(sequences, rows, places, replay, ()):
+        for place in places:
+            which, piece = pieces[place.position].of(at)
+            values, where = states[place.site][torch.from_numpy(piece + first[which])], pieces[place.position]
+            number = int(where.sizes(np.arange(len(rows.example))).sum())
+            into = found.setdefault(place, torch.zeros((number, values.shape[1])))
+            into[torch.from_numpy(where.ends_to_end(at))] = values
+    return found
+
+
+def _passes(
+    sequences: Sequences, rows: TextRows, places: Sequence[Place], replay: Replay | None, more: Iterable[str]
+) -> Iterator[tuple[Ints, Ints, Flat, Ints]]:
+    """Part by part: examples, `(n,)` their rows, states of the examples' pieces by site, and where those of each row's
+    example begin among them `(n,)`.
+    """
+    wanted = list(dict.fromkeys([*more, *(place.site for place in places)]))
+    by_example = np.argsort(rows.example, kind="stable")
+    firsts = np.searchsorted(rows.example[by_example], np.arange(len(rows.encoded) + 1))
+    for examples, states in sequences.read(wanted) if replay is None else stored(replay, rows, wanted):
+        at = np.concatenate([np.zeros(0, np.int64), *(by_example[firsts[e] : firsts[e + 1]] for e in examples)])
+        starts = np.zeros(len(rows.encoded), dtype=np.int64)
+        lengths = sequences.lengths[examples]
+        starts[examples] = np.cumsum(lengths) - lengths
+        for site, flat in states.items():
+            _check_finite(site, flat)
+        yield examples, at, states, starts[rows.example[at]]
+
+
+def _check_finite(site: str, flat: Tensor) -> None:
+    if not bool(torch.isfinite(flat).all()):
+        raise NonFiniteStates("states are not finite", needed="finite numbers", found="NaN or infinity", where=site,
+                              next_step="compute in float32")  # fmt: skip
+
+
+def stored(replay: Replay, rows: TextRows, sites: Sequence[str]) -> Iterator[tuple[Ints, Flat]]:
+    """As `Sequences.read`, one example after the other.
+
+    Raises:
+        ProvenanceMismatch: an example is not in the store, or is there with other pieces.
+        UnknownSite: a site that the store lacks.
+    """
+    table = replay.store.rows
+    example, ids = np.asarray(table.example), np.asarray(table.input_id)
+    order = np.argsort(example, kind="stable")
+    ordinals = np.zeros(len(rows.encoded), dtype=np.int64)
+    ordinals[rows.example] = rows.ordinal
+    for e, (ordinal, one) in enumerate(zip(ordinals, rows.encoded, strict=True)):
+        first, last = np.searchsorted(example[order], [ordinal, ordinal + 1])
+        mine = order[first:last]
+        if not np.array_equal(ids[mine], one.ids):
+            raise ProvenanceMismatch(
+                "the store is of other texts", needed="the pieces that the model is given", where=f"example {ordinal}",
+                found=f"{len(mine)} other pieces" if len(mine) else "nothing",
+                next_step="extract a replay store of these examples",
+            )  # fmt: skip
+        yield np.array([e]), {site: torch.from_numpy(replay.store.read(site, mine)) for site in sites}

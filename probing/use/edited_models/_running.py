@@ -1,0 +1,143 @@
+"""Runner: rows of a model run by a whole pass, or from a site on with an edit there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.contracts.behaviour import Behaviour, Outputs, Texts
+from probing.models.language_model import LanguageModel
+from probing.models.reading.held_norms import PADDING, HeldNorms
+from probing.models.site import Site
+from probing.use.edited_models._hooks import adding, depth, only, output_layer
+from probing.use.edited_models._reading import block_input
+from probing.use.edited_models._sequences import Batch, Sequences
+
+Ints = NDArray[np.int64]
+
+
+class Runner:
+    """Passes of a model over rows.
+
+    Attributes:
+        model: the model.
+        texts: the rows.
+        sequences: their examples, with states of block inputs.
+        norms: of the model.
+        read: `(N,)` pieces whose logits are read; None: something else is.
+        dtype: the compute dtype.
+    """
+
+    def __init__(self, model: LanguageModel, texts: Texts, sequences: Sequences, behaviour: Behaviour) -> None:
+        self.model, self.texts, self.sequences = model, texts, sequences
+        self.norms = HeldNorms(model.suffix.model)
+        self.source = behaviour.source
+        self._head = output_layer(model, behaviour)
+        self.read = behaviour.pieces(texts)
+        self.dtype: torch.dtype = getattr(torch, model.dtype)
+        self._final = "final_norm" if "final_norm" in model.sites else f"resid.{depth(model)}"
+        self._scales: dict[str, Tensor] | None = None
+
+    def batch(self, rows: Ints) -> Batch:
+        """The examples of the rows."""
+        return self.sequences.batch(self.texts.example[rows])
+
+    def outputs(
+        self, rows: Ints, batch: Batch, site: str | None = None, delta: Tensor | None = None, *,
+        frozen_norms: bool = False, states: Tensor | None = None, read: Ints | None = None,
+    ) -> Outputs:  # fmt: skip
+        """What the model gives.
+
+        Args:
+            rows: `(B,)`.
+            batch: of their examples.
+            site: None: a whole pass; else the pass begins at the input of the site's block.
+            delta: `(B, T, D)` added at the site; None: nothing.
+            frozen_norms: hold norms at their clean scales.
+            states: `(B, T, D)` block input instead of that stored.
+            read: `(B,)` pieces whose logits are read instead of the rows' own.
+        """
+        own = None if self.read is None else (self.read[rows] if read is None else read) + batch.start
+        with ExitStack() as stack:
+            if own is not None:
+                stack.enter_context(only(self._head, own))
+            wanted = [self._final] if self.source == "states" else []
+            output, found = self.run(stack, batch, site, delta, wanted, states=states, frozen_norms=frozen_norms)
+        return self._told(output, found, batch, own)
+
+    def run(
+        self, stack: ExitStack, batch: Batch, site: str | None, delta: Tensor | None, wanted: list[str], *,
+        states: Tensor | None = None, frozen_norms: bool = False,
+    ) -> tuple[Any, Mapping[str, Tensor]]:  # fmt: skip
+        """One pass, with states `(B, T, D)` at the sites wanted; hooks are closed with the stack."""
+        if frozen_norms:
+            clean = {name: self.sequences.at(flat, batch) for name, flat in self._clean_scales().items()}
+            stack.enter_context(self.norms.held(clean))
+        if site is None:
+            return self.model.suffix.run(batch.inputs, wanted)
+        base = block_input(site)
+        if states is None:
+            states = self.sequences.at(self.sequences.states[base], batch).to(self.dtype)
+        if delta is not None and site == base:
+            states = states + delta
+        elif delta is not None:
+            stack.enter_context(adding(self.model, site, delta))
+        return self.model.suffix.run(batch.inputs, wanted, site=base, states=states)
+
+    def with_shifts(self, rows: Ints, batch: Batch, sites: Sequence[str]) -> tuple[Outputs, dict[str, Tensor]]:
+        """Outputs of one pass, and for each site a zero shift `(B, T, D)` added there, for gradients of the states."""
+        first = min(self.sequences.states, key=lambda name: Site.parse(name).order)
+        shape, device = batch.inputs.ids.shape, batch.inputs.ids.device
+        shifts = {
+            site: torch.zeros((*shape, self.model.width(site)), dtype=self.dtype, device=device, requires_grad=True)
+            for site in sites
+        }
+        with ExitStack() as stack, torch.enable_grad():
+            for site, shift in shifts.items():
+                stack.enter_context(adding(self.model, site, shift))
+            states = self.sequences.at(self.sequences.states[first], batch).to(self.dtype)
+            return self.outputs(rows, batch, first, states=states), shifts
+
+    @property
+    def deepest(self) -> str:
+        """The last site whose states are kept."""
+        return max(self.sequences.states, key=lambda name: Site.parse(name).order)
+
+    def clean(self) -> Iterator[Outputs]:
+        """Outputs of all rows in order, from the deepest states kept on."""
+        longest = int(self.sequences.lengths[self.texts.example].max())
+        size = max(1, self.sequences.tokens_per_batch // longest)
+        for start in range(0, len(self.texts.example), size):
+            rows = np.arange(start, min(start + size, len(self.texts.example)))
+            with torch.no_grad():
+                found = self.outputs(rows, self.batch(rows), self.deepest)
+            yield found
+
+    def _told(self, output: Any, found: Mapping[str, Tensor], batch: Batch, own: Ints | None) -> Outputs:
+        content, real = ~self.sequences.at(self.sequences.special, batch), batch.inputs.mask.bool()
+        if self.source == "states":
+            return Outputs(found[self._final].masked_fill(~real[..., None], 0.0), content, real)
+        values = self.model.suffix.logits(output)
+        if own is not None:
+            column = own if values.shape[1] == real.shape[1] else np.zeros_like(own)
+            values = values[np.arange(len(own)), column]
+        return Outputs(values, content, real)
+
+    def _clean_scales(self) -> dict[str, Tensor]:
+        """`(P + 1, …)` of every norm, from one clean pass over all examples."""
+        if self._scales is None:
+            self.norms.check()
+
+            def scales(batch: Batch) -> Mapping[str, Tensor]:
+                with self.norms.recorded() as found, torch.no_grad():
+                    self.model.suffix.run(batch.inputs)
+                return found
+
+            self._scales = self.sequences.gather(scales, PADDING)
+        return self._scales

@@ -1,0 +1,295 @@
+"""Effects of an edit at one place: τ, T, U and their influence values, over three rotations of the folds.
+
+Rows of fold F1 fit what is put in, F2 the contrast in behaviour, F3 is measured. With weights p over the edited rows,
+changes Δ, and c the natural contrast between start and goal in the row's stratum, fitted on F2 (c' on F3):
+
+    C = sqrt(Σ p |c|²)      τ = Σ p ⟨Δ, c⟩ / C      T = Σ p ⟨c', c⟩ / C      U = Σ p ⟨Δ, m°⟩
+
+m° are the mean changes of the rotation before: measured on F2 under what was fitted on F3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts.edited_model import Instrument, Place
+from probing.seeds import child_seed, generator
+from probing.use.contrasts import Averaged, Contrast, Sides, contrast
+from probing.use.dependence import Dependence
+from probing.use.experiment import FOLDS, Experiment, goals
+from probing.use.fold_states import FoldStates
+from probing.use.natural import Natural
+from probing.use.options import SLOPE_ROWS
+from probing.use.pairing import Exchanges, exchanges
+from probing.use.responding import behaviour, slopes
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+SMALLEST_VARIANCE = 1e-12  # of the largest, of outputs in float32: a direction of less is rounding
+
+
+@dataclass(frozen=True, eq=False)
+class AtPlace:
+    """What a bench knows of the place that it was last asked about.
+
+    Attributes:
+        states: by fold.
+        shifts: by rotation, how states differ between values, fitted on F1.
+        swapped: by dose, see `Bench.swapped_states`.
+    """
+
+    states: FoldStates
+    shifts: list[Contrast]
+    swapped: dict[float, list[Floats]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """One experiment on one instrument.
+
+    Attributes:
+        y: `(n, V)` clean behaviour of the experiment's rows.
+        seed: of goals, pairs and samples.
+        shared: one shift for all strata, for comparison.
+        folded: False: one fold fits and is measured, for comparison.
+        slope_rows: see `UseOptions`.
+    """
+
+    instrument: Instrument
+    experiment: Experiment
+    y: Floats
+    seed: int
+    shared: bool = False
+    folded: bool = True
+    slope_rows: int = SLOPE_ROWS
+    _at: dict[Place, AtPlace] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of(
+        cls, instrument: Instrument, experiment: Experiment, *, seed: int, shared: bool = False, folded: bool = True,
+        slope_rows: int = SLOPE_ROWS,
+    ) -> Bench:  # fmt: skip
+        """With the instrument's clean behaviour."""
+        return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded, slope_rows)
+
+    def fold_numbers(self, r: int) -> tuple[int, int, int]:
+        """Which folds are F1, F2, F3 in rotation r."""
+        first, second = (r, r + 1) if self.folded else (r + 2, r + 2)
+        return first % FOLDS, second % FOLDS, (r + 2) % FOLDS
+
+    def folds(self, r: int) -> tuple[Ints, Ints, Ints]:
+        """Rows of F1, F2, F3 in rotation r."""
+        f1, f2, f3 = (self.experiment.fold(k) for k in self.fold_numbers(r))
+        return f1, f2, f3
+
+    @cached_property
+    def goals(self) -> list[NDArray[Any]]:
+        """By fold, what its rows are edited to."""
+        return [goals(self.experiment, self.experiment.fold(k), seed=self.seed) for k in range(FOLDS)]
+
+    def sides(self, fold: int) -> Sides:
+        """Of all rows of a fold."""
+        e, rows = self.experiment, self.experiment.fold(fold)
+        return Sides(e.strata[rows], e.z[rows], self.goals[fold % FOLDS])
+
+    @cached_property
+    def exchanges(self) -> list[Exchanges]:
+        """By fold, rows that exchange states."""
+        e = self.experiment
+        offsets = None if self.instrument.offsets is None else self.instrument.offsets[e.rows]
+        return [exchanges(e, e.fold(k), seed=child_seed(self.seed, "pairs", k), offsets=offsets) for k in range(FOLDS)]
+
+    @cached_property
+    def dependence(self) -> Dependence:
+        """Rows by group."""
+        return Dependence(self.experiment.groups)
+
+    @cached_property
+    def dependence_of_exchanges(self) -> Dependence:
+        """Rows by group, and by the set in which they exchange states."""
+        sets, first = np.full(len(self.y), -1, np.int64), 0
+        for one in self.exchanges:
+            sets[one.own] = first + one.sets
+            first += int(one.sets.max(initial=-1)) + 1
+        e = self.experiment
+        return Dependence(e.groups, sets, e.strata * FOLDS + e.folds)
+
+    @cached_property
+    def mean(self) -> Floats:
+        """`(V,)` of the clean behaviour."""
+        return np.asarray(self.y.mean(0))
+
+    @cached_property
+    def spread(self) -> float:
+        """s_Y: SD of the clean behaviour, all its columns together."""
+        return float(np.sqrt(((self.y - self.mean) ** 2).sum() / len(self.y)))
+
+    @cached_property
+    def _contrasts(self) -> list[Contrast]:
+        """By fold, of the clean behaviour."""
+        e, folds = self.experiment, [self.experiment.fold(k) for k in range(FOLDS)]
+        return [contrast(self.y[rows], e.z[rows], e.strata[rows], n_classes=e.n_classes) for rows in folds]
+
+    def _natural(self, r: int, f3: Ints, sides: Sides, *, exchanged: bool = False) -> Natural:
+        _, k2, k3 = self.fold_numbers(r)
+        fitted, measured = self._contrasts[k2], self._contrasts[k3]
+        f2 = self.experiment.fold(k2)
+        sign = self.sign_of(fitted)
+        return Natural(self.experiment, self.y, self.mean, f2, f3, sides, fitted, measured, sign, exchanged)
+
+    @cached_property
+    def dimensions(self) -> int:
+        """In how many directions the behaviour varies."""
+        lengths = np.linalg.svd(self.y - self.mean, compute_uv=False)
+        return int((lengths > 1e-6 * lengths[0]).sum())
+
+    @cached_property
+    def precision(self) -> Floats:
+        """`(V, V)` inverse covariance of the clean behaviour, where it varies: m' P m is the squared size of a change m
+        in SDs along that direction in which it is largest.
+        """
+        centred = self.y - self.mean
+        return np.asarray(
+            np.linalg.pinv(centred.T @ centred / len(centred), rcond=SMALLEST_VARIANCE, hermitian=True), np.float64
+        )
+
+    @cached_property
+    def _by_spread(self) -> Bench:
+        """The same, of the behaviour times the root of its covariance: angles there are those of effects in SDs."""
+        centred = self.y - self.mean
+        values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+        root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
+        return replace(self, y=self.y @ root)
+
+    def direction(self, *, exchanged: bool) -> tuple[list[float], Floats]:
+        """How far the direction of the contrast is known: squared cosine between the fitted one and the true one.
+
+        An effect of E SDs along the true contrast is seen along the fitted one, or along others, whose SDs may be
+        smaller; so the angle is taken between Σ^½ c, Σ the covariance of the clean behaviour.
+
+        Returns:
+            T / C of Σ^½ y by rotation, and its influence values `(n,)` summed over them.
+        """
+        bench, values, influence = self._by_spread, [], np.zeros(len(self.y))
+        for natural in bench.exchanged_naturals if exchanged else bench.naturals:
+            total, of_total = natural.total
+            values.append(total / natural.size)
+            influence += of_total / natural.size
+        return values, influence
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is but one contrast, and of one dimension: the same line in every fold, whatever its noise."""
+        return self.experiment.n_cells == 1 and self.dimensions == 1
+
+    def sign_of(self, fitted: Contrast) -> float:
+        """-1 where a contrast of the one line there is points the other way than that of the first fold.
+
+        Where the natural contrast is near zero, folds differ in its sign, and what an edit does would cancel.
+        """
+        if not self.is_single:
+            return 1.0
+        there = Sides(np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.int64))
+        same = float((fitted.difference(there) * self._contrasts[0].difference(there)).sum())
+        return -1.0 if same < 0 else 1.0
+
+    @cached_property
+    def naturals(self) -> list[Natural]:
+        """By rotation, for edits of all rows of F3."""
+        return [self._natural(r, self.folds(r)[2], self.sides(r + 2)) for r in range(FOLDS)]
+
+    @cached_property
+    def exchanged_naturals(self) -> list[Natural]:
+        """By rotation, for rows of F3 that exchange states."""
+        e, found = self.experiment, []
+        for r in range(FOLDS):
+            one = self.exchanges[(r + 2) % FOLDS]
+            sides = Sides(e.strata[one.own], e.z[one.own], e.z[one.donor])
+            found.append(self._natural(r, one.own, sides, exchanged=True))
+        return found
+
+    def states(self, place: Place) -> NDArray[np.floating]:
+        """`(n, D)` of the experiment's rows."""
+        return self.instrument.states(place)[self.experiment.rows]
+
+    def dtype(self, place: Place) -> np.dtype[np.floating]:
+        """Of states there, as the instrument reads and takes them."""
+        return self.instrument.states(place).dtype
+
+    def shift(self, states: NDArray[np.floating], fitted_on: Ints) -> Contrast:
+        """How states differ between values, fitted on these rows."""
+        return self._shift(states[fitted_on], fitted_on)
+
+    def _shift(self, values: NDArray[np.floating], rows: Ints) -> Contrast:
+        e = self.experiment
+        fitted = contrast(values, e.z[rows], e.strata[rows], n_classes=e.n_classes)
+        return Averaged(fitted, e.shares) if self.shared else fitted
+
+    def at(self, place: Place) -> AtPlace:
+        """What is fitted at a place; kept until another is asked for."""
+        if place not in self._at:
+            self._at.clear()
+            states = FoldStates.of(self.experiment, self.states(place))
+            numbers = (self.fold_numbers(r)[0] for r in range(FOLDS))
+            self._at[place] = AtPlace(states, [self._shift(states.blocks[k], self.experiment.fold(k)) for k in numbers])
+        return self._at[place]
+
+    def swapped_states(self, place: Place, dose: float) -> list[Floats]:
+        """By rotation, `(n, D)` states of F3 after the class-mean swap; those of one dose are kept."""
+        at = self.at(place)
+        if dose not in at.swapped:
+            at.swapped.clear()
+            at.swapped[dose] = [
+                at.states.blocks[self.fold_numbers(r)[2]] + dose * shift.difference(natural.sides)
+                for r, (shift, natural) in enumerate(zip(at.shifts, self.naturals, strict=True))
+            ]
+        return at.swapped[dose]
+
+    def run(self, place: Place, rows: Ints, states: NDArray[np.floating], *, frozen_norms: bool = False) -> Floats:
+        """Changes `(n, V)` in behaviour when rows of the experiment have these states."""
+        return self.run_many(place.site, rows, {place.position: states}, frozen_norms=frozen_norms)
+
+    def run_folds(
+        self, site: str, rows: Sequence[Ints], states: Mapping[str, Sequence[NDArray[np.floating]]], *,
+        frozen_norms: bool = False,
+    ) -> list[Floats]:  # fmt: skip
+        """As `run_many`, of the rows of several folds in one go."""
+        joined = {position: np.concatenate(parts) for position, parts in states.items()}
+        changes = self.run_many(site, np.concatenate(rows), joined, frozen_norms=frozen_norms)
+        return np.split(changes, np.cumsum([len(part) for part in rows])[:-1])
+
+    def run_many(
+        self, site: str, rows: Ints, states: Mapping[str, NDArray[np.floating]], *, frozen_norms: bool = False
+    ) -> Floats:
+        """As `run`, at several positions together."""
+        y = behaviour(self.instrument, site, self.experiment.rows[rows], states, frozen_norms=frozen_norms)
+        return y - self.y[rows]
+
+    @cached_property
+    def samples(self) -> list[tuple[Ints, Floats]]:
+        """By rotation, which of the edited rows slopes are taken of, and their weights."""
+        return [
+            natural.weights.sample(self.slope_rows, generator(self.seed, "use", "slopes", r))
+            for r, natural in enumerate(self.naturals)
+        ]
+
+    def sampled_slopes(
+        self, place: Place, edited: Sequence[NDArray[np.floating]], aims: Sequence[Sequence[Floats]], *,
+        frozen_norms: bool = False,
+    ) -> list[tuple[Sides, Floats]]:  # fmt: skip
+        """By rotation, sides of the sampled rows of F3, and `(m, n', D)` slopes of Σ p ⟨aim, behaviour⟩ there."""
+        each = list(zip(self.naturals, self.samples, edited, aims, strict=True))
+        coefficients = [np.stack([p[:, None] * aim[few] for aim in own]) for _, (few, p), _, own in each]
+        rows = np.concatenate([self.experiment.rows[natural.f3[few]] for natural, (few, _), _, _ in each])
+        states = np.concatenate([h[few] for _, (few, _), h, _ in each])
+        found = slopes(self.instrument, place.site, place.position, rows, states,
+                       np.concatenate(coefficients, axis=1), frozen_norms=frozen_norms)  # fmt: skip
+        parts = np.split(found, np.cumsum([len(few) for few, _ in self.samples])[:-1], axis=1)
+        sides = (natural.sides.take(few) for natural, (few, _), _, _ in each)
+        return list(zip(sides, parts, strict=True))

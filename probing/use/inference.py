@@ -1,0 +1,288 @@
+"""Standard errors, intervals and p values of effects, from the influence values of their rows.
+
+Rows of one group count together; where states were exchanged, rows of one set do, and sets that share a group (see
+`Dependence`). A p value and the interval of its level are of one error: the interval holds 0 where p exceeds the level.
+
+References:
+    Fieller 1954, Some problems in interval estimation; Schuirmann 1987 (two one-sided tests).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import chndtr, ndtr, ndtri, stdtr, stdtrit
+
+from probing.use.experiment import Experiment
+from probing.use.tally import Tally
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+POWER = 0.80
+LEVEL = 0.05
+MOST_BOUND = 1e6  # SDs
+_NO_NOISE, _LARGE = 1e-12, 1e6
+LEAST_HOLD = 0.1  # of T / C: what is made up for is at most a factor of three
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A number, its standard error, and what each group adds to it.
+
+    Attributes:
+        value, error: in the number's own unit.
+        df: degrees of freedom.
+        by_group: `(G,)` for the multiplier bootstrap; its sum of squares is error² where no exchange crosses groups.
+    """
+
+    value: float
+    error: float
+    df: float
+    by_group: Floats
+
+    @property
+    def t(self) -> float:
+        """Studentised; 0 where nothing varies and nothing was found."""
+        return self.value / self.error if self.error > 0 else math.copysign(math.inf, self.value) if self.value else 0.0
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Two-sided."""
+        half = float(stdtrit(self.df, 0.5 + level / 2)) * self.error
+        return self.value - half, self.value + half
+
+    @property
+    def mde(self) -> float:
+        """The smallest effect found with 80 % probability at 5 %."""
+        return float(ndtri(0.975) + ndtri(POWER)) * self.error
+
+    def equivalence_p(self, bound: float) -> float:
+        """p of two one-sided tests that |value| < bound."""
+        if self.error <= 0:
+            return 0.0 if abs(self.value) < bound else 1.0
+        return float(stdtr(self.df, (abs(self.value) - bound) / self.error))
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """What one kind of edit does at one place.
+
+    Attributes:
+        tau: τ along the contrast as it was fitted: of tests, intervals and bounds.
+        tau_full: the same with the contrast's own error, for its share of T.
+        total: T.
+        spread: s_c; `es` = τ / s_c.
+        size: C, the length of the contrast as fitted, its noise included.
+        u: cross-fitted squared effect; its error has m° held fixed.
+        w: the square of its mean over strata, in SDs along that direction of the output in which it is largest: no ES
+            along a true contrast exceeds its root, wherever the noise of the fitted one lies.
+        w_noise: what noise adds to the same square where it is not cross-fitted.
+        dimensions: of the output.
+        direction: squared cosine of the angle between the fitted and the true contrast.
+        y_spread: s_Y.
+        covariance: of τ and T.
+        rows: edited.
+        is_single: nothing can lie off the contrast: one stratum, two values, and an output of one dimension.
+        alike: of an interchange: τ of states of the same value, which is taken off; None: of other edits, or twins.
+    """
+
+    tau: Estimate
+    tau_full: Estimate
+    total: Estimate
+    spread: float
+    size: float
+    u: Estimate | None
+    w: Estimate | None
+    w_noise: float
+    dimensions: int
+    direction: Estimate | None
+    y_spread: float
+    covariance: float
+    rows: int
+    is_single: bool = False
+    alike: float | None = None
+
+    @property
+    def hold(self) -> float:
+        """What share of an effect along the true contrast is seen along the fitted one, sqrt(T / C); at most 1.
+
+        The fitted contrast is the true one and noise: its length C has the noise in it, T, measured on other rows, has
+        not. Where T is not established nothing is made up for, and equivalence does not rest on the contrast.
+        """
+        if self.is_single or not self.total_is_established or not self.size:
+            return 1.0
+        return math.sqrt(min(1.0, max(self.total.value / self.size, LEAST_HOLD)))
+
+    @property
+    def unit(self) -> float:
+        """What τ is divided by: the SD of the clean output along the contrast, as it is seen along the fitted one."""
+        return self.spread * self.hold
+
+    @property
+    def es(self) -> float:
+        """τ in SDs of the clean output along the contrast."""
+        return self.tau.value / self.unit if self.unit else 0.0
+
+    def es_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Of ES."""
+        low, high = self.tau.interval(level)
+        return (low / self.unit, high / self.unit) if self.unit else (0.0, 0.0)
+
+    @property
+    def es_error(self) -> float:
+        """Standard error of ES."""
+        return self.tau.error / self.unit if self.unit else 0.0
+
+    @property
+    def off(self) -> float:
+        """What lies off the contrast or differs between cells, in SDs of the whole clean output, squared; U − τ²."""
+        if self.u is None or not self.y_spread or self.is_single:
+            return 0.0
+        along = (self.tau.value / self.hold) ** 2 if self.total_is_established else 0.0
+        return (self.u.value - along) / self.y_spread**2
+
+    @property
+    def es_u(self) -> float:
+        """The whole effect: sqrt(ES² + off), where no contrast is established sqrt(U) / s_Y."""
+        along = self.es**2 if self.total_is_established or self.is_single else 0.0
+        return math.sqrt(along + max(self.off, 0.0))
+
+    @property
+    def off_high(self) -> float:
+        """Upper bound (one-sided 95 %) of what the true contrast may have of the effect off the fitted one.
+
+        sin θ times the bound of the effect in SDs along that direction in which it is largest.
+        """
+        if self.is_single:
+            return max(map(abs, self.es_interval(0.90)))
+        if self.w is None:
+            return math.inf
+        high = 1.0
+        while self._any_direction_p(high) > LEVEL:
+            if high > MOST_BOUND:
+                return math.inf
+            high *= 2
+        if self._any_direction_p(0.0) <= LEVEL:
+            return 0.0
+        return self.sine * float(brentq(lambda bound: self._any_direction_p(bound) - LEVEL, 0.0, high))
+
+    def equivalence_p(self, epsilon: float) -> float:
+        """p of |ES| ≥ ε, of an effect of ε along any direction that the contrast may have, or of ε in all; the largest.
+
+        Of an effect along the true contrast, at an angle θ to the fitted one, that part is off the fitted one which is
+        sin θ at most of what there is along any direction.
+        """
+        if not self.spread:
+            return 0.0
+        along = self.tau.equivalence_p(epsilon * self.unit)
+        if self.is_single:
+            return along
+        if self.u is None or self.w is None:
+            return 1.0
+        in_all = self._product_p(self.u, (epsilon * self.y_spread) ** 2, epsilon * self.y_spread * self.tau.error)
+        return max(along, in_all, self._any_direction_p(epsilon / self.sine) if self.sine else 0.0)
+
+    @property
+    def sine(self) -> float:
+        """sin θ, at the lower bound (one-sided 95 %) of the squared cosine; 1 where the contrast is not established."""
+        low = self.direction.interval(0.90)[0] if self.direction else 0.0
+        return math.sqrt(1 - min(1.0, max(0.0, low)))
+
+    def _any_direction_p(self, bound: float) -> float:
+        """p of an effect of at least `bound` SDs along that direction in which it is largest.
+
+        Its square with the noise in it is λ χ²(d, bound² / λ), λ the squared error along one direction, λ d what noise
+        adds in all: λ is that of ES, or what noise adds on average, the larger. Of few groups λ is larger as the
+        quantiles of t are than those of the normal distribution.
+        """
+        assert self.w is not None
+        if self.w_noise <= _NO_NOISE * (self.w.value + bound**2):
+            return float(self.w.value >= bound**2)
+        scale = max(self.es_error**2, self.w_noise / self.dimensions)
+        scale *= (float(stdtrit(self.w.df, 1 - LEVEL)) / float(ndtri(1 - LEVEL))) ** 2
+        square, d = max(0.0, self.w.value + self.w_noise), max(1.0, self.w_noise / scale)
+        if square + bound**2 > _LARGE * scale:  # where the series of χ² gives out it is normal
+            mean, spread = scale * d + bound**2, scale * math.sqrt(2 * d + 4 * bound**2 / scale)
+            return float(ndtr((square - mean) / spread))
+        return float(chndtr(square / scale, d, bound**2 / scale))
+
+    @staticmethod
+    def _product_p(product: Estimate, bound: float, single: float) -> float:
+        """p of a cross-fitted square of at least the bound.
+
+        Its own error has m° held, and is all there is where nothing is changed. At the bound the error of the effect
+        itself comes on top: `single` is the root of the bound times that error, of the mean of three rotations.
+        """
+        error = math.sqrt(product.error**2 + 3 * single**2)
+        return float(stdtr(product.df, (product.value - bound) / error)) if error > 0 else float(product.value >= bound)
+
+    @property
+    def total_is_established(self) -> bool:
+        """Whether the lower 95 % bound of T is above 0."""
+        return self.total.interval()[0] > 0
+
+    @property
+    def mf(self) -> float | None:
+        """Mediated fraction τ / T; None where T is not established."""
+        return self.tau.value / self.total.value if self.total_is_established else None
+
+    def mf_interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        """By Fieller's theorem; None where T is not established."""
+        if not self.total_is_established:
+            return None
+        q = float(stdtrit(self.total.df, 0.5 + level / 2)) ** 2
+        a = self.total.value**2 - q * self.total.error**2
+        b = self.tau.value * self.total.value - q * self.covariance
+        c = self.tau.value**2 - q * self.tau_full.error**2
+        root = math.sqrt(max(b * b - a * c, 0.0))
+        return (b - root) / a, (b + root) / a
+
+
+def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
+    """Averages over rotations, with standard errors.
+
+    Influence values are taken about means that they enter; `Experiment.leverage` and `Dependence` make up for it.
+    """
+    n, dependence = len(tally.tau), tally.dependence
+    through, of_total = (experiment.leverage * v / n for v in (tally.through_c, tally.of_total))
+    own = tally.influence / n if tally.exchanged else experiment.leverage * tally.influence / n
+    df = min(experiment.df, dependence.df)
+    held, parts = (
+        ((np.zeros_like(own), own), (through, own)) if tally.exchanged else ((own, None), (own + through, None))
+    )
+
+    def estimate(values: list[float], single: Floats, exchanged: Floats | None = None) -> Estimate:
+        error, by_group = dependence.error(single, exchanged)
+        return Estimate(float(np.mean(values)), error, df, by_group)
+
+    tau, full, total = estimate(tally.tau, *held), estimate(tally.tau, *parts), estimate(tally.total, of_total)
+    u = _product(tally, experiment, tally.u, tally.u_influences)
+    w = _product(tally, experiment, tally.w, tally.w_influences)
+    # The mean over rotations of squares with noise is (own + 2 w) / 3.
+    noise = (float(np.mean(tally.w_own)) - w.value) / n if w else 0.0
+    direction = estimate(tally.direction, experiment.leverage * tally.of_direction / n) if tally.direction else None
+    return Effect(
+        tau, full, total, float(np.mean(tally.spread)), float(np.mean(tally.size)), u, w, noise,
+        tally.dimensions, direction, y_spread, float(full.by_group @ total.by_group), tally.rows, tally.is_single,
+        float(np.mean(tally.alike)) if tally.alike else None,
+    )  # fmt: skip
+
+
+def _product(
+    tally: Tally, experiment: Experiment, values: Sequence[float], influences: Sequence[Floats]
+) -> Estimate | None:
+    """z_U = Σ U_r / sqrt(Σ v_r): rotations add their variances, for each has its own m° held fixed."""
+    if not values:
+        return None
+    n, dependence = len(values), tally.dependence
+    parts = [
+        dependence.error(np.zeros_like(v), v / n) if tally.exchanged
+        else dependence.error(experiment.leverage * v / n) for v in influences
+    ]  # fmt: skip
+    error = math.sqrt(sum(one**2 for one, _ in parts))
+    df = min(experiment.df, dependence.df)
+    return Estimate(float(np.mean(values)), error, df, np.asarray(sum(one for _, one in parts)))

@@ -1,0 +1,104 @@
+"""Class-mean swap: each row is shifted by the difference between the means of two classes in its stratum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts.intervention import Edit, Intervention, Targets
+from probing.errors import BadParameter
+from probing.use.interventions._edits import Floats, Goals, columns_of
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMeanEdit(Edit):
+    """h + a (m[goal, w] − m[z, w]); of real values h + a (goal − z) m[0, w].
+
+    Attributes:
+        means: `(K, W, D)` class means by stratum; `(1, W, D)` slopes on real values. W is 1 where one shift is shared.
+        dose: a.
+        n_classes: K; 0 for real values.
+    """
+
+    means: Floats
+    dose: float
+    n_classes: int
+
+    def apply(self, states: NDArray[np.float32], targets: Targets, goals: Goals) -> NDArray[np.float32]:
+        w = targets.strata if self.means.shape[1] > 1 else np.zeros_like(targets.strata)
+        if self.n_classes:
+            shift = self.means[goals.astype(np.int64), w] - self.means[targets.z.astype(np.int64), w]
+        else:
+            shift = (goals - targets.z)[:, None] * self.means[0, w]
+        return np.asarray(states + self.dose * shift, dtype=states.dtype)
+
+    @property
+    def rank(self) -> int:
+        return int(self.means.shape[1]) * max(1, self.n_classes - 1)
+
+
+class ClassMean(Intervention):
+    """Class-mean swap: h + a (mean(h | goal, w) − mean(h | z, w)), one shift for every stratum w.
+
+    A class that a stratum lacks has there the mean of the stratum, moved as the class is moved overall. Of real values
+    the shift is the slope of h on z in the stratum, times the change of z.
+
+    References:
+        Marks and Tegmark 2023, The Geometry of Truth, §5.
+    """
+
+    decides: ClassVar[bool] = True
+
+    def __init__(self, *, dose: float = 1.0, shared: bool = False) -> None:
+        """
+        Args:
+            dose: a; 1 puts the mean of one class where that of the other was.
+            shared: one shift for all strata, Σ π_w D_w.
+
+        Raises:
+            BadParameter: a dose that is not positive.
+        """
+        if not dose > 0:
+            raise BadParameter("a dose is positive", needed="above 0", found=str(dose))
+        self.dose = dose
+        self.shared = shared
+
+    def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int = 0) -> ClassMeanEdit:
+        columns_of(targets)
+        x = states.astype(np.float64)
+        means = _class_means(x, targets) if targets.n_classes else _slopes(x, targets)
+        if self.shared:
+            shares = np.bincount(targets.strata, minlength=means.shape[1]) / len(x)
+            means = np.einsum("w,kwd->kd", shares, means)[:, None]
+        return ClassMeanEdit(means, self.dose, targets.n_classes)
+
+
+def _class_means(x: Floats, targets: Targets) -> Floats:
+    k, n_strata = targets.n_classes, int(targets.strata.max()) + 1
+    cells = targets.z.astype(np.int64) * n_strata + targets.strata
+    counts = np.bincount(cells, minlength=k * n_strata).reshape(k, n_strata)
+    is_in = (cells[None] == np.arange(k * n_strata)[:, None]).astype(np.float64)
+    sums: Floats = (is_in @ x).reshape(k, n_strata, -1)
+    overall = sums.sum((0, 1)) / len(x)
+    of_class = sums.sum(1) / np.maximum(counts.sum(1), 1)[:, None]
+    of_stratum = sums.sum(0) / np.maximum(counts.sum(0), 1)[:, None]
+    expected = of_stratum[None] + of_class[:, None] - overall
+    return np.where(counts[..., None] > 0, sums / np.maximum(counts, 1)[..., None], expected)
+
+
+def _slopes(x: Floats, targets: Targets) -> Floats:
+    """`(1, W, D)`; 0 where z does not vary."""
+    n_strata = int(targets.strata.max()) + 1
+    slopes = np.zeros((1, n_strata, x.shape[1]))
+    for w in np.unique(targets.strata):
+        inside = targets.strata == w
+        z = targets.z[inside] - targets.z[inside].mean()
+        if np.any(z):
+            slopes[0, w] = z @ x[inside] / (z @ z)
+    return slopes
+
+
+MEMBER = ClassMean

@@ -1,0 +1,23 @@
+"""Mean ablation: every state becomes the mean."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts.intervention import Intervention, Targets
+from probing.use.interventions._edits import ConstantEdit
+
+
+class MeanAblation(Intervention):
+    """The whole state is replaced by the mean of the rows fitted on: everything at the place is lost."""
+
+    erases: ClassVar[bool] = True
+
+    def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int = 0) -> ConstantEdit:
+        return ConstantEdit(states.mean(0, dtype=np.float64).astype(np.float32))
+
+
+MEMBER = MeanAblation

@@ -1,0 +1,23 @@
+"""Zero ablation: every state becomes 0."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts.intervention import Intervention, Targets
+from probing.use.interventions._edits import ConstantEdit
+
+
+class ZeroAblation(Intervention):
+    """The whole state is replaced by 0: everything at the place is lost, and states leave where they lie."""
+
+    erases: ClassVar[bool] = True
+
+    def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int = 0) -> ConstantEdit:
+        return ConstantEdit(np.zeros(states.shape[1], dtype=np.float32))
+
+
+MEMBER = ZeroAblation

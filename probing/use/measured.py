@@ -1,0 +1,96 @@
+"""Measured: what was measured at one place, and its record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri, stdtr
+
+from probing.contracts.edited_model import Place
+from probing.results.use import EditEffect, UseCell
+from probing.use.inference import Effect, Estimate
+from probing.use.on_states import OnStates
+from probing.use.options import UseOptions
+
+
+@dataclass(eq=False)
+class Measured:
+    """What was measured at one place.
+
+    Attributes:
+        subspace, whole: the swap and the interchange.
+        kl, flips: of the swap, where outputs are logits.
+        deals: see `redealt`, of the swap and of the interchange.
+        joint: the interchange of all positions of its site together; None: it has one.
+    """
+
+    place: Place
+    dose: float
+    on_states: OnStates
+    subspace: Effect
+    whole: Effect
+    kl: float | None
+    flips: float | None
+    deals: tuple[Sequence[float], Sequence[float]] = ((), ())
+    joint: Effect | None = None
+
+    @property
+    def estimates(self) -> list[Estimate]:
+        """τ and U of both edits."""
+        return [*estimates_of(self.subspace), *estimates_of(self.whole)]
+
+
+def estimates_of(one: Effect) -> list[Estimate]:
+    """τ and U."""
+    return [one.tau, one.u or Estimate(0.0, 0.0, 1, np.zeros(1))]
+
+
+def recorded(m: Measured, p: Sequence[float], options: UseOptions, measured: Sequence[Measured]) -> UseCell:
+    """The record of a place, with the adjusted p of its effects; beside it all places that were measured."""
+    difference = m.subspace.tau.value - 1.25 * m.whole.tau.value
+    error = float(np.linalg.norm(m.subspace.tau.by_group - 1.25 * m.whole.tau.by_group))
+    exceeds = np.sign(m.subspace.tau.value or 1.0) * difference - ndtri(0.95) * error
+    return UseCell(
+        site=m.place.site, position=m.place.position,
+        subspace=_edit_effect(m.subspace, p[0], p[1], options, m.deals[0]),
+        whole=_edit_effect(m.whole, p[2], p[3], options, m.deals[1]),
+        joint=None if m.joint is None else _edit_effect(m.joint, p[4], p[5], options),
+        together_with=_others(m, measured), joint_over_largest=_over_largest(m, measured, options),
+        dose=m.dose, dose_curve=(),
+        completeness=m.on_states.completeness, selectivity=m.on_states.selectivity,
+        reliability=m.on_states.reliability, displacement=m.on_states.displacement,
+        off_distribution=m.on_states.off_distribution, kl=m.kl, flips=m.flips,
+        exceeds_low=float(exceeds / m.subspace.unit) if m.subspace.unit else 0.0,
+    )  # fmt: skip
+
+
+def _others(m: Measured, measured: Sequence[Measured]) -> tuple[str, ...]:
+    """The other positions of its site."""
+    return tuple(one.place.position for one in measured if one.place.site == m.place.site and one is not m)
+
+
+def _over_largest(m: Measured, measured: Sequence[Measured], options: UseOptions) -> float | None:
+    """|τ| of the joint interchange over the largest single one; None: none, or below ε."""
+    if m.joint is None or m.joint.es_u < options.epsilon:
+        return None
+    largest = max(abs(one.whole.tau.value) for one in measured if one.place.site == m.place.site)
+    return abs(m.joint.tau.value) / largest if largest else None
+
+
+def _edit_effect(
+    e: Effect, p_adjusted: float, u_p_adjusted: float, options: UseOptions, deals: Sequence[float] = ()
+) -> EditEffect:  # fmt: skip
+    mf, total, unit = e.mf_interval(), e.total.interval(), e.unit
+    low, high = e.es_interval()
+    low90, high90 = e.es_interval(0.90)
+    return EditEffect(
+        tau=e.tau.value, tau_error=e.tau.error, es=e.es, es_low=low, es_high=high, es_low90=low90, es_high90=high90,
+        p=float(2 * stdtr(e.tau.df, -abs(e.tau.t))), p_adjusted=p_adjusted, total=e.total.value, total_low=total[0],
+        total_high=total[1], spread=e.spread, mf=e.mf, mf_low=mf[0] if mf else None, mf_high=mf[1] if mf else None,
+        es_u=e.es_u, off_high=e.off_high, u_p=float(stdtr(e.u.df, -e.u.t)) if e.u else 1.0,
+        u_p_adjusted=u_p_adjusted, mde=e.tau.mde / unit if unit else 0.0,
+        equivalence_p=e.equivalence_p(options.epsilon), null_ratio=None, rows=e.rows,
+        deals=tuple(one / e.hold for one in deals), alike=None if e.alike is None or not unit else e.alike / unit,
+    )  # fmt: skip

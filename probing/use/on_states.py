@@ -1,0 +1,132 @@
+"""What an edit does to the states themselves, as linear probes fitted on F2 see it: before any output is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts.edited_model import Place
+from probing.use.discriminant import Discriminant, Mahalanobis, Moments
+from probing.use.effects import Bench
+from probing.use.experiment import FOLDS
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Covariates = Mapping[str, tuple[NDArray[Any], int]]  # by name: values of the experiment's rows, and K (0: real)
+
+ENOUGH = 0.8
+
+
+@dataclass(frozen=True)
+class OnStates:
+    """How well an edit does what it says, and nothing else; means over rotations.
+
+    Attributes:
+        completeness: mean probability of the goal after the edit, over that of unedited rows of the goal's class. Of
+            real values, how far the predicted value moves, over how far it moves between rows.
+        selectivity: 1 − mean total variation between what probes say of other properties before and after; None:
+            there are no others.
+        displacement: median length of the change, over the median distance of two rows.
+        off_distribution: share of edited rows beyond the 99th percentile of clean Mahalanobis distance.
+    """
+
+    completeness: float
+    selectivity: float | None
+    displacement: float
+    off_distribution: float
+
+    @property
+    def reliability(self) -> float | None:
+        """Harmonic mean of completeness (at most 1) and selectivity."""
+        if self.selectivity is None:
+            return None
+        complete = min(max(self.completeness, 0.0), 1.0)
+        total = complete + self.selectivity
+        return 2 * complete * self.selectivity / total if total else 0.0
+
+
+class StateChecks:
+    """The probes of one place, fitted once and asked for every dose.
+
+    References:
+        Canby et al. 2024, How Reliable are Causal Probing Interventions?, §3.
+    """
+
+    def __init__(self, bench: Bench, place: Place, covariates: Covariates) -> None:
+        self._bench, self._place = bench, place
+        self._parts = [_Rotation(bench, place, r, covariates) for r in range(FOLDS)]
+
+    def swap(self, dose: float) -> OnStates:
+        """Of class-mean swaps at a dose."""
+        return self.of(self._bench.swapped_states(self._place, dose))
+
+    def of(self, edited: list[Floats]) -> OnStates:
+        """Of any edit: by rotation, the new states of F3."""
+        parts = [part(h) for part, h in zip(self._parts, edited, strict=True)]
+        others = [p.selectivity for p in parts if p.selectivity is not None]
+        return OnStates(
+            float(np.mean([p.completeness for p in parts])), float(np.mean(others)) if others else None,
+            float(np.mean([p.displacement for p in parts])), float(np.mean([p.off_distribution for p in parts])),
+        )  # fmt: skip
+
+    def dose(self, doses: tuple[float, ...]) -> tuple[float, OnStates]:
+        """The primary dose: 1, or the smallest above it that is complete (0.8); else 1 again."""
+        first = self.swap(1.0)
+        if first.completeness >= ENOUGH:
+            return 1.0, first
+        for dose in sorted(a for a in doses if a > 1):
+            found = self.swap(dose)
+            if found.completeness >= ENOUGH:
+                return dose, found
+        return 1.0, first
+
+
+class _Rotation:
+    """What probes of F2 say of the clean states of F3, and then of edited ones."""
+
+    def __init__(self, bench: Bench, place: Place, r: int, covariates: Covariates) -> None:
+        states = bench.at(place).states
+        _, k2, k3 = bench.fold_numbers(r)
+        self._clean, self._sides = states.blocks[k3], bench.naturals[r].sides
+        self._is_real = not bench.experiment.n_classes
+        self._own, self._far = Discriminant(states.moments[k2]), Mahalanobis(states.moments[k2])
+        self._before = self._own.predict(self._clean)
+        self._others = []
+        for values, k in covariates.values():
+            if k:
+                probe = Discriminant(Moments.of(states.blocks[k2], values[bench.folds(r)[1]], k))
+                self._others.append((probe, probe.predict(self._clean)))
+        half = len(self._clean) // 2
+        self._between = np.median(_lengths(self._clean[: len(self._clean) - half] - self._clean[half:]))
+        self._limit = np.quantile(self._far(self._clean), 0.99)
+
+    def __call__(self, edited: Floats) -> OnStates:
+        after, sides = self._own.predict(edited), self._sides
+        if self._is_real:
+            step = sides.goal - sides.start
+            natural = np.polyfit(sides.start, self._before[:, 0], 1)[0]
+            complete = float((step @ (after - self._before)[:, 0]) / (step @ step) / natural) if natural else 0.0
+        else:
+            complete = _reached(self._before, after, sides.start, sides.goal)
+        changes = [np.abs(probe.predict(edited) - before).sum(1).mean() / 2 for probe, before in self._others]
+        moved = np.median(_lengths(edited - self._clean))
+        return OnStates(
+            complete, 1 - float(np.mean(changes)) if changes else None,
+            float(moved / self._between) if self._between else 0.0, float((self._far(edited) > self._limit).mean()),
+        )  # fmt: skip
+
+
+def _lengths(rows: Floats) -> Floats:
+    return np.asarray(np.sqrt(np.einsum("nd,nd->n", rows, rows)))
+
+
+def _reached(before: Floats, after: Floats, start: NDArray[Any], goal: NDArray[Any]) -> float:
+    rows, n_classes = np.arange(len(goal)), before.shape[1]
+    counts = np.bincount(start, minlength=n_classes)
+    sums = np.bincount(start, before[rows, start], n_classes)
+    wanted = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)[goal]
+    return float(after[rows, goal].mean() / np.nanmean(wanted))

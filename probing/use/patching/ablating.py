@@ -1,0 +1,197 @@
+"""Ablation of whole components of a language model: heads, attention, MLPs and layers, by their mean or by zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.errors import BadParameter, ReplayUnavailable, unknown_name
+from probing.models.site import Site
+from probing.use.edited_models._hooks import changing
+from probing.use.edited_models._reading import block_input
+from probing.use.edited_models.text import TextInstrument
+
+KINDS = ("heads", "attention", "mlps", "layers")
+VALUES = ("mean", "zero")
+_STREAMS = {"heads": ("heads",), "attention": ("attn_out",), "mlps": ("mlp_out",), "layers": ("attn_out", "mlp_out")}
+
+
+@dataclass(frozen=True, order=True)
+class Component:
+    """A part of a model: `head 3.5`, `attention 3`, `mlp 3`, `layer 3`.
+
+    Attributes:
+        layer: of its block.
+        sites: where its output is.
+        head: None: no head.
+        width: columns of a head.
+    """
+
+    layer: int
+    sites: tuple[str, ...]
+    head: int | None = None
+    width: int = 0
+
+    def __str__(self) -> str:
+        if self.head is not None:
+            return f"head {self.layer}.{self.head}"
+        name = "layer" if len(self.sites) > 1 else {"attn_out": "attention"}.get(self.sites[0].split(".")[0], "mlp")
+        return f"{name} {self.layer}"
+
+
+@dataclass(frozen=True, eq=False)
+class AblationResult:
+    """What the behaviour loses without each of C components.
+
+    Attributes:
+        components: in order of depth.
+        by: `mean` or `zero`.
+        effect: `(C,)` root mean square change of the behaviour, in SDs of the clean one.
+        flips: `(C,)` share of rows whose largest logit is another; None: the behaviour is no logits.
+        n_rows: rows.
+    """
+
+    components: tuple[Component, ...]
+    by: str
+    effect: NDArray[np.float64]
+    flips: NDArray[np.float64] | None
+    n_rows: int
+
+    def table(self) -> list[dict[str, str | float | None]]:
+        """One row a component."""
+        flips = self.flips if self.flips is not None else [None] * len(self.components)
+        return [
+            {"component": str(one), "by": self.by, "effect": float(effect), "flips": None if f is None else float(f),
+             "n_rows": self.n_rows}
+            for one, effect, f in zip(self.components, self.effect, flips, strict=True)
+        ]  # fmt: skip
+
+    def grid(self) -> NDArray[np.float64]:
+        """`(layers, heads)` effects of heads, or `(layers, 1)`; NaN where there is none."""
+        layers = sorted({component.layer for component in self.components})
+        columns = max((component.head or 0) for component in self.components) + 1
+        found = np.full((len(layers), columns), np.nan)
+        for component, effect in zip(self.components, self.effect, strict=True):
+            found[layers.index(component.layer), component.head or 0] = effect
+        return found
+
+
+def ablate(
+    instrument: TextInstrument, *, kind: str = "heads", by: str = "mean",
+    advance: Callable[[int, int], None] | None = None,
+) -> AblationResult:  # fmt: skip
+    """Replace what each component adds, at every piece of the text, by its mean over all pieces or by zero.
+
+    A layer is ablated by what its attention and its MLP add. Blocks below a component are not run where the instrument
+    has the states of its block.
+
+    Args:
+        instrument: the model and its rows.
+        kind: `heads`, `attention`, `mlps` or `layers`.
+        by: `mean` or `zero`; zero takes states out of where they lie, and shows more than what the component says.
+        advance: told how many components are done, and of how many.
+
+    Raises:
+        BadParameter: another kind or value.
+        ReplayUnavailable: a model whose sublayers are not known.
+    """
+    check_options([kind], by)
+    chosen = components(instrument, kind)
+    means = _means(instrument, [site for one in chosen for site in one.sites]) if by == "mean" else {}
+    clean = instrument.clean()
+    spread = float(np.sqrt(np.square(clean - clean.mean(0)).sum(1).mean()))
+    effect, flips = np.zeros(len(chosen)), np.zeros(len(chosen))
+    for c, component in enumerate(chosen):
+        changes = [(site, _replacement(component, means.get(site))) for site in component.sites]
+        y = _behaviour(instrument, component, changes)
+        effect[c] = np.sqrt(np.square(y - clean).sum(1).mean()) / spread
+        flips[c] = (y.argmax(1) != clean.argmax(1)).mean()
+        if advance is not None:
+            advance(c + 1, len(chosen))
+    return AblationResult(chosen, by, effect, flips if instrument.logits else None, instrument.n_rows)
+
+
+def check_options(kinds: Sequence[str], by: str) -> None:
+    """Refuse what cannot be ablated.
+
+    Raises:
+        BadParameter: an unknown kind or value, or a kind twice.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown_name("kind of component", kind, KINDS, error=BadParameter)
+    if len(set(kinds)) < len(kinds):
+        raise BadParameter("a kind of component is given twice", needed="different ones", found=", ".join(kinds))
+    if by not in VALUES:
+        raise unknown_name("value", by, VALUES, error=BadParameter)
+
+
+def components(instrument: TextInstrument, kind: str) -> tuple[Component, ...]:
+    """All components of a kind.
+
+    Raises:
+        ReplayUnavailable: a model whose sublayers are not known.
+    """
+    model = instrument.runner.model
+    streams = _STREAMS[kind]
+    layers = [Site.parse(site).layer for site in model.sites if Site.parse(site).stream == streams[0]]
+    found: list[Component] = []
+    for layer in sorted(layer for layer in layers if layer is not None):
+        sites = tuple(f"{stream}.{layer}" for stream in streams)
+        if kind != "heads":
+            found.append(Component(layer, sites))
+            continue
+        size = model.head_size(sites[0])
+        found += [Component(layer, sites, head, size["head_dim"]) for head in range(size["n_heads"])]
+    if not found:
+        raise ReplayUnavailable(
+            "the sublayers of this model are not known", needed=f"sites {streams[0]}.l", found="none", where=model.name,
+            next_step="choose another model; `probing inspect` lists the sites",
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _behaviour(
+    instrument: TextInstrument, component: Component, changes: list[tuple[str, Callable[[Tensor], Tensor]]]
+) -> NDArray[np.float64]:
+    runner, rows = instrument.runner, np.arange(instrument.n_rows)
+    base = block_input(component.sites[0])
+    site = base if base in runner.sequences.states else None
+    found, order = [], instrument.batches(rows)
+    with torch.no_grad():
+        for part in order:
+            with ExitStack() as stack:
+                for where, change in changes:
+                    stack.enter_context(changing(runner.model, where, change))
+                found.append(instrument.read(runner.outputs(part, runner.batch(part), site)))
+    return np.concatenate(found)[np.argsort(np.concatenate(order), kind="stable")]
+
+
+def _replacement(component: Component, mean: Tensor | None) -> Callable[[Tensor], Tensor]:
+    columns = slice(None)
+    if component.head is not None:
+        columns = slice(component.head * component.width, (component.head + 1) * component.width)
+
+    def change(states: Tensor) -> Tensor:
+        value = states.new_zeros(()) if mean is None else mean.to(states.device, states.dtype)[columns]
+        edited = states.clone()
+        edited[..., columns] = value
+        return edited
+
+    return change
+
+
+def _means(instrument: TextInstrument, sites: list[str]) -> dict[str, Tensor]:
+    """`(D,)` mean over all pieces of the examples, by site."""
+    totals: dict[str, Tensor] = {}
+    for _, states in instrument.runner.sequences.read(list(dict.fromkeys(sites))):
+        for site, flat in states.items():
+            totals[site] = totals.get(site, torch.zeros(flat.shape[1], dtype=torch.float64)) + flat.double().sum(0)
+    count = int(instrument.runner.sequences.lengths.sum())
+    return {site: total / count for site, total in totals.items()}

@@ -1,0 +1,76 @@
+"""Running edited rows through an instrument: what the behaviour becomes, and its derivative in the edited states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.contracts.edited_model import Instrument
+from probing.errors import EditFailed
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def behaviour(
+    instrument: Instrument, site: str, rows: Ints, states: Mapping[str, NDArray[np.floating]], *,
+    frozen_norms: bool = False,
+) -> Floats:  # fmt: skip
+    """`(n, V)` behaviour of the rows with these `(n, D)` states, by position.
+
+    Raises:
+        EditFailed: the behaviour is not finite.
+    """
+    parts, found = instrument.batches(rows), []
+    with torch.no_grad():
+        for given, part in _given(parts, states):
+            y = instrument.run_from(site, rows[part], given, frozen_norms=frozen_norms)
+            found.append(y.double().cpu().numpy())
+    outputs: Floats = np.concatenate(found)[_back(parts)]
+    if not np.isfinite(outputs).all():
+        raise EditFailed(
+            "an edit gives outputs that are not finite", needed="finite outputs", found="NaN or infinity", where=site,
+            next_step="choose smaller doses, or compute in float32",
+        )  # fmt: skip
+    return outputs
+
+
+def slopes(
+    instrument: Instrument, site: str, position: str, rows: Ints, states: NDArray[np.floating], coefficients: Floats, *,
+    frozen_norms: bool = False,
+) -> Floats:  # fmt: skip
+    """Derivatives of each row's ⟨coefficients, behaviour⟩ in its states `(n, D)`, at those states.
+
+    Args:
+        coefficients: `(m, n, V)`, m sets of them; the rows are run once for all.
+
+    Returns:
+        `(m, n, D)`.
+    """
+    parts, found = instrument.batches(rows), []
+    with torch.enable_grad():
+        for given, part in _given(parts, {position: states}):
+            edited = given[position].requires_grad_(True)
+            y = instrument.run_from(site, rows[part], given, frozen_norms=frozen_norms)
+            if not y.requires_grad:  # a place may lie where nothing is read any more
+                found.append(np.zeros((len(coefficients), *edited.shape)))
+                continue
+            sets = torch.from_numpy(coefficients[:, part]).to(y.device, y.dtype)
+            found.append(np.stack([
+                torch.autograd.grad((y * one).sum(), edited, retain_graph=True)[0].double().cpu().numpy()
+                for one in sets
+            ]))  # fmt: skip
+    return np.concatenate(found, axis=1)[:, _back(parts)]
+
+
+def _given(parts: list[Ints], states: Mapping[str, NDArray[np.floating]]) -> Iterator[tuple[dict[str, Tensor], Ints]]:
+    for part in parts:
+        yield {k: torch.from_numpy(np.ascontiguousarray(v[part])) for k, v in states.items()}, part
+
+
+def _back(parts: list[Ints]) -> Ints:
+    return np.argsort(np.concatenate(parts), kind="stable")

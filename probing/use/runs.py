@@ -1,0 +1,151 @@
+"""The whole of a use run: a model, a corpus and a behaviour to verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from probing.contracts.behaviour import Behaviour
+from probing.errors import BadParameter, DoubtfulAnswer, NoBehaviour, NotResumed
+from probing.files.whole_files import folder_locked
+from probing.models.language_model import LanguageModel
+from probing.provenance import file_sha256, model_called
+from probing.recipes import build, spec_of, text_of
+from probing.results.use import UseResult, read_use_results
+from probing.system.machine import with_typed_errors
+from probing.system.progress import steps_bar
+from probing.text.corpus import Corpus
+from probing.use.done import FOLDER, VERSION, Done
+from probing.use.options import UseOptions
+from probing.use.running import measure_property
+from probing.use.subjects import Subjects
+from probing.verdicts.judging import judge
+from probing.verdicts.use_run import UseRun, write_use_run
+from probing.verdicts.verdict import Criteria
+
+
+@with_typed_errors
+def intervene(
+    model: LanguageModel, corpus: Corpus, *, tasks: str | Sequence[str], behaviour: Behaviour | str,
+    sites: str | Sequence[str] = "resid.*", positions: Sequence[str] = (), covariates: Sequence[str] = (),
+    split: str | None = None, max_rows: int = 2000, criteria: Criteria | None = None,
+    options: UseOptions | None = None, twins: str | None = None, to: str | Path | None = None,
+    replace: bool = False, progress: bool | None = None,
+) -> UseRun:  # fmt: skip
+    """Measure what a model does when the property of a state is exchanged, and say what may be said of it.
+
+    Properties of sentences are covariates of one another; those of words are matched by `covariates` alone.
+
+    Args:
+        model: loaded with the head that the behaviour needs.
+        corpus: labelled texts; all splits are used unless one is named, for folds are made anew.
+        tasks: of words (`feature:Number`) or of sentences (`column:tense`), all alike.
+        behaviour: `next_token:answers= was| were` (spaces count), `masked_token:…`, `head`, `readout`, or an object.
+        sites: patterns: `resid.*`, `attn_out.1`, `heads.*`, …
+        positions: of tasks of sentences, where the states lie: `subject`, `end`, …
+        covariates: further tasks whose values rows are matched in.
+        split: of the corpus.
+        max_rows: the most rows, sampled with classes even.
+        criteria: of the verdicts.
+        options: see `UseOptions`.
+        twins: column of sentences that names, by its id, the row that differs in the one task alone; whole states are
+            then exchanged between twins, and the natural contrast is measured on them.
+        to: folder of use.jsonl, verdicts.jsonl and verdicts.parquet; None: nothing is written. What is measured there
+            already is not measured again, but of a behaviour that no text tells (`NotResumed`). All that the folder
+            holds stays; what is of the same model is judged together with this.
+        replace: whether results of the same task, behaviour and model that other settings gave make room for these.
+        progress: a bar on standard error; None: where that is a terminal.
+
+    Raises:
+        UnknownName: no such task, position or place.
+        NoBehaviour: nothing to measure.
+        EditFailed: an identity of the instrument does not hold.
+        DegenerateDesign, TooFewGroups: rows that cannot be matched.
+        BadTwin, OverlappingGroups: twins that are none, or that folds would part.
+
+    Warns:
+        DoubtfulAnswer: the twin of an answer, with or without a space before it, is far likelier.
+        NotResumed: the behaviour is an object of your own, or has a parameter that is a function.
+
+    Example:
+        >>> run = intervene(model, corpus, tasks=["column:tense"], behaviour="next_token:answers=was|is",
+        ...                 positions=["end"])  # doctest: +SKIP
+    """
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    if not names:
+        raise BadParameter("no task was given", needed="one or more", found="none")
+    if not behaviour:
+        raise NoBehaviour(
+            "no behaviour was declared", needed="what of the outputs is measured", found="nothing",
+            next_step="such as next_token:answers=A|B for a causal model, readout for an encoder",
+        )  # fmt: skip
+    criteria, options = criteria or Criteria(), options or UseOptions()
+    measured = build("behaviours", behaviour) if isinstance(behaviour, str) else behaviour
+    identity = model.identity()
+    called = model_called(identity["model"])
+    common = {
+        "model": identity, "corpus": corpus.fingerprint,
+        "behaviour": [spec_of(measured), *map(file_sha256, measured.files)], "sites": sites,
+        "positions": positions, "split": split, "max_rows": max_rows, "options": vars(options), "version": VERSION,
+    } | ({} if twins is None else {"twins": twins})  # fmt: skip
+    known = Done(None if to is None or not _is_told(measured) else Path(to), common)
+    subjects = Subjects(model, corpus, names, measured, sites=sites, positions=positions, covariates=covariates,
+                        split=split, max_rows=max_rows, seed=options.seed, twins=twins)  # fmt: skip
+    for name in names:
+        subjects.check(name)
+    results: list[UseResult] = []
+    with steps_bar("use", "properties", len(names), progress) as advance:
+        for done, name in enumerate(names, start=1):
+            key = {"task": name, "others": subjects.others(name), "labels": subjects.labels_digest(name)}
+            found = known.get(key)
+            if found is None:
+                instrument, prop = subjects.of(name)
+                found = measure_property(instrument, prop, behaviour=spec_of(measured), model=called, options=options)
+                found = dataclasses.replace(found, settings=found.settings | {"unit": known.unit(key)},
+                                left_out=subjects.left_out(name), answers=instrument.answers,
+                                doubts=instrument.doubts)  # fmt: skip
+                known.put(key, found)
+            results.append(found)
+            advance(done, len(names))
+    for doubt in dict.fromkeys(doubt for result in results for doubt in result.doubts):
+        warnings.warn(doubt, DoubtfulAnswer, stacklevel=2)
+    told = [dataclasses.replace(found, settings=found.settings | {"criteria": vars(criteria)}) for found in results]
+    return _judged(told) if to is None else _merged(told, Path(to), drop=replace)
+
+
+def _judged(results: Sequence[UseResult]) -> UseRun:
+    return UseRun(tuple(results), tuple(judge(results)))
+
+
+def _merged(results: Sequence[UseResult], folder: Path, *, drop: bool) -> UseRun:
+    """These results, judged together with all that the folder holds of the same model, and written beside them."""
+    with folder_locked(folder / FOLDER):
+        file = folder / "use.jsonl"
+        older = read_use_results(file) if file.is_file() else []
+        units, asked = {one.unit for one in results}, {_question(one) for one in results}
+        kept = {_key(one): one for one in older if not drop or one.unit in units or _question(one) not in asked}
+        whole = _judged(list((kept | {_key(one): one for one in results}).values()))
+        write_use_run(whole, folder)
+    return whole.of_units(units)
+
+
+def _question(result: UseResult) -> tuple[str, ...]:
+    """What a result is of, whatever the settings that gave it."""
+    return result.task, result.behaviour, result.model
+
+
+def _key(result: UseResult) -> tuple[str, ...]:
+    return (result.unit,) if result.unit else _question(result)
+
+
+def _is_told(behaviour: Behaviour) -> bool:
+    """Whether the text of a behaviour says all of it, so that its results can be found again by it."""
+    if text_of("behaviours", behaviour) is not None:
+        return True
+    warnings.warn(
+        f"{spec_of(behaviour)} is measured anew by each run: it is of your own class, or a parameter of it is no text",
+        NotResumed, stacklevel=3,
+    )  # fmt: skip
+    return False

@@ -1,0 +1,154 @@
+"""Subjects: for each task of a run the rows that are edited, in a running model, and their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.contracts.behaviour import Behaviour
+from probing.errors import BadParameter, DegenerateDesign, unknown_name
+from probing.models.language_model import LanguageModel
+from probing.provenance import digest
+from probing.text.corpus import Corpus, Example
+from probing.use.edited_models.text import TextInstrument
+from probing.use.experiment import check_number
+from probing.use.labelled import labelled_corpus, rare_classes, task_levels, without
+from probing.use.running import Property
+from probing.use.twins import check_groups, check_twins, sampled_pairs, twin_rows
+
+
+class Subjects:
+    """Built when asked for; properties of sentences share one instrument, those of words have rows of their own.
+
+    Raises:
+        UnknownName, BadParameter: see `labelled_corpus` and `task_levels`.
+    """
+
+    def __init__(
+        self, model: LanguageModel, corpus: Corpus, tasks: Sequence[str], behaviour: Behaviour | str, *,
+        sites: str | Sequence[str], positions: Sequence[str], covariates: Sequence[str], split: str | None,
+        max_rows: int, seed: int, twins: str | None = None,
+    ) -> None:  # fmt: skip
+        self._model, self._behaviour, self._sites, self._split = model, behaviour, sites, split
+        self._tasks, self._positions, self._covariates = tuple(tasks), tuple(positions), tuple(covariates)
+        self._max_rows, self._seed = max_rows, seed
+        self._corpus = labelled_corpus(corpus, [*tasks, *covariates])
+        self._level, self._twins = task_levels(corpus, tasks, positions), twins
+        if twins is not None:
+            self._check_twins(twins)
+            self._corpus = sampled_pairs(self._corpus, twins, split=split, most=max_rows, seed=seed)
+        self._shared: TextInstrument | None = None
+
+    def others(self, task: str) -> tuple[str, ...]:
+        """The covariates of a task."""
+        beside = self._tasks if self._level == "sentence" else ()
+        return tuple(dict.fromkeys(name for name in [*beside, *self._covariates] if name != task))
+
+    def left_out(self, task: str) -> tuple[str, ...]:
+        """Classes that are too rare for three folds."""
+        return rare_classes(self._corpus, task) if self._level == "word" else ()
+
+    def labels_digest(self, task: str) -> str:
+        """Of all labels that enter the measurement of a task, with groups, splits and spans."""
+        names = (task, *self.others(task))
+        twins = [] if self._twins is None else [[e.id, e.columns.get(self._twins)] for e in self._corpus.examples]
+        return digest([
+            *([unit, e.split, sorted(e.spans.items()), [e.word_columns.get(n, e.columns.get(n)) for n in names]]
+              for e, unit in zip(self._corpus.examples, self._corpus.unit_names, strict=True)), *twins,
+        ])  # fmt: skip
+
+    def check(self, task: str) -> None:
+        """Refuse, before the model runs, labels with which it would run in vain.
+
+        Raises:
+            DegenerateDesign: the property has one value.
+            TooFewGroups: three folds are not to be had.
+            BadTwin, OverlappingGroups: twins that are none.
+        """
+        named = dict(zip(map(id, self._corpus.examples), self._corpus.unit_names, strict=True))
+        chosen = [e for e in self._corpus.examples if self._split in (None, e.split)]
+        of_words = (label for e in chosen for label in e.word_columns.get(task, ()))
+        labels = list(of_words) if self._level == "word" else [e.columns.get(task) for e in chosen]
+        found = {label for label in labels if label is not None}
+        if len(found) < 2:
+            n = sum(label is not None for label in labels)
+            raise DegenerateDesign(
+                f"{task} has one value" if found else f"{task} has no value", needed="two or more",
+                found=f"{', '.join(map(repr, found)) or 'none'} in {n:,} rows", where=self._corpus.source,
+                next_step="choose another task" + (", or all splits" if self._split else ""),
+            )  # fmt: skip
+        if self._level == "sentence":
+            names = (task, *self.others(task))
+            chosen = [e for e in chosen if None not in {e.columns.get(name) for name in names}]
+            units = [named[id(e)] for e in chosen]
+            check_number(len(set(units)))
+            if self._twins is not None:
+                self._check_pairs(chosen, units, task)
+
+    def _check_pairs(self, examples: Sequence[Example], units: Sequence[str], task: str) -> None:
+        ids = [example.id for example in examples]
+        twins = twin_rows(ids, [example.columns.get(self._twins or "") for example in examples])
+        codes = {name: _codes([e.columns[name] for e in examples]) for name in (task, *self.others(task))}
+        z = codes.pop(task)
+        check_twins(twins, z=z, n_classes=int(z.max()) + 1, covariates=codes, names=ids)
+        check_groups(twins, _codes(units), ids)
+
+    def of(self, task: str) -> tuple[TextInstrument, Property]:
+        """The instrument, which has checked itself, and the labels of its rows.
+
+        Raises:
+            NoBehaviour, EditFailed, UnknownSite: see `TextInstrument`.
+            BadTwin, OverlappingGroups: twins that are none.
+        """
+        if self._level == "word":
+            corpus = without(self._corpus, task, self.left_out(task))
+            instrument = TextInstrument.from_words(
+                self._model, corpus, self._behaviour, columns=[task, *self.others(task)], sites=self._sites,
+                split=self._split, max_rows=self._max_rows, seed=self._seed,
+            )  # fmt: skip
+            instrument.check()
+        else:
+            instrument = self._of_sentences()
+        rows = instrument.rows
+        z, n_classes = rows.values(task)
+        covariates = {other: rows.values(other) for other in self.others(task)}
+        types = rows.types if self._level == "word" else None
+        if self._twins is None:
+            return instrument, Property(task, z, n_classes, rows.groups, covariates, types)
+        examples = [self._corpus.examples[k] for k in rows.ordinal]
+        ids = [example.id for example in examples]
+        twins = twin_rows(ids, [example.columns.get(self._twins) for example in examples])
+        return instrument, Property(task, z, n_classes, rows.groups, covariates, types, twins, ids)
+
+    def _check_twins(self, column: str) -> None:
+        if self._level == "word":
+            raise BadParameter("words have no twins", needed="a task of sentences", found=", ".join(self._tasks),
+                               next_step="leave twins out")  # fmt: skip
+        if len(self._tasks) > 1:
+            raise BadParameter(
+                "twins differ in one property", needed="one task", found=", ".join(self._tasks),
+                next_step="run one task at a time, and give the others as covariates",
+            )  # fmt: skip
+        levels = self._corpus.column_names()
+        if levels.get(column) != "sentence":
+            raise unknown_name("column of twins", column, [n for n, level in levels.items() if level == "sentence"],
+                               where=self._corpus.source)  # fmt: skip
+
+    def _of_sentences(self) -> TextInstrument:
+        if self._shared is None:
+            columns = list(dict.fromkeys([*self._tasks, *self._covariates]))
+            self._shared = TextInstrument.from_spans(
+                self._model, self._corpus, self._behaviour, columns=columns, sites=self._sites, split=self._split,
+                positions=self._positions, max_rows=self._max_rows, seed=self._seed,
+            )  # fmt: skip
+            self._shared.check()
+        return self._shared
+
+
+def _codes(values: Sequence[Any]) -> NDArray[np.int64]:
+    """`(n,)` equal codes for equal values."""
+    known = {value: code for code, value in enumerate(dict.fromkeys(values))}
+    return np.array([known[value] for value in values], dtype=np.int64)

@@ -1,0 +1,104 @@
+"""The criterion of decodability: one rule, which table, page and Parquet file read.
+
+A task is *decodable* at a site when the gain over the best baseline clears its margin (0.02 accuracy) on test at an
+adjusted p of at most 0.025, and *selectively decodable* when the interval of selectivity against every control also
+lies above 0. Otherwise it is *not beyond* that baseline: not beyond `bag_of_words` says nothing of whether a reader of
+states could find the label, only that the words tell it as well. Nothing is judged on fewer than 20 different test
+sentences, on test labels that are all the same, nor on rows whose input train has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult
+
+MIN_SENTENCES = 20
+SELECTIVE, DECODABLE, NOT_SHOWN, NOT_JUDGED = (
+    "selectively decodable", "decodable", "not shown to be decodable", "not judged",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The criterion at one site for one probe and measure.
+
+    Attributes:
+        result: of the probe.
+        measured: the scores that it rests on.
+        gain: over the best baseline; None without one.
+        weakest: the control against which selectivity is least; None without one.
+        status: `selectively decodable`, `decodable`, `not beyond BASELINE`, `not shown to be decodable` (beyond the
+            label frequencies) or `not judged`.
+    """
+
+    result: ProbeResult
+    measured: MeasureResult
+    gain: Gain | None
+    weakest: Comparison | None
+    status: str
+
+
+def judged(result: ProbeResult, measured: MeasureResult) -> Judgement:
+    """Apply the criterion to one measure of one result on test."""
+    gain = measured.least_gain
+    controls = [c for c in measured.comparisons if c.is_selectivity]
+    weakest = min(controls, key=lambda c: c.selectivity.low) if controls else None
+    return Judgement(result, measured, gain, weakest, _status(result, gain, weakest))
+
+
+def _status(result: ProbeResult, gain: Gain | None, weakest: Comparison | None) -> str:
+    facts = result.facts
+    if gain is None or too_few(facts) is not None or only_test_label(facts) is not None or all_shared(facts):
+        return NOT_JUDGED
+    if not gain.is_shown:
+        return not_beyond(gain.baseline)
+    return SELECTIVE if weakest is not None and weakest.selectivity.low > 0 else DECODABLE
+
+
+def not_beyond(baseline: str) -> str:
+    """`not beyond bag_of_words`; of a baseline that knows the frequencies of labels alone, that nothing is shown."""
+    return NOT_SHOWN if baseline == "prior" else f"not beyond {baseline}"
+
+
+def fails(status: str) -> bool:
+    """Whether the criterion was applied and not met."""
+    return status == NOT_SHOWN or status.startswith("not beyond ")
+
+
+def baseline_value(measured: MeasureResult, gain: Gain) -> float:
+    """The score of the baseline that a gain is over."""
+    return measured.score.value - gain.gain.value * (1 if measured.higher_is_better else -1)
+
+
+def clears_frequencies(measured: MeasureResult, gain: Gain) -> bool:
+    """Whether the baseline knows the label frequencies alone, and the interval of the score is clear of its score."""
+    if gain.baseline != "prior":
+        return False
+    reached = baseline_value(measured, gain)
+    return measured.score.low > reached if measured.higher_is_better else measured.score.high < reached
+
+
+def too_few(facts: Mapping[str, Any]) -> int | None:
+    """The number of different test sentences that are judged, where it is too small to judge by."""
+    found = shared_inputs(facts).get("new_sentences", (facts.get("sentences") or {}).get("test"))
+    return int(found) if found is not None and found < MIN_SENTENCES else None
+
+
+def only_test_label(facts: Mapping[str, Any]) -> str | None:
+    """The label that all test rows have, if they have but one."""
+    label = (facts.get("one_label") or {}).get("test")
+    return None if label is None else str(label)
+
+
+def shared_inputs(facts: Mapping[str, Any]) -> Mapping[str, int]:
+    """`rows` and `texts` of test that train has, too, and `new_rows` and `new_sentences`; empty: there are none."""
+    found: Mapping[str, int] = (facts.get("shared_inputs") or {}).get("test") or {}
+    return found if found.get("rows") else {}
+
+
+def all_shared(facts: Mapping[str, Any]) -> bool:
+    """Whether train has the input of every test row."""
+    return shared_inputs(facts).get("new_rows") == 0

@@ -1,0 +1,216 @@
+"""Results to verdicts: one pure function of numbers and stated criteria, and the corrections that come before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from probing.errors import InputError
+from probing.results.use import Decodability, EditEffect, UseCell, UseResult, read_use_results
+from probing.statistics.multiplicity import benjamini_hochberg
+from probing.verdicts.deciding import (
+    bound_said,
+    effect_said,
+    together_said,
+    turning_bounded,
+    turning_used,
+    undecided_said,
+)
+from probing.verdicts.use_run import UseRun
+from probing.verdicts.verdict import Criteria, Verdict, Word
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What remains of the level after families.
+
+    Attributes:
+        discovery: an adjusted p of a cell at most this is a discovery; 0: the property's family was not selected.
+        equivalent: whether the cell's equivalence stands among all of them.
+    """
+
+    discovery: float
+    equivalent: bool
+
+
+def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> list[Verdict]:
+    """A verdict for every place of every property, by the criteria given, or each by those it was judged by before.
+
+    The smallest adjusted p of a property and behaviour enters Benjamini-Hochberg over all of them of one model; in
+    selected families cells stand at q · selected / all. Equivalence p values have their own Benjamini-Hochberg over all
+    cells of the model.
+
+    References:
+        Benjamini and Bogomolov 2014, Selective inference on multiple families of hypotheses, §3.
+    """
+    by_model: dict[str, list[int]] = {}
+    for place, result in enumerate(results):
+        by_model.setdefault(result.model, []).append(place)
+    found: dict[int, list[Verdict]] = {}
+    for places in by_model.values():
+        found |= dict(zip(places, _judged([results[place] for place in places], criteria), strict=True))
+    return [verdict for place in range(len(results)) for verdict in found[place]]
+
+
+def _judged(results: Sequence[UseResult], criteria: Criteria | None) -> list[list[Verdict]]:
+    """The verdicts of each result of one model."""
+    families = benjamini_hochberg([result.family_p for result in results])
+    cells = [cell for result in results for cell in result.cells]
+    equivalence = iter(benjamini_hochberg([equivalence_p(cell) for cell in cells]))
+    verdicts = []
+    for result, family in zip(results, families, strict=True):
+        own = criteria or _criteria_of(result)
+        n_selected = sum(p <= own.q for p in families)
+        level = own.q * n_selected / len(results) if family <= own.q else 0.0
+        verdicts.append([decide(result, c, Levels(level, next(equivalence) <= own.q), own) for c in result.cells])
+    return verdicts
+
+
+def _criteria_of(result: UseResult) -> Criteria:
+    """Those that it was judged by; names that only other versions have are left out."""
+    known = {field.name for field in fields(Criteria)}
+    return Criteria(**{name: value for name, value in result.settings.get("criteria", {}).items() if name in known})
+
+
+def read_use_run(folder: str | Path) -> UseRun:
+    """What runs left in a folder: their results, judged anew by the criteria that each was judged by.
+
+    Raises:
+        InputError: no such file, or none of ours.
+    """
+    file = Path(folder) / "use.jsonl"
+    if not file.is_file():
+        raise InputError("no use results here", needed="use.jsonl", found="nothing", where=str(folder),
+                         next_step="run `probing use` with --to this folder")  # fmt: skip
+    results = read_use_results(file)
+    return UseRun(tuple(results), tuple(judge(results)))
+
+
+def equivalence_p(cell: UseCell) -> float:
+    """Both edits must be shown to do less than ε."""
+    return max(cell.subspace.equivalence_p, cell.whole.equivalence_p)
+
+
+def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria) -> Verdict:
+    """The verdict of one cell: the steps of the protocol, in order."""
+    gate = result.decodability.get(cell.place)
+    sub, whole = _found(cell.subspace, levels, criteria), _found(cell.whole, levels, criteria)
+    flags = _flags(result, cell, levels, criteria)
+    word, reason = _word(result, cell, gate, sub, whole, levels, criteria, flags)
+    if word is Word.NOT_DECODABLE:
+        flags = ("site effect",) if whole else ()
+    return Verdict(
+        task=result.task, behaviour=result.behaviour, model=result.model, site=cell.site, position=cell.position,
+        word=word, flags=flags, reason=reason, overturned_by=_OVERTURNED[word], decodability=gate,
+        evidence=cell, coverage=result.coverage, n_rows=result.n_rows, epsilon=criteria.epsilon, unit=result.unit,
+    )  # fmt: skip
+
+
+def untested(task: str, model: str, site: str, position: str, gate: Decodability) -> Verdict:
+    """The verdict of a place where nothing was edited."""
+    word = Word.NOT_TESTED if gate.passes else Word.NOT_DECODABLE
+    reason = f"Probes reach {gate.accuracy:.3f}; no edit was measured."
+    return Verdict(task, "", model, site, position, word, (), reason, _OVERTURNED[word], gate, None)
+
+
+def _word(
+    result: UseResult, cell: UseCell, gate: Decodability | None, sub: str, whole: str, levels: Levels,
+    criteria: Criteria, flags: Sequence[str],
+) -> tuple[Word, str]:  # fmt: skip
+    if gate is None or not gate.passes:
+        return Word.NOT_DECODABLE, "Neither a linear nor an MLP probe recovers it on held-out rows."
+    weak = _too_weak(result, criteria)
+    if weak:
+        return Word.INCONCLUSIVE, weak
+    incomplete = cell.completeness < criteria.least_completeness
+    if sub and "exceeds site" not in flags:
+        said = effect_said("The class-mean swap", cell.subspace, sub, result, criteria)
+        return turning_used(cell.subspace, sub, levels.discovery, criteria) or (Word.USED_SUBSPACE, said)
+    if whole:
+        said = effect_said("Interchange of the whole state", cell.whole, whole, result, criteria)
+        return turning_used(cell.whole, whole, levels.discovery, criteria) or (Word.USED_SITE, said)
+    if not levels.equivalent or incomplete:
+        return Word.INCONCLUSIVE, undecided_said(cell, levels.discovery, criteria, incomplete=incomplete)
+    said = bound_said(cell, equivalence_p(cell), criteria)
+    turning = turning_bounded(cell, levels.discovery, criteria)
+    if turning is not None or cell.joint is None or not _found(cell.joint, levels, criteria):
+        return turning or (Word.NO_MATERIAL_USE, said)
+    # Where another position does it alone, that all of them together do tells nothing of this one.
+    alone = _used_alone(result, cell, levels, criteria)
+    together = together_said(cell, cell.joint, criteria, alone=alone)
+    return Word.NO_MATERIAL_USE if alone else Word.NOT_ALONE, f"{said} {together}"
+
+
+def _used_alone(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria) -> bool:
+    """Whether an edit of another position of the cell's site is found to move the output by itself."""
+    others = (one for one in result.cells if one.site == cell.site and one.position != cell.position)
+    return any(_found(edit, levels, criteria) for one in others for edit in (one.subspace, one.whole))
+
+
+def _too_weak(result: UseResult, criteria: Criteria) -> str:
+    if result.coverage < criteria.least_coverage:
+        return (
+            f"Inconclusive: {result.coverage:.2f} of the rows have counterparts, {criteria.least_coverage} are needed."
+        )
+    if result.least_groups < criteria.least_groups:
+        return (
+            f"Inconclusive: the rows of the rarest class are spread over groups as over {result.least_groups:.0f} even "
+            f"ones, {criteria.least_groups} are needed."
+        )
+    if not result.is_matched:
+        return (
+            f"Inconclusive: within strata {' and '.join(result.covariates)} still go with the property, so that an "
+            "effect may be theirs; twins, or fewer or coarser covariates, would tell."
+        )
+    if result.false_positives is not None and result.false_positives[1] > 0.05:
+        rate, low, high, n = result.false_positives
+        return (
+            f"Inconclusive: miscalibrated, {rate:.2f} [{low:.2f}, {high:.2f}] of {n} random properties were discovered."
+        )
+    return ""
+
+
+def _found(edit: EditEffect, levels: Levels, criteria: Criteria) -> str:
+    """`τ` or `U` if the edit is a discovery of at least ε, else ""."""
+    if edit.p_adjusted <= levels.discovery and abs(edit.es) >= criteria.epsilon:
+        return "τ"
+    return "U" if edit.u_p_adjusted <= levels.discovery and edit.es_u >= criteria.epsilon else ""
+
+
+def _flags(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria) -> tuple[str, ...]:
+    sub, whole, epsilon = cell.subspace, cell.whole, criteria.epsilon
+    found = _found(sub, levels, criteria) or _found(whole, levels, criteria)
+    discovered = min(sub.p_adjusted, sub.u_p_adjusted, whole.p_adjusted, whole.u_p_adjusted) <= levels.discovery
+    held = cell.frozen_low90 is not None and cell.frozen_high90 is not None
+    flags = {
+        "norm-mediated": bool(found)
+        and held
+        and -epsilon < (cell.frozen_low90 or 0)
+        and (cell.frozen_high90 or 0) < epsilon,
+        "exceeds site": cell.exceeds_low > 0 and abs(sub.es) >= epsilon,
+        "off-contrast": found == "U" and result.dimensions != 1,
+        "differs between strata": found == "U" and result.dimensions == 1 and result.n_strata > 1,
+        "differs between pairs of classes": found == "U" and result.dimensions == 1 and result.n_classes > 2,
+        "off-distribution": cell.off_distribution > criteria.most_off_distribution,
+        "incomplete edit": cell.completeness < criteria.least_completeness,
+        "redundant": cell.joint_over_largest is not None and cell.joint_over_largest > 1.25,
+        "weak behaviour": bool(sub.spread) and sub.total < 2 * epsilon * sub.spread,
+        "non-zero": discovered and not found,
+    }
+    return tuple(name for name, holds in flags.items() if holds)
+
+
+_OVERTURNED = {
+    Word.NOT_DECODABLE: "Another family of probes, or more rows, that recover it would overturn this.",
+    Word.NOT_TESTED: "An intervention is needed before anything is said of use.",
+    Word.INCONCLUSIVE: "More rows or groups, or better matched ones, would decide it.",
+    Word.USED_SUBSPACE: "Above all an unlabelled property that goes with this one within strata would overturn it: "
+    "label it and give it as a covariate.",
+    Word.USED_SITE: "Above all an unlabelled property that donors differ in as well would overturn it; a subspace that "
+    "carries it would sharpen it.",
+    Word.NOT_ALONE: "An edit of this place alone that moves the output would overturn it; which of the places suffice "
+    "together is not told.",
+    Word.NO_MATERIAL_USE: "A behaviour that depends on it, effects that cancel within a stratum, or another site "
+    "would overturn it.",
+}

@@ -1,0 +1,103 @@
+"""UseRun: results and verdicts of one run, as JSON lines and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probing.errors import InputError
+from probing.files.whole_files import write_atomically
+from probing.results.use import UseResult, answers_said, write_use_results
+from probing.verdicts.verdict import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class UseRun:
+    """What edits did, and what may be said of it.
+
+    Attributes:
+        results: a property each.
+        verdicts: a property and place each, in the order of the results' cells.
+    """
+
+    results: tuple[UseResult, ...]
+    verdicts: tuple[Verdict, ...]
+
+    def __iter__(self) -> Iterator[Verdict]:
+        return iter(self.verdicts)
+
+    def verdict(self, task: str, place: str, *, model: str | None = None, behaviour: str | None = None) -> Verdict:
+        """The verdict of a property at a place such as `resid.3@query`; of several models or behaviours, of one.
+
+        Raises:
+            InputError: there is none, or there are several.
+        """
+        found = [
+            one for one in self.verdicts
+            if (one.task, one.place) == (task, place) and model in (None, one.model)
+            and behaviour in (None, one.behaviour)
+        ]  # fmt: skip
+        if not found:
+            raise InputError("no such verdict", needed="a task and place of this run", found=f"{task} at {place}")
+        if len(found) > 1:
+            raise InputError(
+                "several verdicts of that name", needed="one model and behaviour",
+                found="; ".join(f"{one.model}, {one.behaviour}" for one in found), where=f"{task} at {place}",
+                next_step="say which: verdict(task, place, model=…, behaviour=…)",
+            )  # fmt: skip
+        return found[0]
+
+    def of_units(self, units: Collection[str]) -> UseRun:
+        """The results of these units, with their verdicts."""
+        return UseRun(
+            tuple(one for one in self.results if one.unit in units),
+            tuple(one for one in self.verdicts if one.unit in units),
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat record for each verdict."""
+        answers = {(one.task, one.behaviour, one.model): answers_said(one.answers) for one in self.results}
+        return [
+            _row(v) | {"answers": answers.get((v.task, v.behaviour, v.model), ""), "unit": v.unit}
+            for v in self.verdicts
+        ]  # fmt: skip
+
+    def table(self) -> pd.DataFrame:
+        """The records as a DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows())
+
+
+_EFFECT = ("es", "es_low", "es_high", "mf", "mf_low", "mf_high", "p_adjusted", "mde", "equivalence_p")
+
+
+def _row(v: Verdict) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "task": v.task, "behaviour": v.behaviour, "model": v.model, "site": v.site, "position": v.position,
+        "verdict": v.text, "coarse": v.word.coarse, "flags": ", ".join(v.flags),
+        "accuracy": v.decodability.accuracy if v.decodability else None, "n_rows": v.n_rows, "coverage": v.coverage,
+    }  # fmt: skip
+    if v.evidence is not None:
+        for name, edit in (("swap", v.evidence.subspace), ("interchange", v.evidence.whole)):
+            found |= {f"{name}_{key}": getattr(edit, key) for key in (*_EFFECT, "es_u", "u_p_adjusted")}
+        found |= {key: getattr(v.evidence, key) for key in ("dose", "completeness", "selectivity", "reliability",
+                  "displacement", "off_distribution", "frozen_share", "shared_ratio", "kl", "flips")}  # fmt: skip
+        found |= {f"swap_es_at_{dose:g}": effect for dose, effect in v.evidence.dose_curve}
+    return found | {"reason": v.reason, "overturned_by": v.overturned_by}
+
+
+def write_use_run(run: UseRun, folder: Path) -> None:
+    """use.jsonl, verdicts.jsonl and verdicts.parquet, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_use_results(run.results, folder / "use.jsonl")
+    write_atomically(folder / "verdicts.jsonl", "".join(v.to_json() + "\n" for v in run.verdicts).encode())
+    buffer = BytesIO()
+    run.table().to_parquet(buffer, index=False)
+    write_atomically(folder / "verdicts.parquet", buffer.getvalue())
