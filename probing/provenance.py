@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from probing import __version__
+
 UNKNOWN = "unknown"
-_LIBRARIES = ("probing", "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn", "h5py")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn", "h5py")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -79,7 +81,7 @@ def _version(model: Mapping[str, Any]) -> str:
 
 def environment(device: str = "cpu") -> dict[str, Any]:
     """Library versions, host, command and UTC time: recorded beside results, never part of an identity."""
-    versions = {}
+    versions = {"probing": __version__}
     for name in _LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)

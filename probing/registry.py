@@ -37,9 +37,7 @@ def names(folder: str) -> list[str]:
     Raises:
         UnknownName: no such folder.
     """
-    if folder in _BEFORE.values():
-        folder = next(new for new, old in _BEFORE.items() if old == folder)
-        _warn(f"`{_BEFORE[folder]}` are called `{folder}` now")
+    folder = _new_name(folder)
     if folder not in FOLDERS:
         raise unknown_name("kind of member", folder, FOLDERS)
     home = Path(__file__).parent.joinpath(*FOLDERS[folder].split(".")[1:])
@@ -53,6 +51,7 @@ def get(folder: str, name: str) -> ModuleType:
     Raises:
         UnknownName: with the list and the nearest match.
     """
+    folder = _new_name(folder)
     known = names(folder)
     if name not in known:
         raise unknown_name(_SINGULAR.get(folder, f"{folder.removesuffix('s')} name"), name, known)
@@ -106,6 +105,14 @@ def _entry_points(folder: str) -> dict[str, str]:
     if old:
         _warn(f"the entry-point group `probing.{_BEFORE[folder]}` is called `probing.{folder}` now")
     return {point.name: point.module for point in old} | found
+
+
+def _new_name(folder: str) -> str:
+    for new, old in _BEFORE.items():
+        if folder == old:
+            _warn(f"`{old}` are called `{new}` now")
+            return new
+    return folder
 
 
 def _warn(what: str) -> None:

@@ -25,7 +25,9 @@ from tests.conftest import ROOT
 from tests.work_samples import Squares, executor, plan, run
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
-RAY = pytest.param("ray", marks=[] if HAS_RAY else pytest.mark.skip(reason="Ray is not installed: probing[ray]"))
+RAY = pytest.param(
+    "ray", marks=[] if HAS_RAY else pytest.mark.skip(reason="Ray is not installed: probing-toolkit[ray]")
+)
 SLOW_RAY = pytest.param("ray", marks=[*RAY.marks, pytest.mark.slow])
 SEPARATE = ["processes", RAY]
 EVERY = ["inline", *SEPARATE]

@@ -9,8 +9,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.utils.estimator_checks import check_estimator
 
 import probing
 from probing import errors
@@ -41,8 +44,8 @@ def test_the_drawn_tree_names_every_error() -> None:
         assert error.__name__ in (errors.__doc__ or "")
 
 
-def blocks(language: str) -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
@@ -54,22 +57,40 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def printed(block: str, folder: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_readme_python_runs(checkout: Path) -> None:
-    said = []
-    for block in blocks("python"):
-        done = subprocess.run([sys.executable, "-c", block], cwd=checkout, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        said.append(done.stdout)
-    probed, scored = said
-    assert "resid.1" in probed and "Score(" in probed and "decodable and used" in probed
-    assert "false_unused=0.0" in scored and "recall_used=1.0" in scored  # a rule that always says "used"
+    said = printed(blocks("python")[0], checkout)
+    assert "resid.1" in said and "Score(" in said and "decodable and used" in said
     assert (checkout / "cache/results/readme/report.html").is_file()
 
 
 @pytest.mark.slow
+def test_python_of_the_commands_page_runs(checkout: Path) -> None:
+    said = printed(blocks("python", "docs/commands.md")[0], checkout)
+    assert "false_unused=0.0" in said and "recall_used=1.0" in said  # a rule that always says "used"
+
+
+def test_the_probe_that_the_readme_adds_is_a_probe() -> None:
+    names: dict[str, Any] = {}
+    exec(blocks("python")[1], names)
+    probe = names["MEMBER"]()
+    check_estimator(probe)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 300)
+    X = rng.normal(size=(300, 4)) + 4 * np.eye(3, 4)[y]
+    assert probe.fit(X[:200], y[:200]).score(X[200:], y[200:]) > 0.9
+    assert (type(probe)().with_state(probe.state()).predict(X) == probe.predict(X)).all()
+
+
+@pytest.mark.slow
 def test_readme_shell_runs(checkout: Path) -> None:
-    block = next(b for b in blocks("sh") if b.startswith("C="))
+    block = next(b for b in blocks("sh", "docs/commands.md") if b.startswith("C="))
     command = f"set -e\nprobing() {{ '{sys.executable}' -m probing \"$@\"; }}\n{block}"
     done = subprocess.run(["bash", "-c", command], cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

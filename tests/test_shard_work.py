@@ -46,7 +46,7 @@ from tests.conftest import REFERENCE
 from tests.tiny_models import build, byte_tokenizer, corpus_of
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
-RAY = [pytest.mark.slow, pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: probing[ray]")]
+RAY = [pytest.mark.slow, pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: probing-toolkit[ray]")]
 MODEL = str(REFERENCE / "model")
 
 
@@ -197,7 +197,7 @@ def test_without_ray_its_executor_is_refused_before_anything_is_loaded(
     flags = ["--model", MODEL, *corpus_flags, "--to", str(tmp_path / "s"), "--executor", "ray"]
     result = CliRunner().invoke(app, ["extract", *flags])
     assert result.exit_code == 1 and result.stderr.startswith("MissingDependency: "), result.output
-    assert "probing[ray]" in result.stderr and not (tmp_path / "s").exists()
+    assert "probing-toolkit[ray]" in result.stderr and not (tmp_path / "s").exists()
     with pytest.raises(MissingDependency):
         registry.get("executors", "ray").MEMBER()
 

@@ -50,7 +50,7 @@ class RayActors(Executor):
         if importlib.util.find_spec("ray") is None:
             raise MissingDependency(
                 "the executor ray needs Ray", needed="the package ray", found="not installed",
-                next_step="pip install 'probing[ray]', or use the executor processes",
+                next_step="pip install 'probing-toolkit[ray]', or use the executor processes",
             )  # fmt: skip
         self.workers = workers
         self.threads = threads
