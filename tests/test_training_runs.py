@@ -30,7 +30,7 @@ from tests.training_samples import MemoryStore, word_corpus
 CORPUS = word_corpus(ambiguous=0.3)
 HAS_RAY = importlib.util.find_spec("ray") is not None
 RAY = pytest.param(
-    "ray", marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: probing-toolkit[ray]")]
+    "ray", marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed")]
 )  # fmt: skip
 SECOND = "linear:l2=0.1"
 

@@ -66,13 +66,13 @@ class LeaseModel:
         self._set(shard, self.over if is_over else self.live)
 
     def damage(self, shard: int, *, keeps: float, is_old: bool) -> None:
-        """Cut a lease to a part of its bytes, or flip a bit of it where all of them stay."""
+        """Cut a lease to a part of its bytes, or change a byte of it where all of them stay."""
         if not self._file(shard).exists():
             return
         data = bytearray(self._file(shard).read_bytes())
         data = data[: int(keeps * len(data))]
         if keeps == 1 and data:
-            data[len(data) // 2] ^= 1
+            data[len(data) // 2] = (data[len(data) // 2] + 1) % 256  # a bit that is flipped twice would be sound again
         self._file(shard).write_bytes(data)
         self._age(shard, 2 * UNWRITTEN_SECONDS if is_old else 0)
         self._set(shard, self.over if is_old else self.unsure)

@@ -149,7 +149,7 @@ class StoreStates(RuleBasedStateMachine):
 
     @rule(name=NAMES, shard=SHARD, keeps=st.sampled_from([0, 0.5, 1]), is_old=st.booleans())
     def damage_lease(self, name: str, shard: int, keeps: float, is_old: bool) -> None:
-        """Empty a lease, cut it short or flip a bit of it."""
+        """Empty a lease, cut it short or change a byte of it."""
         self.leases[name].damage(shard, keeps=keeps, is_old=is_old)
 
     @precondition(lambda self: any(self.safe.values()))
