@@ -1,4 +1,4 @@
-"""Labels, Design and Pairs: what is to be predicted, row by row, and from which states."""
+"""Labels, Pieces and Pairs: what is to be predicted, row by row, and from which states."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from probing.errors import BadParameter
 
 Kind = Literal["classes", "real", "labels"]
 Reading = Literal["row", "mean", "ends", "pair", "difference", "product"]
-READINGS: tuple[Reading, ...] = ("row", "mean", "ends", "pair", "difference", "product")
 MISSING = -1  # code of a key that a row has no value of
 MOST_BYTES = 2 * 2**30  # of pairs laid out as one matrix
 
@@ -243,17 +242,3 @@ class Pieces:
         sums = np.add.reduceat(self.states, self.bounds[:-1], axis=0, dtype=np.float64)
         means = sums / np.diff(self.bounds)[:, None]
         return means.astype(self.states.dtype if dtype is None else dtype)
-
-
-@dataclass(frozen=True)
-class Design:
-    """States and labels of the same rows: `X` is `(N, D)` float32, `labels` has N rows."""
-
-    X: NDArray[np.float32]
-    labels: Labels
-    site: str
-
-    def part(self, split: str) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """`(X, y)` of one split."""
-        rows = self.labels.rows(split)
-        return self.X[rows], self.labels.y[rows]

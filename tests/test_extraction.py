@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from probing.models.language_model import LanguageModel
 from probing.states.extraction import extract
 from probing.states.store import Store, StoreWriter
 from probing.text.corpus import Corpus
+from tests.conftest import REFERENCE, ROOT
 from tests.tiny_models import build, byte_tokenizer, corpus_of, language_model
 
 TEXTS = [
@@ -274,3 +278,16 @@ def test_batches_are_the_cheapest_cuts_of_the_sorted_inputs():
 def test_bar_is_shown_when_asked_for(tmp_path, capsys):
     extract(language_model("gpt2"), CORPUS, to=tmp_path, progress=True)
     assert "extracting" in capsys.readouterr().err
+
+
+def test_moments_are_accepted_for_one_more_version_without_effect(tmp_path: Path, corpus_flags: list[str]) -> None:
+    command = ["extract", "--model", str(REFERENCE / "model"), *corpus_flags, "--moments", "train"]
+    done = subprocess.run(
+        [sys.executable, "-m", "probing", *command, "--to", str(tmp_path / "s")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "`moments` has no effect any more" in done.stderr
+    assert not (tmp_path / "s" / "moments").exists()

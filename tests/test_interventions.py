@@ -10,11 +10,10 @@ from probing import registry
 from probing.contracts.intervention import Edit, Intervention, Targets
 from probing.errors import BadParameter, DegenerateDesign
 from probing.recipes import build
-from probing.states.store import Moments
 from probing.use.interventions._edits import AffineEdit, columns_of
 from probing.use.interventions.class_mean import ClassMean, ClassMeanEdit
 from probing.use.interventions.inlp import Inlp
-from probing.use.interventions.leace import CrossSums, Leace
+from probing.use.interventions.leace import Leace
 from probing.use.interventions.random_subspace import RandomSubspace
 
 NAMES = registry.names("interventions")
@@ -38,11 +37,6 @@ def planted(
 def covariance(x: np.ndarray, targets: Targets) -> float:
     z = columns_of(targets)
     return float(np.abs((x - x.mean(0)).T @ (z - z.mean(0))).max() / len(x))
-
-
-def moments_of(x: np.ndarray) -> Moments:
-    none = np.zeros(0, np.int64)
-    return Moments("resid.0", "train", len(x), x.sum(0), x.T @ x, np.arange(len(x)), none)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,21 +112,6 @@ def test_leace_moves_states_least_of_all_projections_that_erase() -> None:
     orthogonal = AffineEdit(*(2 * [(cross / np.linalg.norm(cross))[:, None]]), x.mean(0))
     assert covariance(orthogonal.transform(x), targets) < 1e-8 * covariance(x, targets)
     assert moved < np.square(orthogonal.transform(x) - x).sum()
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 400, 1200])
-@pytest.mark.parametrize("real", [False, True])
-def test_streamed_leace_is_that_of_the_states(chunk: int, real: bool) -> None:
-    x, targets = planted(condition=1e4, real=real)
-    z = columns_of(targets)
-    sums = CrossSums.empty(x.shape[1], z.shape[1])
-    for start in range(0, len(x), chunk):
-        sums = sums.add(x[start : start + chunk], z[start : start + chunk])
-    streamed, batch = Leace().fit_moments(moments_of(x), sums), Leace().fit(x, targets)
-    np.testing.assert_allclose(streamed.transform(x), batch.transform(x), atol=1e-8)
-    assert streamed.rank == batch.rank == z.shape[1]
-    with pytest.raises(BadParameter, match="other rows"):
-        Leace().fit_moments(moments_of(x[1:]), sums)
 
 
 def test_leace_of_fewer_rows_than_features_and_of_constant_features() -> None:

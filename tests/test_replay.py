@@ -300,9 +300,9 @@ def test_workers_and_merging_make_the_same_replay_store(tmp_path: Path) -> None:
 def test_every_changed_bit_of_the_outputs_is_found(tmp_path: Path) -> None:
     model = read("gpt2")
     store = run(tmp_path / "s", model)
-    file = tmp_path / "s" / "shards" / store.moments_folder.records[0]["file"]
+    file = tmp_path / "s" / "shards" / store._records[0]["file"]
     sound = file.read_bytes()
-    for path, entry in store.moments_folder.records[0]["datasets"].items():
+    for path, entry in store._records[0]["datasets"].items():
         if not path.startswith(("/outputs", "/examples/batch", "/rows/input_id", "/rows/mask")):
             continue
         data = bytearray(sound)

@@ -40,7 +40,7 @@ def test_blocks_of_a_float32_store_are_views_of_the_file_and_cannot_be_written(t
 def test_a_damaged_block_is_not_given(tmp_path: Path) -> None:
     write(tmp_path / "s")
     store = Store.open(tmp_path / "s")
-    entry = store.moments_folder.records[1]["datasets"]["/sites/resid.2"]
+    entry = store._records[1]["datasets"]["/sites/resid.2"]
     file = sorted((tmp_path / "s" / "shards").glob("*.h5"))[1]
     data = bytearray(file.read_bytes())
     data[entry["offset"] + 11] ^= 1

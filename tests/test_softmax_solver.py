@@ -209,16 +209,6 @@ def test_standardising_in_float32_costs_no_digits(offset):
     np.testing.assert_allclose(fast, exact, atol=1e-6)
 
 
-def test_a_path_gives_what_each_penalty_alone_gives_in_the_order_asked():
-    X, y = planted(2000, 12, 4)
-    l2s = [1.0, 100.0, 0.1]
-    path = LinearProbe(tolerance=1e-6).fit_path(X, [y, y % 2], l2s)
-    for l2, fits in zip(l2s, path, strict=True):
-        for labels, fit in zip((y, y % 2), fits, strict=True):
-            alone = LinearProbe(l2=l2, tolerance=1e-6).fit(X, labels)
-            assert fit.l2 == l2 and fit.objective_ == pytest.approx(alone.objective_, rel=2e-5)
-
-
 def test_prefixes_are_fits_of_their_rows_and_a_class_may_appear_later():
     X, y = planted(1200, 8, 4)
     y = np.where((np.arange(len(y)) < 300) & (y == 2), 0, y)

@@ -163,6 +163,18 @@ def test_removal_deletes_a_store_and_leaves_what_is_not_its_own(tmp_path: Path, 
     assert remove(tmp_path / "t") == [] and not (tmp_path / "t").exists()
 
 
+def test_moments_of_earlier_versions_are_garbage_and_go_with_the_store(store: Path) -> None:
+    folder = store / "moments"
+    folder.mkdir()
+    names = ["resid.0.train.json", f"resid.0.train.{'0123456789abcdef'}.h5"]
+    for name in (*names, "mine.txt"):
+        (folder / name).write_text("{}")
+    assert Store.open(store).verify() == []
+    assert sorted(item.path.name for item in garbage(store)) == sorted(names)
+    assert remove(store) == ["moments"]
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+
+
 def test_removal_is_refused_while_somebody_writes(store: Path) -> None:
     temporary = store / "shards" / ".tmp-elsewhere-7-01234567"
     temporary.write_bytes(b"half")

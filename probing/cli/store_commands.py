@@ -131,29 +131,6 @@ def store_verify(
     say(f"{store}: sound, {done}, {opened.n_rows} rows")
 
 
-@store_app.command("moments", cls=OnceOnly)
-def store_moments(
-    store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
-    corpus: Annotated[list[str], typer.Option("--corpus", help="SPLIT=FILE (repeat), or one FILE, as extracted")],
-    selection: Annotated[str, typer.Option("--selection", help="a split, or all")] = "train",
-    sites: Annotated[str, typer.Option("--sites", help="sites, comma-separated, with wildcards")] = "*",
-    reader_option: Annotated[list[str], typer.Option("--reader-option", help="option of the file's reader")] = [],  # noqa: B006
-    split_seed: Annotated[int | None, typer.Option("--split-seed", help="seed of the random split")] = None,
-) -> None:
-    """Gather count, mean and cross-products of the states of a split, in float64, and keep them in the store.
-
-    Example: probing store moments cache/states/gpt2 --corpus train=train.conllu --corpus dev=dev.conllu
-    """
-    options = {"corpus": corpus, "reader_options": reader_option, "split_seed": split_seed}
-    read = import_module("probing.jobs").CorpusOptions.read(options, where="command line").read_corpus()
-    opened = import_module("probing.states.store").Store.open(store)
-    found = import_module("probing.states.extraction.gathering").gather_moments(
-        opened, read, selection=selection, sites=sites
-    )
-    for one in found:
-        say(f"{one.site}: {one.count} rows of {len(one.examples)} examples ({selection}), width {len(one.mean)}")
-
-
 @store_app.command("merge", cls=OnceOnly)
 def store_merge(
     first: Annotated[Path, path_argument(metavar="STORE_DIR", help="gets what it lacks", show_default=False)],

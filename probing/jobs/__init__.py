@@ -157,7 +157,7 @@ class ExtractOptions(Job):
     allow_mixed_environment: bool = option(
         False, help="resume a store begun with another minor version of torch or transformers"
     )
-    moments: str | None = option(None, help="also gather means and cross-products of the states of this split, or all")
+    moments: str | None = option(None, help="without effect: moments are no longer kept beside a store")
     subset: str | None = option(None, help="only these examples: a split, or numbers such as 0,5,20:40")
     role: Literal["states", "replay"] = option("states", help="states, or replay: whole sequences and clean outputs")
     outputs: str | None = option(None, help="replay: outputs of the last piece, of mask pieces, of all, or none")

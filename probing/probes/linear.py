@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
-from sklearn.base import clone
 
 from probing.contracts.row_blocks import RowBlocks
 from probing.errors import BadParameter
@@ -115,20 +114,6 @@ class LinearProbe(ClassifierProbe):
         X = self._checked(X)
         fitted = self._fitted(_Standard.of(X), targets)
         return [same_for_every_seed(self, probe, seeds) for probe in fitted]
-
-    def fit_path(
-        self, X: NDArray[np.float32] | RowBlocks, targets: Sequence[NDArray[Any]], l2s: Sequence[float]
-    ) -> list[list[Self]]:
-        """Every label set under every penalty: result[i][m] is what `l2s[i]` gives.
-
-        Rows are standardised once, and each penalty starts from the solution of the next larger one.
-        """
-        standard, found, starts = _Standard.of(self._checked(X)), {}, None
-        for i in sorted(range(len(l2s)), key=lambda i: -l2s[i]):
-            recipe: Self = clone(self).set_params(l2=l2s[i])
-            found[i] = recipe._fitted(standard, targets, starts, warm=starts is None)
-            starts = found[i]
-        return [found[i] for i in range(len(l2s))]
 
     def fit_prefixes(
         self,

@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.errors import BadParameter
-from probing.states.store import Moments
-
 
 class StoreView:
     """What a view of a store takes over from it.
@@ -36,16 +33,3 @@ class StoreView:
         """States `(N, D)` of rows of the store itself."""
         states: NDArray[np.float32] = self._store.read(site, rows)
         return states
-
-    def moments(self, site: str, selection: str = "train") -> Moments:
-        """A view has none, even where its rows are all rows of the store: a fit on it reads the rows.
-
-        Raises:
-            BadParameter: always.
-        """
-        raise BadParameter(
-            f"no moments of {site} are kept for rows that are chosen or pooled when they are read",
-            needed="the store itself, which keeps moments of the rows it was extracted with",
-            found=f"a view of it as {self.identity['extraction']['rows']}", where=str(self.path),
-            next_step=f"fit on the rows themselves, or extract these rows with --moments {selection}",
-        )  # fmt: skip

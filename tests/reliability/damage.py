@@ -1,6 +1,6 @@
 """F5: bits flipped, files cut short, swapped or missing: found at `full` always, at `fast` in whatever is read.
 
-Here shards and their JSON; `moments_damage` and `lease_damage` do the same to what lies beside them.
+Here shards and their JSON; `lease_damage` does the same to what lies beside them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from probing.states.store.format import parse_signed
 from tests.reliability.children import ask
 from tests.reliability.job import WIDTHS, Job
 from tests.reliability.lease_damage import leases_damaged
-from tests.reliability.moments_damage import moments_damaged, naive_moments
 from tests.reliability.naive_writer import FILE, naive_found, naive_write
 from tests.reliability.tally import Tally
 
@@ -148,9 +147,7 @@ def naive_flips(folder: Path, job: Job, count: int) -> list[Problem]:
     return problems
 
 
-def damage(
-    folder: Path, *, n_flips: int, n_cuts: int, n_swaps: int, n_moments: int, n_leases: int, naive: int
-) -> Tally:
+def damage(folder: Path, *, n_flips: int, n_cuts: int, n_swaps: int, n_leases: int, naive: int) -> Tally:
     """F5."""
     tally = Tally("F5", "100 % detected, 0 wrong rows")
     original, other = Original(folder / "a", Job(3)), Original(folder / "b", Job(3, salt=1))
@@ -159,10 +156,8 @@ def damage(
     tally.problems += cuts(original, n_cuts, rng)
     tally.problems += swaps(original, other, n_swaps, rng)
     tally.done.update({"bit flips": n_flips, "truncations": n_cuts, "swapped or missing files": n_swaps})
-    tally.problems += moments_damaged(folder, n_moments, rng)
     tally.problems += leases_damaged(folder, n_leases, rng)
-    tally.done.update({"damaged moments": n_moments, "damaged leases": n_leases})
+    tally.done.update({"damaged leases": n_leases})
     tally.add_naive(naive_flips(folder / "naive", Job(3), naive))
-    tally.add_naive(naive_moments(folder / "naive moments", Job(3), naive))
     shutil.rmtree(folder / "a")
     return tally

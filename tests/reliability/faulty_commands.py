@@ -173,7 +173,6 @@ COMMANDS: Mapping[str, Command] = {
     "store info": Command(("store", "info", "{input}"), "store", writes=False),
     "store verify": Command(("store", "verify", "{input}"), "store", writes=False),
     "store repair": Command(("store", "verify", "{to}", "--repair"), made="store"),
-    "store moments": Command(("store", "moments", "{to}", *_CORPUS), made="store"),
     "store merge": Command(("store", "merge", "{to}", "{input}"), "store"),
     "store gc": Command(("store", "gc", "{to}", "--yes"), made="store"),
     "store rm": Command(("store", "rm", "{to}", "--yes"), made="store"),

@@ -41,8 +41,8 @@ FIGURES: dict[str, Figure] = {
     ),
     "F5": Figure(
         "damage.damage",
-        {"n_flips": 2000, "n_cuts": 500, "n_swaps": 200, "n_moments": 1500, "n_leases": 1000, "naive": 200},
-        {"n_flips": 300, "n_cuts": 80, "n_swaps": 60, "n_moments": 120, "n_leases": 80, "naive": 50},
+        {"n_flips": 2000, "n_cuts": 500, "n_swaps": 200, "n_leases": 1000, "naive": 200},
+        {"n_flips": 300, "n_cuts": 80, "n_swaps": 60, "n_leases": 80, "naive": 50},
     ),
     "F6": Figure("spoiled_files.spoiled_files", {"each": 400}, {"each": 25}),
     "F7": Figure(

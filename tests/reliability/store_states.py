@@ -1,5 +1,5 @@
-"""F12: any order of writing, crashing, resuming, gathering moments, taking and leaving leases, damaging, verifying,
-repairing, merging, collecting and removing."""
+"""F12: any order of writing, crashing, resuming, taking and leaving leases, damaging, verifying, repairing, merging,
+collecting and removing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from probing.errors import CorruptShard, NotAStore, StoreBusy
 from probing.states.store import Store, collect, garbage, merge, remove, repair
 from probing.states.store.format import parse_signed, record_file
 from tests.reliability.fault_files import Counted, Stopped
-from tests.reliability.gathered import NAMES as MOMENTS
 from tests.reliability.job import Job, QuickFiles
 from tests.reliability.lease_model import LeaseModel
-from tests.reliability.moments_model import MomentsModel
 from tests.reliability.tally import Tally
 
 JOB = Job(3, rows=2)
@@ -53,21 +51,18 @@ class StoreStates(RuleBasedStateMachine):
         self.safe: dict[str, set[int]] = {"one": set(), "two": set()}
         self.flipped: dict[str, set[int]] = {"one": set(), "two": set()}
         self.gone: dict[str, set[int]] = {"one": set(), "two": set()}
-        self.moments = {name: MomentsModel(self.root / name, JOB) for name in self.safe}
         self.leases = {name: LeaseModel(self.root / name) for name in self.safe}
 
     def teardown(self) -> None:
         """Delete everything."""
         shutil.rmtree(self.root)
 
-    @initialize(name=NAMES, begun=st.sampled_from(["nothing", "finished", "gathered", "gathered"]), lease=st.booleans())
+    @initialize(name=NAMES, begun=st.sampled_from(["nothing", "finished"]), lease=st.booleans())
     def begin(self, name: str, begun: str, lease: bool) -> None:
-        """Where a run begins: few would come to a finished store with moments by themselves."""
+        """Where a run begins: few would come to a finished store by themselves."""
         if begun == "nothing":
             return
         self.resume(name)
-        for which in MOMENTS if begun == "gathered" else []:
-            self.moments[name].gather(which, QuickFiles(), is_sound=True)
         if lease:
             self.leases[name].leave(0, is_over=False)
 
@@ -111,23 +106,6 @@ class StoreStates(RuleBasedStateMachine):
         shards = self.root / name / "shards"
         for damaged in (self.flipped, self.gone):
             damaged[name] = {shard for shard in damaged[name] if (shards / record_file(shard)).exists()}
-
-    @rule(name=NAMES, which=st.sampled_from(MOMENTS), at=CALLS, half=st.booleans())
-    def gather(self, name: str, which: tuple[str, str], at: int | None, half: bool) -> None:
-        """Gather moments; perhaps crash on the way."""
-        if not self._exists(name):
-            return
-        with suppress(Stopped):
-            self.moments[name].gather(which, Counted(at, half=half), is_sound=self._is_sound(name))
-        self.moments[name].look_again()
-
-    @precondition(lambda self: any(model.kept for model in self.moments.values()))
-    @rule(pick=st.integers(0, 7), is_record=st.booleans(), deletes=st.booleans())
-    def damage_moments(self, pick: int, is_record: bool, deletes: bool) -> None:
-        """Flip a bit of moments that are there, or delete their file or their record."""
-        there = [(model, which) for model in self.moments.values() for which in sorted(model.kept)]
-        model, which = there[pick % len(there)]
-        model.damage(which, is_record=is_record, deletes=deletes)
 
     @rule(name=NAMES, shard=SHARD, at=CALLS, half=st.booleans())
     def take_lease(self, name: str, shard: int, at: int | None, half: bool) -> None:
@@ -179,7 +157,7 @@ class StoreStates(RuleBasedStateMachine):
         except CorruptShard:
             assert self.gone[name]
             return
-        assert bool(problems) == (not self._is_sound(name) or bool(self.moments[name].spoiled)), problems
+        assert bool(problems) == (not self._is_sound(name)), problems
 
     @rule(name=NAMES, at=CALLS)
     def repair(self, name: str, at: int | None) -> None:
@@ -190,8 +168,6 @@ class StoreStates(RuleBasedStateMachine):
             repair(self.root / name, files=Counted(at))
         repair(self.root / name, files=QuickFiles())
         self.flipped[name], self.gone[name] = set(), set()
-        self.moments[name].look_again()
-        assert not self.moments[name].spoiled
 
     @rule(target_name=NAMES, at=CALLS)
     def merge(self, target_name: str, at: int | None) -> None:
@@ -200,13 +176,9 @@ class StoreStates(RuleBasedStateMachine):
         if not self._exists(source) or not self._is_sound(source) or not self._is_sound(target_name):
             return
         before = set(JOB.found(self.root / source))
-        ours, theirs = self.moments[target_name], self.moments[source]
-        lacking = theirs.kept - ours.names
         with suppress(Stopped):
             merge(self.root / target_name, self.root / source, files=Counted(at))
             self.safe[target_name] |= before
-            ours.kept |= lacking if ours.is_complete and theirs.is_complete else set()
-        ours.look_again()
         self._forget_if_withdrawn(target_name)
         assert set(JOB.found(self.root / source)) == before
 
@@ -220,14 +192,13 @@ class StoreStates(RuleBasedStateMachine):
             collect(found, files=Counted(at))
             self.leases[name].collected()
         self.leases[name].removed()
-        self.moments[name].look_again()
 
     @rule(name=NAMES, at=CALLS)
     def remove(self, name: str, at: int | None) -> None:
         """Delete a store; perhaps crash on the way."""
         if not self._exists(name):
             return
-        leases, moments = self.leases[name], self.moments[name]
+        leases = self.leases[name]
         leases.settle()
         # Temporary files of this very process look like those of a writer at work; in two days they do not.
         for temporary in (self.root / name).glob("*/.tmp-*"):
@@ -242,9 +213,8 @@ class StoreStates(RuleBasedStateMachine):
                 return  # before anything was deleted: the law is the judge
         else:
             assert not leases.live and not (self.root / name).exists()
-        self.safe[name], moments.kept = set(), set()
+        self.safe[name] = set()
         leases.removed()
-        moments.look_again()
         self._forget_if_withdrawn(name)
 
     @invariant()
@@ -261,10 +231,9 @@ class StoreStates(RuleBasedStateMachine):
                 assert Store.open(self.root / name, allow_partial=True).shards_done >= len(safe)
 
     @invariant()
-    def moments_are_right_and_leases_are_what_they_say(self) -> None:
-        """The laws of what lies beside the shards."""
+    def leases_are_what_they_say(self) -> None:
+        """The law of what lies beside the shards."""
         for name in self.safe:
-            self.moments[name].check()
             self.leases[name].check()
 
     @invariant()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,6 @@ from probing.executors._run_until_done import complete, executor_of, sole_error_
 from probing.models.language_model import LanguageModel
 from probing.models.site import are_module_paths
 from probing.provenance import digest
-from probing.states.extraction.gathering import Gathering
 from probing.states.extraction.reading_options import TOKENS_PER_BATCH, LongInputs, check_corpus, reading_of
 from probing.states.extraction.shard_plan import ShardPlan
 from probing.states.extraction.shard_reading import Reading
@@ -71,7 +71,7 @@ def extract(
         threads: processor threads of each worker; None: for `inline` as they are, else its share of the cores. States
             can differ in the last bits between numbers of threads; with equal numbers every executor gives equal bytes.
         allow_mixed_environment: resume with another minor version of torch or transformers; each shard records its own.
-        moments: a split, or `all`: also gather means and cross-products of its states (`Store.moments`).
+        moments: without effect since version 0.2.
         subset: only these examples: a split, ordinals, or text such as `0,5,20:40`.
         role: `replay` keeps whole sequences and the clean outputs of a model, for `Replay`; `rows` is then left alone.
         outputs, columns: of a replay: outputs of the `last` piece of each example (default of causal models), of `mask`
@@ -92,6 +92,8 @@ def extract(
         MissingDependency: the executor needs a package that is not installed.
     """
     runner = executor_of(executor, workers, threads)
+    if moments is not None:
+        warnings.warn("`moments` has no effect any more: nothing read them", FutureWarning, stacklevel=3)
     if not 0 <= worker_index < num_workers:
         raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
     model = LanguageModel.load(model, by_blocks=not are_module_paths(sites)) if isinstance(model, str) else model
@@ -101,15 +103,12 @@ def extract(
     )  # fmt: skip
     cut = ShardPlan.of(model, corpus, reading, subset=subset, shard_bytes=shard_bytes)
     check_corpus(model, cut.part, reading)
-    gathering = None if moments is None else Gathering(reading.sites, corpus, moments)
     identity = cut.identity(model, reading)
     target = StoreToFill(Path(to).resolve(), identity, allow_mixed_environment)
-    factory = _factory(runner, model, reading, target, gathering)
+    factory = _factory(runner, model, reading, target)
     with threads_set(runner.threads):
         place = place_of_work(model.device)
     writer = target.open(place)
-    if gathering is not None:
-        gathering.begin(Store.open(Path(to), allow_partial=True))
     shards = [shard for shard in writer.missing() if shard % num_workers == worker_index]
     plan = shard_units(digest(identity), cut.part, cut.starts, shards, cut.kept)
     writer.preflight(cut.bytes_of([example for unit in plan.units for example in unit.payload.examples]))
@@ -121,17 +120,12 @@ def extract(
     if writer.missing():
         return Store.open(Path(to), allow_partial=True)
     writer.seal()
-    store = Store.open(Path(to))
-    if gathering is not None:
-        gathering.finish(store)
-    return store
+    return Store.open(Path(to))
 
 
-def _factory(
-    executor: Executor, model: LanguageModel, reading: Reading, store: StoreToFill, gathering: Gathering | None
-) -> WorkerFactory:
+def _factory(executor: Executor, model: LanguageModel, reading: Reading, store: StoreToFill) -> WorkerFactory:
     if executor.in_process:
-        return WorkersWithModel(model, reading, store, gathering)
+        return WorkersWithModel(model, reading, store)
     if model.source is None:
         raise BadParameter(
             "other processes cannot load this model", needed="a model loaded from a folder or by its hub name",

@@ -15,7 +15,6 @@ from probing.contracts.executor import Place, Report, Worker, WorkPlan, WorkUnit
 from probing.models.language_model import LanguageModel
 from probing.models.loading.source import ModelSource
 from probing.provenance import environment
-from probing.states.extraction.gathering import Gathering
 from probing.states.extraction.replay_reading import ReplayReading, read_replay_shard
 from probing.states.extraction.shard_reading import Clock, Reading, n_words, read_shard
 from probing.states.extraction.subset import with_ordinals
@@ -84,11 +83,10 @@ class WorkersWithModel:
     model: LanguageModel
     reading: Reading
     store: StoreToFill
-    gathering: Gathering | None = None
 
     def __call__(self, place: Place) -> ShardWorker:
         """The worker."""
-        return ShardWorker(self.model, self.reading, self.store, place, self.gathering)
+        return ShardWorker(self.model, self.reading, self.store, place)
 
 
 @dataclass(frozen=True)
@@ -116,13 +114,9 @@ class WorkersThatLoad:
 class ShardWorker(Worker):
     """Reads shards; while one is hashed and written the next is read."""
 
-    def __init__(
-        self, model: LanguageModel, reading: Reading, store: StoreToFill, place: Place,
-        gathering: Gathering | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, model: LanguageModel, reading: Reading, store: StoreToFill, place: Place) -> None:
         self._model = model
         self._reading = reading
-        self._gathering = gathering
         self._stack = ExitStack()
         with self._stack as entered:
             entered.enter_context(threads_set(place.threads))
@@ -166,8 +160,6 @@ class ShardWorker(Worker):
     def _commit(self, shard: int, content: ShardContent, lease: Lease) -> None:
         try:
             self._writer.commit(shard, content)
-            if self._gathering is not None:
-                self._gathering.add(shard, content)
         finally:
             lease.release()
 

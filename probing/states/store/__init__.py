@@ -4,12 +4,11 @@ from probing.states.store.content import ShardContent, narrow
 from probing.states.store.file_ops import FileOps
 from probing.states.store.format import ITEM_BYTES, STATE_TYPES
 from probing.states.store.maintenance import collect, garbage, merge, remove, repair
-from probing.states.store.moments import Moments
 from probing.states.store.reader import RowTable, Store
 from probing.states.store.summary import list_stores, store_info
 from probing.states.store.writer import StoreWriter
 
 __all__ = [
-    "ITEM_BYTES", "STATE_TYPES", "FileOps", "Moments", "RowTable", "ShardContent", "Store", "StoreWriter", "collect",
+    "ITEM_BYTES", "STATE_TYPES", "FileOps", "RowTable", "ShardContent", "Store", "StoreWriter", "collect",
     "garbage", "list_stores", "merge", "narrow", "remove", "repair", "store_info",
 ]  # fmt: skip

@@ -22,15 +22,14 @@ from probing.states.store.file_ops import (
 )
 from probing.states.store.format import Recipe, read_store_json, record_file
 from probing.states.store.leases import FOLDER, LEASE, Leases
-from probing.states.store.moments_files import FILE as MOMENTS_FILE
-from probing.states.store.moments_files import FOLDER as MOMENTS
-from probing.states.store.moments_keeping import copy_missing, folder_of, in_use, remove_all, withdraw
 from probing.states.store.verify import verify_seal, verify_shard
 from probing.states.store.writer import StoreWriter
 
 GARBAGE_SECONDS = 24 * 3600
 _SHARD = re.compile(r"s\d{6}\.[0-9a-f]{16}\.h5")
 _RECORD = re.compile(r"s\d{6}\.json")
+MOMENTS = "moments"  # sums that version 0.1 could keep beside the shards; nothing reads them
+_MOMENTS_FILE = re.compile(r"[\w.\-]+\.json|[\w.\-]+\.[0-9a-f]{16}\.h5")
 _BAD = re.compile(r"\.bad-\d+-s\d{6}\.json")
 
 
@@ -52,8 +51,6 @@ class Garbage:
 def repair(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
     """Set aside every damaged commit record, and a seal that no longer fits; extraction computes those shards anew.
 
-    Moments that are damaged, or of other shards, are deleted.
-
     Returns:
         Names of what was set aside; empty if the store is sound.
 
@@ -73,7 +70,7 @@ def repair(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
             files.rename(path / "shards" / name, path / "shards" / f".bad-{int(files.clock())}-{name}")
         if names:
             sync_folder(files, path / "shards")
-        return names + seal + withdraw(folder_of(path, recipe), files)
+        return names + seal
 
 
 def _is_damaged(path: Path, recipe: Recipe, shard: int) -> bool:
@@ -135,7 +132,6 @@ def merge(
         writer.copy(shard, theirs[shard], (source / "shards" / theirs[shard]["file"]).read_bytes())
     if not writer.missing():
         writer.seal()
-        copy_missing(folder_of(target, recipe), folder_of(source, recipe), files)
     return copied
 
 
@@ -146,7 +142,7 @@ def _records(path: Path, recipe: Recipe) -> dict[int, dict[str, Any]]:
 
 def garbage(path: Path | str, *, files: FileOps = REAL_FILES) -> list[Garbage]:
     """What nothing needs: shards without a record after a day, temporary files of dead writers, old bad records,
-    expired leases.
+    expired leases, and the moments of version 0.1.
 
     Raises:
         NotAStore: no valid store.json.
@@ -163,11 +159,10 @@ def garbage(path: Path | str, *, files: FileOps = REAL_FILES) -> list[Garbage]:
             found += [
                 Garbage(file, files.stat(file).st_size, "an expired lease") for file in Leases(path, files).expired()
             ]
-        folder = folder_of(path, recipe)
-        if folder.exists:
-            kept, unsure, stale = in_use(folder)
-            found += [Garbage(f, files.stat(f).st_size, "moments of other shards") for f in stale if _is_old(f, files)]
-            found += _garbage_in(folder.path, kept, unsure, files)
+        found += [
+            Garbage(file, files.stat(file).st_size, "moments, which nothing reads any more")
+            for file in _moments_files(path, files)
+        ]
     return found
 
 
@@ -192,11 +187,7 @@ def _garbage_in(folder: Path, kept: set[str], unsure: set[str], files: FileOps) 
             continue
         status = files.stat(file)
         is_old = _is_old(file, files)
-        is_orphan = (
-            bool(_SHARD.fullmatch(name) or MOMENTS_FILE.fullmatch(name))
-            and name not in kept
-            and not name.startswith(tuple(unsure))
-        )
+        is_orphan = bool(_SHARD.fullmatch(name)) and name not in kept and not name.startswith(tuple(unsure))
         if is_orphan and is_old:
             yield Garbage(file, status.st_size, "no commit record names it")
         elif _BAD.fullmatch(name) and is_old:
@@ -259,7 +250,7 @@ def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
         if shards.is_dir() and not files.listdir(shards):
             files.rmdir(shards)
         _remove_leases(path, files)
-        remove_all(path / MOMENTS, files)
+        _remove_moments(path, files)
         own = [name for name in files.listdir(path) if TEMPORARY.fullmatch(name)]
         left = [name for name in files.listdir(path) if name not in (*own, "store.json")]
         for name in (*own, "store.json"):
@@ -269,6 +260,22 @@ def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
             files.rmdir(path)
             sync_folder(files, path.parent)
     return left
+
+
+def _moments_files(path: Path, files: FileOps) -> list[Path]:
+    folder = path / MOMENTS
+    if not folder.is_dir() or folder.is_symlink():
+        return []
+    names = (n for n in files.listdir(folder) if _MOMENTS_FILE.fullmatch(n) or TEMPORARY.fullmatch(n))
+    return [folder / name for name in names if not (folder / name).is_symlink()]
+
+
+def _remove_moments(path: Path, files: FileOps) -> None:
+    for file in _moments_files(path, files):
+        files.unlink(file)
+    folder = path / MOMENTS
+    if folder.is_dir() and not folder.is_symlink() and not files.listdir(folder):
+        files.rmdir(folder)
 
 
 def _remove_leases(path: Path, files: FileOps) -> None:

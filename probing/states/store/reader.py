@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,6 @@ from probing.states.store.commit_record import corrupt, expected_datasets, incom
 from probing.states.store.file_ops import typed_errors
 from probing.states.store.format import Recipe, content_id, read_store_json, widen
 from probing.states.store.missing_words import words_of
-from probing.states.store.moments import Chosen, Moments
-from probing.states.store.moments_files import MomentsFolder
 from probing.states.store.shard_files import ShardFiles, Verification
 from probing.states.store.verify import verify_seal, verify_shards
 
@@ -246,38 +244,13 @@ class Store:
                 states = part if part.dtype == np.float32 else widen(part, self._recipe.dtype)
                 yield start + first + np.arange(len(part)), states
 
-    def choose(self, shard: int, is_chosen: NDArray[np.bool_]) -> Chosen:
-        """The rows that the examples chosen by ordinal in the corpus have in a committed shard."""
-        ordinal, offset = (self._files.mapped(shard, f"/examples/{name}") for name in ("ordinal", "offset"))
-        chosen = Chosen.of(ordinal.astype(np.int64), offset.astype(np.int64), is_chosen)
-        return replace(chosen, rows=chosen.rows + self.first_row(shard))
-
-    def moments(self, site: str, selection: str = "train") -> Moments:
-        """Moments that were gathered of a site over chosen examples (`probing store moments`); never stale ones.
-
-        Raises:
-            UnknownSite: with the nearest name.
-            UnknownName: they were not gathered.
-            ProvenanceMismatch: the store's shards have changed since.
-            CorruptShard: bytes differ from their record.
-        """
-        self._check_site(site)
-        return self.moments_folder.load(site, selection, checked=self._files.level != "off")
-
-    @property
-    def moments_folder(self) -> MomentsFolder:
-        """Where moments are kept."""
-        return MomentsFolder(self.path, self._recipe, self._records)
-
     def verify(self) -> list[str]:
         """Read every byte and compare it with its record, and the HDF5 structure with what the format allows.
 
         Returns:
             What is wrong; empty if the store is sound. Missing shards are no damage.
         """
-        folder = self.moments_folder
-        moments = [problem for name in folder.names() for problem in folder.problems(*name)]
-        return [*verify_shards(self.path, self._recipe), *verify_seal(self.path, self._recipe), *moments]
+        return [*verify_shards(self.path, self._recipe), *verify_seal(self.path, self._recipe)]
 
     def _check_site(self, site: str) -> None:
         if site not in self._recipe.sites:

@@ -13,7 +13,6 @@ from probing.states.store.creation import LIBRARIES
 from probing.states.store.format import Recipe, content_id, read_store_json
 from probing.states.store.leases import Leases
 from probing.states.store.missing_words import counts
-from probing.states.store.moments_files import MomentsFolder
 
 
 def store_info(path: Path | str) -> dict[str, Any]:
@@ -62,8 +61,6 @@ def store_info(path: Path | str) -> dict[str, Any]:
     info |= {"missing": _missing_units(path, recipe, missing)} if missing else {}
     imported = _field(header, "environment", "imported")
     info |= {"imported": imported} if imported else {}
-    moments = MomentsFolder(path, recipe, {record["shard"]: record for record in records}).names()
-    info |= {"moments": [f"{site} ({selection})" for site, selection in moments]} if moments else {}
     return info | ({"damaged_shards": damaged} if damaged else {})
 
 

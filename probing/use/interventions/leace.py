@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from probing.contracts.intervention import Intervention, Targets
-from probing.errors import BadParameter
-from probing.states.store import Moments
 from probing.use.interventions._edits import AffineEdit, Floats, columns_of
 
 UNCORRELATED = 1e-8  # canonical correlations that are rounding
@@ -20,7 +17,7 @@ class Leace(Intervention):
     """Least-squares erasure of a property: r(x) = x − W⁺PW(x − μ), W = (Σ_xx^½)⁺, P onto the columns of WΣ_xz.
 
     Of all affine maps that leave no covariance with the property's columns, it moves states least. Classes enter as
-    k − 1 columns. Computed in float64, from states or from moments gathered in a stream.
+    k − 1 columns. Computed in float64.
 
     References:
         Belrose, Schneider-Joseph, Ravfogel, Cotterell, Raff and Biderman 2023, LEACE, Theorem 4.3.
@@ -36,51 +33,6 @@ class Leace(Intervention):
         z = columns - columns.mean(0)
         n = len(x)
         return eraser(centre, x.T @ x / n, x.T @ z / n, z.T @ z / n)
-
-    def fit_moments(self, moments: Moments, sums: CrossSums) -> AffineEdit:
-        """From a store's moments, and what only this property needs beside them.
-
-        Raises:
-            BadParameter: they are of different numbers of rows.
-            DegenerateDesign: the property has one value.
-        """
-        if sums.count != moments.count:
-            raise BadParameter("moments and sums are of other rows", needed=f"{moments.count} rows",
-                               found=f"{sums.count}", where=moments.site)  # fmt: skip
-        return eraser(moments.mean, moments.covariance(), *sums.covariances(moments.mean))
-
-
-@dataclass(frozen=True, eq=False)
-class CrossSums:
-    """What a property adds to moments: sums over rows of states x and columns z, added in a stream.
-
-    Attributes:
-        count: rows.
-        z: `(c,)` sum of z.
-        xz: `(D, c)` sum of x zᵀ.
-        zz: `(c, c)` sum of z zᵀ.
-    """
-
-    count: int
-    z: Floats
-    xz: Floats
-    zz: Floats
-
-    @classmethod
-    def empty(cls, width: int, columns: int) -> Self:
-        """No rows yet."""
-        return cls(0, np.zeros(columns), np.zeros((width, columns)), np.zeros((columns, columns)))
-
-    def add(self, states: NDArray[np.float32], columns: ArrayLike) -> Self:
-        """With `(n, D)` states and `(n, c)` columns more."""
-        x, z = states.astype(np.float64), np.asarray(columns, dtype=np.float64)
-        return replace(self, count=self.count + len(x), z=self.z + z.sum(0), xz=self.xz + x.T @ z, zz=self.zz + z.T @ z)
-
-    def covariances(self, mean: Floats) -> tuple[Floats, Floats]:
-        """Σ_xz `(D, c)` and Σ_zz `(c, c)`, given the mean of the states."""
-        n = self.count
-        of_z = self.z / n
-        return self.xz / n - np.outer(mean, of_z), self.zz / n - np.outer(of_z, of_z)
 
 
 def eraser(centre: Floats, within: Floats, cross: Floats, of_z: Floats) -> AffineEdit:
