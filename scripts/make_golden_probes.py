@@ -2,8 +2,8 @@
 
     python scripts/make_golden_probes.py [--to tests/golden_probes]
 
-Every later reader must load them and give their predictions (tests/test_golden_probes.py): one for each class of the
-registered probes that read states one by one. They are written once for each version of the format.
+Every later reader must load them and give their predictions (tests/probes/test_golden_probes.py): one for each class
+of the registered probes that read states one by one. They are written once for each version of the format.
 """
 
 from __future__ import annotations

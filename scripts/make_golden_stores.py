@@ -2,8 +2,8 @@
 
     python scripts/make_golden_stores.py [--to tests/golden]
 
-Every later reader must decode them exactly (tests/test_golden_stores.py). They are written once for each version of the
-format, by the formula in tests/golden_samples.py.
+Every later reader must decode them exactly (tests/states/test_golden_stores.py). They are written once for each version
+of the format, by the formula in tests/samples/golden_samples.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import h5py
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from probing.states.store import StoreWriter
-from tests.golden_samples import GOLDEN, STORES, Golden, content, identity
+from tests.samples.golden_samples import GOLDEN, STORES, Golden, content, identity
 
 
 def write(golden: Golden, folder: Path) -> Path:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.family_samples import architectures
-from tests.family_survey import Outcome, page, survey
+from tests.samples.family_samples import architectures
+from tests.samples.family_survey import Outcome, page, survey
 
 
 def main() -> None:

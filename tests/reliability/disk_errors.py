@@ -14,7 +14,7 @@ from pathlib import Path
 import typer
 
 from probing import errors
-from probing.cli.commands import commands
+from probing.cli import commands
 from probing.errors import ProbingError
 from probing.states.store import FileOps, Store
 from tests.reliability.children import Ended, ask, run

@@ -49,14 +49,14 @@ FIGURES: dict[str, Figure] = {
         "commands.by_tests",
         {
             "figure": "F7", "reach": "hostile HDF5 is refused, and a good shard audited in 10 ms",
-            "files": ["tests/test_audit.py", "tests/test_importing.py"],
+            "files": ["tests/states/test_audit.py", "tests/states/test_importing.py"],
         },
     ),
     "F8": Figure(
         "commands.by_tests",
         {
             "figure": "F8", "reach": "the same result, workers and driver killed, by each executor",
-            "files": ["tests/test_executors.py"],
+            "files": ["tests/executors/test_executors.py"],
         },
     ),
     "F9": Figure("racing.races", {"rounds": 50}, {"rounds": 3}),

@@ -1,0 +1,314 @@
+"""What the use stage found is told whole: in the terminal, on the page, in figures, methods and papers."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from probing import reporting
+from probing.errors import ConfigError, InputError
+from probing.reporting import chart, html
+from probing.reporting.figures import save_use_curves
+from probing.reporting.references import keys_of
+from probing.reporting.use_curves import use_panels, uses
+from probing.reporting.use_methods import use_bibtex, use_names, use_paragraph
+from probing.reporting.use_words import MARKS, SHORT, flags_said
+from probing.results.patching import read_patching, write_patching
+from probing.results.probe import json_lines
+from probing.results.use import UseResult
+from probing.use.patching.patching import PatchingResult
+from probing.verdicts.use_run import UseRun, write_use_run
+from probing.verdicts.verdict import Word
+from tests.reporting.test_reporting import HOSTILE, Page, upos_like
+from tests.samples.use_report_samples import a_result, run_of
+
+
+@pytest.fixture(scope="module")
+def run() -> UseRun:
+    return run_of(a_result())
+
+
+def with_cells(result: UseResult, **changes: object) -> UseResult:
+    return replace(result, cells=tuple(replace(cell, **changes) for cell in result.cells))  # type: ignore[arg-type]
+
+
+def shapes() -> Iterator[tuple[str, UseRun]]:
+    plain = a_result()
+    one = replace(plain, cells=tuple(replace(c, position="") for c in plain.cells[:1]),
+                  decodability={plain.cells[0].site: plain.decodability[plain.cells[0].place]})  # fmt: skip
+    yield "two positions", run_of(plain)
+    yield "one place", run_of(one)
+    yield "long names", run_of(a_result(prefix="attn_out.1", task="feature:" + "Long" * 30, behaviour="b" * 90))
+    yield "few matched", run_of(replace(plain, coverage=0.5))
+    yield "miscalibrated", run_of(replace(plain, false_positives=(0.4, 0.2, 0.6, 20)))
+    yield (
+        "not decodable",
+        run_of(replace(plain, decodability={k: replace(v, passes=False) for k, v in plain.decodability.items()})),
+    )
+    flagged = with_cells(plain, off_distribution=0.9, completeness=0.3, joint_over_largest=2.0, exceeds_low=0.5,
+                         frozen_low90=-0.01, frozen_high90=0.01, frozen_share=0.99, kl=0.2, flips=0.1)  # fmt: skip
+    yield "all flags", run_of(flagged)
+    open_end = tuple(replace(c, subspace=replace(c.subspace, mf=0.4, mf_low=-math.inf, mf_high=math.inf))
+                     for c in plain.cells)  # fmt: skip
+    yield "unbounded", run_of(replace(plain, cells=open_end))
+    yield "no doses, no others", run_of(with_cells(plain, dose_curve=(), comparisons={}))
+    yield "real values", run_of(replace(plain, n_classes=0, stratified_by="propensity in 5"))
+    yield "two behaviours", run_of(plain, a_result(behaviour="head"))
+    yield "nothing", UseRun((), ())
+
+
+SHAPES = dict(shapes())
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def shape(request: pytest.FixtureRequest) -> UseRun:
+    return SHAPES[request.param]
+
+
+def printed(run: UseRun, width: int = 80) -> str:
+    stream = io.StringIO()
+    reporting.print_verdicts(run.verdicts, Console(file=stream, width=width, color_system=None))
+    return stream.getvalue()
+
+
+def test_the_terminal_table_fits_eighty_columns_and_has_a_row_for_each_place(shape: UseRun) -> None:
+    screen = printed(shape)
+    assert max([0, *map(len, screen.splitlines())]) <= 80
+    told = Counter(short for line in screen.splitlines() for short in SHORT.values() if f" {short}" in line[20:])
+    assert told == Counter(SHORT[v.word] for v in shape.verdicts)
+
+
+def test_what_is_doubtful_says_why(shape: UseRun) -> None:
+    screen = " ".join(printed(shape).split())
+    for verdict in shape.verdicts:
+        assert all(re.search(rf"\b{re.escape(flag)}\b", screen) for flag in verdict.flags)
+        if verdict.word is Word.INCONCLUSIVE:
+            why = verdict.reason.removeprefix("Inconclusive: ").split(" (")[0].rstrip(".")
+            assert why in screen
+    assert all(said for v in shape.verdicts for _, said in flags_said(v))
+
+
+def test_numbers_of_the_terminal_are_those_of_the_cells(run: UseRun) -> None:
+    for verdict in run.verdicts:
+        assert verdict.evidence is not None
+        es = verdict.evidence.subspace
+        wide = next(line for line in printed(run, 140).splitlines() if line.startswith(f"{verdict.place} "))
+        numbers = [float(n.replace("−", "-")) for n in re.findall(r"[−]?\d*\.\d+", wide.removeprefix(verdict.place))]
+        assert numbers[1:4] == pytest.approx([es.es, es.es_low, es.es_high], abs=0.0051)
+
+
+def test_other_interventions_stand_beside_with_their_draws(run: UseRun) -> None:
+    screen = printed(run)
+    assert len(re.findall(r"^other edits +leace +random_subspace$", screen, re.MULTILINE)) == 1
+    for verdict in run.verdicts:
+        assert verdict.evidence is not None
+        change = verdict.evidence.comparisons["leace"]["change"]
+        assert re.search(rf"^{re.escape(verdict.place)} +{change:.2f} +0\.02 \(0\.03\)$", screen, re.MULTILINE)
+    assert "other edits" not in printed(SHAPES["no doses, no others"])
+
+
+def test_the_page_with_use_is_well_formed_and_self_contained(shape: UseRun) -> None:
+    for results in ([], upos_like()):
+        content = html.page(results, use=shape)
+        found = Page(content)
+        assert "://" not in content.decode()
+        assert not {"script", "link", "img", "iframe"} & set(found.elements)
+        assert not found.values("style")
+        assert len(set(found.values("id"))) == len(found.values("id"))
+        assert {value[1:] for value in found.values("href")} <= set(found.values("id"))
+
+
+def test_each_verdict_is_one_paragraph_that_ends_with_what_would_overturn_it(run: UseRun) -> None:
+    content = html.page([], use=run).decode()
+    told = re.findall(r'<p class="verdict[^"]*"><strong>(.*?)</strong>(.*?)<em>(.*?)</em></p>', content)
+    assert [(name, last) for name, _, last in told] == [
+        (f"{v.place}: {v.word}.", v.overturned_by) for v in run.verdicts
+    ]
+    for (_, middle, _), verdict in zip(told, run.verdicts, strict=True):
+        assert verdict.reason in middle
+        assert verdict.evidence is not None
+        assert f"{verdict.evidence.subspace.es:.2f}".replace("-0.00", "0.00").replace("-", "−") in middle
+
+
+def test_use_stands_in_the_section_of_its_task_beside_decodability(run: UseRun) -> None:
+    content = html.page([*upos_like("xpos"), *upos_like()], use=run).decode()
+    second = content.split('id="task-2"')[1]
+    assert "Use: effect of the edits" in second
+    assert "Use: effect of the edits" not in content.split('id="task-2"')[0]
+    assert content.count("Use: effect of the edits") == 2  # title, and what is read out
+    assert second.index("control word_type") < second.index("Use in next_token") < second.index("Results on test")
+
+
+def test_hostile_names_add_no_element_and_no_attribute() -> None:
+    def parts(name: str) -> tuple[Counter[str], Counter[tuple[str, str]]]:
+        result = a_result(task=name, behaviour=name, model=name)
+        cells = tuple(replace(c, position=name if c.position == "end" else "query", comparisons={name: {name: 1.0}})
+                      for c in result.cells)  # fmt: skip
+        known = {c.place: d for c, d in zip(cells, result.decodability.values(), strict=True)}
+        hostile = replace(result, cells=cells, covariates=(name, name), decodability=known)
+        found = Page(html.page([], use=run_of(hostile)))
+        return found.elements, Counter((tag, key) for tag, key, _ in found.attributes)
+
+    assert parts(HOSTILE) == parts("plain")
+
+
+def test_points_lie_where_the_axis_says_and_the_band_covers_epsilon(run: UseRun) -> None:
+    (use,) = uses(run)
+    panel = next(p for p in use_panels(use) if p.title == "Use: effect of the edits")
+    low, high = panel.y_range()
+    whole = chart.HEIGHT - chart.BOTTOM - chart.TOP
+    drawn = str(chart.draw(panel, ""))
+    top, size = map(float, re.findall(r'class="within" [^>]*y="([\d.]+)" [^>]*height="([\d.]+)"', drawn)[0])
+    assert size == pytest.approx(0.2 / (high - low) * whole, abs=0.2)
+    assert top == pytest.approx(chart.HEIGHT - chart.BOTTOM - (0.1 - low) / (high - low) * whole, abs=0.1)
+    used = next(c for c in use.result.cells if c.place == "resid.3@query")
+    at = float(re.findall(r'cy="([\d.]+)"[^>]*><title>resid\.3: query [\d.]+ \[', drawn)[0])
+    assert at == pytest.approx(chart.HEIGHT - chart.BOTTOM - (used.subspace.es - low) / (high - low) * whole, abs=0.1)
+
+
+def test_marks_tell_verdicts_apart_by_shape_and_the_key_names_them(run: UseRun) -> None:
+    assert len(set(MARKS.values())) == len(MARKS) == len(Word)
+    (use,) = uses(run)
+    assert len(use.words) > 1
+    content = html.page([], use=run).decode()
+    (key,) = re.findall(r'<svg[^>]*class="chart key">.*?</svg>', content)
+    assert all(SHORT[word] in key for word in use.words)
+    shapes = {str(chart.mark(mark, 0, 0, html.Markup("")))[:30] for mark in MARKS.values()}
+    assert len(shapes) >= 4
+
+
+def test_the_mediated_fraction_is_not_drawn_where_the_contrast_is_not_established() -> None:
+    (use,) = uses(run_of(with_cells_without_mf(a_result())))
+    titles = [panel.title for panel in use_panels(use)]
+    assert "Use: mediated fraction" not in titles
+    assert "Use: effect of the edits" in titles
+    assert "not shown to differ" in html.page([], use=run_of(use.result)).decode()
+
+
+def with_cells_without_mf(result: UseResult) -> UseResult:
+    cells = tuple(replace(c, subspace=replace(c.subspace, mf=None, mf_low=None, mf_high=None)) for c in result.cells)
+    return replace(result, cells=cells)
+
+
+def test_doses_start_at_no_edit_and_mark_the_primary_one(run: UseRun) -> None:
+    (use,) = uses(run)
+    panel = use_panels(use)[-1]
+    for curve in panel.curves:
+        assert (curve.points[0].x, curve.points[0].value) == (0, 0.0)
+        cell = next(c for c in use.result.cells if c.place == curve.name)
+        marked = [p for p in curve.points if p.mark]
+        assert [panel.sites[p.x] for p in marked] == [f"{cell.dose:g}"]
+        assert marked[0].value == pytest.approx(cell.subspace.es, rel=1e-6)
+
+
+def test_a_folder_of_use_alone_or_beside_results_is_reported(tmp_path: Path, run: UseRun) -> None:
+    write_use_run(run, tmp_path)
+    alone = reporting.report(tmp_path).read_text()
+    assert "upos: use in next_token" in alone
+    assert sorted(p.suffix for p in (tmp_path / "figures").glob("use-*")) == [".pdf", ".png"]
+    (tmp_path / "results.jsonl").write_text(json_lines(upos_like()))
+    figures = sorted((tmp_path / "figures").glob("use-*"))
+    before = [path.read_bytes() for path in figures]
+    assert b"Use in next_token" in reporting.report(tmp_path).read_bytes()
+    assert [path.read_bytes() for path in figures] == before
+
+
+def test_damaged_use_is_a_typed_error_and_leaves_the_old_page(tmp_path: Path, run: UseRun) -> None:
+    write_use_run(run, tmp_path)
+    old = b"old"
+    (tmp_path / "report.html").write_bytes(old)
+    (tmp_path / "use.jsonl").write_bytes((tmp_path / "use.jsonl").read_bytes()[:-30])
+    with pytest.raises(InputError):
+        reporting.report(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == old
+    with pytest.raises(ConfigError):
+        reporting.report(tmp_path / "nowhere")
+
+
+def test_pages_over_the_limit_keep_every_number_of_verdicts_and_say_what_they_leave_out(
+    monkeypatch: pytest.MonkeyPatch, run: UseRun
+) -> None:
+    whole = html.page([], use=run)
+    monkeypatch.setattr(html, "MAX_BYTES", len(whole) - 1)
+    smaller = html.page([], use=run)
+    assert len(smaller) < len(whole)
+    found = Page(smaller).text
+    assert "left out to keep this page small" in found
+    assert all(found.count(f"{v.place}: {v.word}.") == (v.word.coarse == "used") for v in run.verdicts)
+    assert all(v.place in found for v in run.verdicts)
+    assert "left out" not in Page(whole).text
+
+
+@pytest.mark.parametrize("name", ["one place", "unbounded", "nothing"])
+def test_figures_are_drawn_inside_their_folder(tmp_path: Path, name: str) -> None:
+    paths = save_use_curves(SHAPES[name], tmp_path / "figures")
+    assert len(paths) == 2 * len(SHAPES[name].results)
+    assert all(path.parent == tmp_path / "figures" and path.stat().st_size > 1000 for path in paths)
+
+
+def test_the_methods_paragraph_holds_the_numbers_and_the_papers_are_those_of_what_was_used() -> None:
+    result = replace(a_result(), false_positives=(0.05, 0.0, 0.2, 20), stratified_by="propensity in 5",
+                     settings=a_result().settings | {"permutations": 99, "seed": 17})  # fmt: skip
+    text = use_paragraph(result)
+    for told in ("3,000 rows", "resid.0 to resid.3", "query, end", "±0.1 SD", "99 times", "of 20 random properties",
+                 "propensity", "Benjamini-Hochberg", "leace", "Seed 17", "0.8"):  # fmt: skip
+        assert told in text, told
+    names = use_names(result)
+    assert {"geiger2021", "marks2023", "belrose2023", "rosenbaum1984", "phipson2010"} <= set(keys_of(names, always=()))
+    assert "ravfogel2020" not in keys_of(names)
+    entries = use_bibtex(result)
+    assert entries.count("@") == len(keys_of(names, always=())) == entries.count("year = ")
+    assert entries.count("{") == entries.count("}")
+    plain = use_names(with_cells(a_result(), comparisons={}))
+    assert {"belrose2023", "rosenbaum1984", "phipson2010"}.isdisjoint(keys_of(plain))
+
+
+def a_patching() -> PatchingResult:
+    effect = np.array([[0.5, np.nan], [1.0, -0.25]])
+    return PatchingResult(("resid.0", "resid.1"), ("subject", "end"), effect, effect / 2, 12, "activation")
+
+
+def test_patching_is_kept_beside_and_drawn(tmp_path: Path, run: UseRun) -> None:
+    write_patching({"<tense>": a_patching()}, tmp_path)
+    (found,) = read_patching(tmp_path).values()
+    np.testing.assert_array_equal(found.effect, a_patching().effect)
+    assert (found.sites, found.positions, found.n_pairs) == (("resid.0", "resid.1"), ("subject", "end"), 12)
+    with_answers = replace(a_patching(), answers=(((3, " is"), (4, " was")), ((5, "are"),)))
+    write_patching({"<tense>": a_patching(), "b": with_answers}, tmp_path / "other")
+    told = json.loads((tmp_path / "other" / "patching.json").read_text())
+    assert [one.answers for one in read_patching(tmp_path / "other").values()] == [(), with_answers.answers]
+    del told["<tense>"]["answers"]  # as files were written before answers were recorded
+    (tmp_path / "other" / "patching.json").write_text(json.dumps(told))
+    assert [one.answers for one in read_patching(tmp_path / "other").values()] == [(), with_answers.answers]
+    write_use_run(run, tmp_path)
+    content = reporting.report(tmp_path).read_text()
+    assert "<tense>" not in content
+    assert "&lt;tense&gt;" in content
+    assert "resid.1, end: −0.125" in content
+    assert list((tmp_path / "figures").glob("map*.pdf"))
+    assert read_patching(tmp_path / "figures") == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"a": {}}', '{"a": 1, "a": 2}', '{"a": {"sites": ["s"], "positions": ["p"], "effect": [[1], [2]], '
+     '"normalised": [[1]], "n_pairs": 1, "method": "m"}}', '{"a": {"sites": [1], "positions": ["p"], "effect": [[1]], '
+     '"normalised": [[1]], "n_pairs": 1, "method": "m"}}', '{"a": {"sites": ["s"], "positions": ["p"], "effect": '
+     '[["x"]], "normalised": [[1]], "n_pairs": 1, "method": "m"}}',
+     *('{"a": {"sites": ["s"], "positions": ["p"], "effect": [[1]], "normalised": [[1]], "n_pairs": 1, "method": "m", '
+       f'"answers": {answers}}}}}' for answers in ("1", "[1]", "[[1]]", '[[["x", 1]]]', '[[[1, "x", 2]]]'))],
+)  # fmt: skip
+def test_patching_that_is_not_ours_is_refused_by_type(tmp_path: Path, text: str) -> None:
+    (tmp_path / "patching.json").write_text(text)
+    with pytest.raises(InputError):
+        read_patching(tmp_path)
