@@ -1,8 +1,8 @@
 """Many foreign files, one interpreter: a warm process forks a child for each, which is limited and reads as ever.
 
-The child that `hand_over` starts (`python -m tests.samples.warm_child JOB`) passes its output to the warm process over a
-socket beside the file, waits, and ends as the fork did. What reads the file is `run` of `foreign/child.py` in a process
-of its own; only loading the libraries is shared, and that is most of the time that a child takes.
+The child that `hand_over` starts (`python -m tests.samples.warm_child JOB`) passes its output to the warm process over
+a socket beside the file, waits, and ends as the fork did. What reads the file is `run` of `foreign/child.py` in a
+process of its own; only loading the libraries is shared, and that is most of the time that a child takes.
 """
 
 from __future__ import annotations
