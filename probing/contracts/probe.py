@@ -19,7 +19,7 @@ from probing.labels import Kind, Reading
 
 
 class Probe(BaseEstimator, ABC):  # type: ignore[misc]
-    """A scikit-learn estimator: configuration until `fit`. `check_estimator` passes for every member.
+    """A scikit-learn estimator: only configuration until `fit`. `check_estimator` passes for every member.
 
     Class attributes:
         kinds: the target kinds it can predict.
@@ -52,7 +52,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)` labels in the caller's own label values."""
+        """Return the predicted labels `(N,)`, in the caller's own label values."""
 
     def fit_many(
         self,
@@ -88,7 +88,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         return [self.fit_many(X[:end], [y[:end] for y in targets], seeds, dev=dev) for end in ends]
 
     def with_seed(self, seed: int) -> Self:
-        """An unfitted clone whose `random_state` (if it has one) is `seed`."""
+        """Return an unfitted clone whose `random_state` (if it has one) is `seed`."""
         copy: Self = clone(self)
         if "random_state" in copy.get_params():
             copy.set_params(random_state=seed)
@@ -96,7 +96,9 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def state(self) -> dict[str, NDArray[Any]]:
-        """Fitted arrays by name, without the trailing underscore: with the parameters, all that `predict` needs."""
+        """Return the fitted arrays by name, without the trailing underscore: with the parameters, all that `predict`
+        needs.
+        """
 
     @abstractmethod
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
@@ -109,7 +111,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
             write_atomically(stem.with_name(stem.name + suffix), content)
 
     def saved(self) -> dict[str, bytes]:
-        """What `save` writes, by suffix.
+        """Return the files that `save` writes, as bytes by suffix.
 
         Raises:
             NotFittedError: not fitted yet.

@@ -37,7 +37,7 @@ class WordTypeControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Control labels of one draw.
+        """Return the control labels of one draw.
 
         Raises:
             DegenerateDesign: the rows are not words, or fewer than two classes are left in train.

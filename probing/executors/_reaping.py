@@ -22,7 +22,7 @@ ROUNDS, PAUSE = 10, 0.3
 
 @contextmanager
 def reaped() -> Iterator[None]:
-    """Within the block, and when it ends, what is started here does not outlive this process (on Linux)."""
+    """Within the block, and when it ends, whatever is started here does not outlive this process (on Linux)."""
     token = secrets.token_hex(16)
     os.environ[MARK] = token
     watcher = None
@@ -46,7 +46,7 @@ def reaped() -> Iterator[None]:
 
 
 def marked(token: str) -> list[int]:
-    """Processes whose environment began with the mark."""
+    """Return the processes whose environment began with the mark."""
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):

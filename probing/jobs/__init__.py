@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def option(default: Any = ..., *, help: str, flag: str = "") -> Any:
-    """A field that is also a flag; `flag` names it where it differs from the field (`--probe` for `probes`)."""
+    """Return a field that is also a flag; `flag` names it where it differs from the field (`--probe` for `probes`)."""
     return Field(default=default, description=help, json_schema_extra={"flag": flag})
 
 
@@ -35,7 +35,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _as_corpus(value: Any) -> Any:
-    """A mapping `{split: file}`, as a study file gives it, in the form the flag has: `[split=file, …]`."""
+    """Return a mapping `{split: file}`, as a study file gives it, in the form the flag has: `[split=file, …]`."""
     return [f"{split}={file}" for split, file in value.items()] if isinstance(value, dict) else _as_list(value)
 
 
@@ -44,7 +44,7 @@ Files = Annotated[list[str], BeforeValidator(_as_corpus)]
 
 
 class Job(BaseModel):
-    """Base of all jobs: frozen, unknown keys refused, errors readable."""
+    """Base of all jobs: it is frozen, refuses unknown keys, and gives readable errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -76,7 +76,7 @@ def _readable(error: ValidationError, job: type[BaseModel], where: str) -> Excep
 
 
 def _fields_at(job: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """Keys allowed at a path such as `("train", 0)`: those of the job nested in that field."""
+    """Return the keys allowed at a path such as `("train", 0)`: those of the job nested in that field."""
     for part in path:
         if isinstance(part, str):
             annotation = job.model_fields[part].annotation
@@ -86,7 +86,7 @@ def _fields_at(job: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 
 
 class CorpusOptions(Job):
-    """Where the labelled text is."""
+    """Options that name the labelled text."""
 
     corpus: Files = option(help="SPLIT=FILE (repeat for train, dev, test), or one FILE, or hub:NAME")
     reader_options: Many = option(
@@ -96,7 +96,7 @@ class CorpusOptions(Job):
     group: str | None = option(None, help="column whose values are one group each (default: that of documents)")
 
     def read_corpus(self, root: Path | None = None) -> Corpus:
-        """The corpus; relative paths are taken from `root`."""
+        """Return the corpus; relative paths are taken from `root`."""
         options = dict(named_pairs(self.reader_options, "reader-option", "text=COLUMN"))
         options |= {} if self.group is None else {"group": self.group}
         options |= {} if self.split_seed is None else {"split_seed": str(self.split_seed)}
@@ -108,7 +108,7 @@ class CorpusOptions(Job):
 
 
 def named_pairs(entries: list[str], flag: str, example: str) -> Iterator[tuple[str, str]]:
-    """Name and value of each `NAME=VALUE` that a flag was given."""
+    """Yield the name and value of each `NAME=VALUE` that a flag was given."""
     seen: set[str] = set()
     for entry in entries:
         name, equals, value = entry.partition("=")
@@ -124,7 +124,7 @@ def _rooted(path: str, root: Path | None) -> str:
 
 
 class ExtractOptions(Job):
-    """What is read from the model."""
+    """Options of reading states from a model."""
 
     sites: str = option(
         "resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'; NAME=MODULE.PATH for any module"
@@ -200,7 +200,7 @@ class ExtractJob(CorpusOptions, ExtractOptions):
     worker_index: int = option(0, help="which of them this is, from 0 on: it takes every num-workers-th shard")
 
     def run(self, *, progress: bool = True) -> Store:
-        """Extract, or finish an interrupted extraction."""
+        """Extract the states, or finish an interrupted extraction."""
         return self.extract(
             self.model, self.read_corpus(), self.to, progress=progress, num_workers=self.num_workers,
             worker_index=self.worker_index,
@@ -219,7 +219,7 @@ class ImportJob(CorpusOptions):
     store_dtype: str | None = option(None, help="stored dtype (default: the source's, or float32)")
 
     def run(self, *, progress: bool = True) -> Store:
-        """Import, or finish an interrupted import."""
+        """Import the states, or finish an interrupted import."""
         return pb.import_states(
             self.source, self.read_corpus() if self.corpus else None, to=self.to, rows=self.rows, model=self.model,
             layers=self.layers, dtype=self.store_dtype,
@@ -227,7 +227,7 @@ class ImportJob(CorpusOptions):
 
 
 class TrainOptions(Job):
-    """What is asked of the states."""
+    """Options of training probes on states."""
 
     tasks: Many = option(help="task: upos, feature:Number, head, span:COLUMN, column:NAME, … (repeatable)", flag="task")
     probes: Many = option([], help="probe: linear, mlp:hidden=64, … (default: the task's; repeatable)", flag="probe")
@@ -256,7 +256,9 @@ class TrainOptions(Job):
         self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool, task: str,
         controls: Sequence[Any] = (), num_workers: int = 1, worker_index: int = 0,
     ) -> ProbeResults:  # fmt: skip
-        """Run `probing.train` on one task; its results are merged into those in `to`. `controls`: further ones."""
+        """Run `probing.train` on one task, and merge its results into those in `to`. `controls` are added to those of
+        the options.
+        """
         fitting = import_module("probing.training.mixed_tasks").fitting(task, corpus, self)
         return pb.train(
             store, corpus, task=task, controls=[*self.controls, *controls] or None, **fitting, seeds=self.seeds,
@@ -298,5 +300,5 @@ class ReportJob(Job):
     results: str = Field(description="directory that `train` or `use` wrote", json_schema_extra={"argument": True})
 
     def run(self) -> Path:
-        """Path of the page."""
+        """Write the report, and return the path of the page."""
         return pb.report(self.results)

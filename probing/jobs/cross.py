@@ -1,4 +1,4 @@
-"""TransferJob and LeaveOneOutJob: validated options of what is trained on some rows and scored on others."""
+"""TransferJob and LeaveOneOutJob: validated options of training on some rows and scoring on others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class CrossOptions(Job):
-    """What is fitted and scored."""
+    """Options of what is fitted and scored."""
 
     task: str = option(help="task: upos, feature:Number, column:NAME, …")
     probes: Many = option([], help="probe with options (default: linear, or ridge; repeatable)", flag="probe")
@@ -92,7 +92,7 @@ class LeaveOneOutJob(CorpusOptions, CrossOptions):
 
 
 def _named(entries: list[str], flag: str, example: str) -> list[tuple[str, str]]:
-    """(name, value) of every NAME=VALUE.
+    """Return (name, value) of every NAME=VALUE.
 
     Raises:
         ConfigError: another form, or a name twice.

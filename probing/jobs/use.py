@@ -1,4 +1,4 @@
-"""UseJob: validated options of what is edited in a model, and of what is measured then."""
+"""UseJob: validated options of what is edited in a model, and of what is measured afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class UseOptionsOfJob(Job):
-    """What is edited and measured."""
+    """Options of what is edited and measured."""
 
     tasks: Many = option(
         help="property: feature:NAME, upos, column:NAME, … (repeatable; those of sentences match each other)",
@@ -110,5 +110,5 @@ class UseJob(CorpusOptions, UseOptionsOfJob):
     to: str = option(help="directory of the results")
 
     def run(self, *, progress: bool = True) -> UseRun:
-        """Measure and judge."""
+        """Measure the effects of the edits, and judge them."""
         return self.use(self.model, self.read_corpus(), self.to, progress=progress)

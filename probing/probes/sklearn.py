@@ -47,13 +47,13 @@ class SklearnProbe(ClassifierProbe):
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)` labels, as the wrapped classifier chooses them."""
+        """Return the labels that the wrapped classifier chooses, `(N,)`."""
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         chosen: NDArray[Any] = self.classes_[self.estimator_.predict(rows)]
         return chosen
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`(N, K)` natural logs, clipped at the smallest float64.
+        """Return the natural log probabilities, `(N, K)`, clipped at the smallest float64.
 
         Raises:
             AttributeError: the wrapped classifier has no probabilities.
@@ -91,7 +91,7 @@ class SklearnRegressorProbe(RegressorProbe):
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)` float64."""
+        """Return the predicted values, `(N,)` float64."""
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         return np.asarray(self.estimator_.predict(rows), dtype=np.float64).reshape(-1)
 

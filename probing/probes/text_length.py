@@ -1,4 +1,4 @@
-"""How long the text is: a baseline for labels of sentences and prompts."""
+"""The length of the text: a baseline for labels of sentences and prompts."""
 
 from __future__ import annotations
 

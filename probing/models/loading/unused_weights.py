@@ -32,7 +32,9 @@ def warn_of_unused(model: nn.Module, keys: Collection[str], name: str) -> None:
 
 
 def _is_of_blocks(key: str, lists: Collection[str]) -> bool:
-    """Whether a key lies in one of the lists; files may leave out, or have, what stands before the list's own name."""
+    """Return whether a key lies in one of the lists; files may leave out, or have, what stands before the list's own
+    name.
+    """
     heads = [key[: match.start(1)].rstrip(".") for match in _NUMBERED.finditer(key)]
     return any(
         path == head or path.endswith(f".{head}") or head.endswith(f".{path}")
