@@ -32,7 +32,7 @@ class Interrupt(KeyboardInterrupt):
 
 
 class _Stopping:
-    """What signals have come so far."""
+    """The signals that have come so far."""
 
     def __init__(self) -> None:
         self.kind: type[BaseException] | None = None
@@ -75,7 +75,7 @@ def _tick(number: int, frame: FrameType | None) -> None:
 
 
 def _is_under_way(error: BaseException | None) -> bool:
-    """Whether blocks that end for our exception are being left: it is handled, or was when another came."""
+    """Return whether blocks that end for our exception are being left: it is handled, or was when another came."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, Requeue | Interrupt | SystemExit):
@@ -86,7 +86,7 @@ def _is_under_way(error: BaseException | None) -> bool:
 
 
 def over() -> None:
-    """From here on no signal changes how the process ends."""
+    """Let no signal change from here on how the process ends."""
     _state.is_over = True
     if threading.current_thread() is not threading.main_thread():
         return

@@ -28,7 +28,7 @@ class SentenceLength(Task):
             raise DegenerateDesign("no example has words", needed="words", found="none", where=corpus.source)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """The number of words."""
+        """Return the number of words of the sentence."""
         return (float(len(example.words)),)
 
 

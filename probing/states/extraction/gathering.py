@@ -26,7 +26,7 @@ EVERY = "all"
 
 
 def selected(corpus: Corpus, selection: str) -> NDArray[np.bool_]:
-    """By ordinal, whether an example is in a split of that name; `all`: every one.
+    """Return, by ordinal, whether an example is in a split of that name; `all` selects every example.
 
     Raises:
         BadParameter: no such split, with the nearest, or a name that is no file name.
@@ -41,7 +41,8 @@ def gather_moments(
     store: Store, corpus: Corpus, *, selection: str = "train", sites: str | Sequence[str] = "*",
     files: FileOps = REAL_FILES,
 ) -> list[Moments]:  # fmt: skip
-    """Moments of a finished store's sites over a split, kept in the store; what is there and fresh is not made again.
+    """Gather the moments of a finished store's sites over a split and keep them in the store; what is there and fresh
+    is not made again.
 
     One site at a time: memory holds its D×D sums and 1024 rows, however many rows there are.
 
@@ -154,7 +155,7 @@ class Gathering:
 
 
 def _blocks(stored: NDArray[Any], rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-    """The same blocks as a store gives of those rows."""
+    """Yield the same blocks as a store gives of those rows."""
     dtype = "bfloat16" if stored.dtype == np.uint16 else str(stored.dtype)
     for first in range(0, len(rows), BLOCK_ROWS):
         yield widen(stored[rows[first : first + BLOCK_ROWS]], dtype)

@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What means and covariances need of the states of chosen examples. D features.
+    """Sums over the states of chosen examples that give means and covariances. D features.
 
     Moments of different shards are added by `+`. Floating-point addition has no associative law: the same bits come
     out only of the same order, which is ((shard 0 + shard 1) + shard 2) + …, as a store gathers them.
@@ -47,7 +47,7 @@ class Moments:
 
     @cached_property
     def mean(self) -> Floats:
-        """`(D,)` mean of the states.
+        """Mean of the states, `(D,)`.
 
         Raises:
             BadParameter: no rows.
@@ -57,14 +57,14 @@ class Moments:
 
     @cached_property
     def constant(self) -> NDArray[np.bool_]:
-        """`(D,)` features that do not vary: a variance of at most 1e-12 of the mean square is rounding."""
+        """Features that do not vary, `(D,)`: a variance of at most 1e-12 of the mean square is rounding."""
         square = np.diagonal(self.cross) / max(1, self.count)
         variance = np.diagonal(self._uncleaned) / max(1, self.count)
         return np.asarray(variance <= CONSTANT * square)
 
     @cached_property
     def centred(self) -> Floats:
-        """`(D, D)` sum of (x − μ)(x − μ)ᵀ: exactly symmetric, never negative on the diagonal, 0 where a feature is
+        """Sum of (x − μ)(x − μ)ᵀ, `(D, D)`: exactly symmetric, never negative on the diagonal, 0 where a feature is
         constant.
 
         It is Σ xxᵀ − n μμᵀ, whose two terms cancel: about 16 + log10(variance / mean square) digits are right. States
@@ -76,7 +76,7 @@ class Moments:
         return centred
 
     def covariance(self, *, ddof: int = 0) -> Floats:
-        """`(D, D)` covariance: `centred` / (count − ddof).
+        """Return the covariance, `(D, D)`: `centred` / (count − ddof).
 
         Raises:
             BadParameter: not more rows than `ddof`.
@@ -85,7 +85,7 @@ class Moments:
         return self.centred / (self.count - ddof)
 
     def require(self, examples: ArrayLike, *, rows: int | None = None) -> Moments:
-        """These moments, if they are of exactly these examples; whoever fits on them calls this first.
+        """Return these moments, if they are of exactly these examples; whoever fits on them calls this first.
 
         Args:
             examples: ordinals of the examples that a fit trains on, or of its rows; order and repetition do not matter.
@@ -115,7 +115,7 @@ class Moments:
         return self
 
     def __add__(self, other: Moments) -> Moments:
-        """Moments of both: `self` of the earlier shards.
+        """Return the moments of both; `self` is of the earlier shards.
 
         Raises:
             BadParameter: different sites, selections or widths, or an example in both.
@@ -141,7 +141,7 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """What of one shard is chosen.
+    """The chosen rows and examples of one shard.
 
     Attributes:
         rows: row numbers, rising.
@@ -155,7 +155,7 @@ class Chosen:
 
     @classmethod
     def of(cls, ordinal: Ints, offset: Ints, is_chosen: NDArray[np.bool_]) -> Chosen:
-        """Choose.
+        """Choose the rows of the chosen examples.
 
         Args:
             ordinal: `(E,)` the shard's examples.
@@ -193,7 +193,7 @@ class Sums:
         self._empty.append(chosen.empty)
 
     def moments(self, site: str, selection: str) -> Moments:
-        """What has been added so far."""
+        """Return the moments of what has been added so far."""
         none = np.zeros(0, dtype=np.int64)
         examples, empty = (np.concatenate([none, *parts]) for parts in (self._examples, self._empty))
         cross = np.ascontiguousarray(np.triu(self._cross) + np.triu(self._cross, 1).T)

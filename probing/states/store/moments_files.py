@@ -48,7 +48,7 @@ Records = Mapping[int, Mapping[str, Any]]
 
 
 def check_selection(name: str) -> str:
-    """The name of a selection, if it can be part of a file name.
+    """Return the name of a selection, if it can be part of a file name.
 
     Raises:
         BadParameter: other characters, or too long.
@@ -62,7 +62,7 @@ def check_selection(name: str) -> str:
 
 
 def shards_of(records: Records) -> list[list[Any]]:
-    """What moments depend on: number and SHA-256 of every committed shard, in order."""
+    """Return what moments depend on: number and SHA-256 of every committed shard, in order."""
     return [[shard, records[shard]["sha256"]] for shard in sorted(records)]
 
 
@@ -82,7 +82,7 @@ class MomentsFolder:
 
     @property
     def path(self) -> Path:
-        """Where the files lie."""
+        """Folder of the files."""
         return self.store / FOLDER
 
     @property
@@ -91,7 +91,7 @@ class MomentsFolder:
         return self.path.is_dir() and not self.path.is_symlink()
 
     def names(self) -> list[tuple[str, str]]:
-        """(site, selection) of every record there is, good or bad."""
+        """Return (site, selection) of every record there is, good or bad."""
         return [(site, selection) for site, _, selection in (stem.rpartition(".") for stem in self._stems())]
 
     def _stems(self) -> Iterator[str]:
@@ -102,7 +102,7 @@ class MomentsFolder:
                     yield match[1]
 
     def record(self, site: str, selection: str) -> dict[str, Any]:
-        """The checked record of moments that were made from the shards that are there now.
+        """Return the checked record of moments that were made from the shards that are there now.
 
         Raises:
             UnknownName: no such moments, with the nearest way to get them.
@@ -163,7 +163,7 @@ class MomentsFolder:
         )  # fmt: skip
 
     def load(self, site: str, selection: str, *, checked: bool = True) -> Moments:
-        """Moments from the disk, compared with their record unless `checked` is false.
+        """Return the moments from the disk, compared with their record unless `checked` is false.
 
         Raises:
             UnknownName, CorruptShard, ProvenanceMismatch: as `record`.
@@ -233,7 +233,9 @@ class MomentsFolder:
                       "selection": selection}}  # fmt: skip
 
     def problems(self, site: str, selection: str) -> list[str]:
-        """What is wrong with moments: damage, and a committed shard that is no longer the one they were made from."""
+        """Return what is wrong with moments: damage, and a committed shard that is no longer the one they were made
+        from.
+        """
         stem = f"{FOLDER}/{site}.{selection}"
         try:
             record = self._unchecked(site, selection)
@@ -245,14 +247,14 @@ class MomentsFolder:
         return verify_file(self.path / record["file"], record, self._attributes(site, selection), limits)
 
     def is_stale(self, site: str, selection: str) -> bool:
-        """Whether a shard that is committed now differs from the one that these moments were made from."""
+        """Return whether a shard that is committed now differs from the one that these moments were made from."""
         try:
             return self._has_changed(self._unchecked(site, selection))
         except (CorruptShard, UnknownName):
             return False
 
     def files_named(self) -> set[str]:
-        """The HDF5 files that records name."""
+        """Return the HDF5 files that records name."""
         found = set()
         for name in self.names():
             with suppress(CorruptShard, UnknownName):

@@ -1,4 +1,4 @@
-"""Keeping moments: what becomes of them when a store is repaired, merged, cleaned or removed."""
+"""Upkeep of moments when a store is repaired, merged, cleaned or removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probing.states.store.moments_files import FILE, RECORD, MomentsFolder, shar
 
 
 def folder_of(path: Path, recipe: Recipe) -> MomentsFolder:
-    """The moments of a store, beside those of its shards that can be read."""
+    """Return the moments of a store, beside those of its shards that can be read."""
     records = {}
     for shard in range(recipe.n_shards):
         with suppress(CorruptShard):
@@ -43,7 +43,9 @@ def copy_missing(ours: MomentsFolder, theirs: MomentsFolder, files: FileOps) -> 
 
 
 def in_use(folder: MomentsFolder) -> tuple[set[str], set[str], list[Path]]:
-    """Files that records name, prefixes of those whose record cannot be read, and the records that are stale."""
+    """Return the files that records name, prefixes of those whose record cannot be read, and the records that are
+    stale.
+    """
     stale = {f"{site}.{selection}." for site, selection in folder.names() if folder.is_stale(site, selection)}
     kept = {name for name in folder.files_named() if not name.startswith(tuple(stale))}
     readable = stale | {name[: -len("0123456789abcdef.h5")] for name in kept}
