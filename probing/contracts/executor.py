@@ -66,7 +66,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Place:
-    """The process and machine in which a worker runs.
+    """The place of a worker: its number among the workers, and its threads.
 
     Attributes:
         slot: its number among the workers, from 0 on; None: the one worker in the caller's own process.

@@ -38,7 +38,7 @@ class Leace(Intervention):
         return eraser(centre, x.T @ x / n, x.T @ z / n, z.T @ z / n)
 
     def fit_moments(self, moments: Moments, sums: CrossSums) -> AffineEdit:
-        """From a store's moments, and what only this property needs beside them.
+        """Return the eraser from a store's moments, and the sums that only this property needs beside them.
 
         Raises:
             BadParameter: they are of different numbers of rows.
@@ -52,7 +52,7 @@ class Leace(Intervention):
 
 @dataclass(frozen=True, eq=False)
 class CrossSums:
-    """What a property adds to moments: sums over rows of states x and columns z, added in a stream.
+    """Sums that a property adds to moments: over rows of states x and columns z, added in a stream.
 
     Attributes:
         count: rows.
@@ -68,23 +68,23 @@ class CrossSums:
 
     @classmethod
     def empty(cls, width: int, columns: int) -> Self:
-        """No rows yet."""
+        """Return the sums over no rows."""
         return cls(0, np.zeros(columns), np.zeros((width, columns)), np.zeros((columns, columns)))
 
     def add(self, states: NDArray[np.float32], columns: ArrayLike) -> Self:
-        """With `(n, D)` states and `(n, c)` columns more."""
+        """Return the sums with `(n, D)` states and `(n, c)` columns added."""
         x, z = states.astype(np.float64), np.asarray(columns, dtype=np.float64)
         return replace(self, count=self.count + len(x), z=self.z + z.sum(0), xz=self.xz + x.T @ z, zz=self.zz + z.T @ z)
 
     def covariances(self, mean: Floats) -> tuple[Floats, Floats]:
-        """Σ_xz `(D, c)` and Σ_zz `(c, c)`, given the mean of the states."""
+        """Return Σ_xz `(D, c)` and Σ_zz `(c, c)`, given the mean of the states."""
         n = self.count
         of_z = self.z / n
         return self.xz / n - np.outer(mean, of_z), self.zz / n - np.outer(of_z, of_z)
 
 
 def eraser(centre: Floats, within: Floats, cross: Floats, of_z: Floats) -> AffineEdit:
-    """The eraser of these moments.
+    """Return the eraser for these moments.
 
     Args:
         centre: `(D,)` μ.

@@ -29,7 +29,8 @@ class RandomSubspace(Intervention):
     erases: ClassVar[bool] = True
 
     def __init__(self, *, rank: int = 0, displacement: str = "own") -> None:
-        """
+        """Choose the number of directions, and how far rows are moved.
+
         Args:
             rank: directions; 0: classes less one, and one for real values.
             displacement: `own`, or `leace`: as far as LEACE moves the rows fitted on.
