@@ -179,7 +179,7 @@ class UntrustedFile(ProbingError):
 
     @property
     def rule(self) -> str:
-        """The rule that was broken."""
+        """Rule that the file breaks."""
         return self.needed
 
     @property

@@ -39,7 +39,7 @@ class Labels:
             A row without a value has the code `MISSING`.
         key_names: for each key, the string of every code.
         excluded: rows left out, by reason.
-        ceiling: for control labels, the accuracy on `test` that one who memorised every key of train reaches on
+        ceiling: for control labels, the accuracy on `test` that a reader who memorised every key of train reaches on
             average, guessing the commonest label for other keys (None: 1).
         seen: for keyed control labels, `(N,)` bool: the row's key occurs in train.
         control: name and draw of the control that made `y`, else "".
@@ -99,7 +99,7 @@ class Labels:
         return np.flatnonzero(self.split == split)
 
     def take(self, rows: NDArray[Any]) -> Labels:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         return replace(
             self, y=self.y[rows], split=self.split[rows], groups=self.groups[rows], example=self.example[rows],
             word=self.word[rows], row=self.row[rows], keys={name: codes[rows] for name, codes in self.keys.items()},
@@ -181,7 +181,7 @@ class Pairs:
 
 
 def check_laid_out(nbytes: int, where: str = "") -> None:
-    """Refuse to lay out more pairs than fit.
+    """Refuse to lay out more pairs than fit into memory.
 
     Raises:
         BadParameter: more than `MOST_BYTES`.
@@ -205,7 +205,7 @@ class Pieces:
     ndim = 2
 
     def __init__(self, states: NDArray[Any], bounds: NDArray[np.int64]) -> None:
-        """Keep both as they are.
+        """Keep the states and the bounds as they are.
 
         Raises:
             ValueError: bounds that do not cut the states into rows of at least one piece.

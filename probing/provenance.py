@@ -59,7 +59,7 @@ def model_called(model: Mapping[str, Any], stored: str = "") -> str:
 
     Args:
         model: the `model` block of a store's identity; what it does not say is left out.
-        stored: the dtype that states are stored in, told where they were computed in another.
+        stored: the dtype that states are stored in, shown where they were computed in another.
     """
     twin, side, dtype = (model.get(name) for name in ("untrained", "side", "dtype"))
     parts = [_version(model)]

@@ -155,7 +155,7 @@ def _nats(
 
 
 def _log_probabilities(fit: Probe, X: NDArray[np.float32], labels: Labels, rows: slice) -> list[NDArray[np.float64]]:
-    """ln p of each row's own label, in blocks of rows."""
+    """Return ln p of each row's own label, in blocks of rows."""
     found = []
     for low in range(rows.start, rows.stop, _BLOCK):
         part = np.arange(low, min(low + _BLOCK, rows.stop))

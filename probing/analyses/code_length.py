@@ -25,7 +25,8 @@ _Z = 1.96
 
 @dataclass(frozen=True, kw_only=True)
 class CodeLength(Analysis):
-    """L = t₁ log₂ K − Σ_blocks log₂ p(labels of the block | states, a probe fitted on all blocks before).
+    """Bits of an online code of the labels: L = t₁ log₂ K − Σ_blocks log₂ p(labels of the block | states, a probe
+    fitted on all blocks before).
 
     Blocks end at 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.25, 12.5, 25, 50 and 100 % of the train rows, at the next boundary of
     a group (of the unit that is resampled: sentence or document). Every probability is mixed with the uniform one at

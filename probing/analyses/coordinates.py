@@ -1,4 +1,4 @@
-"""Coordinates: which ones a sparse probe chose, in what order, and how well the first of them do."""
+"""Coordinates: which of them a sparse probe chose, in what order, and how well the first of them do."""
 
 from __future__ import annotations
 

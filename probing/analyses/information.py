@@ -25,7 +25,8 @@ BITS = "bits per label"
 
 @dataclass(frozen=True, kw_only=True)
 class Information(Analysis):
-    """I_V(X→Y) = H_V(Y) − H_V(Y|X), or given a site B: I_V(X→Y|B) = H_V(Y|[B; 0]) − H_V(Y|[B; X]).
+    """Usable information in bits: I_V(X→Y) = H_V(Y) − H_V(Y|X), or given a site B: I_V(X→Y|B) = H_V(Y|[B; 0]) −
+    H_V(Y|[B; X]).
 
     H_V are cross-entropies in bits per label on the test rows (a probability is taken as at least 2⁻⁵⁰, as in the
     measure `log_loss`). H_V(Y) is that of the train label frequencies; the others are those of the probe, fitted on

@@ -64,7 +64,9 @@ def add_job_command(
     app: typer.Typer, name: str, job_name: str, finish: Callable[[Any, Any, bool], None], *,
     home: str = "probing.jobs", with_json: bool = True,
 ) -> None:  # fmt: skip
-    """Give `app` a command whose flags are the fields of the job class, which is imported once the command is meant."""
+    """Give `app` a command whose flags are the fields of the job class, which is imported only when the command is
+    called.
+    """
 
     def described() -> None:
         """Stand for the command in the list of commands."""
@@ -86,7 +88,7 @@ class _Deferred(OnceOnly):
 def _job_command(
     job_name: str, finish: Callable[[Any, Any, bool], None], *, home: str, with_json: bool
 ) -> Callable[..., None]:
-    """The function of a Typer command whose flags are the fields of the job class."""
+    """Return the function of a Typer command whose flags are the fields of the job class."""
     job_class = getattr(import_module(home), job_name)
 
     def command(**flags: Any) -> None:

@@ -94,7 +94,7 @@ class Behaviour(ABC):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files whose content decides what is measured, not their names alone."""
+        """Files whose content, not their names alone, decides what is measured."""
         return ()
 
     def answer_pieces(self, tokenizer: Any) -> Answers:

@@ -111,7 +111,7 @@ class Worker(ABC):
 
         Args:
             unit: what to do.
-            report: told how much of `unit.size` was done; also a sign of life.
+            report: called with how much of `unit.size` was done; also a sign of life.
 
         Returns:
             A function that waits until the unit is on the disk, or raises why it is not.
@@ -142,12 +142,13 @@ class Executor(ABC):
 
     @abstractmethod
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit; an outcome of each, in the order of their ends. Closing the iterator stops the workers.
+        """Run every unit, and yield an outcome of each in the order of their ends. Closing the iterator stops the
+        workers.
 
         Args:
             plan: the units.
             factory: makes a worker, in the worker's own process.
-            report: told how much was done, in the unit of `WorkUnit.size`.
+            report: called with how much was done, in the unit of `WorkUnit.size`.
 
         Raises:
             Stalled: no worker made progress for the stated time.

@@ -25,7 +25,7 @@ class Targets:
     n_classes: int
 
     def take(self, rows: NDArray[np.int64]) -> Targets:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         return Targets(self.z[rows], self.strata[rows], self.n_classes)
 
 

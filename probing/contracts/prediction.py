@@ -37,7 +37,7 @@ class Prediction:
         return self.log_probabilities if self.tempered is None else self.tempered
 
     def take(self, rows: NDArray[Any]) -> Prediction:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         logs, labels, tempered = self.log_probabilities, self.labels, self.tempered
         return Prediction(
             self.values[rows], None if logs is None else logs[rows], None if labels is None else labels.take(rows),

@@ -23,7 +23,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
 
     Class attributes:
         kinds: the target kinds it can predict.
-        reads: `states`; or `pieces` (of a piece store): then X is `design.Pieces`; or a key of `Labels.keys` such as
+        reads: `states`; or `pieces` (of a piece store): then X is `labels.Pieces`; or a key of `Labels.keys` such as
             `type`: then X is that key's codes, `(N, 1)`.
         reads_names: X is the key's strings instead of its codes, `(N, 1)` of dtype object.
         stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
@@ -33,7 +33,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         reads_blocks: whether it reads `RowBlocks`, states that are streamed from the store; else they are read at once.
 
     Attributes:
-        about: what a fit that `train` saved is of: task, site, model, labels, …; empty where nobody said.
+        about: what a fit that `train` saved is of: task, site, model, labels, …; empty where it is not known.
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
@@ -81,7 +81,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[list[Self]]]:
-        """Fit on the first `ends[b]` rows, rising, for every b: result[b][m][s], else as `fit_many`.
+        """Fit on the first `ends[b]` rows, rising, for every b: result[b][m][s]; otherwise as `fit_many`.
 
         The default fits each prefix anew; probes that can go on from the prefix before override it.
         """

@@ -124,7 +124,7 @@ class StateControl(ABC):
 
     @abstractmethod
     def source(self, probed: Probed) -> StateSource:
-        """Check that there are such states for these rows, before anything is fitted.
+        """Return a source of states for these rows, and check that it has them before anything is fitted.
 
         Raises:
             BadParameter, UnknownSite, ProvenanceMismatch, DegenerateDesign: there are none, or not of these rows.

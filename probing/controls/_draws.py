@@ -114,7 +114,7 @@ def refuse_missing_key(codes: NDArray[np.int64], key: str, where: str) -> None:
 
 
 def refuse_rare_key(labels: Labels, key: str) -> None:
-    """Stop at a key by which there is nothing to memorise.
+    """Stop at a key that recurs too rarely for a probe to memorise anything by it.
 
     Raises:
         DegenerateDesign: hardly a test row has a key that occurs in train.

@@ -18,7 +18,7 @@ KEY = "first"  # of a pair: the form of the word that depends
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeControl(Control):
-    """Every word type draws its head's place: the word itself, the first or the last word of the sentence.
+    """Draws the head's place for every word type: the word itself, the first or the last word of the sentence.
 
     As the word-type control, for tasks in which each word chooses one of its sentence: a hash of (form, seed, draw),
     carried by every occurrence in every split. First and last are those among the alternatives. The root, which has

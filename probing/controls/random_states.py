@@ -17,7 +17,7 @@ from probing.labels import Labels
 
 @dataclass(frozen=True, kw_only=True)
 class RandomStatesControl(StateControl):
-    """Every word type has one Gaussian vector in place of its states: what a probe reads from identity alone.
+    """Gives every word type one Gaussian vector in place of its states, to show what a probe reads from identity alone.
 
     The vector is drawn by a hash of (form, seed, draw), is as wide as the states of the site, and stands wherever the
     word does. A probe of great capacity learns the commonest label of each type of train from it, as the baseline

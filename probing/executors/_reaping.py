@@ -1,4 +1,5 @@
-"""Ends what Ray started here once the process that started Ray is gone, were it killed: Ray's own agents wait minutes.
+"""Ends what Ray started here once the process that started Ray is gone, even if it was killed: Ray's own agents wait
+minutes.
 
 Every process that Ray starts inherits a mark in its environment; this file is run as a program, which waits for its
 standard input to end and then kills whatever bears the mark.

@@ -48,13 +48,13 @@ def complete(
     plan: WorkPlan, executor: Executor, factory: WorkerFactory, report: Report, *, missing: Callable[[], Set[str]],
     busy: Callable[[], Set[str]] = frozenset, hopeless: int | None = HOPELESS,
 ) -> None:  # fmt: skip
-    """Run units until none is missing. One that fails is set aside while the rest is done.
+    """Run units until none is missing. A unit that fails is set aside while the rest is done.
 
     Args:
         plan: all units.
         executor: who runs them.
         factory: makes workers.
-        report: told how much was done.
+        report: called with how much was done.
         missing: ids of the units that are not on the disk; asked again after every round.
         busy: ids of the units that others are doing; when only such are left, this waits for them.
         hopeless: after so many failures with nothing done the rest is not tried; None: all is tried.

@@ -13,7 +13,7 @@ RETRIES = 3
 
 
 def begin(worker: Worker, unit: WorkUnit, report: Report) -> Callable[[], Outcome]:
-    """Start a unit; the function returned waits for its outcome. What the unit raises is part of the outcome."""
+    """Start a unit, and return a function that waits for its outcome. What the unit raises is part of the outcome."""
     began = time.perf_counter()
 
     def failed(error: Exception) -> Outcome:
@@ -36,7 +36,7 @@ def begin(worker: Worker, unit: WorkUnit, report: Report) -> Callable[[], Outcom
 
 
 def check_options(workers: int, threads: int | None, stall_seconds: float) -> None:
-    """Refuse numbers that cannot be.
+    """Refuse impossible numbers of workers and threads.
 
     Raises:
         BadParameter: which one.

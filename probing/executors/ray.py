@@ -141,7 +141,7 @@ class _Actor:
         return outcome.status, outcome.error, outcome.seconds
 
     def close(self) -> None:
-        """Give back what the worker holds."""
+        """Release what the worker holds."""
         if self._worker is not None:
             self._worker.close()
 

@@ -89,10 +89,10 @@ def tempers_from(prediction: Prediction, labels: Labels) -> Tempers:
 
 
 def temperature(logs: Floats, y: NDArray[np.int64], prior: Floats) -> float:
-    """The t ≥ 0 that minimises mean log loss + (t − 1)² / 2N of log p ∝ log prior + t (log p − log prior).
+    """Return the t ≥ 0 that minimises mean log loss + (t − 1)² / 2N of log p ∝ log prior + t (log p − log prior).
 
     It is convex in t. The penalty counts as one row that says that the probe knows how sure it is: t stays finite
-    where all rows are right, and near 1 where rows are few. At t = 0 all that is said are the label frequencies.
+    where all rows are right, and near 1 where rows are few. At t = 0 only the label frequencies are left.
 
     Args:
         logs: `(N, K)` natural logs of what the probe says.

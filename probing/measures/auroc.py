@@ -11,7 +11,8 @@ from probing.measures._one_vs_rest import OneVsRest, Ranked, ratio
 
 
 class AUROC(OneVsRest):
-    """P(score of a row of the class > score of a row of another) + ½ P(they are equal); with K > 2, mean over classes.
+    """Area under the ROC curve: P(score of a row of the class > score of a row of another) + ½ P(they are equal); with
+    K > 2, mean over classes.
 
     With two classes the second in sorted order is told from the first; with more, each from all others, and all count
     the same. 0.5 is chance, whatever the label frequencies. It misleads where one class is rare: 0.99 can go with few

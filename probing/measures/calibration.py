@@ -14,7 +14,8 @@ from probing.measures._classes import log_probabilities
 
 
 class Calibration(Measure):
-    """Σ over bins of (rows / N) · |mean confidence − accuracy|, the confidence being the probability of the class said.
+    """Expected calibration error: Σ over bins of (rows / N) · |mean confidence − accuracy|; the confidence is the
+    probability of the predicted class.
 
     The bins hold equally many rows (equal confidences stay together) and are fixed from the full split, so that
     resamples share them. It misleads with few rows: chance alone makes it about √(2 · bins · a(1 − a) / (π N)) for a

@@ -12,7 +12,9 @@ from probing.contracts.prediction import Prediction
 
 
 class R2(Measure):
-    """1 − Σ(y − ŷ)² / Σ(y − ȳ)², with ȳ the mean of the rows scored; below 0 where that mean would do better."""
+    """Share of variance predicted: 1 − Σ(y − ŷ)² / Σ(y − ȳ)², with ȳ the mean of the rows scored; below 0 where that
+    mean would do better.
+    """
 
     kinds = ("real",)
     unit = "R²"

@@ -12,7 +12,7 @@ from probing.contracts.prediction import Prediction
 
 
 class RMSE(Measure):
-    """√(Σ(y − ŷ)² / N), in the target's own unit: years for a year.
+    """Root of the mean squared error √(Σ(y − ŷ)² / N), in the target's own unit: years for a year.
 
     What R² sets against the spread of the target, in numbers that can be pictured. It misleads where a few rows are far
     off, which dominate it, and cannot be compared over tasks.

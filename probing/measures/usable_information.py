@@ -17,7 +17,8 @@ MOST_BITS = 50.0
 
 
 class UsableInformation(Measure):
-    """I_V(X → Y) = H_V(Y) − H_V(Y|X), held out, in bits: mean of log₂ p(y|x) − log₂ p(y).
+    """Bits gained over the label frequencies: I_V(X → Y) = H_V(Y) − H_V(Y|X), held out, the mean of log₂ p(y|x) − log₂
+    p(y).
 
     H_V(Y) is the cross-entropy of the rows scored under the label frequencies of train, the best that a reader of no
     state can say; H_V(Y|X) is the probe's log loss, less what over-confidence costs. Each is at most 50 bits a row.

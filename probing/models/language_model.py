@@ -169,7 +169,7 @@ class LanguageModel:
 
     @property
     def device(self) -> str:
-        """The torch device of the weights."""
+        """Torch device of the weights."""
         return str(self._trunk.device)
 
     @property
@@ -180,7 +180,7 @@ class LanguageModel:
 
     @property
     def cls_id(self) -> int | None:
-        """The vocabulary id of the CLS piece, if the tokenizer has one."""
+        """Vocabulary id of the CLS piece, if the tokenizer has one."""
         value: int | None = self.tokenizer.cls_token_id
         return value
 

@@ -15,7 +15,7 @@ _STREAMS = ("embed", "resid", "attn_out", "cross_out", "mlp_out", "heads", "fina
 
 @dataclass(frozen=True)
 class Site:
-    """One place in the computation, such as `resid.6`.
+    """A place in the computation, such as `resid.6`.
 
     `embed` is the piece embedding alone; `resid.l` enters block l; `resid.L` leaves the last block, before any
     final norm; `final_norm` is the output of that norm.
@@ -26,7 +26,7 @@ class Site:
 
     @classmethod
     def parse(cls, name: str) -> Site:
-        """Read `stream` or `stream.layer`.
+        """Parse a site's name, `stream` or `stream.layer`.
 
         Raises:
             UnknownSite: the name has not the form of a site.

@@ -187,7 +187,7 @@ class Answer:
         score: the larger, the more used; NaN: none.
         effect: estimate of MF; NaN: none.
         p: of no effect; NaN: none.
-        together: of all positions of the site edited together; "": nothing is said.
+        together: of all positions of the site edited together; "": no answer.
     """
 
     verdict: Said

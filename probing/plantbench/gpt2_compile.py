@@ -1,4 +1,4 @@
-"""A circuit as the weights of a GPT-2."""
+"""Compiles a circuit into the weights of a GPT-2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A circuit as the weights of a Llama."""
+"""Compiles a circuit into the weights of a Llama."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class PlantedModel:
 
     @contextmanager
     def reading(self, layers: Sequence[int]) -> Iterator[list[Tensor]]:
-        """Collect the states `(B, T, D)` at resid.l, for every l of `layers`, of the pass inside."""
+        """Within the block, collect the states `(B, T, D)` at resid.l, for every l of `layers`."""
         states: list[Tensor] = []
         with ExitStack() as stack:
             for layer in layers:

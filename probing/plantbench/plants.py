@@ -109,7 +109,7 @@ def flipped(rng: np.random.Generator, z: Values, n_classes: int) -> Values:
 
 @dataclass(frozen=True, eq=False)
 class Plant:
-    """One twin of one case.
+    """The plant of one twin of one case.
 
     Attributes:
         intended: by position; "": certification decides.

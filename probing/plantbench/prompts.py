@@ -16,7 +16,7 @@ POSITIONS = ("subject", "query")
 
 @dataclass(frozen=True)
 class Prompts:
-    """N prompts.
+    """A set of N prompts.
 
     Attributes:
         ids: `(N, T)` piece ids.
@@ -32,7 +32,7 @@ class Prompts:
         return len(self.ids)
 
     def take(self, rows: Ints | slice) -> Prompts:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         return Prompts(self.ids[rows], self.words[rows], self.subject[rows])
 
     def position(self, name: str) -> Ints:
@@ -84,7 +84,7 @@ class Language:
         return self.vocabulary[self.first_answer : self.first_answer + self.answers]
 
     def sample(self, n: int, rng: np.random.Generator) -> Prompts:
-        """Draw n prompts."""
+        """Draw n prompts at random."""
         shares = None if self.weights is None else self.weights / self.weights.sum()
         words = rng.choice(len(self.lexicon), size=n, p=shares).astype(np.int64)
         earliest = 0 if self.fillers else 1

@@ -53,7 +53,9 @@ class Protocol:
 
 
 def answer(verdict: Verdict) -> Answer:
-    """Score: the larger |ES| of the two edits; effect: MF of the interchange; p: the smallest adjusted."""
+    """Return a cell's answer. Score: the larger |ES| of the two edits; effect: MF of the interchange; p: the smallest
+    adjusted.
+    """
     cell = verdict.evidence
     if cell is None:
         return Answer(_SAID[verdict.word])

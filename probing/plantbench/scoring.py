@@ -70,8 +70,8 @@ class Rates:
         material_rate, material_low, material_high: the share of them.
         band, band_used, band_unused: cells in the band, and how many of them are called used and unused.
         joint_recall: of places that are unused alone and used with the other positions, none of which is used alone,
-            how many are said to be.
-        joint_fpr: of places of which no position, alone or together, is used, how many are said to be used together.
+            how many are called so.
+        joint_fpr: of places of which no position, alone or together, is used, how many are called used together.
         false_not_decodable: decodable cells called not decodable.
         mf_slope: estimated on oracle MF, least squares through 0, over cells that have both.
         seconds: of the rule.

@@ -79,7 +79,7 @@ def _with_target(world: World, sample: Latents, number: int, seed: int) -> World
     """Return the world read with the gain at which the oracle finds the size that was meant at the first position.
 
     Raises:
-        PlantFailed: no gain was found.
+        PlantFailed: no gain gives that size.
     """
     plant, gain = world.plant, USED
     place = Place(SITE, plant.positions[0])

@@ -37,7 +37,7 @@ _PARTITION = Lexicon({"a": 2, "c": 2, "i": 48, "h": 2}, {"A": ("a",), "B": ("h",
 
 @dataclass(frozen=True)
 class Spec:
-    """One case of the list.
+    """The specification of one case of the list.
 
     Attributes:
         name: as printed.

@@ -35,7 +35,7 @@ def high_norm(draft: Draft, is_used: bool) -> None:
 
 
 def unequal_length(draft: Draft, is_used: bool) -> None:
-    """Read by nobody: ±3, or 0 and 6, which acts through the norms."""
+    """Write a code that nothing reads: ±3, or 0 and 6, which acts through the norms."""
     plain(draft, False)
     zero_or_long, equal = LONG * draft.lexicon.real("B"), LONG / 2 * _sign(draft)
     draft.code("B", zero_or_long if is_used else equal)
@@ -60,7 +60,7 @@ def opposed(draft: Draft, is_used: bool) -> None:
 
 
 def weak(draft: Draft, is_used: bool) -> None:
-    """Read with a small gain."""
+    """Read the code with a small gain."""
     plain(draft, is_used, gain=WEAK)
 
 

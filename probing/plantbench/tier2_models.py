@@ -77,7 +77,7 @@ class Recipe:
 
     @property
     def peak(self) -> float:
-        """The highest learning rate."""
+        """Highest learning rate."""
         return self.learning_rate or (1e-3 if self.family == "bert" else 2e-3)
 
     @property

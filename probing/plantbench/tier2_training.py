@@ -33,7 +33,7 @@ from probing.seeds import child_seed, generator
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained model.
+    """A trained model, and how its training went.
 
     Attributes:
         planted: in evaluation mode.

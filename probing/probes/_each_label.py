@@ -1,4 +1,4 @@
-"""Several labels at once: a probe of classes fitted on each label, as problems of two classes that share one X."""
+"""Several labels at once: a probe of classes is fitted on each label, as problems of two classes that share one X."""
 
 from __future__ import annotations
 
@@ -103,11 +103,11 @@ class EachLabelProbe(Probe):
         return logs
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Refuse: see the class."""
+        """Refuse to give the state: see the class."""
         raise _not_saved()
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Refuse: see the class."""
+        """Refuse to take a state: see the class."""
         raise _not_saved()
 
 

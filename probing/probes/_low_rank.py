@@ -93,7 +93,7 @@ def solve_low_rank(
 
 
 class _Adam:
-    """Moves fits in place."""
+    """Moves fits in place by Adam."""
 
     def __init__(self, fits: _Fits) -> None:
         self._parts, self._steps = fits.parts, 0

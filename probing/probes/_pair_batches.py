@@ -20,7 +20,7 @@ _LEAST_STEPS = 50  # an epoch
 
 @dataclass(frozen=True)
 class Batch:
-    """Some sentences: their words and pairs.
+    """A few sentences: their words and pairs.
 
     Attributes:
         words: `(n,)` rows of the table.

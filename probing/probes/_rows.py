@@ -69,7 +69,7 @@ class PackedOperand:
 
 
 class HeldRows:
-    """Rows in memory.
+    """Rows that are held in memory.
 
     Attributes:
         n, width: N and D.

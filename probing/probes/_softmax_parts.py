@@ -33,7 +33,7 @@ class Logits:
         return self
 
     def put(self, chosen: Tensor, part: Logits) -> None:
-        """Set those of the chosen label sets."""
+        """Set the logits of the chosen label sets."""
         self.weights[chosen] = part.weights
         if self.held is not None and part.held is not None:
             self.held[chosen] = part.held
@@ -63,7 +63,7 @@ class Problems:
 
     @property
     def block(self) -> int:
-        """Rows of a block, such that its logits stay in the cache."""
+        """Number of rows of a block, such that its logits stay in the cache."""
         return max(64, _BLOCK_ELEMENTS // (len(self) * self.k))
 
     def take(self, keep: Tensor) -> Problems:

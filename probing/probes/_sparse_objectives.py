@@ -76,14 +76,14 @@ class SquaredLoss(Objective):
         self._products, self._square = products, square
 
     def slope(self, columns: Sequence[int], fit: Fit) -> Slope:
-        """See `Objective.slope`."""
+        """Return the slopes as `Objective.slope` does."""
         fitted = self.correlations[:, list(columns)] @ fit.weights
         own = fitted[list(columns)] - 2 * self._products[list(columns)]
         loss = 0.5 * (self._square + float((fit.weights * own).sum()))
         return Slope(loss, fitted - self._products, np.zeros(1), np.ones((1, 1)))
 
     def refit(self, columns: Sequence[int], start: Fit) -> Fit:
-        """See `Objective.refit`: in closed form."""
+        """Refit as `Objective.refit` does, in closed form."""
         chosen = list(columns)
         gram = self.correlations[np.ix_(chosen, chosen)] + (self.penalty + 1e-9) * np.eye(len(chosen))
         return Fit(cho_solve(cho_factor(gram), self._products[chosen]), np.zeros(1))
@@ -98,7 +98,7 @@ class LogLoss(Objective):
         self.correlations, self.outputs, self.penalty = correlations, classes, penalty
 
     def slope(self, columns: Sequence[int], fit: Fit) -> Slope:
-        """See `Objective.slope`: the curvature is the mean over rows of `diag(p) - p pᵀ`."""
+        """Return the slopes as `Objective.slope` does; the curvature is the mean over rows of `diag(p) - p pᵀ`."""
         logits = self._taken(columns) @ self._tensor(np.vstack([fit.weights, fit.intercept]))
         loss, p = self._softmax(logits)
         curvature = self._curvature(p)
@@ -107,7 +107,9 @@ class LogLoss(Objective):
         return Slope(loss, slopes, residual.sum(0, dtype=torch.float64).numpy() / len(p), curvature)
 
     def refit(self, columns: Sequence[int], start: Fit) -> Fit:
-        """See `Objective.refit`: L-BFGS around Newton steps that take the curvature to be the same in every row."""
+        """Refit as `Objective.refit` does, by L-BFGS around Newton steps that take the curvature to be the same in
+        every row.
+        """
         rows = self._taken(columns)
         W = self._tensor(np.vstack([start.weights, start.intercept]))
         Z = rows @ W

@@ -23,7 +23,7 @@ _FIRST_SCORES = 0.1  # their standard deviation before training
 
 
 class BilinearProbe(ClassifierProbe):
-    """s(a, b) = x_aᵀ U x_b + u·x_a + v·x_b + c on standardised states; with a rank limit U = A Bᵀ.
+    """Scores pairs by s(a, b) = x_aᵀ U x_b + u·x_a + v·x_b + c on standardised states; with a rank limit U = A Bᵀ.
 
     One form a class (of two classes: one in all) and the softmax over classes. Where rows are alternatives (`head`),
     the softmax over the alternatives of each word, so that probabilities of being right sum to 1 within a choice.

@@ -62,7 +62,7 @@ class _Nearest(Probe):
 
 
 class KNearestProbe(_Nearest, ClassifierProbe):
-    """The labels of the `k` nearest training rows, on standardised states; exact search in float32.
+    """Predicts from the labels of the `k` nearest training rows, on standardised states; exact search in float32.
 
     Probabilities are `(count + 1) / (k + K)`, so that log loss is finite; it is therefore coarse, and the measures to
     read are accuracy and F1. All label sets of `fit_many` share one search. The fit is the training rows themselves,
@@ -104,7 +104,7 @@ class KNearestProbe(_Nearest, ClassifierProbe):
 
 
 class KNearestRegressorProbe(_Nearest, RegressorProbe):
-    """The mean target of the `k` nearest training rows. See `KNearestProbe`."""
+    """Predicts the mean target of the `k` nearest training rows. See `KNearestProbe`."""
 
     _arrays = ("mean", "scale", "rows", "values")
 

@@ -1,4 +1,6 @@
-"""A multi-layer perceptron with early stopping: what a less simple reader finds. Width is the capacity knob."""
+"""A multi-layer perceptron with early stopping, to show what a less simple reader finds. Its width sets the
+capacity.
+"""
 
 from __future__ import annotations
 

@@ -62,12 +62,12 @@ class SklearnProbe(ClassifierProbe):
         return np.asarray(np.log(np.clip(self.estimator_.predict_proba(rows), np.finfo(np.float64).tiny, None)))
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Refuse: see the class."""
+        """Refuse to give the state: see the class."""
         check_is_fitted(self)
         raise _not_saved(self.estimator_)
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Refuse: see the class."""
+        """Refuse to take a state: see the class."""
         raise _not_saved(self.estimator)
 
 
@@ -96,12 +96,12 @@ class SklearnRegressorProbe(RegressorProbe):
         return np.asarray(self.estimator_.predict(rows), dtype=np.float64).reshape(-1)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Refuse: see `SklearnProbe`."""
+        """Refuse to give the state: see `SklearnProbe`."""
         check_is_fitted(self)
         raise _not_saved(self.estimator_)
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Refuse: see `SklearnProbe`."""
+        """Refuse to take a state: see `SklearnProbe`."""
         raise _not_saved(self.estimator)
 
 

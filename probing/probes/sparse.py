@@ -49,7 +49,7 @@ class _Sparse(Probe):
             raise BadParameter("l2 must be 0 or more", needed="at least 0", found=repr(self.l2))
 
     def _choose(self, objective: Objective) -> list[Fit]:
-        """Set `coordinates_`; give the fit of every number of them."""
+        """Set `coordinates_`, and return the fit of every number of them."""
         most = min(self.k, len(objective.correlations))
         if self.method == "forward":
             chosen, fits = forward(objective, most)

@@ -159,7 +159,7 @@ class Delimited:
         return header, len("".join(above).encode()), line + 1
 
     def _refuse_spreadsheet_line(self, above: Sequence[str]) -> None:
-        """Refuse a first line such as `sep=;`, by which spreadsheets tell each other the separator."""
+        """Refuse a first line such as `sep=;`, which names the separator for spreadsheets."""
         found = re.match(r"sep=(.)\s*$", above[0]) if above else None
         if found:
             raise CorpusError(
@@ -280,7 +280,7 @@ def _recorded(lines: Iterator[str], record: list[str]) -> Iterator[str]:
 
 
 def check_names(names: Sequence[str], source: str) -> None:
-    """Refuse a column without a name, and one name twice.
+    """Refuse a column without a name, and a name that occurs twice.
 
     Raises:
         CorpusError: with what to do about it.

@@ -63,7 +63,9 @@ class Roles:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as read, with the place of each for messages. They are gone through several times: no need to hold all."""
+    """Rows as read, with the place of each for messages. They are iterated over several times, so that they need not
+    all be held.
+    """
 
     values: Collection[Mapping[str, Any]]
     places: Collection[str]
@@ -72,7 +74,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Places(Collection[str]):
-    """The place of every row: a file and a number, made as they are gone through."""
+    """The place of every row, a file and a number, made while the rows are iterated over."""
 
     head: str
     numbers: Sequence[int]

@@ -47,7 +47,7 @@ def string_of(value: Any) -> str | None:
 
 @dataclass(frozen=True)
 class ComposedRows(Collection[Mapping[str, Any]]):
-    """Rows with their field names in composed form, renamed as they are gone through."""
+    """Rows with their field names in composed form, renamed while they are iterated over."""
 
     values: Collection[Mapping[str, Any]]
 

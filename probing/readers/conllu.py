@@ -16,7 +16,7 @@ _NOT_COLUMNS = ("text", "sent_id", "newdoc", "newdoc id", "newpar", "newpar id",
 
 
 class ConlluReader(CorpusReader):
-    """Reads CoNLL-U.
+    """Reads CoNLL-U treebanks.
 
     Words are the syntactic words. `upos`, `xpos`, `lemma`, `deprel`, `head` and `feature:<Name>` (every feature of
     the file) become word columns, None where the file has `_`; other comments `# key = value` become sentence columns;

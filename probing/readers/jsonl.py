@@ -117,7 +117,7 @@ def _is_json(line: str) -> bool:
 
 @dataclass(frozen=True)
 class _Objects(Collection[dict[str, Any]]):
-    """The objects of a file, parsed as they are gone through: a hundred thousand at once would fill the memory."""
+    """The objects of a file, parsed while they are iterated over: a hundred thousand at once would fill the memory."""
 
     lines: list[str]
     places: Places

@@ -63,7 +63,7 @@ def read_table(source: str, options: Mapping[str, str]) -> Rows:
 
 @dataclass(frozen=True)
 class TableRows(Collection[Mapping[str, Any]]):
-    """The rows of an Arrow table, made as they are gone through."""
+    """The rows of an Arrow table, made while they are iterated over."""
 
     table: Any
     source: str

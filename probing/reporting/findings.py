@@ -42,7 +42,7 @@ class Finding:
     Attributes:
         task: the task's title.
         status: the criterion's outcome at the best site.
-        sentence: what was found, with site, probe, numbers and intervals.
+        sentence: the finding, with site, probe, numbers and intervals.
         does_not_show: what must not be concluded from it.
         evidence: further numbers, a sentence each.
         overturned_by: what would change the finding; where nothing is judged, what a judgement needs.

@@ -181,7 +181,9 @@ def _control_names(
 
 
 def site_order(site: str) -> tuple[int, int, int, str]:
-    """Sort key along the forward pass: embedding, residual stream and final norm, then other streams, then the rest."""
+    """Return a sort key along the forward pass: embedding, residual stream and final norm, then other streams, then the
+    rest.
+    """
     stream, layer = split_site(site)
     if stream in _STREAM:
         return 0, _STREAM.index(stream), layer, site

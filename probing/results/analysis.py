@@ -47,7 +47,7 @@ class AnalysisResult:
 
     Attributes:
         analysis, task, site, probe: what was run, each as a full recipe.
-        points: its numbers, in the order in which they are told.
+        points: its numbers, in the order in which they are reported.
         settings: what of the run entered them and stands in no recipe.
         provenance: as of a ProbeResult.
     """

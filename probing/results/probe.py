@@ -73,7 +73,7 @@ class Gain:
         p_adjusted: adjusted over the sites, probes, baselines and tasks of one store, for this measure and split. Tasks
             that are not done (another unit of them failed) are adjusted by themselves.
         correction: how: `holm` or `bh` (Benjamini-Hochberg).
-        family: how many tests it was adjusted over (None: not told).
+        family: how many tests it was adjusted over (None: not recorded).
         error, df: standard error of the gain, and its degrees of freedom.
         detectable: the smallest true gain that would have been shown to exceed the margin with 80 % probability, at
             the level that adjustment leaves to one test.

@@ -57,7 +57,7 @@ class EditEffect:
         off_high: one-sided 95 % upper bound of what the true contrast may have of the effect off the fitted one, in SDs
             along it, for equivalence; of outputs of one dimension the bound of |ES|.
         u_p, u_p_adjusted: one-sided, of U; adjusted as p.
-        mde: smallest |ES| found with 80 % probability at 5 %.
+        mde: smallest |ES| that is detected with 80 % probability at 5 %.
         equivalence_p: p of tests that |ES|, the whole effect and what the contrast may hide are below ε, the largest.
         null_ratio: SD of τ under shuffled labels over its standard error, at the place of the largest effect.
         rows: rows edited.

@@ -37,7 +37,7 @@ class Replicates:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval."""
+        """Interval at 95 %."""
         return interval(self.samples, df=self.df)
 
 

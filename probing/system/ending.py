@@ -46,7 +46,7 @@ def typed_ending() -> Iterator[None]:
 
 
 def _end(text: str, code: int) -> NoReturn:
-    """Say it, and leave without saying more: a stream that takes nothing would complain at the very end."""
+    """Print the error and leave without printing more: a stream that takes nothing would complain at the very end."""
     stopping.over()
     with suppress(OSError, ValueError):
         if text and sys.stderr is not None:

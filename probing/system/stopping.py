@@ -69,7 +69,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _tick(number: int, frame: FrameType | None) -> None:
-    """Raise once more what was dropped."""
+    """Raise a signal that was dropped once more."""
     if _state.kind is not None and not _state.is_over and not _is_under_way(sys.exception()):
         raise _state.kind
 
@@ -98,7 +98,7 @@ def over() -> None:
 
 
 def watch() -> None:
-    """Start a thread that ends the process where the main one does not come back to Python, as in long computations."""
+    """Start a thread that ends the process if the main thread does not come back to Python, as in long computations."""
     reader, writer = os.pipe()
     for end in (reader, writer):
         os.set_blocking(end, end == reader)
@@ -116,14 +116,14 @@ def _end_in_time(reader: int) -> None:
 
 
 def leave(words: str, code: int) -> NoReturn:
-    """End at once: what is half-written has no record, and is swept by the next run."""
+    """End the process at once: what is half-written has no record, and is swept by the next run."""
     with suppress(OSError):
         os.write(2, f"{words}\n".encode("utf-8", "backslashreplace"))
     os._exit(code)
 
 
 def _without_signals(before: Any) -> Any:
-    """A hook for what destructors raise: a signal that was dropped there is raised again, and not a matter to print."""
+    """Return a hook for what destructors raise: a signal that was dropped there is raised again, and not printed."""
 
     def hook(dropped: Any) -> None:
         if not isinstance(dropped.exc_value, Requeue | Interrupt):

@@ -103,7 +103,7 @@ def _report(work: Callable[[], None], saying: int) -> NoReturn:
 
 
 def _wait(child: int, said: int, relay: Relay, limit: int) -> NoReturn:
-    """Wait for the child, and end as it did, or for it."""
+    """Wait for the child, and end as it did, or with an error that says how it ended."""
     status = _ended(child, limit, relay)
     code = os.read(said, 1)
     stopping.over()
@@ -132,7 +132,7 @@ def _pass_on(child: int, number: int) -> None:
 
 
 def write(data: bytes) -> None:
-    """Write to standard error, if it takes it."""
+    """Write to standard error, if that accepts it."""
     with suppress(OSError):
         while data:
             data = data[os.write(2, data) :]

@@ -12,7 +12,7 @@ from probing.text.corpus import Corpus, Example
 
 
 class SentenceLength(Task):
-    """`sentence_length`: how many words, punctuation included, the reader found in the sentence."""
+    """`sentence_length`: the number of words of the sentence, punctuation included, as the reader gives them."""
 
     level = "sentence"
     kind: Kind = "real"

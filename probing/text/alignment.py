@@ -23,7 +23,7 @@ _SPACES = np.array([c for c in range(0x3001) if chr(c).isspace()], dtype=np.uint
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text as the model reads it. T pieces.
+    """A text as the model reads it. T pieces.
 
     Attributes:
         ids: `(T,)` int64 vocabulary ids, special pieces included.

@@ -25,7 +25,7 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Any, where: str) -> None:
-        """Take the tokenizer's template.
+        """Keep the tokenizer's template.
 
         Raises:
             BadParameter: it has none.

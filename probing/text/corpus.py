@@ -21,7 +21,7 @@ __all__ = ["SPLITS", "Corpus", "Example", "Label", "joined"]
 
 @dataclass(frozen=True)
 class Example:
-    """One text, with its words and labels.
+    """A text with its words and labels.
 
     Attributes:
         id: sentence id, for messages.
@@ -209,7 +209,7 @@ class Corpus:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits present, `train`, `dev`, `test` first."""
+        """Splits that occur, `train`, `dev`, `test` first."""
         return tuple(sorted({example.split for example in self.examples}, key=split_order))
 
     def column_names(self) -> dict[str, str]:

@@ -48,7 +48,8 @@ class Position:
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """Read `end`, `entity` (the whole span), `entity.first`, `answer.before`, `end-2`, `entity.last+1`.
+        """Parse a position: `end`, `entity` (the whole span), `entity.first`, `answer.before`, `end-2`,
+        `entity.last+1`.
 
         Raises:
             BadParameter: another form.

@@ -24,7 +24,7 @@ Source = str | Path | Mapping[str, str] | Mapping[str, Path]
 
 @dataclass(frozen=True)
 class Part:
-    """One file or hub data set, the name of its reader, and its split ("": the splits are its own)."""
+    """A file or hub data set, the name of its reader, and its split ("": the splits are its own)."""
 
     path: str
     reader: str
@@ -37,7 +37,7 @@ def split_name(name: str) -> str:
 
 
 def split_order(split: str) -> tuple[int, str]:
-    """Sort key: `train`, `dev`, `test`, then other names by letter."""
+    """Return a sort key: `train`, `dev`, `test`, then other names by letter."""
     return SPLITS.index(split) if split in SPLITS else len(SPLITS), split
 
 

@@ -186,7 +186,7 @@ def _provenance(plan: Plan, unit: Unit) -> dict[str, Any]:
 
 
 def _temperatures(tempers: Sequence[Tempers] | None) -> dict[str, Any]:
-    """Returns, for the provenance, the numbers that the log odds of each seed's fit are multiplied by."""
+    """Return, for the provenance, the numbers that the log odds of each seed's fit are multiplied by."""
     return {} if tempers is None else {"temperatures": [one.temperatures.tolist() for one in tempers]}
 
 

@@ -96,7 +96,7 @@ class Plan:
 
     @property
     def label_sets(self) -> tuple[Labels, ...]:
-        """The task's labels, then every draw of every control."""
+        """Label sets of the run: the task's labels, then every draw of every control."""
         return (self.labels, *(draw for control in self.controls for draw in control.draws))
 
     def judged(self, split: str) -> Resampler:

@@ -198,7 +198,7 @@ def adjusted(
 
     A task of which something failed is no part of the family of the others.
 
-    The smallest gain that could have been seen depends on that family too, and is told anew.
+    The smallest gain that could have been seen depends on that family too, and is computed anew.
     """
     listed = list(results)
     families: dict[tuple[str, ...], list[Gain]] = {}

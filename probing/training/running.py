@@ -23,7 +23,7 @@ _SHOWN = 5
 
 
 def check_run(executor: Executor, folder: Path | None, num_workers: int, worker_index: int) -> None:
-    """Refuse a run whose processes have no place to meet.
+    """Refuse a run of several processes without a folder to share.
 
     Raises:
         BadParameter: no such worker, or several processes without a folder.
@@ -38,7 +38,7 @@ def check_run(executor: Executor, folder: Path | None, num_workers: int, worker_
 
 
 def run_plan(plan: Plan, units: WorkPlan, done: Done, executor: Executor, *, progress: bool) -> None:
-    """Do the units that are not done.
+    """Do the units of the plan that are not yet done.
 
     Args:
         plan: of the run.

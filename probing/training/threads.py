@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 @dataclass(frozen=True)
 class Threads:
-    """Numbers of threads of a process.
+    """Numbers of threads that a process uses.
 
     Attributes:
         torch: of PyTorch.

@@ -73,7 +73,7 @@ class Done:
         return self._kept[unit.id]
 
     def keep(self, unit: WorkUnit, result: ProbeResult | AnalysisResult) -> None:
-        """Take a result that is nowhere else."""
+        """Keep a result in memory that is on no disk."""
         if self.folder is None:
             self._kept[unit.id] = result
 
@@ -90,7 +90,7 @@ class Fitters:
         plan: of the run.
         done: what is done; its folder where workers are other processes.
         threads: of every worker.
-        told: of an inline run, told the site and the probe that is begun.
+        told: in an inline run, called with the site and the probe that is begun.
     """
 
     plan: Plan
@@ -127,7 +127,7 @@ class Fitter(Worker):
         return lambda: None
 
     def close(self) -> None:
-        """Give the threads back."""
+        """Give the threads back to the process."""
         self._stack.close()
 
     def _result(self, task: Fit) -> ProbeResult | AnalysisResult:

@@ -18,7 +18,7 @@ _LEAST = 8
 
 @dataclass(frozen=True, eq=False)
 class RowWeights:
-    """n edited rows of one fold.
+    """Weights of n edited rows of one fold.
 
     A stratum weighs as its share of all rows; within it a pair (from, to) as `pair_shares` say, and within that all
     rows alike; without these, all rows of a stratum alike.

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Dependence:
-    """n rows in groups; those that exchanged states also in sets.
+    """Dependence among n rows in groups; those that exchanged states are also in sets.
 
     A row's own influence belongs to its group, that of an exchange to its set, which may reach over several groups. Two
     of these are dependent where they share a group: the variance of the sum is that of all dependent products.
@@ -72,7 +72,7 @@ class Dependence:
 
     @property
     def _leverage(self) -> float:
-        """Returns what deviations from a pool's mean are multiplied by.
+        """Return the factors for deviations from a pool's mean.
 
         Two sets share a group with the chance `density`; by that share their variance is too small.
         """

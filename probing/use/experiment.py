@@ -194,7 +194,7 @@ def _decided_by(types: Ints, z: NDArray[Any]) -> bool:
 
 
 def check_number(groups: int) -> None:
-    """Refuse too few groups.
+    """Refuse an experiment with too few groups.
 
     Raises:
         TooFewGroups: fewer than three folds take.

@@ -21,7 +21,7 @@ SMALL_GROUPS = 2  # rows of a group on average, up to which rows are ordered by 
 
 @dataclass(frozen=True, eq=False)
 class Exchanges:
-    """n rows of one fold that take other states.
+    """Exchanges of states among n rows of one fold.
 
     Rows come in closed sets: two rows of one value and two of another. Each takes the state of a row of the other value
     and, in a second run, of the row of its own value: any foreign state may disturb a model, and the difference of the

@@ -114,7 +114,8 @@ def explained(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]
 
 
 def contrasted(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], strata: Ints, folds: Ints) -> float:
-    """Returns how many SDs lie, in what the covariates tell, between values of the property, as effects are estimated.
+    """Return by how many SDs the values of the property differ in what the covariates predict, as effects are
+    estimated.
 
     The mean over strata of the difference between a class and the rest (of real values: of 1.6 SD) is taken of every
     covariate of real values, which is 0 where rows are matched; and of what boosted trees of all covariates foresee of

@@ -62,7 +62,7 @@ class Subjects:
         ])  # fmt: skip
 
     def check(self, task: str) -> None:
-        """Refuse, before the model runs, labels with which it would run in vain.
+        """Refuse, before the model runs, labels that could not be measured.
 
         Raises:
             DegenerateDesign: the property has one value.

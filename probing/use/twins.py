@@ -51,7 +51,7 @@ def check_twins(
     twins: Ints, *, z: NDArray[Any], n_classes: int, covariates: Mapping[str, NDArray[Any]],
     names: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
-    """Refuse twins that are none.
+    """Refuse twins that differ from their rows in more than the property, or not in it.
 
     Args:
         twins: `(N,)` row of each row's twin, or -1.

@@ -16,7 +16,7 @@ def turning_used(edit: EditEffect, by: str, level: float, criteria: Criteria) ->
     """Return "inconclusive" where other deals of the fitting rows do not show the edit's effect; None: they do.
 
     Args:
-        edit: what was found.
+        edit: its measured effects.
         by: `τ`, or `U`, which does not rest on the contrast that is dealt out.
         level: of adjusted p.
         criteria: ε, and how many deals must agree.

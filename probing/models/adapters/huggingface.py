@@ -213,7 +213,7 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def counting_padding_id(self) -> int | None:
-        """The id that positions skip and count from, as in RoBERTa, which must then be left to the model; else None."""
+        """Id that positions skip and count from, as in RoBERTa, which must then be left to the model; else None."""
         for name, module in self._part.named_modules():
             if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
                 return module.padding_idx

@@ -38,7 +38,7 @@ class ModuleTrunk(HookedModule):
         Args:
             module: the model.
             sites: path by site name.
-            call: runs the module on ids and mask `(B, T)`, 1 for real pieces; None: found from its forward.
+            call: runs the module on ids and mask `(B, T)`, 1 for real pieces; None: inferred from its forward.
             vocabulary: how many ids there are.
             max_positions: the most pieces of an input.
 

@@ -46,7 +46,7 @@ def find_sublayers(
     Args:
         blocks: the blocks, which all run once in `run`.
         run: one forward pass over a batch of one.
-        n_heads: heads per block; None: unknown, and nothing is found.
+        n_heads: heads per block; None: unknown, and no block has any.
         has_cross: blocks also attend to an encoder.
         is_attention: of each block, whether the configuration says that it attends; empty: it does not say.
     """

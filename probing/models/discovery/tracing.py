@@ -14,7 +14,7 @@ STATES = "hidden_states"  # what nearly every block of transformers calls its in
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of one module.
+    """A call of one module: its inputs and its output.
 
     Attributes:
         path: the module's path.

@@ -1,4 +1,4 @@
-"""Reading inputs one by one, without padding."""
+"""Reads inputs one by one, without padding."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class HookedModule(ABC):
 
     @property
     def counting_padding_id(self) -> int | None:
-        """The id that positions skip and count from; None where nothing depends on it."""
+        """Id that positions skip and count from; None where nothing depends on it."""
         return None
 
     @property

@@ -1,4 +1,4 @@
-"""Texts as pieces, and pieces as padded tensors."""
+"""Turns texts into pieces, and pieces into padded tensors."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Gathering:
     """
 
     def __init__(self, sites: Sequence[str], corpus: Corpus, selection: str) -> None:
-        """Choose the examples.
+        """Choose the examples of the selection.
 
         Args:
             sites: site names.
@@ -100,7 +100,7 @@ class Gathering:
         self._added: list[dict[str, str]] = []  # by shard: what was added, as hashes by dataset
 
     def begin(self, before: Store) -> None:
-        """Say what there is when an extraction begins, so that `add` may be called."""
+        """Note which shards exist when an extraction begins, so that `add` may be called."""
         self._before = before
 
     def add(self, shard: int, content: ShardContent) -> None:
@@ -121,7 +121,7 @@ class Gathering:
         self._added.append(_hashes(content, self.sites))
 
     def finish(self, store: Store, *, files: FileOps = REAL_FILES) -> list[Moments]:
-        """Read what is lacking, and write the moments of each site.
+        """Read the shards that are lacking, and write the moments of each site.
 
         Raises:
             IncompleteStore: shards are missing.

@@ -79,7 +79,7 @@ class Replay:
 
     @classmethod
     def open(cls, store: Store | Path | str, model: LanguageModel) -> Self:
-        """Join a finished store and its model.
+        """Open a replay of a finished store by its model.
 
         Raises:
             ReplayUnavailable: the store is of another role.

@@ -45,7 +45,7 @@ class ShardPlan:
         cls, model: LanguageModel, corpus: Corpus, reading: Reading, *, subset: str | Sequence[int] | None,
         shard_bytes: int,
     ) -> Self:  # fmt: skip
-        """Cut near `shard_bytes`, from the corpus and the recipe alone.
+        """Cut the corpus near `shard_bytes`, from the corpus and the recipe alone.
 
         Raises:
             BadParameter: a size out of range, too many shards, or a subset that is none of the corpus.

@@ -151,7 +151,7 @@ class ShardWorker(Worker):
         return self._background.submit(self._commit, task.shard, content, lease).result
 
     def close(self) -> None:
-        """Wait for what is being written; give the model and the threads back."""
+        """Wait for what is being written, and release the model and the threads."""
         self._stack.close()
 
     def _content(self, task: ShardTask, unit: WorkUnit, lease: Lease, report: Report) -> ShardContent | None:

@@ -48,9 +48,9 @@ def import_states(
             of `.npy`, or a store.
         corpus: the corpus the states are of; a store needs none.
         to: directory of the new store.
-        rows: what a row is: `word`, `sentence` or `piece`, perhaps with its pooling (`word:mean`), recorded as said;
-            None: found out from the counts.
-        model: the model the states are said to be of; recorded as said.
+        rows: what a row is: `word`, `sentence` or `piece`, perhaps with its pooling (`word:mean`), recorded as given;
+            None: inferred from the counts.
+        model: the model the states are claimed to be of; recorded as given.
         layers: stream name of layers that have only a number: `layer.0`; `resid` says that they are block inputs.
         dtype: stored dtype; None: the file's, or float32.
         limits: what reading may cost.

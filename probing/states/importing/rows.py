@@ -71,7 +71,7 @@ def match_rows(
         n_rows: R.
         columns: some of `INDEX_COLUMNS`.
         sentences: what the file says of each sentence; empty where it says nothing.
-        scope: `word`, `sentence` or `piece`; None: found out.
+        scope: `word`, `sentence` or `piece`; None: inferred.
 
     Raises:
         CorpusError: another number of sentences or rows than the corpus has.

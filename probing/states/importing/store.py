@@ -63,7 +63,7 @@ def _refuse_changed(path: Path, sha256: object) -> None:
 
 
 def refuse_other_corpus(identity: dict[str, Any], corpus: Corpus, source: Path) -> None:
-    """Compare fingerprints.
+    """Refuse a corpus whose fingerprint is not the store's.
 
     Raises:
         ProvenanceMismatch: they differ.

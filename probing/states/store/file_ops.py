@@ -52,7 +52,7 @@ class FileOps:
         os.fsync(fd)
 
     def close(self, fd: int) -> None:
-        """Close a descriptor."""
+        """Close a file descriptor."""
         os.close(fd)
 
     def rename(self, source: Path, target: Path) -> None:
@@ -68,7 +68,7 @@ class FileOps:
         path.unlink()
 
     def mkdir(self, path: Path) -> None:
-        """Make one directory."""
+        """Make one directory in its parent."""
         path.mkdir()
 
     def rmdir(self, path: Path) -> None:

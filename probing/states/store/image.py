@@ -59,7 +59,7 @@ class _Skeleton(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` from the place on."""
+        """Fill `buffer` from the current place on."""
         into = memoryview(buffer).cast("B")
         part = self.bytes[self._place : min(self._place + into.nbytes, self.end)]
         into[: len(part)] = part
@@ -67,7 +67,7 @@ class _Skeleton(io.RawIOBase):
         return len(part)
 
     def write(self, buffer: Any) -> int:
-        """Write at the place."""
+        """Write bytes at the current place."""
         given = memoryview(buffer).cast("B")
         self.bytes[self._place : self._place + given.nbytes] = given
         self._place += given.nbytes
@@ -75,7 +75,7 @@ class _Skeleton(io.RawIOBase):
         return given.nbytes
 
     def truncate(self, size: int | None = None) -> int:
-        """Set where the file ends."""
+        """Set the end of the file."""
         self.end = self._place if size is None else size
         return self.end
 

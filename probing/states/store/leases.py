@@ -32,7 +32,7 @@ class Holder:
 
     Attributes:
         host, pid: of the process; "" and 0 if its lease cannot be read.
-        age: seconds since it last said so, by the file server's clock.
+        age: seconds since the lease was last renewed, by the file server's clock.
     """
 
     host: str
@@ -50,14 +50,14 @@ class Lease:
         self._renewed = files.clock()
 
     def renew(self) -> None:
-        """Say that the work goes on; at most once a minute."""
+        """Renew the lease while the work goes on; at most once a minute."""
         if self._files.clock() - self._renewed >= RENEW_SECONDS:
             self._renewed = self._files.clock()
             with suppress(OSError):
                 self._files.touch(self._path)
 
     def release(self) -> None:
-        """Give it back, if it is still ours."""
+        """Give the lease back, if this process still has it."""
         with suppress(OSError):
             if self._path.read_bytes() == self._data:
                 self._files.unlink(self._path)

@@ -24,7 +24,9 @@ def folder_of(path: Path, recipe: Recipe) -> MomentsFolder:
 
 
 def withdraw(folder: MomentsFolder, files: FileOps) -> list[str]:
-    """Delete the records of moments that are damaged or stale, and name them: moments are made again from shards."""
+    """Delete the records of moments that are damaged or stale, and return their names: moments are made again from
+    shards.
+    """
     bad = [f"{site}.{selection}.json" for site, selection in folder.names() if folder.problems(site, selection)]
     for name in bad:
         files.unlink(folder.path / name)

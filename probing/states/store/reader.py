@@ -92,7 +92,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path | str, *, allow_partial: bool = False, verification: Verification = "fast") -> Store:
-        """Open a store.
+        """Open a store for reading.
 
         Args:
             path: its directory.

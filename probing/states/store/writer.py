@@ -74,7 +74,7 @@ class StoreWriter:
         cls, path: Path, *, identity: dict[str, Any], environment: dict[str, Any], files: FileOps = REAL_FILES,
         allow_mixed_environment: bool = False,
     ) -> StoreWriter:  # fmt: skip
-        """Create a store, or go on with one of the same identity.
+        """Create a store, or go on with a store of the same identity.
 
         Args:
             path: directory of the store; its parents are made.
@@ -122,7 +122,7 @@ class StoreWriter:
         return self._is_done(shard)
 
     def preflight(self, n_bytes: int) -> None:
-        """Refuse to begin what will not fit.
+        """Refuse to begin an extraction that will not fit on the disk.
 
         Args:
             n_bytes: bytes about to be written.

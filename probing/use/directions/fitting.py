@@ -34,7 +34,7 @@ class Source:
         model, revision, identity: whose states; "" where it is not known.
         labels: names of the classes, in the order of their codes; () of real values.
         label_definition: what the labels mean, and where they come from.
-        position_rule: how positions are found in a text.
+        position_rule: how positions are located in a text.
         strata: what each stratum is (`stratum_names`).
         controls: what was controlled for (`controls_of`).
     """

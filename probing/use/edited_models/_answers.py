@@ -55,7 +55,7 @@ class TwinWatch:
         self._rows = 0
 
     def see(self, outputs: Outputs) -> None:
-        """Take the logits `(B, V)` of B rows in: their differences are those of log-probabilities.
+        """Add the logits `(B, V)` of B rows: their differences are those of log-probabilities.
 
         A piece that the tokenizer has and the model gives no logit of is no twin.
         """

@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class TextRows:
-    """N rows of E examples.
+    """Rows of an instrument: N rows of E examples.
 
     Attributes:
         encoded: the examples, as the model reads them.

@@ -29,7 +29,7 @@ def cut_by_length(lengths: Ints, tokens_per_batch: int) -> list[Ints]:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B inputs, padded to T pieces.
+    """A batch of B inputs, padded to T pieces.
 
     Attributes:
         inputs: ids, mask, positions.

@@ -97,7 +97,7 @@ def ablate(
         instrument: the model and its rows.
         kind: `heads`, `attention`, `mlps` or `layers`.
         by: `mean` or `zero`; zero takes states out of where they lie, and shows more than what the component says.
-        advance: told how many components are done, and of how many.
+        advance: called with how many components are done, and of how many.
 
     Raises:
         BadParameter: another kind or value.

@@ -36,7 +36,7 @@ def patch(
         direction: `(V,)` of the behaviour to measure along, such as one logit less another, or `(n, V)`, one for each
             pair; None: all of it.
         places: of the instrument; None: all.
-        advance: told how many places are done, and of how many.
+        advance: called with how many places are done, and of how many.
 
     Raises:
         UnknownName: no such place.

@@ -148,7 +148,7 @@ def patch_pairs(
             one by one; none: every piece, if all prompts have equally many.
         into: `corrupted`: the corrupted prompt is run with states of the clean one; `clean`: the other way round.
         attribution: also the approximation by derivatives.
-        advance: told how many places are done, and of how many.
+        advance: called with how many places are done, and of how many.
 
     Raises:
         BadParameter: prompts of different lengths without positions, a position that a prompt lacks, or a span of
