@@ -120,7 +120,7 @@ def compare(
 @app.command("list", cls=OnceOnly)
 def list_members(
     folder: Annotated[str, typer.Argument(help=f"one of: {', '.join(registry.FOLDERS)}; none: all of them")] = "",
-    member: Annotated[str, typer.Argument(help="a member: its options and their meaning")] = "",
+    member: Annotated[str, typer.Argument(help="member whose options are shown")] = "",
     as_json: AsJson = False,
 ) -> None:
     """List what can be named: the extension folders, the members of one, or the options of one member.

@@ -17,7 +17,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tabl
 _SHOWN = 20
 path_argument = partial(typer.Argument, readable=False)  # who may not read it is told so as by every other command
 
-store_app = typer.Typer(help="Look at stores of hidden states, and keep them.", no_args_is_help=True)
+store_app = typer.Typer(help="Inspect and maintain stores of hidden states.", no_args_is_help=True)
 
 
 _REASONS = {
@@ -158,9 +158,13 @@ def store_moments(
 
 @store_app.command("merge", cls=OnceOnly)
 def store_merge(
-    first: Annotated[Path, path_argument(metavar="STORE_DIR", help="gets what it lacks", show_default=False)],
-    other: Annotated[Path, path_argument(metavar="OTHER_DIR", help="is not changed", show_default=False)],
-    prefer_first: Annotated[bool, typer.Option("--prefer-first", help="where they differ, keep the first's")] = False,
+    first: Annotated[Path, path_argument(metavar="STORE_DIR", help="store to complete", show_default=False)],
+    other: Annotated[
+        Path, path_argument(metavar="OTHER_DIR", help="store to copy from, not changed", show_default=False)
+    ],
+    prefer_first: Annotated[
+        bool, typer.Option("--prefer-first", help="where shards differ, keep those of STORE_DIR")
+    ] = False,
 ) -> None:
     """Copy into a store the shards of another part of the same extraction.
 

@@ -93,7 +93,7 @@ class CorpusOptions(Job):
         [], help="option of the file's reader, e.g. text=sentence, span.entity=COLUMN", flag="reader-option"
     )
     split_seed: int | None = option(None, help="seed of the random grouped split of a one-file corpus")
-    group: str | None = option(None, help="column whose values are one group each (default: that of documents)")
+    group: str | None = option(None, help="column whose values name the groups (default: the documents)")
 
     def read_corpus(self, root: Path | None = None) -> Corpus:
         """Return the corpus; relative paths are taken from `root`."""
@@ -151,8 +151,10 @@ class ExtractOptions(Job):
     stride: int | None = option(None, help="pieces from one window to the next (default: half of max-length)")
     chat_template: bool = option(False, help="read each text as a user's message, by the tokenizer's chat template")
     tokens_per_batch: int | None = option(None, help="padded pieces per batch (default: chosen for the device)")
-    executor: str = option("inline", help="who computes: inline, processes or ray (see `probing list executors`)")
-    workers: int | None = option(None, help="processes that processes or ray start (default 2)")
+    executor: str = option(
+        "inline", help="how the work is run: inline, processes or ray (see `probing list executors`)"
+    )
+    workers: int | None = option(None, help="number of worker processes of processes or ray (default 2)")
     threads: int | None = option(None, help="processor threads of each worker; equal numbers give equal bytes")
     allow_mixed_environment: bool = option(
         False, help="resume a store begun with another minor version of torch or transformers"
@@ -213,8 +215,8 @@ class ImportJob(CorpusOptions):
     source: str = Field(description="what to import", json_schema_extra={"argument": True, "metavar": "SOURCE"})
     corpus: Files = option([], help="the corpus the states are of: SPLIT=FILE (repeat), or one FILE, or hub:NAME")
     to: str = option(help="directory of the new store")
-    rows: str | None = option(None, help="word, sentence or piece, perhaps with the pooling (default: found out)")
-    model: str | None = option(None, help="model the states are said to be of; recorded, not checked")
+    rows: str | None = option(None, help="word, sentence or piece, perhaps with the pooling (default: inferred)")
+    model: str | None = option(None, help="model that the states come from; recorded, not checked")
     layers: str = option("layer", help="stream name of numbered layers; resid if they are block inputs")
     store_dtype: str | None = option(None, help="stored dtype (default: the source's, or float32)")
 
@@ -236,20 +238,26 @@ class TrainOptions(Job):
     )
     measures: Many = option([], help="measure (default: those of the task's kind; repeatable)", flag="measure")
     analyses: Many = option(
-        [], help="what else is asked at every site, e.g. code_length (see `probing list analyses`)", flag="analysis"
+        [], help="further analysis at every site, e.g. code_length (see `probing list analyses`)", flag="analysis"
     )
     seeds: int = Field(
         default=1, ge=1, le=1000, description="seeds of each stochastic probe", json_schema_extra={"flag": ""}
     )
     root_seed: int = option(0, help="root of every random draw")
     sites: str = option("*", help="sites of the store to probe, with wildcards")
-    cluster: Literal["auto", "sentence", "document"] = option("auto", help="what is resampled (auto: as labels ask)")
+    cluster: Literal["auto", "sentence", "document"] = option(
+        "auto", help="unit of the bootstrap (auto: documents if the label is constant in them)"
+    )
     correction: Literal["holm", "bh"] = option("holm", help="adjustment of p: holm, or bh (Benjamini-Hochberg)")
-    rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
-    executor: str = option("inline", help="who fits: inline, processes or ray (see `probing list executors`)")
-    workers: int | None = option(None, help="processes that processes or ray start (default 2)")
+    rows: str | None = option(
+        None, help="pooling of a piece store: word:mean, …; or position:NAME, one of several positions"
+    )
+    executor: str = option(
+        "inline", help="how the fits are run: inline, processes or ray (see `probing list executors`)"
+    )
+    workers: int | None = option(None, help="number of worker processes of processes or ray (default 2)")
     threads: int | None = option(None, help="processor threads of each worker (default: as this process)")
-    memory: int | None = option(None, help="MiB for the states of a site; linear and ridge stream what is more")
+    memory: int | None = option(None, help="MiB for the states of a site; linear and ridge read larger ones in blocks")
     replace: bool = option(False, help="drop results of the same store, task, site and probe with other settings")
 
     def train(

@@ -71,7 +71,7 @@ class PatchJob(RunningModel):
     )
     spans: Many = option([], help="NAME=COLUMN,CORRUPTED_COLUMN, of substrings (repeatable)", flag="span")
     into: Literal["corrupted", "clean"] = option("corrupted", help="the prompt that is run: corrupted, or clean")
-    exact_only: bool = option(False, help="no attribution patching beside")
+    exact_only: bool = option(False, help="skip attribution patching")
     title: str | None = option(None, help="name of the result (default: that of the file of pairs)")
 
     def run(self, *, progress: bool = True) -> Patched:
@@ -138,13 +138,13 @@ class AblateJob(CorpusOptions, RunningModel):
 
     behaviour: str = option("", help="what is measured: next_token:answers=A|B, masked_token:…, head, readout, …")
     parts: Many = option(["heads"], help="heads, attention, mlps or layers (repeatable)", flag="part")
-    by: Literal["mean", "zero"] = option("mean", help="what a part is replaced by: mean or zero")
+    by: Literal["mean", "zero"] = option("mean", help="replacement of a part: mean or zero")
     positions: Many = option(
         ["end"], help="position that texts must have, for the behaviour (repeatable)", flag="position"
     )
     split: str | None = option(None, help="only this split (default: all)")
-    max_rows: int = Field(default=500, ge=2, description="the most texts", json_schema_extra={"flag": ""})
-    seed: int = option(0, help="of the choice of texts")
+    max_rows: int = Field(default=500, ge=2, description="largest number of texts", json_schema_extra={"flag": ""})
+    seed: int = option(0, help="seed of the choice of texts")
 
     def run(self, *, progress: bool = True) -> Ablated:
         """Ablate the components, and write the results."""

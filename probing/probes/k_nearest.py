@@ -62,7 +62,7 @@ class _Nearest(Probe):
 
 
 class KNearestProbe(_Nearest, ClassifierProbe):
-    """Predicts from the labels of the `k` nearest training rows, on standardised states; exact search in float32.
+    """The labels of the `k` nearest training rows, on standardised states; exact search in float32.
 
     Probabilities are `(count + 1) / (k + K)`, so that log loss is finite; it is therefore coarse, and the measures to
     read are accuracy and F1. All label sets of `fit_many` share one search. The fit is the training rows themselves,
