@@ -37,7 +37,7 @@ class ConlluReader(CorpusReader):
         """Read all sentences of the file.
 
         Raises:
-            CorpusError: with file and line, what was expected and what was found.
+            CorpusError: with file and line, what was expected and what stands there.
         """
         check_options(options, (), "CoNLL-U")
         sentences = list(_sentences(read_text(source), source))

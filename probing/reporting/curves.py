@@ -33,7 +33,7 @@ class Curve:
     """A named line over sites.
 
     `part` counts curves of the same role; `bars` draws each interval by itself, `shift` steps (of a site) to the right,
-    so that those of several curves can be told apart.
+    so that those of several curves can be distinguished.
     """
 
     name: str

@@ -32,7 +32,7 @@ def page(
     """Return the whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says
     so.
 
-    `failures`: what is not among the results, said first. `use`: what edits did, beside what probes read.
+    `failures`: what is not among the results, shown first. `use`: what edits did, beside what probes read.
     `maps`: of patching.
     """
     tasks = by_task(results, analyses)

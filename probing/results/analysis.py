@@ -17,7 +17,7 @@ from probing.results.probe import read_lines
 
 @dataclass(frozen=True)
 class Point:
-    """One number of an analysis.
+    """A number that an analysis gives.
 
     Attributes:
         quantity: what it is: `code_length`, `accuracy`, …
@@ -43,7 +43,7 @@ class Point:
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """One analysis of one probe at one site on one task.
+    """The result of one analysis of one probe at one site on one task.
 
     Attributes:
         analysis, task, site, probe: what was run, each as a full recipe.

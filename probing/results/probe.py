@@ -33,7 +33,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of the same probe on a control task, and what the task gains over it.
+    """A measure of the same probe on a control task, and the gain of the task over it.
 
     Attributes:
         control: control name, e.g. `word_type`.
@@ -98,7 +98,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class MeasureResult:
-    """One measure on one split, with its comparison to every control and its gain over every baseline probe."""
+    """A measure on one split, with its comparison to every control and its gain over every baseline probe."""
 
     measure: str
     split: str
@@ -123,7 +123,7 @@ class MeasureResult:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """One probe at one site on one task: decodability only; it cannot say "used".
+    """The result of one probe at one site on one task: decodability only; it cannot say "used".
 
     Attributes:
         task, kind, site, probe: what was run; `probe` is the full recipe, e.g. `mlp:hidden=64`.

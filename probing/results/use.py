@@ -40,7 +40,7 @@ _SEEN = {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS AR
 
 @dataclass(frozen=True)
 class EditEffect:
-    """One kind of edit at one place.
+    """The measured effect of one kind of edit at one place.
 
     Effects are in SDs of the clean output: what lies along the natural contrast in SDs along it (ES), what lies off it,
     or differs between strata and pairs of values, in SDs of the whole output; the whole effect is the root of the sum
@@ -97,7 +97,7 @@ class EditEffect:
 
 @dataclass(frozen=True)
 class UseCell:
-    """One property at one place.
+    """The measurements of one property at one place.
 
     Attributes:
         site, position: of the edit.
@@ -178,7 +178,7 @@ class Decodability:
 
 @dataclass(frozen=True)
 class UseResult:
-    """All places of one property and one behaviour.
+    """The measurements of one property and one behaviour at all places.
 
     Attributes:
         task, behaviour, model: names.

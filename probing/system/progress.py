@@ -1,4 +1,4 @@
-"""Bars on standard error."""
+"""Progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TITLE = TextColumn("{task.description}", markup=False)
 
 
 class _Rate(ProgressColumn):
-    """Words per second."""
+    """A column that shows words per second."""
 
     def render(self, task: ProgressTask) -> Text:
         """Return the rate of the last seconds."""

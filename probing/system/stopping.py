@@ -22,7 +22,7 @@ SAID = "stopped by a signal; the same command goes on from here: what is done is
 
 
 class Requeue(BaseException):
-    """A batch system ends this job before it is done."""
+    """Raised when a batch system ends this job before it is done."""
 
 
 class Interrupt(KeyboardInterrupt):

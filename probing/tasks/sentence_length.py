@@ -1,4 +1,4 @@
-"""Number of words of every sentence."""
+"""The task of the number of words of every sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Type of every span of words, from a column of BIO tags: `span:entity`, `span:entity:ends`."""
+"""The task of the type of every span of words, from a column of BIO tags: `span:entity`, `span:entity:ends`."""
 
 from __future__ import annotations
 

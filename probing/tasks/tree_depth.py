@@ -1,4 +1,4 @@
-"""Depth of every word in its dependency tree."""
+"""The task of the depth of every word in its dependency tree."""
 
 from __future__ import annotations
 

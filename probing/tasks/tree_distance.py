@@ -1,4 +1,4 @@
-"""Distance of every two words in their dependency tree."""
+"""The task of the distance of every two words in their dependency tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Depths of words in the tree that their heads form."""
+"""Computes depths of words in the tree that their heads form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data facts of a task: rows, classes, majority, entropy, what was left out."""
+"""Data facts of a task: rows, classes, majority, entropy, and what was left out."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from probing.text.positions import positions_identity
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """The shards of one store.
+    """The plan of the shards of one store.
 
     Attributes:
         corpus: the whole corpus.

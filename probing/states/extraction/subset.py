@@ -1,4 +1,4 @@
-"""Some examples of a corpus, by split or by number."""
+"""Chooses examples of a corpus, by split or by number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs longer than a model allows, read in overlapping windows: each piece where it has the most context."""
+"""Reads inputs longer than a model allows in overlapping windows: each piece where it has the most context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imported arrays cut into shards."""
+"""Cuts imported arrays into shards."""
 
 from __future__ import annotations
 

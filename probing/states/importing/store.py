@@ -1,4 +1,4 @@
-"""Copying a `probing` store from elsewhere: verified in a child process, then copied byte for byte."""
+"""Copies a `probing` store from elsewhere: it is verified in a child process, then copied byte for byte."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _NAME_BYTES = 1024
 
 @dataclass(frozen=True)
 class AuditLimits:
-    """How much a file may hold.
+    """Limits on what a file may hold.
 
     Attributes:
         objects: groups and data sets.

@@ -1,4 +1,4 @@
-"""The beginning of a store: store.json is published once, and compared ever after."""
+"""The creation of a store: store.json is published once, and compared ever after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Keeping stores: repair, merge, garbage, removal. Only names of the format are touched, and no symbolic link."""
+"""Maintenance of stores: repair, merge, garbage, removal. Only names of the format are touched, and no symbolic
+link.
+"""
 
 from __future__ import annotations
 

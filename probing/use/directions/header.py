@@ -27,7 +27,7 @@ CONVENTION = (
 
 @dataclass(frozen=True)
 class Stated:
-    """A verdict as it stands in a file: the word, why, and the numbers.
+    """A verdict as it stands in a file: the word, its reason, and the numbers.
 
     Attributes:
         word, flags, reason, overturned_by: see `Verdict`.

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Arrays and what they mean.
+    """Arrays of a direction, an eraser or a probe, and what they mean.
 
     Raises:
         BadParameter: no verdict, or arrays that are not those of the kind.

@@ -16,7 +16,7 @@ RATIO = 100
 
 @dataclass(frozen=True)
 class SourceFile:
-    """An open file from elsewhere.
+    """An open file that came from elsewhere.
 
     Attributes:
         path: where it lies; only its name enters messages.
