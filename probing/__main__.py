@@ -1,4 +1,4 @@
-"""`python -m probing`: the same as the command `probing`. Signals are heard from the first moment on."""
+"""`python -m probing` does the same as the command `probing`. Signals are handled from the first moment on."""
 
 from probing.system import stopping
 from probing.system.ending import typed_ending

@@ -1,4 +1,6 @@
-"""Where modules of version 0.1 lie now. Their old names work until version 0.3, with a warning that names the new."""
+"""New names of the modules of version 0.1. Their old names work until version 0.3, with a warning that gives the new
+name.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,7 @@ _MOVED = {
 
 
 class _OldNames(MetaPathFinder, Loader):
-    """Finds a module by its old name: it is the module that has the new one, not a copy."""
+    """Finds a module by its old name and gives the module that has the new name, not a copy of it."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         return ModuleSpec(name, self) if new_name(name) else None
@@ -103,7 +105,7 @@ class _OldNames(MetaPathFinder, Loader):
 
 
 def new_name(name: str) -> str:
-    """The new name of a module of version 0.1; empty where it still has its own."""
+    """Return the new name of a module of version 0.1, or an empty text where it kept its name."""
     head, _, rest = name.partition(".")
     parts = rest.split(".")
     for end in range(len(parts), 0, -1):

@@ -66,7 +66,9 @@ class ProbingError(Exception):
 
 
 def printable(text: str) -> str:
-    """Text that no terminal or page obeys: escapes are shown as `\\x1b`, bidirectional controls as `\\u202e`."""
+    """Return the text so that no terminal or page obeys it: escapes are shown as `\\x1b`, bidirectional controls as
+    `\\u202e`.
+    """
     return _NOT_SHOWN.sub(lambda match: _escape(match[0]), text)
 
 
@@ -82,47 +84,49 @@ def _rebuild(
 
 
 class InputError(ProbingError, ValueError):
-    """The caller gave something that cannot be worked with."""
+    """The caller gave something that cannot be used."""
 
 
 class UnknownName(InputError):
-    """A name that is not in a registry, a corpus or a store."""
+    """A name is not in a registry, a corpus or a store."""
 
 
 class BadParameter(InputError):
-    """An option with a value out of range or of the wrong form."""
+    """An option has a value out of range or of the wrong form."""
 
 
 class ConfigError(InputError):
-    """A study file that does not say what a study needs."""
+    """A study file lacks something that a study needs, or has something that it cannot have."""
 
 
 class CorpusError(InputError):
-    """A corpus file that is missing, malformed or empty."""
+    """A corpus file is missing, malformed or empty."""
 
 
 class AlignmentError(InputError):
-    """Words and pieces that cannot be matched by character offsets."""
+    """Words and pieces cannot be matched by character offsets."""
 
 
 class DegenerateDesign(InputError):
-    """Labels from which nothing can be learned: one class, an empty split, nothing aligned."""
+    """Nothing can be learned from the labels: they have one class, a split is empty, or nothing is aligned."""
 
 
 class TooFewGroups(InputError):
-    """Fewer groups than an experiment in three folds needs."""
+    """There are fewer groups than an experiment in three folds needs."""
 
 
 class OverlappingGroups(InputError):
-    """Rows that belong together, such as twins, in several groups: one would fit what the other measures."""
+    """Rows that belong together, such as twins, are in several groups: one would be fitted on what the other
+    measures.
+    """
 
 
 class NoBehaviour(InputError):
-    """Nothing of the model's output is measured: an answer that is no single piece, or a readout that never varies."""
+    """There is nothing to measure in the model's output: an answer is no single piece, or a readout never varies."""
 
 
 class BadTwin(InputError):
-    """A twin that is absent, or differs from its row in more than the property, or not in it."""
+    """A twin is absent, or differs from its row in more than the property, or not in the property."""
 
 
 class StoreError(ProbingError):
@@ -130,11 +134,11 @@ class StoreError(ProbingError):
 
 
 class NotAStore(StoreError):
-    """A directory without a valid store.json."""
+    """A directory has no valid store.json."""
 
 
 class UnsupportedFormat(StoreError):
-    """A store of another major format version."""
+    """A store has another major format version."""
 
 
 class IncompleteStore(StoreError):
@@ -150,15 +154,15 @@ class CorruptShard(StoreError):
 
 
 class NotRepresentable(StoreError):
-    """A finite state that overflows the stored dtype."""
+    """A finite state overflows the stored dtype."""
 
 
 class NonFiniteStates(StoreError):
-    """NaN or infinite states."""
+    """States are NaN or infinite."""
 
 
 class DiskFull(StoreError, OSError):
-    """Not enough room for what is about to be written."""
+    """There is not enough room for what is about to be written."""
 
 
 class StoreBusy(StoreError):
@@ -166,7 +170,7 @@ class StoreBusy(StoreError):
 
 
 class UntrustedFile(ProbingError):
-    """A file from elsewhere that breaks a rule; nothing of it was used.
+    """A file from elsewhere breaks a rule; nothing of it was used.
 
     Attributes:
         rule: the rule, which is also what was `needed`.
@@ -175,12 +179,12 @@ class UntrustedFile(ProbingError):
 
     @property
     def rule(self) -> str:
-        """The rule that was broken."""
+        """Rule that the file breaks."""
         return self.needed
 
     @property
     def object(self) -> str:
-        """What breaks it."""
+        """The part of the file that breaks it."""
         return self.where
 
 
@@ -193,23 +197,23 @@ class UnsupportedModel(ModelError):
 
 
 class UnknownSite(ModelError, UnknownName):
-    """A site this model or store does not have."""
+    """This model or store does not have the site."""
 
 
 class RemoteCodeRefused(ModelError):
-    """A model that only works with Python code of its own, which is never run."""
+    """A model works only with Python code of its own, which is never run."""
 
 
 class ReplayUnavailable(ModelError):
-    """A model or store from which blocks cannot be run from the middle."""
+    """The blocks of this model or store cannot be run from the middle."""
 
 
 class EditFailed(ModelError):
-    """The instrument of an intervention does not do what it says: clean states give other outputs than before."""
+    """The instrument of an intervention does not work as it should: clean states give other outputs than before."""
 
 
 class PlantFailed(ModelError):
-    """A model built so as to use a property, or not to, does otherwise."""
+    """A model that was built to use a property, or not to use it, does otherwise."""
 
 
 class WorkError(ProbingError):
@@ -217,7 +221,7 @@ class WorkError(ProbingError):
 
 
 class UnitFailed(WorkError):
-    """Units of work that failed, after all others were done.
+    """Units of work failed, after all others were done.
 
     Attributes:
         errors: why, by the name of the unit.
@@ -247,7 +251,7 @@ class MachineError(ProbingError):
 
 
 class CannotReachFile(MachineError, OSError):
-    """A file, folder or stream that the operating system will not open, read or write."""
+    """The operating system will not open, read or write a file, folder or stream."""
 
 
 class NotEnoughMemory(MachineError, MemoryError):
@@ -255,7 +259,7 @@ class NotEnoughMemory(MachineError, MemoryError):
 
 
 class Interrupted(ProbingError):
-    """Ctrl-C: nothing is half-written, and the same command goes on where it was."""
+    """Ctrl-C ended the run: nothing is half-written, and the same command goes on where it was."""
 
 
 class MissingDependency(ProbingError, ImportError):
@@ -263,11 +267,11 @@ class MissingDependency(ProbingError, ImportError):
 
 
 class ProbingWarning(UserWarning):
-    """What is no error and has to be said."""
+    """Base of all warnings: nothing failed, but the user should know of it."""
 
 
 class DoubtfulAnswer(ProbingWarning):
-    """An answer is measured whose twin, with or without a space before it, the model says far rather."""
+    """The model finds the twin of a measured answer, with or without a space before it, far more probable."""
 
 
 class NotForThisTask(ProbingWarning):
@@ -279,7 +283,7 @@ class UnusedWeights(ProbingWarning):
 
 
 class NotResumed(ProbingWarning):
-    """What no text can tell, such as a function of your own, is measured anew by each run."""
+    """Settings that cannot be written as text, such as a function of your own, are measured anew by each run."""
 
 
 class DamagedUnit(ProbingWarning):
@@ -289,7 +293,7 @@ class DamagedUnit(ProbingWarning):
 def unknown_name(
     kind: str, name: str, known: Iterable[str], *, where: str = "", error: type[ProbingError] = UnknownName
 ) -> ProbingError:
-    """The error for an unknown name, with the nearest known one and the list."""
+    """Return the error for an unknown name, with the nearest known name and the list of all."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     step = f"did you mean {near[0]!r}?" if near else "choose one of the names above"

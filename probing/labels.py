@@ -38,7 +38,7 @@ class Labels:
             A row without a value has the code `MISSING`.
         key_names: for each key, the string of every code.
         excluded: rows left out, by reason.
-        ceiling: for control labels, the accuracy on `test` that one who memorised every key of train reaches on
+        ceiling: for control labels, the accuracy on `test` that a reader who memorised every key of train reaches on
             average, guessing the commonest label for other keys (None: 1).
         seen: for keyed control labels, `(N,)` bool: the row's key occurs in train.
         control: name and draw of the control that made `y`, else "".
@@ -81,22 +81,24 @@ class Labels:
 
     @property
     def codes(self) -> NDArray[Any]:
-        """`(N,)` what tells targets apart: `y`, or of labels a number for each set of them."""
+        """Codes that tell targets apart, `(N,)`: `y` itself, or for several labels a row one number for each set of
+        labels.
+        """
         return self.y if self.y.ndim == 1 else np.unique(self.y, axis=0, return_inverse=True)[1].reshape(-1)
 
     @property
     def level(self) -> str:
-        """What one row is: `word`, `sentence`, `span` or `pair`."""
+        """Level of one row: `word`, `sentence`, `span` or `pair`."""
         if self.reading == "row":
             return "sentence" if len(self) and self.word[0] < 0 else "word"
         return "span" if self.reading in ("mean", "ends") else "pair"
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        """Row indices of one split."""
+        """Return the row indices of one split."""
         return np.flatnonzero(self.split == split)
 
     def take(self, rows: NDArray[Any]) -> Labels:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         return replace(
             self, y=self.y[rows], split=self.split[rows], groups=self.groups[rows], example=self.example[rows],
             word=self.word[rows], row=self.row[rows], keys={name: codes[rows] for name, codes in self.keys.items()},
@@ -112,7 +114,7 @@ def _taken(values: NDArray[Any] | None, rows: NDArray[Any]) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Two states a row, kept as a table of words and two indices: N pairs of R words weigh R·D and not N·2D numbers.
+    """Two states a row, kept as a table of words and two indices: N pairs of R words take R·D and not N·2D numbers.
 
     An array to whoever asks for one: `np.asarray(pairs)` is `(N, 2D)`, each row [a; b], or `(N, D)` where the two are
     combined. Probes that know pairs read table and index.
@@ -133,35 +135,35 @@ class Pairs:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """`(N, 2D)`, or `(N, D)` where the two are combined."""
+        """Shape of the rows laid out: `(N, 2D)`, or `(N, D)` where the two states are combined."""
         width = self.table.shape[1]
         return len(self.index), width if self.reading in ("difference", "product") else 2 * width
 
     @property
     def dtype(self) -> np.dtype[np.float32]:
-        """Of the table."""
+        """Data type of the table of states."""
         return self.table.dtype
 
     @property
     def ndim(self) -> int:
-        """2."""
+        """Number of axes, always 2."""
         return 2
 
     @property
     def nbytes(self) -> int:
-        """What the rows take laid out as one matrix."""
+        """Bytes that the rows take when they are laid out as one matrix."""
         return self.shape[0] * self.shape[1] * self.table.itemsize
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, rows: NDArray[Any] | slice) -> Pairs:
-        """The chosen rows, on the same table."""
+        """Return the chosen rows, on the same table."""
         choice = None if self.choice is None else self.choice[rows]
         return replace(self, index=self.index[rows], group=self.group[rows], choice=choice)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """The rows laid out.
+        """Return the rows laid out as one matrix.
 
         Raises:
             BadParameter: beyond `MOST_BYTES`.
@@ -178,7 +180,7 @@ class Pairs:
 
 
 def check_laid_out(nbytes: int, where: str = "") -> None:
-    """Refuse to lay out more pairs than fit.
+    """Refuse to lay out more pairs than fit into memory.
 
     Raises:
         BadParameter: more than `MOST_BYTES`.
@@ -192,7 +194,7 @@ def check_laid_out(nbytes: int, where: str = "") -> None:
 
 
 class Pieces:
-    """N rows of one or more pieces each, as an array-like: as `(N, D)` numbers it is the mean over pieces.
+    """N rows of one or more pieces each, as an array-like; as an array `(N, D)` it is the mean over pieces.
 
     Attributes:
         states: `(R, D)` float32, the pieces of row 0, then of row 1, …
@@ -202,7 +204,7 @@ class Pieces:
     ndim = 2
 
     def __init__(self, states: NDArray[Any], bounds: NDArray[np.int64]) -> None:
-        """Keep both as they are.
+        """Keep the states and the bounds as they are.
 
         Raises:
             ValueError: bounds that do not cut the states into rows of at least one piece.
@@ -213,24 +215,24 @@ class Pieces:
 
     @classmethod
     def of_rows(cls, X: NDArray[Any]) -> Pieces:
-        """Every row of `(N, D)` as its only piece."""
+        """Return pieces in which every row of `(N, D)` is its only piece."""
         return cls(X, np.arange(len(X) + 1))
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, D)."""
+        """Shape of the pooled rows, `(N, D)`."""
         return len(self), self.states.shape[1]
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the states."""
+        """Data type of the states."""
         return self.states.dtype
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
     def __getitem__(self, rows: Any) -> Pieces:
-        """The chosen rows (a slice, indices or a mask), in the order given."""
+        """Return the chosen rows (a slice, indices or a mask), in the order given."""
         chosen = np.arange(len(self))[rows].reshape(-1)
         low, counts = self.bounds[chosen], np.diff(self.bounds)[chosen]
         bounds = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -238,7 +240,7 @@ class Pieces:
         return Pieces(self.states[places], bounds)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """`(N, D)` means over the pieces of each row."""
+        """Return the means `(N, D)` over the pieces of each row."""
         sums = np.add.reduceat(self.states, self.bounds[:-1], axis=0, dtype=np.float64)
         means = sums / np.diff(self.bounds)[:, None]
         return means.astype(self.states.dtype if dtype is None else dtype)

@@ -19,24 +19,24 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy
 
 
 def canonical_json(value: Any) -> bytes:
-    """UTF-8 JSON with sorted keys, no spaces, no NaN and one final newline: equal values give equal bytes."""
+    """Return UTF-8 JSON with sorted keys, no spaces, no NaN and one final newline: equal values give equal bytes."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON of `value`."""
+    """Return the SHA-256 (hex) of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
+    """Return the SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def differing_keys(ours: Any, theirs: Any, path: str = "") -> list[str]:
-    """Dotted paths at which two JSON values differ, for messages."""
+    """Return the dotted paths at which two JSON values differ, for messages."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         keys = sorted(set(ours) | set(theirs))
         pairs = ((f"{path}.{key}" if path else key, ours.get(key), theirs.get(key)) for key in keys)
@@ -45,7 +45,7 @@ def differing_keys(ours: Any, theirs: Any, path: str = "") -> list[str]:
 
 
 def value_at(value: Any, key: str) -> str:
-    """The JSON at one of `differing_keys`, cut to 80 characters; parts of a key may have dots of their own."""
+    """Return the JSON at one of `differing_keys`, cut to 80 characters; parts of a key may have dots of their own."""
     if key and isinstance(value, dict):
         parts = key.split(".")
         heads = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
@@ -55,11 +55,11 @@ def value_at(value: Any, key: str) -> str:
 
 
 def model_called(model: Mapping[str, Any], stored: str = "") -> str:
-    """What a model is called wherever its results are: `gpt2 [revision 607a30d783df, untrained (seed 0), float32]`.
+    """Return the name of a model as results show it: `gpt2 [revision 607a30d783df, untrained (seed 0), float32]`.
 
     Args:
         model: the `model` block of a store's identity; what it does not say is left out.
-        stored: the dtype that states are stored in, told where they were computed in another.
+        stored: the dtype that states are stored in, shown where they were computed in another.
     """
     twin, side, dtype = (model.get(name) for name in ("untrained", "side", "dtype"))
     parts = [_version(model)]
@@ -72,7 +72,9 @@ def model_called(model: Mapping[str, Any], stored: str = "") -> str:
 
 
 def _version(model: Mapping[str, Any]) -> str:
-    """The commit of a hub model; of one in a folder or in memory the hash of its weights, for names repeat."""
+    """Return the commit of a hub model; for a model in a folder or in memory the hash of its weights, for names
+    repeat.
+    """
     revision, weights = model.get("revision"), model.get("weights")
     if isinstance(revision, str) and revision != UNKNOWN:
         return f"revision {revision[:12]}"
@@ -80,7 +82,7 @@ def _version(model: Mapping[str, Any]) -> str:
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Library versions, host, command and UTC time: recorded beside results, never part of an identity."""
+    """Return library versions, host, command and UTC time: recorded beside results, never part of an identity."""
     versions = {"probing": __version__}
     for name in _LIBRARIES:
         try:

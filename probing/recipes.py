@@ -1,4 +1,4 @@
-"""Recipes as text: `mlp:hidden=64,layers=2` to a member object and back.
+"""Recipes as text: turns `mlp:hidden=64,layers=2` into a member object and back.
 
 Nothing of a value is stripped: `next_token:answers= is| are` names pieces that begin with a space. White space around
 a recipe's name and around a parameter's key does not count. A comma inside a value is written `\\,`.
@@ -27,7 +27,7 @@ _USE = {"real": "ridge", "classes": "linear"}
 
 
 def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
-    """The member that `spec` names: `name`, or `name:parameter=value,…`; for tasks `name:argument`.
+    """Return the member that `spec` names: `name`, or `name:parameter=value,…`; for tasks `name:argument`.
 
     A probe may be given `preset=NAME` beside parameters: published settings, which the parameters given override.
 
@@ -53,7 +53,7 @@ def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
 
 
 def build_task(spec: str, corpus: Corpus) -> Task:
-    """The task that `spec` names, not yet prepared for the corpus it is asked of.
+    """Return the task that `spec` names, not yet prepared for the corpus it is asked of.
 
     Raises:
         UnknownName: no such task, with the nearest name; if it is a column of the corpus, with `column:NAME`.
@@ -72,7 +72,7 @@ def build_task(spec: str, corpus: Corpus) -> Task:
 
 
 def normalised(folder: str, spec: str) -> str:
-    """The recipe in canonical form: the parameters given, in the order of the member's own, values as parsed."""
+    """Return the recipe in canonical form: the parameters given, in the order of the member's own, values as parsed."""
     name, text = _name_and_values(spec)
     if folder == "tasks":
         return composed(f"{name}:{text}" if ":" in spec else name)
@@ -81,7 +81,9 @@ def normalised(folder: str, spec: str) -> str:
 
 
 def spec_of(obj: Any) -> str:
-    """The recipe of an object: its registered name (else its class) and every parameter that is not the default."""
+    """Return the recipe of an object: its registered name (else its class) and every parameter that is not the
+    default.
+    """
     name = registry.member_name(type(obj))
     if isinstance(obj, Task):
         return f"{name}:{obj.argument}" if obj.argument else name
@@ -90,8 +92,8 @@ def spec_of(obj: Any) -> str:
 
 
 def text_of(folder: str, obj: Any) -> str | None:
-    """The recipe of an object, if `build` makes an equal object of it; None where it is of another class than the
-    folder's, or has a parameter that no text gives back, such as a function.
+    """Return the recipe of an object, if `build` makes an equal object from it; None where it is of another class than
+    the folder's, or has a parameter that no text gives back, such as a function.
     """
     spec = spec_of(obj)
     try:
@@ -102,7 +104,9 @@ def text_of(folder: str, obj: Any) -> str | None:
 
 
 def parts_of(text: str, mark: str) -> list[str]:
-    """The parts of a text between marks; a mark behind a backslash belongs to its part, and two backslashes are one."""
+    """Return the parts of a text between marks; a mark behind a backslash belongs to its part, and two backslashes are
+    one.
+    """
     parts = [""]
     for piece in re.findall(rf"\\\\|\\{re.escape(mark)}|.", text, re.DOTALL):
         if piece == mark:
@@ -113,13 +117,13 @@ def parts_of(text: str, mark: str) -> list[str]:
 
 
 def escaped(part: str, mark: str) -> str:
-    """The inverse of `parts_of` for one part: backslashes only where they are needed."""
+    """Return a part so that `parts_of` gives it back: backslashes only where they are needed."""
     return re.sub(rf"\\(?=\\|{re.escape(mark)}|$)|{re.escape(mark)}", lambda found: "\\" + found[0], part)
 
 
 def full_recipe(obj: Any) -> dict[str, str]:
-    """Registered name (else the class) and every parameter as text: what identifies a recipe whatever the defaults
-    become, and wherever the file of the member lies.
+    """Return the registered name (else the class) and every parameter as text: this identifies a recipe whatever the
+    defaults become, and wherever the file of the member lies.
     """
     parameters = {"argument": obj.argument} if isinstance(obj, Task) else {k: v for k, v, _ in _values(obj)}
     kind: type = type(obj)
@@ -182,7 +186,7 @@ def _shown(value: Any) -> str:
 
 
 def _parsed(member: Any, name: str, text: str) -> dict[str, Any]:
-    """Typed values of `key=value,…`.
+    """Return the typed values of `key=value,…`.
 
     Raises:
         BadParameter: not of that form, unknown, twice, or of the wrong type.

@@ -32,7 +32,7 @@ _SINGULAR = {"readers": "corpus reader", "analyses": "analysis"}
 
 
 def names(folder: str) -> list[str]:
-    """Registered names in one extension folder, sorted, without importing any member.
+    """Return the registered names in one extension folder, sorted, without importing any member.
 
     Raises:
         UnknownName: no such folder.
@@ -61,8 +61,8 @@ def get(folder: str, name: str) -> ModuleType:
 
 @cache
 def name_of(kind: type) -> str | None:
-    """What identifies the class of a registered member wherever its file lies: `probes:mlp`, or, of its form for real
-    numbers, `probes:mlp/regression`; None of any other class.
+    """Return the name that identifies the class of a registered member wherever its file lies: `probes:mlp`, or for its
+    form for real numbers `probes:mlp/regression`; None for any other class.
     """
     folder, own = member_of(kind.__module__)
     module = sys.modules.get(kind.__module__)
@@ -71,13 +71,15 @@ def name_of(kind: type) -> str | None:
 
 
 def member_name(kind: type) -> str:
-    """The name that a member is asked for by, such as `mlp`; of a class that is not registered its own name."""
+    """Return the name that a member is asked for by, such as `mlp`; for a class that is not registered its own name."""
     found = name_of(kind)
     return found.partition(":")[2].partition("/")[0] if found else kind.__name__
 
 
 def member_of(module: str) -> tuple[str, str]:
-    """Folder and name of the member that a module is, here or in another installed package; empty if it is none."""
+    """Return folder and name of the member that a module is, here or in another installed package; empty if it is
+    none.
+    """
     home, _, name = module.rpartition(".")
     for folder, package in FOLDERS.items():
         if home == package:
@@ -89,7 +91,7 @@ def member_of(module: str) -> tuple[str, str]:
 
 
 def class_of(name: str, folder: str) -> type | None:
-    """The class that `name_of` calls so, in one folder; None if no registered member has it."""
+    """Return the class to which `name_of` gives this name, in one folder; None if no registered member has it."""
     head, _, tail = name.partition(":")
     member, slash, role = tail.partition("/")
     if head != folder or slash + role not in ROLES or member not in names(folder):
@@ -99,7 +101,7 @@ def class_of(name: str, folder: str) -> type | None:
 
 
 def _entry_points(folder: str) -> dict[str, str]:
-    """Members that other installed packages add under the group `probing.<folder>`."""
+    """Return the members that other installed packages add under the group `probing.<folder>`."""
     found = {point.name: point.module for point in importlib.metadata.entry_points(group=f"probing.{folder}")}
     old = importlib.metadata.entry_points(group=f"probing.{_BEFORE[folder]}") if folder in _BEFORE else ()
     if old:

@@ -1,4 +1,4 @@
-"""Named child seeds from one root seed: no global random generator anywhere."""
+"""Named child seeds from one root seed: there is no global random generator anywhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def child_seed(root: int, *names: str | int) -> int:
-    """A 32-bit seed that depends on `root` and on every name, and on nothing else.
+    """Return a 32-bit seed that depends on `root` and on every name, and on nothing else.
 
     The same path of names gives the same seed on every machine; other paths are independent.
     """
@@ -19,7 +19,7 @@ def child_seed(root: int, *names: str | int) -> int:
 
 
 def generator(root: int, *names: str | int) -> np.random.Generator:
-    """A NumPy generator seeded by `child_seed(root, *names)`."""
+    """Return a NumPy generator seeded by `child_seed(root, *names)`."""
     import numpy as np
 
     return np.random.default_rng(child_seed(root, *names))

@@ -1,1 +1,1 @@
-"""Analyses: what many fits of a probe at one site say together; one file is one member."""
+"""Analyses: each file combines many fits of a probe at one site into one result."""

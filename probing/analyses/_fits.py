@@ -32,13 +32,13 @@ class Sampled:
 
 
 def measure_of(name: str) -> Measure:
-    """The registered measure of that name."""
+    """Return the registered measure of this name."""
     measure: Measure = registry.get("measures", name).MEMBER()
     return measure
 
 
 def fits_of(probe: Probe, data: SiteData, states: States) -> list[list[Probe]]:
-    """Fits of every label set under every seed (one seed if the probe is deterministic), stopped early by dev."""
+    """Fit the probe on every label set under every seed (under one seed if it is deterministic); dev stops it early."""
     label_sets = [labels for _, _, labels in data.label_sets]
     train, dev = ([labels.y[labels.rows(split)] for labels in label_sets] for split in ("train", "dev"))
     seeds = data.seeds if probe.stochastic else data.seeds[:1]
@@ -49,7 +49,9 @@ def score_of(
     fits: Sequence[Probe], labels: Labels, X: NDArray[Any], measure: Measure, resampler: Resampler, *,
     tempers: Sequence[Tempers] | None = None,
 ) -> Sampled:  # fmt: skip
-    """How well the fits (one a seed) of one label set score on the rows of the resampler, as sure as tempers say."""
+    """Score the fits (one a seed) of one label set on the rows of the resampler, with log probabilities scaled by
+    `tempers`.
+    """
     part = labels.take(resampler.rows)
     predictions = [predict(fit, X, part) for fit in fits]
     if tempers is not None:
@@ -61,7 +63,7 @@ def score_of(
 def score_predictions(
     predictions: Sequence[Prediction], part: Labels, measure: Measure, resampler: Resampler
 ) -> Sampled:
-    """The same from predictions of those rows, whose labels are `part`."""
+    """Score predictions of the resampler's rows, whose labels are `part`; otherwise as `score_of` does."""
     values = [measure.value(part.y, prediction) for prediction in predictions]
     samples = np.stack([resampled(measure, part.y, prediction, resampler) for prediction in predictions])
     return Sampled(float(np.mean(values)), samples)
@@ -71,7 +73,9 @@ def point(
     quantity: str, value: float, samples: NDArray[np.float64], unit: str, resampler: Resampler, *, least: float = 0.0,
     control: str = "", draw: int = -1, x: float | None = None, x_name: str = "",
 ) -> Point:  # fmt: skip
-    """A number with the interval that its samples `(draws, seeds, R)` give; none where they are undefined."""
+    """Return a number with the interval that its samples `(draws, seeds, R)` give, or with none where they are
+    undefined.
+    """
     low, high = resampler.bounds(value, samples, unit=unit, least=least)
     known = np.isfinite([low, high]).all()
     return Point(

@@ -27,7 +27,7 @@ Dev = tuple[NDArray[np.float32], Sequence[NDArray[np.int64]]]
 
 @dataclass(frozen=True)
 class CodedRows:
-    """What every row of one label set costs in one data order, in the order in which the rows were sent.
+    """Costs of every row of one label set in one data order, in the order in which the rows were sent.
 
     Attributes:
         nats: `(N,)` −ln of the probability the row's label was sent with; ln K in the first block.
@@ -45,7 +45,7 @@ class CodedRows:
 
 
 def coded(probe: Probe, data: SiteData, order: int, *, outside_dev: bool) -> list[CodedRows]:
-    """The costs of every label set in one data order.
+    """Return the costs of every label set in one data order.
 
     Args:
         probe: unfitted.
@@ -78,14 +78,16 @@ def coded(probe: Probe, data: SiteData, order: int, *, outside_dev: bool) -> lis
 
 
 def sending_order(groups: NDArray[np.int64], seed: int, order: int) -> NDArray[np.int64]:
-    """`(N,)` row indices: whole groups in a seeded random order, the rows of a group as they stood."""
+    """Return `(N,)` row indices: whole groups in a seeded random order, with the rows of a group in their own order."""
     names, index = np.unique(groups, return_inverse=True)
     place = generator(seed, "data order", order).permutation(len(names))
     return np.argsort(place[index.reshape(-1)], kind="stable")
 
 
 def block_ends(groups: NDArray[np.int64]) -> tuple[int, ...]:
-    """Where blocks end: at the first group boundary at or after each fraction of the rows; some may share one."""
+    """Return where blocks end: at the first group boundary at or after each fraction of the rows. Some blocks may be
+    empty.
+    """
     n = len(groups)
     boundaries = np.append(np.flatnonzero(np.diff(groups)) + 1, n)
     wanted = [fraction * n - 1e-9 for fraction in FRACTIONS]
@@ -96,7 +98,7 @@ def fitted_prefixes(
     probe: Probe, X: NDArray[np.float32], targets: Sequence[NDArray[np.int64]], ends: Sequence[int], seed: int,
     dev: Dev | None,
 ) -> list[list[Probe | None]]:  # fmt: skip
-    """The probe fitted on the first `end` rows, for each end and label set: fits[e][m].
+    """Fit the probe on the first `end` rows, for each end and label set; the fits are `[e][m]`.
 
     None where the rows hold one class only, or dev holds none of their classes: no probe can be fitted there.
     """
@@ -115,7 +117,7 @@ def _early_fits(
     probe: Probe, X: NDArray[np.float32], targets: Sequence[NDArray[np.int64]], end: int, seed: int, dev: Dev | None,
     usable: Sequence[bool],
 ) -> list[Probe | None]:  # fmt: skip
-    """Fits on a prefix on which only some label sets can be fitted."""
+    """Fit a prefix on which only some of the label sets can be fitted."""
     chosen = [m for m, can in enumerate(usable) if can]
     held_out = None if dev is None else (dev[0], [dev[1][m] for m in chosen])
     fits = probe.fit_many(X[:end], [targets[m][:end] for m in chosen], [seed], dev=held_out) if chosen else []
@@ -140,8 +142,9 @@ def _sequential_nats(
 def _nats(
     fit: Probe | None, X: NDArray[np.float32], labels: Labels, rows: slice, *, seen: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """−ln((1 − w) p + w/K) of the rows' labels; without a fit, p is the frequency in `seen`, each label counted once
-    more than it occurred."""
+    """Return −ln((1 − w) p + w/K) of the rows' labels. Without a fit, p is the frequency in `seen`, where each label is
+    counted once more than it occurred.
+    """
     n_classes = len(labels.classes)
     y = labels.y[rows]
     if fit is None:
@@ -152,7 +155,7 @@ def _nats(
 
 
 def _log_probabilities(fit: Probe, X: NDArray[np.float32], labels: Labels, rows: slice) -> list[NDArray[np.float64]]:
-    """ln p of each row's own label, in blocks of rows."""
+    """Return ln p of each row's own label, in blocks of rows."""
     found = []
     for low in range(rows.start, rows.stop, _BLOCK):
         part = np.arange(low, min(low + _BLOCK, rows.stop))

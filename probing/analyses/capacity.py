@@ -65,15 +65,15 @@ class Capacity(Analysis):
             )  # fmt: skip
 
     def accepts(self, probe: Probe) -> bool:
-        """Probes that have the parameter."""
+        """Return whether the probe has the parameter."""
         return self._parameter(probe) in probe.get_params()
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """What the intervals carry."""
+        """Return the split that is scored and what the intervals take into account."""
         return {"split": "test", "interval": "clusters of test, seeds, draws"}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """The points of every value in the order given."""
+        """Return the points of every value, in the order of the values."""
         name = self._parameter(probe)
         whole = isinstance(probe.get_params()[name], int | None)
         points: list[Point] = []
@@ -88,7 +88,7 @@ class Capacity(Analysis):
 
 
 def _numbers(values: str) -> list[float]:
-    """The values.
+    """Return the values of the parameter as numbers.
 
     Raises:
         BadParameter: something that is no number, or a number twice.
@@ -106,7 +106,7 @@ def _numbers(values: str) -> list[float]:
 
 
 def _at(x: float, name: str, probe: Probe, data: SiteData) -> list[Point]:
-    """The points of one value."""
+    """Return the points of one value of the parameter."""
     measure = measure_of(_MEASURES[data.labels.kind])
     quantity = _MEASURES[data.labels.kind]
     fits = fits_of(probe, data, data.states)
@@ -130,7 +130,7 @@ def _at(x: float, name: str, probe: Probe, data: SiteData) -> list[Point]:
 def _beside(
     task: Sampled, draws: list[Sampled], control: str, measure: Measure, data: SiteData, place: dict[str, Any]
 ) -> list[Point]:
-    """Score and selectivity of one control, over its draws."""
+    """Return the score of one control and the selectivity against it, over its draws."""
     value, samples = float(np.mean([one.value for one in draws])), np.stack([one.samples for one in draws])
     gain = "above_chance" if control in data.chance_checks else "selectivity"
     test, unit, name = data.resamplers["test"], measure.unit, _MEASURES[data.labels.kind]

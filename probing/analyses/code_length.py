@@ -1,4 +1,4 @@
-"""Online code length: the bits that send the labels, block by block, to one who has the states."""
+"""Online code length: the bits that send the labels, block by block, to a receiver who has the states."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _Z = 1.96
 
 @dataclass(frozen=True, kw_only=True)
 class CodeLength(Analysis):
-    """L = t₁ log₂ K − Σ_blocks log₂ p(labels of the block | states, a probe fitted on all blocks before).
+    """Bits of an online code of the labels: L = t₁ log₂ K − Σ_blocks log₂ p(labels of the block | states, a probe
+    fitted on all blocks before).
 
     Blocks end at 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.25, 12.5, 25, 50 and 100 % of the train rows, at the next boundary of
     a group (of the unit that is resampled: sentence or document). Every probability is mixed with the uniform one at
@@ -60,11 +61,11 @@ class CodeLength(Analysis):
             raise BadParameter("orders must be a positive whole number", needed="1 or more", found=repr(self.orders))
 
     def accepts(self, probe: Probe) -> bool:
-        """Probes with class probabilities."""
+        """Return whether the probe has class probabilities."""
         return gives_probabilities(probe)
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Rows, groups, blocks and smoothing."""
+        """Return the rows, groups, blocks and smoothing of the code."""
         train = data.labels.rows("train")
         return {
             "rows": len(train), "groups": len(np.unique(data.labels.groups[train])), "fractions": list(FRACTIONS),
@@ -73,7 +74,7 @@ class CodeLength(Analysis):
         }  # fmt: skip
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """The lengths of all label sets; every data order fits all of them at once."""
+        """Return the code lengths of all label sets; every data order fits all of them at once."""
         by_order = [coded(probe, data, order, outside_dev=self.compatible) for order in range(self.orders)]
         points: list[Point] = []
         for m, (control, draw, labels) in enumerate(data.label_sets):
@@ -82,7 +83,7 @@ class CodeLength(Analysis):
 
 
 def told(codes: Sequence[CodedRows], labels: Labels, control: str, draw: int, *, compatible: bool) -> list[Point]:
-    """The points of one label set from its costs in every data order."""
+    """Return the points of one label set from its costs in every data order."""
     in_bits = [code.nats / math.log(2.0) for code in codes]
     costs = [
         np.where(code.block == 0, bits, code.nats) if compatible else bits
@@ -116,7 +117,7 @@ def _total(costs: Sequence[NDArray[np.float64]], codes: Sequence[CodedRows]) -> 
 
 
 def _estimate(values: Sequence[float], errors: Sequence[float]) -> Estimate:
-    """Mean over data orders, ± √((t s/√O)² + (z · cluster error)²)."""
+    """Return the mean over data orders, ± √((t s/√O)² + (z · cluster error)²)."""
     orders, value = len(values), float(np.mean(values))
     by_order = 0.0
     if orders > 1:
@@ -126,7 +127,9 @@ def _estimate(values: Sequence[float], errors: Sequence[float]) -> Estimate:
 
 
 def _cluster_error(cost: NDArray[np.float64], groups: NDArray[np.int64]) -> float:
-    """Standard error of the sum of costs over groups drawn anew, given the number of rows; 0 for one group."""
+    """Return the standard error of the sum of costs when groups are drawn anew, given the number of rows; 0 for one
+    group.
+    """
     _, index = np.unique(groups, return_inverse=True)
     sums, sizes = np.bincount(index.reshape(-1), cost), np.bincount(index.reshape(-1))
     if len(sums) < 2:
@@ -141,7 +144,9 @@ def _ratio(code: float, length: Estimate) -> Estimate:
 
 
 def _curve(costs: Sequence[NDArray[np.float64]], codes: Sequence[CodedRows], unit: str) -> list[Point]:
-    """Cost per label of every block that has rows in all data orders; x is the mean number of rows before it."""
+    """Return the cost per label of every block that has rows in all data orders; x is the mean number of rows before
+    it.
+    """
     points = []
     for block in sorted(set.intersection(*({*code.block.tolist()} for code in codes))):
         values, errors = [], []

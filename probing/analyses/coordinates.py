@@ -1,4 +1,4 @@
-"""Coordinates: which ones a sparse probe chose, in what order, and how well the first of them do."""
+"""Coordinates: which of them a sparse probe chose, in what order, and how well the first of them do."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Coordinates(Analysis):
     kinds: ClassVar[tuple[Kind, ...]] = ("classes", "real")
 
     def accepts(self, probe: Probe) -> bool:
-        """Probes that keep a path."""
+        """Return whether the probe keeps a path."""
         return bool(_columns(probe))
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """What the interval carries."""
+        """Return what the interval takes into account."""
         return {"interval": "clusters of test; none on train and dev"}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """The paths of all label sets (of the first seed)."""
+        """Return the paths of all label sets (of the first seed)."""
         measure, test = measure_of(_MEASURES[data.labels.kind]), data.resamplers["test"]
         points: list[Point] = []
         for fits, (control, draw, labels) in zip(fits_of(probe, data, data.states), data.label_sets, strict=True):
@@ -63,12 +63,12 @@ class Coordinates(Analysis):
 
 
 def _columns(probe: Probe) -> tuple[str, ...]:
-    """Names such as `dev accuracy` of the columns of the probe's path; none if it keeps none."""
+    """Return the names, such as `dev accuracy`, of the columns of the probe's path; none if it keeps no path."""
     return tuple(getattr(type(probe), "PATH_COLUMNS", ()))
 
 
 def _path(path: Any, chosen: Sequence[int], columns: Sequence[str], control: str, draw: int) -> list[Point]:
-    """A point for every number of coordinates and every column that was scored."""
+    """Return a point for every number of coordinates and every column that was scored."""
     return [
         Point(
             name.replace(" ", "_"), float(path[row][column]), _UNITS[name.partition(" ")[2]], control=control,

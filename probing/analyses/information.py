@@ -25,7 +25,8 @@ BITS = "bits per label"
 
 @dataclass(frozen=True, kw_only=True)
 class Information(Analysis):
-    """I_V(X→Y) = H_V(Y) − H_V(Y|X), or given a site B: I_V(X→Y|B) = H_V(Y|[B; 0]) − H_V(Y|[B; X]).
+    """Usable information in bits: I_V(X→Y) = H_V(Y) − H_V(Y|X), or given a site B: I_V(X→Y|B) = H_V(Y|[B; 0]) −
+    H_V(Y|[B; X]).
 
     H_V are cross-entropies in bits per label on the test rows (a probability is taken as at least 2⁻⁵⁰, as in the
     measure `log_loss`). H_V(Y) is that of the train label frequencies; the others are those of the probe, fitted on
@@ -50,15 +51,17 @@ class Information(Analysis):
     given: str = ""
 
     def accepts(self, probe: Probe) -> bool:
-        """Probes with class probabilities."""
+        """Return whether the probe has class probabilities."""
         return gives_probabilities(probe)
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Of what the information is."""
+        """Return the split, what the interval takes into account, and the site that the information is conditional
+        on.
+        """
         return {"split": "test", "interval": "clusters of test, seeds, draws of a mean", "given": self.given or None}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Both entropies and the information of every label set."""
+        """Return both entropies and the information of every label set."""
         loss, resampler = measure_of("log_loss"), data.resamplers["test"]
         if data.given is None:
             without = [_entropy(labels, loss, resampler) for _, _, labels in data.label_sets]
@@ -72,7 +75,7 @@ class Information(Analysis):
 
 
 def _losses(probe: Probe, data: SiteData, states: States, loss: Measure) -> list[Sampled]:
-    """Test cross-entropy of every label set."""
+    """Return the test cross-entropy of every label set."""
     resampler = data.resamplers["test"]
     found = []
     for fits, (_, _, labels) in zip(fits_of(probe, data, states), data.label_sets, strict=True):
@@ -82,7 +85,7 @@ def _losses(probe: Probe, data: SiteData, states: States, loss: Measure) -> list
 
 
 def _entropy(labels: Labels, loss: Measure, resampler: Resampler) -> Sampled:
-    """Test cross-entropy of the train label frequencies."""
+    """Return the test cross-entropy of the train label frequencies."""
     counts = np.bincount(labels.y[labels.rows("train")], minlength=len(labels.classes))
     with np.errstate(divide="ignore"):
         logs = np.tile(np.log(counts / counts.sum()), (len(resampler.rows), 1))

@@ -1,1 +1,1 @@
-"""The command line: flags to jobs, records to the screen, errors to exit codes."""
+"""The command line: turns flags into jobs, shows results on the screen, and ends with an exit code."""

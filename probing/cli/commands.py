@@ -1,4 +1,6 @@
-"""The command line: flags to jobs, records to the screen, errors to exit codes (`ending.py`). Nothing else prints."""
+"""The command line: turns flags into jobs, shows results on the screen, and ends with an exit code (`ending.py`).
+Nothing else prints.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ _PYTHON_SHOWS = warnings.showwarning
 
 
 class _Group(TyperGroup):
-    """Errors, interruptions and refusals of the machine end in one readable block and an exit code (`ending.py`)."""
+    """A group of commands in which every error, interruption and refusal of the machine ends in one readable block and
+    an exit code (`ending.py`).
+    """
 
     def invoke(self, ctx: Any) -> Any:
         with typed_ending():
@@ -116,7 +120,7 @@ def compare(
 @app.command("list", cls=OnceOnly)
 def list_members(
     folder: Annotated[str, typer.Argument(help=f"one of: {', '.join(registry.FOLDERS)}; none: all of them")] = "",
-    member: Annotated[str, typer.Argument(help="a member: its options and their meaning")] = "",
+    member: Annotated[str, typer.Argument(help="member whose options are shown")] = "",
     as_json: AsJson = False,
 ) -> None:
     """List what can be named: the extension folders, the members of one, or the options of one member.
@@ -138,7 +142,7 @@ def _folders() -> dict[str, str]:
 
 
 def _described(folder: str, name: str) -> dict[str, str]:
-    """How a member is written with its options as they are by default, and its documentation."""
+    """Return how a member is written with the defaults of its options, and its documentation."""
     member = registry.get(folder, name).MEMBER
     options = [p for p in inspect.signature(member).parameters.values() if p.default is not p.empty]
     spec = name + ":" * bool(options) + ",".join(f"{p.name}={p.default}" for p in options)
@@ -146,7 +150,7 @@ def _described(folder: str, name: str) -> dict[str, str]:
 
 
 def _print_objections() -> None:
-    """Which control answers which objection, for which levels of tasks."""
+    """Print which control answers which objection, for which levels of tasks."""
     say("\nan objection, the control that answers it, and the rows of the tasks for which it does:")
     members = {name: registry.get("controls", name).MEMBER for name in registry.names("controls")}
     answers = {f'"{one.answers}"': f"{name} ({', '.join(one.levels)})" for name, one in members.items()}
@@ -172,14 +176,14 @@ add_job_command(app, "leave-one-out", "LeaveOneOutJob", finish_cross, home="prob
 def _as_words(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning of ours as its words; any other with its place in the code."""
+    """Return a warning of this package as its words, and any other with its place in the code."""
     if issubclass(category, ProbingWarning):
         return f"warning: {message}\n"
     return _with_place(message, category, filename, lineno, line)
 
 
 def main() -> None:
-    """Entry point of the command `probing`."""
+    """Run the command `probing`: its entry point."""
     stopping.listen()
     open_streams()
     warnings.formatwarning = _as_words
@@ -202,7 +206,7 @@ def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
     line: str | None = None,
 ) -> None:  # fmt: skip
-    """A warning of ours as a plain sentence, others as Python shows them."""
+    """Show a warning of this package as a plain sentence, and others as Python shows them."""
     if issubclass(category, ProbingWarning):
         say(f"warning: {message}", err=True)
     else:

@@ -1,4 +1,4 @@
-"""A command for every job class: its flags are the fields of the job, its help the job's own words."""
+"""A command for every job class: its flags are the fields of the job, and its help is the text of the job."""
 
 from __future__ import annotations
 
@@ -64,10 +64,12 @@ def add_job_command(
     app: typer.Typer, name: str, job_name: str, finish: Callable[[Any, Any, bool], None], *,
     home: str = "probing.jobs", with_json: bool = True,
 ) -> None:  # fmt: skip
-    """Give `app` a command whose flags are the fields of the job class, which is imported once the command is meant."""
+    """Give `app` a command whose flags are the fields of the job class, which is imported only when the command is
+    called.
+    """
 
     def described() -> None:
-        """Stands for the command in the list of commands."""
+        """Stand for the command in the list of commands."""
 
     described.__doc__ = _SUMMARIES[job_name]
     described.__dict__["build"] = partial(_job_command, job_name, finish, home=home, with_json=with_json)
@@ -75,7 +77,7 @@ def add_job_command(
 
 
 class _Deferred(OnceOnly):
-    """A command that is built when it is called, or its help is asked for."""
+    """A command that is built only when it is called or its help is asked for."""
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -86,7 +88,7 @@ class _Deferred(OnceOnly):
 def _job_command(
     job_name: str, finish: Callable[[Any, Any, bool], None], *, home: str, with_json: bool
 ) -> Callable[..., None]:
-    """The function of a Typer command whose flags are the fields of the job class."""
+    """Return the function of a Typer command whose flags are the fields of the job class."""
     job_class = getattr(import_module(home), job_name)
 
     def command(**flags: Any) -> None:

@@ -1,4 +1,4 @@
-"""Commands that refuse an option given twice where only one of its values would count."""
+"""Commands that refuse an option given twice where only the last value would count."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typer.core import TyperCommand
 
 
 class OnceOnly(TyperCommand):
-    """A command each of whose options is given once, but for those that may be repeated."""
+    """A command that takes each option once, except those that may be repeated."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse, as every command does; the last value of a repeated option would be kept without a word."""
+        """Parse the arguments, and refuse a repeated option, of which only the last value would be kept without a
+        word.
+        """
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         for param, times in Counter(order).items():
             if times > 1 and param.param_type_name == "option" and not getattr(param, "multiple", False):

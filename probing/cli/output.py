@@ -1,4 +1,4 @@
-"""What commands show of what their jobs gave: records to standard output, warnings to standard error."""
+"""How commands show the results of their jobs: records go to standard output, warnings to standard error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def finish_train(job: Any, quiet: bool, as_json: bool) -> None:
 
 
 def written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> Any:
-    """Results in a folder, but for tasks of which everything failed; `tasks`: of these alone."""
+    """Return the results in a folder (only those of `tasks`, if given), without the tasks of which everything
+    failed.
+    """
     module = import_module("probing.training.results")
     path = folder / "results.jsonl"
     results = module.ProbeResults.read(folder) if path.is_file() else module.ProbeResults(())
@@ -136,7 +138,7 @@ def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
 
 
 def show_use(folder: Path, certified: Mapping[tuple[str, str], str], as_json: bool) -> None:
-    """Verdicts of a study, and where the truth is known, that beside them."""
+    """Show the verdicts of a study and, where the truth is known, the truth beside them."""
     run = import_module("probing.verdicts.judging").read_use_run(folder)
     if as_json:
         for verdict in run:
@@ -193,7 +195,7 @@ def print_json(results: Any) -> None:
 
 
 def warn(sentences: Iterable[str]) -> None:
-    """Plain sentences on standard error; empty ones are left out."""
+    """Print plain sentences on standard error; empty ones are left out."""
     for sentence in filter(None, sentences):
         say(f"warning: {sentence}", err=True)
 

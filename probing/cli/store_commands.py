@@ -17,7 +17,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of tabl
 _SHOWN = 20
 path_argument = partial(typer.Argument, readable=False)  # who may not read it is told so as by every other command
 
-store_app = typer.Typer(help="Look at stores of hidden states, and keep them.", no_args_is_help=True)
+store_app = typer.Typer(help="Inspect and maintain stores of hidden states.", no_args_is_help=True)
 
 
 _REASONS = {
@@ -28,7 +28,7 @@ _REASONS = {
 
 
 def print_store(path: Path, as_json: bool, *, brief: bool = False) -> None:
-    """What `store_info` says of a store; `brief`: with the ids cut short."""
+    """Print the summary of a store, as `store_info` gives it; `brief` cuts the ids short."""
     info = import_module("probing.states.store").store_info(path)
     missing = [] if as_json else info.pop("missing", [])
     info = info if as_json else _readable(info, brief=brief)
@@ -42,7 +42,7 @@ def print_store(path: Path, as_json: bool, *, brief: bool = False) -> None:
 
 
 def _readable(info: dict[str, Any], *, brief: bool) -> dict[str, Any]:
-    """The same with rounded numbers, and reasons in words."""
+    """Return the summary with rounded numbers, and with reasons in words."""
     short = {name: info[name][:12] for name in ("store_id", "content_id") if brief}
     share = info["unknown_pieces"]
     return info | short | {
@@ -56,7 +56,9 @@ def _readable(info: dict[str, Any], *, brief: bool) -> dict[str, Any]:
 
 
 def print_mapping(info: dict[str, Any], as_json: bool, *, verbatim: bool = False) -> None:
-    """Two columns, or one JSON line; `verbatim`: keys are names that can be typed, and stay as they are."""
+    """Print a mapping as two columns, or as one JSON line. With `verbatim`, keys are names that can be typed, and stay
+    as they are.
+    """
     import json
 
     from rich.table import Table
@@ -97,7 +99,7 @@ def store_show(
     store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Model, corpus, sites, shards done and missing, skipped examples and missing words of a store.
+    """Show model, corpus, sites, shards done and missing, skipped examples and missing words of a store.
 
     Example: probing store info cache/states/gpt2
     """
@@ -133,9 +135,13 @@ def store_verify(
 
 @store_app.command("merge", cls=OnceOnly)
 def store_merge(
-    first: Annotated[Path, path_argument(metavar="STORE_DIR", help="gets what it lacks", show_default=False)],
-    other: Annotated[Path, path_argument(metavar="OTHER_DIR", help="is not changed", show_default=False)],
-    prefer_first: Annotated[bool, typer.Option("--prefer-first", help="where they differ, keep the first's")] = False,
+    first: Annotated[Path, path_argument(metavar="STORE_DIR", help="store to complete", show_default=False)],
+    other: Annotated[
+        Path, path_argument(metavar="OTHER_DIR", help="store to copy from, not changed", show_default=False)
+    ],
+    prefer_first: Annotated[
+        bool, typer.Option("--prefer-first", help="where shards differ, keep those of STORE_DIR")
+    ] = False,
 ) -> None:
     """Copy into a store the shards of another part of the same extraction.
 

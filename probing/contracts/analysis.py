@@ -17,7 +17,7 @@ from probing.statistics.clusters import Resampler
 
 @dataclass(frozen=True)
 class SiteData:
-    """What an analysis reads at one site.
+    """The data that an analysis reads at one site.
 
     Attributes:
         site: its name.
@@ -41,29 +41,33 @@ class SiteData:
 
     @property
     def label_sets(self) -> list[tuple[str, int, Labels]]:
-        """(control, draw, labels): first the task's, with control "" and draw -1, then every draw of every control."""
+        """Triples (control, draw, labels): the task's own first, with control "" and draw -1, then every draw of every
+        control.
+        """
         drawn = [(name, draw, labels) for name, draws in self.controls.items() for draw, labels in enumerate(draws)]
         return [("", -1, self.labels), *drawn]
 
 
 class Analysis(ABC):
-    """What many fits of one probe at one site say together: a curve, a code length, conditional information."""
+    """An analysis fits one probe many times at one site: it gives a curve, a code length or conditional information."""
 
     kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
 
     @property
     def given(self) -> str:
-        """A site of the store whose states are read too, "" for none."""
+        """Another site of the store whose states are read too; "" for none."""
         return ""
 
     def accepts(self, probe: Probe) -> bool:
-        """Whether it can be run on this probe; others are passed over."""
+        """Return whether the analysis can be run on this probe; probes that it does not accept are skipped."""
         return True
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """What enters the numbers and stands in no parameter, ready for JSON."""
+        """Return the settings that enter the numbers and are no parameters, ready for JSON."""
         return {}
 
     @abstractmethod
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """The numbers, in the order in which they are told. `probe` is never fitted, only its clones."""
+        """Return the numbers, in the order in which they are reported. `probe` is never fitted itself, only its
+        clones.
+        """

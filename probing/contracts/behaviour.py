@@ -1,4 +1,4 @@
-"""Behaviour, Readout: the contract of behaviours, which say what of a model's outputs is measured."""
+"""Behaviour, Readout: the contract of behaviours, which define the part of a model's output that is measured."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Texts:
     labels: Mapping[str, Ints] = field(default_factory=dict)
 
     def last_of(self, position: str) -> Ints:
-        """`(N,)` the last piece of each row at a position; `end`: the last of the text that is not special.
+        """Return the last piece of each row at a position, `(N,)`; for `end`, the last piece of the text that is not
+        special.
 
         Raises:
             UnknownName: no such position.
@@ -59,7 +60,7 @@ def _last_of_text(one: Encoded) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a model gave for B rows of at most T pieces.
+    """Outputs of a model for B rows of at most T pieces.
 
     Attributes:
         values: `(B, V)` logits at one piece, or output of a head; `(B, T, D)` final states, 0 where there is padding.
@@ -77,7 +78,8 @@ Readout = Callable[[Outputs], Tensor]
 
 
 class Behaviour(ABC):
-    """Configuration until `fit`; one file of `behaviours/`, named there as `MEMBER`.
+    """A part of the output to measure: only configuration until `fit`. Each behaviour is one file of `behaviours/`, and
+    its class is named there as `MEMBER`.
 
     Class attributes:
         source: what it reads: `logits` at one piece, the `output` of a sequence head, or the final `states`.
@@ -92,11 +94,12 @@ class Behaviour(ABC):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files whose content decides what is measured, not their names alone."""
+        """Files whose content, not their names alone, decides what is measured."""
         return ()
 
     def answer_pieces(self, tokenizer: Any) -> Answers:
-        """The pieces whose logits are measured, answer by answer; () where no single pieces are.
+        """Return the pieces whose logits are measured, answer by answer; () where the behaviour is no logits of single
+        pieces.
 
         Raises:
             NoBehaviour: answers that the model cannot give.
@@ -104,7 +107,7 @@ class Behaviour(ABC):
         return ()
 
     def pieces(self, texts: Texts) -> Ints | None:
-        """`(N,)` the piece whose logits are read; None where `source` is another.
+        """Return the piece whose logits are read, `(N,)`; None where `source` is not logits.
 
         Raises:
             NoBehaviour: a row has no such piece.
@@ -112,7 +115,7 @@ class Behaviour(ABC):
         return None
 
     def check(self, tokenizer: Any) -> Behaviour:
-        """Itself, if nothing speaks against it that can be seen before the model runs.
+        """Return the behaviour, if no objection to it can be seen before the model runs.
 
         Raises:
             NoBehaviour: answers that the model cannot give.
@@ -121,7 +124,7 @@ class Behaviour(ABC):
 
     @abstractmethod
     def fit(self, texts: Texts, clean: Callable[[], Iterable[Outputs]]) -> Readout:
-        """What is measured of each batch of outputs; `self` is never changed.
+        """Return a function that measures each batch of outputs; `self` is never changed.
 
         Args:
             texts: the rows.

@@ -25,12 +25,14 @@ class Control(ABC):
 
     @abstractmethod
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Control labels of one draw, with `ceiling`, `seen` and `control` filled in.
+        """Return the control labels of one draw, with `ceiling`, `seen` and `control` filled in.
 
         Raises:
             DegenerateDesign: no key to draw by, or fewer than two classes left.
         """
 
     def key_of(self, labels: Labels) -> str:
-        """The key it draws by; rows without a value of it are left out of the task. Empty: none."""
+        """Return the key that the control draws by; rows without a value of it are left out of the task. Empty:
+        none.
+        """
         return ""

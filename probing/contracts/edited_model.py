@@ -17,7 +17,7 @@ from probing.results.use import Answers
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where an edit happens: a site, and which of the positions that each row names.
+    """The place of an edit: a site, and one of the positions that each row names.
 
     Attributes:
         site: `resid.3`.
@@ -32,7 +32,7 @@ class Place:
 
 
 class Instrument(ABC):
-    """A model and its behaviour on N fixed rows, run again from a place on with other states there.
+    """A model and its behaviour on N fixed rows; it can be run again from a place on with other states there.
 
     The state of a row at a place is one vector, whatever number of pieces it was pooled from: what is given is put
     there by adding the difference to each of those pieces. Rows are edited one by one: an edit of one row is not seen
@@ -42,20 +42,20 @@ class Instrument(ABC):
     @property
     @abstractmethod
     def places(self) -> tuple[Place, ...]:
-        """In the order of depth."""
+        """The places that can be edited, in the order of depth."""
 
     @property
     @abstractmethod
     def n_rows(self) -> int:
-        """N."""
+        """Number of rows, N."""
 
     @abstractmethod
     def clean(self) -> NDArray[np.float64]:
-        """The behaviour `(N, V)` of the model as it is."""
+        """Return the behaviour `(N, V)` of the unedited model."""
 
     @abstractmethod
     def states(self, place: Place) -> NDArray[np.float32]:
-        """States `(N, D)` at a place.
+        """Return the states `(N, D)` at a place.
 
         Raises:
             UnknownName: no such place.
@@ -65,7 +65,7 @@ class Instrument(ABC):
     def run_from(
         self, site: str, rows: NDArray[np.int64], states: Mapping[str, Tensor], *, frozen_norms: bool = False
     ) -> Tensor:
-        """The behaviour `(n, V)`, differentiable in `states`, when n rows have other states at one site.
+        """Return the behaviour `(n, V)` when n rows have other states at one site; it is differentiable in `states`.
 
         Args:
             site: of the edit.
@@ -80,35 +80,36 @@ class Instrument(ABC):
 
     @property
     def logits(self) -> bool:
-        """Whether the behaviour is logits of alternatives, of which a softmax gives probabilities."""
+        """Whether the behaviour consists of logits of alternatives, so that its softmax gives probabilities."""
         return False
 
     @property
     def answers(self) -> Answers:
-        """The pieces whose logits are the behaviour, answer by answer; () where it is something else."""
+        """The pieces whose logits are the behaviour, answer by answer; () where the behaviour is something else."""
         return ()
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What makes the behaviour doubtful, as sentences."""
+        """Reasons to doubt the behaviour, as sentences."""
         return ()
 
     @property
     def has_norms(self) -> bool:
-        """Whether scales of later norms can be held (`frozen_norms`)."""
+        """Whether the scales of later norms can be held fixed (`frozen_norms`)."""
         return False
 
     @property
     def offsets(self) -> NDArray[np.int64] | None:
-        """`(N,)` how far into its text each row lies; None: all alike."""
+        """How far into its text each row lies, `(N,)`; None where all rows are alike in this."""
         return None
 
     def batches(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Indices into `rows`, in parts that are well run at once."""
+        """Return indices into `rows`, in parts that are well run at once."""
         return np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // 8192)))
 
     def slopes(self, rows: NDArray[np.int64], coefficients: NDArray[np.float64]) -> dict[Place, NDArray[np.float64]]:
-        """`(n, D)` by place: derivatives of each row's ⟨coefficients, behaviour⟩ in its states, at the clean ones.
+        """Return, by place, the derivatives `(n, D)` of each row's ⟨coefficients, behaviour⟩ in its states, at the
+        clean states.
 
         Args:
             rows: `(n,)`.
@@ -128,8 +129,8 @@ class Instrument(ABC):
         return {place: np.concatenate(slopes)[back] for place, slopes in found.items()}
 
     def exchange(self, place: Place, rows: NDArray[np.int64], donors: NDArray[np.int64]) -> Tensor:
-        """The behaviour `(n, V)` when each of n rows has at a place the state of its donor, another row: piece by piece
-        where the state was pooled from several.
+        """Return the behaviour `(n, V)` when each of n rows has at a place the state of its donor, another row. The
+        exchange is piece by piece where the state was pooled from several.
 
         Raises:
             BadParameter: a row and its donor have different numbers of pieces there.
@@ -140,13 +141,13 @@ class Instrument(ABC):
         self, rows: NDArray[np.int64], donors: NDArray[np.int64], coefficients: NDArray[np.float64],
         places: Sequence[Place],
     ) -> dict[Place, NDArray[np.float64]]:  # fmt: skip
-        """`(n,)` by place: what `exchange` does to each row's ⟨coefficients, behaviour⟩, to first order."""
+        """Return, by place, what `exchange` does to each row's ⟨coefficients, behaviour⟩ to first order, `(n,)`."""
         slopes = self.slopes(rows, coefficients)
         states = {place: self.states(place).astype(np.float64) for place in places}
         return {p: np.einsum("nd,nd->n", slopes[p], x[donors] - x[rows]) for p, x in states.items()}
 
     def check(self) -> None:
-        """Prove that edits do what they say; once, before anything is measured.
+        """Prove that edits do what they should; called once, before anything is measured.
 
         Raises:
             EditFailed: which identity does not hold.
@@ -160,7 +161,8 @@ class Instrument(ABC):
             expect_equal(again, clean, "writing back the states that were read", str(place))
 
     def check_places(self, places: Sequence[Place]) -> None:
-        """
+        """Refuse places that this instrument does not have.
+
         Raises:
             UnknownName: one of them is not here.
         """
@@ -176,7 +178,7 @@ def expect_equal(
     found: Tensor, expected: Tensor, what: str, where: str, *, dtype: torch.dtype = torch.float32,
     scale: float | None = None,
 ) -> None:  # fmt: skip
-    """Refuse an instrument whose outputs are not what an identity says.
+    """Refuse an instrument whose outputs break an identity that they must meet.
 
     Args:
         found, expected: of one shape.

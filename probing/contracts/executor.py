@@ -21,7 +21,7 @@ Status = Literal["done", "failed", "lost"]
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """One piece of work: doing it twice gives the same files as doing it once.
+    """One piece of work; doing it twice gives the same files as doing it once.
 
     Attributes:
         id: derived from what is to be done, equal in every process and run.
@@ -38,18 +38,18 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class WorkPlan:
-    """Units in the order in which they are begun."""
+    """Units of work, in the order in which they are begun."""
 
     units: tuple[WorkUnit, ...]
 
     def only(self, ids: Container[str]) -> WorkPlan:
-        """The units with these ids, in the same order."""
+        """Return the plan of the units with these ids, in the same order."""
         return WorkPlan(tuple(unit for unit in self.units if unit.id in ids))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a unit, as the executor saw it; the disk decides.
+    """The outcome of a unit, as the executor saw it; whether the unit is done is decided by its files.
 
     Attributes:
         unit: which.
@@ -66,7 +66,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker is.
+    """The place of a worker: its number among the workers, and its threads.
 
     Attributes:
         slot: its number among the workers, from 0 on; None: the one worker in the caller's own process.
@@ -78,13 +78,13 @@ class Place:
 
 
 def unit_id(*parts: Any) -> str:
-    """An id of work from what determines it, as SHA-256 (hex) of canonical JSON."""
+    """Return an id of work, computed from everything that determines the work: SHA-256 (hex) of canonical JSON."""
     return digest(list(parts))
 
 
 def as_work_error(error: BaseException, name: str) -> ProbingError:
-    """The error itself if it is ours, with its attributes, or one of the machine; else a `UnitFailed` that says what it
-    was, and where.
+    """Return the error itself, with its attributes, if it is an error of this package or of the machine; else a
+    `UnitFailed` with its type, message and place.
     """
     known = machine.typed(error)
     if isinstance(known, NotEnoughMemory):
@@ -103,15 +103,15 @@ def as_work_error(error: BaseException, name: str) -> ProbingError:
 
 
 class Worker(ABC):
-    """Does units of work in one process, one after the other; made there by a factory, once."""
+    """Does units of work in one process, one after the other; a factory makes it there, once."""
 
     @abstractmethod
     def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
-        """Do a unit as far as must be done before the next can be started.
+        """Do as much of a unit as must be done before the next can be started.
 
         Args:
             unit: what to do.
-            report: told how much of `unit.size` was done; also a sign of life.
+            report: called with how much of `unit.size` was done; also a sign of life.
 
         Returns:
             A function that waits until the unit is on the disk, or raises why it is not.
@@ -122,7 +122,7 @@ class Worker(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what is held; wait for what is being written."""
+        """Release what the worker holds, and wait for what is being written."""
 
 
 WorkerFactory = Callable[[Place], Worker]
@@ -142,12 +142,13 @@ class Executor(ABC):
 
     @abstractmethod
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit; an outcome of each, in the order of their ends. Closing the iterator stops the workers.
+        """Run every unit, and yield an outcome of each in the order of their ends. Closing the iterator stops the
+        workers.
 
         Args:
             plan: the units.
             factory: makes a worker, in the worker's own process.
-            report: told how much was done, in the unit of `WorkUnit.size`.
+            report: called with how much was done, in the unit of `WorkUnit.size`.
 
         Raises:
             Stalled: no worker made progress for the stated time.

@@ -1,4 +1,4 @@
-"""Intervention, Edit: the contract of interventions, which learn on some rows what to do to the states of others."""
+"""Intervention, Edit: the contract of interventions, which learn from some rows how to edit the states of others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Targets:
-    """What is known of n rows.
+    """Labels and strata of n rows.
 
     Attributes:
         z: `(n,)` class codes 0 … K-1 (int64), or real values (float64).
@@ -25,18 +25,18 @@ class Targets:
     n_classes: int
 
     def take(self, rows: NDArray[np.int64]) -> Targets:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         return Targets(self.z[rows], self.strata[rows], self.n_classes)
 
 
 class Edit(ABC):
-    """What was learned: states in, states out."""
+    """A fitted edit: it takes states and returns edited states."""
 
     @abstractmethod
     def apply(
         self, states: NDArray[np.float32], targets: Targets, goals: NDArray[np.int64] | NDArray[np.float64]
     ) -> NDArray[np.float32]:
-        """`(n, D)` edited states.
+        """Return the edited states, `(n, D)`.
 
         Args:
             states: `(n, D)`.
@@ -46,12 +46,13 @@ class Edit(ABC):
 
     @property
     def rank(self) -> int:
-        """Dimensions that the edit acts in."""
+        """Number of dimensions that the edit acts in."""
         return 0
 
 
 class Intervention(ABC):
-    """Configuration until `fit`; one file of `interventions/`, named there as `MEMBER`.
+    """A kind of edit: only configuration until `fit`. Each intervention is one file of `interventions/`, and its class
+    is named there as `MEMBER`.
 
     Class attributes:
         erases: it takes a property away (to be judged against marginals) and does not put another value in its place.

@@ -23,7 +23,9 @@ class Measure(ABC):
     needs_two_classes: ClassVar[bool] = False  # True: undefined on rows that all have one class
 
     def informed(self, labels: Labels) -> Measure:
-        """This measure, told of all labels (train too) of the label set that it is to score; most need not know."""
+        """Return this measure with what it needs to know of all labels (train too) of the label set to score; most need
+        nothing.
+        """
         return self
 
     needs: ClassVar[str] = ""  # "pair" or "choice": only for tasks of such rows
@@ -31,20 +33,20 @@ class Measure(ABC):
 
     @abstractmethod
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, J)`: what of each row enters the score."""
+        """Return the numbers of each row that enter the score, `(N, J)`."""
 
     @abstractmethod
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scores `(...)` from sums `(..., J)` of the row statistics."""
+        """Return the scores `(...)` from sums `(..., J)` of the row statistics."""
 
     def value(self, y: NDArray[Any], prediction: Prediction) -> float:
-        """The score on all rows."""
+        """Return the score on all rows."""
         return float(self.from_totals(self.row_statistics(y, prediction).sum(0)))
 
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """`(R,)` scores under cluster weights `(R, S)`; `groups` is `(N,)` in 0 … S-1."""
+        """Return the scores `(R,)` under cluster weights `(R, S)`; `groups` is `(N,)` in 0 … S-1."""
         rows = self.row_statistics(y, prediction)
         sums = np.stack([np.bincount(groups, column, weights.shape[1]) for column in rows.T], axis=1)
         return self.from_totals(weights @ sums)

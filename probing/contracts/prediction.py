@@ -1,4 +1,4 @@
-"""Prediction: what a fitted probe says of rows, as measures read it."""
+"""Prediction: predictions of a fitted probe, in the form that measures read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probing.labels import Labels
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a fitted probe says of N rows.
+    """Predictions of a fitted probe for N rows.
 
     Attributes:
         values: `(N,)` predicted class codes (int64) or real values (float64); of labels `(N, C)`, 0 or 1.
@@ -31,11 +31,13 @@ class Prediction:
 
     @property
     def believed(self) -> NDArray[np.float64] | None:
-        """What bits are counted of: the tempered logs, or the logs themselves where there are none."""
+        """The log probabilities that bits are counted from: the tempered ones, or the probe's own where there are
+        none.
+        """
         return self.log_probabilities if self.tempered is None else self.tempered
 
     def take(self, rows: NDArray[Any]) -> Prediction:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         logs, labels, tempered = self.log_probabilities, self.labels, self.tempered
         return Prediction(
             self.values[rows], None if logs is None else logs[rows], None if labels is None else labels.take(rows),

@@ -19,11 +19,11 @@ from probing.labels import Kind, Reading
 
 
 class Probe(BaseEstimator, ABC):  # type: ignore[misc]
-    """A scikit-learn estimator: configuration until `fit`. `check_estimator` passes for every member.
+    """A scikit-learn estimator: only configuration until `fit`. `check_estimator` passes for every member.
 
     Class attributes:
         kinds: the target kinds it can predict.
-        reads: `states`; or `pieces` (of a piece store): then X is `design.Pieces`; or a key of `Labels.keys` such as
+        reads: `states`; or `pieces` (of a piece store): then X is `labels.Pieces`; or a key of `Labels.keys` such as
             `type`: then X is that key's codes, `(N, 1)`.
         reads_names: X is the key's strings instead of its codes, `(N, 1)` of dtype object.
         stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
@@ -33,7 +33,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         reads_blocks: whether it reads `RowBlocks`, states that are streamed from the store; else they are read at once.
 
     Attributes:
-        about: what a fit that `train` saved is of: task, site, model, labels, …; empty where nobody said.
+        about: what a fit that `train` saved is of: task, site, model, labels, …; empty where it is not known.
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
@@ -52,7 +52,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)` labels in the caller's own label values."""
+        """Return the predicted labels `(N,)`, in the caller's own label values."""
 
     def fit_many(
         self,
@@ -81,14 +81,14 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[list[Self]]]:
-        """Fit on the first `ends[b]` rows, rising, for every b: result[b][m][s], else as `fit_many`.
+        """Fit on the first `ends[b]` rows, rising, for every b: result[b][m][s]; otherwise as `fit_many`.
 
         The default fits each prefix anew; probes that can go on from the prefix before override it.
         """
         return [self.fit_many(X[:end], [y[:end] for y in targets], seeds, dev=dev) for end in ends]
 
     def with_seed(self, seed: int) -> Self:
-        """An unfitted clone whose `random_state` (if it has one) is `seed`."""
+        """Return an unfitted clone whose `random_state` (if it has one) is `seed`."""
         copy: Self = clone(self)
         if "random_state" in copy.get_params():
             copy.set_params(random_state=seed)
@@ -96,7 +96,9 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def state(self) -> dict[str, NDArray[Any]]:
-        """Fitted arrays by name, without the trailing underscore: with the parameters, all that `predict` needs."""
+        """Return the fitted arrays by name, without the trailing underscore: with the parameters, all that `predict`
+        needs.
+        """
 
     @abstractmethod
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
@@ -109,7 +111,7 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
             write_atomically(stem.with_name(stem.name + suffix), content)
 
     def saved(self) -> dict[str, bytes]:
-        """What `save` writes, by suffix.
+        """Return the files that `save` writes, as bytes by suffix.
 
         Raises:
             NotFittedError: not fitted yet.

@@ -1,4 +1,4 @@
-"""CorpusReader: the contract of readers, which make a corpus of a file or a hub data set."""
+"""CorpusReader: the contract of readers, which make a corpus from a file or a hub data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class CorpusReader(ABC):
 
     @abstractmethod
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """All examples of `source`, each in `split` ("": in the splits of its own, else `train`).
+        """Read all examples of `source`, each into `split` (if "": into the splits that the source gives, else
+        `train`).
 
         Raises:
             CorpusError: missing, malformed or empty, with file and line.

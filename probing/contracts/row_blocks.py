@@ -13,24 +13,24 @@ from probing.errors import BadParameter
 
 
 class StoredStates(Protocol):
-    """What is read of a store of hidden states."""
+    """The methods of a store of hidden states that row blocks read through."""
 
     n_rows: int
 
     def width(self, site: str) -> int:
-        """Columns of a site's states."""
+        """Return the number of features of a site's states."""
 
     def read(self, site: str, rows: NDArray[np.int64] | None) -> NDArray[np.float32]:
-        """States `(N, D)` of chosen rows."""
+        """Return the states `(N, D)` of chosen rows."""
 
     def blocks(
         self, site: str, rows: NDArray[np.int64] | None, *, block_rows: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """The same, block by block."""
+        """Yield the states of chosen rows, block by block."""
 
 
 class RowBlocks:
-    """States `(N, D)` of one site, never all of them in memory: what `LinearProbe` and `RidgeProbe` also train on.
+    """States `(N, D)` of one site that are never all in memory; `LinearProbe` and `RidgeProbe` train on them too.
 
     Args:
         store: where they lie.
@@ -59,11 +59,13 @@ class RowBlocks:
 
     @property
     def fits(self) -> bool:
-        """Whether three copies of all rows lie within the budget: then they are read once and kept."""
+        """Whether three copies of all rows fit into the budget; then the rows are read once and kept in memory."""
         return 3 * self.dtype.itemsize * self.shape[0] * self.shape[1] <= self.budget
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """First row's place among these rows and `(n, D)` states, in order; 1/32 of the budget at most."""
+        """Yield the index of a block's first row and its `(n, D)` states, in order; a block takes 1/32 of the budget at
+        most.
+        """
         most = max(1, min(8192, self.budget // (32 * self.dtype.itemsize * max(1, self.shape[1]))))
         start = 0
         for _, states in self.store.blocks(self.site, self.rows, block_rows=most):
@@ -71,13 +73,13 @@ class RowBlocks:
             start += len(states)
 
     def head(self, end: int) -> RowBlocks:
-        """The first `end` of these rows."""
+        """Return the first `end` of these rows."""
         part = shallow(self)
         part.rows = (np.arange(len(self)) if self.rows is None else self.rows)[:end]
         part.shape = (len(part.rows), self.shape[1])
         return part
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """All of them at once."""
+        """Return all rows at once as an array."""
         states = self.store.read(self.site, self.rows)
         return states if dtype is None else states.astype(dtype, copy=False)

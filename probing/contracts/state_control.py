@@ -21,15 +21,15 @@ Ints = NDArray[np.int64]
 
 
 class RowsOfExamples(Protocol):
-    """Where each of R rows comes from."""
+    """Example and word of each of R rows."""
 
     @property
     def example(self) -> Ints:
-        """`(R,)` ordinal of the row's example in the corpus."""
+        """Ordinal of the row's example in the corpus, `(R,)`."""
 
     @property
     def word(self) -> Ints:
-        """`(R,)` index of the row's word in its example, -1 for none."""
+        """Index of the row's word in its example, `(R,)`; -1 for none."""
 
 
 class StateTable(Protocol):
@@ -37,34 +37,34 @@ class StateTable(Protocol):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names, in site order."""
+        """Names of the sites, in site order."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """All that determines the states."""
+        """Everything that determines the states, ready for JSON."""
 
     @property
     def content_id(self) -> str:
-        """Hash of the states."""
+        """Hash of the stored states."""
 
     @property
     def path(self) -> Any:
-        """Its directory."""
+        """Directory of the store."""
 
     @property
     def rows(self) -> RowsOfExamples:
-        """Where each row comes from."""
+        """Example and word of each row."""
 
     def width(self, site: str) -> int:
-        """Number of features at a site."""
+        """Return the number of features at a site."""
 
     def read(self, site: str, rows: Ints) -> NDArray[np.float32]:
-        """States `(N, D)` of the rows asked for."""
+        """Return the states `(N, D)` of the rows asked for."""
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What a control of states is made for.
+    """The store, labels and sites that a control of states is made for.
 
     Attributes:
         table: the states that are probed.
@@ -82,7 +82,7 @@ class Probed:
 
 
 class StateSource(ABC):
-    """Other states for the rows of a task. It goes to other processes, so that it holds no open files.
+    """Gives other states for the rows of a task. It is sent to other processes, so it holds no open files.
 
     Attributes:
         name: of the control, as results show it.
@@ -96,15 +96,17 @@ class StateSource(ABC):
 
     @abstractmethod
     def stand_in(self, site: str) -> str:
-        """Names the states that stand in for those of `site`: sites of one name share them. Empty: none do."""
+        """Name the states that replace those of `site`; sites with the same name share them. Empty: the control has
+        none here.
+        """
 
     @abstractmethod
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """States `(N, D)` of rows of the probed table."""
+        """Return the states `(N, D)` of rows of the probed table."""
 
     @abstractmethod
     def recipe(self) -> dict[str, str]:
-        """What determines the states beside the probed store, labels, seed and draw: contents, never a path."""
+        """Return what determines the states besides the probed store, labels, seed and draw: contents, never a path."""
 
 
 class StateControl(ABC):
@@ -122,12 +124,14 @@ class StateControl(ABC):
 
     @abstractmethod
     def source(self, probed: Probed) -> StateSource:
-        """Check that there are such states for these rows, before anything is fitted.
+        """Return a source of states for these rows, and check that it has them before anything is fitted.
 
         Raises:
             BadParameter, UnknownSite, ProvenanceMismatch, DegenerateDesign: there are none, or not of these rows.
         """
 
     def key_of(self, labels: Labels) -> str:
-        """The key its states are made of; rows without a value of it are left out of the task. Empty: none."""
+        """Return the key that the states are made of; rows without a value of it are left out of the task. Empty:
+        none.
+        """
         return ""

@@ -48,13 +48,13 @@ class Task(ABC):
 
     @abstractmethod
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """One value per word or place (None: no label), or a 1-tuple at sentence level."""
+        """Return one value per word or place (None: no label), or a 1-tuple at sentence level."""
 
     def places(self, example: Example) -> Sequence[tuple[int, int]] | NDArray[np.int64]:
-        """Words that make the rows, counted from 0: of a span the first and the last, of a pair a and b."""
+        """Return the words that make the rows, counted from 0: the first and the last of a span, a and b of a pair."""
         return ()
 
     @property
     def read_from(self) -> str:
-        """Rows of the store that its rows are made of: `word` or `sentence`."""
+        """The kind of store rows that the task's rows are made of: `word` or `sentence`."""
         return "sentence" if self.level == "sentence" else "word"

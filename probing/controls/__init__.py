@@ -1,1 +1,1 @@
-"""Controls: one file is one kind of meaningless but matched labels."""
+"""Controls: each file is one kind of meaningless but matched labels."""

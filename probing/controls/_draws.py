@@ -1,4 +1,4 @@
-"""What keyed controls share: one draw per key, by a hash, from the task's training distribution."""
+"""Helpers that keyed controls share: one draw per key, by a hash, from the task's training distribution."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LEAST_SEEN = 0.1  # of test rows: with fewer that a probe can have met, a contro
 
 
 def uniform_of(key: str, *, draw: int, seed: int) -> float:
-    """A number in [0, 1) that depends on the key's text, the seed and the draw, and on nothing else."""
+    """Return a number in [0, 1) that depends on the key's text, the seed and the draw, and on nothing else."""
     text = f"{seed}\x1f{draw}\x1f{key}".encode()
     return (int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 11) / 2**53
 
 
 def drawn_by_key(labels: Labels, key: str, *, name: str, draw: int, seed: int) -> Labels:
-    """Labels in which every row of one key carries the value that its key draws.
+    """Return labels in which every row with the same key has the label that the key draws.
 
     The values are drawn from the empirical distribution of the task's training rows: classes (or whole sets of labels)
     by the inverse of their cumulative frequency in sorted order, real targets by the inverse of their empirical
@@ -81,7 +81,9 @@ def check_draws(draws: int) -> None:
 
 
 def usable_keys(labels: Labels) -> list[str]:
-    """Keys that a control can be keyed on: neither the label itself, nor hardly ever the same in train and test."""
+    """Return the keys that a control can draw by: those that are not the label itself and recur between train and
+    test.
+    """
     return sorted(key for key in labels.keys if not (_is_label(labels, key) or seen_share(labels, key) < LEAST_SEEN))
 
 
@@ -99,7 +101,7 @@ def refuse_label_as_key(labels: Labels, key: str) -> None:
 
 
 def refuse_missing_key(codes: NDArray[np.int64], key: str, where: str) -> None:
-    """Stop at rows without a value of the key: they would all share one. `train` leaves such rows out before.
+    """Stop at rows without a value of the key, which would all share one draw. `train` leaves such rows out before.
 
     Raises:
         DegenerateDesign: with how many.
@@ -112,7 +114,7 @@ def refuse_missing_key(codes: NDArray[np.int64], key: str, where: str) -> None:
 
 
 def refuse_rare_key(labels: Labels, key: str) -> None:
-    """Stop at a key by which there is nothing to memorise.
+    """Stop at a key that recurs too rarely for a probe to memorise anything by it.
 
     Raises:
         DegenerateDesign: hardly a test row has a key that occurs in train.
@@ -131,14 +133,14 @@ def _other_keys(labels: Labels) -> str:
 
 
 def seen_share(labels: Labels, key: str) -> float:
-    """Share of the test rows whose key occurs in train; 1 where there are no test rows."""
+    """Return the share of the test rows whose key occurs in train; 1 where there are no test rows."""
     codes, test = labels.keys[key], labels.rows("test")
     met = np.isin(codes[test], codes[labels.rows("train")]) & (codes[test] != MISSING)
     return float(met.mean()) if len(test) else 1.0
 
 
 def _is_label(labels: Labels, key: str) -> bool:
-    """Whether every value of the key goes with one label, and every label with one value."""
+    """Return whether every value of the key goes with one label, and every label with one value."""
     has = labels.keys[key] != MISSING
     codes, targets = labels.keys[key][has], labels.codes[has]
     pairs = np.unique(np.stack([codes, targets], axis=1), axis=0)

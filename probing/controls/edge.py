@@ -18,7 +18,7 @@ KEY = "first"  # of a pair: the form of the word that depends
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeControl(Control):
-    """Every word type draws its head's place: the word itself, the first or the last word of the sentence.
+    """Draws the head's place for every word type: the word itself, the first or the last word of the sentence.
 
     As the word-type control, for tasks in which each word chooses one of its sentence: a hash of (form, seed, draw),
     carried by every occurrence in every split. First and last are those among the alternatives. The root, which has
@@ -41,7 +41,7 @@ class EdgeControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Control labels of one draw.
+        """Return the control labels of one draw.
 
         Raises:
             DegenerateDesign: rows that are no alternatives.
@@ -73,7 +73,9 @@ class EdgeControl(Control):
 
 
 def _ceiling(places: NDArray[np.int64], seen: NDArray[np.bool_], is_test: NDArray[Any]) -> float | None:
-    """UAS on test of one who knows the rule of every type of train, and guesses the likeliest place for others."""
+    """Return the UAS on test of a reader who knows the rule of every type of train, and guesses the likeliest place for
+    others.
+    """
     tested = places[:, is_test[places[0]]]
     same = (tested[:, None] == tested[None]).sum(1).max(0)  # how many of the three places are the commonest word
     best = np.where(seen[tested[0]], 1.0, same / len(places))

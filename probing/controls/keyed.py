@@ -14,7 +14,7 @@ from probing.text.text_forms import composed
 
 @dataclass(frozen=True, kw_only=True)
 class KeyedControl(Control):
-    """As the word-type control, but keyed on another field of the rows: lemma, template, document.
+    """Works as the word-type control does, but draws by another field of the rows: lemma, template, document.
 
     For a real-valued target every key draws from the task's training values. The control says something only if
     keys recur: where fewer than a tenth of the test rows have a key that occurs in train, it is refused.
@@ -34,7 +34,7 @@ class KeyedControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Control labels of one draw.
+        """Return the control labels of one draw.
 
         Raises:
             UnknownName: no such key, with the nearest name.
@@ -53,7 +53,7 @@ class KeyedControl(Control):
         return made
 
     def key_of(self, labels: Labels) -> str:
-        """The field that it draws by, in the rows of these labels."""
+        """Return the field that it draws by, in the rows of these labels."""
         return composed(self.key) or ("type" if "type" in labels.keys else "text")
 
 

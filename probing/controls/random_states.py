@@ -17,7 +17,7 @@ from probing.labels import Labels
 
 @dataclass(frozen=True, kw_only=True)
 class RandomStatesControl(StateControl):
-    """Every word type has one Gaussian vector in place of its states: what a probe reads from identity alone.
+    """Gives every word type one Gaussian vector in place of its states, to show what a probe reads from identity alone.
 
     The vector is drawn by a hash of (form, seed, draw), is as wide as the states of the site, and stands wherever the
     word does. A probe of great capacity learns the commonest label of each type of train from it, as the baseline
@@ -41,11 +41,11 @@ class RandomStatesControl(StateControl):
         check_draws(self.draws)
 
     def key_of(self, labels: Labels) -> str:
-        """What has one vector."""
+        """Return the key each of whose values has a vector."""
         return self.key
 
     def source(self, probed: Probed) -> RandomStates:
-        """Vectors for the keys of the labelled rows.
+        """Return a source of one vector for each key of the labelled rows.
 
         Raises:
             DegenerateDesign: rows that are no words, without another key; a key that is the label or hardly recurs.
@@ -74,7 +74,7 @@ class RandomStatesControl(StateControl):
 
 @dataclass(frozen=True, eq=False)
 class RandomStates(StateSource):
-    """A vector for every key of the rows of `labels`."""
+    """Gives a vector for every key of the rows of `labels`."""
 
     table: StateTable
     labels: Labels
@@ -85,11 +85,11 @@ class RandomStates(StateSource):
     above: str = "random states"
 
     def stand_in(self, site: str) -> str:
-        """Sites of one width share their vectors."""
+        """Return a name made of the site's width: sites of one width share their vectors."""
         return f"width {self.table.width(site)}"
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """`(N, D)` vectors of the keys of rows.
+        """Return the vectors `(N, D)` of the rows' keys.
 
         Raises:
             DegenerateDesign: a row without a label, so that its key is not known.
@@ -107,12 +107,14 @@ class RandomStates(StateSource):
         return vectors[position]
 
     def recipe(self) -> dict[str, str]:
-        """The key."""
+        """Return the key that the vectors belong to."""
         return {"key": self.key}
 
 
 def vector_of(key: str, width: int, *, draw: int, seed: int) -> NDArray[np.float32]:
-    """`(width,)` standard Gaussian numbers that depend on key, seed and draw alone; a narrower one begins a wider."""
+    """Return `(width,)` standard Gaussian numbers that depend on key, seed and draw alone. A narrower vector is the
+    beginning of a wider.
+    """
     text = f"random states\x1f{seed}\x1f{draw}\x1f{key}".encode()
     random = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(text).digest()[:16], "big")))
     return random.standard_normal(width, dtype=np.float32)

@@ -16,7 +16,7 @@ from probing.seeds import generator
 
 @dataclass(frozen=True, kw_only=True)
 class ShuffledLabelsControl(Control):
-    """Labels permuted over the rows of each split: what is left is the label distribution.
+    """Permutes the labels over the rows of each split, so that only the label distribution is left.
 
     Where rows are alternatives, which of them is right is drawn anew for every choice.
 
@@ -35,7 +35,7 @@ class ShuffledLabelsControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Permuted labels of one draw.
+        """Return the permuted labels of one draw.
 
         Raises:
             DegenerateDesign: fewer than two classes in train.
@@ -50,7 +50,7 @@ class ShuffledLabelsControl(Control):
 
 
 def _first_of_each(choice: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """1 for the row of each choice that comes first in a random order."""
+    """Return 1 for the row of each choice that comes first in a random order, and 0 for the others."""
     _, first = np.unique(choice[order], return_index=True)
     y = np.zeros(len(choice), dtype=np.int64)
     y[order[first]] = 1

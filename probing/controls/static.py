@@ -1,4 +1,4 @@
-"""Static states: those of another site of the same store, in place of the site's own."""
+"""Static states: the states of another site of the same store, in place of the site's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from probing.errors import BadParameter, UnknownSite, unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class StaticControl(StateControl):
-    """The states of a lower site, such as the embeddings of the pieces: what the context that blocks mix in adds.
+    """Uses the states of a lower site, such as the embeddings of the pieces, to show what the context that blocks mix
+    in adds.
 
     `embed` is the piece embedding alone. `resid.0` has what the model adds before the first block besides: positions in
     many models. Every site is compared with it on the same rows, but for the site itself.
@@ -30,7 +31,7 @@ class StaticControl(StateControl):
     site: str = ""
 
     def source(self, probed: Probed) -> StaticStates:
-        """The states of that site.
+        """Return a source of the states of that site.
 
         Raises:
             UnknownSite: the store has no such site, with the nearest.
@@ -52,7 +53,7 @@ class StaticControl(StateControl):
 
 @dataclass(frozen=True, eq=False)
 class StaticStates(StateSource):
-    """The states of `site`, whatever the site asked for."""
+    """Gives the states of `site`, whatever the site asked for."""
 
     table: StateTable
     site: str
@@ -60,15 +61,15 @@ class StaticStates(StateSource):
     above: str
 
     def stand_in(self, site: str) -> str:
-        """One fit serves all sites but this one."""
+        """Return the name of this site, since one fit serves all other sites; empty for the site itself."""
         return "" if site == self.site else self.site
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """States `(N, D)`; there is one draw."""
+        """Return the states `(N, D)`; there is one draw."""
         return self.table.read(self.site, rows)
 
     def recipe(self) -> dict[str, str]:
-        """The site, which may have been chosen here."""
+        """Return the site, which may have been chosen here."""
         return {"site": self.site}
 
 

@@ -15,7 +15,8 @@ from probing.errors import BadParameter, ProvenanceMismatch
 
 @dataclass(frozen=True, kw_only=True)
 class UntrainedModelControl(StateControl):
-    """The states of a second store, made of the same corpus by the untrained twin: what training the model adds.
+    """Uses the states of a second store, made from the same corpus by the untrained twin, to show what training the
+    model adds.
 
     An untrained network of the same form tells words and positions apart quite well, and mixes context at random. The
     second store is made by the same `probing extract` with `--untrained SEED` and another `--to`. It is one draw of
@@ -35,7 +36,7 @@ class UntrainedModelControl(StateControl):
     store: str = ""
 
     def source(self, probed: Probed) -> TwinStates:
-        """The states of the twin.
+        """Return a source of the twin's states.
 
         Raises:
             BadParameter: no store is named.
@@ -55,27 +56,27 @@ class UntrainedModelControl(StateControl):
 
 @dataclass(frozen=True, eq=False)
 class TwinStates(StateSource):
-    """The same sites of the twin's store."""
+    """Gives the states of the same sites of the twin's store."""
 
     table: StateTable
     name: str
     above: str
 
     def stand_in(self, site: str) -> str:
-        """Every site has its own."""
+        """Return the site itself, since every site has states of its own."""
         return site
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """States `(N, D)`; there is one draw."""
+        """Return the states `(N, D)`; there is one draw."""
         return self.table.read(site, rows)
 
     def recipe(self) -> dict[str, str]:
-        """What the second store holds, wherever it lies."""
+        """Return the content id of the second store, wherever it lies."""
         return {"content_id": self.table.content_id}
 
 
 def _check_twin(ours: Any, theirs: Any, where: str) -> None:
-    """The other store's model is ours, untrained."""
+    """Stop unless the other store's model is the untrained twin of this one."""
     model, twin = ours["model"], theirs["model"]
     untrained = twin.get("untrained")
     parameters = untrained.get("parameters") if isinstance(untrained, dict) else None
@@ -101,7 +102,7 @@ def _check_twin(ours: Any, theirs: Any, where: str) -> None:
 
 
 def _check_rows(probed: Probed, twin: StateTable, where: str) -> None:
-    """The other store has the same rows of the same corpus, and every site that is probed."""
+    """Stop unless the other store has the same rows of the same corpus, and every site that is probed."""
     table = probed.table
     ours, theirs = (str(one.identity["corpus"]["fingerprint"]) for one in (table, twin))
     if ours != theirs:

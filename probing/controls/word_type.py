@@ -13,7 +13,8 @@ from probing.labels import Labels
 
 @dataclass(frozen=True, kw_only=True)
 class WordTypeControl(Control):
-    """Every word type (surface form, case-sensitive) draws one label, carried by its occurrences in every split.
+    """Draws one label for every word type (surface form, case-sensitive), which all its occurrences carry in every
+    split.
 
     The label of a type is a hash of (form, seed, draw) put through the distribution of the task's training
     tokens: it depends neither on the order of the corpus nor on which other types there are. What a probe scores here
@@ -37,7 +38,7 @@ class WordTypeControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Control labels of one draw.
+        """Return the control labels of one draw.
 
         Raises:
             DegenerateDesign: the rows are not words, or fewer than two classes are left in train.

@@ -1,1 +1,1 @@
-"""Who does the work: one file is one executor."""
+"""Executors, which run units of work: each file is one executor."""

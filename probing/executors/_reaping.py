@@ -1,4 +1,5 @@
-"""Ends what Ray started here once the process that started Ray is gone, were it killed: Ray's own agents wait minutes.
+"""Ends what Ray started here once the process that started Ray is gone, even if it was killed: Ray's own agents wait
+minutes.
 
 Every process that Ray starts inherits a mark in its environment; this file is run as a program, which waits for its
 standard input to end and then kills whatever bears the mark.
@@ -22,7 +23,7 @@ ROUNDS, PAUSE = 10, 0.3
 
 @contextmanager
 def reaped() -> Iterator[None]:
-    """Within the block, and when it ends, what is started here does not outlive this process (on Linux)."""
+    """Within the block, and when it ends, whatever is started here does not outlive this process (on Linux)."""
     token = secrets.token_hex(16)
     os.environ[MARK] = token
     watcher = None
@@ -46,7 +47,7 @@ def reaped() -> Iterator[None]:
 
 
 def marked(token: str) -> list[int]:
-    """Processes whose environment began with the mark."""
+    """Return the processes whose environment began with the mark."""
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):

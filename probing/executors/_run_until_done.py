@@ -1,4 +1,4 @@
-"""Completing a plan: an executor runs what is missing until the disk says that nothing is, or what failed is known."""
+"""Completing a plan: an executor runs the missing units until all are on the disk, or the failed ones are known."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ POLL_SECONDS = 1.0
 
 
 def executor_of(executor: str | Executor, workers: int | None, threads: int | None) -> Executor:
-    """The executor, with the options given beside its name.
+    """Return the executor, with the options given beside its name.
 
     Raises:
         UnknownName, BadParameter: no such executor, or an option out of range.
@@ -48,13 +48,13 @@ def complete(
     plan: WorkPlan, executor: Executor, factory: WorkerFactory, report: Report, *, missing: Callable[[], Set[str]],
     busy: Callable[[], Set[str]] = frozenset, hopeless: int | None = HOPELESS,
 ) -> None:  # fmt: skip
-    """Run units until none is missing. One that fails is set aside while the rest is done.
+    """Run units until none is missing. A unit that fails is set aside while the rest is done.
 
     Args:
         plan: all units.
         executor: who runs them.
         factory: makes workers.
-        report: told how much was done.
+        report: called with how much was done.
         missing: ids of the units that are not on the disk; asked again after every round.
         busy: ids of the units that others are doing; when only such are left, this waits for them.
         hopeless: after so many failures with nothing done the rest is not tried; None: all is tried.
@@ -80,7 +80,7 @@ def complete(
 
 @contextmanager
 def sole_error_itself() -> Iterator[None]:
-    """What one unit alone failed of is raised as it is."""
+    """Within the block, the error of a single failed unit is raised as it is."""
     try:
         yield
     except UnitFailed as failure:
@@ -92,7 +92,7 @@ def sole_error_itself() -> Iterator[None]:
 
 
 class _Progress:
-    """What the outcomes so far come to."""
+    """State of a run, from the outcomes so far."""
 
     def __init__(self, hopeless: int | None) -> None:
         self._hopeless = hopeless
@@ -103,7 +103,7 @@ class _Progress:
         self._rounds: Counter[str] = Counter()
 
     def note(self, outcome: Outcome) -> None:
-        """Take one outcome in.
+        """Record one outcome.
 
         Raises:
             ProbingError: it means that no other unit can be done either.
@@ -120,7 +120,7 @@ class _Progress:
             raise self.failure()
 
     def doubt(self, missing: Set[str], todo: WorkPlan) -> None:
-        """After a round: set aside units that were run three times, failed not once, and are not on the disk."""
+        """Set aside, after a round, the units that were run three times, never failed, and are not on the disk."""
         self._rounds.update(unit.id for unit in todo.units if unit.id not in self._busy)
         self._busy.clear()
         for unit in todo.units:
@@ -129,7 +129,7 @@ class _Progress:
                 self._set_aside(unit, error)
 
     def failure(self) -> UnitFailed:
-        """The error that lists what was set aside."""
+        """Return the error that lists the units that were set aside."""
         listed = [f"{self._names[i]} ({type(error).__name__}: {error.message})" for i, error in self.errors.items()]
         more = f", and {len(listed) - 5} more" if len(listed) > 5 else ""
         failure = UnitFailed(
@@ -146,6 +146,6 @@ class _Progress:
 
 
 def _ends_all(error: ProbingError) -> bool:
-    """Whether the error is of the machine or the store, and not of one unit."""
+    """Return whether the error is of the machine or the store, and not of one unit."""
     of_the_unit = isinstance(error, NonFiniteStates | NotRepresentable | CorruptShard)
     return isinstance(error, StoreError | MissingDependency) and not of_the_unit

@@ -1,4 +1,4 @@
-"""What runs in a worker process: units come in over a pipe, what became of them goes out."""
+"""The loop of a worker process: units come in over a pipe, and their outcomes go out."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _do_units(pipe: Connection, start: Callable[[Any], Callable[[], Outcome]]) -
 
 
 def _follow_signals() -> None:
-    """The parent decides when to stop, since Ctrl-C and a batch system's warning reach it too: it sends SIGTERM."""
+    """Ignore signals that reach the child too: the parent decides when to stop, and sends SIGTERM."""
     stopping.listen()
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):

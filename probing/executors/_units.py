@@ -1,4 +1,4 @@
-"""Units on a worker, in whatever process it lives; and what every executor checks."""
+"""Units on a worker, in whatever process it lives; and the checks that every executor makes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RETRIES = 3
 
 
 def begin(worker: Worker, unit: WorkUnit, report: Report) -> Callable[[], Outcome]:
-    """Start a unit; the function returned waits for its outcome. What the unit raises is part of the outcome."""
+    """Start a unit, and return a function that waits for its outcome. What the unit raises is part of the outcome."""
     began = time.perf_counter()
 
     def failed(error: Exception) -> Outcome:
@@ -36,7 +36,7 @@ def begin(worker: Worker, unit: WorkUnit, report: Report) -> Callable[[], Outcom
 
 
 def check_options(workers: int, threads: int | None, stall_seconds: float) -> None:
-    """Refuse numbers that cannot be.
+    """Refuse impossible numbers of workers and threads.
 
     Raises:
         BadParameter: which one.
@@ -49,12 +49,12 @@ def check_options(workers: int, threads: int | None, stall_seconds: float) -> No
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """Return the number of processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def lost(unit: WorkUnit, seconds: float = 0.0) -> Outcome:
-    """The outcome of a unit that is set aside because its workers died."""
+    """Return the outcome of a unit that is set aside because its workers died."""
     error = WorkerLost(
         f"{unit.name} was set aside: its worker died every time", needed="a worker that lives to the end of a unit",
         found=f"{RETRIES + 1} dead workers", where=unit.name,
@@ -64,7 +64,7 @@ def lost(unit: WorkUnit, seconds: float = 0.0) -> Outcome:
 
 
 def no_start(n_dead: int) -> WorkerLost:
-    """The error for workers that die before they are ready."""
+    """Return the error for workers that die before they are ready."""
     return WorkerLost(
         "workers die before they begin", needed="workers that load the model", found=f"{n_dead} dead in a row",
         next_step="take fewer workers if memory is short; a script that is run as a file must call probing under "
@@ -73,7 +73,7 @@ def no_start(n_dead: int) -> WorkerLost:
 
 
 def stalled(seconds: float, units: list[WorkUnit]) -> Stalled:
-    """The error for workers that do nothing."""
+    """Return the error for workers that make no progress."""
     names = ", ".join(unit.name for unit in units[:5])
     return Stalled(
         f"no worker made progress for {seconds:g} seconds", needed="a sign of life from any worker", found="none",

@@ -1,4 +1,4 @@
-"""In this process, one unit after the other: the default."""
+"""The default executor: this process does one unit after the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from probing.executors._units import begin, check_options
 
 
 class Inline(Executor):
-    """The caller's process is the worker: no start-up, no copy of the model.
+    """Runs units in the caller's process: no start-up, no copy of the model.
 
     Args:
         workers: must be 1.
@@ -31,7 +31,7 @@ class Inline(Executor):
         self.threads = threads
 
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit; while one is written the next is computed."""
+        """Run every unit; while one is being written the next is computed."""
         if not plan.units:
             return
         before: Callable[[], Outcome] | None = None

@@ -1,4 +1,4 @@
-"""Several processes of this machine: a dead one is replaced, and its unit given to another."""
+"""Executor of several processes of this machine: a dead one is replaced, and its unit given to another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STOP_SECONDS = 10.0
 
 
 class Processes(Executor):
-    """Worker processes, started anew (`spawn`); each makes its own worker once.
+    """Runs units in worker processes, started anew (`spawn`); each makes its own worker once.
 
     A unit whose worker died is run again, at most three times, alone in its worker so that no other unit is blamed;
     then it is set aside. A unit that raises is set aside at once.
@@ -65,7 +65,7 @@ class _Seat:
 
 
 class _Pool:
-    """The state of one run."""
+    """State of one run."""
 
     def __init__(self, executor: Processes, plan: WorkPlan, factory: WorkerFactory, report: Report) -> None:
         self._threads = executor.threads or max(1, cores() // executor.workers)
@@ -79,7 +79,7 @@ class _Pool:
         self._seats: list[_Seat] = []
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Until nothing is queued or under way."""
+        """Yield outcomes until nothing is queued or under way."""
         for slot in range(self._n_workers):
             self._seats.append(self._new_seat(slot))
         alive = time.monotonic()
@@ -95,7 +95,7 @@ class _Pool:
                 yield from self._hear(pipes[pipe])  # type: ignore[index]
 
     def stop(self) -> None:
-        """End all workers, so that each can give back what it holds; those that do not listen are killed."""
+        """End all workers, so that each can release what it holds; those that do not respond are killed."""
         for seat in self._seats:
             seat.process.terminate()
         deadline = time.monotonic() + _STOP_SECONDS
@@ -124,7 +124,7 @@ class _Pool:
         return _Seat(slot, process, ours)
 
     def _feed(self, seat: _Seat) -> None:
-        """Answer a worker that waits: with a unit, with None if it should finish first, or later."""
+        """Answer a worker that waits: give it a unit, or None if it should finish first, or answer later."""
         if not seat.waits:
             return
         can_overlap = self._queue and not any(self._deaths[unit.id] for unit in self._suspects(seat))
@@ -184,7 +184,9 @@ class _Pool:
 
 @contextmanager
 def _interrupts_kept_from_children() -> Iterator[None]:
-    """Processes started in the block never see Ctrl-C or a batch system's warning; this one sees them after it."""
+    """Within the block, started processes never get Ctrl-C or a batch system's warning; this process gets them after
+    it.
+    """
     names = [name for name in ("SIGINT", "SIGUSR1") if hasattr(signal, name)]
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -30,7 +30,7 @@ from probing.executors._units import RETRIES, begin, check_options, cores, lost,
 
 
 class RayActors(Executor):
-    """One actor per worker, and nothing else in the pool: an actor keeps its place, so that no task waits for one.
+    """Runs units in Ray actors, one per worker: an actor keeps its place, so that no task waits for one.
 
     A unit whose actor died is run again, at most three times, then set aside. States never pass through Ray: actors
     write to the store, which all nodes must see. Without RAY_ADDRESS, Ray is started on this machine and ended with
@@ -74,7 +74,7 @@ class RayActors(Executor):
 
 
 def _ray(executor: RayActors) -> tuple[Any, bool]:
-    """Ray, started; and whether it was started here."""
+    """Return Ray, started, and whether it was started here."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with _signals_are_ours():
@@ -91,7 +91,7 @@ def _ray(executor: RayActors) -> tuple[Any, bool]:
 
 @contextmanager
 def _signals_are_ours() -> Iterator[None]:
-    """Ray takes SIGTERM for itself; it is ours, and means exit code 75.
+    """Within the block, SIGTERM is handled here and not by Ray: it means exit code 75.
 
     The processes that Ray starts inherit what is blocked here: a signal to the whole group then ends the run in this
     process, which ends them, and not Ray beneath it.
@@ -110,7 +110,9 @@ def _signals_are_ours() -> Iterator[None]:
 
 @contextmanager
 def _signals_heard() -> Iterator[None]:
-    """What a signal handler raises inside Ray's compiled code comes out of it as the cause of a SystemError."""
+    """Within the block, what a signal handler raises inside Ray's compiled code is raised itself, not as the cause of a
+    SystemError.
+    """
     try:
         yield
     except SystemError as error:
@@ -129,24 +131,24 @@ class _Actor:
             self._error = as_work_error(error, "a worker")
 
     def ready(self) -> ProbingError | None:
-        """What kept the worker from being made."""
+        """Return the error that kept the worker from being made, if there was one."""
         return self._error
 
     def do(self, unit: WorkUnit) -> tuple[Any, ...]:
-        """Status, error and seconds of one unit."""
+        """Do one unit, and return its status, error and seconds."""
         assert self._worker is not None
         outcome = begin(self._worker, unit, lambda size: None)()
         return outcome.status, outcome.error, outcome.seconds
 
     def close(self) -> None:
-        """Give back what the worker holds."""
+        """Release what the worker holds."""
         if self._worker is not None:
             self._worker.close()
 
 
 @dataclass
 class _Seat:
-    """An actor, what it was asked last, and the unit that was (None: whether it is ready)."""
+    """An actor, the call that it was given last, and the unit of that call (None: whether it is ready)."""
 
     slot: int
     actor: Any
@@ -157,7 +159,7 @@ class _Seat:
 
 
 class _Pool:
-    """The state of one run."""
+    """State of one run."""
 
     def __init__(self, ray: Any, executor: RayActors, plan: WorkPlan, factory: WorkerFactory) -> None:
         self._ray = ray
@@ -172,7 +174,7 @@ class _Pool:
         self._seats: list[_Seat] = []
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Until nothing is queued or under way."""
+        """Yield outcomes until nothing is queued or under way."""
         self._seats = [self._new_seat(slot) for slot in range(self._n_workers)]
         while self._queue or any(seat.unit for seat in self._seats):
             for seat in self._seats:
@@ -186,7 +188,7 @@ class _Pool:
             yield from self._hear(asked[found[0]])
 
     def close(self) -> None:
-        """End all actors: those at rest give back what they hold first."""
+        """End all actors; idle ones release first what they hold."""
         for seat in self._seats:
             with suppress(self._ray.exceptions.RayError):
                 if seat.waits:

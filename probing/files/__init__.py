@@ -1,1 +1,1 @@
-"""Files that are written whole, and JSON and YAML as strangers may send them."""
+"""Files that are written whole, and JSON and YAML from untrusted sources."""

@@ -1,4 +1,4 @@
-"""The shapes of the facts and the provenance that stand beside a result: text that strangers may have edited."""
+"""The shapes of the facts and the provenance that stand beside a result: text that others may have edited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON as strangers may send it: no key twice, no number that is not finite, no depth that breaks the reader."""
+"""JSON from untrusted sources: no key twice, no number that is not finite, no depth that breaks the reader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def strict_json(text: str | bytes, *, finite: bool = True) -> Any:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     Args:
         text: UTF-8.

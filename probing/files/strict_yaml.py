@@ -1,4 +1,4 @@
-"""YAML as strangers may send it: plain values only, no aliases, no key twice, no depth that breaks the reader."""
+"""YAML from untrusted sources: plain values only, no aliases, no key twice, no depth that breaks the reader."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_DIGITS = 1000
 
 
 def strict_yaml(text: str) -> Any:
-    """The value of a YAML text.
+    """Return the value of a YAML text.
 
     Raises:
         ValueError: not YAML, an alias, a key twice, a tag that is no plain value, or nested too deeply.
@@ -46,7 +46,9 @@ class _StrictLoader(yaml.SafeLoader):
             self._depth -= 1
 
     def construct_yaml_int(self, node: Any) -> int:
-        """An integer; one of more digits than Python writes is refused in any base, for no message could show it."""
+        """Return an integer, and refuse one of more digits than Python writes, in any base, for no message could show
+        it.
+        """
         if len(str(node.value)) > MAX_DIGITS:
             raise ValueError(f"an integer of {len(str(node.value)):,} digits, line {node.start_mark.line + 1}")
         return super().construct_yaml_int(node)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, with a hash of what they hold where that is asked for."""
+"""Files that are written whole or not at all, with a hash of their content where that is asked for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TRIES = 3
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write the whole file or leave the old one."""
+    """Write the whole file, or leave the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Another process that starts just now can sweep the new file away between its creation and its lock.
     for left in reversed(range(_TRIES)):
@@ -103,19 +103,19 @@ def folder_locked(folder: Path) -> Iterator[None]:
 
 
 def sealed(text: str) -> bytes:
-    """A text with a last line that holds the SHA-256 of what stands before it."""
+    """Return the text with a last line that holds the SHA-256 of what stands before it."""
     content = (text if text.endswith("\n") else text + "\n").encode()
     return content + f"{_SEAL}{hashlib.sha256(content).hexdigest()}\n".encode()
 
 
 def unsealed(content: bytes) -> str | None:
-    """The text that `sealed` took, with its final newline; None if it was changed since, or never sealed."""
+    """Return the text that `sealed` took, with its final newline; None if it was changed since, or never sealed."""
     text = content.rpartition(_SEAL.encode())[0].decode("utf-8", "replace")
     return text if text and sealed(text) == content else None
 
 
 def read_sealed(path: Path) -> str | None:
-    """The text of a sealed file; None if there is no such file, or it is not as it was written."""
+    """Return the text of a sealed file; None if there is no such file, or it is not as it was written."""
     try:
         return unsealed(path.read_bytes())
     except OSError:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def option(default: Any = ..., *, help: str, flag: str = "") -> Any:
-    """A field that is also a flag; `flag` names it where it differs from the field (`--probe` for `probes`)."""
+    """Return a field that is also a flag; `flag` names it where it differs from the field (`--probe` for `probes`)."""
     return Field(default=default, description=help, json_schema_extra={"flag": flag})
 
 
@@ -35,7 +35,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _as_corpus(value: Any) -> Any:
-    """A mapping `{split: file}`, as a study file gives it, in the form the flag has: `[split=file, …]`."""
+    """Return a mapping `{split: file}`, as a study file gives it, in the form the flag has: `[split=file, …]`."""
     return [f"{split}={file}" for split, file in value.items()] if isinstance(value, dict) else _as_list(value)
 
 
@@ -44,7 +44,7 @@ Files = Annotated[list[str], BeforeValidator(_as_corpus)]
 
 
 class Job(BaseModel):
-    """Base of all jobs: frozen, unknown keys refused, errors readable."""
+    """Base of all jobs: it is frozen, refuses unknown keys, and gives readable errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -76,7 +76,7 @@ def _readable(error: ValidationError, job: type[BaseModel], where: str) -> Excep
 
 
 def _fields_at(job: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """Keys allowed at a path such as `("train", 0)`: those of the job nested in that field."""
+    """Return the keys allowed at a path such as `("train", 0)`: those of the job nested in that field."""
     for part in path:
         if isinstance(part, str):
             annotation = job.model_fields[part].annotation
@@ -86,17 +86,17 @@ def _fields_at(job: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 
 
 class CorpusOptions(Job):
-    """Where the labelled text is."""
+    """Options that name the labelled text."""
 
     corpus: Files = option(help="SPLIT=FILE (repeat for train, dev, test), or one FILE, or hub:NAME")
     reader_options: Many = option(
         [], help="option of the file's reader, e.g. text=sentence, span.entity=COLUMN", flag="reader-option"
     )
     split_seed: int | None = option(None, help="seed of the random grouped split of a one-file corpus")
-    group: str | None = option(None, help="column whose values are one group each (default: that of documents)")
+    group: str | None = option(None, help="column whose values name the groups (default: the documents)")
 
     def read_corpus(self, root: Path | None = None) -> Corpus:
-        """The corpus; relative paths are taken from `root`."""
+        """Return the corpus; relative paths are taken from `root`."""
         options = dict(named_pairs(self.reader_options, "reader-option", "text=COLUMN"))
         options |= {} if self.group is None else {"group": self.group}
         options |= {} if self.split_seed is None else {"split_seed": str(self.split_seed)}
@@ -108,7 +108,7 @@ class CorpusOptions(Job):
 
 
 def named_pairs(entries: list[str], flag: str, example: str) -> Iterator[tuple[str, str]]:
-    """Name and value of each `NAME=VALUE` that a flag was given."""
+    """Yield the name and value of each `NAME=VALUE` that a flag was given."""
     seen: set[str] = set()
     for entry in entries:
         name, equals, value = entry.partition("=")
@@ -124,7 +124,7 @@ def _rooted(path: str, root: Path | None) -> str:
 
 
 class ExtractOptions(Job):
-    """What is read from the model."""
+    """Options of reading states from a model."""
 
     sites: str = option(
         "resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'; NAME=MODULE.PATH for any module"
@@ -151,8 +151,10 @@ class ExtractOptions(Job):
     stride: int | None = option(None, help="pieces from one window to the next (default: half of max-length)")
     chat_template: bool = option(False, help="read each text as a user's message, by the tokenizer's chat template")
     tokens_per_batch: int | None = option(None, help="padded pieces per batch (default: chosen for the device)")
-    executor: str = option("inline", help="who computes: inline, processes or ray (see `probing list executors`)")
-    workers: int | None = option(None, help="processes that processes or ray start (default 2)")
+    executor: str = option(
+        "inline", help="how the work is run: inline, processes or ray (see `probing list executors`)"
+    )
+    workers: int | None = option(None, help="number of worker processes of processes or ray (default 2)")
     threads: int | None = option(None, help="processor threads of each worker; equal numbers give equal bytes")
     allow_mixed_environment: bool = option(
         False, help="resume a store begun with another minor version of torch or transformers"
@@ -200,7 +202,7 @@ class ExtractJob(CorpusOptions, ExtractOptions):
     worker_index: int = option(0, help="which of them this is, from 0 on: it takes every num-workers-th shard")
 
     def run(self, *, progress: bool = True) -> Store:
-        """Extract, or finish an interrupted extraction."""
+        """Extract the states, or finish an interrupted extraction."""
         return self.extract(
             self.model, self.read_corpus(), self.to, progress=progress, num_workers=self.num_workers,
             worker_index=self.worker_index,
@@ -213,13 +215,13 @@ class ImportJob(CorpusOptions):
     source: str = Field(description="what to import", json_schema_extra={"argument": True, "metavar": "SOURCE"})
     corpus: Files = option([], help="the corpus the states are of: SPLIT=FILE (repeat), or one FILE, or hub:NAME")
     to: str = option(help="directory of the new store")
-    rows: str | None = option(None, help="word, sentence or piece, perhaps with the pooling (default: found out)")
-    model: str | None = option(None, help="model the states are said to be of; recorded, not checked")
+    rows: str | None = option(None, help="word, sentence or piece, perhaps with the pooling (default: inferred)")
+    model: str | None = option(None, help="model that the states come from; recorded, not checked")
     layers: str = option("layer", help="stream name of numbered layers; resid if they are block inputs")
     store_dtype: str | None = option(None, help="stored dtype (default: the source's, or float32)")
 
     def run(self, *, progress: bool = True) -> Store:
-        """Import, or finish an interrupted import."""
+        """Import the states, or finish an interrupted import."""
         return pb.import_states(
             self.source, self.read_corpus() if self.corpus else None, to=self.to, rows=self.rows, model=self.model,
             layers=self.layers, dtype=self.store_dtype,
@@ -227,7 +229,7 @@ class ImportJob(CorpusOptions):
 
 
 class TrainOptions(Job):
-    """What is asked of the states."""
+    """Options of training probes on states."""
 
     tasks: Many = option(help="task: upos, feature:Number, head, span:COLUMN, column:NAME, … (repeatable)", flag="task")
     probes: Many = option([], help="probe: linear, mlp:hidden=64, … (default: the task's; repeatable)", flag="probe")
@@ -236,27 +238,35 @@ class TrainOptions(Job):
     )
     measures: Many = option([], help="measure (default: those of the task's kind; repeatable)", flag="measure")
     analyses: Many = option(
-        [], help="what else is asked at every site, e.g. code_length (see `probing list analyses`)", flag="analysis"
+        [], help="further analysis at every site, e.g. code_length (see `probing list analyses`)", flag="analysis"
     )
     seeds: int = Field(
         default=1, ge=1, le=1000, description="seeds of each stochastic probe", json_schema_extra={"flag": ""}
     )
     root_seed: int = option(0, help="root of every random draw")
     sites: str = option("*", help="sites of the store to probe, with wildcards")
-    cluster: Literal["auto", "sentence", "document"] = option("auto", help="what is resampled (auto: as labels ask)")
+    cluster: Literal["auto", "sentence", "document"] = option(
+        "auto", help="unit of the bootstrap (auto: documents if the label is constant in them)"
+    )
     correction: Literal["holm", "bh"] = option("holm", help="adjustment of p: holm, or bh (Benjamini-Hochberg)")
-    rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
-    executor: str = option("inline", help="who fits: inline, processes or ray (see `probing list executors`)")
-    workers: int | None = option(None, help="processes that processes or ray start (default 2)")
+    rows: str | None = option(
+        None, help="pooling of a piece store: word:mean, …; or position:NAME, one of several positions"
+    )
+    executor: str = option(
+        "inline", help="how the fits are run: inline, processes or ray (see `probing list executors`)"
+    )
+    workers: int | None = option(None, help="number of worker processes of processes or ray (default 2)")
     threads: int | None = option(None, help="processor threads of each worker (default: as this process)")
-    memory: int | None = option(None, help="MiB for the states of a site; linear and ridge stream what is more")
+    memory: int | None = option(None, help="MiB for the states of a site; linear and ridge read larger ones in blocks")
     replace: bool = option(False, help="drop results of the same store, task, site and probe with other settings")
 
     def train(
         self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool, task: str,
         controls: Sequence[Any] = (), num_workers: int = 1, worker_index: int = 0,
     ) -> ProbeResults:  # fmt: skip
-        """Run `probing.train` on one task; its results are merged into those in `to`. `controls`: further ones."""
+        """Run `probing.train` on one task, and merge its results into those in `to`. `controls` are added to those of
+        the options.
+        """
         fitting = import_module("probing.training.mixed_tasks").fitting(task, corpus, self)
         return pb.train(
             store, corpus, task=task, controls=[*self.controls, *controls] or None, **fitting, seeds=self.seeds,
@@ -298,5 +308,5 @@ class ReportJob(Job):
     results: str = Field(description="directory that `train` or `use` wrote", json_schema_extra={"argument": True})
 
     def run(self) -> Path:
-        """Path of the page."""
+        """Write the report, and return the path of the page."""
         return pb.report(self.results)

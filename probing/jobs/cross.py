@@ -1,4 +1,4 @@
-"""TransferJob and LeaveOneOutJob: validated options of what is trained on some rows and scored on others."""
+"""TransferJob and LeaveOneOutJob: validated options of training on some rows and scoring on others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class CrossOptions(Job):
-    """What is fitted and scored."""
+    """Options of what is fitted and scored."""
 
     task: str = option(help="task: upos, feature:Number, column:NAME, …")
     probes: Many = option([], help="probe with options (default: linear, or ridge; repeatable)", flag="probe")
@@ -26,7 +26,9 @@ class CrossOptions(Job):
     )
     root_seed: int = option(0, help="root of every random draw")
     sites: str = option("*", help="sites of the stores to probe, with wildcards")
-    rows: str | None = option(None, help="how a piece store is pooled: word:mean, …; position:NAME of several")
+    rows: str | None = option(
+        None, help="pooling of a piece store: word:mean, …; or position:NAME, one of several positions"
+    )
     to: str = option(help="directory of the results")
 
 
@@ -39,10 +41,10 @@ class TransferJob(CrossOptions):
     sources: Many = option(help="NAME=STORE_DIR (two or more)", flag="source")
     corpus: Many = option(help="NAME.SPLIT=FILE (repeat for every source and split), or NAME=FILE, or NAME=hub:DATASET")
     reader_options: Many = option([], help="option of the files' reader, for all sources", flag="reader-option")
-    group: str | None = option(None, help="column of all sources whose values are one group each (default: documents)")
+    group: str | None = option(None, help="column of all sources whose values name the groups (default: documents)")
     cluster: Literal["auto", "sentence", "document"] = option(
         "auto",
-        help="what is resampled: sentence, document (or group), auto: documents if the label is constant in them",
+        help="unit of the bootstrap: sentence, document (or group), auto: documents if the label is constant in them",
     )
 
     def run(self) -> CrossResults:
@@ -77,7 +79,7 @@ class LeaveOneOutJob(CorpusOptions, CrossOptions):
     """Train on all groups but one and score on that one, in turn: leave_one_out.jsonl and leave_one_out.parquet."""
 
     store: str = Field(description="directory of the store", json_schema_extra={"argument": True})
-    group: str = option("document", help="what is left out: document, or a sentence-level column of the corpus")
+    group: str = option("document", help="groups to leave out: document, or a sentence-level column of the corpus")
     least_rows: int = option(50, help="groups of fewer labelled rows are tested together")
 
     def run(self) -> CrossResults:
@@ -92,7 +94,7 @@ class LeaveOneOutJob(CorpusOptions, CrossOptions):
 
 
 def _named(entries: list[str], flag: str, example: str) -> list[tuple[str, str]]:
-    """(name, value) of every NAME=VALUE.
+    """Return (name, value) of every NAME=VALUE.
 
     Raises:
         ConfigError: another form, or a name twice.

@@ -1,4 +1,6 @@
-"""PatchJob and AblateJob: validated options of putting states of one prompt into another, and of taking parts out."""
+"""PatchJob and AblateJob: validated options of putting states of one prompt into another, and of ablating
+components.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class RunningModel(Job):
-    """The model that is run, and what of it is measured."""
+    """Options of the model that is run, and of what is measured of its output."""
 
     model: str = option(help="Hugging Face model name or local folder")
     to: str = option(help="directory of the results")
@@ -35,7 +37,7 @@ class RunningModel(Job):
     revision: str | None = option(None, help="revision of a hub model")
 
     def load(self) -> LanguageModel:
-        """The model, which has checked itself."""
+        """Load the model, which checks itself."""
         return pb.LanguageModel.load(
             self.model, device=self.device, dtype=self.dtype, kind=self.kind, revision=self.revision
         )
@@ -43,7 +45,7 @@ class RunningModel(Job):
 
 @dataclass(frozen=True)
 class Patched:
-    """What a command found, and the files it wrote."""
+    """Results of the command, and the files it wrote."""
 
     found: PairPatching
     title: str
@@ -69,7 +71,7 @@ class PatchJob(RunningModel):
     )
     spans: Many = option([], help="NAME=COLUMN,CORRUPTED_COLUMN, of substrings (repeatable)", flag="span")
     into: Literal["corrupted", "clean"] = option("corrupted", help="the prompt that is run: corrupted, or clean")
-    exact_only: bool = option(False, help="no attribution patching beside")
+    exact_only: bool = option(False, help="skip attribution patching")
     title: str | None = option(None, help="name of the result (default: that of the file of pairs)")
 
     def run(self, *, progress: bool = True) -> Patched:
@@ -119,7 +121,7 @@ class PatchJob(RunningModel):
 
 @dataclass(frozen=True)
 class Ablated:
-    """What a command found, and the files it wrote."""
+    """Results of the command, and the files it wrote."""
 
     found: tuple[AblationResult, ...]
     files: tuple[Path, ...]
@@ -136,16 +138,16 @@ class AblateJob(CorpusOptions, RunningModel):
 
     behaviour: str = option("", help="what is measured: next_token:answers=A|B, masked_token:…, head, readout, …")
     parts: Many = option(["heads"], help="heads, attention, mlps or layers (repeatable)", flag="part")
-    by: Literal["mean", "zero"] = option("mean", help="what a part is replaced by: mean or zero")
+    by: Literal["mean", "zero"] = option("mean", help="replacement of a part: mean or zero")
     positions: Many = option(
         ["end"], help="position that texts must have, for the behaviour (repeatable)", flag="position"
     )
     split: str | None = option(None, help="only this split (default: all)")
-    max_rows: int = Field(default=500, ge=2, description="the most texts", json_schema_extra={"flag": ""})
-    seed: int = option(0, help="of the choice of texts")
+    max_rows: int = Field(default=500, ge=2, description="largest number of texts", json_schema_extra={"flag": ""})
+    seed: int = option(0, help="seed of the choice of texts")
 
     def run(self, *, progress: bool = True) -> Ablated:
-        """Ablate, and write."""
+        """Ablate the components, and write the results."""
         if not self.behaviour:
             raise NoBehaviour(
                 "no behaviour was declared", needed="what of the outputs is measured", found="nothing",
@@ -180,12 +182,14 @@ class AblateJob(CorpusOptions, RunningModel):
 
 
 def called(model: LanguageModel) -> str:
-    """The full name of a model."""
+    """Return the full name of a model."""
     return str(import_module("probing.provenance").model_called(model.identity()["model"]))
 
 
 def _free_stem(folder: Path, stem: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The name of a table, or NAME-2, NAME-3, …: the first that is free, or of this very table up to rounding."""
+    """Return a name for a table: the first of NAME, NAME-2, NAME-3, … that is free, or whose file is this very table up
+    to rounding.
+    """
     names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
     return next(name for name in names if _is_free(folder / f"{name}.parquet", rows))
 

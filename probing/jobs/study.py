@@ -33,7 +33,9 @@ _AS_NAME = str.maketrans({":": "-", ",": "_", "+": "p"})  # rows as a folder's n
 
 
 class StudyTrain(TrainOptions):
-    """One entry of a study's `train` list; `rows` names the extraction if several would do, or pools one of pieces."""
+    """One entry of a study's `train` list; `rows` names the extraction if several would do, or a pooling of piece
+    rows.
+    """
 
     tasks: Many = Field(alias="task")
 
@@ -45,7 +47,7 @@ class StudyUse(UseOptionsOfJob):
 
 
 class KnownTruth(Job):
-    """What is certified of a study's model, to stand beside its verdicts: of models that were built to be known."""
+    """The certified truth of a study's model, to show beside its verdicts: for models that were built for this."""
 
     file: str
     positions: dict[str, str] = Field(default={})
@@ -111,11 +113,11 @@ class Study(Job):
         return pb.report(out)
 
     def folder(self, to: str | Path | None) -> Path:
-        """Where results go: `to`, or a folder of the study's name."""
+        """Return where results go: `to`, or a folder of the study's name."""
         return Path(to) if to is not None else Path("cache/results") / self.name
 
     def _entries(self) -> list[tuple[StudyTrain, str]]:
-        """Entries of `train`, each with what tells its tasks from equal ones of other entries."""
+        """Return the entries of `train`, each with a text that tells its tasks from equal ones of other entries."""
         tasks = Counter(task for entry in self.train for task in entry.tasks)
         return [
             (entry, f" (entry {number} of train)" if any(tasks[task] > 1 for task in entry.tasks) else "")
@@ -141,12 +143,12 @@ class Study(Job):
         return one.train(stores[rows, untrained], corpus, out, progress=progress, task=task, controls=controls)
 
     def _use(self, corpus: Corpus, out: Path, progress: bool) -> None:
-        """All entries of `use`; results that meet in one folder are judged together."""
+        """Run all entries of `use`, and judge results that meet in one folder together."""
         for entry in self.use:
             entry.use(self._model_source(), corpus, out, progress=progress)
 
     def certified(self) -> dict[tuple[str, str], str]:
-        """By task and place what is certified: `used`, `unused` or `band`; empty where nothing is.
+        """Return what is certified, by task and place: `used`, `unused` or `band`; empty where no truth is given.
 
         Raises:
             ConfigError: the file is not one of certified cells.
@@ -170,12 +172,12 @@ class Study(Job):
         return str(local) if local.is_dir() else self.model
 
     def _rooted(self, options: ExtractOptions) -> ExtractOptions:
-        """The same, with a file of columns taken from the study's own folder."""
+        """Return the options, with a file of columns taken from the study's own folder."""
         columns = self.root / (options.columns or "")
         return options.model_copy(update={"columns": str(columns)}) if columns.is_file() else options
 
     def _extraction_for(self, entry: StudyTrain, task: str, corpus: Corpus) -> tuple[str, int | None]:
-        """Rows and seed of the extraction to train on.
+        """Return the rows and seed of the extraction to train on.
 
         Its rows have the task's level: the entry's own `rows`, else the first that fit, else pieces. Untrained ones are
         controls, and trained on only where nothing else fits.
@@ -197,7 +199,7 @@ class Study(Job):
         return fitting[0].rows, fitting[0].untrained
 
     def recipe(self) -> bytes:
-        """Canonical JSON of the study without machine paths."""
+        """Return the study as canonical JSON without machine paths."""
         return canonical_json(self.model_dump(mode="json", exclude={"root"}))
 
 
@@ -219,14 +221,14 @@ def _refuse_equal_extractions(extract: list[ExtractOptions], where: str) -> None
 
 
 def task_level(task: str, corpus: Corpus) -> str:
-    """`word` or `sentence`: the rows of a store that this task is made of in this corpus."""
+    """Return the rows of a store that this task is made of in this corpus: `word` or `sentence`."""
     built = import_module("probing.recipes").build_task(task, corpus)
     built.prepare(corpus)
     return str(built.read_from)
 
 
 def _has_position(rows: str, asked: str) -> bool:
-    """Whether an extraction has the position asked for; without asking, whether it has only one."""
+    """Return whether an extraction has the position asked for; if none is asked for, whether it has only one."""
     if not rows.startswith(_POSITION) or not (asked or "," not in rows):
         return False
     parse = import_module("probing.text.positions").parse_positions

@@ -1,4 +1,4 @@
-"""UseJob: validated options of what is edited in a model, and of what is measured then."""
+"""UseJob: validated options of what is edited in a model, and of what is measured afterwards."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class UseOptionsOfJob(Job):
-    """What is edited and measured."""
+    """Options of what is edited and measured."""
 
     tasks: Many = option(
-        help="property: feature:NAME, upos, column:NAME, … (repeatable; those of sentences match each other)",
+        help="property: feature:NAME, upos, column:NAME, … (repeatable; sentence tasks are each other's covariates)",
         flag="task",
     )
     behaviour: str = option(
         "",
-        help="what the model does: 'next_token:answers= A| B' (spaces count), masked_token:…, head, readout "
+        help="output to measure: 'next_token:answers= A| B' (spaces count), masked_token:…, head, readout "
         "(`probing list behaviours`)",
     )
     sites: str = option("resid.*", help="sites, comma-separated, with wildcards: resid.*, attn_out.1, heads.*")
@@ -38,11 +38,11 @@ class UseOptionsOfJob(Job):
     )
     covariates: Many = option([], help="further property that rows are matched in (repeatable)", flag="covariate")
     twins: str | None = option(
-        None, help="column with the id of the row that differs in the task alone: states are exchanged with it"
+        None, help="column with the id of the row that differs only in the task: the two exchange states"
     )
     split: str | None = option(None, help="only this split (default: all; folds are made anew)")
     max_rows: int = Field(
-        default=2000, ge=30, description="the most rows, classes even", json_schema_extra={"flag": ""}
+        default=2000, ge=30, description="largest number of rows, classes balanced", json_schema_extra={"flag": ""}
     )
     epsilon: float = Field(
         default=0.1, gt=0, lt=2, description="smallest effect of interest, in SDs of the output",
@@ -50,7 +50,7 @@ class UseOptionsOfJob(Job):
     )  # fmt: skip
     comparisons: Many = option(
         [],
-        help="other intervention beside, never in a verdict: leace, random_subspace, … (repeatable)",
+        help="further intervention, reported beside the verdict: leace, random_subspace, … (repeatable)",
         flag="comparison",
     )
     permutations: int = option(0, help="shuffles of the labels, at the place of the largest effect")
@@ -59,7 +59,7 @@ class UseOptionsOfJob(Job):
     replace: bool = option(False, help="drop results that other settings gave for the same task, behaviour and model")
     device: str = option("cpu", help="torch device")
     dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
-    directions: bool = option(False, help="write the directions put in, with their verdicts, to OUT_DIR/evidence")
+    directions: bool = option(False, help="write the fitted directions, with their verdicts, to OUT_DIR/evidence")
     kind: Literal["auto", "base", "causal", "masked"] = option("auto", help="head to load: auto, base, causal, masked")
     revision: str | None = option(None, help="revision of a hub model")
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
@@ -110,5 +110,5 @@ class UseJob(CorpusOptions, UseOptionsOfJob):
     to: str = option(help="directory of the results")
 
     def run(self, *, progress: bool = True) -> UseRun:
-        """Measure and judge."""
+        """Measure the effects of the edits, and judge them."""
         return self.use(self.model, self.read_corpus(), self.to, progress=progress)

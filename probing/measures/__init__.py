@@ -1,1 +1,1 @@
-"""Measures: one file is one score."""
+"""Measures: each file is one score."""

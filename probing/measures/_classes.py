@@ -1,4 +1,6 @@
-"""What measures of classes share: indicators, log probabilities or a refusal, means of what is known."""
+"""Helpers of measures of classes: indicators, log probabilities (or a refusal), and means that skip what is
+undefined.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from probing.errors import BadParameter
 
 
 def log_probabilities(prediction: Prediction, measure: str, *, believed: bool = False) -> NDArray[np.float64]:
-    """`(N, K)` natural logs of what the probe says; believed: tempered on dev, where they are.
+    """Return the probe's natural log probabilities `(N, K)`; with `believed`, those tempered on dev, where there are
+    any.
 
     Raises:
         BadParameter: the probe gives no probabilities.
@@ -27,14 +30,14 @@ def log_probabilities(prediction: Prediction, measure: str, *, believed: bool = 
 
 
 def indicators(y: NDArray[Any], n_classes: int) -> NDArray[np.float64]:
-    """`(N, K)`: 1 in the column of the row's class, else 0."""
+    """Return `(N, K)` with 1 in the column of the row's class, else 0."""
     found = np.zeros((len(y), n_classes))
     found[np.arange(len(y)), np.asarray(y, np.int64)] = 1.0
     return found
 
 
 def mean_of_known(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means over the last axis `(..., K)` of what is defined; NaN where nothing is."""
+    """Return the means over the last axis `(..., K)` of the values that are defined; NaN where none is."""
     known = np.isfinite(scores)
     count = known.sum(-1)
     total = np.where(known, scores, 0.0).sum(-1)

@@ -19,7 +19,7 @@ Ranked = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 class OneVsRest(Measure):
-    """A score of the order in which a probe puts rows: of two classes the second, of more each against the rest.
+    """A score of how a probe ranks rows: of two classes the second is scored, of more classes each against the rest.
 
     What speaks for a class is the log odds (of two) or its log probability. Classes that no row of the split has are
     left out of the mean; one that a resample lacks is left out of that resample's.
@@ -32,14 +32,17 @@ class OneVsRest(Measure):
 
     @abstractmethod
     def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:
-        """`(N,)` numbers whose mean over the rows that have the class is the score on the full sample."""
+        """Return `(N,)` numbers whose mean over the rows of the class is the score on the full sample."""
 
     @abstractmethod
     def ranked(self, has: NDArray[np.bool_], score: NDArray[Any], groups: NDArray[np.int64]) -> Ranked:
-        """What gives `(B,)` exact scores of one class from cluster weights `(S, B)`; NaN where one side has no row."""
+        """Return a function that gives `(B,)` exact scores of one class from cluster weights `(S, B)`; NaN where one
+        side has no row.
+        """
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, 2C)`: for each of C classes, a row's share and whether it has the class; ranks of the full sample.
+        """Return, for each of C classes, a row's share and whether it has the class, `(N, 2C)`; ranks are of the full
+        sample.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -49,14 +52,16 @@ class OneVsRest(Measure):
         return np.stack(columns, axis=1).astype(np.float64) if columns else np.full((len(y), 2), np.nan)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Shares over rows of the class, mean over classes."""
+        """Return the shares over the rows of the class, averaged over classes."""
         parts = totals.reshape(*totals.shape[:-1], -1, 2)
         return mean_of_known(ratio(parts[..., 0], parts[..., 1]))
 
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """`(R,)` exact scores under cluster weights `(R, S)`, ranked anew: one sort a class, whatever R."""
+        """Return the exact scores `(R,)` under cluster weights `(R, S)`, ranked anew; each class is sorted once,
+        whatever R.
+        """
         step = max(1, _BLOCK // max(1, len(groups)))
         blocks = [np.ascontiguousarray(weights[low : low + step].T) for low in range(0, len(weights), step)]
         curves = (self.ranked(has, score, groups) for has, score in self._contrasts(y, prediction))
@@ -72,5 +77,5 @@ class OneVsRest(Measure):
 
 
 def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`part / whole`, NaN where the whole is nothing."""
+    """Return `part / whole`, NaN where the whole is 0."""
     return np.asarray(np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), np.nan))

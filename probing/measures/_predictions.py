@@ -1,4 +1,4 @@
-"""What a fitted probe says of rows, in the one form that measures read, and its scores on resamples of the clusters."""
+"""Predictions of a fitted probe, in the one form that measures read, and its scores on resamples of the clusters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _CELLS = 1 << 24
 
 
 def predict(probe: Probe, X: NDArray[Any], labels: Labels) -> Prediction:
-    """What a fitted probe says of the N rows of `labels`, with log probabilities on all K columns where it gives any.
+    """Return a fitted probe's predictions for the N rows of `labels`, with log probabilities of all K columns where it
+    has any.
 
     A class the probe has never seen has log probability -inf. Of several labels at once the logs are `(N, K, 2)`, of
     not having and having each.
@@ -40,14 +41,16 @@ def predict(probe: Probe, X: NDArray[Any], labels: Labels) -> Prediction:
 
 
 def gives_probabilities(probe: Any) -> bool:
-    """Whether a classifier has class probabilities: scikit-learn's convention, looked up in what is wrapped."""
+    """Return whether a classifier has class probabilities, by scikit-learn's convention; wrapped estimators are looked
+    into.
+    """
     probe = getattr(probe, "base", None) or probe  # of several labels at once: what is fitted on each
     wrapped = getattr(probe, "estimator", None)
     return hasattr(probe, "predict_log_proba") and (wrapped is None or hasattr(wrapped, "predict_proba"))
 
 
 def resampled(measure: Measure, y: NDArray[Any], prediction: Prediction, resampler: Resampler) -> NDArray[np.float64]:
-    """`(R,)` scores on the resamples, in blocks so that float32 weights are never widened all at once."""
+    """Return the scores `(R,)` on the resamples, in blocks so that float32 weights are never widened all at once."""
     weights = resampler.weights
     step = len(weights) if weights.dtype == np.float64 else max(1, _CELLS // weights.shape[1])
     blocks = (weights[low : low + step].astype(np.float64, copy=False) for low in range(0, len(weights), step))

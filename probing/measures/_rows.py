@@ -1,4 +1,4 @@
-"""What measures need of the rows behind a prediction: runs of rows that belong together."""
+"""Helpers of measures that need the rows behind a prediction: runs of rows that belong together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 
 
 def labels_of(prediction: Prediction, measure: str, needs: str) -> Labels:
-    """The rows predicted.
+    """Return the labels of the rows predicted.
 
     Raises:
         BadParameter: not known, or rows of another kind than the measure needs.
@@ -31,7 +31,7 @@ def labels_of(prediction: Prediction, measure: str, needs: str) -> Labels:
 
 
 def words_of(prediction: Prediction, measure: str) -> tuple[Labels, Ints, Ints]:
-    """The pairs predicted, and their words a and b.
+    """Return the pairs predicted, and their words a and b.
 
     Raises:
         BadParameter: not known, or rows that are no pairs.
@@ -41,7 +41,9 @@ def words_of(prediction: Prediction, measure: str) -> tuple[Labels, Ints, Ints]:
 
 
 def runs(codes: NDArray[Any]) -> tuple[Ints, Ints]:
-    """Rows in the order of their code, and where each code begins in that order (with the end at the end)."""
+    """Return the rows in the order of their code, and where each code begins in that order (with the end at the
+    end).
+    """
     order = np.argsort(codes, kind="stable")
     change = np.flatnonzero(np.diff(codes[order])) + 1
     return order, np.concatenate([[0], change, [len(codes)]]).astype(np.int64)

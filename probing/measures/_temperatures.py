@@ -1,4 +1,4 @@
-"""Temperatures: how far a fitted probe's certainty is believed, by what it says of dev.
+"""Temperatures: how far to trust a fitted probe's certainty, estimated from its predictions on dev.
 
 Where states are wider than train has rows, classes separate in train whatever the labels, and a probe that is right
 more often than the label frequencies is also far too sure: its log loss is above theirs. Its log odds over the
@@ -41,7 +41,7 @@ class Tempers:
     priors: Floats
 
     def applied(self, prediction: Prediction) -> Prediction:
-        """The prediction with its tempered log probabilities; values and log probabilities stay."""
+        """Return the prediction with its tempered log probabilities; values and log probabilities stay."""
         if prediction.log_probabilities is None:
             return prediction
         logs = _by_label(prediction.log_probabilities)
@@ -54,7 +54,9 @@ class Tempers:
 
 
 def tempers_of(fits: Sequence[Probe], labels: Labels, X: Any, measures: Iterable[Measure]) -> list[Tempers] | None:
-    """The temperatures of the fits of one label set on its dev rows, whose states are X; None: nothing counts bits."""
+    """Return the temperatures of the fits of one label set on its dev rows, whose states are X; None if no measure
+    counts bits.
+    """
     rows = labels.rows("dev")
     if not any(one.counts_bits for one in measures) or not all(map(gives_probabilities, fits)) or not len(rows):
         return None
@@ -65,7 +67,7 @@ def tempers_of(fits: Sequence[Probe], labels: Labels, X: Any, measures: Iterable
 
 
 def calibrating(labels: Labels) -> NDArray[np.int64]:
-    """Which of the dev rows temperatures are chosen on: 4,096 at most, evenly spaced.
+    """Return which of the dev rows temperatures are chosen on: at most 4,096, evenly spaced.
 
     Of rows whose input train has as well a probe is surer than of new ones: they do not count, where there are others.
     """
@@ -77,7 +79,7 @@ def calibrating(labels: Labels) -> NDArray[np.int64]:
 
 
 def tempers_from(prediction: Prediction, labels: Labels) -> Tempers:
-    """The temperatures from what a fit says of the `calibrating` dev rows."""
+    """Return the temperatures from a fit's predictions for the `calibrating` dev rows."""
     assert prediction.log_probabilities is not None  # the caller asked whether there are any
     logs, within = _by_label(prediction.log_probabilities), calibrating(labels)
     y = labels.y[labels.rows("dev")][within].reshape(len(within), -1)
@@ -87,10 +89,10 @@ def tempers_from(prediction: Prediction, labels: Labels) -> Tempers:
 
 
 def temperature(logs: Floats, y: NDArray[np.int64], prior: Floats) -> float:
-    """The t ≥ 0 that minimises mean log loss + (t − 1)² / 2N of log p ∝ log prior + t (log p − log prior).
+    """Return the t ≥ 0 that minimises mean log loss + (t − 1)² / 2N of log p ∝ log prior + t (log p − log prior).
 
     It is convex in t. The penalty counts as one row that says that the probe knows how sure it is: t stays finite
-    where all rows are right, and near 1 where rows are few. At t = 0 all that is said are the label frequencies.
+    where all rows are right, and near 1 where rows are few. At t = 0 only the label frequencies are left.
 
     Args:
         logs: `(N, K)` natural logs of what the probe says.
@@ -127,7 +129,7 @@ def temperature(logs: Floats, y: NDArray[np.int64], prior: Floats) -> float:
 
 
 def _by_label(logs: Floats) -> Floats:
-    """`(N, C, K)`, of classes with C = 1."""
+    """Return the logs as `(N, C, K)`; for classes, C is 1."""
     return logs if logs.ndim == 3 else logs[:, None]
 
 
@@ -136,7 +138,7 @@ def _finite(logs: Floats) -> Floats:
 
 
 def _tempered(logs: Floats, t: float, prior: Floats) -> Floats:
-    """`(N, K)`: a class that train has not stays at what the probe says of it."""
+    """Return the tempered logs `(N, K)`; those of a class that is not in train stay as the probe gives them."""
     known = prior > 0
     if known.sum() < 2:
         return logs

@@ -1,4 +1,4 @@
-"""Area under the ROC curve: how often a row of the class is ranked above one of another."""
+"""Area under the ROC curve: how often a row of the class is ranked above a row of another class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from probing.measures._one_vs_rest import OneVsRest, Ranked, ratio
 
 
 class AUROC(OneVsRest):
-    """P(score of a row of the class > score of a row of another) + ½ P(they are equal); with K > 2, mean over classes.
+    """Area under the ROC curve: P(score of a row of the class > score of a row of another) + ½ P(they are equal); with
+    K > 2, mean over classes.
 
     With two classes the second in sorted order is told from the first; with more, each from all others, and all count
     the same. 0.5 is chance, whatever the label frequencies. It misleads where one class is rare: 0.99 can go with few
@@ -23,12 +24,12 @@ class AUROC(OneVsRest):
     """
 
     def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:
-        """Share of the rows of other classes that each row lies above, equals counting half."""
+        """Return the share of the rows of other classes that each row lies above; equal scores count half."""
         others = np.sort(score[~has])
         return (np.searchsorted(others, score, "left") + np.searchsorted(others, score, "right")) / (2 * len(others))
 
     def ranked(self, has: NDArray[np.bool_], score: NDArray[Any], groups: NDArray[np.int64]) -> Ranked:
-        """Areas from the weights of other rows, cumulated in the order of their score."""
+        """Return a function that gives areas from the weights of other rows, cumulated in the order of their score."""
         order = np.argsort(score[~has], kind="stable")
         others, lower, own = score[~has][order], groups[~has][order], groups[has]
         below, upto = (np.searchsorted(others, score[has], side) for side in ("left", "right"))

@@ -26,13 +26,13 @@ class BalancedAccuracy(Measure):
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, 2K)`: for each class, whether the row is a hit, whether it has the class."""
+        """Return, for each class, whether the row is a hit and whether it has the class, `(N, 2K)`."""
         y, values = np.asarray(y), np.asarray(prediction.values)
         has = indicators(y, int(y.max()) + 1)
         return np.concatenate([has * (y == values)[:, None], has], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Mean recall over the classes present."""
+        """Return the mean recall over the classes present."""
         hits, rows = np.moveaxis(totals.reshape(*totals.shape[:-1], 2, -1), -2, 0)
         return mean_of_known(np.where(rows > 0, hits / np.where(rows > 0, rows, 1.0), np.nan))
 

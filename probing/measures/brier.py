@@ -1,4 +1,4 @@
-"""Brier score: the squared distance of the probabilities from what is true."""
+"""Brier score: the squared distance of the probabilities from the true class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Brier(Measure):
     reads_probabilities: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, 2)`: squared distance, one.
+        """Return each row's squared distance, and 1, `(N, 2)`.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -38,7 +38,7 @@ class Brier(Measure):
         return np.stack([distance, np.ones(len(p))], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Squared distance over rows."""
+        """Return the mean squared distance over rows."""
         return totals[..., 0] / totals[..., 1]
 
 

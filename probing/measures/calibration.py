@@ -14,7 +14,8 @@ from probing.measures._classes import log_probabilities
 
 
 class Calibration(Measure):
-    """Σ over bins of (rows / N) · |mean confidence − accuracy|, the confidence being the probability of the class said.
+    """Expected calibration error: Σ over bins of (rows / N) · |mean confidence − accuracy|; the confidence is the
+    probability of the predicted class.
 
     The bins hold equally many rows (equal confidences stay together) and are fixed from the full split, so that
     resamples share them. It misleads with few rows: chance alone makes it about √(2 · bins · a(1 − a) / (π N)) for a
@@ -42,7 +43,7 @@ class Calibration(Measure):
         self.bins = bins
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, bins + 1)`: confidence minus hit in the column of the row's bin, and one.
+        """Return confidence minus hit in the column of the row's bin, and 1 in the last column, `(N, bins + 1)`.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -57,20 +58,22 @@ class Calibration(Measure):
         return found
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Σ |confidence − hits| over rows."""
+        """Return Σ |confidence − hits| over rows."""
         return np.asarray(np.abs(totals[..., :-1]).sum(-1) / totals[..., -1])
 
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """`(R,)` scores under cluster weights `(R, S)`, less the mean by which resampling raises them; at least 0."""
+        """Return the scores `(R,)` under cluster weights `(R, S)`, less the mean by which resampling raises them; at
+        least 0.
+        """
         raw = super().resampled(y, prediction, groups, weights)
         raised = raw.mean() - self.value(y, prediction) if len(raw) > 1 else 0.0
         return np.maximum(0.0, raw - raised)
 
 
 def _bins(confidence: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
-    """`(N,)` bin of each row: its rank, the lowest of equals, cut into equal parts."""
+    """Return the bin of each row, `(N,)`: its rank (the lowest among equals), cut into equal parts."""
     rank = np.searchsorted(np.sort(confidence), confidence, "left")
     return np.asarray(rank * bins // len(confidence), np.int64)
 

@@ -17,7 +17,7 @@ SHORTEST, LONGEST = 5, 50  # words of the sentences scored
 
 
 class DistanceSpearman(Measure):
-    """For each word the rank correlation of its predicted and true distances to the others, averaged in three steps.
+    """Rank correlation, for each word, of its predicted and true distances to the other words, averaged in three steps.
 
     Over the words of a sentence, over the sentences of one length (5 to 50 words), and over lengths, as published. So
     long sentences weigh no more than others, and no resample changes a rank: sums over sentences are all it needs. A
@@ -33,7 +33,8 @@ class DistanceSpearman(Measure):
     scores_parts: ClassVar[bool] = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, 2·46)`: on the first row of each sentence, its mean correlation and one in the columns of its length.
+        """Return, on the first row of each sentence, its mean correlation and 1 in the columns of its length, `(N,
+        2·46)`.
 
         Raises:
             BadParameter: rows that are no pairs.
@@ -51,7 +52,7 @@ class DistanceSpearman(Measure):
         return statistics.reshape(len(labels), -1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Mean over lengths of the mean over sentences; NaN without a sentence of such a length."""
+        """Return the mean over lengths of the mean over sentences; NaN without a sentence of such a length."""
         total, count = np.moveaxis(totals.reshape(*totals.shape[:-1], 2, -1), -2, 0)
         means = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
         lengths = (count > 0).sum(-1)
@@ -61,7 +62,7 @@ class DistanceSpearman(Measure):
 def _mean_correlation(
     ends: NDArray[np.int64], n: int, targets: NDArray[np.float64], values: NDArray[np.float64]
 ) -> float:
-    """Mean over words of the correlation of ranks; pairs that are missing are left out."""
+    """Return the mean over words of the correlation of ranks; missing pairs are left out."""
     ranks = []
     for lengths in (targets, values):
         table = np.full((n, n), np.nan)

@@ -32,7 +32,7 @@ class LogLoss(Measure):
     reads_probabilities: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, 2)`: bits, one.
+        """Return the bits of each row, and 1, `(N, 2)`.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -52,7 +52,7 @@ class LogLoss(Measure):
         return _bits(np.maximum(logs, _LEAST_LOG), np.ones(len(y)))
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Bits over rows."""
+        """Return the mean of the bits over rows."""
         return totals[..., 0] / totals[..., 1]
 
 
@@ -61,7 +61,7 @@ def _bits(logs: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.f
 
 
 def _per_choice(y: NDArray[Any], logs: NDArray[np.float64], choice: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Bits of the right alternative on its row, 0 on all others."""
+    """Return the bits of the right alternative on its row, and 0 on all others."""
     order, starts = runs(choice)
     logs = np.maximum(logs[order], _LEAST_LOG)
     total = np.repeat(np.logaddexp.reduceat(logs, starts[:-1]), np.diff(starts))

@@ -18,7 +18,7 @@ class MacroF1(Measure):
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, 3K)`: for each class, whether the row is a hit, has the class, is predicted to have it."""
+        """Return, for each class, whether the row is a hit, has the class, and is predicted to have it, `(N, 3K)`."""
         y, values = np.asarray(y), np.asarray(prediction.values)
         if y.ndim == 2:
             return np.concatenate([y * values, y, values], axis=1).astype(np.float64)
@@ -31,7 +31,7 @@ class MacroF1(Measure):
         return statistics.reshape(len(y), 3 * n_classes)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Mean F1 over the classes present."""
+        """Return the mean F1 over the classes present."""
         hits, true, predicted = np.moveaxis(totals.reshape(*totals.shape[:-1], 3, -1), -2, 0)
         both = true + predicted
         f1 = np.divide(2 * hits, both, out=np.zeros_like(both), where=both > 0)

@@ -12,19 +12,23 @@ from probing.contracts.prediction import Prediction
 
 
 class R2(Measure):
-    """1 − Σ(y − ŷ)² / Σ(y − ȳ)², with ȳ the mean of the rows scored; below 0 where that mean would do better."""
+    """Share of variance predicted: 1 − Σ(y − ŷ)² / Σ(y − ȳ)², with ȳ the mean of the rows scored; below 0 where that
+    mean would do better.
+    """
 
     kinds = ("real",)
     unit = "R²"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, 4)`: one, target, its square, squared error; the target is centred, which changes no score."""
+        """Return 1, the target, its square, and the squared error, `(N, 4)`; the target is centred, which changes no
+        score.
+        """
         y, values = np.asarray(y, np.float64), np.asarray(prediction.values, np.float64)
         centred = y - y.mean()
         return np.stack([np.ones(len(y)), centred, centred**2, (y - values) ** 2], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """R²; NaN where all targets are equal."""
+        """Return R²; NaN where all targets are equal."""
         n, first, second, error = np.moveaxis(totals, -1, 0)
         variation = second - first**2 / n
         constant = variation <= 1e-12 * np.maximum(second, 1e-300)

@@ -12,7 +12,7 @@ from probing.measures._one_vs_rest import OneVsRest, Ranked, ratio
 
 
 class RecallAtFPR(OneVsRest):
-    """The share of a class's rows that are flagged when at most `fpr` of the other rows are.
+    """Share of a class's rows that are flagged when at most `fpr` of the other rows are.
 
     The threshold is the lowest score at which at most `fpr` of the rows of other classes *of the same split* are
     flagged: it is set by their scores there, in every resample anew, and not carried over from dev; so it says what is
@@ -33,13 +33,15 @@ class RecallAtFPR(OneVsRest):
         self.fpr = fpr
 
     def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:
-        """1 for rows above the highest-scored row of another class that may not be flagged, else 0."""
+        """Return 1 for rows above the highest-scored row of another class that may not be flagged, else 0."""
         others = np.sort(score[~has])[::-1]
         threshold = others[int(np.floor(self.fpr * len(others) + 1e-9))]
         return np.asarray(score > threshold, np.float64)
 
     def ranked(self, has: NDArray[np.bool_], score: NDArray[Any], groups: NDArray[np.int64]) -> Ranked:
-        """Recalls from the weights of other rows and of the class's own, cumulated from the highest score down."""
+        """Return a function that gives recalls from the weights of the class's rows and of others, cumulated from the
+        highest score.
+        """
         down, mine = np.argsort(-score[~has], kind="stable"), np.argsort(-score[has], kind="stable")
         others, own = groups[~has][down], groups[has][mine]
         # Rows of the class that lie above each row of another; equals are not flagged without it.

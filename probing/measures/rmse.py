@@ -12,7 +12,7 @@ from probing.contracts.prediction import Prediction
 
 
 class RMSE(Measure):
-    """√(Σ(y − ŷ)² / N), in the target's own unit: years for a year.
+    """Root of the mean squared error √(Σ(y − ŷ)² / N), in the target's own unit: years for a year.
 
     What R² sets against the spread of the target, in numbers that can be pictured. It misleads where a few rows are far
     off, which dominate it, and cannot be compared over tasks.
@@ -23,12 +23,12 @@ class RMSE(Measure):
     higher_is_better = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, 2)`: squared error, one."""
+        """Return the squared error of each row, and 1, `(N, 2)`."""
         error = np.asarray(y, np.float64) - np.asarray(prediction.values, np.float64)
         return np.stack([error**2, np.ones(len(error))], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Root of squared error over rows."""
+        """Return the root of the mean squared error."""
         return np.asarray(np.sqrt(totals[..., 0] / totals[..., 1]))
 
 

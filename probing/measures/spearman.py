@@ -14,7 +14,7 @@ _BLOCK = 1 << 19
 
 
 class Spearman(Measure):
-    """Pearson correlation of midranks: whether the order is predicted, whatever the scale.
+    """Pearson correlation of midranks: it scores whether the order is predicted, whatever the scale.
 
     Ranks change with the sample, so a resample is scored exactly, with weighted midranks, rather than from sums of
     fixed statistics: a cluster drawn twice counts as two copies of its rows.
@@ -24,20 +24,20 @@ class Spearman(Measure):
     unit = "rho"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, 6)`: one, both midranks, their squares and product; ranks are those of the full sample."""
+        """Return 1, both midranks, their squares and their product, `(N, 6)`; ranks are those of the full sample."""
         weights = np.ones((len(np.asarray(y)), 1))
         a, b = (_Order(values).midranks(weights)[:, 0] for values in (y, prediction.values))
         a, b = a - a.mean(), b - b.mean()
         return np.stack([np.ones(len(a)), a, b, a * a, b * b, a * b], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The correlation; 0 where predictions are all equal, NaN where targets are."""
+        """Return the correlation; 0 where predictions are all equal, NaN where targets are."""
         return _correlation(*np.moveaxis(totals, -1, 0))
 
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """`(R,)` exact scores under cluster weights `(R, S)`: two sorts in all, whatever R."""
+        """Return the exact scores `(R,)` under cluster weights `(R, S)`; two sorts suffice, whatever R."""
         orders = _Order(y), _Order(prediction.values)
         step = max(1, _BLOCK // max(1, len(groups)))
         blocks = [weights[low : low + step].T[groups] for low in range(0, len(weights), step)]
@@ -45,7 +45,7 @@ class Spearman(Measure):
 
 
 class _Order:
-    """One sort of N values, from which midranks under any row weights follow."""
+    """One sort of N values; it gives the midranks under any row weights."""
 
     def __init__(self, values: NDArray[Any]) -> None:
         _, self.tie = np.unique(np.asarray(values, np.float64), return_inverse=True)
@@ -53,7 +53,9 @@ class _Order:
         self.last = np.cumsum(np.bincount(self.tie)) - 1
 
     def midranks(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`(N, B)` midranks under row weights `(N, B)`: those of a sample with every row repeated by its weight."""
+        """Return the midranks `(N, B)` under row weights `(N, B)`: those of a sample with every row repeated by its
+        weight.
+        """
         below = np.cumsum(weights[self.sorted], axis=0)[self.last]
         start = np.concatenate([np.zeros((1, weights.shape[1])), below[:-1]])
         ranks: NDArray[np.float64] = ((start + below + 1.0) / 2.0)[self.tie]

@@ -14,7 +14,7 @@ from probing.measures._rows import labels_of, runs
 
 
 class UAS(Measure):
-    """Choices whose most probable alternative is the right one, over choices (unlabelled attachment score, for `head`).
+    """Share of choices whose most probable alternative is the right one (unlabelled attachment score, for `head`).
 
     Of c alternatives that are equally probable the best, each counts 1/c: a probe that cannot tell them apart scores
     what a guess would on average. Punctuation counts like every other word; roots are not among the choices.
@@ -26,7 +26,7 @@ class UAS(Measure):
     needs: ClassVar[str] = "choice"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, 2)`: right, one; on the first row of each choice, 0 on all others.
+        """Return whether each choice is right, and 1, on its first row, and 0 on all others, `(N, 2)`.
 
         Raises:
             BadParameter: no probabilities, or rows that are no alternatives.
@@ -46,7 +46,7 @@ class UAS(Measure):
         return statistics
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Right over choices."""
+        """Return the number of right choices over the number of choices."""
         return totals[..., 0] / totals[..., 1]
 
 

@@ -17,7 +17,8 @@ MOST_BITS = 50.0
 
 
 class UsableInformation(Measure):
-    """I_V(X → Y) = H_V(Y) − H_V(Y|X), held out, in bits: mean of log₂ p(y|x) − log₂ p(y).
+    """Bits gained over the label frequencies: I_V(X → Y) = H_V(Y) − H_V(Y|X), held out, the mean of log₂ p(y|x) − log₂
+    p(y).
 
     H_V(Y) is the cross-entropy of the rows scored under the label frequencies of train, the best that a reader of no
     state can say; H_V(Y|X) is the probe's log loss, less what over-confidence costs. Each is at most 50 bits a row.
@@ -39,7 +40,7 @@ class UsableInformation(Measure):
         self._prior_bits: NDArray[np.float64] | None = None
 
     def informed(self, labels: Labels) -> UsableInformation:
-        """A copy that knows −log₂ of the label frequencies of train, `(K,)`."""
+        """Return a copy that knows −log₂ of the label frequencies of train, `(K,)`."""
         counts = np.bincount(labels.y[labels.rows("train")], minlength=len(labels.classes))
         copy = type(self)()
         with np.errstate(divide="ignore"):
@@ -47,7 +48,7 @@ class UsableInformation(Measure):
         return copy
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, 2)`: bits gained over the prior, one.
+        """Return each row's bits gained over the prior, and 1, `(N, 2)`.
 
         Raises:
             BadParameter: no label frequencies are known, or the probe gives no probabilities.
@@ -62,7 +63,7 @@ class UsableInformation(Measure):
         return np.stack([self._prior_bits[np.asarray(y)] - bits, np.ones(len(bits))], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Bits gained over rows."""
+        """Return the mean of the bits gained over rows."""
         return totals[..., 0] / totals[..., 1]
 
 

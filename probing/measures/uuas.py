@@ -14,7 +14,7 @@ from probing.measures._rows import runs, words_of
 
 
 class UUAS(Measure):
-    """Gold edges (pairs at distance 1) in the minimum spanning tree of the predicted distances, over gold edges.
+    """Share of the gold edges (pairs at distance 1) that are in the minimum spanning tree of the predicted distances.
 
     Undirected unlabelled attachment score. Words that are punctuation (UPOS PUNCT), with all their pairs, are left out
     of gold edges and spanning tree, as in the paper, where the corpus says which they are. Edges are counted over all
@@ -30,7 +30,7 @@ class UUAS(Measure):
     scores_parts: ClassVar[bool] = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """`(N, 2)`: gold edge that is in the spanning tree, gold edge.
+        """Return whether a row is a gold edge of the spanning tree, and whether it is a gold edge, `(N, 2)`.
 
         Raises:
             BadParameter: rows that are no pairs.
@@ -51,13 +51,14 @@ class UUAS(Measure):
         return statistics
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Found over gold; NaN without gold edges."""
+        """Return the gold edges in the tree over all gold edges; NaN without gold edges."""
         found, gold = totals[..., 0], totals[..., 1]
         return np.asarray(np.where(gold > 0, found / np.where(gold > 0, gold, 1.0), np.nan))
 
 
 def spanning_tree(a: NDArray[np.int64], b: NDArray[np.int64], length: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Which of the edges (a, b) make the minimum spanning tree (a forest, where they do not connect); Prim's algorithm.
+    """Return which of the edges (a, b) make the minimum spanning tree (a forest, where they do not connect), by Prim's
+    algorithm.
 
     Of equally long ways to the next word the earlier word is reached first.
     """

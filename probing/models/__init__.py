@@ -1,1 +1,1 @@
-"""Model adapters: one file is one way to hook a model."""
+"""Models: loading, discovery of their parts, and reading of their states."""

@@ -1,4 +1,4 @@
-"""How examples are grouped: shards of a corpus, length-sorted batches of a shard; and pooling of a batch's pieces."""
+"""Grouping of examples: shards of a corpus, length-sorted batches of a shard, and pooling of a batch's pieces."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PASS_COST = 64
 def shard_starts(
     corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int, example_bytes: int = 0
 ) -> tuple[int, ...]:
-    """First example of each shard, from the corpus and the recipe alone.
+    """Return the first example of each shard, from the corpus and the recipe alone.
 
     Rows are estimated without a tokenizer (one per word, one per sentence, one piece per four characters), so that a
     resumed run need not read what is done.
@@ -55,12 +55,13 @@ def shard_starts(
 
 
 def row_estimate(example: Example, scope: str) -> int:
-    """About how many rows an example gives."""
+    """Return about how many rows an example gives."""
     return {"word": len(example.words), "sentence": 1, "position": 1}.get(scope, len(example.text) // 4 + 1)
 
 
 def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int, pass_cost: int = PASS_COST) -> list[list[int]]:
-    """Positions grouped so that inputs of like length share a batch of at most `tokens_per_batch` padded pieces.
+    """Return positions, grouped so that inputs of like length share a batch of at most `tokens_per_batch` padded
+    pieces.
 
     The longest come first, ties in order; an input longer than the budget is a batch alone; length 0 is left out. Of
     all cuts of that order, the one with the least padded pieces + `pass_cost` · batches, by dynamic programming.
@@ -87,7 +88,7 @@ def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int, pass_co
 
 @dataclass(frozen=True, eq=False)
 class PaddedBatch:
-    """What a model is given for a batch of B inputs of at most T pieces.
+    """The inputs of one forward pass: a batch of B inputs of at most T pieces.
 
     Attributes:
         ids: `(B, T)` vocabulary ids.
@@ -102,7 +103,7 @@ class PaddedBatch:
 
 @dataclass(frozen=True)
 class Gather:
-    """Which pieces of a padded batch make which rows. R rows in the batch.
+    """A plan of which pieces of a padded batch make which rows. R rows in the batch.
 
     Attributes:
         rows: `(R,)` rows of the shard.
@@ -127,7 +128,9 @@ class Gather:
         return cls(*(torch.from_numpy(np.asarray(x, dtype=np.int64)).to(device) for x in (chosen, pieces, bounds)))
 
     def pool(self, states: Tensor, how: str) -> Tensor:
-        """`(R, D)` float32 rows of states `(B, T, D)`: the largest of the pieces for `max`, else their mean."""
+        """Return the float32 rows `(R, D)` of states `(B, T, D)`: the largest of the pieces for `max`, else their
+        mean.
+        """
         flat = states.reshape(-1, states.shape[-1]).float()
         mode = "max" if how == "max" else "mean"
         pooled: Tensor = embedding_bag(self.pieces, flat, self.bounds, mode=mode, include_last_offset=True)

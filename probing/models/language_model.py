@@ -159,33 +159,33 @@ class LanguageModel:
 
     @property
     def modules(self) -> dict[str, str]:
-        """For each site, the path of the module that is hooked."""
+        """Path of the hooked module, for each site."""
         return dict(self._trunk.modules)
 
     @property
     def dtype(self) -> str:
-        """The compute dtype: `float32`, `float16` or `bfloat16`."""
+        """Data type that the model computes in: `float32`, `float16` or `bfloat16`."""
         return str(self._trunk.dtype).removeprefix("torch.")
 
     @property
     def device(self) -> str:
-        """The torch device of the weights."""
+        """Torch device of the weights."""
         return str(self._trunk.device)
 
     @property
     def max_length(self) -> int | None:
-        """The most pieces an input may have, special ones counted; None: no limit known."""
+        """Largest number of pieces of an input, special ones counted; None: no limit known."""
         limits = [self._trunk.max_positions or 0, int(min(self.tokenizer.model_max_length, 10**9))]
         return min((limit for limit in limits if 0 < limit < 10**9), default=None)
 
     @property
     def cls_id(self) -> int | None:
-        """The vocabulary id of the CLS piece, if the tokenizer has one."""
+        """Vocabulary id of the CLS piece, if the tokenizer has one."""
         value: int | None = self.tokenizer.cls_token_id
         return value
 
     def width(self, site: str) -> int:
-        """D at a site.
+        """Return the number of features D at a site.
 
         Raises:
             UnknownSite: no such site.
@@ -197,7 +197,7 @@ class LanguageModel:
         return self._widths[site]
 
     def head_size(self, site: str) -> dict[str, int]:
-        """`n_heads` and `head_dim` of a site `heads.l`; empty for other sites.
+        """Return `n_heads` and `head_dim` of a site `heads.l`; empty for other sites.
 
         Raises:
             UnknownSite: no such site.
@@ -223,19 +223,21 @@ class LanguageModel:
             raise
 
     def added_modules(self, sites: Sequence[str]) -> dict[str, Any]:
-        """Part of a store's identity: the module paths of those sites that `add_site` or `wrap` made."""
+        """Return the module paths of those sites that `add_site` or `wrap` made: part of a store's identity."""
         found = {site: self._trunk.modules[site] for site in sites if site in self._trunk.added}
         return {"modules": found} if found else {}
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Texts as the model reads them, not yet truncated; a piece without a vector is `UnsupportedModel`."""
+        """Return texts as the model reads them, not yet truncated; a piece without a vector raises
+        `UnsupportedModel`.
+        """
         return self._known(encoded(self.tokenizer, texts))
 
     def _known(self, batch: Sequence[Encoded]) -> list[Encoded]:
         return check_ids(batch, known_ids(self._trunk), self.tokenizer, self.name)
 
     def states(self, batch: Sequence[Encoded], sites: Sequence[str]) -> dict[str, Tensor]:
-        """States `(B, T, D)` by site; T is the longest input, and `first_piece` says where each begins.
+        """Return the states `(B, T, D)` by site; T is the longest input, and `first_piece` says where each begins.
 
         Raises:
             UnknownSite: a site this model does not have.
@@ -245,16 +247,18 @@ class LanguageModel:
             return self._trunk.read(*self._padded(batch), sites)
 
     def many_states(self, sites: Sequence[str]) -> AbstractContextManager[Lanes]:
-        """Within the block `states` of just these sites is faster, and may run in its lanes; weights must stay."""
+        """Within the block, `states` of just these sites is faster, and may run in its lanes; the weights must not
+        change.
+        """
         return many_passes(self._trunk, sites)
 
     def first_piece(self, batch: Sequence[Encoded]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """`(B,)` column of each input's first piece: above 0 behind left padding."""
+        """Return the column of each input's first piece, `(B,)`: above 0 behind left padding."""
         lengths = np.array([len(e) for e in batch], dtype=np.int64)
         return lengths.max() - lengths if self.padding_side == "left" else np.zeros_like(lengths)
 
     def logits(self, batch: Sequence[Encoded]) -> Tensor:
-        """The model's outputs `(B, T, V)`.
+        """Return the model's outputs `(B, T, V)`.
 
         Raises:
             UnsupportedModel: it was loaded without a head over the vocabulary.
@@ -263,11 +267,13 @@ class LanguageModel:
             return self.suffix.logits(self._trunk.run_with_head(*self._padded(batch)))[:, self._trunk.lead :]
 
     def padded(self, batch: Sequence[Encoded]) -> PaddedBatch:
-        """What the model is given for a batch."""
+        """Return the padded inputs of the model for a batch."""
         return self.suffix.padded(*self._padded(batch))
 
     def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
-        """Logits `(B, T, V)` when `resid.l` has these states `(B, T, D)`; only blocks l to L-1 run (`SuffixReplay`)."""
+        """Return the logits `(B, T, V)` when `resid.l` has these states `(B, T, D)`; only blocks l to L-1 run
+        (`SuffixReplay`).
+        """
         return self.suffix.run_from(site, states, inputs)
 
     def self_check(self) -> None:
@@ -279,7 +285,7 @@ class LanguageModel:
         self._check.model()
 
     def identity(self) -> dict[str, Any]:
-        """The `model` and `tokenizer` blocks of a store's identity; no machine paths."""
+        """Return the `model` and `tokenizer` blocks of a store's identity; no machine paths."""
         if self._identity is not None:
             return dict(self._identity)
         found = {
@@ -291,7 +297,7 @@ class LanguageModel:
         return dict(found)
 
     def _padded(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-        """Ids and mask `(B, T)` on the model's device."""
+        """Return ids and mask `(B, T)` on the model's device."""
         padding = padding_id(self.tokenizer.pad_token_id, self._trunk)
         starts = self.first_piece(batch).tolist() if batch else []
         return padded(self._known(batch), starts, padding, self._trunk.device)

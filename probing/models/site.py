@@ -1,4 +1,4 @@
-"""Site: where in a model a state lives. Names and meanings: docs/store-format.md, "Sites"."""
+"""Site: a place in a model where a state lives. Names and meanings: docs/store-format.md, "Sites"."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STREAMS = ("embed", "resid", "attn_out", "cross_out", "mlp_out", "heads", "fina
 
 @dataclass(frozen=True)
 class Site:
-    """One place in the computation, such as `resid.6`.
+    """A place in the computation, such as `resid.6`.
 
     `embed` is the piece embedding alone; `resid.l` enters block l; `resid.L` leaves the last block, before any
     final norm; `final_norm` is the output of that norm.
@@ -26,7 +26,7 @@ class Site:
 
     @classmethod
     def parse(cls, name: str) -> Site:
-        """Read `stream` or `stream.layer`.
+        """Parse a site's name, `stream` or `stream.layer`.
 
         Raises:
             UnknownSite: the name has not the form of a site.
@@ -49,12 +49,12 @@ class Site:
 
 
 def are_module_paths(patterns: str | Iterable[str]) -> bool:
-    """Whether every pattern is `name=module.path`: then nothing need be known of the model's blocks."""
+    """Return whether every pattern is `name=module.path`: then nothing need be known of the model's blocks."""
     return all("=" in part for part in (patterns.split(",") if isinstance(patterns, str) else patterns))
 
 
 def select_sites(patterns: str | Iterable[str], available: Iterable[str]) -> tuple[str, ...]:
-    """The available sites that match any of the shell-style patterns (comma-separated or a list), in site order.
+    """Return the available sites that match any of the shell-style patterns (comma-separated or a list), in site order.
 
     Raises:
         UnknownSite: a pattern that matches nothing, with the nearest name.

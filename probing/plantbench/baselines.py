@@ -1,4 +1,5 @@
-"""Rules of the field, on the same cells: what a probe's accuracy, erasure, gradients and fitted directions say of use.
+"""Rules of the field, on the same cells: they judge use by a probe's accuracy, erasure, gradients and fitted
+directions.
 
 None of them stratifies. Where a rule needs two classes, of more classes the first two are compared, and real values
 are cut at their median. Thresholds of (a) and (c) are fitted on development cells: `fitted`.
@@ -41,13 +42,13 @@ DRAWS, QUANTILE = 60, 0.95
 
 @dataclass(frozen=True)
 class Threshold:
-    """Used where a statistic reaches a threshold, else unused."""
+    """Answers "used" where a statistic reaches a threshold, else "unused"."""
 
     statistic: Statistic
     threshold: float
 
     def __call__(self, case: Case) -> dict[Cell, Answer]:
-        """A rule of `score`."""
+        """Answer for every cell of a case, as a rule of `score`."""
         found = {cell: self.statistic(case, cell) for cell in case.cells}
         return {
             cell: Answer("used" if value >= self.threshold else "unused", score=value, effect=effect)
@@ -56,7 +57,7 @@ class Threshold:
 
 
 def fitted(statistics: Mapping[str, Statistic], suite: Iterable[tuple[Case, Truth]]) -> dict[str, Threshold]:
-    """Rules with the thresholds that do best on the cells of a suite: most right, each label counting alike."""
+    """Return rules with the thresholds that do best on the cells of a suite: most right, each label counting alike."""
     values: dict[str, list[float]] = {name: [] for name in statistics}
     used: list[bool] = []
     for case, truth in suite:
@@ -72,7 +73,7 @@ def fitted(statistics: Mapping[str, Statistic], suite: Iterable[tuple[Case, Trut
 
 
 def best_threshold(values: Floats, used: NDArray[np.bool_]) -> float:
-    """Midway between the values that part the labels best by balanced accuracy (the highest such)."""
+    """Return the midpoint between the values that part the labels best by balanced accuracy (the highest such)."""
     order = np.unique(values)
     cuts = np.concatenate([[order[0]], (order[1:] + order[:-1]) / 2, [np.nextafter(order[-1], np.inf)]])
     right = [(values[used] >= cut).mean() + (values[~used] < cut).mean() for cut in cuts]
@@ -83,7 +84,9 @@ FIELD_RULES = ("probe_accuracy", "attribution_patching", "amnesic_leace", "amnes
 
 
 def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
-    """All of them by name, thresholds fitted on the cells of a suite (not those that they are scored on)."""
+    """Return all of the rules by name, with thresholds fitted on the cells of a suite (not those that they are scored
+    on).
+    """
     statistics = {"probe_accuracy": accuracy_above_chance, "attribution_patching": attribution}
     rules: dict[str, Rule] = dict(fitted(statistics, suite))
     rules |= {"amnesic_leace": Amnesic(Leace()), "amnesic_inlp": Amnesic(Inlp()), "fitted_direction": FittedDirection()}
@@ -91,7 +94,9 @@ def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
 
 
 def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
-    """(a) Balanced accuracy above chance of a linear probe, as a share of what there is; R² of real values."""
+    """(a) Return the balanced accuracy above chance of a linear probe, as a share of what is possible; for real values,
+    R².
+    """
     z, k = case.labels[cell.property], case.n_classes[cell.property]
     order = generator(case.seed, "plantbench", "probe").permutation(int(case.groups.max()) + 1)[case.groups]
     rows = np.argsort(order, kind="stable")
@@ -101,7 +106,9 @@ def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
 
 
 def attribution(case: Case, cell: Cell) -> tuple[float, float]:
-    """(c) |⟨g, D⟩| in SDs of the behaviour: the gradient of its contrast, along the difference of class means."""
+    """(c) Return |⟨g, D⟩| in SDs of the behaviour: the gradient of its contrast, along the difference of class
+    means.
+    """
     rows, z = two_classes(case, cell)
     h = case.instrument.states(cell.place)[rows]
     y = case.instrument.clean()[rows]
@@ -115,7 +122,8 @@ def attribution(case: Case, cell: Cell) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Amnesic:
-    """(b) Used if erasing the property changes the behaviour more than 95 % of random erasures of equal rank.
+    """(b) Answers "used" if erasing the property changes the behaviour more than 95 % of random erasures of equal rank
+    do.
 
     The change is the mean KL(clean ‖ erased) where the behaviour is logits, else the mean squared change. Random
     subspaces are spanned by draws from N(0, Σ) of the states.
@@ -125,7 +133,7 @@ class Amnesic:
     draws: int = DRAWS
 
     def __call__(self, case: Case) -> dict[Cell, Answer]:
-        """A rule of `score`."""
+        """Answer for every cell of a case, as a rule of `score`."""
         return {cell: self._answer(case, cell) for cell in case.cells}
 
     def _answer(self, case: Case, cell: Cell) -> Answer:
@@ -156,7 +164,8 @@ class Amnesic:
 
 @dataclass(frozen=True)
 class FittedDirection:
-    """(d) Used if exchanging the fitted direction moves held-out rows towards the donor's class (one-sided 5 %).
+    """(d) Answers "used" if exchanging the fitted direction moves held-out rows towards the donor's class (one-sided 5
+    %).
 
     One direction is found by gradient descent so that exchanging the coordinate along it between rows of two classes
     gives the behaviour that differs by the class contrast; half of the groups fit, the others are measured.
@@ -165,7 +174,7 @@ class FittedDirection:
     steps: int = STEPS
 
     def __call__(self, case: Case) -> dict[Cell, Answer]:
-        """A rule of `score`."""
+        """Answer for every cell of a case, as a rule of `score`."""
         return {cell: self._answer(case, cell) for cell in case.cells}
 
     def _answer(self, case: Case, cell: Cell) -> Answer:
@@ -205,7 +214,7 @@ class FittedDirection:
 
 
 def two_classes(case: Case, cell: Cell) -> tuple[Ints, Ints]:
-    """Rows, and 0 or 1 for each: the first two classes, or real values below and above their median."""
+    """Return rows, and 0 or 1 for each: the first two classes, or real values below and above their median."""
     z, k = case.labels[cell.property], case.n_classes[cell.property]
     if not k:
         return np.arange(len(z)), (z > np.median(z)).astype(np.int64)
@@ -214,13 +223,15 @@ def two_classes(case: Case, cell: Cell) -> tuple[Ints, Ints]:
 
 
 def _difference(values: Floats, z: Ints) -> Floats:
-    """`(P,)` mean of class 1 less mean of class 0."""
+    """Return the mean of class 1 less the mean of class 0, `(P,)`."""
     means = sums_by(z, values, 2) / np.maximum(np.bincount(z, minlength=2), 1)[:, None]
     return np.asarray(means[1] - means[0])
 
 
 def _donors(rows: Ints, z: Ints, rng: np.random.Generator) -> tuple[Ints, Ints, Floats]:
-    """Rows of both classes alike, for each a donor of the other class, and +1 where the donor is of class 1."""
+    """Return rows of both classes alike, for each a donor of the other class, and +1 where the donor is of class 1,
+    else -1.
+    """
     zero, one = (rng.permutation(rows[z == value]) for value in (0, 1))
     n = min(len(zero), len(one), FITTED_ROWS // 2)
     taken, donors = np.concatenate([zero[:n], one[:n]]), np.concatenate([one[:n], zero[:n]])
@@ -234,6 +245,6 @@ def _exchanged(h: torch.Tensor, donor: torch.Tensor, direction: torch.Tensor) ->
 
 
 def _root(h: NDArray[np.floating]) -> Floats:
-    """Square root of the covariance `(D, D)`."""
+    """Return the square root of the covariance, `(D, D)`."""
     values, vectors = np.linalg.eigh(np.cov(h.astype(np.float64), rowvar=False))
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))

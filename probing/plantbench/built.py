@@ -49,17 +49,17 @@ class Built:
 
     @property
     def planted(self) -> PlantedModel:
-        """The model."""
+        """The planted model itself."""
         return self.claim.planted
 
     @property
     def configuration_sha256(self) -> str:
-        """Of the generator's version and the configuration."""
+        """SHA-256 of the generator's version and the configuration."""
         return digest([VERSION, dict(self.configuration)])
 
 
 def compiled(planted: Planted) -> Built:
-    """The model of a tier-1 case; about 0.02 s."""
+    """Return the model of a tier-1 case; this takes about 0.02 s."""
     make = gpt2 if planted.family == "gpt2" else llama
     model = PlantedModel(make(planted.circuit, length=planted.language.length, seed=planted.seed), planted.language)
     circuit, spec = planted.circuit, CASES[planted.number]
@@ -77,7 +77,7 @@ def compiled(planted: Planted) -> Built:
 
 
 def of_training(recipe: Recipe, model: Trained) -> Built:
-    """What is meant of a trained model."""
+    """Return a trained model with what is meant of it."""
     direction = model.direction.numpy().astype(np.float64)
     claim = Claim(
         model.planted, f"tier2-{recipe.family}-{recipe.seed}", _cells(recipe.intended), every_cell(model.planted),

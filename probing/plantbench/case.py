@@ -1,4 +1,4 @@
-"""Case: what a rule sees of a planted model. Truth: what only the score sees. Answer: what a rule says of a cell."""
+"""Case: a planted model as a rule sees it. Truth: what only the score sees. Answer: what a rule says of a cell."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Joint:
         return tuple(Place(self.site, position) for position in self.positions)
 
     def holds(self, cell: Cell) -> bool:
-        """Whether the cell is one of these."""
+        """Return whether the cell is at one of these positions."""
         return cell.property == self.name and cell.place in self.places
 
 
 def joints_of(cells: Iterable[Cell]) -> tuple[Joint, ...]:
-    """For each property and site at which several positions are asked about, all of them together."""
+    """Return, for each property and site at which several positions are asked about, all these positions together."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
         found.setdefault((cell.property, cell.place.site), []).append(cell.place.position)
@@ -67,7 +67,7 @@ def joints_of(cells: Iterable[Cell]) -> tuple[Joint, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A model with labelled rows, of which it is asked what it uses.
+    """A model with labelled rows; rules are asked what it uses.
 
     Attributes:
         tier: 0 latent vectors, 1 compiled transformers, 2 trained ones.
@@ -98,21 +98,21 @@ class Case:
 
     @property
     def key(self) -> str:
-        """`0.05.used.3`: tier, case, twin, seed."""
+        """Key of the case, such as `0.05.used.3`: tier, case, twin, seed."""
         return f"{self.tier}.{self.number:02d}.{self.twin}.{self.seed}"
 
     def blind(self) -> Case:
-        """The same without number, name and twin: what a rule is given."""
+        """Return the case without number, name and twin, as a rule is given it."""
         return replace(self, number=0, name="", twin="")
 
     def covariates(self, name: str) -> dict[str, tuple[Values, int]]:
-        """The other labelled properties: values and K by name."""
+        """Return values and K of the other labelled properties, by name."""
         return {other: (z, self.n_classes[other]) for other, z in self.labels.items() if other != name}
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What do-interventions on minimal pairs say of a cell; effects in SDs of the clean output.
+    """Result of do-interventions on minimal pairs at one cell; effects are in SDs of the clean output.
 
     Attributes:
         label: used (S ≥ 0.10), unused (E ≤ 0.02 and S ≤ 0.05), or in the band between them, which is not scored.
@@ -141,7 +141,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class CellTruth:
-    """What is true of one cell.
+    """The truth of one cell.
 
     Attributes:
         intended: by the builder; "": no intention, certification decides.
@@ -157,13 +157,13 @@ class CellTruth:
 
     @property
     def decodable(self) -> bool:
-        """At least 0.05 above chance (R² at least 0.02)."""
+        """Whether probes are at least 0.05 above chance (R² of at least 0.02)."""
         return self.probe_accuracy >= self.chance + (0.05 if self.chance else 0.02)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of a case.
+    """The truth of a case.
 
     Attributes:
         cells: of each place alone.
@@ -174,20 +174,20 @@ class Truth:
     joints: Mapping[Joint, Certificate] = field(default_factory=dict)
 
     def joint(self, cell: Cell) -> Certificate | None:
-        """What is certified of the positions of which this cell is one, together; None: it is the only one."""
+        """Return the certificate of all positions of this cell's site together; None: the cell is the only one."""
         return next((found for joint, found in self.joints.items() if joint.holds(cell)), None)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a rule says.
+    """The answer of a rule for one cell.
 
     Attributes:
         verdict: used, unused, not decodable, or nothing.
         score: the larger, the more used; NaN: none.
         effect: estimate of MF; NaN: none.
         p: of no effect; NaN: none.
-        together: of all positions of the site edited together; "": nothing is said.
+        together: of all positions of the site edited together; "": no answer.
     """
 
     verdict: Said

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """What is to be certified of a model.
+    """The claims that are to be certified of a model.
 
     Attributes:
         planted: in evaluation mode.
@@ -44,13 +44,13 @@ class Claim:
 
 
 def every_cell(planted: PlantedModel) -> tuple[Cell, ...]:
-    """Properties by sites by positions."""
+    """Return the cells of all properties, sites and positions."""
     places = [Place(site, position) for site in planted.sites for position in POSITIONS]
     return tuple(Cell(place, name) for name in planted.language.lexicon.properties for place in places)
 
 
 def certified(claim: Claim, *, seed: int, n_pairs: int = N_PAIRS, probe_rows: int = PROBE_ROWS) -> Truth:
-    """The truth of every cell, by exchanges between minimal pairs.
+    """Return the truth of every cell, by exchanges between minimal pairs.
 
     Args:
         claim: the model and what is meant.
@@ -85,7 +85,7 @@ def certified(claim: Claim, *, seed: int, n_pairs: int = N_PAIRS, probe_rows: in
 def _certificates(
     claim: Claim, name: str, asked: Sequence[Sequence[Place]], seed: int, n_pairs: int
 ) -> list[Certificate]:
-    """For each set of places of one site, what exchanging the states of all of them says."""
+    """Return, for each set of places of one site, the certificate of exchanging the states of all of them."""
     language = claim.planted.language
     places = list(dict.fromkeys(place for several in asked for place in several))
     x, other = language.pairs(n_pairs, name, generator(seed, "pairs", name))
@@ -98,7 +98,7 @@ def _certificates(
 
 
 def joined(x: Prompts, other: Prompts) -> Prompts:
-    """Rows of one, then of the other."""
+    """Return the rows of `x`, then those of `other`."""
     return Prompts(
         np.concatenate([x.ids, other.ids]),
         np.concatenate([x.words, other.words]),
@@ -107,7 +107,7 @@ def joined(x: Prompts, other: Prompts) -> Prompts:
 
 
 def values_of(lexicon: Lexicon, name: str) -> tuple[Values, int]:
-    """`(W,)` codes and K, or real values and 0."""
+    """Return the values of a property, `(W,)`: codes and K, or real values and 0."""
     if name in lexicon.values:
         return lexicon.real(name), 0
     codes = lexicon.codes(name)
@@ -115,7 +115,7 @@ def values_of(lexicon: Lexicon, name: str) -> tuple[Values, int]:
 
 
 def strata_of(lexicon: Lexicon, name: str) -> NDArray[np.int64]:
-    """`(W,)` codes of the other properties' values together."""
+    """Return codes of the other properties' values together, `(W,)`."""
     found = np.zeros(len(lexicon), dtype=np.int64)
     for other in lexicon.properties:
         if other != name:
@@ -125,7 +125,7 @@ def strata_of(lexicon: Lexicon, name: str) -> NDArray[np.int64]:
 
 
 def _features(states: NDArray[np.float32], claim: Claim) -> list[NDArray[np.floating]]:
-    """States; and with the products of what is coded together."""
+    """Return the states; where properties are coded together, also with the products of what is coded together."""
     if not claim.products:
         return [states]
     products = [(states @ u) * (states @ v) for u, v in claim.products]

@@ -1,4 +1,4 @@
-"""Circuit: a transformer said in named slots, before it has weights of any family."""
+"""Circuit: a transformer described in named slots, before it has weights of any family."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Circuit:
-    """All that the weights are made from. V pieces, S slots, K answers.
+    """Everything that the weights are made from. V pieces, S slots, K answers.
 
     Attributes:
         slots: names; each gets a direction of its own.
@@ -69,11 +69,11 @@ class Circuit:
     norm: float
 
     def index(self, slot: str) -> int:
-        """Column of a slot."""
+        """Return the column of a slot."""
         return self.slots.index(slot)
 
     def coordinates(self, slots: Mapping[str, float]) -> Floats:
-        """`(S,)` a sum of slots."""
+        """Return a sum of slots, `(S,)`."""
         found = np.zeros(len(self.slots))
         for name, size in slots.items():
             found[self.index(name)] = size
@@ -81,7 +81,9 @@ class Circuit:
 
 
 def basis(n_slots: int, seed: int) -> Floats:
-    """`(WIDTH, S)` orthonormal columns, all orthogonal to the vector of ones, so that centring leaves them alone."""
+    """Return `(WIDTH, S)` orthonormal columns, all orthogonal to the vector of ones, so that centring leaves them
+    alone.
+    """
     drawn = generator(seed, "basis").standard_normal((WIDTH, n_slots))
     whole, _ = np.linalg.qr(np.column_stack([np.ones(WIDTH), drawn]))
     return np.asarray(whole[:, 1:])

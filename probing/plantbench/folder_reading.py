@@ -36,7 +36,7 @@ _CASE = {"tier": int, "number": int, "name": str, "twin": str, "family": str, "s
 def read_case(
     folder: str | Path, *, split: str | None = None, rows: int = 8000, twins: str = "", check: bool = True
 ) -> tuple[Case, Truth]:  # fmt: skip
-    """The case of a folder, its rows those of corpus.jsonl.
+    """Return the case of a folder, whose rows are those of corpus.jsonl.
 
     Args:
         folder: written by `write_case`.
@@ -71,7 +71,7 @@ def read_case(
 
 
 def read_truth_file(folder: Path) -> dict[str, Any]:
-    """What truth.json says, after the files that it names were found to be the same.
+    """Return the content of truth.json, once the files that it names were checked to be the same.
 
     Raises:
         CorpusError: missing, malformed, of another format, or files that differ.
@@ -151,7 +151,7 @@ def _values(labels: list[Any], classes: list[str], name: str) -> Values:
 
 
 def _twins(groups: list[str]) -> Ints:
-    """The other row of each row's pair."""
+    """Return the other row of each row's pair."""
     found = np.empty(len(groups), dtype=np.int64)
     first: dict[str, int] = {}
     for row, group in enumerate(groups):

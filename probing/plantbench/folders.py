@@ -73,7 +73,7 @@ def write_truth(folder: Path, built: Built, truth: Truth, files: Sequence[str], 
 
 
 def tokenizer_of(language: Language) -> PreTrainedTokenizerFast:
-    """Words between spaces; nothing is added before or after them."""
+    """Return a tokenizer of words between spaces, which adds nothing before or after them."""
     raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(language.vocabulary)}, unk_token=SPECIAL[1]))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     mask = {"mask_token": language.query} if language.query == "[MASK]" else {}
@@ -84,7 +84,7 @@ def tokenizer_of(language: Language) -> PreTrainedTokenizerFast:
 
 
 def classes_of(language: Language, name: str) -> list[str]:
-    """Labels of a property's classes in order; empty for real values."""
+    """Return the labels of a property's classes in order; empty for real values."""
     if name in language.lexicon.values:
         return []
     return [f"{name.lower()}{code}" for code in range(int(language.lexicon.codes(name).max()) + 1)]

@@ -1,4 +1,4 @@
-"""A circuit as the weights of a GPT-2."""
+"""Compiles a circuit into the weights of a GPT-2."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from probing.plantbench.circuit import (
 
 
 def gpt2(circuit: Circuit, *, length: int, seed: int) -> GPT2LMHeadModel:
-    """The model, in evaluation mode; its biases are zero, its norms' gains 1."""
+    """Return the model, in evaluation mode; its biases are zero, its norms' gains 1."""
     config = GPT2Config(
         vocab_size=len(circuit.pieces), n_positions=length, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_inner=UNITS,
         activation_function="relu", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, tie_word_embeddings=False,

@@ -11,7 +11,9 @@ Ints = NDArray[np.int64]
 
 
 def groups_of(knobs: Knobs, n: int, rng: np.random.Generator) -> Ints:
-    """`(n,)` codes 0 … G-1 of groups, in one piece each, as the knobs have it; `rng` draws sizes that vary."""
+    """Return the codes 0 … G-1 of groups, `(n,)`, each group in one piece, as the knobs have it; `rng` draws sizes that
+    vary.
+    """
     if knobs.grouping == "equal":
         return np.arange(n) // knobs.group_size
     if knobs.grouping == "mixed":
@@ -27,19 +29,19 @@ def groups_of(knobs: Knobs, n: int, rng: np.random.Generator) -> Ints:
 
 
 def zipf_shares(k: int, tail: float) -> NDArray[np.float64]:
-    """`(k,)` shares as 1, 1/2, 1/3 … to the power of `tail`."""
+    """Return `(k,)` shares proportional to 1, 1/2, 1/3 … to the power of `tail`."""
     shares = np.arange(1, k + 1) ** -tail
     return np.asarray(shares / shares.sum())
 
 
 def effective(groups: Ints) -> float:
-    """How many equal groups the groups are worth: (Σ m)² / Σ m² of their sizes m."""
+    """Return how many equal groups the groups are worth: (Σ m)² / Σ m² of their sizes m."""
     sizes = np.bincount(groups).astype(np.float64)
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
 def _whole(shares: NDArray[np.float64], n: int) -> Ints:
-    """Whole sizes of at least 1 that are as nearly proportional to the shares as can be and sum to n."""
+    """Return whole sizes of at least 1 that are as nearly proportional to the shares as can be and sum to n."""
     wanted = shares * (n - len(shares))
     sizes = np.floor(wanted).astype(np.int64)
     most = np.argsort(sizes - wanted, kind="stable")[: n - len(shares) - int(sizes.sum())]

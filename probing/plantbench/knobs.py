@@ -1,4 +1,4 @@
-"""Knobs: what tier 0 is drawn with; the development configuration, and the held-out one."""
+"""Knobs: the settings that tier 0 is drawn with; the development configuration, and the held-out one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Grouping = Literal["equal", "mixed", "zipf", "lognormal"]
 
 @dataclass(frozen=True)
 class Knobs:
-    """What a case of tier 0 is drawn with.
+    """Settings that a case of tier 0 is drawn with.
 
     Attributes:
         n: rows given to rules.
@@ -102,17 +102,21 @@ class Knobs:
 
 
 def held_out_version(package: str) -> str:
-    """What the held-out configuration of a release is called: a new package or a new generator gives another one."""
+    """Return the name of the held-out configuration of a release; a new package or a new generator gives another
+    name.
+    """
     return f"{package}+{VERSION}"
 
 
 def holdout_seed(version: str) -> int:
-    """Root seed of the held-out configuration: known once the version is named."""
+    """Return the root seed of the held-out configuration, which is known once the version is named."""
     return int.from_bytes(hashlib.sha256(f"plantbench-holdout-{version}".encode()).digest()[:4], "big")
 
 
 def held_out(version: str, seed: int) -> Knobs:
-    """Knobs from wider ranges, drawn by version and seed. To be run once a release, never tuned against."""
+    """Return knobs from wider ranges, drawn by version and seed. They are to be run once a release, never tuned
+    against.
+    """
     rng = generator(holdout_seed(version), "knobs", seed)
     squashes: tuple[Squash, ...] = ("linear", "tanh", "softsign")
     return Knobs(

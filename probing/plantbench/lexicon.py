@@ -33,7 +33,7 @@ class Lexicon:
 
     @cached_property
     def levels(self) -> Mapping[str, Ints]:
-        """`(W,)` levels by factor."""
+        """Levels of the words, `(W,)`, by factor."""
         grid = np.indices(tuple(self.factors.values())).reshape(len(self.factors), -1).astype(np.int64)
         return dict(zip(self.factors, grid, strict=True))
 
@@ -41,7 +41,7 @@ class Lexicon:
         return int(np.prod(list(self.factors.values())))
 
     def codes(self, name: str) -> Ints:
-        """`(W,)` class of every word: 0 … K-1.
+        """Return the class of every word, `(W,)`: 0 … K-1.
 
         Raises:
             UnknownName: no such property.
@@ -52,11 +52,11 @@ class Lexicon:
         return found[0] if len(found) == 1 else np.sum(found, axis=0) % 2
 
     def signs(self, factor: str) -> NDArray[np.float64]:
-        """`(W,)` +1 or -1 by the level of a factor of two levels."""
+        """Return +1 or -1 by the level of a factor of two levels, `(W,)`."""
         return np.asarray(2.0 * self.levels[factor] - 1, dtype=np.float64)
 
     def real(self, name: str) -> NDArray[np.float64]:
-        """`(W,)` real values of a continuous property, classes as numbers of another."""
+        """Return the real values of a continuous property, `(W,)`; of another property, its classes as numbers."""
         codes = self.codes(name)
         return (
             np.asarray(self.values[name], dtype=np.float64)[codes] if name in self.values else codes.astype(np.float64)
@@ -64,13 +64,13 @@ class Lexicon:
 
     @cached_property
     def identities(self) -> Ints:
-        """`(W,)` number of the word's identity."""
+        """Number of each word's identity, `(W,)`."""
         sizes = tuple(self.factors[name] for name in self.identity)
         found = np.ravel_multi_index(tuple(self.levels[name] for name in self.identity), sizes)
         return np.asarray(found, dtype=np.int64)
 
     def partners(self, name: str) -> Ints:
-        """`(W, m)` words that differ from each word in one factor of the property, and in nothing else."""
+        """Return `(W, m)` words that differ from each word in one factor of the property, and in nothing else."""
         grid = np.arange(len(self)).reshape(tuple(self.factors.values()))
         columns = []
         for factor in self.properties[name]:

@@ -1,4 +1,4 @@
-"""A circuit as the weights of a Llama."""
+"""Compiles a circuit into the weights of a Llama."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CONST = 2.0  # of the slot `const`: a unit without a factor is multiplied by it
 
 
 def llama(circuit: Circuit, *, length: int, seed: int) -> LlamaForCausalLM:
-    """The model, in evaluation mode; its norms' gains are 1, and no rotary angle matters to its heads."""
+    """Return the model, in evaluation mode; its norms' gains are 1, and no rotary angle matters to its heads."""
     config = LlamaConfig(
         vocab_size=len(circuit.pieces), max_position_embeddings=length, hidden_size=WIDTH, num_hidden_layers=LAYERS,
         num_attention_heads=HEADS, num_key_value_heads=HEADS, intermediate_size=UNITS, hidden_act="relu",

@@ -1,4 +1,4 @@
-"""The oracle: which cells a model uses, by do-interventions on minimal pairs, whatever its builder meant.
+"""The oracle: finds which cells a model uses, by do-interventions on minimal pairs, whatever its builder meant.
 
 With Δ_i = y(do h := h(x'_i)) − y(x_i) on pairs equal in all but the property, s_Y the clean output's SD (root of summed
 variances), m_w and t_w means by stratum (and pair of classes) of signed Δ_i and y(x'_i) − y(x_i), π_w their weights:
@@ -79,7 +79,7 @@ def truth_of(
     cell: Cell, certificate: Certificate, intended: str, accuracy: float, n_classes: int, *, where: str,
     sub_label: str = "",
 ) -> CellTruth:  # fmt: skip
-    """The truth of a cell, if the builder's intention is not contradicted.
+    """Return the truth of a cell, if the builder's intention is not contradicted.
 
     Raises:
         PlantFailed: intended used and certified unused, the reverse, or a sub-label that was meant otherwise.
@@ -107,7 +107,8 @@ def check_intention(what: Cell | Joint, certificate: Certificate, intended: str,
 
 
 def probe_accuracy(features: Sequence[NDArray[np.floating]], z: Values, *, n_classes: int) -> float:
-    """The best held-out balanced accuracy (R² of real values) of linear probes on several kinds of features `(N, D)`.
+    """Return the best held-out balanced accuracy (R² of real values) of linear probes on several kinds of features `(N,
+    D)`.
 
     Gaussian classes of one covariance, fitted on the first half of the rows and measured on the second; classes count
     alike, so a rare one cannot hide. States come first; builders add products of what they planted.
@@ -137,7 +138,9 @@ def _check_pairs(start: Values, goal: Values, strata: Ints, of_other: Ints) -> N
 def _changes(
     instrument: Instrument, rows: Ints, states: Mapping[Place, NDArray[np.float32]], *, frozen_norms: bool = False
 ) -> Floats:
-    """`(n, V)` change of the clean behaviour when rows have other states `(n, D)` at places of one site."""
+    """Return the change of the clean behaviour, `(n, V)`, when rows have other states `(n, D)` at places of one
+    site.
+    """
     (site,) = {place.site for place in states}
     given = {place.position: h for place, h in states.items()}
     return behaviour(instrument, site, rows, given, frozen_norms=frozen_norms) - instrument.clean()[rows]
@@ -146,7 +149,9 @@ def _changes(
 def _class_mean_swap(
     h: NDArray[np.float32], pairs: Ints, z: Values, strata: Ints, n_classes: int
 ) -> NDArray[np.float32]:
-    """`(n, D)` states of x, moved by the difference of the population's class means (or the slope) in their stratum."""
+    """Return the states of x, `(n, D)`, moved by the difference of the population's class means (or the slope) in their
+    stratum.
+    """
     x, other = pairs[:, 0], pairs[:, 1]
     rows = pairs.reshape(-1)
     states, w = h[rows].astype(np.float64), strata[rows]

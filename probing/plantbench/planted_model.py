@@ -39,7 +39,7 @@ class PlantedModel:
 
     @cached_property
     def blocks(self) -> Sequence[nn.Module]:
-        """In order."""
+        """The blocks, in order."""
         for path in _BLOCKS:
             try:
                 return list(self.model.get_submodule(path).children())
@@ -49,16 +49,16 @@ class PlantedModel:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """resid.0 … resid.L."""
+        """The sites resid.0 … resid.L."""
         return tuple(f"resid.{layer}" for layer in range(len(self.blocks) + 1))
 
     @property
     def norms(self) -> list[nn.Module]:
-        """Every LayerNorm and RMSNorm."""
+        """Every LayerNorm and RMSNorm of the model."""
         return [m for m in self.model.modules() if isinstance(m, nn.LayerNorm) or type(m).__name__.endswith("RMSNorm")]
 
     def answers(self, ids: Tensor) -> Tensor:
-        """`(B, K)` centred answer logits at the query of prompts `(B, T)`."""
+        """Return the centred answer logits `(B, K)` at the query of prompts `(B, T)`."""
         if self.pooled is not None:
             states: Tensor = self.model(input_ids=ids).last_hidden_state
             return states.mean(1) @ self.pooled
@@ -69,7 +69,7 @@ class PlantedModel:
 
     @contextmanager
     def reading(self, layers: Sequence[int]) -> Iterator[list[Tensor]]:
-        """Collect the states `(B, T, D)` at resid.l, for every l of `layers`, of the pass inside."""
+        """Within the block, collect the states `(B, T, D)` at resid.l, for every l of `layers`."""
         states: list[Tensor] = []
         with ExitStack() as stack:
             for layer in layers:
@@ -77,7 +77,7 @@ class PlantedModel:
             yield states
 
     def states_at(self, prompts: Prompts, places: Sequence[Place]) -> dict[Place, NDArray[np.float32]]:
-        """`(N, D)` states of many prompts at each place."""
+        """Return the states `(N, D)` of many prompts at each place."""
         layers = sorted({self.sites.index(place.site) for place in places})
         found: dict[Place, list[Tensor]] = {place: [] for place in places}
         for start in range(0, len(prompts), BATCH):
@@ -91,7 +91,7 @@ class PlantedModel:
 
     @contextmanager
     def setting(self, layer: int, given: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
-        """do: in the pass inside, the states at resid.layer and positions `(B,)` are `(B, D)`."""
+        """Within the block, set the states at resid.layer and positions `(B,)` to `(B, D)`: a do-intervention."""
 
         def replaced(state: Tensor) -> Tensor:
             rows = torch.arange(len(state))
@@ -124,7 +124,7 @@ class PlantedModel:
 
     @cached_property
     def _forms(self) -> list[int | None]:
-        """For each block the length of the tuple it gives; None: a tensor."""
+        """Length of the tuple that each block returns; None: it returns a tensor."""
         found: list[int | None] = []
 
         def note(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
@@ -136,7 +136,7 @@ class PlantedModel:
 
     @contextmanager
     def starting(self, layer: int, states: Tensor) -> Iterator[None]:
-        """The pass inside begins at resid.layer, with states `(B, T, D)`; earlier blocks are bypassed."""
+        """Within the block, a pass begins at resid.layer, with states `(B, T, D)`; earlier blocks are bypassed."""
         bypassed = list(zip(self.blocks, self._forms, strict=True))[:layer]
         try:
             for block, form in bypassed:
@@ -149,7 +149,7 @@ class PlantedModel:
 
     @contextmanager
     def with_norms_of(self, ids: Tensor) -> Iterator[None]:
-        """Every norm divides by what it divides by in a clean pass of these prompts."""
+        """Within the block, every norm divides by what it divides by in a clean pass of these prompts."""
         held: dict[nn.Module, Tensor] = {}
 
         def note(module: nn.Module, args: tuple[Any, ...], _: Any) -> None:
@@ -168,7 +168,7 @@ class PlantedModel:
 
 
 def _at_the_query(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-    """The head is run at the last position alone."""
+    """Cut the states to the last position, where alone the head is run."""
     output["last_hidden_state"] = output["last_hidden_state"][:, -1:]
     return output
 
@@ -181,7 +181,7 @@ def _bypass(form: int | None, states: Tensor) -> Callable[..., Any]:
 
 
 def _scale(module: nn.Module, x: Tensor) -> Tensor:
-    """`(B, T, 1)` what the norm divides by."""
+    """Return what the norm divides by, `(B, T, 1)`."""
     if isinstance(module, nn.LayerNorm):
         return (x.var(-1, keepdim=True, unbiased=False) + module.eps).sqrt()
     epsilon = float(module.variance_epsilon)  # type: ignore[arg-type]
@@ -197,7 +197,7 @@ def _hooks(modules: Sequence[nn.Module], hook: Callable[..., Any]) -> Iterator[N
 
 
 class PromptInstrument(Instrument):
-    """N prompts of a planted model, all of one length: what the oracle measures on, straight from the ids.
+    """N prompts of a planted model, all of one length, as the oracle measures them, straight from the ids.
 
     Args:
         planted: the model, in evaluation mode.
@@ -213,7 +213,7 @@ class PromptInstrument(Instrument):
         self._clean, self._whole = self._read()
 
     def _read(self) -> tuple[NDArray[np.float64], dict[int, Tensor]]:
-        """The behaviour, and `(N, T, D)` states by layer."""
+        """Return the behaviour, and the states `(N, T, D)` by layer."""
         layers = sorted({self._layer(place.site) for place in self._places})
         clean: list[Tensor] = []
         found: dict[int, list[Tensor]] = {layer: [] for layer in layers}

@@ -1,4 +1,4 @@
-"""Plant: how property B of one case is drawn, written into its slots and read from them."""
+"""Plant: says how property B of one case is drawn, written into its slots and read from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ONE, TWO = "first", "second"
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """Rows as drawn: everything that does not change when B does, and B.
+    """Latent values of drawn rows: everything that does not change when B does, and B.
 
     Attributes:
         a, c, z: `(n,)` values of A, C and B.
@@ -49,17 +49,17 @@ More = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 
 
 def fair(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
-    """Class 1 with the share that the knobs say."""
+    """Draw class 1 with the share that the knobs give."""
     return (rng.random(len(a)) < knobs.balance).astype(np.int64)
 
 
 def signs(z: Values) -> Floats:
-    """−1 for class 0, +1 for class 1."""
+    """Return −1 for class 0 and +1 for class 1."""
     return np.asarray(2.0 * z - 1)
 
 
 def turned(own: Floats, sign: Floats, direction: Floats, length: float = 1.0) -> Floats:
-    """Noise `(n, k)` plus a code ± `length` along a unit direction `(k,)`, whose noise changes sign with the code.
+    """Return noise `(n, k)` plus a code ± `length` along a unit direction `(k,)`; the noise changes sign with the code.
 
     As the noise is symmetric this is code plus noise; and the two classes of a pair have equally long states.
     """
@@ -68,18 +68,18 @@ def turned(own: Floats, sign: Floats, direction: Floats, length: float = 1.0) ->
 
 
 def in_slot(slot: int, *, slots: int = 1, length: float = 1.0) -> Write:
-    """A binary code in one of B's slots."""
+    """Return a function that writes a binary code in one of B's slots."""
     direction = np.eye(slots)[slot]
     return lambda own, z, latents: turned(own, signs(z), direction, length)
 
 
 def unread(reads: Floats, noise: Floats) -> Floats:
-    """No weight on B's slots."""
+    """Return weights of 0 on B's slots."""
     return np.zeros_like(reads)
 
 
 def slot_read(slot: int, gain: float = 1.0) -> Linear:
-    """One slot is read by its vector."""
+    """Return weights that read one slot by its vector."""
 
     def weights(reads: Floats, noise: Floats) -> Floats:
         found = np.zeros_like(reads)
@@ -90,7 +90,9 @@ def slot_read(slot: int, gain: float = 1.0) -> Linear:
 
 
 def flipped(rng: np.random.Generator, z: Values, n_classes: int) -> Values:
-    """Another value for each row: of classes one of the others, by their frequency in z; or a new standard normal."""
+    """Return another value for each row: of classes another class, by the frequencies in z; or a new standard normal
+    value.
+    """
     if not n_classes:
         return rng.standard_normal(len(z))
     codes = np.asarray(z, np.int64)
@@ -107,7 +109,7 @@ def flipped(rng: np.random.Generator, z: Values, n_classes: int) -> Values:
 
 @dataclass(frozen=True, eq=False)
 class Plant:
-    """One twin of one case.
+    """The plant of one twin of one case.
 
     Attributes:
         intended: by position; "": certification decides.

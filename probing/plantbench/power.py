@@ -14,7 +14,7 @@ from probing.plantbench.suite import vectors
 
 @dataclass(frozen=True)
 class Sweep:
-    """One knob of tier 0.
+    """A range of values of one knob of tier 0.
 
     Attributes:
         meaning: in a few words.
@@ -45,7 +45,7 @@ SWEEPS: Mapping[str, Sweep] = MappingProxyType({
 
 
 def power_curve(rules: Mapping[str, Rule], knob: str, *, seeds: Sequence[int]) -> Curve:
-    """Rates of every rule at every value of a knob, all others being those of development.
+    """Return the rates of every rule at every value of a knob; all other knobs are those of development.
 
     Args:
         rules: by name.
@@ -65,7 +65,9 @@ def power_curve(rules: Mapping[str, Rule], knob: str, *, seeds: Sequence[int]) -
 
 
 def power_table(knob: str, curve: Curve) -> str:
-    """A line a value: the share of used cells found and of unused ones called used, by rule."""
+    """Return a table with a line a value: by rule, the share of used cells that it finds and of unused ones that it
+    calls used.
+    """
     names = list(next(iter(curve.values())))
     width = max(13, *(len(name) for name in names))
     sweep = SWEEPS[knob]

@@ -16,7 +16,7 @@ POSITIONS = ("subject", "query")
 
 @dataclass(frozen=True)
 class Prompts:
-    """N prompts.
+    """A set of N prompts.
 
     Attributes:
         ids: `(N, T)` piece ids.
@@ -32,17 +32,17 @@ class Prompts:
         return len(self.ids)
 
     def take(self, rows: Ints | slice) -> Prompts:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         return Prompts(self.ids[rows], self.words[rows], self.subject[rows])
 
     def position(self, name: str) -> Ints:
-        """`(N,)` where a named position is."""
+        """Return where a named position is in each prompt, `(N,)`."""
         return self.subject if name == "subject" else np.full(len(self), self.ids.shape[1] - 1)
 
 
 @dataclass(frozen=True)
 class Language:
-    """What prompts look like: `length` words, the last of which asks for an answer about the subject.
+    """A language of prompts: `length` words, the last of which asks for an answer about the subject.
 
     Attributes:
         lexicon: of subjects.
@@ -62,7 +62,7 @@ class Language:
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
-        """Every piece in order of its id; the subjects come last."""
+        """All pieces in order of their ids; the subjects come last."""
         marker = () if self.fillers else ("marker",)
         answers = tuple(f"answer{i:02d}" for i in range(self.answers))
         fillers = tuple(f"filler{i:02d}" for i in range(self.fillers))
@@ -84,7 +84,7 @@ class Language:
         return self.vocabulary[self.first_answer : self.first_answer + self.answers]
 
     def sample(self, n: int, rng: np.random.Generator) -> Prompts:
-        """Draw n prompts."""
+        """Draw n prompts at random."""
         shares = None if self.weights is None else self.weights / self.weights.sum()
         words = rng.choice(len(self.lexicon), size=n, p=shares).astype(np.int64)
         earliest = 0 if self.fillers else 1
@@ -103,12 +103,14 @@ class Language:
         return rng.integers(first, first + size, size=(n, self.length))
 
     def pairs(self, n: int, name: str, rng: np.random.Generator) -> tuple[Prompts, Prompts]:
-        """n minimal pairs: the same texts, but for one property of the subject."""
+        """Draw n minimal pairs: the same texts, except for one property of the subject."""
         clean = self.sample(n, rng)
         return clean, self.flipped(clean, name, rng)
 
     def flipped(self, prompts: Prompts, name: str, rng: np.random.Generator) -> Prompts:
-        """The same prompts with another value of a property: where there are several, drawn by their frequency."""
+        """Return the prompts with another value of a property; where there are several, it is drawn by their
+        frequency.
+        """
         choices = self.lexicon.partners(name)[prompts.words]
         if self.weights is None:
             chosen = rng.integers(choices.shape[1], size=len(prompts))
@@ -121,11 +123,11 @@ class Language:
         return Prompts(ids, words, prompts.subject)
 
     def texts(self, prompts: Prompts) -> list[str]:
-        """The prompts as words and spaces."""
+        """Return the prompts as words and spaces."""
         return [" ".join(self.vocabulary[i] for i in row) for row in prompts.ids.tolist()]
 
     def spans(self, prompts: Prompts) -> list[dict[str, tuple[int, int]]]:
-        """Half-open character spans of the named positions of each prompt."""
+        """Return half-open character spans of the named positions of each prompt."""
         lengths = np.array([len(word) for word in self.vocabulary])[prompts.ids]
         starts = np.cumsum(lengths + 1, axis=1) - lengths - 1
         rows = np.arange(len(prompts))

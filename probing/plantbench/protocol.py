@@ -1,4 +1,4 @@
-"""The protocol of this package as a rule: what `measure_property` and `judge` say of a case's cells."""
+"""The protocol of this package as a rule: answers for a case's cells by `measure_property` and `judge`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAID: Mapping[Word, Said] = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """Verdicts of all properties of a case that it is asked about, at the places asked.
+    """Gives the verdicts of all properties of a case that it is asked about, at the places asked.
 
     Attributes:
         stratify, shared: see `UseOptions`; for comparisons.
@@ -34,7 +34,7 @@ class Protocol:
     folds: bool = True
 
     def __call__(self, case: Case) -> dict[Cell, Answer]:
-        """A rule of `score`."""
+        """Answer for every cell of a case, as a rule of `score`."""
         options = UseOptions(
             seed=0, curve=False, details=False, null=False, stratify=self.stratify, shared=self.shared, folds=self.folds
         )
@@ -53,7 +53,9 @@ class Protocol:
 
 
 def answer(verdict: Verdict) -> Answer:
-    """Score: the larger |ES| of the two edits; effect: MF of the interchange; p: the smallest adjusted."""
+    """Return a cell's answer. Score: the larger |ES| of the two edits; effect: MF of the interchange; p: the smallest
+    adjusted.
+    """
     cell = verdict.evidence
     if cell is None:
         return Answer(_SAID[verdict.word])

@@ -21,8 +21,8 @@ from probing.system.screen import console
 
 
 def rules_of(names: Sequence[str], tiers: Sequence[int]) -> dict[str, Rule]:
-    """Rules by name: `protocol`, its variants, and `field`, those of the literature, whose thresholds are fitted on two
-    development seeds.
+    """Return rules by name: `protocol`, its variants, and `field`, the rules of the literature, whose thresholds are
+    fitted on two development seeds.
 
     Raises:
         BadParameter: another name.
@@ -78,7 +78,7 @@ def run(
 
 
 def _asked(chosen: Mapping[str, Rule], rules: Sequence[str], tiers: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Tiers of rules that are not asked about all."""
+    """Return the tiers of those rules that are not asked about all tiers."""
     if "field" not in rules or 0 not in tiers:
         return {}
     return {name: (0,) for name in chosen if name in FIELD_RULES}

@@ -33,11 +33,11 @@ class Scorecard:
     power: Mapping[str, Curve] = field(default_factory=dict)
 
     def rates(self) -> dict[str, Rates]:
-        """Overall, by rule."""
+        """Return the rates over all cells, by rule."""
         return {name: rates(cells) for name, cells in self.scored.items()}
 
     def by(self, part: Callable[[Scored], str]) -> dict[str, dict[str, Rates]]:
-        """Rates by part of the suite, then by rule that was asked about it."""
+        """Return rates by part of the suite, then by rule that was asked about it."""
         found: dict[str, dict[str, list[Scored]]] = {}
         for name, cells in self.scored.items():
             for s in cells:
@@ -45,7 +45,9 @@ class Scorecard:
         return {one: {name: rates(cells) for name, cells in row.items()} for one, row in found.items()}
 
     def to_json(self) -> str:
-        """`rules`, then `by_tier`, `by_case`, `by_sub_label` (of used cells), `power`, and `cells` with all answers."""
+        """Return JSON of `rules`, `by_tier`, `by_case`, `by_sub_label` (of used cells), `power`, and `cells` with all
+        answers.
+        """
         card = {
             "generator": VERSION,
             "rules": _plain(self.rates()),
@@ -61,24 +63,26 @@ class Scorecard:
         return json.dumps(card, indent=1, allow_nan=False) + "\n"
 
     def write(self, path: Path) -> None:
-        """`scorecard.json`, whole or not at all."""
+        """Write `scorecard.json`, whole or not at all."""
         write_atomically(path, self.to_json().encode())
 
     def table(self, part: Callable[[Scored], str] | None = None) -> str:
-        """Columns of numbers, a line a rule; with `part`, a block for each part."""
+        """Return a table with a line a rule; with `part`, a block for each part."""
         if part is None:
             return _table(self.rates())
         return "\n\n".join(f"{name}\n{_table(found)}" for name, found in self.by(part).items())
 
     def case_tables(self) -> str:
-        """A block for each rule with a line for each case: errors of either kind with their intervals, and silence."""
+        """Return a block for each rule with a line for each case: errors of either kind with their intervals, and
+        silence.
+        """
         found = self.by(_case_name)
         return "\n\n".join(
             _case_table(name, {case: row[name] for case, row in found.items() if name in row}) for name in self.scored
         )
 
     def power_tables(self) -> str:
-        """A table for each knob whose power was measured."""
+        """Return a table for each knob whose power was measured."""
         return "\n\n".join(power_table(knob, curve) for knob, curve in self.power.items())
 
     def _cells(self) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ MATERIAL = 1.25 * USED  # S from which "unused" counts as an error that interval
 
 @dataclass(frozen=True)
 class Scored:
-    """One cell, its truth and what one rule said.
+    """One cell, its truth and the answer of one rule.
 
     Attributes:
         case: key of the case.
@@ -51,13 +51,13 @@ class Scored:
 
     @property
     def label(self) -> str:
-        """Certified."""
+        """The certified label."""
         return self.truth.certificate.label
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates of one rule over cells; None where nothing is there to be counted.
+    """Rates of one rule over cells; None where there is nothing to count.
 
     Attributes:
         cells, used, unused: scored, and of each label.
@@ -70,8 +70,8 @@ class Rates:
         material_rate, material_low, material_high: the share of them.
         band, band_used, band_unused: cells in the band, and how many of them are called used and unused.
         joint_recall: of places that are unused alone and used with the other positions, none of which is used alone,
-            how many are said to be.
-        joint_fpr: of places of which no position, alone or together, is used, how many are said to be used together.
+            how many are called so.
+        joint_fpr: of places of which no position, alone or together, is used, how many are called used together.
         false_not_decodable: decodable cells called not decodable.
         mf_slope: estimated on oracle MF, least squares through 0, over cells that have both.
         seconds: of the rule.
@@ -115,7 +115,7 @@ def answers(
     *,
     tiers: Mapping[str, Collection[int]] | None = None,
 ) -> dict[str, list[Scored]]:
-    """What each rule says of every cell; each case is made once for all rules.
+    """Return the answer of each rule for every cell; each case is made once for all rules.
 
     Args:
         rules: by name.
@@ -136,7 +136,7 @@ def answers(
 
 
 def score(rule: Rule, suite: Iterable[tuple[Case, Truth]]) -> Rates:
-    """Rates of one rule over a suite.
+    """Return the rates of one rule over a suite.
 
     Example:
         >>> from probing.plantbench.suite import development
@@ -148,7 +148,7 @@ def score(rule: Rule, suite: Iterable[tuple[Case, Truth]]) -> Rates:
 
 
 def rates(scored: Sequence[Scored]) -> Rates:
-    """Rates over cells that are not in the band; those that are in it are counted apart."""
+    """Return the rates over cells that are not in the band; those in it are counted apart."""
     told, band = [s for s in scored if s.label != "band"], [s for s in scored if s.label == "band"]
     used = [s for s in told if s.label == "used"]
     unused = [s for s in told if s.label == "unused"]
@@ -183,7 +183,7 @@ def rates(scored: Sequence[Scored]) -> Rates:
 
 
 def oracle_rule(suite: Iterable[tuple[Case, Truth]]) -> Rule:
-    """The rule that knows: what scoring 1 looks like."""
+    """Return the rule that knows the truth, to show what a score of 1 looks like."""
     known = {_key(case): truth for case, truth in suite}
 
     def rule(case: Case) -> dict[Cell, Answer]:

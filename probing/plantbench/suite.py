@@ -1,4 +1,4 @@
-"""Suites: which cases are scored, made one at a time; tiers are generators of (Case, Truth) by seed."""
+"""Suites: they choose the cases to score, made one at a time; tiers are generators of (Case, Truth) by seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ TIERS = (0, 1, 2)
 
 
 def _tier(number: int, function: str) -> Callable[..., Iterable[tuple[Case, Truth]]]:
-    """A generator of a tier, whose module is loaded now: tiers 1 and 2 need transformers, which takes seconds."""
+    """Return a generator of a tier, whose module is loaded only now: tiers 1 and 2 need transformers, which takes
+    seconds.
+    """
     found: Callable[..., Iterable[tuple[Case, Truth]]] = getattr(
         import_module(f"probing.plantbench.tier{number}"), function
     )
@@ -53,12 +55,14 @@ class Suite:
 
 
 def _few(seeds: Sequence[int]) -> dict[int, tuple[int, ...]]:
-    """A compiled case takes as long as many of vectors: a tenth of the seeds. Trained ones depend on none."""
+    """Return a tenth of the seeds for compiled cases, each of which takes as long as many of vectors. Trained ones
+    depend on no seed.
+    """
     return {1: tuple(seeds[: max(1, len(seeds) // 10)]), 2: (0,)}
 
 
 def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int] = TIERS) -> Suite:
-    """The frozen development suite; `seeds=CI_SEEDS` for a quick one.
+    """Return the frozen development suite; `seeds=CI_SEEDS` for a quick one.
 
     Raises:
         BadParameter: a tier that is not built, or a seed that is not one of development.
@@ -72,12 +76,13 @@ def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int
 
 
 def vectors(knobs: Knobs, *, seeds: Sequence[int] = DEVELOPMENT_SEEDS, numbers: Sequence[int] = tuple(CASES)) -> Suite:
-    """Tier 0 with other knobs: power against n, gain, ρ or d is a score for each of several of these."""
+    """Return tier 0 with other knobs: power against n, gain, ρ or d is a score for each of several of these."""
     return Suite(tuple(seeds), {0: lambda seed: tier0.cases(seed, knobs=knobs, numbers=numbers)})
 
 
 def held_out_suite(version: str, *, tiers: Sequence[int] = TIERS, draws: int = 20, models: int = 3) -> Suite:
-    """The held-out configuration: wider knobs, and seeds that only the named version gives. Once a release.
+    """Return the held-out configuration: wider knobs, and seeds that only the named version gives. It is run once a
+    release.
 
     Tier 1 takes a tenth as many draws as tier 0, tier 2 trains `models` models.
     """

@@ -24,7 +24,7 @@ MOST_STEPS, CLOSE = 12, 1e-4  # of finding a gain
 def cases(
     seed: int, *, knobs: Knobs | None = None, numbers: Sequence[int] = tuple(CASES)
 ) -> Iterator[tuple[Case, Truth]]:
-    """The twins of every case, one after the other.
+    """Yield the twins of every case, one after the other.
 
     Raises:
         PlantFailed: a case is not what it was built to be.
@@ -35,7 +35,8 @@ def cases(
 
 
 def build(number: int, twin: TwinName, seed: int, *, knobs: Knobs | None = None) -> tuple[Case, Truth]:
-    """One case and its certified truth. Twins share their rows; they differ in what is read (4: in what is written).
+    """Return one case and its certified truth. Twins share their rows; they differ in what is read (4: in what is
+    written).
 
     Raises:
         UnknownName: no such case in tier 0.
@@ -53,7 +54,7 @@ def build(number: int, twin: TwinName, seed: int, *, knobs: Knobs | None = None)
 
 
 def world_of(number: int, twin: TwinName, seed: int, knobs: Knobs) -> tuple[World, Latents]:
-    """The model of a case, and the rows that certify it, whose groups are all of one size.
+    """Return the model of a case, and the rows that certify it, whose groups are all of one size.
 
     Args:
         number, twin, seed: of the case.
@@ -75,10 +76,10 @@ def _flips(number: int, seed: int) -> np.random.Generator:
 
 
 def _with_target(world: World, sample: Latents, number: int, seed: int) -> World:
-    """The same world, read with the gain at which the oracle finds the size that was meant at the first position.
+    """Return the world read with the gain at which the oracle finds the size that was meant at the first position.
 
     Raises:
-        PlantFailed: no gain was found.
+        PlantFailed: no gain gives that size.
     """
     plant, gain = world.plant, USED
     place = Place(SITE, plant.positions[0])
@@ -142,7 +143,7 @@ class _Pairs:
 
 
 def _certified(world: World, sample: Latents, key: str, rng: np.random.Generator) -> Truth:
-    """Truth of all cells, and of the positions together."""
+    """Return the truth of all cells, and of the positions together."""
     plant, both = world.plant, _Pairs.of(world, sample, rng)
     found: dict[Cell, CellTruth] = {}
     for position in plant.positions:
@@ -159,7 +160,9 @@ def _certified(world: World, sample: Latents, key: str, rng: np.random.Generator
 
 
 def _features(world: World, states: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """What the oracle's probes read: the states; and where only products tell, the product of the planted slots."""
+    """Return what the oracle's probes read: the states; or, where only products carry the property, the product of the
+    planted slots.
+    """
     if not world.plant.products:
         return [states]
     slots = states @ world.rotation[FIRST : FIRST + world.plant.slots].T.astype(np.float32)

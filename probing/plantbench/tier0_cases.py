@@ -17,7 +17,7 @@ TwinName = Literal["unused", "used"]
 
 @dataclass(frozen=True)
 class Spec:
-    """One case.
+    """The specification of one case.
 
     Attributes:
         name: as printed.

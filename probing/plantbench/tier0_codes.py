@@ -1,4 +1,4 @@
-"""Cases of tier 0 in which what matters is how the property is written: one function each, giving either twin."""
+"""Cases of tier 0 that differ in how the property is written; each function gives either twin."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ RADIANS = 0.5  # of case 19, for one SD
 
 
 def meant(used: bool) -> dict[str, Literal["used", "unused", ""]]:
-    """The intention at the only position."""
+    """Return the intention at the only position."""
     return {"": "used" if used else "unused"}
 
 
 def plain(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """1: a code of its own, unread or read."""
+    """Case 1: B has a code of its own, unread or read."""
     return Plant(meant(used), linear=slot_read(0) if used else unread)
 
 
 def absent(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """2: labels that have left no trace in the states."""
+    """Case 2: the labels have left no trace in the states."""
     return Plant(meant(False), write=lambda own, z, latents: own)
 
 
 def high_norm(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """3: a code several times longer than the others."""
+    """Case 3: the code is several times longer than the others."""
     return Plant(meant(used), write=in_slot(0, length=knobs.norm), linear=slot_read(0) if used else unread)
 
 
 def unequal_length(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """4: never read; ±3, or 0 and 6, which the norm passes on to everything else."""
+    """Case 4: the code is never read; it is ±3, or 0 and 6, which the norm passes on to everything else."""
     if not used:
         return Plant(meant(False), write=in_slot(0, length=3.0))
     return Plant(meant(True), write=lambda own, z, latents: own + 6.0 * z[:, None], sub_label="norm-mediated")
 
 
 def correlated(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """5: goes with A, which is read."""
+    """Case 5: B goes with A, which is read."""
     rho = knobs.rhos[seed % len(knobs.rhos)]
 
     def as_a(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
@@ -65,12 +65,12 @@ def correlated(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def weak(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """8: read with a small gain: all of a small effect passes here."""
+    """Case 8: the code is read with a small gain; all of a small effect passes here."""
     return Plant(meant(used), linear=slot_read(0, knobs.weak) if used else unread)
 
 
 def distributed(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """9: spread thinly over slots that are read as noise, orthogonally to the code."""
+    """Case 9: the code is spread thinly over slots that are read as noise, orthogonally to the code."""
     direction = np.full(SHARED_SLOTS, SHARED_SLOTS**-0.5)
 
     def linear(reads: Floats, noise: Floats) -> Floats:
@@ -84,12 +84,12 @@ def distributed(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def five_classes(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """18: a slot for each class, whose noise moves round with the code."""
+    """Case 18: each class has a slot, whose noise moves round with the code."""
     return of_classes(used, knobs.classes)
 
 
 def of_classes(used: bool, k: int, shares: NDArray[np.float64] | None = None) -> Plant:
-    """K classes with a slot each, equally frequent or with `shares` `(k,)`."""
+    """Return a plant of K classes with a slot each, equally frequent or with `shares` `(k,)`."""
 
     def draw(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
         return rng.integers(0, k, len(a)) if shares is None else rng.choice(k, len(a), p=shares)
@@ -104,7 +104,7 @@ def of_classes(used: bool, k: int, shares: NDArray[np.float64] | None = None) ->
 
 
 def continuous(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """19: a real value as an angle on an arc of radius 2 (all values equally long), of which the sine is read."""
+    """Case 19: a real value is an angle on an arc of radius 2 (all values equally long), of which the sine is read."""
 
     def write(own: Floats, z: Values, latents: Latents) -> Floats:
         cosine, sine = np.cos(RADIANS * z), np.sin(RADIANS * z)
@@ -116,13 +116,13 @@ def continuous(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def rare(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """20: one class is 2 % of the rows."""
+    """Case 20: one class has 2 % of the rows."""
     draw: Draw = lambda rng, a, c, types, knobs: (rng.random(len(a)) < knobs.rare).astype(np.int64)  # noqa: E731
     return Plant(meant(used), draw=draw, linear=slot_read(0) if used else unread)
 
 
 def identity_label(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """21: each identity has a value at random, and a vector that is read: by chance they go together."""
+    """Case 21: each identity has a random value, and a vector that is read; by chance they go together."""
     of_type = np.arange(knobs.identities) % 2
     generator(seed, "plantbench", 0, 21, "partition").shuffle(of_type)
 

@@ -1,4 +1,4 @@
-"""Cases of tier 0 in which what matters is how the property is read: one function each, giving either twin."""
+"""Cases of tier 0 that differ in how the property is read; each function gives either twin."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CLOSED, OPEN = 1.35, 0.0  # thresholds of case 22, in halves of the constant 2: 
 
 
 def cancelled(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """6: two hidden units read the code with opposite output weights; used: one of them is gone."""
+    """Case 6: two hidden units read the code with opposite output weights; if B is used, one of them is missing."""
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
         unit = torch.relu(u[""][:, [B]])
@@ -46,7 +46,7 @@ def cancelled(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """7: two positions hold it and are read with opposite signs: in all, nothing."""
+    """Case 7: two positions hold B and are read with opposite signs, so that the sum has no effect."""
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
         return (u[ONE][:, [B]] - u[TWO][:, [B]]) @ reads[:1]
@@ -55,7 +55,7 @@ def opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def product(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """10: one slot holds a hidden bit, the other that bit times B; used: their product is read."""
+    """Case 10: one slot holds a hidden bit, the other that bit times B; if B is used, their product is read."""
 
     def write(own: Floats, z: Values, latents: Latents) -> Floats:
         bit = own[:, [0]] + latents.hidden[:, None]
@@ -68,7 +68,7 @@ def product(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def redundant(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """11: two positions hold copies of which the larger is read: either alone has half of the effect."""
+    """Case 11: two positions hold copies of which the larger is read; either alone has half of the effect."""
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
         return torch.maximum(u[ONE][:, [B]], u[TWO][:, [B]]) @ reads[:1]
@@ -77,7 +77,7 @@ def redundant(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def self_repair(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """12: the second position stands in as far as the first is silent, which it never is unless ablated."""
+    """Case 12: the second position stands in as far as the first is silent, which it never is unless ablated."""
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
         first = u[ONE][:, [B]]
@@ -89,7 +89,7 @@ def self_repair(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def dormant(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """13: a direction in which states never vary is read strongly in both; used: so is the code."""
+    """Case 13: a direction in which states never vary is read strongly in both twins; if B is used, so is the code."""
 
     def linear(reads: Floats, noise: Floats) -> Floats:
         return slot_read(1, SILENT_GAIN)(reads, noise) + (slot_read(0)(reads, noise) if used else 0.0)
@@ -101,7 +101,7 @@ def dormant(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def interaction(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """16: only its product with C is read: the effect has one sign where C is 1, the other where it is 0."""
+    """Case 16: only the product of B with C is read: the effect has one sign where C is 1, the other where it is 0."""
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
         return (u[""][:, [B]] * u[""][:, [C]]) @ reads[:1]
@@ -110,7 +110,7 @@ def interaction(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def stratum_code(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """17: written in one slot or the other, as C says; the read looks where C says."""
+    """Case 17: B is written in one slot or the other, as C says; the read looks where C says."""
 
     def write(own: Floats, z: Values, latents: Latents) -> Floats:
         one, other = (in_slot(slot, slots=2)(own, z, latents) for slot in (0, 1))
@@ -125,7 +125,9 @@ def stratum_code(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def dose_trap(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """22: a unit opens beyond 1.5 times the difference of the classes, where no state lies; used: within."""
+    """Case 22: a unit opens beyond 1.5 times the difference of the classes, where no state lies; if B is used, within
+    it.
+    """
     threshold = OPEN if used else CLOSED
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
@@ -135,6 +137,6 @@ def dose_trap(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def _two(used: bool, more: More) -> Plant:
-    """Codes at two positions, read or not."""
+    """Return codes at two positions, read or not."""
     label: Literal["used", "unused"] = "used" if used else "unused"
     return Plant({ONE: label, TWO: label}, positions=(ONE, TWO), more=more if used else None)

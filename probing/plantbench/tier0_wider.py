@@ -38,7 +38,7 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 
 
 def many_classes(which: int, *, zipf: bool) -> Builder:
-    """23 to 28: as many classes as the knobs say, even or with frequencies 1, 1/2, 1/3 …"""
+    """Cases 23 to 28: there are as many classes as the knobs say, even or with frequencies 1, 1/2, 1/3 …"""
 
     def build(used: bool, knobs: Knobs, seed: int) -> Plant:
         k = knobs.many[which]
@@ -48,12 +48,12 @@ def many_classes(which: int, *, zipf: bool) -> Builder:
 
 
 def documents(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """29, 30: one label a document, beside noise that documents share and the behaviour reads."""
+    """Cases 29 and 30: each document has one label, beside noise that documents share and the behaviour reads."""
     return replace(plain(used, knobs, seed), by_group=True)
 
 
 def majority(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """31: several positions hold it and their majority is read: no place does anything alone, all together do."""
+    """Case 31: several positions hold B and their majority is read: no place does anything alone, all together do."""
     positions = ORDINALS[: knobs.voters]
     clean = in_slot(0)
 
@@ -71,7 +71,9 @@ def majority(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def of_size(which: int) -> Builder:
-    """32 to 35: read with the gain at which S is a multiple of ε. Below and at ε it is neither used nor unused."""
+    """Cases 32 to 35: B is read with the gain at which S is a multiple of ε. Below and at ε it is neither used nor
+    unused.
+    """
 
     def build(used: bool, knobs: Knobs, seed: int) -> Plant:
         multiple = knobs.multiples[which]
@@ -86,7 +88,9 @@ def of_size(which: int) -> Builder:
 
 
 def small_opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """36: two positions, read with opposite signs so weakly that S is a small multiple of ε, all off the contrast."""
+    """Case 36: two positions are read with opposite signs so weakly that S is a small multiple of ε, all off the
+    contrast.
+    """
     plant = opposed(used, knobs, seed)
     if not used or plant.more is None:
         return plant
@@ -100,7 +104,7 @@ def small_opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def crossing_groups(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """43: half of the rows of every group have either label."""
+    """Case 43: half of the rows of every group have either label."""
 
     def draw(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
         groups = np.arange(len(a)) // knobs.group_size
@@ -114,22 +118,22 @@ def _target(multiple: float) -> float:
 
 
 def fewer_rows(knobs: Knobs, seed: int) -> Knobs:
-    """All rows, half or a quarter of them, by seed: cases of many classes."""
+    """Return knobs with all rows, half or a quarter of them, by seed, for cases of many classes."""
     return replace(knobs, n=knobs.n // (1, 2, 4)[seed % 3], noise_gain=knobs.loud)
 
 
 def zipf_documents(knobs: Knobs, seed: int) -> Knobs:
-    """A third of the rows, in documents of Zipf sizes."""
+    """Return knobs with a third of the rows, in documents of Zipf sizes."""
     return replace(_in_groups(knobs, knobs.document_share), grouping="zipf")
 
 
 def treebank_documents(knobs: Knobs, seed: int) -> Knobs:
-    """A third of the rows, in documents of log-normal sizes: a few hold most rows."""
+    """Return knobs with a third of the rows, in documents of log-normal sizes: a few hold most rows."""
     return replace(zipf_documents(knobs, seed), grouping="lognormal")
 
 
 def wide(which: int) -> KnobsOf:
-    """A tenth of the rows, and states as wide as they are many, or wider."""
+    """Return knobs with a tenth of the rows, and states as wide as the rows are many, or wider."""
 
     def knobs_of(knobs: Knobs, seed: int) -> Knobs:
         rows = max(2 * (knobs.n // 20), 48)
@@ -140,17 +144,17 @@ def wide(which: int) -> KnobsOf:
 
 
 def groups_of_size(which: int) -> KnobsOf:
-    """A third of the rows, in groups of one size, which share half of the noise."""
+    """Return knobs with a third of the rows, in groups of one size, which share half of the noise."""
     return lambda knobs, seed: _in_groups(knobs, knobs.mixed_share, size=knobs.group_sizes[which])
 
 
 def mixed_groups(knobs: Knobs, seed: int) -> Knobs:
-    """A third of the rows, in groups of any size up to a dozen."""
+    """Return knobs with a third of the rows, in groups of any size up to a dozen."""
     return replace(_in_groups(knobs, knobs.mixed_share), grouping="mixed")
 
 
 def even_groups(knobs: Knobs, seed: int) -> Knobs:
-    """A third of the rows, in groups of six that share most of the noise."""
+    """Return knobs with a third of the rows, in groups of six that share most of the noise."""
     return _in_groups(knobs, knobs.document_share, size=6)
 
 

@@ -18,7 +18,7 @@ PAIRS, PROBE_ROWS = 512, 4096
 
 
 def cases(seed: int, *, numbers: Sequence[int] = tuple(CASES), family: str = "") -> Iterator[tuple[Case, Truth]]:
-    """Both twins of every case, one after the other, with the cells of property B.
+    """Yield both twins of every case, one after the other, with the cells of property B.
 
     Args:
         seed: of the generator.
@@ -37,7 +37,7 @@ def build(
     number: int, twin: str, seed: int, *, family: str = "", rows: int = 0, pairs: int = PAIRS,
     probe_rows: int = PROBE_ROWS,
 ) -> tuple[Case, Truth]:  # fmt: skip
-    """One case and its certified truth; `rows` 0: as many as the case needs.
+    """Return one case and its certified truth; if `rows` is 0, it has as many as it needs.
 
     The effects of a compiled model hardly vary between prompts, so that fewer pairs say as much.
 
@@ -54,7 +54,7 @@ def build(
 
 
 def case_of(built: Built, truth: Truth, rows: int) -> Case:
-    """The case of a built model, on fresh prompts, each a group of its own."""
+    """Return the case of a built model, on fresh prompts, each a group of its own."""
     language = built.planted.language
     prompts = language.sample(rows, generator(built.seed, "rows", built.number))
     values = {name: values_of(language.lexicon, name) for name in language.lexicon.properties}

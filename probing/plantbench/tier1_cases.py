@@ -37,7 +37,7 @@ _PARTITION = Lexicon({"a": 2, "c": 2, "i": 48, "h": 2}, {"A": ("a",), "B": ("h",
 
 @dataclass(frozen=True)
 class Spec:
-    """One case of the list.
+    """The specification of one case of the list.
 
     Attributes:
         name: as printed.
@@ -152,12 +152,12 @@ class Planted:
 
     @property
     def name(self) -> str:
-        """`tier1-07-opposed-paths-used-llama`."""
+        """Name such as `tier1-07-opposed-paths-used-llama`."""
         return f"tier1-{self.number:02d}-{CASES[self.number].name.replace(' ', '-')}-{self.twin}-{self.family}"
 
 
 def plant(number: int, twin: str, *, family: str = "gpt2", seed: int = 0, rho: float = 0.8) -> Planted:
-    """One case of tier 1.
+    """Return one case of tier 1.
 
     Args:
         number: of the case.
@@ -201,7 +201,9 @@ def _intended(spec: Spec, twin: str) -> Labels:
 
 
 def _standard(is_used: bool) -> dict[tuple[str, str], str]:
-    """Used at the subject until it is moved, at the query from then on."""
+    """Return the intention for a property that is used at the subject until it is moved, and at the query from then
+    on.
+    """
     used = {*_at("subject", _EARLY), *_at("query", _LATE)} if is_used else set()
     places = [(site, position) for site in SITES for position in POSITIONS]
     return {place: "used" if place in used else "unused" for place in places}

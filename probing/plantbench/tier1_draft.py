@@ -1,4 +1,4 @@
-"""Draft: a tier-1 model in the making, said in codes, moves, gates and reads."""
+"""Draft: a tier-1 model in the making, described by codes, moves, gates and reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ MOVE, GATE = 1, 2  # layers
 
 
 class Draft:
-    """Starts with what every case has: properties A and C, moved to the query and read there, and context as noise.
+    """Collects the parts of a case. It starts with what all have: properties A and C, moved to the query and read
+    there, and context as noise.
 
     Identity codes, and backgrounds, have all the same length: so a code of ±1 never acts through a norm.
 
@@ -63,7 +64,9 @@ class Draft:
             self.code(slot, column)
 
     def set_identity(self, avoid: Floats | None = None, mark: Floats | None = None) -> None:
-        """Codes of identities in 16 slots, of one length; orthogonal to `avoid` `(16,)`; plus `mark` `(W, 16)`."""
+        """Set the codes of identities in 16 slots, of one length; orthogonal to `avoid` `(16,)`; plus `mark` `(W,
+        16)`.
+        """
         numbers = self.lexicon.identities
         drawn = generator(self.seed, "identity").standard_normal((int(numbers.max()) + 1, len(IDENTITY)))
         if avoid is not None:
@@ -90,7 +93,7 @@ class Draft:
             known[2].extend(copies)
 
     def read(self, slot: str, gain: float = READ, *, like: str = "") -> None:
-        """The answers read a slot with weights gain · N(0, 1), or gain times those that `like` has."""
+        """Let the answers read a slot with weights gain · N(0, 1), or gain times the weights of `like`."""
         drawn = self.reads[like] if like else generator(self.seed, "read", slot).standard_normal(self.language.answers)
         self.reads[slot] = gain * drawn
 
@@ -107,7 +110,7 @@ class Draft:
             self.unit({x: a, y: b, "const": -1 / CONST}, slot, a * b)
 
     def build(self) -> Circuit:
-        """The circuit of all that was said."""
+        """Return the circuit of everything that was added."""
         rng = generator(self.seed, "context")
         subject = self._subject_norms()
         heads = [
@@ -135,7 +138,7 @@ class Draft:
         return np.stack([columns.get(slot, np.zeros(rows)) for slot in slots], axis=1)
 
     def _mean_square(self, slot: str) -> float:
-        """Of a slot over the subjects."""
+        """Return the mean square of a slot over the subjects."""
         values = self.slots.get(slot, np.zeros(1))[-len(self.lexicon) :] ** 2
         return float(np.average(values, weights=self.language.weights))
 
@@ -143,7 +146,7 @@ class Draft:
         return len(PLACE) * PLACE_CODE**2 if self.family == "gpt2" else 0.0
 
     def _subject_norms(self) -> list[float]:
-        """Usual root mean square of the subject's state before layers 0 and 1: it copies to itself, too."""
+        """Return the usual root mean square of the subject's state before layers 0 and 1: it copies to itself, too."""
         squares = self._place_square() + sum(self._mean_square(slot) for slot in self.slots)
         found = []
         for layer in range(MOVE + 1):
@@ -158,6 +161,6 @@ class Draft:
 
 
 def _of_length(rows: Floats, deviation: float) -> Floats:
-    """Rows `(n, k)` scaled to the length that k normal values of this deviation usually have."""
+    """Return rows `(n, k)` scaled to the length that k normal values of this deviation usually have."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / lengths * deviation * math.sqrt(rows.shape[1]))

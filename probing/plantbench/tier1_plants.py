@@ -1,4 +1,4 @@
-"""What each tier-1 case plants: how property B is written, moved and read, in the twin that uses it or does not."""
+"""The plants of tier 1: how property B is written, moved and read, in the twin that uses it and in the other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _sign(draft: Draft) -> Floats:
 
 
 def plain(draft: Draft, is_used: bool, *, gain: float = READ) -> None:
-    """Written as ±1, moved; read or not."""
+    """Write B as ±1, move it, and read it or not."""
     draft.code("B", _sign(draft))
     draft.move(["B"])
     if is_used:
@@ -25,24 +25,24 @@ def plain(draft: Draft, is_used: bool, *, gain: float = READ) -> None:
 
 
 def absent(draft: Draft, is_used: bool) -> None:
-    """Words that differ in B have one embedding."""
+    """Give words that differ in B one embedding."""
 
 
 def high_norm(draft: Draft, is_used: bool) -> None:
-    """A code six times as large, read as strongly as another."""
+    """Write a code six times as large, read as strongly as another."""
     plain(draft, is_used, gain=READ / HIGH)
     draft.code("B", HIGH * _sign(draft))
 
 
 def unequal_length(draft: Draft, is_used: bool) -> None:
-    """Read by nobody: ±3, or 0 and 6, which acts through the norms."""
+    """Write a code that nothing reads: ±3, or 0 and 6, which acts through the norms."""
     plain(draft, False)
     zero_or_long, equal = LONG * draft.lexicon.real("B"), LONG / 2 * _sign(draft)
     draft.code("B", zero_or_long if is_used else equal)
 
 
 def cancelled(draft: Draft, is_used: bool) -> None:
-    """Two units that cancel exactly; in the other twin one of them is missing."""
+    """Add two units that cancel exactly; in the other twin one of them is missing."""
     plain(draft, False)
     draft.unit({"copy.B": 1.0}, "gate", 2.0)
     if not is_used:
@@ -51,7 +51,7 @@ def cancelled(draft: Draft, is_used: bool) -> None:
 
 
 def opposed(draft: Draft, is_used: bool) -> None:
-    """Moved twice; the copies are read with opposite signs, so that the whole is without effect."""
+    """Move B twice, and read the copies with opposite signs, so that the whole is without effect."""
     plain(draft, False)
     draft.move(["B"], layer=0, to="early")
     if is_used:
@@ -60,12 +60,12 @@ def opposed(draft: Draft, is_used: bool) -> None:
 
 
 def weak(draft: Draft, is_used: bool) -> None:
-    """Read with a small gain."""
+    """Read the code with a small gain."""
     plain(draft, is_used, gain=WEAK)
 
 
 def distributed(draft: Draft, is_used: bool) -> None:
-    """One code over the 16 slots that identities use too, moved whole."""
+    """Write one code over the 16 slots that identities use too, moved whole."""
     direction = generator(draft.seed, "distributed").choice([-1.0, 1.0], len(IDENTITY)) / np.sqrt(len(IDENTITY))
     draft.set_identity(direction, np.outer(_sign(draft), direction))
     draft.move(IDENTITY)
@@ -76,7 +76,7 @@ def distributed(draft: Draft, is_used: bool) -> None:
 
 
 def exclusive_or(draft: Draft, is_used: bool) -> None:
-    """B is the parity of two bits, both unlabelled, each coded by itself; a gate multiplies them."""
+    """Make B the parity of two bits, both unlabelled, each coded by itself; a gate multiplies them."""
     draft.code("U", draft.lexicon.signs("u"))
     draft.code("V", draft.lexicon.signs("v"))
     draft.move(["U", "V"])
@@ -86,7 +86,7 @@ def exclusive_or(draft: Draft, is_used: bool) -> None:
 
 
 def redundant(draft: Draft, is_used: bool) -> None:
-    """An early and a late copy; the reader takes their maximum, ½(a + b) + ½|a - b|."""
+    """Move an early and a late copy; the reader takes their maximum, ½(a + b) + ½|a - b|."""
     plain(draft, False)
     draft.move(["B"], layer=0, to="early")
     if is_used:
@@ -98,7 +98,7 @@ def redundant(draft: Draft, is_used: bool) -> None:
 
 
 def self_repair(draft: Draft, is_used: bool) -> None:
-    """The early copy z is read; the late one b only where z is gone: relu(b - |z|) - relu(-b - |z|)."""
+    """Read the early copy z, and the late copy b only where z is gone: relu(b - |z|) - relu(-b - |z|)."""
     plain(draft, False)
     draft.move(["B"], layer=0, to="early")
     draft.unit({"early.B": 1.0}, "size", REPAIR)
@@ -111,7 +111,7 @@ def self_repair(draft: Draft, is_used: bool) -> None:
 
 
 def dormant(draft: Draft, is_used: bool) -> None:
-    """A direction that no state has is moved and read; the code is read only in the twin that uses it."""
+    """Move and read a direction that no state has; the code is read only in the twin that uses it."""
     plain(draft, is_used)
     draft.code("silent", np.zeros(len(draft.lexicon)))
     draft.move(["silent"])
@@ -119,7 +119,7 @@ def dormant(draft: Draft, is_used: bool) -> None:
 
 
 def interaction(draft: Draft, is_used: bool) -> None:
-    """A gate multiplies B and C; neither is read by itself."""
+    """Multiply B and C by a gate; neither is read by itself."""
     plain(draft, False)
     draft.product("copy.B", "copy.C", "gate")
     if is_used:
@@ -127,7 +127,7 @@ def interaction(draft: Draft, is_used: bool) -> None:
 
 
 def stratum_dependent(draft: Draft, is_used: bool) -> None:
-    """B is coded twice: as it is, and with the sign of C; the reader multiplies the second by C."""
+    """Code B twice: as it is, and with the sign of C; the reader multiplies the second by C."""
     plain(draft, False)
     draft.code("B.C", _sign(draft) * (2.0 * draft.lexicon.codes("C") - 1))
     draft.move(["B.C"])
@@ -137,7 +137,7 @@ def stratum_dependent(draft: Draft, is_used: bool) -> None:
 
 
 def classes(draft: Draft, is_used: bool) -> None:
-    """One slot a class; of more than there are slots, directions of one length at random in these."""
+    """Give each class a slot; if there are more classes than slots, random directions of one length in these."""
     codes = draft.lexicon.codes("B")
     k = int(codes.max()) + 1
     if k <= CLASS_SLOTS:
@@ -154,7 +154,7 @@ def classes(draft: Draft, is_used: bool) -> None:
 
 
 def continuous(draft: Draft, is_used: bool) -> None:
-    """A real value b as (sin, cos) of b / 2 in two slots: every code has one length; the first is read."""
+    """Write a real value b as (sin, cos) of b / 2 in two slots: every code has one length; the first is read."""
     angle = draft.lexicon.real("B") / 2
     draft.codes(["B", "B.rest"], np.stack([np.sin(angle), np.cos(angle)], axis=1))
     draft.move(["B", "B.rest"])
@@ -163,7 +163,7 @@ def continuous(draft: Draft, is_used: bool) -> None:
 
 
 def identity_label(draft: Draft, is_used: bool) -> None:
-    """B is a partition of the identities, which their codes show; the reader reads it off them."""
+    """Make B a partition of the identities, which their codes show; the reader reads it off them."""
     direction = generator(draft.seed, "partition").standard_normal(len(IDENTITY))
     direction /= np.linalg.norm(direction)
     draft.set_identity(direction, 0.5 * np.outer(_sign(draft), direction))
@@ -175,7 +175,7 @@ def identity_label(draft: Draft, is_used: bool) -> None:
 
 
 def dose_trap(draft: Draft, is_used: bool) -> None:
-    """Units that open at zero, or only at twice the code, which a shift by more than 1.5 D reaches."""
+    """Add units that open at zero, or only at twice the code, which a shift by more than 1.5 D reaches."""
     plain(draft, False)
     threshold = 0.0 if is_used else -1.0  # times const = 2
     draft.unit({"copy.B": 1.0, "const": threshold}, "gate")

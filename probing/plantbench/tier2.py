@@ -22,7 +22,7 @@ ROWS, PAIRS, PROBE_ROWS = 2000, 1024, 8192
 
 
 def shipped(folder: Path | None = None, *, rows: int = ROWS) -> Iterator[tuple[Case, Truth]]:
-    """Every case in a folder of cases, by name.
+    """Yield every case in a folder of cases, by name.
 
     Raises:
         CorpusError: no case is there; the shipped ones lie in the repository and not in an installed package.
@@ -37,7 +37,9 @@ def shipped(folder: Path | None = None, *, rows: int = ROWS) -> Iterator[tuple[C
 
 
 def held_out(version: str, draw: int) -> Iterator[tuple[Case, Truth]]:
-    """A new model, trained and certified: family by turns, width, heads, identities and dropout from wider ranges."""
+    """Yield a new model, trained and certified; family by turns, width, heads, identities and dropout from wider
+    ranges.
+    """
     rng = generator(holdout_seed(version), "tier 2", draw)
     recipe = Recipe(
         family=FAMILIES[draw % len(FAMILIES)], seed=child_seed(holdout_seed(version), "tier 2", draw),

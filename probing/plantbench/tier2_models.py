@@ -1,4 +1,4 @@
-"""Tier 2: what the trained models are, and how they start."""
+"""Tier 2: the recipes of the trained models, and their initial weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAMILIES = ("gpt2", "llama", "bert")
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a trained model depends on.
+    """Everything that a trained model depends on.
 
     Attributes:
         family: `gpt2`, `llama` or `bert`.
@@ -77,17 +77,19 @@ class Recipe:
 
     @property
     def peak(self) -> float:
-        """The highest learning rate."""
+        """Highest learning rate."""
         return self.learning_rate or (1e-3 if self.family == "bert" else 2e-3)
 
     @property
     def sha256(self) -> str:
-        """Of the canonical JSON of all fields."""
+        """SHA-256 of the canonical JSON of all fields."""
         return hashlib.sha256(canonical_json(asdict(self))).hexdigest()
 
     @property
     def language(self) -> Language:
-        """Four answers, for the values of A and C. A causal model is told by a marker which word is the subject."""
+        """Language of four answers, for the values of A and C. In a causal model a marker shows which word is the
+        subject.
+        """
         lexicon = Lexicon(
             {"a": 2, "b": 2, "c": 2, "i": self.identities}, {"A": ("a",), "B": ("b",), "C": ("c",)}, ("i",)
         )
@@ -98,7 +100,9 @@ class Recipe:
 
     @property
     def intended(self) -> Labels:
-        """B nowhere used; A and C used where they enter and where they are read; the rest is for certification."""
+        """Intended labels: B is used nowhere; A and C are used where they enter and where they are read; the rest is
+        left to certification.
+        """
         found = {("B", f"resid.{k}", place): "unused" for k in range(self.layers + 1) for place in POSITIONS}
         for name in ("A", "C"):
             found[name, "resid.0", "subject"] = "used"
@@ -110,7 +114,7 @@ class Recipe:
 
 
 def untrained(recipe: Recipe) -> PreTrainedModel:
-    """The model with its first weights, in training mode."""
+    """Return the model with its first weights, in training mode."""
     size = len(recipe.language.vocabulary)
     make = {"gpt2": _gpt2, "llama": _llama, "bert": _bert}[recipe.family]
     with torch.random.fork_rng(devices=[]):

@@ -33,7 +33,7 @@ from probing.seeds import child_seed, generator
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained model.
+    """A trained model, and how its training went.
 
     Attributes:
         planted: in evaluation mode.
@@ -72,7 +72,7 @@ def trained(recipe: Recipe) -> Trained:
 
 
 def objective(planted: PlantedModel, head: nn.Linear, recipe: Recipe, rng: np.random.Generator) -> Tensor:
-    """The objective of the file's docstring on a fresh batch."""
+    """Return the objective of the module's docstring on a fresh batch."""
     language, n = planted.language, recipe.batch
     prompts, flipped = language.pairs(n, "B", rng)
     layer, place = int(rng.integers(recipe.layers + 1)), str(rng.choice(POSITIONS))
@@ -99,7 +99,7 @@ def objective(planted: PlantedModel, head: nn.Linear, recipe: Recipe, rng: np.ra
 
 
 def _logits(planted: PlantedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """`(B, V)` logits that compete for the answer, and `(B, K)` centred ones of the answers."""
+    """Return the logits that compete for the answer, `(B, V)`, and the centred ones of the answers, `(B, K)`."""
     if planted.pooled is not None:
         y = planted.answers(ids)
         return y, y
@@ -110,13 +110,13 @@ def _logits(planted: PlantedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def right_answers(language: Language, prompts: Prompts) -> Tensor:
-    """`(N,)` which answer is right: 2 · A + C."""
+    """Return which answer is right, `(N,)`: 2 · A + C."""
     lexicon = language.lexicon
     return torch.from_numpy((2 * lexicon.codes("A") + lexicon.codes("C"))[prompts.words])
 
 
 def accuracy(planted: PlantedModel, n: int, rng: np.random.Generator) -> float:
-    """Share of n fresh prompts that get the right answer."""
+    """Return the share of n fresh prompts that get the right answer."""
     prompts = planted.language.sample(n, rng)
     with torch.no_grad():
         said = planted.answers(torch.from_numpy(prompts.ids)).argmax(1)
@@ -124,7 +124,7 @@ def accuracy(planted: PlantedModel, n: int, rng: np.random.Generator) -> float:
 
 
 def share_of_peak(step: int, recipe: Recipe) -> float:
-    """Learning rate as a share of its peak: linear warm-up, then a cosine to zero."""
+    """Return the learning rate as a share of its peak: linear warm-up, then a cosine to zero."""
     if step < recipe.warm_up:
         return (step + 1) / recipe.warm_up
     return 0.5 * (1 + math.cos(math.pi * (step - recipe.warm_up) / (recipe.steps - recipe.warm_up)))
@@ -132,7 +132,7 @@ def share_of_peak(step: int, recipe: Recipe) -> float:
 
 @contextmanager
 def _flushed() -> Iterator[None]:
-    """Denormal numbers are zero: they slow small models several times."""
+    """Within the block, denormal numbers are zero: they slow small models several times."""
     torch.set_flush_denormal(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Truth as JSON and back."""
+"""Conversion of truth to JSON and back."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _MAY_LACK = ("mf", "s_frozen", "s_subspace")
 
 
 def cells_as_json(truth: Truth) -> list[dict[str, Any]]:
-    """One object a cell; numbers in 6 digits."""
+    """Return one object a cell; numbers have 6 digits."""
     return [_cell_as_json(cell, found) for cell, found in truth.cells.items()]
 
 
 def joints_as_json(truth: Truth) -> list[dict[str, Any]]:
-    """One object for every site where several positions are certified together."""
+    """Return one object for every site where several positions are certified together."""
     return [
         {"site": joint.site, "positions": list(joint.positions), "property": joint.name, **_measured(certificate)}
         for joint, certificate in truth.joints.items()
@@ -51,7 +51,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def truth_from_json(cells: Any, where: str, joints: Any = ()) -> Truth:
-    """The truth that `cells_as_json` and `joints_as_json` gave.
+    """Return the truth that `cells_as_json` and `joints_as_json` wrote.
 
     Raises:
         CorpusError: a cell of another form, or one twice.

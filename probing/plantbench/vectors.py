@@ -29,7 +29,7 @@ IDENTITY_SLOTS = 16
 
 
 def drawn(plant: Plant, knobs: Knobs, n: int, *seeds: int | str) -> Latents:
-    """n rows of the population: labels, hidden bits, noise; rows of a group share part of their noise."""
+    """Draw n rows of the population: labels, hidden bits, noise; rows of a group share part of their noise."""
     rng = generator(0, "plantbench", *seeds)
     a, c = rng.integers(0, 2, n), rng.integers(0, 2, n)
     groups = groups_of(knobs, n, generator(0, "plantbench", *seeds, "groups"))
@@ -59,7 +59,7 @@ def _noise(
 
 @lru_cache(maxsize=4)  # twins are built one after the other and share their rows
 def _normals(codes: bytes, width: int, share: float, seeds: tuple[int | str, ...]) -> Floats:
-    """`(n, d)` of variance 1, of which rows of a group (codes as int64) share a part."""
+    """Draw `(n, d)` normal values of variance 1, of which rows of a group (codes as int64) share a part."""
     rng, groups = generator(0, "plantbench", *seeds, "noise"), np.frombuffer(codes, np.int64)
     own = rng.standard_normal((len(groups), width), dtype=np.float32)
     of_group = rng.standard_normal((int(groups[-1]) + 1, width), dtype=np.float32)
@@ -81,7 +81,9 @@ class World:
 
     @classmethod
     def of(cls, plant: Plant, knobs: Knobs, sample: Latents, *seeds: int | str) -> World:
-        """Directions and reads drawn by the seeds; the gain from the sample's lengths."""
+        """Return a world whose directions and reads are drawn by the seeds, and whose gain comes from the sample's
+        lengths.
+        """
         rng = generator(0, "plantbench", *seeds, "model")
         rotation = np.linalg.qr(rng.standard_normal((knobs.width, knobs.width)))[0]
         reads = rng.standard_normal((2 + plant.slots, knobs.answers))
@@ -97,7 +99,7 @@ class World:
         return cls(plant, knobs, rotation, weights, reads[2:], float(np.sqrt(length)))
 
     def written(self, latents: Latents, z: Values) -> dict[str, NDArray[np.float32]]:
-        """States `(n, d)` by position, of rows whose B is z."""
+        """Return the states `(n, d)` by position, of rows whose B is z."""
         found = {}
         for position, noise in latents.noise.items():
             h = noise.copy()
@@ -110,14 +112,16 @@ class World:
         return found
 
     def instrument(self, states: Mapping[str, NDArray[np.float32]]) -> ArrayInstrument:
-        """The model on these rows."""
+        """Return the model on these rows."""
         clean = {position: torch.from_numpy(h) for position, h in states.items()}
         reader = _Reader(self, clean)
         return ArrayInstrument({Place(SITE, p): h for p, h in states.items()}, reader, logits=True, has_norms=True)
 
 
 class _Reader:
-    """y = squash(u) W at the first position + what the plant reads besides; u = RMSnorm(h) in the model's basis."""
+    """Computes y = squash(u) W at the first position + what the plant reads besides; u = RMSnorm(h) in the model's
+    basis.
+    """
 
     def __init__(self, world: World, clean: Mapping[str, Tensor]) -> None:
         self._plant, self._squash, self._clean = world.plant, world.knobs.squash, clean

@@ -1,4 +1,5 @@
-"""The one yardstick of effects: how large a mean change of the behaviour is, along its natural contrast and off it.
+"""The measure of effects that all share: how large a mean change of the behaviour is, along its natural contrast and
+off it.
 
 A cell w is a stratum of the other properties and, of classes, a pair a < b; π_w is its weight, m_w the mean change from
 a to b under an edit, t_w that which comes by itself, y the clean behaviour of the rows, ȳ its mean:
@@ -53,7 +54,7 @@ class SignedMeans:
 
     @classmethod
     def of(cls, start: NDArray[Any], goal: NDArray[Any], strata: Ints, *, n_classes: int) -> SignedMeans:
-        """The means of n rows that go from `start` to `goal`; `n_classes` 0: real values."""
+        """Return the means of n rows that go from `start` to `goal`; `n_classes` 0: real values."""
         if n_classes:
             return cls._of_classes(start, goal, strata, n_classes)
         return cls._of_real_values(start, goal, strata)
@@ -85,21 +86,21 @@ class SignedMeans:
         return cls(codes, shares, factors, steps, (shares / counts)[codes] * usual**2 / mean_square[codes])
 
     def __call__(self, changes: Floats) -> Floats:
-        """`(W, V)` means of changes `(n, V)`."""
+        """Return the means `(W, V)` of changes `(n, V)`."""
         return sums_by(self.codes, self.factors[:, None] * changes, len(self.shares))
 
     def size(self, means: Floats) -> float:
-        """The root of the weighted mean squared length of `(W, V)`."""
+        """Return the root of the weighted mean squared length of `(W, V)`."""
         return math.sqrt(float(self.shares @ (means**2).sum(1)))
 
     def error(self, changes: Floats, means: Floats) -> float:
-        """What chance alone gives to `size`: the root of the weighted sampling variance of the means."""
+        """Return what chance alone gives to `size`: the root of the weighted sampling variance of the means."""
         rest = changes - self.steps[:, None] * means[self.codes]
         return math.sqrt(float((self.shares[self.codes] * self.factors**2) @ (rest**2).sum(1)))
 
 
 def _pair_shares(keys: Ints, of_class: Ints, of_stratum: Ints, k: int) -> Floats:
-    """`(W,)` weights of cells (stratum, a, b), from the rows by stratum and class and by stratum."""
+    """Return the weights `(W,)` of cells (stratum, a, b), from the rows by stratum and class and by stratum."""
     stratum, low, high = keys // k**2, keys // k % k, keys % k
     counts = np.zeros(len(of_stratum) * k)
     counts[: len(of_class)] = of_class
@@ -126,13 +127,13 @@ class Size:
 
     @property
     def s(self) -> float:
-        """S."""
+        """Size of the whole effect, S."""
         return math.hypot(self.along, self.off)
 
 
 @dataclass(frozen=True, eq=False)
 class Yardstick:
-    """What changes of one property are measured by.
+    """The units that changes of one property are measured in.
 
     Attributes:
         means: of the edited rows.
@@ -148,7 +149,9 @@ class Yardstick:
 
     @classmethod
     def of(cls, means: SignedMeans, y: Floats, natural_changes: Floats) -> Yardstick:
-        """The yardstick of rows whose clean behaviour is `y` `(n, V)` and comes to differ by `natural_changes`."""
+        """Return the yardstick of rows whose clean behaviour is `y` `(n, V)` and comes to differ by
+        `natural_changes`.
+        """
         natural, s_y = means(natural_changes), math.sqrt(float(y.var(0).sum()))
         total = means.size(natural)
         if total < max(NO_CONTRAST * s_y, ERRORS * means.error(natural_changes, natural)):
@@ -158,11 +161,11 @@ class Yardstick:
 
     @property
     def total(self) -> float:
-        """T in units of s_Y."""
+        """Natural effect T, in units of s_Y."""
         return self.means.size(self.natural) / self.s_y
 
     def __call__(self, changes: Floats) -> Size:
-        """The size of changes `(n, V)` of the rows."""
+        """Return the size of changes `(n, V)` of the rows."""
         moved = self.means(changes)
         whole = self.means.size(moved)
         if not self.s_c:
@@ -173,7 +176,7 @@ class Yardstick:
         return Size(along / self.s_c, off / self.s_y, whole / self.s_y)
 
     def mediated(self, changes: Floats) -> float:
-        """The share of the natural difference that changes `(n, V)` bring about."""
+        """Return the share of the natural difference that changes `(n, V)` bring about."""
         return self._product(self.means(changes)) / self.means.size(self.natural) ** 2
 
     def _product(self, moved: Floats) -> float:

@@ -1,1 +1,1 @@
-"""Probes: one file is one family of readers."""
+"""Probes: each file is one family of readers."""

@@ -1,4 +1,4 @@
-"""Readers of a key and nothing else: the commonest label, or the mean target, of the rows that share it."""
+"""Probes that read a key and nothing else: they predict the commonest label, or the mean target, of its rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probing.probes._estimator import ClassifierProbe, RegressorProbe
 
 
 class _Keyed:
-    """Rows of X as keys: equal rows, equal keys."""
+    """Reads the rows of X as keys: equal rows are equal keys."""
 
     keys_: NDArray[np.float64]
 
@@ -21,7 +21,7 @@ class _Keyed:
         return codes
 
     def _find_keys(self, X: NDArray[Any]) -> NDArray[np.int64]:
-        """`(N,)` index into `keys_`, or `len(keys_)` for a key never seen in training."""
+        """Return the index of each row into `keys_`, `(N,)`, or `len(keys_)` for a key never seen in training."""
         n = len(self.keys_)
         rows = np.concatenate([self.keys_, np.asarray(X, np.float64)])
         _, codes = _distinct(rows)
@@ -31,7 +31,9 @@ class _Keyed:
 
 
 def _distinct(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The distinct rows and the number of each; of one column twenty times faster as plain numbers."""
+    """Return the distinct rows, and the number of each row among them; single columns are twenty times faster as plain
+    numbers.
+    """
     if rows.shape[1] == 1:
         values, codes = np.unique(rows[:, 0], return_inverse=True)
         return values[:, None], codes
@@ -70,7 +72,7 @@ class KeyedVote(_Keyed, ClassifierProbe):
         return self
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`(N, K)` natural logs."""
+        """Return the natural log probabilities, `(N, K)`."""
         rows = self._rows(X)
         return self.log_table_[self._find_keys(rows)]
 
@@ -91,7 +93,7 @@ class KeyedMean(_Keyed, RegressorProbe):
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)` float64."""
+        """Return the predicted values, `(N,)` float64."""
         rows = self._rows(X)
         return self.means_[self._find_keys(rows)]
 

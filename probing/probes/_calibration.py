@@ -1,4 +1,4 @@
-"""Probabilities from scores: one temperature and an intercept a class, by Newton's method."""
+"""Turns scores into probabilities: one temperature and an intercept a class, by Newton's method."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEAST = 1e-6  # a temperature of 0 would make all classes alike
 
 @dataclass(frozen=True)
 class Calibration:
-    """Logits are `temperature · score + intercept`; `intercept` is `(K,)`, of mean 0."""
+    """Maps scores to logits `temperature · score + intercept`; `intercept` is `(K,)`, of mean 0."""
 
     temperature: float
     intercept: Matrix
@@ -95,7 +95,7 @@ def calibrate_temperature(scores: Matrix, offsets: Matrix, codes: NDArray[np.int
 
 
 def _model(theta: Matrix, features: Matrix, codes: NDArray[np.int64], prior: Matrix) -> tuple[float, Matrix, Matrix]:
-    """Objective, gradient `(1+K,)` and Hessian `(1+K, 1+K)` in (t, b)."""
+    """Return objective, gradient `(1+K,)` and Hessian `(1+K, 1+K)` in (t, b)."""
     n, k = features.shape
     logs = log_softmax(theta[0] * features + theta[1:], axis=1)
     p = np.exp(logs)

@@ -25,7 +25,7 @@ class Recipe:
 
     @classmethod
     def of(cls, probe: Probe) -> Recipe:
-        """Of a probe's parameters.
+        """Return the recipe that a probe's parameters give.
 
         Raises:
             BadParameter: out of range.
@@ -44,7 +44,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Descent:
-    """Where it ended: dev losses by epoch, the best epoch (from 1), and whether patience ended it."""
+    """Course of a descent: dev losses by epoch, the best epoch (from 1), and whether patience ended it."""
 
     dev_losses: list[float]
     best_epoch: int
@@ -58,7 +58,7 @@ def descend(
     dev_loss: Callable[[], float],
     recipe: Recipe,
 ) -> Descent:
-    """Minimise; the parameters are left as they were at the best epoch on dev.
+    """Minimise the loss, and leave the parameters as they were at the best epoch on dev.
 
     Args:
         parameters: leaves that require gradients.

@@ -1,4 +1,4 @@
-"""Several labels at once: a probe of classes fitted on each label, as problems of two classes that share one X."""
+"""Several labels at once: a probe of classes is fitted on each label, as problems of two classes that share one X."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probing.labels import Kind, Reading
 
 
 class EachLabelProbe(Probe):
-    """One fit of `base` for each of C labels; all labels of all label sets in one `fit_many`.
+    """Fits `base` once for each of C labels; all labels of all label sets are fitted in one `fit_many`.
 
     A label that all train rows have, or none, is not fitted: what train says of it is predicted everywhere, with
     certainty. Its fits are not saved.
@@ -34,22 +34,22 @@ class EachLabelProbe(Probe):
 
     @property
     def reads(self) -> str:  # type: ignore[override]
-        """That of the base."""
+        """Kind of input of the base probe."""
         return self.base.reads
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
-        """That of the base."""
+        """Whether fits of the base probe depend on the seed."""
         return self.base.stochastic
 
     @property
     def readings(self) -> tuple[Reading, ...]:  # type: ignore[override]
-        """Those of the base."""
+        """Forms of rows that the base probe reads."""
         return self.base.readings
 
     @property
     def reads_pairs(self) -> bool:  # type: ignore[override]
-        """That of the base."""
+        """Whether the base probe reads pairs of states."""
         return self.base.reads_pairs
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
@@ -68,7 +68,7 @@ class EachLabelProbe(Probe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """Every label of every label set under every seed. See `Probe.fit_many`."""
+        """Fit every label of every label set under every seed. See `Probe.fit_many`."""
         fitted = [(m, c) for m, y in enumerate(targets) for c in np.flatnonzero(np.ptp(y, axis=0)).tolist()]
         held = None if dev is None else (dev[0], [dev[1][m][:, c] for m, c in fitted])
         parts = self.base.fit_many(X, [targets[m][:, c] for m, c in fitted], seeds, dev=held)
@@ -84,7 +84,7 @@ class EachLabelProbe(Probe):
         return found
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N, C)` int64, 0 or 1."""
+        """Return 0 or 1 for each label, `(N, C)` int64."""
         rows: Any = X
         values = np.tile(self.always_, (len(rows), 1))
         for c, fit in self.fits_.items():
@@ -92,7 +92,7 @@ class EachLabelProbe(Probe):
         return values
 
     def log_probabilities(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`(N, C, 2)` natural logs of not having and having each label."""
+        """Return the natural log probabilities of not having and of having each label, `(N, C, 2)`."""
         rows: Any = X
         n_labels = len(self.always_)
         logs = np.full((len(rows), n_labels, 2), -np.inf)
@@ -103,11 +103,11 @@ class EachLabelProbe(Probe):
         return logs
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Refuse: see the class."""
+        """Refuse to give the state: see the class."""
         raise _not_saved()
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Refuse: see the class."""
+        """Refuse to take a state: see the class."""
         raise _not_saved()
 
 

@@ -1,4 +1,4 @@
-"""What probes that stop early do with dev: rows held out where there is none, and codes of its labels."""
+"""The dev data of probes that stop early: rows held out where there are none, and codes of the dev labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probing.seeds import generator
 
 
 def held_out_rows(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Nine tenths and one tenth of the rows, at least one each."""
+    """Return nine tenths and one tenth of the rows, at least one each."""
     order = generator(seed, "held out").permutation(n)
     count = max(1, n // 10)
     if n <= count:
@@ -21,7 +21,7 @@ def held_out_rows(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def dev_codes(classes: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int64]:
-    """Codes of dev labels, -1 for labels that training never saw."""
+    """Return the codes of dev labels, -1 for labels that training never saw."""
     places = np.searchsorted(classes, y).clip(0, len(classes) - 1)
     return np.where(classes[places] == y, places, -1).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""What every probe does with its input: checks, codes of classes, and the state that is saved."""
+"""The input handling of every probe: checks, codes of classes, and the state that is saved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLOATS = (np.float64, np.float32)
 
 
 class FittedState(Probe):
-    """State by name: the attributes in `_arrays` (numbers, texts) and `_scalars` (one number each)."""
+    """Gives the fitted state by name: the attributes in `_arrays` (numbers, texts) and `_scalars` (one number each)."""
 
     _arrays: ClassVar[tuple[str, ...]] = ()
     _scalars: ClassVar[tuple[str, ...]] = ()
@@ -26,7 +26,7 @@ class FittedState(Probe):
     n_features_in_: int
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Fitted arrays by name, and `n_features_in`.
+        """Return the fitted arrays by name, and `n_features_in`.
 
         Raises:
             NotFittedError: not fitted yet.
@@ -44,7 +44,7 @@ class FittedState(Probe):
         return self
 
     def _rows(self, X: ArrayLike) -> NDArray[Any]:
-        """Checked rows to predict for: finite numbers, of the width seen in `fit`."""
+        """Return checked rows to predict for: finite numbers, of the width seen in `fit`."""
         check_is_fitted(self)
         return np.asarray(validate_data(self, X, dtype=FLOATS, reset=False))
 
@@ -58,21 +58,21 @@ class ClassifierProbe(ClassifierMixin, FittedState):  # type: ignore[misc]
     classes_: NDArray[Any]
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`(N, K)` natural logs, columns in the order of `classes_`."""
+        """Return the natural log probabilities, `(N, K)`, with columns in the order of `classes_`."""
         raise NotImplementedError
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`(N, K)` probabilities, columns in the order of `classes_`."""
+        """Return the probabilities, `(N, K)`, with columns in the order of `classes_`."""
         return np.exp(self.predict_log_proba(X))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)` the most probable class, in the caller's own label values."""
+        """Return the most probable class of each row, `(N,)`, in the caller's own label values."""
         best = np.argmax(self.predict_log_proba(X), axis=1)
         chosen: NDArray[Any] = self.classes_[best]
         return chosen
 
     def _training_rows(self, X: ArrayLike, y: ArrayLike, *, fewest_classes: int = 2) -> tuple[Any, NDArray[np.int64]]:
-        """Checked `(X, codes)`; sets `classes_`.
+        """Return checked `(X, codes)`, and set `classes_`.
 
         Raises:
             ValueError: wrong shapes or not finite.
@@ -84,7 +84,7 @@ class ClassifierProbe(ClassifierMixin, FittedState):  # type: ignore[misc]
         return X, codes
 
     def _with_codes(self, y: NDArray[Any], width: int, *, fewest_classes: int = 2) -> tuple[Self, NDArray[np.int64]]:
-        """A clone that knows its classes and width, and the codes of `y`: what `fit_many` starts from."""
+        """Return a clone that knows its classes and width, and the codes of `y`: `fit_many` starts from these."""
         probe: Self = clone(self)
         probe.n_features_in_ = width
         probe.classes_, codes = _coded(np.asarray(y), fewest_classes=fewest_classes, who=type(self).__name__)
@@ -97,18 +97,18 @@ class RegressorProbe(RegressorMixin, FittedState):  # type: ignore[misc]
     kinds = ("real",)
 
     def _training_rows(self, X: ArrayLike, y: ArrayLike) -> tuple[Any, NDArray[np.float64]]:
-        """Checked `(X, y)`, `y` float64."""
+        """Return checked `(X, y)`, `y` float64."""
         X, y = validate_data(self, X, y, dtype=FLOATS, y_numeric=True)
         return X, np.asarray(y, dtype=np.float64)
 
 
 def checked_matrix(probe: Probe, X: ArrayLike) -> NDArray[Any]:
-    """Rows for `fit_many`: two axes, finite."""
+    """Return rows for `fit_many`, checked to have two axes and to be finite."""
     return np.asarray(validate_data(probe, X, dtype=FLOATS))
 
 
 def same_for_every_seed(probe: Probe, fitted: Probe, seeds: Sequence[int]) -> list[Any]:
-    """Copies of one deterministic fit, one a seed, sharing its arrays."""
+    """Return copies of one deterministic fit, one a seed, sharing its arrays."""
     state = fitted.state()
     copies = []
     for seed in seeds:

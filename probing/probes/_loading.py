@@ -23,7 +23,7 @@ _MOST_FEATURES = 10**7
 
 @with_typed_errors
 def load_probe(path: str | Path) -> Probe:
-    """The probe that `Probe.save(path)` wrote; its predictions are bit-equal.
+    """Return the probe that `Probe.save(path)` wrote; its predictions are bit-equal.
 
     One that `train` saved predicts the labels by name, and `about` says of which task, site, model and corpus it is.
 
@@ -52,7 +52,7 @@ def load_probe(path: str | Path) -> Probe:
 
 
 def _try(probe: Probe) -> None:
-    """Predict one row, so that parts of different shapes are found now and not in the middle of some analysis."""
+    """Predict one row, so that parts of different shapes are noticed now and not in the middle of some analysis."""
     if not isinstance(probe, ClassifierProbe) or probe.reads != "states":
         return
     if not 0 < probe.n_features_in_ <= _MOST_FEATURES:
@@ -83,7 +83,7 @@ def _card(file: Path) -> dict[str, Any]:
 
 
 def _registered(card: dict[str, Any], stem: Path) -> type[Probe]:
-    """The class among registered members' own classes: names are only compared, nothing is imported by them."""
+    """Return the class among registered members' own classes: names are only compared, nothing is imported by them."""
     kind = registry.class_of(_registered_name(card), "probes")
     if kind is not None and issubclass(kind, Probe):
         return kind
@@ -97,7 +97,9 @@ def _registered(card: dict[str, Any], stem: Path) -> type[Probe]:
 
 
 def _registered_name(card: dict[str, Any]) -> str:
-    """The name in a card; of one that was written before names were registered, by the module and class in it."""
+    """Return the name in a card; for a card from before names were registered, the name that its module and class have
+    now.
+    """
     if "class" not in card:
         return str(card["probe"])
     folder, name = registry.member_of(str(card["probe"]))
@@ -114,7 +116,7 @@ def _arrays(file: Path) -> dict[str, NDArray[Any]]:
 
 
 def _texts(texts: dict[str, Any]) -> dict[str, NDArray[Any]]:
-    """Text arrays; labels that were objects come back as fixed-width text, equal in value."""
+    """Return text arrays; labels that were objects come back as fixed-width text, equal in value."""
     arrays = {}
     for name, values in texts.items():
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):

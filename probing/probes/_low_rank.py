@@ -19,7 +19,7 @@ _BLOCK_ELEMENTS = 2**18
 
 @dataclass(frozen=True)
 class _Fits:
-    """Where M label sets stand: factors `A` (M, K, R), `B` (M, R, D), intercepts `b` (M, K, 1).
+    """Current factors of M label sets: `A` (M, K, R), `B` (M, R, D), intercepts `b` (M, K, 1).
 
     A label set with fewer classes than K has spare ones: zero rows of A, intercepts of -inf; gradients are 0 there.
     """
@@ -30,8 +30,9 @@ class _Fits:
 
     @classmethod
     def cut(cls, full: Sequence[Solution], rank: int, dtype: torch.dtype) -> _Fits:
-        """The largest singular values S of each solution's weights: of all factors with the product U S Vᵀ, U√S and
-        √S·Vᵀ weigh least. A rank that limits nothing is that of the widest."""
+        """Keep the largest singular values S of each solution's weights: of all factors with the product U S Vᵀ, U√S
+        and √S·Vᵀ have the least norm. A rank that limits nothing becomes that of the widest.
+        """
         width, classes = len(full[0].weights), max(len(one.intercept) for one in full)
         rank = min(rank, width, classes)
         A, B = torch.zeros(len(full), classes, rank, dtype=dtype), torch.zeros(len(full), rank, width, dtype=dtype)
@@ -47,11 +48,11 @@ class _Fits:
         return self.A, self.B, self.b
 
     def hidden(self, x: Tensor) -> Tensor:
-        """`(M, R, n)` products of B with rows `(n, D)`, of all label sets as one."""
+        """Return the products of B with rows `(n, D)`, of all label sets as one, `(M, R, n)`."""
         return (self.B.flatten(0, 1) @ x.T).view(*self.B.shape[:2], len(x))
 
     def chosen(self, better: Tensor, others: _Fits) -> _Fits:
-        """Those of the label sets `(M,)` that are better, the others' elsewhere."""
+        """Return these factors for the label sets `(M,)` that are better, and the others' elsewhere."""
         pairs = zip(self.parts, others.parts, strict=True)
         return _Fits(*(torch.where(better.view(-1, 1, 1), mine, theirs) for mine, theirs in pairs))
 
@@ -59,7 +60,7 @@ class _Fits:
 def solve_low_rank(
     rows: Rows, codes: Sequence[Tensor], full: Sequence[Solution], penalties: Sequence[float], rank: int
 ) -> list[Solution]:
-    """A low point of mean log loss + ½ λ (‖A‖² + ‖B‖²) for every label set, near a local minimum.
+    """Return a low point of mean log loss + ½ λ (‖A‖² + ‖B‖²) for every label set, near a local minimum.
 
     All label sets see the same batches in the same order, so that rows are drawn, and multiplied, once for all; none
     knows of the others. Each starts from its full solution, cut. Few directions that tell many classes apart need
@@ -92,7 +93,7 @@ def solve_low_rank(
 
 
 class _Adam:
-    """Moves fits in place."""
+    """Moves fits in place by Adam."""
 
     def __init__(self, fits: _Fits) -> None:
         self._parts, self._steps = fits.parts, 0
@@ -108,7 +109,7 @@ class _Adam:
 
 
 def _gradients(x: Tensor, y: Tensor, fits: _Fits, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the mean objectives of one batch: rows `(n, D)`, codes `(M, n)`."""
+    """Return the gradients of the mean objectives of one batch of rows `(n, D)` with codes `(M, n)`."""
     h, weight = fits.hidden(x), lam.to(x.dtype).view(-1, 1, 1)
     residual = torch.softmax(torch.baddbmm(fits.b, fits.A, h), 1)
     own = y.unsqueeze(1)
@@ -119,7 +120,7 @@ def _gradients(x: Tensor, y: Tensor, fits: _Fits, lam: Tensor) -> tuple[Tensor, 
 
 
 def _objectives(rows: Rows, y: Tensor, fits: _Fits, lam: Tensor) -> Tensor:
-    """`(M,)` in float64."""
+    """Return the objectives, `(M,)` float64."""
     total = torch.zeros_like(lam)
     for start, x in rows.blocks(max(64, _BLOCK_ELEMENTS // fits.b.numel())):
         z = torch.baddbmm(fits.b, fits.A, fits.hidden(x))

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by blocks of products in float32; searches are kept, so that label sets share them."""
+"""Finds exact nearest neighbours by blocks of products in float32; searches are kept, so that label sets share them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Neighbours:
         self._kept: dict[tuple[str, int], NDArray[np.int64]] = {}
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """`(Q, min(k, N))` row numbers of the nearest rows, nearest first.
+        """Return the row numbers of the nearest rows, nearest first, `(Q, min(k, N))`.
 
         The last few searches are kept: probes that share this object and are asked about the same states search once.
         """
@@ -43,7 +43,7 @@ class Neighbours:
         return self._kept[key]
 
     def _search(self, queries: Tensor, k: int) -> Tensor:
-        """Row numbers `(Q, k)`. Ranks by x·r, or x·r - ½‖r‖², which falls as the distance grows."""
+        """Return row numbers `(Q, k)`, ranked by x·r, or by x·r - ½‖r‖², which falls as the distance grows."""
         values, found = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
         for low in range(0, len(self._rows), _ROWS):
             block = self._rows[low : low + _ROWS]

@@ -20,7 +20,7 @@ _LEAST_STEPS = 50  # an epoch
 
 @dataclass(frozen=True)
 class Batch:
-    """Some sentences: their words and pairs.
+    """A few sentences: their words and pairs.
 
     Attributes:
         words: `(n,)` rows of the table.
@@ -57,7 +57,7 @@ class Sentences:
         self._choice = None if pairs.choice is None else pairs.choice[self._rows]
 
     def batches(self, n_words: int, order: Ints) -> Iterator[Batch]:
-        """Batches of sentences in the order given, of at least one sentence and about `n_words` words."""
+        """Yield batches of sentences in the order given, of at least one sentence and about `n_words` words."""
         sizes = np.diff(self.word_start)[order]
         n_words = max(2, min(n_words, int(sizes.sum()) // _LEAST_STEPS))
         number = (np.cumsum(sizes) - sizes) // n_words
@@ -85,14 +85,14 @@ class Sentences:
 
 
 def _ranges(start: Ints, chosen: Ints) -> Ints:
-    """All of `start[i] … start[i+1]-1` for the chosen i, end to end."""
+    """Return all of `start[i] … start[i+1]-1` for the chosen i, end to end."""
     counts = start[chosen + 1] - start[chosen]
     ends = np.cumsum(counts)
     return np.repeat(start[chosen] - (ends - counts), counts) + np.arange(ends[-1] if len(ends) else 0)
 
 
 def halves(X: NDArray[Any]) -> Pairs:
-    """Plain rows `(N, 2D)` as pairs, each a sentence of its own; an odd width gets a column of zeros."""
+    """Return plain rows `(N, 2D)` as pairs, each a sentence of its own; an odd width gets a column of zeros."""
     n, width = X.shape
     if width % 2:
         X = np.concatenate([X, np.zeros((n, 1), X.dtype)], axis=1)
@@ -114,7 +114,9 @@ def check_reading(pairs: Pairs, who: str) -> None:
 
 
 def held_out(pairs: Pairs, seed: int) -> tuple[Ints, Ints]:
-    """Rows of nine tenths of the sentences, and of one tenth; the same rows twice where there is one sentence."""
+    """Return the rows of nine tenths of the sentences, and of one tenth; the same rows twice where there is one
+    sentence.
+    """
     groups, codes = np.unique(pairs.group, return_inverse=True)
     if len(groups) < 2:
         return np.arange(len(pairs)), np.arange(len(pairs))

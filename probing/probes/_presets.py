@@ -30,12 +30,12 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 
 def has_preset(probe: str) -> bool:
-    """Whether any preset is for the probe registered under this name."""
+    """Return whether any preset is for the probe registered under this name."""
     return any(probe in probes for probes in PRESETS.values())
 
 
 def preset(name: str, probe: str, parameters: Collection[str]) -> dict[str, Any]:
-    """The parameters that a preset gives a probe.
+    """Return the parameters that a preset gives a probe.
 
     Args:
         name: of the preset.

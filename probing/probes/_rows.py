@@ -1,4 +1,4 @@
-"""Where the softmax solver's standardised rows come from: held in memory, or read anew at every pass."""
+"""Sources of the softmax solver's standardised rows: held in memory, or read anew at every pass."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ _MANY, _SOME, _ROWS_A_FEATURE = 8192, 4096, 16
 
 
 def low_precision_helps() -> bool:
-    """Whether this processor multiplies bfloat16, so that products in it cost less than in float32."""
+    """Return whether this processor multiplies bfloat16, so that products in it cost less than in float32."""
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(known is not None and known())
 
 
 def are_many(n: int, width: int) -> bool:
-    """Whether rows are so many, of so few features, that a rough pass over them brings the solver near the optimum."""
+    """Return whether there are so many rows, of so few features, that a rough pass over them brings the solver near the
+    optimum.
+    """
     return n >= _MANY or n >= max(_SOME, _ROWS_A_FEATURE * width)
 
 
@@ -67,7 +69,7 @@ class PackedOperand:
 
 
 class HeldRows:
-    """Rows in memory.
+    """Rows that are held in memory.
 
     Attributes:
         n, width: N and D.
@@ -83,7 +85,9 @@ class HeldRows:
         self.has_low = X.dtype == torch.float32 and are_many(self.n, self.width) and low_precision_helps()
 
     def turned(self) -> tuple[Tensor, HeldRows]:
-        """Fewer rows than features: an orthonormal basis `(D, N)` of what they span, and their coordinates in it."""
+        """Return, for fewer rows than features, an orthonormal basis `(D, N)` of their span, and their coordinates in
+        it.
+        """
         basis, coordinates = torch.linalg.qr(self._rows.T)
         return basis, HeldRows(coordinates.T.contiguous(), budget=self.budget)
 
@@ -92,13 +96,13 @@ class HeldRows:
         return self._rows.bfloat16()
 
     def blocks(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Tensor]]:
-        """First row's number and `(n, D)` rows, in order, `size` at most."""
+        """Yield the first row's number and `(n, D)` rows, in order, `size` at most."""
         rows = self._low if low and self.has_low else self._rows
         for start in range(0, self.n, size):
             yield start, rows[start : start + size]
 
     def operands(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Operand | PackedOperand]]:
-        """The rows of `blocks`, to multiply by; `size` is rounded where they are packed."""
+        """Yield the rows of `blocks`, to multiply by; `size` is rounded where they are packed."""
         if not (low and self._packs):
             yield from ((start, Operand(rows)) for start, rows in self.blocks(size, low=low))
             return
@@ -110,14 +114,14 @@ class HeldRows:
 
     @cached_property
     def _packs(self) -> list[tuple[Tensor, Tensor]]:
-        """Low rows and their transposes, packed; none where they cannot be."""
+        """Rows in low precision and their transposes, packed; none where they cannot be."""
         if not (self.has_low and can_pack(self._low.dtype)):
             return []
         return [(packed(rows), packed(rows.T.contiguous())) for rows in torch.split(self._low, _PACK)]
 
     @cached_property
     def pilot(self) -> Tensor:
-        """`(P, D)` rows that curvature is estimated from: here all."""
+        """Rows that curvature is estimated from, `(P, D)`: here all."""
         return self._low if self.has_low else self._rows
 
 
@@ -138,7 +142,7 @@ class StreamedRows:
         self.has_low = are_many(self.n, self.width) and low_precision_helps()
 
     def blocks(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Tensor]]:
-        """First row's number and `(n, D)` rows, in order, `size` at most."""
+        """Yield the first row's number and `(n, D)` rows, in order, `size` at most."""
         for start, raw in self._source.blocks():
             rows = torch.from_numpy(standardise_rounded(raw, self._mean, self._scale))
             rows = rows.bfloat16() if low and self.has_low else rows
@@ -146,12 +150,12 @@ class StreamedRows:
                 yield start + first, rows[first : first + size]
 
     def operands(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Operand]]:
-        """The rows of `blocks`, to multiply by."""
+        """Yield the rows of `blocks`, to multiply by."""
         yield from ((start, Operand(rows)) for start, rows in self.blocks(size, low=low))
 
     @cached_property
     def pilot(self) -> Tensor:
-        """`(P, D)` rows at even distances, as many as an eighth of the budget holds."""
+        """Rows at even distances, `(P, D)`, as many as an eighth of the budget holds."""
         count = min(self.n, max(256, self._source.budget // (32 * self.width)))
         chosen = torch.arange(count) * self.n // count
         parts = []

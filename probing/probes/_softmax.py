@@ -49,7 +49,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Stop:
-    """When to stop: see `solve`."""
+    """Conditions at which the solver stops: see `solve`."""
 
     tolerance: float
     max_iterations: int
@@ -100,7 +100,9 @@ def _in_row_space(
     stop: Stop,
     starts: Sequence[Solution] | None,
 ) -> list[Solution]:
-    """Fewer rows than features: weights at the optimum are combinations of rows, which span N directions at most."""
+    """Solve in the space of the rows, for fewer rows than features: optimal weights are combinations of rows, which
+    span N directions at most.
+    """
     basis, turned = rows.turned()
     inside = starts and [replace(start, weights=basis.T @ start.weights.to(basis.dtype)) for start in starts]
     found = solve(turned, codes, classes, penalties, stop, inside)
@@ -108,7 +110,7 @@ def _in_row_space(
 
 
 def _streamed_size(rows: Rows, k: int) -> int:
-    """Label sets at a time where logits cannot be held: as many as have their own factors, 1 at least."""
+    """Return the label sets at a time where logits cannot be held: as many as have their own factors, 1 at least."""
     return max(1, rows.budget // (k * (rows.width + 1) ** 2))
 
 
@@ -142,12 +144,12 @@ class _State:
         self.pairs = [(s[keep], t[keep]) for s, t in self.pairs]
 
     def direction(self) -> tuple[Tensor, Tensor]:
-        """`(M, K, D+1)` where to go, and the slope `(M,)` of the objective there."""
+        """Return where to go, `(M, K, D+1)`, and the slope `(M,)` of the objective there."""
         along = towards(self.G, self.pairs, self.factors)
         return along, dot(self.G, along)
 
     def refine(self, chosen: Tensor) -> None:
-        """Logits, objectives and gradients of the chosen label sets from products in full precision."""
+        """Compute logits, objectives and gradients of the chosen label sets from products in full precision."""
         part = self.problems.take(chosen)
         part.low = False
         Z = part.logits(self.Z.weights[chosen])
@@ -182,7 +184,7 @@ def _minimise(problems: Problems, stop: Stop, start: Tensor | None, *, warm: boo
 
 
 def _parted(now: _State, done: dict[int, Solution], leaving: Tensor, iteration: int, *, converged: Tensor) -> Tensor:
-    """Note the solutions of the label sets that leave; numbers of those that stay."""
+    """Note the solutions of the label sets that leave, and return the numbers of those that stay."""
     keep = torch.nonzero(~leaving).flatten()
     for m in torch.nonzero(leaving).flatten().tolist():
         done[now.place[m]] = _solution(now.problems, now.Z.weights, now.loss, m, iteration, bool(converged[m]))
@@ -192,7 +194,7 @@ def _parted(now: _State, done: dict[int, Solution], leaving: Tensor, iteration: 
 
 
 def _judged(now: _State, stop: Stop, *, last: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Which label sets are done, by gradients in full precision; direction and slope of all."""
+    """Return which label sets are done, by gradients in full precision, and direction and slope of all."""
     direction, fall = now.direction()
     if not now.problems.low:
         return _is_done(now, fall, stop.tolerance), direction, fall
@@ -225,7 +227,9 @@ def _is_done(now: _State, fall: Tensor, tolerance: float) -> Tensor:
 
 
 def _advance(now: _State, direction: Tensor, fall: Tensor) -> Tensor:
-    """Take the unit step where it serves, else one by a line search; the steps `(M,)`, 0 where none lowers."""
+    """Take the unit step where it serves, else one by a line search, and return the steps `(M,)`, 0 where none lowers
+    the objective.
+    """
     Z, ZD, loss, G = now.problems.stepped(now.Z, direction)
     slope = dot(G, direction)
     step = torch.ones_like(loss)

@@ -1,4 +1,4 @@
-"""What the batched softmax solver computes over all rows: objectives, gradients and slopes, block by block."""
+"""Sums of the batched softmax solver over all rows: objectives, gradients and slopes, block by block."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Logits:
     masked: bool = True
 
     def moved(self, change: Logits, step: Tensor) -> Logits:
-        """These logits, moved in place by steps `(M,)` of a change."""
+        """Move these logits in place by steps `(M,)` of a change, and return them."""
         size = step.to(self.weights.dtype).view(-1, 1, 1)
         self.weights.addcmul_(change.weights, size)
         if self.held is not None and change.held is not None:
@@ -33,13 +33,13 @@ class Logits:
         return self
 
     def put(self, chosen: Tensor, part: Logits) -> None:
-        """Set those of the chosen label sets."""
+        """Set the logits of the chosen label sets."""
         self.weights[chosen] = part.weights
         if self.held is not None and part.held is not None:
             self.held[chosen] = part.held
 
     def take(self, keep: Tensor) -> Logits:
-        """Those of the chosen label sets."""
+        """Return the logits of the chosen label sets."""
         return Logits(self.weights[keep], None if self.held is None else self.held[keep], self.masked)
 
 
@@ -63,11 +63,11 @@ class Problems:
 
     @property
     def block(self) -> int:
-        """Rows of a block, such that its logits stay in the cache."""
+        """Number of rows of a block, such that its logits stay in the cache."""
         return max(64, _BLOCK_ELEMENTS // (len(self) * self.k))
 
     def take(self, keep: Tensor) -> Problems:
-        """The chosen label sets, as wide as before."""
+        """Return the chosen label sets, as wide as before."""
         chosen = keep.tolist()
         classes, penalties = ([one[m] for m in chosen] for one in (self.classes, self.penalties))
         part = Problems(self.rows, self.codes[keep], list(classes), list(penalties))
@@ -75,7 +75,7 @@ class Problems:
         return part
 
     def logits(self, W: Tensor, *, masked: bool = True) -> Logits:
-        """Logits of all rows."""
+        """Return the logits of all rows."""
         if not self.holds:
             return Logits(W, None, masked)
         held = torch.empty(len(W), self.k, self.n, dtype=W.dtype)
@@ -84,24 +84,26 @@ class Problems:
         return Logits(W, held, masked)
 
     def product(self, W: Tensor, x: Multiplied, *, masked: bool = True) -> Tensor:
-        """`(M, K, n)` logits of n rows."""
+        """Return the logits of n rows, `(M, K, n)`."""
         z = self.product_to(W.new_empty(len(W), self.k, len(x)), W, x)
         return z.add_(self.mask) if masked else z
 
     def product_to(self, z: Tensor, W: Tensor, x: Multiplied) -> Tensor:
-        """Those of no mask, written to `z`."""
+        """Write the logits of n rows, without the mask, to `z`."""
         flat = W.reshape(-1, self.width)
         x.logits(flat[:, :-1], z.view(len(flat), -1), flat[:, -1:])
         return z
 
     def stepped(self, Z: Logits, direction: Tensor) -> tuple[Logits, Logits, Tensor, Tensor]:
-        """One unit step: logits there (held ones are moved in place), of the direction; objectives and gradients."""
+        """Take one unit step, and return the logits there (held ones are moved in place) and of the direction,
+        objectives and gradients.
+        """
         change = Logits(direction, None if Z.held is None else torch.empty_like(Z.held), masked=False)
         there = Logits(Z.weights + direction, Z.held)
         return there, change, *self.gradient(there, change)
 
     def gradient(self, Z: Logits, change: Logits | None = None) -> tuple[Tensor, Tensor]:
-        """Objectives `(M,)` in float64 and gradients like the weights.
+        """Return the objectives `(M,)` in float64 and gradients like the weights.
 
         Held logits are first moved by `change`, whose own are found in the same pass, while rows are in the cache.
         """
@@ -125,7 +127,9 @@ class Problems:
         return loss / self.n + 0.5 * self.lam * penalised.square().sum((1, 2), dtype=torch.float64), gradient
 
     def along(self, Z: Logits, ZD: Logits, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Objective, slope and curvature `(M,)` at `step` along a direction, from logits alone where they are held."""
+        """Return objective, slope and curvature `(M,)` at `step` along a direction, from logits alone where they are
+        held.
+        """
         value, slope, curvature = (torch.zeros(len(self), dtype=torch.float64) for _ in range(3))
         size = step.to(Z.weights.dtype).view(-1, 1, 1)
         for start, z, change in self._pairs(Z, ZD):
@@ -141,7 +145,7 @@ class Problems:
         return value, slope / self.n + self.lam * (wd + step * dd), curvature / self.n + self.lam * dd
 
     def _pairs(self, Z: Logits, ZD: Logits) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Block by block, logits and those of a direction; no row is read where both are held."""
+        """Yield, block by block, logits and those of a direction; no row is read where both are held."""
         if Z.held is not None and ZD.held is not None:
             for start in range(0, self.n, self.block):
                 part = slice(start, start + self.block)
@@ -161,7 +165,9 @@ class Problems:
 
 
 def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities `(M, K, n)`, and each row's own and total exponent, `own - log total` its log probability."""
+    """Return probabilities `(M, K, n)`, and each row's own and total exponent; `own - log total` is its log
+    probability.
+    """
     z = z - z.amax(1, keepdim=True)
     own = z.gather(1, y)
     p = z.exp_()

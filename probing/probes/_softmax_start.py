@@ -1,4 +1,4 @@
-"""Where the softmax solver starts from, and the curvature that it divides gradients by."""
+"""The point that the softmax solver starts from, and the curvature that it divides gradients by."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHANGED = 1.5  # by what factor p(1-p) must have changed for a new factor to be
 
 @dataclass
 class Factors:
-    """The Hessian's class blocks, as inverses of their Cholesky factors; a product by both is always a descent.
+    """Inverses of the Cholesky factors of the Hessian's class blocks; a product by both is always a descent.
 
     Attributes:
         inverses: `(M, F, D+1, D+1)`, lower triangles; F is K, or 1 shared by all classes.
@@ -68,11 +68,11 @@ class Factors:
         return now
 
     def take(self, keep: Tensor) -> Factors:
-        """The chosen label sets."""
+        """Return the factors of the chosen label sets."""
         return Factors(self.inverses[keep], self.levels[keep], self.common)
 
     def solve(self, *parts: Tensor) -> list[Tensor]:
-        """The preconditioner applied to each of some gradients `(M, K, D+1)`: the factors are read once for all."""
+        """Apply the preconditioner to each of some gradients `(M, K, D+1)`: the factors are read once for all."""
         many, k, width = parts[0].shape
         shared = self.inverses.shape[1] == 1
         right = torch.cat(parts, 1) if shared else torch.stack(parts, 2).view(many * k, len(parts), width)
@@ -84,14 +84,14 @@ class Factors:
 
 
 def _importance(problems: Problems, W: Tensor, rows: Tensor, *, shared: bool) -> Tensor:
-    """`(F, n)` p(1-p) of one label set, the classes' mean if they share a factor."""
+    """Return p(1-p) of one label set, `(F, n)`, the classes' mean if they share a factor."""
     p = torch.softmax(problems.product(W, Operand(rows))[0], 0)
     importance = p.mul_(1 - p)
     return importance.mean(0, keepdim=True) if shared else importance
 
 
 def _block(rows: Tensor, importance: Tensor, common: Tensor, source: torch.Generator) -> Tensor:
-    """Lower triangle of one class block."""
+    """Return the lower triangle of one class block."""
     count = max(1024, 2 * len(common))
     block = weighted_gram(rows, importance, count, source)
     if len(rows) > 2 * count:
@@ -112,14 +112,14 @@ def invert(lower: Tensor, to: Tensor) -> None:
 
 
 def _common(rows: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """`(D+1, D+1)` Gram matrix over N of rows at even distances, with the column of ones."""
+    """Return the Gram matrix, over N, of rows at even distances with the column of ones, `(D+1, D+1)`."""
     count = min(len(rows), max(_SHARED_ROWS, 4 * width))
     picked = with_ones(rows[torch.arange(count) * len(rows) // count].to(dtype))
     return gram(picked).div_(count)
 
 
 def gram(rows: Tensor) -> Tensor:
-    """Lower triangle of `XᵀX` for X `(n, D)`, by strips, which saves a third of the products."""
+    """Return the lower triangle of `XᵀX` for X `(n, D)`, by strips, which saves a third of the products."""
     width = rows.shape[1]
     found = rows.new_zeros(width, width)
     for low in range(0, width, max(64, -(-width // 3))):
@@ -129,12 +129,12 @@ def gram(rows: Tensor) -> Tensor:
 
 
 def with_ones(rows: Tensor) -> Tensor:
-    """`(n, D+1)`: a last column of ones."""
+    """Return the rows with a last column of ones, `(n, D+1)`."""
     return torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
 
 
 def weighted_gram(rows: Tensor, weights: Tensor, count: int, source: torch.Generator) -> Tensor:
-    """Lower triangle of `Σ wₙ xₙ xₙᵀ / N`, exactly or from `count` rows drawn systematically by weight."""
+    """Return the lower triangle of `Σ wₙ xₙ xₙᵀ / N`, exactly or from `count` rows drawn systematically by weight."""
     n = len(rows)
     if n <= 2 * count:
         all_rows = with_ones(rows.to(weights.dtype))
@@ -147,7 +147,9 @@ def weighted_gram(rows: Tensor, weights: Tensor, count: int, source: torch.Gener
 
 
 def warm_start(problems: Problems, source: torch.Generator, start: Tensor | None = None) -> Tensor:
-    """`(M, K, D+1)` a start, or log class frequencies as intercepts; then Adam, rate falling, when rows are many."""
+    """Return a start `(M, K, D+1)`: the given one, or log class frequencies as intercepts; then Adam, rate falling,
+    when rows are many.
+    """
     W = _frequencies(problems) if start is None else start
     if are_many(problems.n, problems.width - 1):
         _adam(problems, W, source)
@@ -163,7 +165,7 @@ def _frequencies(problems: Problems) -> Tensor:
 
 
 def _adam(problems: Problems, W: Tensor, source: torch.Generator) -> None:
-    """Rows are shuffled within blocks of 65,536, or of what a store gives at once."""
+    """Improve W by Adam. Rows are shuffled within blocks of 65,536, or of what a store gives at once."""
     m, s, g = torch.zeros_like(W), torch.zeros_like(W), torch.zeros_like(W)
     flat = g.view(-1, problems.width)
     minus_one = torch.full((1, 1, 1), -1.0, dtype=W.dtype)

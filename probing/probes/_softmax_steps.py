@@ -1,4 +1,4 @@
-"""Where the softmax solver goes from a point, and how far."""
+"""The direction in which the softmax solver goes from a point, and how far it goes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SLOPE_LEFT = 0.5
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """`(M,)` inner products in float64."""
+    """Return the inner products, `(M,)` float64."""
     return (a * b).sum((1, 2), dtype=torch.float64)
 
 
 def towards(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> Tensor:
-    """`(M, K, D+1)`: the two-loop recursion around the preconditioner, problem by problem."""
+    """Return the direction `(M, K, D+1)` by the two-loop recursion around the preconditioner, problem by problem."""
     q = G.clone()
     kept = []
     for s, t in reversed(pairs):
@@ -38,7 +38,7 @@ def towards(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> 
 
 
 def _scaled(q: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> Tensor:
-    """The preconditioner applied to `q`, by the scale it lacks along the last step: it knows no coupling of classes."""
+    """Apply the preconditioner to `q`, by the scale it lacks along the last step: it knows no coupling of classes."""
     if not pairs:
         return factors.solve(q)[0]
     s, t = pairs[-1]
@@ -49,14 +49,14 @@ def _scaled(q: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> 
 
 
 def serves(value: Tensor, before: Tensor, slope: Tensor, fall: Tensor) -> Tensor:
-    """`(M,)` whether a step lowers the objective and leaves little of its slope."""
+    """Return whether a step lowers the objective and leaves little of its slope, `(M,)`."""
     return (value <= before) & (slope.abs() <= _SLOPE_LEFT * fall.abs())
 
 
 def line_search(
     problems: Problems, Z: Logits, ZD: Logits, before: Tensor, fall: Tensor, unit: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """`(M,)` steps that lower each convex objective and leave little of its slope; 0 where none does.
+    """Return steps `(M,)` that lower each convex objective and leave little of its slope; 0 where none does.
 
     Args:
         problems: M of them.

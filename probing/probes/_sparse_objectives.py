@@ -25,7 +25,8 @@ _HALVINGS = 12
 
 @dataclass(frozen=True)
 class Slope:
-    """At one point: the mean loss, its slopes in weights `(D, K)` and intercepts `(K,)`, and its curvature.
+    """Value and derivatives at one point: the mean loss, its slopes in weights `(D, K)` and intercepts `(K,)`, and its
+    curvature.
 
     Near it the loss is `loss + ⟨weights, Δ⟩ + ½ tr(Δᵀ A Δ C)`, A the correlations of columns, C the curvature `(K, K)`.
     """
@@ -59,7 +60,7 @@ class Objective(ABC):
 
     @abstractmethod
     def slope(self, columns: Sequence[int], fit: Fit) -> Slope:
-        """Loss, slopes in all D columns, and curvature, where only `columns` have weights."""
+        """Return the loss, slopes in all D columns, and curvature, where only `columns` have weights."""
 
     @abstractmethod
     def refit(self, columns: Sequence[int], start: Fit) -> Fit:
@@ -70,19 +71,19 @@ class SquaredLoss(Objective):
     """Half the mean squared error: everything follows from `XᵀX` and `Xᵀy`. Targets are of mean 0."""
 
     def __init__(self, correlations: Matrix, products: Matrix, square: float, penalty: float) -> None:
-        """`products` is `Xᵀy / N` `(D, 1)`, `square` is `yᵀy / N`."""
+        """Keep the sums over rows: `products` is `Xᵀy / N` `(D, 1)`, `square` is `yᵀy / N`."""
         self.correlations, self.penalty, self.outputs = correlations, penalty, 1
         self._products, self._square = products, square
 
     def slope(self, columns: Sequence[int], fit: Fit) -> Slope:
-        """See `Objective.slope`."""
+        """Return the slopes as `Objective.slope` does."""
         fitted = self.correlations[:, list(columns)] @ fit.weights
         own = fitted[list(columns)] - 2 * self._products[list(columns)]
         loss = 0.5 * (self._square + float((fit.weights * own).sum()))
         return Slope(loss, fitted - self._products, np.zeros(1), np.ones((1, 1)))
 
     def refit(self, columns: Sequence[int], start: Fit) -> Fit:
-        """See `Objective.refit`: in closed form."""
+        """Refit as `Objective.refit` does, in closed form."""
         chosen = list(columns)
         gram = self.correlations[np.ix_(chosen, chosen)] + (self.penalty + 1e-9) * np.eye(len(chosen))
         return Fit(cho_solve(cho_factor(gram), self._products[chosen]), np.zeros(1))
@@ -92,12 +93,12 @@ class LogLoss(Objective):
     """Mean log loss of a softmax, in nats. Rows and logits are in the dtype of `rows`, sums of losses in float64."""
 
     def __init__(self, rows: Tensor, codes: Tensor, classes: int, correlations: Matrix, penalty: float) -> None:
-        """`rows` are `(N, D)` standardised, `codes` `(N,)`."""
+        """Keep the rows: `rows` are `(N, D)` standardised, `codes` `(N,)`."""
         self.rows, self.codes = rows, codes.unsqueeze(1)
         self.correlations, self.outputs, self.penalty = correlations, classes, penalty
 
     def slope(self, columns: Sequence[int], fit: Fit) -> Slope:
-        """See `Objective.slope`: the curvature is the mean over rows of `diag(p) - p pᵀ`."""
+        """Return the slopes as `Objective.slope` does; the curvature is the mean over rows of `diag(p) - p pᵀ`."""
         logits = self._taken(columns) @ self._tensor(np.vstack([fit.weights, fit.intercept]))
         loss, p = self._softmax(logits)
         curvature = self._curvature(p)
@@ -106,7 +107,9 @@ class LogLoss(Objective):
         return Slope(loss, slopes, residual.sum(0, dtype=torch.float64).numpy() / len(p), curvature)
 
     def refit(self, columns: Sequence[int], start: Fit) -> Fit:
-        """See `Objective.refit`: L-BFGS around Newton steps that take the curvature to be the same in every row."""
+        """Refit as `Objective.refit` does, by L-BFGS around Newton steps that take the curvature to be the same in
+        every row.
+        """
         rows = self._taken(columns)
         W = self._tensor(np.vstack([start.weights, start.intercept]))
         Z = rows @ W
@@ -138,7 +141,7 @@ class LogLoss(Objective):
         return Fit(found[:-1], found[-1])
 
     def _gradient(self, rows: Tensor, W: Tensor, p: Tensor) -> Matrix:
-        """Of the penalised loss; spoils `p`."""
+        """Return the gradient of the penalised loss; this overwrites `p`."""
         G = (rows.T @ self._residual(p)).double() / len(p)
         G[:-1] += self.penalty * W[:-1]
         slopes: Matrix = G.numpy()
@@ -148,7 +151,7 @@ class LogLoss(Objective):
         return torch.from_numpy(weights).to(self.rows.dtype)
 
     def _taken(self, columns: Sequence[int]) -> Tensor:
-        """`(N, s+1)`: the columns and a 1."""
+        """Return the chosen columns and a column of ones, `(N, s+1)`."""
         return torch.cat([self.rows[:, list(columns)], self.rows.new_ones(len(self.rows), 1)], dim=1)
 
     def _softmax(self, logits: Tensor) -> tuple[float, Tensor]:
@@ -157,7 +160,7 @@ class LogLoss(Objective):
         return loss, log_p.exp_()
 
     def _residual(self, p: Tensor) -> Tensor:
-        """`p - y`, in the place of `p`."""
+        """Return `p - y`, in the place of `p`."""
         return p.scatter_add_(1, self.codes, p.new_full((1, 1), -1.0).expand(self.codes.shape))
 
     def _curvature(self, p: Tensor) -> Matrix:
@@ -181,7 +184,7 @@ class _Newton:
         self._factors = [cho_factor(value * gram + (penalty + 1e-9 * value) * ridge) for value in values[kept]]
 
     def solve(self, G: Matrix) -> Matrix:
-        """Δ of G, both `(s+1, K)`."""
+        """Return Δ of G, both `(s+1, K)`."""
         turned = (G @ self._vectors).T
         found: Matrix = np.stack([cho_solve(factor, g) for factor, g in zip(self._factors, turned, strict=True)], 1)
         back: Matrix = found @ self._vectors.T
@@ -189,7 +192,7 @@ class _Newton:
 
 
 def _direction(G: Matrix, pairs: Sequence[tuple[Matrix, Matrix]], newton: _Newton) -> Matrix:
-    """The two-loop recursion around the Newton step."""
+    """Return the direction by the two-loop recursion around the Newton step."""
     q, kept = G.copy(), []
     for s, t in reversed(pairs[-_MEMORY:]):
         curvature = float((s * t).sum())

@@ -1,4 +1,4 @@
-"""Which few coordinates carry the label: forward selection, and the order of entry along a lasso path.
+"""Chooses the few coordinates that carry the label: forward selection, and the order of entry along a lasso path.
 
 Both work on any `Objective`: one output (a real target) or K (classes), where a coordinate is in when any of its K
 weights is not 0.
@@ -50,7 +50,7 @@ def forward(objective: Objective, most: int) -> tuple[list[int], list[Fit]]:
 
 
 def along(objective: Objective, order: Sequence[int]) -> list[Fit]:
-    """Refits on the first coordinate of `order`, the first two, and so on."""
+    """Return refits on the first coordinate of `order`, the first two, and so on."""
     fits: list[Fit] = []
     fit = start_of(objective)
     for count in range(1, len(order) + 1):
@@ -60,7 +60,7 @@ def along(objective: Objective, order: Sequence[int]) -> list[Fit]:
 
 
 def start_of(objective: Objective) -> Fit:
-    """The fit without coordinates: intercepts alone."""
+    """Return the fit without coordinates: intercepts alone."""
     return objective.refit([], Fit(np.zeros((0, objective.outputs)), np.zeros(objective.outputs)))
 
 
@@ -69,7 +69,9 @@ def _grown(fit: Fit) -> Fit:
 
 
 class _Unexplained:
-    """What the chosen coordinates leave of every other: a Cholesky factor of the correlations, pivot by pivot."""
+    """The part of every coordinate that the chosen ones leave: a Cholesky factor of the correlations, pivot by
+    pivot.
+    """
 
     def __init__(self, correlations: Matrix) -> None:
         self._correlations = correlations
@@ -77,7 +79,7 @@ class _Unexplained:
         self._left = correlations.diagonal().copy()
 
     def best(self, chosen: Sequence[int], slope: Slope) -> int | None:
-        """The coordinate of the largest promise; None if every other is explained by those chosen."""
+        """Return the coordinate of the largest promise; None if every other is explained by those chosen."""
         own = solve_triangular(self._factor[list(chosen)], slope.weights[list(chosen)], lower=True)
         partial = slope.weights - self._factor @ own
         inverse = np.linalg.pinv(slope.curvature, rcond=1e-6, hermitian=True)
@@ -96,7 +98,7 @@ class _Unexplained:
 
 
 def lasso_order(objective: Objective, most: int) -> list[int]:
-    """Coordinates in the order in which they enter a group-lasso path, at most `most`.
+    """Return the coordinates in the order in which they enter a group-lasso path, at most `most`.
 
     Minimises loss + α Σⱼ ‖Wⱼ‖₂ for α falling by a tenth from where all weights are 0, each from the last solution,
     until `most` coordinates are in (or α is a thousandth of the first). Coordinates that enter together are ordered by
@@ -127,7 +129,7 @@ def lasso_order(objective: Objective, most: int) -> list[int]:
 def _minimised(
     objective: Objective, W: Matrix, b: Matrix, alpha: float, varies: NDArray[np.bool_]
 ) -> tuple[Matrix, Matrix]:
-    """One α: quadratic models above the loss, each minimised on the coordinates that are in or want in."""
+    """Minimise at one α by quadratic models above the loss, each on the coordinates that are in or want in."""
     slope = _slope(objective, W, b)
     bend = float(np.linalg.eigvalsh(slope.curvature)[-1])
     value = slope.loss + alpha * float(np.linalg.norm(W, axis=1).sum())

@@ -39,7 +39,7 @@ class Recipe:
     low: bool
 
     def batch(self, n: int) -> int:
-        """Rows a step when there are `n` rows."""
+        """Return the rows a step when there are `n` rows."""
         return min(self.batch_size, max(_SMALLEST_BATCH, n // _STEPS_AN_EPOCH))
 
 
@@ -54,13 +54,13 @@ class FittedNetwork:
     lowest: float = np.inf
 
     def waited(self) -> int:
-        """Epochs since the best one; 0 if the last was the best."""
+        """Return the epochs since the best one; 0 if the last was the best."""
         return len(self.dev_losses) - self.best_epoch
 
 
 @dataclass(frozen=True)
 class Data:
-    """What every stack reads.
+    """The rows that every stack reads.
 
     Attributes:
         rows: `(N, D)` standardised, in the precision of the products.
@@ -75,7 +75,7 @@ class Data:
 
 
 def train(data: Data, outputs: Sequence[int], seeds: Sequence[int], recipe: Recipe) -> list[list[FittedNetwork]]:
-    """Networks `[m][s]`, one for each of M label sets under each of S seeds.
+    """Train networks `[m][s]`, one for each of M label sets under each of S seeds.
 
     Args:
         data: rows and targets.
@@ -101,13 +101,15 @@ def train(data: Data, outputs: Sequence[int], seeds: Sequence[int], recipe: Reci
 
 
 def _parts(sets: int, seeds: int, threads: int) -> list[list[int]]:
-    """Label sets of each stack of a seed: as many together as leaves two stacks a thread, so that no thread idles."""
+    """Return the label sets of each stack of a seed: as many together as leaves two stacks a thread, so that no thread
+    idles.
+    """
     wanted = 1 if threads == 1 else -(-2 * threads // seeds)
     return [part.tolist() for part in np.array_split(np.arange(sets), min(sets, wanted))]
 
 
 def _trained(data: Data, chosen: list[int], outputs: list[int], seed: int, recipe: Recipe) -> list[FittedNetwork]:
-    """One stack, until each of its networks has stopped or the epochs are over."""
+    """Train one stack, until each of its networks has stopped or the epochs are over."""
     hidden = [recipe.hidden] * recipe.layers
     partial = bool((data.targets < 0).any()) and not data.targets.is_floating_point()
     networks = Networks.start(data.rows.shape[1], hidden, outputs, seed, low=recipe.low, partial=partial)
@@ -144,7 +146,7 @@ def _note(fit: FittedNetwork, loss: float, networks: Networks, place: int, outpu
 
 
 class _Draws:
-    """The order of rows and the dropped units of one seed."""
+    """Random draws of one seed: the order of rows and the dropped units."""
 
     def __init__(self, n: int, seed: int, recipe: Recipe) -> None:
         self.n, self.recipe = n, recipe
@@ -152,7 +154,7 @@ class _Draws:
         self.noise = torch.Generator().manual_seed(child_seed(seed, "dropout"))
 
     def epoch(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Row numbers of each batch, and a mask for each hidden layer."""
+        """Yield the row numbers of each batch, and a mask for each hidden layer."""
         for picked in torch.split(torch.randperm(self.n, generator=self.order), self.recipe.batch(self.n)):
             yield picked, self._masks(len(picked))
 

@@ -27,7 +27,7 @@ _EVALUATED = 1024
 
 @dataclass
 class Networks:
-    """Parameters of M networks, and what Adam remembers of each.
+    """Parameters of M networks, and the moments that Adam keeps of each.
 
     Attributes:
         parameters: weights `(M, out, in)` and bias `(M, out)` of each layer in turn.
@@ -48,7 +48,7 @@ class Networks:
     def start(
         cls, width: int, hidden: Sequence[int], outputs: Sequence[int], seed: int, *, low: bool, partial: bool = False
     ) -> Networks:
-        """Uniform ±1/√(fan in), drawn from the seed: each network's are those it would have alone."""
+        """Draw uniform weights ±1/√(fan in) from the seed: each network gets those it would have alone."""
         parameters = []
         for layer, (fan_in, fan_out) in enumerate(pairwise([width, *hidden, max(outputs)])):
             last = layer == len(hidden)
@@ -58,7 +58,7 @@ class Networks:
         return cls(parameters, zeros[0], zeros[1], low, partial=partial)
 
     def step(self, X: Tensor, targets: Tensor, rates: Sequence[float], decay: float, masks: Sequence[Tensor]) -> None:
-        """One step of AdamW on `(B, D)` rows and `(M, B)` targets, at a learning rate for each network.
+        """Take one step of AdamW on `(B, D)` rows and `(M, B)` targets, at a learning rate for each network.
 
         Args:
             masks: `(H, B)` for each hidden layer: 0 where a unit is dropped, else 1/(1 - dropout); or none.
@@ -68,7 +68,9 @@ class Networks:
         self._adam(self._gradients(X, activations, slope, masks), rates, decay)
 
     def losses(self, X: Tensor, targets: Tensor) -> list[float]:
-        """Mean log loss in nats, or mean squared error, of each network on all rows; a code of -1 is not scored."""
+        """Return the mean log loss in nats, or mean squared error, of each network on all rows; a code of -1 is not
+        scored.
+        """
         real = targets.dtype.is_floating_point
         total = torch.zeros(len(targets), dtype=torch.float64)
         for rows, wanted in zip(torch.split(X, _EVALUATED), torch.split(targets, _EVALUATED, dim=1), strict=True):
@@ -83,12 +85,12 @@ class Networks:
         return found
 
     def only(self, going: list[int]) -> Networks:
-        """The networks that go on."""
+        """Return the networks that go on."""
         parameters, means, squares = ([p[going] for p in kind] for kind in (self.parameters, self.means, self.squares))
         return Networks(parameters, means, squares, self.low, self.steps, self.partial)
 
     def arrays(self, network: int, outputs: int) -> list[NDArray[np.float32]]:
-        """A copy, not a view, of one network's parameters: weights `(in, out)` and bias by layer."""
+        """Return a copy, not a view, of one network's parameters: weights `(in, out)` and bias by layer."""
         own = [p[network] for p in self.parameters]
         own[-2:] = [part[:outputs] for part in own[-2:]]
         return [
@@ -96,7 +98,7 @@ class Networks:
         ]
 
     def _hidden(self, X: Tensor, masks: Sequence[Tensor], *, exact: bool = False) -> list[Tensor]:
-        """`(M, H, B)` of each hidden layer."""
+        """Return the units `(M, H, B)` of each hidden layer."""
         first, bias = self.parameters[:2]
         flat, shift = first.view(-1, first.shape[2]), bias.view(-1, 1)
         rounded = self.low and not exact
@@ -109,12 +111,12 @@ class Networks:
         return found
 
     def _output(self, activations: list[Tensor]) -> Tensor:
-        """`(M, K, B)`."""
+        """Return the outputs, `(M, K, B)`."""
         weights, bias = self.parameters[-2:]
         return torch.baddbmm(bias.unsqueeze(2), weights, activations[-1])
 
     def _gradients(self, X: Tensor, activations: list[Tensor], slope: Tensor, masks: Sequence[Tensor]) -> list[Tensor]:
-        """Of each parameter, from the slope `(M, K, B)` of the loss at the outputs."""
+        """Return the gradient of each parameter, from the slope `(M, K, B)` of the loss at the outputs."""
         found: list[Tensor] = []
         scale = float(masks[0].max()) if masks else 1.0
         for h, weights in zip(reversed(activations), reversed(self.parameters[2::2]), strict=True):
@@ -125,7 +127,9 @@ class Networks:
         return [first.float().view(self.parameters[0].shape), slope.sum(2), *found]
 
     def _adam(self, gradients: list[Tensor], rates: Sequence[float], decay: float) -> None:
-        """β₁ 0.9, β₂ 0.999, ε 1e-8; one pass over the parameters of all networks that share a rate."""
+        """Update by Adam with β₁ 0.9, β₂ 0.999, ε 1e-8, in one pass over the parameters of all networks that share a
+        rate.
+        """
         groups = [slice(None)] if len(set(rates)) == 1 else [slice(i, i + 1) for i in range(len(rates))]
         for group in groups:
             kinds = (self.parameters, gradients, self.means, self.squares)
@@ -139,7 +143,7 @@ class Networks:
 
 
 def _drawn(fan_in: int, own: int, fan_out: int, seed: int, layer: int) -> tuple[Tensor, Tensor]:
-    """Weights `(fan_out, fan_in)` and bias of one layer with `own` outputs; the rest are absent."""
+    """Draw weights `(fan_out, fan_in)` and bias of one layer with `own` outputs; the rest are absent."""
     source = torch.Generator().manual_seed(child_seed(seed, "weights", layer))
     weights, bias = torch.zeros(fan_out, fan_in), torch.full((fan_out,), _ABSENT)
     for part in (weights[:own], bias[:own]):
@@ -148,7 +152,7 @@ def _drawn(fan_in: int, own: int, fan_out: int, seed: int, layer: int) -> tuple[
 
 
 def _slope(output: Tensor, targets: Tensor) -> Tensor:
-    """Derivative `(M, K, B)` of the mean loss by the outputs; the outputs may be overwritten."""
+    """Return the derivative `(M, K, B)` of the mean loss by the outputs; the outputs may be overwritten."""
     if targets.dtype.is_floating_point:
         return output.sub_(targets.unsqueeze(1)).mul_(2 / targets.shape[1])
     slope = torch.softmax(output, 1)
@@ -159,7 +163,7 @@ def _slope(output: Tensor, targets: Tensor) -> Tensor:
 
 
 def _partial_slope(output: Tensor, targets: Tensor) -> Tensor:
-    """The same of the mean over those rows whose code is not -1."""
+    """Return the derivative of the mean over those rows whose code is not -1; otherwise as `_slope`."""
     scored = targets >= 0
     share = scored / scored.sum(1, keepdim=True).clamp_min(1)
     slope = torch.softmax(output, 1).mul_(share.unsqueeze(1))

@@ -15,7 +15,7 @@ _ROWS_IN_CACHE = 1024
 
 
 def row_blocks(X: NDArray[Any] | RowBlocks) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Number of the first row and `(n, D)` raw states, block by block in order."""
+    """Yield the number of the first row and `(n, D)` raw states, block by block in order."""
     if isinstance(X, RowBlocks):
         yield from X.blocks()
         return
@@ -24,7 +24,7 @@ def row_blocks(X: NDArray[Any] | RowBlocks) -> Iterator[tuple[int, NDArray[Any]]
 
 
 def moments(X: NDArray[Any] | RowBlocks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and scale `(D,)` of the columns of `(N, D)`, in float64, a block of rows at a time.
+    """Return mean and scale `(D,)` of the columns of `(N, D)`, in float64, a block of rows at a time.
 
     A column is constant if its variance is at most 1e-12 of its mean square; its scale is 1, so that it
     becomes 0 and not noise blown up. The second pass is around the mean, so large offsets cost no digits.
@@ -48,13 +48,15 @@ def moments(X: NDArray[Any] | RowBlocks) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def scale_of(variance: NDArray[np.float64], mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Scales `(D,)`, and which columns are constant: a variance of at most 1e-12 of the mean square is rounding."""
+    """Return scales `(D,)`, and which columns are constant: a variance of at most 1e-12 of the mean square is
+    rounding.
+    """
     constant = variance <= 1e-12 * (variance + mean**2)
     return np.sqrt(np.where(constant, 1.0, variance)), constant
 
 
 def standardise(X: NDArray[Any], mean: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float32]:
-    """`(X - mean) / scale` as float32, subtracted in float64 so that a large offset costs no digits."""
+    """Return `(X - mean) / scale` as float32, subtracted in float64 so that a large offset costs no digits."""
     out = np.empty(X.shape, np.float32)
     for low in range(0, len(X), _BLOCK):
         block = X[low : low + _BLOCK].astype(np.float64)
@@ -65,14 +67,14 @@ def standardise(X: NDArray[Any], mean: NDArray[np.float64], scale: NDArray[np.fl
 
 
 def rounded(part: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means or scales that float32 can hold."""
+    """Return means or scales that float32 can hold."""
     return part.astype(np.float32).astype(np.float64)
 
 
 def standardise_rounded(
     X: NDArray[np.float32], mean: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """`standardise` by `rounded` means and scales, all in float32 at a quarter of the time.
+    """Standardise by `rounded` means and scales, all in float32 at a quarter of the time.
 
     A mean that float32 holds is subtracted from float32 states without loss of digits.
     """

@@ -20,7 +20,7 @@ _BLOCK = 1024  # so that a block stays in the cache
 
 @dataclass(frozen=True, eq=False)
 class StreamedMoments:
-    """What closed forms need of N rows of D columns and of M targets; nothing grows with N. All float64.
+    """Sums over N rows of D columns and over M targets that closed forms need; nothing grows with N. All float64.
 
     Sums are taken around the mean c of the first block and moved to the mean μ at the end. That costs few digits,
     whatever the offset and the order: if the first block holds a share f of the rows, (μ - c)² is at most (1 - f)/f
@@ -70,17 +70,17 @@ class StreamedMoments:
 
     @cached_property
     def correlations(self) -> Matrix:
-        """`(D, D)` mean of z zᵀ over standardised rows z."""
+        """Mean of z zᵀ over standardised rows z, `(D, D)`."""
         return self.centred / (self.count * np.outer(self.scale, self.scale))
 
     @cached_property
     def products(self) -> Matrix:
-        """`(D, M)` mean of z (y - ȳ)ᵀ over standardised rows z."""
+        """Mean of z (y - ȳ)ᵀ over standardised rows z, `(D, M)`."""
         return self.with_targets / (self.count * self.scale[:, None])
 
 
 def _finite_blocks(X: NDArray[Any] | RowBlocks) -> Iterator[tuple[int, Matrix]]:
-    """Number of the first row and a float64 copy `(n, D)`, block by block."""
+    """Yield the number of the first row and a float64 copy `(n, D)`, block by block."""
     for low, states in row_blocks(X):
         if not np.isfinite(states).all():
             raise ValueError("Input X contains NaN or infinity.")

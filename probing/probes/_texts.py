@@ -29,7 +29,7 @@ _ITERATIONS = 300
 
 
 class TextProbe(Probe):
-    """What text probes share. X is `(N, 1)` (or `(N,)`) strings; numbers are taken as features that are made already.
+    """Base of probes of texts. X is `(N, 1)` (or `(N,)`) strings; numbers are taken as features that are made already.
 
     Dense features are standardised; sparse ones (counts of words) are used as they are.
     """
@@ -51,10 +51,10 @@ class TextProbe(Probe):
 
     @abstractmethod
     def _features(self, texts: list[str]) -> Any:
-        """`(N, F)` dense or sparse features."""
+        """Return the features of texts, `(N, F)`, dense or sparse."""
 
     def _training_features(self, X: ArrayLike) -> Any:
-        """Features of training rows; sets `mean_` and `scale_`."""
+        """Return the features of training rows, and set `mean_` and `scale_`."""
         if not self.l2 > 0:
             raise BadParameter("l2 must be above 0", needed="a number above 0", found=repr(self.l2))
         texts = as_texts(X)
@@ -68,7 +68,7 @@ class TextProbe(Probe):
         return self._scaled(raw)
 
     def _read(self, X: ArrayLike) -> Any:
-        """Features of rows to predict for."""
+        """Return the features of rows to predict for."""
         check_is_fitted(self)
         texts = as_texts(X)
         if self.of_texts_ and texts is None:
@@ -82,7 +82,7 @@ class TextProbe(Probe):
 
 
 class WordCounts(TextProbe):
-    """Texts as counts of their words: runs of letters and digits, and every other sign, in lower case.
+    """Counts the words of texts: runs of letters and digits, and every other sign, in lower case.
 
     The commonest `most_words` of the training texts are known; other words count for nothing.
     """
@@ -131,7 +131,7 @@ class TextClassifier(TextProbe, ClassifierProbe):
         *,
         dev: tuple[NDArray[Any], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """Texts are read once for every label set; one fit serves every seed. See `Probe.fit_many`."""
+        """Fit every label set on texts that are read once; one fit serves every seed. See `Probe.fit_many`."""
         first = self.with_seed(0)
         features = first._training_features(X)
         fitted = [self.with_seed(0) for _ in targets]
@@ -141,7 +141,7 @@ class TextClassifier(TextProbe, ClassifierProbe):
         return [same_for_every_seed(self, probe, seeds) for probe in fitted]
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`(N, K)` natural logs."""
+        """Return the natural log probabilities, `(N, K)`."""
         return np.asarray(log_softmax(self._read(X) @ self.coef_ + self.intercept_, axis=1))
 
     def _finish(self, features: Any, targets: list[NDArray[Any]], probes: Sequence[TextClassifier]) -> None:
@@ -175,12 +175,12 @@ class TextRegressor(TextProbe, RegressorProbe):
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)` float64."""
+        """Return the predicted values, `(N,)` float64."""
         return np.asarray(self._read(X) @ self.coef_ + self.intercept_)
 
 
 def as_texts(X: Any) -> list[str] | None:
-    """The strings of `(N, 1)` or `(N,)` texts; None for anything else."""
+    """Return the strings of `(N, 1)` or `(N,)` texts; None for anything else."""
     array = np.asarray(X) if isinstance(X, np.ndarray | list | tuple) else X
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "UO" or array.size == 0:
         return None
@@ -203,7 +203,9 @@ def _dense(
 def _sparse(
     rows: csr_matrix, codes: list[NDArray[np.int64]], l2: float
 ) -> list[tuple[NDArray[np.float64], NDArray[np.float64], bool]]:
-    """L-BFGS on weights scaled by the curvature of their word: common words bend the loss far more than rare ones."""
+    """Fit by L-BFGS on weights scaled by the curvature of their word: common words bend the loss far more than rare
+    ones.
+    """
     turned = rows.T.tocsr()
     squares = np.asarray(rows.multiply(rows).mean(axis=0)).reshape(-1)
     return [_fit_sparse(rows, turned, squares, y, l2) for y in codes]

@@ -31,7 +31,7 @@ class _Rows:
     codes: Tensor
 
     def batch(self, picked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The pieces of the picked rows, the place of each piece's row in `picked`, and the codes."""
+        """Return the pieces of the picked rows, the place of each piece's row in `picked`, and the codes."""
         low = self.bounds[picked]
         counts = self.bounds[picked + 1] - low
         home = torch.repeat_interleave(torch.arange(len(picked)), counts)
@@ -113,15 +113,15 @@ class AttentionPoolingProbe(ClassifierProbe):
         return self
 
     def attention(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`(R,)` the weight of each piece in its row."""
+        """Return the weight of each piece in its row, `(R,)`."""
         return self._pooled(X)[1]
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`(N, K)` natural logs."""
+        """Return the natural log probabilities, `(N, K)`."""
         return np.asarray(log_softmax(self._pooled(X)[0] @ self.coef_ + self.intercept_, axis=1))
 
     def _pooled(self, X: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Pooled rows `(N, D)` and weights `(R,)`, in float64."""
+        """Return pooled rows `(N, D)` and weights `(R,)`, in float64."""
         rows = self._rows(X)
         pieces = X if isinstance(X, Pieces) else Pieces.of_rows(rows)
         states = standardise(pieces.states, self.mean_, self.scale_).astype(np.float64)
@@ -162,7 +162,7 @@ class AttentionPoolingProbe(ClassifierProbe):
 
 
 def _loss(parameters: list[Tensor], states: Tensor, home: Tensor, codes: Tensor) -> Tensor:
-    """Mean log loss of a batch; `home` is the row of each piece."""
+    """Return the mean log loss of a batch; `home` is the row of each piece."""
     query, weights, intercept = parameters
     scores = states @ query / len(query) ** 0.5
     highest = torch.full((len(codes),), -torch.inf).scatter_reduce(0, home, scores.detach(), "amax")

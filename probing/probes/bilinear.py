@@ -23,7 +23,7 @@ _FIRST_SCORES = 0.1  # their standard deviation before training
 
 
 class BilinearProbe(ClassifierProbe):
-    """s(a, b) = x_aᵀ U x_b + u·x_a + v·x_b + c on standardised states; with a rank limit U = A Bᵀ.
+    """Scores pairs by s(a, b) = x_aᵀ U x_b + u·x_a + v·x_b + c on standardised states; with a rank limit U = A Bᵀ.
 
     One form a class (of two classes: one in all) and the softmax over classes. Where rows are alternatives (`head`),
     the softmax over the alternatives of each word, so that probabilities of being right sum to 1 within a choice.
@@ -106,7 +106,7 @@ class BilinearProbe(ClassifierProbe):
         return self
 
     def predict_log_proba(self, X: ArrayLike | Pairs) -> NDArray[np.float64]:
-        """`(N, K)` natural logs; normalised within the choice where X has choices."""
+        """Return the natural log probabilities, `(N, K)`, normalised within the choice where X has choices."""
         pairs = self._given_pairs(X)
         scores = self._scores(pairs)
         if len(self.classes_) > 2:
@@ -173,7 +173,7 @@ class BilinearProbe(ClassifierProbe):
         self.n_iter_ = len(end.dev_losses)
 
     def _scores(self, pairs: Pairs) -> NDArray[np.float64]:
-        """`(N, K)` in float64, every word projected once."""
+        """Return the scores, `(N, K)` float64, with every word projected once."""
         words, index = np.unique(pairs.index, return_inverse=True)
         index = index.reshape(-1, 2)
         x = standardise(pairs.table[words], self.mean_, self.scale_).astype(np.float64)
@@ -189,7 +189,7 @@ class BilinearProbe(ClassifierProbe):
 
 
 def _first_weights(width: int, outputs: int, rank: int | None, seed: int) -> list[torch.Tensor]:
-    """A and B (drawn, since nothing moves where both are 0) or U; u and v; c."""
+    """Return the first weights: A and B (drawn, since nothing moves where both are 0) or U; u and v; c."""
     random = generator(seed, "weights")
     if rank is None:
         left, right = np.zeros((width, outputs, width)), np.zeros(0)
@@ -201,7 +201,7 @@ def _first_weights(width: int, outputs: int, rank: int | None, seed: int) -> lis
 
 
 def _losses(weights: list[torch.Tensor], table: torch.Tensor, y: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Log loss of every pair of a batch, or of every choice."""
+    """Return the log loss of every pair of a batch, or of every choice."""
     scores = _batch_scores(weights, table[batch.words], batch)
     targets = y[batch.rows]
     if scores.shape[1] > 1:
@@ -229,7 +229,7 @@ def _batch_scores(weights: list[torch.Tensor], x: torch.Tensor, batch: Batch) ->
 
 
 def _log_sums(score: NDArray[np.float64], choice: NDArray[np.int64]) -> NDArray[np.float64]:
-    """`(N,)` log of the sum of exp(score) over the row's choice."""
+    """Return the log of the sum of exp(score) over the row's choice, `(N,)`."""
     most = np.full(int(choice.max()) + 1, -np.inf)
     np.maximum.at(most, choice, score)
     total = np.bincount(choice, np.exp(score - most[choice]))

@@ -16,7 +16,7 @@ from probing.probes._standardise import moments, standardise
 
 
 class _Nearest(Probe):
-    """What the classifier and the regressor share: the standardised training rows, and the search among them."""
+    """Base of the classifier and the regressor: the standardised training rows, and the search among them."""
 
     mean_: NDArray[np.float64]
     scale_: NDArray[np.float64]
@@ -50,14 +50,14 @@ class _Nearest(Probe):
             probe._neighbours = neighbours
 
     def _shared(self, fitted: Sequence[Self], seeds: Sequence[int]) -> list[list[Self]]:
-        """Copies for every seed, all searching through one object."""
+        """Return copies for every seed, which all search through one object."""
         fits = [same_for_every_seed(self, probe, seeds) for probe in fitted]
         for copy in (copy for row in fits for copy in row):
             copy._neighbours = fitted[0]._neighbours
         return fits
 
     def _near(self, X: NDArray[Any]) -> NDArray[Any]:
-        """`(N, k)` codes or targets of the nearest training rows."""
+        """Return codes or targets of the nearest training rows, `(N, k)`."""
         return self.values_[self._neighbours.nearest(standardise(X, self.mean_, self.scale_), self.k)]
 
 
@@ -89,7 +89,7 @@ class KNearestProbe(_Nearest, ClassifierProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """One search for every label set; one fit serves every seed. See `Probe.fit_many`."""
+        """Fit every label set with one search; one fit serves every seed. See `Probe.fit_many`."""
         X = checked_matrix(self.with_seed(0), X)
         started = [self._with_codes(y, X.shape[1]) for y in targets]
         fitted = [probe for probe, _ in started]
@@ -97,14 +97,14 @@ class KNearestProbe(_Nearest, ClassifierProbe):
         return self._shared(fitted, seeds)
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`(N, K)` natural logs."""
+        """Return the natural log probabilities, `(N, K)`."""
         near = self._near(self._rows(X))
         counts = np.stack([(near == code).sum(1) for code in range(len(self.classes_))], axis=1)
         return np.asarray(np.log((counts + 1) / (near.shape[1] + len(self.classes_))))
 
 
 class KNearestRegressorProbe(_Nearest, RegressorProbe):
-    """The mean target of the `k` nearest training rows. See `KNearestProbe`."""
+    """Predicts the mean target of the `k` nearest training rows. See `KNearestProbe`."""
 
     _arrays = ("mean", "scale", "rows", "values")
 
@@ -122,7 +122,7 @@ class KNearestRegressorProbe(_Nearest, RegressorProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """One search for every target; one fit serves every seed. See `Probe.fit_many`."""
+        """Fit every target with one search; one fit serves every seed. See `Probe.fit_many`."""
         X = checked_matrix(self.with_seed(0), X)
         fitted = [self.with_seed(0) for _ in targets]
         for probe in fitted:
@@ -131,7 +131,7 @@ class KNearestRegressorProbe(_Nearest, RegressorProbe):
         return self._shared(fitted, seeds)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)` float64."""
+        """Return the predicted values, `(N,)` float64."""
         return np.asarray(self._near(self._rows(X)).mean(1))
 
 

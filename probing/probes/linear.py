@@ -24,7 +24,7 @@ _FEW_ELEMENTS = 2**18
 
 @dataclass(frozen=True)
 class _Standard:
-    """Standardised rows, and by what mean and scale `(D,)`."""
+    """Standardised rows, and the mean and scale `(D,)` that they were standardised by."""
 
     rows: Rows
     mean: NDArray[np.float64]
@@ -32,7 +32,7 @@ class _Standard:
 
     @classmethod
     def of(cls, X: NDArray[Any] | RowBlocks) -> _Standard:
-        """Of an array, or of row blocks: held if they fit their budget, else streamed."""
+        """Standardise an array, or row blocks, which are held if they fit their budget, else streamed."""
         mean, scale = moments(X)
         is_streamed = isinstance(X, RowBlocks) and not X.fits
         is_small = not is_streamed and X.shape[0] * X.shape[1] <= _FEW_ELEMENTS
@@ -107,7 +107,7 @@ class LinearProbe(ClassifierProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """All label sets in one batched solve; one fit serves every seed. See `Probe.fit_many`.
+        """Fit all label sets in one batched solve; one fit serves every seed. See `Probe.fit_many`.
 
         Row blocks are read once if they fit their budget, else at every pass over the rows.
         """
@@ -124,7 +124,7 @@ class LinearProbe(ClassifierProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[list[Self]]]:
-        """See `Probe.fit_prefixes`; each prefix starts from the one before."""
+        """Fit every prefix, each starting from the one before. See `Probe.fit_prefixes`."""
         X = self._checked(X)
         fits, starts = [], None
         for end in ends:
@@ -134,7 +134,7 @@ class LinearProbe(ClassifierProbe):
         return fits
 
     def predict_log_proba(self, X: ArrayLike | RowBlocks) -> NDArray[np.float64]:
-        """`(N, K)` natural logs."""
+        """Return the natural log probabilities, `(N, K)`."""
         if isinstance(X, RowBlocks):
             return np.concatenate([self.predict_log_proba(states) for _, states in X.blocks()])
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
@@ -151,7 +151,7 @@ class LinearProbe(ClassifierProbe):
         *,
         warm: bool = True,
     ) -> list[Self]:
-        """One fitted clone a label set."""
+        """Return one fitted clone a label set."""
         started = [self._with_codes(y, standard.rows.width) for y in targets]
         probes = [probe for probe, _ in started]
         self._solve_all(standard, probes, [codes for _, codes in started], starts, warm=warm)
@@ -198,7 +198,9 @@ class LinearProbe(ClassifierProbe):
 
 
 def _start(old: LinearProbe, new: LinearProbe, standard: _Standard) -> Solution:
-    """The old solution in the new rows' standardisation and classes; a class it did not know starts as the rarest."""
+    """Return the old solution in the new rows' standardisation and classes; a class it did not know starts as the
+    rarest.
+    """
     coef = np.zeros((len(standard.mean), len(new.classes_)))
     intercept = np.full(len(new.classes_), old.intercept_.min())
     known = np.searchsorted(new.classes_, old.classes_)

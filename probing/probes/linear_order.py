@@ -1,4 +1,4 @@
-"""What the order of two words alone tells: the baseline of tasks of pairs."""
+"""The order of two words alone: the baseline of tasks of pairs."""
 
 from __future__ import annotations
 

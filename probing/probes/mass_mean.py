@@ -87,7 +87,7 @@ class MassMeanProbe(ClassifierProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """The products of all coordinates are summed once for every label set. See `Probe.fit_many`."""
+        """Fit every label set; the products of all coordinates are summed once. See `Probe.fit_many`."""
         X = checked_matrix(self.with_seed(0), X)
         started = [self._with_codes(y, X.shape[1]) for y in targets]
         fitted = [probe for probe, _ in started]
@@ -95,7 +95,7 @@ class MassMeanProbe(ClassifierProbe):
         return [same_for_every_seed(self, probe, seeds) for probe in fitted]
 
     def predict_log_proba(self, X: ArrayLike) -> Matrix:
-        """`(N, K)` natural logs."""
+        """Return the natural log probabilities, `(N, K)`."""
         scores = (self._rows(X).astype(np.float64) - self.mean_) @ self.direction_
         return np.asarray(log_softmax(self.temperature_ * scores + self.intercept_, axis=1))
 
@@ -127,7 +127,7 @@ class MassMeanProbe(ClassifierProbe):
 
 
 def _class_means(rows: NDArray[np.float32], codes: NDArray[np.int64], classes: int) -> Matrix:
-    """`(K, D)` in float64."""
+    """Return the class means, `(K, D)` float64."""
     sums = np.zeros((classes, rows.shape[1]))
     for low in range(0, len(rows), _BLOCK):
         one_hot = (codes[low : low + _BLOCK] == np.arange(classes)[:, None]).astype(np.float64)
@@ -143,7 +143,9 @@ def _scores(rows: NDArray[np.float32], directions: Matrix) -> Matrix:
 def _within(
     rows: NDArray[np.float32], codes: NDArray[np.int64], means: Matrix, gram: Matrix, shrinkage: float | None
 ) -> tuple[Matrix, float]:
-    """The shrunk within-class covariance `(D, D)` and the shrinkage: total products less those of the class means."""
+    """Return the shrunk within-class covariance `(D, D)` and the shrinkage: total products less those of the class
+    means.
+    """
     counts = np.bincount(codes, minlength=len(means))
     covariance = gram - (means.T * (counts / len(rows))) @ means
     size = max(float(np.trace(covariance)) / len(covariance), 1e-12)
@@ -155,7 +157,7 @@ def _within(
 
 
 def _fourth(rows: NDArray[np.float32], codes: NDArray[np.int64], means: Matrix) -> float:
-    """Mean of ‖x - μ_y‖⁴."""
+    """Return the mean of ‖x - μ_y‖⁴."""
     total = 0.0
     for low in range(0, len(rows), _BLOCK):
         residual = rows[low : low + _BLOCK].astype(np.float64) - means[codes[low : low + _BLOCK]]
@@ -164,14 +166,14 @@ def _fourth(rows: NDArray[np.float32], codes: NDArray[np.int64], means: Matrix) 
 
 
 def _ledoit_wolf(covariance: Matrix, fourth: float, n: int, size: float) -> float:
-    """The γ of least expected squared error: noise of the covariance over its distance from `size · I`."""
+    """Return the γ of least expected squared error: noise of the covariance over its distance from `size · I`."""
     square = float((covariance**2).sum())
     noise, distance = max(0.0, fourth - square) / n, square - len(covariance) * size**2
     return 1.0 if noise >= distance else noise / distance
 
 
 def _solved(covariance: Matrix, right: Matrix) -> Matrix:
-    """`covariance⁻¹ right`; a little is added to the diagonal where it is singular in float64."""
+    """Return `covariance⁻¹ right`; a little is added to the diagonal where it is singular in float64."""
     size = float(np.trace(covariance)) / len(covariance)
     covariance = covariance + max(size, 1e-12) * 1e-9 * np.eye(len(covariance))
     return np.asarray(cho_solve(cho_factor(covariance, lower=True), right))

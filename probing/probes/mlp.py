@@ -1,4 +1,6 @@
-"""A multi-layer perceptron with early stopping: what a less simple reader finds. Width is the capacity knob."""
+"""A multi-layer perceptron with early stopping, to show what a less simple reader finds. Its width sets the
+capacity.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from probing.probes._standardise import moments, standardise
 
 
 class _MLP(Probe):
-    """What the classifier and the regressor share."""
+    """Base of the classifier and the regressor."""
 
     stochastic: ClassVar[bool] = True
 
@@ -54,7 +56,7 @@ class _MLP(Probe):
         self.random_state = random_state
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Fitted arrays by name; weights and biases by layer."""
+        """Return the fitted arrays by name; weights and biases by layer."""
         own = super().state()  # type: ignore[safe-super]
         return {**own, **{f"layer_{i}": array for i, array in enumerate(self.layers_)}}
 
@@ -103,7 +105,9 @@ class _MLP(Probe):
         self, X: NDArray[Any], coded: list[NDArray[Any]], outputs: list[int], seeds: Sequence[int],
         dev: tuple[NDArray[Any], list[NDArray[Any]]] | None,
     ) -> tuple[list[list[FittedNetwork]], NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
-        """Networks `[m][s]` for M coded label sets under S seeds, and the moments of the training rows."""
+        """Train networks `[m][s]` for M coded label sets under S seeds, and return them with the moments of the
+        training rows.
+        """
         recipe = self._recipe()
         Y = np.stack(coded)
         if dev is None:
@@ -165,7 +169,7 @@ class MLPProbe(_MLP, ClassifierProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """All label sets under all seeds as one stacked model. See `Probe.fit_many`."""
+        """Fit all label sets under all seeds as one stacked model. See `Probe.fit_many`."""
         X = checked_matrix(self.with_seed(0), X)
         started = [self._with_codes(y, X.shape[1]) for y in targets]
         outputs = [len(probe.classes_) for probe, _ in started]
@@ -185,7 +189,7 @@ class MLPProbe(_MLP, ClassifierProbe):
         return fits
 
     def fit_parts(self, X: NDArray[np.float32], y: NDArray[Any], parts: Sequence[NDArray[np.bool_]]) -> list[Self]:
-        """A network for each part `(N,)` of the rows, trained as one stack, for cross-fitting.
+        """Fit a network for each part `(N,)` of the rows, trained as one stack, for cross-fitting.
 
         All have the classes of all rows and one standardisation; labels outside of a network's part are of no effect
         on it. A tenth of the rows is held out, of which each network is stopped by those of its part.
@@ -202,7 +206,7 @@ class MLPProbe(_MLP, ClassifierProbe):
         return fits
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`(N, K)` natural logs."""
+        """Return the natural log probabilities, `(N, K)`."""
         return np.asarray(log_softmax(self._output(self._rows(X)), axis=1))
 
 
@@ -232,13 +236,13 @@ class MLPRegressorProbe(_MLP, RegressorProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """All targets under all seeds as one stacked model. See `Probe.fit_many`."""
+        """Fit all targets under all seeds as one stacked model. See `Probe.fit_many`."""
         X = checked_matrix(self.with_seed(0), X)
         held_out = None if dev is None else (dev[0], [np.asarray(y, np.float64) for y in dev[1]])
         return self._regressions(X, [np.asarray(y, np.float64) for y in targets], seeds, held_out)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)` float64."""
+        """Return the predicted values, `(N,)` float64."""
         return np.asarray(self._output(self._rows(X))[:, 0] * self.target_scale_ + self.target_mean_)
 
     def _regressions(

@@ -18,13 +18,13 @@ class PriorProbe(ClassifierProbe):
     log_prior_: NDArray[np.float64]
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Count the labels."""
+        """Count the labels of the training rows."""
         _, codes = self._training_rows(X, y, fewest_classes=1)
         self.log_prior_ = np.log(np.bincount(codes) / len(codes))
         return self
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`(N, K)`: the same row N times."""
+        """Return the same row of natural log probabilities N times, `(N, K)`."""
         count = len(self._rows(X))
         return np.tile(self.log_prior_, (count, 1))
 
@@ -42,13 +42,13 @@ class MeanProbe(RegressorProbe):
     mean_: float
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Average the targets."""
+        """Average the targets of the training rows."""
         _, targets = self._training_rows(X, y)
         self.mean_ = float(targets.mean())
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)`: the mean N times."""
+        """Return the mean N times, `(N,)`."""
         count = len(self._rows(X))
         return np.full(count, self.mean_)
 

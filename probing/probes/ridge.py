@@ -55,7 +55,7 @@ class RidgeProbe(RegressorProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """One factorisation for every target; one fit serves every seed. See `Probe.fit_many`."""
+        """Fit every target by one factorisation; one fit serves every seed. See `Probe.fit_many`."""
         X = X if isinstance(X, RowBlocks) else checked_matrix(self.with_seed(0), X)
         numbers = [np.asarray(y, np.float64) for y in targets]
         found, fits = StreamedMoments.of(X, numbers), []
@@ -66,14 +66,14 @@ class RidgeProbe(RegressorProbe):
         return fits
 
     def predict(self, X: ArrayLike | RowBlocks) -> NDArray[Any]:
-        """`(N,)` float64."""
+        """Return the predicted values, `(N,)` float64."""
         if isinstance(X, RowBlocks):
             return np.concatenate([self.predict(states) for _, states in X.blocks()])
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         return np.asarray(rows @ self.coef_ + self.intercept_)
 
     def _weights(self, found: StreamedMoments) -> list[NDArray[np.float64]]:
-        """Weights `(D,)` of every target."""
+        """Return the weights `(D,)` of every target."""
         if not self.l2 >= 0:
             raise BadParameter("l2 must be 0 or more", needed="a number of at least 0", found=repr(self.l2))
         values, vectors = eigh(found.correlations)

@@ -47,13 +47,13 @@ class SklearnProbe(ClassifierProbe):
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)` labels, as the wrapped classifier chooses them."""
+        """Return the labels that the wrapped classifier chooses, `(N,)`."""
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         chosen: NDArray[Any] = self.classes_[self.estimator_.predict(rows)]
         return chosen
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`(N, K)` natural logs, clipped at the smallest float64.
+        """Return the natural log probabilities, `(N, K)`, clipped at the smallest float64.
 
         Raises:
             AttributeError: the wrapped classifier has no probabilities.
@@ -62,12 +62,12 @@ class SklearnProbe(ClassifierProbe):
         return np.asarray(np.log(np.clip(self.estimator_.predict_proba(rows), np.finfo(np.float64).tiny, None)))
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Refuse: see the class."""
+        """Refuse to give the state: see the class."""
         check_is_fitted(self)
         raise _not_saved(self.estimator_)
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Refuse: see the class."""
+        """Refuse to take a state: see the class."""
         raise _not_saved(self.estimator)
 
 
@@ -91,17 +91,17 @@ class SklearnRegressorProbe(RegressorProbe):
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)` float64."""
+        """Return the predicted values, `(N,)` float64."""
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         return np.asarray(self.estimator_.predict(rows), dtype=np.float64).reshape(-1)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Refuse: see `SklearnProbe`."""
+        """Refuse to give the state: see `SklearnProbe`."""
         check_is_fitted(self)
         raise _not_saved(self.estimator_)
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Refuse: see `SklearnProbe`."""
+        """Refuse to take a state: see `SklearnProbe`."""
         raise _not_saved(self.estimator)
 
 

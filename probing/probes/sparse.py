@@ -24,7 +24,7 @@ _FEW_ELEMENTS = 2**21
 
 
 class _Sparse(Probe):
-    """What the classifier and the regressor share."""
+    """Base of the classifier and the regressor."""
 
     PATH_COLUMNS: ClassVar[tuple[str, ...]]
 
@@ -49,7 +49,7 @@ class _Sparse(Probe):
             raise BadParameter("l2 must be 0 or more", needed="at least 0", found=repr(self.l2))
 
     def _choose(self, objective: Objective) -> list[Fit]:
-        """Set `coordinates_`; give the fit of every number of them."""
+        """Set `coordinates_`, and return the fit of every number of them."""
         most = min(self.k, len(objective.correlations))
         if self.method == "forward":
             chosen, fits = forward(objective, most)
@@ -73,7 +73,7 @@ class _Sparse(Probe):
         self.path_ = np.array(found, dtype=np.float64).reshape(len(fits), len(self.PATH_COLUMNS))
 
     def _outputs(self, X: NDArray[Any]) -> Matrix:
-        """`(N, K)` from the chosen coordinates alone."""
+        """Return the outputs from the chosen coordinates alone, `(N, K)`."""
         rows = standardise(X[:, self.coordinates_], self.mean_, self.scale_).astype(np.float64)
         return np.asarray(rows @ self.coef_)
 
@@ -81,7 +81,7 @@ class _Sparse(Probe):
 def _standardised(
     X: NDArray[Any], targets: Sequence[NDArray[Any]], dev: tuple[NDArray[Any], Any] | None
 ) -> tuple[StreamedMoments, NDArray[np.float32], NDArray[np.float32] | None]:
-    """Moments of the training rows, and by them these and the dev rows standardised."""
+    """Return the moments of the training rows, and these rows and the dev rows standardised by them."""
     sums = StreamedMoments.of(X, targets)
     outside = None if dev is None else standardise(np.asarray(dev[0]), sums.mean, sums.scale)
     return sums, standardise(X, sums.mean, sums.scale), outside
@@ -136,7 +136,7 @@ class SparseProbe(_Sparse, ClassifierProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """Rows are standardised, and their correlations summed, once for every label set. See `Probe.fit_many`."""
+        """Fit every label set; rows are standardised, and their correlations summed, once. See `Probe.fit_many`."""
         X = checked_matrix(self.with_seed(0), X)
         started = [self._with_codes(y, X.shape[1]) for y in targets]
         fitted = [probe for probe, _ in started]
@@ -144,7 +144,7 @@ class SparseProbe(_Sparse, ClassifierProbe):
         return [same_for_every_seed(self, probe, seeds) for probe in fitted]
 
     def predict_log_proba(self, X: ArrayLike) -> Matrix:
-        """`(N, K)` natural logs."""
+        """Return the natural log probabilities, `(N, K)`."""
         return np.asarray(log_softmax(self._outputs(self._rows(X)) + self.intercept_, axis=1))
 
     def _select_all(
@@ -171,7 +171,9 @@ class SparseProbe(_Sparse, ClassifierProbe):
 def _scorer(
     classes: NDArray[Any], codes: NDArray[np.int64], dev: NDArray[Any] | None
 ) -> Callable[[Matrix, bool], tuple[float, ...]]:
-    """Log loss in bits and accuracy. A dev label that training never saw counts as wrong, and not in the log loss."""
+    """Return a function that gives log loss in bits and accuracy. A dev label that training never saw counts as wrong,
+    and not in the log loss.
+    """
     places = None if dev is None else np.searchsorted(classes, dev).clip(0, len(classes) - 1)
     outside = None if places is None else np.where(classes[places] == dev, places, -1)
 
@@ -214,7 +216,7 @@ class SparseRegressorProbe(_Sparse, RegressorProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """Rows are standardised, and their correlations summed, once for every target. See `Probe.fit_many`."""
+        """Fit every target; rows are standardised, and their correlations summed, once. See `Probe.fit_many`."""
         X = checked_matrix(self.with_seed(0), X)
         fitted = [self.with_seed(0) for _ in targets]
         for probe in fitted:
@@ -223,7 +225,7 @@ class SparseRegressorProbe(_Sparse, RegressorProbe):
         return [same_for_every_seed(self, probe, seeds) for probe in fitted]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """`(N,)` float64."""
+        """Return the predicted values, `(N,)` float64."""
         return self._outputs(self._rows(X))[:, 0] + self.intercept_
 
     def _select_all(

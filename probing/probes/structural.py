@@ -21,7 +21,7 @@ _FORMS = ("auto", "distance", "depth")
 
 
 class StructuralProbe(RegressorProbe):
-    """Distance of two words ‖B(x_a − x_b)‖², or depth of one ‖B x‖², on standardised states.
+    """Predicts the distance of two words as ‖B(x_a − x_b)‖², or the depth of a word as ‖B x‖², on standardised states.
 
     Minimises the absolute error: for pairs Σ over sentences of (1/n²) Σ over pairs |d − d̂| with n the words of the
     sentence, as published; for depths the mean over words (rows of words do not say where a sentence ends, so long ones
@@ -110,7 +110,7 @@ class StructuralProbe(RegressorProbe):
         return self
 
     def predict(self, X: ArrayLike | Pairs) -> NDArray[Any]:
-        """`(N,)` float64 distances or depths."""
+        """Return the predicted distances or depths, `(N,)` float64."""
         if isinstance(X, Pairs):
             self.state()  # refuses where nothing is fitted
             pairs = X
@@ -130,7 +130,7 @@ class StructuralProbe(RegressorProbe):
         return found
 
     def _as_pairs(self, rows: NDArray[Any]) -> Pairs:
-        """Halves for distances; for depths every row as a pair with itself, a sentence of its own."""
+        """Return halves for distances; for depths every row as a pair with itself, a sentence of its own."""
         if self.is_distance_:
             return halves(rows)
         each = np.arange(len(rows))
@@ -163,7 +163,7 @@ class StructuralProbe(RegressorProbe):
         self.n_iter_ = len(end.dev_losses)
 
     def _first_map(self, width: int, mean: float, seed: int) -> torch.Tensor:
-        """Drawn so that predictions begin about as large as targets are on average."""
+        """Draw a map whose predictions are about as large as targets are on average."""
         rank = width if self.rank is None else self.rank
         scale = np.sqrt(max(abs(mean), 1e-3) / (rank * width * (2 if self.is_distance_ else 1)))
         first = scale * generator(seed, "weights").standard_normal((width, rank))
@@ -172,7 +172,7 @@ class StructuralProbe(RegressorProbe):
     def _error(
         self, B: torch.Tensor, table: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, batch: Batch
     ) -> torch.Tensor:
-        """Weighted absolute error of the pairs of a batch."""
+        """Return the weighted absolute error of the pairs of a batch."""
         z = table[batch.words] @ B
         square = (z * z).sum(1)
         found = square.index_select(0, batch.a)
@@ -189,7 +189,7 @@ class StructuralProbe(RegressorProbe):
 
 
 def _weights(pairs: Pairs, sentences: Sentences) -> torch.Tensor:
-    """`(N,)` 1/n² of the sentence of each pair, n its words."""
+    """Return 1/n² of the sentence of each pair, n its words, `(N,)`."""
     _, codes = np.unique(pairs.group, return_inverse=True)
     n_words = np.diff(sentences.word_start).astype(np.float64)
     return torch.from_numpy((1.0 / n_words**2)[codes.reshape(-1)].astype(np.float32))

@@ -1,4 +1,4 @@
-"""How long the text is: a baseline for labels of sentences and prompts."""
+"""The length of the text: a baseline for labels of sentences and prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from probing.probes._texts import TextClassifier, TextProbe, TextRegressor
 
 
 class _Lengths(TextProbe):
-    """Characters, words (by white space) and letters a word, each as it is and as log(1 + n)."""
+    """Counts characters, words (by white space) and letters a word, each as it is and as log(1 + n)."""
 
     def _learn(self, texts: list[str]) -> None:
         pass

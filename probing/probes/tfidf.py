@@ -1,4 +1,4 @@
-"""Which words the text has, rare ones weighing more: a baseline for labels of sentences and prompts."""
+"""The words of the text, rare ones weighing more: a baseline for labels of sentences and prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from probing.probes._texts import TextClassifier, TextRegressor, WordCounts
 
 
 class _Weighted(WordCounts):
-    """Counts times `1 + ln((1 + N) / (1 + n))`, n of N training texts having the word; each text then of length 1."""
+    """Weights counts by `1 + ln((1 + N) / (1 + n))`, n of N training texts having the word, and scales each text to
+    length 1.
+    """
 
     idf_: NDArray[np.float64]
 

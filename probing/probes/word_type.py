@@ -1,4 +1,4 @@
-"""What the word alone tells: the baseline that a claim about context has to beat."""
+"""The word alone: the baseline that a claim about context has to beat."""
 
 from __future__ import annotations
 

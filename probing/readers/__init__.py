@@ -1,1 +1,1 @@
-"""Corpus readers: one file is one format."""
+"""Corpus readers: each file reads one format."""

@@ -1,4 +1,6 @@
-"""Tables as text with a header: cells by pyarrow, lines counted against rows, numbers told from codes."""
+"""Tables as text with a header: pyarrow cuts the cells, lines are counted against rows, and numbers are told from
+codes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ _HEAD = 100  # rows that most columns of text show not to be numbers
 
 @dataclass(frozen=True)
 class Delimited:
-    """A file's text, UTF-8, and how its cells are told apart."""
+    """A file's text, UTF-8, with its separator and quoting."""
 
     data: bytes
     separator: str
@@ -38,7 +40,7 @@ class Delimited:
 
     @classmethod
     def read(cls, source: str, separator: str, quoting: str) -> Delimited:
-        """The file, not yet cut.
+        """Read the file; its cells are not yet cut.
 
         Raises:
             BadParameter: a separator of several characters, or an unknown quoting.
@@ -58,7 +60,7 @@ class Delimited:
         return cls(read_utf8(source), separator, quoting, source)
 
     def table(self) -> tuple[Any, Sequence[int]]:
-        """The cells of all rows as an Arrow table of strings, empty ones null; and the line of every row.
+        """Return the cells of all rows as an Arrow table of strings, empty ones null, and the line of every row.
 
         Raises:
             CorpusError: a bad header, ragged lines, quotation marks that do not pair, or lines merged by them.
@@ -91,7 +93,7 @@ class Delimited:
         return table, lines
 
     def _cells(self, body: memoryview, width: int, *, quoted: bool, breaks_in_cells: bool) -> Any:
-        """All cells by pyarrow, which refuses ragged lines."""
+        """Cut all cells by pyarrow, which refuses ragged lines."""
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
@@ -115,7 +117,8 @@ class Delimited:
         raise AssertionError
 
     def _has_plain_quotes(self, body: memoryview) -> bool:
-        """Whether no cell holds a line break, and every quotation mark opens, closes or is doubled in a quoted cell.
+        """Return whether no cell holds a line break, and every quotation mark opens, closes or is doubled in a quoted
+        cell.
 
         Of such marks each even one follows an edge of its cell or another mark, each odd one goes before.
         """
@@ -137,11 +140,11 @@ class Delimited:
         return not is_open
 
     def _text_lines(self) -> Iterator[str]:
-        """The lines with their ends, decoded one after the other."""
+        """Return the lines with their ends, decoded one after the other."""
         return iter(io.TextIOWrapper(io.BytesIO(self.data), encoding="utf-8", newline=""))
 
     def _header(self) -> tuple[list[str], int, int]:
-        """The names of the columns, where the rows below begin in the data, and the number of their first line.
+        """Return the names of the columns, where the rows below begin in the data, and the number of their first line.
 
         The first name may be missing: a DataFrame writes its index so.
         """
@@ -156,7 +159,7 @@ class Delimited:
         return header, len("".join(above).encode()), line + 1
 
     def _refuse_spreadsheet_line(self, above: Sequence[str]) -> None:
-        """Refuse a first line such as `sep=;`, by which spreadsheets tell each other the separator."""
+        """Refuse a first line such as `sep=;`, which names the separator for spreadsheets."""
         found = re.match(r"sep=(.)\s*$", above[0]) if above else None
         if found:
             raise CorpusError(
@@ -168,7 +171,7 @@ class Delimited:
             )
 
     def _check_separator(self, header: Sequence[str]) -> None:
-        """A header of one cell that holds another usual separator was written with that one."""
+        """Refuse a header of one cell that holds another usual separator: the file was written with that one."""
         name = header[0] if len(header) == 1 else ""
         other = next((mark for mark in ";\t|," if mark in name and mark != self.separator), None)
         if other is not None:
@@ -182,7 +185,7 @@ class Delimited:
             )
 
     def _counted(self, header: Sequence[str], first: int) -> list[int]:
-        """The line of every row below the header, each checked as it is cut.
+        """Return the line of every row below the header, each checked as it is cut.
 
         Raises:
             CorpusError: ragged lines, quotation marks that do not pair, or lines that they merge.
@@ -203,7 +206,9 @@ class Delimited:
 
     @contextmanager
     def _reader(self, lines: Iterator[str], of_row: Sequence[str]) -> Iterator[Any]:
-        """Rows of cells as Python's module cuts them, of any length; its complaints name the first line of the row."""
+        """Yield rows of cells as Python's module cuts them, of any length; its complaints name the first line of the
+        row.
+        """
         longest = csv.field_size_limit(max(len(self.data), 131_072))
         reader = csv.reader(
             lines,
@@ -262,20 +267,20 @@ class Delimited:
 
 
 def _count(data: memoryview, byte: int) -> int:
-    """How often a byte occurs: `bytes.count` takes four times as long where it is frequent."""
+    """Return how often a byte occurs: `bytes.count` takes four times as long where it is frequent."""
     marks = np.frombuffer(data, np.uint8)
     return sum(int(np.count_nonzero(marks[at : at + _AT_ONCE] == byte)) for at in range(0, len(marks), _AT_ONCE))
 
 
 def _recorded(lines: Iterator[str], record: list[str]) -> Iterator[str]:
-    """The lines, each noted as it is taken."""
+    """Yield the lines, each noted as it is taken."""
     for line in lines:
         record.append(line)
         yield line
 
 
 def check_names(names: Sequence[str], source: str) -> None:
-    """Refuse a column without a name, and one name twice.
+    """Refuse a column without a name, and a name that occurs twice.
 
     Raises:
         CorpusError: with what to do about it.
@@ -295,7 +300,9 @@ def check_names(names: Sequence[str], source: str) -> None:
 
 
 def numbers_of(cells: Any) -> Any:
-    """A column of strings as whole numbers or as fractions where every cell that is not empty is one; else as it is."""
+    """Return a column of strings as whole numbers or fractions where every cell that is not empty is a number; else as
+    it is.
+    """
     import pyarrow as pa
     from pyarrow import compute
 
@@ -314,7 +321,9 @@ def numbers_of(cells: Any) -> Any:
 
 
 def _plain_numbers(cells: Any) -> Any:
-    """The numbers of a column where it is clear without a pattern that each is one, which takes a tenth of the time."""
+    """Return the numbers of a column where it is clear without a pattern that each cell is a number, which takes a
+    tenth of the time.
+    """
     import pyarrow as pa
     from pyarrow import compute
 
@@ -330,7 +339,9 @@ def _plain_numbers(cells: Any) -> Any:
 
 
 def _is_doubtful(cells: Any) -> bool:
-    """Whether a number may be spelled with an exponent, as hexadecimal, with a plus, or with zeros before digits."""
+    """Return whether a number may be spelled with an exponent, as hexadecimal, with a plus, or with zeros before
+    digits.
+    """
     _, offsets, data = cells.buffers()
     if data is None or not len(cells):
         return False
@@ -346,7 +357,9 @@ def _is_doubtful(cells: Any) -> bool:
 
 
 def is_numbering(cells: Any) -> bool:
-    """Whether a column counts its rows as the index of a pandas DataFrame does: whole numbers, none of them twice."""
+    """Return whether a column counts its rows as the index of a pandas DataFrame does: whole numbers, none of them
+    twice.
+    """
     pattern = re.compile(_INTEGER)
     values = cells.to_pylist()
     return all(value is not None and pattern.fullmatch(value) for value in values) and len(set(values)) == len(values)

@@ -1,4 +1,4 @@
-"""What the values of a field are, over all rows: from this the role and the level of a field are found."""
+"""Summaries of the values of a field over all rows, from which the role and the level of a field are inferred."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probing.readers._values import is_scalar
 
 @dataclass
 class Field:
-    """What the values of one field are, over all rows."""
+    """Summary of the values of one field over all rows."""
 
     has_string: bool = False
     has_words: bool = False
@@ -29,7 +29,7 @@ class Field:
     fitting: int = 0
 
     def see(self, value: Any) -> None:
-        """Take one value that is not null in."""
+        """Add one value that is not null to the summary."""
         if isinstance(value, list):
             self.is_string = False
             self.lists += 1
@@ -51,7 +51,9 @@ class Field:
 
     @property
     def level(self) -> str:
-        """`word`, `sentence`, `pair`, `labels` (a row has any number), or "" for a field that is left out."""
+        """Level of the field: `word`, `sentence`, `pair`, `labels` (a row has any number), or "" for a field that is
+        left out.
+        """
         if not self.is_plain:
             return "pair" if 2 * self.triples > self.lists and not self.has_scalar else ""
         if not self.lists:
@@ -62,7 +64,7 @@ class Field:
 
 
 def fields_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Field]:
-    """Every field that occurs, in order of first occurrence."""
+    """Return every field that occurs, in order of first occurrence."""
     found: dict[str, Field] = {}
     for row in rows:
         for name, value in row.items():

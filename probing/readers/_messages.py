@@ -11,7 +11,7 @@ Messages = tuple[tuple[str, str], ...]
 
 
 def are_messages(value: Any) -> bool:
-    """Whether a value has the form of messages."""
+    """Return whether a value has the form of messages."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -20,7 +20,7 @@ def are_messages(value: Any) -> bool:
 
 
 def messages_of(row: Mapping[str, Any], field: str, place: str) -> Messages:
-    """(role, content) of every message of one row; none where the field is "" or null.
+    """Return (role, content) of every message of one row; none where the field is "" or null.
 
     Raises:
         CorpusError: another form.
@@ -37,7 +37,7 @@ def messages_of(row: Mapping[str, Any], field: str, place: str) -> Messages:
 
 
 def last_of_user(messages: Messages, place: str) -> str:
-    """The last user message.
+    """Return the last user message.
 
     Raises:
         CorpusError: there is none.

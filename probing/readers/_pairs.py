@@ -12,7 +12,7 @@ Triples = tuple[tuple[int, int, Label], ...]
 
 
 def are_pairs(value: Any) -> bool:
-    """Whether a value has the form of labelled pairs; an empty list has."""
+    """Return whether a value has the form of labelled pairs; an empty list has."""
     return isinstance(value, list) and all(
         isinstance(item, list | tuple)
         and len(item) == 3
@@ -23,7 +23,7 @@ def are_pairs(value: Any) -> bool:
 
 
 def pairs_of(row: Mapping[str, Any], names: Sequence[str], n_words: int, place: str) -> dict[str, Triples]:
-    """The pairs of one row by field; none where the field is null.
+    """Return the pairs of one row by field; none where the field is null.
 
     Raises:
         CorpusError: another form, or a word that the row has not.

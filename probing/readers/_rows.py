@@ -1,4 +1,4 @@
-"""Rows of named fields to examples: the rules that JSONL, tables and hub data sets share.
+"""Makes examples of rows of named fields: the rules that JSONL, tables and hub data sets share.
 
 * Upper and lower case of these usual names do not matter where no field has the name as it is.
 * Text: the field `text`, else `sentence` (whole numbers are digits), else the only field of strings; or `text=FIELD`.
@@ -50,7 +50,7 @@ ROW_OPTIONS = tuple(_DEFAULTS)
 
 @dataclass(frozen=True)
 class Roles:
-    """Which field plays which part; "" where none does."""
+    """The field of each role; "" where no field has it."""
 
     text: str
     words: str
@@ -63,7 +63,9 @@ class Roles:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as read, with the place of each for messages. They are gone through several times: no need to hold all."""
+    """Rows as read, with the place of each for messages. They are iterated over several times, so that they need not
+    all be held.
+    """
 
     values: Collection[Mapping[str, Any]]
     places: Collection[str]
@@ -72,7 +74,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Places(Collection[str]):
-    """The place of every row: a file and a number, made as they are gone through."""
+    """The place of every row, a file and a number, made while the rows are iterated over."""
 
     head: str
     numbers: Sequence[int]
@@ -88,7 +90,7 @@ class Places(Collection[str]):
 
 
 def row_options(options: Mapping[str, str], reader: str, more: Sequence[str] = ()) -> dict[str, str]:
-    """The options that concern rows.
+    """Return the options that concern rows.
 
     Raises:
         BadParameter: an option that is neither among these nor in `more`.
@@ -99,7 +101,7 @@ def row_options(options: Mapping[str, str], reader: str, more: Sequence[str] = (
 
 
 def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> Corpus:
-    """The corpus of the rows, by the rules at the top of this file.
+    """Return the corpus of the rows, by the rules at the top of this file.
 
     Args:
         rows: at least one.
@@ -146,7 +148,7 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
 
 
 def _unit(column: str) -> str:
-    """What the documents are called."""
+    """Return the name of the groups of examples: `document`, or the column's own name."""
     return "document" if column.lower() in ("", *_DEFAULTS["document"]) else column
 
 
@@ -171,17 +173,17 @@ def _roles(known: Mapping[str, Field], options: Mapping[str, str], source: str) 
 
 
 def usual_names(role: str) -> tuple[str, ...]:
-    """What a field that plays this part is usually called."""
+    """Return the usual names of a field with this role."""
     return _DEFAULTS[role]
 
 
 def usual_text(names: Collection[str]) -> list[str]:
-    """The columns that are called as the text usually is."""
+    """Return the columns that are called as the text usually is."""
     return _usual(_DEFAULTS["text"], names)
 
 
 def _usual(candidates: Sequence[str], names: Collection[str]) -> list[str]:
-    """Columns of these names, as they are or in upper case (`Sentence`)."""
+    """Return the columns of these names, as they are or in upper case (`Sentence`)."""
     return [
         name
         for candidate in candidates
@@ -190,7 +192,7 @@ def _usual(candidates: Sequence[str], names: Collection[str]) -> list[str]:
 
 
 def _fits(role: str, field: Field) -> bool:
-    """Whether a field of that usual name holds what the role needs: `words` may also be a number of words."""
+    """Return whether a field of that usual name holds what the role needs: `words` may also be a number of words."""
     needed = {"text": field.has_string, "words": field.has_words, "spans": field.has_mapping}
     return {**needed, "messages": field.has_messages}.get(role, True)
 

@@ -14,7 +14,7 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 def span_fields(options: Mapping[str, str], names: Sequence[str], source: str) -> dict[str, tuple[str, ...]]:
-    """For each span that an option names, the columns it is in: one of substrings, or those of start and end.
+    """Return, for each span that an option names, its columns: one of substrings, or those of start and end.
 
     Raises:
         BadParameter: a name that cannot be asked for.
@@ -41,7 +41,7 @@ def span_fields(options: Mapping[str, str], names: Sequence[str], source: str) -
 def spans_of(
     row: Mapping[str, Any], field: str, fields: Mapping[str, tuple[str, ...]], text: str, place: str
 ) -> dict[str, tuple[int, int]]:
-    """The spans of one row by name; one whose value is null is left out.
+    """Return the spans of one row by name, without those whose value is null.
 
     Args:
         row: the row.

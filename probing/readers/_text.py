@@ -22,7 +22,7 @@ _NO_TEXT = {
 
 
 def read_text(source: str) -> str:
-    """The whole text of a file, without a byte order mark.
+    """Return the whole text of a file, without a byte order mark.
 
     Raises:
         CorpusError: see `read_utf8`.
@@ -31,7 +31,7 @@ def read_text(source: str) -> str:
 
 
 def read_utf8(source: str) -> bytes:
-    """The whole text of a file as UTF-8, without a byte order mark.
+    """Return the whole text of a file as UTF-8, without a byte order mark.
 
     Raises:
         CorpusError: missing, unreadable, empty, not UTF-8 or with a NUL, with file and line.
@@ -69,7 +69,7 @@ def read_utf8(source: str) -> bytes:
 
 
 def _encoding_of(data: bytes) -> str:
-    """The likeliest encoding of bytes that are not UTF-8; "" where all but few are UTF-8."""
+    """Return the likeliest encoding of bytes that are not UTF-8; "" where all but few are UTF-8."""
     zeros = [data[start:100_000:2].count(0) for start in (0, 1)]
     if 4 * max(zeros) > len(data[:100_000:2]):
         return "UTF-16LE" if zeros[1] > zeros[0] else "UTF-16BE"
@@ -94,7 +94,7 @@ def _wrong_encoding(source: str, encoding: str, found: str, line: int) -> Corpus
 
 
 def _beside(source: str) -> str:
-    """A new file's name beside the source, for a shell."""
+    """Return a new file's name beside the source, for a shell."""
     path = Path(source)
     return shlex.quote(str(path.with_name(f"{path.stem}.utf8{path.suffix}")))
 

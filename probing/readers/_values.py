@@ -16,14 +16,14 @@ from probing.text.text_forms import composed, named
 
 
 def is_scalar(value: Any) -> bool:
-    """Whether a value is a label, and no list or mapping."""
+    """Return whether a value is a label, and no list or mapping."""
     return value is None or isinstance(
         value, str | int | float | datetime.date | datetime.time | datetime.timedelta | decimal.Decimal
     )
 
 
 def label_of(value: Any) -> Label:
-    """The label that a value is; None for numbers that are not finite."""
+    """Return the label that a value is; None for numbers that are not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):
@@ -32,20 +32,22 @@ def label_of(value: Any) -> Label:
 
 
 def labels_of(value: Any) -> str | None:
-    """A set of labels as the JSON text that `column:NAME:labels` reads; a single string is a set of one."""
+    """Return a set of labels as the JSON text that `column:NAME:labels` reads; a single string is a set of one
+    label.
+    """
     if value is None:
         return None
     return json.dumps([value] if isinstance(value, str) else value, ensure_ascii=False)
 
 
 def string_of(value: Any) -> str | None:
-    """The value as an id, document or split; None where it is missing."""
+    """Return the value as an id, document or split; None where it is missing."""
     return named(label_of(value))
 
 
 @dataclass(frozen=True)
 class ComposedRows(Collection[Mapping[str, Any]]):
-    """Rows with their field names in composed form, renamed as they are gone through."""
+    """Rows with their field names in composed form, renamed while they are iterated over."""
 
     values: Collection[Mapping[str, Any]]
 
@@ -62,7 +64,7 @@ class ComposedRows(Collection[Mapping[str, Any]]):
 def with_composed_names(
     values: Collection[Mapping[str, Any]], names: Sequence[str], source: str
 ) -> Collection[Mapping[str, Any]]:
-    """The rows, their fields by composed names.
+    """Return the rows with their field names in composed form.
 
     Args:
         values: the rows.

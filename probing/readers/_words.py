@@ -11,7 +11,7 @@ _PLAIN = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]")
 
 
 def split_words(text: str) -> tuple[tuple[int, int], ...]:
-    r"""Character spans by `\w+(?:[-'’]\w+)*|[^\w\s]`, combining marks and joiners counted as letters.
+    r"""Return character spans by `\w+(?:[-'’]\w+)*|[^\w\s]`, combining marks and joiners counted as letters.
 
     >>> [text[a:b] for text in ["Don't, he said."] for a, b in split_words(text)]
     ["Don't", ',', 'he', 'said', '.']
@@ -22,7 +22,9 @@ def split_words(text: str) -> tuple[tuple[int, int], ...]:
 
 @cache
 def _with_marks() -> re.Pattern[str]:
-    """Python's `\\w` leaves out marks, which would cut Hindi or Thai words at every vowel sign."""
+    """Return a pattern that counts marks as letters: Python's `\\w` leaves them out, which would cut Hindi or Thai
+    words at every vowel sign.
+    """
     marks = [c for c in range(0x300, sys.maxunicode + 1) if unicodedata.category(chr(c))[0] == "M"] + [0x200C, 0x200D]
     ranges: list[list[int]] = []
     for code in sorted(marks):

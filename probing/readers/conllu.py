@@ -16,7 +16,7 @@ _NOT_COLUMNS = ("text", "sent_id", "newdoc", "newdoc id", "newpar", "newpar id",
 
 
 class ConlluReader(CorpusReader):
-    """Reads CoNLL-U.
+    """Reads CoNLL-U treebanks.
 
     Words are the syntactic words. `upos`, `xpos`, `lemma`, `deprel`, `head` and `feature:<Name>` (every feature of
     the file) become word columns, None where the file has `_`; other comments `# key = value` become sentence columns;
@@ -34,10 +34,10 @@ class ConlluReader(CorpusReader):
     numbers_documents_by_file: ClassVar[bool] = True
 
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """All sentences of the file.
+        """Read all sentences of the file.
 
         Raises:
-            CorpusError: with file and line, what was expected and what was found.
+            CorpusError: with file and line, what was expected and what stands there.
         """
         check_options(options, (), "CoNLL-U")
         sentences = list(_sentences(read_text(source), source))
@@ -47,7 +47,7 @@ class ConlluReader(CorpusReader):
 
 @dataclass
 class _Sentence:
-    """What has been read of one sentence; lists have one entry per word, `tokens` one per surface token."""
+    """One sentence while it is read; lists have one entry per word, `tokens` one per surface token."""
 
     where: str
     id: str
@@ -66,7 +66,7 @@ class _Sentence:
     lines: list[int] = field(default_factory=list)
 
     def example(self, names: list[str], split: str) -> Example:
-        """The finished example; `names` are the features of the whole file."""
+        """Return the finished example; `names` are the features of the whole file."""
         text, spans = self._placed()
         columns: dict[str, tuple[Label, ...]] = {
             "upos": tuple(self.upos), "xpos": tuple(self.xpos), "lemma": tuple(self.lemma),
@@ -81,7 +81,7 @@ class _Sentence:
         return made
 
     def _placed(self) -> tuple[str, list[tuple[int, int]]]:
-        """The text and the span of every token in it."""
+        """Return the text and the span of every token in it."""
         if self.text is not None:
             spans, at = [], 0
             for form, _, _ in self.tokens:
@@ -180,7 +180,7 @@ def _add_line(sentence: _Sentence, line: str, source: str, number: int) -> None:
 
 
 def _add_other(sentence: _Sentence, name: str, form: str, misc: str, source: str, number: int) -> None:
-    """A line that is not the next word: a multiword token or an empty node."""
+    """Add a line that is not the next word: a multiword token or an empty node."""
     expected = len(sentence.forms) + 1
     for mark in "-.":
         first, found, second = name.partition(mark)

@@ -25,7 +25,7 @@ class HubReader(CorpusReader):
     suffixes: ClassVar[tuple[str, ...]] = ()
 
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """All rows, of one split or of all.
+        """Read all rows, of one split or of all.
 
         Raises:
             CorpusError: the data set cannot be had, or has no such split.
@@ -43,7 +43,7 @@ class HubReader(CorpusReader):
 
 
 def _tables(source: str, revision: str | None) -> dict[str, Any]:
-    """The data set's tables by split name."""
+    """Return the data set's tables by split name."""
     name, _, config = source.partition(":")
     try:
         loaded = importlib.import_module("datasets").load_dataset(name, config or None, revision=revision)
@@ -57,7 +57,7 @@ def _tables(source: str, revision: str | None) -> dict[str, Any]:
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:
-    """Rows with class labels as names; columns that are no plain values (images, audio) are left out."""
+    """Return rows with class labels as names; columns that are no plain values (images, audio) are left out."""
     plain = [name for name, feature in table.features.items() if _is_plain(feature)]
     table = table.select_columns(plain)
     names = {name: found for name in plain if (found := _class_names(table.features[name]))}

@@ -27,7 +27,7 @@ class JsonlReader(CorpusReader):
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".json", ".ndjson")
 
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """All rows of the file.
+        """Read all rows of the file.
 
         Raises:
             CorpusError: not JSON, not an object, a key twice, a number that is not finite; with file and line.
@@ -37,7 +37,7 @@ class JsonlReader(CorpusReader):
 
 
 def read_lines(source: str, options: Mapping[str, str] | None = None) -> Rows:
-    """The rows of a file: the objects of its lines, or of its array.
+    """Return the rows of a file: the objects of its lines, or of its array.
 
     Raises:
         CorpusError: see `JsonlReader.read`; of lines, as they are gone through.
@@ -55,7 +55,7 @@ def _lines(text: str, source: str, options: Mapping[str, str]) -> Rows:
 
 
 def _array(text: str, source: str) -> Rows:
-    """The rows of a JSON array of objects."""
+    """Return the rows of a JSON array of objects."""
     try:
         values = strict_json(text)
     except ValueError as error:
@@ -74,7 +74,9 @@ def _array(text: str, source: str) -> Rows:
 
 
 def _has_row(line: str, options: Mapping[str, str]) -> bool:
-    """Whether a line holds an object with a list of words or messages: a row, though all of its fields be lists."""
+    """Return whether a line holds an object with a list of words or messages: a row, even if all of its fields are
+    lists.
+    """
     try:
         value = strict_json(line)
     except ValueError:
@@ -84,7 +86,7 @@ def _has_row(line: str, options: Mapping[str, str]) -> bool:
 
 
 def _refuse_one_object(text: str, first: str, n_lines: int, source: str) -> None:
-    """Refuse a file that is one object: over several lines, or with all rows inside of its fields."""
+    """Refuse a file that is a single object: over several lines, or with all rows inside of its fields."""
     try:
         value = strict_json(first if n_lines == 1 else text) if n_lines == 1 or not _is_json(first) else None
     except ValueError:
@@ -115,7 +117,7 @@ def _is_json(line: str) -> bool:
 
 @dataclass(frozen=True)
 class _Objects(Collection[dict[str, Any]]):
-    """The objects of a file, parsed as they are gone through: a hundred thousand at once would fill the memory."""
+    """The objects of a file, parsed while they are iterated over: a hundred thousand at once would fill the memory."""
 
     lines: list[str]
     places: Places

@@ -34,7 +34,7 @@ class TableReader(CorpusReader):
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
 
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """All rows of the file.
+        """Read all rows of the file.
 
         Raises:
             CorpusError: a malformed table, ragged lines, lines merged by a quotation mark, columns named twice; with
@@ -46,7 +46,7 @@ class TableReader(CorpusReader):
 
 
 def read_table(source: str, options: Mapping[str, str]) -> Rows:
-    """The rows of a file, their cells typed; no Python object is made of a cell before its row is gone through.
+    """Return the rows of a file, their cells typed; no Python object is made of a cell before its row is gone through.
 
     Raises:
         CorpusError: see `TableReader.read`.
@@ -63,7 +63,7 @@ def read_table(source: str, options: Mapping[str, str]) -> Rows:
 
 @dataclass(frozen=True)
 class TableRows(Collection[Mapping[str, Any]]):
-    """The rows of an Arrow table, made as they are gone through."""
+    """The rows of an Arrow table, made while they are iterated over."""
 
     table: Any
     source: str
@@ -86,7 +86,7 @@ class TableRows(Collection[Mapping[str, Any]]):
 
 
 def _named(table: Any, source: str) -> Any:
-    """The table without the column by which a DataFrame numbered its rows.
+    """Return the table without the column by which a DataFrame numbered its rows.
 
     Raises:
         CorpusError: another column without a name.
@@ -99,7 +99,9 @@ def _named(table: Any, source: str) -> Any:
 
 
 def _typed(table: Any, options: Mapping[str, str]) -> Any:
-    """Numbers where a column holds nothing else; the text, and words where they are named, as they are written."""
+    """Return numbers where a column holds nothing else; the text, and words where they are named, as they are
+    written.
+    """
     import pyarrow as pa
 
     with ThreadPoolExecutor() as pool:  # pyarrow computes without the interpreter's lock
@@ -110,7 +112,7 @@ def _typed(table: Any, options: Mapping[str, str]) -> Any:
 
 
 def _text_of(typed: Mapping[str, Any], table: Any) -> str:
-    """The column called as the text usually is: of several, the first that holds more than numbers."""
+    """Return the column called as the text usually is: of several, the first that holds more than numbers."""
     usual = usual_text(typed)
     return next((name for name in usual if typed[name].type == table.column(name).type), usual[0] if usual else "")
 
@@ -158,7 +160,7 @@ def _unsound(source: str, error: Exception) -> CorpusError:
 
 
 def _arrow(source: str) -> Any:
-    """The file format, else the stream format that `datasets` writes."""
+    """Read the file format, else the stream format that `datasets` writes."""
     import pyarrow as pa
 
     with pa.OSFile(source) as file:

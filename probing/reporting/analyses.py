@@ -1,4 +1,4 @@
-"""Analyses on the page: curves over sites, curves over what was varied, and every number in a table."""
+"""Analyses on the page: curves over sites, curves over the varied parameter, and every number in a table."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ _AXES = {"rows": "training rows seen", "k": "coordinates", "coordinates": "coord
 
 
 def analyses_section(task: TaskResults) -> Markup:
-    """For each analysis and probe: its figures and, folded away, its numbers."""
+    """Return, for each analysis and probe, its figures and, folded away, its numbers."""
     return join(_group(task, *key, results) for key, results in task.analyses_by_kind().items())
 
 
 def summary_rows(results: Sequence[AnalysisResult]) -> list[list[str]]:
-    """Site, quantity (and where along what was varied), value with interval, unit, and the mean of each control."""
+    """Return rows of site, quantity (and where along the varied parameter), value with interval, unit, and the mean of
+    each control.
+    """
     return [
         _summary(result, quantity, x_name, x)
         for result in results
@@ -55,7 +57,7 @@ def _within(point: Number | None) -> str:
 
 
 def analysis_panels(task: TaskResults, results: Sequence[AnalysisResult]) -> list[Panel]:
-    """Panels of one analysis of one probe.
+    """Return the panels of one analysis of one probe.
 
     Quantities that have one value a site are drawn over sites; those that are measured along something (a rank, the
     rows seen) are drawn along it at the site that is best on dev.
@@ -87,7 +89,7 @@ def _quantities(results: Iterable[AnalysisResult], *, along: bool) -> list[str]:
 
 
 def _curves_along(result: AnalysisResult) -> dict[str, list[str]]:
-    """Quantities by what they are measured along and their unit, so that each panel has one of both."""
+    """Return the quantities by what they are measured along and their unit, so that each panel has one of both."""
     found: dict[str, list[str]] = {}
     for point in result.points:
         if point.x is not None and point.quantity not in found.setdefault(point.x_name, []):
@@ -133,7 +135,7 @@ def _role(quantity: str, control: str) -> Role:
 
 
 def _mean(points: Sequence[Number]) -> Number | None:
-    """The mean over draws that stands among the points, else computed; None where there is none."""
+    """Return the mean over draws that stands among the points, else compute it; None where there is none."""
     told = [p for p in points if p.draw < 0]
     if told or not points:
         return told[0] if told else None

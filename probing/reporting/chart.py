@@ -16,7 +16,7 @@ _CHARACTER, _BOLD = 6.3, 7.0
 
 
 def draw(panel: Panel, description: str) -> Markup:
-    """One panel as an `svg` element; `description` is read out instead of it."""
+    """Return one panel as an `svg` element; `description` is read out instead of it."""
     axes = _Axes(panel)
     labels = [label for curve in panel.curves for label in _curve_labels(axes, curve)]
     labels += [(axes.y(level.points[0].value), level) for level in panel.levels]
@@ -33,7 +33,7 @@ def draw(panel: Panel, description: str) -> Markup:
 
 
 class _Axes:
-    """Places of sites and values in the drawing."""
+    """Places sites and values in the drawing."""
 
     def __init__(self, panel: Panel) -> None:
         self.panel = panel
@@ -42,7 +42,7 @@ class _Axes:
         self.bottom = HEIGHT - BOTTOM
 
     def x(self, site: float) -> float:
-        """Of the site with this ordinal, or of a place between two."""
+        """Return the x of the site with this ordinal, or of a place between two sites."""
         steps = len(self.panel.sites) - 1
         inset = 10
         if not steps:
@@ -50,12 +50,12 @@ class _Axes:
         return LEFT + inset + site * (self.right - LEFT - 2 * inset) / steps
 
     def y(self, value: float) -> float:
-        """Of a value, held within the axes."""
+        """Return the y of a value, held within the axes."""
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return self.bottom - share * (self.bottom - TOP)
 
     def drawn(self) -> Markup:
-        """Grid, ticks and labels."""
+        """Return the grid, ticks and labels."""
         names, title = self.panel.x_ticks()
         middle = _number((LEFT + self.right) / 2)
         return join(
@@ -101,7 +101,7 @@ def _curve(axes: _Axes, panel: Panel, curve: Curve) -> Markup:
 
 
 def _shaded(axes: _Axes, band: tuple[float, float] | None) -> Markup:
-    """Values of no interest, across the whole drawing."""
+    """Return a band over values of no interest, across the whole drawing."""
     if band is None:
         return Markup("")
     low, high = axes.y(band[0]), axes.y(band[1])
@@ -111,7 +111,7 @@ def _shaded(axes: _Axes, band: tuple[float, float] | None) -> Markup:
 
 
 def _band(axes: _Axes, run: Sequence[Point], shift: float = 0.0) -> Markup:
-    """The interval as an area; a bar where the run has one point."""
+    """Return the interval as an area, or as a bar where the run has one point."""
     bounded = [
         (axes.x(p.x + shift), axes.y(p.low), axes.y(p.high)) for p in run if p.low is not None and p.high is not None
     ]
@@ -146,7 +146,7 @@ def _square(x: float, y: float, side: float, css: str, turned_by: int, hint: Mar
 
 
 def mark(shape: str, x: float, y: float, hint: Markup) -> Markup:
-    """A shape that is told apart without colours: disc, diamond, square, ring, triangle, cross or dash."""
+    """Return a shape that can be recognised without colours: disc, diamond, square, ring, triangle, cross or dash."""
     if shape in ("disc", "ring"):
         css = "dot" if shape == "disc" else "open"
         return el("circle", {"class": css, "cx": _number(x), "cy": _number(y), "r": 4.5}, hint)
@@ -175,7 +175,7 @@ def _curve_labels(axes: _Axes, curve: Curve) -> list[tuple[float, Curve]]:
 
 
 def _spread_labels(labels: Sequence[tuple[float, Curve]]) -> list[Markup]:
-    """Names at the right of their lines, moved apart where they would touch."""
+    """Return names at the right of their lines, moved apart where they would touch."""
     ordered = sorted(labels, key=lambda label: label[0])
     places = _apart([y for y, _ in ordered])
     return [_name(curve, wanted, place) for (wanted, curve), place in zip(ordered, places, strict=True)]
@@ -195,7 +195,7 @@ def _value(curve: Curve) -> str:
 
 
 def _apart(wanted: Sequence[float]) -> list[float]:
-    """Places at least a line apart, in order, near the wanted ones and within the drawing."""
+    """Return places at least a line apart, in order, near the wanted ones and within the drawing."""
     places: list[float] = []
     for y in wanted:
         places.append(max(y, places[-1] + LINE) if places else y)
@@ -216,7 +216,7 @@ def _fitted(text: str, width: float, character: float = _CHARACTER) -> str:
 
 
 def _ticks(low: float, high: float) -> list[tuple[float, float]]:
-    """About five round values in the range, each with the step between them."""
+    """Return about five round values in the range, each with the step between them."""
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = min((f * power for f in (1, 2, 5, 10)), key=lambda s: abs(s - rough))
@@ -225,7 +225,7 @@ def _ticks(low: float, high: float) -> list[tuple[float, float]]:
 
 
 def _shown_ticks(names: Sequence[str], width: float) -> list[int]:
-    """Ordinals whose names fit side by side: every one, or every second, third, …"""
+    """Return the ordinals whose names fit side by side: every ordinal, or every second, third, …"""
     gap = (max(map(len, names)) + 1.5) * _CHARACTER
     numbers = [i for i, name in enumerate(names) if name.isdigit()]
     if len(numbers) >= 3 and len(names) > 1:

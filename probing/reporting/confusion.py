@@ -11,7 +11,7 @@ MAX_CLASSES = 25
 
 
 def confusion_table(task: TaskResults) -> Markup:
-    """Counts on test at the best layer, coloured by share of the row; at most `MAX_CLASSES` classes."""
+    """Return the counts on test at the best layer, coloured by share of the row; at most `MAX_CLASSES` classes."""
     best = task.best()
     if best is None or not best.confusion or not best.classes:
         return Markup("")

@@ -33,7 +33,7 @@ class Curve:
     """A named line over sites.
 
     `part` counts curves of the same role; `bars` draws each interval by itself, `shift` steps (of a site) to the right,
-    so that those of several curves can be told apart.
+    so that those of several curves can be distinguished.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes.
+    """A set of axes with its curves.
 
     Attributes:
         title: what the panel shows.
@@ -70,11 +70,11 @@ class Panel:
     band: tuple[float, float] | None = None
 
     def x_ticks(self) -> tuple[tuple[str, ...], str]:
-        """Short names along the x axis, and its label."""
+        """Return the short names along the x axis, and its label."""
         return (self.sites, self.x_label) if self.x_label else site_ticks(self.sites)
 
     def y_range(self) -> tuple[float, float]:
-        """Lowest and highest value on the y axis: all values in view, within `most`."""
+        """Return the lowest and highest value on the y axis: all values in view, within `most`."""
         drawn = [p for curve in (*self.curves, *self.levels) for p in curve.points]
         values = [v for p in drawn for v in (p.value, p.low, p.high) if v is not None]
         values += self.band or ()
@@ -82,7 +82,7 @@ class Panel:
         return max(low, self.most[0]), min(high, self.most[1])
 
     def runs(self, curve: Curve) -> list[list[Point]]:
-        """The curve cut where a line between neighbours would join different streams."""
+        """Return the curve, cut where a line between neighbours would join different streams."""
         pieces: list[list[Point]] = []
         for point in curve.points:
             joined = pieces and connected(self.sites[pieces[-1][-1].x], self.sites[point.x])
@@ -94,14 +94,18 @@ class Panel:
 
 
 def score_panels(task: TaskResults) -> list[Panel]:
-    """One panel per probe and control: task score, control score, selectivity, ceiling and baselines over sites."""
+    """Return one panel per probe and control: task score, control score, selectivity, ceiling and baselines over
+    sites.
+    """
     return [
         _score_panel(task, probe, control) for probe in task.probes for control in _controls_of(task, probe) or [None]
     ]
 
 
 def loss_panel(task: TaskResults) -> Panel | None:
-    """Log loss in bits of every probe over sites, beside the baselines and the label entropy; None where not scored."""
+    """Return a panel of the log loss in bits of every probe over sites, beside the baselines and the label entropy;
+    None where not scored.
+    """
     curves = [_curve(task, probe, probe, "task", _own("log_loss"), part) for part, probe in enumerate(task.probes)]
     curves = [curve for curve in curves if curve.points]
     if not curves:
@@ -116,7 +120,7 @@ def loss_panel(task: TaskResults) -> Panel | None:
 
 
 def site_ticks(sites: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Short names of sites and the axis label: numbers where nearly all sites are layers of one stream."""
+    """Return short names of sites and the axis label: numbers where nearly all sites are layers of one stream."""
     streams = [split_site(site) for site in sites]
     layered = {stream for stream, layer in streams if layer >= 0}
     if len(layered) != 1 or len(sites) < 3:
@@ -145,7 +149,7 @@ def _score_panel(task: TaskResults, probe: str, control: str | None) -> Panel:
 
 
 def _controls_of(task: TaskResults, probe: str) -> list[str | None]:
-    """Controls that this probe was compared with at some site."""
+    """Return the controls that this probe was compared with at some site."""
     own = [score(result, task.primary) for result in task.results if result.probe == probe]
     return [name for name in task.controls() if any(comparison(found, name) for found in own)]
 

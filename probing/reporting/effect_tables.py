@@ -24,7 +24,9 @@ _BESIDE = " (in brackets: by attribution)"
 
 
 def print_patching(found: PairPatching, console: Console, *, title: str, into: str) -> None:
-    """Shares by site and position, attribution in brackets; what the prompts do by themselves; the error."""
+    """Print shares by site and position, attribution in brackets; the effect of the prompts by themselves; and the
+    error.
+    """
     exact, rough = found.exact, found.rough
     other = {"corrupted": "clean", "clean": "corrupted"}[into]
     heading = f"{title}: {plural(exact.n_pairs, 'pair')}, {into} prompts run with one state of their {other} ones"
@@ -92,7 +94,7 @@ def _grid(exact: PatchingResult, rough: PatchingResult | None) -> Table:
 
 
 def _listed(exact: PatchingResult, rough: PatchingResult | None) -> Table:
-    """The places of the largest shares."""
+    """Return the places of the largest shares."""
     table = _table(f"largest {_LARGEST} places")
     table.add_column("share", justify="right", no_wrap=True)
     sizes = np.nan_to_num(np.abs(exact.normalised), nan=-1.0)
@@ -104,7 +106,7 @@ def _listed(exact: PatchingResult, rough: PatchingResult | None) -> Table:
 
 
 def print_ablation(found: AblationResult, console: Console) -> None:
-    """Effects by component; heads as a grid of layers and heads."""
+    """Print effects by component; heads as a grid of layers and heads."""
     kind = str(found.components[0]).split()[0]
     heading = f"{found.by} ablation of each {kind}: {plural(found.n_rows, 'row')}"
     console.print(shown(heading, style="bold"))

@@ -73,7 +73,7 @@ def _write(title: str, panels: Sequence[Panel], stem: Path) -> list[Path]:
 
 
 def saved(draw: Callable[[], Figure], stem: Path) -> list[Path]:
-    """What is drawn as PDF and PNG, each whole or not at all; both are drawn before either is written."""
+    """Save a drawing as PDF and PNG, each whole or not at all; both are drawn before either is written."""
     pdf, png = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -87,7 +87,9 @@ def saved(draw: Callable[[], Figure], stem: Path) -> list[Path]:
 
 
 def file_name(title: str) -> str:
-    """A task's title as part of a file name: letters, digits, dots and dashes; a hash where characters were lost."""
+    """Return a task's title as part of a file name: letters, digits, dots and dashes; a hash where characters were
+    lost.
+    """
     kept = re.sub(r"[^A-Za-z0-9._]+", "-", title).strip("-.")[:60]
     marked = kept if kept == title else f"{kept}-{hashlib.sha256(title.encode('utf-8', 'replace')).hexdigest()[:6]}"
     return marked.strip("-")
@@ -157,7 +159,7 @@ def _draw_curve(axes: Axes, panel: Panel, curve: Curve) -> None:
 
 
 def _draw_marks(axes: Axes, run: Sequence[Point], xs: Sequence[float], colour: str) -> None:
-    """The shapes of verdicts, as on the page."""
+    """Draw the shapes of verdicts, as on the page."""
     for x, point in zip(xs, run, strict=True):
         face = "white" if point.mark in _OPEN else colour
         axes.plot(

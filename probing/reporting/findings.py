@@ -1,4 +1,4 @@
-"""Finding: one plain sentence per task, what it does not show, its evidence and what would overturn it.
+"""Finding: one plain sentence per task, with what it does not show, its evidence and what would overturn it.
 
 The rule is that of `probing.verdicts.decodability`. The site is chosen on dev.
 """
@@ -37,12 +37,12 @@ from probing.verdicts.decodability import (
 
 @dataclass(frozen=True)
 class Finding:
-    """What one task's results say, in words.
+    """The finding of one task's results, in words.
 
     Attributes:
         task: the task's title.
         status: the criterion's outcome at the best site.
-        sentence: what was found, with site, probe, numbers and intervals.
+        sentence: the finding, with site, probe, numbers and intervals.
         does_not_show: what must not be concluded from it.
         evidence: further numbers, a sentence each.
         overturned_by: what would change the finding; where nothing is judged, what a judgement needs.
@@ -57,7 +57,7 @@ class Finding:
 
 
 def finding(results: Sequence[ProbeResult] | TaskResults) -> Finding:
-    """The finding of one task.
+    """Return the finding of one task.
 
     Raises:
         InputError: the results are of no task or of several.
@@ -164,7 +164,9 @@ def _gain_clause(judged: Judgement) -> str:
 
 
 def _by_itself(judged: Judgement, gain: Gain) -> str:
-    """That the score alone is clear of the label frequencies, where it is, so that no margin hides it."""
+    """Return a sentence that the score alone is clear of the label frequencies, where it is, so that no margin hides
+    it.
+    """
     if not clears_frequencies(judged.measured, gain):
         return ""
     return (

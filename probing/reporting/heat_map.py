@@ -55,12 +55,12 @@ class HeatMap:
 
     @property
     def limit(self) -> float:
-        """The largest number without its sign: full colour."""
+        """Largest absolute value; it is drawn in full colour."""
         return float(np.nanmax(np.abs(self.values))) or 1.0
 
 
 def patching_map(result: PatchingResult, title: str = "") -> HeatMap:
-    """Shares of the natural difference by site and position."""
+    """Return a map of shares of the natural difference by site and position."""
     columns = tuple(position.replace("start+", "+") or "row" for position in result.positions)
     of = f" in {answers_said(result.answers)}" if result.answers else ""
     by = f"; {result.model}" if result.model else ""
@@ -69,7 +69,7 @@ def patching_map(result: PatchingResult, title: str = "") -> HeatMap:
 
 
 def ablation_map(result: AblationResult, title: str = "") -> HeatMap:
-    """Effects by layer and head."""
+    """Return a map of effects by layer and head."""
     grid = result.grid()
     layers = sorted({component.layer for component in result.components})
     columns = tuple(str(head) for head in range(grid.shape[1])) if grid.shape[1] > 1 else ("all",)
@@ -78,7 +78,7 @@ def ablation_map(result: AblationResult, title: str = "") -> HeatMap:
 
 
 def draw_heat_map(chart: HeatMap, description: str) -> Markup:
-    """As an `svg` element; `description` is read out instead of it."""
+    """Return the map as an `svg` element; `description` is read out instead of it."""
     n_rows, n_columns = chart.values.shape
     said = f"{chart.label}; full colour: {decimal(chart.limit)}"
     width = max(LEFT + CELL * n_columns, int(_CHARACTER * max(len(said), len(chart.title)))) + 12
@@ -103,12 +103,12 @@ def draw_heat_map(chart: HeatMap, description: str) -> Markup:
 
 
 def save_heat_map(chart: HeatMap, folder: Path | str) -> list[Path]:
-    """As PDF and PNG into `folder`; equal maps give equal bytes."""
+    """Save the map as PDF and PNG into `folder`; equal maps give equal bytes."""
     return saved(lambda: _figure(chart), Path(folder) / file_name(f"map {chart.title}"))
 
 
 def save_svg(chart: HeatMap, path: Path) -> Path:
-    """As SVG, whole or not at all; equal maps give equal bytes."""
+    """Save the map as SVG, whole or not at all; equal maps give equal bytes."""
     stream = io.BytesIO()
     settings = {**SETTINGS, "svg.hashsalt": "probing", "svg.fonttype": "none"}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
@@ -160,7 +160,7 @@ def _fitted(text: str, width: int) -> str:
 
 
 def maps_section(maps: Sequence[HeatMap], anchor: str) -> Markup:
-    """Heat maps side by side, as a section of the page; nothing where there are none."""
+    """Return heat maps side by side, as a section of the page; nothing where there are none."""
     if not maps:
         return Markup("")
     drawn = (draw_heat_map(chart, f"{chart.title}, {chart.label}: {_largest(chart)}") for chart in maps)

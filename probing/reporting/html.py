@@ -1,4 +1,4 @@
-"""The self-contained page: one file, no network, no script, opens from disk."""
+"""The self-contained page: a single file without network or script that opens from disk."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ def page(
     results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = (), failures: Sequence[Failure] = (),
     use: UseRun | None = None, maps: Sequence[HeatMap] = (),
 ) -> bytes:  # fmt: skip
-    """The whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says so.
+    """Return the whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says
+    so.
 
-    `failures`: what is not among the results, said first. `use`: what edits did, beside what probes read.
+    `failures`: what is not among the results, shown first. `use`: what edits did, beside what probes read.
     `maps`: of patching.
     """
     tasks = by_task(results, analyses)
@@ -87,7 +88,7 @@ def _placed(tasks: list[TaskResults], found_use: list[Use]) -> tuple[list[list[U
 def _entries(
     tasks: list[TaskResults], findings: list[Finding], beside: list[list[Use]], alone: list[Use]
 ) -> list[tuple[str, str, str]]:
-    """Anchor, title and what is said there, of each section."""
+    """Return anchor, title and finding of each section."""
     told = []
     for i, (task, found, of_task) in enumerate(zip(tasks, findings, beside, strict=True), start=1):
         told.append((f"task-{i}", task.title, "; ".join([found.status, *(u.summary for u in of_task)])))
@@ -147,7 +148,7 @@ def _is_unknown(task: TaskResults) -> bool:
 
 
 def _contents(entries: Sequence[tuple[str, str, str]]) -> Markup:
-    """Links to anchors, with what is said there; `entries` are anchors, titles and findings."""
+    """Return links to anchors, with the findings beside them; `entries` are anchors, titles and findings."""
     if len(entries) < 2:
         return Markup("")
     links = [el("li", None, el("a", {"href": f"#{anchor}"}, title), f": {said}") for anchor, title, said in entries]

@@ -11,23 +11,25 @@ _VOID = frozenset({"meta", "circle", "path", "line", "rect"})
 
 
 class Markup(str):
-    """Text that is markup already; everything else is escaped when it enters an element."""
+    """Text that is markup already; all other text is escaped when it enters an element."""
 
     __slots__ = ()
 
 
 def escape(text: object) -> Markup:
-    """`text` escaped, unless it is markup; characters that control a page or turn its text are shown as `\\x1b`."""
+    """Return `text` escaped, unless it is markup; characters that control a page or turn its text are shown as
+    `\\x1b`.
+    """
     return text if isinstance(text, Markup) else Markup(html.escape(printable(str(text)), quote=True))
 
 
 def join(parts: Iterable[object]) -> Markup:
-    """All parts, one after another."""
+    """Return all parts, one after another."""
     return Markup("".join(escape(part) for part in parts))
 
 
 def el(name: str, attributes: Mapping[str, object] | None = None, *children: object) -> Markup:
-    """One element: `el("td", {"class": "n"}, "<3")` is `<td class="n">&lt;3</td>`."""
+    """Return one element: `el("td", {"class": "n"}, "<3")` is `<td class="n">&lt;3</td>`."""
     written = "".join(f' {key}="{escape(value)}"' for key, value in (attributes or {}).items() if value != "")
     if name in _VOID and not children:
         return Markup(f"<{name}{written}>" if name == "meta" else f"<{name}{written}/>")
@@ -37,7 +39,7 @@ def el(name: str, attributes: Mapping[str, object] | None = None, *children: obj
 def table(
     caption: str, head: Iterable[object], rows: Iterable[Iterable[object]], css: str = "", *, marked: int | None = None
 ) -> Markup:
-    """A caption and a table in a box that scrolls sideways; cells are texts, or `td` and `th` elements."""
+    """Return a caption and a table in a box that scrolls sideways; cells are texts, or `td` and `th` elements."""
     body = (
         el(
             "tr",

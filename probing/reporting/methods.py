@@ -15,14 +15,14 @@ _CORRECTIONS = {"holm": "Holm-adjusted", "bh": "adjusted for the false discovery
 
 
 def methods_section(task: TaskResults) -> Markup:
-    """The paragraph and the BibTeX, folded away."""
+    """Return the paragraph and the BibTeX, folded away."""
     text = el("p", None, methods_paragraph(task))
     cited = el("pre", None, bibtex(names_used(task)))
     return el("details", None, el("summary", None, "Methods paragraph and BibTeX"), join([text, cited]))
 
 
 def methods_paragraph(task: TaskResults) -> str:
-    """What was done, with every setting, in sentences."""
+    """Return what was done, with every setting, in sentences."""
     result = task.any
     return " ".join(
         filter(None, (
@@ -34,7 +34,7 @@ def methods_paragraph(task: TaskResults) -> str:
 
 
 def names_used(task: TaskResults) -> list[str]:
-    """Names of all members that a task's run used, and of its correction."""
+    """Return the names of all members that a task's run used, and of its correction."""
     comparisons = [c.control for r in task.all for m in r.measures for c in m.comparisons]
     measures = [m.measure for r in task.all for m in r.measures]
     correction = str(task.any.provenance.get("correction", "holm"))
@@ -109,7 +109,7 @@ def _statistics(task: TaskResults, provenance: Mapping[str, Any]) -> str:
 
 
 def _family(task: TaskResults) -> str:
-    """How many tests p is adjusted over."""
+    """Return how many tests p is adjusted over, in words."""
     families = {gain.family for r in task.all for m in r.measures for gain in m.gains if gain.family is not None}
     return f" ({plural(max(families), 'test')} for a measure and split)" if families else ""
 

@@ -11,7 +11,9 @@ from probing.reporting.wording import decimal
 
 
 def figure(panels: Sequence[Panel], title: str, caption: str) -> Markup:
-    """A `figure` element; nothing where there are no panels. `title` says what it is of to who cannot see it."""
+    """Return a `figure` element; nothing where there are no panels. `title` describes it to readers who cannot see
+    it.
+    """
     if not panels:
         return Markup("")
     drawn = (draw(panel, _described(panel, title)) for panel in panels)

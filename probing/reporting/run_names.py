@@ -1,4 +1,4 @@
-"""What the runs in one folder are called: model, and the settings in which runs of one task on one model differ."""
+"""Names of the runs in one folder: the model, and the settings in which runs of one task on one model differ."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ _UNNAMED = "a model that is not named"
 
 
 def model_of(result: ProbeResult) -> str:
-    """The full name of the model whose states were read."""
+    """Return the full name of the model whose states were read."""
     return str(result.provenance.get("model") or _UNNAMED)
 
 
 def run_names(groups: Sequence[Sequence[ProbeResult]]) -> list[str]:
-    """For each group of results of one task the model, and after it what no other group of that model has alike.
+    """Return, for each group of results of one task, the model and after it the settings that set it apart from other
+    groups of that model.
 
     `gpt2 [revision 607a30d783df, float32]`; where the same model was probed twice, `…, 3 seeds` beside `…, 1 seed`.
     """
@@ -31,13 +32,13 @@ def run_names(groups: Sequence[Sequence[ProbeResult]]) -> list[str]:
 
 
 def not_saved(results: Sequence[ProbeResult], before: str = "not saved: ") -> list[str]:
-    """Which probes of states have no file, and why."""
+    """Return which probes of states have no file, and why."""
     reasons = {r.probe: str(r.provenance["not_saved"]) for r in results if r.provenance.get("not_saved")}
     return [f"{before}probe {probe} ({reason})" for probe, reason in reasons.items()]
 
 
 def distinct(parts: Sequence[Sequence[str]]) -> list[str]:
-    """A name for each: its first part, with as many more as no other has."""
+    """Return a name for each: its first part, and as many more parts as make it unique."""
     named = []
     for own in parts:
         lengths = range(1, len(own) + 1)

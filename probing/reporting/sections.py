@@ -33,7 +33,9 @@ _BOX = {"selectively decodable": "box yes", "decodable": "box half"}
 def task_section(
     task: TaskResults, found: Finding, anchor: str, use: Markup, *, long_table: bool, confusion: bool
 ) -> Markup:  # fmt: skip
-    """Everything about one task, `use` too. Long and confusion tables can be left out of pages that grow too large."""
+    """Return everything about one task, `use` too. Long and confusion tables can be left out of pages that grow too
+    large.
+    """
     parts = [
         el("h2", {"id": anchor}, task.title),
         el("p", {"class": "soft"}, f"States of {task.states}") if task.states not in task.title else "",
@@ -108,7 +110,9 @@ def _loss_figure(task: TaskResults) -> Markup:
 
 
 def results_table(task: TaskResults) -> Markup:
-    """Site × probe on test: score, first control, selectivity, ceiling, second measure, gain; baselines last."""
+    """Return a table of site × probe on test: score, first control, selectivity, ceiling, second measure, gain;
+    baselines last.
+    """
     control = next(iter(task.controls()), None)
     head = ["site", "probe", measure_title(task.primary)]
     head += [f"control: {control}", "selectivity", "control ceiling"] if control else []
@@ -159,7 +163,7 @@ def _text(text: object) -> Markup:
 
 
 def scored(found: Score | None) -> Markup:
-    """A cell with a number, its interval below it; a dash where there is none."""
+    """Return a cell with a number, its interval below it; a dash where there is none."""
     return (
         _cell("–") if found is None else el("td", None, decimal(found.value), " ", el("small", None, interval(found)))
     )
@@ -192,7 +196,9 @@ def _control_row(result: ProbeResult, against: Comparison) -> list[Markup]:
 
 
 def seen_table(task: TaskResults) -> Markup:
-    """Scores at the best layer on rows whose key occurs in train and on the others, for the task and every control."""
+    """Return a table of scores at the best layer on rows whose key occurs in train and on the others, for the task and
+    every control.
+    """
     best = task.best()
     measured = score(best, task.primary) if best else None
     if best is None or measured is None:
@@ -211,7 +217,7 @@ def seen_table(task: TaskResults) -> Markup:
 
 
 def facts_table(task: TaskResults) -> Markup:
-    """Rows, classes, majority, entropy, overlap and what was left out."""
+    """Return a table of rows, classes, majority, entropy, overlap and what was left out."""
     facts = dict(task.any.facts)
     rows = [[title, _fact(key, facts.pop(key), facts)] for key, title in _FACTS.items() if key in facts]
     rows += [[key.replace("_", " "), plain(value)] for key, value in facts.items() if key != "majority_label"]

@@ -1,4 +1,6 @@
-"""Controls of states in tables and sentences: what the states of a site add to others. Never called selectivity."""
+"""Controls of states in tables and sentences: what the states of a site add to other states. Never called
+selectivity.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +15,29 @@ _WHAT = {
 
 
 def column(against: Comparison) -> str:
-    """Title of the difference: `above random states`."""
+    """Return the title of the difference: `above random states`."""
     return f"above {against.above}"
 
 
 def example_of(task: TaskResults, control: str) -> Comparison | None:
-    """Any comparison with the control, for what all of them share."""
+    """Return any comparison with the control, for what all of them share."""
     found = (comparison(score(result, task.primary), control) for result in task.results)
     return next((against for against in found if against is not None), None)
 
 
 def title(against: Comparison) -> str:
-    """What the table shows: the same labels on other states."""
+    """Return the title of the table: the same labels on other states."""
     return f"the same labels on other states: {against.control}"
 
 
 def described(against: Comparison) -> str:
-    """The title with what those states are."""
+    """Return the title with a description of those states."""
     what = _WHAT.get(against.above, f"the states of {against.above}")
     return f"{title(against)} ({what}). The difference is no selectivity."
 
 
 def sentences(measured: MeasureResult) -> list[str]:
-    """Of each control of states, what the task scores on those states and above them."""
+    """Return, for each control of states, what the task scores on those states and above them."""
     name = measure_title(measured.measure)
     return [
         f"On {_source(against)} the same probe scores {with_interval(against.score)}: "

@@ -1,4 +1,6 @@
-"""The page's style sheet. Colours are from Okabe and Ito's palette, told apart with every kind of colour vision."""
+"""The page's style sheet. Colours are from Okabe and Ito's palette, which all kinds of colour vision can
+distinguish.
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def print_results(results: Sequence[ProbeResult], console: Console, analyses: Se
 
 
 def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print what `compare` found: a row a pair, and what was adjusted for."""
+    """Print the result of `compare`: a row a pair, and the tests that p is adjusted for."""
     first = pairs[0]
     told = {part: len({row[f"{part}_{x}"] for row in pairs for x in "ab"}) > 1 for part in ("model", "probe")}
     parts = [*(["model"] if told["model"] else []), "site", *(["probe"] if told["probe"] else [])]
@@ -85,7 +85,7 @@ def _heading(task: TaskResults, width: int) -> Text:
 
 
 def _is_told_above(task: TaskResults, width: int) -> bool:
-    """Whether the options of the probe stand in the heading, for want of room in the rows."""
+    """Return whether the options of the probe stand in the heading, for want of room in the rows."""
     return width < _WIDE and len(task.probes) == 1 and ":" in task.probes[0]
 
 
@@ -164,7 +164,7 @@ def _control_table(task: TaskResults, control: str, width: int) -> Table:
 
 
 def _passed_over(task: TaskResults) -> Text:
-    """Which probes an analysis does not fit."""
+    """Return which probes an analysis does not fit."""
     run = set(task.analyses_by_kind())
     left = {name: [probe for probe in task.probes if (name, probe) not in run] for name, _ in sorted(run)}
     lines = [
@@ -183,7 +183,7 @@ def _analysis_table(rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _control_words(task: TaskResults, control: str) -> tuple[str, str, str]:
-    """Title of a control's table, and of its columns of scores and of differences."""
+    """Return the titles of a control's table, and of its columns of scores and of differences."""
     other = example_of(task, control) if control in task.state_controls() else None
     if other is not None:
         return title(other), "on them", column(other)

@@ -18,7 +18,7 @@ _STREAM = ("embed", "resid", "final_norm")
 
 @dataclass(frozen=True)
 class TaskResults:
-    """Everything that one run measured on one task: one model's states, one set of settings.
+    """All results of one run on one task: one model's states, one set of settings.
 
     Attributes:
         task: the task's name.
@@ -41,7 +41,7 @@ class TaskResults:
     analyses: tuple[AnalysisResult, ...] = ()
 
     def analyses_by_kind(self) -> dict[tuple[str, str], list[AnalysisResult]]:
-        """Analyses by (analysis, probe)."""
+        """Return the analyses by (analysis, probe)."""
         groups: dict[tuple[str, str], list[AnalysisResult]] = {}
         for result in self.analyses:
             groups.setdefault((result.analysis, result.probe), []).append(result)
@@ -49,39 +49,39 @@ class TaskResults:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Sites along the forward pass."""
+        """Sites of the results, along the forward pass."""
         return tuple(dict.fromkeys(result.site for result in self.results))
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """Probes of states, as first met."""
+        """Probes of states, in the order of first occurrence."""
         return tuple(dict.fromkeys(result.probe for result in self.results))
 
     @property
     def any(self) -> ProbeResult:
-        """One result, for what all share: facts, provenance, classes."""
+        """Any one of the results, for what all share: facts, provenance, classes."""
         return (self.results or self.baselines)[0]
 
     @property
     def all(self) -> tuple[ProbeResult, ...]:
-        """Probes of states, then baselines."""
+        """All results: those of probes of states, then those of baselines."""
         return self.results + self.baselines
 
     @property
     def chosen_on(self) -> str:
-        """The split the best layer is chosen on: dev; test only where dev was not scored."""
+        """Split that the best layer is chosen on: dev; test only where dev was not scored."""
         scored = all(score(result, self.primary, "dev") is not None for result in self.results)
         return "dev" if scored else "test"
 
     @property
     def secondary(self) -> str | None:
-        """The second measure of tables: log loss where scored, else Spearman, else the next there is."""
+        """Second measure of tables: log loss where scored, else Spearman, else the next there is."""
         names = list(dict.fromkeys(m.measure for result in self.all for m in result.measures))
         wanted = [name for name in ("log_loss", "spearman", *names) if name in names and name != self.primary]
         return wanted[0] if wanted else None
 
     def best(self, probe: str | None = None) -> ProbeResult | None:
-        """The result with the best primary score on dev, of one probe or of all; the earliest of equals."""
+        """Return the result with the best primary score on dev, of one probe or of all; the earliest of equals."""
         scored = [
             (result, found)
             for result in self.results
@@ -93,40 +93,42 @@ class TaskResults:
         return max(scored, key=lambda pair: pair[1].score.value * (1 if pair[1].higher_is_better else -1))[0]
 
     def at(self, site: str, probe: str) -> ProbeResult | None:
-        """The result of one probe at one site."""
+        """Return the result of one probe at one site."""
         return next((r for r in self.results if (r.site, r.probe) == (site, probe)), None)
 
     def controls(self) -> tuple[str, ...]:
-        """Names of the controls that selectivity is defined against, as first met."""
+        """Return the names of the controls that selectivity is defined against, in the order of first occurrence."""
         return _control_names(self.results, self.primary, lambda c: c.is_selectivity)
 
     def chance_checks(self) -> tuple[str, ...]:
-        """Names of the chance checks, as first met."""
+        """Return the names of the chance checks, in the order of first occurrence."""
         return _control_names(self.results, self.primary, lambda c: not c.is_selectivity and not c.above)
 
     def state_controls(self) -> tuple[str, ...]:
-        """Names of the controls that keep the labels and change the states, as first met."""
+        """Return the names of the controls that keep the labels and change the states, in the order of first
+        occurrence.
+        """
         return _control_names(self.results, self.primary, lambda c: bool(c.above))
 
 
 def score(result: ProbeResult, measure: str, split: str = "test") -> MeasureResult | None:
-    """One measure on the rows of a split that are judged, or None where it was not scored."""
+    """Return one measure on the rows of a split that are judged, or None where it was not scored."""
     judged = result.judged_split(split)
     return next((m for m in result.measures if (m.measure, m.split) == (measure, judged)), None)
 
 
 def comparison(found: MeasureResult | None, control: str | None) -> Comparison | None:
-    """The comparison with one control, or None."""
+    """Return the comparison with one control, or None."""
     return next((c for c in (found.comparisons if found else ()) if c.control == control), None)
 
 
 def least_gain(found: MeasureResult | None) -> Gain | None:
-    """The gain over the best baseline: the one that leaves least to gain."""
+    """Return the gain over the best baseline: the gain that is smallest."""
     return found.least_gain if found else None
 
 
 def by_task(results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> list[TaskResults]:
-    """Results grouped by task and run, in the order in which tasks are first met, with their analyses."""
+    """Return the results grouped by task and run, in the order in which tasks first occur, with their analyses."""
     groups: dict[tuple[str, str], list[ProbeResult]] = {}
     for result in results:
         groups.setdefault((result.task, _run(result)), []).append(result)
@@ -142,7 +144,7 @@ def by_task(results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] =
 
 
 def _states(groups: Mapping[tuple[str, str], Sequence[ProbeResult]]) -> dict[tuple[str, str], str]:
-    """Whose states each run of a task read."""
+    """Return which model's states each run of a task read."""
     named: dict[tuple[str, str], str] = {}
     for task in dict.fromkeys(task for task, _ in groups):
         keys = [key for key in groups if key[0] == task]
@@ -166,7 +168,7 @@ def _primary(results: Sequence[ProbeResult]) -> str:
 
 
 def _run(result: ProbeResult | AnalysisResult) -> str:
-    """What results share that make one table; of older ones the store."""
+    """Return the id that results share which make one table; of older ones the store."""
     return str(result.provenance.get("run") or result.provenance.get("store_id") or "")
 
 
@@ -179,7 +181,9 @@ def _control_names(
 
 
 def site_order(site: str) -> tuple[int, int, int, str]:
-    """Sort key along the forward pass: embedding, residual stream and final norm, then other streams, then the rest."""
+    """Return a sort key along the forward pass: embedding, residual stream and final norm, then other streams, then the
+    rest.
+    """
     stream, layer = split_site(site)
     if stream in _STREAM:
         return 0, _STREAM.index(stream), layer, site
@@ -188,7 +192,9 @@ def site_order(site: str) -> tuple[int, int, int, str]:
 
 
 def split_site(site: str) -> tuple[str, int]:
-    """`("resid", 6)`; layer -1 where there is none, an empty stream where the name is not a site's."""
+    """Return stream and layer of a site, such as `("resid", 6)`; layer -1 where there is none, an empty stream where
+    the name is not a site's.
+    """
     try:
         parsed = Site.parse(site)
     except UnknownSite:
@@ -197,6 +203,8 @@ def split_site(site: str) -> tuple[str, int]:
 
 
 def connected(one: str, other: str) -> bool:
-    """Whether a line between two neighbouring sites means anything: same stream, or its embedding or final norm."""
+    """Return whether a line between two neighbouring sites means anything: same stream, or its embedding or final
+    norm.
+    """
     first, second = split_site(one)[0], split_site(other)[0]
     return first == second or (first in _STREAM and second in _STREAM)

@@ -1,4 +1,6 @@
-"""What is said where nothing is judged: why not, and what a judgement needs. No caveats of a finding there is not."""
+"""Sentences for results that are not judged: why not, and what a judgement needs. A finding that is not made gets no
+caveats.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ SHOWS_NOTHING = (
 def needs(
     *, sentences: int | None, only_label: str | None, has_baseline: bool, all_shared: bool = False
 ) -> tuple[str, ...]:  # fmt: skip
-    """What a judgement needs that is not there: test sentences (None: enough), another label, a baseline, new texts."""
+    """Return what a judgement needs that is missing: test sentences (None: enough), another label, a baseline, new
+    texts.
+    """
     lacking = ["test texts that train has not"] if all_shared else []
     if only_label is not None:
         lacking.append(f"test rows with another label than {only_label!r}")

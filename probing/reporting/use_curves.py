@@ -19,34 +19,34 @@ _FAR = (-1e12, 1e12)
 
 @dataclass(frozen=True)
 class Use:
-    """One result and its verdicts, in the order of its cells."""
+    """A result and its verdicts, in the order of its cells."""
 
     result: UseResult
     verdicts: tuple[Verdict, ...]
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """In the order of depth."""
+        """Sites of the result, in the order of depth."""
         return tuple(dict.fromkeys(cell.site for cell in self.result.cells))
 
     @property
     def positions(self) -> tuple[str, ...]:
-        """As first met; one empty name where rows have one position."""
+        """Positions in the order of first occurrence; one empty name where rows have one position."""
         return tuple(dict.fromkeys(cell.position for cell in self.result.cells))
 
     def at(self, position: str) -> list[tuple[int, UseCell, Verdict]]:
-        """Ordinal of the site, cell and verdict of each place at one position."""
+        """Return the ordinal of the site, cell and verdict of each place at one position."""
         both = zip(self.result.cells, self.verdicts, strict=True)
         return [(self.sites.index(cell.site), cell, v) for cell, v in both if cell.position == position]
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """The verdicts there are, in the order of the protocol."""
+        """Different words among the verdicts, in the order of the protocol."""
         return tuple(word for word in Word if any(v.word is word for v in self.verdicts))
 
     @property
     def summary(self) -> str:
-        """`used (site) at resid.2; no material use at resid.0, resid.1`."""
+        """Summary such as `used (site) at resid.2; no material use at resid.0, resid.1`."""
         at = {word: [v.place for v in self.verdicts if v.word is word] for word in self.words}
         return "; ".join(f"{SHORT[word]} at {_some(places)}" for word, places in at.items())
 
@@ -56,13 +56,13 @@ def _some(places: Sequence[str]) -> str:
 
 
 def uses(run: UseRun | None) -> list[Use]:
-    """Results with their verdicts."""
+    """Return the results with their verdicts."""
     verdicts = iter(run.verdicts if run else ())
     return [Use(result, tuple(next(verdicts) for _ in result.cells)) for result in (run.results if run else ())]
 
 
 def use_panels(use: Use) -> list[Panel]:
-    """Decodability beside use: accuracy, mediated fraction where it can be told, effects, and doses."""
+    """Return panels of decodability beside use: accuracy, mediated fraction where it is known, effects, and doses."""
     return [panel for panel in (_decodability(use), _mediated(use), _effects(use), _doses(use)) if panel is not None]
 
 
@@ -70,7 +70,7 @@ def _lines(
     use: Use, name: Callable[[str], str], role: Role, find: Callable[[UseCell, Verdict], Point | None],
     *, joined: float = 0.0,
 ) -> list[Curve]:  # fmt: skip
-    """A curve for each position; `find` gives the point of a cell, its ordinal aside."""
+    """Return a curve for each position; `find` gives the point of a cell, whose x is set afterwards."""
     curves, middle = [], (len(use.positions) - 1) / 2
     for part, position in enumerate(use.positions):
         found = [(x, find(cell, verdict)) for x, cell, verdict in use.at(position)]
@@ -96,7 +96,9 @@ def _decodability(use: Use) -> Panel | None:
 
 
 def _mediated(use: Use) -> Panel | None:
-    """Of the swap; the band of equivalence is ε in units of the natural contrast, at the median place."""
+    """Return the panel of the swap's mediated fraction; the band of equivalence is ε in units of the natural contrast,
+    at the median place.
+    """
 
     def find(cell: UseCell, verdict: Verdict) -> Point | None:
         edit = cell.subspace
@@ -121,7 +123,7 @@ def _mark(verdict: Verdict) -> tuple[str, str]:
 
 
 def _effects(use: Use) -> Panel:
-    """Both edits, in SDs of the clean output, with the band of equivalence."""
+    """Return the panel of the effects of both edits, in SDs of the clean output, with the band of equivalence."""
 
     def swapped(cell: UseCell, verdict: Verdict) -> Point:
         edit = cell.subspace
@@ -141,7 +143,7 @@ def _effects(use: Use) -> Panel:
 
 
 def _doses(use: Use) -> Panel | None:
-    """τ by dose, at each position's site of the largest effect."""
+    """Return the panel of τ by dose, at each position's site of the largest effect."""
     largest = [max(use.at(p), key=lambda found: abs(found[1].subspace.es)) for p in use.positions]
     cells = [(part, cell, verdict) for part, (_, cell, verdict) in enumerate(largest) if cell.dose_curve]
     if not cells:
@@ -157,7 +159,7 @@ def _doses(use: Use) -> Panel | None:
 
 
 def _by_dose(cell: UseCell, verdict: Verdict, doses: Sequence[float]) -> tuple[Point, ...]:
-    """From no edit on; the primary dose has the verdict's mark."""
+    """Return the points of a dose curve, from no edit on; the primary dose has the verdict's mark."""
     points = [Point(0, 0.0)]
     for dose, effect in cell.dose_curve:
         mark, note = _mark(verdict) if dose == cell.dose else ("", "")

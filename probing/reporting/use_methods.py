@@ -12,7 +12,7 @@ _MARKS_LEFT = {"type": "word types, for the word type all but decides the proper
 
 
 def use_paragraph(result: UseResult) -> str:
-    """What was done, with every setting, in sentences."""
+    """Return what was done, with every setting, in sentences."""
     return " ".join(
         filter(None, (
             _question(result), _rows(result), _edits(result), _statistics(result), _nulls(result), _decision(result),
@@ -22,7 +22,7 @@ def use_paragraph(result: UseResult) -> str:
 
 
 def use_names(result: UseResult) -> list[str]:
-    """Names, as `references` knows them, of all that a measurement used."""
+    """Return the names, as `references` knows them, of all that a measurement used."""
     used = ["interchange", "class_mean", "cross_fitting", "max_t", "families", "equivalence", "bh"]
     used += ["propensity"] if result.stratified_by.startswith("propensity") else []
     used += ["permutation"] if result.settings.get("permutations") else []
@@ -31,7 +31,7 @@ def use_names(result: UseResult) -> list[str]:
 
 
 def use_bibtex(result: UseResult) -> str:
-    """BibTeX of these."""
+    """Return the BibTeX entries of all that a measurement used."""
     return bibtex(use_names(result), always=())
 
 

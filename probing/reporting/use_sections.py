@@ -36,7 +36,7 @@ USE_READING = (
 
 
 def use_section(use: Use, *, anchor: str = "", whole: bool = True) -> Markup:
-    """All of one property and behaviour; `anchor` where it is a section of its own.
+    """Return the section of one property and behaviour; `anchor` is given where it is a section of its own.
 
     Without `whole`, for pages that grow too large: paragraphs of used places alone, and no tables that are folded away.
     """
@@ -98,7 +98,7 @@ def _caption(use: Use) -> str:
 
 
 def _key(words: Sequence[Word]) -> Markup:
-    """The marks and what they say."""
+    """Return the marks and their meanings."""
     parts: list[Markup] = []
     for i, word in enumerate(words):
         x, y = 12 + 180 * (i % 3), 12 + 20 * (i // 3)
@@ -124,7 +124,9 @@ def _verdicts(use: Use, *, whole: bool) -> Markup:
 
 
 def _verdict(verdict: Verdict) -> Markup:
-    """Place, verdict, what decided, the numbers, what the flags mean, and last what would overturn it."""
+    """Return the place, the verdict and its reason, the numbers, the meaning of the flags, and last what would overturn
+    it.
+    """
     sentences = [verdict.reason, _gate_said(verdict), *_flag_sentences(verdict), _edits_said(verdict)]
     parts = [el("strong", None, f"{verdict.place}: {verdict.text}."), " ", " ".join(filter(None, sentences)), " "]
     css = _BOX.get(verdict.word.coarse, "verdict")
@@ -206,7 +208,7 @@ _STATES = {
 
 
 def _on_states(use: Use) -> Markup:
-    """The swap itself: what it does to states and what carries its effect; columns that hold nothing are left out."""
+    """Return a table of what the swap does to states and what carries its effect; empty columns are left out."""
     kept = [name for name in _STATES if any(getattr(cell, name) is not None for cell in use.result.cells)]
     doses = sorted({dose for cell in use.result.cells for dose, _ in cell.dose_curve})
     rows = [
@@ -224,7 +226,7 @@ def _on_states(use: Use) -> Markup:
 
 
 def _comparisons(use: Use) -> Markup:
-    """Other interventions, for comparison with the literature; never part of a verdict."""
+    """Return a table of other interventions, for comparison with the literature; they are never part of a verdict."""
     cells = [cell for cell in use.result.cells if cell.comparisons]
     if not cells:
         return Markup("")
@@ -252,5 +254,5 @@ def _folded(title: str, content: Markup) -> Markup:
 
 
 def use_sections(found: Iterable[Use], *, whole: bool) -> Markup:
-    """Several behaviours of one property, one below the other."""
+    """Return the sections of several behaviours of one property, one below the other."""
     return join(use_section(use, whole=whole) for use in found)

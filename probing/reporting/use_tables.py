@@ -62,7 +62,7 @@ def _heading(first: Verdict) -> str:
 
 
 def _letters(group: Sequence[Verdict]) -> dict[str, str]:
-    """A letter for each flag of the table."""
+    """Return a letter for each flag of the table."""
     names = dict.fromkeys(flag for verdict in group for flag in verdict.flags)
     return {name: chr(ord("a") + i) for i, name in enumerate(names)}
 
@@ -94,8 +94,8 @@ def _row(verdict: Verdict, letters: dict[str, str], width: int) -> list[str]:
 
 
 def _doses(group: Sequence[Verdict]) -> Table:
-    """Of each place: how complete the swap is, its effect by dose, the smallest effect that would be found, and what
-    states of the same value do, which an interchange is told less of.
+    """Return a table that gives for each place how complete the swap is, its effect by dose, the smallest effect that
+    would be detected, and the effect of states of the same value, which is subtracted from an interchange.
     """
     cells = [verdict.evidence for verdict in group if verdict.evidence is not None]
     doses = sorted({dose for cell in cells for dose, _ in cell.dose_curve} | {cell.dose for cell in cells})
@@ -115,7 +115,9 @@ def _doses(group: Sequence[Verdict]) -> Table:
 
 
 def _others(group: Sequence[Verdict]) -> Table:
-    """What other interventions change at each place; of random subspaces the median, and the 95th percentile."""
+    """Return a table of what other interventions change at each place; of random subspaces the median, and the 95th
+    percentile.
+    """
     cells = [v.evidence for v in group if v.evidence is not None and v.evidence.comparisons]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
     table.add_column("other edits", overflow="fold", min_width=6)
@@ -149,7 +151,7 @@ def _effect(edit: EditEffect, width: int) -> str:
 
 
 def mediated(edit: EditEffect, width: int = _WIDE) -> str:
-    """`0.95 [0.80, 1.12]`; a dash where the natural contrast is not established."""
+    """Return the mediated fraction as `0.95 [0.80, 1.12]`; a dash where the natural contrast is not established."""
     if edit.mf is None or edit.mf_low is None or edit.mf_high is None:
         return "–"
     low, high = (bound(v) if width >= _WIDE else short2(v) for v in (edit.mf_low, edit.mf_high))
@@ -157,12 +159,12 @@ def mediated(edit: EditEffect, width: int = _WIDE) -> str:
 
 
 def bound(value: float) -> str:
-    """Two decimals, or ∞."""
+    """Return a bound with two decimals, or ∞."""
     return decimal(value, 2) if math.isfinite(value) else ("−∞" if value < 0 else "∞")
 
 
 def short2(value: float) -> str:
-    """As `bound`, without the zero before the point."""
+    """Return a bound with two decimals, without the zero before the point."""
     text = bound(value)
     sign, digits = ("−", text[1:]) if text.startswith("−") else ("", text)
     return sign + (digits[1:] if digits.startswith("0.") else digits)
@@ -190,7 +192,7 @@ def _epsilon(group: Sequence[Verdict]) -> float:
 
 
 def _flag_lines(group: Sequence[Verdict], letters: dict[str, str]) -> list[str]:
-    """A line for each flag; at several places, the numbers are of the first."""
+    """Return a line for each flag; at several places, the numbers are of the first."""
     lines = []
     for name, letter in letters.items():
         having = [verdict for verdict in group if name in verdict.flags]
@@ -201,7 +203,7 @@ def _flag_lines(group: Sequence[Verdict], letters: dict[str, str]) -> list[str]:
 
 
 def _undecided(group: Sequence[Verdict]) -> list[str]:
-    """Why each inconclusive verdict is; places of one reason together."""
+    """Return why each inconclusive verdict is inconclusive; places with the same reason stand together."""
     reasons: dict[str, list[str]] = {}
     for verdict in group:
         if verdict.word is Word.INCONCLUSIVE:

@@ -1,4 +1,4 @@
-"""How verdicts are told: short words, marks, what each flag means, and the edit whose numbers stand beside."""
+"""Words for verdicts: short words, marks, the meaning of each flag, and the edit whose numbers stand beside them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ MARKS = {
 
 
 def deciding(verdict: Verdict) -> EditEffect | None:
-    """The edit whose numbers are told: the swap, or the interchange where only that is found; None: nothing edited."""
+    """Return the edit whose numbers are shown: the swap, or the interchange if only that has an effect; None: nothing
+    edited.
+    """
     cell = verdict.evidence
     if cell is None:
         return None
@@ -26,23 +28,25 @@ def deciding(verdict: Verdict) -> EditEffect | None:
 
 
 def adjusted_p(edit: EditEffect) -> float:
-    """The smaller of the adjusted p of τ and of U, both of one family."""
+    """Return the smaller of the adjusted p of τ and of U, both of one family."""
     return min(edit.p_adjusted, edit.u_p_adjusted)
 
 
 def flags_said(verdict: Verdict) -> list[tuple[str, str]]:
-    """Each flag and what it means here, with its numbers."""
+    """Return each flag and what it means here, with its numbers."""
     cell = verdict.evidence
     return [(flag, "" if cell is None else _MEANING.get(flag, _nothing)(cell)) for flag in verdict.flags]
 
 
 def answers_sentence(result: UseResult) -> str:
-    """`Answers as measured: ␣is (314) | ␣are (359).`, pieces by text and id; empty where the behaviour has none."""
+    """Return a sentence such as `Answers as measured: ␣is (314) | ␣are (359).`, pieces by text and id; empty where the
+    behaviour has no answers.
+    """
     return f"Answers as measured: {answers_said(result.answers, ids=True)}." if result.answers else ""
 
 
 def doubts_of(result: UseResult) -> list[str]:
-    """What makes the behaviour doubtful, and what could not be measured, as sentences."""
+    """Return what makes the behaviour doubtful, and what could not be measured, as sentences."""
     return [*result.doubts, *(f"{cell.place}: {note}" for cell in result.cells for note in cell.notes)]
 
 

@@ -1,4 +1,4 @@
-"""What makes a task's numbers doubtful, as plain sentences; counted in `doubts.py`."""
+"""Plain sentences on what makes a task's numbers doubtful; it is counted in `training/doubts.py`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Ints = NDArray[np.int64]
 
 
 def warnings_of_task(task: TaskResults) -> tuple[str, ...]:
-    """The doubts of a task's data and of its scores."""
+    """Return the doubts of a task's data and of its scores."""
     return (*_shared(task), *warnings_of(task.any.facts), *_below_prior(task))
 
 
 def warnings_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence for each doubt of the data, the worst first; empty where there is none, or nothing is known."""
+    """Return a sentence for each doubt of the data, the worst first; empty where there is none, or nothing is known."""
     found = (
         *_one_label(facts),
         *_like_groups(facts),
@@ -43,7 +43,7 @@ def warnings_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _shared(task: TaskResults) -> tuple[str, ...]:
-    """What copies of train's texts in test do to the score, with the score on all rows beside."""
+    """Return sentences on what copies of train's texts in test do to the score, with the score on all rows beside."""
     found = shared_inputs(task.any.facts)
     if not found:
         return ()
@@ -64,7 +64,7 @@ def _shared(task: TaskResults) -> tuple[str, ...]:
 
 
 def _below_prior(task: TaskResults) -> tuple[str, ...]:
-    """Probes that do worse than knowing the label frequencies, by more than chance makes them."""
+    """Return sentences on probes that do worse than knowing the label frequencies, by more than chance makes them."""
     below = [
         (result, over) for result in task.results
         if (over := _over_prior(score(result, task.primary))) is not None and over.high < 0
@@ -149,7 +149,7 @@ def _without_label(facts: Mapping[str, Any]) -> str:
 
 
 def unknown_pieces_warning(share: float | None) -> str:
-    """What it means that a share of the pieces is unknown to the model; empty where it is small."""
+    """Return what it means that a share of the pieces is unknown to the model; empty where it is small."""
     if share is None or share <= MOST_UNKNOWN:
         return ""
     return (
@@ -160,7 +160,7 @@ def unknown_pieces_warning(share: float | None) -> str:
 
 
 def whole_spans_warning(names: Sequence[str], position: Ints, sizes: Ints) -> str:
-    """Which positions of a store are means of several pieces; empty where none is.
+    """Return which positions of a store are means of several pieces; empty where none is.
 
     Args:
         names: of the positions.

@@ -1,4 +1,4 @@
-"""How numbers and names are written in tables, sentences and figures."""
+"""Spelling of numbers and names in tables, sentences and figures."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _NOTHING = "–"
 
 
 def measure_title(measure: str) -> str:
-    """`R²` for `r2`, `log loss` for `log_loss`."""
+    """Return the title of a measure: `R²` for `r2`, `log loss` for `log_loss`."""
     return _TITLES.get(measure, measure.replace("_", " "))
 
 
 def quantity_title(quantity: str) -> str:
-    """`online code length` for `code_length`; measures as `measure_title` has them."""
+    """Return the title of a quantity: `online code length` for `code_length`; measures as `measure_title` has them."""
     return _QUANTITIES.get(quantity) or measure_title(quantity)
 
 
 def decimal(value: float | None, places: int = 3) -> str:
-    """`0.953`, `−0.012`; a dash for None. A rounded zero has no sign."""
+    """Return a number as `0.953` or `−0.012`; a dash for None. A rounded zero has no sign."""
     if value is None:
         return _NOTHING
     text = f"{value:.{places}f}"
@@ -38,44 +38,44 @@ def decimal(value: float | None, places: int = 3) -> str:
 
 
 def short(value: float | None) -> str:
-    """`decimal` without the zero before the point, for narrow tables: `.953`."""
+    """Return `decimal` without the zero before the point, for narrow tables: `.953`."""
     text = decimal(value)
     sign, digits = ("−", text[1:]) if text.startswith("−") else ("", text)
     return sign + (digits[1:] if digits.startswith("0.") else digits)
 
 
 def interval(score: Score) -> str:
-    """`[0.950, 0.956]`."""
+    """Return the interval as `[0.950, 0.956]`."""
     return f"[{decimal(score.low)}, {decimal(score.high)}]"
 
 
 def with_interval(score: Score) -> str:
-    """`0.953 [0.950, 0.956]`."""
+    """Return the value and its interval as `0.953 [0.950, 0.956]`."""
     return f"{decimal(score.value)} {interval(score)}"
 
 
 def half_width(score: Score) -> float:
-    """Half the width of the interval, in the unit of the score."""
+    """Return half the width of the interval, in the unit of the score."""
     return (score.high - score.low) / 2
 
 
 def folded(score: Score) -> str:
-    """`.953 ±.003`: the interval as half its width."""
+    """Return the value and half the width of its interval as `.953 ±.003`."""
     return f"{short(score.value)} ±{short(half_width(score))}"
 
 
 def probability(p: float) -> str:
-    """`= 0.031` or `< 0.001`."""
+    """Return p with its sign, as `= 0.031` or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def p_value(p: float) -> str:
-    """`0.031` or `< 0.001`, for tables."""
+    """Return p as `0.031` or `< 0.001`, for tables."""
     return probability(p).removeprefix("= ")
 
 
 def p_in_family(gain: Gain) -> str:
-    """`p = 0.010 alone, Holm-adjusted p = 0.082 over 8 tests`: what a p covers."""
+    """Return p with what it covers: `p = 0.010 alone, Holm-adjusted p = 0.082 over 8 tests`."""
     adjusted = f"{correction_title(gain.correction)}-adjusted p {probability(gain.p_adjusted)}"
     if gain.family is None:
         return adjusted
@@ -83,23 +83,23 @@ def p_in_family(gain: Gain) -> str:
 
 
 def p_title(gains: Sequence[Gain]) -> str:
-    """`Holm-adjusted p over 8 tests`: the heading of a column."""
+    """Return the heading of a column of p: `Holm-adjusted p over 8 tests`."""
     over = "" if gains[0].family is None else f" over {plural(gains[0].family, 'test')}"
     return f"{correction_title(gains[0].correction)}-adjusted p{over}"
 
 
 def correction_title(correction: str) -> str:
-    """`Holm` or `Benjamini-Hochberg`."""
+    """Return the title of a correction, `Holm` or `Benjamini-Hochberg`."""
     return {"holm": "Holm", "bh": "Benjamini-Hochberg"}.get(correction, correction)
 
 
 def count(number: Any) -> str:
-    """`19,984`; anything that is not a whole number as it is."""
+    """Return a whole number as `19,984`, and any other value as it is."""
     return f"{number:,}" if isinstance(number, int) and not isinstance(number, bool) else plain(number)
 
 
 def plain(value: Any) -> str:
-    """One line of text for a value of a record."""
+    """Return one line of text for a value of a record."""
     if value is None or value == "":
         return _NOTHING
     if isinstance(value, float):
@@ -112,12 +112,12 @@ def plain(value: Any) -> str:
 
 
 def plural(number: int, noun: str, several: str = "") -> str:
-    """`1 seed`, `3 seeds`; `several` where it does not end in s."""
+    """Return a number with its noun, `1 seed` or `3 seeds`; `several` is the plural where it does not end in s."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {several or noun + 's'}"
 
 
 def resampled_by(facts: Mapping[str, Any]) -> str:
-    """`resampled: documents, since the label is constant within each document`; nothing of older results."""
+    """Return `resampled: documents, since the label is constant within each document`; nothing for older results."""
     unit, reason = facts.get("unit"), facts.get("unit_reason")
     if not unit:
         return ""

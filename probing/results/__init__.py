@@ -1,1 +1,1 @@
-"""What was measured, as JSON lines and Parquet: no verdicts."""
+"""The results of measurements, as JSON lines and Parquet: no verdicts."""

@@ -1,4 +1,4 @@
-"""Point, AnalysisResult: what an analysis of a site says, as JSON lines and one long table."""
+"""Point, AnalysisResult: the results of an analysis of a site, as JSON lines and one long table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from probing.results.probe import read_lines
 
 @dataclass(frozen=True)
 class Point:
-    """One number of an analysis.
+    """A number that an analysis gives.
 
     Attributes:
         quantity: what it is: `code_length`, `accuracy`, …
@@ -43,11 +43,11 @@ class Point:
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """One analysis of one probe at one site on one task.
+    """The result of one analysis of one probe at one site on one task.
 
     Attributes:
         analysis, task, site, probe: what was run, each as a full recipe.
-        points: its numbers, in the order in which they are told.
+        points: its numbers, in the order in which they are reported.
         settings: what of the run entered them and stands in no recipe.
         provenance: as of a ProbeResult.
     """
@@ -61,23 +61,23 @@ class AnalysisResult:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def of(self, quantity: str, *, control: str | None = "") -> tuple[Point, ...]:
-        """Points of one quantity; of the task itself, of one control, or (None) of all."""
+        """Return the points of one quantity: of the task itself, of one control, or (None) of all."""
         return tuple(p for p in self.points if p.quantity == quantity and control in (None, p.control))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Long-format rows, one a point."""
+        """Return long-format rows, one a point."""
         head = {"analysis": self.analysis, "task": self.task, "site": self.site, "probe": self.probe}
         tail = {name: self.provenance.get(name) for name in ("store_id", "model", "run")}
         return [head | asdict(point) | tail for point in self.points]
 
 
 def to_json(result: AnalysisResult) -> str:
-    """One JSON line, keys sorted."""
+    """Return one JSON line, keys sorted."""
     return json.dumps(asdict(result), sort_keys=True, allow_nan=False)
 
 
 def from_json(line: str) -> AnalysisResult:
-    """The result that `to_json` wrote.
+    """Return the result that `to_json` wrote.
 
     Raises:
         ValueError: another kind of text.
@@ -93,7 +93,7 @@ def _reader() -> TypeAdapter[AnalysisResult]:
 
 
 def read_analyses(path: Path) -> list[AnalysisResult]:
-    """All results of a JSON-lines file; none if there is no file.
+    """Return all results of a JSON-lines file; none if there is no file.
 
     Raises:
         InputError: a line that is no result, with its number.
@@ -102,5 +102,5 @@ def read_analyses(path: Path) -> list[AnalysisResult]:
 
 
 def json_lines(results: Iterable[AnalysisResult]) -> str:
-    """The text of a JSON-lines file."""
+    """Return the text of a JSON-lines file."""
     return "".join(to_json(result) + "\n" for result in results)

@@ -1,4 +1,6 @@
-"""Failure: what of several things asked for failed, and why; kept beside the results so that a report can say it."""
+"""Failure: what failed of several things asked for, and why; kept beside the results so that a report can mention
+it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Failure:
-    """Why something of what was asked for is not among the results.
+    """The reason why something that was asked for is not among the results.
 
     Attributes:
         name: what failed, e.g. a task.
@@ -31,7 +33,7 @@ class Failure:
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """What failed in the last run into a folder of results; lines that are none are passed over."""
+    """Return what failed in the last run into a folder of results; lines that are no failures are skipped."""
     path = folder / _FILE
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return [failure for line in lines if (failure := _parsed(line)) is not None]
@@ -46,7 +48,7 @@ def _parsed(line: str) -> Failure | None:
 
 
 def attempted(attempts: Sequence[tuple[str, Callable[[], T]]], folder: Path, what: str) -> list[T]:
-    """What the attempts return, of which one's ProbingError does not end the others; only a full disk does.
+    """Return the results of the attempts. A ProbingError of one does not end the others; only a full disk does.
 
     What failed is noted in the folder, in place of what an earlier run left there.
 

@@ -48,13 +48,13 @@ class PatchingResult:
     model: str = ""
 
     def is_same(self, other: PatchingResult) -> bool:
-        """Whether another result is of the same places and model, and has the same numbers up to rounding."""
+        """Return whether another result is of the same places and model, and has the same numbers up to rounding."""
         ours, theirs = ((one.sites, one.positions, one.n_pairs, one.method, one.answers) for one in (self, other))
         same_model = self.model == other.model or "" in (self.model, other.model)
         return ours == theirs and same_model and np.allclose(self.effect, other.effect, equal_nan=True)
 
     def table(self) -> list[dict[str, str | float]]:
-        """One row a place."""
+        """Return one row a place."""
         return [
             {"site": site, "position": position, "effect": float(self.effect[i, j]),
              "normalised": float(self.normalised[i, j])}
@@ -63,7 +63,7 @@ class PatchingResult:
         ]  # fmt: skip
 
     def error_of(self, approximate: PatchingResult) -> PatchingError:
-        """How far an approximation of the same places is off.
+        """Return how far an approximation of the same places is off.
 
         Raises:
             BadParameter: other places.
@@ -83,7 +83,7 @@ class PatchingResult:
 
 @dataclass(frozen=True, eq=False)
 class PatchingError:
-    """Attribution less activation patching, in shares of the natural difference.
+    """Error of attribution against activation patching, in shares of the natural difference.
 
     Attributes:
         difference: `(S, P)`.
@@ -113,7 +113,7 @@ def write_patching(results: Mapping[str, PatchingResult], folder: str | Path) ->
 
 
 def read_patching(folder: str | Path) -> dict[str, PatchingResult]:
-    """What `write_patching` wrote; nothing where there is no such file.
+    """Return what `write_patching` wrote; nothing where there is no such file.
 
     Raises:
         InputError: the file is none of ours.
@@ -157,19 +157,21 @@ def _result(path: Path, title: str, told: Any) -> PatchingResult:
 
 
 def free_title(known: Mapping[str, PatchingResult], title: str, results: Sequence[PatchingResult]) -> str:
-    """The title, or `title (2)`, `title (3)`, …: the first under which `known` has nothing, or these very results."""
+    """Return the title, or `title (2)`, `title (3)`, …: the first under which `known` has nothing, or these very
+    results.
+    """
     names = (title if number == 1 else f"{title} ({number})" for number in count(1))
     held = ((name, [(known.get(titled(name, one)), one) for one in results]) for name in names)
     return next(name for name, both in held if all(other is None or other.is_same(one) for other, one in both))
 
 
 def titled(title: str, result: PatchingResult) -> str:
-    """What a result is called in patching.json."""
+    """Return the name of a result in patching.json."""
     return f"{title}, {result.method}"
 
 
 def _answers(path: Path, title: str, told: Any) -> Answers:
-    """Files that were written before answers were recorded have none."""
+    """Return the answers in a file; files that were written before answers were recorded have none."""
     try:
         found = tuple(tuple((piece, text) for piece, text in pieces) for pieces in told)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Score, Comparison, ProbeResult: what a study says, as JSON lines and one long table."""
+"""Score, Comparison, ProbeResult: the results of a study, as JSON lines and one long table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of the same probe on a control task, and what the task gains over it.
+    """A measure of the same probe on a control task, and the gain of the task over it.
 
     Attributes:
         control: control name, e.g. `word_type`.
@@ -63,7 +63,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Gain:
-    """What a probe gains over a baseline probe on the same rows, paired; `p` is one-sided against the margin.
+    """The gain of a probe over a baseline probe on the same rows, paired; `p` is one-sided against the margin.
 
     Attributes:
         baseline: the probe that is gained over.
@@ -73,7 +73,7 @@ class Gain:
         p_adjusted: adjusted over the sites, probes, baselines and tasks of one store, for this measure and split. Tasks
             that are not done (another unit of them failed) are adjusted by themselves.
         correction: how: `holm` or `bh` (Benjamini-Hochberg).
-        family: how many tests it was adjusted over (None: not told).
+        family: how many tests it was adjusted over (None: not recorded).
         error, df: standard error of the gain, and its degrees of freedom.
         detectable: the smallest true gain that would have been shown to exceed the margin with 80 % probability, at
             the level that adjustment leaves to one test.
@@ -98,7 +98,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class MeasureResult:
-    """One measure on one split, with its comparison to every control and its gain over every baseline probe."""
+    """A measure on one split, with its comparison to every control and its gain over every baseline probe."""
 
     measure: str
     split: str
@@ -111,7 +111,7 @@ class MeasureResult:
 
     @property
     def least_gain(self) -> Gain | None:
-        """The gain over the best baseline: the one that leaves least to gain."""
+        """Gain over the best baseline: the gain that is smallest."""
         return min(self.gains, key=lambda gain: gain.gain.value, default=None)
 
     @property
@@ -123,7 +123,7 @@ class MeasureResult:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """One probe at one site on one task: decodability only; it cannot say "used".
+    """The result of one probe at one site on one task: decodability only; it cannot say "used".
 
     Attributes:
         task, kind, site, probe: what was run; `probe` is the full recipe, e.g. `mlp:hidden=64`.
@@ -155,7 +155,7 @@ class ProbeResult:
     complete: bool = True
 
     def measure(self, name: str, split: str = "test") -> MeasureResult:
-        """One measure on one split.
+        """Return one measure on one split.
 
         Raises:
             UnknownName: it was not scored.
@@ -167,11 +167,13 @@ class ProbeResult:
         raise UnknownName(f"{name} on {split} was not scored", needed=f"one of: {known}", found=f"{name} on {split}")
 
     def judged_split(self, split: str = "test") -> str:
-        """The rows of a split that are judged: those whose input train has not (`test_new`), where told apart."""
+        """Return the rows of a split that are judged: those whose input is not in train (`test_new`), where these were
+        counted apart.
+        """
         return split + NEW if any(found.split == split + NEW for found in self.measures) else split
 
     def judged(self, name: str, split: str = "test") -> MeasureResult:
-        """One measure on the rows of a split that are judged.
+        """Return one measure on the rows of a split that are judged.
 
         Raises:
             UnknownName: it was not scored.
@@ -179,7 +181,9 @@ class ProbeResult:
         return self.measure(name, self.judged_split(split))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Long-format rows: one per measure, split and control (one with empty control columns where there is none)."""
+        """Return long-format rows: one per measure, split and control (one with empty control columns where there is
+        none).
+        """
         return [row for result in self.measures for row in self._measure_rows(result)]
 
     def _measure_rows(self, result: MeasureResult) -> list[dict[str, Any]]:
@@ -201,7 +205,7 @@ class ProbeResult:
 
 
 def _gain_columns(result: MeasureResult) -> dict[str, Any]:
-    """The gain over the best baseline."""
+    """Return the gain over the best baseline."""
     least = result.least_gain
     if least is None:
         return dict.fromkeys(_GAIN_COLUMNS)
@@ -239,12 +243,12 @@ _GAIN_COLUMNS = (
 
 
 def to_json(result: ProbeResult) -> str:
-    """One JSON line, keys sorted."""
+    """Return one JSON line, keys sorted."""
     return json.dumps(asdict(result), sort_keys=True, allow_nan=False)
 
 
 def from_json(line: str) -> ProbeResult:
-    """The result that `to_json` wrote.
+    """Return the result that `to_json` wrote.
 
     Raises:
         ValueError: another kind of text, with every field that is missing or of the wrong type.
@@ -260,7 +264,7 @@ def _reader() -> TypeAdapter[ProbeResult]:
 
 
 def read_results(path: Path) -> list[ProbeResult]:
-    """All results of a JSON-lines file.
+    """Return all results of a JSON-lines file.
 
     Raises:
         InputError: a line that is no result, with its number.
@@ -269,7 +273,7 @@ def read_results(path: Path) -> list[ProbeResult]:
 
 
 def read_lines(path: Path, read: Callable[[str], T], what: str) -> list[T]:
-    """Every line of a file that is not empty, as `read` makes it; `what` is what they are, for the message.
+    """Return every line of a file that is not empty, as `read` makes it; `what` names them in messages.
 
     Raises:
         InputError: a line of another kind, with its number.
@@ -289,7 +293,7 @@ def read_lines(path: Path, read: Callable[[str], T], what: str) -> list[T]:
 
 
 def _why(error: ValueError) -> str:
-    """What is wrong with a line, in one sentence: pydantic says it of the first field of many."""
+    """Return what is wrong with a line, in one sentence: pydantic's message on the first of the wrong fields."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")[:300]
@@ -297,5 +301,5 @@ def _why(error: ValueError) -> str:
 
 
 def json_lines(results: Iterable[ProbeResult]) -> str:
-    """The text of a JSON-lines file."""
+    """Return the text of a JSON-lines file."""
     return "".join(to_json(result) + "\n" for result in results)

@@ -1,4 +1,4 @@
-"""EditEffect, UseCell, UseResult: what edits at places did to a behaviour, as numbers. No word of use or non-use."""
+"""EditEffect, UseCell, UseResult: effects of edits at places on a behaviour, as numbers. No word of use or non-use."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ Answers = tuple[tuple[tuple[int, str], ...], ...]
 
 
 def visible(text: str) -> str:
-    """A text in which no white space or control character goes unseen: `␣is` for ` is`."""
+    """Return a text in which all white space and control characters are visible: `␣is` for ` is`."""
     shown = (_SEEN.get(c) or (c if c.isprintable() else ascii(c)[1:-1]) for c in text)
     return "".join(shown)
 
 
 def answers_said(answers: Answers, *, ids: bool = False, most: int = 12) -> str:
-    """`␣was/␣is | ␣were/␣are`, and with `ids` `␣is (314) | ␣are (359)`; empty where there are none."""
+    """Return the answers as `␣was/␣is | ␣were/␣are`, and with `ids` as `␣is (314) | ␣are (359)`; empty where there are
+    none.
+    """
     said = ["/".join(visible(t) + (f" ({piece})" if ids else "") for piece, t in pieces) for pieces in answers[:most]]
     return " | ".join([*said, *(["…"] if len(answers) > most else [])])
 
@@ -38,7 +40,7 @@ _SEEN = {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS AR
 
 @dataclass(frozen=True)
 class EditEffect:
-    """One kind of edit at one place.
+    """The measured effect of one kind of edit at one place.
 
     Effects are in SDs of the clean output: what lies along the natural contrast in SDs along it (ES), what lies off it,
     or differs between strata and pairs of values, in SDs of the whole output; the whole effect is the root of the sum
@@ -55,7 +57,7 @@ class EditEffect:
         off_high: one-sided 95 % upper bound of what the true contrast may have of the effect off the fitted one, in SDs
             along it, for equivalence; of outputs of one dimension the bound of |ES|.
         u_p, u_p_adjusted: one-sided, of U; adjusted as p.
-        mde: smallest |ES| found with 80 % probability at 5 %.
+        mde: smallest |ES| that is detected with 80 % probability at 5 %.
         equivalence_p: p of tests that |ES|, the whole effect and what the contrast may hide are below ε, the largest.
         null_ratio: SD of τ under shuffled labels over its standard error, at the place of the largest effect.
         rows: rows edited.
@@ -95,7 +97,7 @@ class EditEffect:
 
 @dataclass(frozen=True)
 class UseCell:
-    """One property at one place.
+    """The measurements of one property at one place.
 
     Attributes:
         site, position: of the edit.
@@ -145,13 +147,13 @@ class UseCell:
 
     @property
     def place(self) -> str:
-        """`resid.3@query`."""
+        """Name of the place, such as `resid.3@query`."""
         return f"{self.site}@{self.position}" if self.position else self.site
 
 
 @dataclass(frozen=True)
 class Decodability:
-    """What probes read of the property at a place: the gate of a verdict.
+    """Decodability of the property at a place, by probes: the gate of a verdict.
 
     Attributes:
         passes: whether a linear or an MLP probe recovers it.
@@ -176,7 +178,7 @@ class Decodability:
 
 @dataclass(frozen=True)
 class UseResult:
-    """All places of one property and one behaviour.
+    """The measurements of one property and one behaviour at all places.
 
     Attributes:
         task, behaviour, model: names.
@@ -225,16 +227,16 @@ class UseResult:
 
     @property
     def unit(self) -> str:
-        """Hash of everything that made it; "" where that is not known."""
+        """Hash of everything that entered the result; "" where that is not known."""
         return str(self.settings.get("unit", ""))
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the result as one JSON line."""
         return json.dumps(_plain(asdict(self)), sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> UseResult:
-        """The inverse of `to_json`.
+        """Return the result that `to_json` wrote.
 
         Raises:
             InputError: not such a line.
@@ -248,7 +250,7 @@ class UseResult:
 
 
 def _renamed(line: Any) -> Any:
-    """A line of before 0.2 under today's names: `es_u_high` is `off_high`, and bounds no less."""
+    """Return a line from before 0.2 under today's names: `es_u_high` is `off_high`, and bounds no less."""
     cells = line.get("cells") if isinstance(line, dict) else None
     for cell in cells if isinstance(cells, list) else ():
         for edit in map(cell.get, ("subspace", "whole", "joint")) if isinstance(cell, dict) else ():
@@ -258,12 +260,12 @@ def _renamed(line: Any) -> Any:
 
 
 def write_use_results(results: Iterable[UseResult], path: Path) -> None:
-    """JSON lines, whole or not at all."""
+    """Write the results as JSON lines, whole or not at all."""
     write_atomically(path, "".join(result.to_json() + "\n" for result in results).encode())
 
 
 def read_use_results(path: Path) -> list[UseResult]:
-    """What `write_use_results` wrote.
+    """Return the results that `write_use_results` wrote.
 
     Raises:
         InputError: not such a file.
@@ -272,7 +274,7 @@ def read_use_results(path: Path) -> list[UseResult]:
 
 
 def _plain(value: Any) -> Any:
-    """Infinite numbers as text, for JSON has none."""
+    """Write infinite numbers as text, for JSON has none."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""Hidden states: extracted, stored, imported."""
+"""Hidden states: their extraction, their store, and their import from elsewhere."""

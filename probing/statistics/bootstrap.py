@@ -1,4 +1,4 @@
-"""Cluster bootstrap, intervals that carry seeds and draws too, p values. R resamples, S clusters.
+"""Cluster bootstrap: intervals that carry seeds and draws too, and p values. R resamples, S clusters.
 
 Rows of one sentence (or document) are not independent, so whole clusters are resampled. One matrix of weights serves
 every score of a split: task, controls, probes and sites are compared on the same resamples, paired.
@@ -25,7 +25,7 @@ MANY = 1e9  # degrees of freedom at which t is normal to all digits
 
 @dataclass(frozen=True)
 class Replicates:
-    """`(R,)` bootstrap replicates of a score, and on how many degrees of freedom their spread is known."""
+    """Bootstrap replicates of a score, `(R,)`, and the degrees of freedom with which their spread is known."""
 
     samples: NDArray[np.float64]
     df: float = math.inf
@@ -37,13 +37,14 @@ class Replicates:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval."""
+        """Interval at 95 %."""
         return interval(self.samples, df=self.df)
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """How many clusters there are, and for how many they stand where some hold far more rows than others.
+    """Number of clusters, and the number of equal clusters that they are worth where some hold far more rows than
+    others.
 
     Attributes:
         count: S.
@@ -59,12 +60,12 @@ class Clusters:
 
     @classmethod
     def alike(cls, count: int) -> Clusters:
-        """So many clusters of one size."""
+        """Return so many clusters of one size."""
         return cls(count, float(count), max(1.0, count - 1.0), count / max(1, count - 1))
 
     @classmethod
     def of_sizes(cls, sizes: NDArray[Any]) -> Clusters:
-        """Clusters of n rows each, of which the rows of one agree completely: the worst case.
+        """Return clusters of n rows each, the rows of each agreeing completely: the worst case.
 
         With w = n / Σ n, a mean is Σ w u of independent cluster means u, its variance σ² Σ w², and what the residuals
         show of it the quadratic form u'Au with A = (I − 1w')' diag(w²) (I − 1w'): on average σ² tr A, with (by
@@ -91,7 +92,7 @@ def _error(samples: NDArray[np.float64]) -> float:
 
 
 def cluster_weights(n_clusters: int, *, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[Any]:
-    """`(R, S)` counts of how often each cluster is drawn; every row sums to S.
+    """Return how often each cluster is drawn, `(R, S)`; every row sums to S.
 
     float64, or float32 beyond 256 MiB: counts are whole numbers, exact in both.
     """
@@ -104,7 +105,7 @@ def cluster_weights(n_clusters: int, *, resamples: int = RESAMPLES, seed: int = 
 
 
 def interval(samples: NDArray[np.float64], *, df: float = math.inf, level: float = LEVEL) -> tuple[float, float]:
-    """Expanded percentile interval of bootstrap samples; undefined samples (NaN) are left out.
+    """Return the expanded percentile interval of bootstrap samples; undefined samples (NaN) are left out.
 
     The distances of the percentiles from the median are stretched by t/z, the ratio of the quantiles of Student's t
     with `df` degrees of freedom and of the normal distribution: a spread that few draws, seeds or clusters show is
@@ -130,7 +131,8 @@ def _t_quantile(p: float, df: float) -> float:
 def unvaried_interval(
     value: float, n_clusters: float, *, least: float, most: float, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Interval of a score that no resample changes, since every cluster gives the same: the bootstrap would say ±0.
+    """Return the interval of a score that no resample changes, since every cluster gives the same: the bootstrap would
+    say ±0.
 
     If a share π of all clusters deviates, S clusters without one have the probability (1 − π)^S; so π is at most
     q = 1 − ((1 − level) / 2)^(1/S), and a deviating cluster gives anything from `least` to `most`. For a fraction of 0
@@ -144,7 +146,7 @@ def unvaried_interval(
 
 
 def unvaried_p(gain: float, n_clusters: float, *, margin: float, least: float) -> float:
-    """p of `gain ≤ margin` where every cluster gives the same gain: as `unvaried_interval`, (1 − π)^S.
+    """Return the p of `gain ≤ margin` where every cluster gives the same gain: as `unvaried_interval`, (1 − π)^S.
 
     π is the share of clusters that, all of them at `least`, would bring the gain down to the margin.
     """
@@ -154,7 +156,8 @@ def unvaried_p(gain: float, n_clusters: float, *, margin: float, least: float) -
 
 
 def replicates(samples: NDArray[np.float64], *, clusters: Clusters | int, seed: int = 0) -> Replicates:
-    """Replicates of the mean over draws and seeds, from scores `(draws, seeds, R)` on R resamples of the clusters.
+    """Return replicates of the mean over draws and seeds, from scores `(draws, seeds, R)` on R resamples of the
+    clusters.
 
     The error of the mean over m draws and k seeds has two parts. What draws and seeds show beside each other,
 
@@ -193,7 +196,9 @@ def replicates(samples: NDArray[np.float64], *, clusters: Clusters | int, seed: 
 
 
 def _between(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[tuple[float, float]]]:
-    """B `(…)` of tables `(m, k, …)`, and the mean squares over m k, averaged, each with its degrees of freedom."""
+    """Return B `(…)` of tables `(m, k, …)`, and the mean squares over m k, averaged, each with its degrees of
+    freedom.
+    """
     m, k = table.shape[:2]
     draws, seeds = table.mean(1), table.mean(0)
     mean = draws.mean(0)
@@ -208,7 +213,7 @@ def _between(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[tupl
 
 
 def _freedom(parts: Sequence[tuple[float, float]], total: float) -> float:
-    """Degrees of freedom at which the 97.5 % quantile of t is that of a sum of these parts of a variance."""
+    """Return the degrees of freedom at which the 97.5 % quantile of t is that of a sum of these parts of a variance."""
     known = [(part, df) for part, df in parts if part > 0 and df > 0]
     if not known:
         return math.inf
@@ -230,7 +235,7 @@ def gained(
     higher_is_better: bool = True,
     seed: int = 0,
 ) -> Replicates:
-    """Replicates of what a task gains over a control or a baseline, paired: clusters, seeds and draws.
+    """Return replicates of the gain of a task over a control or a baseline, paired: clusters, seeds and draws.
 
     Args:
         task: `(seeds, R)` scores of the task.
@@ -245,7 +250,7 @@ def gained(
 
 
 def one_sided_p(gain: float, samples: NDArray[np.float64], *, margin: float = 0.0, df: float = math.inf) -> float:
-    """p of `gain ≤ margin`: Student's t with the bootstrap standard error.
+    """Return the p of `gain ≤ margin`: Student's t with the bootstrap standard error.
 
     Not the share of samples below the margin: that cannot fall below 1/R, too coarse for adjustment over many tests.
     An undefined gain, or one whose error is unknown, shows nothing: p is 1.
@@ -259,14 +264,14 @@ def one_sided_p(gain: float, samples: NDArray[np.float64], *, margin: float = 0.
 
 
 def two_sided_p(difference: float, samples: NDArray[np.float64], *, df: float = math.inf) -> float:
-    """p of no difference at all, by the same approximation."""
+    """Return the p of no difference at all, by the same approximation."""
     if not math.isfinite(difference):
         return 1.0
     return min(1.0, 2.0 * one_sided_p(abs(difference), samples, df=df))
 
 
 def detectable(error: float, df: float, *, margin: float = 0.0, alpha: float = ALPHA, power: float = POWER) -> float:
-    """The smallest true difference that would have been shown to exceed `margin` with probability `power`.
+    """Return the smallest true difference that would have been shown to exceed `margin` with probability `power`.
 
         margin + (t(1 − alpha, df) + z(power)) · error
 
@@ -284,5 +289,5 @@ def detectable(error: float, df: float, *, margin: float = 0.0, alpha: float = A
 
 
 def half_width_error(low: float, high: float, *, level: float = LEVEL) -> float:
-    """The standard error that a normal interval of these bounds would have."""
+    """Return the standard error that a normal interval of these bounds would have."""
     return float((high - low) / 2 / ndtri((1 + level) / 2))

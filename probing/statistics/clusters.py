@@ -44,12 +44,12 @@ class Resampler:
 
     @property
     def base(self) -> str:
-        """`dev` or `test`."""
+        """Split without its suffix, `dev` or `test`."""
         return self.split.removesuffix(NEW)
 
     @cached_property
     def clusters(self) -> Clusters:
-        """How many clusters, and for how many they stand by their numbers of rows."""
+        """Number of clusters, and of the equal clusters that they are worth by their numbers of rows."""
         return Clusters.of_sizes(np.bincount(self.groups))
 
     @classmethod
@@ -82,7 +82,7 @@ class Resampler:
     def bounds(
         self, value: float, samples: NDArray[np.float64], *, unit: str, least: float = 0.0
     ) -> tuple[float, float]:
-        """The 95 % interval of a score or difference from its samples `(draws, seeds, R)` on these resamples.
+        """Return the 95 % interval of a score or difference from its samples `(draws, seeds, R)` on these resamples.
 
         A fraction's lies from `least` (of differences: -1) to 1, and never has no width.
         """
@@ -91,7 +91,7 @@ class Resampler:
 
 
 def bounded(value: float, found: Replicates, *, unit: str, clusters: Clusters, least: float) -> tuple[float, float]:
-    """An interval. A fraction's lies from `least` (of differences: -1) to 1, and never has no width."""
+    """Return an interval. That of a fraction lies from `least` (of differences: -1) to 1, and never has width 0."""
     bounds = found.interval
     if unit == FRACTION and is_unvaried(bounds):
         bounds = unvaried_interval(value, clusters.effective, least=least, most=1.0)
@@ -99,12 +99,12 @@ def bounded(value: float, found: Replicates, *, unit: str, clusters: Clusters, l
 
 
 def is_unvaried(bounds: tuple[float, float]) -> bool:
-    """Whether no resample changed the score."""
+    """Return whether no resample changed the score."""
     return bounds[1] - bounds[0] <= 1e-12
 
 
 def evaluated(labels: Labels, draws: Iterable[Labels], *, resamples: int, root_seed: int) -> dict[str, Resampler]:
-    """Resamplers of dev and test, and of those rows of them whose input train has not, where that is not all.
+    """Return resamplers of dev and test, and of those rows of them whose input is not in train, where that is not all.
 
     Where these rows are too few to be resampled, or have but one label (of a control draw as well), there is none.
 

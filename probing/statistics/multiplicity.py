@@ -1,4 +1,4 @@
-"""Many tests at once: adjusted p values, and the level at which one more of them would be decided."""
+"""Corrections for many tests at once: adjusted p values, and the level at which one more of them would be decided."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Correction = Literal["holm", "bh"]
 
 
 def level_after(p: Sequence[float], correction: Correction, *, alpha: float = ALPHA) -> float:
-    """The level at which one more of n tests would be decided, given the p of all.
+    """Return the level at which one more of n tests would be decided, given the p of all.
 
     Holm: alpha / n, that of its first step, which needs no other test to succeed. Benjamini-Hochberg: alpha · k / n
     with k the tests that it rejects (at least 1).
@@ -24,12 +24,12 @@ def level_after(p: Sequence[float], correction: Correction, *, alpha: float = AL
 
 
 def adjust(p: Sequence[float], correction: Correction) -> list[float]:
-    """p adjusted by `holm` (family-wise error) or `bh` (false discovery rate)."""
+    """Return p adjusted by `holm` (family-wise error) or `bh` (false discovery rate)."""
     return holm(p) if correction == "holm" else benjamini_hochberg(p)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: controls the family-wise error whatever the dependence.
+    """Adjust p by Holm's step-down method, which controls the family-wise error whatever the dependence.
 
     References:
         Holm 1979, A simple sequentially rejective multiple test procedure.
@@ -43,7 +43,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:
-    """Step-up adjustment that controls the expected share of false claims among all claims.
+    """Adjust p by the step-up method, which controls the expected share of false claims among all claims.
 
     Valid for independent or positively dependent tests, as those of sites on the same rows usually are. Weaker than
     Holm: among twenty claims at 0.05 one may be false.

@@ -1,1 +1,1 @@
-"""The operating system: its errors, signals, limits and the terminal, each met in one place."""
+"""The operating system: its errors, signals, limits and the terminal, each handled in one place."""

@@ -1,4 +1,6 @@
-"""Child processes: what they are given, and how they end with the one that started them, also where that was killed."""
+"""Child processes: the environment they get, and how they end with the parent that started them, also if it was
+killed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def end_with(parent: int) -> None:
-    """From here on this process is killed when its parent is gone: by the kernel on Linux, elsewhere by a thread.
+    """Let this process be killed when its parent is gone: by the kernel on Linux, elsewhere by a thread.
 
     Args:
         parent: process id of the parent; if it is gone already, this process ends here.
@@ -37,7 +39,7 @@ def _poll(parent: int) -> None:
 
 
 class EndsWithParent:
-    """What is first unpickled in a child process, before anything that takes long to import: it calls `end_with`."""
+    """Calls `end_with` when it is unpickled in a child process, before anything that takes long to import."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return _ended_with, (os.getpid(),)
@@ -49,7 +51,9 @@ def _ended_with(parent: int) -> EndsWithParent:
 
 
 def child_environment() -> dict[str, str]:
-    """Little of ours: one thread, no HDF5 plugins, and where our modules are."""
+    """Return an environment with one thread, no HDF5 plugins, the paths of these modules, and little else of this
+    process's.
+    """
     own = {name: value for name, value in os.environ.items() if name in _KEPT}
     paths = [str(Path(path).resolve()) for path in sys.path if path]
     return own | {

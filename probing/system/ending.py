@@ -1,4 +1,5 @@
-"""How a command ends: whatever happens, with one readable block and an exit code, or with nothing left to say.
+"""The end of a command: whatever happens, it ends with one readable block and an exit code, or with nothing left to
+say.
 
 Exit codes: 0 done, 1 a ProbingError or an interruption, printed as one block, 2 wrong usage, 75 stopped by SIGTERM or
 SIGUSR1, as a batch system sends them: start the same command again. Where nobody reads the output any more (`| head`),
@@ -45,7 +46,7 @@ def typed_ending() -> Iterator[None]:
 
 
 def _end(text: str, code: int) -> NoReturn:
-    """Say it, and leave without saying more: a stream that takes nothing would complain at the very end."""
+    """Print the error and leave without printing more: a stream that takes nothing would complain at the very end."""
     stopping.over()
     with suppress(OSError, ValueError):
         if text and sys.stderr is not None:
@@ -56,7 +57,7 @@ def _end(text: str, code: int) -> NoReturn:
 
 
 def _of_output(error: OSError) -> ProbingError | None:
-    """The error if it is of standard output, which took no more, as of a file on a full disk."""
+    """Return the error if it is of standard output, which took no more, as of a file on a full disk."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -108,13 +109,13 @@ def open_streams() -> None:
 
 
 def block(error: ProbingError) -> str:
-    """The error as it is shown, with what was noted on its way."""
+    """Return the error as it is shown, with what was noted on its way."""
     notes = "".join(f"\n  note: {note}" for note in getattr(error, "__notes__", []))
     return f"{type(error).__name__}: {error}{notes}"
 
 
 def causes(error: ProbingError, within: str = "") -> list[tuple[str, ProbingError]]:
-    """What failed and why, down to the errors that are of one thing each."""
+    """Return what failed and why, down to the errors that have a single cause."""
     if not isinstance(error, UnitFailed):
         return []
     named = [(f"{within}{name}", cause) for name, cause in error.errors.items()]

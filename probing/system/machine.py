@@ -1,4 +1,4 @@
-"""What the operating system refuses, as typed errors: the one place that gives each a reason and a next step."""
+"""Errors of the operating system as typed errors: the one place that gives each a reason and a next step."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NUMBER = re.compile(r"(?:os error |errno = |\[Errno |Error )(\d+)\b")
 
 
 def typed(error: BaseException) -> ProbingError | None:
-    """The error of this package that an error of the machine comes to; None where it is none of the machine."""
+    """Return the error of this package for an error of the machine; None where it is none of the machine."""
     if isinstance(error, ProbingError):
         return error
     if _is_want_of_memory(error):
@@ -83,7 +83,7 @@ def _is_want_of_memory(error: BaseException) -> bool:
 
 
 def _number(error: BaseException) -> int | None:
-    """The operating system's number of an error, which some libraries only name in words."""
+    """Return the operating system's number of an error, which some libraries only name in words."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     is_of_files = isinstance(error, OSError | ImportError) or type(error).__name__ in (
@@ -161,7 +161,7 @@ def typed_errors() -> Iterator[None]:
 
 
 def with_typed_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, whose errors of the machine are typed."""
+    """Return the function, whose errors of the machine are typed."""
 
     @wraps(function)
     def called(*arguments: P.args, **options: P.kwargs) -> R:

@@ -1,4 +1,4 @@
-"""Bars on standard error."""
+"""Progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _TITLE = TextColumn("{task.description}", markup=False)
 
 
 class _Rate(ProgressColumn):
-    """Words per second."""
+    """A column that shows words per second."""
 
     def render(self, task: ProgressTask) -> Text:
-        """The rate of the last seconds."""
+        """Return the rate of the last seconds."""
         return Text(f"{task.speed:,.0f} words/s" if task.speed else "")
 
 
 @contextmanager
 def words_bar(title: str, total: int, show: bool | None) -> Iterator[Callable[[int], None]]:
-    """A bar with words per second and time left, on standard error."""
+    """Within the block, show a bar with words per second and time left, on standard error."""
     is_shown = sys.stderr.isatty() if show is None else show
     columns = (_TITLE, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console(err=True), disable=not is_shown) as bar:
@@ -43,7 +43,9 @@ def words_bar(title: str, total: int, show: bool | None) -> Iterator[Callable[[i
 
 @contextmanager
 def steps_bar(title: str, unit: str, total: int | None, show: bool | None) -> Iterator[Callable[[int, int], None]]:
-    """A bar of steps, of which there may be known how many only later: told how many are done, and of how many."""
+    """Within the block, show a bar of steps; it is called with how many are done and of how many, which may be known
+    only later.
+    """
     is_shown = sys.stderr.isatty() if show is None else show
     columns = (_TITLE, BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
     with Progress(*columns, console=console(err=True), disable=not is_shown) as bar:

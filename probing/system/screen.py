@@ -1,4 +1,4 @@
-"""The terminal: the one place where text that others wrote is shown, with nothing in it that a terminal obeys."""
+"""The terminal: the one place where text from others is shown, with nothing in it that a terminal obeys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
 
 
 def console(*, err: bool = False) -> Console:
-    """A console for tables and bars; control characters in whatever it renders are shown escaped."""
+    """Return a console for tables and bars; control characters in whatever it renders are shown escaped."""
     from rich.console import Console
     from rich.segment import Segment
 
@@ -36,7 +36,7 @@ def console(*, err: bool = False) -> Console:
 
 
 def shown(text: str, style: str = "") -> Text:
-    """A text as a cell or line of a console, no markup in it obeyed, and control characters shown escaped."""
+    """Return a text as a cell or line of a console, no markup in it obeyed, and control characters shown escaped."""
     from rich.text import Text
 
     return Text(printable(text), style=style)

@@ -22,7 +22,7 @@ SAID = "stopped by a signal; the same command goes on from here: what is done is
 
 
 class Requeue(BaseException):
-    """A batch system ends this job before it is done."""
+    """Raised when a batch system ends this job before it is done."""
 
 
 class Interrupt(KeyboardInterrupt):
@@ -32,7 +32,7 @@ class Interrupt(KeyboardInterrupt):
 
 
 class _Stopping:
-    """What signals have come so far."""
+    """The signals that have come so far."""
 
     def __init__(self) -> None:
         self.kind: type[BaseException] | None = None
@@ -69,13 +69,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _tick(number: int, frame: FrameType | None) -> None:
-    """Raise once more what was dropped."""
+    """Raise a signal that was dropped once more."""
     if _state.kind is not None and not _state.is_over and not _is_under_way(sys.exception()):
         raise _state.kind
 
 
 def _is_under_way(error: BaseException | None) -> bool:
-    """Whether blocks that end for our exception are being left: it is handled, or was when another came."""
+    """Return whether blocks that end for our exception are being left: it is handled, or was when another came."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, Requeue | Interrupt | SystemExit):
@@ -86,7 +86,7 @@ def _is_under_way(error: BaseException | None) -> bool:
 
 
 def over() -> None:
-    """From here on no signal changes how the process ends."""
+    """Let no signal change from here on how the process ends."""
     _state.is_over = True
     if threading.current_thread() is not threading.main_thread():
         return
@@ -98,7 +98,7 @@ def over() -> None:
 
 
 def watch() -> None:
-    """Start a thread that ends the process where the main one does not come back to Python, as in long computations."""
+    """Start a thread that ends the process if the main thread does not come back to Python, as in long computations."""
     reader, writer = os.pipe()
     for end in (reader, writer):
         os.set_blocking(end, end == reader)
@@ -116,14 +116,14 @@ def _end_in_time(reader: int) -> None:
 
 
 def leave(words: str, code: int) -> NoReturn:
-    """End at once: what is half-written has no record, and is swept by the next run."""
+    """End the process at once: what is half-written has no record, and is swept by the next run."""
     with suppress(OSError):
         os.write(2, f"{words}\n".encode("utf-8", "backslashreplace"))
     os._exit(code)
 
 
 def _without_signals(before: Any) -> Any:
-    """A hook for what destructors raise: a signal that was dropped there is raised again, and not a matter to print."""
+    """Return a hook for what destructors raise: a signal that was dropped there is raised again, and not printed."""
 
     def hook(dropped: Any) -> None:
         if not isinstance(dropped.exc_value, Requeue | Interrupt):

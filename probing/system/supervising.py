@@ -42,7 +42,7 @@ _BUG = 254
 
 
 def address_limit() -> int | None:
-    """Bytes of address space that this process may have; None: no limit, or no such limits here."""
+    """Return the bytes of address space that this process may have; None: no limit, or no such limits here."""
     try:
         import resource
     except ImportError:
@@ -103,7 +103,7 @@ def _report(work: Callable[[], None], saying: int) -> NoReturn:
 
 
 def _wait(child: int, said: int, relay: Relay, limit: int) -> NoReturn:
-    """Wait for the child, and end as it did, or for it."""
+    """Wait for the child, and end as it did, or with an error that says how it ended."""
     status = _ended(child, limit, relay)
     code = os.read(said, 1)
     stopping.over()
@@ -132,7 +132,7 @@ def _pass_on(child: int, number: int) -> None:
 
 
 def write(data: bytes) -> None:
-    """Write to standard error, if it takes it."""
+    """Write to standard error, if that accepts it."""
     with suppress(OSError):
         while data:
             data = data[os.write(2, data) :]
@@ -168,7 +168,9 @@ class Relay:
 
 
 def _ended(child: int, limit: int, relay: Relay) -> int:
-    """The status of the child once it has ended; -1 if it did nothing any more, near the limit, and was killed."""
+    """Return the status of the child once it has ended; -1 if it did nothing any more, near the limit, and was
+    killed.
+    """
     pause, done, since = 0.005, -1.0, time.monotonic()
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -188,7 +190,7 @@ def _ended(child: int, limit: int, relay: Relay) -> int:
 
 
 def _processor_time(process: int) -> float:
-    """Clock ticks that a process and its children have used; 0 where the system does not say."""
+    """Return the clock ticks that a process and its children have used; 0 where the system does not say."""
     facts = _facts(process)
     own = sum(map(float, facts[11:15])) if facts else 0.0
     return own + sum(_processor_time(other) for other in _children(process))
@@ -208,7 +210,7 @@ def _address_space(process: int) -> float:
 
 
 def _facts(process: int) -> list[Any]:
-    """The fields of /proc/PID/stat from the state on."""
+    """Return the fields of /proc/PID/stat from the state on."""
     try:
         return Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

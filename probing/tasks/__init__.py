@@ -1,1 +1,1 @@
-"""Tasks: one file is one kind of label."""
+"""Tasks: each file is one kind of label."""

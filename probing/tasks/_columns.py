@@ -1,4 +1,6 @@
-"""Tasks that read one column of the corpus: is it there, has it values, are they classes or numbers."""
+"""Helpers of tasks that read one column of the corpus: they check that it is there, and whether it has classes or
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ MAX_NUMERIC_CLASSES = 20
 
 
 class WordColumnTask(Task):
-    """The classes of one word column."""
+    """A task of the classes in one column of words."""
 
     level = "word"
     kind: Kind = "classes"
@@ -33,12 +35,12 @@ class WordColumnTask(Task):
         require_column(corpus, self.column, "word")
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """The class of every word, None where it has none."""
+        """Return the class of every word, None where it has none."""
         return word_values(example, self.column, class_name)
 
 
 def refuse_argument(task: Task) -> None:
-    """For tasks that take none: `upos:x` is an error.
+    """Refuse an argument of a task that takes none: `upos:x` is an error.
 
     Raises:
         BadParameter: there is an argument.
@@ -66,25 +68,27 @@ def require_column(corpus: Corpus, column: str, level: str) -> None:
 
 
 def values_of(corpus: Corpus, column: str, level: str) -> list[Label]:
-    """Every value of a column, word by word or example by example."""
+    """Return every value of a column, word by word or example by example."""
     if level == "sentence":
         return [example.columns.get(column) for example in corpus.examples]
     return [value for example in corpus.examples for value in example.word_columns.get(column, ())]
 
 
 def word_values(example: Example, column: str, convert: Callable[[Label], Any]) -> tuple[Any, ...]:
-    """The converted value of every word; all None where the example has not the column."""
+    """Return the converted value of every word; all None where the example has not the column."""
     values = example.word_columns.get(column)
     return (None,) * len(example.words) if values is None else tuple([convert(value) for value in values])
 
 
 def class_name(value: Label) -> str | None:
-    """A label as a class name, see `named`; None where it is missing or empty."""
+    """Return a label as a class name, see `named`; None where it is missing or empty."""
     return named(value)
 
 
 def kind_of(values: Sequence[Label]) -> Kind:
-    """`real` where numbers have a fraction somewhere or more than `MAX_NUMERIC_CLASSES` values, else `classes`."""
+    """Return `real` where a number has a fraction or there are more than `MAX_NUMERIC_CLASSES` values, else
+    `classes`.
+    """
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < len(values):
         return "classes"
@@ -93,7 +97,7 @@ def kind_of(values: Sequence[Label]) -> Kind:
 
 
 def number(value: Label) -> float | None:
-    """A finite number, or None.
+    """Return the value as a finite number, or None.
 
     Raises:
         ValueError: anything else.

@@ -40,7 +40,7 @@ class TreeTask(Task):
 
 
 def pair_reading(task: Task, ending: str) -> Reading:
-    """How a pair is combined.
+    """Return how the two states of a pair are combined.
 
     Raises:
         BadParameter: neither `difference` nor `product`.
@@ -66,13 +66,13 @@ def require_trees(corpus: Corpus) -> None:
 
 
 def heads(example: Example) -> Ints:
-    """`(n,)` the head of every word, counted from 0; `ROOT` for the root, `UNKNOWN` where it is missing."""
+    """Return the head of every word, `(n,)`, counted from 0; `ROOT` for the root, `UNKNOWN` where it is missing."""
     column: Any = example.word_columns.get("head", (None,) * len(example.words))
     return np.array([UNKNOWN if head is None else head - 1 for head in column], dtype=np.int64)
 
 
 def path_lengths(example: Example) -> NDArray[np.float64]:
-    """`(n, n)` arcs between every two words, infinite between words of two trees (where a head is missing).
+    """Return the arcs between every two words, `(n, n)`, infinite between words of two trees (where a head is missing).
 
     In order of depth a word lies one arc farther from everything known so far than its head does.
     """

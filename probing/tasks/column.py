@@ -53,7 +53,7 @@ class Column(Task):
             self._require_numbers(values, corpus.source)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """The value of every word, or of the example; None where it is missing."""
+        """Return the value of every word, or of the example; None where it is missing."""
         convert: Callable[[Label], Any] = _CONVERT[self.kind]
         if self.level == "sentence":
             return (convert(example.columns.get(self.column)),)
@@ -71,7 +71,7 @@ class Column(Task):
 
 
 def _listed(text: str) -> list[str] | None:
-    """The strings of a JSON list; None where a text is no such list."""
+    """Return the strings of a JSON list; None where a text is no such list."""
     if not text.lstrip().startswith("["):
         return None
     try:
@@ -86,7 +86,7 @@ def _is_list(value: Label) -> bool:
 
 
 def _label_set(value: Label) -> tuple[str, ...] | None:
-    """Names of a row's labels, sorted; a text that looks like a JSON list is read as one."""
+    """Return the names of a row's labels, sorted; a text that looks like a JSON list is read as a list."""
     if value is None:
         return None
     text = str(value) if isinstance(value, str) else str(class_name(value))

@@ -1,4 +1,4 @@
-"""Is there a dependency edge between two words?"""
+"""The task whether there is a dependency edge between two words."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class DependencyEdge(TreeTask):
     """
 
     def places(self, example: Example) -> list[tuple[int, int]]:
-        """Edges, then pairs without one."""
+        """Return the edges, then pairs without an edge."""
         edges = _edges(example)
         return edges + _without_edge(example, edges)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """`edge` or `no edge`."""
+        """Return `edge` or `no edge` for every pair."""
         n_edges = len(_edges(example))
         return (EDGE,) * n_edges + (NONE,) * (len(self.places(example)) - n_edges)
 
@@ -36,7 +36,7 @@ def _edges(example: Example) -> list[tuple[int, int]]:
 
 
 def _without_edge(example: Example, edges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """One pair for every edge, while there are any left."""
+    """Return one pair without an edge for every edge, while there are any left."""
     above, n = heads(example).tolist(), len(example.words)
     taken = set(edges)
     known = [word for word in range(n) if above[word] >= ROOT]  # of a word without annotation nothing is known

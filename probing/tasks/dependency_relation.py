@@ -1,4 +1,4 @@
-"""Dependency relation of every word to its head."""
+"""The task of the dependency relation of every word to its head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One morphological feature of every word that has it: `feature:Number`."""
+"""The task of one morphological feature of every word that has it: `feature:Number`."""
 
 from __future__ import annotations
 

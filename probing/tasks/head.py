@@ -28,13 +28,13 @@ class Head(TreeTask):
     measures = ("uas", "log_loss")
 
     def places(self, example: Example) -> NDArray[np.int64]:
-        """Every word that has a head beside every word."""
+        """Return every word that has a head beside every word."""
         dependents = np.flatnonzero(heads(example) > ROOT)
         n = len(example.words)
         return np.stack([np.repeat(dependents, n), np.tile(np.arange(n), len(dependents))], axis=1)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """`yes` for the head, `no` for all others."""
+        """Return `yes` for the head, `no` for all others."""
         a, b = self.places(example).T
         return tuple(["yes" if right else "no" for right in (heads(example)[a] == b).tolist()])
 

@@ -53,11 +53,11 @@ class Pair(Task):
         self.kind = kind_of(values)
 
     def places(self, example: Example) -> list[tuple[int, int]]:
-        """The two words of every pair."""
+        """Return the two words of every pair."""
         return [(a, b) for a, b, _ in example.pairs.get(self.field, ())]
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """The label of every pair."""
+        """Return the label of every pair."""
         convert = number if self.kind == "real" else class_name
         return tuple([convert(label) for _, _, label in example.pairs.get(self.field, ())])
 

@@ -1,4 +1,4 @@
-"""Number of words of every sentence."""
+"""The task of the number of words of every sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probing.text.corpus import Corpus, Example
 
 
 class SentenceLength(Task):
-    """`sentence_length`: how many words, punctuation included, the reader found in the sentence."""
+    """`sentence_length`: the number of words of the sentence, punctuation included, as the reader gives them."""
 
     level = "sentence"
     kind: Kind = "real"
@@ -28,7 +28,7 @@ class SentenceLength(Task):
             raise DegenerateDesign("no example has words", needed="words", found="none", where=corpus.source)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """The number of words."""
+        """Return the number of words of the sentence."""
         return (float(len(example.words)),)
 
 

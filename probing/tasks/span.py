@@ -1,4 +1,4 @@
-"""Type of every span of words, from a column of BIO tags: `span:entity`, `span:entity:ends`."""
+"""The task of the type of every span of words, from a column of BIO tags: `span:entity`, `span:entity:ends`."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Span(Task):
             _ = self._spans(example)
 
     def places(self, example: Example) -> list[tuple[int, int]]:
-        """First and last word of every span."""
+        """Return the first and last word of every span."""
         return [(first, last) for first, last, _ in self._spans(example)]
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """The type of every span."""
+        """Return the type of every span."""
         return tuple([kind for _, _, kind in self._spans(example)])
 
     def _spans(self, example: Example) -> list[tuple[int, int, str]]:

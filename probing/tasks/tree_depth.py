@@ -1,4 +1,4 @@
-"""Depth of every word in its dependency tree."""
+"""The task of the depth of every word in its dependency tree."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TreeDepth(Task):
             _ = example.depths
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """The depth of every word, None where a head on its way up is missing."""
+        """Return the depth of every word, None where a head on its way up is missing."""
         if "head" not in example.word_columns:
             return (None,) * len(example.words)
         return tuple([None if depth is None else float(depth) for depth in example.depths])

@@ -1,4 +1,4 @@
-"""Distance of every two words in their dependency tree."""
+"""The task of the distance of every two words in their dependency tree."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class TreeDistance(TreeTask):
     measures = ("uuas", "distance_spearman", "r2")
 
     def places(self, example: Example) -> NDArray[np.int64]:
-        """Every two words."""
+        """Return every two words of the sentence, once."""
         return np.stack(np.triu_indices(len(example.words), 1), axis=1)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Arcs between the two."""
+        """Return the number of arcs between the two words."""
         lengths = path_lengths(example)[np.triu_indices(len(example.words), 1)]
         return tuple([None if length == np.inf else length for length in lengths.tolist()])
 

@@ -1,4 +1,4 @@
-"""Universal part of speech of every word."""
+"""The task of the universal part of speech of every word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Language-specific part of speech of every word."""
+"""The task of the language-specific part of speech of every word."""
 
 from __future__ import annotations
 

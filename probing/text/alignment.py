@@ -1,4 +1,4 @@
-"""Words to pieces by character offsets of the source text; and the rows of a store: which pieces make which row.
+"""Aligns words with pieces by character offsets of the source text, and says which pieces make which row of a store.
 
 All functions work on a run of examples at once: their texts are laid end to end, so that one binary search places
 every piece in its word.
@@ -23,7 +23,7 @@ _SPACES = np.array([c for c in range(0x3001) if chr(c).isspace()], dtype=np.uint
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text as the model reads it. T pieces.
+    """A text as the model reads it. T pieces.
 
     Attributes:
         ids: `(T,)` int64 vocabulary ids, special pieces included.
@@ -42,15 +42,15 @@ class Encoded:
 
     @property
     def is_truncated(self) -> bool:
-        """Whether pieces were lost."""
+        """Whether pieces were cut off."""
         return len(self.cut) > 0
 
     def emptied(self) -> Encoded:
-        """No piece at all, special ones neither; those of the text count as cut."""
+        """Return the input without any piece, special ones neither; those of the text count as cut."""
         return Encoded(self.ids[:0], self.offsets[:0], self.special[:0], self.offsets[~self.special])
 
     def truncated(self, limit: int) -> Encoded:
-        """At most `limit` pieces: content pieces are dropped from the end, special pieces stay."""
+        """Return at most `limit` pieces: content pieces are dropped from the end, special pieces stay."""
         content = np.flatnonzero(~self.special)
         excess = len(self) - limit
         if excess <= 0 or not len(content):
@@ -123,7 +123,7 @@ def check_words(words: Sequence[Spans], lengths: Sequence[int], names: Sequence[
 
 
 def word_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[Encoded], pool: str = "mean") -> Rows:
-    """One row per word that has pieces.
+    """Return one row per word that has pieces.
 
     A piece belongs to the word that holds its first non-space character (a byte-level piece may include the space
     before it). Words that share one span, as those of a multiword token, each get its pieces. A word that lost a
@@ -172,7 +172,7 @@ def word_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[En
 def piece_rows(
     texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[Encoded], *, with_special: bool = False
 ) -> Rows:
-    """One row per piece that is not special; `word` is the first of the words that own it, -1 for none.
+    """Return one row per piece that is not special; `word` is the first of the words that own it, -1 for none.
 
     With `with_special` also a row per special piece, of no word and of characters 0 to 0. Words that `word_rows` would
     give no row are named as missing, so that pooling later drops them too.
@@ -201,7 +201,7 @@ def piece_rows(
 
 
 def sentence_rows(encoded: Sequence[Encoded], pool: str = "mean", cls_id: int | None = None) -> Rows:
-    """One row per example with content: it pools the pieces that are not special, or reads the `cls` piece.
+    """Return one row per example with content: it pools the pieces that are not special, or reads the `cls` piece.
 
     Raises:
         AlignmentError: `cls` is asked for and an input has no such piece.
@@ -230,7 +230,7 @@ def _rows(
     example: Ints, word: Ints, char: Ints, within: Ints, start: Ints, count: Ints,
     *, pool: str, n_examples: int, missing: tuple[tuple[int, int, str], ...], empty: str,
 ) -> Rows:  # fmt: skip
-    """Rows whose r-th pools `within[start[r] : start[r] + count[r]]`."""
+    """Return rows of which the r-th pools `within[start[r] : start[r] + count[r]]`."""
     last = start + count - 1
     piece = np.stack([within[start], within[last] + 1], axis=1) if len(start) else np.zeros((0, 2), dtype=np.int64)
     if pool == "last":
@@ -246,13 +246,13 @@ def _rows(
 
 
 def _flat_spans(words: Sequence[Spans]) -> tuple[Ints, Ints]:
-    """All spans `(W, 2)` and the example of each `(W,)`."""
+    """Return all spans `(W, 2)` and the example of each `(W,)`."""
     flat = np.array([span for spans in words for span in spans], dtype=np.int64).reshape(-1, 2)
     return flat, np.repeat(np.arange(len(words)), [len(spans) for spans in words])
 
 
 def _distinct(spans: Ints) -> tuple[Ints, Ints]:
-    """The distinct non-empty spans in order, and for each span its index among them (-1: empty)."""
+    """Return the distinct non-empty spans in order, and for each span its index among them (-1: empty)."""
     filled = spans[:, 1] > spans[:, 0]
     kept = spans[filled]
     new = np.ones(len(kept), dtype=bool)
@@ -263,14 +263,18 @@ def _distinct(spans: Ints) -> tuple[Ints, Ints]:
 
 
 def _next_visible(text: str) -> Ints:
-    """For every position of the text, the first position from it on that is not white space; its length if none."""
+    """Return, for every position of the text, the first position from it on that is not white space; its length if
+    none.
+    """
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     places = np.where(np.isin(codes, _SPACES), len(codes), np.arange(len(codes)))
     return np.append(np.minimum.accumulate(places[::-1])[::-1], len(codes))
 
 
 def _owners(table: Ints, following: Ints, base: Ints, offsets: list[Ints]) -> Ints:
-    """The span of `table` that holds each piece's first visible character; -1 for none and for zero-width pieces."""
+    """Return the span of `table` that holds each piece's first visible character; -1 for none and for zero-width
+    pieces.
+    """
     flat = _stacked(offsets) + np.repeat(base[:-1], [len(o) for o in offsets])[:, None]
     char = following[flat[:, 0]]
     if not len(table):

@@ -25,7 +25,7 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Any, where: str) -> None:
-        """Take the tokenizer's template.
+        """Keep the tokenizer's template.
 
         Raises:
             BadParameter: it has none.
@@ -40,7 +40,7 @@ class ChatTemplate:
         self._frames: dict[Messages, tuple[str, str]] = {}
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Prompts as the model reads them. Pieces outside the text are special; offsets are those in the text.
+        """Return prompts as the model reads them. Pieces outside the text are special; offsets are those in the text.
 
         Raises:
             AlignmentError: the template changes a text, or the messages do not hold it exactly once.
@@ -57,7 +57,7 @@ class ChatTemplate:
         return [_inside(ids, offsets, len(frame[0]), len(example.text)) for ids, offsets, frame, example in columns]
 
     def identity(self, corpus: Corpus) -> dict[str, Any]:
-        """Part of a store's identity: hashes of the template, of what it writes today, and of the messages."""
+        """Return part of a store's identity: hashes of the template, of what it writes today, and of the messages."""
         template = self._tokenizer.get_chat_template()
         rendered = self._render((("user", _STAND_IN),))
         messages = [example.messages for example in corpus.examples]
@@ -68,7 +68,7 @@ class ChatTemplate:
         }
 
     def _frame(self, example: Example) -> tuple[str, str]:
-        """What the prompt has before and after the text."""
+        """Return what the prompt has before and after the text."""
         messages = example.messages or (("user", example.text),)
         if example.text and sum(content.count(example.text) for _, content in messages) != 1:
             raise AlignmentError(

@@ -26,7 +26,7 @@ class Renderer:
         self._child: subprocess.Popen[str] | None = None
 
     def render(self, messages: list[dict[str, str]], *, is_open: bool) -> str:
-        """The prompt of a conversation.
+        """Return the prompt of a conversation.
 
         Raises:
             BadParameter: the template takes more memory, time or characters than any prompt.
@@ -66,7 +66,7 @@ class Renderer:
 
 
 def _started() -> subprocess.Popen[str]:
-    """The child, which waits for the template and then for conversations."""
+    """Start the child, which waits for the template and then for conversations."""
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "probing.text.chat_rendering"],
         stdin=subprocess.PIPE,
@@ -81,7 +81,7 @@ def _started() -> subprocess.Popen[str]:
 
 
 def _exchange(child: subprocess.Popen[str], line: str, seconds: float) -> str:
-    """The child's answer to a line; empty: it gave none in time, and is gone."""
+    """Return the child's answer to a line; empty: it gave none in time, and is gone."""
     assert child.stdin is not None and child.stdout is not None  # for the reader of types: both are pipes
     watch = threading.Timer(seconds, child.kill)
     watch.daemon = True

@@ -21,7 +21,7 @@ __all__ = ["SPLITS", "Corpus", "Example", "Label", "joined"]
 
 @dataclass(frozen=True)
 class Example:
-    """One text, with its words and labels.
+    """A text with its words and labels.
 
     Attributes:
         id: sentence id, for messages.
@@ -85,7 +85,7 @@ class Example:
 
     @property
     def group(self) -> str:
-        """What must stay in one split: the document, else the example itself."""
+        """Unit that must stay in one split: the document, else the example itself."""
         return self.document if self.document is not None else self.id
 
 
@@ -147,16 +147,18 @@ class Corpus:
 
     @cached_property
     def units(self) -> Ints:
-        """`(E,)` codes of what never parts, in splits, folds and resampling: a group, and all copies of one input."""
+        """Codes of the units that are never divided in splits, folds and resampling, `(E,)`: a group, and all copies of
+        one input.
+        """
         return units_of(self.examples)
 
     @cached_property
     def unit_names(self) -> list[str]:
-        """The unit of every example by name."""
+        """Name of the unit of every example."""
         return unit_names(self.examples, self.units)
 
     def grouped_by(self, column: str) -> Corpus:
-        """The corpus whose groups are the values of a sentence column; an example without a value stands alone.
+        """Return the corpus whose groups are the values of a sentence column; an example without a value stands alone.
 
         Raises:
             UnknownName: no such column, with the nearest one.
@@ -177,7 +179,7 @@ class Corpus:
         return replace(self, examples=grouped, unit=column)
 
     def _distinct(self, *, declared: bool) -> Corpus:
-        """The same ids in two splits told apart by a prefix: unless `declared`, they only number within a file.
+        """Tell the same ids in two splits apart by a prefix: unless `declared`, they only number within a file.
 
         Raises:
             CorpusError: a declared document that occurs in two splits.
@@ -197,7 +199,7 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the ordered texts and word spans: what states depend on. Labels and splits are not in it."""
+        """SHA-256 over the ordered texts and word spans, which states depend on. Labels and splits are not in it."""
         state = hashlib.sha256()
         for example in self.examples:
             text = example.text.encode()
@@ -207,11 +209,11 @@ class Corpus:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits present, `train`, `dev`, `test` first."""
+        """Splits that occur, `train`, `dev`, `test` first."""
         return tuple(sorted({example.split for example in self.examples}, key=split_order))
 
     def column_names(self) -> dict[str, str]:
-        """Every label column with its level: `word` or `sentence`."""
+        """Return every label column with its level: `word` or `sentence`."""
         levels: dict[str, str] = {}
         for example in self.examples:
             levels.update(dict.fromkeys(example.columns, "sentence"))
@@ -219,7 +221,7 @@ class Corpus:
         return levels
 
     def level_of(self, column: str) -> str:
-        """`word` or `sentence`.
+        """Return the level of a column, `word` or `sentence`.
 
         Raises:
             UnknownName: no such column, with the nearest one.
@@ -237,7 +239,7 @@ class Corpus:
         return levels[column]
 
     def filter(self, keep: Callable[[Example], bool]) -> Corpus:
-        """The examples for which `keep` is true, in order."""
+        """Return the examples for which `keep` is true, in order."""
         return replace(self, examples=tuple(example for example in self.examples if keep(example)))
 
     def with_random_split(self, seed: int = 0, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Corpus:
@@ -260,7 +262,7 @@ class Corpus:
 
 
 def joined(parts: Iterable[Corpus], source: str) -> Corpus:
-    """One corpus from several, in the order given."""
+    """Return one corpus from several, in the order given."""
     listed = list(parts)
     unit = next((part.unit for part in listed if part.unit != "document"), "document")
     left_out = dict.fromkeys(name for part in listed for name in part.left_out)
@@ -276,7 +278,7 @@ def _split_seed(options: Mapping[str, str | int]) -> int | None:
 
 
 def _in_split(example: Example, split: str) -> Example:
-    """The example in another split: `replace` would go through all of its labels again."""
+    """Return the example in another split: `replace` would go through all of its labels again."""
     moved = object.__new__(Example)
     moved.__dict__.update(example.__dict__, split=split)
     return moved

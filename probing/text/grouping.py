@@ -1,4 +1,4 @@
-"""Which examples never part: those of one document or named group, and those with the same input."""
+"""Finds which examples are never separated: those of one document or named group, and those with the same input."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Member(Protocol):
-    """What grouping needs to know of an example."""
+    """The attributes of an example that grouping needs."""
 
     @property
     def text(self) -> str:
-        """What the model reads."""
+        """Text that the model reads."""
 
     @property
     def group(self) -> str:
-        """Its document, else its own id."""
+        """Document of the example, else its own id."""
 
     @property
     def document(self) -> str | None:
-        """Its document or group, if it has one."""
+        """Document or group of the example, if it has one."""
 
 
 def connected(*keys: Sequence[Hashable]) -> Ints:
-    """`(E,)` codes from 0 on, in order of first occurrence: examples that share a value of any key have one code.
+    """Return codes from 0 on, `(E,)`, in order of first occurrence: examples that share a value of any key have one
+    code.
 
     A value of one key never meets a value of another. None is no value: it connects nothing.
     """
@@ -54,17 +55,19 @@ def connected(*keys: Sequence[Hashable]) -> Ints:
 
 
 def units_of(examples: Sequence[Member]) -> Ints:
-    """`(E,)` codes of what must stay in one split, one fold and one resampling cluster."""
+    """Return codes of what must stay in one split, one fold and one resampling cluster, `(E,)`."""
     return connected(group_keys(examples), [as_input(e.text) for e in examples])
 
 
 def group_keys(examples: Sequence[Member]) -> list[tuple[bool, str]]:
-    """The document of every example, or the example's own id; a document and an id of the same name are two."""
+    """Return the document of every example, or the example's own id; a document and an id of the same name are two."""
     return [(e.document is not None, e.group) for e in examples]
 
 
 def unit_names(examples: Sequence[Member], units: Ints) -> list[str]:
-    """The unit of every example by name: the first, in sorted order, of the groups in it; every unit has its own."""
+    """Return the unit of every example by name: the first, in sorted order, of the groups in it; every unit has its
+    own.
+    """
     found: dict[int, str] = {}
     for example, unit in zip(examples, units.tolist(), strict=True):
         found[unit] = min(found.get(unit, example.group), example.group)
@@ -80,7 +83,7 @@ def unit_names(examples: Sequence[Member], units: Ints) -> list[str]:
 def random_splits(
     examples: Sequence[Member], units: Ints, seed: int, fractions: Sequence[float]
 ) -> list[str]:  # fmt: skip
-    """`train`, `dev` or `test` of every example, by unit at random; at least one unit each of three."""
+    """Return `train`, `dev` or `test` for every example, by unit at random; at least one unit each of three."""
     name_of = dict(zip(units.tolist(), unit_names(examples, units), strict=True))
     ordered = sorted(name_of, key=lambda unit: (name_of[unit], unit))  # by name: the order of rows changes nothing
     n = len(ordered)
@@ -92,7 +95,7 @@ def random_splits(
 
 
 def first_crossing(pairs: Iterable[tuple[Key, str]]) -> tuple[Key, str, str] | None:
-    """The first name that occurs with two splits, and the two."""
+    """Return the first name that occurs with two splits, and the two."""
     home: dict[Key, str] = {}
     for name, split in pairs:
         if home.setdefault(name, split) != split:

@@ -1,4 +1,4 @@
-"""Depths of words in the tree that their heads form."""
+"""Computes depths of words in the tree that their heads form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WALKING = -2
 
 
 def depths(heads: Sequence[Any], where: str) -> tuple[int | None, ...]:
-    """Arcs from every word up to the root (the root: 0); None where a head on the way is missing.
+    """Return the arcs from every word up to the root (the root: 0); None where a head on the way is missing.
 
     Raises:
         CorpusError: a head that is no word of the sentence, or heads in a circle.

@@ -1,4 +1,4 @@
-"""Labels, names and spans repeat: each is kept once, composed, which takes a third of the memory."""
+"""Sharing of labels, names and spans, which repeat: each is kept once, composed, which takes a third of the memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _LONGEST_SHARED = 1024
 
 
 def once(span: tuple[int, int]) -> tuple[int, int]:
-    """One object for equal spans of texts of usual length."""
+    """Return one object for equal spans of texts of usual length."""
     return _SPANS.setdefault(span, span) if span[1] < _LONGEST_SHARED else span
 
 
 def compact(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """The labels of words, their strings composed and shared, and one object for equally many missing ones."""
+    """Return the labels of words, their strings composed and shared, and one object for equally many missing ones."""
     if len(labels) < _LONGEST_SHARED and not any(label is not None for label in labels):
         return _UNLABELLED.setdefault(len(labels), (None,) * len(labels))
     form = composed if are_decomposed(labels) else str
@@ -29,12 +29,12 @@ def compact(labels: Sequence[Label]) -> tuple[Label, ...]:
 
 
 def interned(value: Any) -> Any:
-    """One object for equal strings of usual length, in composed form; other values as they are."""
+    """Return one object for equal strings of usual length, in composed form; other values as they are."""
     text = composed(value) if type(value) is str else value
     return sys.intern(text) if type(text) is str and len(text) < _LONGEST_SHARED else text
 
 
 def are_decomposed(labels: Sequence[Label]) -> bool:
-    """Whether some string is not in the composed form."""
+    """Return whether some string is not in the composed form."""
     texts = [label for label in labels if type(label) is str]
     return not "".join(texts).isascii() and any(composed(text) != text for text in texts)

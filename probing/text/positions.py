@@ -29,7 +29,7 @@ _NEEDED = (
 
 @dataclass(frozen=True)
 class Position:
-    """One position: a whole span, or an edge of a span, of the text or of the input and a step in pieces from there.
+    """A position: a whole span, or an edge of a span, of the text or of the input and a step in pieces from there.
 
     A bare name means the same wherever a position is asked for: all pieces of the span, from its first to its last.
 
@@ -48,7 +48,8 @@ class Position:
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """Read `end`, `entity` (the whole span), `entity.first`, `answer.before`, `end-2`, `entity.last+1`.
+        """Parse a position: `end`, `entity` (the whole span), `entity.first`, `answer.before`, `end-2`,
+        `entity.last+1`.
 
         Raises:
             BadParameter: another form.
@@ -66,7 +67,7 @@ class Position:
 
 
 def parse_positions(text: str) -> tuple[Position, ...]:
-    """The positions of `entity.last,answer.before,end`, in the order given.
+    """Return the positions of `entity.last,answer.before,end`, in the order given.
 
     Raises:
         BadParameter: none, one twice, or one of another form.
@@ -101,7 +102,7 @@ def check_spans(corpus: Corpus, positions: Sequence[Position]) -> None:
 
 
 def positions_identity(corpus: Corpus, positions: Sequence[Position]) -> dict[str, Any]:
-    """Part of a store's identity: the names, and a hash of the spans that they were read at."""
+    """Return part of a store's identity: the names, and a hash of the spans that they were read at."""
     names = sorted({position.span for position in positions if position.span})
     spans = [[list(example.spans[name]) if name in example.spans else None for name in names]
              for example in corpus.examples]  # fmt: skip
@@ -109,7 +110,7 @@ def positions_identity(corpus: Corpus, positions: Sequence[Position]) -> dict[st
 
 
 def position_rows(examples: Sequence[Example], encoded: Sequence[Encoded], positions: Sequence[Position]) -> Rows:
-    """One row per example and position that has a piece, ordered by example, then first piece.
+    """Return one row per example and position that has a piece, ordered by example, then first piece.
 
     A piece is in a span if it shares a visible character with it; a whole span's row pools all from the first such
     piece to the last, and is of its first piece's word. `missing` names every other position by its number:
@@ -138,7 +139,7 @@ def position_rows(examples: Sequence[Example], encoded: Sequence[Encoded], posit
 
 
 def _pieces_at(position: Position, example: Example, one: Encoded, visible: Ints) -> tuple[int, int] | str:
-    """The first and the last piece of a position, or why there is none."""
+    """Return the first and the last piece of a position, or why there is none."""
     if position.edge != WHOLE_SPAN:
         found = _piece_at(position, example, one, visible)
         return found if isinstance(found, str) else (found, found)
@@ -149,7 +150,7 @@ def _pieces_at(position: Position, example: Example, one: Encoded, visible: Ints
 
 
 def _piece_at(position: Position, example: Example, one: Encoded, visible: Ints) -> int | str:
-    """The piece of a position, or why there is none."""
+    """Return the piece of a position, or why there is none."""
     content = np.flatnonzero(~one.special)
     if position.edge in ("input_start", "input_end"):
         target = (0 if position.edge == "input_start" else len(one) - 1) + position.shift
@@ -172,7 +173,7 @@ def _piece_at(position: Position, example: Example, one: Encoded, visible: Ints)
 
 
 def _visible(text: str, offsets: Ints) -> Ints:
-    """`(T,)` the first character of each piece that is not white space; its end if there is none."""
+    """Return the first character of each piece that is not white space, `(T,)`; its end if there is none."""
     first = offsets[:, 0].copy()
     for t, (start, end) in enumerate(offsets.tolist()):
         if start < end and text[start].isspace():
@@ -185,7 +186,7 @@ def _overlaps(visible: Ints, end: Ints, span_start: int, span_end: int) -> Any:
 
 
 def _word_at(char: int, one: Encoded, piece: int, example: Example, starts: list[int]) -> int:
-    """The first of the words that hold a piece's first visible character; -1 for none and for special pieces."""
+    """Return the first of the words that hold a piece's first visible character; -1 for none and for special pieces."""
     index = bisect_right(starts, char) - 1
     if one.special[piece] or index < 0 or not example.words[index][0] <= char < example.words[index][1]:
         return -1

@@ -1,4 +1,4 @@
-"""Where a corpus comes from: one file, a glob, `{split: file}` or `hub:NAME`; which reader reads it; split names."""
+"""Sources of a corpus: a file, a glob, `{split: file}` or `hub:NAME`; which reader reads them; names of splits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Source = str | Path | Mapping[str, str] | Mapping[str, Path]
 
 @dataclass(frozen=True)
 class Part:
-    """One file or hub data set, the name of its reader, and its split ("": the splits are its own)."""
+    """A file or hub data set, the name of its reader, and its split ("": the splits are its own)."""
 
     path: str
     reader: str
@@ -32,17 +32,17 @@ class Part:
 
 
 def split_name(name: str) -> str:
-    """`train`, `dev` or `test` for their usual spellings (`validation` is `dev`); other names unchanged."""
+    """Return `train`, `dev` or `test` for their usual spellings (`validation` is `dev`); other names unchanged."""
     return _SPLIT_NAMES.get(name.strip().lower(), name.strip())
 
 
 def split_order(split: str) -> tuple[int, str]:
-    """Sort key: `train`, `dev`, `test`, then other names by letter."""
+    """Return a sort key: `train`, `dev`, `test`, then other names by letter."""
     return SPLITS.index(split) if split in SPLITS else len(SPLITS), split
 
 
 def parts_of(source: Source) -> list[Part]:
-    """The files of a corpus, in split order.
+    """Return the files of a corpus, in split order.
 
     Raises:
         CorpusError: nothing there, a suffix no reader knows, or a glob whose file names do not tell splits.
@@ -91,7 +91,7 @@ def check_file(path: str) -> None:
 
 
 def _readers() -> dict[str, str]:
-    """The name of the reader of every suffix that one reads."""
+    """Return the name of the reader of every suffix that has a reader."""
     known: dict[str, str] = {}
     for name in registry.names("readers"):
         known |= dict.fromkeys(registry.get("readers", name).MEMBER.suffixes, name)
@@ -126,7 +126,7 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _split_in(path: str) -> str:
-    """The split that a part of the file name tells: `en_lines-train.conllu` is `train`."""
+    """Return the split that a part of the file name gives: `en_lines-train.conllu` is `train`."""
     parts = re.split(r"[^a-z]+", Path(path).name.lower())
     splits = {_SPLIT_NAMES[part] for part in parts if part in _SPLIT_NAMES}
     if len(splits) != 1:

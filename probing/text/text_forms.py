@@ -1,4 +1,6 @@
-"""What counts as one text: labels, keys and names in Unicode's composed form, inputs but for their white space."""
+"""The form in which texts are compared: labels, keys and names in Unicode's composed form, inputs without regard to
+white space.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from typing import Any
 
 
 def composed(text: str) -> str:
-    """Unicode's composed form (NFC): `é` as one character, however it was typed.
+    """Return the text in Unicode's composed form (NFC): `é` is one character, however it was typed.
 
     References:
         Unicode Standard Annex 15, https://unicode.org/reports/tr15/
@@ -16,7 +18,8 @@ def composed(text: str) -> str:
 
 
 def named(value: Any) -> str | None:
-    """What a label, key or group is called, composed; None where it is missing: null, NaN, or nothing but white space.
+    """Return the name of a label, key or group, composed; None where it is missing: null, NaN, or nothing but white
+    space.
 
     1 and 1.0 are both `1`.
     """
@@ -29,7 +32,8 @@ def named(value: Any) -> str | None:
 
 
 def as_input(text: str) -> str:
-    """What tells one input from another: the text, composed, with white space of any kind and length as one space.
+    """Return what tells one input from another: the text, composed, with white space of any kind and length as one
+    space.
 
     Alignment of words to pieces passes over white space, too.
     """

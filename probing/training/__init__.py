@@ -1,4 +1,4 @@
-"""Probes beside control tasks on a store's states, giving ProbeResults."""
+"""Fits probes and control tasks on a store's states, giving ProbeResults."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def train(
 def _written(
     units: WorkPlan, done: Done, folder: Path | None, correction: Correction, *, replaces: bool
 ) -> ProbeResults:  # fmt: skip
-    """The results there are, merged into those of the folder."""
+    """Write the results there are, merged into those of the folder."""
     missing = len(done.missing(units))
     found, analyses = results_of(units.units, done)
     results = adjusted(

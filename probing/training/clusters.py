@@ -1,4 +1,4 @@
-"""What is resampled, and which rows have an input that train has as well."""
+"""Finds the units that are resampled, and which rows have an input that train has as well."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Inputs = Mapping[int, tuple[int, str]]
 
 
 def input_names(examples: Sequence[Example], *, of_chats: bool = False) -> list[str]:
-    """What tells the input of each example from others: its text, and with `of_chats` all messages around it."""
+    """Return what tells the input of each example from others: its text, and with `of_chats` all messages around it."""
     names = [as_input(e.text) for e in examples]
     if of_chats:
         names = [f"{name}\x1f{e.messages}" if e.messages else name for name, e in zip(names, examples, strict=True)]
@@ -30,7 +30,8 @@ def input_names(examples: Sequence[Example], *, of_chats: bool = False) -> list[
 
 
 def input_codes(corpus: Corpus, inputs: Inputs, *, of_chats: bool = False) -> Ints:
-    """`(E,)` equal codes for examples whose input is the same: by text, or by pieces where the store knows them.
+    """Return equal codes for examples whose input is the same, `(E,)`: by text, or by pieces where the store knows
+    them.
 
     Args:
         corpus: of the store.
@@ -42,7 +43,7 @@ def input_codes(corpus: Corpus, inputs: Inputs, *, of_chats: bool = False) -> In
 
 
 def with_fresh(labels: Labels, codes: Ints, also_trained: NDArray[np.bool_] | None = None) -> Labels:
-    """The labels with `fresh`: which rows of dev and test have an input that train has not.
+    """Return the labels with `fresh`: which rows of dev and test have an input that is not in train.
 
     The score on the others tells what was learned by heart.
 
@@ -58,7 +59,8 @@ def with_fresh(labels: Labels, codes: Ints, also_trained: NDArray[np.bool_] | No
 
 
 def with_clusters(labels: Labels, corpus: Corpus, codes: Ints, cluster: str) -> Labels:
-    """The labels with `groups` and `unit`: the unit asked for; of `auto` the largest that the label is constant in.
+    """Return the labels with `groups` and `unit`: the unit asked for; of `auto` the largest that the label is constant
+    in.
 
     A unit in which the label is all but constant gives as many observations as it has members, however many rows: the
     rows of a document that share a label share what a probe makes of the document, too. Copies of an input are always
@@ -87,7 +89,8 @@ def _reason(agreement: float, corpus: Corpus) -> str:
 
 
 def label_agreement(labels: Labels, corpus: Corpus) -> float:
-    """How far sentences of one document agree in their label beyond chance: 1 if it is constant, 0 without documents.
+    """Return how far sentences of one document agree in their label beyond chance: 1 if it is constant, 0 without
+    documents.
 
     Of classes (P − P₀) / (1 − P₀), with P the share of equal labels among pairs of rows of one document and two
     sentences, P₀ among all pairs. Of numbers the same with squared differences: 1 − mean within / mean of all.
@@ -115,7 +118,7 @@ def label_agreement(labels: Labels, corpus: Corpus) -> float:
 
 
 def _pairs(codes: Ints) -> float:
-    """How many ordered pairs of rows, a row with itself included, share a code."""
+    """Return how many ordered pairs of rows, a row with itself included, share a code."""
     counts = np.bincount(np.unique(codes, return_inverse=True)[1].reshape(-1)).astype(np.float64)
     return float(counts @ counts)
 
@@ -125,6 +128,6 @@ def _equal_pairs(units: Ints, codes: Ints) -> float:
 
 
 def _products(units: Ints, x: NDArray[np.float64]) -> float:
-    """Sum over ordered pairs of rows of one unit of the product of their values."""
+    """Return the sum over ordered pairs of rows of one unit of the product of their values."""
     sums = np.bincount(np.unique(units, return_inverse=True)[1].reshape(-1), x)
     return float(sums @ sums)

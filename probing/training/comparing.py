@@ -1,4 +1,4 @@
-"""Comparing sites and probes of one task on the same rows, paired, from the samples that every unit keeps."""
+"""Compares sites and probes of one task on the same rows, paired, from the samples that every unit keeps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class _Scored:
-    """One result with what pairs it: `values` (seeds,), `samples` (seeds, R), and the clusters."""
+    """A result with what pairs it: `values` (seeds,), `samples` (seeds, R), and the clusters."""
 
     result: ProbeResult
     found: MeasureResult
@@ -61,7 +61,8 @@ def compare(
     correction: Correction = "holm",
     model: str | None = None,
 ) -> pd.DataFrame:
-    """Every pair of sites (and probes, and models) of one task, as the difference of their scores on the same rows.
+    """Compare every pair of sites (and probes, and models) of one task by the difference of their scores on the same
+    rows.
 
     Differences are taken within each bootstrap resample of the sentences, so what two sites have in common cancels:
     they can differ for certain where their own intervals overlap. Choose a site on dev (`ProbeResults.best`), not by
@@ -133,7 +134,7 @@ def _model(result: ProbeResult) -> str:
 
 
 def _refuse_two_settings(results: Sequence[ProbeResult]) -> None:
-    """A pair is called by model, site and probe, which a folder can hold with several seeds, controls or poolings."""
+    """Refuse results of several seeds, controls or poolings, since a pair is named by model, site and probe alone."""
     names = Counter((_model(result), result.site, result.probe) for result in results)
     (model, site, probe), count = names.most_common(1)[0]
     if count > 1:
@@ -182,7 +183,9 @@ def _clusters(kept: NDArray[np.float64]) -> Clusters:
 
 
 def _row(a: _Scored, b: _Scored, split: str) -> dict[str, Any]:
-    """One pair, with the error and degrees of freedom of the difference; what depends on all pairs is added later."""
+    """Return one pair, with the error and degrees of freedom of the difference; what depends on all pairs is added
+    later.
+    """
     if len(a.values) != len(b.values) and min(len(a.values), len(b.values)) > 1:
         raise ProvenanceMismatch(
             "probes with different numbers of seeds cannot be paired", needed=f"{len(a.values)} seeds",

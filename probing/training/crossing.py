@@ -32,7 +32,7 @@ from probing.training.states import States
 
 @dataclass(frozen=True)
 class CrossResult:
-    """One measure of one probe at one site, trained on one set of rows and scored on the test rows of another.
+    """A measure of one probe at one site, trained on one set of rows and scored on the test rows of another.
 
     Attributes:
         task, site, probe, measure: what was scored; site "(none)" for what reads no states.
@@ -61,7 +61,7 @@ class CrossResult:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
-        """One row of the long table."""
+        """Return one row of the long table."""
         gap = self.difference
         return {
             "task": self.task, "site": self.site, "probe": self.probe, "measure": self.measure,
@@ -104,17 +104,17 @@ class CrossResults(Sequence[CrossResult]):
         return f"CrossResults({self.name}, {len(self)} results)\n{self.table()}"
 
     def table(self) -> pd.DataFrame:
-        """One row per site × probe × measure × pair: the content of the Parquet file."""
+        """Return one row per site × probe × measure × pair: the content of the Parquet file."""
         frame = pd.DataFrame([result.row() for result in self._results])
         numbers = ("value", "low", "high", "difference", "difference_low", "difference_high", "known")
         return frame.astype({name: "float64" for name in numbers if name in frame})
 
     def json_lines(self) -> str:
-        """One line a result, keys sorted."""
+        """Return one line a result, keys sorted."""
         return "".join(_line(result) + "\n" for result in self._results)
 
     def write(self, folder: str | Path) -> Path:
-        """Merge into NAME.jsonl and NAME.parquet of `folder`, which keep all other results that they hold.
+        """Merge the results into NAME.jsonl and NAME.parquet of `folder`, which keep all other results that they hold.
 
         Raises:
             InputError: a line of NAME.jsonl that is no result.
@@ -130,7 +130,7 @@ class CrossResults(Sequence[CrossResult]):
 
 
 def _key(result: CrossResult) -> tuple[str, ...]:
-    """Everything that made a result."""
+    """Return everything that entered a result."""
     made = digest(result.provenance)
     return made, result.task, result.site, result.probe, result.measure, result.trained_on, result.tested_on
 
@@ -145,7 +145,7 @@ def _reader() -> TypeAdapter[CrossResult]:
 
 
 def committed(folder: Path | None, unit: str, compute: Callable[[], list[CrossResult]]) -> list[CrossResult]:
-    """The results of one unit: from `folder` where they were committed whole, else computed and committed."""
+    """Return the results of one unit: from `folder` where they were committed whole, else computed and committed."""
     file = None if folder is None else folder / "units" / f"{unit}.jsonl"
     known = None if file is None else read_sealed(file)
     if known is not None:
@@ -181,7 +181,7 @@ class Trained:
 
     @classmethod
     def of(cls, name: str, plan: Plan, probe: Probe, states: States) -> Trained:
-        """The probe fitted on the task's labels of a plan."""
+        """Fit the probe on the task's labels of a plan."""
         fits = fits_of(plan, probe, states, (plan.labels,))[0]
         measures = plan.measures_for(probe).values()
         return cls(name, fits, plan.labels, tempers_of(fits, plan.labels, states["dev"], measures))
@@ -190,7 +190,7 @@ class Trained:
 def crossed(
     plan: Plan, unit: tuple[str, str, Probe], states: States, tested_on: str, sources: Sequence[Trained]
 ) -> list[CrossResult]:
-    """Every trained probe scored on the test rows of `plan` whose input no source has in train.
+    """Score every trained probe on the test rows of `plan` whose input no source has in train.
 
     The one that was trained on the plan's own rows is what the others are compared with.
 

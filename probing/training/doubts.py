@@ -1,4 +1,6 @@
-"""What makes a task's numbers doubtful, counted before anything is trained: it is no error, but has to be said."""
+"""Reasons to doubt a task's numbers, counted before anything is trained: none is an error, but users should know
+them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ Inputs = Mapping[int, tuple[int, str]]
 
 
 def doubts(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces: float | None) -> dict[str, Any]:
-    """Data facts beside those of `labelling.facts`, ready for JSON.
+    """Return data facts beside those of `row_facts.facts`, ready for JSON.
 
     Args:
         labels: of the task.
@@ -50,7 +52,9 @@ def doubts(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces: float
 
 
 def _like_groups(labels: Labels, corpus: Corpus) -> dict[str, dict[str, int]]:
-    """Columns of sentences of which (all but) every value is on 2 to 20 examples, and some in more than one split."""
+    """Return columns of sentences in which (nearly) every value is on 2 to 20 examples, and some value is in more than
+    one split.
+    """
     present = np.unique(labels.example[np.isin(labels.split, SPLITS)])
     examples = [corpus.examples[e] for e in present.tolist()]
     label = labels.codes[np.unique(labels.example, return_index=True)[1]] if labels.level == "sentence" else None
@@ -74,7 +78,7 @@ def _like_groups(labels: Labels, corpus: Corpus) -> dict[str, dict[str, int]]:
 
 
 def _same(values: Sequence[Any], labels: Sequence[Any]) -> bool:
-    """Whether values and labels name each other."""
+    """Return whether values and labels correspond one to one."""
     pairs = set(zip(values, labels, strict=True))
     return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
@@ -97,7 +101,7 @@ def _alike(classes: Sequence[str]) -> list[list[str]]:
 
 
 def _conflicting(labels: Labels, corpus: Corpus, inputs: Inputs) -> NDArray[np.bool_]:
-    """`(N,)` whether a row with the same input (and the same word of it), in any split, has another label."""
+    """Return whether a row with the same input (and the same word of it), in any split, has another label, `(N,)`."""
     code_of: dict[str, int] = {}
     present, position = np.unique(labels.example, return_inverse=True)
     codes = [code_of.setdefault(_input(corpus, e, inputs), len(code_of)) for e in present.tolist()]
@@ -115,5 +119,5 @@ def _conflicting(labels: Labels, corpus: Corpus, inputs: Inputs) -> NDArray[np.b
 
 
 def _input(corpus: Corpus, example: int, inputs: Inputs) -> str:
-    """What tells an input from others: the hash of its piece ids where the text does not."""
+    """Return what tells an input from others: the hash of its piece ids where the text does not."""
     return f"ids {inputs[example][1]}" if example in inputs else f"text {as_input(corpus.examples[example].text)}"

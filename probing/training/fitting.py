@@ -1,4 +1,6 @@
-"""One unit of a training run: a probe at a site, fitted on the task and on every control draw, scored, committed."""
+"""A unit of a training run: a probe at a site is fitted on the task and on every control draw, scored, and
+committed.
+"""
 
 from __future__ import annotations
 
@@ -41,17 +43,17 @@ class OtherFits:
 
 
 def unit_id(plan: Plan, site: str, name: str, probe: Probe) -> str:
-    """Hash of everything that determines one result."""
+    """Return the hash of everything that determines one result."""
     return digest([recipe_of(plan, site, name, probe), dict(plan.provenance)])
 
 
 def analysis_id(plan: Plan, analysis: Analysis, unit: Unit) -> str:
-    """Hash of everything that determines one result of an analysis."""
+    """Return the hash of everything that determines one result of an analysis."""
     return digest([full_recipe(analysis), unit_id(plan, *unit)])
 
 
 def baseline_scores(plan: Plan) -> dict[str, Scores]:
-    """Scores of the baselines on the task, for the gains over them."""
+    """Return the scores of the baselines on the task, for the gains over them."""
     scores: dict[str, Scores] = {}
     for name, probe in plan.baselines.items():
         states = stateless(plan, probe)
@@ -109,7 +111,9 @@ def fit_unit(
 
 
 def _about(plan: Plan, probe: Probe) -> dict[str, Any]:
-    """What the card of a saved probe tells of the run: its corpus, and the names of the keys that it reads as codes."""
+    """Return what the card of a saved probe records of the run: its corpus, and the names of the keys that it reads as
+    codes.
+    """
     source = {"corpus_source": plan.store.identity["corpus"].get("source", "")}
     names = None if probe.reads_names else plan.labels.key_names.get(probe.reads)
     return source | ({} if names is None else {"keys": list(names)})
@@ -118,7 +122,7 @@ def _about(plan: Plan, probe: Probe) -> dict[str, Any]:
 def run_analysis(
     plan: Plan, name: str, unit: Unit, states: States, given: States | None, folder: Path | None
 ) -> AnalysisResult:
-    """Run one analysis of one probe at one site, and commit what it says."""
+    """Run one analysis of one probe at one site, and commit its result."""
     site, probe_name, probe = unit
     analysis = plan.analyses[name]
     data = _judged(SiteData(
@@ -137,7 +141,7 @@ def run_analysis(
 
 
 def _judged(data: SiteData) -> SiteData:
-    """The same without the rows of dev and test whose input train has, where these are told apart."""
+    """Return the data without the rows of dev and test whose input is in train, where these are counted apart."""
     new = {one.base: one for one in data.resamplers.values() if one.split != one.base}
     if not new:
         return data
@@ -158,12 +162,12 @@ def _judged(data: SiteData) -> SiteData:
 
 
 def has_converged(fits: Sequence[Probe]) -> bool:
-    """Whether every fit met its tolerance, as far as it says so."""
+    """Return whether every fit met its tolerance, as far as it says so."""
     return all(bool(getattr(fit, "converged_", True)) for fit in fits)
 
 
 def fits_of(plan: Plan, probe: Probe, states: States, label_sets: Sequence[Labels]) -> list[list[Probe]]:
-    """Fits by label set and seed: one seed if the probe is deterministic."""
+    """Return fits by label set and seed: one seed if the probe is deterministic."""
     seeds = plan.seeds if probe.stochastic else plan.seeds[:1]
     train, dev = ([labels.y[labels.rows(split)] for labels in label_sets] for split in ("train", "dev"))
     return probe.fit_many(states["train"], train, seeds, dev=(states["dev"], dev))
@@ -182,12 +186,12 @@ def _provenance(plan: Plan, unit: Unit) -> dict[str, Any]:
 
 
 def _temperatures(tempers: Sequence[Tempers] | None) -> dict[str, Any]:
-    """Returns, for the provenance, the numbers that the log odds of each seed's fit are multiplied by."""
+    """Return, for the provenance, the numbers that the log odds of each seed's fit are multiplied by."""
     return {} if tempers is None else {"temperatures": [one.temperatures.tolist() for one in tempers]}
 
 
 def _confusion(labels: Labels, fit: Probe, X: NDArray[Any]) -> tuple[tuple[int, ...], ...]:
-    """Counts on test, true classes by predicted classes; empty for targets of another kind."""
+    """Return counts on test, true classes by predicted classes; empty for targets of another kind."""
     n_classes = len(labels.classes)
     if labels.kind != "classes":
         return ()

@@ -1,4 +1,4 @@
-"""Designs from which nothing can be learned, or whose score would mean nothing: refused before any training."""
+"""Refuses, before any training, labels from which nothing can be learned, or whose score would mean nothing."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def refuse_one_class(measures: Mapping[str, Measure], label_sets: Iterable[Labels], splits: Iterable[str]) -> None:
-    """Measures that contrast classes are undefined where all rows have one.
+    """Refuse measures that contrast classes where all rows have one class, since they are undefined there.
 
     Raises:
         DegenerateDesign: with measure, split and label set.

@@ -1,4 +1,6 @@
-"""Rows of a store and a task to Labels: the target of every row, with all that controls and statistics need."""
+"""Makes Labels of the rows of a store and a task: the target of every row, with all that controls and statistics
+need.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +32,15 @@ Ints = NDArray[np.int64]
 
 
 class RowTable(Protocol):
-    """What labelling needs to know of a store's rows, R of them."""
+    """The columns of a store's R rows that labelling needs."""
 
     @property
     def example(self) -> Ints:
-        """`(R,)` ordinal of the row's example in the corpus."""
+        """Ordinal of the row's example in the corpus, `(R,)`."""
 
     @property
     def word(self) -> Ints:
-        """`(R,)` index of the row's word in its example, -1 for none."""
+        """Index of the row's word in its example, `(R,)`; -1 for none."""
 
 
 def label_rows(
@@ -94,7 +96,7 @@ def label_rows(
 
 
 def task_name(task: Task) -> str:
-    """The name a task is asked for by, such as `feature:Number`."""
+    """Return the name a task is asked for by, such as `feature:Number`."""
     name = registry.member_name(type(task))
     return f"{name}:{task.argument}" if task.argument else name
 
@@ -112,7 +114,7 @@ def _check_level(task: Task, name: str, scope: str, cluster: str) -> None:
 
 
 def _labelled(rows: RowTable, corpus: Corpus, task: Task, position: Ints) -> Placed:
-    """Store rows with a label in train, dev or test, their values, and the count of the others by reason."""
+    """Return store rows with a label in train, dev or test, their values, and the count of the others by reason."""
     example = np.asarray(rows.example)
     values = [value for e in corpus.examples for value in _values_of(task, e)]
     has_label = np.fromiter((value is not None for value in values), bool, len(values))[position]
@@ -138,7 +140,7 @@ def _values_of(task: Task, example: Example) -> tuple[Any, ...]:
 
 
 def _positions(rows: RowTable, corpus: Corpus, level: str) -> Ints:
-    """`(R,)` index of each row's label when the labels of all examples are laid end to end."""
+    """Return the index of each row's label when the labels of all examples are laid end to end, `(R,)`."""
     example, word = np.asarray(rows.example), np.asarray(rows.word)
     sizes = np.array([len(e.words) if level == "word" else 1 for e in corpus.examples], dtype=np.int64)
     inside = bool(((example >= 0) & (example < len(corpus))).all())
@@ -159,7 +161,7 @@ def _targets(values: list[Any], kind: str) -> tuple[NDArray[Any], tuple[str, ...
 
 
 def _label_sets(values: list[tuple[str, ...]]) -> tuple[Ints, tuple[str, ...]]:
-    """`(N, C)`, 1 where the row has the label."""
+    """Return 1 where the row has the label, else 0, `(N, C)`, and the names of the labels."""
     codes, names = codes_of([name for found in values for name in found])
     y = np.zeros((len(values), len(names)), dtype=np.int64)
     y[np.repeat(np.arange(len(values)), [len(found) for found in values]), codes] = 1

@@ -1,4 +1,4 @@
-"""Leave one group out: trained on all groups but one, scored on that one; for every group in turn."""
+"""Leaves one group out: trains on all groups but one and scores on that one, for every group in turn."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def leave_one_out(
     rows: str | None = None,
     to: str | Path | None = None,
 ) -> CrossResults:
-    """For every value of a group: train on the rows of all others, score on its own.
+    """Train, for every value of a group, on the rows of all others, and score on its own.
 
     The splits of the corpus choose nothing but early stopping: the rows of a group are tested whatever their split,
     and of the others those in dev stop the probe (a tenth of the groups of the others, where none are) and the rest
@@ -103,7 +103,7 @@ def leave_one_out(
 
 @dataclass(frozen=True)
 class Fold:
-    """One group and the corpus whose test split is that group."""
+    """A group and the corpus whose test split is that group."""
 
     name: str
     corpus: Corpus
@@ -112,7 +112,7 @@ class Fold:
 def _folds(
     corpus: Corpus, task: Task, group: str, least_rows: int, root_seed: int
 ) -> tuple[list[Fold], tuple[str, ...]]:
-    """The folds, and what was pooled or left out, in sentences."""
+    """Return the folds, and what was pooled or left out, in sentences."""
     if least_rows < 1:
         raise BadParameter("least_rows must be at least 1", needed="1 or more", found=str(least_rows))
     task.prepare(corpus)
@@ -146,7 +146,7 @@ def _folds(
 
 
 def _groups_of(corpus: Corpus, group: str) -> list[str]:
-    """The group of every example.
+    """Return the group of every example.
 
     Raises:
         UnknownName, BadParameter, DegenerateDesign: see `leave_one_out`.
@@ -182,7 +182,7 @@ def _refuse_documents_in_two(corpus: Corpus, groups: Sequence[str], group: str) 
 
 
 def _with_test(corpus: Corpus, names: Sequence[str], tested: str, root_seed: int) -> Corpus:
-    """The corpus with one group as its test split; the fingerprint stays."""
+    """Return the corpus with one group as its test split; the fingerprint stays."""
     units = unit_names(corpus.examples, corpus.units)
     rows = list(zip(corpus.examples, names, units, strict=True))
     others = [(e, unit) for e, name, unit in rows if name != tested and e.split in SPLITS]
@@ -204,7 +204,9 @@ def _tenth(groups: set[str], root_seed: int) -> set[str]:
 
 
 def _without_dev(plan: Plan) -> Plan:
-    """Nothing is scored on dev: its resamples, as large as the corpus, are not kept for every fold."""
+    """Return the plan without resamples of dev, where nothing is scored: they are as large as the corpus for every
+    fold.
+    """
     return replace(plan, resamplers={split: one for split, one in plan.resamplers.items() if one.base == "test"})
 
 
@@ -231,7 +233,7 @@ def _unit_results(
 
 
 def _means(found: Sequence[CrossResult]) -> list[CrossResult]:
-    """The mean over groups of every site, probe and measure, in the order of their first group."""
+    """Return the mean over groups of every site, probe and measure, in the order of their first group."""
     by_kind: dict[tuple[str, str, str], list[CrossResult]] = {}
     for result in found:
         if result.tested_on != SMALL:

@@ -1,4 +1,4 @@
-"""What a run was asked for by name, as built members: probes, measures, analyses, controls, baselines."""
+"""Builds the members that a run asks for by name: probes, measures, analyses, controls, baselines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEFAULT_PROBES = {"classes": ("linear",), "real": ("ridge",), "labels": ("linear
 
 @dataclass(frozen=True)
 class ControlSet:
-    """One control and the labels of each of its draws."""
+    """A control and the labels of each of its draws."""
 
     name: str
     control: Control
@@ -34,30 +34,30 @@ class ControlSet:
 
     @property
     def draw_count(self) -> int:
-        """How many draws."""
+        """Number of draws."""
         return len(self.draws)
 
 
 @dataclass(frozen=True)
 class StateSet:
-    """One control of states, and where it reads them."""
+    """A control of states, and the source that it reads them from."""
 
     control: StateControl
     source: StateSource
 
     @property
     def name(self) -> str:
-        """As results show it."""
+        """Name of the control, as results show it."""
         return self.source.name
 
     @property
     def draw_count(self) -> int:
-        """How many draws."""
+        """Number of draws."""
         return self.control.draws
 
     @property
     def recipe(self) -> dict[str, str]:
-        """What determines its states."""
+        """Everything that determines its states."""
         return {"class": full_recipe(self.control)["class"], "draws": str(self.control.draws)} | self.source.recipe()
 
 
@@ -77,7 +77,7 @@ def _named(folder: str, items: Sequence[Any], build_one: Any) -> dict[str, Any]:
 
 
 def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe]:
-    """Probes by name; estimators of scikit-learn are wrapped. None: the default of the kind.
+    """Return probes by name; estimators of scikit-learn are wrapped. None: the default of the kind.
 
     Raises:
         BadParameter: one that cannot predict such a target, or cannot read such rows.
@@ -111,7 +111,7 @@ def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe
 
 
 def built_measures(items: Sequence[Any] | None, labels: Labels) -> dict[str, Measure]:
-    """Measures by name. None: the defaults of the kind.
+    """Return measures by name. None: the defaults of the kind.
 
     Raises:
         BadParameter: one that does not score such a target, or such rows.
@@ -138,7 +138,7 @@ def built_measures(items: Sequence[Any] | None, labels: Labels) -> dict[str, Mea
 
 
 def built_analyses(items: Sequence[Any], kind: Kind) -> dict[str, Analysis]:
-    """Analyses by name.
+    """Return analyses by name.
 
     Raises:
         BadParameter: one that cannot be run on such a target.
@@ -158,7 +158,7 @@ def built_analyses(items: Sequence[Any], kind: Kind) -> dict[str, Analysis]:
 
 
 def named_controls(items: Sequence[Any] | None, labels: Labels) -> list[Control | StateControl]:
-    """Controls of labels and of states, built. None: word_type for words, else a chance check."""
+    """Return controls of labels and of states, built. None: word_type for words, else a chance check."""
     default = ("word_type",) if "type" in labels.keys else ("shuffled_labels",)
     return [
         build("controls", item) if isinstance(item, str) else item
@@ -167,7 +167,7 @@ def named_controls(items: Sequence[Any] | None, labels: Labels) -> list[Control 
 
 
 def needed_keys(labels: Labels, controls: Sequence[Control | StateControl], probes: Iterable[Probe]) -> list[str]:
-    """Keys of the rows that something of this run draws or reads by: a row needs a value of each."""
+    """Return the keys of the rows that something of this run draws or reads by: a row needs a value of each."""
     wanted = [control.key_of(labels) for control in controls] + [probe.reads for probe in probes]
     return [key for key in dict.fromkeys(wanted) if key in labels.keys]
 
@@ -175,7 +175,7 @@ def needed_keys(labels: Labels, controls: Sequence[Control | StateControl], prob
 def built_controls(
     items: Sequence[Control | StateControl], probed: Probed
 ) -> tuple[tuple[ControlSet, ...], tuple[StateSet, ...]]:
-    """Controls of labels with the labels of all their draws, and controls of states with their sources.
+    """Return controls of labels with the labels of all their draws, and controls of states with their sources.
 
     Raises:
         BadParameter: one is given twice.
@@ -203,7 +203,9 @@ def _drawn(control: Control, labels: Labels, seed: int) -> ControlSet:
 
 
 def built_baselines(labels: Labels) -> dict[str, Probe]:
-    """What needs no states and is always fitted: the labels alone, and the word, the text or the order of a row."""
+    """Return the probes that need no states and are always fitted: on the labels alone, and on the word, the text or
+    the order of a row.
+    """
     by_key = {"type": ["word_type"], "offset": ["linear_order"], "text": ["text_length", "bag_of_words", "tfidf"]}
     names = ["prior", *(name for key, of_key in by_key.items() if key in labels.keys for name in of_key)]
     if labels.kind == "labels":

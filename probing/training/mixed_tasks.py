@@ -1,4 +1,4 @@
-"""Tasks of several kinds asked for at once: each with what fits it of one list of probes, measures and analyses."""
+"""Gives tasks of several kinds the members that fit them, out of one list of probes, measures and analyses."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from probing.training.members import DEFAULT_MEASURES, DEFAULT_PROBES
 
 
 class Asked(Protocol):
-    """What a job asks of its tasks."""
+    """The options of a job about its tasks."""
 
     @property
     def tasks(self) -> list[str]:
-        """All of them."""
+        """Recipes of all tasks."""
 
     @property
     def probes(self) -> list[str]:
-        """Empty: the default of each task; so are measures."""
+        """Recipes of the probes; if empty, each task has its default, and so for measures."""
 
     @property
     def measures(self) -> list[str]:
-        """How probes are scored."""
+        """Recipes of the measures."""
 
     @property
     def analyses(self) -> list[str]:
-        """What else is asked."""
+        """Recipes of the analyses."""
 
 
 def fitting(task: str, corpus: Corpus, asked: Asked) -> dict[str, Any]:
-    """Probes, measures and analyses for `train` of one task; None: the task's own defaults.
+    """Return probes, measures and analyses for `train` of one task; None: the task's own defaults.
 
     Of a single task everything stays as it was asked for. Of several, a probe or measure that cannot predict or score a
     target of this kind, or read such rows, gives way to the defaults, an analysis is left out; both with a warning.
@@ -70,7 +70,7 @@ def _kept(folder: str, recipes: Sequence[str], name: str, task: Task, defaults: 
 
 
 def _fits(folder: str, recipe: str, task: Task) -> bool:
-    """Whether a member has a form for the task's kind of target and for its rows."""
+    """Return whether a member has a form for the task's kind of target and for its rows."""
     module = registry.get(folder, recipe.partition(":")[0].strip())
     forms = [form for form in (module.MEMBER, getattr(module, "REGRESSION_MEMBER", None)) if form is not None]
     if folder != "probes":

@@ -1,4 +1,4 @@
-"""A probe on the states of controls of states: fitted once where several sites share them."""
+"""Fits a probe on the states of controls of states: once where several sites share them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class OtherStates:
     _known: dict[tuple[str, str, int, str], _Done] = field(default_factory=dict)
 
     def fits(self, unit: Unit) -> list[OtherFits]:
-        """Of every control of states that has states for the site; none for a probe that reads more than one state."""
+        """Return the fits on every control of states that has states for the site; none for a probe that reads more
+        than one state.
+        """
         site, name, probe = unit
         if probe.reads != "states":
             return []

@@ -1,4 +1,4 @@
-"""Positions found among the rows of a piece store when it is read, as extraction would have found them."""
+"""Locates positions among the rows of a piece store when it is read, just as extraction would have done."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PiecePositions(StoreView):
     """
 
     def __init__(self, store: Store, corpus: Corpus, position: Position) -> None:
-        """Find the rows.
+        """Locate the rows of the position.
 
         Args:
             store: a store of pieces.
@@ -72,7 +72,9 @@ class PiecePositions(StoreView):
         )
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
-        """States `(N, D)` float32 of the rows asked for, of a whole span the mean of its pieces; None: all."""
+        """Return the states `(N, D)` float32 of the rows asked for, of a whole span the mean of its pieces; None:
+        all.
+        """
         chosen = np.arange(len(self._bounds) - 1) if rows is None else np.asarray(rows, dtype=np.int64)
         counts = self._bounds[chosen + 1] - self._bounds[chosen]
         bounds = np.concatenate([[0], np.cumsum(counts)])
@@ -89,7 +91,9 @@ class PiecePositions(StoreView):
 
 
 def _input(table: RowTable, first: int, end: int, position: Position) -> Encoded:
-    """The input of an example as its pieces tell; what is between, before and behind them is taken for special."""
+    """Return the input of an example as its pieces give it; what is between, before and behind them is taken for
+    special.
+    """
     pieces = table.piece_start[first:end]
     length = int(pieces[-1]) + 2 + abs(position.shift)  # behind the last so many that a shift ends among them
     offsets, special = np.zeros((length, 2), dtype=np.int64), np.ones(length, dtype=bool)

@@ -1,4 +1,6 @@
-"""Spans and pairs of words: where a task finds them, which rows of a store they are made of, what controls draw by."""
+"""Spans and pairs of words: where a task has them, which rows of a store they are made of, and what controls draw
+by.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ CHOSEN = ("no", "yes")
 
 @dataclass(frozen=True)
 class Placed:
-    """Rows with a label, N of them: values, and what of Labels says where they are; `excluded` by reason."""
+    """Rows with a label, N of them: values, and the columns of Labels that say where they are; `excluded` by reason."""
 
     values: list[Any]
     example: Ints
@@ -35,7 +37,8 @@ class Placed:
 
 
 def place_words(corpus: Corpus, task: Task, name: str, position: Ints) -> Placed:
-    """The spans or pairs of a task whose words own a row and which have a label; the others counted by reason.
+    """Return the spans or pairs of a task whose words own a row and which have a label; the others are counted by
+    reason.
 
     Args:
         corpus: what the task was prepared for.
@@ -120,7 +123,7 @@ def _check_count(name: str, example: Example, needed: int, found: int) -> None:
 
 
 def _all_have_rows(home: Ints, first: Ints, last: Ints) -> NDArray[np.bool_]:
-    """Whether every word of each span owns a row."""
+    """Return whether every word of each span owns a row."""
     missing = np.concatenate([[0], np.cumsum(home < 0)])
     return np.asarray(missing[last + 1] == missing[first])
 
@@ -128,7 +131,7 @@ def _all_have_rows(home: Ints, first: Ints, last: Ints) -> NDArray[np.bool_]:
 def _right(
     values: Sequence[Any], choice: Ints, has_label: NDArray[np.bool_], corpus: Corpus, word: Sequence[Ints], name: str
 ) -> NDArray[np.bool_]:  # fmt: skip
-    """Which pairs are the right ones of their choice."""
+    """Return which pairs are the right ones of their choice."""
     for other in set(values) - {None, *CHOSEN}:
         raise BadParameter(
             f"task {name} is a choice and has another label", needed=" or ".join(CHOSEN), found=repr(other)
@@ -146,7 +149,7 @@ def _right(
 
 
 def place_keys(corpus: Corpus, level: str, placed: Placed) -> dict[str, tuple[Ints, tuple[str, ...]]]:
-    """Keys of spans (`type`: the text, `length` in words) or of pairs (`type`, `first`, `second`, `offset`)."""
+    """Return keys of spans (`type`: the text, `length` in words) or of pairs (`type`, `first`, `second`, `offset`)."""
     a, b = placed.word, placed.other_word
     assert b is not None  # for the reader of types: places always have it
     if level == "span":
@@ -175,7 +178,7 @@ def _text(example: Example, first: int, last: int) -> str:
 
 
 def _forms(corpus: Corpus) -> tuple[Ints, tuple[str, ...]]:
-    """Codes of the forms of all words, examples counted on."""
+    """Return codes of the forms of all words, examples counted on."""
     return _coded([composed(form) for example in corpus.examples for form in example.forms])
 
 
@@ -186,7 +189,9 @@ def _coded(values: Sequence[str]) -> tuple[Ints, tuple[str, ...]]:
 
 
 def is_punctuation(corpus: Corpus, placed: Placed) -> NDArray[np.bool_] | None:
-    """`(N,)` whether one of the two words is punctuation by the column `upos`; None where the corpus has it not."""
+    """Return whether one of the two words is punctuation by the column `upos`, `(N,)`; None where the corpus has it
+    not.
+    """
     if not any("upos" in example.word_columns for example in corpus.examples):
         return None
     tags = [example.word_columns.get("upos", (None,) * len(example.words)) for example in corpus.examples]

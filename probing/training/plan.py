@@ -60,7 +60,7 @@ LEAST_MEMORY = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """What is fitted on what. Names are those shown in results.
+    """A plan of which probes are fitted on which labels and states. Names are those shown in results.
 
     Attributes:
         store, sites: where states come from.
@@ -96,27 +96,31 @@ class Plan:
 
     @property
     def label_sets(self) -> tuple[Labels, ...]:
-        """The task's labels, then every draw of every control."""
+        """Label sets of the run: the task's labels, then every draw of every control."""
         return (self.labels, *(draw for control in self.controls for draw in control.draws))
 
     def judged(self, split: str) -> Resampler:
-        """The rows of a split that are judged: those whose input train has not, where that is told apart."""
+        """Return the rows of a split that are judged: those whose input is not in train, where these are counted
+        apart.
+        """
         return self.resamplers.get(split + NEW, self.resamplers[split])
 
     def units(self) -> list[tuple[str, str, Probe]]:
-        """(site, name, probe) of everything to fit: at site "(none)" what reads no states, then each site's probes."""
+        """Return (site, name, probe) of everything to fit: at site "(none)" what reads no states, then each site's
+        probes.
+        """
         stateless = {name: probe for name, probe in self.probes.items() if not reads_states(name, probe)}
         reading = {name: probe for name, probe in self.probes.items() if name not in stateless}
         found = [(NO_SITE, name, probe) for name, probe in (dict(self.baselines) | stateless).items()]
         return found + [(site, name, probe) for site in self.sites for name, probe in reading.items()]
 
     def analysis_units(self) -> list[tuple[str, tuple[str, str, Probe]]]:
-        """(analysis, unit) of everything to analyse, site by site: probes that read one state a row."""
+        """Return (analysis, unit) of everything to analyse, site by site: probes that read one state a row."""
         reading = [unit for unit in self.units() if unit[0] != NO_SITE and unit[2].reads == "states"]
         return [(name, unit) for unit in reading for name, one in self.analyses.items() if one.accepts(unit[2])]
 
     def measures_for(self, probe: Probe) -> dict[str, Measure]:
-        """The measures this probe can be scored by.
+        """Return the measures this probe can be scored by.
 
         Raises:
             BadParameter: a measure that the caller named needs probabilities the probe does not give.
@@ -228,7 +232,7 @@ def _provenance(store: Store, corpus: Corpus, labels: Labels, *, root_seed: int,
 
 
 def recipe_of(plan: Plan, site: str, name: str, probe: Probe) -> dict[str, Any]:
-    """Everything that determines one result but the data."""
+    """Return everything that determines one result except the data."""
     return {
         "site": site, "name": name, "probe": full_recipe(probe),
         "measures": {key: full_recipe(measure) for key, measure in plan.measures_for(probe).items()},
@@ -236,7 +240,7 @@ def recipe_of(plan: Plan, site: str, name: str, probe: Probe) -> dict[str, Any]:
 
 
 def run_id(plan: Plan) -> str:
-    """Hash of what the results of one run share, whatever the site and the probe: they make one table."""
+    """Return the hash of what the results of one run share, whatever the site and the probe: they make one table."""
     measures = {key: full_recipe(measure) for key, measure in plan.measures.items()}
     return digest([_recipe_of_all(plan), measures, dict(plan.provenance)])
 

@@ -1,4 +1,4 @@
-"""What a run is refused for before anything is fitted, once all of it is built."""
+"""Checks of a run before anything is fitted, once all of it is built."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def reads_states(name: str, probe: Probe) -> bool:
-    """Whether the probe has to be fitted at every site."""
+    """Return whether the probe has to be fitted at every site."""
     return probe.reads in ("states", "pieces") and name.partition(":")[0] != "prior"
 
 
@@ -39,7 +39,7 @@ def check_analyses(plan: Plan) -> None:
 
 
 def refuse_large(store: Store, sites: tuple[str, ...], labels: Labels, probes: Mapping[str, Probe]) -> None:
-    """Pairs that a probe could only read laid out, and that are too many for it."""
+    """Refuse pairs that are too many for a probe which can only read them laid out."""
     laid_out = [name for name, probe in probes.items() if reads_states(name, probe) and not probe.reads_pairs]
     if laid_out and labels.level == "pair":
         width = max(store.width(site) for site in sites) * (2 if labels.reading == "pair" else 1)
@@ -75,7 +75,7 @@ def refuse_unreadable(probe: Probe, plan: Plan) -> None:
 
 
 def refuse_constant_target(labels: Labels) -> None:
-    """R² and rank correlation are undefined on a split in which all targets are equal."""
+    """Refuse a split in which all targets are equal, where R² and rank correlation are undefined."""
     for split in EVALUATED if labels.kind == "real" else ():
         if np.ptp(labels.y[labels.rows(split)]) == 0:
             raise DegenerateDesign(

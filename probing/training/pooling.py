@@ -25,8 +25,8 @@ POOLINGS = (
 
 
 def with_rows(store: Any, corpus: Corpus, rows: str | None, level: str) -> Any:
-    """The store as it is, a piece store pooled to `rows` (default: the mean at this level), or one position, which a
-    piece store gives too (`position:NAME`).
+    """Return the store as it is, a piece store pooled to `rows` (default: the mean at this level), or one position,
+    which a piece store gives too (`position:NAME`).
 
     Raises:
         BadParameter: rows that the store cannot give.
@@ -56,7 +56,7 @@ class PooledStore(StoreView):
     """
 
     def __init__(self, store: Store, corpus: Corpus, rows: str) -> None:
-        """Group the pieces.
+        """Group the pieces into rows.
 
         Args:
             store: a store of pieces.
@@ -81,7 +81,7 @@ class PooledStore(StoreView):
         )  # fmt: skip
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
-        """Pooled states `(N, D)` float32 of the rows asked for; None: all."""
+        """Return pooled states `(N, D)` float32 of the rows asked for; None: all."""
         chosen = np.arange(len(self._first)) if rows is None else np.asarray(rows)
         first, end = self._first[chosen], self._bounds[chosen]
         if self._how == "first":
@@ -96,7 +96,7 @@ class PooledStore(StoreView):
         return pooled
 
     def pieces(self, site: str, rows: Ints) -> Pieces:
-        """The pieces of the rows asked for, not pooled."""
+        """Return the pieces of the rows asked for, not pooled."""
         first, counts = self._first[rows], self._bounds[rows] - self._first[rows]
         bounds = np.concatenate([[0], np.cumsum(counts)])
         places = np.repeat(first - bounds[:-1], counts) + np.arange(bounds[-1])
@@ -111,7 +111,7 @@ class PositionStore(StoreView):
     """
 
     def __init__(self, store: Store | PiecePositions, corpus: Corpus, rows: str | None) -> None:
-        """Choose the rows.
+        """Choose the rows of the position.
 
         Args:
             store: a store of positions, or a piece store seen as one.
@@ -145,7 +145,7 @@ class PositionStore(StoreView):
         )
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
-        """States `(N, D)` float32 of the rows asked for; None: all."""
+        """Return the states `(N, D)` float32 of the rows asked for; None: all."""
         return self._of_store(site, self._chosen if rows is None else self._chosen[np.asarray(rows)])
 
 
@@ -161,7 +161,9 @@ def _check_spans(store: Store | PiecePositions, corpus: Corpus) -> None:
 
 
 def _words(corpus: Corpus, lost: set[tuple[int, int]]) -> Callable[[int, int], Sequence[int]]:
-    """The words that have the pieces of a word: itself and those of the same span, as in a multiword token."""
+    """Return a function that gives the words that have the pieces of a word: itself and those of the same span, as in a
+    multiword token.
+    """
 
     def words_of(example: int, word: int) -> Sequence[int]:
         spans = corpus.examples[example].words
@@ -174,7 +176,7 @@ def _words(corpus: Corpus, lost: set[tuple[int, int]]) -> Callable[[int, int], S
 
 
 def _groups(table: RowTable, words_of: Callable[[int, int], Sequence[int]] | None) -> tuple[Ints, Ints, Ints, Ints]:
-    """For each pooled row its first piece row, one past its last, its example and its word."""
+    """Return, for each pooled row, its first piece row, one past its last, its example and its word."""
     change = np.ones(len(table.example), dtype=bool)
     change[1:] = table.example[1:] != table.example[:-1]
     if words_of is not None:

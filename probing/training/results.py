@@ -39,7 +39,7 @@ class ProbeResults(Sequence[ProbeResult]):
 
     @classmethod
     def read(cls, folder: str | Path) -> ProbeResults:
-        """What `write` left in a folder.
+        """Return what `write` left in a folder.
 
         Raises:
             InputError: a line that is no result.
@@ -49,7 +49,7 @@ class ProbeResults(Sequence[ProbeResult]):
 
     @classmethod
     def joined(cls, parts: Sequence[ProbeResults]) -> ProbeResults:
-        """All of several runs."""
+        """Return all results of several runs."""
         whole = cls((r for part in parts for r in part), (told for part in parts for told in part.analyses))
         whole.missing = sum(part.missing for part in parts)
         return whole
@@ -74,14 +74,14 @@ class ProbeResults(Sequence[ProbeResult]):
         return f"ProbeResults({len(self)} results)\n{self.table()}"
 
     def of_tasks(self, tasks: Collection[str]) -> ProbeResults:
-        """Results and analyses of these tasks."""
+        """Return results and analyses of these tasks."""
         return ProbeResults(
             (result for result in self._results if result.task in tasks),
             (told for told in self.analyses if told.task in tasks),
         )
 
     def of_model(self, model: str) -> ProbeResults:
-        """Results and analyses of one model, by its full name or a part of it: `best` is then of that model.
+        """Return results and analyses of one model, by its full name or a part of it: `best` is then of that model.
 
         Raises:
             UnknownName: no model has it in its name.
@@ -95,7 +95,7 @@ class ProbeResults(Sequence[ProbeResult]):
         return found
 
     def table(self, split: str = "test") -> pd.DataFrame:
-        """One row per model × site × task × probe: the primary measure beside its first control, and the others.
+        """Return one row per model × site × task × probe: the primary measure beside its first control, and the others.
 
         The columns `low` and `high` bound selectivity; log loss is called `bits`. Against a chance check
         `selectivity`, `low` and `high` are empty.
@@ -103,15 +103,15 @@ class ProbeResults(Sequence[ProbeResult]):
         return pd.DataFrame([table_row(result, split) for result in self._results])
 
     def long(self) -> pd.DataFrame:
-        """One row per site × task × probe × measure × split × control: the content of results.parquet."""
+        """Return one row per site × task × probe × measure × split × control: the content of results.parquet."""
         return long_table(self._results)
 
     def analysis_table(self) -> pd.DataFrame:
-        """One row per number of every analysis: the content of analyses.parquet."""
+        """Return one row per number of every analysis: the content of analyses.parquet."""
         return analysis_table(self.analyses)
 
     def best(self, measure: str | None = None, probe: str | None = None) -> ProbeResult:
-        """The result with the best score on dev, among those that read states; the earliest of equals.
+        """Return the result with the best score on dev, among those that read states; the earliest of equals.
 
         Raises:
             UnknownName: nothing was scored by that measure, or no such probe.
@@ -126,7 +126,7 @@ class ProbeResults(Sequence[ProbeResult]):
     def selectivity(
         self, measure: str | None = None, site: str | None = None, probe: str | None = None, control: str | None = None
     ) -> Score:
-        """Selectivity on test, at one site or at the site that is best on dev.
+        """Return the selectivity on test, at one site or at the site that is best on dev.
 
         Raises:
             UnknownName: no such site, probe, measure or control; a chance check has no selectivity.
@@ -149,7 +149,7 @@ class ProbeResults(Sequence[ProbeResult]):
         return proper[0].selectivity
 
     def write(self, folder: str | Path, *, replace: bool = False) -> Path:
-        """Merge into `folder`/results.jsonl and results.parquet; p is adjusted over all of a store.
+        """Merge the results into `folder`/results.jsonl and results.parquet; p is adjusted over all of a store.
 
         What the folder holds stays beside these results, but for the very same results from an earlier time. With
         `replace` those of the same store, rows, task, site and probe that other settings gave are dropped.
@@ -167,7 +167,7 @@ class ProbeResults(Sequence[ProbeResult]):
         return place
 
     def merged_into(self, folder: Path, *, replace: bool = False) -> ProbeResults:
-        """What results.jsonl of `folder` would hold: all that it holds and these, everything once."""
+        """Return what results.jsonl of `folder` would hold: all that it holds and these, everything once."""
         path = folder / "results.jsonl"
         older = read_results(path) if path.is_file() else []
         told = analysis.read_analyses(folder / "analyses.jsonl")
@@ -177,7 +177,7 @@ class ProbeResults(Sequence[ProbeResult]):
         )  # fmt: skip
 
     def adjusted_in(self, folder: Path) -> ProbeResults:
-        """These results with p adjusted over all that `folder` holds."""
+        """Return these results with p adjusted over all that `folder` holds."""
         wanted = {_key(result) for result in self._results}
         merged = (result for result in self.merged_into(folder) if _key(result) in wanted)
         found = ProbeResults(merged, self.analyses)
@@ -186,7 +186,7 @@ class ProbeResults(Sequence[ProbeResult]):
 
 
 def correction_of(results: Iterable[ProbeResult]) -> Correction:
-    """How the p of these results are adjusted: `holm` unless the first gain says otherwise."""
+    """Return how the p of these results are adjusted: `holm` unless the first gain says otherwise."""
     gains = (gain for result in results for found in result.measures for gain in found.gains)
     return next((gain.correction for gain in gains), "holm")
 
@@ -194,11 +194,11 @@ def correction_of(results: Iterable[ProbeResult]) -> Correction:
 def adjusted(
     results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = (), *, correction: Correction = "holm"
 ) -> ProbeResults:
-    """Results with p adjusted over the sites, probes, baselines and tasks of a store, by measure and split.
+    """Return the results with p adjusted over the sites, probes, baselines and tasks of a store, by measure and split.
 
     A task of which something failed is no part of the family of the others.
 
-    The smallest gain that could have been seen depends on that family too, and is told anew.
+    The smallest gain that could have been seen depends on that family too, and is computed anew.
     """
     listed = list(results)
     families: dict[tuple[str, ...], list[Gain]] = {}
@@ -218,7 +218,7 @@ def adjusted(
 
 
 def _told(gains: Sequence[Gain], correction: Correction) -> list[Gain]:
-    """Gains of one family with what depends on the family."""
+    """Return the gains of one family with what depends on the family."""
     p = [gain.p for gain in gains]
     level = level_after(p, correction, alpha=ALPHA)
     return [
@@ -243,7 +243,7 @@ def _family(result: ProbeResult, found: MeasureResult) -> tuple[str, ...]:
 
 
 def _merged(older: Sequence[R], newer: Sequence[R], *, replace: bool) -> list[R]:
-    """Every result once, in the order of its first time."""
+    """Return every result once, in the order of its first time."""
     asked = {_question(result) for result in newer} if replace else set()
     known = {_key(result) for result in newer}
     kept = {_key(one): one for one in older if _key(one) in known or _question(one) not in asked}
@@ -251,12 +251,12 @@ def _merged(older: Sequence[R], newer: Sequence[R], *, replace: bool) -> list[R]
 
 
 def _key(result: ProbeResult | AnalysisResult) -> tuple[str, ...]:
-    """Everything that made a result, as the hash of its unit."""
+    """Return everything that entered a result, as the hash of its unit."""
     return (str(result.provenance["unit"]),) if "unit" in result.provenance else _question(result)
 
 
 def _question(result: ProbeResult | AnalysisResult) -> tuple[str, ...]:
-    """What a result is of, whatever the settings that gave it."""
+    """Return what a result is of, whatever the settings that gave it."""
     analysis_name = result.analysis if isinstance(result, AnalysisResult) else ""
     states = (str(result.provenance.get(name)) for name in ("store_id", "rows"))
     return *states, result.task, result.site, result.probe, analysis_name

@@ -1,4 +1,4 @@
-"""Data facts of a task: rows, classes, majority, entropy, what was left out."""
+"""Data facts of a task: rows, classes, majority, entropy, and what was left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 
 
 def facts(labels: Labels, corpus: Corpus) -> dict[str, Any]:
-    """Data facts of a task, ready for JSON.
+    """Return data facts of a task, ready for JSON.
 
     Returns:
         `level`; `rows`, `sentences` (different inputs) and `clusters` (what is resampled) by split; `unit`, what a

@@ -19,21 +19,23 @@ _OWN_KEYS = ("type", "lemma", "document", "text", "first", "second", "offset", "
 
 
 def codes_of(values: Sequence[str | None]) -> Coded:
-    """Codes into the sorted distinct values, `MISSING` for None. (A dictionary: np.unique is ten times slower.)"""
+    """Return codes into the sorted distinct values, `MISSING` for None. (A dictionary: np.unique is ten times
+    slower.)
+    """
     names = sorted({value for value in values if value is not None})
     index: dict[str | None, int] = {name: code for code, name in enumerate(names)} | {None: MISSING}
     return np.fromiter((index[value] for value in values), np.int64, len(values)), tuple(names)
 
 
 def example_codes(values: Sequence[str | None], example: Ints) -> Coded:
-    """Codes of an example's value for every row; only values of these rows get a code."""
+    """Return codes of an example's value for every row; only values of these rows get a code."""
     present, inverse = np.unique(example, return_inverse=True)
     codes, names = codes_of([values[ordinal] for ordinal in present.tolist()])
     return codes[inverse], names
 
 
 def row_keys(corpus: Corpus, placed: Placed, level: str) -> tuple[dict[str, Ints], dict[str, tuple[str, ...]]]:
-    """The keys by which controls can draw, and the names of their codes; a row without a value has `MISSING`."""
+    """Return the keys by which controls can draw, and the names of their codes; a row without a value has `MISSING`."""
     found: dict[str, Coded] = {}
     examples, example, word = corpus.examples, placed.example, placed.word
     if level in ("span", "pair"):
@@ -53,7 +55,7 @@ def row_keys(corpus: Corpus, placed: Placed, level: str) -> tuple[dict[str, Ints
 
 
 def with_keys(labels: Labels, wanted: Iterable[str]) -> Labels:
-    """The rows that have a value of every key wanted; the others are counted as excluded, by key."""
+    """Return the rows that have a value of every key wanted; the others are counted as excluded, by key."""
     for key in dict.fromkeys(wanted):
         missing = labels.keys[key] == MISSING if key in labels.keys else np.zeros(len(labels), dtype=bool)
         if missing.any():
@@ -73,6 +75,6 @@ def _word_codes(
 
 
 def key_columns(examples: Sequence[Example]) -> list[str]:
-    """Sentence columns of strings and whole numbers."""
+    """Return sentence columns of strings and whole numbers."""
     names = dict.fromkeys(name for e in examples for name in e.columns if name not in _OWN_KEYS)
     return [name for name in names if not any(isinstance(e.columns.get(name), float) for e in examples)]

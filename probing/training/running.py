@@ -1,4 +1,4 @@
-"""Running a plan: its units by an executor, with a bar; what is done already is not done again."""
+"""Runs a plan: its units by an executor, with a bar; what is done already is not done again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN = 5
 
 
 def check_run(executor: Executor, folder: Path | None, num_workers: int, worker_index: int) -> None:
-    """Refuse a run whose processes have no place to meet.
+    """Refuse a run of several processes without a folder to share.
 
     Raises:
         BadParameter: no such worker, or several processes without a folder.
@@ -38,7 +38,7 @@ def check_run(executor: Executor, folder: Path | None, num_workers: int, worker_
 
 
 def run_plan(plan: Plan, units: WorkPlan, done: Done, executor: Executor, *, progress: bool) -> None:
-    """Do the units that are not done.
+    """Do the units of the plan that are not yet done.
 
     Args:
         plan: of the run.
@@ -70,7 +70,7 @@ def _warn_of_spoiled(units: WorkPlan, spoiled: Collection[str]) -> None:
 
 
 class _Bar:
-    """How many units are done, and which are in work."""
+    """A bar that counts the units that are done, and names those that are in work."""
 
     def __init__(self, bar: Progress, job: TaskID, title: str, todo: WorkPlan) -> None:
         self._bar, self._job, self._title = bar, job, title
@@ -79,12 +79,12 @@ class _Bar:
         self.advance(0)
 
     def begins(self, name: str) -> None:
-        """A unit is begun in this process."""
+        """Note that a unit is begun in this process."""
         self._is_told = True
         self._bar.update(self._job, description=f"{self._title} · {name}")
 
     def advance(self, units: int) -> None:
-        """So many units more are done; those of other processes are begun in the order of the plan."""
+        """Note that so many units more are done; those of other processes are begun in the order of the plan."""
         self._bar.update(self._job, advance=units)
         if self._names and not self._is_told:
             del self._names[:units]
@@ -93,7 +93,7 @@ class _Bar:
 
 @contextmanager
 def _bar(title: str, units: WorkPlan, todo: WorkPlan, *, shown: bool) -> Iterator[_Bar]:
-    """A bar on standard error, if that is a terminal."""
+    """Within the block, show a bar on standard error, if that is a terminal."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     quiet = not (shown and sys.stderr.isatty())
     with Progress(*columns, console=console(err=True), disable=quiet, transient=True) as bar:

@@ -1,4 +1,4 @@
-"""Saved probes of a training run: what their files hold, what these are called, and why some are not saved."""
+"""Saved probes of a training run: what their files hold, how they are named, and why some are not saved."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ABOUT = ("model", "rows", "corpus", "store_id", "content_id", "unit")
 def with_saved_probe(
     result: ProbeResult, probe: Probe, about: Mapping[str, Any]
 ) -> tuple[ProbeResult, Mapping[str, bytes]]:
-    """The result that says where its probe is saved, or why it is not, and the files of the probe by suffix.
+    """Return the result that says where its probe is saved, or why it is not, and the files of the probe by suffix.
 
     Args:
         result: of the probe.
@@ -36,7 +36,7 @@ def with_saved_probe(
 
 
 def probe_name(result: ProbeResult) -> str:
-    """`probes/TASK/SITE/PROBE/HASH` below the folder of the results, without suffix.
+    """Return `probes/TASK/SITE/PROBE/HASH` below the folder of the results, without suffix.
 
     The hash is that of everything that made the probe, so that no two probes have one file.
     """
@@ -55,7 +55,7 @@ def _files(result: ProbeResult, probe: Probe, about: Mapping[str, Any]) -> tuple
 
 
 def _named(result: ProbeResult, probe: Probe, about: Mapping[str, Any]) -> Probe:
-    """A copy that gives labels by name, and says of what it is."""
+    """Return a copy that gives labels by name, and says of what it is."""
     named = copy.copy(probe)
     named.about = {
         "task": result.task,
@@ -78,7 +78,9 @@ def _codes(probe: ClassifierProbe) -> list[int]:
 
 
 def _slug(name: str) -> str:
-    """A name as that of a folder: one of other characters than letters, digits and `._=,-` also gets a hash."""
+    """Return a name as that of a folder; if it has other characters than letters, digits and `._=,-` it also gets a
+    hash.
+    """
     if re.fullmatch(r"(?!.*-[0-9a-f]{8}$)[A-Za-z0-9_=,-][A-Za-z0-9._=,-]{0,79}", name):
         return name
     plain = re.sub(r"[^A-Za-z0-9._=,-]+", "-", name).strip("-.")[:80]

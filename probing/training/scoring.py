@@ -1,4 +1,4 @@
-"""From fits to scores: predictions, measures, and one bootstrap that pairs task, controls and baselines."""
+"""Turns fits into scores: predictions, measures, and one bootstrap that pairs task, controls and baselines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MARGINS = {FRACTION: 0.02, "bits": 0.05}  # by unit: what a gain has to exceed; 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One measure on one label set and split, for each seed: `values` (S,), bootstrap `samples` (S, R)."""
+    """A measure on one label set and split, for each seed: `values` (S,), bootstrap `samples` (S, R)."""
 
     values: NDArray[np.float64]
     samples: NDArray[np.float64]
@@ -52,7 +52,8 @@ Scores = Mapping[tuple[str, str], Sampled]  # by measure name and split
 
 @dataclass(frozen=True)
 class ControlScores:
-    """One control: whether it defines selectivity, the ceiling and the scores of each draw, and what is `above` it.
+    """Scores of one control: whether it defines selectivity, the ceiling and the scores of each draw, and what is
+    `above` it.
 
     `ceilings_of`: the measure that the ceilings are of.
     """
@@ -65,7 +66,7 @@ class ControlScores:
 
 
 def kept(task: Scores, resamplers: Mapping[str, Resampler]) -> dict[str, NDArray[Any]]:
-    """What pairs this probe with others on the same rows later: arrays by name.
+    """Return what pairs this probe with others on the same rows later: arrays by name.
 
     Samples and not sums by cluster: they serve measures of ranks too, and are those that the intervals are made of.
 
@@ -91,7 +92,7 @@ def score_label_set(
     seen: NDArray[np.bool_] | None,
     tempers: Sequence[Tempers] | None,
 ) -> dict[tuple[str, str], Sampled]:
-    """Every measure on every split for the fits (one a seed) of one label set; `seen` is per row of the labels.
+    """Score the fits (one a seed) of one label set by every measure on every split; `seen` is per row of the labels.
 
     Measures that count bits take the probes to be as sure as `tempers` (one a fit; None: as they are) say.
     """
@@ -143,7 +144,7 @@ def measure_results(
     measures: Mapping[str, Measure],
     resamplers: Mapping[str, Resampler],
 ) -> tuple[MeasureResult, ...]:
-    """Scores of the task beside those of each control, and the gains over each baseline, paired."""
+    """Return scores of the task beside those of each control, and the gains over each baseline, paired."""
     results = []
     for name, split in task:
         measure, resampler, ours = measures[name], resamplers[split], task[name, split]
@@ -206,7 +207,9 @@ def _gained(task: Sampled, other: NDArray[np.float64], measure: Measure, resampl
 
 
 def _error(found: Replicates, score: Score) -> float:
-    """Standard error of a difference; of one that no resample changes, the one its interval stands for."""
+    """Return the standard error of a difference; if no resample changes the difference, the error that its interval
+    stands for.
+    """
     return half_width_error(score.low, score.high) if is_unvaried(found.interval) else found.error
 
 

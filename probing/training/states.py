@@ -1,4 +1,4 @@
-"""What a probe reads: states of a site, or what a baseline reads instead, by split."""
+"""The inputs of a probe: states of a site, or what a baseline reads instead, by split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Read = Callable[[str, NDArray[np.int64]], NDArray[np.float32]]
 
 
 def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
-    """What this probe reads of a site, or instead of one: `states`, read already, or all pieces of each row.
+    """Return what this probe reads of a site, or instead of one: `states`, read already, or all pieces of each row.
 
     Raises:
         NonFiniteStates: of pieces, with site and the first rows.
@@ -40,14 +40,15 @@ def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
 
 
 def held(states: States, probe: Probe | None = None) -> States:
-    """States in memory, but for a probe that reads them as they are streamed."""
+    """Return states in memory, except for a probe that reads them as they are streamed."""
     if probe is not None and probe.reads_blocks:
         return states
     return {split: np.asarray(X) if isinstance(X, RowBlocks) else X for split, X in states.items()}
 
 
 def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
-    """States `(N, D)` of one site by split; `Pairs` where a row is two words, `RowBlocks` beyond the run's memory.
+    """Return states `(N, D)` of one site by split; `Pairs` where a row is two words, `RowBlocks` beyond the run's
+    memory.
 
     Args:
         plan: says which rows.
@@ -72,7 +73,7 @@ def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
 
 
 def rows_read(store: Any, site: str, labels: Labels, split: str, read: Read | None = None) -> Any:
-    """States of the rows of one split, as the reading of the labels makes them.
+    """Return states of the rows of one split, as the reading of the labels makes them.
 
     Raises:
         NonFiniteStates: with site and the first rows.
@@ -90,7 +91,7 @@ def rows_read(store: Any, site: str, labels: Labels, split: str, read: Read | No
 
 
 def _span_means(rows: Any, read: Read, site: str, spans: Labels, split: str) -> NDArray[np.float32]:
-    """Mean over the words of each span, from the words' own states."""
+    """Return the mean over the words of each span, from the words' own states."""
     counts = _other(spans.other_word) - spans.word + 1
     bounds = np.concatenate([[0], np.cumsum(counts)])
     word = np.repeat(spans.word - bounds[:-1], counts) + np.arange(bounds[-1])
@@ -113,7 +114,7 @@ def _other(values: NDArray[np.int64] | None) -> NDArray[np.int64]:
 
 
 def _finite(read: Read, site: str, rows: NDArray[np.int64], split: str) -> NDArray[np.float32]:
-    """Rows of a store, refused where they are not finite."""
+    """Return rows of a store, and refuse them where they are not finite."""
     X = read(site, rows)
     _refuse_not_finite(X, site, rows, split)
     return X
@@ -130,7 +131,7 @@ def _refuse_not_finite(X: NDArray[np.float32], site: str, rows: NDArray[np.int64
 
 
 def stateless(plan: Plan, probe: Probe) -> States:
-    """What a baseline reads, by split, `(N, 1)`: its key's codes or strings, or nothing (zeros)."""
+    """Return what a baseline reads, by split, `(N, 1)`: its key's codes or strings, or nothing (zeros)."""
     labels = plan.labels
     read: NDArray[Any] = np.zeros(len(labels))
     if probe.reads in labels.keys:

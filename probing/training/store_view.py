@@ -1,4 +1,4 @@
-"""A store seen as a store of other rows: what all such views share."""
+"""Views that show a store as a store of other rows: what all such views share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class StoreView:
-    """What a view of a store takes over from it.
+    """Base of views of a store: it takes over what does not depend on the rows.
 
     Attributes:
         identity: that of the store, with the view's own `rows`.
@@ -25,11 +25,11 @@ class StoreView:
         self.inputs, self.unknown_pieces = store.inputs, store.unknown_pieces
 
     def width(self, site: str) -> int:
-        """Number of features at a site."""
+        """Return the number of features at a site."""
         width: int = self._store.width(site)
         return width
 
     def _of_store(self, site: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """States `(N, D)` of rows of the store itself."""
+        """Return states `(N, D)` of rows of the store itself."""
         states: NDArray[np.float32] = self._store.read(site, rows)
         return states

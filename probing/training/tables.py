@@ -35,7 +35,9 @@ _FLAGS = ("converged", "higher_is_better", "complete")
 
 
 def table_row(result: ProbeResult, split: str) -> dict[str, Any]:
-    """The primary measure beside its first control, and the other measures; `run` is equal for what was run alike."""
+    """Return the primary measure beside its first control, and the other measures; `run` is equal for what was run
+    alike.
+    """
     scored = [found for found in result.measures if found.split == result.judged_split(split)]
     row: dict[str, Any] = {
         "model": result.provenance.get("model"),
@@ -66,7 +68,7 @@ def _control_columns(found: MeasureResult) -> dict[str, Any]:
 
 
 def long_table(results: Iterable[ProbeResult]) -> pd.DataFrame:
-    """One row per site × task × probe × measure × split × control."""
+    """Return one row per site × task × probe × measure × split × control."""
     frame = pd.DataFrame([row | {"status": _status(result, row)} for result in results for row in result.rows()])
     types = {
         name: "string"
@@ -84,14 +86,14 @@ def long_table(results: Iterable[ProbeResult]) -> pd.DataFrame:
 
 
 def _status(result: ProbeResult, row: Mapping[str, Any]) -> str | None:
-    """What the criterion says of a probe by one measure, of the rows of test that are judged."""
+    """Return the criterion's judgement of a probe by one measure, on the rows of test that are judged."""
     if result.site == NO_SITE or row["split"] != result.judged_split():
         return None
     return judged(result, result.judged(row["measure"])).status
 
 
 def analysis_table(results: Iterable[AnalysisResult]) -> pd.DataFrame:
-    """One row per number of every analysis."""
+    """Return one row per number of every analysis."""
     frame = pd.DataFrame([row for result in results for row in result.rows()])
     numbers = {name: "float64" for name in ("value", "low", "high", "x") if name in frame}
     return frame.astype(numbers | {name: "string" for name in frame if name not in numbers and name != "draw"})

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 @dataclass(frozen=True)
 class Threads:
-    """Numbers of threads of a process.
+    """Numbers of threads that a process uses.
 
     Attributes:
         torch: of PyTorch.
@@ -25,18 +25,18 @@ class Threads:
 
     @classmethod
     def here(cls) -> Self:
-        """As this process has them: workers that take them over compute as it does."""
+        """Return the numbers of this process: workers that take them over compute as it does."""
         found = [int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"]
         return cls(torch.get_num_threads(), max(found, default=None))
 
     @classmethod
     def equal(cls, count: int | None) -> Self:
-        """`count` of each; None: as this process has them."""
+        """Return `count` of each kind of thread; None: as many as this process has."""
         return cls.here() if count is None else cls(count, count)
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Within the block this process computes with these."""
+        """Within the block this process computes with these numbers of threads."""
         before = torch.get_num_threads()
         with threadpool_limits(self.blas, user_api="blas"):
             torch.set_num_threads(self.torch)

@@ -1,4 +1,4 @@
-"""Transfer: probes trained on one corpus, scored on another; every ordered pair, beside the in-domain probe."""
+"""Transfer: scores probes trained on one corpus on another; every ordered pair, beside the in-domain probe."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ def transfer(
 
 
 def _trained(store: Store, corpus: Corpus) -> list[str]:
-    """The inputs of the train rows of a source."""
+    """Return the inputs of the train rows of a source."""
     of_chats = "chat" in store.identity["extraction"]
     return input_names([e for e in corpus.examples if e.split == "train"], of_chats=of_chats)
 
 
 def _shared(plans: Mapping[str, Plan]) -> list[str]:
-    """What is left out, source by source, because some source trains on it."""
+    """Return what is left out, source by source, because some source trains on it."""
     found = []
     for name, plan in plans.items():
         counts = plan.facts["shared_inputs"].get("test", {})
@@ -111,7 +111,7 @@ def _shared(plans: Mapping[str, Plan]) -> list[str]:
 
 
 def _all(plans: Mapping[str, Plan], folder: Path | None) -> list[CrossResult]:
-    """The results of every unit; the states of a site are read only if one of its units is not yet done."""
+    """Return the results of every unit; the states of a site are read only if one of its units is not yet done."""
     first = next(iter(plans.values()))
     found: list[CrossResult] = []
     for site in (NO_SITE, *first.sites):
@@ -127,12 +127,14 @@ def _units(plan: Plan, site: str) -> list[tuple[str, str, Probe]]:
 
 
 def _is_portable(probe: Probe) -> bool:
-    """Whether what it reads means the same in every corpus: states, pieces or texts, not codes of a corpus's words."""
+    """Return whether the probe's input means the same in every corpus: states, pieces or texts, not codes of a corpus's
+    words.
+    """
     return probe.reads in ("states", "pieces") or probe.reads_names
 
 
 def _pairs(plans: Mapping[str, Plan], unit: tuple[str, str, Probe], kept: dict[str, States]) -> list[CrossResult]:
-    """One probe at one site, trained on every source and scored on every source."""
+    """Return the results of one probe at one site, trained on every source and scored on every source."""
     site, _, probe = unit
     if not kept and site != NO_SITE:
         kept.update({name: site_states(plan, site) for name, plan in plans.items()})
@@ -142,7 +144,7 @@ def _pairs(plans: Mapping[str, Plan], unit: tuple[str, str, Probe], kept: dict[s
 
 
 def _refuse_other_states(plans: Mapping[str, Plan]) -> None:
-    """Probes read coordinates: they must mean the same in every store."""
+    """Refuse stores whose states differ in kind: probes read coordinates, which must mean the same in every store."""
     (first, plan), *others = plans.items()
     for name, other in others:
         for part, one, two in (
@@ -179,7 +181,7 @@ def _refuse_keyed_probes(plans: Mapping[str, Plan]) -> None:
 
 
 def _united(plans: Mapping[str, Plan]) -> dict[str, Plan]:
-    """The plans with every code pointing into the sorted classes of all of them."""
+    """Return the plans with every code pointing into the sorted classes of all of them."""
     classes = tuple(sorted({name for plan in plans.values() for name in plan.labels.classes}))
     place = {name: code for code, name in enumerate(classes)}
     found = {}

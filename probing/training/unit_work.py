@@ -27,26 +27,26 @@ from probing.training.units import load_analysis, load_unit
 
 @dataclass(frozen=True)
 class Fit:
-    """What a unit of work does: fit a probe at a site, or (`analysis` named) run an analysis of it."""
+    """The work of a unit: fit a probe at a site, or (`analysis` named) run an analysis of it."""
 
     unit: Unit
     analysis: str = ""
 
     @property
     def site(self) -> str:
-        """Where."""
+        """Site of the unit."""
         return self.unit[0]
 
     @property
     def name(self) -> str:
-        """For messages and the bar."""
+        """Name of the unit, for messages and the bar."""
         site, probe, _ = self.unit
         what = f"{self.analysis} of {probe}" if self.analysis else probe
         return what if site == NO_SITE else f"{what} at {site}"
 
 
 def training_units(plan: Plan) -> WorkPlan:
-    """All units of a run, those of one site together, so that a process reads each site once."""
+    """Return all units of a run, those of one site together, so that a process reads each site once."""
     fits = [WorkUnit(unit_id(plan, *unit), Fit(unit).name, 1, Fit(unit)) for unit in plan.units()]
     for name, unit in plan.analysis_units():
         task = Fit(unit, name)
@@ -63,7 +63,7 @@ class Done:
     _kept: dict[str, ProbeResult | AnalysisResult] = field(default_factory=dict)
 
     def result(self, unit: WorkUnit) -> ProbeResult | AnalysisResult | None:
-        """What the unit gave, if it is done."""
+        """Return the result of the unit, if it is done."""
         if unit.id not in self._kept:
             load: Callable[..., Any] = load_analysis if unit.payload.analysis else load_unit
             found = load(self.folder, unit.id)
@@ -73,12 +73,12 @@ class Done:
         return self._kept[unit.id]
 
     def keep(self, unit: WorkUnit, result: ProbeResult | AnalysisResult) -> None:
-        """Take a result that is nowhere else."""
+        """Keep a result in memory that is on no disk."""
         if self.folder is None:
             self._kept[unit.id] = result
 
     def missing(self, plan: WorkPlan) -> set[str]:
-        """Ids of the units that are not done."""
+        """Return the ids of the units that are not done."""
         return {unit.id for unit in plan.units if self.result(unit) is None}
 
 
@@ -90,7 +90,7 @@ class Fitters:
         plan: of the run.
         done: what is done; its folder where workers are other processes.
         threads: of every worker.
-        told: of an inline run, told the site and the probe that is begun.
+        told: in an inline run, called with the site and the probe that is begun.
     """
 
     plan: Plan
@@ -99,7 +99,7 @@ class Fitters:
     told: Callable[[str], None] | None = None
 
     def __call__(self, place: Place) -> Fitter:
-        """The worker."""
+        """Make the worker."""
         return Fitter(self)
 
 
@@ -127,7 +127,7 @@ class Fitter(Worker):
         return lambda: None
 
     def close(self) -> None:
-        """Give the threads back."""
+        """Give the threads back to the process."""
         self._stack.close()
 
     def _result(self, task: Fit) -> ProbeResult | AnalysisResult:
@@ -160,7 +160,7 @@ class Fitter(Worker):
 
 
 def reopened(path: str, content_id: str) -> Store:
-    """A store in another process than the one that opened it.
+    """Open a store in another process than the one that opened it.
 
     Raises:
         ProvenanceMismatch: it holds other states by now.
@@ -182,7 +182,7 @@ copyreg.pickle(Store, _sent)  # a store goes to another process as its path
 
 
 def results_of(units: Sequence[WorkUnit], done: Done) -> tuple[list[ProbeResult], list[AnalysisResult]]:
-    """The results there are, of fits and of analyses."""
+    """Return the results there are, of fits and of analyses."""
     found = [result for unit in units if (result := done.result(unit)) is not None]
     return (
         [result for result in found if isinstance(result, ProbeResult)],

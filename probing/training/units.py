@@ -26,7 +26,7 @@ VERSION = 8  # raised by any change that alters a score or what is kept of a uni
 
 
 def labels_digest(labels: Labels) -> str:
-    """SHA-256 (hex) of everything about labels that enters a score."""
+    """Return the SHA-256 (hex) of everything about labels that enters a score."""
     state = hashlib.sha256()
     arrays = [labels.y, labels.split, labels.groups, labels.row, *(labels.keys[name] for name in sorted(labels.keys))]
     arrays += [one for one in (labels.other_row, labels.choice, labels.punctuation, labels.fresh) if one is not None]
@@ -41,7 +41,9 @@ def labels_digest(labels: Labels) -> str:
 
 
 def load_unit(folder: Path | None, unit: str) -> ProbeResult | None:
-    """The committed result of a unit, or None if there is none, or it or a file of it is not as it was written."""
+    """Return the committed result of a unit, or None if there is none, or it or a file of it is not as it was
+    written.
+    """
     lines = _lines(folder, unit)
     if folder is None or len(lines) != 2:
         return None
@@ -73,13 +75,13 @@ def commit_unit(
 
 
 def _file_names(result: ProbeResult, unit: str) -> list[str]:
-    """The files that belong to a unit, below the folder."""
+    """Return the files that belong to a unit, below the folder."""
     saved = [f"{probe_name(result)}{suffix}" for suffix in (".safetensors", ".json")]
     return [f"units/{unit}.safetensors", *(saved if result.provenance.get("saved") else [])]
 
 
 def load_samples(folder: Path, result: ProbeResult) -> dict[str, NDArray[Any]]:
-    """The bootstrap samples of a committed result, by the names that `scoring.kept` gives.
+    """Return the bootstrap samples of a committed result, by the names that `scoring.kept` gives.
 
     Raises:
         InputError: they are missing or damaged.
@@ -96,7 +98,7 @@ def load_samples(folder: Path, result: ProbeResult) -> dict[str, NDArray[Any]]:
 
 
 def load_analysis(folder: Path | None, unit: str) -> AnalysisResult | None:
-    """The committed result of an analysis, or None if there is none, or it is not as it was written."""
+    """Return the committed result of an analysis, or None if there is none, or it is not as it was written."""
     lines = _lines(folder, unit)
     try:
         result = analyses.from_json(lines[0]) if len(lines) == 1 else None
@@ -112,7 +114,9 @@ def commit_analysis(folder: Path | None, result: AnalysisResult) -> None:
 
 
 def spoiled_units(folder: Path | None, units: Collection[str]) -> list[str]:
-    """Those of the units that are not done whose file is there all the same: it, or one of theirs, was changed."""
+    """Return those of the units that are not done although their file is there: it, or a file that belongs to it, was
+    changed.
+    """
     return [] if folder is None else sorted(unit for unit in units if _path(folder, unit).is_file())
 
 

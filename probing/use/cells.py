@@ -18,7 +18,7 @@ _LEAST = 8
 
 @dataclass(frozen=True, eq=False)
 class RowWeights:
-    """n edited rows of one fold.
+    """Weights of n edited rows of one fold.
 
     A stratum weighs as its share of all rows; within it a pair (from, to) as `pair_shares` say, and within that all
     rows alike; without these, all rows of a stratum alike.
@@ -37,12 +37,12 @@ class RowWeights:
 
     @cached_property
     def cells(self) -> Ints:
-        """`(n,)` codes of (stratum, from, to)."""
+        """Codes of (stratum, from, to), `(n,)`."""
         return self._code(self.sides.start, self.sides.goal)
 
     @cached_property
     def reverse(self) -> Ints:
-        """`(n,)` codes of (stratum, to, from)."""
+        """Codes of (stratum, to, from), `(n,)`."""
         return self._code(self.sides.goal, self.sides.start)
 
     def _code(self, first: NDArray[Any], second: NDArray[Any]) -> Ints:
@@ -52,14 +52,14 @@ class RowWeights:
 
     @cached_property
     def _grouped(self) -> tuple[Ints, Ints, Ints]:
-        """Cells that have a row, `(n,)` which of them each row is in, and their rows."""
+        """Cells that have a row, the index among them of each row's cell `(n,)`, and their numbers of rows."""
         counts = np.bincount(self.cells)
         found = np.flatnonzero(counts)
         return found, (np.cumsum(counts > 0) - 1)[self.cells], counts[found]
 
     @cached_property
     def weights(self) -> Floats:
-        """`(n,)`, sum 1."""
+        """Weights of the rows, `(n,)`, with sum 1."""
         found, inverse, counts = self._grouped
         stratum = found // (self.n_classes**2) if self.n_classes else found
         own = counts.astype(np.float64) if self.pair_shares is None else self.pair_shares.reshape(-1)[found]
@@ -68,7 +68,8 @@ class RowWeights:
         return np.asarray(by_cell[inverse] / by_cell[inverse].sum())
 
     def sample(self, most: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
-        """About `most` of the rows, and their weights: a class of a stratum weighs as before, and keeps a few rows.
+        """Return about `most` of the rows, and their weights: a class of a stratum weighs as before, and keeps a few
+        rows.
 
         Args:
             most: 0: all.
@@ -88,7 +89,7 @@ class RowWeights:
         return order[chosen], weights
 
     def centred(self, x: Floats) -> Floats:
-        """`(n,)` weighted deviations from the mean of the cell: influence values of Σ weights · x.
+        """Return the weighted deviations from the mean of the cell, `(n,)`: influence values of Σ weights · x.
 
         Cells of few rows are taken together, stratum by stratum: about the mean of its one row a row would not deviate,
         and its error would not be counted. A row alone counts whole. Where pairs weigh as often as they occur, a
@@ -109,12 +110,12 @@ class RowWeights:
 
     @cached_property
     def pooled(self) -> RowWeights:
-        """The same rows, all strata as one."""
+        """The same rows, with all strata pooled."""
         one = Sides(np.zeros_like(self.sides.strata), self.sides.start, self.sides.goal)
         return RowWeights(one, np.ones(1), self.n_classes)
 
     def responses(self, changes: Floats) -> Responses:
-        """Mean changes `(n, V)` by cell."""
+        """Return the mean changes by cell, from changes `(n, V)`."""
         return Responses(self, changes)
 
 
@@ -126,7 +127,7 @@ class Responses:
     changes: Floats
 
     def expected(self, others: RowWeights) -> Floats:
-        """`(n', V)` what rows of another fold are to change by; zeros where no row was changed so.
+        """Return the changes that rows of another fold should show, `(n', V)`; zeros where no row was changed so.
 
         Half the difference of the changes from v to u and from u to v: what a shift does whatever its sign, as the
         norm that a longer state is divided by, is no effect of the property.

@@ -28,7 +28,8 @@ Numbers = dict[str, float]
 
 
 def compared(bench: Bench, place: Place, names: Sequence[str], *, draws: int = RANDOM_DRAWS) -> dict[str, Numbers]:
-    """What each intervention does at a place, fitted on F1 and measured on at most 256 rows of F3 of one rotation.
+    """Return what each intervention does at a place, fitted on F1 and measured on at most 256 rows of F3 of one
+    rotation.
 
     Beside those named stand always `random_subspace`, draws of the same rank as LEACE takes, and `control_task`: LEACE
     of the labels shuffled within strata.
@@ -93,7 +94,7 @@ def _applied(bench: Bench, edit: Edit, states: NDArray[np.floating], rows: Ints)
 
 
 def _readable(bench: Bench, edit: Edit, states: NDArray[np.floating], f2: Ints, f3: Ints) -> float:
-    """Held-out accuracy (R²) of a linear probe fitted on edited states."""
+    """Return the held-out accuracy (R²) of a linear probe fitted on edited states."""
     e = bench.experiment
     train, test = (_applied(bench, edit, states, rows).astype(np.float64) for rows in (f2, f3))
     said = Discriminant(Moments.of(train, e.z[f2], e.n_classes)).predict(test)

@@ -18,7 +18,7 @@ _FEW = 32  # cells: of so few, one product is quicker than gathered arrays
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """What each of n rows is changed from and to.
+    """Start, goal and stratum of each of n rows that are changed.
 
     Attributes:
         strata: `(n,)`.
@@ -30,20 +30,20 @@ class Sides:
     goal: Values
 
     def take(self, chosen: NDArray[Any]) -> Sides:
-        """The chosen rows."""
+        """Return the chosen rows."""
         return Sides(self.strata[chosen], self.start[chosen], self.goal[chosen])
 
 
 class Contrast(ABC):
-    """Fitted on rows with values; P columns."""
+    """A contrast fitted on rows with values; P columns."""
 
     @abstractmethod
     def difference(self, sides: Sides) -> Floats:
-        """`(n, P)` what the values of a row with the goal have more than those of a row with the start."""
+        """Return how the values of a row with the goal exceed those of a row with the start, `(n, P)`."""
 
     @abstractmethod
     def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
-        """What each fitted row adds to a number that depends on the differences.
+        """Return what each fitted row adds to a number that depends on the differences.
 
         Args:
             sides: `n` rows that the differences are taken of.
@@ -55,11 +55,13 @@ class Contrast(ABC):
 
     @abstractmethod
     def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:
-        """Variance of the number when labels are shuffled within strata: from the total covariance of each stratum."""
+        """Return the variance of the number when labels are shuffled within strata, from the total covariance of each
+        stratum.
+        """
 
 
 def contrast(values: NDArray[np.floating], z: Values, strata: Ints, *, n_classes: int) -> Contrast:
-    """Class means of each stratum, or of real z the slopes on it. N rows of `values` `(N, P)`."""
+    """Return class means of each stratum, or for real z the slopes on it. N rows of `values` `(N, P)`."""
     data = np.asarray(values, np.float64)
     if n_classes:
         return ClassMeans(data, np.asarray(z, np.int64), strata, n_classes)
@@ -67,7 +69,7 @@ def contrast(values: NDArray[np.floating], z: Values, strata: Ints, *, n_classes
 
 
 def sums_by(codes: Ints, rows: Floats, n: int) -> Floats:
-    """`(n, P)` sums of rows by code."""
+    """Return the sums of rows by code, `(n, P)`."""
     if n <= _FEW:
         return np.asarray((codes == np.arange(n)[:, None]).astype(np.float64) @ rows)
     out = np.zeros((n, rows.shape[1]))
@@ -97,12 +99,12 @@ class ClassMeans(Contrast):
 
     @cached_property
     def counts(self) -> Ints:
-        """`(W · K,)` rows."""
+        """Number of rows of each stratum and class, `(W · K,)`."""
         return np.bincount(self._cells, minlength=self._n_cells)
 
     @cached_property
     def means(self) -> Floats:
-        """`(W · K, P)`; zeros where there is no row."""
+        """Means by stratum and class, `(W · K, P)`; zeros where there is no row."""
         return sums_by(self._cells, self.values, self._n_cells) / np.maximum(self.counts, 1)[:, None]
 
     def difference(self, sides: Sides) -> Floats:
@@ -166,7 +168,7 @@ class Slopes(Contrast):
 
     @cached_property
     def slopes(self) -> Floats:
-        """`(W, P)`."""
+        """Slopes by stratum, `(W, P)`."""
         return sums_by(self.strata, self._z[:, None] * self.values, self._n_strata) / self._spread[:, None]
 
     def difference(self, sides: Sides) -> Floats:
@@ -193,7 +195,7 @@ class Slopes(Contrast):
 
 @dataclass(frozen=True, eq=False)
 class Averaged(Contrast):
-    """One difference for all strata: their average, by share."""
+    """A contrast with the same difference for all strata: the average of theirs, by share."""
 
     fitted: Contrast
     shares: Floats

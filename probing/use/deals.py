@@ -1,4 +1,4 @@
-"""Deals: how τ fares where other rows fit the shift and the contrast, without running the model again."""
+"""Deals: how τ changes when other rows fit the shift and the contrast, without running the model again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 def redealt(
     bench: Bench, place: Place, swap: Tally, exchange: Tally, *, deals: int
 ) -> tuple[list[float], list[float]]:  # fmt: skip
-    """τ of the swap and of the interchange, in SDs of the clean output along the new contrast, by deal.
+    """Return τ of the swap and of the interchange by deal, in SDs of the clean output along the new contrast.
 
     The groups of the two folds that fit are dealt out anew between them; the measured changes stay. Those of a swap are
     carried to the new shift by their derivatives in it, which were taken along the first contrast: none are given
@@ -46,7 +46,7 @@ def redealt(
 
 
 def _fit(bench: Bench, r: int, deal: int) -> tuple[Ints, Ints, Contrast]:
-    """Rows that fit the shift, rows that fit the contrast, and the contrast."""
+    """Return the rows that fit the shift, the rows that fit the contrast, and the contrast."""
     e, (f1, f2, _) = bench.experiment, bench.folds(r)
     first, second = _halves(e, np.concatenate([f1, f2]), generator(bench.seed, "use", "deal", deal, r))
     return first, second, contrast(bench.y[second], e.z[second], e.strata[second], n_classes=e.n_classes)
@@ -67,7 +67,9 @@ def _with(bench: Bench, natural: Natural, rows: Ints, fitted: Contrast) -> Natur
 
 
 def _halves(e: Experiment, rows: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """The rows in two parts, whole groups each, each with about half of the groups of every stratum and class."""
+    """Return the rows in two parts, whole groups each, each with about half of the groups of every stratum and
+    class.
+    """
     kinds = e.strata * max(1, e.n_classes) + (e.z if e.n_classes else 0)
     groups, first, of_row = np.unique(e.groups[rows], return_index=True, return_inverse=True)
     order = rng.permutation(len(groups))

@@ -1,4 +1,4 @@
-"""Whether a property can be read off the states of an experiment: the gate of a verdict.
+"""The gate of a verdict: tests whether a property can be read off the states of an experiment.
 
 Each fold is predicted from the other two by a linear probe, and where that fails by an MLP. A probe passes by its
 information (its log odds agree with the labels, and are worth 1 % of what there is to know, in which a rare class
@@ -33,7 +33,7 @@ _REAL_NETWORK = MLPRegressorProbe(learning_rate=5e-3, batch_size=256)
 
 @dataclass(frozen=True)
 class GateLevels:
-    """How the level of the gate is split: over the linear probe and the MLP, over information and accuracy of each."""
+    """The levels of the gate's tests for one kind of probe, linear or MLP: of its information and of its accuracy."""
 
     information: float
     accuracy: float
@@ -44,7 +44,7 @@ LINEAR, MLP = GateLevels(0.025, 0.01), GateLevels(0.01, 0.005)  # 0.05 in all
 
 @dataclass(frozen=True)
 class Reading:
-    """What one kind of probe read of the rows that it was not fitted on.
+    """Scores of one kind of probe on the rows that it was not fitted on.
 
     Attributes:
         information: in nats a row (of real values: in R²), as a share of what there is to know.
@@ -70,14 +70,14 @@ class Reading:
 
     @property
     def p(self) -> float:
-        """Returns the smaller p of both tests, adjusted for all four; scores worth less than 1 % do not count."""
+        """Smaller p of both tests, adjusted for all four; scores worth less than 1 % do not count."""
         p = self.p_information / self.levels.information if self.worth >= LEAST_SHARE else math.inf
         return min(1.0, LEVEL * min(p, self.p_accuracy / self.levels.accuracy))
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What probes read at one place.
+    """Readings of the probes at one place.
 
     Attributes:
         linear: of the linear probe.
@@ -89,24 +89,24 @@ class Decoded:
 
     @property
     def better(self) -> Reading:
-        """The one with the lower p; of two that show nothing, the more accurate."""
+        """Reading with the lower p; if both show nothing, the more accurate."""
         if self.mlp is None:
             return self.linear
         return min(self.linear, self.mlp, key=lambda one: (one.p, -one.accuracy))
 
     @property
     def p(self) -> float:
-        """Returns the p of the better reading, adjusted for all four tests."""
+        """p of the better reading, adjusted for all four tests."""
         return self.better.p
 
     @property
     def passes(self) -> bool:
-        """p ≤ 0.05."""
+        """Whether the place passes the gate: p ≤ 0.05."""
         return self.p <= LEVEL
 
 
 def decoded(experiment: Experiment, states: FoldStates, *, seed: int) -> Decoded:
-    """A linear probe, and where that fails an MLP."""
+    """Test a linear probe, and if it fails an MLP."""
     linear = reading(experiment, linear_predictions(experiment, states), LINEAR)
     if linear.p <= LEVEL:
         return Decoded(linear, None)
@@ -114,7 +114,7 @@ def decoded(experiment: Experiment, states: FoldStates, *, seed: int) -> Decoded
 
 
 def reading(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:
-    """What predictions of the three folds come to: information and accuracy of one kind of probe, tested by group."""
+    """Score predictions of the three folds: information and accuracy of one kind of probe, tested by group."""
     return _read_classes(e, predictions, levels) if e.n_classes else _read_values(e, predictions, levels)
 
 
@@ -154,7 +154,8 @@ def _read_values(e: Experiment, predictions: Sequence[Prediction], levels: GateL
 
 
 def _normal_scores(values: Floats) -> Floats:
-    """Normal quantiles of the ranks, of SD 1: of values with heavy tails a few rows would carry any other product.
+    """Return normal quantiles of the ranks, of SD 1: of values with heavy tails a few rows would carry any other
+    product.
 
     References:
         van der Waerden 1952, Order tests for the two-sample problem and their power.
@@ -164,7 +165,7 @@ def _normal_scores(values: Floats) -> Floats:
 
 
 def mlp_predictions(e: Experiment, states: FoldStates, seed: int) -> list[Prediction]:
-    """Three networks, each for the fold that it was not fitted on.
+    """Return predictions of three networks, each for the fold that it was not fitted on.
 
     Their temperatures come from the fitted rows that stopped them early, which are few: of these a network has learned
     nothing else.

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Dependence:
-    """n rows in groups; those that exchanged states also in sets.
+    """Dependence among n rows in groups; those that exchanged states are also in sets.
 
     A row's own influence belongs to its group, that of an exchange to its set, which may reach over several groups. Two
     of these are dependent where they share a group: the variance of the sum is that of all dependent products.
@@ -36,11 +36,11 @@ class Dependence:
 
     @cached_property
     def n_groups(self) -> int:
-        """G."""
+        """Number of groups, G."""
         return int(self.groups.max()) + 1
 
     def error(self, own: Floats, exchanged: Floats | None = None) -> tuple[float, Floats]:
-        """Standard error of the sum of `(n,)` influence values, and what each group adds `(G,)`.
+        """Return the standard error of the sum of `(n,)` influence values, and what each group adds `(G,)`.
 
         Args:
             own: of single rows.
@@ -72,7 +72,7 @@ class Dependence:
 
     @property
     def _leverage(self) -> float:
-        """Returns what deviations from a pool's mean are multiplied by.
+        """Return the factors for deviations from a pool's mean.
 
         Two sets share a group with the chance `density`; by that share their variance is too small.
         """
@@ -80,7 +80,7 @@ class Dependence:
 
     @cached_property
     def _density(self) -> Floats:
-        """`(pools, 2)` share of the exchanged rows in each pool, and the chance that two of its sets are dependent."""
+        """Share of the exchanged rows in each pool, and the chance that two of its sets are dependent, `(pools, 2)`."""
         if self.sets is None or self.pools is None or self.sets.max(initial=-1) < 0:
             return np.zeros((0, 2))
         inside = self.sets >= 0
@@ -94,7 +94,7 @@ class Dependence:
 
     @cached_property
     def _member(self) -> csr_array:
-        """`(sets, G)`, 1 where a set has a row of the group."""
+        """Matrix `(sets, G)` with 1 where a set has a row of the group."""
         assert self.sets is not None
         inside = np.flatnonzero(self.sets >= 0)
         n_sets = int(self.sets.max()) + 1
@@ -104,7 +104,7 @@ class Dependence:
 
     @cached_property
     def _dependent(self) -> csr_array:
-        """`(sets + G, sets + G)`, 1 where two share a group."""
+        """Matrix `(sets + G, sets + G)` with 1 where two share a group."""
         every = csr_array((np.ones(self.n_groups), (np.arange(self.n_groups),) * 2))
         member = vstack([self._member, every], format="csr")
         shared = csr_array(member @ member.T)

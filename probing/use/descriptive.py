@@ -1,4 +1,6 @@
-"""Numbers that stand beside a verdict and decide nothing: where one cannot be measured, the verdict does without it."""
+"""Numbers that stand beside a verdict and decide nothing: if one of them cannot be measured, the verdict goes without
+it.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from probing.results.use import UseCell
 
 
 def spared(what: str, cell: UseCell, measure: Callable[[UseCell], UseCell]) -> UseCell:
-    """The cell with what `measure` adds to it. Where that fails, or gives numbers that are not finite, the cell stays
-    without them, and a note says what is missing and why.
+    """Return the cell with what `measure` adds to it. Where that fails, or gives numbers that are not finite, the cell
+    stays without them, and a note says what is missing and why.
 
     Args:
         what: is measured, for the note.
@@ -32,7 +34,7 @@ def spared(what: str, cell: UseCell, measure: Callable[[UseCell], UseCell]) -> U
 
 
 def _finite(value: Any, before: Any) -> Any:
-    """A value without the numbers that are not finite; what was there before stays as it was."""
+    """Return a value without the numbers that are not finite, each of which stays as it was before."""
     if value is before or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, float):

@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over rows, of states less an origin; those of one origin add up.
+    """Sums over rows of states less an origin; those of one origin can be added.
 
     Attributes:
         origin: `(D,)`, near the mean, so that large offsets cost no digits.
@@ -33,7 +33,7 @@ class Moments:
 
     @classmethod
     def of(cls, states: Floats, z: NDArray[Any], n_classes: int, origin: Floats | None = None) -> Moments:
-        """Of `(n, D)` states with classes 0 … K-1, or real values where `n_classes` is 0."""
+        """Return the sums over `(n, D)` states with classes 0 … K-1, or real values where `n_classes` is 0."""
         origin = states.mean(0) if origin is None else origin
         centred = states - origin
         products = centred.T @ centred
@@ -52,22 +52,23 @@ class Moments:
 
     @property
     def n(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return int(self.counts.sum())
 
     @property
     def offset(self) -> Floats:
-        """`(D,)` mean of all rows, less the origin."""
+        """Mean of all rows, less the origin, `(D,)`."""
         return np.asarray(self.sums.sum(0) / self.n)
 
     @property
     def spread(self) -> Floats:
-        """`(D, D)` sums of products about the mean."""
+        """Sums of products about the mean, `(D, D)`."""
         return self.products - self.n * np.outer(self.offset, self.offset)
 
 
 class Discriminant:
-    """Gaussian classes of one covariance: the linear probe that needs no iterations. Of real values, ridge regression.
+    """Gaussian classes with a shared covariance: the linear probe that needs no iterations. For real values, ridge
+    regression.
 
     References:
         Hastie, Tibshirani and Friedman 2009, The Elements of Statistical Learning, §4.3.
@@ -89,7 +90,7 @@ class Discriminant:
         self._bias = bias - (fitted.origin + offset) @ self._weights
 
     def predict(self, states: Floats) -> Floats:
-        """`(n, K)` probabilities, or `(n, 1)` predicted values."""
+        """Return the probabilities `(n, K)`, or the predicted values `(n, 1)`."""
         scores = self._weights.T @ states.T + self._bias[:, None]  # K first: sums over few classes are then long ones
         if not self._is_real:
             scores -= scores.max(0)
@@ -99,7 +100,7 @@ class Discriminant:
 
 
 class Mahalanobis:
-    """Squared distances from the mean of the fitted rows."""
+    """Measures squared Mahalanobis distances from the mean of the fitted rows."""
 
     def __init__(self, fitted: Moments) -> None:
         cov = _ridged(fitted.spread / max(1, fitted.n - 1), 1e-6)
@@ -107,13 +108,13 @@ class Mahalanobis:
         self._centre = self._root @ (fitted.origin + fitted.offset)
 
     def __call__(self, states: Floats) -> Floats:
-        """`(n,)` of `(n, D)` states."""
+        """Return the distances of `(n, D)` states, `(n,)`."""
         whitened = states @ self._root.T
         whitened -= self._centre
         return np.asarray(np.einsum("nd,nd->n", whitened, whitened))
 
 
 def _ridged(spread: Floats, share: float) -> Floats:
-    """With a share of the mean variance on the diagonal, in place."""
+    """Add a share of the mean variance to the diagonal, in place."""
     spread[np.diag_indices_from(spread)] += share * np.trace(spread) / len(spread) + 1e-12
     return spread

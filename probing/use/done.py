@@ -1,4 +1,4 @@
-"""What is measured already, in a folder: a property is not measured twice."""
+"""Finished results in a folder, so that a property is not measured twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER = "use"
 
 
 class Done:
-    """Results by a hash of everything that enters them.
+    """Keeps results by a hash of everything that enters them.
 
     Args:
         folder: of the run; None: nothing is kept.
@@ -31,14 +31,14 @@ class Done:
             sweep(place)
 
     def unit(self, key: Mapping[str, Any]) -> str:
-        """Hash of everything that enters a result."""
+        """Return the hash of everything that enters a result."""
         return digest(self._common | dict(key))[:32]
 
     def _file(self, key: Mapping[str, Any]) -> Path | None:
         return None if self._folder is None else self._folder / f"{self.unit(key)}.json"
 
     def get(self, key: Mapping[str, Any]) -> UseResult | None:
-        """What was measured, if it was, and can be read."""
+        """Return the result, if it was measured and can be read."""
         file = self._file(key)
         if file is None or not file.is_file():
             return None
@@ -55,7 +55,7 @@ class Done:
         return None
 
     def put(self, key: Mapping[str, Any], result: UseResult) -> UseResult:
-        """Keep a result; gives it back."""
+        """Keep a result, and return it."""
         file = self._file(key)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ SMALLEST_VARIANCE = 1e-12  # of the largest, of outputs in float32: a direction 
 
 @dataclass(frozen=True, eq=False)
 class AtPlace:
-    """What a bench knows of the place that it was last asked about.
+    """What a bench computed for the place that it was last asked about.
 
     Attributes:
         states: by fold.
@@ -51,7 +51,7 @@ class AtPlace:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """One experiment on one instrument.
+    """Measures the edits of one experiment on one instrument.
 
     Attributes:
         y: `(n, V)` clean behaviour of the experiment's rows.
@@ -75,44 +75,44 @@ class Bench:
         cls, instrument: Instrument, experiment: Experiment, *, seed: int, shared: bool = False, folded: bool = True,
         slope_rows: int = SLOPE_ROWS,
     ) -> Bench:  # fmt: skip
-        """With the instrument's clean behaviour."""
+        """Return a bench with the instrument's clean behaviour."""
         return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded, slope_rows)
 
     def fold_numbers(self, r: int) -> tuple[int, int, int]:
-        """Which folds are F1, F2, F3 in rotation r."""
+        """Return the numbers of the folds F1, F2 and F3 in rotation r."""
         first, second = (r, r + 1) if self.folded else (r + 2, r + 2)
         return first % FOLDS, second % FOLDS, (r + 2) % FOLDS
 
     def folds(self, r: int) -> tuple[Ints, Ints, Ints]:
-        """Rows of F1, F2, F3 in rotation r."""
+        """Return the rows of F1, F2, F3 in rotation r."""
         f1, f2, f3 = (self.experiment.fold(k) for k in self.fold_numbers(r))
         return f1, f2, f3
 
     @cached_property
     def goals(self) -> list[NDArray[Any]]:
-        """By fold, what its rows are edited to."""
+        """Classes or values that the rows of each fold are edited to."""
         return [goals(self.experiment, self.experiment.fold(k), seed=self.seed) for k in range(FOLDS)]
 
     def sides(self, fold: int) -> Sides:
-        """Of all rows of a fold."""
+        """Return the starts and goals of all rows of a fold."""
         e, rows = self.experiment, self.experiment.fold(fold)
         return Sides(e.strata[rows], e.z[rows], self.goals[fold % FOLDS])
 
     @cached_property
     def exchanges(self) -> list[Exchanges]:
-        """By fold, rows that exchange states."""
+        """Rows that exchange states, by fold."""
         e = self.experiment
         offsets = None if self.instrument.offsets is None else self.instrument.offsets[e.rows]
         return [exchanges(e, e.fold(k), seed=child_seed(self.seed, "pairs", k), offsets=offsets) for k in range(FOLDS)]
 
     @cached_property
     def dependence(self) -> Dependence:
-        """Rows by group."""
+        """Dependence of rows within groups."""
         return Dependence(self.experiment.groups)
 
     @cached_property
     def dependence_of_exchanges(self) -> Dependence:
-        """Rows by group, and by the set in which they exchange states."""
+        """Dependence of rows within groups, and within the sets in which they exchange states."""
         sets, first = np.full(len(self.y), -1, np.int64), 0
         for one in self.exchanges:
             sets[one.own] = first + one.sets
@@ -122,17 +122,17 @@ class Bench:
 
     @cached_property
     def mean(self) -> Floats:
-        """`(V,)` of the clean behaviour."""
+        """Mean of the clean behaviour, `(V,)`."""
         return np.asarray(self.y.mean(0))
 
     @cached_property
     def spread(self) -> float:
-        """s_Y: SD of the clean behaviour, all its columns together."""
+        """SD of the clean behaviour, all its columns together: s_Y."""
         return float(np.sqrt(((self.y - self.mean) ** 2).sum() / len(self.y)))
 
     @cached_property
     def _contrasts(self) -> list[Contrast]:
-        """By fold, of the clean behaviour."""
+        """Contrasts of the clean behaviour, by fold."""
         e, folds = self.experiment, [self.experiment.fold(k) for k in range(FOLDS)]
         return [contrast(self.y[rows], e.z[rows], e.strata[rows], n_classes=e.n_classes) for rows in folds]
 
@@ -145,13 +145,13 @@ class Bench:
 
     @cached_property
     def dimensions(self) -> int:
-        """In how many directions the behaviour varies."""
+        """Number of directions in which the behaviour varies."""
         lengths = np.linalg.svd(self.y - self.mean, compute_uv=False)
         return int((lengths > 1e-6 * lengths[0]).sum())
 
     @cached_property
     def precision(self) -> Floats:
-        """`(V, V)` inverse covariance of the clean behaviour, where it varies: m' P m is the squared size of a change m
+        """Inverse covariance `(V, V)` of the clean behaviour, where it varies: m' P m is the squared size of a change m
         in SDs along that direction in which it is largest.
         """
         centred = self.y - self.mean
@@ -161,14 +161,15 @@ class Bench:
 
     @cached_property
     def _by_spread(self) -> Bench:
-        """The same, of the behaviour times the root of its covariance: angles there are those of effects in SDs."""
+        """Bench of the behaviour times the root of its covariance: angles there are those of effects in SDs."""
         centred = self.y - self.mean
         values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
         root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
         return replace(self, y=self.y @ root)
 
     def direction(self, *, exchanged: bool) -> tuple[list[float], Floats]:
-        """How far the direction of the contrast is known: squared cosine between the fitted one and the true one.
+        """Return how far the direction of the contrast is known: squared cosine between the fitted and the true
+        contrast.
 
         An effect of E SDs along the true contrast is seen along the fitted one, or along others, whose SDs may be
         smaller; so the angle is taken between Σ^½ c, Σ the covariance of the clean behaviour.
@@ -189,7 +190,7 @@ class Bench:
         return self.experiment.n_cells == 1 and self.dimensions == 1
 
     def sign_of(self, fitted: Contrast) -> float:
-        """-1 where a contrast of the one line there is points the other way than that of the first fold.
+        """Return -1 where the one contrast there is points the other way than in the first fold, else 1.
 
         Where the natural contrast is near zero, folds differ in its sign, and what an edit does would cancel.
         """
@@ -201,12 +202,12 @@ class Bench:
 
     @cached_property
     def naturals(self) -> list[Natural]:
-        """By rotation, for edits of all rows of F3."""
+        """Natural contrasts by rotation, for edits of all rows of F3."""
         return [self._natural(r, self.folds(r)[2], self.sides(r + 2)) for r in range(FOLDS)]
 
     @cached_property
     def exchanged_naturals(self) -> list[Natural]:
-        """By rotation, for rows of F3 that exchange states."""
+        """Natural contrasts by rotation, for rows of F3 that exchange states."""
         e, found = self.experiment, []
         for r in range(FOLDS):
             one = self.exchanges[(r + 2) % FOLDS]
@@ -215,15 +216,15 @@ class Bench:
         return found
 
     def states(self, place: Place) -> NDArray[np.floating]:
-        """`(n, D)` of the experiment's rows."""
+        """Return the states `(n, D)` of the experiment's rows."""
         return self.instrument.states(place)[self.experiment.rows]
 
     def dtype(self, place: Place) -> np.dtype[np.floating]:
-        """Of states there, as the instrument reads and takes them."""
+        """Return the data type of states there, as the instrument reads and takes them."""
         return self.instrument.states(place).dtype
 
     def shift(self, states: NDArray[np.floating], fitted_on: Ints) -> Contrast:
-        """How states differ between values, fitted on these rows."""
+        """Return how states differ between values, fitted on these rows."""
         return self._shift(states[fitted_on], fitted_on)
 
     def _shift(self, values: NDArray[np.floating], rows: Ints) -> Contrast:
@@ -232,7 +233,7 @@ class Bench:
         return Averaged(fitted, e.shares) if self.shared else fitted
 
     def at(self, place: Place) -> AtPlace:
-        """What is fitted at a place; kept until another is asked for."""
+        """Return what is fitted at a place; it is kept until another place is asked for."""
         if place not in self._at:
             self._at.clear()
             states = FoldStates.of(self.experiment, self.states(place))
@@ -241,7 +242,7 @@ class Bench:
         return self._at[place]
 
     def swapped_states(self, place: Place, dose: float) -> list[Floats]:
-        """By rotation, `(n, D)` states of F3 after the class-mean swap; those of one dose are kept."""
+        """Return, by rotation, states `(n, D)` of F3 after the class-mean swap; those of one dose are kept."""
         at = self.at(place)
         if dose not in at.swapped:
             at.swapped.clear()
@@ -252,14 +253,14 @@ class Bench:
         return at.swapped[dose]
 
     def run(self, place: Place, rows: Ints, states: NDArray[np.floating], *, frozen_norms: bool = False) -> Floats:
-        """Changes `(n, V)` in behaviour when rows of the experiment have these states."""
+        """Return the changes `(n, V)` in behaviour when rows of the experiment have these states."""
         return self.run_many(place.site, rows, {place.position: states}, frozen_norms=frozen_norms)
 
     def run_folds(
         self, site: str, rows: Sequence[Ints], states: Mapping[str, Sequence[NDArray[np.floating]]], *,
         frozen_norms: bool = False,
     ) -> list[Floats]:  # fmt: skip
-        """As `run_many`, of the rows of several folds in one go."""
+        """Run as `run_many` does, for the rows of several folds in one go."""
         joined = {position: np.concatenate(parts) for position, parts in states.items()}
         changes = self.run_many(site, np.concatenate(rows), joined, frozen_norms=frozen_norms)
         return np.split(changes, np.cumsum([len(part) for part in rows])[:-1])
@@ -267,13 +268,13 @@ class Bench:
     def run_many(
         self, site: str, rows: Ints, states: Mapping[str, NDArray[np.floating]], *, frozen_norms: bool = False
     ) -> Floats:
-        """As `run`, at several positions together."""
+        """Return the changes `(n, V)` in behaviour when rows have these states at several positions together."""
         y = behaviour(self.instrument, site, self.experiment.rows[rows], states, frozen_norms=frozen_norms)
         return y - self.y[rows]
 
     @cached_property
     def samples(self) -> list[tuple[Ints, Floats]]:
-        """By rotation, which of the edited rows slopes are taken of, and their weights."""
+        """Indices of the edited rows that slopes are computed for, and their weights, by rotation."""
         return [
             natural.weights.sample(self.slope_rows, generator(self.seed, "use", "slopes", r))
             for r, natural in enumerate(self.naturals)
@@ -283,7 +284,9 @@ class Bench:
         self, place: Place, edited: Sequence[NDArray[np.floating]], aims: Sequence[Sequence[Floats]], *,
         frozen_norms: bool = False,
     ) -> list[tuple[Sides, Floats]]:  # fmt: skip
-        """By rotation, sides of the sampled rows of F3, and `(m, n', D)` slopes of Σ p ⟨aim, behaviour⟩ there."""
+        """Return, by rotation, sides of the sampled rows of F3, and slopes `(m, n', D)` of Σ p ⟨aim, behaviour⟩
+        there.
+        """
         each = list(zip(self.naturals, self.samples, edited, aims, strict=True))
         coefficients = [np.stack([p[:, None] * aim[few] for aim in own]) for _, (few, p), _, own in each]
         rows = np.concatenate([self.experiment.rows[natural.f3[few]] for natural, (few, _), _, _ in each])

@@ -30,7 +30,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """What an edit is measured on: rows that have counterparts of other classes in their stratum, in every fold.
+    """The rows that an edit is measured on: those with counterparts of other classes in their stratum, in every fold.
 
     Attributes:
         rows: `(n,)` rows of the instrument.
@@ -60,18 +60,18 @@ class Experiment:
 
     @cached_property
     def least_groups(self) -> float:
-        """The effective number of groups of the class that has fewest; of real values, of all groups."""
+        """Effective number of groups of the class that has fewest; for real values, of all groups."""
         z = self.z if self.n_classes else np.zeros_like(self.groups)
         return float(min(Shares.of(z, self.groups, max(1, self.n_classes)).effective))
 
     @cached_property
     def leverage(self) -> NDArray[np.float64]:
-        """`(n,)` by how much the influence of a row's group, taken about a mean that it enters, is too small."""
+        """Factor by which the influence of a row's group, taken about a mean that it enters, is too small, `(n,)`."""
         return self._by_cell.leverage
 
     @cached_property
     def df(self) -> float:
-        """Degrees of freedom of a standard error: of few or uneven groups less than their number tells."""
+        """Degrees of freedom of a standard error: of few or uneven groups fewer than their number."""
         k = max(1, self.n_classes)
         cells = np.arange(self._by_cell.n_cells)
         weights = self.shares[cells // (k * FOLDS)]
@@ -81,19 +81,19 @@ class Experiment:
 
     @property
     def n_cells(self) -> int:
-        """Strata times unordered pairs of classes in them; of real values strata."""
+        """Number of cells: strata times unordered pairs of classes in them; for real values strata."""
         return int((self.pair_shares > 0).sum()) // 2 if self.n_classes else len(self.shares)
 
     @cached_property
     def _by_cell(self) -> Shares:
-        """Groups within stratum, class and fold."""
+        """Shares of groups within stratum, class and fold."""
         k = max(1, self.n_classes)
         z = self.z if self.n_classes else np.zeros_like(self.groups)
         return Shares.of((self.strata * k + z) * FOLDS + self.folds, self.groups, len(self.shares) * k * FOLDS)
 
     @cached_property
     def pair_shares(self) -> NDArray[np.float64]:
-        """`(W, K, K)` what a change from one class to another weighs in its stratum: the product of their shares."""
+        """Weight of a change from one class to another in its stratum, `(W, K, K)`: the product of their shares."""
         k = self.n_classes
         p = np.bincount(self.strata * k + self.z, minlength=len(self.shares) * k).reshape(-1, k).astype(np.float64)
         found = p[:, :, None] * p[:, None, :]
@@ -101,7 +101,7 @@ class Experiment:
         return np.asarray(found / found.sum((1, 2), keepdims=True))
 
     def fold(self, k: int) -> Ints:
-        """Which of the n rows lie in fold k mod 3."""
+        """Return which of the n rows lie in fold k mod 3."""
         return self._by_fold[k % FOLDS]
 
     @cached_property
@@ -115,7 +115,7 @@ def plan(
     types: NDArray[np.int64] | None = None, seed: int = 0,
     stratify: bool = True, twins: Ints | None = None, names: Sequence[str] | None = None,
 ) -> Experiment:  # fmt: skip
-    """The experiment on N rows of which some have the property.
+    """Return the experiment on N rows of which some have the property.
 
     Strata are the values of all covariates, crossed; real values in five bins, or ten, or twenty, until within these
     they explain no more than 0.25 % of the property's variance and trees foresee it by 0.1 SD at most. Where that
@@ -185,7 +185,7 @@ def _codes(values: NDArray[Any]) -> Ints:
 
 
 def _decided_by(types: Ints, z: NDArray[Any]) -> bool:
-    """Whether at least 0.95 of the rows have the commonest label of their type, and types recur."""
+    """Return whether at least 0.95 of the rows have the commonest label of their type, and types recur."""
     codes, classes = _codes(types), _codes(z)
     counts = np.zeros((codes.max() + 1, classes.max() + 1))
     np.add.at(counts, (codes, classes), 1)
@@ -194,7 +194,7 @@ def _decided_by(types: Ints, z: NDArray[Any]) -> bool:
 
 
 def check_number(groups: int) -> None:
-    """Refuse too few groups.
+    """Refuse an experiment with too few groups.
 
     Raises:
         TooFewGroups: fewer than three folds take.
@@ -208,7 +208,7 @@ def check_number(groups: int) -> None:
 
 
 def _folds(units: Ints, seed: int) -> Ints:
-    """`(n,)` folds of rows, whole groups each, near to equal in rows."""
+    """Return the folds of rows, `(n,)`, whole groups each, near to equal in rows."""
     sizes = np.bincount(units)
     check_number(len(sizes))
     order = generator(seed, "use", "folds").permutation(len(sizes))
@@ -222,7 +222,7 @@ def _folds(units: Ints, seed: int) -> Ints:
 def _strata(
     z: NDArray[Any], n_classes: int, covariates: Mapping[str, NDArray[Any]], units: Ints, folds: Ints
 ) -> tuple[Ints, str, NDArray[np.bool_], bool]:
-    """Strata, how they were made, the rows kept, and whether no covariate goes with the property within them."""
+    """Return strata, how they were made, the rows kept, and whether no covariate goes with the property within them."""
     none = np.zeros(len(z), np.int64)
     if not covariates:
         return none, "nothing", _kept(z, n_classes, none, units, folds), True
@@ -258,7 +258,9 @@ def _strata(
 
 
 def _kept(z: NDArray[Any], n_classes: int, strata: Ints, units: Ints, folds: Ints) -> NDArray[np.bool_]:
-    """Rows of classes that have rows and groups enough in every fold of their stratum, beside another such class."""
+    """Return which rows are of classes that have rows and groups enough in every fold of their stratum, beside another
+    such class.
+    """
     classes = z.astype(np.int64) if n_classes else np.zeros(len(z), np.int64)
     shape = (int(strata.max()) + 1, max(1, n_classes), FOLDS)
     cell = (strata * shape[1] + classes) * FOLDS + folds
@@ -271,7 +273,7 @@ def _kept(z: NDArray[Any], n_classes: int, strata: Ints, units: Ints, folds: Int
 
 
 def _distinct(cells: Ints, groups: Ints, n: int) -> Ints:
-    """`(n,)` how many groups there are in each of n cells."""
+    """Return how many groups there are in each of n cells, `(n,)`."""
     order = np.lexsort((groups, cells))
     cells, groups = cells[order], groups[order]
     new = np.append(True, (cells[1:] != cells[:-1]) | (groups[1:] != groups[:-1]))
@@ -279,7 +281,8 @@ def _distinct(cells: Ints, groups: Ints, n: int) -> Ints:
 
 
 def goals(experiment: Experiment, rows: Ints, *, seed: int) -> NDArray[Any]:
-    """For each of the rows (of one fold) the class or value it is edited to: the others of its stratum by frequency.
+    """Return, for each of the rows (of one fold), the class or value it is edited to: the others of its stratum by
+    frequency.
 
     A real value is given the value of the row half the ranks away in its stratum: about 1.6 SD for a normal one.
     """

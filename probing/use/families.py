@@ -15,7 +15,7 @@ DRAWS = 20_000
 
 
 def max_t(estimates: Sequence[Estimate], two_sided: Sequence[bool], *, seed: int, draws: int = DRAWS) -> list[float]:
-    """Adjusted p values, single step: how often the largest of all under the null is as large.
+    """Return adjusted p values, single step: how often the largest of all under the null is as large.
 
     With normal multipliers by group the bootstrap's draws are normal with the correlations of the groups' influence
     values, so they are drawn as such, over the root of a χ² / df where there are few groups.

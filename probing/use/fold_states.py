@@ -1,4 +1,4 @@
-"""States of one place by fold, and the sums that probes of them are fitted from: read once for all that asks."""
+"""States of one place by fold, and the sums that probes of them are fitted from; both are read once for all uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class FoldStates:
-    """Of the rows of an experiment.
+    """States of the rows of an experiment, by fold.
 
     Attributes:
         blocks: `(n_k, D)` float64, by fold.
@@ -27,7 +27,7 @@ class FoldStates:
 
     @classmethod
     def of(cls, experiment: Experiment, states: NDArray[np.floating]) -> FoldStates:
-        """Of `(n, D)` states."""
+        """Split `(n, D)` states by fold, and sum them."""
         folds = [experiment.fold(k) for k in range(FOLDS)]
         blocks = tuple(np.asarray(states[rows], np.float64) for rows in folds)
         origin, z, n_classes = blocks[0].mean(0), experiment.z, experiment.n_classes

@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Shares:
-    """What share of each cell's rows each group has.
+    """Share that each group has of each cell's rows.
 
     Attributes:
         cell, group, share: `(M,)` of every cell and group that meet.
@@ -35,7 +35,7 @@ class Shares:
 
     @classmethod
     def of(cls, cells: Ints, groups: Ints, n_cells: int) -> Shares:
-        """Of `(n,)` codes of cells and groups."""
+        """Return the shares for `(n,)` codes of cells and groups."""
         n_groups = int(groups.max()) + 1
         keys, of_row, counts = np.unique(cells * n_groups + groups, return_inverse=True, return_counts=True)
         cell = keys // n_groups
@@ -44,7 +44,7 @@ class Shares:
 
     @cached_property
     def squares(self) -> Floats:
-        """`(cells,)` Σ s²; 0 of empty ones."""
+        """Sum of squared shares Σ s² of each cell, `(cells,)`; 0 for empty cells."""
         return np.asarray(np.bincount(self.cell, self.share**2, self.n_cells), np.float64)
 
     @property
@@ -55,7 +55,7 @@ class Shares:
 
     @cached_property
     def leverage(self) -> Floats:
-        """`(n,)` factors of influence values that were taken about their cell's mean.
+        """Correction factors for influence values that were taken about their cell's mean, `(n,)`.
 
         With groups of shares s that have errors of their own, a group's deviation from the mean has the variance
         1 − 2s + Σs² of its own (of rows without anything in common: 1 − s); the smaller of the two is made up for.
@@ -64,7 +64,7 @@ class Shares:
         return np.asarray(1 / np.sqrt(np.maximum(own, 1e-6)))[self.of_row]
 
     def df(self, weights: Floats) -> float:
-        """Degrees of freedom of Σ weight · mean over cells, of as many groups each as are effective there.
+        """Return the degrees of freedom of Σ weight · mean over cells, of as many groups each as are effective there.
 
         Satterthwaite's over cells. (Over groups, by the fourth powers of their shares as in Bell and McCaffrey, errors
         of few large groups are overstated: `scripts/bench_verdicts.py corrections`.)

@@ -1,4 +1,4 @@
-"""Whether predictions of held-out rows agree with the labels more than chance: p and interval from one source.
+"""Tests whether predictions of held-out rows agree with the labels more than chance: p and interval from one source.
 
 Agreement beyond chance is the mean of u(i, z_i), what a reader gives the right class of row i, less Σ_k p_k ū_k, what
 the same readers would reach on labels that are independent of them (p: label frequencies, ū: mean scores). With u = 1
@@ -42,7 +42,7 @@ class Agreement:
 
     @classmethod
     def of(cls, rows: Floats, groups: Ints, inflation: float) -> Agreement:
-        """Of what each row contributes `(n,)`, and its group.
+        """Return the agreement from what each row contributes `(n,)`, and its group.
 
         A group's deviation is divided by 1 − its share of the rows, as if the mean had been taken without it, so that
         one that holds most rows does not hide its own noise.
@@ -54,7 +54,7 @@ class Agreement:
 
     @property
     def p(self) -> float:
-        """One-sided: t on the effective number of groups less one.
+        """One-sided p, from t on the effective number of groups less one.
 
         Where all groups agree to the last digit nothing is known of their spread; the p is then that of finding no
         group at the least agreement, (1 − value)^groups, as `probing.statistics.bootstrap.unvaried_p`.
@@ -64,7 +64,9 @@ class Agreement:
         return float(np.clip(1 - self.value, 0.0, 1.0) ** self.groups)
 
     def half_width(self, level: float) -> float:
-        """By how much the value must exceed a number to be above it at a one-sided level: p ≤ level ⇔ value ≥ this."""
+        """Return by how much the value must exceed a number to be above it at a one-sided level: p ≤ level ⇔ value ≥
+        this.
+        """
         if self._varies:
             return float(stdtrit(self._df, 1 - level)) * self.error
         return float(1 - level ** (1 / self.groups))
@@ -79,7 +81,8 @@ class Agreement:
 
 
 def beyond_chance(scores: Floats, z: Ints) -> Floats:
-    """`(n,)` contributions of rows with scores `(n, K)` and classes z; their mean is the agreement beyond chance.
+    """Return contributions `(n,)` of rows with scores `(n, K)` and classes z; their mean is the agreement beyond
+    chance.
 
     Frequencies of labels and of scores are estimated from the same rows; that part of each row's influence is counted.
     """

@@ -47,21 +47,21 @@ class Estimate:
 
     @property
     def t(self) -> float:
-        """Studentised; 0 where nothing varies and nothing was found."""
+        """Studentised value; 0 where nothing varies and the value is 0."""
         return self.value / self.error if self.error > 0 else math.copysign(math.inf, self.value) if self.value else 0.0
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided."""
+        """Return the two-sided interval at a level."""
         half = float(stdtrit(self.df, 0.5 + level / 2)) * self.error
         return self.value - half, self.value + half
 
     @property
     def mde(self) -> float:
-        """The smallest effect found with 80 % probability at 5 %."""
+        """Smallest effect that is detected with 80 % probability at 5 %."""
         return float(ndtri(0.975) + ndtri(POWER)) * self.error
 
     def equivalence_p(self, bound: float) -> float:
-        """p of two one-sided tests that |value| < bound."""
+        """Return the p of two one-sided tests that |value| < bound."""
         if self.error <= 0:
             return 0.0 if abs(self.value) < bound else 1.0
         return float(stdtr(self.df, (abs(self.value) - bound) / self.error))
@@ -69,7 +69,7 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """What one kind of edit does at one place.
+    """The effect of one kind of edit at one place.
 
     Attributes:
         tau: τ along the contrast as it was fitted: of tests, intervals and bounds.
@@ -108,7 +108,7 @@ class Effect:
 
     @property
     def hold(self) -> float:
-        """What share of an effect along the true contrast is seen along the fitted one, sqrt(T / C); at most 1.
+        """Share of an effect along the true contrast that is seen along the fitted contrast, sqrt(T / C); at most 1.
 
         The fitted contrast is the true one and noise: its length C has the noise in it, T, measured on other rows, has
         not. Where T is not established nothing is made up for, and equivalence does not rest on the contrast.
@@ -119,27 +119,31 @@ class Effect:
 
     @property
     def unit(self) -> float:
-        """What τ is divided by: the SD of the clean output along the contrast, as it is seen along the fitted one."""
+        """Unit that τ is divided by: the SD of the clean output along the contrast, as it is seen along the fitted
+        one.
+        """
         return self.spread * self.hold
 
     @property
     def es(self) -> float:
-        """τ in SDs of the clean output along the contrast."""
+        """Effect size: τ in SDs of the clean output along the contrast."""
         return self.tau.value / self.unit if self.unit else 0.0
 
     def es_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Of ES."""
+        """Return the interval of the effect size (ES) at a level."""
         low, high = self.tau.interval(level)
         return (low / self.unit, high / self.unit) if self.unit else (0.0, 0.0)
 
     @property
     def es_error(self) -> float:
-        """Standard error of ES."""
+        """Standard error of the effect size (ES)."""
         return self.tau.error / self.unit if self.unit else 0.0
 
     @property
     def off(self) -> float:
-        """What lies off the contrast or differs between cells, in SDs of the whole clean output, squared; U − τ²."""
+        """Squared effect that lies off the contrast or differs between cells, in SDs of the whole clean output: U −
+        τ².
+        """
         if self.u is None or not self.y_spread or self.is_single:
             return 0.0
         along = (self.tau.value / self.hold) ** 2 if self.total_is_established else 0.0
@@ -147,13 +151,13 @@ class Effect:
 
     @property
     def es_u(self) -> float:
-        """The whole effect: sqrt(ES² + off), where no contrast is established sqrt(U) / s_Y."""
+        """Size of the whole effect: sqrt(ES² + off), where no contrast is established sqrt(U) / s_Y."""
         along = self.es**2 if self.total_is_established or self.is_single else 0.0
         return math.sqrt(along + max(self.off, 0.0))
 
     @property
     def off_high(self) -> float:
-        """Upper bound (one-sided 95 %) of what the true contrast may have of the effect off the fitted one.
+        """Upper bound (one-sided 95 %) of what the true contrast may have of the effect off the fitted contrast.
 
         sin θ times the bound of the effect in SDs along that direction in which it is largest.
         """
@@ -171,7 +175,8 @@ class Effect:
         return self.sine * float(brentq(lambda bound: self._any_direction_p(bound) - LEVEL, 0.0, high))
 
     def equivalence_p(self, epsilon: float) -> float:
-        """p of |ES| ≥ ε, of an effect of ε along any direction that the contrast may have, or of ε in all; the largest.
+        """Return the p of |ES| ≥ ε, of an effect of ε along any direction that the contrast may have, or of ε in all;
+        the largest.
 
         Of an effect along the true contrast, at an angle θ to the fitted one, that part is off the fitted one which is
         sin θ at most of what there is along any direction.
@@ -188,12 +193,14 @@ class Effect:
 
     @property
     def sine(self) -> float:
-        """sin θ, at the lower bound (one-sided 95 %) of the squared cosine; 1 where the contrast is not established."""
+        """Sine of the angle between the contrasts, at the lower bound (one-sided 95 %) of the squared cosine; 1 where
+        the contrast is not established.
+        """
         low = self.direction.interval(0.90)[0] if self.direction else 0.0
         return math.sqrt(1 - min(1.0, max(0.0, low)))
 
     def _any_direction_p(self, bound: float) -> float:
-        """p of an effect of at least `bound` SDs along that direction in which it is largest.
+        """Return the p of an effect of at least `bound` SDs along that direction in which it is largest.
 
         Its square with the noise in it is λ χ²(d, bound² / λ), λ the squared error along one direction, λ d what noise
         adds in all: λ is that of ES, or what noise adds on average, the larger. Of few groups λ is larger as the
@@ -212,7 +219,7 @@ class Effect:
 
     @staticmethod
     def _product_p(product: Estimate, bound: float, single: float) -> float:
-        """p of a cross-fitted square of at least the bound.
+        """Return the p of a cross-fitted square of at least the bound.
 
         Its own error has m° held, and is all there is where nothing is changed. At the bound the error of the effect
         itself comes on top: `single` is the root of the bound times that error, of the mean of three rotations.
@@ -231,7 +238,7 @@ class Effect:
         return self.tau.value / self.total.value if self.total_is_established else None
 
     def mf_interval(self, level: float = 0.95) -> tuple[float, float] | None:
-        """By Fieller's theorem; None where T is not established."""
+        """Return the interval of the mediated fraction by Fieller's theorem; None where T is not established."""
         if not self.total_is_established:
             return None
         q = float(stdtrit(self.total.df, 0.5 + level / 2)) ** 2
@@ -243,7 +250,7 @@ class Effect:
 
 
 def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
-    """Averages over rotations, with standard errors.
+    """Average over rotations, with standard errors.
 
     Influence values are taken about means that they enter; `Experiment.leverage` and `Dependence` make up for it.
     """
@@ -275,7 +282,7 @@ def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
 def _product(
     tally: Tally, experiment: Experiment, values: Sequence[float], influences: Sequence[Floats]
 ) -> Estimate | None:
-    """z_U = Σ U_r / sqrt(Σ v_r): rotations add their variances, for each has its own m° held fixed."""
+    """Return z_U = Σ U_r / sqrt(Σ v_r): rotations add their variances, for each has its own m° held fixed."""
     if not values:
         return None
     n, dependence = len(values), tally.dependence

@@ -15,7 +15,7 @@ LEAST = 30  # sentences and word types of a class
 
 
 def rare_classes(corpus: Corpus, task: str) -> tuple[str, ...]:
-    """Classes of a task of words that have too few sentences or word types to be in three folds, by name.
+    """Return classes of a task of words that have too few sentences or word types to be in three folds, by name.
 
     Where the type all but decides the label, types do not cross folds; a verdict needs 30 of each class. None is rare
     where fewer than two classes would be left.
@@ -35,7 +35,7 @@ def rare_classes(corpus: Corpus, task: str) -> tuple[str, ...]:
 
 
 def without(corpus: Corpus, task: str, classes: Sequence[str]) -> Corpus:
-    """The same corpus, in which words of these classes have no label of the task."""
+    """Return the corpus, in which words of these classes have no label of the task."""
     left_out = set(classes)
     examples = []
     for example in corpus.examples:
@@ -47,7 +47,7 @@ def without(corpus: Corpus, task: str, classes: Sequence[str]) -> Corpus:
 
 
 def labelled_corpus(corpus: Corpus, tasks: Sequence[str]) -> Corpus:
-    """The same texts, with a column for each task, named as the task is.
+    """Return the same texts, with a column for each task, named as the task is.
 
     Raises:
         UnknownName: no such task, or the corpus lacks what it needs.
@@ -68,7 +68,7 @@ def labelled_corpus(corpus: Corpus, tasks: Sequence[str]) -> Corpus:
 
 
 def task_levels(corpus: Corpus, tasks: Sequence[str], positions: Sequence[str]) -> str:
-    """`word` or `sentence`, which all tasks share.
+    """Return the level that all tasks share, `word` or `sentence`.
 
     Raises:
         BadParameter: tasks of both kinds, or positions that are missing or make no sense.

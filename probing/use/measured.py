@@ -1,4 +1,4 @@
-"""Measured: what was measured at one place, and its record."""
+"""Measured: the measurements at one place, and their record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from probing.use.options import UseOptions
 
 @dataclass(eq=False)
 class Measured:
-    """What was measured at one place.
+    """The measurements at one place.
 
     Attributes:
         subspace, whole: the swap and the interchange.
@@ -38,17 +38,19 @@ class Measured:
 
     @property
     def estimates(self) -> list[Estimate]:
-        """τ and U of both edits."""
+        """Estimates of τ and U of both edits."""
         return [*estimates_of(self.subspace), *estimates_of(self.whole)]
 
 
 def estimates_of(one: Effect) -> list[Estimate]:
-    """τ and U."""
+    """Return the estimates of τ and U."""
     return [one.tau, one.u or Estimate(0.0, 0.0, 1, np.zeros(1))]
 
 
 def recorded(m: Measured, p: Sequence[float], options: UseOptions, measured: Sequence[Measured]) -> UseCell:
-    """The record of a place, with the adjusted p of its effects; beside it all places that were measured."""
+    """Return the record of a place, with the adjusted p of its effects; `measured` has all places that were
+    measured.
+    """
     difference = m.subspace.tau.value - 1.25 * m.whole.tau.value
     error = float(np.linalg.norm(m.subspace.tau.by_group - 1.25 * m.whole.tau.by_group))
     exceeds = np.sign(m.subspace.tau.value or 1.0) * difference - ndtri(0.95) * error
@@ -67,12 +69,14 @@ def recorded(m: Measured, p: Sequence[float], options: UseOptions, measured: Seq
 
 
 def _others(m: Measured, measured: Sequence[Measured]) -> tuple[str, ...]:
-    """The other positions of its site."""
+    """Return the other positions of its site."""
     return tuple(one.place.position for one in measured if one.place.site == m.place.site and one is not m)
 
 
 def _over_largest(m: Measured, measured: Sequence[Measured], options: UseOptions) -> float | None:
-    """|τ| of the joint interchange over the largest single one; None: none, or below ε."""
+    """Return |τ| of the joint interchange over the largest single one; None: there is no joint one, or it is below
+    ε.
+    """
     if m.joint is None or m.joint.es_u < options.epsilon:
         return None
     largest = max(abs(one.whole.tau.value) for one in measured if one.place.site == m.place.site)

@@ -43,51 +43,53 @@ class Natural:
 
     @cached_property
     def weights(self) -> RowWeights:
-        """Of the rows f3."""
+        """Weights of the rows f3."""
         e = self.experiment
         pair_shares = None if self.exchanged or not e.n_classes else e.pair_shares
         return RowWeights(self.sides, e.shares, e.n_classes, pair_shares)
 
     @cached_property
     def c(self) -> Floats:
-        """`(n, V)` along which each row is measured."""
+        """Contrast along which each row is measured, `(n, V)`."""
         return self.sign * self.fitted.difference(self.sides)
 
     @cached_property
     def size(self) -> float:
-        """C, never zero."""
+        """Length of the contrast, C; never zero."""
         found = float(np.sqrt(self.weights.weights @ (self.c**2).sum(1)))
         return found or float(np.finfo(np.float64).tiny) ** 0.25
 
     @property
     def aim(self) -> Floats:
-        """`(n, V)` derivatives of τ in the behaviour of a row of weight 1."""
+        """Derivatives of τ in the behaviour of a row of weight 1, `(n, V)`."""
         return self.c / self.size
 
     @property
     def coefficients(self) -> Floats:
-        """`(n, V)` derivatives of τ in the behaviour."""
+        """Derivatives of τ in the behaviour, `(n, V)`."""
         return self.weights.weights[:, None] * self.aim
 
     @cached_property
     def spread(self) -> float:
-        """s_c: SD of clean behaviour along the contrast."""
+        """SD of clean behaviour along the contrast, s_c."""
         along = np.einsum("nv,nv->n", self.y[self.f3] - self.mean, self.c)
         return float(np.sqrt(self.weights.weights @ along**2)) / self.size
 
     def along(self, changes: Floats) -> Floats:
-        """`(n,)` ⟨Δ, c⟩ / C."""
+        """Return the changes along the contrast, `(n,)`: ⟨Δ, c⟩ / C."""
         return np.asarray(np.einsum("nv,nv->n", changes, self.c) / self.size)
 
     def through_contrast(self, changes: Floats, value: float) -> Floats:
-        """Influence values `(F2,)` of the mean of `along`, through the fitted contrast."""
+        """Return influence values `(F2,)` of the mean of `along`, through the fitted contrast."""
         p = self.weights.weights[:, None]
         sensitivity = p * (changes / self.size - value * self.c / self.size**2)
         return self.sign * self.fitted.influence(self.sides, sensitivity)
 
     @cached_property
     def total(self) -> tuple[float, Floats]:
-        """T, and its influence values `(n,)` of all rows; where each has its twin, of their own differences."""
+        """Natural effect T, and its influence values `(n,)` of all rows; where each has its twin, of their own
+        differences.
+        """
         e = self.experiment
         twins = twins_of(e.twins, e.z, self.f3, self.sides.goal)
         change = self.measured.difference(self.sides) if twins is None else self.y[twins] - self.y[self.f3]

@@ -33,7 +33,9 @@ class Permuted:
 
 
 def null_error(bench: Bench, place: Place, *, dose: float) -> float:
-    """SD of τ under shuffled labels, by its derivative at no edit: Σ gᵀ S g (1/n₁ + 1/n₀), S the total covariance."""
+    """Return the SD of τ under shuffled labels, by its derivative at no edit: Σ gᵀ S g (1/n₁ + 1/n₀), S the total
+    covariance.
+    """
     at, e, variances = bench.at(place), bench.experiment, []
     clean = [at.states.blocks[bench.fold_numbers(r)[2]].astype(bench.dtype(place)) for r in range(FOLDS)]
     slopes = bench.sampled_slopes(place, clean, [[natural.aim] for natural in bench.naturals])
@@ -43,7 +45,7 @@ def null_error(bench: Bench, place: Place, *, dose: float) -> float:
 
 
 def permuted(bench: Bench, place: Place, tau: float, *, dose: float, draws: int) -> Permuted:
-    """τ with labels shuffled within strata, by group, on F1; the shift is refitted, not rescaled.
+    """Return τ with labels shuffled within strata, by group, on F1; the shift is refitted, not rescaled.
 
     References:
         Phipson and Smyth 2010, Permutation p-values should never be zero.
@@ -64,7 +66,7 @@ def permuted(bench: Bench, place: Place, tau: float, *, dose: float, draws: int)
 
 
 def shuffled(e: Experiment, rows: Ints, *, seed: int, draw: int) -> NDArray[Any]:
-    """Labels of the rows, shuffled within strata: whole groups where a group has one label there, else rows."""
+    """Return labels of the rows, shuffled within strata: whole groups where a group has one label there, else rows."""
     rng = generator(seed, "use", "shuffle", draw)
     z = e.z[rows].copy()
     for w in np.unique(e.strata[rows]):
@@ -78,7 +80,7 @@ def shuffled(e: Experiment, rows: Ints, *, seed: int, draw: int) -> NDArray[Any]
 
 
 def random_property(z: NDArray[Any], n_classes: int, types: Ints, *, seed: int, draw: int) -> NDArray[Any]:
-    """A property that every word type has at random, with the labels' own frequencies; rows without one stay so."""
+    """Draw a property at random for every word type, with the labels' own frequencies; rows without a label stay so."""
     rng = generator(seed, "use", "control property", draw)
     has = z >= 0 if n_classes else np.isfinite(z)
     codes = np.unique(types, return_inverse=True)[1]
@@ -87,6 +89,6 @@ def random_property(z: NDArray[Any], n_classes: int, types: Ints, *, seed: int, 
 
 
 def rate_interval(found: int, n: int) -> tuple[float, float]:
-    """Clopper-Pearson, 95 %."""
+    """Return the 95 % interval of a rate, by Clopper and Pearson."""
     low = float(beta.ppf(0.025, found, n - found + 1)) if found else 0.0
     return low, float(beta.ppf(0.975, found + 1, n - found)) if found < n else 1.0

@@ -1,4 +1,6 @@
-"""What an edit does to the states themselves, as linear probes fitted on F2 see it: before any output is looked at."""
+"""Effects of an edit on the states themselves, as linear probes fitted on F2 see them: before any output is looked
+at.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ ENOUGH = 0.8
 
 @dataclass(frozen=True)
 class OnStates:
-    """How well an edit does what it says, and nothing else; means over rotations.
+    """Scores of how well an edit does what it should, and nothing else; means over rotations.
 
     Attributes:
         completeness: mean probability of the goal after the edit, over that of unedited rows of the goal's class. Of
@@ -50,7 +52,7 @@ class OnStates:
 
 
 class StateChecks:
-    """The probes of one place, fitted once and asked for every dose.
+    """The probes of one place, fitted once and used for every dose.
 
     References:
         Canby et al. 2024, How Reliable are Causal Probing Interventions?, §3.
@@ -61,11 +63,11 @@ class StateChecks:
         self._parts = [_Rotation(bench, place, r, covariates) for r in range(FOLDS)]
 
     def swap(self, dose: float) -> OnStates:
-        """Of class-mean swaps at a dose."""
+        """Return the scores of class-mean swaps at a dose."""
         return self.of(self._bench.swapped_states(self._place, dose))
 
     def of(self, edited: list[Floats]) -> OnStates:
-        """Of any edit: by rotation, the new states of F3."""
+        """Return the scores of any edit, given the new states of F3 by rotation."""
         parts = [part(h) for part, h in zip(self._parts, edited, strict=True)]
         others = [p.selectivity for p in parts if p.selectivity is not None]
         return OnStates(
@@ -74,7 +76,7 @@ class StateChecks:
         )  # fmt: skip
 
     def dose(self, doses: tuple[float, ...]) -> tuple[float, OnStates]:
-        """The primary dose: 1, or the smallest above it that is complete (0.8); else 1 again."""
+        """Return the primary dose: 1, or the smallest above it that is complete (0.8); else 1 again."""
         first = self.swap(1.0)
         if first.completeness >= ENOUGH:
             return 1.0, first
@@ -86,7 +88,7 @@ class StateChecks:
 
 
 class _Rotation:
-    """What probes of F2 say of the clean states of F3, and then of edited ones."""
+    """Probes of F2 applied to the clean states of F3, and then to edited states."""
 
     def __init__(self, bench: Bench, place: Place, r: int, covariates: Covariates) -> None:
         states = bench.at(place).states

@@ -1,4 +1,4 @@
-"""UseOptions: what an intervention run does beyond its rows."""
+"""UseOptions: settings of an intervention run besides its rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Exchanges: which rows of a fold take the state of a row of another value, and of one of the same value beside it."""
+"""Exchanges: the rows of a fold that take the state of a row of another value, and of a row of the same value beside
+it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ SMALL_GROUPS = 2  # rows of a group on average, up to which rows are ordered by 
 
 @dataclass(frozen=True, eq=False)
 class Exchanges:
-    """n rows of one fold that take other states.
+    """Exchanges of states among n rows of one fold.
 
     Rows come in closed sets: two rows of one value and two of another. Each takes the state of a row of the other value
     and, in a second run, of the row of its own value: any foreign state may disturb a model, and the difference of the
@@ -39,7 +41,8 @@ class Exchanges:
     sets: Ints
 
     def again(self, least: int, share: float, rng: np.random.Generator) -> Ints:
-        """Which of the n are run a second time: whole sets, a share of them, and `least` sets if there are as many.
+        """Return which of the n are run a second time: whole sets, a share of them, and `least` sets if there are as
+        many.
 
         Within a set states of one value change places, so that its sum hardly varies: a few sets tell the mean.
         """
@@ -49,7 +52,7 @@ class Exchanges:
 
 
 def exchanges(experiment: Experiment, rows: Ints, *, seed: int, offsets: Ints | None = None) -> Exchanges:
-    """Exchanges among `rows` (of one fold), within strata.
+    """Return exchanges among `rows` (of one fold), within strata.
 
     Every class is cut into parts, one for each other class, in proportion to how frequent that one is (even classes:
     K − 1 equal parts), so that each pair of classes has as many exchanges as its rows allow for and none rests on a
@@ -78,7 +81,7 @@ def exchanges(experiment: Experiment, rows: Ints, *, seed: int, offsets: Ints | 
 
 
 def _ordered(e: Experiment, rows: Ints, offsets: Ints | None, rng: np.random.Generator) -> Ints:
-    """Rows in random order, those of a group together; or by offset, where groups are small."""
+    """Return rows in random order, those of a group together; or by offset, where groups are small."""
     rows = rng.permutation(rows)
     own = np.unique(e.groups[rows], return_inverse=True)[1].reshape(-1)
     if offsets is not None and len(rows) <= SMALL_GROUPS * (int(own.max()) + 1):
@@ -88,7 +91,7 @@ def _ordered(e: Experiment, rows: Ints, offsets: Ints | None, rng: np.random.Gen
 
 
 def _of_classes(e: Experiment, rows: Ints, rng: np.random.Generator) -> list[Ints]:
-    """Sets `(m, 4)` of each two classes among the rows of a stratum and fold."""
+    """Return sets `(m, 4)` of each two classes among the rows of a stratum and fold."""
     classes, z = np.unique(e.z[rows], return_inverse=True)
     of_class = [rows[z == k] for k in range(len(classes))]
     counts = allotted(np.array([len(own) for own in of_class]), rng)
@@ -104,7 +107,7 @@ def _of_classes(e: Experiment, rows: Ints, rng: np.random.Generator) -> list[Int
 
 
 def allotted(sizes: Ints, rng: np.random.Generator) -> Ints:
-    """`(K, K)` even numbers of pairs between classes of these sizes: in proportion to the product of two sizes.
+    """Return even numbers of pairs between classes of these sizes, `(K, K)`: in proportion to the product of two sizes.
 
     As large as the rows allow: a class of N_k rows has all but at most a few of them in pairs, the largest as many as
     there are partners.
@@ -134,7 +137,7 @@ def allotted(sizes: Ints, rng: np.random.Generator) -> Ints:
 
 
 def _of_values(e: Experiment, rows: Ints) -> Ints:
-    """Sets `(m, 4)` of real values: rows half the ranks apart, and their neighbours in rank."""
+    """Return sets `(m, 4)` of real values: rows half the ranks apart, and their neighbours in rank."""
     order = rows[np.argsort(e.z[rows], kind="stable")]
     half = len(order) // 4 * 2
     low, high = order[:half], order[len(order) - half :]
@@ -144,7 +147,7 @@ def _of_values(e: Experiment, rows: Ints) -> Ints:
 
 
 def _foreign(quads: Ints, groups: Ints) -> Ints:
-    """The sets in which no row takes a state of its own group, unless none is so."""
+    """Return the sets in which no row takes a state of its own group, unless there is no such set."""
     own = groups[quads]
     partners = ((0, 1), (2, 3), (0, 2), (1, 3))
     kept = np.all([own[:, i] != own[:, j] for i, j in partners], axis=0)

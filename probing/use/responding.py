@@ -1,4 +1,4 @@
-"""Running edited rows through an instrument: what the behaviour becomes, and its derivative in the edited states."""
+"""Runs edited rows through an instrument: the behaviour that results, and its derivative in the edited states."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def behaviour(
     instrument: Instrument, site: str, rows: Ints, states: Mapping[str, NDArray[np.floating]], *,
     frozen_norms: bool = False,
 ) -> Floats:  # fmt: skip
-    """`(n, V)` behaviour of the rows with these `(n, D)` states, by position.
+    """Return the behaviour `(n, V)` of the rows with these `(n, D)` states, by position.
 
     Raises:
         EditFailed: the behaviour is not finite.
@@ -43,7 +43,7 @@ def slopes(
     instrument: Instrument, site: str, position: str, rows: Ints, states: NDArray[np.floating], coefficients: Floats, *,
     frozen_norms: bool = False,
 ) -> Floats:  # fmt: skip
-    """Derivatives of each row's ⟨coefficients, behaviour⟩ in its states `(n, D)`, at those states.
+    """Return the derivatives of each row's ⟨coefficients, behaviour⟩ in its states `(n, D)`, at those states.
 
     Args:
         coefficients: `(m, n, V)`, m sets of them; the rows are run once for all.

@@ -1,4 +1,6 @@
-"""One property, all places: swaps and interchanges, their effects, and what explains them, as a `UseResult`."""
+"""Measures one property at all places: swaps and interchanges, their effects, and what explains them, as a
+`UseResult`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ Values = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Property:
-    """Labels of N rows.
+    """A property: its labels on N rows.
 
     Attributes:
         name: of the task.
@@ -55,7 +57,7 @@ class Property:
     row_names: Sequence[str] | None = None
 
     def plan(self, options: UseOptions) -> Experiment:
-        """Its experiment."""
+        """Return the experiment for the property."""
         values = {name: v for name, (v, _) in self.covariates.items()}
         return plan(self.z, n_classes=self.n_classes, groups=self.groups, covariates=values, types=self.types,
                     seed=options.seed, stratify=options.stratify, twins=self.twins, names=self.row_names)  # fmt: skip
@@ -138,7 +140,7 @@ def _together(bench: Bench, measured: Sequence[Measured]) -> None:
 
 
 def _adjusted(measured: Sequence[Measured], seed: int) -> list[list[float]]:
-    """By place, adjusted p of τ and U of both edits, and of the joint one where there is one."""
+    """Return, by place, adjusted p of τ and U of both edits, and of the joint edit where there is one."""
     joint = {m.place.site: m.joint for m in measured if m.joint is not None}
     estimates = [e for m in measured for e in m.estimates] + [e for one in joint.values() for e in estimates_of(one)]
     found = max_t(estimates, [True, False] * (len(estimates) // 2), seed=seed)
@@ -155,7 +157,9 @@ def _decodability(bench: Bench, place: Place) -> Decodability:
 
 
 def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) -> UseCell:
-    """The dose curve; and where there is an effect, how far one shift suffices and norms carry it."""
+    """Return the cell with the dose curve and, where there is an effect, how far one shift suffices and norms carry
+    it.
+    """
     sub, found = m.subspace, cell
     if options.curve:
         for dose in sorted({*options.doses, m.dose}):
@@ -181,12 +185,14 @@ def _with_one_shift(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
 
 
 def replace_shared(bench: Bench) -> Bench:
-    """The same experiment with one shift for all strata."""
+    """Return the same experiment with one shift for all strata."""
     return Bench(bench.instrument, bench.experiment, bench.y, bench.seed, shared=True, slope_rows=bench.slope_rows)
 
 
 def _frozen(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
-    """The effect with later norms held at their clean scales: of the swap if it was found, else of the interchange."""
+    """Return the cell with the effect when later norms are held at their clean scales: of the swap if it has an effect,
+    else of the interchange.
+    """
     by_swap = cell.subspace.p_adjusted <= 0.05
     clean = m.subspace if by_swap else m.whole
     tally = (swapped(bench, m.place, dose=m.dose, with_u=False, frozen_norms=True) if by_swap
@@ -200,7 +206,7 @@ def _frozen(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
 def _with_nulls(
     bench: Bench, measured: Sequence[Measured], cells: Sequence[UseCell], options: UseOptions
 ) -> list[UseCell]:
-    """Nulls at the place of the largest effect, where they matter most."""
+    """Return the cells with nulls at the place of the largest effect, where they matter most."""
     largest = int(np.argmax([abs(m.subspace.es) for m in measured]))
     m, cell = measured[largest], cells[largest]
     if options.null:
@@ -228,7 +234,7 @@ def _with_null_error(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
 def _false_positives(
     instrument: Instrument, prop: Property, places: Sequence[Place], options: UseOptions
 ) -> tuple[float, float, float, int] | None:
-    """How often a random property of word types is discovered, folds by type."""
+    """Return how often a random property of word types is discovered, folds by type."""
     if not options.control_properties or prop.types is None:
         return None
     found = 0

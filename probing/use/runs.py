@@ -1,4 +1,4 @@
-"""The whole of a use run: a model, a corpus and a behaviour to verdicts."""
+"""The whole of a use run: from a model, a corpus and a behaviour to verdicts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def intervene(
     options: UseOptions | None = None, twins: str | None = None, to: str | Path | None = None,
     replace: bool = False, progress: bool | None = None,
 ) -> UseRun:  # fmt: skip
-    """Measure what a model does when the property of a state is exchanged, and say what may be said of it.
+    """Measure what a model does when the property of a state is exchanged, and judge each place.
 
     Properties of sentences are covariates of one another; those of words are matched by `covariates` alone.
 
@@ -120,7 +120,9 @@ def _judged(results: Sequence[UseResult]) -> UseRun:
 
 
 def _merged(results: Sequence[UseResult], folder: Path, *, drop: bool) -> UseRun:
-    """These results, judged together with all that the folder holds of the same model, and written beside them."""
+    """Return these results, judged together with all that the folder holds of the same model, and written beside
+    them.
+    """
     with folder_locked(folder / FOLDER):
         file = folder / "use.jsonl"
         older = read_use_results(file) if file.is_file() else []
@@ -132,7 +134,7 @@ def _merged(results: Sequence[UseResult], folder: Path, *, drop: bool) -> UseRun
 
 
 def _question(result: UseResult) -> tuple[str, ...]:
-    """What a result is of, whatever the settings that gave it."""
+    """Return what a result is of, whatever the settings that gave it."""
     return result.task, result.behaviour, result.model
 
 
@@ -141,7 +143,7 @@ def _key(result: UseResult) -> tuple[str, ...]:
 
 
 def _is_told(behaviour: Behaviour) -> bool:
-    """Whether the text of a behaviour says all of it, so that its results can be found again by it."""
+    """Return whether the text of a behaviour says all of it, so that its results can be looked up by it again."""
     if text_of("behaviours", behaviour) is not None:
         return True
     warnings.warn(

@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a reader says of the rows of a fold that it was not fitted on.
+    """Predictions of a reader for the rows of a fold that it was not fitted on.
 
     Attributes:
         scores: `(n, K)` log odds over the prior before calibration; of real values `(n, 1)` distances from the mean.
@@ -47,12 +47,12 @@ class Prediction:
 
     @property
     def probabilities(self) -> Floats:
-        """`(n, K)` calibrated probabilities."""
+        """Calibrated probabilities, `(n, K)`."""
         return np.asarray(softmax(np.log(self.prior) + self.temperature * self.scores, axis=1))
 
     @property
     def unit_scores(self) -> Floats:
-        """The scores less their mean under the prior, of root mean square 1: calibration is of no effect on them."""
+        """Scores less their mean under the prior, of root mean square 1: calibration does not affect them."""
         if len(self.prior) == 1:
             return np.asarray(self.scores / (np.sqrt((self.scores**2).mean()) + 1e-300))
         centred = self.scores - (self.scores @ self.prior)[:, None]
@@ -60,12 +60,13 @@ class Prediction:
 
     @property
     def values(self) -> Floats:
-        """`(n,)` predicted real values."""
+        """Predicted real values, `(n,)`."""
         return np.asarray(self.prior[0] + self.temperature * self.scores[:, 0])
 
 
 class ShrunkDiscriminant:
-    """Gaussian classes of one covariance, shrunk towards its diagonal; of real values, the regression of that kind.
+    """Gaussian classes with a shared covariance, shrunk towards its diagonal; for real values, the regression of that
+    kind.
 
     With S the covariance within classes, d the roots of its diagonal and R = S / d dᵀ, weights are
     d⁻¹ ((1−λ) R + λ I)⁻¹ d⁻¹ (class means). Fewer rows than coordinates are solved in the space of rows (Woodbury).
@@ -107,7 +108,7 @@ class ShrunkDiscriminant:
             self._matrix = within / np.outer(self._scale, self._scale)
 
     def weights(self, shrinkage: float) -> tuple[Floats, Floats]:
-        """`(D, K)` weights and `(K,)` biases, without the prior."""
+        """Return weights `(D, K)` and biases `(K,)`, without the prior."""
         matrix, diagonal = (1 - shrinkage) * self._matrix, np.diag_indices_from(self._matrix)
         matrix[diagonal] += shrinkage
         if self._rows is None:
@@ -121,7 +122,7 @@ class ShrunkDiscriminant:
 
 
 def linear_predictions(e: Experiment, states: FoldStates) -> list[Prediction]:
-    """What calibrated linear readers say of each fold, fitted on the other two."""
+    """Return predictions of calibrated linear readers for each fold, fitted on the other two."""
     z = [e.z[e.fold(k)] for k in range(FOLDS)]
     alone = [ShrunkDiscriminant(states.moments[k], [states.blocks[k]], [z[k]]) for k in range(FOLDS)]
     grid = _grid(e, states.blocks[0].shape[1])
@@ -144,18 +145,19 @@ def linear_predictions(e: Experiment, states: FoldStates) -> list[Prediction]:
 
 
 def _grid(e: Experiment, width: int) -> tuple[float, ...]:
-    """Shrinkages to choose from: the least alone where independent groups are so many that none is needed."""
+    """Return shrinkages to choose from: the least alone where independent groups are so many that none is needed."""
     fewest = min(len(np.unique(e.groups[e.fold(k)])) for k in range(FOLDS))
     return SHRINKAGES[:1] if fewest >= _MANY * width else SHRINKAGES
 
 
 def prior_of(z: NDArray[Any], n_classes: int) -> Floats:
-    """`(K,)` frequencies; of real values `(1,)`: the mean."""
+    """Return the frequencies of classes, `(K,)`; for real values the mean, `(1,)`."""
     return np.asarray(np.bincount(z, minlength=n_classes) / len(z) if n_classes else [z.mean()])
 
 
 def temperatures(scores: Floats, z: NDArray[Any], prior: Floats, n_classes: int) -> tuple[Floats, Floats]:
-    """The best temperature for each of L sets of scores `(L, n, K)`, and the mean log-likelihood it reaches, `(L,)`.
+    """Return the best temperature for each of L sets of scores `(L, n, K)`, and the mean log-likelihood it reaches,
+    `(L,)`.
 
     A penalty of t²/2n, for scores of unit size, keeps temperatures finite where classes separate. Of real values:
     least squares between 0 and 1, and minus the mean squared error.

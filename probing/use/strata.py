@@ -17,7 +17,7 @@ _STEP = 1.6  # SDs, by which real values are changed
 
 
 def crossed(covariates: Sequence[NDArray[Any]], n_bins: int = BINS) -> Ints:
-    """`(N,)` codes of the combinations of values; real values count by their bin, of as many of equal size."""
+    """Return codes of the combinations of values, `(N,)`; real values count by their bin, of as many of equal size."""
     code = np.zeros(len(covariates[0]), np.int64)
     for values in covariates:
         own = binned(values, n_bins) if values.dtype.kind == "f" else values
@@ -27,7 +27,8 @@ def crossed(covariates: Sequence[NDArray[Any]], n_bins: int = BINS) -> Ints:
 
 
 def propensity(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], folds: Ints) -> NDArray[np.float64]:
-    """`(N,)` what the covariates say of z: fitted on all rows where columns are few, else each fold from the others.
+    """Return the chance of z given the covariates, `(N,)`: fitted on all rows where columns are few, else each fold
+    from the others.
 
     Predicted across folds, folds differ in level, and fall into bins of their own: with fewer columns than a fiftieth
     of the rows there is nothing to overfit.
@@ -64,7 +65,7 @@ def _first_component(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def grouped(score: NDArray[np.float64], n_bins: int) -> Ints:
-    """`(N,)` codes of bins of a score, cut where it has gaps (k-means in one dimension, begun at quantiles)."""
+    """Return codes of bins of a score, `(N,)`, cut where it has gaps (k-means in one dimension, begun at quantiles)."""
     centres = np.unique(np.quantile(score, (np.arange(n_bins) + 0.5) / n_bins))
     for _ in range(100):
         codes = np.searchsorted((centres[1:] + centres[:-1]) / 2, score)
@@ -77,7 +78,7 @@ def grouped(score: NDArray[np.float64], n_bins: int) -> Ints:
 
 
 def imbalance(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], strata: Ints) -> float:
-    """How much more the covariates differ between the values of z within strata than chance would have it.
+    """Return how much more the covariates differ between the values of z within strata than by chance.
 
     The largest standardised difference of a covariate's column between one class and the rest (of real z: the
     correlation), centred by stratum, less 1.64 of its standard errors.
@@ -92,7 +93,8 @@ def imbalance(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]
 
 
 def explained(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], strata: Ints) -> float:
-    """What share of the property's variance within strata the covariates still explain, linearly and beyond chance.
+    """Return what share of the property's variance within strata the covariates still explain, linearly and beyond
+    chance.
 
     Of more than two classes that of the class of which most is explained. 0 where strata match covariates exactly.
     A covariate of many values is taken whole: each of its values may differ little between the sides, and all of them
@@ -112,7 +114,8 @@ def explained(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]
 
 
 def contrasted(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], strata: Ints, folds: Ints) -> float:
-    """Returns how many SDs lie, in what the covariates tell, between values of the property, as effects are estimated.
+    """Return by how many SDs the values of the property differ in what the covariates predict, as effects are
+    estimated.
 
     The mean over strata of the difference between a class and the rest (of real values: of 1.6 SD) is taken of every
     covariate of real values, which is 0 where rows are matched; and of what boosted trees of all covariates foresee of
@@ -140,7 +143,9 @@ def contrasted(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any
 
 
 def _difference(sides: NDArray[Any], centred: NDArray[Any], strata: Ints, of_classes: bool) -> NDArray[np.float64]:
-    """`(n, K)` weights whose products with a column sum to the mean over strata of its difference between sides."""
+    """Return weights `(n, K)` whose products with a column sum to the mean over strata of its difference between
+    sides.
+    """
     found = np.zeros(sides.shape)
     for w in np.unique(strata):
         inside = np.flatnonzero(strata == w)
@@ -157,6 +162,6 @@ def _centred(rows: NDArray[np.float64], strata: Ints) -> NDArray[np.float64]:
 
 
 def binned(values: NDArray[Any], n_bins: int) -> Ints:
-    """`(N,)` codes of as many quantiles."""
+    """Return codes of as many quantiles, `(N,)`."""
     edges = np.unique(np.nanquantile(np.asarray(values, np.float64), np.linspace(0, 1, n_bins + 1)[1:-1]))
     return np.searchsorted(edges, values, side="right").astype(np.int64)

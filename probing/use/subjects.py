@@ -1,4 +1,4 @@
-"""Subjects: for each task of a run the rows that are edited, in a running model, and their labels."""
+"""Subjects: for each task of a run, the rows that are edited in a running model, and their labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from probing.use.twins import check_groups, check_twins, sampled_pairs, twin_row
 
 
 class Subjects:
-    """Built when asked for; properties of sentences share one instrument, those of words have rows of their own.
+    """Builds the subjects when they are asked for; properties of sentences share one instrument, those of words have
+    rows of their own.
 
     Raises:
         UnknownName, BadParameter: see `labelled_corpus` and `task_levels`.
@@ -43,16 +44,16 @@ class Subjects:
         self._shared: TextInstrument | None = None
 
     def others(self, task: str) -> tuple[str, ...]:
-        """The covariates of a task."""
+        """Return the covariates of a task."""
         beside = self._tasks if self._level == "sentence" else ()
         return tuple(dict.fromkeys(name for name in [*beside, *self._covariates] if name != task))
 
     def left_out(self, task: str) -> tuple[str, ...]:
-        """Classes that are too rare for three folds."""
+        """Return the classes that are too rare for three folds."""
         return rare_classes(self._corpus, task) if self._level == "word" else ()
 
     def labels_digest(self, task: str) -> str:
-        """Of all labels that enter the measurement of a task, with groups, splits and spans."""
+        """Return the hash of all labels that enter the measurement of a task, with groups, splits and spans."""
         names = (task, *self.others(task))
         twins = [] if self._twins is None else [[e.id, e.columns.get(self._twins)] for e in self._corpus.examples]
         return digest([
@@ -61,7 +62,7 @@ class Subjects:
         ])  # fmt: skip
 
     def check(self, task: str) -> None:
-        """Refuse, before the model runs, labels with which it would run in vain.
+        """Refuse, before the model runs, labels that could not be measured.
 
         Raises:
             DegenerateDesign: the property has one value.
@@ -97,7 +98,7 @@ class Subjects:
         check_groups(twins, _codes(units), ids)
 
     def of(self, task: str) -> tuple[TextInstrument, Property]:
-        """The instrument, which has checked itself, and the labels of its rows.
+        """Return the instrument, which has checked itself, and the labels of its rows.
 
         Raises:
             NoBehaviour, EditFailed, UnknownSite: see `TextInstrument`.
@@ -149,6 +150,6 @@ class Subjects:
 
 
 def _codes(values: Sequence[Any]) -> NDArray[np.int64]:
-    """`(n,)` equal codes for equal values."""
+    """Return equal codes for equal values, `(n,)`."""
     known = {value: code for code, value in enumerate(dict.fromkeys(values))}
     return np.array([known[value] for value in values], dtype=np.int64)

@@ -23,7 +23,7 @@ ALIKE_SETS, ALIKE_SHARE = 48, 0.25
 def swapped(
     bench: Bench, place: Place, *, dose: float = 1.0, with_u: bool = True, frozen_norms: bool = False
 ) -> Tally:  # fmt: skip
-    """Class-mean swap: h + a (mean(h | goal, w) − mean(h | start, w)), one shift per stratum w.
+    """Measure the class-mean swap h + a (mean(h | goal, w) − mean(h | start, w)), one shift per stratum w.
 
     Args:
         bench: the experiment.
@@ -72,12 +72,15 @@ def _add_direction(bench: Bench, tally: Tally) -> None:
 
 
 def _scaled(bench: Bench, before: Natural, natural: Natural, changes: Floats) -> Floats:
-    """`(n, V)` what rows are expected to change by in all strata alike, times the inverse covariance of the output."""
+    """Return what rows are expected to change by in all strata alike, times the inverse covariance of the output, `(n,
+    V)`.
+    """
     return before.weights.pooled.responses(changes).expected(natural.weights.pooled) @ bench.precision
 
 
 def interchanged(bench: Bench, place: Place, *, frozen_norms: bool = False) -> Tally:
-    """Interchange: rows take the state of a row of another value, less what one of their own value does, at one place.
+    """Measure the interchange at one place: rows take the state of a row of another value, less the effect of a row of
+    their own value.
 
     References:
         Geiger, Lu, Icard and Potts 2021, Causal Abstractions of Neural Networks, §3.
@@ -86,7 +89,7 @@ def interchanged(bench: Bench, place: Place, *, frozen_norms: bool = False) -> T
 
 
 def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) -> Tally:
-    """As `interchanged`, at several positions of one site together."""
+    """Measure the interchange, as `interchanged` does, at several positions of one site together."""
     given = [bench.exchanges[(r + 2) % FOLDS] for r in range(FOLDS)]
     changes = _taken(bench, places, [one.own for one in given], [one.donor for one in given], frozen_norms)
     tally = Tally(bench.dependence_of_exchanges, is_single=bench.is_single, exchanged=True)
@@ -106,7 +109,7 @@ def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) 
 def _disturbed(
     bench: Bench, places: list[Place], given: Sequence[Exchanges], tally: Tally, frozen_norms: bool
 ) -> list[Floats]:  # fmt: skip
-    """By rotation, `(n, V)` what states of the same value change: of some rows, which stand for all others.
+    """Return, by rotation, what states of the same value change, `(n, V)`: of some rows, which stand for all others.
 
     A state from another text may disturb the model whatever its value; that much is no effect of the property.
     """
@@ -132,7 +135,7 @@ def _disturbed(
 def _taken(
     bench: Bench, places: list[Place], own: list[Ints], donors: list[Ints], frozen_norms: bool
 ) -> list[Floats]:  # fmt: skip
-    """By rotation, changes `(n, V)` of rows that take the states of others."""
+    """Return, by rotation, changes `(n, V)` of rows that take the states of others."""
     given = {place.position: [bench.states(place)[rows] for rows in donors] for place in places}
     return bench.run_folds(places[0].site, own, given, frozen_norms=frozen_norms)
 
@@ -140,7 +143,7 @@ def _taken(
 def dose_curve(
     bench: Bench, place: Place, doses: tuple[float, ...], *, frozen_norms: bool = False
 ) -> dict[float, float]:
-    """τ of class-mean swaps by dose, mean over rotations."""
+    """Return τ of class-mean swaps by dose, averaged over rotations."""
     found = {}
     for dose in doses:
         values = []
@@ -153,7 +156,8 @@ def dose_curve(
 
 
 def compared(clean: Floats, changes: Floats) -> tuple[float, float]:
-    """Of logits `(n, V)` and changes Δ: mean KL(clean ‖ edited) in nats, and the share whose largest is another.
+    """Return, for logits `(n, V)` and changes Δ, the mean KL(clean ‖ edited) in nats, and the share of rows whose
+    largest logit becomes another.
 
     With L the log of the sum of exponentials, KL = L(edited) − L(clean) − Σ p Δ.
     """
@@ -164,7 +168,7 @@ def compared(clean: Floats, changes: Floats) -> tuple[float, float]:
 
 
 def _log_sums(logits: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """`(n,)` log Σ exp, and which is the largest."""
+    """Return log Σ exp of each row, `(n,)`, and which logit is the largest."""
     largest = logits.argmax(1)
     top = logits[np.arange(len(logits)), largest]
     return np.log(np.exp(logits - top[:, None]).sum(1)) + top, largest

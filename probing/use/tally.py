@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class Tally:
-    """Sums over rotations of one kind of edit at one place; n rows of the experiment.
+    """Collects sums over rotations of one kind of edit at one place; n rows of the experiment.
 
     Attributes:
         tau, total, spread, size: by rotation: τ, T, s_c, C.
@@ -64,7 +64,7 @@ class Tally:
         self.influence, self.through_c, self.of_total = (np.zeros(n) for _ in range(3))
 
     def add(self, natural: Natural, changes: Floats, *, through_edit: tuple[Ints, Floats] | None = None) -> None:
-        """One rotation: τ of these changes, and what the rows that the edit was fitted on add."""
+        """Add one rotation's τ of these changes, and what the rows that the edit was fitted on add."""
         along = natural.along(changes)
         value = float(natural.weights.weights @ along)
         self.tau.append(value)
@@ -83,7 +83,7 @@ class Tally:
     def add_u(
         self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
     ) -> None:
-        """One rotation: U of these changes against the expected ones."""
+        """Add one rotation's U of these changes against the expected ones."""
         value, influence = self._product(natural, changes, expected, through_edit)
         self.u.append(value)
         self.u_influences.append(influence)

@@ -20,7 +20,7 @@ _STEP = "correct the column of twins, or leave the row without one"
 
 
 def twin_rows(ids: Sequence[str], named: Sequence[Label]) -> Ints:
-    """`(N,)` the row whose id each row names as its twin's; -1 where it names none.
+    """Return the row whose id each row names as its twin's, `(N,)`; -1 where it names none.
 
     Raises:
         BadTwin: an id that no row has, or that two have.
@@ -51,7 +51,7 @@ def check_twins(
     twins: Ints, *, z: NDArray[Any], n_classes: int, covariates: Mapping[str, NDArray[Any]],
     names: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
-    """Refuse twins that are none.
+    """Refuse twins that differ from their rows in more than the property, or not in it.
 
     Args:
         twins: `(N,)` row of each row's twin, or -1.
@@ -113,7 +113,7 @@ def _named(row: int, names: Sequence[str] | None) -> str:
 
 
 def within(twins: Ints, rows: Ints, folds: Ints) -> Ints:
-    """`(n,)` twins among the rows of an experiment, by their places there; -1 where there is none.
+    """Return the twins among the rows of an experiment, `(n,)`, by their places there; -1 where there is none.
 
     Raises:
         BadTwin: fewer than ten pairs in a fold.
@@ -129,20 +129,20 @@ def within(twins: Ints, rows: Ints, folds: Ints) -> Ints:
 
 
 def twin_pairs(twins: Ints, rows: Ints) -> Ints:
-    """`(m, 2)` the pairs among rows of one fold."""
+    """Return the pairs among rows of one fold, `(m, 2)`."""
     first = rows[twins[rows] > rows]
     return np.stack([first, twins[first]], axis=1)
 
 
 def twins_of(twins: Ints | None, z: NDArray[Any], rows: Ints, goal: NDArray[Any]) -> Ints | None:
-    """The twins of rows that are edited to a goal, where each has one of that value; else None."""
+    """Return the twins of rows that are edited to a goal, if each has a twin of that value; else None."""
     if twins is None or not len(rows) or (twins[rows] < 0).any() or (z[twins[rows]] != goal).any():
         return None
     return np.asarray(twins[rows])
 
 
 def sampled_pairs(corpus: Corpus, column: str, *, split: str | None, most: int, seed: int) -> Corpus:
-    """At most so many texts, whole pairs at a time, at random."""
+    """Return at most so many texts, whole pairs at a time, at random."""
     chosen = [e for e in corpus.examples if split in (None, e.split)]
     if len(chosen) <= most:
         return corpus

@@ -1,4 +1,4 @@
-"""What decided a verdict, in sentences; and whether it turns with the rows that fitted what was put in."""
+"""The reasons of a verdict, in sentences; and whether it depends on which rows fitted the edit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _Z90 = float(ndtri(0.95))
 
 
 def turning_used(edit: EditEffect, by: str, level: float, criteria: Criteria) -> tuple[Word, str] | None:
-    """Inconclusive, where other deals of the fitting rows do not find the edit's effect; None: they do.
+    """Return "inconclusive" where other deals of the fitting rows do not show the edit's effect; None: they do.
 
     Args:
-        edit: what was found.
+        edit: its measured effects.
         by: `τ`, or `U`, which does not rest on the contrast that is dealt out.
         level: of adjusted p.
         criteria: ε, and how many deals must agree.
@@ -29,7 +29,9 @@ def turning_used(edit: EditEffect, by: str, level: float, criteria: Criteria) ->
 
 
 def turning_bounded(cell: UseCell, level: float, criteria: Criteria) -> tuple[Word, str] | None:
-    """Inconclusive, where other deals of the fitting rows do not bound the effects of both edits; None: they do."""
+    """Return "inconclusive" where other deals of the fitting rows do not bound the effects of both edits; None: they
+    do.
+    """
     edits = [edit for edit in (cell.subspace, cell.whole) if edit.deals]
     both = list(zip(*(_claims(edit, level, criteria) for edit in edits), strict=True))
     same, opposite = sum(set(claims) == {"bounded"} for claims in both), sum("used" in claims for claims in both)
@@ -49,7 +51,9 @@ def _turning(
 
 
 def _claims(edit: EditEffect, level: float, criteria: Criteria) -> list[str]:
-    """`used`, `bounded` or nothing by deal: with the error of the first, and its adjustment for many tests."""
+    """Return `used`, `bounded` or nothing for each deal: with the error of the first, and its adjustment for many
+    tests.
+    """
     error, found = (edit.es_high90 - edit.es_low90) / 2 / _Z90, []
     family = max(1.0, edit.p_adjusted / max(edit.p, 1e-300))
     for es in map(abs, edit.deals):
@@ -60,7 +64,7 @@ def _claims(edit: EditEffect, level: float, criteria: Criteria) -> list[str]:
 
 
 def effect_said(what: str, edit: EditEffect, by: str, result: UseResult, criteria: Criteria) -> str:
-    """What an edit does that was found by τ or by U."""
+    """Say what an edit does whose effect was shown by τ or by U."""
     asked = f"at least {criteria.epsilon} SD is asked for"
     if by == "U":
         where = _apart(result)
@@ -71,7 +75,7 @@ def effect_said(what: str, edit: EditEffect, by: str, result: UseResult, criteri
 
 
 def _apart(result: UseResult) -> str:
-    """Says in what an effect shows that its mean along the contrast does not show; empty where there is nothing."""
+    """Say in what an effect shows that its mean along the contrast does not show; empty where there is nothing."""
     if result.dimensions != 1:
         return ", off the natural contrast or otherwise in each stratum"
     kinds = [*(["strata"] if result.n_strata > 1 else []), *(["pairs of classes"] if result.n_classes > 2 else [])]
@@ -79,7 +83,7 @@ def _apart(result: UseResult) -> str:
 
 
 def undecided_said(cell: UseCell, level: float, criteria: Criteria, *, incomplete: bool) -> str:
-    """Why neither use nor its absence is claimed."""
+    """Say why neither use nor its absence is claimed."""
     mde = f"(smallest detectable effect {cell.subspace.mde:.3f} SD)"
     if incomplete:
         return f"Inconclusive: the swap is incomplete at every dose {mde}."
@@ -93,7 +97,7 @@ def undecided_said(cell: UseCell, level: float, criteria: Criteria, *, incomplet
 
 
 def bound_said(cell: UseCell, p: float, criteria: Criteria) -> str:
-    """How small the effects of both edits are."""
+    """Say how small the effects of both edits are."""
     edits: Sequence[EditEffect] = (cell.subspace, cell.whole)
     low, high = min(edit.es_low90 for edit in edits), max(edit.es_high90 for edit in edits)
     whole = max(edit.off_high for edit in edits)
@@ -104,7 +108,9 @@ def bound_said(cell: UseCell, p: float, criteria: Criteria) -> str:
 
 
 def together_said(cell: UseCell, joint: EditEffect, criteria: Criteria, *, alone: bool) -> str:
-    """What the states of all positions do that are exchanged together; `alone`: one of the others does so by itself."""
+    """Say what the states of all positions do that are exchanged together; `alone`: another position does so by
+    itself.
+    """
     others = " and ".join(cell.together_with)
     said = f"Exchanged together with {others}, states move the output by {_size_said(joint, criteria)}"
     return (

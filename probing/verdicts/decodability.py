@@ -1,4 +1,4 @@
-"""The criterion of decodability: one rule, which table, page and Parquet file read.
+"""The criterion of decodability: the one rule that table, page and Parquet file read.
 
 A task is *decodable* at a site when the gain over the best baseline clears its margin (0.02 accuracy) on test at an
 adjusted p of at most 0.025, and *selectively decodable* when the interval of selectivity against every control also
@@ -23,7 +23,7 @@ SELECTIVE, DECODABLE, NOT_SHOWN, NOT_JUDGED = (
 
 @dataclass(frozen=True)
 class Judgement:
-    """The criterion at one site for one probe and measure.
+    """The criterion applied at one site to one probe and measure.
 
     Attributes:
         result: of the probe.
@@ -59,22 +59,26 @@ def _status(result: ProbeResult, gain: Gain | None, weakest: Comparison | None) 
 
 
 def not_beyond(baseline: str) -> str:
-    """`not beyond bag_of_words`; of a baseline that knows the frequencies of labels alone, that nothing is shown."""
+    """Return `not beyond bag_of_words`; for a baseline that knows the frequencies of labels alone, that nothing is
+    shown.
+    """
     return NOT_SHOWN if baseline == "prior" else f"not beyond {baseline}"
 
 
 def fails(status: str) -> bool:
-    """Whether the criterion was applied and not met."""
+    """Return whether the criterion was applied and not met."""
     return status == NOT_SHOWN or status.startswith("not beyond ")
 
 
 def baseline_value(measured: MeasureResult, gain: Gain) -> float:
-    """The score of the baseline that a gain is over."""
+    """Return the score of the baseline that a gain is over."""
     return measured.score.value - gain.gain.value * (1 if measured.higher_is_better else -1)
 
 
 def clears_frequencies(measured: MeasureResult, gain: Gain) -> bool:
-    """Whether the baseline knows the label frequencies alone, and the interval of the score is clear of its score."""
+    """Return whether the baseline knows the label frequencies alone, and the interval of the score is clear of its
+    score.
+    """
     if gain.baseline != "prior":
         return False
     reached = baseline_value(measured, gain)
@@ -82,23 +86,25 @@ def clears_frequencies(measured: MeasureResult, gain: Gain) -> bool:
 
 
 def too_few(facts: Mapping[str, Any]) -> int | None:
-    """The number of different test sentences that are judged, where it is too small to judge by."""
+    """Return the number of different test sentences that are judged, where it is too small to judge by."""
     found = shared_inputs(facts).get("new_sentences", (facts.get("sentences") or {}).get("test"))
     return int(found) if found is not None and found < MIN_SENTENCES else None
 
 
 def only_test_label(facts: Mapping[str, Any]) -> str | None:
-    """The label that all test rows have, if they have but one."""
+    """Return the label that all test rows have, if they have but one."""
     label = (facts.get("one_label") or {}).get("test")
     return None if label is None else str(label)
 
 
 def shared_inputs(facts: Mapping[str, Any]) -> Mapping[str, int]:
-    """`rows` and `texts` of test that train has, too, and `new_rows` and `new_sentences`; empty: there are none."""
+    """Return `rows` and `texts` of test that train has, too, and `new_rows` and `new_sentences`; empty: there are
+    none.
+    """
     found: Mapping[str, int] = (facts.get("shared_inputs") or {}).get("test") or {}
     return found if found.get("rows") else {}
 
 
 def all_shared(facts: Mapping[str, Any]) -> bool:
-    """Whether train has the input of every test row."""
+    """Return whether train has the input of every test row."""
     return shared_inputs(facts).get("new_rows") == 0

@@ -1,4 +1,6 @@
-"""Results to verdicts: one pure function of numbers and stated criteria, and the corrections that come before it."""
+"""Turns results into verdicts: one pure function of numbers and stated criteria, and the corrections that come before
+it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from probing.verdicts.verdict import Criteria, Verdict, Word
 
 @dataclass(frozen=True)
 class Levels:
-    """What remains of the level after families.
+    """Levels that remain after the corrections for families of tests.
 
     Attributes:
         discovery: an adjusted p of a cell at most this is a discovery; 0: the property's family was not selected.
@@ -35,7 +37,8 @@ class Levels:
 
 
 def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> list[Verdict]:
-    """A verdict for every place of every property, by the criteria given, or each by those it was judged by before.
+    """Return a verdict for every place of every property, by the criteria given, or each by those it was judged by
+    before.
 
     The smallest adjusted p of a property and behaviour enters Benjamini-Hochberg over all of them of one model; in
     selected families cells stand at q · selected / all. Equivalence p values have their own Benjamini-Hochberg over all
@@ -54,7 +57,7 @@ def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> lis
 
 
 def _judged(results: Sequence[UseResult], criteria: Criteria | None) -> list[list[Verdict]]:
-    """The verdicts of each result of one model."""
+    """Return the verdicts of each result of one model."""
     families = benjamini_hochberg([result.family_p for result in results])
     cells = [cell for result in results for cell in result.cells]
     equivalence = iter(benjamini_hochberg([equivalence_p(cell) for cell in cells]))
@@ -68,13 +71,13 @@ def _judged(results: Sequence[UseResult], criteria: Criteria | None) -> list[lis
 
 
 def _criteria_of(result: UseResult) -> Criteria:
-    """Those that it was judged by; names that only other versions have are left out."""
+    """Return the criteria that a result was judged by; names that only other versions have are left out."""
     known = {field.name for field in fields(Criteria)}
     return Criteria(**{name: value for name, value in result.settings.get("criteria", {}).items() if name in known})
 
 
 def read_use_run(folder: str | Path) -> UseRun:
-    """What runs left in a folder: their results, judged anew by the criteria that each was judged by.
+    """Return the results that runs left in a folder, judged anew by the criteria that each was judged by.
 
     Raises:
         InputError: no such file, or none of ours.
@@ -88,12 +91,12 @@ def read_use_run(folder: str | Path) -> UseRun:
 
 
 def equivalence_p(cell: UseCell) -> float:
-    """Both edits must be shown to do less than ε."""
+    """Return the larger equivalence p of both edits, since both must be shown to do less than ε."""
     return max(cell.subspace.equivalence_p, cell.whole.equivalence_p)
 
 
 def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria) -> Verdict:
-    """The verdict of one cell: the steps of the protocol, in order."""
+    """Return the verdict of one cell: the steps of the protocol, in order."""
     gate = result.decodability.get(cell.place)
     sub, whole = _found(cell.subspace, levels, criteria), _found(cell.whole, levels, criteria)
     flags = _flags(result, cell, levels, criteria)
@@ -108,7 +111,7 @@ def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria)
 
 
 def untested(task: str, model: str, site: str, position: str, gate: Decodability) -> Verdict:
-    """The verdict of a place where nothing was edited."""
+    """Return the verdict of a place where nothing was edited."""
     word = Word.NOT_TESTED if gate.passes else Word.NOT_DECODABLE
     reason = f"Probes reach {gate.accuracy:.3f}; no edit was measured."
     return Verdict(task, "", model, site, position, word, (), reason, _OVERTURNED[word], gate, None)
@@ -143,7 +146,7 @@ def _word(
 
 
 def _used_alone(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria) -> bool:
-    """Whether an edit of another position of the cell's site is found to move the output by itself."""
+    """Return whether an edit of another position of the cell's site moves the output by itself."""
     others = (one for one in result.cells if one.site == cell.site and one.position != cell.position)
     return any(_found(edit, levels, criteria) for one in others for edit in (one.subspace, one.whole))
 
@@ -172,7 +175,7 @@ def _too_weak(result: UseResult, criteria: Criteria) -> str:
 
 
 def _found(edit: EditEffect, levels: Levels, criteria: Criteria) -> str:
-    """`τ` or `U` if the edit is a discovery of at least ε, else ""."""
+    """Return `τ` or `U` if the edit is a discovery of at least ε, else ""."""
     if edit.p_adjusted <= levels.discovery and abs(edit.es) >= criteria.epsilon:
         return "τ"
     return "U" if edit.u_p_adjusted <= levels.discovery and edit.es_u >= criteria.epsilon else ""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UseRun:
-    """What edits did, and what may be said of it.
+    """Results of the edits, and the verdicts on them.
 
     Attributes:
         results: a property each.
@@ -33,7 +33,8 @@ class UseRun:
         return iter(self.verdicts)
 
     def verdict(self, task: str, place: str, *, model: str | None = None, behaviour: str | None = None) -> Verdict:
-        """The verdict of a property at a place such as `resid.3@query`; of several models or behaviours, of one.
+        """Return the verdict of a property at a place such as `resid.3@query`; if there are several models or
+        behaviours, name one.
 
         Raises:
             InputError: there is none, or there are several.
@@ -54,14 +55,14 @@ class UseRun:
         return found[0]
 
     def of_units(self, units: Collection[str]) -> UseRun:
-        """The results of these units, with their verdicts."""
+        """Return the results of these units, with their verdicts."""
         return UseRun(
             tuple(one for one in self.results if one.unit in units),
             tuple(one for one in self.verdicts if one.unit in units),
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat record for each verdict."""
+        """Return one flat record for each verdict."""
         answers = {(one.task, one.behaviour, one.model): answers_said(one.answers) for one in self.results}
         return [
             _row(v) | {"answers": answers.get((v.task, v.behaviour, v.model), ""), "unit": v.unit}
@@ -69,7 +70,7 @@ class UseRun:
         ]  # fmt: skip
 
     def table(self) -> pd.DataFrame:
-        """The records as a DataFrame."""
+        """Return the records as a DataFrame."""
         import pandas as pd
 
         return pd.DataFrame(self.rows())
@@ -94,7 +95,7 @@ def _row(v: Verdict) -> dict[str, Any]:
 
 
 def write_use_run(run: UseRun, folder: Path) -> None:
-    """use.jsonl, verdicts.jsonl and verdicts.parquet, each whole or not at all."""
+    """Write use.jsonl, verdicts.jsonl and verdicts.parquet, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     write_use_results(run.results, folder / "use.jsonl")
     write_atomically(folder / "verdicts.jsonl", "".join(v.to_json() + "\n" for v in run.verdicts).encode())

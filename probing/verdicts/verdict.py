@@ -10,7 +10,7 @@ from probing.results.use import Decodability, UseCell
 
 
 class Word(StrEnum):
-    """Everything that can be said."""
+    """The words that a verdict can have."""
 
     NOT_DECODABLE = "not decodable"
     NOT_TESTED = "decodable, use not tested"
@@ -22,7 +22,7 @@ class Word(StrEnum):
 
     @property
     def coarse(self) -> str:
-        """Of four."""
+        """The verdict in four words: `used`, `decodable only`, `not decodable` or `inconclusive`."""
         if self in (Word.USED_SUBSPACE, Word.USED_SITE):
             return "used"
         only = dict.fromkeys((Word.NO_MATERIAL_USE, Word.NOT_ALONE), "decodable only")
@@ -31,7 +31,7 @@ class Word(StrEnum):
 
 @dataclass(frozen=True)
 class Criteria:
-    """What is asked of the numbers.
+    """The thresholds that numbers are judged by.
 
     Attributes:
         q: rate of false discoveries over properties, and level of every test.
@@ -91,7 +91,7 @@ class Verdict:
 
     @property
     def place(self) -> str:
-        """`resid.3@query`."""
+        """Name of the place, such as `resid.3@query`."""
         return f"{self.site}@{self.position}" if self.position else self.site
 
     @property
@@ -102,7 +102,7 @@ class Verdict:
         return str(self.word).replace("others", " and ".join(self.evidence.together_with))
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the verdict as one JSON line."""
         return json.dumps(asdict(self), sort_keys=True, default=str)
 
     def __str__(self) -> str:

@@ -1,1 +1,1 @@
-"""Model adapters: one file is one way to hook a model."""
+"""Model adapters: each file is a way to hook a model."""

@@ -93,7 +93,7 @@ class HuggingFaceTrunk(HookedModule):
                 self._add_blocks(found, calls)
 
     def _trace(self, part: nn.Module) -> list[ModuleCall]:
-        """The calls inside the part that is read, in a pass over `_SHAPE` small ids.
+        """Return the calls inside the part that is read, in a pass over `_SHAPE` small ids.
 
         Raises:
             UnsupportedModel: the model does not run on text alone.
@@ -141,7 +141,8 @@ class HuggingFaceTrunk(HookedModule):
         self.reads_alone = self._changes_with_padding()
 
     def _places_before(self) -> int:
-        """How many places the blocks have before the first piece: another last piece changes one place.
+        """Return how many places the blocks have before the first piece; changing the last piece changes one place
+        only.
 
         Raises:
             UnsupportedModel: it changes another number of places.
@@ -162,7 +163,9 @@ class HuggingFaceTrunk(HookedModule):
         return start
 
     def _changes_with_padding(self) -> bool:
-        """Whether states of an input depend on how far it is padded on the right, so that it has to be read alone."""
+        """Return whether states of an input depend on how far it is padded on the right, so that it has to be read
+        alone.
+        """
         count = self.vocabulary
         ids = torch.tensor([[(11 + 7 * i) % count for i in range(_SHAPE[1])]] * 2, device=self.device)
         mask = torch.ones_like(ids)
@@ -176,11 +179,11 @@ class HuggingFaceTrunk(HookedModule):
         return not all(is_close(padded[site][1, :3], alone[site][0], loose=1e-4) for site in sites)
 
     def layout_of(self, site: str) -> Layout:
-        """How the states at a site lie: as the blocks hand them on, but where a site was added."""
+        """Return how the states at a site lie: as the blocks hand them on, except at added sites."""
         return Layout() if site in self.added else self.layout
 
     def _run_once(self, n: int = 1, length: int = 7) -> None:
-        """A forward pass over a small input, or `n` equal ones."""
+        """Run a forward pass over a small input, or over `n` equal ones."""
         known = number_of(text_config(self._part), "vocab_size") or _SMALL
         count = known if self._embedding is None else min(known, len(self.embedding))
         ids = torch.tensor([[(11 + 7 * i) % count for i in range(length)]] * n, device=self.device)
@@ -189,28 +192,28 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def embedding(self) -> Tensor:
-        """`(V, D)` vectors of the pieces."""
+        """Vectors of the pieces, `(V, D)`."""
         weight: Tensor = self._embedding.weight  # type: ignore[union-attr, assignment]
         return weight
 
     @property
     def vocabulary(self) -> int:
-        """How many ids there are."""
+        """Number of ids in the vocabulary."""
         return len(self.embedding)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.trunk.parameters()).device if self._embedding is None else self.embedding.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The compute dtype."""
+        """Data type that the model computes in."""
         return self.embedding.dtype
 
     @property
     def counting_padding_id(self) -> int | None:
-        """The id that positions skip and count from, as in RoBERTa, which must then be left to the model; else None."""
+        """Id that positions skip and count from, as in RoBERTa, which must then be left to the model; else None."""
         for name, module in self._part.named_modules():
             if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
                 return module.padding_idx
@@ -218,7 +221,7 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def max_positions(self) -> int | None:
-        """How many pieces the positions allow; None where there is no limit."""
+        """Largest number of pieces that the positions allow; None where there is no limit."""
         limit = number_of(text_config(self._part) or text_config(self.trunk), "max_position_embeddings")
         if limit is None:
             return None
@@ -226,20 +229,24 @@ class HuggingFaceTrunk(HookedModule):
         return limit - self.lead if padding is None else limit - padding - 1 - self.lead
 
     def identity(self) -> dict[str, Any]:
-        """The side that is read, where it is a decoder, and what its encoder reads."""
+        """Return the side that is read, if it is a decoder, and what its encoder reads."""
         return {"side": "decoder", "encoder_input": "the same text"} if self.side == "decoder" else {}
 
     def run(self, ids: Tensor, mask: Tensor) -> Any:
-        """One forward pass of the trunk."""
+        """Run one forward pass of the trunk."""
         return self.trunk(**self.inputs(ids, mask))
 
     def run_with_head(self, ids: Tensor, mask: Tensor) -> Any:
-        """One forward pass of the whole model; None for a model without a head, and for an encoder beside a decoder."""
+        """Run one forward pass of the whole model; None for a model without a head, and for an encoder beside a
+        decoder.
+        """
         has_none = self.model is self.trunk and self.side is None
         return None if has_none or self.side == "encoder" else self.model(**self.inputs(ids, mask))
 
     def inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        """Arguments of a forward pass; positions count from the first real piece, also behind left padding."""
+        """Return the arguments of a forward pass; positions count from the first real piece, also behind left
+        padding.
+        """
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         is_left_padded = bool((mask[:, 0] == 0).any())
         if is_left_padded and "position_ids" in self._parameters and self.counting_padding_id is None:
@@ -252,18 +259,19 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def may_run_side_by_side(self) -> bool:
-        """On a processor, where a pass leaves nothing behind in the model."""
+        """Whether passes may run in parallel: on a processor, where a pass leaves nothing behind in the model."""
         return self.device.type == "cpu" and not keeps_state(self.trunk, [self._run_once, lambda: self._run_once(2, 5)])
 
     @contextmanager
     def held(self, sites: Sequence[str]) -> Iterator[None]:
-        """Hooks that stay on, as `HookedModule.held`; `embed` needs none."""
+        """Within the block, hooks stay on, as in `HookedModule.held`; `embed` needs none."""
         self.check_sites(sites)
         with super().held([site for site in sites if site != "embed"]):
             yield
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """States `(B, T, D)` at the sites, from one forward pass of the trunk that ends once it has met them all.
+        """Return the states `(B, T, D)` at the sites, from one forward pass of the trunk that ends once it has met them
+        all.
 
         Raises:
             UnknownSite: a site this model does not have.
@@ -279,7 +287,7 @@ class HuggingFaceTrunk(HookedModule):
 
 
 def known_ids(trunk: HookedModule) -> int | None:
-    """How many ids have a vector, where the model is one of transformers; None: not known."""
+    """Return how many ids have a vector, if the model is a Hugging Face model; None: not known."""
     return trunk.vocabulary if isinstance(trunk, HuggingFaceTrunk) else None
 
 

@@ -33,12 +33,12 @@ class ModuleTrunk(HookedModule):
         self, module: nn.Module, sites: Mapping[str, str], *, call: Call | None = None, vocabulary: int,
         max_positions: int | None = None,
     ) -> None:  # fmt: skip
-        """Take the module.
+        """Keep the module, its sites and how it is called.
 
         Args:
             module: the model.
             sites: path by site name.
-            call: runs the module on ids and mask `(B, T)`, 1 for real pieces; None: found from its forward.
+            call: runs the module on ids and mask `(B, T)`, 1 for real pieces; None: inferred from its forward.
             vocabulary: how many ids there are.
             max_positions: the most pieces of an input.
 
@@ -60,24 +60,24 @@ class ModuleTrunk(HookedModule):
 
     @property
     def vocabulary(self) -> int:
-        """How many ids there are."""
+        """Number of ids in the vocabulary."""
         return self._vocabulary
 
     @property
     def max_positions(self) -> int | None:
-        """The most pieces of an input."""
+        """Largest number of pieces of an input."""
         return self._limit
 
     def identity(self) -> dict[str, Any]:
-        """How the module is run."""
+        """Return the hash of the function that runs the module, if there is one."""
         return {"call": self.call_sha256} if self.call_sha256 else {}
 
     def run(self, ids: Tensor, mask: Tensor) -> Any:
-        """One forward pass."""
+        """Run one forward pass of the module."""
         return self._call(self.model, ids, mask)
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """States `(B, T, D)` at the sites; at padding they are 0 where the module takes no mask.
+        """Return the states `(B, T, D)` at the sites; at padding they are 0 where the module takes no mask.
 
         Raises:
             UnknownSite: a site this model does not have.
@@ -89,7 +89,9 @@ class ModuleTrunk(HookedModule):
 
 
 def _call_of(module: nn.Module) -> tuple[Call, bool]:
-    """How a module's forward takes ids and mask, from the names of its parameters; and whether it takes a mask."""
+    """Return how a module's forward takes ids and mask, from the names of its parameters, and whether it takes a
+    mask.
+    """
     parameters = inspect.signature(module.forward).parameters
     mask_name = next((name for name in _MASKS if name in parameters), None)
     ids_name = "input_ids" if "input_ids" in parameters else None
@@ -110,7 +112,7 @@ def _source_sha256(call: Call) -> str:
 
 
 def vocabulary_of(module: nn.Module, tokenizer: Any) -> int:
-    """Ids that both know: the tokenizer's, as far as the first embedding goes."""
+    """Return the number of ids that both know: the tokenizer's, as far as the first embedding goes."""
     tables = [m.num_embeddings for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
     return min([len(tokenizer), *tables[:1]])
 

@@ -1,1 +1,1 @@
-"""Forward passes faster on a processor, with the same results."""
+"""Makes forward passes faster on a processor, with the same results."""

@@ -1,4 +1,4 @@
-"""How much of what PyTorch prepares for matrix products of one shape is kept."""
+"""Limits how much PyTorch keeps of what it prepares for matrix products of one shape."""
 
 from __future__ import annotations
 

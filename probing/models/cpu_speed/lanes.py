@@ -1,4 +1,6 @@
-"""Forward passes side by side on a processor: two of half the threads each waste less time than one of all of them."""
+"""Forward passes side by side on a processor: two passes of half the threads each waste less time than one of all
+threads.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ _CHANGING_ROTATIONS = {"dynamic", "longrope"}  # rotary positions that one long 
 
 
 class Lanes:
-    """Runs a function on one item after another, or on two at a time.
+    """Runs a function on items one after another, or on two at a time.
 
     Attributes:
         count: how many at a time.
@@ -33,7 +35,7 @@ class Lanes:
     @classmethod
     @contextmanager
     def opened(cls, count: int) -> Iterator[Lanes]:
-        """Lanes that share this thread's threads; at the end of the block nothing runs any more."""
+        """Within the block, lanes share this thread's threads; at its end nothing runs any more."""
         if count == 1:
             yield cls(None, 1)
             return
@@ -55,7 +57,7 @@ class Lanes:
                 pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """The results, in order; an error is raised when its turn comes, and what has not begun is given up."""
+        """Yield the results in order; an error is raised when its turn comes, and what has not begun is given up."""
         if self._pool is None:
             return map(function, items)
 
@@ -83,7 +85,9 @@ def many_passes(trunk: HookedModule, sites: Sequence[str]) -> Iterator[Lanes]:
 
 
 def keeps_state(model: nn.Module, passes: Sequence[Callable[[], Any]]) -> bool:
-    """Whether a forward pass leaves anything behind in the model (caches of positions, say), so that two would meet."""
+    """Return whether a forward pass leaves anything behind in the model (caches of positions, say), so that two would
+    conflict.
+    """
     if any(_rotations(module) & _CHANGING_ROTATIONS for module in model.modules()):
         return True
     before = _attributes(model)
@@ -97,13 +101,13 @@ def keeps_state(model: nn.Module, passes: Sequence[Callable[[], Any]]) -> bool:
 
 
 def _rotations(module: nn.Module) -> set[Any]:
-    """Kinds of rotary positions of a module: one, or one for each kind of layer."""
+    """Return the kinds of rotary positions of a module: one, or one for each kind of layer."""
     kind = getattr(module, "rope_type", None)
     return set(kind.values()) if isinstance(kind, dict) else {kind}
 
 
 def _attributes(model: nn.Module) -> dict[tuple[str, str], list[Any]]:
-    """Every attribute of every module: the object itself, and its length or version."""
+    """Return every attribute of every module: the object itself, and its length or version."""
     found: dict[tuple[str, str], list[Any]] = {}
     for name, module in model.named_modules():
         for key, value in {**vars(module), **module._buffers, **module._parameters}.items():

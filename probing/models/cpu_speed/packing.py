@@ -1,4 +1,4 @@
-"""Products with a matrix that stays: laid out once for oneDNN, as PyTorch's own compiler does it."""
+"""Products with a fixed matrix: it is laid out once for oneDNN, as PyTorch's own compiler does it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch and this processor multiply packed matrices of a dtype: float32, and bfloat16 on some."""
+    """Return whether this PyTorch and this processor multiply packed matrices of a dtype: float32, and bfloat16 on
+    some.
+    """
     names = ("_reorder_linear_weight", "_linear_pointwise")
     has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     if not has_onednn or not all(hasattr(torch.ops.mkldnn, name) for name in names):
@@ -19,13 +21,14 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 def packed(weight: Tensor) -> Tensor:
-    """A copy of a matrix `(out, in)` in the layout that `product` takes."""
+    """Return a copy of a matrix `(out, in)` in the layout that `product` takes."""
     copy: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
     return copy
 
 
 def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`(…, out)`: states `(…, in)` times the transpose of a packed `(out, in)`, plus `(out,)`; sums in another order
-    than PyTorch's own."""
+    """Return states `(…, in)` times the transpose of a packed `(out, in)` matrix, plus a bias `(out,)`: `(…, out)`.
+    Sums are in another order than PyTorch's own.
+    """
     found: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
     return found

@@ -1,1 +1,1 @@
-"""What the parts of a model are, found by running a small text: no family is known by name."""
+"""Discovery of the parts of a model by running a small text: no family is known by name."""

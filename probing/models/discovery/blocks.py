@@ -31,7 +31,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class _List:
-    """A list of modules, what of it ran, and why it is no list of blocks ("": it is one)."""
+    """A list of modules, which of them ran, and why it is no list of blocks ("": it is one)."""
 
     path: str
     calls: tuple[ModuleCall, ...]
@@ -47,7 +47,7 @@ class _List:
 def find_blocks(
     part: nn.Module, calls: Sequence[ModuleCall], shape: tuple[int, int], *, width: int | None, family: str
 ) -> Blocks:
-    """The blocks: of all lists of modules the longest whose members run once each, in a chain, on one state a piece.
+    """Return the blocks: the longest list of modules whose members run once each, in a chain, on one state a piece.
 
     A list that does not run on text, such as the blocks of a vision tower, does not count, however long. Members that
     do not run, such as those that predict further pieces in training, are left out.
@@ -87,7 +87,9 @@ def find_blocks(
 
 
 def _is_stage(part: nn.Module, path: str) -> bool:
-    """Whether a list is one of several that a list holds: stages of blocks, which hand on states of other shapes."""
+    """Return whether a list is one of several inside another list: stages of blocks, which hand on states of other
+    shapes.
+    """
     outer = part.get_submodule(path.rpartition(".")[0]) if "." in path else None
     return isinstance(outer, nn.ModuleList) and len(outer) > 1
 
@@ -121,7 +123,7 @@ def _examined(
 
 
 def _no_blocks(part: nn.Module, lists: Sequence[_List], family: str) -> UnsupportedModel:
-    """The error, with the reason of the list that holds the most of the model among those that run."""
+    """Return the error, with the reason of the list that holds the most of the model among those that run."""
     ran = [x for x in lists if x.calls]
     likely = max(
         ran or lists, key=lambda x: sum(p.numel() for c in x.calls for p in c.module.parameters()), default=None
@@ -141,7 +143,9 @@ def _size(found: _List) -> int:
 
 
 def find_embedding(part: nn.Module, calls: Sequence[ModuleCall]) -> nn.Module | None:
-    """The piece embedding: the one that the model names, else the first that is given ids; None: there is none."""
+    """Return the piece embedding: the one that the model names, else the first module that is given ids; None: there is
+    none.
+    """
     try:
         named = part.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError, TypeError):
@@ -152,7 +156,7 @@ def find_embedding(part: nn.Module, calls: Sequence[ModuleCall]) -> nn.Module | 
 
 
 def _is_table(call: ModuleCall) -> bool:
-    """Whether a module looks vectors up: its weight is a row for each id, as wide as what it gives."""
+    """Return whether a module looks vectors up: its weight has a row for each id, as wide as its output."""
     weight, output = getattr(call.module, "weight", None), call.output
     return (
         isinstance(weight, Tensor) and weight.ndim == 2 and output is not None and weight.shape[1] == output.shape[-1]
@@ -160,7 +164,7 @@ def _is_table(call: ModuleCall) -> bool:
 
 
 def find_final_norm(blocks: Blocks, calls: Sequence[ModuleCall]) -> tuple[str, nn.Module] | None:
-    """The norm that is given what the last block gave, and gives what a module around the blocks ends with."""
+    """Return the norm that takes the output of the last block, and whose output a module around the blocks returns."""
     last = next(place for place, call in enumerate(calls) if call.path == blocks.paths[-1])
     state = calls[last].output
     norms = [

@@ -1,4 +1,4 @@
-"""Whether blocks run once each, and each reads what the one before it gave."""
+"""Checks that blocks run once each, and that each reads the output of the block before it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
 
 def repeated_block(trunk: HuggingFaceTrunk, ids: Tensor, mask: Tensor) -> str | None:
-    """What a block that does not run exactly once in a forward pass does instead; else None."""
+    """Return what a block that does not run exactly once in a forward pass does instead; else None."""
     times = trunk.times_met(ids, mask, [f"resid.{layer}" for layer in range(len(trunk.blocks))])
     return next((f"block {i} runs {n} times" for i, n in enumerate(times.values()) if n != 1), None)
 
 
 def broken_link(trunk: HuggingFaceTrunk, ids: Tensor, mask: Tensor) -> str | None:
-    """The first site `resid.l` that is not the output of block l-1, or is changed after it was read; else None."""
+    """Return the first site `resid.l` that is not the output of block l-1, or is changed after it was read; else
+    None.
+    """
     blocks = len(trunk.blocks)
     outputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}
     inputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}

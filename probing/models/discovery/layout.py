@@ -1,4 +1,4 @@
-"""How the states of a block lie: which axes are inputs and pieces, and what else is in them."""
+"""The layout of the states of a block: which axes are inputs and pieces, and what else is in them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Layout:
 
     @property
     def is_plain(self) -> bool:
-        """Whether states are `(B, T, D)`, or those with (B, T) flattened."""
+        """Whether states are `(B, T, D)`, or that with (B, T) flattened."""
         return self == Layout()
 
     def aligned(self, state: Tensor, shape: tuple[int, int]) -> Tensor | None:
-        """`(B, T, D)` of a state as blocks hand it on; None: it has another form."""
+        """Return a state, as blocks hand it on, as `(B, T, D)`; None: it has another form."""
         n, length = shape
         if state.ndim < 2:
             return None
@@ -45,7 +45,7 @@ class Layout:
         return found.reshape(n, length, -1) if found.shape[:2] == shape else None
 
     def spread(self, states: Tensor, raw: Tensor) -> Tensor:
-        """The inverse of `aligned`: states `(B, T, D)` in the place of those in `raw`."""
+        """Put states `(B, T, D)` in the place of those in `raw`: the inverse of `aligned`."""
         if self.is_plain:
             return states.reshape(raw.shape)
         moved, start, length = raw.movedim((self.inputs, self.pieces), (0, 1)), self.skipped or 0, states.shape[1]
@@ -58,7 +58,9 @@ PLAIN = Layout()
 
 
 def layout_of(state: Tensor, shape: tuple[int, int]) -> Layout | None:
-    """The layout of a state of (B, T) pieces, two numbers that no other axis has; None: it is not one state a piece."""
+    """Return the layout of a state of (B, T) pieces, two numbers that no other axis has; None: it is not one state a
+    piece.
+    """
     n, length = shape
     if state.shape[:2] == shape or (state.ndim == 2 and len(state) == n * length):
         return Layout()
@@ -71,7 +73,7 @@ def layout_of(state: Tensor, shape: tuple[int, int]) -> Layout | None:
 
 
 def shared_layout(states: list[Tensor], shape: tuple[int, int]) -> Layout | None:
-    """The layout that all these states have; None: there is none, or their sizes differ."""
+    """Return the layout that all these states have; None: there is none, or their sizes differ."""
     found = {layout_of(state, shape) for state in states}
     sizes = {tuple(state.shape) for state in states if state.ndim > 2}
     return next(iter(found)) if len(found) == 1 and len(sizes) <= 1 else None

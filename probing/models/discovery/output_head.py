@@ -1,4 +1,4 @@
-"""Which head a model has over the pieces that it reads."""
+"""Finds which head a model has over the pieces that it reads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from transformers.models.auto import modeling_auto
 
 
 def head_kind(model: nn.Module, trunk: nn.Module) -> str | None:
-    """`masked` or `causal` for a language-model head over the trunk's own positions; None: there is no such head."""
+    """Return `masked` or `causal` for a language-model head over the trunk's own positions; None: there is no such
+    head.
+    """
     name = type(model).__name__
     if model is trunk or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return None

@@ -1,4 +1,4 @@
-"""Which part of a model is read, and what its configuration says of that part."""
+"""Finds which part of a model is read, and what its configuration says of that part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Sides = Literal["encoder", "decoder"]
 
 @dataclass(frozen=True)
 class Side:
-    """What of a model is read.
+    """The part of a model that is read: all of it, its encoder or its decoder.
 
     Attributes:
         trunk: the part that is run for states: the model without its head.
@@ -34,7 +34,9 @@ class Side:
 
 @contextmanager
 def refusing(family: str, doing: str, where: str) -> Iterator[None]:
-    """Within the block whatever a model of an unknown kind makes libraries raise is a refusal of that model."""
+    """Within the block, whatever error a model of an unknown kind makes libraries raise becomes a refusal of that
+    model.
+    """
     try:
         yield
     except ProbingError:
@@ -49,7 +51,8 @@ def refusing(family: str, doing: str, where: str) -> Iterator[None]:
 
 
 def find_side(model: nn.Module, side: Sides | None) -> Side:
-    """The part that makes states: the model without its head, or one side of an encoder-decoder (None: the encoder).
+    """Return the part that makes states: the model without its head, or one side of an encoder-decoder (None: the
+    encoder).
 
     Raises:
         BadParameter: a side of a model that has one only, or an unknown one.
@@ -84,7 +87,7 @@ def find_side(model: nn.Module, side: Sides | None) -> Side:
 
 
 def _side_of(trunk: nn.Module, name: Sides) -> nn.Module:
-    """The encoder or the decoder of an encoder-decoder.
+    """Return the encoder or the decoder of an encoder-decoder.
 
     Raises:
         UnsupportedModel: there is none of this name.
@@ -102,7 +105,7 @@ def _side_of(trunk: nn.Module, name: Sides) -> nn.Module:
 
 
 def text_config(module: nn.Module) -> Any:
-    """The part of a module's configuration that speaks of text; None: it has no configuration."""
+    """Return the part of a module's configuration that is about text; None: it has no configuration."""
     config = getattr(module, "config", None)
     try:
         return config.get_text_config()  # type: ignore[union-attr]
@@ -111,7 +114,7 @@ def text_config(module: nn.Module) -> Any:
 
 
 def inner_config(root: nn.Module, path: str) -> Any:
-    """The configuration of the module at a path, or of the nearest around it that has one."""
+    """Return the configuration of the module at a path, or of the nearest module around it that has one."""
     parts = path.split(".") if path else []
     for end in range(len(parts), -1, -1):
         found = text_config(root.get_submodule(".".join(parts[:end])))
@@ -121,7 +124,7 @@ def inner_config(root: nn.Module, path: str) -> Any:
 
 
 def number_of(config: Any, *names: str) -> int | None:
-    """The first of these numbers that a configuration has; None: none of them."""
+    """Return the first of these numbers that a configuration has; None: it has none of them."""
     values = (_value_of(config, name) for name in names)
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 

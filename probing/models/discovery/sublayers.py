@@ -1,4 +1,4 @@
-"""What attention and MLP of a block add to the residual stream: found by what they compute, not by their names."""
+"""Finds what attention and MLP of a block add to the residual stream, by what they compute and not by their names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def find_sublayers(
     blocks: nn.ModuleList, run: Callable[[], object], n_heads: int | None, *, has_cross: bool = False,
     is_attention: Sequence[bool] = (),
 ) -> list[Sublayers | None]:  # fmt: skip
-    """For each block its sublayers that add up, or None.
+    """Return for each block the sublayers whose outputs add up to the block's, or None.
 
     With x and y a block's input and output, a and m what its sublayers add: y = x + a + m where norms come before the
     sublayers (also in parallel blocks, and with a second norm behind each), and y = norm(x' + m), x' = norm(x + a)
@@ -46,7 +46,7 @@ def find_sublayers(
     Args:
         blocks: the blocks, which all run once in `run`.
         run: one forward pass over a batch of one.
-        n_heads: heads per block; None: unknown, and nothing is found.
+        n_heads: heads per block; None: unknown, and no block has any.
         has_cross: blocks also attend to an encoder.
         is_attention: of each block, whether the configuration says that it attends; empty: it does not say.
     """
@@ -71,7 +71,7 @@ def find_sublayers(
 
 
 def _of_block(trace: list[ModuleCall], n_heads: int, count: int) -> Iterator[Sublayers]:
-    """What adds up in this block alone; without heads its first sublayer is none of attention."""
+    """Yield the sublayers that add up in this block alone; without heads its first sublayer is not attention."""
     for found in _candidates(trace, count):
         projection = _projection(trace, found[0], n_heads) if n_heads else ""
         if projection or not n_heads:
@@ -79,7 +79,7 @@ def _of_block(trace: list[ModuleCall], n_heads: int, count: int) -> Iterator[Sub
 
 
 def _of_one(call: ModuleCall) -> ModuleCall:
-    """A call with states `(1, T, D)`: some blocks flatten (B, T) for their MLP; B is 1 here."""
+    """Return a call with states `(1, T, D)`: some blocks flatten (B, T) for their MLP, and B is 1 here."""
     given, output = call.given, call.output
     if output is None or output.ndim != 2:
         return call
@@ -87,7 +87,7 @@ def _of_one(call: ModuleCall) -> ModuleCall:
 
 
 def _candidates(trace: list[ModuleCall], count: int) -> Iterator[tuple[str, ...]]:
-    """Attention, then MLP, or with attention to an encoder between them, that may add up; the plainest first."""
+    """Yield attention, then MLP (or with attention to an encoder between them) that may add up; the plainest first."""
     inside = trace[:-1]
     paths = [step.path for step in inside]
     whole = trace[-1].output
@@ -122,7 +122,7 @@ def _adds_up(trace: list[ModuleCall], *sublayers: str) -> bool:
 
 
 def _is_chain(x: Tensor, added: list[Tensor], y: Tensor, inside: list[ModuleCall]) -> bool:
-    """Whether y = norm(… norm(norm(x + first) + second) … + last)."""
+    """Return whether y = norm(… norm(norm(x + first) + second) … + last)."""
     if not added:
         return torch.equal(x, y)
     total = x + added[0]
@@ -131,7 +131,7 @@ def _is_chain(x: Tensor, added: list[Tensor], y: Tensor, inside: list[ModuleCall
 
 
 def _projection(trace: list[ModuleCall], attention: str, n_heads: int) -> str:
-    """The last linear layer that ends no later than attention does, if its input can be cut into heads."""
+    """Return the last linear layer that ends no later than attention does, if its input can be cut into heads."""
     found = ""
     for step in trace:
         weight = getattr(step.module, "weight", None)

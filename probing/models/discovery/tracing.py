@@ -1,4 +1,4 @@
-"""What the modules of a model are given and give in one forward pass over a small text."""
+"""Records inputs and outputs of the modules of a model in one forward pass over a small text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STATES = "hidden_states"  # what nearly every block of transformers calls its in
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of one module.
+    """A call of one module: its inputs and its output.
 
     Attributes:
         path: the module's path.
@@ -32,7 +32,9 @@ class ModuleCall:
 
 
 def trace_calls(roots: Sequence[nn.Module], run: Callable[[], object]) -> list[list[ModuleCall]]:
-    """For each root the calls of all modules inside it in one pass, in the order they end; the last is its own."""
+    """Return for each root the calls of all modules inside it in one pass, in the order they end; the last is its
+    own.
+    """
     traces: list[list[ModuleCall]] = [[] for _ in roots]
     handles = []
     for root, trace in zip(roots, traces, strict=True):
@@ -62,14 +64,14 @@ def _recorder(path: str, into: list[ModuleCall], running: set[bool]) -> Callable
 
 
 def first_tensor(output: object) -> object:
-    """A module's hidden states: its output, or the first of a tuple, or the first value of a mapping."""
+    """Return a module's hidden states: its output, or the first of a tuple, or the first value of a mapping."""
     if isinstance(output, Mapping):
         return next(iter(output.values()), None)
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
 def with_first(output: Any, state: Tensor) -> Any:
-    """A module's output with other hidden states, in the form that it had."""
+    """Return a module's output with other hidden states, in the form that it had."""
     if isinstance(output, Mapping):
         name = next(iter(output))
         return type(output)(**{**output, name: state})
@@ -77,14 +79,14 @@ def with_first(output: Any, state: Tensor) -> Any:
 
 
 def given_state(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The hidden states that a module is given: its first tensor of floats; None: there is none."""
+    """Return the hidden states that a module is given: its first tensor of floats; None: there is none."""
     name = _name_of_state(args, kwargs)
     found = None if name is None else args[name] if isinstance(name, int) else kwargs[name]
     return found if isinstance(found, Tensor) else None
 
 
 def with_state(args: Sequence[Any], kwargs: Mapping[str, Any], state: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a module with other hidden states."""
+    """Return the arguments of a module with other hidden states."""
     name = _name_of_state(args, kwargs)
     if isinstance(name, int):
         return (*args[:name], state, *args[name + 1 :]), dict(kwargs)
@@ -92,7 +94,7 @@ def with_state(args: Sequence[Any], kwargs: Mapping[str, Any], state: Tensor) ->
 
 
 def _name_of_state(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | str | None:
-    """Which argument has the hidden states, by place or name."""
+    """Return which argument has the hidden states, by place or name."""
     names: list[int | str] = [*range(len(args)), *([STATES] if STATES in kwargs else []), *kwargs]
     for name in names:
         value = args[name] if isinstance(name, int) else kwargs[name]
@@ -106,7 +108,9 @@ def _copy(value: object) -> Tensor | None:
 
 
 def is_norm(call: ModuleCall) -> bool:
-    """Whether a module is a norm: of three times its input it makes the same; known by what it does, not by name."""
+    """Return whether a module is a norm: its output is the same for three times its input. It is known by this, not by
+    name.
+    """
     given, output = call.given, call.output
     if given is None or output is None or given.shape != output.shape or any(call.module.children()):
         return False
@@ -122,14 +126,14 @@ def is_norm(call: ModuleCall) -> bool:
 
 
 def is_same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal; what is not a number is the same as itself, so that weights that give it are named
-    where their states are read.
+    """Return whether two tensors are equal. NaN equals NaN, so that weights that give it are reported where their
+    states are read.
     """
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def is_close(a: Tensor, b: Tensor, *, loose: float = 1e-5) -> bool:
-    """Whether two tensors agree, relative to the largest entry; in half precision within 2 percent."""
+    """Return whether two tensors agree, relative to the largest entry; in half precision within 2 percent."""
     tolerance = loose if b.dtype in (torch.float32, torch.float64) else 2e-2
     if a.shape != b.shape:
         return False

@@ -1,4 +1,4 @@
-"""What of a model and tokenizer determines the states, as JSON without machine paths."""
+"""The part of a model and tokenizer that determines the states, as JSON without machine paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_m
 def model_identity(
     model: nn.Module, source: str, revision: str | None, folder: Path | None, untrained: int | None = None
 ) -> dict[str, Any]:
-    """The `model` block of a store's identity.
+    """Return the `model` block of a store's identity.
 
     Args:
         model: the loaded model.
@@ -47,7 +47,7 @@ def model_identity(
 def tokenizer_identity(
     tokenizer: Any, source: str, revision: str | None, folder: Path | None, padding_side: str
 ) -> dict[str, Any]:
-    """The `tokenizer` block of a store's identity."""
+    """Return the `tokenizer` block of a store's identity."""
     files = {name: file_sha256(folder / name) for name in _TOKENIZER_FILES if folder and (folder / name).is_file()}
     whole = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     return {
@@ -73,7 +73,7 @@ def _parameters_sha256(model: nn.Module) -> str:
 
 
 def _config_sha256(model: nn.Module) -> str:
-    """Of the configuration, or of the modules and their sizes where there is none."""
+    """Return the SHA-256 of the configuration, or of the modules and their sizes where there is none."""
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_dict"):
         return hashlib.sha256(str(model).encode()).hexdigest()

@@ -88,7 +88,9 @@ def load(
 
 
 def _is_beside_the_trunk(key: str, kind: str) -> bool:
-    """Poolers come after the states; a missing head matters only if it was asked for."""
+    """Return whether a weight does not enter the states: poolers come after them; a missing head matters only if it was
+    asked for.
+    """
     return "pooler" in key or (kind == "auto" and ("lm_head" in key or key.startswith("cls.")))
 
 
@@ -145,7 +147,9 @@ _VOCABULARIES = ("tokenizer*.json", "*vocab*", "*.model", "*.tiktoken", "tekken.
 
 
 def _has_vocabulary(name: str) -> bool:
-    """Whether a folder holds a file of pieces: without, transformers makes a tokenizer up. Of a hub name: yes."""
+    """Return whether a folder holds a vocabulary file; without one, transformers invents a tokenizer. A hub name is
+    taken to have one.
+    """
     folder = Path(name).expanduser()
     files = [file for pattern in _VOCABULARIES for file in folder.glob(pattern)]
     return not folder.is_dir() or any(file.name != "tokenizer_config.json" for file in files)
@@ -168,7 +172,7 @@ def _check_quantization(config: Any, name: str) -> None:
 
 @contextmanager
 def _typed(name: str, message: str | None = None) -> Iterator[None]:
-    """Whatever files from elsewhere make libraries raise is an error of the model."""
+    """Within the block, whatever files from elsewhere make libraries raise becomes an error of the model."""
     try:
         yield
     except ProbingError:
@@ -233,7 +237,7 @@ def _load_error(name: str, error: BaseException, message: str | None = None) -> 
 
 
 def _reason(error: BaseException) -> str:
-    """The first sentence of an error: transformers begins some with a line that ends in a colon."""
+    """Return the first sentence of an error: transformers begins some with a line that ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if "above report" in str(error):  # transformers has printed it, where we let it print nothing
         return "weights of other shapes than config.json says"
@@ -247,13 +251,13 @@ def _folder(name: str, revision: str | None) -> Path:
 
 
 def _snapshot(folder: Path) -> str | None:
-    """The commit of a hub snapshot; None for an ordinary folder."""
+    """Return the commit of a hub snapshot; None for an ordinary folder."""
     return folder.name if folder.parent.name == "snapshots" else None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars or load reports on the screen: what matters in them is checked here."""
+    """Within the block, no progress bars or load reports are shown: what matters in them is checked here."""
     level, had_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def is_recomputed(model: Any, key: str) -> bool:
-    """Whether a weight that the files lack is what the model's own initialisation gives, whatever the seed.
+    """Return whether the model's own initialisation gives a missing weight, whatever the seed.
 
     A weight that is trained may begin as a constant, as the scales of norms do: a constant counts only where it is not
     trained.
@@ -32,7 +32,7 @@ def is_recomputed(model: Any, key: str) -> bool:
 
 
 def _fresh(model: Any, owner: nn.Module, name: str, seed: int) -> Tensor:
-    """The weight as initialisation gives it in a copy of its module, which holds another before."""
+    """Return the weight as initialisation gives it in a copy of its module, which holds another before."""
     twin = copy.deepcopy(owner)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

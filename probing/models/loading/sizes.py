@@ -81,7 +81,7 @@ def check_numbers(config: Any, name: str) -> None:
 
 
 def _numbers(config: Any, path: str, depth: int) -> Iterator[tuple[str, str, int]]:
-    """Whole numbers of a configuration and of those inside it."""
+    """Yield the whole numbers of a configuration and of those inside it."""
     for key, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, int) and not isinstance(value, bool):
             yield path, key, value
@@ -90,7 +90,7 @@ def _numbers(config: Any, path: str, depth: int) -> Iterator[tuple[str, str, int
 
 
 def _memory(device: str) -> int | None:
-    """Bytes of memory; None: not known."""
+    """Return the bytes of memory; None: not known."""
     if device.startswith("cuda") and torch.cuda.is_available():
         return int(torch.cuda.mem_get_info(device)[1])
     try:

@@ -1,4 +1,4 @@
-"""Where a model came from, as plain values that another process can load the same model by."""
+"""The source of a model, as plain values that another process can load the same model by."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class ModelSource:
     allow_pickle_weights: bool
 
     def anywhere(self) -> ModelSource:
-        """The same for a process that runs in another directory."""
+        """Return the source for a process that runs in another directory."""
         path = Path(self.name).expanduser()
         return replace(self, name=str(path.resolve()), revision=None) if path.is_dir() else self
 
     def for_worker(self, slot: int | None) -> ModelSource:
-        """The same for one of several workers: where there are several GPUs, `cuda` means another one for each."""
+        """Return the source for one of several workers: with several GPUs, `cuda` means another GPU for each."""
         if self.device != "cuda" or slot is None or torch.cuda.device_count() < 2:
             return self
         return replace(self, device=f"cuda:{slot % torch.cuda.device_count()}")

@@ -1,4 +1,4 @@
-"""What a model from elsewhere could make this process do, and the refusal of it: Python of its own, and pickles."""
+"""Refuses what a model from elsewhere could make this process do: run Python code of its own, or load pickles."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refuse_remote_code(name: str) -> None:
 
 
 def remote_code(name: str, found: str) -> RemoteCodeRefused:
-    """The error for a model that needs its own code."""
+    """Return the error for a model that needs its own code."""
     return RemoteCodeRefused(
         f"model {name!r} needs Python code of its own", needed="a model that transformers itself can build",
         found=found[:300], where=name,
@@ -44,7 +44,7 @@ def remote_code(name: str, found: str) -> RemoteCodeRefused:
 
 
 def load_weights(load: Callable[..., Any], name: str, *, allow_pickle: bool) -> Any:
-    """What `load(use_safetensors=…)` gives, from a pickle only if that is allowed and there is nothing else.
+    """Return what `load(use_safetensors=…)` gives, from a pickle only if that is allowed and there is nothing else.
 
     Raises:
         UnsupportedModel: a folder whose only weights are pickles.
@@ -68,7 +68,7 @@ def load_weights(load: Callable[..., Any], name: str, *, allow_pickle: bool) -> 
 
 
 def _unpickled(load: Callable[..., Any], name: str) -> Any:
-    """Weights from a pickle, by a reader that builds tensors and nothing else."""
+    """Load weights from a pickle, by a reader that builds tensors and nothing else."""
     try:
         return load(use_safetensors=False)
     except Exception as error:  # a hostile pickle may raise anything

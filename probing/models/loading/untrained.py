@@ -11,7 +11,7 @@ from probing.errors import UnsupportedModel
 
 
 def untrained_twin(model: nn.Module, seed: int) -> nn.Module:
-    """A model of the same class and configuration whose weights are drawn by its own initialisation.
+    """Return a model of the same class and configuration whose weights are drawn by its own initialisation.
 
     It is built from the configuration: initialising a loaded model anew changes nothing in recent transformers, and a
     "random" baseline made that way is the pretrained model.

@@ -17,7 +17,7 @@ _NUMBERED = re.compile(r"(?:^|\.)(\d+)\.")
 def warn_of_unused(model: nn.Module, keys: Collection[str], name: str) -> None:
     """Warn of weights inside lists of blocks that were not read: what is measured is then another model.
 
-    Heads and poolers of another kind than was asked for are no blocks, and nothing is said of them.
+    Heads and poolers of another kind than was asked for are no blocks, and are not mentioned.
     """
     lists = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     unused = sorted(key for key in keys if not key.endswith(_NO_WEIGHTS) and _is_of_blocks(key, lists))
@@ -32,7 +32,9 @@ def warn_of_unused(model: nn.Module, keys: Collection[str], name: str) -> None:
 
 
 def _is_of_blocks(key: str, lists: Collection[str]) -> bool:
-    """Whether a key lies in one of the lists; files may leave out, or have, what stands before the list's own name."""
+    """Return whether a key lies in one of the lists; files may leave out, or have, what stands before the list's own
+    name.
+    """
     heads = [key[: match.start(1)].rstrip(".") for match in _NUMBERED.finditer(key)]
     return any(
         path == head or path.endswith(f".{head}") or head.endswith(f".{path}")

@@ -1,4 +1,4 @@
-"""Whether the files of a model folder are whole: no Git LFS pointers, no half downloads, no damaged safetensors."""
+"""Checks that the files of a model folder are whole: no Git LFS pointers, no half downloads, no damaged safetensors."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _begins_with(file: Path, start: bytes) -> bool:
 
 
 def _shards(folder: Path, name: str) -> Iterator[str]:
-    """The files that an index lists."""
+    """Yield the files that an index lists."""
     file = folder / _INDEX
     if not file.is_file():
         return
@@ -74,7 +74,7 @@ def _shards(folder: Path, name: str) -> Iterator[str]:
 
 
 def _check_safetensors(file: Path, name: str) -> list[str]:
-    """The matrices of whole numbers in a file; one that is shorter or longer than its header says is refused."""
+    """Return the integer matrices in a file, and refuse a file that is shorter or longer than its header says."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

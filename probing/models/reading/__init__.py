@@ -1,1 +1,1 @@
-"""States read by hooks, and the model run on from the middle."""
+"""Reads states by hooks, and runs the model on from the middle."""

@@ -1,4 +1,4 @@
-"""Reading inputs one by one, without padding."""
+"""Reads inputs one by one, without padding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ Read = Callable[[Tensor, Tensor, Sequence[str]], dict[str, Tensor]]
 
 
 def read_alone(read: Read, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-    """States `(B, T, D)` at the sites, of inputs that `read` is given one at a time; at padding they are 0."""
+    """Return the states `(B, T, D)` at the sites, of inputs that `read` is given one at a time; at padding they are
+    0.
+    """
     found: dict[str, Tensor] = {}
     for row, real in enumerate(mask.bool()):
         alone = read(ids[row, real][None], mask[row, real][None], sites)

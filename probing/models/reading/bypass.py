@@ -1,4 +1,4 @@
-"""What stands in for a block that is not run: a forward that hands its input on in the form of the block's output."""
+"""Replacements for blocks that are not run: a forward that hands its input on in the form of the block's output."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from probing.models.discovery.tracing import given_state, with_first
 
 
 def emptied(output: Any) -> Any:
-    """An output without its tensors, in the form that it has; None where it is a tensor alone."""
+    """Return an output without its tensors, in the form that it has; None where it is a tensor alone."""
     if isinstance(output, Mapping):
         return type(output)(**dict.fromkeys(output))
     return type(output)([None] * len(output)) if isinstance(output, tuple | list) else None
 
 
 def bypass(form: Any, states: Tensor | None, layout: Layout) -> Callable[..., Any]:
-    """A forward that gives its input, or `states`, in the form of a block's output."""
+    """Return a forward that gives its input, or `states`, in the form of a block's output."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         given = given_state(args, kwargs)
@@ -30,6 +30,6 @@ def bypass(form: Any, states: Tensor | None, layout: Layout) -> Callable[..., An
 
 
 def of_pieces(output: Any, mask: Tensor) -> Tensor:
-    """Logits, or the last states of a model without a head; those of padding left out."""
+    """Return the logits, or the last states of a model without a head, without those of padding."""
     found: Tensor = output.logits if hasattr(output, "logits") else output[0]
     return found[mask.bool()] if found.shape[:2] == mask.shape else found

@@ -16,7 +16,7 @@ PADDING = 0.0  # in place of a scale, which is positive: there is nothing to hol
 
 
 class HeldNorms:
-    """The norms of a model, found by what they compute.
+    """The norms of a model, recognised by what they compute.
 
     A norm N is a module without others inside it, with "norm" in its class name and a weight of one dimension. Its
     scale is σ(x) = √(var x + ε) or √(mean x² + ε), whichever makes (N(x) − b)·σ(x) linear in x.
@@ -39,11 +39,12 @@ class HeldNorms:
 
     @property
     def are_known(self) -> bool:
-        """Whether all can be held, and there are any."""
+        """Whether the model has norms and all of them can be held."""
         return bool(self.scales) and not self._unknown
 
     def check(self) -> None:
-        """
+        """Refuse a model whose norms cannot be held.
+
         Raises:
             ReplayUnavailable: a norm of another kind, or none.
         """
@@ -101,7 +102,7 @@ class HeldNorms:
 
 
 def _scale_of(module: nn.Module) -> Scale | None:
-    """σ of a norm; None: it is no norm of a known kind."""
+    """Return the function that gives σ of a norm; None: it is no norm of a known kind."""
     weight, epsilon = getattr(module, "weight", None), _epsilon(module)
     if not isinstance(weight, Tensor) or weight.ndim != 1 or epsilon is None:
         return None
@@ -118,7 +119,7 @@ def _epsilon(module: nn.Module) -> float | None:
 
 
 def _is_linear(module: nn.Module, weight: Tensor, scale: Scale) -> bool:
-    """Whether (N(x) − b)·σ(x) of a sum is the sum, and of three times a vector three times."""
+    """Return whether (N(x) − b)·σ(x) of a sum is the sum, and of three times a vector three times."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn((2, 1, 1, len(weight)), generator=generator).to(weight.device, weight.dtype)
     bias = getattr(module, "bias", None)

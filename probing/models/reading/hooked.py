@@ -49,19 +49,19 @@ class HookedModule(ABC):
 
     @abstractmethod
     def run(self, ids: Tensor, mask: Tensor) -> Any:
-        """One forward pass of the trunk over ids and mask `(B, T)`."""
+        """Run one forward pass of the trunk over ids and mask `(B, T)`."""
 
     def run_with_head(self, ids: Tensor, mask: Tensor) -> Any:
-        """One forward pass of the whole model; None where it has no head over the vocabulary."""
+        """Run one forward pass of the whole model; None where it has no head over the vocabulary."""
         return None
 
     @property
     @abstractmethod
     def vocabulary(self) -> int:
-        """How many ids there are."""
+        """Number of ids in the vocabulary."""
 
     def identity(self) -> dict[str, Any]:
-        """What beside the weights determines the states; part of the `model` block of a store's identity."""
+        """Return what determines the states besides the weights; part of the `model` block of a store's identity."""
         return {}
 
     @property
@@ -71,26 +71,26 @@ class HookedModule(ABC):
 
     @property
     def max_positions(self) -> int | None:
-        """How many pieces the positions allow; None where there is no limit."""
+        """Largest number of pieces that the positions allow; None where there is no limit."""
         return None
 
     @property
     def counting_padding_id(self) -> int | None:
-        """The id that positions skip and count from; None where nothing depends on it."""
+        """Id that positions skip and count from; None where nothing depends on it."""
         return None
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.trunk.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The compute dtype."""
+        """Data type that the model computes in."""
         return next(self.trunk.parameters()).dtype
 
     def head_size(self, site: str, width: int) -> dict[str, int]:
-        """`n_heads` and `head_dim` of a site `heads.l` of that width; empty for others."""
+        """Return `n_heads` and `head_dim` of a site `heads.l` of that width; empty for others."""
         if Site.parse(site).stream != "heads" or site in self.added or not self.n_heads:
             return {}
         return {"n_heads": self.n_heads, "head_dim": width // self.n_heads}
@@ -127,7 +127,8 @@ class HookedModule(ABC):
             self.reads_input.add(site)
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """States `(B, T, D)` at the sites, from one forward pass of the trunk that ends once it has met them all.
+        """Return the states `(B, T, D)` at the sites, from one forward pass of the trunk that ends once it has met them
+        all.
 
         Raises:
             UnknownSite: a site this model does not have.
@@ -139,7 +140,8 @@ class HookedModule(ABC):
         return self._met(seen, ids, sites)
 
     def read_whole(self, run: Callable[[], Any], ids: Tensor, sites: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
-        """What `run` gives, a pass that is not cut short, and the states `(B, T, D)` that it meets at the sites.
+        """Return the output of `run`, a pass that is not cut short, and the states `(B, T, D)` that it meets at the
+        sites.
 
         Raises:
             UnknownSite, UnsupportedModel: as `read`.
@@ -157,7 +159,9 @@ class HookedModule(ABC):
         return {site: self.aligned(seen[site][0], ids, site) for site in sites}
 
     def times_met(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, int]:
-        """How often each site's module is called in a whole forward pass: `read` stops once it has met them all."""
+        """Return how often each site's module is called in a whole forward pass: `read` stops once it has met them
+        all.
+        """
         times = dict.fromkeys(sites, 0)
 
         def counter(site: str) -> Callable[..., None]:
@@ -176,7 +180,8 @@ class HookedModule(ABC):
         return times
 
     def aligned(self, state: Tensor, ids: Tensor, site: str) -> Tensor:
-        """A state of a pass over `ids`, as `(B, T, D)`: some blocks flatten (B, T), some read a start piece first.
+        """Return a state of a pass over `ids`, as `(B, T, D)`: some blocks flatten (B, T), some read a start piece
+        first.
 
         Raises:
             UnsupportedModel: it is not one state a piece.
@@ -188,7 +193,7 @@ class HookedModule(ABC):
         return found[:, self.lead :]
 
     def layout_of(self, site: str) -> Layout:
-        """How the states at a site lie in what its module is given or gives."""
+        """Return how the states at a site lie in its module's input or output."""
         return Layout()
 
     def check_sites(self, sites: Sequence[str]) -> None:
@@ -202,7 +207,7 @@ class HookedModule(ABC):
                 raise unknown_name("site", site, self.modules, where=f"model {self.family}", error=UnknownSite)
 
     def unsupported(self, found: str, needed: str) -> UnsupportedModel:
-        """The error for a model that does not work as the hooks assume."""
+        """Return the error for a model that does not work as the hooks assume."""
         return UnsupportedModel(
             f"models of the family {self.family!r} are not read: the self-check failed", needed=needed, found=found,
             where=type(self.model).__name__,
@@ -240,7 +245,7 @@ class HookedModule(ABC):
 
     @contextmanager
     def _hooks(self, sites: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-        """Hooks on what is wanted only; removed unless they are held."""
+        """Within the block, hooks are on the wanted sites only; they are removed afterwards unless they are held."""
         with HookedModule.held(self, sites):
             own = self._held[tuple(sites)].own
             own.seen = {site: [] for site in sites}
@@ -273,7 +278,9 @@ class HookedModule(ABC):
 
 
 class _Pass(threading.local):
-    """What the pass of this thread has met so far, by site; None: this thread reads something else, or nothing."""
+    """The states that the pass of this thread has met so far, by site; None: this thread reads something else, or
+    nothing.
+    """
 
     seen: dict[str, list[Tensor]] | None = None
 
@@ -292,4 +299,4 @@ _END = ""
 
 
 class _AllRead(Exception):
-    """Nothing that comes later in the forward pass is wanted."""
+    """Raised when nothing that comes later in the forward pass is wanted."""

@@ -1,4 +1,4 @@
-"""Texts as pieces, and pieces as padded tensors."""
+"""Turns texts into pieces, and pieces into padded tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probing.text.alignment import Encoded
 
 
 def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
-    """Texts as the tokenizer cuts them, special pieces added, nothing truncated."""
+    """Return texts as the tokenizer cuts them, special pieces added, nothing truncated."""
     if not texts:
         return []
     batch = tokenizer(
@@ -34,7 +34,7 @@ def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
 
 
 def check_ids(batch: Sequence[Encoded], limit: int | None, tokenizer: Any, where: str) -> list[Encoded]:
-    """The batch, in which every id has a vector.
+    """Return the batch, in which every id has a vector.
 
     Raises:
         UnsupportedModel: a piece of the tokenizer that the embedding does not have.
@@ -53,14 +53,14 @@ def check_ids(batch: Sequence[Encoded], limit: int | None, tokenizer: Any, where
 
 
 def padding_id(chosen: int | None, trunk: HookedModule) -> int:
-    """The id at padding: the tokenizer's if the model has it, else the one that positions skip, else 0."""
+    """Return the id at padding: the tokenizer's if the model has it, else the one that positions skip, else 0."""
     return next((i for i in (chosen, trunk.counting_padding_id) if i is not None and 0 <= i < trunk.vocabulary), 0)
 
 
 def padded(
     batch: Sequence[Encoded], starts: Sequence[int], padding: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Ids and mask `(B, T)`; `starts` has the column of each input's first piece.
+    """Return ids and mask `(B, T)`; `starts` has the column of each input's first piece.
 
     Raises:
         BadParameter: an input without pieces.
@@ -76,7 +76,7 @@ def padded(
 
 
 def decoder_inputs(ids: Tensor, mask: Tensor, start: int) -> dict[str, Tensor]:
-    """The start piece just before the first real piece of every input, and then the input: `(B, T + 1)`."""
+    """Put the start piece just before the first real piece of every input: `(B, T + 1)`."""
     before = torch.full_like(ids[:, :1], start)
     first = mask.argmax(1)
     shifted, shown = torch.cat([before, ids], 1), torch.cat([torch.zeros_like(before), mask], 1)

@@ -22,19 +22,19 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # relative to the large
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """How far outputs of equal inputs may differ, relative to the largest."""
+    """Return how far outputs of equal inputs may differ, relative to the largest."""
     return _TOLERANCE.get(dtype, 1e-2)
 
 
 def is_same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Whether two outputs agree within the tolerance of the compute dtype."""
+    """Return whether two outputs agree within the tolerance of the data type that the model computes in."""
     found, expected = found.detach().float(), expected.detach().float()
     scale = float(expected.abs().max()) if expected.numel() else 0.0
     return found.shape == expected.shape and bool(((found - expected).abs() <= tolerance(dtype) * scale).all())
 
 
 class SuffixReplay:
-    """Runs the blocks from a `resid` site on, for any family: nothing here knows one.
+    """Runs the blocks from a `resid` site on, for any family of models.
 
     Each block below the site gets, for one call, a forward that hands its input on in the form in which the block
     gives its output, a tensor or a tuple. So the model around the blocks runs as ever, and makes masks, positions and
@@ -53,7 +53,7 @@ class SuffixReplay:
         self._proved: set[int] = set()
 
     def layer(self, site: str) -> int:
-        """l of `resid.l`.
+        """Return l of `resid.l`.
 
         Raises:
             UnknownSite: no such site.
@@ -70,7 +70,7 @@ class SuffixReplay:
         return parsed.layer
 
     def _blocks(self) -> HuggingFaceTrunk:
-        """The trunk, if it has blocks that read what the model is given.
+        """Return the trunk, if it has blocks that read the model's inputs.
 
         Raises:
             ReplayUnavailable: a module read by its paths, or a decoder beside an encoder.
@@ -91,21 +91,21 @@ class SuffixReplay:
 
     @property
     def head(self) -> str | None:
-        """`causal` or `masked`; None: there is no head over the vocabulary at the trunk's positions."""
+        """Kind of head, `causal` or `masked`; None: there is no head over the vocabulary at the trunk's positions."""
         return head_kind(self.model, self.trunk.trunk)
 
     def padded(self, ids: Tensor, mask: Tensor) -> PaddedBatch:
-        """A batch with the positions that the model is given."""
+        """Return a batch with the positions that the model is given."""
         return PaddedBatch(ids, mask, self._blocks().inputs(ids, mask).get("position_ids"))
 
     def read(self, inputs: PaddedBatch, sites: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
-        """States `(B, T, D)` by site and logits `(B, T, V)` (None: no head), from one pass."""
+        """Return states `(B, T, D)` by site and logits `(B, T, V)` (None: no head), from one pass."""
         with torch.inference_mode():
             output, states = self.run(inputs, sites)
         return states, None if self.head is None else self.logits(output)
 
     def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
-        """Logits `(B, T, V)` when the states at `resid.l` are these; only blocks l to L-1 run.
+        """Return the logits `(B, T, V)` when the states at `resid.l` are these; only blocks l to L-1 run.
 
         Before a site is first used, replay of clean states is compared with a full pass.
 
@@ -123,12 +123,12 @@ class SuffixReplay:
             return self.logits(self.run(inputs, site=site, states=states)[0])
 
     def states_from(self, site: str, states: Tensor, inputs: PaddedBatch, sites: Sequence[str]) -> dict[str, Tensor]:
-        """As `run_from`, and gives the states at later sites instead; it needs no head."""
+        """Run as `run_from` does, and return the states at later sites instead; this needs no head."""
         with torch.set_grad_enabled(states.requires_grad):
             return self.run(inputs, sites, site=site, states=states)[1]
 
     def arguments(self, inputs: PaddedBatch) -> dict[str, Any]:
-        """Arguments of a forward pass, with the positions of `inputs`."""
+        """Return the arguments of a forward pass, with the positions of `inputs`."""
         given = self._blocks().inputs(inputs.ids, inputs.mask)
         given.pop("position_ids", None)
         return given if inputs.position_ids is None else given | {"position_ids": inputs.position_ids}
@@ -136,7 +136,7 @@ class SuffixReplay:
     def run(
         self, inputs: PaddedBatch, sites: Sequence[str] = (), *, site: str | None = None, states: Tensor | None = None
     ) -> tuple[Any, dict[str, Tensor]]:
-        """One pass: the model's output, and the states at `sites`; from `states` at `site`, if given.
+        """Run one pass, from `states` at `site` if given, and return the model's output and the states at `sites`.
 
         Raises:
             UnknownSite: no such site.
@@ -166,7 +166,7 @@ class SuffixReplay:
         return output, states
 
     def logits(self, output: Any) -> Tensor:
-        """What the head gave.
+        """Return the output of the head.
 
         Raises:
             UnsupportedModel: there is no head over the vocabulary.
@@ -192,7 +192,7 @@ class SuffixReplay:
             self._prove(layer)
 
     def _prove(self, layer: int) -> None:
-        """Replay equals the full pass, on a small padded batch, before it is first used from this layer.
+        """Prove that replay equals the full pass, on a small padded batch, before it is first used from this layer.
 
         Raises:
             ReplayUnavailable: it does not.
@@ -218,7 +218,7 @@ class SuffixReplay:
         self._proved.add(layer)
 
     def _again(self, layer: int, states: Tensor, inputs: PaddedBatch) -> Any:
-        """The output of a replay.
+        """Return the output of a replay.
 
         Raises:
             ReplayUnavailable: a block above the site needs what those below it hand on beside states.
@@ -270,7 +270,7 @@ class SuffixReplay:
             raise self.trunk.unsupported(f"block {layer} ran {fired} times", "once in a forward pass")
 
     def _output_forms(self) -> list[Any]:
-        """For each block an output without tensors, in the form that it has: None where it is a tensor alone."""
+        """Return for each block an output without tensors, in the form that it has: None where it is a tensor alone."""
         if self._forms is None:
             forms: dict[int, Any] = {}
             blocks = self._blocks().blocks

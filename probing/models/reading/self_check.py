@@ -21,7 +21,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative; half precis
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """What is checked, and how it is read.
+    """Checks one model: its sites, and the functions that read them.
 
     Attributes:
         trunk: the model.
@@ -38,7 +38,8 @@ class SelfCheck:
     special: Sequence[int]
 
     def model(self) -> None:
-        """Blocks, if they are known, run once each, in a chain; batches do not matter; the final norm is the final one.
+        """Check that blocks, if known, run once each in a chain, that batches do not matter, and that the final norm is
+        the final one.
 
         Raises:
             UnsupportedModel: which family failed, and how.
@@ -63,7 +64,7 @@ class SelfCheck:
         self._final_norm(trunk, long)
 
     def batches(self, sites: Sequence[str]) -> None:
-        """States are finite, one a piece, and the same alone and in a batch.
+        """Check that states are finite, one a piece, and the same alone and in a batch.
 
         Raises:
             UnsupportedModel: which site failed, and how.
@@ -94,7 +95,7 @@ class SelfCheck:
                     raise unsupported(f"{site} changes with the batch{how}", "the same states alone and in a batch")
 
     def input_of(self, length: int) -> Encoded:
-        """An input of so many ordinary pieces."""
+        """Return an input of so many ordinary pieces."""
         special = set(self.special)
         ids = [i for i in range(min(self.trunk.vocabulary, 1000 + len(special))) if i not in special]
         chosen = np.array([(ids or [0])[(7 * k) % len(ids or [0])] for k in range(1, length + 1)], dtype=np.int64)
@@ -102,7 +103,7 @@ class SelfCheck:
         return Encoded(chosen, np.zeros((length, 2), dtype=np.int64), np.zeros(length, dtype=bool), none)
 
     def _final_norm(self, trunk: HuggingFaceTrunk, one: Encoded) -> None:
-        """The norm is the final one if norm(resid.L) is what the trunk returns."""
+        """Check that the norm is the final one: norm(resid.L) is what the trunk returns."""
         if trunk.final_norm is None:
             return
         last = f"resid.{len(trunk.blocks)}"

@@ -1,4 +1,4 @@
-"""Extraction: a corpus through a model into a store, shard by shard; a stopped run goes on where it was."""
+"""Extraction: runs a corpus through a model into a store, shard by shard; a stopped run goes on where it was."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def extract(
     role: Literal["states", "replay"] = "states", outputs: str | None = None,
     columns: str | Sequence[int] | None = None, progress: bool | None = None,
 ) -> Store:  # fmt: skip
-    """States of a corpus at the chosen sites, pooled to rows, in a store; only what is missing is computed.
+    """Read the states of a corpus at the chosen sites, pooled to rows, into a store; only what is missing is computed.
 
     Args:
         model: a model, or the name of one.

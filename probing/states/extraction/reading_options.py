@@ -34,7 +34,8 @@ def reading_of(
     tokens_per_batch: int = TOKENS_PER_BATCH, chat_template: bool = False, role: str = "states",
     outputs: str | None = None, columns: str | Sequence[int] | None = None,
 ) -> Reading:  # fmt: skip
-    """The recipe that these options of `extract` ask for; sites of the form `name=module.path` are added to the model.
+    """Return the recipe that these options of `extract` ask for; sites of the form `name=module.path` are added to the
+    model.
 
     Raises:
         UnknownSite: a pattern that matches no site.
@@ -98,7 +99,7 @@ def _stride(reading: Reading, stride: int | None) -> int:
 
 
 def _named_modules(model: LanguageModel, sites: str | Sequence[str]) -> list[str]:
-    """Site patterns, of which `name=module.path` were made sites of the model."""
+    """Return site patterns; those of the form `name=module.path` were made sites of the model."""
     patterns = []
     for part in sites.split(",") if isinstance(sites, str) else sites:
         name, _, path = part.strip().partition("=")

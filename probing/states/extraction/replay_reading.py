@@ -51,7 +51,7 @@ class ReplayReading(Reading):
     columns: tuple[int, ...] | None = None
 
     def identity(self) -> dict[str, Any]:
-        """The `extraction` block of a store's identity."""
+        """Return the `extraction` block of a store's identity."""
         kept = None if self.columns is None else {"count": len(self.columns), "sha256": digest(list(self.columns))}
         return super().identity() | {
             "role": "replay",
@@ -65,7 +65,7 @@ class ReplayReading(Reading):
 def with_role(
     model: LanguageModel, reading: Reading, role: str, outputs: str | None, columns: str | Sequence[int] | None
 ) -> Reading:
-    """The reading, or that of a replay store.
+    """Return the reading, or the reading of a replay store.
 
     Raises:
         BadParameter: an option out of range, or one that does not go with the role.
@@ -96,7 +96,7 @@ def with_role(
 
 
 def output_bytes(model: LanguageModel, reading: Reading) -> tuple[int, int]:
-    """Bytes of outputs by row and by example."""
+    """Return the bytes of outputs by row and by example."""
     if not isinstance(reading, ReplayReading) or reading.outputs == "none":
         return 0, 0
     width = vocabulary_size(model) if reading.columns is None else len(reading.columns)
@@ -104,7 +104,8 @@ def output_bytes(model: LanguageModel, reading: Reading) -> tuple[int, int]:
 
 
 def outputs_of(model: LanguageModel, outputs: str | None) -> str:
-    """What is kept of a model's outputs: by default `last` of a causal model, `mask` of a masked one, `none` of others.
+    """Return which of a model's outputs are kept: by default `last` of a causal model, `mask` of a masked one, `none`
+    of others.
 
     Raises:
         BadParameter: something else, outputs of a model without a head, or `mask` where there is no mask piece.
@@ -123,7 +124,7 @@ def outputs_of(model: LanguageModel, outputs: str | None) -> str:
 
 
 def columns_of(model: LanguageModel, columns: str | Sequence[int] | None) -> tuple[int, ...] | None:
-    """Vocabulary ids, rising, from numbers, a text such as `11,262`, or the name of a file with one a line.
+    """Return vocabulary ids, rising, from numbers, a text such as `11,262`, or the name of a file with one a line.
 
     Raises:
         BadParameter: something that is no id of the vocabulary, or nothing.
@@ -142,7 +143,7 @@ def columns_of(model: LanguageModel, columns: str | Sequence[int] | None) -> tup
 
 
 def vocabulary_size(model: LanguageModel) -> int:
-    """V, as the head has it.
+    """Return V, as the head has it.
 
     Raises:
         BadParameter: there is no head.
@@ -167,7 +168,8 @@ def _read_ids(columns: str) -> list[str]:
 def read_replay_shard(
     model: LanguageModel, examples: Sequence[Example], start: int, reading: ReplayReading, advance: Clock | None = None
 ) -> ShardContent:
-    """The content of one shard, from one full pass per batch. Nothing is packed or shared: a replay must meet its bits.
+    """Return the content of one shard, from one full pass per batch. Nothing is packed or shared: a replay must give
+    the same bits.
 
     Raises:
         NonFiniteStates: naming the site and the sentence.
@@ -196,7 +198,7 @@ def _run(
     model: LanguageModel, examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows, reading: ReplayReading,
     advance: Clock | None,
 ) -> tuple[Arrays, Arrays, Arrays]:  # fmt: skip
-    """States by site, what the model was given, and its outputs."""
+    """Return states by site, the model's inputs, and its outputs."""
     stored = np.uint16 if reading.dtype == "bfloat16" else np.dtype(reading.dtype)
     states: Arrays = {site: pages_for((len(rows), model.width(site)), stored) for site in reading.sites}
     given: Arrays = {
@@ -230,7 +232,7 @@ def _run(
 
 
 def _is_kept(model: LanguageModel, one: Encoded, outputs: str) -> NDArray[np.bool_]:
-    """`(T,)` whether the outputs at a piece are kept."""
+    """Return whether the outputs at each piece are kept, `(T,)`."""
     content = np.flatnonzero(~one.special)
     last = content[-1] if len(content) else len(one) - 1
     wanted = {"last": np.arange(len(one)) == last, "all": np.ones(len(one), dtype=bool)}
@@ -238,7 +240,7 @@ def _is_kept(model: LanguageModel, one: Encoded, outputs: str) -> NDArray[np.boo
 
 
 def _outputs(logits: Tensor, place: Tensor, columns: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
-    """Logits `(M, C)` and log-sum-exp `(M,)` over the whole vocabulary, float32."""
+    """Return logits `(M, C)` and log-sum-exp `(M,)` over the whole vocabulary, float32."""
     whole = logits.reshape(-1, logits.shape[-1])[place].float()
     some = whole if columns is None else whole[:, torch.tensor(columns, device=whole.device)]
     return some.cpu(), whole.logsumexp(-1).cpu()
@@ -247,7 +249,7 @@ def _outputs(logits: Tensor, place: Tensor, columns: tuple[int, ...] | None) -> 
 def _joined(
     model: LanguageModel, kept: list[tuple[NDArray[np.int64], Tensor, Tensor]], reading: ReplayReading
 ) -> Arrays:
-    """The outputs of all batches, rows rising."""
+    """Return the outputs of all batches, rows rising."""
     if reading.outputs == "none":
         return {}
     columns = {} if reading.columns is None else {"column": np.array(reading.columns, "<u4")}

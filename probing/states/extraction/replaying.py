@@ -1,4 +1,4 @@
-"""Replay: a model run from a stored site on, batch for batch; never before clean states give the clean outputs.
+"""Replay: runs a model from a stored site on, batch for batch; never before clean states give the clean outputs.
 
 replay = Replay.open("cache/states/gpt2-replay", model)
 for batch in replay.batches():
@@ -79,7 +79,7 @@ class Replay:
 
     @classmethod
     def open(cls, store: Store | Path | str, model: LanguageModel) -> Self:
-        """Join a finished store and its model.
+        """Open a replay of a finished store by its model.
 
         Raises:
             ReplayUnavailable: the store is of another role.
@@ -106,7 +106,7 @@ class Replay:
         return cls(opened, model)
 
     def batches(self) -> Iterator[ReplayBatch]:
-        """Every batch, in the order in which they were run."""
+        """Yield every batch, in the order in which they were run."""
         for shard in self.store.shards:
             batch = self.store.dataset(shard, "/examples/batch").astype(np.int64)
             for number in range(int(batch[:, 0].max(initial=-1)) + 1):
@@ -115,7 +115,7 @@ class Replay:
                     yield self._batch(shard, number, members, int(batch[members[0], 1]))
 
     def states(self, batch: ReplayBatch, site: str) -> Tensor:
-        """`(B, T, D)` stored states in the compute dtype; 0 where there is padding.
+        """Return the stored states `(B, T, D)` in the data type that the model computes in; 0 where there is padding.
 
         Raises:
             UnknownSite: a site the store does not have.
@@ -127,7 +127,8 @@ class Replay:
         return torch.from_numpy(states).to(self.model.device, getattr(torch, self.model.dtype))
 
     def run(self, batch: ReplayBatch, site: str, states: Tensor | None = None) -> Tensor:
-        """`(M, C)` float32 outputs of the batch when the states at a site are these; only blocks from there on run.
+        """Return the float32 outputs `(M, C)` of the batch when the states at a site are these; only blocks from there
+        on run.
 
         The first run from a site replays a clean batch, and compares it with the outputs that were stored.
 
@@ -150,7 +151,7 @@ class Replay:
         return self._outputs(batch, site, self.states(batch, site) if states is None else states)
 
     def run_states(self, batch: ReplayBatch, site: str, states: Tensor, read: str) -> Tensor:
-        """`(B, T, D)` states at a later site when those at `site` are these: for models without a head.
+        """Return the states `(B, T, D)` at a later site when those at `site` are these: for models without a head.
 
         Raises:
             EditFailed: clean states do not give the clean ones.
@@ -160,7 +161,7 @@ class Replay:
         return self.model.suffix.states_from(site, states, batch.inputs, [read])[read]
 
     def check(self, site: str) -> None:
-        """Replay one clean batch from a site; done once.
+        """Replay one clean batch from a site, and compare it with what was stored; done once.
 
         Raises:
             EditFailed: the outputs, or without outputs the states of the highest stored site, are not those stored.
@@ -182,7 +183,7 @@ class Replay:
         self._checked.add(site)
 
     def _clean(self, site: str) -> tuple[Tensor, Tensor, str, ReplayBatch]:
-        """What replay gives and what was stored, of the first batch that has it."""
+        """Return what replay gives and what was stored, for the first batch that has it."""
         if self.has_outputs:
             batch = next((batch for batch in self.batches() if len(batch.logits)), None)
             if batch is not None:
@@ -221,7 +222,7 @@ class Replay:
         )  # fmt: skip
 
     def _inputs(self, shard: int, rows: Ints) -> PaddedBatch:
-        """Ids, mask and positions; positions only if the model was given them."""
+        """Return ids, mask and positions; positions only if the model was given them."""
         real, columns = rows >= 0, dict[str, Any]()
         for name in ("input_id", "mask", "position_id"):
             padded = np.zeros(rows.shape, dtype=np.int64)
@@ -231,7 +232,7 @@ class Replay:
         return PaddedBatch(columns["input_id"], columns["mask"], columns["position_id"] if given else None)
 
     def _kept(self, shard: int, rows: Ints) -> tuple[Ints, Ints, Tensor, Tensor]:
-        """Places, rows of the shard, logits and log-sum-exp of the outputs that were kept, in order of place."""
+        """Return places, rows of the shard, logits and log-sum-exp of the outputs that were kept, in order of place."""
         if not self.has_outputs:
             none = np.zeros(0, dtype=np.int64)
             return none.reshape(0, 2), none, torch.zeros((0, 0)), torch.zeros(0)

@@ -1,4 +1,4 @@
-"""How a corpus is cut into shards under a recipe, and the identity of the store that they make."""
+"""The cut of a corpus into shards under a recipe, and the identity of the store that they make."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from probing.text.positions import positions_identity
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """The shards of one store.
+    """The plan of the shards of one store.
 
     Attributes:
         corpus: the whole corpus.
@@ -45,7 +45,7 @@ class ShardPlan:
         cls, model: LanguageModel, corpus: Corpus, reading: Reading, *, subset: str | Sequence[int] | None,
         shard_bytes: int,
     ) -> Self:  # fmt: skip
-        """Cut near `shard_bytes`, from the corpus and the recipe alone.
+        """Cut the corpus near `shard_bytes`, from the corpus and the recipe alone.
 
         Raises:
             BadParameter: a size out of range, too many shards, or a subset that is none of the corpus.
@@ -61,12 +61,12 @@ class ShardPlan:
         return cls(corpus, kept, part, starts, reading.scope, row_bytes, by_example)
 
     def bytes_of(self, examples: Sequence[Example]) -> int:
-        """About how much these examples take."""
+        """Return about how many bytes these examples take."""
         n_rows = sum(row_estimate(example, self.scope) for example in examples)
         return self.row_bytes * n_rows + self.example_bytes * len(examples)
 
     def identity(self, model: LanguageModel, reading: Reading) -> dict[str, Any]:
-        """All that changes numbers: the `identity` of store.json."""
+        """Return everything that changes numbers: the `identity` of store.json."""
         corpus, kept = self.corpus, self.kept
         source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
         more = positions_identity(corpus, reading.positions) if reading.positions else {}

@@ -1,4 +1,4 @@
-"""The content of one shard: examples through the model, pooled to rows."""
+"""The content of one shard: examples are run through the model and pooled to rows."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ WINDOW = "window"
 
 
 class Clock(Protocol):
-    """Told how many words were done."""
+    """A function that is called with the number of words that were done."""
 
     def __call__(self, words: int) -> None: ...
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read, and how: the recipe of an extraction.
+    """The recipe of an extraction: what is read, and how.
 
     Attributes:
         sites: site names, in order.
@@ -63,7 +63,7 @@ class Reading:
     chat: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """The `extraction` block of a store's identity."""
+        """Return the `extraction` block of a store's identity."""
         return {
             "role": "states",
             "sites": list(self.sites),
@@ -79,7 +79,7 @@ def read_shard(
     model: LanguageModel, examples: Sequence[Example], start: int, reading: Reading, lanes: Lanes,
     advance: Clock | None = None,
 ) -> ShardContent:  # fmt: skip
-    """The content of one shard: a pure function of model, examples and recipe; batches run in these lanes.
+    """Return the content of one shard: a pure function of model, examples and recipe; batches run in these lanes.
 
     Raises:
         NonFiniteStates: naming the site and the sentence.
@@ -115,7 +115,7 @@ def assembled(
     model: LanguageModel, examples: Sequence[Example], start: int, reading: Reading, encoded: Sequence[Encoded],
     too_long: Sequence[int], rows: Rows, states: dict[str, NDArray[Any]], windowed: Set[int] = frozenset(),
 ) -> ShardContent:  # fmt: skip
-    """What stores of every role say of a shard: its rows, examples and sites, and what was left out."""
+    """Return what stores of every role say of a shard: its rows, examples and sites, and what was left out."""
     skipped = dict(rows.skipped) | dict.fromkeys(too_long, "too_long")
     missing = [(start + e, w, reason) for e, w, reason in rows.missing if e not in set(too_long)]
     with_missing = {e - start for e, _, _ in missing}
@@ -137,7 +137,9 @@ def assembled(
 def _inputs_not_told_by_text(
     encoded: Sequence[Encoded], start: int, unknown_id: int | None
 ) -> tuple[tuple[int, int, str], ...]:
-    """(example, unknown pieces, hash of the ids) of inputs with unknown pieces, or cut: other texts may give them."""
+    """Return (example, unknown pieces, hash of the ids) of inputs with unknown pieces, or cut, since other texts may
+    give the same input.
+    """
     counts = [int(((one.ids == unknown_id) & ~one.special).sum()) if unknown_id is not None else 0 for one in encoded]
     return tuple(
         (start + e, count, hashlib.sha256(one.ids.astype("<i8").tobytes()).hexdigest()[:16])
@@ -147,7 +149,7 @@ def _inputs_not_told_by_text(
 
 
 def _windows(encoded: Sequence[Encoded], reading: Reading) -> dict[int, Windows]:
-    """The inputs that are read in windows, by position."""
+    """Return the inputs that are read in windows, by position."""
     limit = reading.max_length
     if reading.long_inputs != WINDOW or limit is None or reading.stride is None:
         return {}
@@ -158,7 +160,7 @@ def _read_states(
     model: LanguageModel, examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows,
     windows: dict[int, Windows], reading: Reading, lanes: Lanes, advance: Clock | None,
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
-    """Stored rows `(R, D)` by site."""
+    """Return the stored rows `(R, D)` by site."""
     stored = np.uint16 if reading.dtype == "bfloat16" else np.dtype(reading.dtype)
     states = {site: pages_for((len(rows), model.width(site)), stored) for site in reading.sites}
     original = _originals(examples)
@@ -169,7 +171,7 @@ def _read_states(
     together = [0 if e in windows else length for e, length in enumerate(lengths)]
 
     def read(batch: list[int]) -> int:
-        """Writes the rows of a batch, which no other batch writes; gives its words."""
+        """Write the rows of a batch, which no other batch writes, and return its number of words."""
         inputs = [encoded[e] for e in batch]
         gather = Gather.of(rows, batch, model.first_piece(inputs), lengths[batch[0]], model.device)
         if batch[0] in windows:
@@ -199,7 +201,7 @@ def _read_states(
 
 
 def pages_for(shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
-    """An array of zeros in pages of its own, which go back to the system with it.
+    """Return an array of zeros in pages of its own, which go back to the system with it.
 
     From the common heap, where they lie between the activations of batches, a shard's arrays would leave holes that
     are never given back.
@@ -209,7 +211,7 @@ def pages_for(shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
 
 
 def _originals(examples: Sequence[Example]) -> list[int]:
-    """For each example, the first with the same text, messages, words and spans: its rows are the same."""
+    """Return, for each example, the first with the same text, messages, words and spans: its rows are the same."""
     seen: dict[tuple[object, ...], int] = {}
     keys = [(one.text, one.messages, tuple(one.words), tuple(sorted(one.spans.items()))) for one in examples]
     return [seen.setdefault(key, e) for e, key in enumerate(keys)]
@@ -234,7 +236,7 @@ def check_finite(
 
 
 def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: Reading) -> list[Encoded]:
-    """The whole inputs of examples, whatever their length."""
+    """Return the whole inputs of examples, whatever their length."""
     if reading.chat:
         return ChatTemplate(model.tokenizer, model.name).encode(examples)
     return model.encode([example.text for example in examples])
@@ -243,7 +245,7 @@ def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: Readin
 def encode_within(
     model: LanguageModel, examples: Sequence[Example], reading: Reading
 ) -> tuple[list[Encoded], list[int]]:
-    """Inputs within the limit, and the positions of those skipped for their length."""
+    """Return the inputs within the limit, and the positions of those skipped for their length."""
     encoded = inputs_of(model, examples, reading)
     limit = reading.max_length
     too_long = [e for e, one in enumerate(encoded) if limit is not None and len(one) > limit]

@@ -25,7 +25,7 @@ from probing.text.corpus import Corpus, Example
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What of a shard is not known to every worker.
+    """The part of a shard's work that not every worker knows.
 
     Attributes:
         shard: its index.
@@ -43,7 +43,9 @@ class ShardTask:
 def shard_units(
     store_id: str, corpus: Corpus, starts: Sequence[int], shards: Sequence[int], kept: tuple[int, ...] | None = None
 ) -> WorkPlan:
-    """The plan that computes `shards`; ids are made of the store's id and the shard; `kept` has a subset's ordinals."""
+    """Return the plan that computes `shards`; ids are made from the store's id and the shard; `kept` has a subset's
+    ordinals.
+    """
     bounds = (*starts, len(corpus))
     units = []
     for shard in shards:
@@ -56,20 +58,20 @@ def shard_units(
 
 
 def ids_of(plan: WorkPlan, shards: Set[int]) -> set[str]:
-    """Ids of the units that compute any of these shards."""
+    """Return the ids of the units that compute any of these shards."""
     return {unit.id for unit in plan.units if unit.payload.shard in shards}
 
 
 @dataclass(frozen=True)
 class StoreToFill:
-    """Where shards go, and what must be there: see `StoreWriter.open`."""
+    """The store that shards are written to, and its identity: see `StoreWriter.open`."""
 
     path: Path
     identity: Mapping[str, Any]
     allow_mixed_environment: bool = False
 
     def open(self, environment: dict[str, Any]) -> StoreWriter:
-        """A writer for one worker."""
+        """Open a writer for one worker."""
         return StoreWriter.open(
             self.path, identity=dict(self.identity), environment=environment,
             allow_mixed_environment=self.allow_mixed_environment,
@@ -85,13 +87,13 @@ class WorkersWithModel:
     store: StoreToFill
 
     def __call__(self, place: Place) -> ShardWorker:
-        """The worker."""
+        """Make the worker."""
         return ShardWorker(self.model, self.reading, self.store, place)
 
 
 @dataclass(frozen=True)
 class WorkersThatLoad:
-    """Makes a worker in any process, which loads the model itself and refuses another one than was planned for."""
+    """Makes a worker in any process, which loads the model itself and refuses a model other than the planned one."""
 
     source: ModelSource
     modules: Mapping[str, str]
@@ -99,7 +101,7 @@ class WorkersThatLoad:
     store: StoreToFill
 
     def __call__(self, place: Place) -> ShardWorker:
-        """The worker.
+        """Make the worker.
 
         Raises:
             ProvenanceMismatch: the model is no longer what the plan was made for.
@@ -143,7 +145,7 @@ class ShardWorker(Worker):
         return self._background.submit(self._commit, task.shard, content, lease).result
 
     def close(self) -> None:
-        """Wait for what is being written; give the model and the threads back."""
+        """Wait for what is being written, and release the model and the threads."""
         self._stack.close()
 
     def _content(self, task: ShardTask, unit: WorkUnit, lease: Lease, report: Report) -> ShardContent | None:
@@ -173,7 +175,9 @@ def _signs_of_life(lease: Lease, report: Report) -> Clock:
 
 
 def place_of_work(device: str) -> dict[str, Any]:
-    """The environment, with the threads that matrix products are split over: their number can change the last bits."""
+    """Return the environment, with the threads that matrix products are split over: their number can change the last
+    bits.
+    """
     return environment(device) | {"threads": torch.get_num_threads()}
 
 

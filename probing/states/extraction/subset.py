@@ -1,4 +1,4 @@
-"""Some examples of a corpus, by split or by number."""
+"""Chooses examples of a corpus, by split or by number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probing.text.corpus import Corpus
 
 
 def subset_of(corpus: Corpus, subset: str | Sequence[int] | None) -> tuple[int, ...] | None:
-    """Ordinals of the examples kept, rising; None: all.
+    """Return the ordinals of the examples kept, rising; None: all.
 
     Args:
         corpus: the examples.
@@ -52,7 +52,9 @@ def _numbers(text: str, count: int) -> set[int]:
 
 
 def with_ordinals(content: ShardContent, ordinals: Sequence[int]) -> ShardContent:
-    """Content of one shard whose examples are numbered among those kept, numbered by their ordinals in the corpus."""
+    """Return the content of one shard with its examples numbered by their ordinals in the corpus, not among those
+    kept.
+    """
     own, start = np.asarray(ordinals, dtype=np.int64), content.example_start
     return replace(
         content,

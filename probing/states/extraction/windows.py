@@ -1,4 +1,4 @@
-"""Inputs longer than a model allows, read in overlapping windows: each piece where it has the most context."""
+"""Reads inputs longer than a model allows in overlapping windows: each piece where it has the most context."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Windows:
 
 
 def windows_of(one: Encoded, length: int, stride: int) -> Windows:
-    """Cut an input.
+    """Cut an input into windows.
 
     A window has as many pieces of the text as `length` leaves beside the special pieces before and behind the text.
     It begins `stride` pieces after the one before (or where that ends, if earlier); the last ends where the text does.
@@ -63,7 +63,7 @@ def windows_of(one: Encoded, length: int, stride: int) -> Windows:
 
 
 def _nearest(middles: Ints, points: Ints) -> Ints:
-    """For each point the nearest of the rising `middles`, the first of two."""
+    """Return, for each point, the nearest of the rising `middles`, the first of two."""
     above = np.searchsorted(middles, points).clip(1, max(len(middles) - 1, 1))
     if len(middles) == 1:
         return np.zeros(len(points), dtype=np.int64)
@@ -73,7 +73,7 @@ def _nearest(middles: Ints, points: Ints) -> Ints:
 def windowed_states(
     model: LanguageModel, windows: Windows, sites: Sequence[str], tokens_per_batch: int
 ) -> dict[str, Tensor]:
-    """States `(1, T, D)` by site of an input cut into windows."""
+    """Return the states `(1, T, D)` by site of an input cut into windows."""
     inputs, found = windows.inputs, dict[str, Tensor]()
     size = max(1, tokens_per_batch // len(inputs[0]))
     for first in range(0, len(inputs), size):

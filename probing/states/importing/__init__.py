@@ -38,7 +38,7 @@ def import_states(
     source: str | Path, corpus: Corpus | None = None, *, to: str | Path, rows: str | None = None,
     model: str | None = None, layers: str = "layer", dtype: str | None = None, limits: Limits | None = None,
 ) -> Store:  # fmt: skip
-    """States that another program computed, as a store.
+    """Make a store of states that another program computed.
 
     The source is opened in a child process with limits on memory, time and files, which audits it and hands over
     plain numbers.
@@ -48,9 +48,9 @@ def import_states(
             of `.npy`, or a store.
         corpus: the corpus the states are of; a store needs none.
         to: directory of the new store.
-        rows: what a row is: `word`, `sentence` or `piece`, perhaps with its pooling (`word:mean`), recorded as said;
-            None: found out from the counts.
-        model: the model the states are said to be of; recorded as said.
+        rows: what a row is: `word`, `sentence` or `piece`, perhaps with its pooling (`word:mean`), recorded as given;
+            None: inferred from the counts.
+        model: the model the states are claimed to be of; recorded as given.
         layers: stream name of layers that have only a number: `layer.0`; `resid` says that they are block inputs.
         dtype: stored dtype; None: the file's, or float32.
         limits: what reading may cost.
@@ -88,7 +88,7 @@ def import_states(
 
 @dataclass(frozen=True)
 class Origin:
-    """Where imported states come from.
+    """The origin of imported states.
 
     Attributes:
         format: of the source.
@@ -105,7 +105,7 @@ class Origin:
     rows: str | None
 
     def identity(self) -> dict[str, Any]:
-        """The blocks `model` and `tokenizer` of a store's identity."""
+        """Return the blocks `model` and `tokenizer` of a store's identity."""
         names = ("revision", "weights", "config", "class", "dtype", "attention", "remote_code")
         said = f" (said to be of {self.model})" if self.model else ""
         model = {"source": f"imported from {self.name}{said}", "format": self.format, "files": dict(self.files)}
@@ -136,7 +136,7 @@ def _hashes(files: list[Path]) -> dict[str, str]:
 
 
 def _written(arrays: Arrays, corpus: Corpus, origin: Origin, to: Path, dtype: str | None) -> Store:
-    """The arrays as a sealed store."""
+    """Write the arrays as a sealed store."""
     states = {site: arrays.spool.column(column) for site, column in arrays.sites.items()}
     sizes = {site: len(values) for site, values in states.items()}
     if len(set(sizes.values())) > 1:

@@ -1,4 +1,4 @@
-"""Arrays as a child process hands them over, kept on disk until all are there."""
+"""Arrays as a child process sends them, kept on disk until all are there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MORE_SENTENCES = 100_000  # beyond the corpus, before the comparison that names
 
 @dataclass
 class Arrays:
-    """Arrays as they arrived.
+    """Arrays as a child process sent them.
 
     Attributes:
         spool: holds them.
@@ -34,12 +34,12 @@ class Arrays:
     sentences: list[Sentence] = field(default_factory=list)
 
     def stored_dtype(self) -> str:
-        """The source's, if it is one for all and can be stored; else float32."""
+        """Return the source's data type, if it is one for all sites and can be stored; else float32."""
         found = {self.dtypes[column] for column in self.sites.values()}
         return next(iter(found)) if len(found) == 1 and found <= set(STATE_TYPES) else "float32"
 
     def index(self) -> dict[str, Any]:
-        """Columns that say what a row is, by the names that `export` gives them or plainly.
+        """Return the columns that say what a row is, by the names that `export` gives them or plainly.
 
         Raises:
             BadParameter: a column with another name.
@@ -59,7 +59,7 @@ class Arrays:
 
 
 def received(job: ChildJob, spool: Spool, layers: str) -> Arrays:
-    """Everything a child process hands over, by site.
+    """Return everything that a child process sends, by site.
 
     Args:
         job: what the child reads.

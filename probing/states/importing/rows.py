@@ -1,4 +1,6 @@
-"""Rows of imported arrays matched with a corpus: which example and which word each row is, or why it cannot be said."""
+"""Matches rows of imported arrays with a corpus: which example and which word each row is, or why that cannot be
+decided.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ _OCCURRENCE = re.compile(r" \(Occurrence [0-9]+\)")
 
 @dataclass(frozen=True)
 class Sentence:
-    """What a file says of one sentence.
+    """The content of a file for one sentence.
 
     Attributes:
         example: its ordinal.
@@ -58,7 +60,7 @@ class MatchedRows:
 def match_rows(
     corpus: Corpus, n_rows: int, columns: Mapping[str, Ints], sentences: Sequence[Sentence], scope: str | None
 ) -> MatchedRows:
-    """Place every row.
+    """Match every row with an example and a word.
 
     By what the file has: sentences with their words; columns `example` and `word`; a column `offset` (rows of example
     e are offset[e] to offset[e+1]), perhaps with `word`; or nothing, and rows follow the corpus word by word, or
@@ -69,7 +71,7 @@ def match_rows(
         n_rows: R.
         columns: some of `INDEX_COLUMNS`.
         sentences: what the file says of each sentence; empty where it says nothing.
-        scope: `word`, `sentence` or `piece`; None: found out.
+        scope: `word`, `sentence` or `piece`; None: inferred.
 
     Raises:
         CorpusError: another number of sentences or rows than the corpus has.
@@ -221,7 +223,9 @@ def _left_out(
 
 
 def _row_columns(corpus: Corpus, example: Ints, word: Ints, columns: Mapping[str, Ints]) -> dict[str, Ints]:
-    """All row columns of a store; characters from the corpus and pieces 0 to 0 where the file does not say."""
+    """Return all row columns of a store; characters from the corpus, and pieces 0 to 0 where the file does not give
+    them.
+    """
     spans = np.array([span for e in corpus.examples for span in e.words], dtype=np.int64).reshape(-1, 2)
     sizes = np.array([len(e.words) for e in corpus.examples], dtype=np.int64)
     whole = np.array([(0, len(e.text)) for e in corpus.examples], dtype=np.int64).reshape(-1, 2)[example]
@@ -251,7 +255,7 @@ def _refuse_columns(needed: str, found: str) -> NoReturn:
 
 
 def scope_of(rows: str | None) -> str | None:
-    """The scope in a rows option such as `word:mean`; None where none was given.
+    """Return the scope in a rows option such as `word:mean`; None where none was given.
 
     Raises:
         BadParameter: another one.

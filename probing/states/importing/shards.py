@@ -1,4 +1,4 @@
-"""Imported arrays cut into shards."""
+"""Cuts imported arrays into shards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def shard_content(
     span: tuple[int, int], corpus: Corpus, rows: MatchedRows, states: Mapping[str, Any], names: Mapping[str, str],
     dtype: str,
 ) -> ShardContent:  # fmt: skip
-    """One shard's part of the arrays.
+    """Return one shard's part of the arrays.
 
     Args:
         span: first and one past the last example.

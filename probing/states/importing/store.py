@@ -1,4 +1,4 @@
-"""Copying a `probing` store from elsewhere: verified in a child process, then copied byte for byte."""
+"""Copies a `probing` store from elsewhere: it is verified in a child process, then copied byte for byte."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from probing.text.corpus import Corpus
 
 
 def copy_store(job: ChildJob, to: Path, corpus: Corpus | None) -> Store:
-    """A complete store from elsewhere, with the same content id. Its identity is what it says of itself.
+    """Copy a complete store from elsewhere, with the same content id. Its identity is what it claims of itself.
 
     Args:
         job: names the store.
@@ -47,7 +47,7 @@ def copy_store(job: ChildJob, to: Path, corpus: Corpus | None) -> Store:
 
 
 def _check_identity(identity: dict[str, Any], source: Path) -> None:
-    """What every reader of a store takes for granted."""
+    """Check what every reader of a store takes for granted."""
     for block, key in (("model", "source"), ("corpus", "fingerprint"), ("extraction", "rows")):
         found = identity.get(block)
         if not isinstance(found, dict) or not isinstance(found.get(key), str):
@@ -56,14 +56,14 @@ def _check_identity(identity: dict[str, Any], source: Path) -> None:
 
 
 def _refuse_changed(path: Path, sha256: object) -> None:
-    """Only bytes that the child found sound are parsed here."""
+    """Refuse bytes other than those that the child verified; only these are parsed here."""
     if path.is_symlink() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise UntrustedFile("the source changed while it was read", needed="the bytes that were verified",
                             where=path.name)  # fmt: skip
 
 
 def refuse_other_corpus(identity: dict[str, Any], corpus: Corpus, source: Path) -> None:
-    """Compare fingerprints.
+    """Refuse a corpus whose fingerprint is not the store's.
 
     Raises:
         ProvenanceMismatch: they differ.

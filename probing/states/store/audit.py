@@ -22,7 +22,7 @@ _NAME_BYTES = 1024
 
 @dataclass(frozen=True)
 class AuditLimits:
-    """How much a file may hold.
+    """Limits on what a file may hold.
 
     Attributes:
         objects: groups and data sets.
@@ -46,7 +46,7 @@ class AuditLimits:
 
 
 def audit(file: Any, *, limits: AuditLimits | None = None, text: str = "") -> dict[str, Any]:
-    """Data sets of an opened file by path, once nothing in it breaks a rule. No data is read.
+    """Return the data sets of an opened file by path, once nothing in it breaks a rule. No data is read.
 
     Args:
         file: an `h5py.File`, open for reading.
@@ -102,7 +102,7 @@ class _Audit:
             refuse(f"at most {self.limits.objects:,} objects", path, f"{group.get_num_objs():,} here")
 
     def _opened(self, group: Any, name: bytes, path: str) -> Any:
-        """The object behind a name, if the name is a hard link to something not yet met."""
+        """Return the object behind a name, if the name is a hard link to something not yet met."""
         if len(name) > _NAME_BYTES:
             refuse(f"names of at most {_NAME_BYTES} bytes", path[:80], f"{len(name)} bytes")
         link = group.links.get_info(name).type
@@ -188,7 +188,7 @@ def refuse(rule: str, path: str, found: str) -> NoReturn:
 
 
 def _is_number(kind: Any) -> bool:
-    """Integers of 1, 2, 4 or 8 bytes and floats of 2, 4 or 8, whose bits all count."""
+    """Return whether a type is an integer of 1, 2, 4 or 8 bytes or a float of 2, 4 or 8, whose bits all count."""
     if isinstance(kind, h5t.TypeIntegerID):
         return kind.get_size() in (1, 2, 4, 8) and kind.get_precision() == 8 * kind.get_size()
     return isinstance(kind, h5t.TypeFloatID) and kind.get_size() in (2, 4, 8)

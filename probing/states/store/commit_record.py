@@ -1,4 +1,4 @@
-"""Commit records: what one says, and the refusal of one that cannot be read safely."""
+"""Commit records: their content, and the refusal of a record that cannot be read safely."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Expected = dict[str, tuple[str, tuple[int | str | None, ...]]]
 
 
 def expected_datasets(recipe: Recipe, n_rows: int, n_examples: int) -> Expected:
-    """Data type and shape of every dataset of a shard."""
+    """Return data type and shape of every dataset of a shard."""
     rows = {f"/rows/{name}": (dtype, (n_rows,)) for name, dtype in recipe.row_columns.items()}
     shapes = {"offset": (n_examples + 1,), "text_sha256": (n_examples, 32)}
     examples = {
@@ -44,7 +44,7 @@ OPTIONAL: Expected = {MISSING: ("u4", (None, 3))}
 
 
 def _replay_datasets(recipe: Recipe, n_examples: int) -> Expected:
-    """M rows whose outputs are kept, C columns of them."""
+    """Return the datasets of M rows whose outputs are kept, C columns of them."""
     found: Expected = {"/examples/batch": ("u4", (n_examples, 2))} if recipe.role == "replay" else {}
     if recipe.outputs != "none":
         found |= {"/outputs/row": ("u4", ("M",)), "/outputs/logits": ("float32", ("M", "C"))}
@@ -56,7 +56,7 @@ def _replay_datasets(recipe: Recipe, n_examples: int) -> Expected:
 def shard_attributes(
     recipe: Recipe, shard: int, n_rows: int, facts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Mapping[str, Any]]:
-    """Attributes of a shard file by path: of the root, and of each site."""
+    """Return the attributes of a shard file by path: of the root, and of each site."""
     first, end = recipe.span(shard)
     root = {
         "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id, "shard": shard,
@@ -115,7 +115,7 @@ def _natural(value: Any) -> TypeGuard[int]:
 
 
 def fits(wanted: Sequence[int | str | None], found: Sequence[int], sizes: dict[str, int]) -> bool:
-    """Whether a shape is as wanted; sizes named by a letter are bound in `sizes` where they first occur."""
+    """Return whether a shape is as wanted; sizes named by a letter are bound in `sizes` where they first occur."""
     if len(wanted) != len(found):
         return False
     bound = [sizes.setdefault(w, f) if isinstance(w, str) else w for w, f in zip(wanted, found, strict=True)]
@@ -158,7 +158,7 @@ def check_datasets(datasets: Any, expected: Expected, n_bytes: int) -> None:
 
 
 def unknown_share(records: Iterable[Mapping[str, Any]]) -> float | None:
-    """Share of content pieces that is the tokenizer's unknown piece; None where a record does not say."""
+    """Return the share of content pieces that is the tokenizer's unknown piece; None where a record does not say."""
     listed = list(records)
     pieces = sum(record.get("pieces", 0) for record in listed)
     if not pieces or any("pieces" not in record for record in listed):
@@ -167,7 +167,7 @@ def unknown_share(records: Iterable[Mapping[str, Any]]) -> float | None:
 
 
 def load_record(path: Path, recipe: Recipe, shard: int) -> dict[str, Any] | None:
-    """The checked commit record of a shard whose file has the right size; None where none was published.
+    """Return the checked commit record of a shard whose file has the right size; None where none was published.
 
     Raises:
         CorruptShard: the record is damaged, or its file is missing or of another size.
@@ -189,7 +189,7 @@ def load_record(path: Path, recipe: Recipe, shard: int) -> dict[str, Any] | None
 
 
 def corrupt(path: Path, shard: int, found: str, dataset: str = "") -> CorruptShard:
-    """The error for a shard that is not what its record says."""
+    """Return the error for a shard that is not what its record says."""
     record = path / "shards" / record_file(shard)
     return CorruptShard(
         f"shard {shard} is damaged" + (f" in dataset {dataset}" if dataset else ""),
@@ -201,7 +201,7 @@ def corrupt(path: Path, shard: int, found: str, dataset: str = "") -> CorruptSha
 
 
 def incomplete(path: Path, done: int, planned: int) -> IncompleteStore:
-    """The error for a store whose extraction has not finished."""
+    """Return the error for a store whose extraction has not finished."""
     return IncompleteStore(
         "the store is not finished",
         needed=f"{planned} shards",

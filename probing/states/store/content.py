@@ -18,7 +18,7 @@ from probing.states.store.missing_words import MISSING, as_array, is_listed
 
 @dataclass(frozen=True, eq=False)
 class ShardContent:
-    """What one shard holds, in memory. R rows, E examples.
+    """The content of one shard, in memory. R rows, E examples.
 
     Attributes:
         example_start: position of the first example among those kept.
@@ -56,7 +56,7 @@ class ShardContent:
 
 
 def narrow(states: NDArray[np.float32], dtype: str, site: str) -> NDArray[Any]:
-    """Float32 states (R, D) in a stored dtype, rounded to nearest even; bfloat16 as uint16 raw bits.
+    """Return float32 states (R, D) in a stored dtype, rounded to nearest even; bfloat16 as uint16 raw bits.
 
     Raises:
         NotRepresentable: a finite state overflows the dtype.
@@ -93,7 +93,7 @@ _OVERFLOWS = 0x7F7F_8000  # bits of the least magnitude that rounds to infinity 
 
 
 def _upper_halves(bits: NDArray[np.uint32]) -> NDArray[np.uint16]:
-    """Rounded to nearest even."""
+    """Return the upper halves of float32 bits, rounded to nearest even."""
     rounded = bits >> 16
     rounded &= 1
     rounded += 0x7FFF
@@ -103,7 +103,7 @@ def _upper_halves(bits: NDArray[np.uint32]) -> NDArray[np.uint16]:
 
 
 def absolute_maximum(site: str, stored: NDArray[Any], dtype: str, content: ShardContent) -> float:
-    """Largest magnitude of a site's states.
+    """Return the largest magnitude of a site's states.
 
     Raises:
         NonFiniteStates: with the site, how many rows, and the first of them.
@@ -129,7 +129,7 @@ def absolute_maximum(site: str, stored: NDArray[Any], dtype: str, content: Shard
 
 
 def arrays_of(content: ShardContent, recipe: Recipe, shard: int) -> dict[str, NDArray[Any]]:
-    """Every dataset of a shard by path, little-endian and contiguous.
+    """Return every dataset of a shard by path, little-endian and contiguous.
 
     Raises:
         BadParameter: the content contradicts the plan, the identity or itself.
@@ -207,7 +207,8 @@ def _check_outputs(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
 
 
 def site_facts(content: ShardContent, recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`; of heads also `n_heads`, `head_dim`.
+    """Return the attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`; of heads also `n_heads`,
+    `head_dim`.
 
     Raises:
         NonFiniteStates: NaN or infinite states.

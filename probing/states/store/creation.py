@@ -1,4 +1,4 @@
-"""The beginning of a store: store.json is published once, and compared ever after."""
+"""The creation of a store: store.json is published once, and compared ever after."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refuse_foreign(path: Path) -> None:
 def publish_identity(
     files: FileOps, path: Path, identity: dict[str, Any], recipe: Recipe, environment: Mapping[str, Any]
 ) -> None:
-    """Write store.json, or compare with the one that is there.
+    """Write store.json, or compare the identity with the store.json that is there.
 
     Raises:
         BadParameter: an identity of more than a reader takes; nothing is made.

@@ -116,7 +116,9 @@ def _parquet(store: Store, to: Path) -> None:
 
 
 def _outputs(store: Store) -> dict[str, NDArray[Any]]:
-    """Outputs of a replay store: `row` of the whole store, `logits`, `logsumexp` and `column`; of others nothing."""
+    """Return the outputs of a replay store: `row` of the whole store, `logits`, `logsumexp` and `column`; of others
+    nothing.
+    """
     parts: dict[str, list[NDArray[Any]]] = {}
     for shard in store.shards:
         for name in store.output_names:
@@ -126,7 +128,7 @@ def _outputs(store: Store) -> dict[str, NDArray[Any]]:
 
 
 def _output_columns(outputs: dict[str, NDArray[Any]], n_rows: int) -> dict[str, Any]:
-    """The outputs as columns beside the rows: null where none were kept."""
+    """Return the outputs as columns beside the rows: null where none were kept."""
     if not outputs:
         return {}
     is_kept = np.zeros(n_rows, dtype=bool)

@@ -1,4 +1,4 @@
-"""Every durable file operation of the store goes through one seam, so that tests can stop or fail at any of them."""
+"""Every durable file operation of the store goes through one class, so that tests can stop or fail at any of them."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class FileOps:
     """The operating system's durable calls, one method each."""
 
     def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
-        """A file descriptor."""
+        """Open a file, and return its descriptor."""
         return os.open(path, flags | getattr(os, "O_CLOEXEC", 0), mode)
 
     def write(self, fd: int, data: memoryview) -> int:
-        """Number of bytes written, possibly fewer than given."""
+        """Write bytes, and return how many were written, possibly fewer than given."""
         return os.write(fd, data)
 
     def bypass_cache(self, fd: int, is_on: bool) -> None:
-        """Whether writes go past the system's cache: then of whole pages only, in memory as in the file.
+        """Turn on or off that writes go past the system's cache: then of whole pages only, in memory as in the file.
 
         Raises:
             OSError: not on this file system, or not on this operating system.
@@ -52,23 +52,23 @@ class FileOps:
         os.fsync(fd)
 
     def close(self, fd: int) -> None:
-        """Close a descriptor."""
+        """Close a file descriptor."""
         os.close(fd)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Atomic rename over whatever is there."""
+        """Rename a file, atomically over whatever is there."""
         source.replace(target)
 
     def link(self, source: Path, target: Path) -> None:
-        """Hard link; fails where the target exists."""
+        """Make a hard link; this fails where the target exists."""
         target.hardlink_to(source)
 
     def unlink(self, path: Path) -> None:
-        """Remove one name."""
+        """Remove one name from its directory."""
         path.unlink()
 
     def mkdir(self, path: Path) -> None:
-        """Make one directory."""
+        """Make one directory in its parent."""
         path.mkdir()
 
     def rmdir(self, path: Path) -> None:
@@ -76,11 +76,11 @@ class FileOps:
         path.rmdir()
 
     def listdir(self, path: Path) -> list[str]:
-        """Names in a directory, sorted."""
+        """Return the names in a directory, sorted."""
         return sorted(entry.name for entry in path.iterdir())
 
     def stat(self, path: Path) -> os.stat_result:
-        """Size and times of a file."""
+        """Return size and times of a file."""
         return path.stat()
 
     def touch(self, path: Path) -> None:
@@ -88,12 +88,12 @@ class FileOps:
         os.utime(path)
 
     def free_bytes(self, path: Path) -> int:
-        """Bytes available to this user on the file system of `path`."""
+        """Return the bytes available to this user on the file system of `path`."""
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
 
     def clock(self) -> float:
-        """Seconds since the epoch."""
+        """Return the seconds since the epoch."""
         return time.time()
 
 
@@ -158,13 +158,17 @@ def _write(files: FileOps, fd: int, data: Sequence[bytes | memoryview]) -> None:
 
 
 def _whole_pages(buffer: memoryview, place: int) -> int:
-    """Length of the whole pages that a buffer begins with, if it lies on a page's edge in memory and in the file."""
+    """Return the length of the whole pages that a buffer begins with, if it lies on a page's edge in memory and in the
+    file.
+    """
     address = int(np.frombuffer(buffer, np.uint8).ctypes.data) if len(buffer) >= ALIGNMENT else 1
     return 0 if address % ALIGNMENT or place % ALIGNMENT else len(buffer) // ALIGNMENT * ALIGNMENT
 
 
 def _write_past_cache(files: FileOps, fd: int, pages: memoryview) -> int:
-    """Number of bytes written, none where the file system takes no such write: the rest is written as ever."""
+    """Write past the system's cache, and return the bytes written; none where the file system takes no such write: the
+    rest is written as ever.
+    """
     try:
         files.bypass_cache(fd, True)
     except OSError:
@@ -257,19 +261,21 @@ def sweep(files: FileOps, folder: Path) -> None:
 
 
 def is_abandoned(files: FileOps, temporary: Path) -> bool:
-    """Whether the writer of a temporary file is known to be dead, or has not touched it for longer than a lease."""
+    """Return whether the writer of a temporary file is known to be dead, or has not touched it for longer than a
+    lease.
+    """
     match = TEMPORARY.fullmatch(temporary.name)
     dead = match is not None and is_dead_here(match[1], int(match[2]))
     return dead or files.clock() - files.stat(temporary).st_mtime > LEASE_SECONDS
 
 
 def is_dead_here(host: str, pid: int) -> bool:
-    """Whether a process is known to be dead: it ran on this host and is gone."""
+    """Return whether a process is known to be dead: it ran on this host and is gone."""
     return host == host_name() and not _alive(pid)
 
 
 def host_name() -> str:
-    """This host's name, as file names may hold it."""
+    """Return this host's name, as file names may hold it."""
     return re.sub(r"[^A-Za-z0-9._]", "_", platform.node()) or "host"
 
 

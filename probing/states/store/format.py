@@ -50,7 +50,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What every shard of a store must agree with, taken from its identity."""
+    """The settings that every shard of a store must agree with, taken from its identity."""
 
     store_id: str
     sites: tuple[str, ...]
@@ -88,17 +88,17 @@ class Recipe:
 
     @property
     def row_columns(self) -> dict[str, str]:
-        """Data type of every column of the rows."""
+        """Data type of every column of the rows, by name."""
         more = REPLAY_ROW_COLUMNS if self.role == "replay" else {}
         return ROW_COLUMNS | ({"position": "u2"} if self.positions else {}) | more
 
     @property
     def n_shards(self) -> int:
-        """Shards planned."""
+        """Number of shards planned."""
         return len(self.starts)
 
     def span(self, shard: int) -> tuple[int, int]:
-        """First and one past the last example of a shard, as positions among the kept examples."""
+        """Return the first and one past the last example of a shard, as positions among the kept examples."""
         ends = (*self.starts[1:], self.count)
         return self.starts[shard], ends[shard]
 
@@ -119,7 +119,7 @@ def _positions(extraction: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _role(identity: Mapping[str, Any], extraction: Mapping[str, Any]) -> tuple[str, str]:
-    """The role, and which outputs are kept.
+    """Return the role, and which outputs are kept.
 
     Raises:
         BadParameter: unknown ones, or a replay store that rounds the states: they would give other outputs.
@@ -178,22 +178,22 @@ def check_name(path: Path) -> None:
 
 
 def shard_file(shard: int, sha256: str) -> str:
-    """Content name of a shard."""
+    """Return the content name of a shard."""
     return f"s{shard:06d}.{sha256[:16]}.h5"
 
 
 def record_file(shard: int) -> str:
-    """Name of a shard's commit record."""
+    """Return the name of a shard's commit record."""
     return f"s{shard:06d}.json"
 
 
 def content_id(records: Mapping[int, Mapping[str, Any]]) -> str:
-    """SHA-256 of the ordered (shard, SHA-256) list."""
+    """Return the SHA-256 of the ordered (shard, SHA-256) list."""
     return digest([[shard, records[shard]["sha256"]] for shard in sorted(records)])
 
 
 def signed_json(value: Mapping[str, Any]) -> bytes:
-    """Canonical JSON with `self_sha256`, the SHA-256 of the canonical form without that key.
+    """Return canonical JSON with `self_sha256`, the SHA-256 of the canonical form without that key.
 
     Raises:
         BadParameter: it would be more than a reader takes.
@@ -237,14 +237,14 @@ def _canonical(value: Any) -> bytes:
 
 
 def _nearest_store(path: Path) -> str:
-    """The next step where there is no store at a path: a store beside it of about that name."""
+    """Return the next step where there is no store at a path: a store beside it of about that name."""
     beside = [file.parent.name for file in path.absolute().parent.glob("*/store.json")]
     near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.4)
     return f"did you mean {str(path.with_name(near[0]))!r}?" if near else "see `probing store ls`"
 
 
 def read_store_json(path: Path) -> tuple[dict[str, Any], Recipe]:
-    """The checked content of store.json and its recipe.
+    """Return the checked content of store.json and its recipe.
 
     Raises:
         NotAStore: missing, damaged or of another kind.
@@ -279,7 +279,7 @@ def read_store_json(path: Path) -> tuple[dict[str, Any], Recipe]:
 
 
 def widen(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """Stored states as float32; exact."""
+    """Return stored states as float32; this is exact."""
     if dtype == "bfloat16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return stored.astype(np.float32)

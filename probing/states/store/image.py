@@ -23,7 +23,7 @@ _GROUPS = ("rows", "examples", "sites", "outputs", "selection", "missing")
 
 
 def bfloat16_type() -> Any:
-    """HDF5's description of bfloat16, little-endian; other HDF5 tools convert it exactly to float32."""
+    """Return HDF5's description of bfloat16, little-endian; other HDF5 tools convert it exactly to float32."""
     kind = h5t.IEEE_F32LE.copy()
     kind.set_fields(15, 7, 8, 0, 7)
     kind.set_ebias(127)
@@ -54,12 +54,12 @@ class _Skeleton(io.RawIOBase):
         self._place = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place."""
+        """Go to a place in the file."""
         self._place = offset + (0, self._place, self.end)[whence]
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` from the place on."""
+        """Fill `buffer` from the current place on."""
         into = memoryview(buffer).cast("B")
         part = self.bytes[self._place : min(self._place + into.nbytes, self.end)]
         into[: len(part)] = part
@@ -67,7 +67,7 @@ class _Skeleton(io.RawIOBase):
         return len(part)
 
     def write(self, buffer: Any) -> int:
-        """Write at the place."""
+        """Write bytes at the current place."""
         given = memoryview(buffer).cast("B")
         self.bytes[self._place : self._place + given.nbytes] = given
         self._place += given.nbytes
@@ -75,7 +75,7 @@ class _Skeleton(io.RawIOBase):
         return given.nbytes
 
     def truncate(self, size: int | None = None) -> int:
-        """Set where the file ends."""
+        """Set the end of the file."""
         self.end = self._place if size is None else size
         return self.end
 
@@ -97,7 +97,7 @@ class Image:
 
     @property
     def buffers(self) -> list[memoryview]:
-        """The bytes, in order."""
+        """The bytes of the file as buffers, in order."""
         own, found, place = memoryview(self.skeleton.bytes), [], 0
         for offset, array in sorted(self.placed.items()):
             found += [own[place:offset], array.reshape(-1).data.cast("B")]
@@ -105,7 +105,7 @@ class Image:
         return [*found, own[place : self.skeleton.end]]
 
     def sha256(self) -> str:
-        """Of all bytes."""
+        """Return the SHA-256 of all bytes."""
         digest = hashlib.sha256()
         for buffer in self.buffers:
             digest.update(buffer)
@@ -115,7 +115,7 @@ class Image:
 def build(
     arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str], attributes: Mapping[str, Mapping[str, Any]]
 ) -> Image:
-    """The HDF5 file, never on disk. Equal content gives equal bytes within one HDF5 version.
+    """Return the HDF5 file, which never is on disk. Equal content gives equal bytes within one HDF5 version.
 
     Args:
         arrays: dataset by path, contiguous; they must not change while the image is in use.
@@ -144,7 +144,7 @@ def build(
 
 
 def _create(file: Any, path: str, shape: tuple[int, ...], kind: Any) -> Any:
-    """A dataset with its place in the file, and nothing in it."""
+    """Create a dataset with its place in the file, and nothing in it."""
     plan = h5p.create(h5p.DATASET_CREATE)
     plan.set_layout(h5d.CONTIGUOUS)
     plan.set_obj_track_times(False)

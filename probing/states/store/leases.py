@@ -1,4 +1,4 @@
-"""Leases: hints who computes which shard, so that independent runs share a queue. Nothing depends on them."""
+"""Leases: hints on who computes which shard, so that independent runs share a queue. Nothing depends on them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ LEASE = re.compile(r"s\d{6}\.json")
 
 @dataclass(frozen=True)
 class Holder:
-    """Who says that it computes a shard.
+    """The process that claims to compute a shard.
 
     Attributes:
         host, pid: of the process; "" and 0 if its lease cannot be read.
-        age: seconds since it last said so, by the file server's clock.
+        age: seconds since the lease was last renewed, by the file server's clock.
     """
 
     host: str
@@ -41,7 +41,7 @@ class Holder:
 
 
 class Lease:
-    """One shard of ours."""
+    """This process's claim to one shard."""
 
     def __init__(self, files: FileOps, path: Path, data: bytes) -> None:
         self._files = files
@@ -50,14 +50,14 @@ class Lease:
         self._renewed = files.clock()
 
     def renew(self) -> None:
-        """Say that the work goes on; at most once a minute."""
+        """Renew the lease while the work goes on; at most once a minute."""
         if self._files.clock() - self._renewed >= RENEW_SECONDS:
             self._renewed = self._files.clock()
             with suppress(OSError):
                 self._files.touch(self._path)
 
     def release(self) -> None:
-        """Give it back, if it is still ours."""
+        """Give the lease back, if this process still has it."""
         with suppress(OSError):
             if self._path.read_bytes() == self._data:
                 self._files.unlink(self._path)
@@ -76,7 +76,7 @@ class Leases:
         self._files = files
 
     def take(self, shard: int) -> Lease:
-        """A lease of a shard.
+        """Take a lease of a shard.
 
         Raises:
             StoreBusy: another process has it.
@@ -95,7 +95,7 @@ class Leases:
         return Lease(self._files, target, data)
 
     def held(self) -> dict[int, Holder]:
-        """Live leases by shard."""
+        """Return the live leases by shard."""
         names = []
         with suppress(OSError):
             names = [name for name in self._files.listdir(self._folder) if LEASE.fullmatch(name)]
@@ -104,7 +104,7 @@ class Leases:
         return {shard: holder for shard, holder in found if holder is not None}
 
     def expired(self) -> list[Path]:
-        """Lease files that no longer count."""
+        """Return the lease files that no longer count."""
         held = {self._folder / record_file(shard) for shard in self.held()}
         with suppress(OSError):
             every = [self._folder / name for name in self._files.listdir(self._folder) if LEASE.fullmatch(name)]
@@ -112,7 +112,7 @@ class Leases:
         return []
 
     def _create(self, target: Path, data: bytes) -> bool:
-        """Whether the file was not there."""
+        """Create the file, and return whether it was not there."""
         try:
             fd = self._files.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         except FileExistsError:
@@ -145,7 +145,7 @@ class Leases:
         return Holder(str(host or ""), pid if isinstance(pid, int) else 0, age)
 
     def _now(self) -> float:
-        """The file server's time, as it stamps a new file; ours where no file can be made."""
+        """Return the file server's time, as it stamps a new file; this host's where no file can be made."""
         probe = self._folder / f".tmp-{host_name()}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             self._files.close(self._files.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL))

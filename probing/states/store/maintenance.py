@@ -1,4 +1,6 @@
-"""Keeping stores: repair, merge, garbage, removal. Only names of the format are touched, and no symbolic link."""
+"""Maintenance of stores: repair, merge, garbage, removal. Only names of the format are touched, and no symbolic
+link.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +143,7 @@ def _records(path: Path, recipe: Recipe) -> dict[int, dict[str, Any]]:
 
 
 def garbage(path: Path | str, *, files: FileOps = REAL_FILES) -> list[Garbage]:
-    """What nothing needs: shards without a record after a day, temporary files of dead writers, old bad records,
+    """Return what nothing needs: shards without a record after a day, temporary files of dead writers, old bad records,
     expired leases, and the moments of version 0.1.
 
     Raises:
@@ -167,7 +169,7 @@ def garbage(path: Path | str, *, files: FileOps = REAL_FILES) -> list[Garbage]:
 
 
 def _referenced(path: Path, recipe: Recipe) -> tuple[set[str], set[str]]:
-    """Shard files that records name, and prefixes of those whose record cannot be read."""
+    """Return the shard files that records name, and prefixes of those whose record cannot be read."""
     kept, unsure = set(), set()
     for shard in range(recipe.n_shards):
         try:
@@ -201,7 +203,7 @@ def _is_old(file: Path, files: FileOps) -> bool:
 
 
 def collect(found: list[Garbage], *, files: FileOps = REAL_FILES) -> int:
-    """Delete what `garbage` found; the bytes freed."""
+    """Delete the files that `garbage` returned, and return the bytes freed."""
     for item in found:
         with typed_errors(item.path), suppress(FileNotFoundError):
             files.unlink(item.path)

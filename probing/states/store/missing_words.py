@@ -24,32 +24,32 @@ Missing = Sequence[tuple[int, int, str]]
 
 
 def is_listed(missing: Missing) -> bool:
-    """Whether these words stand in the record."""
+    """Return whether these words stand in the record."""
     return len(missing) <= LISTED
 
 
 def as_array(missing: Missing) -> NDArray[np.uint32]:
-    """Words (example, word, reason) as a dataset (n, 3) u4; a reason as its number in `REASONS`."""
+    """Return words (example, word, reason) as a dataset (n, 3) u4; a reason as its number in `REASONS`."""
     number = {reason: k for k, reason in enumerate(REASONS)}
     flat = (value for example, word, reason in missing for value in (example, word, number[reason]))
     return np.fromiter(flat, np.uint32, 3 * len(missing)).reshape(-1, 3)
 
 
 def as_words(array: NDArray[Any]) -> list[tuple[int, int, str]]:
-    """What `as_array` took; a reason that a later version added is `unknown`."""
+    """Return the words that `as_array` took; a reason that a later version added is `unknown`."""
     names = dict(enumerate(REASONS))
     return [(example, word, names.get(reason, "unknown")) for example, word, reason in array.tolist()]
 
 
 def entries(missing: Missing) -> dict[str, Any]:
-    """What a commit record says: the words, or how many there are by reason."""
+    """Return the entries of a commit record: the words, or how many there are by reason."""
     if is_listed(missing):
         return {"missing_words": [[int(example), int(word), reason] for example, word, reason in missing]}
     return {"missing_words": [], "missing_counts": dict(Counter(reason for *_, reason in missing))}
 
 
 def words_of(records: Mapping[int, Mapping[str, Any]], files: ShardFiles) -> list[tuple[int, int, str]]:
-    """The words without a row of all shards.
+    """Return the words without a row of all shards.
 
     Raises:
         CorruptShard: bytes differ from the commit record.
@@ -62,5 +62,5 @@ def words_of(records: Mapping[int, Mapping[str, Any]], files: ShardFiles) -> lis
 
 
 def counts(record: Mapping[str, Any]) -> Counter[str]:
-    """How many words have no row, by reason, as a checked record says."""
+    """Return how many words have no row, by reason, as a checked record says."""
     return Counter(record.get("missing_counts") or (entry[-1] for entry in record["missing_words"]))

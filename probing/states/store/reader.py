@@ -23,7 +23,7 @@ from probing.states.store.verify import verify_seal, verify_shards
 
 @dataclass(frozen=True, eq=False)
 class RowTable:
-    """Where each of R rows comes from, int64 arrays (R,).
+    """Origin of each of R rows, int64 arrays (R,).
 
     Attributes:
         example: ordinal in the corpus.
@@ -90,7 +90,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path | str, *, allow_partial: bool = False, verification: Verification = "fast") -> Store:
-        """Open a store.
+        """Open a store for reading.
 
         Args:
             path: its directory.
@@ -127,15 +127,17 @@ class Store:
 
     @cached_property
     def missing_words(self) -> list[tuple[int, int, str]]:
-        """(example ordinal, word, reason); where rows are positions, the position's number for the word."""
+        """Words without a row: (example ordinal, word, reason); where rows are positions, the position's number for the
+        word.
+        """
         return words_of(self._records, self._files)
 
     def first_row(self, shard: int) -> int:
-        """Row number of the first row of a committed shard."""
+        """Return the row number of the first row of a committed shard."""
         return int(self._starts[self.shards.index(shard)])
 
     def dataset(self, shard: int, path: str) -> NDArray[Any]:
-        """One dataset of a committed shard as it is stored, mapped, read-only; such as `/outputs/logits`.
+        """Return one dataset of a committed shard as it is stored, mapped, read-only; such as `/outputs/logits`.
 
         Raises:
             UnknownName: no such dataset, with the nearest.
@@ -148,7 +150,7 @@ class Store:
 
     @cached_property
     def rows(self) -> RowTable:
-        """Where each row comes from.
+        """Example, word and other columns of each row.
 
         Raises:
             CorruptShard: bytes differ from the commit record.
@@ -156,7 +158,7 @@ class Store:
         return RowTable(**{name: self._column(f"/rows/{name}") for name in self._recipe.row_columns})
 
     def width(self, site: str) -> int:
-        """Number of features at a site.
+        """Return the number of features at a site.
 
         Raises:
             UnknownSite: with the nearest name.
@@ -168,7 +170,8 @@ class Store:
         return int(next(iter(widths), 0))
 
     def site_facts(self, site: str) -> dict[str, Any]:
-        """What the shards say of a site: `module`, `dtype`, `absmax` over all shards; of heads `n_heads`, `head_dim`.
+        """Return the facts of a site in the shards: `module`, `dtype`, `absmax` over all shards; of heads `n_heads`,
+        `head_dim`.
 
         Raises:
             UnknownSite: with the nearest name.
@@ -179,7 +182,7 @@ class Store:
         return (dict(said[0]) if said else {}) | {"absmax": largest}
 
     def read(self, site: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """States at a site.
+        """Return the states at a site.
 
         Args:
             site: one of `sites`.
@@ -213,7 +216,8 @@ class Store:
     def blocks(
         self, site: str, rows: NDArray[np.int64] | None = None, *, block_rows: int = 8192
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """States at a site, block by block: what does not fit in memory can be trained on. Threads may share a store.
+        """Yield the states at a site, block by block, so that what does not fit in memory can be trained on. Threads
+        may share a store.
 
         Args:
             site: one of `sites`.

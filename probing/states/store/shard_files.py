@@ -38,7 +38,7 @@ class ShardFiles:
         self._checked: set[tuple[int, str]] = set()
 
     def read_into(self, shard: int, path: str, out: NDArray[np.float32]) -> None:
-        """The whole dataset by `pread`, straight into `out` where the stored dtype is float32."""
+        """Read the whole dataset by `pread`, straight into `out` where the stored dtype is float32."""
         entry = self.records[shard]["datasets"][path]
         buffer = out if self.recipe.dtype == "float32" else np.empty(out.shape, MEMORY_TYPES[self.recipe.dtype])
         if entry["nbytes"]:
@@ -54,7 +54,7 @@ class ShardFiles:
             out[:] = widen(buffer, self.recipe.dtype)
 
     def mapped(self, shard: int, path: str) -> NDArray[Any]:
-        """A dataset as a read-only array; the mapping goes with the last reference to it."""
+        """Return a dataset as a read-only array; the mapping goes with the last reference to it."""
         entry = self.records[shard]["datasets"][path]
         dtype, shape = MEMORY_TYPES[entry["dtype"]], entry["shape"]
         if not entry["nbytes"]:

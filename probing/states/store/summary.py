@@ -1,4 +1,4 @@
-"""What a store says about itself, for listings; it never reads a state."""
+"""The summary of a store, for listings; it never reads a state."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from probing.states.store.missing_words import counts
 
 
 def store_info(path: Path | str) -> dict[str, Any]:
-    """Model, corpus, sites, progress, size, what was left out and why, the largest magnitude by site, and the
-    shards that are missing: which examples, and which process computes them just now.
+    """Return model, corpus, sites, progress, size, what was left out and why, the largest magnitude by site, and the
+    missing shards: which examples, and which process computes them just now.
 
     Raises:
         NotAStore: no valid store.json.
@@ -65,7 +65,7 @@ def store_info(path: Path | str) -> dict[str, Any]:
 
 
 def _missing_units(path: Path, recipe: Recipe, shards: set[int]) -> list[dict[str, Any]]:
-    """Each shard that is not there: its examples (first, last), and who says that it computes it."""
+    """Return each shard that is not there: its examples (first, last), and the process that claims to compute it."""
     held = Leases(path).held()
     found = []
     for shard in sorted(shards):
@@ -77,7 +77,7 @@ def _missing_units(path: Path, recipe: Recipe, shards: set[int]) -> list[dict[st
 
 
 def list_stores(root: Path | str) -> list[dict[str, Any]]:
-    """`store_info` of a store, or of every store up to two directories below `root`, by path.
+    """Return `store_info` of a store, or of every store up to two directories below `root`, by path.
 
     A store that cannot be read has only `path` and `problem`.
     """
@@ -96,7 +96,9 @@ def _info_or_problem(path: Path) -> dict[str, Any]:
 
 
 def _environments(records: list[dict[str, Any]]) -> list[str]:
-    """What computed the shards, the most of them first: more than one where a store was resumed elsewhere."""
+    """Return the environments that computed the shards, that of most shards first: more than one where a store was
+    resumed elsewhere.
+    """
     counts = Counter(_environment(record.get("produced")) for record in records)
     return [f"{count} shard{'s' if count > 1 else ''}: {name}" for name, count in counts.most_common() if name]
 

@@ -22,7 +22,7 @@ _LIMITS = AuditLimits(dataset_bytes=MAX_SHARD_BYTES, total_bytes=MAX_SHARD_BYTES
 
 
 def verify_shards(path: Path, recipe: Recipe) -> list[str]:
-    """Problems of all committed shards, re-reading records and files."""
+    """Return the problems of all committed shards, re-reading records and files."""
     problems = []
     for shard in range(recipe.n_shards):
         try:
@@ -36,7 +36,7 @@ def verify_shards(path: Path, recipe: Recipe) -> list[str]:
 
 
 def verify_seal(path: Path, recipe: Recipe) -> list[str]:
-    """Problems of seal.json; none where there is no seal."""
+    """Return the problems of seal.json; none where there is no seal."""
     file = path / "seal.json"
     if not file.is_file():
         return []
@@ -51,7 +51,7 @@ def verify_seal(path: Path, recipe: Recipe) -> list[str]:
 
 
 def verify_shard(path: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
-    """Problems of one shard file against its record."""
+    """Return the problems of one shard file against its record."""
     attributes = shard_attributes(recipe, record["shard"], record["n_rows"], record["sites"])
     return verify_file(path / "shards" / record["file"], record, attributes)
 
@@ -59,7 +59,9 @@ def verify_shard(path: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[
 def verify_file(
     file: Path, record: Mapping[str, Any], attributes: Mapping[str, Mapping[str, Any]], limits: AuditLimits = _LIMITS
 ) -> list[str]:
-    """Problems of one HDF5 file against the SHA-256 and the datasets of its record, and its attributes by path."""
+    """Return the problems of one HDF5 file against the SHA-256 and the datasets of its record, and its attributes by
+    path.
+    """
     if file.is_symlink():
         return [f"{file.name} is a symbolic link"]
     data = file.read_bytes()

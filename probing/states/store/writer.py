@@ -1,4 +1,4 @@
-"""StoreWriter: finished shards onto the disk, each valid from the moment its commit record has a name."""
+"""StoreWriter: puts finished shards onto the disk, each valid from the moment its commit record has a name."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class StoreWriter:
         cls, path: Path, *, identity: dict[str, Any], environment: dict[str, Any], files: FileOps = REAL_FILES,
         allow_mixed_environment: bool = False,
     ) -> StoreWriter:  # fmt: skip
-        """Create a store, or go on with one of the same identity.
+        """Create a store, or go on with a store of the same identity.
 
         Args:
             path: directory of the store; its parents are made.
@@ -114,15 +114,15 @@ class StoreWriter:
         return writer
 
     def missing(self) -> list[int]:
-        """Shards without a valid commit record."""
+        """Return the shards without a valid commit record."""
         return [shard for shard in range(self.n_shards) if not self._is_done(shard)]
 
     def is_done(self, shard: int) -> bool:
-        """Whether a shard is on the disk, also by another writer's hand."""
+        """Return whether a shard is on the disk, also if another writer wrote it."""
         return self._is_done(shard)
 
     def preflight(self, n_bytes: int) -> None:
-        """Refuse to begin what will not fit.
+        """Refuse to begin an extraction that will not fit on the disk.
 
         Args:
             n_bytes: bytes about to be written.
@@ -243,7 +243,7 @@ class StoreWriter:
         self._done[shard] = self._done.get(shard, record)
 
     def _adopt(self, shard: int, record: dict[str, Any]) -> None:
-        """Another writer's record is there: keep it if it is sound, else set it aside and publish ours."""
+        """Keep another writer's record if it is sound, else set it aside and publish this writer's."""
         if self._withdraw_if_damaged(shard):
             publish(self._files, self.path / "shards", record_file(shard), signed_json(record))
         if not self._is_done(shard):

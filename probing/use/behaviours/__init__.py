@@ -1,1 +1,1 @@
-"""Behaviours: what of a model's outputs is measured; one file is one member."""
+"""Behaviours: each file measures one kind of model output."""

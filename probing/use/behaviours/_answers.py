@@ -18,7 +18,7 @@ _BLOCK = "\N{LOWER ONE EIGHTH BLOCK}"  # the space of SentencePiece
 
 
 def parsed(answers: Sequence[str] | str | None) -> tuple[str, ...]:
-    """Answers given one by one, or as `yes|no` (a stroke inside an answer is `\\|`); empty: none were given.
+    """Return answers given as a sequence, or as `yes|no` (a stroke inside an answer is `\\|`); empty: none were given.
 
     Raises:
         BadParameter: only one, or one twice.
@@ -31,17 +31,19 @@ def parsed(answers: Sequence[str] | str | None) -> tuple[str, ...]:
 
 
 def as_text(answers: Sequence[str]) -> str | None:
-    """The inverse of `parsed`; None of none."""
+    """Return the text that `parsed` reads as these answers; None for None."""
     return SEPARATOR.join(escaped(answer, SEPARATOR) for answer in answers) or None
 
 
 def measured(tokenizer: Any, answers: Sequence[str]) -> Answers:
-    """For each answer the id and the text of its pieces."""
+    """Return, for each answer, the id and the text of its pieces."""
     return tuple(tuple((piece, piece_text(tokenizer, piece)) for piece in ids) for ids in ids_of(tokenizer, answers))
 
 
 def piece_text(tokenizer: Any, piece: int) -> str:
-    """What a piece stands for in a text, with the space it begins with; its name where it is no whole character."""
+    """Return what a piece stands for in a text, with the space it begins with; its name where it is no whole
+    character.
+    """
     name = str(tokenizer.convert_ids_to_tokens(piece))
     if _BLOCK in name:
         return name.replace(_BLOCK, " ")  # decoding one piece by itself would drop it
@@ -50,7 +52,8 @@ def piece_text(tokenizer: Any, piece: int) -> str:
 
 
 def ids_of(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
-    """The vocabulary ids of each answer: one, as it is written, or those of `was/is`, one answer of two pieces.
+    """Return the vocabulary ids of each answer: one id, as it is written, or those of `was/is`, one answer of two
+    pieces.
 
     Raises:
         NoBehaviour: an answer that the vocabulary does not have, or that is cut in several pieces.
@@ -89,7 +92,9 @@ def _one(tokenizer: Any, answer: str, ids: Sequence[int]) -> int:
 
 
 def centred(ids: Sequence[Sequence[int]]) -> Readout:
-    """Logits of the answers less their mean; of an answer of several pieces the logit of any: log Σ exp."""
+    """Return a readout of the logits of the answers less their mean; an answer of several pieces has the logit of any:
+    log Σ exp.
+    """
     alone = all(len(one) == 1 for one in ids)
 
     def read(outputs: Outputs) -> torch.Tensor:

@@ -17,7 +17,8 @@ Clean = Callable[[], Iterable[Outputs]]
 
 
 def reduced(texts: Texts, clean: Clean, *, components: int = COMPONENTS) -> Readout:
-    """Logits y as diag(√p̄)(I − 1p̄ᵀ)y, so that ½|Δy|² ≈ KL, along the leading components of the clean ones.
+    """Return a readout of logits y as diag(√p̄)(I − 1p̄ᵀ)y, so that ½|Δy|² ≈ KL, along the leading components of the
+    clean ones.
 
     p̄ is the mean clean prediction. The components span the clean outputs' largest principal axes, found by a random
     sketch with one power step in passes over the batches, and the differences between class means of `texts.labels`.
@@ -42,7 +43,7 @@ def reduced(texts: Texts, clean: Clean, *, components: int = COMPONENTS) -> Read
 
 
 def _basis(texts: Texts, batches: Callable[[], Iterable[Tensor]], like: Tensor, components: int) -> Tensor:
-    """`(V, r)` orthonormal: contrasts of classes first, then leading components."""
+    """Return an orthonormal basis `(V, r)`: contrasts of classes first, then leading components."""
     n, width = len(texts.example), min(components + _SPARE, len(texts.example), len(like))
     draws = torch.Generator().manual_seed(child_seed(0, "vocabulary", "sketch"))
     sketch, total = like.new_zeros((len(like), width)), like.new_zeros(len(like))
@@ -65,7 +66,7 @@ def _basis(texts: Texts, batches: Callable[[], Iterable[Tensor]], like: Tensor, 
 
 
 def _leading(batches: Callable[[], Iterable[Tensor]], mean: Tensor, start: Tensor, components: int) -> Tensor:
-    """`(V, r)` principal axes of the clean outputs, from one that spans them roughly."""
+    """Return the principal axes `(V, r)` of the clean outputs, from a start that spans them roughly."""
     spread = torch.zeros_like(start)
     for y in batches():
         spread += (y - mean).T @ ((y - mean) @ start)
@@ -83,7 +84,7 @@ def _leading(batches: Callable[[], Iterable[Tensor]], mean: Tensor, start: Tenso
 
 
 def _contrasts(sums: Tensor, codes: Tensor) -> Tensor:
-    """`(V, K - 1)` class means less the first one, each of length 1."""
+    """Return the class means less the first of them, each of length 1, `(V, K - 1)`."""
     counts = torch.bincount(codes[codes >= 0], minlength=len(sums)).to(sums.device)
     means = (sums / counts.clamp(min=1)[:, None])[counts > 0]
     apart: Tensor = (means[1:] - means[:1]).T

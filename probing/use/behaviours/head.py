@@ -15,7 +15,8 @@ class Head(Behaviour):
     source: ClassVar[Literal["logits", "output", "states"]] = "output"
 
     def __init__(self, *, regression: bool = False) -> None:
-        """
+        """Choose the kind of output.
+
         Args:
             regression: the outputs are numbers, not logits of classes.
         """

@@ -16,7 +16,8 @@ class MaskedToken(NextToken):
     """
 
     def __init__(self, *, answers: str | list[str] | tuple[str, ...] | None = None, position: str = "mask") -> None:
-        """
+        """Choose the answers and where they are read.
+
         Args:
             answers: two or more, one piece each, also as `yes|no`; None: the whole vocabulary.
             position: `mask`: the one mask piece of the text; else a named position.

@@ -21,7 +21,8 @@ class NextToken(Behaviour):
     source: ClassVar[Literal["logits", "output", "states"]] = "logits"
 
     def __init__(self, *, answers: Sequence[str] | str | None = None, position: str = "end") -> None:
-        """
+        """Choose the answers and where they are read.
+
         Args:
             answers: two or more, one piece each, also as `yes|no`, written to the space as they follow the text: ` yes|
                 no` is other pieces than `yes|no` for most tokenizers. `was/is|were/are` puts pieces together that mean

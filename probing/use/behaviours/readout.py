@@ -17,18 +17,18 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 
 def mean(states: Tensor, real: Tensor) -> Tensor:
-    """Mean over real pieces, as sentence encoders pool: special ones too."""
+    """Return the mean over real pieces, as sentence encoders pool: special ones too."""
     weights = real[..., None].to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1)
 
 
 def cls(states: Tensor, real: Tensor) -> Tensor:
-    """The first piece."""
+    """Return the state of the first piece."""
     return states[torch.arange(len(states), device=states.device), real.int().argmax(1)]
 
 
 def last(states: Tensor, real: Tensor) -> Tensor:
-    """The last piece."""
+    """Return the state of the last piece."""
     from_end = real.flip(1).int().argmax(1)
     return states[torch.arange(len(states), device=states.device), real.shape[1] - 1 - from_end]
 
@@ -47,7 +47,8 @@ class FinalStates(Behaviour):
     source: ClassVar[Literal["logits", "output", "states"]] = "states"
 
     def __init__(self, *, function: str | Function = "mean", weights: str | None = None) -> None:
-        """
+        """Choose the function of the states, and what its vectors are multiplied by.
+
         Args:
             function: `mean`, `cls`, `last`, or a function of states and mask.
             weights: a safetensors file that holds one matrix `(D, V)`, by which the function's vectors are multiplied.

@@ -1,4 +1,4 @@
-"""Directions, erasers and probes in files that say what they are and what was found; no export without its verdict."""
+"""Directions, erasers and probes in files that describe themselves and their results; no export without its verdict."""
 
 from __future__ import annotations
 

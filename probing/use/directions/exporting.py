@@ -83,7 +83,7 @@ def _told(one: Evidence) -> str:
 
 
 def _together(evidence: Sequence[Evidence]) -> Sequence[Evidence]:
-    """Directions of one model and property at different places."""
+    """Return directions of one model and property at different places."""
     kinds = {one.header.kind for one in evidence}
     if kinds != {"class_mean"}:
         raise BadParameter("vectors are made of directions", needed="class_mean evidence, one or more",
@@ -97,7 +97,7 @@ def _together(evidence: Sequence[Evidence]) -> Sequence[Evidence]:
 
 
 def _block(one: Evidence) -> int:
-    """The block whose output is the site."""
+    """Return the block whose output is the site."""
     found = re.fullmatch(r"resid\.([0-9]+)", one.header.site)
     if found is None or int(found[1]) < 2:
         raise BadParameter("a control vector cannot be at this site", needed="resid.2 or higher: what leaves a block",

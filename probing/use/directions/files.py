@@ -42,7 +42,7 @@ def write_evidence(path: str | Path, evidence: Evidence) -> Path:
 
 
 def read_evidence(path: str | Path) -> Evidence:
-    """What `write_evidence` wrote.
+    """Return the evidence that `write_evidence` wrote.
 
     Raises:
         BadParameter: no such file.
@@ -68,7 +68,7 @@ def read_evidence(path: str | Path) -> Evidence:
 
 
 def _header(content: bytes, name: str) -> tuple[Header, list[str]]:
-    """What the file says of itself, and the dtypes of its tensors."""
+    """Return the file's description of itself, and the dtypes of its tensors."""
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or size > min(_MOST_HEADER, len(content) - 8):
         refuse(f"a header of at most {_MOST_HEADER:,} bytes, inside the file", name, f"{size:,}")

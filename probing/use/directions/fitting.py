@@ -28,13 +28,13 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Source:
-    """What cannot be known from numbers.
+    """Facts about the evidence that cannot be derived from the numbers.
 
     Attributes:
         model, revision, identity: whose states; "" where it is not known.
         labels: names of the classes, in the order of their codes; () of real values.
         label_definition: what the labels mean, and where they come from.
-        position_rule: how positions are found in a text.
+        position_rule: how positions are located in a text.
         strata: what each stratum is (`stratum_names`).
         controls: what was controlled for (`controls_of`).
     """
@@ -52,7 +52,7 @@ class Source:
 def directions(
     bench: Bench, place: Place, verdict: Verdict | None, source: Source, *, rows: Ints | None = None, dose: float = 1.0
 ) -> Evidence:  # fmt: skip
-    """Class means by stratum (of real values slopes), as the swap was measured with.
+    """Return class means by stratum (for real values slopes), as the swap was measured with.
 
     Args:
         bench: the experiment on its instrument.
@@ -83,7 +83,9 @@ def directions(
 def eraser(
     bench: Bench, place: Place, verdict: Verdict | None, source: Source, *, rows: Ints | None = None
 ) -> Evidence:  # fmt: skip
-    """The LEACE eraser of the property, fitted on these rows of the experiment. Arguments and errors: `directions`."""
+    """Return the LEACE eraser of the property, fitted on these rows of the experiment. Arguments and errors:
+    `directions`.
+    """
     e = bench.experiment
     chosen = np.arange(len(e.rows)) if rows is None else rows
     targets = Targets(e.z, e.strata, e.n_classes).take(chosen)
@@ -95,7 +97,7 @@ def eraser(
 def probe(
     bench: Bench, place: Place, verdict: Verdict | None, source: Source, *, fitted: LinearProbe, rows: Ints
 ) -> Evidence:  # fmt: skip
-    """A fitted linear probe, its standardisation folded into weights and bias.
+    """Return a fitted linear probe, its standardisation folded into weights and bias.
 
     Args:
         fitted: on the states of these rows of the experiment, classes in the order of `source.labels`.
@@ -112,7 +114,7 @@ def probe(
 def directions_of(
     bench: Bench, result: UseResult, verdicts: Sequence[Verdict], source: Source
 ) -> list[Evidence]:  # fmt: skip
-    """Directions at every place of a measurement, each at the dose of its verdict. Errors: see `directions`."""
+    """Return directions at every place of a measurement, each at the dose of its verdict. Errors: see `directions`."""
     return [
         directions(bench, Place(cell.site, cell.position), verdict, source, dose=cell.dose)
         for cell, verdict in zip(result.cells, verdicts, strict=True)
@@ -120,7 +122,7 @@ def directions_of(
 
 
 def stratum_names(experiment: Experiment, covariates: Mapping[str, Sequence[Any] | NDArray[Any]]) -> tuple[str, ...]:
-    """What each stratum is: the values that its rows share, given the covariates of all N rows."""
+    """Return a name for each stratum: the values that its rows share, given the covariates of all N rows."""
     names = []
     for w in range(len(experiment.shares)):
         inside = experiment.rows[experiment.strata == w]
@@ -134,7 +136,7 @@ def stratum_names(experiment: Experiment, covariates: Mapping[str, Sequence[Any]
 
 
 def controls_of(result: UseResult) -> tuple[str, ...]:
-    """What was controlled for, of a measurement."""
+    """Return what was controlled for in a measurement."""
     told = [f"strata: {result.stratified_by}" + (f" of {', '.join(result.covariates)}" if result.covariates else "")]
     if result.false_positives is not None:
         rate, low, high, n = result.false_positives
@@ -145,7 +147,7 @@ def controls_of(result: UseResult) -> tuple[str, ...]:
 
 
 def _padded(rows: NDArray[Any], n: int) -> NDArray[Any]:
-    """With zeros for strata that the chosen rows lack."""
+    """Return the rows with zeros for strata that the chosen rows lack."""
     return np.concatenate([rows, np.zeros((n - len(rows), *rows.shape[1:]), rows.dtype)])
 
 
@@ -191,7 +193,7 @@ def _labels(source: Source, e: Experiment) -> tuple[str, ...]:
 
 
 def _data_hash(bench: Bench, place: Place) -> str:
-    """SHA-256 of states, labels, strata and groups of the experiment's rows."""
+    """Return the SHA-256 of states, labels, strata and groups of the experiment's rows."""
     e, found = bench.experiment, hashlib.sha256()
     for array in (bench.states(place), e.z, e.strata, e.groups, e.rows):
         found.update(str((array.shape, array.dtype.str)).encode() + np.ascontiguousarray(array).tobytes())

@@ -24,7 +24,7 @@ _LONGEST_NAME = 64
 
 
 def gguf_bytes(metadata: Mapping[str, str | int], tensors: Mapping[str, NDArray[np.float32]]) -> bytes:
-    """The file.
+    """Return the bytes of the file.
 
     Args:
         metadata: texts, and whole numbers from 0 to 2³² − 1.

@@ -1,4 +1,4 @@
-"""Header, Stated: what a file of evidence says beside its arrays, the verdict first."""
+"""Header, Stated: the description of a file of evidence beside its arrays, the verdict first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONVENTION = (
 
 @dataclass(frozen=True)
 class Stated:
-    """A verdict as it stands in a file: the word, why, and the numbers.
+    """A verdict as it stands in a file: the word, its reason, and the numbers.
 
     Attributes:
         word, flags, reason, overturned_by: see `Verdict`.
@@ -51,7 +51,7 @@ class Stated:
 
     @classmethod
     def of(cls, verdict: Verdict) -> Stated:
-        """The numbers are of the swap, or of the interchange where only that was found."""
+        """Return the numbers of the swap, or of the interchange if only that has an effect."""
         edit, gate = _deciding(verdict), verdict.decodability
         return cls(
             word=str(verdict.word), flags=verdict.flags, reason=verdict.reason, overturned_by=verdict.overturned_by,
@@ -68,7 +68,7 @@ def _deciding(verdict: Verdict) -> EditEffect | None:
 
 
 def _interval(value: float | None, low: float | None, high: float | None) -> tuple[float, float, float] | None:
-    """The three numbers, if they are there and finite: JSON has no others."""
+    """Return the three numbers, if they are there and finite: JSON has no others."""
     if value is None or low is None or high is None or not all(map(math.isfinite, (value, low, high))):
         return None
     return value, low, high
@@ -76,7 +76,7 @@ def _interval(value: float | None, low: float | None, high: float | None) -> tup
 
 @dataclass(frozen=True)
 class Header:
-    """What a file of evidence says beside its arrays.
+    """The description of a file of evidence beside its arrays.
 
     Attributes:
         kind: what it is; `operation`: the formula by which it is applied.
@@ -121,5 +121,5 @@ class Header:
 
     @property
     def place(self) -> str:
-        """`resid.3@query`."""
+        """Name of the place, such as `resid.3@query`."""
         return f"{self.site}@{self.position}" if self.position else self.site

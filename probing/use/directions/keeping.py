@@ -17,7 +17,7 @@ from probing.verdicts.use_run import UseRun
 def keep_directions(
     model: LanguageModel, subjects: Subjects, run: UseRun, options: UseOptions, folder: Path
 ) -> list[Path]:  # fmt: skip
-    """One file for every verdict: the class means that the swap put in, and what was found of them.
+    """Write one file for every verdict: the class means that the swap put in, and the verdict on them.
 
     Args:
         model, subjects, options: as the run had them.

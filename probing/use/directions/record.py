@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Arrays and what they mean.
+    """Arrays of a direction, an eraser or a probe, and what they mean.
 
     Raises:
         BadParameter: no verdict, or arrays that are not those of the kind.
@@ -46,14 +46,14 @@ class Evidence:
 
     @property
     def width(self) -> int:
-        """D."""
+        """Number of features of a state, D."""
         return next(int(self.arrays[n].shape[i]) for n, i in _WIDTH[self.header.kind] if n in self.arrays)
 
     def apply(
         self, states: NDArray[np.floating], *, start: ArrayLike = 0, goal: ArrayLike = 1,
         strata: ArrayLike | None = None, dose: float = 1.0,
     ) -> NDArray[np.floating]:  # fmt: skip
-        """`(n, D)` edited states, computed in float64, in the dtype of what was given.
+        """Return the edited states `(n, D)`, computed in float64, in the dtype of what was given.
 
         Args:
             states: `(n, D)`.
@@ -77,7 +77,7 @@ class Evidence:
         return np.asarray(x + dose * change, dtype=states.dtype)
 
     def predict(self, states: NDArray[np.floating]) -> Floats:
-        """`(n, K)` natural logs of probabilities, of a probe.
+        """Return the natural log probabilities of a probe, `(n, K)`.
 
         Raises:
             BadParameter: not a probe, or states of another width.
@@ -87,7 +87,7 @@ class Evidence:
         return np.asarray(log_softmax(self._checked(states) @ self.arrays["weights"] + self.arrays["bias"], axis=1))
 
     def direction(self, *, start: int = 0, goal: int = 1) -> Floats:
-        """`(D,)` what one shift for all strata adds at dose 1; of real values per unit.
+        """Return what one shift for all strata adds at dose 1, `(D,)`; for real values per unit.
 
         Raises:
             BadParameter: not directions, or no such class.
@@ -114,7 +114,7 @@ class Evidence:
         return np.asarray(change * (shares @ slopes if w is None else slopes[w]))
 
     def _codes(self, what: str, codes: NDArray[Any], n: int, most: int) -> NDArray[Any]:
-        """`(n,)` codes from 0 to `most` - 1."""
+        """Return codes from 0 to `most` - 1, `(n,)`."""
         fits = codes.dtype.kind in "iu" and codes.shape in ((), (n,))
         if not fits or (codes.size and not (codes.min() >= 0 and codes.max() < most)):
             raise BadParameter(f"no such {what}", needed=f"whole numbers from 0 to {most - 1}, one or {n}",
@@ -140,7 +140,7 @@ _WIDTH = {"class_mean": (("means", 2), ("slopes", 1)), "leace": (("centre", 0),)
 
 
 def misfit(header: Header, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """What is wrong with arrays, in a few words; "" where nothing is."""
+    """Return what is wrong with arrays, in a few words; "" where nothing is."""
     wanted = _wanted(header)
     if set(arrays) != set(wanted):
         return f"arrays {', '.join(sorted(arrays))[:100] or 'none'}"

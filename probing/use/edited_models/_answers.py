@@ -27,7 +27,7 @@ class Twin:
 
 
 def twins_of(tokenizer: Any, answers: Answers) -> tuple[Twin, ...]:
-    """The twins that the vocabulary has and that are no pieces of the answers themselves."""
+    """Return the twins that the vocabulary has and that are no pieces of the answers themselves."""
     given = {piece for answer in answers for piece, _ in answer}
     found = []
     for piece, text in (one for answer in answers for one in answer):
@@ -55,7 +55,7 @@ class TwinWatch:
         self._rows = 0
 
     def see(self, outputs: Outputs) -> None:
-        """Take the logits `(B, V)` of B rows in: their differences are those of log-probabilities.
+        """Add the logits `(B, V)` of B rows: their differences are those of log-probabilities.
 
         A piece that the tokenizer has and the model gives no logit of is no twin.
         """
@@ -69,7 +69,9 @@ class TwinWatch:
             self._rows += len(outputs.values)
 
     def doubts(self) -> tuple[str, ...]:
-        """A sentence for each answer whose twin is more than ten times as likely, in the mean of log-probabilities."""
+        """Return a sentence for each answer whose twin is more than ten times as likely, in the mean of
+        log-probabilities.
+        """
         means = self._sums / max(self._rows, 1)
         return tuple(_sentence(twin, float(mean)) for twin, mean in zip(self._twins, means, strict=True) if mean > FAR)
 

@@ -1,4 +1,4 @@
-"""What must hold of a text instrument before anything is measured with it."""
+"""Checks of a text instrument before anything is measured with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROWS, FEW = 16, 4
 
 
 def checksum(model: nn.Module) -> str:
-    """A hash of every parameter and buffer, to the bit."""
+    """Return a hash of every parameter and buffer, to the bit."""
     state = hashlib.blake2b()
     for name, tensor in model.state_dict().items():
         state.update(name.encode())
@@ -38,7 +38,7 @@ def check_all(
     runner: Runner, pieces: Mapping[str, Pieces], places: Sequence[Place], shift: Shift,
     states: Mapping[Place, Tensor],
 ) -> None:  # fmt: skip
-    """Try every identity on the first rows.
+    """Check every identity on the first rows.
 
     Args:
         runner: passes of the model.
@@ -71,7 +71,7 @@ def check_all(
 
 
 def _values(runner: Runner, outputs: Outputs) -> Tensor:
-    """Logits or output of a head; final states without those of padding."""
+    """Return the logits or output of a head, or final states without those of padding."""
     return outputs.values[outputs.real] if runner.source == "states" else outputs.values
 
 
@@ -89,7 +89,9 @@ def _check_mode(runner: Runner) -> None:
 def _check_place(
     runner: Runner, pieces: Pieces, place: Place, shift: Shift, states: Tensor, rows: Ints, clean: Tensor
 ) -> None:
-    """Writing back changes nothing, replay is the full pass, and an edit reaches the named pieces of one row alone."""
+    """Check that writing back changes nothing, replay is the full pass, and an edit reaches the named pieces of one row
+    alone.
+    """
     batch, at = runner.batch(rows), torch.from_numpy(rows)
     nothing = shift(place.site, rows, {place.position: states[at]}, batch)
     if bool(nothing.any()):
@@ -101,7 +103,7 @@ def _check_place(
 
 
 def _check_reach(runner: Runner, pieces: Pieces, place: Place, shift: Shift, states: Tensor, rows: Ints) -> None:
-    """An edit reaches the named pieces of one row alone."""
+    """Check that an edit reaches the named pieces of one row alone."""
     batch, sites = runner.batch(rows), [place.site]
     moved = states[torch.from_numpy(rows)].clone()
     moved[0] += 1.0
@@ -124,7 +126,7 @@ def _check_reach(runner: Runner, pieces: Pieces, place: Place, shift: Shift, sta
 
 
 def _check_donor(runner: Runner, site: str) -> None:
-    """A donor's states at all positions of a text of the same length give the donor's outputs."""
+    """Check that a donor's states at all positions of a text of the same length give the donor's outputs."""
     lengths = runner.sequences.lengths
     for size in np.unique(lengths)[::-1]:
         alike = np.flatnonzero(lengths == size)
@@ -142,7 +144,7 @@ def _check_donor(runner: Runner, site: str) -> None:
 
 
 def _check_last(runner: Runner, rows: Ints, clean: Tensor) -> None:
-    """The last layer's state where logits are read decides them."""
+    """Check that the last layer's state where logits are read decides them."""
     last = max(runner.sequences.states, key=lambda site: Site.parse(site).order)
     if runner.read is None or runner.model.suffix.layer(last) != depth(runner.model) or len(rows) < 2:
         return
@@ -156,7 +158,7 @@ def _check_last(runner: Runner, rows: Ints, clean: Tensor) -> None:
 
 
 def _check_causal(runner: Runner, rows: Ints, clean: Tensor) -> None:
-    """In a causal model what comes after the piece that is read changes nothing."""
+    """Check that in a causal model what comes after the piece that is read changes nothing."""
     if runner.read is None or runner.model.suffix.head != "causal":
         return
     first = min(runner.sequences.states, key=lambda site: Site.parse(site).order)

@@ -1,4 +1,4 @@
-"""Exchanges: states of one row put into another piece by piece, for rows that cover as many pieces."""
+"""Exchanges: put states of one row into another piece by piece, for rows that cover as many pieces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 
 
 class Exchanges:
-    """What `Exchange` needs, by place.
+    """The pieces and states that an `Exchange` needs, by place.
 
     Args:
         pieces: of the rows, by position.
@@ -34,7 +34,7 @@ class Exchanges:
         self._several: Mapping[Place, Tensor] | None = None
 
     def at(self, place: Place) -> Exchange:
-        """The exchange at one place."""
+        """Return the exchange at one place."""
         pieces = self._pieces[place.position]
         if pieces.are_single:
             return Exchange(pieces, self._states[place])
@@ -50,19 +50,20 @@ class Exchange:
         self._pieces, self._states = pieces, states
 
     def check(self, place: Place, rows: Ints, donors: Ints) -> None:
-        """
+        """Refuse rows and donors that do not match.
+
         Raises:
             BadParameter: a row and its donor cover different numbers of pieces.
         """
         check_sizes(place.position, self._pieces.sizes(rows), self._pieces.sizes(donors))
 
     def apart(self, rows: Ints, donors: Ints) -> Tensor:
-        """`(m, D)` the donors' states less the rows' own, at the pieces of the rows one after the other."""
+        """Return the donors' states less the rows' own, at the pieces of the rows one after the other, `(m, D)`."""
         own, other = (torch.from_numpy(self._pieces.ends_to_end(of)) for of in (rows, donors))
         return self._states[other] - self._states[own]
 
     def shift(self, rows: Ints, donors: Ints, batch: Batch) -> Tensor:
-        """`(B, T, D)` what puts the donors' states there when it is added."""
+        """Return a shift `(B, T, D)` that puts the donors' states there when it is added."""
         which, piece = self._pieces.of(rows)
         apart = self.apart(rows, donors).to(batch.inputs.ids.device)
         shift = apart.new_zeros((*batch.inputs.ids.shape, apart.shape[1]))

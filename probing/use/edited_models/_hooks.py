@@ -19,7 +19,7 @@ STREAMS = ("resid", "attn_out", "mlp_out", "heads")
 
 
 def editable_sites(patterns: str | Sequence[str], model: LanguageModel) -> tuple[str, ...]:
-    """Sites that can be edited, in the order of depth.
+    """Return the sites that can be edited, in the order of depth.
 
     Raises:
         UnknownSite: a pattern that matches nothing.
@@ -34,12 +34,12 @@ def editable_sites(patterns: str | Sequence[str], model: LanguageModel) -> tuple
 
 
 def depth(model: LanguageModel) -> int:
-    """L, the number of blocks."""
+    """Return the number of blocks, L."""
     return max(Site.parse(site).layer or 0 for site in model.sites if Site.parse(site).stream == "resid")
 
 
 def output_layer(model: LanguageModel, behaviour: Behaviour) -> nn.Module | None:
-    """The layer that makes logits of states; None where it need not be known.
+    """Return the layer that makes logits of states; None where it need not be known.
 
     Raises:
         NoBehaviour: the behaviour needs a head that the model lacks.

@@ -28,21 +28,21 @@ class Pieces:
         self._bounds = np.concatenate([[0], np.cumsum([len(one) for one in pieces])]).astype(np.int64)
 
     def sizes(self, rows: Ints) -> Ints:
-        """How many pieces each of these rows has."""
+        """Return the number of pieces of each of these rows."""
         counts: Ints = self._bounds[rows + 1] - self._bounds[rows]
         return counts
 
     @property
     def are_single(self) -> bool:
-        """Whether every row has one piece."""
+        """Whether every row has exactly one piece."""
         return len(self._flat) == len(self._bounds) - 1
 
     def of(self, rows: Ints) -> tuple[Ints, Ints]:
-        """`(M,)` which of the rows asked for, and `(M,)` pieces."""
+        """Return which of the rows asked for each piece is of, `(M,)`, and the pieces, `(M,)`."""
         return np.repeat(np.arange(len(rows)), self.sizes(rows)), self._flat[self.ends_to_end(rows)]
 
     def ends_to_end(self, rows: Ints) -> Ints:
-        """`(M,)` where the pieces of these rows stand among those of all."""
+        """Return where the pieces of these rows stand among those of all, `(M,)`."""
         counts = self.sizes(rows)
         ends = np.cumsum(counts)
         starts: Ints = np.repeat(self._bounds[rows] - (ends - counts), counts)
@@ -50,14 +50,14 @@ class Pieces:
 
 
 def block_input(site: str) -> str:
-    """`resid.l` of the block that a site lies in."""
+    """Return `resid.l` of the block that a site lies in."""
     return f"resid.{Site.parse(site).layer}"
 
 
 def read_states(
     sequences: Sequences, rows: TextRows, pieces: Mapping[str, Pieces], places: Sequence[Place], replay: Replay | None
 ) -> dict[Place, Tensor]:
-    """`(N, D)` float32 by place, the mean of each row's pieces; `sequences` is filled on the way.
+    """Return the means of each row's pieces by place, `(N, D)` float32; `sequences` is filled on the way.
 
     Raises:
         NonFiniteStates: naming the site.
@@ -82,7 +82,7 @@ def read_states(
 def read_pieces(
     sequences: Sequences, rows: TextRows, pieces: Mapping[str, Pieces], replay: Replay | None, places: Sequence[Place]
 ) -> dict[Place, Tensor]:
-    """`(M, D)` float32 by place, the states of the M pieces of all rows in order; errors as `read_states`."""
+    """Return the states of the M pieces of all rows in order, by place, `(M, D)` float32; errors as `read_states`."""
     found: dict[Place, Tensor] = {}
     for _, at, states, first in _passes(sequences, rows, places, replay, ()):
         for place in places:
@@ -97,8 +97,8 @@ def read_pieces(
 def _passes(
     sequences: Sequences, rows: TextRows, places: Sequence[Place], replay: Replay | None, more: Iterable[str]
 ) -> Iterator[tuple[Ints, Ints, Flat, Ints]]:
-    """Part by part: examples, `(n,)` their rows, states of the examples' pieces by site, and where those of each row's
-    example begin among them `(n,)`.
+    """Yield, part by part, examples, `(n,)` their rows, states of the examples' pieces by site, and where those of each
+    row's example begin among them `(n,)`.
     """
     wanted = list(dict.fromkeys([*more, *(place.site for place in places)]))
     by_example = np.argsort(rows.example, kind="stable")
@@ -120,7 +120,7 @@ def _check_finite(site: str, flat: Tensor) -> None:
 
 
 def stored(replay: Replay, rows: TextRows, sites: Sequence[str]) -> Iterator[tuple[Ints, Flat]]:
-    """As `Sequences.read`, one example after the other.
+    """Yield what `Sequences.read` does from a replay store, one example after the other.
 
     Raises:
         ProvenanceMismatch: an example is not in the store, or is there with other pieces.

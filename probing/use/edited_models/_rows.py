@@ -1,4 +1,4 @@
-"""TextRows: which words or examples of a corpus are the rows of an instrument, and the pieces they cover."""
+"""TextRows: the words or examples of a corpus that are the rows of an instrument, and the pieces they cover."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class TextRows:
-    """N rows of E examples.
+    """Rows of an instrument: N rows of E examples.
 
     Attributes:
         encoded: the examples, as the model reads them.
@@ -45,7 +45,7 @@ class TextRows:
     excluded: Mapping[str, int]
 
     def values(self, column: str) -> tuple[Ints | NDArray[np.float64], int]:
-        """`(N,)` class codes and K, or real values and 0; -1 and NaN where there is no label.
+        """Return class codes and K, or real values and 0, `(N,)`; -1 and NaN where there is no label.
 
         Numbers with a fraction are real values; whole numbers, texts and truth values are classes.
 
@@ -61,12 +61,12 @@ class TextRows:
         return codes, len(names)
 
     def names(self, column: str) -> tuple[str, ...]:
-        """Names of the classes, in the order of their codes; () of real values."""
+        """Return the names of the classes, in the order of their codes; () for real values."""
         return () if self.values(column)[1] == 0 else tuple(_coded(self.labels[column])[1])
 
     @property
     def codes(self) -> dict[str, Ints]:
-        """Columns of classes."""
+        """Codes of the columns of classes, by column."""
         found = {column: self.values(column) for column in self.labels}
         return {column: values.astype(np.int64) for column, (values, n) in found.items() if n}
 
@@ -75,7 +75,8 @@ def rows_of_words(
     model: LanguageModel, corpus: Corpus, *, columns: Sequence[str] = (), split: str | None = None,
     max_rows: int = 2000, seed: int = 0,
 ) -> TextRows:  # fmt: skip
-    """Words with every label; classes of the first column even, a second word of a sentence only when all have one.
+    """Choose words with every label: classes of the first column even, a second word of a sentence only when all have
+    one.
 
     Raises:
         UnknownName: no such column.
@@ -99,7 +100,8 @@ def rows_of_spans(
     model: LanguageModel, corpus: Corpus, *, positions: Sequence[str], columns: Sequence[str] = (),
     split: str | None = None, max_rows: int = 8000, seed: int = 0,
 ) -> TextRows:  # fmt: skip
-    """Examples that have every position: `subject` is all of a span, `subject.last`, `end` and the like one piece.
+    """Choose examples that have every position: `subject` is all of a span, `subject.last`, `end` and the like one
+    piece.
 
     Positions are named as `Position` names them.
 
@@ -133,7 +135,7 @@ def _kept(
     pieces: Mapping[str, tuple[Ints, ...]], types: Sequence[str], labels: Mapping[str, tuple[Any, ...]],
     excluded: Mapping[str, int],
 ) -> TextRows:  # fmt: skip
-    """Only those examples that have a row."""
+    """Return the rows with only those examples that have a row."""
     if not len(example):
         raise DegenerateDesign("the corpus has no row for this instrument", needed="one or more", where=corpus.source,
                                found=", ".join(f"{n} {reason}" for reason, n in excluded.items() if n))  # fmt: skip
@@ -173,7 +175,7 @@ def _labels(example: Example, word: int, columns: Sequence[str]) -> tuple[Any, .
 def _pieces_at(
     corpus: Corpus, examples: Sequence[Example], encoded: Sequence[Encoded], position: Position
 ) -> dict[int, Ints]:
-    """By example the pieces of a position."""
+    """Return the pieces of a position, by example."""
     check_spans(corpus, [position])
     rows = position_rows(examples, encoded, [position])
     parts = np.split(rows.pieces, rows.first[1:-1])
@@ -181,20 +183,20 @@ def _pieces_at(
 
 
 def _coded(values: Sequence[Any]) -> tuple[Ints, list[str]]:
-    """Codes in the order of the names; -1 for None."""
+    """Return codes in the order of the names; -1 for None."""
     names = sorted({str(value) for value in values if value is not None})
     index = {name: code for code, name in enumerate(names)}
     return np.array([-1 if v is None else index[str(v)] for v in values], dtype=np.int64), names
 
 
 def _classes(labels: Sequence[Any]) -> Ints:
-    """`(N,)` codes from 0 on of what is to be even: real values are all one class."""
+    """Return codes from 0 on of what is to be even, `(N,)`: real values are all one class."""
     is_real = any(type(label) is float for label in labels)
     return np.zeros(len(labels), dtype=np.int64) if is_real else _coded([str(label) for label in labels])[0]
 
 
 def _spread(candidates: Ints, example: Ints, classes: Ints, most: int, seed: int) -> Ints:
-    """At most so many candidates, rising: every class alike, and as many examples as can be, at random."""
+    """Return at most so many candidates, rising: every class alike, and as many examples as can be, at random."""
     if len(candidates) <= most:
         return candidates
     rng = generator(seed, "instrument", "rows")
@@ -217,7 +219,7 @@ def _spread(candidates: Ints, example: Ints, classes: Ints, most: int, seed: int
 
 
 def _first_of_each(values: Ints) -> Ints:
-    """How many equal values come before each."""
+    """Return how many equal values come before each."""
     order = np.argsort(values, kind="stable")
     ranked = values[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(values) else np.zeros(0, np.int64)

@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 
 
 class Runner:
-    """Passes of a model over rows.
+    """Runs a model over rows.
 
     Attributes:
         model: the model.
@@ -45,14 +45,14 @@ class Runner:
         self._scales: dict[str, Tensor] | None = None
 
     def batch(self, rows: Ints) -> Batch:
-        """The examples of the rows."""
+        """Return the examples of the rows."""
         return self.sequences.batch(self.texts.example[rows])
 
     def outputs(
         self, rows: Ints, batch: Batch, site: str | None = None, delta: Tensor | None = None, *,
         frozen_norms: bool = False, states: Tensor | None = None, read: Ints | None = None,
     ) -> Outputs:  # fmt: skip
-        """What the model gives.
+        """Return the outputs of the model.
 
         Args:
             rows: `(B,)`.
@@ -75,7 +75,9 @@ class Runner:
         self, stack: ExitStack, batch: Batch, site: str | None, delta: Tensor | None, wanted: list[str], *,
         states: Tensor | None = None, frozen_norms: bool = False,
     ) -> tuple[Any, Mapping[str, Tensor]]:  # fmt: skip
-        """One pass, with states `(B, T, D)` at the sites wanted; hooks are closed with the stack."""
+        """Run one pass, and return its output and the states `(B, T, D)` at the sites wanted; hooks are closed with the
+        stack.
+        """
         if frozen_norms:
             clean = {name: self.sequences.at(flat, batch) for name, flat in self._clean_scales().items()}
             stack.enter_context(self.norms.held(clean))
@@ -91,7 +93,9 @@ class Runner:
         return self.model.suffix.run(batch.inputs, wanted, site=base, states=states)
 
     def with_shifts(self, rows: Ints, batch: Batch, sites: Sequence[str]) -> tuple[Outputs, dict[str, Tensor]]:
-        """Outputs of one pass, and for each site a zero shift `(B, T, D)` added there, for gradients of the states."""
+        """Run one pass, and return outputs and for each site a zero shift `(B, T, D)` added there, for gradients of the
+        states.
+        """
         first = min(self.sequences.states, key=lambda name: Site.parse(name).order)
         shape, device = batch.inputs.ids.shape, batch.inputs.ids.device
         shifts = {
@@ -106,11 +110,11 @@ class Runner:
 
     @property
     def deepest(self) -> str:
-        """The last site whose states are kept."""
+        """Last site whose states are kept."""
         return max(self.sequences.states, key=lambda name: Site.parse(name).order)
 
     def clean(self) -> Iterator[Outputs]:
-        """Outputs of all rows in order, from the deepest states kept on."""
+        """Yield the outputs of all rows in order, from the deepest states kept on."""
         longest = int(self.sequences.lengths[self.texts.example].max())
         size = max(1, self.sequences.tokens_per_batch // longest)
         for start in range(0, len(self.texts.example), size):
@@ -130,7 +134,7 @@ class Runner:
         return Outputs(values, content, real)
 
     def _clean_scales(self) -> dict[str, Tensor]:
-        """`(P + 1, …)` of every norm, from one clean pass over all examples."""
+        """Return the scales of every norm, `(P + 1, …)`, from one clean pass over all examples."""
         if self._scales is None:
             self.norms.check()
 

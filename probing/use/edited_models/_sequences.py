@@ -21,7 +21,7 @@ MAX_BYTES = 4 << 30
 
 
 def cut_by_length(lengths: Ints, tokens_per_batch: int) -> list[Ints]:
-    """Inputs of like length together, the longest first, at most so many padded pieces at once."""
+    """Return inputs of like length together, the longest first, at most so many padded pieces at once."""
     if len(lengths) and int(lengths.max()) * len(lengths) <= tokens_per_batch:
         return [np.argsort(-lengths, kind="stable")]
     return [np.array(part) for part in length_sorted_batches(lengths.tolist(), tokens_per_batch)]
@@ -29,7 +29,7 @@ def cut_by_length(lengths: Ints, tokens_per_batch: int) -> list[Ints]:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B inputs, padded to T pieces.
+    """A batch of B inputs, padded to T pieces.
 
     Attributes:
         inputs: ids, mask, positions.
@@ -43,7 +43,7 @@ class Batch:
 
 
 class Sequences:
-    """E examples of P pieces in all.
+    """States of E examples of P pieces in all.
 
     Attributes:
         lengths: `(E,)` pieces.
@@ -76,7 +76,7 @@ class Sequences:
         self.states = {site: torch.zeros((pieces, width)) for site, width in widths.items()}
 
     def batch(self, examples: Ints) -> Batch:
-        """The examples (any number of times each) as one batch."""
+        """Return the examples (any number of times each) as one batch."""
         given = [self._encoded[e] for e in examples]
         inputs, start = self._model.padded(given), self._model.first_piece(given)
         length = inputs.ids.shape[1]
@@ -86,15 +86,17 @@ class Sequences:
         return Batch(inputs, torch.from_numpy(index), start)
 
     def at(self, flat: Tensor, batch: Batch) -> Tensor:
-        """`(B, T, …)` of a flat tensor, on the model's device."""
+        """Return a flat tensor as `(B, T, …)`, on the model's device."""
         return flat[batch.index].to(batch.inputs.ids.device)
 
     def parts(self) -> list[Ints]:
-        """All examples, in length-sorted batches."""
+        """Return all examples, in length-sorted batches."""
         return cut_by_length(self.lengths, self.tokens_per_batch)
 
     def read(self, sites: Sequence[str]) -> Iterator[tuple[Ints, Flat]]:
-        """Examples, and `(pieces, D)` float32 of their pieces in order by site, from one clean pass each."""
+        """Yield examples, and the states of their pieces in order by site, `(pieces, D)` float32, from one clean pass
+        each.
+        """
         for part in self.parts():
             batch = self.batch(part)
             with torch.no_grad():
@@ -103,7 +105,7 @@ class Sequences:
             yield part, {site: states.cpu()[real].float() for site, states in found.items()}
 
     def gather(self, run: Callable[[Batch], Mapping[str, Tensor]], fill: float) -> Flat:
-        """`(P + 1, …)` flat tensors of what `run` gives for each batch, `fill` in the last row."""
+        """Return flat tensors `(P + 1, …)` of what `run` gives for each batch, `fill` in the last row."""
         flat: Flat = {}
         for part in self.parts():
             batch = self.batch(part)
@@ -117,5 +119,5 @@ class Sequences:
         return flat
 
     def flat_index(self, examples: Ints) -> Ints:
-        """Flat pieces of the examples, one after the other."""
+        """Return the flat pieces of the examples, one after the other."""
         return np.concatenate([np.arange(self.offsets[e], self.offsets[e + 1]) for e in examples])

@@ -1,4 +1,4 @@
-"""ArrayInstrument: states as arrays and a function of one's own, for models of any library or none."""
+"""ArrayInstrument: states as arrays and a function of your own, for models of any library or none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROBED_ROWS = 32
 
 
 class ArrayInstrument(Instrument):
-    """What a model that is no Hugging Face model needs for the use stage: its states, and how it goes on from them.
+    """An instrument for a model that is no Hugging Face model: its states, and a function that goes on from them.
 
     `run_from(site, rows, states_by_position, frozen_norms)` is yours. It gives the behaviour `(n, V)` of the n rows
     when the positions in `states_by_position` have those states `(n, D)` at the site, and all others their clean ones.
@@ -118,7 +118,8 @@ class ArrayInstrument(Instrument):
         return found
 
     def check(self) -> None:
-        """Clean states give the clean outputs at every place, alone and beside others, whatever the order of rows.
+        """Check that clean states give the clean outputs at every place, alone and beside others, whatever the order of
+        rows.
 
         Raises:
             EditFailed: which of these does not hold.

@@ -94,7 +94,7 @@ class TextInstrument(Instrument):
         cls, model: LanguageModel, corpus: Corpus, behaviour: Behaviour | str, *, columns: Sequence[str] = (),
         split: str | None = None, max_rows: int = 2000, seed: int = 0, **options: Any,
     ) -> Self:  # fmt: skip
-        """Rows are words that have every column: one of each sentence first, classes of the first column even.
+        """Use words that have every column as rows: one of each sentence first, classes of the first column even.
 
         Args:
             model, behaviour, options: as for the class.
@@ -112,7 +112,9 @@ class TextInstrument(Instrument):
         cls, model: LanguageModel, corpus: Corpus, behaviour: Behaviour | str, *, positions: Sequence[str],
         columns: Sequence[str] = (), split: str | None = None, max_rows: int = 8000, seed: int = 0, **options: Any,
     ) -> Self:  # fmt: skip
-        """Rows are examples that have every position: `subject` covers all pieces of that span, `subject.last` one."""
+        """Use examples that have every position as rows: `subject` covers all pieces of that span, `subject.last`
+        one.
+        """
         rows = rows_of_spans(
             model, corpus, positions=positions, columns=columns, split=split, max_rows=max_rows, seed=seed
         )
@@ -207,7 +209,9 @@ class TextInstrument(Instrument):
         return found
 
     def shift(self, site: str, rows: Ints, states: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """`(B, T, D)` what is added at a site: given less read, at every piece of the positions."""
+        """Return what is added at a site, `(B, T, D)`: given states less those read, at every piece of the
+        positions.
+        """
         device, dtype = batch.inputs.ids.device, self.runner.dtype
         shift: Tensor | None = None
         for position, given in states.items():
@@ -222,11 +226,11 @@ class TextInstrument(Instrument):
         return shift
 
     def read(self, outputs: Outputs) -> NDArray[np.float64]:
-        """The behaviour `(B, V)` of outputs that were run otherwise."""
+        """Return the behaviour `(B, V)` of outputs that were run otherwise."""
         return np.asarray(self._readout(outputs).detach().double().cpu().numpy())
 
     def slopes(self, rows: Ints, coefficients: NDArray[np.float64]) -> dict[Place, NDArray[np.float64]]:
-        """As `Instrument.slopes`, of all places from one backward pass."""
+        """Return what `Instrument.slopes` does, for all places from one backward pass."""
         found = {place: np.zeros((len(rows), self._states[place].shape[1])) for place in self._places}
         for place, part, which, slope in self._slopes_of_pieces(rows, coefficients):
             np.add.at(found[place], part[which], slope)
@@ -235,7 +239,7 @@ class TextInstrument(Instrument):
     def _slopes_of_pieces(
         self, rows: Ints, coefficients: NDArray[np.float64]
     ) -> Iterator[tuple[Place, Ints, Ints, NDArray[np.float64]]]:
-        """Yields, by place and batch, its rows, `(M,)` which of them a piece is of, and `(M, D)` slopes of pieces."""
+        """Yield, by place and batch, its rows, the row of each piece `(M,)`, and slopes of pieces `(M, D)`."""
         for part in self.batches(rows):
             batch = self.runner.batch(rows[part])
             sites = tuple(dict.fromkeys(place.site for place in self._places))
@@ -250,7 +254,9 @@ class TextInstrument(Instrument):
                 yield place, part, which, slope[which, piece + batch.start[which]]
 
     def _read_clean(self) -> NDArray[np.float64]:
-        """`(N, V)`: by whole passes if the states were stored elsewhere; else from the deepest ones just read on."""
+        """Return the clean behaviour `(N, V)`: by whole passes if the states were stored elsewhere; else from the
+        deepest ones just read on.
+        """
         every = np.arange(self.n_rows)
         parts, site = self.batches(every), None if self._replay is not None else self.runner.deepest
         found = []
@@ -262,9 +268,9 @@ class TextInstrument(Instrument):
         return np.asarray(np.concatenate(found)[np.argsort(np.concatenate(parts), kind="stable")])
 
     def check(self) -> None:
-        """As `Instrument.check`, and in particular: the model is as it was, in eval mode, and runs twice alike; replay
-        equals the full pass; an edit reaches the named rows and pieces alone; all of a donor's states, and the last one
-        where logits are read, give the donor's behaviour; a causal model does not look ahead.
+        """Check the instrument as `Instrument.check` says. In particular: the model is as it was, in eval mode, and
+        runs twice alike; replay equals the full pass; an edit reaches the named rows and pieces alone; all of a donor's
+        states, and the last one where logits are read, give the donor's behaviour; a causal model does not look ahead.
         """
         check_all(self.runner, self._pieces, self._places, self.shift, self._states)
         for site in dict.fromkeys(block_input(place.site) for place in self._places) if self._replay else ():
@@ -274,7 +280,9 @@ class TextInstrument(Instrument):
         self._check_readout()
 
     def _check_readout(self) -> None:
-        """Logits of like size cancel where they are centred: the tolerance is that of what the model gave."""
+        """Check the readout. Logits of like size cancel where they are centred, so the tolerance is that of the model's
+        output.
+        """
         rows = np.arange(min(self.n_rows, ROWS))
         with torch.no_grad():
             given = self.runner.outputs(rows, self.runner.batch(rows))

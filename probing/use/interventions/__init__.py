@@ -1,1 +1,1 @@
-"""Interventions: what is done to states; one file is one member."""
+"""Interventions: each file is one way to edit states."""

@@ -16,7 +16,7 @@ Goals = NDArray[np.int64] | NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class AffineEdit(Edit):
-    """x − L Rᵀ(x − μ), of rank r.
+    """Maps x to x − L Rᵀ(x − μ), an edit of rank r.
 
     Attributes:
         left, right: `(D, r)` L and R.
@@ -28,7 +28,7 @@ class AffineEdit(Edit):
     centre: Floats
 
     def transform(self, states: Floats) -> Floats:
-        """`(n, D)` edited states, in float64."""
+        """Return the edited states, `(n, D)` float64."""
         wide = states.astype(np.float64)
         return np.asarray(wide - ((wide - self.centre) @ self.right) @ self.left.T)
 
@@ -42,7 +42,7 @@ class AffineEdit(Edit):
 
 @dataclass(frozen=True, eq=False)
 class ConstantEdit(Edit):
-    """Every state becomes `value` `(D,)`."""
+    """Replaces every state by `value` `(D,)`."""
 
     value: NDArray[np.float32]
 
@@ -55,7 +55,7 @@ class ConstantEdit(Edit):
 
 
 def columns_of(targets: Targets) -> Floats:
-    """`(N, k - 1)` indicators of all classes present but the first; of real values one column.
+    """Return indicators `(N, k - 1)` of all classes present but the first; for real values one column.
 
     With all k columns, whose sum is constant, rounding on ill-conditioned states would show a direction too many.
 

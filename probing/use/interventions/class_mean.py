@@ -15,7 +15,7 @@ from probing.use.interventions._edits import Floats, Goals, columns_of
 
 @dataclass(frozen=True, eq=False)
 class ClassMeanEdit(Edit):
-    """h + a (m[goal, w] − m[z, w]); of real values h + a (goal − z) m[0, w].
+    """Maps h to h + a (m[goal, w] − m[z, w]); for real values to h + a (goal − z) m[0, w].
 
     Attributes:
         means: `(K, W, D)` class means by stratum; `(1, W, D)` slopes on real values. W is 1 where one shift is shared.
@@ -53,7 +53,8 @@ class ClassMean(Intervention):
     decides: ClassVar[bool] = True
 
     def __init__(self, *, dose: float = 1.0, shared: bool = False) -> None:
-        """
+        """Choose the dose, and whether strata share their shift.
+
         Args:
             dose: a; 1 puts the mean of one class where that of the other was.
             shared: one shift for all strata, Σ π_w D_w.
@@ -90,7 +91,7 @@ def _class_means(x: Floats, targets: Targets) -> Floats:
 
 
 def _slopes(x: Floats, targets: Targets) -> Floats:
-    """`(1, W, D)`; 0 where z does not vary."""
+    """Return the slopes `(1, W, D)`; 0 where z does not vary."""
     n_strata = int(targets.strata.max()) + 1
     slopes = np.zeros((1, n_strata, x.shape[1]))
     for w in np.unique(targets.strata):

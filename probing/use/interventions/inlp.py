@@ -21,7 +21,7 @@ HELD_OUT = 5  # one row of so many tells when to stop
 
 @dataclass(frozen=True, eq=False)
 class NullspaceEdit(AffineEdit):
-    """Projection onto what the probes left.
+    """Projects states onto what the probes left.
 
     Attributes:
         before, after: score of a probe on held-out rows less that of a constant, first and last: accuracy, or R².
@@ -45,7 +45,8 @@ class Inlp(Intervention):
     erases: ClassVar[bool] = True
 
     def __init__(self, *, tolerance: float = 0.01, rounds: int = 100, l2: float = 1e-3) -> None:
-        """
+        """Choose when the rounds of probes stop, and their penalty.
+
         Args:
             tolerance: accuracy (or R²) above a constant at which it stops.
             rounds: the most probes.
@@ -84,7 +85,7 @@ class Inlp(Intervention):
     def _probe(
         self, x: Floats, z: NDArray[np.generic], is_held: NDArray[np.bool_], *, is_real: bool
     ) -> tuple[Floats, float]:
-        """`(D, c)` directions of a probe, and its held-out score above a constant."""
+        """Return the directions of a probe, `(D, c)`, and its held-out score above a constant."""
         n = int((~is_held).sum())
         if is_real:
             ridge = Ridge(alpha=self.l2 * n).fit(x[~is_held], z[~is_held])
@@ -99,7 +100,7 @@ class Inlp(Intervention):
 
 
 def _extended(basis: Floats, directions: Floats) -> Floats:
-    """The basis and what of the directions lies outside it, orthonormal."""
+    """Return the basis and what of the directions lies outside it, orthonormal."""
     outside = directions - basis @ (basis.T @ directions)
     found, sizes, _ = np.linalg.svd(outside, full_matrices=False)
     found = found[:, sizes > 1e-8 * max(float(np.linalg.norm(directions)), 1e-300)]

@@ -36,7 +36,7 @@ class Leace(Intervention):
 
 
 def eraser(centre: Floats, within: Floats, cross: Floats, of_z: Floats) -> AffineEdit:
-    """The eraser of these moments.
+    """Return the eraser for these moments.
 
     Args:
         centre: `(D,)` μ.

@@ -12,7 +12,7 @@ from probing.use.interventions._edits import ConstantEdit
 
 
 class MeanAblation(Intervention):
-    """The whole state is replaced by the mean of the rows fitted on: everything at the place is lost."""
+    """Replaces the whole state by the mean of the rows fitted on: everything at the place is lost."""
 
     erases: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""Random subspace: what erasing as many directions that mean nothing does."""
+"""Random subspace: shows what erasing as many meaningless directions does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DISPLACEMENTS = ("own", "leace")
 
 
 class RandomSubspace(Intervention):
-    """Directions drawn from N(0, Σ) and orthonormalised are projected out, as many as LEACE would take.
+    """Projects out directions drawn from N(0, Σ) and orthonormalised, as many as LEACE would take.
 
     Beside an eraser they tell how specific its effect is; they are no test of significance. With
     `displacement=leace` the change is scaled so that states move as far, root mean square, as LEACE moves them.
@@ -29,7 +29,8 @@ class RandomSubspace(Intervention):
     erases: ClassVar[bool] = True
 
     def __init__(self, *, rank: int = 0, displacement: str = "own") -> None:
-        """
+        """Choose the number of directions, and how far rows are moved.
+
         Args:
             rank: directions; 0: classes less one, and one for real values.
             displacement: `own`, or `leace`: as far as LEACE moves the rows fitted on.

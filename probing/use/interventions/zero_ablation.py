@@ -12,7 +12,7 @@ from probing.use.interventions._edits import ConstantEdit
 
 
 class ZeroAblation(Intervention):
-    """The whole state is replaced by 0: everything at the place is lost, and states leave where they lie."""
+    """Replaces the whole state by 0: everything at the place is lost, and states leave the region where they lie."""
 
     erases: ClassVar[bool] = True
 

@@ -1,1 +1,1 @@
-"""States of one prompt put into another, and parts taken out: tables and heat maps, no verdict."""
+"""Puts states of one prompt into another, and takes components out: tables and heat maps, no verdict."""

@@ -47,7 +47,7 @@ class Component:
 
 @dataclass(frozen=True, eq=False)
 class AblationResult:
-    """What the behaviour loses without each of C components.
+    """Losses of the behaviour without each of C components.
 
     Attributes:
         components: in order of depth.
@@ -64,7 +64,7 @@ class AblationResult:
     n_rows: int
 
     def table(self) -> list[dict[str, str | float | None]]:
-        """One row a component."""
+        """Return one row a component."""
         flips = self.flips if self.flips is not None else [None] * len(self.components)
         return [
             {"component": str(one), "by": self.by, "effect": float(effect), "flips": None if f is None else float(f),
@@ -73,7 +73,9 @@ class AblationResult:
         ]  # fmt: skip
 
     def grid(self) -> NDArray[np.float64]:
-        """`(layers, heads)` effects of heads, or `(layers, 1)`; NaN where there is none."""
+        """Return the effects of heads, `(layers, heads)`, or of other components, `(layers, 1)`; NaN where there is
+        none.
+        """
         layers = sorted({component.layer for component in self.components})
         columns = max((component.head or 0) for component in self.components) + 1
         found = np.full((len(layers), columns), np.nan)
@@ -95,7 +97,7 @@ def ablate(
         instrument: the model and its rows.
         kind: `heads`, `attention`, `mlps` or `layers`.
         by: `mean` or `zero`; zero takes states out of where they lie, and shows more than what the component says.
-        advance: told how many components are done, and of how many.
+        advance: called with how many components are done, and of how many.
 
     Raises:
         BadParameter: another kind or value.
@@ -133,7 +135,7 @@ def check_options(kinds: Sequence[str], by: str) -> None:
 
 
 def components(instrument: TextInstrument, kind: str) -> tuple[Component, ...]:
-    """All components of a kind.
+    """Return all components of a kind.
 
     Raises:
         ReplayUnavailable: a model whose sublayers are not known.
@@ -188,7 +190,7 @@ def _replacement(component: Component, mean: Tensor | None) -> Callable[[Tensor]
 
 
 def _means(instrument: TextInstrument, sites: list[str]) -> dict[str, Tensor]:
-    """`(D,)` mean over all pieces of the examples, by site."""
+    """Return the mean over all pieces of the examples, `(D,)` by site."""
     totals: dict[str, Tensor] = {}
     for _, states in instrument.runner.sequences.read(list(dict.fromkeys(sites))):
         for site, flat in states.items():

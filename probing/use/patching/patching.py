@@ -1,4 +1,4 @@
-"""Patching: states of one prompt put into another, at every site and position; exactly, or by derivatives."""
+"""Patching: puts states of one prompt into another, at every site and position; exactly, or by derivatives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def patch(
     instrument: Instrument, pairs: ArrayLike, *, direction: ArrayLike | None = None,
     places: Sequence[Place] | None = None, advance: Callable[[int, int], None] | None = None,
 ) -> PatchingResult:  # fmt: skip
-    """Activation patching: the first prompt of each pair is run with the states of the second at one place.
+    """Run the first prompt of each pair with the states of the second at one place: activation patching.
 
     A place of several pieces, such as a whole span, is exchanged piece by piece. With Δ the change of the first's
     behaviour and d the second's less the first's, the effect is mean ⟨Δ, d⟩/|d| and its share Σ⟨Δ, d⟩ / Σ|d|². Along a
@@ -36,7 +36,7 @@ def patch(
         direction: `(V,)` of the behaviour to measure along, such as one logit less another, or `(n, V)`, one for each
             pair; None: all of it.
         places: of the instrument; None: all.
-        advance: told how many places are done, and of how many.
+        advance: called with how many places are done, and of how many.
 
     Raises:
         UnknownName: no such place.
@@ -64,7 +64,7 @@ def attribute(
     instrument: Instrument, pairs: ArrayLike, *, direction: ArrayLike | None = None,
     places: Sequence[Place] | None = None,
 ) -> PatchingResult:  # fmt: skip
-    """Attribution patching: as `patch` to first order, from one backward pass of the clean run.
+    """Estimate the effects of `patch` to first order, from one backward pass of the clean run: attribution patching.
 
     ⟨Δ, d⟩ ≈ ⟨∂⟨y, d⟩/∂h, h(donor) − h⟩. A screen, not a measurement: norms and saturated units make it
     wrong (`PatchingResult.error_of` says by how much). Arguments and errors are those of `patch`.
@@ -82,7 +82,7 @@ def attribute(
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """n pairs.
+    """The n pairs to patch, and the difference to measure.
 
     Attributes:
         rows, donors: `(n,)`.
@@ -122,7 +122,7 @@ class _Pairs:
         return cls(rows, donors, clean[rows], aims, lengths)
 
     def told(self, products: dict[Place, Floats], method: str) -> PatchingResult:
-        """The result of ⟨Δ, aim⟩ `(n,)` by place."""
+        """Return the result from ⟨Δ, aim⟩ `(n,)` by place."""
         sites = tuple(dict.fromkeys(place.site for place in products))
         positions = tuple(dict.fromkeys(place.position for place in products))
         whole = float(np.square(self.parts[:, None] * self.aims).sum())

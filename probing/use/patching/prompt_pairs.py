@@ -1,4 +1,4 @@
-"""Pairs of prompts, clean and corrupted, from a file; and what patching the one into the other does."""
+"""Pairs of prompts, clean and corrupted, from a file; and the effects of patching one into the other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NEEDED = f"columns {CLEAN} and {CORRUPTED}; {ANSWER} and {OTHER} (both or neith
 
 @dataclass(frozen=True)
 class PromptPairs:
-    """n pairs.
+    """Pairs of a clean and a corrupted prompt, n of them.
 
     Attributes:
         corpus: 2n examples, the n clean prompts first.
@@ -43,7 +43,7 @@ class PromptPairs:
 
     @classmethod
     def read(cls, source: str, *, spans: Mapping[str, tuple[str, str]] | None = None) -> PromptPairs:
-        """Pairs of a JSONL file or a table: `clean`, `corrupted`, and perhaps `answer` and `corrupted_answer`.
+        """Read pairs from a JSONL file or a table: `clean`, `corrupted`, and perhaps `answer` and `corrupted_answer`.
 
         Args:
             source: the file.
@@ -80,11 +80,11 @@ class PromptPairs:
 
     @property
     def alternatives(self) -> tuple[str, ...]:
-        """All answers, as first met."""
+        """All answers, in the order of first occurrence."""
         return tuple(dict.fromkeys(answer for pair in self.answers for answer in pair))
 
     def directions(self) -> NDArray[np.float64] | None:
-        """`(n, V)`: for each pair one answer's logit less the other's; None without answers."""
+        """Return, for each pair, one answer's logit less the other's, `(n, V)`; None without answers."""
         if not self.answers:
             return None
         at = {answer: k for k, answer in enumerate(self.alternatives)}
@@ -95,7 +95,8 @@ class PromptPairs:
 
 
 def _answer(row: Mapping[str, Label], column: str, source: str) -> str:
-    """An answer to the space as it stands in the file. A number with a point is not: 1.50 has been read as 1.5.
+    """Return an answer to the space as it stands in the file. A number with a point is refused: 1.50 would be read as
+    1.5.
 
     Raises:
         CorpusError: a number that may have been written otherwise, or a truth value.
@@ -111,7 +112,7 @@ def _answer(row: Mapping[str, Label], column: str, source: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class PairPatching:
-    """What patching pairs of prompts did.
+    """The effects of patching pairs of prompts.
 
     Attributes:
         exact: activation patching.
@@ -147,7 +148,7 @@ def patch_pairs(
             one by one; none: every piece, if all prompts have equally many.
         into: `corrupted`: the corrupted prompt is run with states of the clean one; `clean`: the other way round.
         attribution: also the approximation by derivatives.
-        advance: told how many places are done, and of how many.
+        advance: called with how many places are done, and of how many.
 
     Raises:
         BadParameter: prompts of different lengths without positions, a position that a prompt lacks, or a span of

@@ -1,1 +1,1 @@
-"""Files from elsewhere, opened in a child process with limits, which audits them and hands over plain numbers."""
+"""Files from elsewhere, opened in a child process with limits, which audits them and sends plain numbers."""

@@ -29,7 +29,7 @@ _READERS: dict[str, Callable[[Sequence[SourceFile], Sender, Limits], None]] = {
 
 
 def run(job: ChildJob, sender: Sender) -> None:
-    """Do the job; whatever goes wrong is said in the last frame."""
+    """Do the job; the last frame says what went wrong, if anything did."""
     try:
         limit_resources(job.limits, job.n_bytes)
         _read(job, sender)

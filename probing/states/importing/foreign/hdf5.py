@@ -28,7 +28,7 @@ class Hdf5Source:
 
     @classmethod
     def open(cls, path: Path) -> Hdf5Source:
-        """Open a file.
+        """Open an HDF5 file.
 
         Raises:
             UntrustedFile: a symbolic link, a pipe, a device or a directory.
@@ -72,7 +72,9 @@ class Hdf5Source:
                 sender.rows(str(layer), rows)
 
     def _texts(self, dataset: Any, limits: Limits) -> dict[int, str]:
-        """Sentence by index. The only string of variable length that is read; memory limits what it can cost."""
+        """Return the sentences by index: the only string of variable length that is read; memory limits what it can
+        cost.
+        """
         value = np.asarray(h5py.Dataset(dataset)[()]).reshape(-1)[0]
         text = value if isinstance(value, bytes) else str(value).encode()
         if len(text) > limits.json_bytes:

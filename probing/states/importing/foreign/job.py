@@ -1,4 +1,4 @@
-"""What a child process is asked to do, as its one argument."""
+"""The job of a child process, passed as its one argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probing.states.importing.foreign.limits import Limits
 
 @dataclass(frozen=True)
 class ChildJob:
-    """What a child is asked to do.
+    """The job of a child process.
 
     Attributes:
         format: `npy`, `hdf5`, `json`, `safetensors` or `store`.
@@ -29,13 +29,13 @@ class ChildJob:
     limits: Limits
 
     def to_json(self) -> str:
-        """For the command line."""
+        """Return the job as JSON, for the command line."""
         values = {"format": self.format, "paths": [str(path) for path in self.paths], "n_bytes": self.n_bytes}
         return json.dumps(values | {"examples": self.examples, "limits": vars(self.limits)})
 
     @classmethod
     def from_json(cls, text: str) -> ChildJob:
-        """From the command line."""
+        """Return the job that `to_json` wrote on the command line."""
         values: dict[str, Any] = json.loads(text)
         paths = tuple(Path(path) for path in values.pop("paths"))
         return cls(paths=paths, limits=Limits(**values.pop("limits")), **values)

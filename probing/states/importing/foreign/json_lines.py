@@ -1,4 +1,4 @@
-"""NeuroX activations as JSON lines, in a child process.
+"""Reads NeuroX activations as JSON lines, in a child process.
 
 A line is `{"linex_index": n, "features": [{"token": w, "layers": [{"index": l, "values": [...]}, ...]}, ...]}`.
 """

@@ -1,4 +1,4 @@
-"""How much a file from elsewhere may cost, and how a process gives up what it does not need to read one."""
+"""Limits on what a file from elsewhere may cost, and how a process gives up what it does not need to read it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Limits:
     column_bytes: int = 256 << 30
 
     def processor_seconds(self, n_bytes: int) -> float:
-        """Processor time for a source of `n_bytes`."""
+        """Return the processor time for a source of `n_bytes`."""
         return self.seconds + n_bytes / self.bytes_per_second
 
     def clock_seconds(self, n_bytes: int) -> float:
-        """Time by the clock for a source of `n_bytes`."""
+        """Return the time by the clock for a source of `n_bytes`."""
         return 3 * self.processor_seconds(n_bytes)
 
 
@@ -64,7 +64,7 @@ def _lower(which: int, value: int, *, spare: int = 0) -> None:
 
 
 def _address_space() -> int:
-    """Bytes of address space in use; a guess where the system does not say."""
+    """Return the bytes of address space in use; a guess where the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):

@@ -32,7 +32,7 @@ def read_npy(files: Sequence[SourceFile], sender: Sender, limits: Limits) -> Non
 
 
 def _header(file: SourceFile) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype, from a header that is a literal of three keys and nothing more."""
+    """Return shape and dtype, from a header that is a literal of three keys and nothing more."""
     start = file.exactly(8, "an npy header")
     if start[:6] != _MAGIC or start[6] not in (1, 2, 3):
         refuse("a header of the npy format", file.name, repr(start)[:60])

@@ -1,4 +1,6 @@
-"""The parent's side: start the child, take its frames, and turn whatever becomes of it into one typed error."""
+"""The parent's side: starts the child, takes its frames, and turns every way in which it can end into one typed
+error.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ CHILD = "probing.states.importing.foreign.child"
 
 
 def hand_over(job: ChildJob, *, module: str = CHILD) -> Iterator[Frame]:
-    """Everything a child process reads from foreign files, frame by frame.
+    """Yield everything a child process reads from foreign files, frame by frame.
 
     Args:
         job: what to read.
@@ -47,7 +49,9 @@ def hand_over(job: ChildJob, *, module: str = CHILD) -> Iterator[Frame]:
 
 @contextmanager
 def _child(job: ChildJob, module: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], threading.Event]]:
-    """The running child, its output, and whether it took too long; it is gone afterwards."""
+    """Within the block, the child runs; gives the child, its output, and whether it took too long. It is gone
+    afterwards.
+    """
     late = threading.Event()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", module, job.to_json()], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""What a child process says to its parent: frames of a JSON head and raw bytes, checked as if a stranger sent them."""
+"""The messages of a child process to its parent: frames of a JSON head and raw bytes, checked as untrusted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MARK = b"prb1"
 
 @dataclass(frozen=True)
 class Frame:
-    """One message.
+    """A message of the child process.
 
     Attributes:
         kind: `rows`, `sentence`, `record`, `refused` or `end`.
@@ -37,17 +37,17 @@ class Frame:
 
 
 class Sender:
-    """The child's end."""
+    """The child's end of the connection."""
 
     def __init__(self, out: IO[bytes]) -> None:
         self._out = out
 
     def send(self, kind: str, **head: Any) -> None:
-        """A message without rows."""
+        """Send a message without rows."""
         self._write({"kind": kind, **head}, b"")
 
     def rows(self, column: str, values: NDArray[Any], dtype: str = "") -> None:
-        """Rows to append to a column: floats (n, D) as float32, whole numbers (n,) as int64.
+        """Send rows to append to a column: floats (n, D) as float32, whole numbers (n,) as int64.
 
         Args:
             column: its name, as the file has it.
@@ -67,7 +67,7 @@ class Sender:
 
 
 def frames(stream: IO[bytes]) -> Iterator[Frame]:
-    """The parent's end: frames until `end`, `refused` or the end of the stream.
+    """Yield the frames at the parent's end, until `end`, `refused` or the end of the stream.
 
     Raises:
         UntrustedFile: bytes that are no frame.

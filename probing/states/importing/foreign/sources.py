@@ -16,7 +16,7 @@ RATIO = 100
 
 @dataclass(frozen=True)
 class SourceFile:
-    """An open file from elsewhere.
+    """An open file that came from elsewhere.
 
     Attributes:
         path: where it lies; only its name enters messages.
@@ -30,11 +30,11 @@ class SourceFile:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name of the file, for messages."""
         return self.path.name
 
     def exactly(self, n_bytes: int, what: str) -> bytes:
-        """The next bytes.
+        """Return the next bytes, exactly so many.
 
         Raises:
             UntrustedFile: the file ends before.
@@ -46,7 +46,7 @@ class SourceFile:
 
 
 def open_source(path: Path) -> SourceFile:
-    """Open a file.
+    """Open a file from elsewhere.
 
     Raises:
         UntrustedFile: a symbolic link, a pipe, a device or a directory, or a sparse file of apparently great size.
@@ -77,7 +77,7 @@ def refuse_link(path: Path) -> None:
 
 
 def _refuse_holes(fd: int, status: os.stat_result, name: str) -> None:
-    """Refuse a bomb: a file of few stored bytes whose size, holes counted, would have to be read, hashed and kept.
+    """Refuse a file of few stored bytes whose size, holes counted, would have to be read, hashed and kept.
 
     Raises:
         UntrustedFile: it is sparse, and apparently far larger than what it stores.

@@ -22,7 +22,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """Begin.
+        """Start without columns.
 
         Args:
             folder: where files are made.
@@ -44,11 +44,11 @@ class Spool:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Columns, in order of arrival."""
+        """Names of the columns, in order of arrival."""
         return tuple(self._columns)
 
     def append(self, name: str, rows: NDArray[Any]) -> None:
-        """Rows of a column.
+        """Append rows to a column.
 
         Raises:
             UntrustedFile: other rows than before in width or type, or too many.
@@ -69,7 +69,7 @@ class Spool:
             stream.write(rows.reshape(-1).data.cast("B") if rows.size else b"")
 
     def column(self, name: str) -> NDArray[Any]:
-        """A column as an array (n,) or (n, D), mapped from its file."""
+        """Return a column as an array (n,) or (n, D), mapped from its file."""
         stream, row, dtype = self._columns[name]
         with typed_errors(self.folder):
             stream.flush()

@@ -15,7 +15,7 @@ from probing.states.store.verify import verify_shard
 
 
 def read_store(path: Path, sender: Sender) -> None:
-    """Verify a complete store, and send the SHA-256 of the JSON files that were found sound.
+    """Verify a complete store, and send the SHA-256 of the JSON files that passed.
 
     Raises:
         NotAStore, UnsupportedFormat, IncompleteStore: it is no finished store of this format.
