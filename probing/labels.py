@@ -100,12 +100,21 @@ class Labels:
     def take(self, rows: NDArray[Any]) -> Labels:
         """Return the chosen rows, in the order given."""
         return replace(
-            self, y=self.y[rows], split=self.split[rows], groups=self.groups[rows], example=self.example[rows],
-            word=self.word[rows], row=self.row[rows], keys={name: codes[rows] for name, codes in self.keys.items()},
-            seen=_taken(self.seen, rows), fresh=_taken(self.fresh, rows), other_word=_taken(self.other_word, rows),
-            other_row=_taken(self.other_row, rows), choice=_taken(self.choice, rows),
+            self,
+            y=self.y[rows],
+            split=self.split[rows],
+            groups=self.groups[rows],
+            example=self.example[rows],
+            word=self.word[rows],
+            row=self.row[rows],
+            keys={name: codes[rows] for name, codes in self.keys.items()},
+            seen=_taken(self.seen, rows),
+            fresh=_taken(self.fresh, rows),
+            other_word=_taken(self.other_word, rows),
+            other_row=_taken(self.other_row, rows),
+            choice=_taken(self.choice, rows),
             punctuation=_taken(self.punctuation, rows),
-        )  # fmt: skip
+        )
 
 
 def _taken(values: NDArray[Any] | None, rows: NDArray[Any]) -> Any:
@@ -187,10 +196,12 @@ def check_laid_out(nbytes: int, where: str = "") -> None:
     """
     if nbytes > MOST_BYTES:
         raise BadParameter(
-            "too many pairs to lay out as one matrix", needed=f"at most {MOST_BYTES / 2**30:g} GiB",
-            found=f"{nbytes / 2**30:.1f} GiB", where=where,
+            "too many pairs to lay out as one matrix",
+            needed=f"at most {MOST_BYTES / 2**30:g} GiB",
+            found=f"{nbytes / 2**30:.1f} GiB",
+            where=where,
             next_step="use the probes bilinear or structural, which read pairs without laying them out, or fewer rows",
-        )  # fmt: skip
+        )
 
 
 class Pieces:

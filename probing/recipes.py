@@ -66,9 +66,12 @@ def build_task(spec: str, corpus: Corpus) -> Task:
     if head in known or is_task or not nearest:
         return build("tasks", name)  # type: ignore[no-any-return]
     raise UnknownName(
-        f"unknown task {name!r}", needed=f"one of: {', '.join(known)}", found=repr(name), where=corpus.source,
+        f"unknown task {name!r}",
+        needed=f"one of: {', '.join(known)}",
+        found=repr(name),
+        where=corpus.source,
         next_step=f"did you mean 'column:{nearest[0]}'? The corpus has the label columns {', '.join(sorted(columns))}",
-    )  # fmt: skip
+    )
 
 
 def normalised(folder: str, spec: str) -> str:
@@ -147,8 +150,10 @@ def _member(folder: str, name: str, kind: Kind | None) -> Any:
     found = "classes" if kind == "real" else "real numbers"
     raise BadParameter(
         f"probe {name} predicts {found}; use {_USE[kind]}",
-        needed=f"a probe for a target of kind {kind!r}", found=name, next_step=f"use {_USE[kind]}",
-    )  # fmt: skip
+        needed=f"a probe for a target of kind {kind!r}",
+        found=name,
+        next_step=f"use {_USE[kind]}",
+    )
 
 
 def _parameters(member: Any) -> dict[str, inspect.Parameter]:
@@ -202,9 +207,12 @@ def _parsed(member: Any, name: str, text: str) -> dict[str, Any]:
         if not equals:
             comma = " (a comma inside a value is written \\,)" if values else ""
             raise BadParameter(
-                f"{part!r} is not a parameter", needed="name=value", found=repr(part), where=f"{name}:{text}",
+                f"{part!r} is not a parameter",
+                needed="name=value",
+                found=repr(part),
+                where=f"{name}:{text}",
                 next_step=f"parameters of {name}: {', '.join(known) or '(none)'}{comma}",
-            )  # fmt: skip
+            )
         if key not in known:
             raise unknown_name(f"parameter of {name}", key, known, where=f"{name}:{text}", error=BadParameter)
         if key in values:

@@ -87,10 +87,15 @@ def run(short: bool = False) -> list[Row]:
     for ratio in RATIOS:
         strengths = strengths_for(ratio, 3 if short else 8)
         for accuracy, strength in zip(ACCURACIES, strengths, strict=True):
-            rows.append(measured(
-                "power", f"two classes, to {accuracy:.2f}", ratio, seeds,
-                lambda seed, r=ratio, s=strength: signal(seed, r, s),
-            ))  # fmt: skip
+            rows.append(
+                measured(
+                    "power",
+                    f"two classes, to {accuracy:.2f}",
+                    ratio,
+                    seeds,
+                    lambda seed, r=ratio, s=strength: signal(seed, r, s),
+                )
+            )
             print(rows[-1], flush=True)
     for name, ratios, draw in NULLS:
         for ratio in ratios:
@@ -111,11 +116,17 @@ def measured(what: str, labels: str, ratio: float, seeds: int, draw: Callable[[i
     best = [one.better for one in found]
     clear = [one.accuracy >= one.prior + EXCESS for one in best]
     return Row(
-        what, labels, ratio, float(np.mean([b.accuracy for b in best])), float(np.mean([b.prior for b in best])),
-        sum(one.passes for one in found), len(found), sum(clear),
+        what,
+        labels,
+        ratio,
+        float(np.mean([b.accuracy for b in best])),
+        float(np.mean([b.prior for b in best])),
+        sum(one.passes for one in found),
+        len(found),
+        sum(clear),
         sum(one.passes for one, c in zip(found, clear, strict=True) if c),
         sum(not one.passes and b.accuracy_low > b.prior for one, b in zip(found, best, strict=True)),
-    )  # fmt: skip
+    )
 
 
 def strengths_for(ratio: float, seeds: int) -> list[float]:

@@ -90,22 +90,28 @@ def made_up_store(folder: Path, size: int, width: int, shards: int = 100) -> Non
     """A store of `size` bytes of random float32 states at one site; a shard is one example of many words."""
     rows = size // (4 * width * shards)
     identity = {
-        "model": {}, "tokenizer": {}, "corpus": {"fingerprint": "0" * 64},
+        "model": {},
+        "tokenizer": {},
+        "corpus": {"fingerprint": "0" * 64},
         "extraction": {"sites": ["resid.0"], "rows": "word:mean", "dtype": "float32"},
         "plan": {"starts": list(range(shards)), "count": shards},
-    }  # fmt: skip
+    }
     writer = StoreWriter.open(folder, identity=identity, environment={})
     for shard in range(shards):
         columns = dict.fromkeys(("word", "piece_start", "piece_end", "char_start", "char_end"), np.arange(rows))
         content = ShardContent(
-            example_start=shard, n_examples=1, rows=columns | {"example": np.full(rows, shard)},
+            example_start=shard,
+            n_examples=1,
+            rows=columns | {"example": np.full(rows, shard)},
             examples={
-                "offset": np.array([0, rows]), "ordinal": np.array([shard]),
-                "text_sha256": np.zeros((1, 32), np.uint8), "flags": np.zeros(1, np.uint8),
+                "offset": np.array([0, rows]),
+                "ordinal": np.array([shard]),
+                "text_sha256": np.zeros((1, 32), np.uint8),
+                "flags": np.zeros(1, np.uint8),
             },
             sites={"resid.0": np.random.default_rng(shard).standard_normal((rows, width), np.float32)},
             modules={"resid.0": "made-up"},
-        )  # fmt: skip
+        )
         writer.commit(shard, content)
     writer.seal()
 

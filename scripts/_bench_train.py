@@ -49,9 +49,10 @@ class Planted:
     @property
     def identity(self) -> dict[str, Any]:
         return {
-            "corpus": {"fingerprint": self.corpus.fingerprint}, "extraction": {"rows": self.scope},
+            "corpus": {"fingerprint": self.corpus.fingerprint},
+            "extraction": {"rows": self.scope},
             "model": {"source": "planted"},
-        }  # fmt: skip
+        }
 
     def width(self, site: str) -> int:
         return self.states.shape[1]
@@ -185,10 +186,13 @@ def by_template(random: np.random.Generator, *, grouped: bool) -> Study:
     label, vectors = random.integers(0, 2, 40), noise(random, 40)
     places = np.repeat(np.arange(40), 10)
     examples = [
-        example(i, [*templates[t][:2], *forms(random, 3), *templates[t][2:]],
-                columns={"label": "ab"[label[t]], "template": f"t{t}"})
+        example(
+            i,
+            [*templates[t][:2], *forms(random, 3), *templates[t][2:]],
+            columns={"label": "ab"[label[t]], "template": f"t{t}"},
+        )
         for i, t in enumerate(places.tolist())
-    ]  # fmt: skip
+    ]
     corpus = Corpus(tuple(examples))
     corpus = split(corpus.grouped_by("template") if grouped else corpus, random)
     states = vectors[places] + noise(random, len(places))
@@ -206,18 +210,29 @@ def templates(random: np.random.Generator) -> Study:
 
 
 NULLS: dict[str, Callable[[np.random.Generator], Study]] = {
-    "sentence": by_sentence, "sentence, rows are words": by_sentence_of_words, "word type": by_word_type,
-    "document, even": even, "document, Zipf": uneven, "text, 10 copies": by_copies,
-    "word of a text, 10 copies": words_of_copies, "template, grouped": templates_grouped, "template": templates,
-}  # fmt: skip
+    "sentence": by_sentence,
+    "sentence, rows are words": by_sentence_of_words,
+    "word type": by_word_type,
+    "document, even": even,
+    "document, Zipf": uneven,
+    "text, 10 copies": by_copies,
+    "word of a text, 10 copies": words_of_copies,
+    "template, grouped": templates_grouped,
+    "template": templates,
+}
 
 
 def outcome(study: Study, seed: int) -> str:
     """What the criterion says at the only site."""
     results = train(
-        study.store, study.corpus, task=study.task, controls=study.controls or None, measures=["accuracy"],
-        root_seed=seed, progress=False,
-    )  # type: ignore[arg-type]  # fmt: skip
+        study.store,
+        study.corpus,
+        task=study.task,
+        controls=study.controls or None,
+        measures=["accuracy"],
+        root_seed=seed,
+        progress=False,
+    )  # type: ignore[arg-type]
     best = results.best()
     return judged(best, best.judged("accuracy")).status
 
@@ -271,9 +286,11 @@ def population(random: np.random.Generator, *, test: int = 3000, draws: int = 60
     sets = [labels, *(WordTypeControl().apply(labels, draw=d, seed=99_991) for d in range(draws))]
     rows, tested = labels.rows("train"), labels.rows("test")
     fits = LinearProbe().fit_many(
-        store.states[rows], [one.y[rows] for one in sets], [0],
+        store.states[rows],
+        [one.y[rows] for one in sets],
+        [0],
         dev=(store.states[:0], [one.y[:0] for one in sets]),
-    )  # fmt: skip
+    )
     scores = [
         float((fit[0].predict(store.states[tested]) == one.y[tested]).mean())
         for fit, one in zip(fits, sets, strict=True)
@@ -303,9 +320,14 @@ def coverage(populations: int, count: int) -> Iterator[str]:
                 of = found[number % populations]
                 study = drawn(of, sentences, np.random.default_rng([number, sentences]))
                 results = train(
-                    study.store, study.corpus, task="column:label", controls=[f"word_type:draws={draws}"],
-                    measures=["accuracy"], root_seed=number, progress=False,
-                )  # type: ignore[arg-type]  # fmt: skip
+                    study.store,
+                    study.corpus,
+                    task="column:label",
+                    controls=[f"word_type:draws={draws}"],
+                    measures=["accuracy"],
+                    root_seed=number,
+                    progress=False,
+                )  # type: ignore[arg-type]
                 told = results.selectivity("accuracy")
                 hits += told.low <= of.truth <= told.high
             yield f"{draws:>5} {sentences:>9} {count:>5}  {share(hits, count)}"

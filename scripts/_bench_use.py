@@ -78,17 +78,21 @@ def _documents(p: Planted, rng: np.random.Generator) -> NDArray[np.int64]:
         return np.arange(p.n) // 4
     count = 600 if p.groups == "treebank" else 150
     sizes = {
-        "documents": np.ones(count), "zipf": 1.0 / np.arange(1, count + 1),
+        "documents": np.ones(count),
+        "zipf": 1.0 / np.arange(1, count + 1),
         "treebank": np.exp(1.3 * rng.standard_normal(count)),
-    }[p.groups]  # fmt: skip
+    }[p.groups]
     ends = np.cumsum(np.maximum(1, np.round(sizes / sizes.sum() * p.n)))
     return np.minimum(np.searchsorted(ends, np.arange(p.n), side="right"), count - 1)
 
 
 def _scaled(
-    read: NDArray[np.float64], codes: NDArray[np.float64], share: NDArray[np.float64], noise: NDArray[np.float64],
+    read: NDArray[np.float64],
+    codes: NDArray[np.float64],
+    share: NDArray[np.float64],
+    noise: NDArray[np.float64],
     effect: float,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """The read of the code, made so strong that exchanging classes moves the output by `effect` SDs."""
     low, high = 0.0, 100.0
     for _ in range(60):

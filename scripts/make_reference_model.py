@@ -38,10 +38,24 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 VERSION = 1
 SPECIAL = ("[PAD]", "[UNK]")
 SETTINGS = {
-    "layers": 3, "width": 64, "heads": 4, "positions": 32, "batch": 128, "steps": 400, "warm_up": 100,
-    "learning_rate": 2e-3, "weight_decay": 0.01, "clip": 1.0, "decodable": 0.3, "invariant": 0.1, "language": 0.1,
-    "interchange_rows": 64, "pairs": 4096, "probe_rows": 3000, "seed": 7,
-}  # fmt: skip
+    "layers": 3,
+    "width": 64,
+    "heads": 4,
+    "positions": 32,
+    "batch": 128,
+    "steps": 400,
+    "warm_up": 100,
+    "learning_rate": 2e-3,
+    "weight_decay": 0.01,
+    "clip": 1.0,
+    "decodable": 0.3,
+    "invariant": 0.1,
+    "language": 0.1,
+    "interchange_rows": 64,
+    "pairs": 4096,
+    "probe_rows": 3000,
+    "seed": 7,
+}
 USED, UNUSED = 0.10, 0.02
 ROWS = 256  # pairs at once: thousands at once take three times as long
 POSITIONS = ("time", "subject", "query")
@@ -156,14 +170,27 @@ def build(words: list[str]) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
     raw = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", model_max_length=SETTINGS["positions"],
-        padding_side="right", clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=raw,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        model_max_length=SETTINGS["positions"],
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
     config = GPT2Config(
-        vocab_size=len(ids), n_positions=SETTINGS["positions"], n_embd=SETTINGS["width"], n_layer=SETTINGS["layers"],
-        n_head=SETTINGS["heads"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, tie_word_embeddings=False,
-        bos_token_id=None, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(ids),
+        n_positions=SETTINGS["positions"],
+        n_embd=SETTINGS["width"],
+        n_layer=SETTINGS["layers"],
+        n_head=SETTINGS["heads"],
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
     return GPT2LMHeadModel(config), tokenizer
 
 
@@ -337,10 +364,12 @@ def refuse_contradictions(cells: list[dict[str, object]], right: float) -> None:
     """Raise if a certified label is not the intended one, if animacy is not decodable, or if the model errs."""
     wrong = [cell for cell in cells if cell["intended"] not in (None, cell["certified"])]
     faint = [
-        cell for cell in cells
+        cell
+        for cell in cells
         if (cell["property"], cell["position"]) == ("animacy", "query")
-        and cell["site"] != "resid.0" and float(str(cell["probe_accuracy"])) < 0.9
-    ]  # fmt: skip
+        and cell["site"] != "resid.0"
+        and float(str(cell["probe_accuracy"])) < 0.9
+    ]
     if wrong or faint or right < 0.98:
         raise RuntimeError(f"not as intended: accuracy {right}; contradicted {wrong}; not decodable {faint}")
 
@@ -354,9 +383,13 @@ def table(cells: list[dict[str, object]]) -> str:
 
 
 def write(
-    folder: Path, reader: Reader, tokenizer: PreTrainedTokenizerFast, head: nn.Linear, cells: list[dict[str, object]],
+    folder: Path,
+    reader: Reader,
+    tokenizer: PreTrainedTokenizerFast,
+    head: nn.Linear,
+    cells: list[dict[str, object]],
     right: float,
-) -> None:  # fmt: skip
+) -> None:
     """Save the model folder and truth.json."""
     model = folder / "model"
     reader.model.save_pretrained(model)

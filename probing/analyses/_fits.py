@@ -46,9 +46,14 @@ def fits_of(probe: Probe, data: SiteData, states: States) -> list[list[Probe]]:
 
 
 def score_of(
-    fits: Sequence[Probe], labels: Labels, X: NDArray[Any], measure: Measure, resampler: Resampler, *,
+    fits: Sequence[Probe],
+    labels: Labels,
+    X: NDArray[Any],
+    measure: Measure,
+    resampler: Resampler,
+    *,
     tempers: Sequence[Tempers] | None = None,
-) -> Sampled:  # fmt: skip
+) -> Sampled:
     """Score the fits (one a seed) of one label set on the rows of the resampler, with log probabilities scaled by
     `tempers`.
     """
@@ -70,14 +75,21 @@ def score_predictions(
 
 
 def point(
-    quantity: str, value: float, samples: NDArray[np.float64], unit: str, resampler: Resampler, *, least: float = 0.0,
-    control: str = "", draw: int = -1, x: float | None = None, x_name: str = "",
-) -> Point:  # fmt: skip
+    quantity: str,
+    value: float,
+    samples: NDArray[np.float64],
+    unit: str,
+    resampler: Resampler,
+    *,
+    least: float = 0.0,
+    control: str = "",
+    draw: int = -1,
+    x: float | None = None,
+    x_name: str = "",
+) -> Point:
     """Return a number with the interval that its samples `(draws, seeds, R)` give, or with none where they are
     undefined.
     """
     low, high = resampler.bounds(value, samples, unit=unit, least=least)
     known = np.isfinite([low, high]).all()
-    return Point(
-        quantity, value, unit, low if known else None, high if known else None, control, draw, x, x_name
-    )  # fmt: skip
+    return Point(quantity, value, unit, low if known else None, high if known else None, control, draw, x, x_name)

@@ -71,10 +71,12 @@ def coded(probe: Probe, data: SiteData, order: int, *, outside_dev: bool) -> lis
         CodedRows(
             _sequential_nats([fits_of_end[m] for fits_of_end in fits], X, rows[m], distinct),
             _nats(fits[-1][m], X, rows[m], slice(0, len(sent)), seen=targets[m]),
-            block, groups, (0, *ends[:-1]),
+            block,
+            groups,
+            (0, *ends[:-1]),
         )
         for m in range(len(label_sets))
-    ]  # fmt: skip
+    ]
 
 
 def sending_order(groups: NDArray[np.int64], seed: int, order: int) -> NDArray[np.int64]:
@@ -95,9 +97,13 @@ def block_ends(groups: NDArray[np.int64]) -> tuple[int, ...]:
 
 
 def fitted_prefixes(
-    probe: Probe, X: NDArray[np.float32], targets: Sequence[NDArray[np.int64]], ends: Sequence[int], seed: int,
+    probe: Probe,
+    X: NDArray[np.float32],
+    targets: Sequence[NDArray[np.int64]],
+    ends: Sequence[int],
+    seed: int,
     dev: Dev | None,
-) -> list[list[Probe | None]]:  # fmt: skip
+) -> list[list[Probe | None]]:
     """Fit the probe on the first `end` rows, for each end and label set; the fits are `[e][m]`.
 
     None where the rows hold one class only, or dev holds none of their classes: no probe can be fitted there.
@@ -114,9 +120,14 @@ def fitted_prefixes(
 
 
 def _early_fits(
-    probe: Probe, X: NDArray[np.float32], targets: Sequence[NDArray[np.int64]], end: int, seed: int, dev: Dev | None,
+    probe: Probe,
+    X: NDArray[np.float32],
+    targets: Sequence[NDArray[np.int64]],
+    end: int,
+    seed: int,
+    dev: Dev | None,
     usable: Sequence[bool],
-) -> list[Probe | None]:  # fmt: skip
+) -> list[Probe | None]:
     """Fit a prefix on which only some of the label sets can be fitted."""
     chosen = [m for m, can in enumerate(usable) if can]
     held_out = None if dev is None else (dev[0], [dev[1][m] for m in chosen])

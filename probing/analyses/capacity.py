@@ -60,9 +60,11 @@ class Capacity(Analysis):
             _numbers(self.values)
         elif self.parameter and self.parameter not in DEFAULTS:
             raise BadParameter(
-                f"no default values of {self.parameter}", needed=f"values=A|B|…, or one of {', '.join(DEFAULTS)}",
-                found=self.parameter, next_step=f"give values: capacity:parameter={self.parameter},values=1|10",
-            )  # fmt: skip
+                f"no default values of {self.parameter}",
+                needed=f"values=A|B|…, or one of {', '.join(DEFAULTS)}",
+                found=self.parameter,
+                next_step=f"give values: capacity:parameter={self.parameter},values=1|10",
+            )
 
     def accepts(self, probe: Probe) -> bool:
         """Return whether the probe has the parameter."""
@@ -99,9 +101,11 @@ def _numbers(values: str) -> list[float]:
         found = []
     if not found or len(set(found)) < len(found) or not np.isfinite(found).all():
         raise BadParameter(
-            "values must be different numbers, joined by |", needed="something like values=1|2|5|10", found=values,
+            "values must be different numbers, joined by |",
+            needed="something like values=1|2|5|10",
+            found=values,
             next_step="in a shell, quote it: --analysis 'capacity:values=1|2|5|10'",
-        )  # fmt: skip
+        )
     return found
 
 

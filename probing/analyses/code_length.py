@@ -68,10 +68,13 @@ class CodeLength(Analysis):
         """Return the rows, groups, blocks and smoothing of the code."""
         train = data.labels.rows("train")
         return {
-            "rows": len(train), "groups": len(np.unique(data.labels.groups[train])), "fractions": list(FRACTIONS),
-            "uniform_weight": UNIFORM_WEIGHT, "stops_by": "outside dev" if self.compatible else "data already sent",
+            "rows": len(train),
+            "groups": len(np.unique(data.labels.groups[train])),
+            "fractions": list(FRACTIONS),
+            "uniform_weight": UNIFORM_WEIGHT,
+            "stops_by": "outside dev" if self.compatible else "data already sent",
             "interval": "data orders (t) and clusters" if self.orders > 1 else "clusters only, one data order",
-        }  # fmt: skip
+        }
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
         """Return the code lengths of all label sets; every data order fits all of them at once."""
@@ -100,11 +103,12 @@ def told(codes: Sequence[CodedRows], labels: Labels, control: str, draw: int, *,
     found += [
         _point("compression", _ratio(uniform, length), "ratio"),
         _point("marginal_compression", _ratio(n * marginal, length), "ratio"),
-        Point("uniform_code", uniform, BITS), Point("marginal_code", n * marginal, BITS),
+        Point("uniform_code", uniform, BITS),
+        Point("marginal_code", n * marginal, BITS),
         _point("model_part", _total([a - b for a, b in zip(costs, finals, strict=True)], codes), unit),
         _point("data_part", _total(finals, codes), "nats" if compatible else BITS),
         *_curve(costs, codes, "nats per label" if compatible else "bits per label"),
-    ]  # fmt: skip
+    ]
     return [replace(point, control=control, draw=draw) for point in found]
 
 

@@ -55,10 +55,17 @@ class Coordinates(Analysis):
             scored = score_of(fits, labels, data.states["test"], measure, test)
             points.append(
                 point(
-                    _MEASURES[data.labels.kind], scored.value, scored.samples[None], measure.unit, test,
-                    control=control, draw=draw, x=float(len(chosen)), x_name="coordinates",
+                    _MEASURES[data.labels.kind],
+                    scored.value,
+                    scored.samples[None],
+                    measure.unit,
+                    test,
+                    control=control,
+                    draw=draw,
+                    x=float(len(chosen)),
+                    x_name="coordinates",
                 )
-            )  # fmt: skip
+            )
         return points
 
 
@@ -71,13 +78,19 @@ def _path(path: Any, chosen: Sequence[int], columns: Sequence[str], control: str
     """Return a point for every number of coordinates and every column that was scored."""
     return [
         Point(
-            name.replace(" ", "_"), float(path[row][column]), _UNITS[name.partition(" ")[2]], control=control,
-            draw=draw, x=float(row + 1), x_name="coordinates", label=str(index),
+            name.replace(" ", "_"),
+            float(path[row][column]),
+            _UNITS[name.partition(" ")[2]],
+            control=control,
+            draw=draw,
+            x=float(row + 1),
+            x_name="coordinates",
+            label=str(index),
         )
         for column, name in enumerate(columns)
         for row, index in enumerate(chosen)
         if math.isfinite(path[row][column])
-    ]  # fmt: skip
+    ]
 
 
 MEMBER = Coordinates

@@ -104,9 +104,10 @@ def _told(data: SiteData, without: list[Sampled], beyond: list[Sampled], names: 
         gain, samples = less.value - more.value, less.samples - more.samples
         by_control.setdefault(control, []).append((gain, samples))
         for quantity, value, of in (
-            (names[0], less.value, less.samples), ("conditional_entropy", more.value, more.samples),
+            (names[0], less.value, less.samples),
+            ("conditional_entropy", more.value, more.samples),
             (names[1], gain, samples),
-        ):  # fmt: skip
+        ):
             points.append(point(quantity, value, of[None], BITS, resampler, control=control, draw=draw))
     for control, found in by_control.items():
         if control:

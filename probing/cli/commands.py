@@ -110,7 +110,7 @@ def compare(
     module = import_module("probing.training.comparing")
     pairs = module.compare(
         results, task=task, measure=measure, probe=probe, split=split, correction=correction, model=model
-    )  # fmt: skip
+    )
     if as_json:
         say(pairs.to_json(orient="records", lines=True, double_precision=15), nl=False)
     else:
@@ -203,9 +203,13 @@ def _work() -> None:
 
 
 def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
     line: str | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Show a warning of this package as a plain sentence, and others as Python shows them."""
     if issubclass(category, ProbingWarning):
         say(f"warning: {message}", err=True)

@@ -61,9 +61,14 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
 
 
 def add_job_command(
-    app: typer.Typer, name: str, job_name: str, finish: Callable[[Any, Any, bool], None], *,
-    home: str = "probing.jobs", with_json: bool = True,
-) -> None:  # fmt: skip
+    app: typer.Typer,
+    name: str,
+    job_name: str,
+    finish: Callable[[Any, Any, bool], None],
+    *,
+    home: str = "probing.jobs",
+    with_json: bool = True,
+) -> None:
     """Give `app` a command whose flags are the fields of the job class, which is imported only when the command is
     called.
     """

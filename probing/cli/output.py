@@ -67,9 +67,9 @@ def finish_use(job: Any, quiet: bool, as_json: bool) -> None:
     for result in run.results:
         if result.twin_pairs is not None:
             say(f"{result.task}: whole states were exchanged between {result.twin_pairs:,} pairs of twins")
-    warn([
-        f"{r.task}: left out, as too rare for three folds: {', '.join(r.left_out)}" for r in run.results if r.left_out
-    ])  # fmt: skip
+    warn(
+        [f"{r.task}: left out, as too rare for three folds: {', '.join(r.left_out)}" for r in run.results if r.left_out]
+    )
     _warn_of_behaviours(run.results)
     say(f"verdicts: {Path(job.to) / 'verdicts.parquet'}\nnext: probing report {job.to}")
 

@@ -21,10 +21,12 @@ store_app = typer.Typer(help="Inspect and maintain stores of hidden states.", no
 
 
 _REASONS = {
-    "too_long": "longer than the limit", "truncated": "beyond the limit of an input",
-    "no_pieces": "the tokenizer makes no piece of it", "nothing_selected": "no such position in it",
+    "too_long": "longer than the limit",
+    "truncated": "beyond the limit of an input",
+    "no_pieces": "the tokenizer makes no piece of it",
+    "nothing_selected": "no such position in it",
     "not_in_source": "not in the file imported from",
-}  # fmt: skip
+}
 
 
 def print_store(path: Path, as_json: bool, *, brief: bool = False) -> None:
@@ -45,14 +47,18 @@ def _readable(info: dict[str, Any], *, brief: bool) -> dict[str, Any]:
     """Return the summary with rounded numbers, and with reasons in words."""
     short = {name: info[name][:12] for name in ("store_id", "content_id") if brief}
     share = info["unknown_pieces"]
-    return info | short | {
-        "absmax": {site: f"{value:.3g}" for site, value in info["absmax"].items()},
-        "unknown_pieces": "not recorded" if share is None else f"{100 * share:.1f} %",
-        **{
-            name: {f"{reason} ({_REASONS.get(reason, '?')})": count for reason, count in info[name].items()}
-            for name in ("skipped", "missing_words")
-        },
-    }  # fmt: skip
+    return (
+        info
+        | short
+        | {
+            "absmax": {site: f"{value:.3g}" for site, value in info["absmax"].items()},
+            "unknown_pieces": "not recorded" if share is None else f"{100 * share:.1f} %",
+            **{
+                name: {f"{reason} ({_REASONS.get(reason, '?')})": count for reason, count in info[name].items()}
+                for name in ("skipped", "missing_words")
+            },
+        }
+    )
 
 
 def print_mapping(info: dict[str, Any], as_json: bool, *, verbatim: bool = False) -> None:
@@ -127,9 +133,12 @@ def store_verify(
     if problems:
         errors = import_module("probing.errors")
         raise errors.CorruptShard(
-            "the store does not verify", needed="every shard as its record says", found="; ".join(problems[:10]),
-            where=str(store), next_step="run `probing store verify --repair`, then `probing extract` again",
-        )  # fmt: skip
+            "the store does not verify",
+            needed="every shard as its record says",
+            found="; ".join(problems[:10]),
+            where=str(store),
+            next_step="run `probing store verify --repair`, then `probing extract` again",
+        )
     say(f"{store}: sound, {done}, {opened.n_rows} rows")
 
 

@@ -138,9 +138,12 @@ class Instrument(ABC):
         return self.run_from(place.site, rows, {place.position: torch.from_numpy(self.states(place)[donors])})
 
     def exchange_slopes(
-        self, rows: NDArray[np.int64], donors: NDArray[np.int64], coefficients: NDArray[np.float64],
+        self,
+        rows: NDArray[np.int64],
+        donors: NDArray[np.int64],
+        coefficients: NDArray[np.float64],
         places: Sequence[Place],
-    ) -> dict[Place, NDArray[np.float64]]:  # fmt: skip
+    ) -> dict[Place, NDArray[np.float64]]:
         """Return, by place, what `exchange` does to each row's ⟨coefficients, behaviour⟩ to first order, `(n,)`."""
         slopes = self.slopes(rows, coefficients)
         states = {place: self.states(place).astype(np.float64) for place in places}
@@ -175,9 +178,14 @@ RunFrom = Callable[[str, NDArray[np.int64], Mapping[str, Tensor], bool], Tensor]
 
 
 def expect_equal(
-    found: Tensor, expected: Tensor, what: str, where: str, *, dtype: torch.dtype = torch.float32,
+    found: Tensor,
+    expected: Tensor,
+    what: str,
+    where: str,
+    *,
+    dtype: torch.dtype = torch.float32,
     scale: float | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Refuse an instrument whose outputs break an identity that they must meet.
 
     Args:
@@ -198,7 +206,9 @@ def expect_equal(
     if not same or not worst <= allowed * size:
         relative = worst / size if size else worst
         raise EditFailed(
-            f"an identity does not hold: {what}", needed=f"a difference of at most {allowed:g} of the largest number",
+            f"an identity does not hold: {what}",
+            needed=f"a difference of at most {allowed:g} of the largest number",
             found=f"{relative:.2g}" if same else f"shape {tuple(found.shape)}, not {tuple(expected.shape)}",
-            where=where, next_step="edits of this model cannot be trusted here; choose another model or place",
-        )  # fmt: skip
+            where=where,
+            next_step="edits of this model cannot be trusted here; choose another model or place",
+        )

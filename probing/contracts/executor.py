@@ -89,14 +89,17 @@ def as_work_error(error: BaseException, name: str) -> ProbingError:
     known = machine.typed(error)
     if isinstance(known, NotEnoughMemory):
         return UnitFailed(
-            f"not enough memory for {name}", found=known.found,
+            f"not enough memory for {name}",
+            found=known.found,
             next_step="free some memory, or use fewer workers, and run the same command again: what is done is kept",
-        )  # fmt: skip
+        )
     if known is not None:
         return known
     wrapped = UnitFailed(
-        f"{name} failed", found=f"{type(error).__name__}: {error}", next_step="see the note for where it was raised",
-    )  # fmt: skip
+        f"{name} failed",
+        found=f"{type(error).__name__}: {error}",
+        next_step="see the note for where it was raised",
+    )
     wrapped.add_note("".join(traceback.format_exception(error)[-4:]).strip())
     wrapped.__cause__ = error
     return wrapped

@@ -40,6 +40,8 @@ class Prediction:
         """Return the chosen rows, in the order given."""
         logs, labels, tempered = self.log_probabilities, self.labels, self.tempered
         return Prediction(
-            self.values[rows], None if logs is None else logs[rows], None if labels is None else labels.take(rows),
+            self.values[rows],
+            None if logs is None else logs[rows],
+            None if labels is None else labels.take(rows),
             None if tempered is None else tempered[rows],
-        )  # fmt: skip
+        )

@@ -36,9 +36,11 @@ def drawn_by_key(labels: Labels, key: str, *, name: str, draw: int, seed: int) -
     """
     if labels.choice is not None:
         raise DegenerateDesign(
-            f"control {name} cannot draw for words that choose", needed="exactly one right alternative a word",
-            found=f"task {labels.task}", next_step="use the control edge",
-        )  # fmt: skip
+            f"control {name} cannot draw for words that choose",
+            needed="exactly one right alternative a word",
+            found=f"task {labels.task}",
+            next_step="use the control edge",
+        )
     codes = _codes_of(labels, key)
     refuse_missing_key(codes, key, f"task {labels.task}")
     train = labels.rows("train")
@@ -95,9 +97,12 @@ def refuse_label_as_key(labels: Labels, key: str) -> None:
     """
     if key in labels.keys and _is_label(labels, key):
         raise DegenerateDesign(
-            f"the key {key!r} says the same as the label", needed="a key that is not the label itself",
-            found="one value for each label", where=f"task {labels.task}", next_step=_other_keys(labels),
-        )  # fmt: skip
+            f"the key {key!r} says the same as the label",
+            needed="a key that is not the label itself",
+            found="one value for each label",
+            where=f"task {labels.task}",
+            next_step=_other_keys(labels),
+        )
 
 
 def refuse_missing_key(codes: NDArray[np.int64], key: str, where: str) -> None:
@@ -108,9 +113,12 @@ def refuse_missing_key(codes: NDArray[np.int64], key: str, where: str) -> None:
     """
     if (codes == MISSING).any():
         raise DegenerateDesign(
-            f"rows without a {key}", needed=f"a {key} of every row", found=f"{int((codes == MISSING).sum()):,} without",
-            where=where, next_step="leave these rows out of the labels first, as `train` does",
-        )  # fmt: skip
+            f"rows without a {key}",
+            needed=f"a {key} of every row",
+            found=f"{int((codes == MISSING).sum()):,} without",
+            where=where,
+            next_step="leave these rows out of the labels first, as `train` does",
+        )
 
 
 def refuse_rare_key(labels: Labels, key: str) -> None:
@@ -123,8 +131,10 @@ def refuse_rare_key(labels: Labels, key: str) -> None:
         raise DegenerateDesign(
             f"the key {key!r} hardly recurs: there is nothing to memorise",
             needed=f"at least {LEAST_SEEN:.0%} of the test rows with a key that occurs in train",
-            found=f"{seen_share(labels, key):.0%}", where=f"task {labels.task}", next_step=_other_keys(labels),
-        )  # fmt: skip
+            found=f"{seen_share(labels, key):.0%}",
+            where=f"task {labels.task}",
+            next_step=_other_keys(labels),
+        )
 
 
 def _other_keys(labels: Labels) -> str:

@@ -48,19 +48,23 @@ class EdgeControl(Control):
         """
         if labels.choice is None or KEY not in labels.keys or labels.other_word is None:
             raise DegenerateDesign(
-                "the edge control needs words that choose their head", needed="a task such as head",
-                found=f"rows that are {labels.level}s without a choice", where=f"task {labels.task}",
+                "the edge control needs words that choose their head",
+                needed="a task such as head",
+                found=f"rows that are {labels.level}s without a choice",
+                where=f"task {labels.task}",
                 next_step="use word_type or keyed",
-            )  # fmt: skip
+            )
         order = np.lexsort((labels.other_word, labels.choice))
         start = np.flatnonzero(np.diff(labels.choice[order], prepend=-1))
         first, last = order[start], order[np.append(start[1:], len(order)) - 1]
         own = order[labels.word[order] == labels.other_word[order]]
         if len(own) != len(start):
             raise DegenerateDesign(
-                "the edge control needs every word among its own alternatives", needed=f"{len(start)} such pairs",
-                found=str(len(own)), where=f"task {labels.task}",
-            )  # fmt: skip
+                "the edge control needs every word among its own alternatives",
+                needed=f"{len(start)} such pairs",
+                found=str(len(own)),
+                where=f"task {labels.task}",
+            )
         places = np.stack([own, first, last])
         codes = labels.keys[KEY]
         present = np.unique(codes)

@@ -43,9 +43,12 @@ class KeyedControl(Control):
         """
         if not labels.keys:
             raise DegenerateDesign(
-                "the keyed control needs a key to draw by", needed="a column of the corpus that rows share",
-                found="no keys", where=f"task {labels.task}", next_step="add a column, e.g. the template's name",
-            )  # fmt: skip
+                "the keyed control needs a key to draw by",
+                needed="a column of the corpus that rows share",
+                found="no keys",
+                where=f"task {labels.task}",
+                next_step="add a column, e.g. the template's name",
+            )
         key = self.key_of(labels)
         refuse_label_as_key(labels, key)
         made = drawn_by_key(labels, key, name=f"keyed:key={key}", draw=draw, seed=seed)

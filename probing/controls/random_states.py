@@ -55,11 +55,14 @@ class RandomStatesControl(StateControl):
         if self.key == "type" and "type" not in labels.keys:
             usable = usable_keys(labels)
             raise DegenerateDesign(
-                "random_states needs to know what has one vector", needed="rows that are words, or a key",
-                found="rows without word types", where=f"task {labels.task}",
-                next_step=f"use random_states:key=NAME with one of: {', '.join(usable)}" if usable
+                "random_states needs to know what has one vector",
+                needed="rows that are words, or a key",
+                found="rows without word types",
+                where=f"task {labels.task}",
+                next_step=f"use random_states:key=NAME with one of: {', '.join(usable)}"
+                if usable
                 else "add a column that sentences share, such as a template's name, or leave the control out",
-            )  # fmt: skip
+            )
         if self.key not in labels.keys:
             raise unknown_name("key of random_states", self.key, usable_keys(labels), where=f"rows of {labels.task}")
         refuse_missing_key(labels.keys[self.key], self.key, f"task {labels.task}")

@@ -45,9 +45,12 @@ class StaticControl(StateControl):
             )
         if set(probed.sites) == {site}:
             raise BadParameter(
-                "the control static has nothing to compare", needed="a probed site above it", found=f"{site} alone",
-                where=str(probed.table.path), next_step="probe more sites, or extract a lower one, such as embed",
-            )  # fmt: skip
+                "the control static has nothing to compare",
+                needed="a probed site above it",
+                found=f"{site} alone",
+                where=str(probed.table.path),
+                next_step="probe more sites, or extract a lower one, such as embed",
+            )
         return StaticStates(probed.table, site, f"static:site={site}", site)
 
 

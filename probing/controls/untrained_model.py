@@ -44,9 +44,11 @@ class UntrainedModelControl(StateControl):
         """
         if not self.store:
             raise BadParameter(
-                "untrained_model needs a second store", needed="untrained_model:store=DIR", found="no store",
+                "untrained_model needs a second store",
+                needed="untrained_model:store=DIR",
+                found="no store",
                 next_step="make one by the same `probing extract` with --untrained 0 and another --to",
-            )  # fmt: skip
+            )
         twin = probed.opened(Path(self.store))
         _check_twin(probed.table.identity, twin.identity, self.store)
         _check_rows(probed, twin, self.store)
@@ -82,9 +84,11 @@ def _check_twin(ours: Any, theirs: Any, where: str) -> None:
     parameters = untrained.get("parameters") if isinstance(untrained, dict) else None
     if not parameters:
         raise _wrong(
-            "the control's store is not of an untrained model", "a store made with --untrained SEED",
-            f"the states of {twin.get('source', 'an unknown model')} as it was trained", where,
-        )  # fmt: skip
+            "the control's store is not of an untrained model",
+            "a store made with --untrained SEED",
+            f"the states of {twin.get('source', 'an unknown model')} as it was trained",
+            where,
+        )
     own = (model.get("untrained") or {}).get("parameters", (model.get("weights") or {}).get("parameters"))
     if parameters == own:
         raise _wrong(
@@ -96,9 +100,11 @@ def _check_twin(ours: Any, theirs: Any, where: str) -> None:
     differing += ["tokenizer"] if tokenizers[0] != tokenizers[1] else []
     if differing:
         raise _wrong(
-            "the control's store is not of the untrained twin", "the same architecture and tokenizer",
-            f"another {', '.join(differing)}", where,
-        )  # fmt: skip
+            "the control's store is not of the untrained twin",
+            "the same architecture and tokenizer",
+            f"another {', '.join(differing)}",
+            where,
+        )
 
 
 def _check_rows(probed: Probed, twin: StateTable, where: str) -> None:
@@ -114,9 +120,11 @@ def _check_rows(probed: Probed, twin: StateTable, where: str) -> None:
     if not all(np.array_equal(one, other) for one, other in pairs):
         count = len(table.rows.example)
         raise _wrong(
-            "the control's store has rows of other words", f"the same {count:,} rows",
-            f"{len(twin.rows.example):,} rows, of other words or examples", where,
-        )  # fmt: skip
+            "the control's store has rows of other words",
+            f"the same {count:,} rows",
+            f"{len(twin.rows.example):,} rows, of other words or examples",
+            where,
+        )
     if lacking := [site for site in probed.sites if site not in twin.sites]:
         raise _wrong(
             "the control's store lacks sites that are probed", ", ".join(lacking), ", ".join(twin.sites), where
@@ -125,9 +133,12 @@ def _check_rows(probed: Probed, twin: StateTable, where: str) -> None:
 
 def _wrong(message: str, needed: str, found: str, where: str) -> ProvenanceMismatch:
     return ProvenanceMismatch(
-        message, needed=needed, found=found, where=where,
+        message,
+        needed=needed,
+        found=found,
+        where=where,
         next_step="make it by the `probing extract` of the probed store, with --untrained SEED and another --to",
-    )  # fmt: skip
+    )
 
 
 MEMBER = UntrainedModelControl

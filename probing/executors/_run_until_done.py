@@ -45,9 +45,15 @@ def executor_of(executor: str | Executor, workers: int | None, threads: int | No
 
 
 def complete(
-    plan: WorkPlan, executor: Executor, factory: WorkerFactory, report: Report, *, missing: Callable[[], Set[str]],
-    busy: Callable[[], Set[str]] = frozenset, hopeless: int | None = HOPELESS,
-) -> None:  # fmt: skip
+    plan: WorkPlan,
+    executor: Executor,
+    factory: WorkerFactory,
+    report: Report,
+    *,
+    missing: Callable[[], Set[str]],
+    busy: Callable[[], Set[str]] = frozenset,
+    hopeless: int | None = HOPELESS,
+) -> None:
     """Run units until none is missing. A unit that fails is set aside while the rest is done.
 
     Args:
@@ -133,9 +139,11 @@ class _Progress:
         listed = [f"{self._names[i]} ({type(error).__name__}: {error.message})" for i, error in self.errors.items()]
         more = f", and {len(listed) - 5} more" if len(listed) > 5 else ""
         failure = UnitFailed(
-            f"{len(listed)} of the units of work failed", needed="every unit", found="; ".join(listed[:5]) + more,
+            f"{len(listed)} of the units of work failed",
+            needed="every unit",
+            found="; ".join(listed[:5]) + more,
             next_step="mend what they name and run the same command again: what is done is kept",
-        )  # fmt: skip
+        )
         failure.errors = {self._names[i]: error for i, error in self.errors.items()}
         failure.__cause__ = next(iter(self.errors.values()))
         return failure

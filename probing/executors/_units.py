@@ -56,27 +56,33 @@ def cores() -> int:
 def lost(unit: WorkUnit, seconds: float = 0.0) -> Outcome:
     """Return the outcome of a unit that is set aside because its workers died."""
     error = WorkerLost(
-        f"{unit.name} was set aside: its worker died every time", needed="a worker that lives to the end of a unit",
-        found=f"{RETRIES + 1} dead workers", where=unit.name,
+        f"{unit.name} was set aside: its worker died every time",
+        needed="a worker that lives to the end of a unit",
+        found=f"{RETRIES + 1} dead workers",
+        where=unit.name,
         next_step="look for the memory killer in the system's log; take fewer workers or smaller batches",
-    )  # fmt: skip
+    )
     return Outcome(unit, "lost", error, seconds)
 
 
 def no_start(n_dead: int) -> WorkerLost:
     """Return the error for workers that die before they are ready."""
     return WorkerLost(
-        "workers die before they begin", needed="workers that load the model", found=f"{n_dead} dead in a row",
+        "workers die before they begin",
+        needed="workers that load the model",
+        found=f"{n_dead} dead in a row",
         next_step="take fewer workers if memory is short; a script that is run as a file must call probing under "
         "`if __name__ == '__main__':`",
-    )  # fmt: skip
+    )
 
 
 def stalled(seconds: float, units: list[WorkUnit]) -> Stalled:
     """Return the error for workers that make no progress."""
     names = ", ".join(unit.name for unit in units[:5])
     return Stalled(
-        f"no worker made progress for {seconds:g} seconds", needed="a sign of life from any worker", found="none",
+        f"no worker made progress for {seconds:g} seconds",
+        needed="a sign of life from any worker",
+        found="none",
         where=names or "no unit was begun",
         next_step="run the same command again: what is done is kept; raise stall_seconds if the work is that slow",
-    )  # fmt: skip
+    )

@@ -24,9 +24,11 @@ class Inline(Executor):
         check_options(workers, threads, 1.0)
         if workers != 1:
             raise BadParameter(
-                "the executor inline is one worker", needed="workers 1", found=str(workers),
+                "the executor inline is one worker",
+                needed="workers 1",
+                found=str(workers),
                 next_step="use the executor processes or ray",
-            )  # fmt: skip
+            )
         self.workers = workers
         self.threads = threads
 

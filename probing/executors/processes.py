@@ -117,9 +117,11 @@ class _Pool:
                 process.start()
         except (PicklingError, AttributeError, TypeError) as error:
             raise BadParameter(
-                "this work cannot be sent to another process", needed="a factory that can be pickled",
-                found=str(error), next_step="use the executor inline",
-            ) from error  # fmt: skip
+                "this work cannot be sent to another process",
+                needed="a factory that can be pickled",
+                found=str(error),
+                next_step="use the executor inline",
+            ) from error
         theirs.close()
         return _Seat(slot, process, ours)
 

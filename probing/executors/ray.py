@@ -49,9 +49,11 @@ class RayActors(Executor):
         check_options(workers, threads, stall_seconds)
         if importlib.util.find_spec("ray") is None:
             raise MissingDependency(
-                "the executor ray needs Ray", needed="the package ray", found="not installed",
+                "the executor ray needs Ray",
+                needed="the package ray",
+                found="not installed",
                 next_step="pip install 'probing-toolkit[ray]', or use the executor processes",
-            )  # fmt: skip
+            )
         self.workers = workers
         self.threads = threads
         self.gpus = gpus

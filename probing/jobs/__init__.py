@@ -166,26 +166,54 @@ class ExtractOptions(Job):
     columns: str | None = option(None, help="replay: vocabulary ids whose outputs are kept, or a file of them")
 
     def extract(
-        self, model: str, corpus: Corpus, to: str | Path, *, progress: bool, num_workers: int = 1,
+        self,
+        model: str,
+        corpus: Corpus,
+        to: str | Path,
+        *,
+        progress: bool,
+        num_workers: int = 1,
         worker_index: int = 0,
-    ) -> Store:  # fmt: skip
+    ) -> Store:
         """Run `probing.extract` with these options."""
         executor = import_module("probing.executors._run_until_done").executor_of(
             self.executor, self.workers, self.threads
         )
         loaded = pb.LanguageModel.load(
-            model, device=self.device, dtype=self.dtype, attention=self.attention, revision=self.revision,
-            untrained=self.untrained, side=self.side, by_blocks=not are_module_paths(self.sites),
+            model,
+            device=self.device,
+            dtype=self.dtype,
+            attention=self.attention,
+            revision=self.revision,
+            untrained=self.untrained,
+            side=self.side,
+            by_blocks=not are_module_paths(self.sites),
             allow_pickle_weights=self.allow_pickle_weights,
-        )  # fmt: skip
+        )
         budget = {} if self.tokens_per_batch is None else {"tokens_per_batch": self.tokens_per_batch}
         return pb.extract(
-            loaded, corpus, sites=self.sites, to=to, rows=self.rows, dtype=self.store_dtype,
-            max_length=self.max_length, long_inputs=self.long_inputs, stride=self.stride,
-            chat_template=self.chat_template, num_workers=num_workers, worker_index=worker_index, executor=executor,
-            allow_mixed_environment=self.allow_mixed_environment, moments=self.moments, subset=self.subset,
-            role=self.role, outputs=self.outputs, columns=self.columns, progress=progress, **budget,
-        )  # fmt: skip
+            loaded,
+            corpus,
+            sites=self.sites,
+            to=to,
+            rows=self.rows,
+            dtype=self.store_dtype,
+            max_length=self.max_length,
+            long_inputs=self.long_inputs,
+            stride=self.stride,
+            chat_template=self.chat_template,
+            num_workers=num_workers,
+            worker_index=worker_index,
+            executor=executor,
+            allow_mixed_environment=self.allow_mixed_environment,
+            moments=self.moments,
+            subset=self.subset,
+            role=self.role,
+            outputs=self.outputs,
+            columns=self.columns,
+            progress=progress,
+            **budget,
+        )
 
 
 class ExtractJob(CorpusOptions, ExtractOptions):
@@ -204,9 +232,13 @@ class ExtractJob(CorpusOptions, ExtractOptions):
     def run(self, *, progress: bool = True) -> Store:
         """Extract the states, or finish an interrupted extraction."""
         return self.extract(
-            self.model, self.read_corpus(), self.to, progress=progress, num_workers=self.num_workers,
+            self.model,
+            self.read_corpus(),
+            self.to,
+            progress=progress,
+            num_workers=self.num_workers,
             worker_index=self.worker_index,
-        )  # fmt: skip
+        )
 
 
 class ImportJob(CorpusOptions):
@@ -223,9 +255,14 @@ class ImportJob(CorpusOptions):
     def run(self, *, progress: bool = True) -> Store:
         """Import the states, or finish an interrupted import."""
         return pb.import_states(
-            self.source, self.read_corpus() if self.corpus else None, to=self.to, rows=self.rows, model=self.model,
-            layers=self.layers, dtype=self.store_dtype,
-        )  # fmt: skip
+            self.source,
+            self.read_corpus() if self.corpus else None,
+            to=self.to,
+            rows=self.rows,
+            model=self.model,
+            layers=self.layers,
+            dtype=self.store_dtype,
+        )
 
 
 class TrainOptions(Job):
@@ -261,20 +298,43 @@ class TrainOptions(Job):
     replace: bool = option(False, help="drop results of the same store, task, site and probe with other settings")
 
     def train(
-        self, store: str | Path, corpus: Corpus, to: str | Path, *, progress: bool, task: str,
-        controls: Sequence[Any] = (), num_workers: int = 1, worker_index: int = 0,
-    ) -> ProbeResults:  # fmt: skip
+        self,
+        store: str | Path,
+        corpus: Corpus,
+        to: str | Path,
+        *,
+        progress: bool,
+        task: str,
+        controls: Sequence[Any] = (),
+        num_workers: int = 1,
+        worker_index: int = 0,
+    ) -> ProbeResults:
         """Run `probing.train` on one task, and merge its results into those in `to`. `controls` are added to those of
         the options.
         """
         fitting = import_module("probing.training.mixed_tasks").fitting(task, corpus, self)
         return pb.train(
-            store, corpus, task=task, controls=[*self.controls, *controls] or None, **fitting, seeds=self.seeds,
-            root_seed=self.root_seed, sites=self.sites, cluster=self.cluster, rows=self.rows, to=to,
-            replace=self.replace, correction=self.correction, executor=self.executor, workers=self.workers,
-            threads=self.threads, memory=self.memory, num_workers=num_workers, worker_index=worker_index,
+            store,
+            corpus,
+            task=task,
+            controls=[*self.controls, *controls] or None,
+            **fitting,
+            seeds=self.seeds,
+            root_seed=self.root_seed,
+            sites=self.sites,
+            cluster=self.cluster,
+            rows=self.rows,
+            to=to,
+            replace=self.replace,
+            correction=self.correction,
+            executor=self.executor,
+            workers=self.workers,
+            threads=self.threads,
+            memory=self.memory,
+            num_workers=num_workers,
+            worker_index=worker_index,
             progress=progress,
-        )  # fmt: skip
+        )
 
 
 class TrainJob(CorpusOptions, TrainOptions):
@@ -295,9 +355,14 @@ class TrainJob(CorpusOptions, TrainOptions):
             raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
         corpus = self.read_corpus()
         train = partial(
-            self.train, self.store, corpus, self.to, progress=progress, num_workers=self.num_workers,
+            self.train,
+            self.store,
+            corpus,
+            self.to,
+            progress=progress,
+            num_workers=self.num_workers,
             worker_index=self.worker_index,
-        )  # fmt: skip
+        )
         found = attempted([(task, partial(train, task=task)) for task in self.tasks], Path(self.to), "tasks")
         return pb.ProbeResults.joined(found).adjusted_in(Path(self.to))
 

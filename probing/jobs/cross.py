@@ -52,10 +52,17 @@ class TransferJob(CrossOptions):
         stores = dict(_named(self.sources, "source", "old=cache/states/old"))
         corpora = self._corpora(stores)
         return pb.transfer(
-            {name: (store, corpora[name]) for name, store in stores.items()}, task=self.task,
-            probes=self.probes or None, measures=self.measures or None, seeds=self.seeds, root_seed=self.root_seed,
-            sites=self.sites, cluster=self.cluster, rows=self.rows, to=self.to,
-        )  # fmt: skip
+            {name: (store, corpora[name]) for name, store in stores.items()},
+            task=self.task,
+            probes=self.probes or None,
+            measures=self.measures or None,
+            seeds=self.seeds,
+            root_seed=self.root_seed,
+            sites=self.sites,
+            cluster=self.cluster,
+            rows=self.rows,
+            to=self.to,
+        )
 
     def _corpora(self, stores: dict[str, str]) -> dict[str, Corpus]:
         files: dict[str, list[str]] = {name: [] for name in stores}
@@ -66,9 +73,11 @@ class TransferJob(CrossOptions):
             files[name].append(f"{split}={file}" if dot else file)
         for name in (name for name, given in files.items() if not given):
             raise ConfigError(
-                f"source {name} has no corpus", needed=f"--corpus {name}.train=FILE and its other splits",
-                found="none", next_step="give the files its store was extracted from",
-            )  # fmt: skip
+                f"source {name} has no corpus",
+                needed=f"--corpus {name}.train=FILE and its other splits",
+                found="none",
+                next_step="give the files its store was extracted from",
+            )
         return {
             name: CorpusOptions(corpus=given, reader_options=self.reader_options, group=self.group).read_corpus()
             for name, given in files.items()
@@ -85,12 +94,21 @@ class LeaveOneOutJob(CorpusOptions, CrossOptions):
     def run(self) -> CrossResults:
         """Train what is not yet trained."""
         return pb.leave_one_out(
-            self.store, CorpusOptions(
+            self.store,
+            CorpusOptions(
                 corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed
-            ).read_corpus(), task=self.task, group=self.group, least_rows=self.least_rows,
-            probes=self.probes or None, measures=self.measures or None, seeds=self.seeds, root_seed=self.root_seed,
-            sites=self.sites, rows=self.rows, to=self.to,
-        )  # fmt: skip
+            ).read_corpus(),
+            task=self.task,
+            group=self.group,
+            least_rows=self.least_rows,
+            probes=self.probes or None,
+            measures=self.measures or None,
+            seeds=self.seeds,
+            root_seed=self.root_seed,
+            sites=self.sites,
+            rows=self.rows,
+            to=self.to,
+        )
 
 
 def _named(entries: list[str], flag: str, example: str) -> list[tuple[str, str]]:

@@ -82,9 +82,15 @@ class PatchJob(RunningModel):
             "patch", "places", None, None if progress else False
         ) as bar:
             found: PairPatching = module.patch_pairs(
-                model, pairs, behaviour=self.behaviour, sites=self.sites, positions=self.positions,
-                into=self.into, attribution=not self.exact_only, advance=bar,
-            )  # fmt: skip
+                model,
+                pairs,
+                behaviour=self.behaviour,
+                sites=self.sites,
+                positions=self.positions,
+                into=self.into,
+                attribution=not self.exact_only,
+                advance=bar,
+            )
         rough = None if found.rough is None else replace(found.rough, model=called(model))
         found = replace(found, exact=replace(found.exact, model=called(model)), rough=rough)
         keeping, folder = import_module("probing.results.patching"), Path(self.to)
@@ -98,8 +104,11 @@ class PatchJob(RunningModel):
         for name, columns in named_pairs(self.spans, "span", "subject=subject,corrupted_subject"):
             clean, comma, corrupted = columns.partition(",")
             if not (clean and comma and corrupted):
-                raise ConfigError(f"--span {name}={columns} names one column", found=repr(columns),
-                                  needed="two: NAME=COLUMN,CORRUPTED_COLUMN")  # fmt: skip
+                raise ConfigError(
+                    f"--span {name}={columns} names one column",
+                    found=repr(columns),
+                    needed="two: NAME=COLUMN,CORRUPTED_COLUMN",
+                )
             found[name] = (clean, corrupted)
         return found
 
@@ -114,9 +123,11 @@ class PatchJob(RunningModel):
         ]
         return [
             *written,
-            *(drawing.save_svg(drawing.patching_map(one, name), folder / "figures" / f"{stem}-{one.method}.svg")
-              for name, one in results.items()),
-        ]  # fmt: skip
+            *(
+                drawing.save_svg(drawing.patching_map(one, name), folder / "figures" / f"{stem}-{one.method}.svg")
+                for name, one in results.items()
+            ),
+        ]
 
 
 @dataclass(frozen=True)
@@ -150,16 +161,23 @@ class AblateJob(CorpusOptions, RunningModel):
         """Ablate the components, and write the results."""
         if not self.behaviour:
             raise NoBehaviour(
-                "no behaviour was declared", needed="what of the outputs is measured", found="nothing",
+                "no behaviour was declared",
+                needed="what of the outputs is measured",
+                found="nothing",
                 next_step="such as --behaviour next_token for a causal model, readout for an encoder",
-            )  # fmt: skip
+            )
         module, corpus = import_module("probing.use.patching.ablating"), self.read_corpus()
         module.check_options(self.parts, self.by)
         model = self.load()
         instrument = import_module("probing.use.edited_models.text").TextInstrument.from_spans(
-            model, corpus, self.behaviour, positions=self.positions, split=self.split, max_rows=self.max_rows,
+            model,
+            corpus,
+            self.behaviour,
+            positions=self.positions,
+            split=self.split,
+            max_rows=self.max_rows,
             seed=self.seed,
-        )  # fmt: skip
+        )
         instrument.check()
         found: list[AblationResult] = []
         for part in self.parts:

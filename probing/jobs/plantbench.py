@@ -26,9 +26,12 @@ class PlantbenchJob(Job):
     tiers: Many = option(["0", "1", "2"], help="0 vectors, 1 compiled, 2 trained (repeatable)", flag="tier")
     heldout: bool = option(False, help="the held-out configuration of this version: wider ranges, seeds of its own")
     seeds: int | None = Field(
-        default=None, ge=1, le=20, json_schema_extra={"flag": ""},
+        default=None,
+        ge=1,
+        le=20,
+        json_schema_extra={"flag": ""},
         description="seeds of tier 0 (3, or 10 draws held out); tier 1 takes a tenth",
-    )  # fmt: skip
+    )
     rules: Many = option(
         ["protocol", "field"],
         help="protocol, its variants, or field: the literature's, on tier 0 (repeatable)",
@@ -44,10 +47,13 @@ class PlantbenchJob(Job):
             raise ConfigError("no such tier", needed="0, 1 or 2", found=", ".join(self.tiers))
         version = import_module("probing.plantbench.knobs").held_out_version(pb.__version__) if self.heldout else ""
         card: Scorecard = import_module("probing.plantbench.running").run(
-            tiers=sorted({int(tier) for tier in self.tiers}), heldout=version,
-            seeds=self.seeds, rules=self.rules, power=self.power,
+            tiers=sorted({int(tier) for tier in self.tiers}),
+            heldout=version,
+            seeds=self.seeds,
+            rules=self.rules,
+            power=self.power,
             progress=None if progress else False,
-        )  # fmt: skip
+        )
         if self.json_file is not None:
             Path(self.json_file).parent.mkdir(parents=True, exist_ok=True)
             card.write(Path(self.json_file))

@@ -126,16 +126,18 @@ class Study(Job):
 
     def _train(
         self, stores: Stores, corpus: Corpus, out: Path, progress: bool, entry: StudyTrain, task: str
-    ) -> ProbeResults:  # fmt: skip
+    ) -> ProbeResults:
         rows, untrained = self._extraction_for(entry, task, corpus)
         named = [control for control in entry.controls if control.strip().rstrip(":") != TWIN]
         twins = [path for (of, seed), path in stores.items() if (of, untrained) == (rows, None) and seed is not None]
         if len(named) < len(entry.controls) and not twins:
             raise ConfigError(
-                f"this study has no untrained extraction for {TWIN}", needed=f"an extract entry with rows {rows}",
-                found="none with untrained", where=f"study {self.name}, task {task}",
+                f"this study has no untrained extraction for {TWIN}",
+                needed=f"an extract entry with rows {rows}",
+                found="none with untrained",
+                where=f"study {self.name}, task {task}",
                 next_step=f"add `- {{rows: '{rows}', untrained: 0}}` under extract",
-            )  # fmt: skip
+            )
         build = import_module("probing.controls.untrained_model").MEMBER
         controls = [build(store=str(path)) for path in twins] if len(named) < len(entry.controls) else []
         pooled = entry.rows if rows == "piece" or rows.startswith(_POSITION) else None
@@ -160,12 +162,18 @@ class Study(Job):
         try:
             cells = strict_json(file.read_text(encoding="utf-8"))["cells"]
             return {
-                (f"column:{cell['property']}", f"{cell['site']}@{here.get(cell['position'], cell['position'])}"):
-                str(cell["certified"]) for cell in cells
-            }  # fmt: skip
+                (f"column:{cell['property']}", f"{cell['site']}@{here.get(cell['position'], cell['position'])}"): str(
+                    cell["certified"]
+                )
+                for cell in cells
+            }
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError("no file of certified cells", needed="cells with property, site, position, certified",
-                              found=str(error)[:200], where=str(file)) from None  # fmt: skip
+            raise ConfigError(
+                "no file of certified cells",
+                needed="cells with property, site, position, certified",
+                found=str(error)[:200],
+                where=str(file),
+            ) from None
 
     def _model_source(self) -> str:
         local = self.root / self.model
@@ -193,9 +201,10 @@ class Study(Job):
             raise ConfigError(
                 f"no extraction of this study has rows for task {task!r}",
                 needed=f"an extract entry with rows {level}:…",
-                found=", ".join(o.rows for o in known) or "replays only", where=f"study {self.name}",
+                found=", ".join(o.rows for o in known) or "replays only",
+                where=f"study {self.name}",
                 next_step=f"add e.g. `- {{rows: '{level}:mean'}}` under extract",
-            )  # fmt: skip
+            )
         return fitting[0].rows, fitting[0].untrained
 
     def recipe(self) -> bytes:
@@ -214,10 +223,12 @@ def _refuse_equal_extractions(extract: list[ExtractOptions], where: str) -> None
     for folder, count in Counter(map(_folder_of, extract)).items():
         if count > 1:
             raise ConfigError(
-                "two extractions of the same rows", needed="one extract entry for each `rows` (and `untrained`)",
-                found=f"{count} that would be states/{folder}", where=where,
+                "two extractions of the same rows",
+                needed="one extract entry for each `rows` (and `untrained`)",
+                found=f"{count} that would be states/{folder}",
+                where=where,
                 next_step="name all sites in one entry: sites: 'embed,resid.*'",
-            )  # fmt: skip
+            )
 
 
 def task_level(task: str, corpus: Corpus) -> str:

@@ -45,9 +45,12 @@ class UseOptionsOfJob(Job):
         default=2000, ge=30, description="largest number of rows, classes balanced", json_schema_extra={"flag": ""}
     )
     epsilon: float = Field(
-        default=0.1, gt=0, lt=2, description="smallest effect of interest, in SDs of the output",
+        default=0.1,
+        gt=0,
+        lt=2,
+        description="smallest effect of interest, in SDs of the output",
         json_schema_extra={"flag": ""},
-    )  # fmt: skip
+    )
     comparisons: Many = option(
         [],
         help="further intervention, reported beside the verdict: leace, random_subspace, … (repeatable)",
@@ -77,23 +80,46 @@ class UseOptionsOfJob(Job):
             untrained=self.untrained,
         )
         options = import_module("probing.use.options").UseOptions(
-            seed=self.seed, epsilon=self.epsilon, permutations=self.permutations, comparisons=tuple(self.comparisons),
+            seed=self.seed,
+            epsilon=self.epsilon,
+            permutations=self.permutations,
+            comparisons=tuple(self.comparisons),
             control_properties=self.control_properties,
-        )  # fmt: skip
+        )
         criteria = import_module("probing.verdicts.verdict").Criteria(epsilon=self.epsilon)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DoubtfulAnswer)  # commands say it once, below their tables
             run = pb.intervene(
-                loaded, corpus, tasks=self.tasks, behaviour=self.behaviour, sites=self.sites, positions=self.positions,
-                covariates=self.covariates, split=self.split, max_rows=self.max_rows, criteria=criteria,
-                options=options, twins=self.twins, to=to, replace=self.replace, progress=progress,
-            )  # fmt: skip
+                loaded,
+                corpus,
+                tasks=self.tasks,
+                behaviour=self.behaviour,
+                sites=self.sites,
+                positions=self.positions,
+                covariates=self.covariates,
+                split=self.split,
+                max_rows=self.max_rows,
+                criteria=criteria,
+                options=options,
+                twins=self.twins,
+                to=to,
+                replace=self.replace,
+                progress=progress,
+            )
         if self.directions:
             subjects = import_module("probing.use.subjects").Subjects(
-                loaded, corpus, self.tasks, self.behaviour, sites=self.sites, positions=self.positions,
-                covariates=self.covariates, split=self.split, max_rows=self.max_rows, seed=self.seed,
+                loaded,
+                corpus,
+                self.tasks,
+                self.behaviour,
+                sites=self.sites,
+                positions=self.positions,
+                covariates=self.covariates,
+                split=self.split,
+                max_rows=self.max_rows,
+                seed=self.seed,
                 twins=self.twins,
-            )  # fmt: skip
+            )
             keep = import_module("probing.use.directions.keeping").keep_directions
             keep(loaded, subjects, run, options, Path(to) / "evidence")
         return run

@@ -24,9 +24,11 @@ def labels_of(prediction: Prediction, measure: str, needs: str) -> Labels:
     known = labels is not None and (labels.choice if needs == "choice" else labels.other_word) is not None
     if labels is None or not known:
         raise BadParameter(
-            f"{measure} needs the rows behind a prediction", needed=f"Prediction.labels with rows that are {needs}s",
-            found="none" if labels is None else f"{labels.level}s", next_step="score it by accuracy or r2",
-        )  # fmt: skip
+            f"{measure} needs the rows behind a prediction",
+            needed=f"Prediction.labels with rows that are {needs}s",
+            found="none" if labels is None else f"{labels.level}s",
+            next_step="score it by accuracy or r2",
+        )
     return labels
 
 

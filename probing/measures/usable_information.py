@@ -55,9 +55,10 @@ class UsableInformation(Measure):
         """
         if self._prior_bits is None:
             raise BadParameter(
-                "usable_information needs the label frequencies of train", found="a measure that was not told them",
+                "usable_information needs the label frequencies of train",
+                found="a measure that was not told them",
                 next_step="call informed(labels) with labels that have rows in train",
-            )  # fmt: skip
+            )
         logs = log_probabilities(prediction, "usable_information", believed=True)[np.arange(len(y)), y]
         bits = np.clip(-logs / np.log(2.0), 0.0, MOST_BITS)
         return np.stack([self._prior_bits[np.asarray(y)] - bits, np.ones(len(bits))], axis=1)

@@ -48,9 +48,11 @@ def shard_starts(
         filled += estimate
     if len(starts) > MAX_SHARDS:
         raise BadParameter(
-            "too many shards", needed=f"at most {MAX_SHARDS}", found=str(len(starts)),
+            "too many shards",
+            needed=f"at most {MAX_SHARDS}",
+            found=str(len(starts)),
             next_step="raise shard_bytes, or extract fewer sites at a time",
-        )  # fmt: skip
+        )
     return tuple(starts)
 
 

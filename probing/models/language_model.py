@@ -41,10 +41,17 @@ class LanguageModel:
     source: ModelSource | None = None
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, *, name: str, padding_side: str | None = None,
-        revision: str | None = None, folder: Path | None = None, untrained: int | None = None,
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str,
+        padding_side: str | None = None,
+        revision: str | None = None,
+        folder: Path | None = None,
+        untrained: int | None = None,
         trunk: HookedModule | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         check_tokenizer(tokenizer, name)
         if padding_side not in (None, "left", "right"):
             raise BadParameter("unknown padding side", needed="left or right", found=repr(padding_side))
@@ -61,11 +68,21 @@ class LanguageModel:
 
     @classmethod
     def load(
-        cls, name: str, *, device: str = "cpu", dtype: str = "float32", attention: str | None = None,
-        kind: Literal["auto", "base", "causal", "masked"] = "auto", padding_side: str | None = None,
-        revision: str | None = None, untrained: int | None = None, side: Sides | None = None,
-        by_blocks: bool = True, allow_pickle_weights: bool = False, check: bool = True,
-    ) -> Self:  # fmt: skip
+        cls,
+        name: str,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        attention: str | None = None,
+        kind: Literal["auto", "base", "causal", "masked"] = "auto",
+        padding_side: str | None = None,
+        revision: str | None = None,
+        untrained: int | None = None,
+        side: Sides | None = None,
+        by_blocks: bool = True,
+        allow_pickle_weights: bool = False,
+        check: bool = True,
+    ) -> Self:
         """Load a local folder or a hub model.
 
         Args:
@@ -88,25 +105,57 @@ class LanguageModel:
             RemoteCodeRefused: it is Python code of its own, which is never run.
             BadParameter: an unknown dtype, device, kind, padding side or side.
         """
-        loaded = load(name, device=device, dtype=dtype, attention=attention, kind=kind, revision=revision,
-                      allow_pickle_weights=allow_pickle_weights)  # fmt: skip
+        loaded = load(
+            name,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            kind=kind,
+            revision=revision,
+            allow_pickle_weights=allow_pickle_weights,
+        )
         network = loaded.model if untrained is None else untrained_twin(loaded.model, untrained)
         path = Path(name).expanduser()
         source = path.resolve().name if path.is_dir() else name
-        model = cls(network, loaded.tokenizer, name=source, padding_side=padding_side,
-                    revision=loaded.revision, folder=loaded.folder, untrained=untrained,
-                    trunk=HuggingFaceTrunk(network, side=side, by_blocks=by_blocks))  # fmt: skip
-        model.source = ModelSource(name, device, dtype, attention, kind, padding_side, loaded.revision, untrained, side,
-                                   by_blocks, allow_pickle_weights).anywhere()  # fmt: skip
+        model = cls(
+            network,
+            loaded.tokenizer,
+            name=source,
+            padding_side=padding_side,
+            revision=loaded.revision,
+            folder=loaded.folder,
+            untrained=untrained,
+            trunk=HuggingFaceTrunk(network, side=side, by_blocks=by_blocks),
+        )
+        model.source = ModelSource(
+            name,
+            device,
+            dtype,
+            attention,
+            kind,
+            padding_side,
+            loaded.revision,
+            untrained,
+            side,
+            by_blocks,
+            allow_pickle_weights,
+        ).anywhere()
         if check:
             model.self_check()
         return model
 
     @classmethod
     def from_modules(
-        cls, model: nn.Module, tokenizer: Any, *, name: str = "in-memory", padding_side: str | None = None,
-        side: Sides | None = None, by_blocks: bool = True, check: bool = True,
-    ) -> Self:  # fmt: skip
+        cls,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str = "in-memory",
+        padding_side: str | None = None,
+        side: Sides | None = None,
+        by_blocks: bool = True,
+        check: bool = True,
+    ) -> Self:
         """Use a Hugging Face model and fast tokenizer that are already built; options as for `load`.
 
         Raises:
@@ -120,9 +169,17 @@ class LanguageModel:
 
     @classmethod
     def wrap(
-        cls, module: nn.Module, tokenizer: Any, *, sites: Mapping[str, str], call: Call | None = None,
-        name: str = "in-memory", padding_side: str | None = None, max_length: int | None = None, check: bool = True,
-    ) -> Self:  # fmt: skip
+        cls,
+        module: nn.Module,
+        tokenizer: Any,
+        *,
+        sites: Mapping[str, str],
+        call: Call | None = None,
+        name: str = "in-memory",
+        padding_side: str | None = None,
+        max_length: int | None = None,
+        check: bool = True,
+    ) -> Self:
         """Use any module over the pieces of a fast tokenizer, read by the paths of modules inside it.
 
         Args:

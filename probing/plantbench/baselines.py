@@ -191,8 +191,9 @@ class FittedDirection:
         size = float(contrast @ contrast) or 1.0
         moved = sign * ((y - case.instrument.clean()[taken]) @ contrast) / size
         p = float(ttest_1samp(moved, 0.0, alternative="greater").pvalue) if moved.std() > 0 else 1.0
-        return Answer("used" if p <= 1 - QUANTILE else "unused", score=float(moved.mean()), effect=float(moved.mean()),
-                      p=p)  # fmt: skip
+        return Answer(
+            "used" if p <= 1 - QUANTILE else "unused", score=float(moved.mean()), effect=float(moved.mean()), p=p
+        )
 
     def _fit(self, case: Case, cell: Cell, pairs: tuple[Ints, Ints, Floats], contrast: Floats) -> torch.Tensor:
         taken, donors, sign = pairs

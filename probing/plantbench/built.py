@@ -71,8 +71,13 @@ def compiled(planted: Planted) -> Built:
     cells = tuple(intended) if spec.cells is not None else every_cell(model)
     claim = Claim(model, planted.name, intended, cells, _cells(planted.sub_labels), directions, products)
     twin: Twin = "used" if planted.twin == "used" else "unused"
-    settings = {"number": planted.number, "twin": twin, "family": planted.family, "seed": planted.seed,
-                "rho": planted.rho}  # fmt: skip
+    settings = {
+        "number": planted.number,
+        "twin": twin,
+        "family": planted.family,
+        "seed": planted.seed,
+        "rho": planted.rho,
+    }
     return Built(1, planted.number, spec.name, twin, planted.seed, planted.family, settings, claim)
 
 
@@ -80,9 +85,12 @@ def of_training(recipe: Recipe, model: Trained) -> Built:
     """Return a trained model with what is meant of it."""
     direction = model.direction.numpy().astype(np.float64)
     claim = Claim(
-        model.planted, f"tier2-{recipe.family}-{recipe.seed}", _cells(recipe.intended), every_cell(model.planted),
+        model.planted,
+        f"tier2-{recipe.family}-{recipe.seed}",
+        _cells(recipe.intended),
+        every_cell(model.planted),
         directions={"B.query": direction / np.linalg.norm(direction)},
-    )  # fmt: skip
+    )
     return Built(2, 0, "trained", "", recipe.seed, recipe.family, asdict(recipe), claim)
 
 

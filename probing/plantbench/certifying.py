@@ -75,10 +75,14 @@ def certified(claim: Claim, *, seed: int, n_pairs: int = N_PAIRS, probe_rows: in
         for cell, certificate in zip(cells, certificates, strict=False):
             features = _features(probed[cell.place], claim)
             found[cell] = truth_of(
-                cell, certificate, claim.intended.get(cell, ""),
-                probe_accuracy(features, z[fresh.words], n_classes=n_classes), n_classes, where=claim.name,
+                cell,
+                certificate,
+                claim.intended.get(cell, ""),
+                probe_accuracy(features, z[fresh.words], n_classes=n_classes),
+                n_classes,
+                where=claim.name,
                 sub_label=claim.sub_labels.get(cell, ""),
-            )  # fmt: skip
+            )
     return Truth({cell: found[cell] for cell in claim.cells}, joints)
 
 

@@ -27,15 +27,22 @@ from probing.use.edited_models.text import TextInstrument
 
 _WRITTEN = "truth.json as write_case writes it"
 _PARTS = {
-    "generator_version": int, "case": dict, "configuration": dict, "configuration_sha256": str, "behaviour": dict,
-    "properties": dict, "sha256": dict, "cells": list, "joints": list,
-}  # fmt: skip
+    "generator_version": int,
+    "case": dict,
+    "configuration": dict,
+    "configuration_sha256": str,
+    "behaviour": dict,
+    "properties": dict,
+    "sha256": dict,
+    "cells": list,
+    "joints": list,
+}
 _CASE = {"tier": int, "number": int, "name": str, "twin": str, "family": str, "seed": int}
 
 
 def read_case(
     folder: str | Path, *, split: str | None = None, rows: int = 8000, twins: str = "", check: bool = True
-) -> tuple[Case, Truth]:  # fmt: skip
+) -> tuple[Case, Truth]:
     """Return the case of a folder, whose rows are those of corpus.jsonl.
 
     Args:
@@ -62,11 +69,19 @@ def read_case(
     about = told["case"]
     identities = np.unique([str(e.columns["identity"]) for e in chosen], return_inverse=True)[1].astype(np.int64)
     case = Case(
-        tier=about["tier"], number=about["number"], name=about["name"], twin=about["twin"], seed=about["seed"],
-        instrument=instrument, labels=labels, n_classes={name: len(told["properties"][name]) for name in names},
-        groups=instrument.rows.groups, cells=tuple(cell for cell in truth.cells if twins in ("", cell.property)),
-        types=identities, twins=_twins([e.group for e in chosen]) if twins else None,
-    )  # fmt: skip
+        tier=about["tier"],
+        number=about["number"],
+        name=about["name"],
+        twin=about["twin"],
+        seed=about["seed"],
+        instrument=instrument,
+        labels=labels,
+        n_classes={name: len(told["properties"][name]) for name in names},
+        groups=instrument.rows.groups,
+        cells=tuple(cell for cell in truth.cells if twins in ("", cell.property)),
+        types=identities,
+        twins=_twins([e.group for e in chosen]) if twins else None,
+    )
     return case, truth
 
 
@@ -94,8 +109,9 @@ def read_truth_file(folder: Path) -> dict[str, Any]:
 def _check_types(given: dict[str, Any], wanted: dict[str, type], where: str) -> None:
     for name, kind in wanted.items():
         if type(given.get(name)) is not kind:
-            raise CorpusError(f"a truth without a sound {name!r}", needed=_WRITTEN, found=repr(given.get(name))[:80],
-                              where=where)  # fmt: skip
+            raise CorpusError(
+                f"a truth without a sound {name!r}", needed=_WRITTEN, found=repr(given.get(name))[:80], where=where
+            )
 
 
 def _check_file(folder: Path, name: str, expected: Any) -> None:
@@ -104,9 +120,12 @@ def _check_file(folder: Path, name: str, expected: Any) -> None:
     found = file_sha256(path) if is_inside and path.is_file() else "no such file"
     if found != expected:
         raise CorpusError(
-            f"{name} is not the file that was certified", needed=f"sha256 {expected}", found=found, where=str(folder),
+            f"{name} is not the file that was certified",
+            needed=f"sha256 {expected}",
+            found=found,
+            where=str(folder),
             next_step="write the case again, or fetch it whole",
-        )  # fmt: skip
+        )
 
 
 def _kind(told: dict[str, Any]) -> Any:
@@ -120,8 +139,12 @@ def _behaviour(folder: Path, told: dict[str, Any]) -> Behaviour:
         make = NextToken if kind == "next_token" else MaskedToken
         return make(answers=tuple(map(str, answers)), position=position)
     if kind != "readout":
-        raise CorpusError("an unknown behaviour", needed="next_token, masked_token or readout", found=repr(kind),
-                          where=str(folder / "truth.json"))  # fmt: skip
+        raise CorpusError(
+            "an unknown behaviour",
+            needed="next_token, masked_token or readout",
+            found=repr(kind),
+            where=str(folder / "truth.json"),
+        )
     weights = torch.from_numpy(load_file(folder / "readout.safetensors")["weights"])
 
     def pooled(states: Tensor, real: Tensor) -> Tensor:
@@ -135,8 +158,13 @@ def _corpus(folder: Path, told: dict[str, Any], twins: str) -> Corpus:
     if not twins:
         return Corpus.read(str(folder / "corpus.jsonl"))
     if twins not in told["properties"] or "pairs.jsonl" not in told["sha256"]:
-        raise CorpusError("no minimal pairs of this property", needed="pairs.jsonl, and one of its properties",
-                          found=twins, where=str(folder), next_step="write the case with pairs=…")  # fmt: skip
+        raise CorpusError(
+            "no minimal pairs of this property",
+            needed="pairs.jsonl, and one of its properties",
+            found=twins,
+            where=str(folder),
+            next_step="write the case with pairs=…",
+        )
     corpus = Corpus.read(str(folder / "pairs.jsonl"), split_column="none")
     return Corpus(tuple(e for e in corpus.examples if e.columns["property"] == twins), corpus.source)
 
@@ -145,8 +173,11 @@ def _values(labels: list[Any], classes: list[str], name: str) -> Values:
     if not classes:
         return np.array(labels, dtype=np.float64)
     if not set(labels) <= set(classes):
-        raise CorpusError(f"labels of {name!r} that are no class of it", needed=", ".join(classes),
-                          found=repr(sorted(set(map(str, labels)) - set(classes)))[:80])  # fmt: skip
+        raise CorpusError(
+            f"labels of {name!r} that are no class of it",
+            needed=", ".join(classes),
+            found=repr(sorted(set(map(str, labels)) - set(classes)))[:80],
+        )
     return np.array([classes.index(label) for label in labels], dtype=np.int64)
 
 

@@ -34,9 +34,14 @@ SHARES = (("train", 0.6), ("dev", 0.2), ("test", 0.2))
 
 
 def write_case(
-    folder: str | Path, built: Built, truth: Truth, *, rows: int = ROWS, pairs: int = 0,
+    folder: str | Path,
+    built: Built,
+    truth: Truth,
+    *,
+    rows: int = ROWS,
+    pairs: int = 0,
     facts: dict[str, Any] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Write a certified case.
 
     Args:
@@ -78,9 +83,14 @@ def tokenizer_of(language: Language) -> PreTrainedTokenizerFast:
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     mask = {"mask_token": language.query} if language.query == "[MASK]" else {}
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=raw, pad_token=SPECIAL[0], unk_token=SPECIAL[1], model_max_length=language.length,
-        padding_side="right", clean_up_tokenization_spaces=False, **mask,
-    )  # fmt: skip
+        tokenizer_object=raw,
+        pad_token=SPECIAL[0],
+        unk_token=SPECIAL[1],
+        model_max_length=language.length,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+        **mask,
+    )
 
 
 def classes_of(language: Language, name: str) -> list[str]:
@@ -98,8 +108,14 @@ def _truth(built: Built, truth: Truth, hashes: dict[str, str], facts: dict[str, 
     return {
         "format": FORMAT,
         "generator_version": VERSION,
-        "case": {"tier": built.tier, "number": built.number, "name": built.name, "twin": built.twin,
-                 "family": built.family, "seed": built.seed},
+        "case": {
+            "tier": built.tier,
+            "number": built.number,
+            "name": built.name,
+            "twin": built.twin,
+            "family": built.family,
+            "seed": built.seed,
+        },
         "configuration": dict(built.configuration),
         "configuration_sha256": built.configuration_sha256,
         "behaviour": {"kind": kind, "position": "query", "answers": answers},
@@ -110,7 +126,7 @@ def _truth(built: Built, truth: Truth, hashes: dict[str, str], facts: dict[str, 
         "planted_directions": directions,
         "cells": cells_as_json(truth),
         "joints": joints_as_json(truth),
-    }  # fmt: skip
+    }
 
 
 def _corpus(language: Language, n: int, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -119,8 +135,10 @@ def _corpus(language: Language, n: int, rng: np.random.Generator) -> list[dict[s
     bounds = np.cumsum([share for _, share in SHARES])[:-1] * len(order)
     splits = [SHARES[int(np.searchsorted(bounds, order[g], side="right"))][0] for g in groups]
     names = [f"group-{g:05d}" for g in groups]
-    return [row | {"split": split} for row, split in zip(_rows(language, language.sample(n, rng), names), splits,
-                                                         strict=True)]  # fmt: skip
+    return [
+        row | {"split": split}
+        for row, split in zip(_rows(language, language.sample(n, rng), names), splits, strict=True)
+    ]
 
 
 def _pairs(language: Language, n: int, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -138,12 +156,15 @@ def _rows(language: Language, prompts: Prompts, groups: Sequence[str]) -> list[d
     columns = {name: _labels(language, name, prompts.words) for name in lexicon.properties}
     return [
         {
-            "text": text, **{name: labels[i] for name, labels in columns.items()}, "group": groups[i],
+            "text": text,
+            **{name: labels[i] for name, labels in columns.items()},
+            "group": groups[i],
             "identity": f"i{lexicon.identities[prompts.words[i]]:0{width}d}",
-            "template": f"subject-{prompts.subject[i]}", "spans": {name: list(span) for name, span in spans.items()},
+            "template": f"subject-{prompts.subject[i]}",
+            "spans": {name: list(span) for name, span in spans.items()},
         }
         for i, (text, spans) in enumerate(zip(language.texts(prompts), language.spans(prompts), strict=True))
-    ]  # fmt: skip
+    ]
 
 
 def _labels(language: Language, name: str, words: NDArray[np.int64]) -> list[Any]:

@@ -26,10 +26,21 @@ from probing.plantbench.circuit import (
 def gpt2(circuit: Circuit, *, length: int, seed: int) -> GPT2LMHeadModel:
     """Return the model, in evaluation mode; its biases are zero, its norms' gains 1."""
     config = GPT2Config(
-        vocab_size=len(circuit.pieces), n_positions=length, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_inner=UNITS,
-        activation_function="relu", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, tie_word_embeddings=False,
-        bos_token_id=None, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(circuit.pieces),
+        n_positions=length,
+        n_embd=WIDTH,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        n_inner=UNITS,
+        activation_function="relu",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
     with torch.random.fork_rng(devices=[]):
         model: Any = GPT2LMHeadModel(config)
     directions = torch.from_numpy(basis(len(circuit.slots), seed)).float()
@@ -65,9 +76,7 @@ def _set_head(model: Any, circuit: Circuit, directions: Tensor, head: Head, numb
         output[first + j] = gain * directions[:, circuit.index(target)]
 
 
-def _set_units(
-    model: Any, circuit: Circuit, directions: Tensor, units: list[Unit], layer: int
-) -> None:  # fmt: skip
+def _set_units(model: Any, circuit: Circuit, directions: Tensor, units: list[Unit], layer: int) -> None:
     mlp = model.transformer.h[layer].mlp
     for j, unit in enumerate(units):
         reads = torch.from_numpy(circuit.coordinates(unit.reads)).float()

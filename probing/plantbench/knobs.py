@@ -90,13 +90,17 @@ class Knobs:
 
     def __post_init__(self) -> None:
         if self.width < 20 + self.noise_reads:
-            raise BadParameter("too narrow for codes and noise", needed="a width of noise_reads + 20 or more",
-                               found=str(self.width))  # fmt: skip
+            raise BadParameter(
+                "too narrow for codes and noise", needed="a width of noise_reads + 20 or more", found=str(self.width)
+            )
         if min(self.n, self.answers, self.group_size, self.identities, self.n_pairs) < 1 or self.classes < 3:
             raise BadParameter("a size is out of range", needed="1 or more; 3 or more classes", found=str(self))
         if min(self.largest, self.documents, *self.group_sizes) < 1 or min(self.many) < 3 or self.voters % 2 == 0:
-            raise BadParameter("a number of the newer cases is out of range", found=str(self),
-                               needed="sizes of 1 or more, 3 or more classes, an odd number of voters")  # fmt: skip
+            raise BadParameter(
+                "a number of the newer cases is out of range",
+                found=str(self),
+                needed="sizes of 1 or more, 3 or more classes, an odd number of voters",
+            )
         if self.twins and self.n % 2:
             raise BadParameter("the twins track needs an even number of rows", needed="2m", found=str(self.n))
 

@@ -28,11 +28,21 @@ _CONST = 2.0  # of the slot `const`: a unit without a factor is multiplied by it
 def llama(circuit: Circuit, *, length: int, seed: int) -> LlamaForCausalLM:
     """Return the model, in evaluation mode; its norms' gains are 1, and no rotary angle matters to its heads."""
     config = LlamaConfig(
-        vocab_size=len(circuit.pieces), max_position_embeddings=length, hidden_size=WIDTH, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, num_key_value_heads=HEADS, intermediate_size=UNITS, hidden_act="relu",
-        attention_dropout=0.0, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+        vocab_size=len(circuit.pieces),
+        max_position_embeddings=length,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        intermediate_size=UNITS,
+        hidden_act="relu",
+        attention_dropout=0.0,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
         rope_parameters={"rope_type": "default", "rope_theta": 1e12},
-    )  # fmt: skip
+    )
     with torch.random.fork_rng(devices=[]):
         model: Any = LlamaForCausalLM(config)
     directions = torch.from_numpy(basis(len(circuit.slots), seed)).float()
@@ -62,9 +72,7 @@ def _set_head(model: Any, circuit: Circuit, directions: Tensor, head: Head, numb
         attention.o_proj.weight[:, first + j] = gain * directions[:, circuit.index(target)]
 
 
-def _set_units(
-    model: Any, circuit: Circuit, directions: Tensor, units: list[Unit], layer: int
-) -> None:  # fmt: skip
+def _set_units(model: Any, circuit: Circuit, directions: Tensor, units: list[Unit], layer: int) -> None:
     mlp = model.model.layers[layer].mlp
     for j, unit in enumerate(units):
         reads = torch.from_numpy(circuit.coordinates(unit.reads)).float()

@@ -71,14 +71,21 @@ def certify(
         sub = yardstick(_changes(instrument, x, swap)).s
     mf = yardstick.mediated(delta) if yardstick.total >= USED else None
     how = _sub_label(label, frozen, sub) if is_alone else ""
-    return Certificate(label, how, size.s, e, mf, frozen, sub, len(pairs), s_total=size.of_total, along=size.along,
-                       off=size.off)  # fmt: skip
+    return Certificate(
+        label, how, size.s, e, mf, frozen, sub, len(pairs), s_total=size.of_total, along=size.along, off=size.off
+    )
 
 
 def truth_of(
-    cell: Cell, certificate: Certificate, intended: str, accuracy: float, n_classes: int, *, where: str,
+    cell: Cell,
+    certificate: Certificate,
+    intended: str,
+    accuracy: float,
+    n_classes: int,
+    *,
+    where: str,
     sub_label: str = "",
-) -> CellTruth:  # fmt: skip
+) -> CellTruth:
     """Return the truth of a cell, if the builder's intention is not contradicted.
 
     Raises:
@@ -86,8 +93,12 @@ def truth_of(
     """
     check_intention(cell, certificate, intended, where=where)
     if sub_label and certificate.label == "used" and certificate.sub_label != sub_label:
-        raise PlantFailed(f"{cell} is used otherwise than it was built to be", needed=sub_label,
-                          found=certificate.sub_label, where=where)  # fmt: skip
+        raise PlantFailed(
+            f"{cell} is used otherwise than it was built to be",
+            needed=sub_label,
+            found=certificate.sub_label,
+            where=where,
+        )
     kept = "used" if intended == "used" else "unused" if intended == "unused" else ""
     return CellTruth(kept, certificate, accuracy, 1 / n_classes if n_classes else 0.0)  # type: ignore[arg-type]
 
@@ -101,9 +112,11 @@ def check_intention(what: Cell | Joint, certificate: Certificate, intended: str,
     found = certificate.label
     if intended and found != "band" and found != intended:
         raise PlantFailed(
-            f"{what} is not what it was built to be", needed=f"{intended} by intention",
-            found=f"{found}: S {certificate.s:.3f}, E {certificate.e:.4f}", where=where,
-        )  # fmt: skip
+            f"{what} is not what it was built to be",
+            needed=f"{intended} by intention",
+            found=f"{found}: S {certificate.s:.3f}, E {certificate.e:.4f}",
+            where=where,
+        )
 
 
 def probe_accuracy(features: Sequence[NDArray[np.floating]], z: Values, *, n_classes: int) -> float:
@@ -131,8 +144,11 @@ def probe_accuracy(features: Sequence[NDArray[np.floating]], z: Values, *, n_cla
 def _check_pairs(start: Values, goal: Values, strata: Ints, of_other: Ints) -> None:
     same, moved = int((start == goal).sum()), int((strata != of_other).sum())
     if same or moved:
-        raise BadTwin("not minimal pairs", needed="another value of the property in the same stratum",
-                      found=f"{same} pairs of one value, {moved} of two strata, of {len(start)}")  # fmt: skip
+        raise BadTwin(
+            "not minimal pairs",
+            needed="another value of the property in the same stratum",
+            found=f"{same} pairs of one value, {moved} of two strata, of {len(start)}",
+        )
 
 
 def _changes(

@@ -30,18 +30,20 @@ class Sweep:
 
 
 Curve = Mapping[float, Mapping[str, Rates]]
-SWEEPS: Mapping[str, Sweep] = MappingProxyType({
-    "n": Sweep("rows", (250, 500, 1000, 2000, 4000, 8000), (1, 5, 8), lambda v: Knobs(n=int(v))),
-    "gain": Sweep("of B, as a share of A's and C's", (0.02, 0.05, 0.1, 0.2, 0.5), (8,), lambda v: Knobs(weak=v)),
-    "rho": Sweep("correlation with A", (0.0, 0.5, 0.8, 0.9, 0.95), (5,), lambda v: Knobs(rhos=(v,))),
-    "effect": Sweep(
-        "of B, in units of ε", (1.25, 1.6, 2.0, 3.0), (35,), lambda v: Knobs(multiples=(*Knobs().multiples[:3], v))
-    ),
-    "classes": Sweep(
-        "of B, even and Zipf", (3, 4, 6, 10, 17), (23, 24), lambda v: Knobs(many=(int(v), *Knobs().many[1:]))
-    ),
-    "width": Sweep("width of the states", (48, 64, 128, 256, 512), (1, 5, 8), lambda v: Knobs(width=int(v))),
-})  # fmt: skip
+SWEEPS: Mapping[str, Sweep] = MappingProxyType(
+    {
+        "n": Sweep("rows", (250, 500, 1000, 2000, 4000, 8000), (1, 5, 8), lambda v: Knobs(n=int(v))),
+        "gain": Sweep("of B, as a share of A's and C's", (0.02, 0.05, 0.1, 0.2, 0.5), (8,), lambda v: Knobs(weak=v)),
+        "rho": Sweep("correlation with A", (0.0, 0.5, 0.8, 0.9, 0.95), (5,), lambda v: Knobs(rhos=(v,))),
+        "effect": Sweep(
+            "of B, in units of ε", (1.25, 1.6, 2.0, 3.0), (35,), lambda v: Knobs(multiples=(*Knobs().multiples[:3], v))
+        ),
+        "classes": Sweep(
+            "of B, even and Zipf", (3, 4, 6, 10, 17), (23, 24), lambda v: Knobs(many=(int(v), *Knobs().many[1:]))
+        ),
+        "width": Sweep("width of the states", (48, 64, 128, 256, 512), (1, 5, 8), lambda v: Knobs(width=int(v))),
+    }
+)
 
 
 def power_curve(rules: Mapping[str, Rule], knob: str, *, seeds: Sequence[int]) -> Curve:

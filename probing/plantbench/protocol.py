@@ -15,9 +15,14 @@ from probing.verdicts.judging import judge
 from probing.verdicts.verdict import Criteria, Verdict, Word
 
 _SAID: Mapping[Word, Said] = {
-    Word.NOT_DECODABLE: "not_decodable", Word.USED_SUBSPACE: "used", Word.USED_SITE: "used",
-    Word.NO_MATERIAL_USE: "unused", Word.NOT_ALONE: "unused", Word.INCONCLUSIVE: "abstain", Word.NOT_TESTED: "abstain",
-}  # fmt: skip
+    Word.NOT_DECODABLE: "not_decodable",
+    Word.USED_SUBSPACE: "used",
+    Word.USED_SITE: "used",
+    Word.NO_MATERIAL_USE: "unused",
+    Word.NOT_ALONE: "unused",
+    Word.INCONCLUSIVE: "abstain",
+    Word.NOT_TESTED: "abstain",
+}
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,12 @@ def answer(verdict: Verdict) -> Answer:
     edits = (cell.subspace, cell.whole)
     p = min(min(edit.p_adjusted, edit.u_p_adjusted) for edit in edits)
     return Answer(
-        _SAID[verdict.word], score=max(max(abs(edit.es), edit.es_u) for edit in edits),
-        effect=math.nan if cell.whole.mf is None else cell.whole.mf, p=p,
+        _SAID[verdict.word],
+        score=max(max(abs(edit.es), edit.es_u) for edit in edits),
+        effect=math.nan if cell.whole.mf is None else cell.whole.mf,
+        p=p,
         together="used" if verdict.word is Word.NOT_ALONE else "",
-    )  # fmt: skip
+    )
 
 
 RULES: Mapping[str, Callable[[Case], dict[Cell, Answer]]] = {

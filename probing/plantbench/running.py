@@ -40,10 +40,15 @@ def rules_of(names: Sequence[str], tiers: Sequence[int]) -> dict[str, Rule]:
 
 
 def run(
-    *, tiers: Sequence[int], heldout: str = "", seeds: int | None = None,
-    rules: Sequence[str] = ("protocol", "field"), more: Mapping[str, Rule] | None = None, power: Sequence[str] = (),
+    *,
+    tiers: Sequence[int],
+    heldout: str = "",
+    seeds: int | None = None,
+    rules: Sequence[str] = ("protocol", "field"),
+    more: Mapping[str, Rule] | None = None,
+    power: Sequence[str] = (),
     progress: bool | None = None,
-) -> Scorecard:  # fmt: skip
+) -> Scorecard:
     """Score rules on a suite.
 
     The field's rules are asked about tier 0 alone where it is among the tiers: each of their erasures stands beside 60
@@ -67,10 +72,16 @@ def run(
     if seeds is None:
         seeds = HELD_OUT_DRAWS if heldout else len(CI_SEEDS)
     if not 1 <= seeds <= len(DEVELOPMENT_SEEDS) or not tiers:
-        raise BadParameter("no such suite", needed=f"1 to {len(DEVELOPMENT_SEEDS)} seeds, one tier or more",
-                           found=f"{seeds} seeds, tiers {list(tiers)}")  # fmt: skip
-    suite = (held_out_suite(heldout, tiers=tiers, draws=seeds) if heldout
-             else development(seeds=DEVELOPMENT_SEEDS[:seeds], tiers=tiers))  # fmt: skip
+        raise BadParameter(
+            "no such suite",
+            needed=f"1 to {len(DEVELOPMENT_SEEDS)} seeds, one tier or more",
+            found=f"{seeds} seeds, tiers {list(tiers)}",
+        )
+    suite = (
+        held_out_suite(heldout, tiers=tiers, draws=seeds)
+        if heldout
+        else development(seeds=DEVELOPMENT_SEEDS[:seeds], tiers=tiers)
+    )
     chosen = rules_of(rules, tiers) | dict(more or {})
     with _told(progress) as tell:
         scored = answers(chosen, _telling(suite, tell), tiers=_asked(chosen, rules, tiers))

@@ -15,9 +15,20 @@ from probing.plantbench.power import Curve, power_table
 from probing.plantbench.scoring import Rates, Scored, rates
 
 COLUMNS = (
-    "precision_used", "recall_used", "precision_unused", "recall_unused", "abstention", "fpr", "fpr_low", "fpr_high",
-    "false_unused", "material_rate", "joint_recall", "mf_slope", "seconds",
-)  # fmt: skip
+    "precision_used",
+    "recall_used",
+    "precision_unused",
+    "recall_unused",
+    "abstention",
+    "fpr",
+    "fpr_low",
+    "fpr_high",
+    "false_unused",
+    "material_rate",
+    "joint_recall",
+    "mf_slope",
+    "seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -102,13 +113,19 @@ def _cell_facts(row: Mapping[str, Scored]) -> dict[str, Any]:
     certificate = asdict(one.truth.certificate)
     together = None if one.joint is None else {"label": one.joint.label, "s": one.joint.s, "e": one.joint.e}
     return {
-        "case": one.case, "name": one.name, "cell": one.cell, "intended": one.truth.intended, **certificate,
-        "probe_accuracy": one.truth.probe_accuracy, "decodable": one.truth.decodable, "together": together,
+        "case": one.case,
+        "name": one.name,
+        "cell": one.cell,
+        "intended": one.truth.intended,
+        **certificate,
+        "probe_accuracy": one.truth.probe_accuracy,
+        "decodable": one.truth.decodable,
+        "together": together,
         "answers": {
             name: {k: _finite(v) for k, v in asdict(s.answer).items()} | ({"refusal": s.refusal} if s.refusal else {})
             for name, s in row.items()
         },
-    }  # fmt: skip
+    }
 
 
 def _plain(found: Mapping[str, Any]) -> dict[str, Any]:

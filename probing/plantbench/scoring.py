@@ -168,18 +168,37 @@ def rates(scored: Sequence[Scored]) -> Rates:
     precision, recall = _share(hits, hits + false_used), _share(hits, len(used))
     of_unused = _share(rejections, rejections + false_unused), _share(rejections, len(unused))
     return Rates(
-        cells=len(told), used=len(used), unused=len(unused), precision_used=precision, recall_used=recall,
-        f1_used=_harmonic(precision, recall), precision_unused=of_unused[0], recall_unused=of_unused[1],
-        f1_unused=_harmonic(*of_unused), abstention=_share(len(_saying(told, "abstain")), len(told)),
-        false_used=false_used, fpr=_share(false_used, len(unused)), fpr_low=low, fpr_high=high,
-        false_unused=_share(false_unused, len(used)), false_unused_low=miss_low, false_unused_high=miss_high,
-        material=len(material), material_unused=material_unused, material_rate=_share(material_unused, len(material)),
-        material_low=material_low, material_high=material_high, band=len(band), band_used=len(_saying(band, "used")),
-        band_unused=len(_saying(band, "unused")), joint_recall=_share(_together(only_together), len(only_together)),
+        cells=len(told),
+        used=len(used),
+        unused=len(unused),
+        precision_used=precision,
+        recall_used=recall,
+        f1_used=_harmonic(precision, recall),
+        precision_unused=of_unused[0],
+        recall_unused=of_unused[1],
+        f1_unused=_harmonic(*of_unused),
+        abstention=_share(len(_saying(told, "abstain")), len(told)),
+        false_used=false_used,
+        fpr=_share(false_used, len(unused)),
+        fpr_low=low,
+        fpr_high=high,
+        false_unused=_share(false_unused, len(used)),
+        false_unused_low=miss_low,
+        false_unused_high=miss_high,
+        material=len(material),
+        material_unused=material_unused,
+        material_rate=_share(material_unused, len(material)),
+        material_low=material_low,
+        material_high=material_high,
+        band=len(band),
+        band_used=len(_saying(band, "used")),
+        band_unused=len(_saying(band, "unused")),
+        joint_recall=_share(_together(only_together), len(only_together)),
         joint_fpr=_share(_together(never), len(never)),
         false_not_decodable=_share(len(_saying(decodable, "not_decodable")), len(decodable)),
-        mf_slope=_mf_slope(told), seconds=sum(s.seconds for s in scored),
-    )  # fmt: skip
+        mf_slope=_mf_slope(told),
+        seconds=sum(s.seconds for s in scored),
+    )
 
 
 def oracle_rule(suite: Iterable[tuple[Case, Truth]]) -> Rule:
@@ -219,13 +238,27 @@ def _answered(name: str, rule: Rule, case: Case, truth: Truth) -> list[Scored]:
     strange = [str(cell) for cell in said if cell not in case.cells]
     strange += [a.verdict for a in said.values() if a.verdict not in VERDICTS]
     if strange:
-        raise BadParameter(f"rule {name} answers strangely", needed=f"one of {VERDICTS} for cells of the case",
-                           found=", ".join(strange), where=case.key)  # fmt: skip
+        raise BadParameter(
+            f"rule {name} answers strangely",
+            needed=f"one of {VERDICTS} for cells of the case",
+            found=", ".join(strange),
+            where=case.key,
+        )
     return [
-        Scored(case.key, case.tier, case.number, case.name, str(cell), truth.cells[cell],
-               said.get(cell, Answer("abstain")), seconds, refusal, truth.joint(cell))
+        Scored(
+            case.key,
+            case.tier,
+            case.number,
+            case.name,
+            str(cell),
+            truth.cells[cell],
+            said.get(cell, Answer("abstain")),
+            seconds,
+            refusal,
+            truth.joint(cell),
+        )
         for cell in case.cells
-    ]  # fmt: skip
+    ]
 
 
 def _site(s: Scored) -> tuple[str, str]:

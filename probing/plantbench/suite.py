@@ -70,8 +70,7 @@ def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int
     unknown = [tier for tier in tiers if tier not in TIERS]
     if unknown or not set(seeds) <= set(DEVELOPMENT_SEEDS):
         known = f"tiers {list(TIERS)}, seeds 0 to {DEVELOPMENT_SEEDS[-1]}"
-        raise BadParameter("no such development suite", needed=known,
-                           found=f"tiers {list(tiers)}, seeds {list(seeds)}")  # fmt: skip
+        raise BadParameter("no such development suite", needed=known, found=f"tiers {list(tiers)}, seeds {list(seeds)}")
     return Suite(tuple(seeds), {tier: _of_development(tier) for tier in tiers}, _few(seeds))
 
 

@@ -90,8 +90,12 @@ def _with_target(world: World, sample: Latents, number: int, seed: int) -> World
         if abs(found / plant.target - 1) < CLOSE:
             return world
         gain *= plant.target / found
-    raise PlantFailed("no gain gives the effect that was meant", needed=f"S {plant.target:.4f}", found=f"{found:.4f}",
-                      where=f"case {number} of tier 0, seed {seed}")  # fmt: skip
+    raise PlantFailed(
+        "no gain gives the effect that was meant",
+        needed=f"S {plant.target:.4f}",
+        found=f"{found:.4f}",
+        where=f"case {number} of tier 0, seed {seed}",
+    )
 
 
 def _case(world: World, number: int, twin: TwinName, seed: int) -> Case:
@@ -103,13 +107,19 @@ def _case(world: World, number: int, twin: TwinName, seed: int) -> Case:
         states, z, times = _beside(states, world.written(rows, other)), np.concatenate([z, other]), 2
     half = len(rows.z)
     return Case(
-        tier=0, number=number, name=CASES[number].name, twin=twin, seed=seed, instrument=world.instrument(states),
+        tier=0,
+        number=number,
+        name=CASES[number].name,
+        twin=twin,
+        seed=seed,
+        instrument=world.instrument(states),
         labels={"B": z, "A": np.tile(rows.a, times), "C": np.tile(rows.c, times)},
-        n_classes={"B": plant.n_classes, "A": 2, "C": 2}, groups=np.tile(rows.groups, times),
+        n_classes={"B": plant.n_classes, "A": 2, "C": 2},
+        groups=np.tile(rows.groups, times),
         cells=tuple(Cell(Place(SITE, position), "B") for position in plant.positions),
         types=None if rows.types is None else np.tile(rows.types, times),
         twins=np.roll(np.arange(2 * half), half) if knobs.twins else None,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +161,15 @@ def _certified(world: World, sample: Latents, key: str, rng: np.random.Generator
         mixed = both.pairs.reshape(-1)
         features = _features(world, both.states[position][mixed])
         accuracy = probe_accuracy(features, both.z[mixed], n_classes=plant.n_classes)
-        found[cell] = truth_of(cell, both.certify(cell.place), plant.intended[position], accuracy, plant.n_classes,
-                               where=key, sub_label=plant.sub_label)  # fmt: skip
+        found[cell] = truth_of(
+            cell,
+            both.certify(cell.place),
+            plant.intended[position],
+            accuracy,
+            plant.n_classes,
+            where=key,
+            sub_label=plant.sub_label,
+        )
     joints = {joint: both.certify(joint.places) for joint in joints_of(found)}
     for joint, certificate in joints.items():
         check_intention(joint, certificate, plant.joint, where=key)

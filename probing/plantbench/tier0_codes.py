@@ -99,8 +99,14 @@ def of_classes(used: bool, k: int, shares: NDArray[np.float64] | None = None) ->
         moved = (np.arange(k) - np.asarray(z, np.int64)[:, None]) % k
         return np.take_along_axis(coded, moved, axis=1)
 
-    return Plant(meant(used), slots=k, n_classes=k, draw=draw, write=write,
-                 linear=(lambda reads, noise: reads) if used else unread)  # fmt: skip
+    return Plant(
+        meant(used),
+        slots=k,
+        n_classes=k,
+        draw=draw,
+        write=write,
+        linear=(lambda reads, noise: reads) if used else unread,
+    )
 
 
 def continuous(used: bool, knobs: Knobs, seed: int) -> Plant:
@@ -111,8 +117,14 @@ def continuous(used: bool, knobs: Knobs, seed: int) -> Plant:
         x, y = 2.0 + own[:, 0], own[:, 1]
         return np.stack([cosine * x - sine * y, sine * x + cosine * y], axis=1)
 
-    return Plant(meant(used), slots=2, n_classes=0, write=write, linear=slot_read(1) if used else unread,
-                 draw=lambda rng, a, c, types, knobs: rng.standard_normal(len(a)))  # fmt: skip
+    return Plant(
+        meant(used),
+        slots=2,
+        n_classes=0,
+        write=write,
+        linear=slot_read(1) if used else unread,
+        draw=lambda rng, a, c, types, knobs: rng.standard_normal(len(a)),
+    )
 
 
 def rare(used: bool, knobs: Knobs, seed: int) -> Plant:

@@ -65,9 +65,12 @@ def majority(used: bool, knobs: Knobs, seed: int) -> Plant:
         return torch.clamp(votes.sum(0), -1, 1) @ reads[:1]
 
     return Plant(
-        dict.fromkeys(positions, "unused"), positions=positions, write=write, more=more if used else None,
+        dict.fromkeys(positions, "unused"),
+        positions=positions,
+        write=write,
+        more=more if used else None,
         joint="used" if used else "unused",
-    )  # fmt: skip
+    )
 
 
 def of_size(which: int) -> Builder:
@@ -97,8 +100,9 @@ def small_opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
     whole = plant.more
 
     def at_gain(gain: float) -> Plant:
-        return replace(plant, more=lambda u, reads: gain * whole(u, reads), target=_target(knobs.off_multiple),
-                       at_gain=at_gain)  # fmt: skip
+        return replace(
+            plant, more=lambda u, reads: gain * whole(u, reads), target=_target(knobs.off_multiple), at_gain=at_gain
+        )
 
     return at_gain(USED)
 

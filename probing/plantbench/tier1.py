@@ -34,9 +34,15 @@ def cases(seed: int, *, numbers: Sequence[int] = tuple(CASES), family: str = "")
 
 
 def build(
-    number: int, twin: str, seed: int, *, family: str = "", rows: int = 0, pairs: int = PAIRS,
+    number: int,
+    twin: str,
+    seed: int,
+    *,
+    family: str = "",
+    rows: int = 0,
+    pairs: int = PAIRS,
     probe_rows: int = PROBE_ROWS,
-) -> tuple[Case, Truth]:  # fmt: skip
+) -> tuple[Case, Truth]:
     """Return one case and its certified truth; if `rows` is 0, it has as many as it needs.
 
     The effects of a compiled model hardly vary between prompts, so that fewer pairs say as much.
@@ -59,9 +65,15 @@ def case_of(built: Built, truth: Truth, rows: int) -> Case:
     prompts = language.sample(rows, generator(built.seed, "rows", built.number))
     values = {name: values_of(language.lexicon, name) for name in language.lexicon.properties}
     return Case(
-        tier=built.tier, number=built.number, name=built.name, twin=built.twin, seed=built.seed,
+        tier=built.tier,
+        number=built.number,
+        name=built.name,
+        twin=built.twin,
+        seed=built.seed,
         instrument=PromptInstrument(built.planted, prompts),
         labels={name: z[prompts.words] for name, (z, _) in values.items()},
-        n_classes={name: k for name, (_, k) in values.items()}, groups=np.arange(rows), cells=tuple(truth.cells),
+        n_classes={name: k for name, (_, k) in values.items()},
+        groups=np.arange(rows),
+        cells=tuple(truth.cells),
         types=language.lexicon.identities[prompts.words],
-    )  # fmt: skip
+    )

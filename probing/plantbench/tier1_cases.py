@@ -28,9 +28,11 @@ _FOUR, _FIVE, _SEVENTEEN = (
     Lexicon({"a": 2, "b": k, "c": 2, "i": 32}, {"A": ("a",), "B": ("b",), "C": ("c",)}, ("i",)) for k in (4, 5, 17)
 )
 _REAL = Lexicon(
-    {"a": 2, "b": 16, "c": 2, "i": 8}, {"A": ("a",), "B": ("b",), "C": ("c",)}, ("i",),
+    {"a": 2, "b": 16, "c": 2, "i": 8},
+    {"A": ("a",), "B": ("b",), "C": ("c",)},
+    ("i",),
     {"B": tuple(np.round(np.linspace(-1.5, 1.5, 16), 6).tolist())},
-)  # fmt: skip
+)
 # 96 identities: fewer are too few groups for three folds by type
 _PARTITION = Lexicon({"a": 2, "c": 2, "i": 48, "h": 2}, {"A": ("a",), "B": ("h",), "C": ("c",)}, ("i", "h"))
 
@@ -101,15 +103,20 @@ CASES: Mapping[int, Spec] = {
     10: Spec("XOR", plants.exclusive_or, lexicon=_PARITY, sub_label="site only", sub_until=GATE),
     11: Spec("redundant", plants.redundant, marks={("resid.1", "query"): "used"}),
     12: Spec(
-        "self-repair", plants.self_repair,
+        "self-repair",
+        plants.self_repair,
         marks={("resid.1", "query"): "used", ("resid.1", "subject"): "unused"},
     ),
     13: Spec("dormant", plants.dormant),
     14: Spec(
-        "stale", plants.plain, cells={"unused": _at("subject", _LATE), "used": _at("subject", _EARLY)},
+        "stale",
+        plants.plain,
+        cells={"unused": _at("subject", _LATE), "used": _at("subject", _EARLY)},
     ),
     15: Spec(
-        "not yet moved", plants.plain, cells={"unused": _at("query", _EARLY), "used": _at("subject", _EARLY)},
+        "not yet moved",
+        plants.plain,
+        cells={"unused": _at("query", _EARLY), "used": _at("subject", _EARLY)},
     ),
     16: Spec("interaction", plants.interaction, reads_c=False),
     17: Spec("stratum-dependent code", plants.stratum_dependent),
@@ -121,7 +128,7 @@ CASES: Mapping[int, Spec] = {
     23: Spec("four classes", plants.classes, lexicon=_FOUR),
     24: Spec("four Zipf classes", plants.classes, lexicon=_FOUR, weights=_zipf),
     28: Spec("seventeen Zipf classes", plants.classes, lexicon=_SEVENTEEN, weights=_zipf, rows=4000),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -171,9 +178,11 @@ def plant(number: int, twin: str, *, family: str = "gpt2", seed: int = 0, rho: f
     """
     if number not in CASES or twin not in CASES[number].twins:
         raise BadParameter(
-            "no such case of tier 1", needed=f"{', '.join(map(str, CASES))}; used or unused",
-            found=f"{number}, {twin}", next_step="case 2 has no used twin",
-        )  # fmt: skip
+            "no such case of tier 1",
+            needed=f"{', '.join(map(str, CASES))}; used or unused",
+            found=f"{number}, {twin}",
+            next_step="case 2 has no used twin",
+        )
     if family not in FAMILIES:
         raise unknown_name("family", family, FAMILIES, error=BadParameter)
     spec = CASES[number]

@@ -128,10 +128,15 @@ class Draft:
         if has_places:
             places[:, [slots.index(slot) for slot in PLACE]] = _of_length(drawn, PLACE_CODE)
         return Circuit(
-            slots, self._table(slots, self.slots, len(self.language.vocabulary)), places if has_places else None,
-            tuple(heads), tuple(self.units), self._table(slots, reads, self.language.answers),
-            self.language.first_answer, self._query_norm(),
-        )  # fmt: skip
+            slots,
+            self._table(slots, self.slots, len(self.language.vocabulary)),
+            places if has_places else None,
+            tuple(heads),
+            tuple(self.units),
+            self._table(slots, reads, self.language.answers),
+            self.language.first_answer,
+            self._query_norm(),
+        )
 
     @staticmethod
     def _table(slots: tuple[str, ...], columns: Mapping[str, Floats], rows: int) -> Floats:

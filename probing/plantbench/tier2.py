@@ -30,8 +30,13 @@ def shipped(folder: Path | None = None, *, rows: int = ROWS) -> Iterator[tuple[C
     place = SHIPPED if folder is None else folder
     found = sorted(path.parent for path in place.glob("*/truth.json"))
     if not found:
-        raise CorpusError("no trained cases here", needed="folders with truth.json", found="none", where=str(place),
-                          next_step="name datasets/plantbench of the repository, or leave out tier 2")  # fmt: skip
+        raise CorpusError(
+            "no trained cases here",
+            needed="folders with truth.json",
+            found="none",
+            where=str(place),
+            next_step="name datasets/plantbench of the repository, or leave out tier 2",
+        )
     for one in found:
         yield read_case(one, rows=rows)
 
@@ -42,10 +47,13 @@ def held_out(version: str, draw: int) -> Iterator[tuple[Case, Truth]]:
     """
     rng = generator(holdout_seed(version), "tier 2", draw)
     recipe = Recipe(
-        family=FAMILIES[draw % len(FAMILIES)], seed=child_seed(holdout_seed(version), "tier 2", draw),
-        width=int(rng.choice([48, 64, 80])), heads=int(rng.choice([2, 4])), identities=int(rng.integers(6, 13)),
+        family=FAMILIES[draw % len(FAMILIES)],
+        seed=child_seed(holdout_seed(version), "tier 2", draw),
+        width=int(rng.choice([48, 64, 80])),
+        heads=int(rng.choice([2, 4])),
+        identities=int(rng.integers(6, 13)),
         dropout=float(rng.choice([0.0, 0.05])),
-    )  # fmt: skip
+    )
     built = of_training(recipe, trained(recipe))
     claim = replace(built.claim, intended={})  # certification alone decides: this recipe has never been tried
     truth = certified(claim, seed=child_seed(recipe.seed, "certificate"), n_pairs=PAIRS, probe_rows=PROBE_ROWS)

@@ -127,29 +127,53 @@ def untrained(recipe: Recipe) -> PreTrainedModel:
 def _gpt2(recipe: Recipe, size: int) -> PreTrainedModel:
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=size, n_positions=recipe.length, n_embd=recipe.width, n_layer=recipe.layers,
-            n_head=recipe.heads, resid_pdrop=recipe.dropout, embd_pdrop=0.0, attn_pdrop=recipe.dropout,
-            tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+            vocab_size=size,
+            n_positions=recipe.length,
+            n_embd=recipe.width,
+            n_layer=recipe.layers,
+            n_head=recipe.heads,
+            resid_pdrop=recipe.dropout,
+            embd_pdrop=0.0,
+            attn_pdrop=recipe.dropout,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=0,
         )
-    )  # fmt: skip
+    )
 
 
 def _llama(recipe: Recipe, size: int) -> PreTrainedModel:
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=size, max_position_embeddings=recipe.length, hidden_size=recipe.width,
-            num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
-            intermediate_size=2 * recipe.width, attention_dropout=recipe.dropout, tie_word_embeddings=False,
-            bos_token_id=None, eos_token_id=None, pad_token_id=0,
+            vocab_size=size,
+            max_position_embeddings=recipe.length,
+            hidden_size=recipe.width,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.heads,
+            intermediate_size=2 * recipe.width,
+            attention_dropout=recipe.dropout,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=0,
         )
-    )  # fmt: skip
+    )
 
 
 def _bert(recipe: Recipe, size: int) -> PreTrainedModel:
     config = BertConfig(
-        vocab_size=size, max_position_embeddings=recipe.length, hidden_size=recipe.width,
-        num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, intermediate_size=4 * recipe.width,
-        hidden_dropout_prob=recipe.dropout, attention_probs_dropout_prob=recipe.dropout, type_vocab_size=1,
-        tie_word_embeddings=False, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=size,
+        max_position_embeddings=recipe.length,
+        hidden_size=recipe.width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=4 * recipe.width,
+        hidden_dropout_prob=recipe.dropout,
+        attention_probs_dropout_prob=recipe.dropout,
+        type_vocab_size=1,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+    )
     return BertModel(config, add_pooling_layer=False) if recipe.pooled else BertForMaskedLM(config)

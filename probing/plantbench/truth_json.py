@@ -13,9 +13,15 @@ from probing.plantbench.oracle import FAINT, UNUSED, USED
 THRESHOLDS = {"used": f"S >= {USED}", "unused": f"E <= {UNUSED} and S <= {FAINT}", "band": "otherwise"}
 
 _NUMBERS = (
-    ("S", "s"), ("S_along", "along"), ("S_off", "off"), ("S_total_SD", "s_total"), ("E", "e"), ("MF", "mf"),
-    ("S_norms_frozen", "s_frozen"), ("S_class_mean", "s_subspace"),
-)  # fmt: skip
+    ("S", "s"),
+    ("S_along", "along"),
+    ("S_off", "off"),
+    ("S_total_SD", "s_total"),
+    ("E", "e"),
+    ("MF", "mf"),
+    ("S_norms_frozen", "s_frozen"),
+    ("S_class_mean", "s_subspace"),
+)
 _MAY_LACK = ("mf", "s_frozen", "s_subspace")
 
 
@@ -34,16 +40,19 @@ def joints_as_json(truth: Truth) -> list[dict[str, Any]]:
 
 def _cell_as_json(cell: Cell, found: CellTruth) -> dict[str, Any]:
     return {
-        "site": cell.place.site, "position": cell.place.position, "property": cell.property,
-        "intended": found.intended, **_measured(found.certificate),
-        "probe_accuracy": _rounded(found.probe_accuracy), "chance": _rounded(found.chance),
-    }  # fmt: skip
+        "site": cell.place.site,
+        "position": cell.place.position,
+        "property": cell.property,
+        "intended": found.intended,
+        **_measured(found.certificate),
+        "probe_accuracy": _rounded(found.probe_accuracy),
+        "chance": _rounded(found.chance),
+    }
 
 
 def _measured(certificate: Certificate) -> dict[str, Any]:
     numbers = {name: _rounded(getattr(certificate, field)) for name, field in _NUMBERS}
-    return {"certified": certificate.label, "sub_label": certificate.sub_label, **numbers,
-            "pairs": certificate.n_pairs}  # fmt: skip
+    return {"certified": certificate.label, "sub_label": certificate.sub_label, **numbers, "pairs": certificate.n_pairs}
 
 
 def _rounded(value: float | None) -> float | None:
@@ -71,9 +80,11 @@ def _cell(entry: Any, where: str) -> tuple[Cell, CellTruth]:
     certificate = _certificate(entry, where)
     site, position, name = (_taken(entry, key, where, _is_text) for key in ("site", "position", "property"))
     truth = CellTruth(
-        _taken(entry, "intended", where, _one_of(("used", "unused", ""))), certificate,
-        float(_taken(entry, "probe_accuracy", where, _is_number)), float(_taken(entry, "chance", where, _is_number)),
-    )  # fmt: skip
+        _taken(entry, "intended", where, _one_of(("used", "unused", ""))),
+        certificate,
+        float(_taken(entry, "probe_accuracy", where, _is_number)),
+        float(_taken(entry, "chance", where, _is_number)),
+    )
     return Cell(Place(site, position), name), truth
 
 

@@ -113,6 +113,7 @@ class EachLabelProbe(Probe):
 
 def _not_saved() -> BadParameter:
     return BadParameter(
-        "a probe of several labels at once cannot be saved", needed="a task of classes or of one number",
+        "a probe of several labels at once cannot be saved",
+        needed="a task of classes or of one number",
         next_step="keep its results, and refit it when needed",
-    )  # fmt: skip
+    )

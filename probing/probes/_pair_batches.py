@@ -74,11 +74,15 @@ class Sentences:
             distinct, codes = np.unique(self._choice[rows], return_inverse=True)
             choice, n_choices = torch.from_numpy(codes.reshape(-1)), len(distinct)
         return Batch(
-            words=torch.from_numpy(self._words[words]), a=torch.from_numpy(index[:, 0]),
-            b=torch.from_numpy(index[:, 1]), rows=torch.from_numpy(self._rows[rows]),
-            sentence=torch.from_numpy(np.repeat(np.arange(len(chosen)), n_rows)), choice=choice,
-            n_sentences=len(chosen), n_choices=n_choices,
-        )  # fmt: skip
+            words=torch.from_numpy(self._words[words]),
+            a=torch.from_numpy(index[:, 0]),
+            b=torch.from_numpy(index[:, 1]),
+            rows=torch.from_numpy(self._rows[rows]),
+            sentence=torch.from_numpy(np.repeat(np.arange(len(chosen)), n_rows)),
+            choice=choice,
+            n_sentences=len(chosen),
+            n_choices=n_choices,
+        )
 
     def __len__(self) -> int:
         return len(self.row_start) - 1
@@ -108,9 +112,11 @@ def check_reading(pairs: Pairs, who: str) -> None:
     """
     if pairs.reading not in ("pair", "ends"):
         raise BadParameter(
-            f"{who} reads both words of a pair", needed="pairs that are not combined", found=f"their {pairs.reading}",
+            f"{who} reads both words of a pair",
+            needed="pairs that are not combined",
+            found=f"their {pairs.reading}",
             next_step="name the task without :difference or :product",
-        )  # fmt: skip
+        )
 
 
 def held_out(pairs: Pairs, seed: int) -> tuple[Ints, Ints]:
@@ -137,6 +143,7 @@ def check_choices(pairs: Pairs, y: NDArray[np.int64]) -> None:
     right = np.bincount(codes.reshape(-1), y == 1)
     if (right != 1).any():
         raise DegenerateDesign(
-            "a choice needs exactly one right pair", needed="one row of label 1 in each",
+            "a choice needs exactly one right pair",
+            needed="one row of label 1 in each",
             found=f"{int((right != 1).sum())} choices without or with several",
-        )  # fmt: skip
+        )

@@ -53,7 +53,9 @@ def preset(name: str, probe: str, parameters: Collection[str]) -> dict[str, Any]
     missing = sorted(set(given) - set(parameters))
     if missing:
         raise BadParameter(
-            f"{probe} cannot take the preset {name}", needed=f"its parameters {', '.join(given)}",
-            found=f"no parameter {', '.join(missing)}", where=f"{probe}:preset",
-        )  # fmt: skip
+            f"{probe} cannot take the preset {name}",
+            needed=f"its parameters {', '.join(given)}",
+            found=f"no parameter {', '.join(missing)}",
+            where=f"{probe}:preset",
+        )
     return given

@@ -136,9 +136,21 @@ class Networks:
             parameters, slopes, means, squares = ([array[group] for array in kind] for kind in kinds)
             steps = [torch.tensor(float(self.steps)) for _ in gradients]
             adamw(
-                parameters, slopes, means, squares, [], steps, fused=True, amsgrad=False, maximize=False,
-                beta1=0.9, beta2=0.999, eps=1e-8, lr=rates[group][0], weight_decay=decay,
-            )  # fmt: skip
+                parameters,
+                slopes,
+                means,
+                squares,
+                [],
+                steps,
+                fused=True,
+                amsgrad=False,
+                maximize=False,
+                beta1=0.9,
+                beta2=0.999,
+                eps=1e-8,
+                lr=rates[group][0],
+                weight_decay=decay,
+            )
         self.steps += 1
 
 

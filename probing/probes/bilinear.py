@@ -144,9 +144,11 @@ class BilinearProbe(ClassifierProbe):
         known = np.flatnonzero(self.classes_[codes] == y)
         if not len(known):
             raise DegenerateDesign(
-                "no dev row can be scored", needed="dev rows whose label occurs in training", found="none",
+                "no dev row can be scored",
+                needed="dev rows whose label occurs in training",
+                found="none",
                 next_step="check that train and dev share their label column and classes",
-            )  # fmt: skip
+            )
         return pairs[known], codes[known].astype(np.int64)
 
     def _train(

@@ -81,10 +81,17 @@ class _MLP(Probe):
         if self.precision not in ("float32", "bfloat16"):
             raise BadParameter("unknown precision", needed="float32 or bfloat16", found=repr(self.precision))
         return Recipe(
-            hidden=self.hidden, layers=self.layers, dropout=self.dropout, learning_rate=self.learning_rate,
-            rate_factor=self.learning_rate_factor, weight_decay=self.weight_decay, batch_size=self.batch_size,
-            max_epochs=self.max_epochs, patience=self.patience, low=self.precision == "bfloat16",
-        )  # fmt: skip
+            hidden=self.hidden,
+            layers=self.layers,
+            dropout=self.dropout,
+            learning_rate=self.learning_rate,
+            rate_factor=self.learning_rate_factor,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            max_epochs=self.max_epochs,
+            patience=self.patience,
+            low=self.precision == "bfloat16",
+        )
 
     def _adopt(self, network: FittedNetwork, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> Self:
         self.layers_ = network.arrays
@@ -102,9 +109,13 @@ class _MLP(Probe):
         return h
 
     def _stacked(
-        self, X: NDArray[Any], coded: list[NDArray[Any]], outputs: list[int], seeds: Sequence[int],
+        self,
+        X: NDArray[Any],
+        coded: list[NDArray[Any]],
+        outputs: list[int],
+        seeds: Sequence[int],
         dev: tuple[NDArray[Any], list[NDArray[Any]]] | None,
-    ) -> tuple[list[list[FittedNetwork]], NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+    ) -> tuple[list[list[FittedNetwork]], NDArray[np.float64], NDArray[np.float64]]:
         """Train networks `[m][s]` for M coded label sets under S seeds, and return them with the moments of the
         training rows.
         """
@@ -117,9 +128,11 @@ class _MLP(Probe):
         mean, scale = moments(X)
         rows, dev_states = (torch.from_numpy(standardise(part, mean, scale)) for part in (X, dev[0]))
         data = Data(
-            rows.bfloat16() if recipe.low else rows, torch.from_numpy(Y),
-            dev_states, torch.from_numpy(np.stack(dev[1])),
-        )  # fmt: skip
+            rows.bfloat16() if recipe.low else rows,
+            torch.from_numpy(Y),
+            dev_states,
+            torch.from_numpy(np.stack(dev[1])),
+        )
         return train(data, outputs, seeds, recipe), mean, scale
 
 
@@ -246,9 +259,12 @@ class MLPRegressorProbe(_MLP, RegressorProbe):
         return np.asarray(self._output(self._rows(X))[:, 0] * self.target_scale_ + self.target_mean_)
 
     def _regressions(
-        self, X: NDArray[Any], targets: list[NDArray[np.float64]], seeds: Sequence[int],
+        self,
+        X: NDArray[Any],
+        targets: list[NDArray[np.float64]],
+        seeds: Sequence[int],
         dev: tuple[NDArray[Any], list[NDArray[np.float64]]] | None,
-    ) -> list[list[Self]]:  # fmt: skip
+    ) -> list[list[Self]]:
         centre, spread = moments(np.stack(targets, axis=1))
         coded = [((y - c) / s).astype(np.float32) for y, c, s in zip(targets, centre, spread, strict=True)]
         if dev is not None:

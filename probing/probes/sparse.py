@@ -60,9 +60,12 @@ class _Sparse(Probe):
         return fits
 
     def _set_path(
-        self, fits: Sequence[Fit], rows: NDArray[np.float32], held_out: NDArray[np.float32] | None,
+        self,
+        fits: Sequence[Fit],
+        rows: NDArray[np.float32],
+        held_out: NDArray[np.float32] | None,
         score: Callable[[Matrix, bool], tuple[float, ...]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Score outputs of every fit on train and dev; NaN where there is no dev."""
         found = []
         for count, fit in enumerate(fits, start=1):
@@ -148,9 +151,12 @@ class SparseProbe(_Sparse, ClassifierProbe):
         return np.asarray(log_softmax(self._outputs(self._rows(X)) + self.intercept_, axis=1))
 
     def _select_all(
-        self, X: NDArray[Any], probes: Sequence[SparseProbe], codes: Sequence[NDArray[np.int64]],
+        self,
+        X: NDArray[Any],
+        probes: Sequence[SparseProbe],
+        codes: Sequence[NDArray[np.int64]],
         dev: tuple[NDArray[Any], Sequence[NDArray[Any]]] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._check_options()
         sums, rows, held_out = _standardised(X, (), dev)
         tensor = torch.from_numpy(rows)
@@ -229,9 +235,12 @@ class SparseRegressorProbe(_Sparse, RegressorProbe):
         return self._outputs(self._rows(X))[:, 0] + self.intercept_
 
     def _select_all(
-        self, X: NDArray[Any], probes: Sequence[SparseRegressorProbe], targets: Sequence[NDArray[np.float64]],
+        self,
+        X: NDArray[Any],
+        probes: Sequence[SparseRegressorProbe],
+        targets: Sequence[NDArray[np.float64]],
         dev: tuple[NDArray[Any], Sequence[NDArray[Any]]] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._check_options()
         sums, rows, held_out = _standardised(X, targets, dev)
         for m, (probe, y) in enumerate(zip(probes, targets, strict=True)):

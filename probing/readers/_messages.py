@@ -30,9 +30,12 @@ def messages_of(row: Mapping[str, Any], field: str, place: str) -> Messages:
         return ()
     if not are_messages(value):
         raise CorpusError(
-            f"{field} is no list of messages", needed='[{"role": "user", "content": "…"}, …]', found=repr(value)[:80],
-            where=place, next_step=f"correct it, or read with {field}=none",
-        )  # fmt: skip
+            f"{field} is no list of messages",
+            needed='[{"role": "user", "content": "…"}, …]',
+            found=repr(value)[:80],
+            where=place,
+            next_step=f"correct it, or read with {field}=none",
+        )
     return tuple((message["role"], message["content"]) for message in value)
 
 
@@ -45,7 +48,9 @@ def last_of_user(messages: Messages, place: str) -> str:
     contents = [content for role, content in messages if role == "user"]
     if not contents:
         raise CorpusError(
-            "messages without a user's", needed="a message of role user, or a field `text`",
-            found=", ".join(role for role, _ in messages) or "no messages", where=place,
-        )  # fmt: skip
+            "messages without a user's",
+            needed="a message of role user, or a field `text`",
+            found=", ".join(role for role, _ in messages) or "no messages",
+            where=place,
+        )
     return contents[-1]

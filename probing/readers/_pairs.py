@@ -35,9 +35,11 @@ def pairs_of(row: Mapping[str, Any], names: Sequence[str], n_words: int, place: 
         bad = not are_pairs(value) or [item for item in value if not all(0 <= word < n_words for word in item[:2])]
         if bad:
             raise CorpusError(
-                f"field {name!r} holds no pairs of words", needed=f"[[a, b, label], …] with words 0 to {n_words - 1}",
-                found=repr(value if bad is True else bad[0])[:80], where=place,
+                f"field {name!r} holds no pairs of words",
+                needed=f"[[a, b, label], …] with words 0 to {n_words - 1}",
+                found=repr(value if bad is True else bad[0])[:80],
+                where=place,
                 next_step="correct it: words are counted from 0, and both lie in this row",
-            )  # fmt: skip
+            )
         found[name] = tuple([(item[0], item[1], item[2]) for item in value])
     return found

@@ -202,10 +202,12 @@ def _only_text(known: Mapping[str, Field], source: str) -> str:
     if len(of_strings) == 1:
         return of_strings[0]
     raise CorpusError(
-        "which column is the text?", needed="a column `text` or `sentence`, or exactly one column of strings",
-        found=f"columns {', '.join(known)}", where=source,
+        "which column is the text?",
+        needed="a column `text` or `sentence`, or exactly one column of strings",
+        found=f"columns {', '.join(known)}",
+        where=source,
         next_step=f"name it: --reader-option text={next(iter(of_strings or known), 'COLUMN')} (Python: text=…)",
-    )  # fmt: skip
+    )
 
 
 def _text_and_words(row: Mapping[str, Any], roles: Roles, place: str) -> tuple[str, tuple[tuple[int, int], ...]]:
@@ -217,15 +219,20 @@ def _text_and_words(row: Mapping[str, Any], roles: Roles, place: str) -> tuple[s
         text = str(text)
     if words is not None and not (isinstance(words, list) and all(isinstance(w, str) and w.strip() for w in words)):
         raise CorpusError(
-            f"{roles.words} is not a list of words", needed="a list of strings that are not empty",
-            found=repr(words)[:200], where=place,
-        )  # fmt: skip
+            f"{roles.words} is not a list of words",
+            needed="a list of strings that are not empty",
+            found=repr(words)[:200],
+            where=place,
+        )
     if roles.text and not (isinstance(text, str) and text.strip()):
         raise CorpusError(
-            f"no text in column {roles.text!r}", needed="text", found=repr(text)[:80], where=place,
+            f"no text in column {roles.text!r}",
+            needed="text",
+            found=repr(text)[:80],
+            where=place,
             next_step="fill it in or leave the row out; if another column is the text: --reader-option text=COLUMN "
             "(words=COLUMN for lists of words)",
-        )  # fmt: skip
+        )
     if text is None and roles.messages and not roles.words:
         text = last_of_user(messages_of(row, roles.messages, place), place)
     if text is None:
@@ -242,10 +249,12 @@ def _located(words: Sequence[str], text: str, place: str) -> tuple[tuple[int, in
         start = text.find(word, at)
         if start < 0:
             raise CorpusError(
-                f"word {number} is not in the text where it should be", needed=f"{word!r} after character {at}",
-                found=repr(text[at : at + 40]), where=place,
+                f"word {number} is not in the text where it should be",
+                needed=f"{word!r} after character {at}",
+                found=repr(text[at : at + 40]),
+                where=place,
                 next_step="give words as they are written in the text, or leave the text out",
-            )  # fmt: skip
+            )
         at = start + len(word)
         spans.append((start, at))
     return tuple(spans)
@@ -256,9 +265,11 @@ def _word_labels(value: Any, n_words: int, name: str, place: str) -> tuple[Label
         return (None,) * n_words
     if len(value) != n_words:
         raise CorpusError(
-            f"column {name!r} does not fit the words", needed=f"{n_words} values, one per word",
-            found=f"{len(value)}", where=place,
-        )  # fmt: skip
+            f"column {name!r} does not fit the words",
+            needed=f"{n_words} values, one per word",
+            found=f"{len(value)}",
+            where=place,
+        )
     return tuple([label_of(item) for item in value])
 
 
@@ -266,18 +277,22 @@ def _split(row: Mapping[str, Any], roles: Roles, split: str, place: str, *, is_s
     own = string_of(row.get(roles.split_column))
     if own is None and is_split and not split:
         raise CorpusError(
-            "a row without a split, where others have one", needed=f"train, dev or test in {roles.split_column!r}",
-            found="nothing", where=place,
+            "a row without a split, where others have one",
+            needed=f"train, dev or test in {roles.split_column!r}",
+            found="nothing",
+            where=place,
             next_step="fill it in, leave the row out, or read with --reader-option split_column=none",
-        )  # fmt: skip
+        )
     if not roles.split_column or own is None:
         return split or "train"
     if split and split_name(own) != split:
         raise CorpusError(
-            f"a row given as {split!r} says that it is {own!r}", needed=f"{roles.split_column}={split}",
-            found=own, where=place,
+            f"a row given as {split!r} says that it is {own!r}",
+            needed=f"{roles.split_column}={split}",
+            found=own,
+            where=place,
             next_step="give the file alone, so that its own column splits it, or read with split_column=none",
-        )  # fmt: skip
+        )
     return split_name(own)
 
 

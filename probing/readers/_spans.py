@@ -28,9 +28,10 @@ def span_fields(options: Mapping[str, str], names: Sequence[str], source: str) -
         columns = (value,) if value in names else tuple(value.split(":"))
         if not _NAME.fullmatch(name) or len(columns) > 2:
             raise BadParameter(
-                "an option for spans of another form", needed="span.NAME=COLUMN or span.NAME=START:END",
+                "an option for spans of another form",
+                needed="span.NAME=COLUMN or span.NAME=START:END",
                 found=f"{option}={value}",
-            )  # fmt: skip
+            )
         for column in columns:
             if column not in names:
                 raise unknown_name(f"column for option {option}", column, names, where=source, error=CorpusError)
@@ -56,9 +57,12 @@ def spans_of(
     mapping = row.get(field) if field else None
     if mapping is not None and not isinstance(mapping, dict):
         raise CorpusError(
-            f"{field} is no mapping of names to spans", needed='{"NAME": [start, end]}', found=repr(mapping)[:80],
-            where=place, next_step=f"correct it, or read with {field}=none",
-        )  # fmt: skip
+            f"{field} is no mapping of names to spans",
+            needed='{"NAME": [start, end]}',
+            found=repr(mapping)[:80],
+            where=place,
+            next_step=f"correct it, or read with {field}=none",
+        )
     given: dict[str, Any] = {composed(name): value for name, value in (mapping or {}).items()}
     for name, columns in fields.items():
         values = [row.get(column) for column in columns]
@@ -72,15 +76,19 @@ def _span(name: str, value: Any, text: str, place: str) -> tuple[int, int]:
     if isinstance(value, str):
         if not value or text.count(value) != 1:
             raise CorpusError(
-                f"span {name!r} is not in the text exactly once", needed="its characters once, or [start, end]",
-                found=f"{value!r} {text.count(value) if value else 0} times", where=place,
-            )  # fmt: skip
+                f"span {name!r} is not in the text exactly once",
+                needed="its characters once, or [start, end]",
+                found=f"{value!r} {text.count(value) if value else 0} times",
+                where=place,
+            )
         start = text.index(value)
         return start, start + len(value)
     is_pair = isinstance(value, list | tuple) and len(value) == 2 and all(type(place) is int for place in value)
     if not is_pair or not 0 <= value[0] < value[1] <= len(text):
         raise CorpusError(
-            f"span {name!r} is not in the text", needed=f"[start, end] with 0 ≤ start < end ≤ {len(text)}",
-            found=repr(value)[:80], where=place,
-        )  # fmt: skip
+            f"span {name!r} is not in the text",
+            needed=f"[start, end] with 0 ≤ start < end ≤ {len(text)}",
+            found=repr(value)[:80],
+            where=place,
+        )
     return value[0], value[1]

@@ -60,9 +60,11 @@ def read_utf8(source: str) -> bytes:
             raise _wrong_encoding(source, _encoding_of(data), "every other byte 0", 1)
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
         raise CorpusError(
-            "the corpus file holds a NUL character", needed="plain text", where=f"{source}:{line}",
+            "the corpus file holds a NUL character",
+            needed="plain text",
+            where=f"{source}:{line}",
             next_step=f"take it out, e.g. with: tr -d '\\000' < {shlex.quote(source)} > {_beside(source)}",
-        )  # fmt: skip
+        )
     if not data or data.isspace():
         raise CorpusError("the corpus file is empty", needed="at least one example", where=source)
     return data

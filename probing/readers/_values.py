@@ -79,7 +79,10 @@ def with_composed_names(
     for position, name in enumerate(names):
         if composed(name) in map(composed, names[:position]):
             raise CorpusError(
-                "one field name in two Unicode forms", needed="every name once, composed (NFC) or not",
-                found=repr(composed(name)), where=source, next_step="rename one of the two columns",
-            )  # fmt: skip
+                "one field name in two Unicode forms",
+                needed="every name once, composed (NFC) or not",
+                found=repr(composed(name)),
+                where=source,
+                next_step="rename one of the two columns",
+            )
     return ComposedRows(values)

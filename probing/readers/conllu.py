@@ -69,9 +69,12 @@ class _Sentence:
         """Return the finished example; `names` are the features of the whole file."""
         text, spans = self._placed()
         columns: dict[str, tuple[Label, ...]] = {
-            "upos": tuple(self.upos), "xpos": tuple(self.xpos), "lemma": tuple(self.lemma),
-            "deprel": tuple(self.deprel), "head": tuple(self.head),
-        }  # fmt: skip
+            "upos": tuple(self.upos),
+            "xpos": tuple(self.xpos),
+            "lemma": tuple(self.lemma),
+            "deprel": tuple(self.deprel),
+            "head": tuple(self.head),
+        }
         columns |= {f"feature:{name}": tuple([f.get(name) for f in self.features]) for name in names}
         made = Example(self.id, text, self._word_spans(spans), self.columns, columns, self.document, split)
         try:

@@ -49,10 +49,12 @@ def _tables(source: str, revision: str | None) -> dict[str, Any]:
         loaded = importlib.import_module("datasets").load_dataset(name, config or None, revision=revision)
     except Exception as error:  # the library raises a dozen kinds; a user needs one
         raise CorpusError(
-            f"data set {name!r} cannot be had", needed="a data set of the hub, or a local folder of data files",
-            found=f"{type(error).__name__}: {error}"[:300], where=f"hub:{source}",
+            f"data set {name!r} cannot be had",
+            needed="a data set of the hub, or a local folder of data files",
+            found=f"{type(error).__name__}: {error}"[:300],
+            where=f"hub:{source}",
             next_step="check name, configuration (hub:NAME:CONFIG) and connection; offline, download it first",
-        ) from error  # fmt: skip
+        ) from error
     return {split_name(str(split)): table for split, table in loaded.items()}
 
 

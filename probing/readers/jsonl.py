@@ -60,16 +60,20 @@ def _array(text: str, source: str) -> Rows:
         values = strict_json(text)
     except ValueError as error:
         raise CorpusError(
-            "the file is not sound JSON", needed="an array of objects, or one object a line", found=str(error)[:200],
+            "the file is not sound JSON",
+            needed="an array of objects, or one object a line",
+            found=str(error)[:200],
             where=source,
-        ) from None  # fmt: skip
+        ) from None
     other = next((value for value in values if not isinstance(value, dict)), None)
     if other is not None or not values:
         raise CorpusError(
-            "the array holds no rows", needed='an array of objects: [{"text": "…", "label": "…"}, …]',
-            found=repr(other)[:80] if values else "an empty array", where=source,
+            "the array holds no rows",
+            needed='an array of objects: [{"text": "…", "label": "…"}, …]',
+            found=repr(other)[:80] if values else "an empty array",
+            where=source,
             next_step="write it with DataFrame.to_json(…, orient='records', lines=True), or each row as an object",
-        )  # fmt: skip
+        )
     return Rows(values, Places(f"{source}, row ", range(1, len(values) + 1)), source)
 
 
@@ -102,9 +106,12 @@ def _refuse_one_object(text: str, first: str, n_lines: int, source: str) -> None
     if holding is None and of_columns:
         step = "write it with DataFrame.to_json(…, orient='records', lines=True)"
     raise CorpusError(
-        "the file is one JSON object", needed="one object a line, or an array of objects",
-        found=f"the fields {', '.join(fields)}"[:80], where=source, next_step=step,
-    )  # fmt: skip
+        "the file is one JSON object",
+        needed="one object a line, or an array of objects",
+        found=f"the fields {', '.join(fields)}"[:80],
+        where=source,
+        next_step=step,
+    )
 
 
 def _is_json(line: str) -> bool:
@@ -137,9 +144,12 @@ def _object(line: str, place: str) -> dict[str, Any]:
         value = strict_json(line)
     except ValueError as error:
         raise CorpusError(
-            "a line is not sound JSON", needed="one JSON object a line", found=str(error)[:200], where=place,
+            "a line is not sound JSON",
+            needed="one JSON object a line",
+            found=str(error)[:200],
+            where=place,
             next_step="correct the line; objects over several lines are put on one each by jq -c .",
-        ) from None  # fmt: skip
+        ) from None
     if not isinstance(value, dict):
         raise CorpusError("a line is no JSON object", needed="one JSON object a line", found=line[:80], where=place)
     return value

@@ -147,9 +147,12 @@ def _refuse_infinite(table: Any, source: str) -> None:
         values = compute.list_flatten(column) if is_list else column
         if pa.types.is_floating(values.type) and compute.any(compute.is_inf(values.cast(pa.float64()))).as_py():
             raise CorpusError(
-                f"the column {name!r} holds a number that is not finite", needed="finite numbers, or missing values",
-                found="inf", where=source, next_step="leave the value out or correct it",
-            )  # fmt: skip
+                f"the column {name!r} holds a number that is not finite",
+                needed="finite numbers, or missing values",
+                found="inf",
+                where=source,
+                next_step="leave the value out or correct it",
+            )
 
 
 def _unsound(source: str, error: Exception) -> CorpusError:

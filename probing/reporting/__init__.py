@@ -49,16 +49,25 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
         use = read_use_run(folder) if (folder / USE).is_file() else None
         maps = [patching_map(found, title) for title, found in read_patching(folder).items()]
         return write_report(
-            _read(folder, anything=use is not None or bool(maps)), place, analyses, failures=read_failures(folder),
-            use=use, maps=maps,
-        )  # fmt: skip
+            _read(folder, anything=use is not None or bool(maps)),
+            place,
+            analyses,
+            failures=read_failures(folder),
+            use=use,
+            maps=maps,
+        )
     return write_report(results, to if to is not None else PAGE, getattr(results, "analyses", ()))
 
 
 def write_report(
-    results: Iterable[ProbeResult], to: Path | str, analyses: Sequence[AnalysisResult] = (), *,
-    failures: Sequence[Failure] = (), use: UseRun | None = None, maps: Sequence[HeatMap] = (),
-) -> Path:  # fmt: skip
+    results: Iterable[ProbeResult],
+    to: Path | str,
+    analyses: Sequence[AnalysisResult] = (),
+    *,
+    failures: Sequence[Failure] = (),
+    use: UseRun | None = None,
+    maps: Sequence[HeatMap] = (),
+) -> Path:
     """Write the page of `results` at `to` (in it, if it is a directory) and their figures beside it.
 
     `failures`: what is not among the results, which the page then says first. `use`: what edits did, which stands
@@ -89,6 +98,9 @@ def _read(folder: Path, *, anything: bool) -> list[ProbeResult]:
 
 def _no_results(where: str, found: str) -> ConfigError:
     return ConfigError(
-        "there are no results to report", needed=f"a directory with {RESULTS}, {USE} or {PATCHING}", found=found,
-        where=where, next_step="run `probing train … --to` or `probing use … --to` on that directory first",
-    )  # fmt: skip
+        "there are no results to report",
+        needed=f"a directory with {RESULTS}, {USE} or {PATCHING}",
+        found=found,
+        where=where,
+        next_step="run `probing train … --to` or `probing use … --to` on that directory first",
+    )

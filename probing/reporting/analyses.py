@@ -125,9 +125,15 @@ def _along(result: AnalysisResult, quantities: Sequence[str], x_name: str) -> Pa
     unit = points[0].unit
     title = f"{', '.join(map(quantity_title, quantities))} at {result.site}"
     return Panel(
-        title, _axis(quantities[0], unit), tuple(f"{x:g}" for x in values), tuple(curves), (), (0.0, _least(unit)),
-        (-1e12, 1e12), _AXES.get(x_name, x_name),
-    )  # fmt: skip
+        title,
+        _axis(quantities[0], unit),
+        tuple(f"{x:g}" for x in values),
+        tuple(curves),
+        (),
+        (0.0, _least(unit)),
+        (-1e12, 1e12),
+        _AXES.get(x_name, x_name),
+    )
 
 
 def _role(quantity: str, control: str) -> Role:
@@ -161,6 +167,12 @@ def _row(result: AnalysisResult, point: Number) -> list[object]:
     along = "–" if point.x is None else f"{point.x_name} {point.x:g}" + (f" ({point.label})" if point.label else "")
     draw = "–" if point.draw < 0 else point.draw + 1
     return [
-        result.site, quantity_title(point.quantity), point.control or "–", draw, along, _value(point),
-        _within(point).strip() or "–", point.unit
-    ]  # fmt: skip
+        result.site,
+        quantity_title(point.quantity),
+        point.control or "–",
+        draw,
+        along,
+        _value(point),
+        _within(point).strip() or "–",
+        point.unit,
+    ]

@@ -66,18 +66,26 @@ class _Axes:
                 el("text", {"class": "label", "x": middle, "y": HEIGHT - 8, "text-anchor": "middle"}, title),
                 el(
                     "text",
-                    {"class": "label", "x": 12, "y": 0, "text-anchor": "middle",
-                     "transform": f"translate(0 {_number((TOP + self.bottom) / 2)}) rotate(-90 12 0)"},
+                    {
+                        "class": "label",
+                        "x": 12,
+                        "y": 0,
+                        "text-anchor": "middle",
+                        "transform": f"translate(0 {_number((TOP + self.bottom) / 2)}) rotate(-90 12 0)",
+                    },
                     self.panel.y_label,
                 ),
             ]
-        )  # fmt: skip
+        )
 
     def _value_tick(self, value: float, step: float) -> Markup:
         y = _number(self.y(value))
         places = max(0, -math.floor(math.log10(step) + 1e-9))
-        label = el("text", {"class": "tick", "x": LEFT - 6, "y": _number(self.y(value) + 4), "text-anchor": "end"},
-                   f"{value / 1000:g}k" if step >= 1000 else decimal(value, places))  # fmt: skip
+        label = el(
+            "text",
+            {"class": "tick", "x": LEFT - 6, "y": _number(self.y(value) + 4), "text-anchor": "end"},
+            f"{value / 1000:g}k" if step >= 1000 else decimal(value, places),
+        )
         return join([el("line", {"class": "grid", "x1": LEFT, "x2": self.right, "y1": y, "y2": y}), label])
 
     def _site_tick(self, site: int, name: str) -> Markup:

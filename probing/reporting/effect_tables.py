@@ -121,8 +121,13 @@ def print_ablation(found: AblationResult, console: Console) -> None:
         for one, effect, flip in zip(found.components, found.effect, flips, strict=True):
             table.add_row(shown(str(one)), decimal(float(effect)), decimal(None if flip is None else float(flip)))
         console.print(table)
-        console.print(shown("change: of the behaviour, in SDs of the clean one; flips: share of rows whose largest "
-                           "answer is another", style="dim"))  # fmt: skip
+        console.print(
+            shown(
+                "change: of the behaviour, in SDs of the clean one; flips: share of rows whose largest "
+                "answer is another",
+                style="dim",
+            )
+        )
     _print_largest(found, console)
 
 

@@ -125,8 +125,16 @@ def _draw(axes: Axes, panel: Panel) -> None:
         )
     for shape, note in dict.fromkeys((p.mark, p.note) for curve in panel.curves for p in curve.points if p.mark):
         face = "white" if shape in _OPEN else "black"
-        axes.plot([], [], color="black", marker=_SHAPES.get(shape, "o"), markerfacecolor=face, markersize=4.5,
-                  linestyle="", label=_plain(note))  # fmt: skip
+        axes.plot(
+            [],
+            [],
+            color="black",
+            marker=_SHAPES.get(shape, "o"),
+            markerfacecolor=face,
+            markersize=4.5,
+            linestyle="",
+            label=_plain(note),
+        )
     names, label = panel.x_ticks()
     every = max(1, -(-len(names) * max(map(len, names)) // 30))
     axes.set_xticks(range(0, len(names), every), names[::every], parse_math=False)
@@ -143,9 +151,15 @@ def _draw_curve(axes: Axes, panel: Panel, curve: Curve) -> None:
         xs, values = [p.x + curve.shift for p in run], [p.value for p in run]
         marked = any(p.mark for p in run)
         axes.plot(
-            xs, values, color=colour, linestyle=_STYLES.get(curve.role, "-"), linewidth=1.2, label=label,
-            marker="" if marked else _MARKERS.get(curve.role, ""), markersize=2.5,
-        )  # fmt: skip
+            xs,
+            values,
+            color=colour,
+            linestyle=_STYLES.get(curve.role, "-"),
+            linewidth=1.2,
+            label=label,
+            marker="" if marked else _MARKERS.get(curve.role, ""),
+            markersize=2.5,
+        )
         if marked:
             _draw_marks(axes, run, xs, colour)
         lows, highs = [p.low for p in run if p.low is not None], [p.high for p in run if p.high is not None]
@@ -163,9 +177,16 @@ def _draw_marks(axes: Axes, run: Sequence[Point], xs: Sequence[float], colour: s
     for x, point in zip(xs, run, strict=True):
         face = "white" if point.mark in _OPEN else colour
         axes.plot(
-            [x], [point.value], color=colour, marker=_SHAPES.get(point.mark, "o"), markerfacecolor=face,
-            markersize=4.5 if point.mark else 2.5, linestyle="", zorder=3, label="_nolegend_",
-        )  # fmt: skip
+            [x],
+            [point.value],
+            color=colour,
+            marker=_SHAPES.get(point.mark, "o"),
+            markerfacecolor=face,
+            markersize=4.5 if point.mark else 2.5,
+            linestyle="",
+            zorder=3,
+            label="_nolegend_",
+        )
 
 
 def _colour(curve: Curve) -> str:

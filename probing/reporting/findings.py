@@ -282,9 +282,11 @@ def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
     if judged.status == "not judged":
         facts = judged.result.facts
         return needs(
-            sentences=too_few(facts), only_label=only_test_label(facts), has_baseline=judged.gain is not None,
+            sentences=too_few(facts),
+            only_label=only_test_label(facts),
+            has_baseline=judged.gain is not None,
             all_shared=all_shared(facts),
-        )  # fmt: skip
+        )
     keyed = " or ".join(task.controls())
     reasons = [
         "another corpus or domain, in which the label's cues differ",

@@ -50,8 +50,12 @@ class HeatMap:
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.rows), len(self.columns)) or not np.isfinite(self.values).any():
-            raise BadParameter("no heat map can be drawn", needed=f"({len(self.rows)}, {len(self.columns)}) numbers",
-                               found=f"shape {self.values.shape}", where=self.title)  # fmt: skip
+            raise BadParameter(
+                "no heat map can be drawn",
+                needed=f"({len(self.rows)}, {len(self.columns)}) numbers",
+                found=f"shape {self.values.shape}",
+                where=self.title,
+            )
 
     @property
     def limit(self) -> float:
@@ -64,8 +68,13 @@ def patching_map(result: PatchingResult, title: str = "") -> HeatMap:
     columns = tuple(position.replace("start+", "+") or "row" for position in result.positions)
     of = f" in {answers_said(result.answers)}" if result.answers else ""
     by = f"; {result.model}" if result.model else ""
-    return HeatMap(title or f"{result.method} patching", result.sites, columns, result.normalised,
-                   f"share of the difference between prompts{of}{by}")  # fmt: skip
+    return HeatMap(
+        title or f"{result.method} patching",
+        result.sites,
+        columns,
+        result.normalised,
+        f"share of the difference between prompts{of}{by}",
+    )
 
 
 def ablation_map(result: AblationResult, title: str = "") -> HeatMap:
@@ -73,8 +82,13 @@ def ablation_map(result: AblationResult, title: str = "") -> HeatMap:
     grid = result.grid()
     layers = sorted({component.layer for component in result.components})
     columns = tuple(str(head) for head in range(grid.shape[1])) if grid.shape[1] > 1 else ("all",)
-    return HeatMap(title or f"{result.by} ablation", tuple(f"layer {layer}" for layer in layers), columns, grid,
-                   "change of the behaviour, in SD")  # fmt: skip
+    return HeatMap(
+        title or f"{result.by} ablation",
+        tuple(f"layer {layer}" for layer in layers),
+        columns,
+        grid,
+        "change of the behaviour, in SD",
+    )
 
 
 def draw_heat_map(chart: HeatMap, description: str) -> Markup:
@@ -94,12 +108,19 @@ def draw_heat_map(chart: HeatMap, description: str) -> Markup:
     ]
     return el(
         "svg",
-        {"viewBox": f"0 0 {width} {height}", "width": width, "role": "img", "aria-label": description,
-         "class": "chart map"},
+        {
+            "viewBox": f"0 0 {width} {height}",
+            "width": width,
+            "role": "img",
+            "aria-label": description,
+            "class": "chart map",
+        },
         el("text", {"class": "title", "x": 6, "y": 16}, chart.title),
         el("text", {"class": "label", "x": 6, "y": height - 8}, said),
-        *heads, *names, *cells,
-    )  # fmt: skip
+        *heads,
+        *names,
+        *cells,
+    )
 
 
 def save_heat_map(chart: HeatMap, folder: Path | str) -> list[Path]:
@@ -141,8 +162,11 @@ def _cell(chart: HeatMap, i: int, j: int) -> Markup:
     place = {"x": _x(j), "y": _y(chart, i), "width": CELL - 1, "height": LINE - 1}
     hint = el("title", None, f"{chart.rows[i]}, {chart.columns[j]}: {decimal(value)}")
     colour = {"fill": _POSITIVE if value > 0 else _NEGATIVE, "fill-opacity": f"{abs(value) / chart.limit * 0.85:.2f}"}
-    text = el("text", {"class": "tick", "x": _x(j) + CELL / 2, "y": _y(chart, i) + 13, "text-anchor": "middle"},
-              decimal(value, 2))  # fmt: skip
+    text = el(
+        "text",
+        {"class": "tick", "x": _x(j) + CELL / 2, "y": _y(chart, i) + 13, "text-anchor": "middle"},
+        decimal(value, 2),
+    )
     return join([el("rect", {**place, **colour}, hint), text])
 
 
@@ -169,9 +193,11 @@ def maps_section(maps: Sequence[HeatMap], anchor: str) -> Markup:
         "behaviour. It shows where a difference travels, for these prompts; it tests no hypothesis."
     )
     return el(
-        "section", None, el("h2", {"id": anchor}, "Patching"),
+        "section",
+        None,
+        el("h2", {"id": anchor}, "Patching"),
         el("figure", None, el("div", {"class": "panels"}, *drawn), el("figcaption", None, caption)),
-    )  # fmt: skip
+    )
 
 
 def _largest(chart: HeatMap) -> str:

@@ -26,9 +26,12 @@ MAX_BYTES = 3_000_000
 
 
 def page(
-    results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = (), failures: Sequence[Failure] = (),
-    use: UseRun | None = None, maps: Sequence[HeatMap] = (),
-) -> bytes:  # fmt: skip
+    results: Sequence[ProbeResult],
+    analyses: Sequence[AnalysisResult] = (),
+    failures: Sequence[Failure] = (),
+    use: UseRun | None = None,
+    maps: Sequence[HeatMap] = (),
+) -> bytes:
     """Return the whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says
     so.
 
@@ -46,24 +49,37 @@ def page(
 
 
 def _document(
-    tasks: list[TaskResults], findings: list[Finding], failures: Sequence[Failure], found_use: list[Use],
-    maps: Sequence[HeatMap], *, long_table: bool, confusion: bool,
-) -> Markup:  # fmt: skip
+    tasks: list[TaskResults],
+    findings: list[Finding],
+    failures: Sequence[Failure],
+    found_use: list[Use],
+    maps: Sequence[HeatMap],
+    *,
+    long_table: bool,
+    confusion: bool,
+) -> Markup:
     beside, alone = _placed(tasks, found_use)
     sections = [
-        task_section(task, found, f"task-{i}", use_sections(of_task, whole=confusion), long_table=long_table,
-                     confusion=confusion)
+        task_section(
+            task, found, f"task-{i}", use_sections(of_task, whole=confusion), long_table=long_table, confusion=confusion
+        )
         for i, (task, found, of_task) in enumerate(zip(tasks, findings, beside, strict=True), start=1)
-    ]  # fmt: skip
+    ]
     for i, use in enumerate(alone, start=1):
         sections.append(el("section", None, use_section(use, anchor=f"use-{i}", whole=confusion)))
     entries = _entries(tasks, findings, beside, alone)
     entries += [("patching", "Patching", plural(len(maps), "heat map"))] if maps else []
     main = el(
-        "main", None, _header(tasks, found_use), _failed(failures), _contents(entries), side_by_side(tasks, findings),
+        "main",
+        None,
+        _header(tasks, found_use),
+        _failed(failures),
+        _contents(entries),
+        side_by_side(tasks, findings),
         *sections,
-        maps_section(maps, "patching"), *([_reading(found_use), _limits()] if tasks or found_use else []),
-    )  # fmt: skip
+        maps_section(maps, "patching"),
+        *([_reading(found_use), _limits()] if tasks or found_use else []),
+    )
     return join(
         [
             Markup("<!DOCTYPE html>\n"),
@@ -159,32 +175,56 @@ def _contents(entries: Sequence[tuple[str, str, str]]) -> Markup:
 _CLOSING = (("reading", "How to read this"), ("limits", "What these numbers do not show"))
 
 _READING = (
-    ("Site", "where in the model the state was read. resid.l enters block l; the last one leaves the last block, "
-     "before any final norm; embed is the embedding of the piece alone."),
-    ("Baselines", "prior knows only how frequent the labels are; word_type gives each word the label it most often has "
-     "in train; of whole texts, text_length knows how long they are, bag_of_words and tfidf which words they have. "
-     "None reads a hidden state, so a claim about states has to beat the best of them."),
-    ("Control task", "the same rows, classes and splits, with labels that mean nothing: each key (a word type, or the "
-     "field named) drew its label by lot. A probe can be good at it only by memorising keys. Its ceiling is "
-     "what memory of every key of train would reach there on average: below 1, because the labels of keys that do not "
-     "occur in train have to be guessed. It is about the control alone, not about the task or its baselines."),
-    ("Selectivity", "the score on the task less the score on the control task, for the same probe, site, split and "
-     "budget. A large one says that the probe's success is not memory for keys."),
+    (
+        "Site",
+        "where in the model the state was read. resid.l enters block l; the last one leaves the last block, "
+        "before any final norm; embed is the embedding of the piece alone.",
+    ),
+    (
+        "Baselines",
+        "prior knows only how frequent the labels are; word_type gives each word the label it most often has "
+        "in train; of whole texts, text_length knows how long they are, bag_of_words and tfidf which words they have. "
+        "None reads a hidden state, so a claim about states has to beat the best of them.",
+    ),
+    (
+        "Control task",
+        "the same rows, classes and splits, with labels that mean nothing: each key (a word type, or the "
+        "field named) drew its label by lot. A probe can be good at it only by memorising keys. Its ceiling is "
+        "what memory of every key of train would reach there on average: below 1, because the labels of keys that do "
+        "not occur in train have to be guessed. It is about the control alone, not about the task or its baselines.",
+    ),
+    (
+        "Selectivity",
+        "the score on the task less the score on the control task, for the same probe, site, split and "
+        "budget. A large one says that the probe's success is not memory for keys.",
+    ),
     ("Chance check", "labels permuted over rows. It should land at the majority rate; it is never called selectivity."),
-    ("Other states", "the same labels, read from states that lack something: random_states (which word it is, and "
-     "nothing else), untrained_model (the architecture without its training), static (a lower site, without the "
-     "context that blocks mix in). What a site scores above them is what it adds; it is never called selectivity, "
-     "since no label became meaningless."),
-    ("Gain", "the score less that of the best baseline, on the same rows, paired. The p value is one-sided, against "
-     "the margin, and adjusted over the sites, probes, baselines and tasks of the study: by Holm (the chance of any "
-     "false claim), or by Benjamini and Hochberg (the share of false claims), as the column says. Intervals of "
-     "selectivity are not adjusted."),
-    ("Intervals", "95 %, from resampling whole sentences (or documents), with the seeds of the probe and the draws of "
-     "the control."),
-    ("Decodable", "at the site and probe that score best on dev, the gain over the best baseline on test clears the "
-     "margin (0.02 of accuracy) with a one-sided adjusted p of at most 0.025. Selectively decodable: the interval of "
-     "selectivity also lies above 0, for every control."),
-)  # fmt: skip
+    (
+        "Other states",
+        "the same labels, read from states that lack something: random_states (which word it is, and "
+        "nothing else), untrained_model (the architecture without its training), static (a lower site, without the "
+        "context that blocks mix in). What a site scores above them is what it adds; it is never called selectivity, "
+        "since no label became meaningless.",
+    ),
+    (
+        "Gain",
+        "the score less that of the best baseline, on the same rows, paired. The p value is one-sided, against "
+        "the margin, and adjusted over the sites, probes, baselines and tasks of the study: by Holm (the chance of any "
+        "false claim), or by Benjamini and Hochberg (the share of false claims), as the column says. Intervals of "
+        "selectivity are not adjusted.",
+    ),
+    (
+        "Intervals",
+        "95 %, from resampling whole sentences (or documents), with the seeds of the probe and the draws of "
+        "the control.",
+    ),
+    (
+        "Decodable",
+        "at the site and probe that score best on dev, the gain over the best baseline on test clears the "
+        "margin (0.02 of accuracy) with a one-sided adjusted p of at most 0.025. Selectively decodable: the interval "
+        "of selectivity also lies above 0, for every control.",
+    ),
+)
 
 _LIMITS = (
     "Decodability is a property of a state together with a family of readers. It does not show that the model itself "

@@ -25,12 +25,20 @@ def methods_paragraph(task: TaskResults) -> str:
     """Return what was done, with every setting, in sentences."""
     result = task.any
     return " ".join(
-        filter(None, (
-            _states(task, result.provenance), _rows(result.facts), _probes(task), _controls(task), _analyses(task),
-            _statistics(task, result.provenance), _saved(task),
-            _provenance(result.provenance),
-        ))
-    )  # fmt: skip
+        filter(
+            None,
+            (
+                _states(task, result.provenance),
+                _rows(result.facts),
+                _probes(task),
+                _controls(task),
+                _analyses(task),
+                _statistics(task, result.provenance),
+                _saved(task),
+                _provenance(result.provenance),
+            ),
+        )
+    )
 
 
 def names_used(task: TaskResults) -> list[str]:

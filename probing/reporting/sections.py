@@ -32,7 +32,7 @@ _BOX = {"selectively decodable": "box yes", "decodable": "box half"}
 
 def task_section(
     task: TaskResults, found: Finding, anchor: str, use: Markup, *, long_table: bool, confusion: bool
-) -> Markup:  # fmt: skip
+) -> Markup:
     """Return everything about one task, `use` too. Long and confusion tables can be left out of pages that grow too
     large.
     """
@@ -229,19 +229,28 @@ def facts_table(task: TaskResults) -> Markup:
 
 
 _FACTS = {
-    "level": "one row is", "rows": "rows", "sentences": "different sentences", "unit": "what is resampled",
-    "unit_reason": "since", "clusters": "of these", "classes": "classes, in all splits",
-    "majority": "majority label of train", "group_name": "groups are called",
-    "shared_inputs": "inputs that train has, too, and others", "alone": "examples without a group",
-    "entropy_bits": "label entropy of train, bits", "type_overlap": "share of test rows with a word type seen in train",
-    "mean": "mean of the target in train", "std": "standard deviation of the target in train",
+    "level": "one row is",
+    "rows": "rows",
+    "sentences": "different sentences",
+    "unit": "what is resampled",
+    "unit_reason": "since",
+    "clusters": "of these",
+    "classes": "classes, in all splits",
+    "majority": "majority label of train",
+    "group_name": "groups are called",
+    "shared_inputs": "inputs that train has, too, and others",
+    "alone": "examples without a group",
+    "entropy_bits": "label entropy of train, bits",
+    "type_overlap": "share of test rows with a word type seen in train",
+    "mean": "mean of the target in train",
+    "std": "standard deviation of the target in train",
     "excluded": "rows left out, by reason",
     "duplicate_sentences": "sentences of dev and test whose text occurs in train",
     "unknown_pieces": "share of pieces that the tokenizer does not know",
     "one_label": "splits with one label only",
     "alike_labels": "labels that differ by case or white space alone",
     "conflicting_inputs": "test rows whose input occurs with another label",
-}  # fmt: skip
+}
 
 
 _LEVELS = {"word": "a word", "sentence": "a sentence", "span": "a span of words", "pair": "a pair of words"}

@@ -15,7 +15,7 @@ SHOWS_NOTHING = (
 
 def needs(
     *, sentences: int | None, only_label: str | None, has_baseline: bool, all_shared: bool = False
-) -> tuple[str, ...]:  # fmt: skip
+) -> tuple[str, ...]:
     """Return what a judgement needs that is missing: test sentences (None: enough), another label, a baseline, new
     texts.
     """

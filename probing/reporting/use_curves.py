@@ -67,9 +67,13 @@ def use_panels(use: Use) -> list[Panel]:
 
 
 def _lines(
-    use: Use, name: Callable[[str], str], role: Role, find: Callable[[UseCell, Verdict], Point | None],
-    *, joined: float = 0.0,
-) -> list[Curve]:  # fmt: skip
+    use: Use,
+    name: Callable[[str], str],
+    role: Role,
+    find: Callable[[UseCell, Verdict], Point | None],
+    *,
+    joined: float = 0.0,
+) -> list[Curve]:
     """Return a curve for each position; `find` gives the point of a cell, whose x is set afterwards."""
     curves, middle = [], (len(use.positions) - 1) / 2
     for part, position in enumerate(use.positions):
@@ -110,8 +114,9 @@ def _mediated(use: Use) -> Panel | None:
     shares = [use.result.epsilon * edit.spread / edit.total for edit in map(_swap, use.result.cells) if edit.mf]
     half = float(np.median(shares)) if shares else 0.0
     title, band = "Use: mediated fraction", (-half, half) if half else None
-    return Panel(title, "share of the natural difference", use.sites, tuple(curves), (), (0.0, 1.0), (-0.5, 1.5),
-                 band=band)  # fmt: skip
+    return Panel(
+        title, "share of the natural difference", use.sites, tuple(curves), (), (0.0, 1.0), (-0.5, 1.5), band=band
+    )
 
 
 def _swap(cell: UseCell) -> EditEffect:
@@ -138,8 +143,9 @@ def _effects(use: Use) -> Panel:
     ]
     band = (-use.result.epsilon, use.result.epsilon)
     least = (-2 * use.result.epsilon, 2 * use.result.epsilon)
-    return Panel("Use: effect of the edits", "SD of the clean output", use.sites, tuple(curves), (), least, _FAR,
-                 band=band)  # fmt: skip
+    return Panel(
+        "Use: effect of the edits", "SD of the clean output", use.sites, tuple(curves), (), least, _FAR, band=band
+    )
 
 
 def _doses(use: Use) -> Panel | None:
@@ -149,13 +155,20 @@ def _doses(use: Use) -> Panel | None:
     if not cells:
         return None
     doses = sorted({dose for _, cell, _ in cells for dose, _ in cell.dose_curve} | {0.0})
-    curves = tuple(
-        Curve(cell.place, "task", _by_dose(cell, verdict, doses), part) for part, cell, verdict in cells
-    )  # fmt: skip
+    curves = tuple(Curve(cell.place, "task", _by_dose(cell, verdict, doses), part) for part, cell, verdict in cells)
     band = (-use.result.epsilon, use.result.epsilon)
     least = (-2 * use.result.epsilon, 2 * use.result.epsilon)
-    return Panel("Dose of the swap", "SD of the clean output", tuple(f"{dose:g}" for dose in doses), curves, (), least,
-                 _FAR, "dose (1: the whole difference of class means)", band)  # fmt: skip
+    return Panel(
+        "Dose of the swap",
+        "SD of the clean output",
+        tuple(f"{dose:g}" for dose in doses),
+        curves,
+        (),
+        least,
+        _FAR,
+        "dose (1: the whole difference of class means)",
+        band,
+    )
 
 
 def _by_dose(cell: UseCell, verdict: Verdict, doses: Sequence[float]) -> tuple[Point, ...]:

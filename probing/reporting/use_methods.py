@@ -14,11 +14,19 @@ _MARKS_LEFT = {"type": "word types, for the word type all but decides the proper
 def use_paragraph(result: UseResult) -> str:
     """Return what was done, with every setting, in sentences."""
     return " ".join(
-        filter(None, (
-            _question(result), _rows(result), _edits(result), _statistics(result), _nulls(result), _decision(result),
-            _beside(result),
-        ))
-    )  # fmt: skip
+        filter(
+            None,
+            (
+                _question(result),
+                _rows(result),
+                _edits(result),
+                _statistics(result),
+                _nulls(result),
+                _decision(result),
+                _beside(result),
+            ),
+        )
+    )
 
 
 def use_names(result: UseResult) -> list[str]:

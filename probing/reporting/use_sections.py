@@ -19,20 +19,35 @@ _OPEN = 16  # more verdicts than this are folded away
 _BOX = {"used": "verdict yes", "decodable only": "verdict no"}
 
 USE_READING = (
-    ("Used", "replacing the part of the state that stands for the property, by that of rows that have another value "
-     "and are otherwise alike, changes what the model does by at least the smallest effect of interest. It is said of "
-     "one site, one behaviour and these data, and of nothing else."),
-    ("Swap and whole state", "the swap moves each state by the difference of class means of its stratum (rows with "
-     "the same values of the other properties); whole states are exchanged between two such rows. What only the second "
-     "changes is used at the site, in a subspace that is not identified."),
-    ("Effect and mediated fraction", "the effect is the shift of the output along its natural difference, in SDs of "
-     "the clean output; the mediated fraction is the share of that difference which the edit brings about, told only "
-     "where the difference itself is established."),
-    ("No material use found", "the 90 % intervals of both edits lie within the shaded band of equivalence. Other sites "
-     "may carry the property, and effects may cancel within a stratum."),
-    ("Frozen norms", "the share of the effect that goes away when the scales of later norms are held at their clean "
-     "values: what is left does not come from a change of length alone."),
-)  # fmt: skip
+    (
+        "Used",
+        "replacing the part of the state that stands for the property, by that of rows that have another value "
+        "and are otherwise alike, changes what the model does by at least the smallest effect of interest. It is said "
+        "of one site, one behaviour and these data, and of nothing else.",
+    ),
+    (
+        "Swap and whole state",
+        "the swap moves each state by the difference of class means of its stratum (rows with "
+        "the same values of the other properties); whole states are exchanged between two such rows. What only the "
+        "second changes is used at the site, in a subspace that is not identified.",
+    ),
+    (
+        "Effect and mediated fraction",
+        "the effect is the shift of the output along its natural difference, in SDs of "
+        "the clean output; the mediated fraction is the share of that difference which the edit brings about, told "
+        "only where the difference itself is established.",
+    ),
+    (
+        "No material use found",
+        "the 90 % intervals of both edits lie within the shaded band of equivalence. Other sites "
+        "may carry the property, and effects may cancel within a stratum.",
+    ),
+    (
+        "Frozen norms",
+        "the share of the effect that goes away when the scales of later norms are held at their clean "
+        "values: what is left does not come from a change of length alone.",
+    ),
+)
 
 
 def use_section(use: Use, *, anchor: str = "", whole: bool = True) -> Markup:
@@ -119,8 +134,7 @@ def _verdicts(use: Use, *, whole: bool) -> Markup:
     )
     note = el("p", {"class": "soft"}, said) if left_out else ""
     opened = {"open": "open"} if len(told) <= _OPEN else None
-    return el("details", opened, el("summary", None, f"Verdicts: {use.summary}"), *map(_verdict, told),
-              note)  # fmt: skip
+    return el("details", opened, el("summary", None, f"Verdicts: {use.summary}"), *map(_verdict, told), note)
 
 
 def _verdict(verdict: Verdict) -> Markup:
@@ -141,8 +155,10 @@ def _gate_said(verdict: Verdict) -> str:
     gate = verdict.decodability
     if gate is None:
         return ""
-    return (f"Probes reach {decimal(gate.accuracy)}, {100 * max(gate.information, 0.0):.0f} % of what there is to know "
-            f"(p {p_value(gate.p)}).")  # fmt: skip
+    return (
+        f"Probes reach {decimal(gate.accuracy)}, {100 * max(gate.information, 0.0):.0f} % of what there is to know "
+        f"(p {p_value(gate.p)})."
+    )
 
 
 def _edits_said(verdict: Verdict) -> str:
@@ -181,8 +197,19 @@ def _finite(value: float | None) -> str:
 
 
 def _numbers(use: Use) -> Markup:
-    head = ["place", "verdict", "probes", "swap, SD", "mediated", "adjusted p", "MDE", "whole state, SD",
-            "adjusted p, whole", "equivalence p", "flags"]  # fmt: skip
+    head = [
+        "place",
+        "verdict",
+        "probes",
+        "swap, SD",
+        "mediated",
+        "adjusted p",
+        "MDE",
+        "whole state, SD",
+        "adjusted p, whole",
+        "equivalence p",
+        "flags",
+    ]
     rows = [_number_row(cell, v) for cell, v in zip(use.result.cells, use.verdicts, strict=True)]
     return table(
         "What edits did, with 95 % intervals; p adjusted over edits, statistics and places.", head, rows, "results"
@@ -192,19 +219,34 @@ def _numbers(use: Use) -> Markup:
 def _number_row(cell: UseCell, verdict: Verdict) -> list[object]:
     sub, whole, gate = cell.subspace, cell.whole, verdict.decodability
     return [
-        cell.place, el("td", {"class": "text"}, SHORT[verdict.word]), decimal(gate.accuracy if gate else None),
-        _es(sub), _mf(sub).replace("not told", "–"), p_value(adjusted_p(sub)), decimal(sub.mde, 2), _es(whole),
-        p_value(adjusted_p(whole)), p_value(max(sub.equivalence_p, whole.equivalence_p)),
+        cell.place,
+        el("td", {"class": "text"}, SHORT[verdict.word]),
+        decimal(gate.accuracy if gate else None),
+        _es(sub),
+        _mf(sub).replace("not told", "–"),
+        p_value(adjusted_p(sub)),
+        decimal(sub.mde, 2),
+        _es(whole),
+        p_value(adjusted_p(whole)),
+        p_value(max(sub.equivalence_p, whole.equivalence_p)),
         el("td", {"class": "text"}, ", ".join(verdict.flags) or "–"),
-    ]  # fmt: skip
+    ]
 
 
 _STATES = {
-    "dose": "dose", "completeness": "complete", "selectivity": "selective", "reliability": "reliable",
-    "displacement": "displaced", "off_distribution": "off-distribution", "frozen_share": "frozen-norm share",
-    "shared_ratio": "one shift / all", "joint_over_largest": "joint / single", "kl": "KL, nats", "flips": "flips",
+    "dose": "dose",
+    "completeness": "complete",
+    "selectivity": "selective",
+    "reliability": "reliable",
+    "displacement": "displaced",
+    "off_distribution": "off-distribution",
+    "frozen_share": "frozen-norm share",
+    "shared_ratio": "one shift / all",
+    "joint_over_largest": "joint / single",
+    "kl": "KL, nats",
+    "flips": "flips",
     "p_permutation": "permutation p",
-}  # fmt: skip
+}
 
 
 def _on_states(use: Use) -> Markup:
@@ -212,10 +254,13 @@ def _on_states(use: Use) -> Markup:
     kept = [name for name in _STATES if any(getattr(cell, name) is not None for cell in use.result.cells)]
     doses = sorted({dose for cell in use.result.cells for dose, _ in cell.dose_curve})
     rows = [
-        [cell.place, *(_finite(getattr(cell, name)) for name in kept),
-         *(_finite(dict(cell.dose_curve).get(dose)) for dose in doses)]
+        [
+            cell.place,
+            *(_finite(getattr(cell, name)) for name in kept),
+            *(_finite(dict(cell.dose_curve).get(dose)) for dose in doses),
+        ]
         for cell in use.result.cells
-    ]  # fmt: skip
+    ]
     caption = (
         "The swap: complete, selective and reliable by probes on states; displacement over the median distance of two "
         "rows; share of swapped states outside 99 % of the clean ones; share of the effect that later norms carry; "

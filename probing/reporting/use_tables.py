@@ -72,9 +72,12 @@ def _table(group: Sequence[Verdict], letters: dict[str, str], width: int) -> Tab
     for name in _COLUMNS:
         text = name in ("place", "verdict")
         table.add_column(
-            shown("acc." if name == "accuracy" and width < _WIDE else name), justify="left" if text else "right",
-            overflow="fold", no_wrap=name != "place", min_width=6 if text else 4,
-        )  # fmt: skip
+            shown("acc." if name == "accuracy" and width < _WIDE else name),
+            justify="left" if text else "right",
+            overflow="fold",
+            no_wrap=name != "place",
+            min_width=6 if text else 4,
+        )
     for verdict in group:
         style = _STYLE.get(verdict.word.coarse, "")
         *cells, word = _row(verdict, letters, width)

@@ -7,14 +7,23 @@ from probing.results.use import EditEffect, UseCell, UseResult, answers_said
 from probing.verdicts.verdict import Verdict, Word
 
 SHORT = {
-    Word.NOT_DECODABLE: "not decodable", Word.NOT_TESTED: "not tested", Word.INCONCLUSIVE: "inconclusive",
-    Word.USED_SUBSPACE: "used (subspace)", Word.USED_SITE: "used (site)", Word.NO_MATERIAL_USE: "no material use",
+    Word.NOT_DECODABLE: "not decodable",
+    Word.NOT_TESTED: "not tested",
+    Word.INCONCLUSIVE: "inconclusive",
+    Word.USED_SUBSPACE: "used (subspace)",
+    Word.USED_SITE: "used (site)",
+    Word.NO_MATERIAL_USE: "no material use",
     Word.NOT_ALONE: "not alone, used together",
-}  # fmt: skip
+}
 MARKS = {
-    Word.USED_SUBSPACE: "disc", Word.USED_SITE: "diamond", Word.NO_MATERIAL_USE: "square", Word.NOT_ALONE: "triangle",
-    Word.INCONCLUSIVE: "cross", Word.NOT_DECODABLE: "dash", Word.NOT_TESTED: "ring",
-}  # fmt: skip
+    Word.USED_SUBSPACE: "disc",
+    Word.USED_SITE: "diamond",
+    Word.NO_MATERIAL_USE: "square",
+    Word.NOT_ALONE: "triangle",
+    Word.INCONCLUSIVE: "cross",
+    Word.NOT_DECODABLE: "dash",
+    Word.NOT_TESTED: "ring",
+}
 
 
 def deciding(verdict: Verdict) -> EditEffect | None:
@@ -105,8 +114,15 @@ def _site_effect(cell: UseCell) -> str:
 
 
 _MEANING = {
-    "norm-mediated": _norm_mediated, "exceeds site": _exceeds_site, "off-contrast": _off_contrast,
-    "differs between strata": _differing, "differs between pairs of classes": _differing,
-    "off-distribution": _off_distribution, "incomplete edit": _incomplete, "redundant": _redundant,
-    "weak behaviour": _weak, "non-zero": _non_zero, "site effect": _site_effect,
-}  # fmt: skip
+    "norm-mediated": _norm_mediated,
+    "exceeds site": _exceeds_site,
+    "off-contrast": _off_contrast,
+    "differs between strata": _differing,
+    "differs between pairs of classes": _differing,
+    "off-distribution": _off_distribution,
+    "incomplete edit": _incomplete,
+    "redundant": _redundant,
+    "weak behaviour": _weak,
+    "non-zero": _non_zero,
+    "site effect": _site_effect,
+}

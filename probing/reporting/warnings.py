@@ -66,9 +66,10 @@ def _shared(task: TaskResults) -> tuple[str, ...]:
 def _below_prior(task: TaskResults) -> tuple[str, ...]:
     """Return sentences on probes that do worse than knowing the label frequencies, by more than chance makes them."""
     below = [
-        (result, over) for result in task.results
+        (result, over)
+        for result in task.results
         if (over := _over_prior(score(result, task.primary))) is not None and over.high < 0
-    ]  # fmt: skip
+    ]
     if not below:
         return ()
     result, over = min(below, key=lambda pair: pair[1].value)
@@ -119,8 +120,9 @@ def _recomposed(facts: Mapping[str, Any]) -> str:
     shown = ", ".join(f"{name} ({plural(n, 'example')})" for name, n in found.items())
     return (
         f"Labels in another Unicode form (not NFC) are read as composed, so that é is one label however typed: {shown}."
-        if found else ""
-    )  # fmt: skip
+        if found
+        else ""
+    )
 
 
 def _one_label(facts: Mapping[str, Any]) -> tuple[str, ...]:

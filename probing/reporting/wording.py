@@ -8,14 +8,26 @@ from typing import Any
 from probing.results.probe import Gain, Score
 
 _TITLES = {
-    "accuracy": "accuracy", "macro_f1": "macro-F1", "log_loss": "log loss", "r2": "R²", "spearman": "Spearman",
-    "auroc": "AUROC", "rmse": "RMSE", "brier": "Brier score", "calibration": "calibration error",
-    "uas": "UAS", "uuas": "UUAS", "distance_spearman": "Spearman of distances",
-}  # fmt: skip
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "log_loss": "log loss",
+    "r2": "R²",
+    "spearman": "Spearman",
+    "auroc": "AUROC",
+    "rmse": "RMSE",
+    "brier": "Brier score",
+    "calibration": "calibration error",
+    "uas": "UAS",
+    "uuas": "UUAS",
+    "distance_spearman": "Spearman of distances",
+}
 _QUANTITIES = {
-    "code_length": "online code length", "compression": "compression", "learning_curve": "learning curve",
-    "information": "usable information", "conditional_information": "conditional information",
-}  # fmt: skip
+    "code_length": "online code length",
+    "compression": "compression",
+    "learning_curve": "learning curve",
+    "information": "usable information",
+    "conditional_information": "conditional information",
+}
 _NOTHING = "–"
 
 

@@ -94,8 +94,10 @@ def _failure(errors: dict[str, ProbingError], count: str) -> UnitFailed:
     named = [f"{name} ({type(error).__name__}: {error.message})" for name, error in errors.items()]
     more = f", and {len(named) - 5} more" if len(named) > 5 else ""
     failure = UnitFailed(
-        f"{count} failed", needed="all of them", found="; ".join(named[:5]) + more,
+        f"{count} failed",
+        needed="all of them",
+        found="; ".join(named[:5]) + more,
         next_step="mend what the errors name and run the same command again: what is done is kept",
-    )  # fmt: skip
+    )
     failure.errors = errors
     return failure

@@ -56,11 +56,16 @@ class PatchingResult:
     def table(self) -> list[dict[str, str | float]]:
         """Return one row a place."""
         return [
-            {"site": site, "position": position, "effect": float(self.effect[i, j]),
-             "normalised": float(self.normalised[i, j])}
-            for i, site in enumerate(self.sites) for j, position in enumerate(self.positions)
+            {
+                "site": site,
+                "position": position,
+                "effect": float(self.effect[i, j]),
+                "normalised": float(self.normalised[i, j]),
+            }
+            for i, site in enumerate(self.sites)
+            for j, position in enumerate(self.positions)
             if np.isfinite(self.effect[i, j])
-        ]  # fmt: skip
+        ]
 
     def error_of(self, approximate: PatchingResult) -> PatchingError:
         """Return how far an approximation of the same places is off.
@@ -69,8 +74,11 @@ class PatchingResult:
             BadParameter: other places.
         """
         if (self.sites, self.positions) != (approximate.sites, approximate.positions):
-            raise BadParameter("results of different places are not compared", needed="the same sites and positions",
-                               found=f"{approximate.sites}, {approximate.positions}")  # fmt: skip
+            raise BadParameter(
+                "results of different places are not compared",
+                needed="the same sites and positions",
+                found=f"{approximate.sites}, {approximate.positions}",
+            )
         exact, rough = (x.normalised[np.isfinite(self.normalised)] for x in (self, approximate))
         varies = len(exact) > 1 and np.ptp(exact) > 0 and np.ptp(rough) > 0
         return PatchingError(
@@ -101,12 +109,17 @@ def write_patching(results: Mapping[str, PatchingResult], folder: str | Path) ->
     """Write results by title into a folder, whole or not at all; numbers that are not finite are null."""
     told = {
         title: {
-            "sites": found.sites, "positions": found.positions, "effect": _plain(found.effect),
-            "normalised": _plain(found.normalised), "n_pairs": found.n_pairs, "method": found.method,
-            "answers": found.answers, "model": found.model,
+            "sites": found.sites,
+            "positions": found.positions,
+            "effect": _plain(found.effect),
+            "normalised": _plain(found.normalised),
+            "n_pairs": found.n_pairs,
+            "method": found.method,
+            "answers": found.answers,
+            "model": found.model,
         }
         for title, found in results.items()
-    }  # fmt: skip
+    }
     path = Path(folder) / NAME
     write_atomically(path, (json.dumps(told, sort_keys=True, allow_nan=False) + "\n").encode())
     return path
@@ -182,5 +195,6 @@ def _answers(path: Path, title: str, told: Any) -> Answers:
 
 
 def _damaged(path: Path, why: str) -> InputError:
-    return InputError("not a readable patching.json", needed="a file of write_patching", found=why[:200],
-                      where=str(path))  # fmt: skip
+    return InputError(
+        "not a readable patching.json", needed="a file of write_patching", found=why[:200], where=str(path)
+    )

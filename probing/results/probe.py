@@ -189,17 +189,28 @@ class ProbeResult:
     def _measure_rows(self, result: MeasureResult) -> list[dict[str, Any]]:
         score = result.score
         head = {
-            "site": self.site, "task": self.task, "probe": self.probe, "measure": result.measure,
-            "split": result.split, "value": score.value, "low": score.low, "high": score.high, "unit": score.unit,
-        }  # fmt: skip
+            "site": self.site,
+            "task": self.task,
+            "probe": self.probe,
+            "measure": result.measure,
+            "split": result.split,
+            "value": score.value,
+            "low": score.low,
+            "high": score.high,
+            "unit": score.unit,
+        }
         tail = {"n": score.n, "seed_count": self.seed_count, "draw_count": self.draw_count}
         more = {
-            "fit_count": self.fit_count, "converged": self.converged, "kind": self.kind,
-            "value_seen": result.seen, "value_unseen": result.unseen, "higher_is_better": result.higher_is_better,
+            "fit_count": self.fit_count,
+            "converged": self.converged,
+            "kind": self.kind,
+            "value_seen": result.seen,
+            "value_unseen": result.unseen,
+            "higher_is_better": result.higher_is_better,
             **{name: self.provenance.get(name) for name in ("store_id", "model", "run")},
             "saved": str(self.provenance.get("saved") or ""),
             "provenance": json.dumps(self.provenance, sort_keys=True),
-        }  # fmt: skip
+        }
         more |= _gain_columns(result) | {"complete": self.complete}
         return [head | columns | tail | more for columns in (map(_control_columns, result.comparisons or (None,)))]
 
@@ -210,9 +221,17 @@ def _gain_columns(result: MeasureResult) -> dict[str, Any]:
     if least is None:
         return dict.fromkeys(_GAIN_COLUMNS)
     values = (
-        least.baseline, least.gain.value, least.gain.low, least.gain.high, least.margin, least.p, least.p_adjusted,
-        least.correction, least.family, least.detectable,
-    )  # fmt: skip
+        least.baseline,
+        least.gain.value,
+        least.gain.low,
+        least.gain.high,
+        least.margin,
+        least.p,
+        least.p_adjusted,
+        least.correction,
+        least.family,
+        least.detectable,
+    )
     return dict(zip(_GAIN_COLUMNS, values, strict=True))
 
 
@@ -223,23 +242,50 @@ def _control_columns(comparison: Comparison | None) -> dict[str, Any]:
     kinds = (comparison.is_selectivity, not comparison.is_selectivity and not comparison.above, bool(comparison.above))
     differences = [(gain.value, gain.low, gain.high) if kind else (None, None, None) for kind in kinds]
     values = (
-        comparison.control, comparison.score.value, comparison.score.low, comparison.score.high, comparison.ceiling,
+        comparison.control,
+        comparison.score.value,
+        comparison.score.low,
+        comparison.score.high,
+        comparison.ceiling,
         *(number for three in differences for number in three),
-        comparison.seen, comparison.unseen, comparison.detectable,
-    )  # fmt: skip
+        comparison.seen,
+        comparison.unseen,
+        comparison.detectable,
+    )
     return dict(zip(_CONTROL_COLUMNS, values, strict=True))
 
 
 _CONTROL_COLUMNS = (
-    "control", "control_value", "control_low", "control_high", "ceiling",
-    "selectivity", "selectivity_low", "selectivity_high",
-    "above_chance", "above_chance_low", "above_chance_high",
-    "above_states", "above_states_low", "above_states_high", "control_seen", "control_unseen", "control_detectable",
-)  # fmt: skip
+    "control",
+    "control_value",
+    "control_low",
+    "control_high",
+    "ceiling",
+    "selectivity",
+    "selectivity_low",
+    "selectivity_high",
+    "above_chance",
+    "above_chance_low",
+    "above_chance_high",
+    "above_states",
+    "above_states_low",
+    "above_states_high",
+    "control_seen",
+    "control_unseen",
+    "control_detectable",
+)
 _GAIN_COLUMNS = (
-    "baseline", "gain", "gain_low", "gain_high", "gain_margin", "gain_p", "gain_p_adjusted", "correction",
-    "gain_family", "gain_detectable",
-)  # fmt: skip
+    "baseline",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "gain_margin",
+    "gain_p",
+    "gain_p_adjusted",
+    "correction",
+    "gain_family",
+    "gain_detectable",
+)
 
 
 def to_json(result: ProbeResult) -> str:
@@ -284,11 +330,13 @@ def read_lines(path: Path, read: Callable[[str], T], what: str) -> list[T]:
             found += [read(line.decode())] if line.strip() else []
         except ValueError as error:
             raise InputError(
-                f"the {what} cannot be read", needed="one result per line, as `probing train` writes them",
-                found=_why(error), where=f"{path}:{number}",
+                f"the {what} cannot be read",
+                needed="one result per line, as `probing train` writes them",
+                found=_why(error),
+                where=f"{path}:{number}",
                 next_step="delete the file, and run the command that made it again, to the same directory: what is "
                 "done is kept in its folders",
-            ) from None  # fmt: skip
+            ) from None
     return found
 
 

@@ -70,10 +70,11 @@ class Resampler:
             step = "use more text, or a model whose tokenizer knows its words: unknown ones are all one input to it"
             raise DegenerateDesign(
                 f"no interval can be given on {split}: too few {labels.unit}s to resample{why}",
-                needed="at least two with different inputs", found=f"{len(clusters)}, of {len(rows):,} rows",
+                needed="at least two with different inputs",
+                found=f"{len(clusters)}, of {len(rows):,} rows",
                 where=f"task {labels.task}",
                 next_step="use cluster=sentence or more text" if labels.unit != "sentence" else step,
-            )  # fmt: skip
+            )
         seed = child_seed(root_seed, "bootstrap", base)
         weights = cluster_weights(len(clusters), resamples=resamples, seed=seed)
         n = len(rows) if labels.choice is None else len(np.unique(labels.choice[rows]))

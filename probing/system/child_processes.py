@@ -57,6 +57,10 @@ def child_environment() -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name in _KEPT}
     paths = [str(Path(path).resolve()) for path in sys.path if path]
     return own | {
-        "HDF5_PLUGIN_PRELOAD": "::", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(_ROOT), *paths]), "PYTHONDONTWRITEBYTECODE": "1",
-    }  # fmt: skip
+        "HDF5_PLUGIN_PRELOAD": "::",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(_ROOT), *paths]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }

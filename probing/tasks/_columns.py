@@ -62,9 +62,12 @@ def require_column(corpus: Corpus, column: str, level: str) -> None:
         raise unknown_name(f"{level} column", column, known, where=corpus.source)
     if all(value is None for value in values_of(corpus, column, level)):
         raise DegenerateDesign(
-            f"column {column!r} has no value in any row", needed="labels", found="only missing values",
-            where=corpus.source, next_step="choose another task, or a corpus in which this column is filled",
-        )  # fmt: skip
+            f"column {column!r} has no value in any row",
+            needed="labels",
+            found="only missing values",
+            where=corpus.source,
+            next_step="choose another task, or a corpus in which this column is filled",
+        )
 
 
 def values_of(corpus: Corpus, column: str, level: str) -> list[Label]:

@@ -39,9 +39,12 @@ class Column(Task):
         levels = corpus.column_names()
         if not self.argument:
             raise BadParameter(
-                "which column?", needed="column:NAME", found="column", where=corpus.source,
+                "which column?",
+                needed="column:NAME",
+                found="column",
+                where=corpus.source,
                 next_step="columns here: " + (", ".join(sorted(levels)) or "none"),
-            )  # fmt: skip
+            )
         name, _, ending = self.argument.rpartition(":")
         overridden = self.argument not in levels and ending in _KINDS
         self.column = name if overridden else self.argument
@@ -65,9 +68,12 @@ class Column(Task):
                 number(value)
             except ValueError:
                 raise BadParameter(
-                    f"column {self.column!r} is not numeric", needed="numbers for a real-valued task",
-                    found=repr(value), where=where, next_step=f"use column:{self.column}:classes",
-                ) from None  # fmt: skip
+                    f"column {self.column!r} is not numeric",
+                    needed="numbers for a real-valued task",
+                    found=repr(value),
+                    where=where,
+                    next_step=f"use column:{self.column}:classes",
+                ) from None
 
 
 def _listed(text: str) -> list[str] | None:

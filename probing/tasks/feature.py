@@ -27,9 +27,12 @@ class Feature(WordColumnTask):
         known = [name.removeprefix(_PREFIX) for name in corpus.column_names() if name.startswith(_PREFIX)]
         if not self.argument:
             raise BadParameter(
-                "which feature?", needed="feature:NAME", found="feature", where=corpus.source,
+                "which feature?",
+                needed="feature:NAME",
+                found="feature",
+                where=corpus.source,
                 next_step="features here: " + (", ".join(sorted(known)) or "none"),
-            )  # fmt: skip
+            )
         if self.argument not in known:
             raise unknown_name("feature", self.argument, known, where=corpus.source)
         require_column(corpus, self.column, "word")

@@ -39,17 +39,23 @@ class Pair(Task):
         known = sorted({name for example in corpus.examples for name in example.pairs})
         if not self.field:
             raise BadParameter(
-                "which field of pairs?", needed="pair:FIELD", found="pair", where=corpus.source,
+                "which field of pairs?",
+                needed="pair:FIELD",
+                found="pair",
+                where=corpus.source,
                 next_step="fields of [a, b, label] triples here: " + (", ".join(known) or "none"),
-            )  # fmt: skip
+            )
         if self.field not in known:
             raise unknown_name("field of pairs", self.field, known, where=corpus.source)
         values = [label for e in corpus.examples for _, _, label in e.pairs.get(self.field, ()) if label is not None]
         if not values:
             raise DegenerateDesign(
-                f"field {self.field!r} has no labelled pair", needed="[a, b, label] triples", found="none",
-                where=corpus.source, next_step="choose another task",
-            )  # fmt: skip
+                f"field {self.field!r} has no labelled pair",
+                needed="[a, b, label] triples",
+                found="none",
+                where=corpus.source,
+                next_step="choose another task",
+            )
         self.kind = kind_of(values)
 
     def places(self, example: Example) -> list[tuple[int, int]]:

@@ -41,9 +41,12 @@ class Span(Task):
         if not self.column:
             known = sorted(name for name, level in corpus.column_names().items() if level == "word")
             raise BadParameter(
-                "which column of BIO tags?", needed="span:COLUMN or span:COLUMN:ends", found=f"span:{self.argument}",
-                where=corpus.source, next_step="word columns here: " + (", ".join(known) or "none"),
-            )  # fmt: skip
+                "which column of BIO tags?",
+                needed="span:COLUMN or span:COLUMN:ends",
+                found=f"span:{self.argument}",
+                where=corpus.source,
+                next_step="word columns here: " + (", ".join(known) or "none"),
+            )
         require_column(corpus, self.column, "word")
         for example in corpus.examples:
             _ = self._spans(example)
@@ -78,9 +81,12 @@ def _tag(value: Label, column: str, where: str) -> tuple[str, str]:
     mark, dash, kind = str(value).partition("-")
     if mark not in ("B", "I", "S", "E") or not dash or not kind:
         raise CorpusError(
-            f"column {column!r} holds no BIO tags", needed="B-TYPE, I-TYPE or O", found=repr(value)[:80],
-            where=f"sentence {where}", next_step=f"use column:{column} for labels of single words",
-        )  # fmt: skip
+            f"column {column!r} holds no BIO tags",
+            needed="B-TYPE, I-TYPE or O",
+            found=repr(value)[:80],
+            where=f"sentence {where}",
+            next_step=f"use column:{column} for labels of single words",
+        )
     return mark, kind
 
 

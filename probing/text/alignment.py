@@ -164,9 +164,16 @@ def word_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[En
     within = by_span - np.repeat(np.cumsum(sizes) - sizes, sizes)[by_span]
     groups = (span_first[span_of_word[chosen]], n_pieces[chosen])
     return _rows(
-        example[chosen], word_index[chosen], spans[chosen] - base[example[chosen]][:, None], within, *groups,
-        pool=pool, n_examples=len(texts), missing=missing, empty="nothing_selected",
-    )  # fmt: skip
+        example[chosen],
+        word_index[chosen],
+        spans[chosen] - base[example[chosen]][:, None],
+        within,
+        *groups,
+        pool=pool,
+        n_examples=len(texts),
+        missing=missing,
+        empty="nothing_selected",
+    )
 
 
 def piece_rows(
@@ -195,9 +202,17 @@ def piece_rows(
     within = np.arange(len(special)) - (np.cumsum(sizes) - sizes)[of_example]
     char = _stacked(offsets)[chosen]
     groups = (chosen, np.ones(len(chosen), dtype=np.int64))
-    return _rows(of_example[chosen], word[chosen], char, within, *groups,
-                 pool="mean", n_examples=len(texts), missing=word_rows(texts, words, encoded).missing,
-                 empty="no_pieces")  # fmt: skip
+    return _rows(
+        of_example[chosen],
+        word[chosen],
+        char,
+        within,
+        *groups,
+        pool="mean",
+        n_examples=len(texts),
+        missing=word_rows(texts, words, encoded).missing,
+        empty="no_pieces",
+    )
 
 
 def sentence_rows(encoded: Sequence[Encoded], pool: str = "mean", cls_id: int | None = None) -> Rows:
@@ -211,25 +226,47 @@ def sentence_rows(encoded: Sequence[Encoded], pool: str = "mean", cls_id: int | 
         found = np.flatnonzero(e.ids == cls_id)[:1] if pool == "cls" else np.flatnonzero(~e.special)
         if pool == "cls" and len(e) and not len(found):
             raise AlignmentError(
-                "sentence:cls needs a CLS piece", needed="an input that holds the tokenizer's CLS piece",
-                found="none", next_step="use sentence:last or sentence:mean",
-            )  # fmt: skip
+                "sentence:cls needs a CLS piece",
+                needed="an input that holds the tokenizer's CLS piece",
+                found="none",
+                next_step="use sentence:last or sentence:mean",
+            )
         content.append(found)
     counts = np.array([len(c) for c in content], dtype=np.int64)
     chosen = np.flatnonzero(counts)
     within = np.concatenate([np.zeros(0, dtype=np.int64), *content])
     starts = (np.cumsum(counts) - counts)[chosen]
-    char = [(0, 0) if pool == "cls" else (encoded[e].offsets[content[e][0], 0], encoded[e].offsets[content[e][-1], 1])
-            for e in chosen.tolist()]  # fmt: skip
-    return _rows(chosen, np.full(len(chosen), -1, dtype=np.int64), np.array(char, dtype=np.int64).reshape(-1, 2),
-                 within, starts, counts[chosen], pool=pool, n_examples=len(encoded), missing=(),
-                 empty="no_pieces")  # fmt: skip
+    char = [
+        (0, 0) if pool == "cls" else (encoded[e].offsets[content[e][0], 0], encoded[e].offsets[content[e][-1], 1])
+        for e in chosen.tolist()
+    ]
+    return _rows(
+        chosen,
+        np.full(len(chosen), -1, dtype=np.int64),
+        np.array(char, dtype=np.int64).reshape(-1, 2),
+        within,
+        starts,
+        counts[chosen],
+        pool=pool,
+        n_examples=len(encoded),
+        missing=(),
+        empty="no_pieces",
+    )
 
 
 def _rows(
-    example: Ints, word: Ints, char: Ints, within: Ints, start: Ints, count: Ints,
-    *, pool: str, n_examples: int, missing: tuple[tuple[int, int, str], ...], empty: str,
-) -> Rows:  # fmt: skip
+    example: Ints,
+    word: Ints,
+    char: Ints,
+    within: Ints,
+    start: Ints,
+    count: Ints,
+    *,
+    pool: str,
+    n_examples: int,
+    missing: tuple[tuple[int, int, str], ...],
+    empty: str,
+) -> Rows:
     """Return rows of which the r-th pools `within[start[r] : start[r] + count[r]]`."""
     last = start + count - 1
     piece = np.stack([within[start], within[last] + 1], axis=1) if len(start) else np.zeros((0, 2), dtype=np.int64)

@@ -32,9 +32,12 @@ class ChatTemplate:
         """
         if not getattr(tokenizer, "chat_template", None):
             raise BadParameter(
-                "the tokenizer has no chat template", needed="a model made for chat", found="none", where=where,
+                "the tokenizer has no chat template",
+                needed="a model made for chat",
+                found="none",
+                where=where,
                 next_step="leave the chat template out, or choose an instruction-tuned model",
-            )  # fmt: skip
+            )
         self._tokenizer = tokenizer
         self._renderer = Renderer(tokenizer.get_chat_template(), tokenizer.special_tokens_map)
         self._frames: dict[Messages, tuple[str, str]] = {}
@@ -50,9 +53,15 @@ class ChatTemplate:
         frames = [self._frame(example) for example in examples]
         prompts = [before + example.text + after for (before, after), example in zip(frames, examples, strict=True)]
         batch = self._tokenizer(
-            prompts, add_special_tokens=False, truncation=False, padding=False, return_attention_mask=False,
-            return_token_type_ids=False, return_offsets_mapping=True, verbose=False,
-        )  # fmt: skip
+            prompts,
+            add_special_tokens=False,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
         columns = zip(batch["input_ids"], batch["offset_mapping"], frames, examples, strict=True)
         return [_inside(ids, offsets, len(frame[0]), len(example.text)) for ids, offsets, frame, example in columns]
 
@@ -72,10 +81,12 @@ class ChatTemplate:
         messages = example.messages or (("user", example.text),)
         if example.text and sum(content.count(example.text) for _, content in messages) != 1:
             raise AlignmentError(
-                "the text is not in the messages exactly once", needed="one message that holds it once",
+                "the text is not in the messages exactly once",
+                needed="one message that holds it once",
                 found=f"{sum(content.count(example.text) for _, content in messages)} times",
-                where=f"sentence {example.id}", next_step="give a text that occurs once",
-            )  # fmt: skip
+                where=f"sentence {example.id}",
+                next_step="give a text that occurs once",
+            )
         if not example.text:
             return self._render(messages), ""
         skeleton = tuple((role, content.replace(example.text, _STAND_IN)) for role, content in messages)
@@ -83,18 +94,22 @@ class ChatTemplate:
             before, found, after = self._render(skeleton).partition(_STAND_IN)
             if not found or _STAND_IN in after:
                 raise AlignmentError(
-                    "the chat template does not write the text exactly once", needed="one place for the text",
-                    found="several" if found else "none", where=f"sentence {example.id}",
+                    "the chat template does not write the text exactly once",
+                    needed="one place for the text",
+                    found="several" if found else "none",
+                    where=f"sentence {example.id}",
                     next_step="leave the chat template out, or render the prompts yourself",
-                )  # fmt: skip
+                )
             self._frames = {skeleton: (before, after)} | (self._frames if len(self._frames) < 1000 else {})
         before, after = self._frames[skeleton]
         if self._render(messages) != before + example.text + after:
             raise AlignmentError(
-                "the chat template changes the text", needed="the text, character by character",
-                found=repr(example.text[:40]), where=f"sentence {example.id}",
+                "the chat template changes the text",
+                needed="the text, character by character",
+                found=repr(example.text[:40]),
+                where=f"sentence {example.id}",
                 next_step="remove white space at its ends, which many templates trim",
-            )  # fmt: skip
+            )
         return before, after
 
     def _render(self, messages: Messages) -> str:

@@ -139,9 +139,11 @@ class Corpus:
             return corpus if too_few else corpus.with_random_split(seed or 0)
         if seed is not None:
             raise BadParameter(
-                "split_seed is for one file without splits of its own", found=", ".join(corpus.splits),
-                where=corpus.source, next_step="leave split_seed out",
-            )  # fmt: skip
+                "split_seed is for one file without splits of its own",
+                found=", ".join(corpus.splits),
+                where=corpus.source,
+                next_step="leave split_seed out",
+            )
         numbered = group is None and any(reader.numbers_documents_by_file for reader in readers)
         return corpus._distinct(declared=not numbered)
 
@@ -167,15 +169,21 @@ class Corpus:
         column = composed(column)
         if self.level_of(column) != "sentence":
             raise BadParameter(
-                f"{column} is a column of words", needed="a column of which every example has one value", found=column,
-                where=self.source, next_step="name a column of sentences as the group",
-            )  # fmt: skip
+                f"{column} is a column of words",
+                needed="a column of which every example has one value",
+                found=column,
+                where=self.source,
+                next_step="name a column of sentences as the group",
+            )
         grouped = tuple(replace(e, document=named(e.columns.get(column))) for e in self.examples)
         if all(e.document is None for e in grouped):
             raise BadParameter(
-                f"the group {column} has no value in any row", needed="values that tell groups", found="none",
-                where=self.source, next_step="name another column, or leave the group out",
-            )  # fmt: skip
+                f"the group {column} has no value in any row",
+                needed="values that tell groups",
+                found="none",
+                where=self.source,
+                next_step="name another column, or leave the group out",
+            )
         return replace(self, examples=grouped, unit=column)
 
     def _distinct(self, *, declared: bool) -> Corpus:
@@ -189,9 +197,12 @@ class Corpus:
             step = "read with document=none to let every example stand alone"
             step = step if self.unit == "document" else f"leave the group {self.unit} out"
             raise CorpusError(
-                f"{self.unit} {document[0]!r} is in two splits", needed=f"{self.unit}s that stay in one split",
-                found=" and ".join(document[1:]), where=self.source, next_step=f"correct the splits, or {step}",
-            )  # fmt: skip
+                f"{self.unit} {document[0]!r} is in two splits",
+                needed=f"{self.unit}s that stay in one split",
+                found=" and ".join(document[1:]),
+                where=self.source,
+                next_step=f"correct the splits, or {step}",
+            )
         same_ids = first_crossing((e.id, e.split) for e in self.examples)
         if not (document or same_ids):
             return self
@@ -230,10 +241,12 @@ class Corpus:
         levels, column = self.column_names(), composed(column)
         if column in self.left_out and column not in levels:
             raise CorpusError(
-                f"the field {column!r} is no column of labels", needed="one value a row or word, or a list of strings",
-                found="objects, or lists of other lengths than the words", where=self.source,
+                f"the field {column!r} is no column of labels",
+                needed="one value a row or word, or a list of strings",
+                found="objects, or lists of other lengths than the words",
+                where=self.source,
                 next_step='write a set of labels as a list of strings, ["a", "b"], or give each label its own field',
-            )  # fmt: skip
+            )
         if column not in levels:
             raise unknown_name("column", column, levels, where=self.source)
         return levels[column]
@@ -254,9 +267,12 @@ class Corpus:
         count = len(set(self.units.tolist()))
         if count < 3:
             raise CorpusError(
-                "too few groups to split at random", needed="at least 3 different sentences, or documents",
-                found=str(count), where=self.source, next_step="give train=, dev= and test= files",
-            )  # fmt: skip
+                "too few groups to split at random",
+                needed="at least 3 different sentences, or documents",
+                found=str(count),
+                where=self.source,
+                next_step="give train=, dev= and test= files",
+            )
         splits = random_splits(self.examples, self.units, seed, fractions)
         return replace(self, examples=tuple(_in_split(e, s) for e, s in zip(self.examples, splits, strict=True)))
 

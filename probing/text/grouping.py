@@ -80,9 +80,7 @@ def unit_names(examples: Sequence[Member], units: Ints) -> list[str]:
     return [found[unit] for unit in units.tolist()]
 
 
-def random_splits(
-    examples: Sequence[Member], units: Ints, seed: int, fractions: Sequence[float]
-) -> list[str]:  # fmt: skip
+def random_splits(examples: Sequence[Member], units: Ints, seed: int, fractions: Sequence[float]) -> list[str]:
     """Return `train`, `dev` or `test` for every example, by unit at random; at least one unit each of three."""
     name_of = dict(zip(units.tolist(), unit_names(examples, units), strict=True))
     ordered = sorted(name_of, key=lambda unit: (name_of[unit], unit))  # by name: the order of rows changes nothing

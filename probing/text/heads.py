@@ -29,16 +29,20 @@ def depths(heads: Sequence[Any], where: str) -> tuple[int | None, ...]:
                 break
             if not isinstance(head, int) or isinstance(head, bool) or not 0 <= head <= len(heads):
                 raise CorpusError(
-                    f"the head of word {word} is no word of the sentence", needed=f"an integer from 0 to {len(heads)}",
-                    found=repr(head), where=f"sentence {where}",
-                )  # fmt: skip
+                    f"the head of word {word} is no word of the sentence",
+                    needed=f"an integer from 0 to {len(heads)}",
+                    found=repr(head),
+                    where=f"sentence {where}",
+                )
             word = head
         depth = known[word]
         if depth == _WALKING:
             raise CorpusError(
-                "heads form a circle, not a tree", needed="every word's heads lead to the root (head 0)",
-                found=f"word {word} is above itself", where=f"sentence {where}",
-            )  # fmt: skip
+                "heads form a circle, not a tree",
+                needed="every word's heads lead to the root (head 0)",
+                found=f"word {word} is above itself",
+                where=f"sentence {where}",
+            )
         for step, below in enumerate(reversed(path), start=1):
             known[below] = None if depth is None else depth + step
     return tuple(known[word] for word in range(1, len(heads) + 1))

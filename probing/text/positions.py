@@ -96,16 +96,20 @@ def check_spans(corpus: Corpus, positions: Sequence[Position]) -> None:
             start, end = example.spans.get(name, (0, 0))
             if not 0 <= start <= end <= len(example.text):
                 raise AlignmentError(
-                    f"span {name!r} is not in its text", needed=f"0 ≤ start ≤ end ≤ {len(example.text)}",
-                    found=f"{start}:{end}", where=f"sentence {example.id}", next_step="correct the spans",
-                )  # fmt: skip
+                    f"span {name!r} is not in its text",
+                    needed=f"0 ≤ start ≤ end ≤ {len(example.text)}",
+                    found=f"{start}:{end}",
+                    where=f"sentence {example.id}",
+                    next_step="correct the spans",
+                )
 
 
 def positions_identity(corpus: Corpus, positions: Sequence[Position]) -> dict[str, Any]:
     """Return part of a store's identity: the names, and a hash of the spans that they were read at."""
     names = sorted({position.span for position in positions if position.span})
-    spans = [[list(example.spans[name]) if name in example.spans else None for name in names]
-             for example in corpus.examples]  # fmt: skip
+    spans = [
+        [list(example.spans[name]) if name in example.spans else None for name in names] for example in corpus.examples
+    ]
     return {"position_names": [position.name for position in positions], "spans_sha256": digest([names, spans])}
 
 
@@ -131,11 +135,17 @@ def position_rows(examples: Sequence[Example], encoded: Sequence[Encoded], posit
     offsets = [one.offsets for one in encoded]
     char = np.array([(offsets[e][a, 0], offsets[e][z, 1]) for e, a, z, _, _ in found], dtype=np.int64).reshape(-1, 2)
     return Rows(
-        offset=np.concatenate([[0], np.cumsum(counts)]), example=example_of, word=word,
-        piece=np.stack([first, last + 1], axis=1), char=char, first=bounds,
-        pieces=np.arange(bounds[-1]) + np.repeat(first - bounds[:-1], sizes), missing=tuple(missing),
-        skipped=tuple((int(e), "nothing_selected") for e in np.flatnonzero(counts == 0)), position=position,
-    )  # fmt: skip
+        offset=np.concatenate([[0], np.cumsum(counts)]),
+        example=example_of,
+        word=word,
+        piece=np.stack([first, last + 1], axis=1),
+        char=char,
+        first=bounds,
+        pieces=np.arange(bounds[-1]) + np.repeat(first - bounds[:-1], sizes),
+        missing=tuple(missing),
+        skipped=tuple((int(e), "nothing_selected") for e in np.flatnonzero(counts == 0)),
+        position=position,
+    )
 
 
 def _pieces_at(position: Position, example: Example, one: Encoded, visible: Ints) -> tuple[int, int] | str:

@@ -15,10 +15,16 @@ from probing.errors import CorpusError
 HUB = "hub:"
 SPLITS = ("train", "dev", "test")
 _SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "dev": "dev", "development": "dev", "valid": "dev", "validation": "dev", "val": "dev",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "dev": "dev",
+    "development": "dev",
+    "valid": "dev",
+    "validation": "dev",
+    "val": "dev",
+    "test": "test",
+    "testing": "test",
+}
 Source = str | Path | Mapping[str, str] | Mapping[str, Path]
 
 
@@ -77,9 +83,11 @@ def check_file(path: str) -> None:
         return
     if file.is_dir():
         raise CorpusError(
-            "a corpus is a file, not a folder", needed="a file, a glob or {split: file}", found=f"the folder {path}",
+            "a corpus is a file, not a folder",
+            needed="a file, a glob or {split: file}",
+            found=f"the folder {path}",
             next_step="name one of: " + ", ".join(_files_in(file)[:10]) if _files_in(file) else "",
-        )  # fmt: skip
+        )
     folder = file.parent
     readable = [name for name in _files_in(folder) if Path(name).suffix.lower() in _readers()]
     near = difflib.get_close_matches(file.name, readable, n=3, cutoff=0.4)
@@ -104,8 +112,10 @@ def _reader_of(path: str) -> str:
     if suffix not in known:
         raise CorpusError(
             f"no reader for {suffix!r} files" if suffix else "a corpus file needs a suffix",
-            needed="one of: " + ", ".join(sorted(known)), found=path, next_step="convert or rename the file",
-        )  # fmt: skip
+            needed="one of: " + ", ".join(sorted(known)),
+            found=path,
+            next_step="convert or rename the file",
+        )
     return known[suffix]
 
 
@@ -119,9 +129,11 @@ def _matches(pattern: str) -> list[str]:
         names = _files_in(Path(pattern).parent)
         near = difflib.get_close_matches(Path(pattern).name, names, n=3, cutoff=0.3)
         raise CorpusError(
-            "no file matches", needed="at least one file", found=pattern,
+            "no file matches",
+            needed="at least one file",
+            found=pattern,
             next_step="files there: " + ", ".join(near or names[:5]) if names else "check the folder",
-        )  # fmt: skip
+        )
     return found
 
 
@@ -131,9 +143,12 @@ def _split_in(path: str) -> str:
     splits = {_SPLIT_NAMES[part] for part in parts if part in _SPLIT_NAMES}
     if len(splits) != 1:
         raise CorpusError(
-            "the file name does not tell its split", needed="exactly one of train, dev, valid, validation, test in it",
-            found=Path(path).name, where=path, next_step="give the files as train=FILE dev=FILE test=FILE",
-        )  # fmt: skip
+            "the file name does not tell its split",
+            needed="exactly one of train, dev, valid, validation, test in it",
+            found=Path(path).name,
+            where=path,
+            next_step="give the files as train=FILE dev=FILE test=FILE",
+        )
     return splits.pop()
 
 

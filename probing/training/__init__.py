@@ -111,10 +111,20 @@ def train(
     check_run(runner, folder, num_workers, worker_index)
     opened = store if not isinstance(store, str | Path) else Store.open(store)
     plan = make_plan(
-        opened, corpus, task=task, probes=probes, controls=controls, measures=measures, analyses=analyses,
-        seeds=seeds, root_seed=root_seed, sites=sites, cluster=cluster, rows=rows,
+        opened,
+        corpus,
+        task=task,
+        probes=probes,
+        controls=controls,
+        measures=measures,
+        analyses=analyses,
+        seeds=seeds,
+        root_seed=root_seed,
+        sites=sites,
+        cluster=cluster,
+        rows=rows,
         memory=memory,
-    )  # fmt: skip
+    )
     units, done = training_units(plan), Done(folder)
     share = WorkPlan(units.units[worker_index::num_workers])
     if folder is not None:
@@ -133,7 +143,7 @@ def train(
 
 def _written(
     units: WorkPlan, done: Done, folder: Path | None, correction: Correction, *, replaces: bool
-) -> ProbeResults:  # fmt: skip
+) -> ProbeResults:
     """Write the results there are, merged into those of the folder."""
     missing = len(done.missing(units))
     found, analyses = results_of(units.units, done)

@@ -71,16 +71,21 @@ def with_clusters(labels: Labels, corpus: Corpus, codes: Ints, cluster: str) -> 
     """
     if cluster == "document" and all(e.document is None for e in corpus.examples):
         raise BadParameter(
-            "no example names its document", needed="a column `document` or `group`, or --group COLUMN", found="none",
-            where=corpus.source, next_step="leave cluster=document out: sentences are resampled",
-        )  # fmt: skip
+            "no example names its document",
+            needed="a column `document` or `group`, or --group COLUMN",
+            found="none",
+            where=corpus.source,
+            next_step="leave cluster=document out: sentences are resampled",
+        )
     constant = label_agreement(labels, corpus)
     by_document = cluster == "document" or (cluster == "auto" and constant >= NEARLY_CONSTANT)
     keys = [codes.tolist()] + ([group_keys(corpus.examples)] if by_document else [])
     return replace(
-        labels, groups=connected(*keys)[labels.example], unit=corpus.unit if by_document else "sentence",
+        labels,
+        groups=connected(*keys)[labels.example],
+        unit=corpus.unit if by_document else "sentence",
         unit_reason="asked for" if cluster != "auto" else _reason(constant, corpus) if by_document else "",
-    )  # fmt: skip
+    )
 
 
 def _reason(agreement: float, corpus: Corpus) -> str:

@@ -34,9 +34,24 @@ from probing.training.units import load_samples
 _SHARED = ("corpus", "labels", "root_seed", "cluster", "resamples", "version")
 _PREFERRED = ("accuracy", "r2")
 _COLUMNS = (
-    "model_a", "site_a", "probe_a", "model_b", "site_b", "probe_b", "difference", "low", "high", "p", "p_adjusted",
-    "correction", "detectable", "unit", "measure", "split", "n",
-)  # fmt: skip
+    "model_a",
+    "site_a",
+    "probe_a",
+    "model_b",
+    "site_b",
+    "probe_b",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "p_adjusted",
+    "correction",
+    "detectable",
+    "unit",
+    "measure",
+    "split",
+    "n",
+)
 
 
 @dataclass(frozen=True)
@@ -106,9 +121,12 @@ def _chosen(folder: Path, task: str, probe: str | None, model: str | None) -> li
     path = folder / "results.jsonl"
     if not path.is_file():
         raise InputError(
-            "there are no results to compare", needed="a directory with results.jsonl", found="no such file",
-            where=str(path), next_step="run `probing train … --to` on that directory first",
-        )  # fmt: skip
+            "there are no results to compare",
+            needed="a directory with results.jsonl",
+            found="no such file",
+            where=str(path),
+            next_step="run `probing train … --to` on that directory first",
+        )
     everything = read_results(path)
     of_task = [result for result in everything if result.task == task and result.site != NO_SITE]
     if not of_task:
@@ -121,9 +139,12 @@ def _chosen(folder: Path, task: str, probe: str | None, model: str | None) -> li
         raise unknown_name("probe", str(probe), {result.probe for result in of_task}, where=str(path))
     if len(found) < 2:
         raise InputError(
-            "there is nothing to compare", needed="at least two sites or probes of one task", found="one",
-            where=str(path), next_step="train at more sites, or with more probes, with the same --to",
-        )  # fmt: skip
+            "there is nothing to compare",
+            needed="at least two sites or probes of one task",
+            found="one",
+            where=str(path),
+            next_step="train at more sites, or with more probes, with the same --to",
+        )
     _refuse_two_settings(found)
     _refuse_other_rows(found)
     return found
@@ -139,10 +160,11 @@ def _refuse_two_settings(results: Sequence[ProbeResult]) -> None:
     (model, site, probe), count = names.most_common(1)[0]
     if count > 1:
         raise InputError(
-            f"{probe} at {site} was trained with several settings", needed="one result of each model, site and probe",
+            f"{probe} at {site} was trained with several settings",
+            needed="one result of each model, site and probe",
             found=f"{count} of {model}",
             next_step="train what is to be compared into a folder of its own, or again with --replace",
-        )  # fmt: skip
+        )
 
 
 def _refuse_other_rows(results: Sequence[ProbeResult]) -> None:
@@ -152,10 +174,12 @@ def _refuse_other_rows(results: Sequence[ProbeResult]) -> None:
             one, other = first.provenance.get(key), result.provenance.get(key)
             if one != other:
                 raise ProvenanceMismatch(
-                    "these results are not of the same rows and resamples", needed=f"{key} {one}",
-                    found=f"{key} {other}", where=f"{result.probe} at {result.site}",
+                    "these results are not of the same rows and resamples",
+                    needed=f"{key} {one}",
+                    found=f"{key} {other}",
+                    where=f"{result.probe} at {result.site}",
                     next_step="train both with the same corpus, task, root seed and cluster",
-                )  # fmt: skip
+                )
 
 
 def _scored(folder: Path, results: Sequence[ProbeResult], measure: str | None, split: str) -> list[_Scored]:
@@ -169,9 +193,11 @@ def _scored(folder: Path, results: Sequence[ProbeResult], measure: str | None, s
             known = sorted({m.measure for m in result.measures if m.split == split})
             raise UnknownName(
                 f"{result.probe} at {result.site} was not scored by {chosen} on {split}",
-                needed=f"one of: {', '.join(known)}", found=chosen, where=str(folder),
+                needed=f"one of: {', '.join(known)}",
+                found=chosen,
+                where=str(folder),
                 next_step=f"train with --measure {chosen}, or compare by another",
-            )  # fmt: skip
+            )
         values, samples = (arrays[f"{split}/{chosen}/{part}"] for part in ("value", "samples"))
         scored.append(_Scored(result, found, values, samples, _clusters(arrays[f"{split}/clusters"])))
     return scored
@@ -188,22 +214,35 @@ def _row(a: _Scored, b: _Scored, split: str) -> dict[str, Any]:
     """
     if len(a.values) != len(b.values) and min(len(a.values), len(b.values)) > 1:
         raise ProvenanceMismatch(
-            "probes with different numbers of seeds cannot be paired", needed=f"{len(a.values)} seeds",
-            found=f"{len(b.values)} seeds", where=f"{b.result.probe} at {b.result.site}",
+            "probes with different numbers of seeds cannot be paired",
+            needed=f"{len(a.values)} seeds",
+            found=f"{len(b.values)} seeds",
+            where=f"{b.result.probe} at {b.result.site}",
             next_step="train both with the same --seeds",
-        )  # fmt: skip
+        )
     difference = float(a.values.mean() - b.values.mean())
     seed = child_seed(int(a.result.provenance["root_seed"]), "compare", split)
     found = gained(a.samples, b.samples, clusters=a.clusters, seed=seed)
     unit = a.found.score.unit
     low, high = bounded(difference, found, unit=unit, clusters=a.clusters, least=-1.0)
     return {
-        "model_a": _model(a.result), "model_b": _model(b.result),
-        "site_a": a.result.site, "probe_a": a.result.probe, "site_b": b.result.site, "probe_b": b.result.probe,
-        "difference": difference, "low": low, "high": high, "p": _p(difference, found, unit, a.clusters),
-        "unit": unit, "measure": a.found.measure, "split": split, "n": a.found.score.n,
-        "error": half_width_error(low, high) if is_unvaried(found.interval) else found.error, "df": found.df,
-    }  # fmt: skip
+        "model_a": _model(a.result),
+        "model_b": _model(b.result),
+        "site_a": a.result.site,
+        "probe_a": a.result.probe,
+        "site_b": b.result.site,
+        "probe_b": b.result.probe,
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "p": _p(difference, found, unit, a.clusters),
+        "unit": unit,
+        "measure": a.found.measure,
+        "split": split,
+        "n": a.found.score.n,
+        "error": half_width_error(low, high) if is_unvaried(found.interval) else found.error,
+        "df": found.df,
+    }
 
 
 def _p(difference: float, found: Replicates, unit: str, clusters: Clusters) -> float:

@@ -64,14 +64,27 @@ class CrossResult:
         """Return one row of the long table."""
         gap = self.difference
         return {
-            "task": self.task, "site": self.site, "probe": self.probe, "measure": self.measure,
-            "trained_on": self.trained_on, "tested_on": self.tested_on, "value": self.score.value,
-            "low": self.score.low, "high": self.score.high, "unit": self.score.unit, "n": self.score.n,
-            "difference": gap.value if gap else None, "difference_low": gap.low if gap else None,
-            "difference_high": gap.high if gap else None, "known": self.known, "unseen_rows": self.unseen_rows,
-            "unseen_labels": ",".join(self.unseen_labels), "train_rows": self.train_rows,
-            "store_id": self.provenance.get("store_id"), "model": self.provenance.get("model"),
-        }  # fmt: skip
+            "task": self.task,
+            "site": self.site,
+            "probe": self.probe,
+            "measure": self.measure,
+            "trained_on": self.trained_on,
+            "tested_on": self.tested_on,
+            "value": self.score.value,
+            "low": self.score.low,
+            "high": self.score.high,
+            "unit": self.score.unit,
+            "n": self.score.n,
+            "difference": gap.value if gap else None,
+            "difference_low": gap.low if gap else None,
+            "difference_high": gap.high if gap else None,
+            "known": self.known,
+            "unseen_rows": self.unseen_rows,
+            "unseen_labels": ",".join(self.unseen_labels),
+            "train_rows": self.train_rows,
+            "store_id": self.provenance.get("store_id"),
+            "model": self.provenance.get("model"),
+        }
 
 
 class CrossResults(Sequence[CrossResult]):
@@ -154,9 +167,7 @@ def committed(folder: Path | None, unit: str, compute: Callable[[], list[CrossRe
         except ValueError:  # of an earlier version: computed again
             known = None
     if file is not None and file.is_file():
-        warnings.warn(
-            f"a unit is not as it was written, so computed again: {file}", DamagedUnit, stacklevel=2
-        )  # fmt: skip
+        warnings.warn(f"a unit is not as it was written, so computed again: {file}", DamagedUnit, stacklevel=2)
     results = [replace(one, provenance=one.provenance | {"unit": unit}) for one in compute()]
     if file is not None:
         write_atomically(file, sealed("".join(_line(result) + "\n" for result in results)))
@@ -205,11 +216,16 @@ def crossed(
     known = [np.isin(plan.labels.y, source.labels.y[source.labels.rows("train")]) for source in sources]
     scores = [
         score_label_set(
-            source.fits, plan.labels, states, measures, {"test": resampler},
-            seen=mask if plan.labels.kind == "classes" else None, tempers=source.tempers,
+            source.fits,
+            plan.labels,
+            states,
+            measures,
+            {"test": resampler},
+            seen=mask if plan.labels.kind == "classes" else None,
+            tempers=source.tempers,
         )
         for source, mask in zip(sources, known, strict=True)
-    ]  # fmt: skip
+    ]
     own = next((of for source, of in zip(sources, scores, strict=True) if source.name == tested_on), None)
     return [
         _result(plan, unit, name, tested_on, source, of_source, None if of_source is own else own, mask)
@@ -219,20 +235,33 @@ def crossed(
 
 
 def _result(
-    plan: Plan, unit: tuple[str, str, Probe], measure: str, tested_on: str, source: Trained, scores: Scores,
-    own: Scores | None, known: NDArray[np.bool_],
-) -> CrossResult:  # fmt: skip
+    plan: Plan,
+    unit: tuple[str, str, Probe],
+    measure: str,
+    tested_on: str,
+    source: Trained,
+    scores: Scores,
+    own: Scores | None,
+    known: NDArray[np.bool_],
+) -> CrossResult:
     resampler, labels = plan.judged("test"), plan.labels
     here, kind = scores[measure, "test"], plan.measures[measure]
     unseen = labels.y[resampler.rows][~known[resampler.rows]] if labels.kind == "classes" else np.empty(0, np.int64)
     return CrossResult(
-        task=plan.task, site=unit[0], probe=unit[1], measure=measure, trained_on=source.name, tested_on=tested_on,
+        task=plan.task,
+        site=unit[0],
+        probe=unit[1],
+        measure=measure,
+        trained_on=source.name,
+        tested_on=tested_on,
         score=_score(here.value, here.samples, kind, resampler),
         difference=None if own is None else _difference(here, own[measure, "test"], kind, resampler),
         known=here.seen if labels.kind == "classes" else None,
-        unseen_labels=tuple(labels.classes[code] for code in np.unique(unseen).tolist()), unseen_rows=len(unseen),
-        train_rows=len(source.labels.rows("train")), provenance=dict(plan.provenance),
-    )  # fmt: skip
+        unseen_labels=tuple(labels.classes[code] for code in np.unique(unseen).tolist()),
+        unseen_rows=len(unseen),
+        train_rows=len(source.labels.rows("train")),
+        provenance=dict(plan.provenance),
+    )
 
 
 def _difference(ours: Sampled, own: Sampled, measure: Measure, resampler: Resampler) -> Score:

@@ -71,9 +71,11 @@ def _like_groups(labels: Labels, corpus: Corpus) -> dict[str, dict[str, int]]:
         is_label = label is not None and _same(values, label.tolist())
         if len(counts) >= LEAST_GROUPS and fitting >= MOSTLY * len(counts) and crossing and not is_label:
             found[column] = {
-                "values": len(counts), "least": min(counts.values()), "most": max(counts.values()),
+                "values": len(counts),
+                "least": min(counts.values()),
+                "most": max(counts.values()),
                 "crossing": crossing,
-            }  # fmt: skip
+            }
     return found
 
 

@@ -67,9 +67,13 @@ def baseline_scores(plan: Plan) -> dict[str, Scores]:
 
 
 def fit_unit(
-    plan: Plan, unit: Unit, states: States, baselines: Mapping[str, Scores], others: Sequence[OtherFits],
+    plan: Plan,
+    unit: Unit,
+    states: States,
+    baselines: Mapping[str, Scores],
+    others: Sequence[OtherFits],
     folder: Path | None,
-) -> ProbeResult:  # fmt: skip
+) -> ProbeResult:
     """Fit one probe at one site on the task and all control draws, score it, and commit the result.
 
     `others` are its fits on the states of controls of states.
@@ -81,11 +85,16 @@ def fit_unit(
     tempers = [tempers_of(fits_of_set, labels, states["dev"], measures.values()) for fits_of_set, labels in sets]
     scored = [
         score_label_set(
-            fits_of_set, labels, states, measures, plan.resamplers, seen=plan.seen if index == 0 else labels.seen,
+            fits_of_set,
+            labels,
+            states,
+            measures,
+            plan.resamplers,
+            seen=plan.seen if index == 0 else labels.seen,
             tempers=tempers[index],
         )
         for index, (fits_of_set, labels) in enumerate(sets)
-    ]  # fmt: skip
+    ]
     draws = iter(scored[1:])
     controls = {
         one.name: ControlScores(
@@ -97,14 +106,20 @@ def fit_unit(
         for one in plan.controls
     } | {one.name: one.scores for one in others}
     result = ProbeResult(
-        task=plan.task, kind=plan.labels.kind, site=site, probe=name,
+        task=plan.task,
+        kind=plan.labels.kind,
+        site=site,
+        probe=name,
         measures=measure_results(scored[0], controls, baselines, measures, plan.resamplers),
-        seed_count=len(plan.seeds), draw_count=_most_draws(plan),
-        fit_count=sum(map(len, fits)) + sum(one.fit_count for one in others), classes=plan.labels.classes,
+        seed_count=len(plan.seeds),
+        draw_count=_most_draws(plan),
+        fit_count=sum(map(len, fits)) + sum(one.fit_count for one in others),
+        classes=plan.labels.classes,
         confusion=_confusion(plan.labels, fits[0][0], states["test"]),
         converged=all(has_converged(fits_of_set) for fits_of_set in fits) and all(one.converged for one in others),
-        facts=dict(plan.facts), provenance=_provenance(plan, unit) | _temperatures(tempers[0]),
-    )  # fmt: skip
+        facts=dict(plan.facts),
+        provenance=_provenance(plan, unit) | _temperatures(tempers[0]),
+    )
     result, files = with_saved_probe(result, fits[0][0], _about(plan, probe) | _temperatures(tempers[0]))
     commit_unit(folder, result, files, kept(scored[0], plan.resamplers))
     return result
@@ -125,17 +140,28 @@ def run_analysis(
     """Run one analysis of one probe at one site, and commit its result."""
     site, probe_name, probe = unit
     analysis = plan.analyses[name]
-    data = _judged(SiteData(
-        site=site, states=states, labels=plan.labels, controls={one.name: one.draws for one in plan.controls},
-        given=given, seeds=plan.seeds, resamplers=plan.resamplers,
-        chance_checks=frozenset(one.name for one in plan.controls if not one.control.is_selectivity),
-    ))  # fmt: skip
+    data = _judged(
+        SiteData(
+            site=site,
+            states=states,
+            labels=plan.labels,
+            controls={one.name: one.draws for one in plan.controls},
+            given=given,
+            seeds=plan.seeds,
+            resamplers=plan.resamplers,
+            chance_checks=frozenset(one.name for one in plan.controls if not one.control.is_selectivity),
+        )
+    )
     result = AnalysisResult(
-        analysis=name, task=plan.task, site=site, probe=probe_name, points=tuple(analysis.run(probe, data)),
+        analysis=name,
+        task=plan.task,
+        site=site,
+        probe=probe_name,
+        points=tuple(analysis.run(probe, data)),
         settings=dict(analysis.settings(data)),
         provenance=dict(plan.provenance)
         | {"unit": analysis_id(plan, analysis, unit), "run": run_id(plan), "recipe": full_recipe(analysis)},
-    )  # fmt: skip
+    )
     commit_analysis(folder, result)
     return result
 
@@ -154,11 +180,13 @@ def _judged(data: SiteData) -> SiteData:
 
     resamplers = {
         split: replace(one, split=split, rows=labels.rows(split), within=np.arange(len(one.rows)))
-        for split, one in (dict(data.resamplers) | new).items() if split in EVALUATED
-    }  # fmt: skip
+        for split, one in (dict(data.resamplers) | new).items()
+        if split in EVALUATED
+    }
     controls = {name: tuple(draw.take(kept) for draw in draws) for name, draws in data.controls.items()}
-    return replace(data, states=of(data.states), labels=labels, controls=controls, given=of(data.given),
-                   resamplers=resamplers)  # fmt: skip
+    return replace(
+        data, states=of(data.states), labels=labels, controls=controls, given=of(data.given), resamplers=resamplers
+    )
 
 
 def has_converged(fits: Sequence[Probe]) -> bool:
@@ -181,8 +209,9 @@ def _most_draws(plan: Plan) -> int:
 def _provenance(plan: Plan, unit: Unit) -> dict[str, Any]:
     return dict(plan.provenance) | {
         "recipe": recipe_of(plan, *unit),
-        "unit": unit_id(plan, *unit), "run": run_id(plan),
-    }  # fmt: skip
+        "unit": unit_id(plan, *unit),
+        "run": run_id(plan),
+    }
 
 
 def _temperatures(tempers: Sequence[Tempers] | None) -> dict[str, Any]:

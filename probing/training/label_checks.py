@@ -24,19 +24,24 @@ def check_labels(labels: Labels, corpus: Corpus) -> None:
     where = f"task {labels.task} on {corpus.source}"
     if not len(labels):
         raise DegenerateDesign(
-            "no row has a label", needed="labelled rows", found=_listed(labels.excluded) or "no rows", where=where,
+            "no row has a label",
+            needed="labelled rows",
+            found=_listed(labels.excluded) or "no rows",
+            where=where,
             next_step="check that splits are named train, dev and test, and that the column has values",
-        )  # fmt: skip
+        )
     counts = {split: len(labels.rows(split)) for split in SPLITS}
     empty = [split for split, n in counts.items() if not n]
     if empty:
         raise DegenerateDesign(
-            f"no labelled rows in {' and '.join(empty)}", needed="rows in train, dev and test",
-            found=f"{_listed(counts)}; splits of the corpus: {', '.join(corpus.splits)}", where=where,
+            f"no labelled rows in {' and '.join(empty)}",
+            needed="rows in train, dev and test",
+            found=f"{_listed(counts)}; splits of the corpus: {', '.join(corpus.splits)}",
+            where=where,
             next_step="give at least three sentences or documents (and for a judgement 200): fewer cannot be split"
             if len(set(corpus.units.tolist())) < len(SPLITS)
             else "give train=FILE dev=FILE test=FILE, or one file without a column `split`: it is split at random",
-        )  # fmt: skip
+        )
     _check_variety(labels, counts["train"], where)
     _check_groups(labels, corpus, where)
 
@@ -49,39 +54,54 @@ def _check_variety(labels: Labels, n_train: int, where: str) -> None:
     if len(trained) < 2:
         only = labels.classes[int(trained[0])] if labels.kind == "classes" else f"{trained[0]:g}"
         raise DegenerateDesign(
-            "all train rows have one label", needed="at least two different labels", found=f"only {only!r}",
-            where=where, next_step="choose another task or more data",
-        )  # fmt: skip
+            "all train rows have one label",
+            needed="at least two different labels",
+            found=f"only {only!r}",
+            where=where,
+            next_step="choose another task or more data",
+        )
     if labels.kind == "real":
         return
     if n_train < len(labels.classes):
         raise DegenerateDesign(
-            "fewer train rows than classes", needed=f"at least {len(labels.classes)} rows", found=str(n_train),
-            where=where, next_step="use more data, or a task with fewer classes (for numbers: column:NAME:real)",
-        )  # fmt: skip
+            "fewer train rows than classes",
+            needed=f"at least {len(labels.classes)} rows",
+            found=str(n_train),
+            where=where,
+            next_step="use more data, or a task with fewer classes (for numbers: column:NAME:real)",
+        )
     for split in ("dev", "test"):
         present = np.unique(labels.y[labels.rows(split)])
         if not np.isin(present, trained).any():
             shown = ", ".join(labels.classes[code] for code in present[:10])
             raise DegenerateDesign(
-                f"no label of {split} occurs in train", needed="labels that train has seen", found=shown, where=where,
+                f"no label of {split} occurs in train",
+                needed="labels that train has seen",
+                found=shown,
+                where=where,
                 next_step="check that all files name their labels alike",
-            )  # fmt: skip
+            )
 
 
 def _check_label_sets(labels: Labels, where: str) -> None:
     share = labels.y[labels.rows("train")].mean(axis=0)
     if not ((share > 0) & (share < 1)).any():
         raise DegenerateDesign(
-            "no label tells train rows apart", needed="a label that some rows of train have and others have not",
-            found=", ".join(labels.classes[:10]) or "no label at all", where=where, next_step="use another column",
-        )  # fmt: skip
+            "no label tells train rows apart",
+            needed="a label that some rows of train have and others have not",
+            found=", ".join(labels.classes[:10]) or "no label at all",
+            where=where,
+            next_step="use another column",
+        )
     for split in ("dev", "test"):
         if not labels.y[labels.rows(split)][:, share > 0].any():
             raise DegenerateDesign(
-                f"no label of {split} occurs in train", needed="labels that train has seen",
-                found=f"none in {split}", where=where, next_step="check that all files name their labels alike",
-            )  # fmt: skip
+                f"no label of {split} occurs in train",
+                needed="labels that train has seen",
+                found=f"none in {split}",
+                where=where,
+                next_step="check that all files name their labels alike",
+            )
 
 
 def _check_groups(labels: Labels, corpus: Corpus, where: str) -> None:
@@ -90,10 +110,12 @@ def _check_groups(labels: Labels, corpus: Corpus, where: str) -> None:
     if crossing:
         (_, name), here, there = crossing
         raise DegenerateDesign(
-            "a group crosses splits", needed=f"every {corpus.unit} or sentence id in one split",
-            found=f"{name!r} in {here} and {there}", where=where,
+            "a group crosses splits",
+            needed=f"every {corpus.unit} or sentence id in one split",
+            found=f"{name!r} in {here} and {there}",
+            where=where,
             next_step="correct the splits, or split at random by group with split_seed=0",
-        )  # fmt: skip
+        )
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -112,7 +134,9 @@ def refuse_one_class(measures: Mapping[str, Measure], label_sets: Iterable[Label
     for labels, split in product(label_sets, splits):
         if len(np.unique(labels.y[labels.rows(split)])) < 2:
             raise DegenerateDesign(
-                f"{wanting[0]} is undefined on {split}: all its labels are the same", needed="at least two classes",
-                found="one", where=f"task {labels.task}" + (f", control {labels.control}" if labels.control else ""),
+                f"{wanting[0]} is undefined on {split}: all its labels are the same",
+                needed="at least two classes",
+                found="one",
+                where=f"task {labels.task}" + (f", control {labels.control}" if labels.control else ""),
                 next_step="leave the measure out, or split the corpus otherwise",
-            )  # fmt: skip
+            )

@@ -83,12 +83,24 @@ def label_rows(
     split = _per_example([e.split for e in corpus.examples], example)
     keys, key_names = row_keys(corpus, placed, task.level)
     labels = Labels(
-        task=name, kind=task.kind, y=y, classes=classes, split=split,
-        groups=example.copy(), example=example, word=placed.word, row=placed.row,
-        keys=keys, key_names=key_names, excluded=placed.excluded, reading=task.reading,
-        other_word=placed.other_word, other_row=placed.other_row, choice=placed.choice,
+        task=name,
+        kind=task.kind,
+        y=y,
+        classes=classes,
+        split=split,
+        groups=example.copy(),
+        example=example,
+        word=placed.word,
+        row=placed.row,
+        keys=keys,
+        key_names=key_names,
+        excluded=placed.excluded,
+        reading=task.reading,
+        other_word=placed.other_word,
+        other_row=placed.other_row,
+        choice=placed.choice,
         punctuation=is_punctuation(corpus, placed) if task.level == "pair" else None,
-    )  # fmt: skip
+    )
     check_labels(labels, corpus)
     same = input_codes(corpus, inputs or {}, of_chats=of_chats)
     others = np.isin(input_names(corpus.examples, of_chats=of_chats), list(trained)) if trained else None
@@ -107,10 +119,11 @@ def _check_level(task: Task, name: str, scope: str, cluster: str) -> None:
     if task.read_from != ("sentence" if scope == "position" else scope):
         wanted = f"{task.read_from}:mean"
         raise BadParameter(
-            f"task {name} labels {task.level}s, the store's rows are {scope}s", needed=f"{task.read_from} rows",
+            f"task {name} labels {task.level}s, the store's rows are {scope}s",
+            needed=f"{task.read_from} rows",
             found=f"{scope} rows",
-            next_step=f"extract again with rows {wanted} (rows=\"{wanted}\", --rows {wanted}) to another folder",
-        )  # fmt: skip
+            next_step=f'extract again with rows {wanted} (rows="{wanted}", --rows {wanted}) to another folder',
+        )
 
 
 def _labelled(rows: RowTable, corpus: Corpus, task: Task, position: Ints) -> Placed:
@@ -133,9 +146,12 @@ def _values_of(task: Task, example: Example) -> tuple[Any, ...]:
     expected = len(example.words) if task.level == "word" else 1
     if len(values) != expected:
         raise BadParameter(
-            f"task {task_name(task)} gives the wrong number of labels", needed=str(expected), found=str(len(values)),
-            where=f"sentence {example.id}", next_step="correct the task's `labels`: None where there is no label",
-        )  # fmt: skip
+            f"task {task_name(task)} gives the wrong number of labels",
+            needed=str(expected),
+            found=str(len(values)),
+            where=f"sentence {example.id}",
+            next_step="correct the task's `labels`: None where there is no label",
+        )
     return values
 
 
@@ -147,10 +163,12 @@ def _positions(rows: RowTable, corpus: Corpus, level: str) -> Ints:
     offset = word if level == "word" else np.zeros_like(example)
     if not (inside and ((offset >= 0) & (offset < sizes[example])).all()):
         raise ProvenanceMismatch(
-            "the store has rows that this corpus has not", needed="the corpus the store was made from",
-            found=f"a corpus of {len(corpus)} examples", where=corpus.source,
+            "the store has rows that this corpus has not",
+            needed="the corpus the store was made from",
+            found=f"a corpus of {len(corpus)} examples",
+            where=corpus.source,
             next_step="give the same files, in the same order, as for `probing extract`",
-        )  # fmt: skip
+        )
     return (np.cumsum(sizes) - sizes)[example] + offset
 
 

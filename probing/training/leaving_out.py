@@ -85,12 +85,22 @@ def leave_one_out(
     plans = {
         fold.name: _without_dev(
             make_plan(
-                opened, fold.corpus, task=task, probes=probes, controls=[], measures=measures, analyses=(), seeds=seeds,
-                root_seed=root_seed, sites=sites, cluster="sentence", rows=rows,
+                opened,
+                fold.corpus,
+                task=task,
+                probes=probes,
+                controls=[],
+                measures=measures,
+                analyses=(),
+                seeds=seeds,
+                root_seed=root_seed,
+                sites=sites,
+                cluster="sentence",
+                rows=rows,
             )
         )
         for fold in folds
-    }  # fmt: skip
+    }
     folder = None if to is None else Path(to)
     if folder is not None:
         sweep_results(folder)
@@ -127,18 +137,24 @@ def _folds(
             sentences[name] += 1
     if len(rows) < 2:
         raise DegenerateDesign(
-            "one group only: there is nothing to train on", needed="at least two groups with labels",
-            found=", ".join(rows) or "none", where=f"{group} of {corpus.source}", next_step="name another column",
-        )  # fmt: skip
+            "one group only: there is nothing to train on",
+            needed="at least two groups with labels",
+            found=", ".join(rows) or "none",
+            where=f"{group} of {corpus.source}",
+            next_step="name another column",
+        )
     small = sorted(name for name in rows if rows[name] < least_rows or sentences[name] < 2)
     pooled = SMALL if sum(rows[n] for n in small) >= least_rows and sum(sentences[n] for n in small) > 1 else ""
     names = [pooled if name in small else name for name in groups]
     tested = sorted(set(rows) - set(small)) + ([SMALL] if pooled else [])
     if len(tested) - bool(pooled) < 1:
         raise DegenerateDesign(
-            "every group is too small to be tested", needed=f"groups of {least_rows} labelled rows",
-            found=f"at most {max(rows.values())}", where=f"{group} of {corpus.source}", next_step="lower least_rows",
-        )  # fmt: skip
+            "every group is too small to be tested",
+            needed=f"groups of {least_rows} labelled rows",
+            found=f"at most {max(rows.values())}",
+            where=f"{group} of {corpus.source}",
+            next_step="lower least_rows",
+        )
     told = f"tested together as {SMALL}" if pooled else "not tested, only trained on"
     shown = ", ".join(small[:20]) + (", …" if len(small) > 20 else "")
     remark = f"groups of fewer than {least_rows} labelled rows or of one sentence are {told}: {shown}"
@@ -156,17 +172,22 @@ def _groups_of(corpus: Corpus, group: str) -> list[str]:
     else:
         if corpus.level_of(group) != "sentence":
             raise BadParameter(
-                f"{group} is a column of words", needed="document, or a column of sentences", found=group,
-                where=corpus.source, next_step="name a column that a whole sentence has one value of",
-            )  # fmt: skip
+                f"{group} is a column of words",
+                needed="document, or a column of sentences",
+                found=group,
+                where=corpus.source,
+                next_step="name a column that a whole sentence has one value of",
+            )
         values = [named(example.columns.get(group)) for example in corpus.examples]
     missing = [e.id for e, value in zip(corpus.examples, values, strict=True) if value is None and e.split in SPLITS]
     if missing:
         raise DegenerateDesign(
-            f"sentences without a {group}", needed=f"a {group} of every sentence",
-            found=f"{len(missing)} of {len(values)} without, such as {missing[0]}", where=corpus.source,
+            f"sentences without a {group}",
+            needed=f"a {group} of every sentence",
+            found=f"{len(missing)} of {len(values)} without, such as {missing[0]}",
+            where=corpus.source,
             next_step="name another column, or leave these sentences out of the corpus",
-        )  # fmt: skip
+        )
     return [value or "" for value in values]
 
 
@@ -175,10 +196,12 @@ def _refuse_documents_in_two(corpus: Corpus, groups: Sequence[str], group: str) 
     for example, name in zip(corpus.examples, groups, strict=True):
         if home.setdefault(example.group, name) != name:
             raise DegenerateDesign(
-                f"a document has two values of {group}", needed=f"one {group} of every document",
-                found=f"{example.group!r}: {home[example.group]} and {name}", where=corpus.source,
+                f"a document has two values of {group}",
+                needed=f"one {group} of every document",
+                found=f"{example.group!r}: {home[example.group]} and {name}",
+                where=corpus.source,
                 next_step="name a group that keeps documents whole, or read with document=none if they need not be",
-            )  # fmt: skip
+            )
 
 
 def _with_test(corpus: Corpus, names: Sequence[str], tested: str, root_seed: int) -> Corpus:
@@ -250,8 +273,12 @@ def _mean(results: Sequence[CrossResult]) -> CrossResult:
         low, high = max(0.0, low), min(1.0, high)
     made_of = digest([result.provenance["unit"] for result in results])
     return replace(
-        first, tested_on=MEAN, provenance=first.provenance | {"unit": made_of},
-        score=Score(value, low, high, n=count, unit=first.score.unit), known=None,
-        unseen_labels=(), unseen_rows=sum(result.unseen_rows for result in results),
+        first,
+        tested_on=MEAN,
+        provenance=first.provenance | {"unit": made_of},
+        score=Score(value, low, high, n=count, unit=first.score.unit),
+        known=None,
+        unseen_labels=(),
+        unseen_rows=sum(result.unseen_rows for result in results),
         train_rows=round(float(np.mean([result.train_rows for result in results]))),
-    )  # fmt: skip
+    )

@@ -18,9 +18,10 @@ from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
 from probing.recipes import build, full_recipe, normalised, spec_of
 
 DEFAULT_MEASURES = {
-    "classes": ("accuracy", "macro_f1", "log_loss"), "real": ("r2", "spearman"),
+    "classes": ("accuracy", "macro_f1", "log_loss"),
+    "real": ("r2", "spearman"),
     "labels": ("macro_f1", "accuracy", "log_loss"),
-}  # fmt: skip
+}
 DEFAULT_PROBES = {"classes": ("linear",), "real": ("ridge",), "labels": ("linear",)}
 
 
@@ -90,8 +91,9 @@ def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe
             raise BadParameter(
                 f"{spec_of(probe)} cannot read rows that are {labels.level}s",
                 needed=f"a task whose rows are read as {' or '.join(probe.readings)}",
-                found=f"task {labels.task}, read as {labels.reading}", next_step=f"use {DEFAULT_PROBES[kind][0]}",
-            )  # fmt: skip
+                found=f"task {labels.task}, read as {labels.reading}",
+                next_step=f"use {DEFAULT_PROBES[kind][0]}",
+            )
         return EachLabelProbe(probe) if labels.kind == "labels" else probe
 
     def _of_kind(item: Any) -> Probe:
@@ -126,12 +128,14 @@ def built_measures(items: Sequence[Any] | None, labels: Labels) -> dict[str, Mea
                 f"{spec_of(measure)} does not score a target of kind {kind!r}",
                 needed=", ".join(DEFAULT_MEASURES[kind]),
                 found=spec_of(measure),
-            )  # fmt: skip
+            )
         if not has[measure.needs]:
             raise BadParameter(
-                f"{spec_of(measure)} scores {measure.needs}s only", needed=f"a task whose rows are {measure.needs}s",
-                found=f"task {labels.task}", next_step=f"use {', '.join(DEFAULT_MEASURES[kind])}",
-            )  # fmt: skip
+                f"{spec_of(measure)} scores {measure.needs}s only",
+                needed=f"a task whose rows are {measure.needs}s",
+                found=f"task {labels.task}",
+                next_step=f"use {', '.join(DEFAULT_MEASURES[kind])}",
+            )
         return measure
 
     return _named("measures", DEFAULT_MEASURES[kind] if items is None else items, build_one)
@@ -149,9 +153,10 @@ def built_analyses(items: Sequence[Any], kind: Kind) -> dict[str, Analysis]:
         if kind not in analysis.kinds:
             raise BadParameter(
                 f"{spec_of(analysis)} cannot be run on a target of kind {kind!r}",
-                needed=f"a target of kind {' or '.join(analysis.kinds)}", found=spec_of(analysis),
+                needed=f"a target of kind {' or '.join(analysis.kinds)}",
+                found=spec_of(analysis),
                 next_step="leave it out for this task",
-            )  # fmt: skip
+            )
         return analysis
 
     return _named("analyses", items, build_one)

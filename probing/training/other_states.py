@@ -35,10 +35,8 @@ class OtherStates:
         if probe.reads != "states":
             return []
         return [
-            self._of_control(one, site, name, probe)
-            for one in self.plan.state_controls
-            if one.source.stand_in(site)
-        ]  # fmt: skip
+            self._of_control(one, site, name, probe) for one in self.plan.state_controls if one.source.stand_in(site)
+        ]
 
     def _of_control(self, one: StateSet, site: str, name: str, probe: Probe) -> OtherFits:
         done = []
@@ -49,9 +47,11 @@ class OtherStates:
             done.append(self._known[key])
         scores = [scored for scored, _, _ in done]
         return OtherFits(
-            one.name, ControlScores(False, [None] * len(scores), scores, above=one.source.above),
-            sum(count for _, count, _ in done), all(converged for _, _, converged in done),
-        )  # fmt: skip
+            one.name,
+            ControlScores(False, [None] * len(scores), scores, above=one.source.above),
+            sum(count for _, count, _ in done),
+            all(converged for _, _, converged in done),
+        )
 
     def _fitted(self, one: StateSet, site: str, probe: Probe, draw: int) -> _Done:
         plan = self.plan

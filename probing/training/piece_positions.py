@@ -116,6 +116,9 @@ def _special(store: Store, position: Position, name: str) -> BadParameter:
 
 def _refused(store: Store, position: Position, found: str) -> BadParameter:
     return BadParameter(
-        f"position {position.name} cannot be found in a piece store", needed="a piece of the text in every example",
-        found=found, where=str(store.path), next_step=f"extract with --rows {SCOPE}:{position.name}",
-    )  # fmt: skip
+        f"position {position.name} cannot be found in a piece store",
+        needed="a piece of the text in every example",
+        found=found,
+        where=str(store.path),
+        next_step=f"extract with --rows {SCOPE}:{position.name}",
+    )

@@ -82,10 +82,15 @@ def place_words(corpus: Corpus, task: Task, name: str, position: Ints) -> Placed
         kept &= ~lost
     rows = np.flatnonzero(kept)
     return Placed(
-        values=[values[i] for i in rows.tolist()], example=example_of[rows], word=a[rows], row=home[first[rows]],
-        excluded={reason: n for reason, n in excluded.items() if n}, other_word=b[rows], other_row=home[last[rows]],
+        values=[values[i] for i in rows.tolist()],
+        example=example_of[rows],
+        word=a[rows],
+        row=home[first[rows]],
+        excluded={reason: n for reason, n in excluded.items() if n},
+        other_word=b[rows],
+        other_row=home[last[rows]],
         choice=None if choice is None else choice[rows],
-    )  # fmt: skip
+    )
 
 
 def _places_of(task: Task, name: str, example: Example) -> Ints:
@@ -99,9 +104,10 @@ def _places_of(task: Task, name: str, example: Example) -> Ints:
         raise CorpusError(
             f"task {name} gives a {task.level} that its sentence has not",
             needed=f"{wanted}, numbered 0 to {len(example.words) - 1}",
-            found=str(places[bad[0]].tolist() if sound else places.tolist())[:80], where=f"sentence {example.id}",
+            found=str(places[bad[0]].tolist() if sound else places.tolist())[:80],
+            where=f"sentence {example.id}",
             next_step="correct the annotation of this sentence (words are counted from 0)",
-        )  # fmt: skip
+        )
     return places.astype(np.int64)
 
 
@@ -117,9 +123,12 @@ def _flags(values: Iterable[bool]) -> NDArray[np.bool_]:
 def _check_count(name: str, example: Example, needed: int, found: int) -> None:
     if needed != found:
         raise BadParameter(
-            f"task {name} gives the wrong number of labels", needed=f"{needed}, one per place", found=str(found),
-            where=f"sentence {example.id}", next_step="correct the task's `labels`: None where there is no label",
-        )  # fmt: skip
+            f"task {name} gives the wrong number of labels",
+            needed=f"{needed}, one per place",
+            found=str(found),
+            where=f"sentence {example.id}",
+            next_step="correct the task's `labels`: None where there is no label",
+        )
 
 
 def _all_have_rows(home: Ints, first: Ints, last: Ints) -> NDArray[np.bool_]:
@@ -130,7 +139,7 @@ def _all_have_rows(home: Ints, first: Ints, last: Ints) -> NDArray[np.bool_]:
 
 def _right(
     values: Sequence[Any], choice: Ints, has_label: NDArray[np.bool_], corpus: Corpus, word: Sequence[Ints], name: str
-) -> NDArray[np.bool_]:  # fmt: skip
+) -> NDArray[np.bool_]:
     """Return which pairs are the right ones of their choice."""
     for other in set(values) - {None, *CHOSEN}:
         raise BadParameter(
@@ -141,10 +150,12 @@ def _right(
     for bad in np.flatnonzero(counts != 1)[:1]:
         row = int(np.flatnonzero(choice == bad)[0])
         raise DegenerateDesign(
-            f"task {name}: a choice needs exactly one right pair", needed="one pair labelled yes",
-            found=str(int(counts[bad])), next_step="correct the annotation of this word",
+            f"task {name}: a choice needs exactly one right pair",
+            needed="one pair labelled yes",
+            found=str(int(counts[bad])),
+            next_step="correct the annotation of this word",
             where=f"sentence {corpus.examples[word[0][row]].id}, word {int(word[1][row])}",
-        )  # fmt: skip
+        )
     return right
 
 
@@ -164,9 +175,10 @@ def place_keys(corpus: Corpus, level: str, placed: Placed) -> dict[str, tuple[In
     offset = np.clip(b - a, -FARTHEST, FARTHEST)
     return {
         "type": (codes.reshape(-1), tuple([f"{vocabulary[i]}\t{vocabulary[j]}" for i, j in pairs])),
-        "first": (first, vocabulary), "second": (second, vocabulary),
+        "first": (first, vocabulary),
+        "second": (second, vocabulary),
         "offset": (offset + FARTHEST, tuple(f"{k:+d}" for k in range(-FARTHEST, FARTHEST + 1))),
-    }  # fmt: skip
+    }
 
 
 def _triples(example: Ints, a: Ints, b: Ints) -> list[tuple[int, int, int]]:

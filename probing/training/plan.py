@@ -130,9 +130,10 @@ class Plan:
         left_out = [name for name, measure in self.measures.items() if measure.reads_probabilities]
         if left_out and self.chosen_measures:
             raise BadParameter(
-                f"{left_out[0]} needs probabilities", found=f"{spec_of(probe)}, which gives none",
+                f"{left_out[0]} needs probabilities",
+                found=f"{spec_of(probe)}, which gives none",
                 next_step="leave the measure out, or use another probe",
-            )  # fmt: skip
+            )
         return {name: measure for name, measure in self.measures.items() if name not in left_out}
 
 
@@ -176,9 +177,15 @@ def make_plan(
     kind: Kind = built_task.kind
     scope = store.identity["extraction"]["rows"].partition(":")[0]
     labels = label_rows(
-        store.rows, scope, corpus, built_task, cluster=cluster, inputs=inputs, trained=trained,
+        store.rows,
+        scope,
+        corpus,
+        built_task,
+        cluster=cluster,
+        inputs=inputs,
+        trained=trained,
         of_chats="chat" in store.identity["extraction"],
-    )  # fmt: skip
+    )
     named_probes = built_probes(built_task.probes or None if probes is None else probes, labels)
     chosen_controls = named_controls(built_task.controls or None if controls is None else controls, labels)
     needed = needed_keys(labels, chosen_controls, named_probes.values())
@@ -188,23 +195,38 @@ def make_plan(
     refuse_constant_target(labels)
     refuse_large(store, chosen_sites, labels, named_probes)
     named_measures = built_measures(built_task.measures or None if measures is None else measures, labels)
-    drawn, sources = built_controls(chosen_controls, Probed(
-        store, chosen_sites, labels, child_seed(root_seed, "controls"),
-        lambda path: with_rows(Store.open(path), corpus, given, built_task.read_from),
-    ))  # fmt: skip
+    drawn, sources = built_controls(
+        chosen_controls,
+        Probed(
+            store,
+            chosen_sites,
+            labels,
+            child_seed(root_seed, "controls"),
+            lambda path: with_rows(Store.open(path), corpus, given, built_task.read_from),
+        ),
+    )
     plan = Plan(
-        store=store, sites=chosen_sites, task=name, labels=labels, probes=named_probes,
-        baselines=built_baselines(labels), controls=drawn, state_controls=sources,
-        measures=named_measures, chosen_measures=measures is not None, analyses=built_analyses(analyses, kind),
+        store=store,
+        sites=chosen_sites,
+        task=name,
+        labels=labels,
+        probes=named_probes,
+        baselines=built_baselines(labels),
+        controls=drawn,
+        state_controls=sources,
+        measures=named_measures,
+        chosen_measures=measures is not None,
+        analyses=built_analyses(analyses, kind),
         seeds=tuple(child_seed(root_seed, "probe", index) for index in range(seeds)),
         resamplers=evaluated(
             labels, (draw for one in drawn for draw in one.draws), resamples=RESAMPLES, root_seed=root_seed
         ),
-        seen=_seen_types(labels), facts=facts(labels, corpus) | doubts(labels, corpus, inputs, unknown),
+        seen=_seen_types(labels),
+        facts=facts(labels, corpus) | doubts(labels, corpus, inputs, unknown),
         provenance=_provenance(store, corpus, labels, root_seed=root_seed, seeds=seeds)
         | ({} if memory is None else {"memory": memory}),
         memory=memory,
-    )  # fmt: skip
+    )
     refuse_one_class(plan.measures, plan.label_sets, EVALUATED)
     for probe in plan.probes.values():
         plan.measures_for(probe)
@@ -223,20 +245,29 @@ def _seen_types(labels: Labels) -> NDArray[np.bool_] | None:
 def _provenance(store: Store, corpus: Corpus, labels: Labels, *, root_seed: int, seeds: int) -> dict[str, Any]:
     imported = store.environment.get("imported")
     return ({"imported": imported} if imported else {}) | {
-        "store_id": store.store_id, "content_id": store.content_id, "corpus": corpus.fingerprint,
+        "store_id": store.store_id,
+        "content_id": store.content_id,
+        "corpus": corpus.fingerprint,
         "model": model_called(store.identity["model"], store.identity["extraction"].get("dtype", "")),
-        "model_identity": digest(store.identity["model"]), "rows": store.identity["extraction"]["rows"],
-        "labels": labels_digest(labels), "root_seed": root_seed, "seeds": seeds, "cluster": labels.unit,
-        "resamples": RESAMPLES, "version": VERSION,
-    }  # fmt: skip
+        "model_identity": digest(store.identity["model"]),
+        "rows": store.identity["extraction"]["rows"],
+        "labels": labels_digest(labels),
+        "root_seed": root_seed,
+        "seeds": seeds,
+        "cluster": labels.unit,
+        "resamples": RESAMPLES,
+        "version": VERSION,
+    }
 
 
 def recipe_of(plan: Plan, site: str, name: str, probe: Probe) -> dict[str, Any]:
     """Return everything that determines one result except the data."""
     return {
-        "site": site, "name": name, "probe": full_recipe(probe),
+        "site": site,
+        "name": name,
+        "probe": full_recipe(probe),
         "measures": {key: full_recipe(measure) for key, measure in plan.measures_for(probe).items()},
-    } | _recipe_of_all(plan)  # fmt: skip
+    } | _recipe_of_all(plan)
 
 
 def run_id(plan: Plan) -> str:
@@ -247,6 +278,7 @@ def run_id(plan: Plan) -> str:
 
 def _recipe_of_all(plan: Plan) -> dict[str, Any]:
     return {
-        "task": plan.task, "controls": [full_recipe(one.control) for one in plan.controls],
+        "task": plan.task,
+        "controls": [full_recipe(one.control) for one in plan.controls],
         "baselines": sorted(plan.baselines),
-    } | ({"states": [one.recipe for one in plan.state_controls]} if plan.state_controls else {})  # fmt: skip
+    } | ({"states": [one.recipe for one in plan.state_controls]} if plan.state_controls else {})

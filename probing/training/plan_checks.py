@@ -32,10 +32,11 @@ def check_analyses(plan: Plan) -> None:
             raise unknown_name("site", analysis.given, plan.store.sites, where=f"analysis {name}", error=UnknownSite)
         if name not in {unit[0] for unit in plan.analysis_units()}:
             raise BadParameter(
-                f"no probe of this run can be analysed by {name}", needed=f"a probe that {name} accepts",
+                f"no probe of this run can be analysed by {name}",
+                needed=f"a probe that {name} accepts",
                 found=", ".join(plan.probes) or "no probe",
                 next_step="see docs/decodability.md, or leave the analysis out",
-            )  # fmt: skip
+            )
 
 
 def refuse_large(store: Store, sites: tuple[str, ...], labels: Labels, probes: Mapping[str, Probe]) -> None:
@@ -63,15 +64,20 @@ def refuse_unreadable(probe: Probe, plan: Plan) -> None:
     labels = plan.labels
     if probe.reads == "pieces" and not isinstance(plan.store, PooledStore):
         raise BadParameter(
-            f"{spec_of(probe)} reads all pieces of a row", needed="a store of pieces", found=plan.provenance["rows"],
-            where=str(plan.store.path), next_step="extract with --rows piece to another folder, and train on that",
-        )  # fmt: skip
+            f"{spec_of(probe)} reads all pieces of a row",
+            needed="a store of pieces",
+            found=plan.provenance["rows"],
+            where=str(plan.store.path),
+            next_step="extract with --rows piece to another folder, and train on that",
+        )
     if probe.reads not in ("states", "pieces") and probe.reads not in labels.keys:
         raise BadParameter(
             f"{spec_of(probe)} reads the {probe.reads} of a row, and these rows have none",
-            needed=f"rows with one of: {', '.join(labels.keys) or '(nothing)'}", found=probe.reads,
-            where=f"task {labels.task}", next_step="leave this probe out",
-        )  # fmt: skip
+            needed=f"rows with one of: {', '.join(labels.keys) or '(nothing)'}",
+            found=probe.reads,
+            where=f"task {labels.task}",
+            next_step="leave this probe out",
+        )
 
 
 def refuse_constant_target(labels: Labels) -> None:
@@ -79,6 +85,9 @@ def refuse_constant_target(labels: Labels) -> None:
     for split in EVALUATED if labels.kind == "real" else ():
         if np.ptp(labels.y[labels.rows(split)]) == 0:
             raise DegenerateDesign(
-                f"all targets in {split} are equal", needed="at least two different values", found="one value",
-                where=f"task {labels.task}", next_step="choose another task or more data",
-            )  # fmt: skip
+                f"all targets in {split} are equal",
+                needed="at least two different values",
+                found="one value",
+                where=f"task {labels.task}",
+                next_step="choose another task or more data",
+            )

@@ -20,8 +20,14 @@ from probing.training.store_view import StoreView
 
 Ints = NDArray[np.int64]
 POOLINGS = (
-    "word:first", "word:last", "word:mean", "word:max", "sentence:first", "sentence:last", "sentence:mean",
-)  # fmt: skip
+    "word:first",
+    "word:last",
+    "word:mean",
+    "word:max",
+    "sentence:first",
+    "sentence:last",
+    "sentence:mean",
+)
 
 
 def with_rows(store: Any, corpus: Corpus, rows: str | None, level: str) -> Any:
@@ -38,9 +44,12 @@ def with_rows(store: Any, corpus: Corpus, rows: str | None, level: str) -> Any:
     if own != "piece":
         if rows not in (None, own):
             raise BadParameter(
-                "only a piece store is pooled when it is read", needed=f"rows {own}", found=f"rows {rows}",
-                where=str(getattr(store, "path", "")), next_step="leave rows out, or extract with --rows piece",
-            )  # fmt: skip
+                "only a piece store is pooled when it is read",
+                needed=f"rows {own}",
+                found=f"rows {rows}",
+                where=str(getattr(store, "path", "")),
+                next_step="leave rows out, or extract with --rows piece",
+            )
         return store
     scope, _, name = (rows or "").partition(":")
     if scope == SCOPE and name:
@@ -76,9 +85,13 @@ class PooledStore(StoreView):
         self._first, self._bounds, example, word = _groups(table, words_of)
         last = self._bounds - 1
         self.rows = RowTable(
-            example=example, word=word, piece_start=table.piece_start[self._first], piece_end=table.piece_end[last],
-            char_start=table.char_start[self._first], char_end=table.char_end[last],
-        )  # fmt: skip
+            example=example,
+            word=word,
+            piece_start=table.piece_start[self._first],
+            piece_end=table.piece_end[last],
+            char_start=table.char_start[self._first],
+            char_end=table.char_end[last],
+        )
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
         """Return pooled states `(N, D)` float32 of the rows asked for; None: all."""
@@ -128,12 +141,14 @@ class PositionStore(StoreView):
         name = parse_positions(asked)[0].name if scope == SCOPE and asked else asked
         if scope != SCOPE or name not in names:
             raise BadParameter(
-                "which position?", needed=" or ".join(f"rows {SCOPE}:{name}" for name in names),
-                found=f"rows {rows}" if rows else "none chosen", where=str(store.path),
+                "which position?",
+                needed=" or ".join(f"rows {SCOPE}:{name}" for name in names),
+                found=f"rows {rows}" if rows else "none chosen",
+                where=str(store.path),
                 next_step=f"{name} is the whole span; this store has its last piece: rows {SCOPE}:{name}.last"
                 if f"{name}.last" in names
                 else "choose one with rows (--rows), or extract again with the positions you want",
-            )  # fmt: skip
+            )
         super().__init__(store, f"{SCOPE}:{name}")
         table = store.rows
         self._chosen = np.flatnonzero(np.asarray(table.position) == names.index(name))
@@ -154,10 +169,12 @@ def _check_spans(store: Store | PiecePositions, corpus: Corpus) -> None:
     positions = parse_positions(",".join(store.position_names))
     if recorded is not None and positions_identity(corpus, positions)["spans_sha256"] != recorded:
         raise ProvenanceMismatch(
-            "the states of this store were read at other spans", needed="the spans the store was extracted with",
-            found=f"other spans in {corpus.source}", where=str(store.path),
+            "the states of this store were read at other spans",
+            needed="the spans the store was extracted with",
+            found=f"other spans in {corpus.source}",
+            where=str(store.path),
             next_step="give the same corpus and reader options as for `probing extract`",
-        )  # fmt: skip
+        )
 
 
 def _words(corpus: Corpus, lost: set[tuple[int, int]]) -> Callable[[int, int], Sequence[int]]:

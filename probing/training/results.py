@@ -143,9 +143,11 @@ class ProbeResults(Sequence[ProbeResult]):
             advised = "word_type" if of_words else "keyed:key=COLUMN"
             more = "" if of_words else ", with a column whose values several sentences share"
             raise UnknownName(
-                "no control that selectivity is defined against", needed=control or advised,
-                found=", ".join(found) or "no control", next_step=f"train with controls=['{advised}']{more}",
-            )  # fmt: skip
+                "no control that selectivity is defined against",
+                needed=control or advised,
+                found=", ".join(found) or "no control",
+                next_step=f"train with controls=['{advised}']{more}",
+            )
         return proper[0].selectivity
 
     def write(self, folder: str | Path, *, replace: bool = False) -> Path:
@@ -172,9 +174,10 @@ class ProbeResults(Sequence[ProbeResult]):
         older = read_results(path) if path.is_file() else []
         told = analysis.read_analyses(folder / "analyses.jsonl")
         return adjusted(
-            _merged(older, self._results, replace=replace), _merged(told, self.analyses, replace=replace),
+            _merged(older, self._results, replace=replace),
+            _merged(told, self.analyses, replace=replace),
             correction=correction_of(self._results),
-        )  # fmt: skip
+        )
 
     def adjusted_in(self, folder: Path) -> ProbeResults:
         """Return these results with p adjusted over all that `folder` holds."""

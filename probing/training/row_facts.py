@@ -54,27 +54,38 @@ def _class_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
     majority = int(counts.argmax())
     held_out = labels.y[np.isin(labels.split, ("dev", "test"))]
     return {
-        "majority_label": labels.classes[majority], "majority": float((labels.y[test] == majority).mean()),
-        "entropy_bits": float(-(p * np.log2(p)).sum()), "unseen_classes": int((counts[held_out] == 0).sum()),
-        "mean": None, "std": None,
-    }  # fmt: skip
+        "majority_label": labels.classes[majority],
+        "majority": float((labels.y[test] == majority).mean()),
+        "entropy_bits": float(-(p * np.log2(p)).sum()),
+        "unseen_classes": int((counts[held_out] == 0).sum()),
+        "mean": None,
+        "std": None,
+    }
 
 
 def _label_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
     held_out = np.isin(labels.split, ("dev", "test"))
     unmet = labels.y[held_out][:, labels.y[train].sum(axis=0) == 0]
     return {
-        "majority_label": None, "majority": None, "entropy_bits": None, "unseen_classes": int(unmet.any(axis=1).sum()),
-        "mean": None, "std": None,
-    }  # fmt: skip
+        "majority_label": None,
+        "majority": None,
+        "entropy_bits": None,
+        "unseen_classes": int(unmet.any(axis=1).sum()),
+        "mean": None,
+        "std": None,
+    }
 
 
 def _real_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
     y = labels.y[train]
     return {
-        "majority_label": None, "majority": None, "entropy_bits": None, "unseen_classes": 0,
-        "mean": float(y.mean()), "std": float(y.std()),
-    }  # fmt: skip
+        "majority_label": None,
+        "majority": None,
+        "entropy_bits": None,
+        "unseen_classes": 0,
+        "mean": float(y.mean()),
+        "std": float(y.std()),
+    }
 
 
 _FACTS_OF = {"classes": _class_facts, "labels": _label_facts, "real": _real_facts}
@@ -101,7 +112,9 @@ def _shared(labels: Labels, corpus: Corpus) -> dict[str, dict[str, int]]:
         rows = labels.rows(split)
         fresh = labels.fresh[rows]
         found[split] = {
-            "rows": int((~fresh).sum()), "texts": texts(rows[~fresh]), "new_rows": int(fresh.sum()),
+            "rows": int((~fresh).sum()),
+            "texts": texts(rows[~fresh]),
+            "new_rows": int(fresh.sum()),
             "new_sentences": texts(rows[fresh]),
-        }  # fmt: skip
+        }
     return found

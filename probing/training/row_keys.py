@@ -67,7 +67,7 @@ def with_keys(labels: Labels, wanted: Iterable[str]) -> Labels:
 
 def _word_codes(
     values: Iterable[Iterable[str | None]], example: Ints, word: Ints, examples: Sequence[Example]
-) -> Coded:  # fmt: skip
+) -> Coded:
     flat = [value for of_one in values for value in of_one]
     sizes = np.array([len(e.words) for e in examples], dtype=np.int64)
     position = (np.cumsum(sizes) - sizes)[example] + word

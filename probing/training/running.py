@@ -32,9 +32,11 @@ def check_run(executor: Executor, folder: Path | None, num_workers: int, worker_
         raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
     if folder is None and (num_workers > 1 or not executor.in_process):
         raise BadParameter(
-            "several processes need a folder in which their results meet", needed="to=DIR", found="no folder",
+            "several processes need a folder in which their results meet",
+            needed="to=DIR",
+            found="no folder",
             next_step="name a folder that all of them see, or use executor='inline'",
-        )  # fmt: skip
+        )
 
 
 def run_plan(plan: Plan, units: WorkPlan, done: Done, executor: Executor, *, progress: bool) -> None:
@@ -65,8 +67,10 @@ def _warn_of_spoiled(units: WorkPlan, spoiled: Collection[str]) -> None:
         more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         warnings.warn(
             f"not as they were written, so done again: {'; '.join(names[:_SHOWN])}{more} (the result, its samples "
-            "or its saved probe was changed, or written by an earlier version)", DamagedUnit, stacklevel=4,
-        )  # fmt: skip
+            "or its saved probe was changed, or written by an earlier version)",
+            DamagedUnit,
+            stacklevel=4,
+        )
 
 
 class _Bar:

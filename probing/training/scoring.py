@@ -201,9 +201,12 @@ def _replicates(samples: NDArray[np.float64], resampler: Resampler) -> Replicate
 
 def _gained(task: Sampled, other: NDArray[np.float64], measure: Measure, resampler: Resampler) -> Replicates:
     return gained(
-        task.samples, other, clusters=resampler.clusters, higher_is_better=measure.higher_is_better,
+        task.samples,
+        other,
+        clusters=resampler.clusters,
+        higher_is_better=measure.higher_is_better,
         seed=resampler.seed,
-    )  # fmt: skip
+    )
 
 
 def _error(found: Replicates, score: Score) -> float:

@@ -124,10 +124,12 @@ def _refuse_not_finite(X: NDArray[np.float32], site: str, rows: NDArray[np.int64
     bad = np.flatnonzero(~np.isfinite(X.sum(axis=1, dtype=np.float64)))
     if len(bad):
         raise NonFiniteStates(
-            "states that are not finite", needed="finite states", found=f"{len(bad)} rows with NaN or infinity",
+            "states that are not finite",
+            needed="finite states",
+            found=f"{len(bad)} rows with NaN or infinity",
             where=f"site {site}, {split}, rows {', '.join(map(str, rows[bad[:5]].tolist()))}",
             next_step="leave the site out, or extract again in float32",
-        )  # fmt: skip
+        )
 
 
 def stateless(plan: Plan, probe: Probe) -> States:

@@ -70,12 +70,22 @@ def transfer(
     trained = {input_name for store, corpus in opened.values() for input_name in _trained(store, corpus)}
     plans = {
         name: make_plan(
-            store, corpus, task=task, probes=probes,
-            controls=[], measures=measures, analyses=(), seeds=seeds, root_seed=root_seed, sites=sites,
-            cluster=cluster, rows=rows, trained=trained,
+            store,
+            corpus,
+            task=task,
+            probes=probes,
+            controls=[],
+            measures=measures,
+            analyses=(),
+            seeds=seeds,
+            root_seed=root_seed,
+            sites=sites,
+            cluster=cluster,
+            rows=rows,
+            trained=trained,
         )
         for name, (store, corpus) in opened.items()
-    }  # fmt: skip
+    }
     _refuse_other_states(plans)
     _refuse_keyed_probes(plans)
     plans = _united(plans)
@@ -104,9 +114,7 @@ def _shared(plans: Mapping[str, Plan]) -> list[str]:
             left = (
                 "left out" if plan.judged("test") is not plan.resamplers["test"] else "all that there are, and scored"
             )
-            found.append(
-                f"{name}: {counts['rows']:,} test rows whose input is in train of some source are {left}"
-            )  # fmt: skip
+            found.append(f"{name}: {counts['rows']:,} test rows whose input is in train of some source are {left}")
     return found
 
 
@@ -151,33 +159,44 @@ def _refuse_other_states(plans: Mapping[str, Plan]) -> None:
             ("model", plan.provenance["model_identity"], other.provenance["model_identity"]),
             ("tokenizer", plan.store.identity.get("tokenizer"), other.store.identity.get("tokenizer")),
             ("rows", plan.provenance["rows"], other.provenance["rows"]),
-        ):  # fmt: skip
+        ):
             if one != two:
                 shown = (plan.provenance["model"], other.provenance["model"]) if part == "model" else (one, two)
                 raise ProvenanceMismatch(
-                    f"the stores of {first} and {name} have not the same {part}", needed=f"{shown[0]}, as of {first}",
-                    found=f"{shown[1]}", where=f"source {name}", next_step="extract both with one model and one recipe",
-                )  # fmt: skip
+                    f"the stores of {first} and {name} have not the same {part}",
+                    needed=f"{shown[0]}, as of {first}",
+                    found=f"{shown[1]}",
+                    where=f"source {name}",
+                    next_step="extract both with one model and one recipe",
+                )
         if other.sites != plan.sites:
             odd = sorted(set(plan.sites) ^ set(other.sites))
             raise UnknownSite(
-                f"{first} and {name} have not the same sites", needed=", ".join(plan.sites), found=", ".join(odd),
-                where=f"source {name}", next_step="name sites that both stores have",
-            )  # fmt: skip
+                f"{first} and {name} have not the same sites",
+                needed=", ".join(plan.sites),
+                found=", ".join(odd),
+                where=f"source {name}",
+                next_step="name sites that both stores have",
+            )
         if other.labels.kind != plan.labels.kind:
             raise BadParameter(
-                "the task has classes in one source and numbers in another", needed=f"{plan.labels.kind}, as {first}",
-                found=other.labels.kind, where=f"source {name}", next_step="name its kind: column:NAME:classes",
-            )  # fmt: skip
+                "the task has classes in one source and numbers in another",
+                needed=f"{plan.labels.kind}, as {first}",
+                found=other.labels.kind,
+                where=f"source {name}",
+                next_step="name its kind: column:NAME:classes",
+            )
 
 
 def _refuse_keyed_probes(plans: Mapping[str, Plan]) -> None:
     keyed = [name for name, probe in next(iter(plans.values())).probes.items() if not _is_portable(probe)]
     if keyed:
         raise BadParameter(
-            f"{keyed[0]} cannot be transferred", needed="probes that read states or texts", found=keyed[0],
+            f"{keyed[0]} cannot be transferred",
+            needed="probes that read states or texts",
+            found=keyed[0],
             next_step="leave it out: what it has learned are numbers of one corpus's words",
-        )  # fmt: skip
+        )
 
 
 def _united(plans: Mapping[str, Plan]) -> dict[str, Plan]:
@@ -200,6 +219,8 @@ def _refuse_strangers(plans: Mapping[str, Plan]) -> None:
                 shown = ", ".join(other.labels.classes[code] for code in np.unique(other.labels.y)[:10].tolist())
                 raise DegenerateDesign(
                     f"no test label of {target} occurs in the training rows of {source}",
-                    needed="labels named alike in all sources", found=shown, where=f"task {plan.task}",
+                    needed="labels named alike in all sources",
+                    found=shown,
+                    where=f"task {plan.task}",
                     next_step="map the labels of one corpus to those of the other",
-                )  # fmt: skip
+                )

@@ -168,9 +168,12 @@ def reopened(path: str, content_id: str) -> Store:
     store = Store.open(path)
     if store.content_id != content_id:
         raise ProvenanceMismatch(
-            "the store changed while it was trained on", needed=f"content {content_id[:12]}…",
-            found=f"content {store.content_id[:12]}…", where=path, next_step="run the same command again",
-        )  # fmt: skip
+            "the store changed while it was trained on",
+            needed=f"content {content_id[:12]}…",
+            found=f"content {store.content_id[:12]}…",
+            where=path,
+            next_step="run the same command again",
+        )
     return store
 
 

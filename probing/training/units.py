@@ -91,10 +91,12 @@ def load_samples(folder: Path, result: ProbeResult) -> dict[str, NDArray[Any]]:
         return dict(load_file(path))
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(
-            f"the bootstrap samples of {result.probe} at {result.site} cannot be read", needed="the file of its unit",
-            found=str(error)[:200], where=str(path),
+            f"the bootstrap samples of {result.probe} at {result.site} cannot be read",
+            needed="the file of its unit",
+            found=str(error)[:200],
+            where=str(path),
             next_step="delete it and run `probing train … --to` on that directory again",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def load_analysis(folder: Path | None, unit: str) -> AnalysisResult | None:

@@ -53,10 +53,12 @@ def compared(bench: Bench, place: Place, names: Sequence[str], *, draws: int = R
     random = [_one(bench, place, RANDOM, seed=draw) for draw in range(draws)]
     changes = np.array([one["change"] for one in random])
     found[RANDOM] = {
-        "draws": float(draws), "rank": random[0]["rank"], "change": float(np.median(changes)),
+        "draws": float(draws),
+        "rank": random[0]["rank"],
+        "change": float(np.median(changes)),
         "change_high": float(np.quantile(changes, 0.95)),
         "displacement": float(np.median([one["displacement"] for one in random])),
-    }  # fmt: skip
+    }
     for name in dict.fromkeys([*(n for n in names if n.split(":")[0] != RANDOM), CONTROL]):
         one = _one(bench, place, name, seed=0)
         found[name] = one | {"above_random": float((changes < one["change"]).mean())}
@@ -76,9 +78,10 @@ def _one(bench: Bench, place: Place, name: str, *, seed: int) -> Numbers:
     spread = bench.spread or 1.0
     distance = np.sqrt(2 * states[rows].astype(np.float64).var(0).sum()) or 1.0
     numbers = {
-        "rank": float(edit.rank), "change": float(np.sqrt((change**2).sum(1).mean()) / spread),
+        "rank": float(edit.rank),
+        "change": float(np.sqrt((change**2).sum(1).mean()) / spread),
         "displacement": float(np.sqrt(((edited - states[rows]) ** 2).sum(1).mean()) / distance),
-    }  # fmt: skip
+    }
     if name == RANDOM:
         return numbers
     return numbers | {"accuracy": _readable(bench, edit, states, f2, f3)}

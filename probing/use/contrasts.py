@@ -212,6 +212,8 @@ class Averaged(Contrast):
         return np.asarray(sum(parts))
 
     def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:
-        parts = (self.fitted.null_variance(self._at(sides, w), share * sensitivity, groups)
-                 for w, share in enumerate(self.shares))  # fmt: skip
+        parts = (
+            self.fitted.null_variance(self._at(sides, w), share * sensitivity, groups)
+            for w, share in enumerate(self.shares)
+        )
         return float(sum(parts))

@@ -19,9 +19,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def redealt(
-    bench: Bench, place: Place, swap: Tally, exchange: Tally, *, deals: int
-) -> tuple[list[float], list[float]]:  # fmt: skip
+def redealt(bench: Bench, place: Place, swap: Tally, exchange: Tally, *, deals: int) -> tuple[list[float], list[float]]:
     """Return τ of the swap and of the interchange by deal, in SDs of the clean output along the new contrast.
 
     The groups of the two folds that fit are dealt out anew between them; the measured changes stay. Those of a swap are

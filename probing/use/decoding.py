@@ -134,9 +134,16 @@ def _read_classes(e: Experiment, predictions: Sequence[Prediction], levels: Gate
     accuracy, half = right.value, max(one.half_width(levels.accuracy) for one in (hard, right))
     worth = max(0.0, soft.value) ** 2 / 2 / -float(baseline.mean())
     return Reading(
-        1 - float(likelihood.mean() / baseline.mean()), worth, accuracy, float(np.bincount(z).max() / len(z)),
-        max(0.0, accuracy - half), min(1.0, accuracy + half), soft.p, hard.p, levels,
-    )  # fmt: skip
+        1 - float(likelihood.mean() / baseline.mean()),
+        worth,
+        accuracy,
+        float(np.bincount(z).max() / len(z)),
+        max(0.0, accuracy - half),
+        min(1.0, accuracy + half),
+        soft.p,
+        hard.p,
+        levels,
+    )
 
 
 def _read_values(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:

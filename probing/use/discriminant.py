@@ -47,8 +47,9 @@ class Moments:
         along = None
         if self.along is not None and other.along is not None:
             along = self.along[0] + other.along[0], self.along[1] + other.along[1]
-        return Moments(self.origin, self.counts + other.counts, self.sums + other.sums,
-                       self.products + other.products, along)  # fmt: skip
+        return Moments(
+            self.origin, self.counts + other.counts, self.sums + other.sums, self.products + other.products, along
+        )
 
     @property
     def n(self) -> int:

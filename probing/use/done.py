@@ -50,8 +50,10 @@ class Done:
             pass
         warnings.warn(
             f"{key.get('task')} is measured again: its file is not as it was written (changed, or of an earlier "
-            f"version): {file}", DamagedUnit, stacklevel=3,
-        )  # fmt: skip
+            f"version): {file}",
+            DamagedUnit,
+            stacklevel=3,
+        )
         return None
 
     def put(self, key: Mapping[str, Any], result: UseResult) -> UseResult:

@@ -72,9 +72,15 @@ class Bench:
 
     @classmethod
     def of(
-        cls, instrument: Instrument, experiment: Experiment, *, seed: int, shared: bool = False, folded: bool = True,
+        cls,
+        instrument: Instrument,
+        experiment: Experiment,
+        *,
+        seed: int,
+        shared: bool = False,
+        folded: bool = True,
         slope_rows: int = SLOPE_ROWS,
-    ) -> Bench:  # fmt: skip
+    ) -> Bench:
         """Return a bench with the instrument's clean behaviour."""
         return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded, slope_rows)
 
@@ -257,9 +263,13 @@ class Bench:
         return self.run_many(place.site, rows, {place.position: states}, frozen_norms=frozen_norms)
 
     def run_folds(
-        self, site: str, rows: Sequence[Ints], states: Mapping[str, Sequence[NDArray[np.floating]]], *,
+        self,
+        site: str,
+        rows: Sequence[Ints],
+        states: Mapping[str, Sequence[NDArray[np.floating]]],
+        *,
         frozen_norms: bool = False,
-    ) -> list[Floats]:  # fmt: skip
+    ) -> list[Floats]:
         """Run as `run_many` does, for the rows of several folds in one go."""
         joined = {position: np.concatenate(parts) for position, parts in states.items()}
         changes = self.run_many(site, np.concatenate(rows), joined, frozen_norms=frozen_norms)
@@ -281,9 +291,13 @@ class Bench:
         ]
 
     def sampled_slopes(
-        self, place: Place, edited: Sequence[NDArray[np.floating]], aims: Sequence[Sequence[Floats]], *,
+        self,
+        place: Place,
+        edited: Sequence[NDArray[np.floating]],
+        aims: Sequence[Sequence[Floats]],
+        *,
         frozen_norms: bool = False,
-    ) -> list[tuple[Sides, Floats]]:  # fmt: skip
+    ) -> list[tuple[Sides, Floats]]:
         """Return, by rotation, sides of the sampled rows of F3, and slopes `(m, n', D)` of Σ p ⟨aim, behaviour⟩
         there.
         """
@@ -291,8 +305,15 @@ class Bench:
         coefficients = [np.stack([p[:, None] * aim[few] for aim in own]) for _, (few, p), _, own in each]
         rows = np.concatenate([self.experiment.rows[natural.f3[few]] for natural, (few, _), _, _ in each])
         states = np.concatenate([h[few] for _, (few, _), h, _ in each])
-        found = slopes(self.instrument, place.site, place.position, rows, states,
-                       np.concatenate(coefficients, axis=1), frozen_norms=frozen_norms)  # fmt: skip
+        found = slopes(
+            self.instrument,
+            place.site,
+            place.position,
+            rows,
+            states,
+            np.concatenate(coefficients, axis=1),
+            frozen_norms=frozen_norms,
+        )
         parts = np.split(found, np.cumsum([len(few) for few, _ in self.samples])[:-1], axis=1)
         sides = (natural.sides.take(few) for natural, (few, _), _, _ in each)
         return list(zip(sides, parts, strict=True))

@@ -110,11 +110,17 @@ class Experiment:
 
 
 def plan(
-    z: NDArray[Any], *, n_classes: int, groups: NDArray[np.int64],
+    z: NDArray[Any],
+    *,
+    n_classes: int,
+    groups: NDArray[np.int64],
     covariates: Mapping[str, NDArray[Any]] | None = None,
-    types: NDArray[np.int64] | None = None, seed: int = 0,
-    stratify: bool = True, twins: Ints | None = None, names: Sequence[str] | None = None,
-) -> Experiment:  # fmt: skip
+    types: NDArray[np.int64] | None = None,
+    seed: int = 0,
+    stratify: bool = True,
+    twins: Ints | None = None,
+    names: Sequence[str] | None = None,
+) -> Experiment:
     """Return the experiment on N rows of which some have the property.
 
     Strata are the values of all covariates, crossed; real values in five bins, or ten, or twenty, until within these
@@ -142,14 +148,20 @@ def plan(
     given = dict(covariates or {}) if stratify else {}
     _check_lengths(z, groups, types, *given.values())
     if n_classes and len(z) and int(np.max(z)) >= n_classes:
-        raise BadParameter("a class beyond the number of classes", needed=f"0 to {n_classes - 1}, negative: no label",
-                           found=str(int(np.max(z))))  # fmt: skip
+        raise BadParameter(
+            "a class beyond the number of classes",
+            needed=f"0 to {n_classes - 1}, negative: no label",
+            found=str(int(np.max(z))),
+        )
     labelled = np.isfinite(z) if not n_classes else z >= 0
     known = labelled & np.all([np.isfinite(values) for values in given.values() if values.dtype.kind == "f"], axis=0)
     has = np.flatnonzero(known)
     if len(has) == 0 or len(np.unique(z[has])) < 2:
-        raise DegenerateDesign("the property has one value", needed="two or more",
-                               found=f"{len(np.unique(z[has]))} among {len(has)} labelled rows")  # fmt: skip
+        raise DegenerateDesign(
+            "the property has one value",
+            needed="two or more",
+            found=f"{len(np.unique(z[has]))} among {len(has)} labelled rows",
+        )
     if twins is not None:
         check_twins(twins, z=z, n_classes=n_classes, covariates=dict(covariates or {}), names=names)
     by_type = types is not None and bool(n_classes) and _decided_by(types[has], z[has])
@@ -160,18 +172,28 @@ def plan(
     strata, how, kept, is_matched = _strata(z[has], n_classes, {k: v[has] for k, v in given.items()}, units, folds)
     if not kept.any():
         raise DegenerateDesign(
-            "no stratum has every class in every fold", needed=f"{LEAST_ROWS} rows and {LEAST_GROUPS} groups of each",
-            found="fewer", next_step="give more rows, or fewer covariates",
-        )  # fmt: skip
+            "no stratum has every class in every fold",
+            needed=f"{LEAST_ROWS} rows and {LEAST_GROUPS} groups of each",
+            found="fewer",
+            next_step="give more rows, or fewer covariates",
+        )
     rows = has[kept]
     codes = _codes(strata[kept])
     classes = z[rows] if not n_classes else np.searchsorted(np.unique(z[rows]), z[rows]).astype(np.int64)
     return Experiment(
-        rows=rows, z=classes, n_classes=len(np.unique(classes)) if n_classes else 0, strata=codes,
-        groups=_codes(units[kept]), folds=folds[kept], shares=np.bincount(codes) / len(codes),
-        coverage=len(rows) / int(labelled.sum()), stratified_by=how, grouped_by="type" if by_type else "group",
-        twins=None if twins is None else within(twins, rows, folds[kept]), is_matched=is_matched,
-    )  # fmt: skip
+        rows=rows,
+        z=classes,
+        n_classes=len(np.unique(classes)) if n_classes else 0,
+        strata=codes,
+        groups=_codes(units[kept]),
+        folds=folds[kept],
+        shares=np.bincount(codes) / len(codes),
+        coverage=len(rows) / int(labelled.sum()),
+        stratified_by=how,
+        grouped_by="type" if by_type else "group",
+        twins=None if twins is None else within(twins, rows, folds[kept]),
+        is_matched=is_matched,
+    )
 
 
 def _check_lengths(z: NDArray[Any], *others: NDArray[Any] | None) -> None:
@@ -201,10 +223,12 @@ def check_number(groups: int) -> None:
     """
     if groups < FOLDS * LEAST_GROUPS:
         raise TooFewGroups(
-            "too few groups for three folds", needed=f"{FOLDS * LEAST_GROUPS} groups (documents, or sentences that "
-            f"stand alone): {LEAST_GROUPS} for each fold", found=f"{groups}",
+            "too few groups for three folds",
+            needed=f"{FOLDS * LEAST_GROUPS} groups (documents, or sentences that "
+            f"stand alone): {LEAST_GROUPS} for each fold",
+            found=f"{groups}",
             next_step="give more texts, or finer groups in the column `group` or `document`",
-        )  # fmt: skip
+        )
 
 
 def _folds(units: Ints, seed: int) -> Ints:

@@ -25,8 +25,9 @@ def max_t(estimates: Sequence[Estimate], two_sided: Sequence[bool], *, seed: int
         bootstrap for maxima of sums, §3.
     """
     live = [i for i, e in enumerate(estimates) if e.error > 0 and (e.by_group != 0).any()]
-    adjusted = [0.0 if math.isinf(e.t) and (e.t > 0 or sides) else 1.0
-                for e, sides in zip(estimates, two_sided, strict=True)]  # fmt: skip
+    adjusted = [
+        0.0 if math.isinf(e.t) and (e.t > 0 or sides) else 1.0 for e, sides in zip(estimates, two_sided, strict=True)
+    ]
     if not live:
         return adjusted
     rng = generator(seed, "use", "max-T")

@@ -273,10 +273,22 @@ def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
     noise = (float(np.mean(tally.w_own)) - w.value) / n if w else 0.0
     direction = estimate(tally.direction, experiment.leverage * tally.of_direction / n) if tally.direction else None
     return Effect(
-        tau, full, total, float(np.mean(tally.spread)), float(np.mean(tally.size)), u, w, noise,
-        tally.dimensions, direction, y_spread, float(full.by_group @ total.by_group), tally.rows, tally.is_single,
+        tau,
+        full,
+        total,
+        float(np.mean(tally.spread)),
+        float(np.mean(tally.size)),
+        u,
+        w,
+        noise,
+        tally.dimensions,
+        direction,
+        y_spread,
+        float(full.by_group @ total.by_group),
+        tally.rows,
+        tally.is_single,
         float(np.mean(tally.alike)) if tally.alike else None,
-    )  # fmt: skip
+    )
 
 
 def _product(
@@ -287,9 +299,9 @@ def _product(
         return None
     n, dependence = len(values), tally.dependence
     parts = [
-        dependence.error(np.zeros_like(v), v / n) if tally.exchanged
-        else dependence.error(experiment.leverage * v / n) for v in influences
-    ]  # fmt: skip
+        dependence.error(np.zeros_like(v), v / n) if tally.exchanged else dependence.error(experiment.leverage * v / n)
+        for v in influences
+    ]
     error = math.sqrt(sum(one**2 for one, _ in parts))
     df = min(experiment.df, dependence.df)
     return Estimate(float(np.mean(values)), error, df, np.asarray(sum(one for _, one in parts)))

@@ -75,12 +75,20 @@ def task_levels(corpus: Corpus, tasks: Sequence[str], positions: Sequence[str]) 
     """
     levels = {_prepared(corpus, name).level for name in tasks}
     if len(levels) > 1:
-        raise BadParameter("tasks of words and of sentences are not measured together", needed="one level",
-                           found=", ".join(sorted(levels)), next_step="run them one after the other")  # fmt: skip
+        raise BadParameter(
+            "tasks of words and of sentences are not measured together",
+            needed="one level",
+            found=", ".join(sorted(levels)),
+            next_step="run them one after the other",
+        )
     (level,) = levels
     if level == "sentence" and not positions:
-        raise BadParameter("where do the states lie that are edited?", needed="positions, such as end or a span's name",
-                           found="none", next_step="--position end")  # fmt: skip
+        raise BadParameter(
+            "where do the states lie that are edited?",
+            needed="positions, such as end or a span's name",
+            found="none",
+            next_step="--position end",
+        )
     if level == "word" and positions:
         raise BadParameter("tasks of words have their own position", needed="no positions", found=", ".join(positions))
     return level
@@ -90,6 +98,10 @@ def _prepared(corpus: Corpus, name: str) -> Task:
     task = build_task(name, corpus)
     task.prepare(corpus)
     if task.level not in PROPERTY_LEVELS:
-        raise BadParameter(f"{name} is a task of {task.level}s", needed="labels of words or of sentences",
-                           found=task.level, next_step="choose another task")  # fmt: skip
+        raise BadParameter(
+            f"{name} is a task of {task.level}s",
+            needed="labels of words or of sentences",
+            found=task.level,
+            next_step="choose another task",
+        )
     return task

@@ -55,17 +55,24 @@ def recorded(m: Measured, p: Sequence[float], options: UseOptions, measured: Seq
     error = float(np.linalg.norm(m.subspace.tau.by_group - 1.25 * m.whole.tau.by_group))
     exceeds = np.sign(m.subspace.tau.value or 1.0) * difference - ndtri(0.95) * error
     return UseCell(
-        site=m.place.site, position=m.place.position,
+        site=m.place.site,
+        position=m.place.position,
         subspace=_edit_effect(m.subspace, p[0], p[1], options, m.deals[0]),
         whole=_edit_effect(m.whole, p[2], p[3], options, m.deals[1]),
         joint=None if m.joint is None else _edit_effect(m.joint, p[4], p[5], options),
-        together_with=_others(m, measured), joint_over_largest=_over_largest(m, measured, options),
-        dose=m.dose, dose_curve=(),
-        completeness=m.on_states.completeness, selectivity=m.on_states.selectivity,
-        reliability=m.on_states.reliability, displacement=m.on_states.displacement,
-        off_distribution=m.on_states.off_distribution, kl=m.kl, flips=m.flips,
+        together_with=_others(m, measured),
+        joint_over_largest=_over_largest(m, measured, options),
+        dose=m.dose,
+        dose_curve=(),
+        completeness=m.on_states.completeness,
+        selectivity=m.on_states.selectivity,
+        reliability=m.on_states.reliability,
+        displacement=m.on_states.displacement,
+        off_distribution=m.on_states.off_distribution,
+        kl=m.kl,
+        flips=m.flips,
         exceeds_low=float(exceeds / m.subspace.unit) if m.subspace.unit else 0.0,
-    )  # fmt: skip
+    )
 
 
 def _others(m: Measured, measured: Sequence[Measured]) -> tuple[str, ...]:
@@ -85,16 +92,35 @@ def _over_largest(m: Measured, measured: Sequence[Measured], options: UseOptions
 
 def _edit_effect(
     e: Effect, p_adjusted: float, u_p_adjusted: float, options: UseOptions, deals: Sequence[float] = ()
-) -> EditEffect:  # fmt: skip
+) -> EditEffect:
     mf, total, unit = e.mf_interval(), e.total.interval(), e.unit
     low, high = e.es_interval()
     low90, high90 = e.es_interval(0.90)
     return EditEffect(
-        tau=e.tau.value, tau_error=e.tau.error, es=e.es, es_low=low, es_high=high, es_low90=low90, es_high90=high90,
-        p=float(2 * stdtr(e.tau.df, -abs(e.tau.t))), p_adjusted=p_adjusted, total=e.total.value, total_low=total[0],
-        total_high=total[1], spread=e.spread, mf=e.mf, mf_low=mf[0] if mf else None, mf_high=mf[1] if mf else None,
-        es_u=e.es_u, off_high=e.off_high, u_p=float(stdtr(e.u.df, -e.u.t)) if e.u else 1.0,
-        u_p_adjusted=u_p_adjusted, mde=e.tau.mde / unit if unit else 0.0,
-        equivalence_p=e.equivalence_p(options.epsilon), null_ratio=None, rows=e.rows,
-        deals=tuple(one / e.hold for one in deals), alike=None if e.alike is None or not unit else e.alike / unit,
-    )  # fmt: skip
+        tau=e.tau.value,
+        tau_error=e.tau.error,
+        es=e.es,
+        es_low=low,
+        es_high=high,
+        es_low90=low90,
+        es_high90=high90,
+        p=float(2 * stdtr(e.tau.df, -abs(e.tau.t))),
+        p_adjusted=p_adjusted,
+        total=e.total.value,
+        total_low=total[0],
+        total_high=total[1],
+        spread=e.spread,
+        mf=e.mf,
+        mf_low=mf[0] if mf else None,
+        mf_high=mf[1] if mf else None,
+        es_u=e.es_u,
+        off_high=e.off_high,
+        u_p=float(stdtr(e.u.df, -e.u.t)) if e.u else 1.0,
+        u_p_adjusted=u_p_adjusted,
+        mde=e.tau.mde / unit if unit else 0.0,
+        equivalence_p=e.equivalence_p(options.epsilon),
+        null_ratio=None,
+        rows=e.rows,
+        deals=tuple(one / e.hold for one in deals),
+        alike=None if e.alike is None or not unit else e.alike / unit,
+    )

@@ -71,9 +71,11 @@ class StateChecks:
         parts = [part(h) for part, h in zip(self._parts, edited, strict=True)]
         others = [p.selectivity for p in parts if p.selectivity is not None]
         return OnStates(
-            float(np.mean([p.completeness for p in parts])), float(np.mean(others)) if others else None,
-            float(np.mean([p.displacement for p in parts])), float(np.mean([p.off_distribution for p in parts])),
-        )  # fmt: skip
+            float(np.mean([p.completeness for p in parts])),
+            float(np.mean(others)) if others else None,
+            float(np.mean([p.displacement for p in parts])),
+            float(np.mean([p.off_distribution for p in parts])),
+        )
 
     def dose(self, doses: tuple[float, ...]) -> tuple[float, OnStates]:
         """Return the primary dose: 1, or the smallest above it that is complete (0.8); else 1 again."""
@@ -117,9 +119,11 @@ class _Rotation:
         changes = [np.abs(probe.predict(edited) - before).sum(1).mean() / 2 for probe, before in self._others]
         moved = np.median(_lengths(edited - self._clean))
         return OnStates(
-            complete, 1 - float(np.mean(changes)) if changes else None,
-            float(moved / self._between) if self._between else 0.0, float((self._far(edited) > self._limit).mean()),
-        )  # fmt: skip
+            complete,
+            1 - float(np.mean(changes)) if changes else None,
+            float(moved / self._between) if self._between else 0.0,
+            float((self._far(edited) > self._limit).mean()),
+        )
 
 
 def _lengths(rows: Floats) -> Floats:

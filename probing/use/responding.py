@@ -17,9 +17,13 @@ Floats = NDArray[np.float64]
 
 
 def behaviour(
-    instrument: Instrument, site: str, rows: Ints, states: Mapping[str, NDArray[np.floating]], *,
+    instrument: Instrument,
+    site: str,
+    rows: Ints,
+    states: Mapping[str, NDArray[np.floating]],
+    *,
     frozen_norms: bool = False,
-) -> Floats:  # fmt: skip
+) -> Floats:
     """Return the behaviour `(n, V)` of the rows with these `(n, D)` states, by position.
 
     Raises:
@@ -33,16 +37,25 @@ def behaviour(
     outputs: Floats = np.concatenate(found)[_back(parts)]
     if not np.isfinite(outputs).all():
         raise EditFailed(
-            "an edit gives outputs that are not finite", needed="finite outputs", found="NaN or infinity", where=site,
+            "an edit gives outputs that are not finite",
+            needed="finite outputs",
+            found="NaN or infinity",
+            where=site,
             next_step="choose smaller doses, or compute in float32",
-        )  # fmt: skip
+        )
     return outputs
 
 
 def slopes(
-    instrument: Instrument, site: str, position: str, rows: Ints, states: NDArray[np.floating], coefficients: Floats, *,
+    instrument: Instrument,
+    site: str,
+    position: str,
+    rows: Ints,
+    states: NDArray[np.floating],
+    coefficients: Floats,
+    *,
     frozen_norms: bool = False,
-) -> Floats:  # fmt: skip
+) -> Floats:
     """Return the derivatives of each row's ⟨coefficients, behaviour⟩ in its states `(n, D)`, at those states.
 
     Args:
@@ -60,10 +73,14 @@ def slopes(
                 found.append(np.zeros((len(coefficients), *edited.shape)))
                 continue
             sets = torch.from_numpy(coefficients[:, part]).to(y.device, y.dtype)
-            found.append(np.stack([
-                torch.autograd.grad((y * one).sum(), edited, retain_graph=True)[0].double().cpu().numpy()
-                for one in sets
-            ]))  # fmt: skip
+            found.append(
+                np.stack(
+                    [
+                        torch.autograd.grad((y * one).sum(), edited, retain_graph=True)[0].double().cpu().numpy()
+                        for one in sets
+                    ]
+                )
+            )
     return np.concatenate(found, axis=1)[:, _back(parts)]
 
 

@@ -59,14 +59,29 @@ class Property:
     def plan(self, options: UseOptions) -> Experiment:
         """Return the experiment for the property."""
         values = {name: v for name, (v, _) in self.covariates.items()}
-        return plan(self.z, n_classes=self.n_classes, groups=self.groups, covariates=values, types=self.types,
-                    seed=options.seed, stratify=options.stratify, twins=self.twins, names=self.row_names)  # fmt: skip
+        return plan(
+            self.z,
+            n_classes=self.n_classes,
+            groups=self.groups,
+            covariates=values,
+            types=self.types,
+            seed=options.seed,
+            stratify=options.stratify,
+            twins=self.twins,
+            names=self.row_names,
+        )
 
 
 def measure_property(
-    instrument: Instrument, prop: Property, *, places: Sequence[Place] | None = None, behaviour: str = "",
-    model: str = "", options: UseOptions | None = None, decodability: Mapping[str, Decodability] | None = None,
-) -> UseResult:  # fmt: skip
+    instrument: Instrument,
+    prop: Property,
+    *,
+    places: Sequence[Place] | None = None,
+    behaviour: str = "",
+    model: str = "",
+    options: UseOptions | None = None,
+    decodability: Mapping[str, Decodability] | None = None,
+) -> UseResult:
     """Measure what edits of one property do at every place.
 
     Args:
@@ -85,8 +100,14 @@ def measure_property(
     chosen = tuple(places) if places is not None else instrument.places
     instrument.check_places(chosen)
     experiment = prop.plan(options)
-    bench = Bench.of(instrument, experiment, seed=options.seed, shared=options.shared, folded=options.folds,
-                     slope_rows=options.slope_rows)  # fmt: skip
+    bench = Bench.of(
+        instrument,
+        experiment,
+        seed=options.seed,
+        shared=options.shared,
+        folded=options.folds,
+        slope_rows=options.slope_rows,
+    )
     known, measured = dict(decodability or {}), []
     for place in chosen:
         measured.append(_measure(bench, place, prop, options))
@@ -105,15 +126,27 @@ def measure_property(
     if options.null or options.permutations:
         cells = _with_nulls(bench, measured, cells, options)
     return UseResult(
-        task=prop.name, behaviour=behaviour, model=model, cells=tuple(cells), decodability=known,
-        n_rows=len(experiment.rows), coverage=experiment.coverage, least_groups=experiment.least_groups,
-        n_classes=experiment.n_classes, stratified_by=experiment.stratified_by, n_strata=len(experiment.shares),
-        covariates=tuple(prop.covariates), grouped_by=experiment.grouped_by, epsilon=options.epsilon,
-        false_positives=_false_positives(instrument, prop, chosen, options), family_p=min(min(p) for p in adjusted),
+        task=prop.name,
+        behaviour=behaviour,
+        model=model,
+        cells=tuple(cells),
+        decodability=known,
+        n_rows=len(experiment.rows),
+        coverage=experiment.coverage,
+        least_groups=experiment.least_groups,
+        n_classes=experiment.n_classes,
+        stratified_by=experiment.stratified_by,
+        n_strata=len(experiment.shares),
+        covariates=tuple(prop.covariates),
+        grouped_by=experiment.grouped_by,
+        epsilon=options.epsilon,
+        false_positives=_false_positives(instrument, prop, chosen, options),
+        family_p=min(min(p) for p in adjusted),
         settings=dict(vars(options)),
-        dimensions=bench.dimensions, is_matched=experiment.is_matched,
+        dimensions=bench.dimensions,
+        is_matched=experiment.is_matched,
         twin_pairs=None if experiment.twins is None else int((experiment.twins >= 0).sum()) // 2,
-    )  # fmt: skip
+    )
 
 
 def _measure(bench: Bench, place: Place, prop: Property, options: UseOptions) -> Measured:
@@ -123,10 +156,15 @@ def _measure(bench: Bench, place: Place, prop: Property, options: UseOptions) ->
     swap, exchange = swapped(bench, place, dose=dose), interchanged(bench, place)
     deals = options.deals if options.folds else 0
     return Measured(
-        place, dose, on_states, effect(swap, e, bench.spread), effect(exchange, e, bench.spread),
-        float(np.mean(swap.kl)) if swap.kl else None, float(np.mean(swap.flips)) if swap.flips else None,
+        place,
+        dose,
+        on_states,
+        effect(swap, e, bench.spread),
+        effect(exchange, e, bench.spread),
+        float(np.mean(swap.kl)) if swap.kl else None,
+        float(np.mean(swap.flips)) if swap.flips else None,
         redealt(bench, place, swap, exchange, deals=deals),
-    )  # fmt: skip
+    )
 
 
 def _together(bench: Bench, measured: Sequence[Measured]) -> None:
@@ -152,8 +190,15 @@ def _adjusted(measured: Sequence[Measured], seed: int) -> list[list[float]]:
 def _decodability(bench: Bench, place: Place) -> Decodability:
     found = decoded(bench.experiment, bench.at(place).states, seed=bench.seed)
     read = found.better
-    return Decodability(found.passes, read.accuracy, max(0.0, read.information), found.p, prior=read.prior,
-                        accuracy_low=read.accuracy_low, accuracy_high=read.accuracy_high)  # fmt: skip
+    return Decodability(
+        found.passes,
+        read.accuracy,
+        max(0.0, read.information),
+        found.p,
+        prior=read.prior,
+        accuracy_low=read.accuracy_low,
+        accuracy_high=read.accuracy_high,
+    )
 
 
 def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) -> UseCell:
@@ -195,8 +240,11 @@ def _frozen(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
     """
     by_swap = cell.subspace.p_adjusted <= 0.05
     clean = m.subspace if by_swap else m.whole
-    tally = (swapped(bench, m.place, dose=m.dose, with_u=False, frozen_norms=True) if by_swap
-             else interchanged(bench, m.place, frozen_norms=True))  # fmt: skip
+    tally = (
+        swapped(bench, m.place, dose=m.dose, with_u=False, frozen_norms=True)
+        if by_swap
+        else interchanged(bench, m.place, frozen_norms=True)
+    )
     held = effect(tally, bench.experiment, clean.y_spread)
     low, high = held.es_interval(0.90)
     share = 1 - held.tau.value / clean.tau.value if clean.tau.value else None

@@ -28,12 +28,23 @@ from probing.verdicts.verdict import Criteria
 
 @with_typed_errors
 def intervene(
-    model: LanguageModel, corpus: Corpus, *, tasks: str | Sequence[str], behaviour: Behaviour | str,
-    sites: str | Sequence[str] = "resid.*", positions: Sequence[str] = (), covariates: Sequence[str] = (),
-    split: str | None = None, max_rows: int = 2000, criteria: Criteria | None = None,
-    options: UseOptions | None = None, twins: str | None = None, to: str | Path | None = None,
-    replace: bool = False, progress: bool | None = None,
-) -> UseRun:  # fmt: skip
+    model: LanguageModel,
+    corpus: Corpus,
+    *,
+    tasks: str | Sequence[str],
+    behaviour: Behaviour | str,
+    sites: str | Sequence[str] = "resid.*",
+    positions: Sequence[str] = (),
+    covariates: Sequence[str] = (),
+    split: str | None = None,
+    max_rows: int = 2000,
+    criteria: Criteria | None = None,
+    options: UseOptions | None = None,
+    twins: str | None = None,
+    to: str | Path | None = None,
+    replace: bool = False,
+    progress: bool | None = None,
+) -> UseRun:
     """Measure what a model does when the property of a state is exchanged, and judge each place.
 
     Properties of sentences are covariates of one another; those of words are matched by `covariates` alone.
@@ -78,21 +89,40 @@ def intervene(
         raise BadParameter("no task was given", needed="one or more", found="none")
     if not behaviour:
         raise NoBehaviour(
-            "no behaviour was declared", needed="what of the outputs is measured", found="nothing",
+            "no behaviour was declared",
+            needed="what of the outputs is measured",
+            found="nothing",
             next_step="such as next_token:answers=A|B for a causal model, readout for an encoder",
-        )  # fmt: skip
+        )
     criteria, options = criteria or Criteria(), options or UseOptions()
     measured = build("behaviours", behaviour) if isinstance(behaviour, str) else behaviour
     identity = model.identity()
     called = model_called(identity["model"])
     common = {
-        "model": identity, "corpus": corpus.fingerprint,
-        "behaviour": [spec_of(measured), *map(file_sha256, measured.files)], "sites": sites,
-        "positions": positions, "split": split, "max_rows": max_rows, "options": vars(options), "version": VERSION,
-    } | ({} if twins is None else {"twins": twins})  # fmt: skip
+        "model": identity,
+        "corpus": corpus.fingerprint,
+        "behaviour": [spec_of(measured), *map(file_sha256, measured.files)],
+        "sites": sites,
+        "positions": positions,
+        "split": split,
+        "max_rows": max_rows,
+        "options": vars(options),
+        "version": VERSION,
+    } | ({} if twins is None else {"twins": twins})
     known = Done(None if to is None or not _is_told(measured) else Path(to), common)
-    subjects = Subjects(model, corpus, names, measured, sites=sites, positions=positions, covariates=covariates,
-                        split=split, max_rows=max_rows, seed=options.seed, twins=twins)  # fmt: skip
+    subjects = Subjects(
+        model,
+        corpus,
+        names,
+        measured,
+        sites=sites,
+        positions=positions,
+        covariates=covariates,
+        split=split,
+        max_rows=max_rows,
+        seed=options.seed,
+        twins=twins,
+    )
     for name in names:
         subjects.check(name)
     results: list[UseResult] = []
@@ -103,9 +133,13 @@ def intervene(
             if found is None:
                 instrument, prop = subjects.of(name)
                 found = measure_property(instrument, prop, behaviour=spec_of(measured), model=called, options=options)
-                found = dataclasses.replace(found, settings=found.settings | {"unit": known.unit(key)},
-                                left_out=subjects.left_out(name), answers=instrument.answers,
-                                doubts=instrument.doubts)  # fmt: skip
+                found = dataclasses.replace(
+                    found,
+                    settings=found.settings | {"unit": known.unit(key)},
+                    left_out=subjects.left_out(name),
+                    answers=instrument.answers,
+                    doubts=instrument.doubts,
+                )
                 known.put(key, found)
             results.append(found)
             advance(done, len(names))
@@ -148,6 +182,7 @@ def _is_told(behaviour: Behaviour) -> bool:
         return True
     warnings.warn(
         f"{spec_of(behaviour)} is measured anew by each run: it is of your own class, or a parameter of it is no text",
-        NotResumed, stacklevel=3,
-    )  # fmt: skip
+        NotResumed,
+        stacklevel=3,
+    )
     return False

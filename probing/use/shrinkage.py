@@ -99,8 +99,9 @@ class ShrunkDiscriminant:
         self._wanted = (wanted / self._scale).T
         self._rows: Floats | None = None
         if n < len(offset):
-            residuals = [h - self._centre - (0.0 if self._is_real else means[own])
-                         for h, own in zip(blocks, z, strict=True)]  # fmt: skip
+            residuals = [
+                h - self._centre - (0.0 if self._is_real else means[own]) for h, own in zip(blocks, z, strict=True)
+            ]
             self._rows = np.concatenate(residuals) / self._scale
             self._matrix = self._rows @ self._rows.T / n
         else:
@@ -137,8 +138,9 @@ def linear_predictions(e: Experiment, states: FoldStates) -> list[Prediction]:
             inner_z.append(z[other][chosen])
         fits = temperatures(np.concatenate(inner, axis=1), np.concatenate(inner_z), prior, e.n_classes)
         best = int(np.argmax(fits[1]))
-        both = ShrunkDiscriminant(states.moments[fit[0]] + states.moments[fit[1]],
-                                  [states.blocks[j] for j in fit], [z[j] for j in fit])  # fmt: skip
+        both = ShrunkDiscriminant(
+            states.moments[fit[0]] + states.moments[fit[1]], [states.blocks[j] for j in fit], [z[j] for j in fit]
+        )
         scores = _scores(states.blocks[k], *both.weights(grid[best]))
         found.append(Prediction(scores, float(fits[0][best]), prior))
     return found

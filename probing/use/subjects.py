@@ -29,10 +29,20 @@ class Subjects:
     """
 
     def __init__(
-        self, model: LanguageModel, corpus: Corpus, tasks: Sequence[str], behaviour: Behaviour | str, *,
-        sites: str | Sequence[str], positions: Sequence[str], covariates: Sequence[str], split: str | None,
-        max_rows: int, seed: int, twins: str | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: LanguageModel,
+        corpus: Corpus,
+        tasks: Sequence[str],
+        behaviour: Behaviour | str,
+        *,
+        sites: str | Sequence[str],
+        positions: Sequence[str],
+        covariates: Sequence[str],
+        split: str | None,
+        max_rows: int,
+        seed: int,
+        twins: str | None = None,
+    ) -> None:
         self._model, self._behaviour, self._sites, self._split = model, behaviour, sites, split
         self._tasks, self._positions, self._covariates = tuple(tasks), tuple(positions), tuple(covariates)
         self._max_rows, self._seed = max_rows, seed
@@ -56,10 +66,15 @@ class Subjects:
         """Return the hash of all labels that enter the measurement of a task, with groups, splits and spans."""
         names = (task, *self.others(task))
         twins = [] if self._twins is None else [[e.id, e.columns.get(self._twins)] for e in self._corpus.examples]
-        return digest([
-            *([unit, e.split, sorted(e.spans.items()), [e.word_columns.get(n, e.columns.get(n)) for n in names]]
-              for e, unit in zip(self._corpus.examples, self._corpus.unit_names, strict=True)), *twins,
-        ])  # fmt: skip
+        return digest(
+            [
+                *(
+                    [unit, e.split, sorted(e.spans.items()), [e.word_columns.get(n, e.columns.get(n)) for n in names]]
+                    for e, unit in zip(self._corpus.examples, self._corpus.unit_names, strict=True)
+                ),
+                *twins,
+            ]
+        )
 
     def check(self, task: str) -> None:
         """Refuse, before the model runs, labels that could not be measured.
@@ -77,10 +92,12 @@ class Subjects:
         if len(found) < 2:
             n = sum(label is not None for label in labels)
             raise DegenerateDesign(
-                f"{task} has one value" if found else f"{task} has no value", needed="two or more",
-                found=f"{', '.join(map(repr, found)) or 'none'} in {n:,} rows", where=self._corpus.source,
+                f"{task} has one value" if found else f"{task} has no value",
+                needed="two or more",
+                found=f"{', '.join(map(repr, found)) or 'none'} in {n:,} rows",
+                where=self._corpus.source,
                 next_step="choose another task" + (", or all splits" if self._split else ""),
-            )  # fmt: skip
+            )
         if self._level == "sentence":
             names = (task, *self.others(task))
             chosen = [e for e in chosen if None not in {e.columns.get(name) for name in names}]
@@ -107,9 +124,15 @@ class Subjects:
         if self._level == "word":
             corpus = without(self._corpus, task, self.left_out(task))
             instrument = TextInstrument.from_words(
-                self._model, corpus, self._behaviour, columns=[task, *self.others(task)], sites=self._sites,
-                split=self._split, max_rows=self._max_rows, seed=self._seed,
-            )  # fmt: skip
+                self._model,
+                corpus,
+                self._behaviour,
+                columns=[task, *self.others(task)],
+                sites=self._sites,
+                split=self._split,
+                max_rows=self._max_rows,
+                seed=self._seed,
+            )
             instrument.check()
         else:
             instrument = self._of_sentences()
@@ -126,25 +149,42 @@ class Subjects:
 
     def _check_twins(self, column: str) -> None:
         if self._level == "word":
-            raise BadParameter("words have no twins", needed="a task of sentences", found=", ".join(self._tasks),
-                               next_step="leave twins out")  # fmt: skip
+            raise BadParameter(
+                "words have no twins",
+                needed="a task of sentences",
+                found=", ".join(self._tasks),
+                next_step="leave twins out",
+            )
         if len(self._tasks) > 1:
             raise BadParameter(
-                "twins differ in one property", needed="one task", found=", ".join(self._tasks),
+                "twins differ in one property",
+                needed="one task",
+                found=", ".join(self._tasks),
                 next_step="run one task at a time, and give the others as covariates",
-            )  # fmt: skip
+            )
         levels = self._corpus.column_names()
         if levels.get(column) != "sentence":
-            raise unknown_name("column of twins", column, [n for n, level in levels.items() if level == "sentence"],
-                               where=self._corpus.source)  # fmt: skip
+            raise unknown_name(
+                "column of twins",
+                column,
+                [n for n, level in levels.items() if level == "sentence"],
+                where=self._corpus.source,
+            )
 
     def _of_sentences(self) -> TextInstrument:
         if self._shared is None:
             columns = list(dict.fromkeys([*self._tasks, *self._covariates]))
             self._shared = TextInstrument.from_spans(
-                self._model, self._corpus, self._behaviour, columns=columns, sites=self._sites, split=self._split,
-                positions=self._positions, max_rows=self._max_rows, seed=self._seed,
-            )  # fmt: skip
+                self._model,
+                self._corpus,
+                self._behaviour,
+                columns=columns,
+                sites=self._sites,
+                split=self._split,
+                positions=self._positions,
+                max_rows=self._max_rows,
+                seed=self._seed,
+            )
             self._shared.check()
         return self._shared
 

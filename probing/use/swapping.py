@@ -20,9 +20,7 @@ Floats = NDArray[np.float64]
 ALIKE_SETS, ALIKE_SHARE = 48, 0.25
 
 
-def swapped(
-    bench: Bench, place: Place, *, dose: float = 1.0, with_u: bool = True, frozen_norms: bool = False
-) -> Tally:  # fmt: skip
+def swapped(bench: Bench, place: Place, *, dose: float = 1.0, with_u: bool = True, frozen_norms: bool = False) -> Tally:
     """Measure the class-mean swap h + a (mean(h | goal, w) − mean(h | start, w)), one shift per stratum w.
 
     Args:
@@ -40,13 +38,18 @@ def swapped(
     changes = bench.run_folds(
         place.site, [one.f3 for one in naturals], {place.position: edited}, frozen_norms=frozen_norms
     )
-    expected = [naturals[r - 1].weights.responses(changes[r - 1]).expected(naturals[r].weights)
-                for r in range(FOLDS)] if with_u else []  # fmt: skip
+    expected = (
+        [naturals[r - 1].weights.responses(changes[r - 1]).expected(naturals[r].weights) for r in range(FOLDS)]
+        if with_u
+        else []
+    )
     scaled = [_scaled(bench, naturals[r - 1], naturals[r], changes[r - 1]) for r in range(FOLDS)] if with_u else []
     aims = [[natural.aim, *expected[r : r + 1], *scaled[r : r + 1]] for r, natural in enumerate(naturals)]
     slopes = bench.sampled_slopes(place, edited, aims, frozen_norms=frozen_norms)
-    through = [[shift.influence(sides, one) for one in own]
-               for shift, (sides, own) in zip(bench.at(place).shifts, slopes, strict=True)]  # fmt: skip
+    through = [
+        [shift.influence(sides, one) for one in own]
+        for shift, (sides, own) in zip(bench.at(place).shifts, slopes, strict=True)
+    ]
     tally.slopes = [(sides, dose * own[0]) for sides, own in slopes]
     for r, natural in enumerate(naturals):
         if bench.instrument.logits:
@@ -108,7 +111,7 @@ def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) 
 
 def _disturbed(
     bench: Bench, places: list[Place], given: Sequence[Exchanges], tally: Tally, frozen_norms: bool
-) -> list[Floats]:  # fmt: skip
+) -> list[Floats]:
     """Return, by rotation, what states of the same value change, `(n, V)`: of some rows, which stand for all others.
 
     A state from another text may disturb the model whatever its value; that much is no effect of the property.
@@ -132,9 +135,7 @@ def _disturbed(
     return found
 
 
-def _taken(
-    bench: Bench, places: list[Place], own: list[Ints], donors: list[Ints], frozen_norms: bool
-) -> list[Floats]:  # fmt: skip
+def _taken(bench: Bench, places: list[Place], own: list[Ints], donors: list[Ints], frozen_norms: bool) -> list[Floats]:
     """Return, by rotation, changes `(n, V)` of rows that take the states of others."""
     given = {place.position: [bench.states(place)[rows] for rows in donors] for place in places}
     return bench.run_folds(places[0].site, own, given, frozen_norms=frozen_norms)

@@ -89,9 +89,13 @@ class Tally:
         self.u_influences.append(influence)
 
     def add_w(
-        self, natural: Natural, changes: Floats, expected: Floats, own: Floats,
+        self,
+        natural: Natural,
+        changes: Floats,
+        expected: Floats,
+        own: Floats,
         through_edit: tuple[Ints, Floats] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add one rotation's W: its changes against the expected ones times P, and against its own mean times P."""
         value, influence = self._product(natural, changes, expected, through_edit)
         self.w.append(value)

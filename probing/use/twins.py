@@ -39,18 +39,24 @@ def twin_rows(ids: Sequence[str], named: Sequence[Label]) -> Ints:
         if name not in rows or name in twice:
             how = "two rows with that id" if name in twice else "no such row among those that are edited"
             raise BadTwin(
-                f"{ids[row]!r} names {name!r} as its twin", needed="the id of one row that has labels, too", found=how,
+                f"{ids[row]!r} names {name!r} as its twin",
+                needed="the id of one row that has labels, too",
+                found=how,
                 where=repr(ids[row]),
                 next_step="give every row an id of its own (a column `id`), and both twins the same split",
-            )  # fmt: skip
+            )
         found[row] = rows[name]
     return found
 
 
 def check_twins(
-    twins: Ints, *, z: NDArray[Any], n_classes: int, covariates: Mapping[str, NDArray[Any]],
+    twins: Ints,
+    *,
+    z: NDArray[Any],
+    n_classes: int,
+    covariates: Mapping[str, NDArray[Any]],
     names: Sequence[str] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Refuse twins that differ from their rows in more than the property, or not in it.
 
     Args:
@@ -64,8 +70,11 @@ def check_twins(
         BadTwin: not each other's twin, without label, of the same label, or apart in another property.
     """
     if twins.shape != z.shape or twins.dtype.kind not in "iu" or twins.max(initial=-1) >= len(z):
-        raise BadTwin("twins are rows", needed=f"({len(z)},) rows, -1 where there is none",
-                      found=f"shape {twins.shape} of {twins.dtype}")  # fmt: skip
+        raise BadTwin(
+            "twins are rows",
+            needed=f"({len(z)},) rows, -1 where there is none",
+            found=f"shape {twins.shape} of {twins.dtype}",
+        )
     rows = np.flatnonzero(twins >= 0)
     others = twins[rows]
     has = np.isfinite(z) if not n_classes else z >= 0
@@ -91,10 +100,11 @@ def check_groups(twins: Ints, units: Ints, names: Sequence[str] | None = None) -
     if len(apart):
         a, b = _named(int(apart[0]), names), _named(int(twins[apart[0]]), names)
         raise OverlappingGroups(
-            "twins are in different groups, which folds may part", needed="one group for both twins of a pair",
+            "twins are in different groups, which folds may part",
+            needed="one group for both twins of a pair",
             found=f"{a} and {b}" + (f", and {len(apart) // 2 - 1} more pairs" if len(apart) > 3 else ""),
             next_step="give both rows of a pair the same value in a column `group` or `document`",
-        )  # fmt: skip
+        )
 
 
 def _refuse(
@@ -104,8 +114,9 @@ def _refuse(
         first = int(np.flatnonzero(wrong)[0])
         a, b = _named(int(rows[first]), names), _named(int(others[first]), names)
         n = int(wrong.sum())
-        raise BadTwin(f"{a} and {b} {what}", needed=needed, found=f"{n} such row{'s' if n > 1 else ''}", where=a,
-                      next_step=_STEP)  # fmt: skip
+        raise BadTwin(
+            f"{a} and {b} {what}", needed=needed, found=f"{n} such row{'s' if n > 1 else ''}", where=a, next_step=_STEP
+        )
 
 
 def _named(row: int, names: Sequence[str] | None) -> str:
@@ -123,8 +134,12 @@ def within(twins: Ints, rows: Ints, folds: Ints) -> Ints:
     found: Ints = place[twins[rows]]
     fewest = min(int((found[folds == k] >= 0).sum()) // 2 for k in np.unique(folds))
     if fewest < LEAST_PAIRS:
-        raise BadTwin("too few rows have a twin", needed=f"{LEAST_PAIRS} pairs in each of three folds",
-                      found=f"{fewest} in one", next_step="give more pairs, or leave twins out")  # fmt: skip
+        raise BadTwin(
+            "too few rows have a twin",
+            needed=f"{LEAST_PAIRS} pairs in each of three folds",
+            found=f"{fewest} in one",
+            next_step="give more pairs, or leave twins out",
+        )
     return found
 
 

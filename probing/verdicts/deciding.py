@@ -39,9 +39,7 @@ def turning_bounded(cell: UseCell, level: float, criteria: Criteria) -> tuple[Wo
     return _turning(len(both), same, opposite, what, "shown to reach it", criteria)
 
 
-def _turning(
-    n: int, same: int, opposite: int, what: str, other: str, criteria: Criteria
-) -> tuple[Word, str] | None:  # fmt: skip
+def _turning(n: int, same: int, opposite: int, what: str, other: str, criteria: Criteria) -> tuple[Word, str] | None:
     if not n or (not opposite and same + 1 >= criteria.least_agreeing * (n + 1)):
         return None
     also = f", and in {opposite} an effect is {other}" if opposite else ""

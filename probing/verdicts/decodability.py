@@ -17,8 +17,11 @@ from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult
 
 MIN_SENTENCES = 20
 SELECTIVE, DECODABLE, NOT_SHOWN, NOT_JUDGED = (
-    "selectively decodable", "decodable", "not shown to be decodable", "not judged",
-)  # fmt: skip
+    "selectively decodable",
+    "decodable",
+    "not shown to be decodable",
+    "not judged",
+)
 
 
 @dataclass(frozen=True)

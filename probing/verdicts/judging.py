@@ -84,8 +84,13 @@ def read_use_run(folder: str | Path) -> UseRun:
     """
     file = Path(folder) / "use.jsonl"
     if not file.is_file():
-        raise InputError("no use results here", needed="use.jsonl", found="nothing", where=str(folder),
-                         next_step="run `probing use` with --to this folder")  # fmt: skip
+        raise InputError(
+            "no use results here",
+            needed="use.jsonl",
+            found="nothing",
+            where=str(folder),
+            next_step="run `probing use` with --to this folder",
+        )
     results = read_use_results(file)
     return UseRun(tuple(results), tuple(judge(results)))
 
@@ -104,10 +109,22 @@ def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria)
     if word is Word.NOT_DECODABLE:
         flags = ("site effect",) if whole else ()
     return Verdict(
-        task=result.task, behaviour=result.behaviour, model=result.model, site=cell.site, position=cell.position,
-        word=word, flags=flags, reason=reason, overturned_by=_OVERTURNED[word], decodability=gate,
-        evidence=cell, coverage=result.coverage, n_rows=result.n_rows, epsilon=criteria.epsilon, unit=result.unit,
-    )  # fmt: skip
+        task=result.task,
+        behaviour=result.behaviour,
+        model=result.model,
+        site=cell.site,
+        position=cell.position,
+        word=word,
+        flags=flags,
+        reason=reason,
+        overturned_by=_OVERTURNED[word],
+        decodability=gate,
+        evidence=cell,
+        coverage=result.coverage,
+        n_rows=result.n_rows,
+        epsilon=criteria.epsilon,
+        unit=result.unit,
+    )
 
 
 def untested(task: str, model: str, site: str, position: str, gate: Decodability) -> Verdict:
@@ -118,9 +135,15 @@ def untested(task: str, model: str, site: str, position: str, gate: Decodability
 
 
 def _word(
-    result: UseResult, cell: UseCell, gate: Decodability | None, sub: str, whole: str, levels: Levels,
-    criteria: Criteria, flags: Sequence[str],
-) -> tuple[Word, str]:  # fmt: skip
+    result: UseResult,
+    cell: UseCell,
+    gate: Decodability | None,
+    sub: str,
+    whole: str,
+    levels: Levels,
+    criteria: Criteria,
+    flags: Sequence[str],
+) -> tuple[Word, str]:
     if gate is None or not gate.passes:
         return Word.NOT_DECODABLE, "Neither a linear nor an MLP probe recovers it on held-out rows."
     weak = _too_weak(result, criteria)

@@ -40,18 +40,22 @@ class UseRun:
             InputError: there is none, or there are several.
         """
         found = [
-            one for one in self.verdicts
-            if (one.task, one.place) == (task, place) and model in (None, one.model)
+            one
+            for one in self.verdicts
+            if (one.task, one.place) == (task, place)
+            and model in (None, one.model)
             and behaviour in (None, one.behaviour)
-        ]  # fmt: skip
+        ]
         if not found:
             raise InputError("no such verdict", needed="a task and place of this run", found=f"{task} at {place}")
         if len(found) > 1:
             raise InputError(
-                "several verdicts of that name", needed="one model and behaviour",
-                found="; ".join(f"{one.model}, {one.behaviour}" for one in found), where=f"{task} at {place}",
+                "several verdicts of that name",
+                needed="one model and behaviour",
+                found="; ".join(f"{one.model}, {one.behaviour}" for one in found),
+                where=f"{task} at {place}",
                 next_step="say which: verdict(task, place, model=…, behaviour=…)",
-            )  # fmt: skip
+            )
         return found[0]
 
     def of_units(self, units: Collection[str]) -> UseRun:
@@ -67,7 +71,7 @@ class UseRun:
         return [
             _row(v) | {"answers": answers.get((v.task, v.behaviour, v.model), ""), "unit": v.unit}
             for v in self.verdicts
-        ]  # fmt: skip
+        ]
 
     def table(self) -> pd.DataFrame:
         """Return the records as a DataFrame."""
@@ -81,15 +85,36 @@ _EFFECT = ("es", "es_low", "es_high", "mf", "mf_low", "mf_high", "p_adjusted", "
 
 def _row(v: Verdict) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "task": v.task, "behaviour": v.behaviour, "model": v.model, "site": v.site, "position": v.position,
-        "verdict": v.text, "coarse": v.word.coarse, "flags": ", ".join(v.flags),
-        "accuracy": v.decodability.accuracy if v.decodability else None, "n_rows": v.n_rows, "coverage": v.coverage,
-    }  # fmt: skip
+        "task": v.task,
+        "behaviour": v.behaviour,
+        "model": v.model,
+        "site": v.site,
+        "position": v.position,
+        "verdict": v.text,
+        "coarse": v.word.coarse,
+        "flags": ", ".join(v.flags),
+        "accuracy": v.decodability.accuracy if v.decodability else None,
+        "n_rows": v.n_rows,
+        "coverage": v.coverage,
+    }
     if v.evidence is not None:
         for name, edit in (("swap", v.evidence.subspace), ("interchange", v.evidence.whole)):
             found |= {f"{name}_{key}": getattr(edit, key) for key in (*_EFFECT, "es_u", "u_p_adjusted")}
-        found |= {key: getattr(v.evidence, key) for key in ("dose", "completeness", "selectivity", "reliability",
-                  "displacement", "off_distribution", "frozen_share", "shared_ratio", "kl", "flips")}  # fmt: skip
+        found |= {
+            key: getattr(v.evidence, key)
+            for key in (
+                "dose",
+                "completeness",
+                "selectivity",
+                "reliability",
+                "displacement",
+                "off_distribution",
+                "frozen_share",
+                "shared_ratio",
+                "kl",
+                "flips",
+            )
+        }
         found |= {f"swap_es_at_{dose:g}": effect for dose, effect in v.evidence.dose_curve}
     return found | {"reason": v.reason, "overturned_by": v.overturned_by}
 

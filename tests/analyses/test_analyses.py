@@ -52,8 +52,9 @@ def test_every_member_is_an_analysis_named_by_its_file(name: str) -> None:
 def test_results_are_in_memory_in_json_lines_and_in_parquet(tmp_path: Path) -> None:
     results = run(tag_store(), ["code_length:orders=1", "information"], to=tmp_path)
     assert [(r.analysis, r.site, r.probe) for r in results.analyses] == [
-        ("code_length:orders=1", "resid.0", "linear"), ("information", "resid.0", "linear"),
-    ]  # fmt: skip
+        ("code_length:orders=1", "resid.0", "linear"),
+        ("information", "resid.0", "linear"),
+    ]
     assert tuple(read_analyses(tmp_path / "analyses.jsonl")) == results.analyses
     frame = pd.read_parquet(tmp_path / "analyses.parquet")
     assert len(frame) == len(results.analysis_table()) == sum(len(r.points) for r in results.analyses)
@@ -149,18 +150,25 @@ def two_bits() -> tuple[MemoryStore, Any]:
     first, second = np.sign(tags % 2 - 0.5), np.sign(tags // 2 - 0.5)
     columns = np.stack([first, second], axis=1)
     states = {
-        "resid.0": columns[:, :1] + noise[:, :1], "resid.1": columns[:, 1:] + noise[:, 1:2],
-        "resid.2": columns + noise[:, 2:], "resid.3": noise[:, :2],
-    }  # fmt: skip
+        "resid.0": columns[:, :1] + noise[:, :1],
+        "resid.1": columns[:, 1:] + noise[:, 1:2],
+        "resid.2": columns + noise[:, 2:],
+        "resid.3": noise[:, :2],
+    }
     return MemoryStore(corpus, {s: X.astype(np.float32) for s, X in states.items()}, word_rows(corpus)), corpus
 
 
 def test_conditional_information_is_what_a_site_adds_to_another() -> None:
     store, corpus = two_bits()
     results = train(
-        store, corpus, task="upos", controls=[], measures=["accuracy"], progress=False,
+        store,
+        corpus,
+        task="upos",
+        controls=[],
+        measures=["accuracy"],
+        progress=False,
         analyses=["information", "information:given=resid.0"],
-    )  # fmt: skip
+    )
     found = {
         (r.analysis, r.site): r.of("usable_information") or r.of("conditional_information") for r in results.analyses
     }
@@ -186,10 +194,15 @@ def xor_store() -> MemoryStore:
 def test_capacity_of_an_mlp_buys_the_xor_that_one_unit_cannot_read() -> None:
     store = xor_store()
     results = train(
-        store, store.corpus, task="upos", controls=["word_type:draws=1", "shuffled_labels:draws=1"],
-        probes=["mlp:max_epochs=25,patience=8,learning_rate=0.03"], analyses=["capacity:parameter=hidden,values=1|16"],
-        measures=["accuracy"], progress=False,
-    )  # fmt: skip
+        store,
+        store.corpus,
+        task="upos",
+        controls=["word_type:draws=1", "shuffled_labels:draws=1"],
+        probes=["mlp:max_epochs=25,patience=8,learning_rate=0.03"],
+        analyses=["capacity:parameter=hidden,values=1|16"],
+        measures=["accuracy"],
+        progress=False,
+    )
     (told,) = results.analyses
     narrow, wide = told.of("accuracy")
     assert (narrow.x, wide.x, narrow.x_name) == (1.0, 16.0, "hidden")
@@ -207,9 +220,14 @@ def test_more_l2_is_less_memorising() -> None:
     corpus = word_corpus(types=40)
     store = word_store(corpus, lambda form, tag: vector_of(form, 48))
     results = train(
-        store, corpus, task="upos", controls=["word_type:draws=2"], measures=["accuracy"], progress=False,
+        store,
+        corpus,
+        task="upos",
+        controls=["word_type:draws=2"],
+        measures=["accuracy"],
+        progress=False,
         analyses=["capacity:parameter=l2,values=0.1|100000"],
-    )  # fmt: skip
+    )
     loose, tight = results.analyses[0].of("accuracy", control="word_type")
     assert loose.x_name == "l2" and loose.value > tight.value + 0.2
 

@@ -178,8 +178,10 @@ def test_full_disk_is_one_block_and_resume_finishes(tmp_path: Path, corpus_flags
     )
     done = subprocess.run(
         [sys.executable, "-c", limited, *command],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1, done.stderr
     assert "DiskFull: " in done.stderr and "Traceback" not in done.stderr
     assert run(*command).exit_code == 0
@@ -218,9 +220,12 @@ def test_interruption_keeps_what_is_done_and_resume_finishes(
 def test_sigint_ends_a_running_command_with_exit_code_1(tmp_path: Path, corpus_flags: list[str], store: Path) -> None:
     command = ["extract", "--model", MODEL, *corpus_flags, "--to", str(tmp_path / "s"), "--quiet"]
     child = subprocess.Popen(
-        [sys.executable, "-m", "probing", *command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "probing", *command],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    )
     while not (tmp_path / "s").exists() and child.poll() is None:
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)

@@ -54,8 +54,21 @@ def table(folder: Path, rows: list[str], name: str = "my.csv", header: str = "te
 
 
 def extracted(folder: Path, file: Path, *more: object) -> Path:
-    result = run("extract", "--model", MODEL, "--corpus", file, "--rows", "sentence:mean", "--sites", "resid.2",
-                 "--to", folder / "s", "--quiet", *more)  # fmt: skip
+    result = run(
+        "extract",
+        "--model",
+        MODEL,
+        "--corpus",
+        file,
+        "--rows",
+        "sentence:mean",
+        "--sites",
+        "resid.2",
+        "--to",
+        folder / "s",
+        "--quiet",
+        *more,
+    )
     assert result.exit_code == 0, result.output
     return folder / "s"
 
@@ -104,7 +117,10 @@ def test_pieces_the_model_does_not_know_are_counted_in_the_store_and_said(tmp_pa
     assert "warning: 50 % of the pieces" in told.stdout
     words = " ".join(told.stdout.split())
     assert re.search(r"warning: (\d+) test rows of \1 have the same input as a row with another label", words)
-    assert "warning: column:tense: 50 %" in trained(tmp_path / "s", tmp_path / "r", "--task", "column:tense", "--json").stderr  # fmt: skip  # noqa: E501
+    assert (
+        "warning: column:tense: 50 %"
+        in trained(tmp_path / "s", tmp_path / "r", "--task", "column:tense", "--json").stderr
+    )
     page = run("report", tmp_path / "r")
     html = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
     assert page.exit_code == 0 and "unknown to the model" in html and "whose input occurs with another label" in html
@@ -119,8 +135,16 @@ def test_known_words_and_labels_that_the_text_tells_give_no_warning(store: Path,
 def test_unknown_pieces_are_told_by_the_corpus_s_numbers_in_a_subset_too(tmp_path: Path, role: str) -> None:
     texts = ["the painter near the garden", "the zyx near the garden", "the painter near the qwv"]
     corpus = Corpus(tuple(Example(str(i), text, split="train") for i, text in enumerate(texts)))
-    store = pb.extract(MODEL, corpus, sites="resid.1", rows="sentence:mean", subset=[0, 2], role=role,
-                       to=tmp_path / "s", progress=False)  # fmt: skip
+    store = pb.extract(
+        MODEL,
+        corpus,
+        sites="resid.1",
+        rows="sentence:mean",
+        subset=[0, 2],
+        role=role,
+        to=tmp_path / "s",
+        progress=False,
+    )
     assert {example: count for example, (count, _) in store.inputs.items()} == {2: 1}
     assert store.unknown_pieces == pytest.approx(1 / 10)
 
@@ -136,8 +160,9 @@ def test_rows_conflict_by_input_and_word_and_not_by_example() -> None:
         return Example(text, text, ((0, 1), (2, 3)), word_columns={"upos": tags}, split="test")
 
     corpus = Corpus((one("a b", "X", "Y"), one("a b", "X", "Z"), one("c d", "Y", "Y"), one("e f", "X", "Y")))
-    labels = replace(labels_of([0, 1, 0, 2, 1, 1, 0, 1], ["test"] * 8), example=np.arange(8) // 2,
-                     word=np.arange(8) % 2)  # fmt: skip
+    labels = replace(
+        labels_of([0, 1, 0, 2, 1, 1, 0, 1], ["test"] * 8), example=np.arange(8) // 2, word=np.arange(8) % 2
+    )
     assert doubts(labels, corpus, {}, None)["conflicting_inputs"] == 2
     same_ids = {2: (1, "same"), 3: (1, "same")}
     found = doubts(labels, corpus, same_ids, 0.5)

@@ -246,9 +246,10 @@ def test_a_key_that_is_the_label_or_never_recurs_is_refused_and_not_offered() ->
     split = ["train"] * 40 + ["test"] * 40
     label = [0, 1] * 40
     keys = {
-        "text": [f"s{i}" for i in range(80)], "tense": ["past", "present"] * 40,
+        "text": [f"s{i}" for i in range(80)],
+        "tense": ["past", "present"] * 40,
         "subject": [f"n{i % 7}" for i in range(80)],
-    }  # fmt: skip
+    }
     labels = labels_of(label, split, classes=("past", "present"), keys=keys)
     with pytest.raises(DegenerateDesign, match=r"(?s)'text' hardly recurs.*found: 0%.*one of: subject$"):
         KeyedControl().apply(labels, draw=0, seed=0)

@@ -152,10 +152,14 @@ def stores(files: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     folder = tmp_path_factory.mktemp("twins")
     other = replace(files, examples=files.examples[::-1])
     made: dict[str, tuple[Corpus, int | None, dict[str, Any]]] = {
-        "trained": (files, None, {}), "twin": (files, 0, {}), "second": (files, 1, {}),
-        "last": (files, 0, {"rows": "word:last"}), "site": (files, 0, {"sites": "resid.0"}),
-        "other": (other, 0, {}), "short": (files, 0, {"max_length": 5}),
-    }  # fmt: skip
+        "trained": (files, None, {}),
+        "twin": (files, 0, {}),
+        "second": (files, 1, {}),
+        "last": (files, 0, {"rows": "word:last"}),
+        "site": (files, 0, {"sites": "resid.0"}),
+        "other": (other, 0, {}),
+        "short": (files, 0, {"max_length": 5}),
+    }
     return {n: extracted(c, folder / n, seed, **more) for n, (c, seed, more) in made.items()}
 
 

@@ -253,9 +253,12 @@ def test_signals_end_a_worker_without_a_word_whatever_it_is_doing(when: str, tmp
     file = tmp_path / "driver.py"
     file.write_text(SIGNALLED)
     child = subprocess.Popen(
-        [sys.executable, str(file), when], env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, str(file), when],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert child.stdout is not None
     worker = int(child.stdout.readline())
     assert child.stdout.readline().strip() == when

@@ -86,9 +86,18 @@ def result() -> ProbeResult:
     gains = (Gain("prior", gain, 0.02, 0.01, 0.02),)
     measure = MeasureResult("accuracy", "test", score, True, comparisons=comparisons, gains=gains)
     return ProbeResult(
-        "upos", "classes", "resid.1", "linear", (measure,), 3, 5, 6, classes=("A", "B"), confusion=((5, 1), (0, 4)),
+        "upos",
+        "classes",
+        "resid.1",
+        "linear",
+        (measure,),
+        3,
+        5,
+        6,
+        classes=("A", "B"),
+        confusion=((5, 1), (0, 4)),
         provenance={"store_id": "x"},
-    )  # fmt: skip
+    )
 
 
 def test_a_result_survives_json() -> None:

@@ -19,10 +19,31 @@ README = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
 PAST = {"formerly", "previously", "originally", "earlier", "once", "historically"}
 PRESENT = {"nowadays", "currently", "presently", "now", "still", "always"}
 ANIMATE = {
-    "painter", "teacher", "sailor", "farmer", "dancer", "doctor", "singer", "writer", "lawyer", "tiger", "rabbit",
-    "falcon", "guard", "cook", "judge", "guide", "patient", "official", "native", "criminal", "baker", "spider",
-    "hunter", "parrot",
-}  # fmt: skip
+    "painter",
+    "teacher",
+    "sailor",
+    "farmer",
+    "dancer",
+    "doctor",
+    "singer",
+    "writer",
+    "lawyer",
+    "tiger",
+    "rabbit",
+    "falcon",
+    "guard",
+    "cook",
+    "judge",
+    "guide",
+    "patient",
+    "official",
+    "native",
+    "criminal",
+    "baker",
+    "spider",
+    "hunter",
+    "parrot",
+}
 PATTERN = re.compile(r"ADV DET (ADJ ){0,2}NOUN (ADP|PRON VERB) DET (ADJ ){0,3}NOUN ADV")
 
 
@@ -132,10 +153,14 @@ def test_heads_are_the_tree_of_the_grammar(rows: dict[str, list[Row]]) -> None:
         verb = tags.index("VERB") + 1 if "VERB" in tags else None
         for place, (tag, head) in enumerate(zip(tags, row["head"], strict=True), 1):
             expected = {
-                "ADV": subject, "DET": subject if place < subject else attractor,
+                "ADV": subject,
+                "DET": subject if place < subject else attractor,
                 "ADJ": subject if place < subject else attractor,
-                "NOUN": 0 if place == subject else verb or subject, "ADP": attractor, "PRON": verb, "VERB": subject,
-            }[tag]  # fmt: skip
+                "NOUN": 0 if place == subject else verb or subject,
+                "ADP": attractor,
+                "PRON": verb,
+                "VERB": subject,
+            }[tag]
             assert head == expected, (row["id"], place)
 
 

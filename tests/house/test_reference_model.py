@@ -139,10 +139,11 @@ def measure(shipped: Shipped, grammar: ModuleType, seed: int = 0, pairs: int = P
                 signed = sign[:, None] * change
                 strength = sum(len(i) / pairs * float(signed[i].mean(0).square().sum()) for i in strata.values())
                 found[f"resid.{site}", position, name] = Measured(
-                    strength**0.5, float(change.square().sum(1).mean().sqrt()),
+                    strength**0.5,
+                    float(change.square().sum(1).mean().sqrt()),
                     float((done.argmax(1) != clean.argmax(1)).float().mean()),
                     float((done.argmax(1) == target).float().mean()),
-                )  # fmt: skip
+                )
     return found
 
 
@@ -202,8 +203,11 @@ def test_the_model_loads_with_all_its_weights_and_knows_every_word(
 
 def test_the_model_passes_its_self_check_as_any_model() -> None:
     assert [site for site in LanguageModel.load(str(REFERENCE / "model")).sites if site.startswith("resid")] == [
-        "resid.0", "resid.1", "resid.2", "resid.3",
-    ]  # fmt: skip
+        "resid.0",
+        "resid.1",
+        "resid.2",
+        "resid.3",
+    ]
 
 
 def test_the_model_answers_as_often_right_as_truth_says(

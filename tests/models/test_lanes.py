@@ -35,8 +35,18 @@ def test_two_lanes_read_the_bytes_that_one_thread_reads(family: str, tmp_path) -
     for threads in (2, 1):
         with threads_set(threads), model.many_states(model.sites) as lanes:
             assert lanes.count == threads
-        stores.append(extract(model, corpus, sites="*", rows="piece", tokens_per_batch=64, threads=threads,
-                              to=tmp_path / str(threads), progress=False))  # fmt: skip
+        stores.append(
+            extract(
+                model,
+                corpus,
+                sites="*",
+                rows="piece",
+                tokens_per_batch=64,
+                threads=threads,
+                to=tmp_path / str(threads),
+                progress=False,
+            )
+        )
     assert stores[0].content_id == stores[1].content_id
 
 
@@ -83,9 +93,14 @@ def test_each_lane_has_its_share_of_the_threads_and_new_threads_have_all() -> No
 @pytest.mark.usefixtures("two_threads")
 def test_a_model_that_keeps_what_it_computed_runs_in_one_lane() -> None:
     config = LlamaConfig(
-        vocab_size=261, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        max_position_embeddings=64, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
-    )  # fmt: skip
+        vocab_size=261,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=64,
+        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+    )
     model = LanguageModel.from_modules(LlamaForCausalLM(config).eval(), byte_tokenizer())
     with model.many_states(["resid.1"]) as lanes:
         assert lanes.count == 1

@@ -169,8 +169,12 @@ def test_encoder_of_an_encoder_decoder_is_read():
     config = T5Config(vocab_size=61, d_model=16, num_layers=2, d_ff=16, num_heads=2, d_kv=8, decoder_start_token_id=0)
     model = LanguageModel.from_modules(AutoModel.from_config(config), wordpiece_tokenizer())
     assert {site for site in model.sites if "." not in site or "resid" in site} == {
-        "embed", "resid.0", "resid.1", "resid.2", "final_norm",
-    }  # fmt: skip
+        "embed",
+        "resid.0",
+        "resid.1",
+        "resid.2",
+        "final_norm",
+    }
 
 
 @pytest.mark.parametrize(("option", "value"), [("dtype", "float8"), ("kind", "seq2seq"), ("device", "nowhere")])

@@ -107,10 +107,11 @@ def test_the_flag_is_an_option_of_the_job(tmp_path: Path) -> None:
     byte_tokenizer().save_pretrained(tmp_path / "m")
     (tmp_path / "c.jsonl").write_text('{"text": "the thing"}\n')
     stores = [
-        ExtractJob(model=str(tmp_path / "m"), corpus=str(tmp_path / "c.jsonl"), to=str(tmp_path / f"{side}"), side=side)
-        .run(progress=False)
+        ExtractJob(
+            model=str(tmp_path / "m"), corpus=str(tmp_path / "c.jsonl"), to=str(tmp_path / f"{side}"), side=side
+        ).run(progress=False)
         for side in ("encoder", "decoder", None)
-    ]  # fmt: skip
+    ]
     a, b, c = (store.read("resid.1") for store in stores)
     np.testing.assert_array_equal(a, c)
     assert not np.allclose(a, b, atol=1e-3)

@@ -22,8 +22,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 TEXTS = ["the thing", "a", "the cat is being in the hat", "on it"]
 CAUSAL = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "gemma", "gemma2", "opt")
 MASKED = ("bert", "roberta", "distilbert", "modernbert", "deberta-v2")
-SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
-        "max_position_embeddings": 64}  # fmt: skip
+SIZE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+}
 
 
 @cache

@@ -244,14 +244,19 @@ def test_what_is_not_the_certified_case_is_refused(tmp_path: Path) -> None:
     write_case(tmp_path, compiled(plant(1, "used")), both, rows=8)
     told = json.loads((tmp_path / "truth.json").read_text())
     for change, message in (
-        ({"format": 1}, "another format"), ({"format": 3}, "another format"),
-        ({"cells": {}}, "without a sound 'cells'"), ({"cells": []}, "without cells"),
-        ({"cells": [told["cells"][0]] * 2}, "twice"), ({"cells": [told["cells"][0] | {"E": "0"}]}, "sound 'E'"),
-        ({"joints": {}}, "without a sound 'joints'"), ({"joints": [{"site": "resid.0"}]}, "joint 0"),
+        ({"format": 1}, "another format"),
+        ({"format": 3}, "another format"),
+        ({"cells": {}}, "without a sound 'cells'"),
+        ({"cells": []}, "without cells"),
+        ({"cells": [told["cells"][0]] * 2}, "twice"),
+        ({"cells": [told["cells"][0] | {"E": "0"}]}, "sound 'E'"),
+        ({"joints": {}}, "without a sound 'joints'"),
+        ({"joints": [{"site": "resid.0"}]}, "joint 0"),
         ({"joints": [told["joints"][0] | {"positions": ["query"]}]}, "sound 'positions'"),
-        ({"sha256": {"../truth.json": "0"}}, "not the file"), ({"sha256": {"corpus.jsonl": "0"}}, "not the file"),
+        ({"sha256": {"../truth.json": "0"}}, "not the file"),
+        ({"sha256": {"corpus.jsonl": "0"}}, "not the file"),
         ({"behaviour": {"kind": "other"}}, "unknown behaviour"),
-    ):  # fmt: skip
+    ):
         (tmp_path / "truth.json").write_text(json.dumps(told | change))
         with pytest.raises(CorpusError, match=message):
             read_case(tmp_path, check=False)
@@ -278,9 +283,11 @@ def test_shipped_models_are_still_what_their_truth_says(name: str) -> None:
     chosen = (("resid.3", "A"), ("resid.3", "B"), ("resid.2", "B"))
     cells = tuple(Cell(Place(site, "query"), name) for site, name in chosen)
     again = certified(
-        replace(built.claim, cells=cells), seed=child_seed(recipe.seed, "other"), n_pairs=256,
+        replace(built.claim, cells=cells),
+        seed=child_seed(recipe.seed, "other"),
+        n_pairs=256,
         probe_rows=2048,
-    )  # fmt: skip
+    )
     for cell in cells:
         assert again.cells[cell].certificate.label == truth.cells[cell].certificate.label
         assert again.cells[cell].certificate.s == pytest.approx(truth.cells[cell].certificate.s, rel=0.1, abs=0.01)

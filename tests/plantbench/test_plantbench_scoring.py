@@ -40,9 +40,17 @@ def suite() -> tuple[tuple[Case, Truth], ...]:
 
 
 def scored(
-    label: str, verdict: Said, *, decodable: bool = True, effect: float = math.nan, mf: float | None = None,
-    s: float = 0.5, joint: str = "", together: str = "", cell: str = "B at x",
-) -> Scored:  # fmt: skip
+    label: str,
+    verdict: Said,
+    *,
+    decodable: bool = True,
+    effect: float = math.nan,
+    mf: float | None = None,
+    s: float = 0.5,
+    joint: str = "",
+    together: str = "",
+    cell: str = "B at x",
+) -> Scored:
     truth = CellTruth("", certificate(label, s, mf), 0.9 if decodable else 0.5, 0.5)
     answer = Answer(verdict, effect=effect, together=together)  # type: ignore[arg-type]
     others = certificate(joint, s, mf) if joint else None
@@ -80,11 +88,17 @@ def test_always_saying_used_has_every_false_positive() -> None:
 
 def test_counts_are_those_of_a_table_made_by_hand() -> None:
     cells = [
-        *[scored("used", "used")] * 6, *[scored("used", "unused")] * 2, scored("used", "abstain"),
-        scored("used", "not_decodable"), *[scored("unused", "unused")] * 5, *[scored("unused", "used")] * 2,
-        scored("unused", "not_decodable"), scored("unused", "not_decodable", decodable=False),
-        scored("unused", "abstain"), *[scored("band", "used")] * 7,
-    ]  # fmt: skip
+        *[scored("used", "used")] * 6,
+        *[scored("used", "unused")] * 2,
+        scored("used", "abstain"),
+        scored("used", "not_decodable"),
+        *[scored("unused", "unused")] * 5,
+        *[scored("unused", "used")] * 2,
+        scored("unused", "not_decodable"),
+        scored("unused", "not_decodable", decodable=False),
+        scored("unused", "abstain"),
+        *[scored("band", "used")] * 7,
+    ]
     found = rates(cells)
     assert (found.cells, found.used, found.unused) == (20, 10, 10)
     assert (found.precision_used, found.recall_used) == (6 / 8, 6 / 10)
@@ -98,10 +112,13 @@ def test_counts_are_those_of_a_table_made_by_hand() -> None:
 
 def test_errors_on_effects_well_above_epsilon_and_words_on_the_band_are_counted_apart() -> None:
     cells = [
-        scored("used", "unused", s=0.11), *[scored("used", "unused", s=0.126)] * 2,
+        scored("used", "unused", s=0.11),
+        *[scored("used", "unused", s=0.126)] * 2,
         *[scored("used", "used", s=0.2)] * 6,
-        *[scored("band", "used", s=0.08)] * 3, scored("band", "unused", s=0.08), scored("band", "abstain", s=0.08),
-    ]  # fmt: skip
+        *[scored("band", "used", s=0.08)] * 3,
+        scored("band", "unused", s=0.08),
+        scored("band", "abstain", s=0.08),
+    ]
     found = rates(cells)
     assert (found.false_unused, found.material, found.material_unused) == (3 / 9, 8, 2)
     assert (found.material_rate, found.false_used) == (0.25, 0)
@@ -115,13 +132,15 @@ def test_errors_on_effects_well_above_epsilon_and_words_on_the_band_are_counted_
 
 def test_places_that_are_used_only_together_have_a_score_of_their_own() -> None:
     cells = [
-        *[scored("unused", "unused", joint="used", together="used")] * 3, scored("unused", "unused", joint="used"),
-        *[scored("unused", "unused", joint="unused")] * 4, scored("unused", "unused", joint="unused", together="used"),
+        *[scored("unused", "unused", joint="used", together="used")] * 3,
+        scored("unused", "unused", joint="used"),
+        *[scored("unused", "unused", joint="unused")] * 4,
+        scored("unused", "unused", joint="unused", together="used"),
         scored("unused", "unused", joint="band", together="used"),
         # A place beside one that is used alone: what they do together tells nothing of it.
         scored("used", "used", joint="used", cell="B at y@a"),
         scored("unused", "unused", joint="used", cell="B at y@b"),
-    ]  # fmt: skip
+    ]
     found = rates(cells)
     assert (found.joint_recall, found.joint_fpr) == (3 / 4, 1 / 5)
     assert found.recall_unused == found.recall_used == 1.0
@@ -173,8 +192,12 @@ def test_bare_heldout_runs_what_the_documentation_says(monkeypatch: pytest.Monke
 
 
 def test_the_slope_is_through_zero_over_cells_that_have_both() -> None:
-    cells = [scored("used", "used", effect=0.8, mf=1.0), scored("used", "used", effect=0.4, mf=0.5),
-             scored("used", "used", mf=1.0), scored("used", "used", effect=9.0)]  # fmt: skip
+    cells = [
+        scored("used", "used", effect=0.8, mf=1.0),
+        scored("used", "used", effect=0.4, mf=0.5),
+        scored("used", "used", mf=1.0),
+        scored("used", "used", effect=9.0),
+    ]
     assert rates(cells).mf_slope == pytest.approx(0.8)
     assert rates(cells[2:]).mf_slope is None
 
@@ -219,8 +242,18 @@ def test_a_scorecard_is_json_that_holds_every_rule_and_cell(tmp_path: Path) -> N
     card.write(tmp_path / "scorecard.json")
     found = json.loads((tmp_path / "scorecard.json").read_text())
     assert set(found["rules"]) == {"oracle", "silent"}
-    assert {"precision_used", "recall_used", "precision_unused", "recall_unused", "abstention", "fpr", "fpr_low",
-            "fpr_high", "mf_slope", "seconds"} <= set(found["rules"]["oracle"])  # fmt: skip
+    assert {
+        "precision_used",
+        "recall_used",
+        "precision_unused",
+        "recall_unused",
+        "abstention",
+        "fpr",
+        "fpr_low",
+        "fpr_high",
+        "mf_slope",
+        "seconds",
+    } <= set(found["rules"]["oracle"])
     assert found["rules"]["oracle"]["recall_used"] == 1.0
     assert len(found["cells"]) == 13
     assert {cell["answers"]["oracle"]["verdict"] for cell in found["cells"]} == {"used", "unused", "not_decodable"}
@@ -315,8 +348,18 @@ def test_the_command_writes_a_card_of_the_protocol_and_prints_its_rates(tmp_path
     assert result.exit_code == 0, result.output
     assert "precision used" in result.output
     told = json.loads(card.read_text())["rules"]["protocol"]
-    wanted = {"precision_used", "recall_used", "precision_unused", "recall_unused", "abstention", "fpr", "fpr_low",
-              "fpr_high", "mf_slope", "seconds"}  # fmt: skip
+    wanted = {
+        "precision_used",
+        "recall_used",
+        "precision_unused",
+        "recall_unused",
+        "abstention",
+        "fpr",
+        "fpr_low",
+        "fpr_high",
+        "mf_slope",
+        "seconds",
+    }
     assert wanted <= set(told)
     assert told["precision_used"] >= 0.9 and told["recall_used"] >= 0.9 and told["precision_unused"] >= 0.9
     assert CliRunner().invoke(app, [*command[:2], "7", *command[3:]]).exit_code == 1

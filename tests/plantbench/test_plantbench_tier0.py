@@ -82,9 +82,10 @@ def correlation(case: Case, name: str) -> float:
 
 def test_sub_labels_tell_how_a_property_is_used() -> None:
     found = {
-        (case.number, cell.place.position): truth.certificate for case, cell, truth in cells(0)
+        (case.number, cell.place.position): truth.certificate
+        for case, cell, truth in cells(0)
         if truth.certificate.label == "used"
-    }  # fmt: skip
+    }
     assert found[4, ""].sub_label == "norm-mediated"
     assert found[4, ""].s_frozen is not None
     assert found[4, ""].s_frozen < 1e-5

@@ -245,9 +245,20 @@ def any_result(rng: np.random.Generator) -> tuple[ProbeResult, MeasureResult]:
     dev = dataclasses.replace(measured, split="dev")
     facts = {"sentences": {"test": n}, "rows": {"test": n}, "majority": prior}
     return ProbeResult(
-        "column:label", "classes", "resid.0", "linear", (dev, measured), 1, 0, 1, ("a", "b"), ((1, 0), (0, 1)), True,
-        facts, {},
-    ), measured  # fmt: skip
+        "column:label",
+        "classes",
+        "resid.0",
+        "linear",
+        (dev, measured),
+        1,
+        0,
+        1,
+        ("a", "b"),
+        ((1, 0), (0, 1)),
+        True,
+        facts,
+        {},
+    ), measured
 
 
 def test_no_sentence_says_not_decodable_and_one_that_shows_no_gain_tells_what_is_clear_of_the_prior() -> None:

@@ -25,17 +25,28 @@ def planted(n=400, width=7, seed=0):
 
 @settings(max_examples=12, deadline=None)
 @given(
-    hidden=st.integers(1, 9), layers=st.integers(1, 2), dropout=st.sampled_from([0.0, 0.3]),
-    factor=st.sampled_from([1.0, 0.5]), decay=st.sampled_from([0.0, 0.1]), patience=st.integers(1, 3),
+    hidden=st.integers(1, 9),
+    layers=st.integers(1, 2),
+    dropout=st.sampled_from([0.0, 0.3]),
+    factor=st.sampled_from([1.0, 0.5]),
+    decay=st.sampled_from([0.0, 0.1]),
+    patience=st.integers(1, 3),
     seeds=st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True),
-)  # fmt: skip
+)
 def test_every_network_of_a_stack_is_the_one_it_would_be_alone(hidden, layers, dropout, factor, decay, patience, seeds):
     X, y = planted()
     targets = [y, y % 2, np.random.default_rng(1).integers(3, size=len(y))]
     recipe = MLPProbe(
-        hidden=hidden, layers=layers, dropout=dropout, learning_rate=0.02, learning_rate_factor=factor,
-        weight_decay=decay, patience=patience, batch_size=64, max_epochs=5,
-    )  # fmt: skip
+        hidden=hidden,
+        layers=layers,
+        dropout=dropout,
+        learning_rate=0.02,
+        learning_rate_factor=factor,
+        weight_decay=decay,
+        patience=patience,
+        batch_size=64,
+        max_epochs=5,
+    )
     dev = (X[300:], [labels[300:] for labels in targets])
     fits = recipe.fit_many(X[:300], [labels[:300] for labels in targets], seeds, dev=dev)
     for row, labels in zip(fits, targets, strict=True):
@@ -131,10 +142,14 @@ def test_bfloat16_products_cost_no_more_than_seeds_do():
     X, y = planted(n=3000)
     dev = (X[2000:], y[2000:])
     losses = {
-        precision: [min(fit.dev_losses_) for fit in MLPProbe(hidden=16, precision=precision).fit_many(
-            X[:2000], [y[:2000]], [0, 1, 2], dev=(dev[0], [dev[1]]))[0]]
+        precision: [
+            min(fit.dev_losses_)
+            for fit in MLPProbe(hidden=16, precision=precision).fit_many(
+                X[:2000], [y[:2000]], [0, 1, 2], dev=(dev[0], [dev[1]])
+            )[0]
+        ]
         for precision in ("float32", "bfloat16")
-    }  # fmt: skip
+    }
     assert losses["float32"] != losses["bfloat16"]
     assert abs(np.mean(losses["float32"]) - np.mean(losses["bfloat16"])) < 2 * np.std(losses["float32"], ddof=1) + 0.005
 
@@ -142,10 +157,18 @@ def test_bfloat16_products_cost_no_more_than_seeds_do():
 @pytest.mark.parametrize("kind", [MLPProbe, MLPRegressorProbe])
 def test_every_option_is_a_parameter_that_clones_carry(kind):
     options = {
-        "hidden": 3, "layers": 2, "dropout": 0.1, "learning_rate": 0.5, "learning_rate_factor": 0.5,
-        "weight_decay": 0.2, "batch_size": 9, "max_epochs": 2, "patience": 8, "precision": "bfloat16",
+        "hidden": 3,
+        "layers": 2,
+        "dropout": 0.1,
+        "learning_rate": 0.5,
+        "learning_rate_factor": 0.5,
+        "weight_decay": 0.2,
+        "batch_size": 9,
+        "max_epochs": 2,
+        "patience": 8,
+        "precision": "bfloat16",
         "random_state": 4,
-    }  # fmt: skip
+    }
     assert clone(kind().set_params(**options)).get_params() == options
 
 

@@ -55,10 +55,28 @@ def records(place: Path) -> list[UseResult]:
 
 
 def command(folder: Path, to: Path, behaviour: str, *more: str) -> Any:
-    return CliRunner().invoke(app, [
-        "use", "--model", str(folder / "model"), "--corpus", str(folder / "texts.jsonl"), "--task", "column:label",
-        "--behaviour", behaviour, "--position", "end", "--sites", "resid.1", "--to", str(to), "--quiet", *more,
-    ])  # fmt: skip
+    return CliRunner().invoke(
+        app,
+        [
+            "use",
+            "--model",
+            str(folder / "model"),
+            "--corpus",
+            str(folder / "texts.jsonl"),
+            "--task",
+            "column:label",
+            "--behaviour",
+            behaviour,
+            "--position",
+            "end",
+            "--sites",
+            "resid.1",
+            "--to",
+            str(to),
+            "--quiet",
+            *more,
+        ],
+    )
 
 
 def pieces_of(*texts: str) -> tuple[Any, ...]:
@@ -89,8 +107,16 @@ use:
     for k, behaviour in enumerate((RECIPE, NextToken(answers=[" t", "t"]))):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DoubtfulAnswer)
-            pb.intervene(model, corpus, tasks="column:label", behaviour=behaviour, positions=["end"], sites="resid.1",
-                         to=tmp_path / str(k), progress=False)  # fmt: skip
+            pb.intervene(
+                model,
+                corpus,
+                tasks="column:label",
+                behaviour=behaviour,
+                positions=["end"],
+                sites="resid.1",
+                to=tmp_path / str(k),
+                progress=False,
+            )
     (first,) = records(tmp_path / "command")
     assert first.answers == pieces_of(" t", "t") and first.behaviour == RECIPE
     for name in ("study", "0", "1"):
@@ -105,8 +131,14 @@ def test_an_object_resumes_like_its_text_and_a_function_says_that_it_does_not(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, corpus = pb.LanguageModel.load(str(folder / "model")), pb.Corpus.read(str(folder / "texts.jsonl"))
-    given: dict[str, Any] = {"tasks": "column:label", "positions": ["end"], "sites": "resid.1", "options": QUICK,
-                             "to": tmp_path, "progress": False}  # fmt: skip
+    given: dict[str, Any] = {
+        "tasks": "column:label",
+        "positions": ["end"],
+        "sites": "resid.1",
+        "options": QUICK,
+        "to": tmp_path,
+        "progress": False,
+    }
     function = FinalStates(function=lambda states, real: states[:, 0, :2])
     first = pb.intervene(model, corpus, behaviour=NextToken(answers=["h", "a"]), **given)
     with pytest.warns(NotResumed, match="measured anew"):
@@ -132,16 +164,39 @@ def test_a_doubtful_answer_warns_and_stands_in_record_terminal_and_page(
     assert page.count("Doubtful: ") == 1 and "the answer t is hardly said &lt;here&gt;." in page
     model, corpus = pb.LanguageModel.load(str(folder / "model")), pb.Corpus.read(str(folder / "texts.jsonl"))
     with pytest.warns(DoubtfulAnswer, match="hardly said"):
-        pb.intervene(model, corpus, tasks="column:label", behaviour=RECIPE, positions=["end"], sites="resid.1",
-                     options=QUICK, progress=False)  # fmt: skip
+        pb.intervene(
+            model,
+            corpus,
+            tasks="column:label",
+            behaviour=RECIPE,
+            positions=["end"],
+            sites="resid.1",
+            options=QUICK,
+            progress=False,
+        )
 
 
 def test_answers_of_pairs_are_read_and_recorded_to_the_space(folder: Path, tmp_path: Path) -> None:
     assert PromptPairs.read(str(folder / "pairs.csv")).answers == ((" t", "t"), ("t", " t"))
-    result = CliRunner().invoke(app, [
-        "patch", "--model", str(folder / "model"), "--pairs", str(folder / "pairs.csv"), "--span", "s=a,b",
-        "--position", "s", "--sites", "resid.1", "--to", str(tmp_path), "--quiet",
-    ])  # fmt: skip
+    result = CliRunner().invoke(
+        app,
+        [
+            "patch",
+            "--model",
+            str(folder / "model"),
+            "--pairs",
+            str(folder / "pairs.csv"),
+            "--span",
+            "s=a,b",
+            "--position",
+            "s",
+            "--sites",
+            "resid.1",
+            "--to",
+            str(tmp_path),
+            "--quiet",
+        ],
+    )
     assert result.exit_code == 0 and "answers as measured: ␣t | t" in result.output, result.output
     found = json.loads((tmp_path / "patching.json").read_text())
     assert [tuple(tuple(map(tuple, one)) for one in f["answers"]) for f in found.values()] == [pieces_of(" t", "t")] * 2
@@ -161,10 +216,14 @@ def test_answers_of_pairs_are_read_and_recorded_to_the_space(folder: Path, tmp_p
 def test_cells_columns_and_spans_keep_their_spaces(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text,label,part\n" a b ", x ," b"\n"c d",y," d"\n')
     (tmp_path / "a.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in (
-            {"text": " a b ", "label": " x ", "part": " b"}, {"text": "c d", "label": "y", "part": " d"},
-        ))
-    )  # fmt: skip
+        "".join(
+            json.dumps(row) + "\n"
+            for row in (
+                {"text": " a b ", "label": " x ", "part": " b"},
+                {"text": "c d", "label": "y", "part": " d"},
+            )
+        )
+    )
     for reader, name in ((table, "a.csv"), (jsonl, "a.jsonl")):
         first, second = (
             reader.MEMBER().read(str(tmp_path / name), split="train", **{"span.p": "part", "text": "text"}).examples
@@ -196,10 +255,23 @@ def test_a_bare_span_is_the_same_states_in_extract_and_use(folder: Path, tmp_pat
 
 def test_extract_says_which_positions_are_means_of_several_pieces(folder: Path, tmp_path: Path) -> None:
     for rows, says in (("position:word,end", True), ("position:word.last,end", False)):
-        result = CliRunner().invoke(app, [
-            "extract", "--model", str(folder / "model"), "--corpus", str(folder / "texts.jsonl"), "--sites", "resid.1",
-            "--rows", rows, "--to", str(tmp_path / str(says)), "--quiet",
-        ])  # fmt: skip
+        result = CliRunner().invoke(
+            app,
+            [
+                "extract",
+                "--model",
+                str(folder / "model"),
+                "--corpus",
+                str(folder / "texts.jsonl"),
+                "--sites",
+                "resid.1",
+                "--rows",
+                rows,
+                "--to",
+                str(tmp_path / str(says)),
+                "--quiet",
+            ],
+        )
         assert result.exit_code == 0, result.output
         assert ("warning: word: whole spans, the mean of their pieces" in result.stderr) == says
         assert ("word.last" in result.stderr) == says

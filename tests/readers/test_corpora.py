@@ -35,9 +35,17 @@ def jsonl(folder: Path, *rows: object, name: str = "a.jsonl") -> Path:
 
 def test_words_of_a_multiword_token_share_its_span_unless_their_forms_make_it_up(tmp_path: Path) -> None:
     file = conllu(
-        tmp_path, "# sent_id = s", "# text = Don't du", "1-2\tDon't" + "\t_" * 8, line(1, "Do"), line(2, "n't", 1),
-        "2.1\tghost" + "\t_" * 8, "3-4\tdu" + "\t_" * 8, line(3, "de", 1), line(4, "le", 1),
-    )  # fmt: skip
+        tmp_path,
+        "# sent_id = s",
+        "# text = Don't du",
+        "1-2\tDon't" + "\t_" * 8,
+        line(1, "Do"),
+        line(2, "n't", 1),
+        "2.1\tghost" + "\t_" * 8,
+        "3-4\tdu" + "\t_" * 8,
+        line(3, "de", 1),
+        line(4, "le", 1),
+    )
     (example,) = Corpus.read(file).examples
     assert example.id == "s"
     assert example.words == ((0, 2), (2, 5), (6, 8), (6, 8))
@@ -96,9 +104,20 @@ def test_empty_binary_and_wrongly_encoded_files_are_refused(tmp_path: Path, data
 
 
 @pytest.mark.parametrize(
-    "bad", ['{"text": "a", "text": "b"}', '{"text": "a", "x": NaN}', '{"text": "a", "x": 1e999}', "[1]", "{",
-            '{"text": "\\ud800"}', '{"text": ""}', '{"text": null}', "[" * 100_000, '{"text": "a", "words": ["b"]}'],
-)  # fmt: skip
+    "bad",
+    [
+        '{"text": "a", "text": "b"}',
+        '{"text": "a", "x": NaN}',
+        '{"text": "a", "x": 1e999}',
+        "[1]",
+        "{",
+        '{"text": "\\ud800"}',
+        '{"text": ""}',
+        '{"text": null}',
+        "[" * 100_000,
+        '{"text": "a", "words": ["b"]}',
+    ],
+)
 def test_a_bad_json_line_is_refused_with_its_number(tmp_path: Path, bad: str) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "good"}\n\n' + bad + "\n", encoding="utf-8")
@@ -181,8 +200,11 @@ def test_a_glob_takes_splits_from_file_names_in_split_order(tmp_path: Path) -> N
     for name in ("x_test", "x-train", "x.validation"):
         jsonl(tmp_path, {"text": name}, name=f"{name}.jsonl")
     corpus = Corpus.read(str(tmp_path / "x*.jsonl"))
-    assert [(e.split, e.text) for e in corpus.examples] == [("train", "x-train"), ("dev", "x.validation"),
-                                                            ("test", "x_test")]  # fmt: skip
+    assert [(e.split, e.text) for e in corpus.examples] == [
+        ("train", "x-train"),
+        ("dev", "x.validation"),
+        ("test", "x_test"),
+    ]
     jsonl(tmp_path, {"text": "?"}, name="x-more.jsonl")
     with pytest.raises(CorpusError, match="does not tell its split"):
         Corpus.read(str(tmp_path / "x*.jsonl"))
@@ -247,7 +269,11 @@ def test_a_hub_data_set_gives_its_splits_and_class_names(tmp_path: Path, monkeyp
     corpus = Corpus.read("hub:me/set:small", revision="v1")
     assert asked == [("me/set", "small", "v1")]
     assert [(e.split, e.text, e.columns["label"]) for e in corpus.examples] == [
-        ("train", "a b", "good"), ("train", "c", "bad"), ("dev", "a b", "good"), ("dev", "c", "bad")]  # fmt: skip
+        ("train", "a b", "good"),
+        ("train", "c", "bad"),
+        ("dev", "a b", "good"),
+        ("dev", "c", "bad"),
+    ]
     with pytest.raises(CorpusError, match="split of the data set"):
         Corpus.read({"test": "hub:me/set"})
 

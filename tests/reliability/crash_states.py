@@ -97,9 +97,14 @@ def power_cuts(folder: Path, log: list[Operation], job: Job, judge: Judge, state
 
 
 def _state(
-    folder: Path, log: list[Operation], at: int, half: Operation | None, rng: random.Random | None, job: Job,
+    folder: Path,
+    log: list[Operation],
+    at: int,
+    half: Operation | None,
+    rng: random.Random | None,
+    job: Job,
     judge: Judge,
-) -> list[Problem]:  # fmt: skip
+) -> list[Problem]:
     disk, place = Disk(), folder / "state"
     disk.play(log[:at])
     disk.play([half] if half else [])

@@ -24,8 +24,14 @@ from tests.reliability.naive_writer import naive_found, naive_write
 from tests.reliability.tally import Tally
 
 FAILURES: tuple[int | type[BaseException], ...] = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EINTR, MemoryError,
-)  # fmt: skip
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EINTR,
+    MemoryError,
+)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ACKNOWLEDGED = re.compile(r"^acknowledged (\d+)$", re.M)
 

@@ -10,9 +10,21 @@ from probing.states.store import FileOps
 from tests.reliability.job import QuickFiles
 
 CALLS = (
-    "open", "bypass_cache", "write", "fsync", "close", "rename", "link", "unlink", "mkdir", "rmdir", "listdir", "stat",
-    "free_bytes", "clock",
-)  # fmt: skip
+    "open",
+    "bypass_cache",
+    "write",
+    "fsync",
+    "close",
+    "rename",
+    "link",
+    "unlink",
+    "mkdir",
+    "rmdir",
+    "listdir",
+    "stat",
+    "free_bytes",
+    "clock",
+)
 
 
 class Stopped(BaseException):

@@ -31,12 +31,14 @@ class Figure:
 FIGURES: dict[str, Figure] = {
     "F1": Figure("kills.random_kills", {"kills": 300, "naive_kills": 40}, {"kills": 12, "naive_kills": 3}),
     "F2": Figure(
-        "crash_states.crash_points", {"n_shards": 12, "every": 1, "naive_every": 1},
+        "crash_states.crash_points",
+        {"n_shards": 12, "every": 1, "naive_every": 1},
         {"n_shards": 3, "every": 1, "naive_every": 3},
     ),
     "F3": Figure("crash_states.power_loss", {"states": 1000, "naive_states": 200}, {"states": 100, "naive_states": 10}),
     "F4": Figure(
-        "disk_errors.disk_errors", {"every": 1, "n_shards": 4, "naive_every": 1},
+        "disk_errors.disk_errors",
+        {"every": 1, "n_shards": 4, "naive_every": 1},
         {"every": 13, "n_shards": 2, "naive_every": 5},
     ),
     "F5": Figure(
@@ -48,14 +50,16 @@ FIGURES: dict[str, Figure] = {
     "F7": Figure(
         "commands.by_tests",
         {
-            "figure": "F7", "reach": "hostile HDF5 is refused, and a good shard audited in 10 ms",
+            "figure": "F7",
+            "reach": "hostile HDF5 is refused, and a good shard audited in 10 ms",
             "files": ["tests/states/test_audit.py", "tests/states/test_importing.py"],
         },
     ),
     "F8": Figure(
         "commands.by_tests",
         {
-            "figure": "F8", "reach": "the same result, workers and driver killed, by each executor",
+            "figure": "F8",
+            "reach": "the same result, workers and driver killed, by each executor",
             "files": ["tests/executors/test_executors.py"],
         },
     ),
@@ -66,7 +70,7 @@ FIGURES: dict[str, Figure] = {
     "F13": Figure(
         "machine_faults.machine_faults", {}, {"names": ("store info", "report", "store export"), "fresh": False}
     ),
-}  # fmt: skip
+}
 
 
 def run(name: str, *, short: bool, base: Path | None = None) -> Tally:

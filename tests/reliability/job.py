@@ -68,9 +68,12 @@ class Job:
         return StoreWriter.open(path, identity=self.identity, environment={}, files=files or FileOps())
 
     def write(
-        self, path: Path, files: FileOps | None = None, acknowledge: Acknowledge = lambda shard: None,
+        self,
+        path: Path,
+        files: FileOps | None = None,
+        acknowledge: Acknowledge = lambda shard: None,
         order: Iterable[int] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Create or resume, commit what is missing, seal; `acknowledge` is told each shard whose commit returned."""
         writer = self.open(path, files)
         missing = writer.missing()
@@ -106,13 +109,19 @@ def _content(job: Job, shard: int) -> ShardContent:
         example_start=shard * EXAMPLES,
         n_examples=EXAMPLES,
         rows={
-            "example": np.repeat(ordinals, job.rows), "word": word, "piece_start": word + 1, "piece_end": word + 2,
-            "char_start": 5 * word, "char_end": 5 * word + 4,
+            "example": np.repeat(ordinals, job.rows),
+            "word": word,
+            "piece_start": word + 1,
+            "piece_end": word + 2,
+            "char_start": 5 * word,
+            "char_end": 5 * word + 4,
         },
         examples={
-            "offset": np.arange(EXAMPLES + 1) * job.rows, "ordinal": ordinals,
-            "text_sha256": np.full((EXAMPLES, 32), shard % 256, np.uint8), "flags": np.zeros(EXAMPLES, np.uint8),
+            "offset": np.arange(EXAMPLES + 1) * job.rows,
+            "ordinal": ordinals,
+            "text_sha256": np.full((EXAMPLES, 32), shard % 256, np.uint8),
+            "flags": np.zeros(EXAMPLES, np.uint8),
         },
         sites={site: job.states(shard, site) for site in WIDTHS},
         modules=dict.fromkeys(WIDTHS, "made-up"),
-    )  # fmt: skip
+    )

@@ -17,10 +17,16 @@ from tests.reliability.job import Job, QuickFiles
 
 KINDS = ("flip", "cut", "swapped", "foreign", "nonsense", "missing")
 NONSENSE = (
-    b"null\n", b"[]\n", b"[" * 5000, b"\xff\xfe{", b'{"pid":1e999}\n', b"9" * 5000, b"\0" * 4096,
+    b"null\n",
+    b"[]\n",
+    b"[" * 5000,
+    b"\xff\xfe{",
+    b'{"pid":1e999}\n',
+    b"9" * 5000,
+    b"\0" * 4096,
     signed_json({"host": ["here"], "pid": -1, "shard": 2, "token": None}),
     signed_json({"host": host_name(), "pid": 2**70}),
-)  # fmt: skip
+)
 DONE, FREE = (0, 1), 2  # shards that are acknowledged; the one that the damaged lease is of
 Problem = tuple[str, str]
 

@@ -48,8 +48,9 @@ def race_in_a_store(path: Path, job: Job, *, salted: bool) -> list[tuple[str, st
 
     def work(number: int, say: Callable[[str], None]) -> None:
         own = replace(job, salt=number if salted else 0)
-        own.write(path, order=_order(job.n_shards, number),
-                  acknowledge=lambda shard: say(f"{shard} {_recorded(path, shard)}"))  # fmt: skip
+        own.write(
+            path, order=_order(job.n_shards, number), acknowledge=lambda shard: say(f"{shard} {_recorded(path, shard)}")
+        )
 
     codes, said = _race(work)
     problems = [("crash", f"exit status {code}") for code in codes if code]

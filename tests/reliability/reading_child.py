@@ -67,8 +67,12 @@ def read_study(path: Path) -> bool:
 
 
 READERS: dict[str, Callable[[Path], bool]] = {
-    "corpus": read_corpus, "store": read_store, "probe": read_probe, "results": read_table, "study": read_study,
-}  # fmt: skip
+    "corpus": read_corpus,
+    "store": read_store,
+    "probe": read_probe,
+    "results": read_table,
+    "study": read_study,
+}
 
 
 def answer(kind: str, path: Path) -> str:

@@ -155,10 +155,13 @@ def subjects(folder: Path) -> list[Subject]:
     text = [
         Subject(name.partition(".")[2], reader, _plain(name, (samples / name).read_bytes()))
         for name, reader in (
-            ("corpus.conllu", "corpus"), ("corpus.jsonl", "corpus"), ("corpus.csv", "corpus"), ("study.yaml", "study"),
+            ("corpus.conllu", "corpus"),
+            ("corpus.jsonl", "corpus"),
+            ("corpus.csv", "corpus"),
+            ("study.yaml", "study"),
             ("results.json", "results"),
         )
-    ]  # fmt: skip
+    ]
     table = folder / "corpus.parquet"
     pq.write_table(pa.table({"text": ["They see it.", "Straße, 東京!"] * 20, "tense": ["present", None] * 20}), table)
     return [

@@ -252,9 +252,14 @@ def store_states(folder: Path, *, examples: int) -> Tally:
     """F12: so many runs of at most `STEPS` steps, the same every time."""
     tally = Tally("F12", "no law broken")
     chosen = settings(
-        max_examples=examples, stateful_step_count=STEPS, deadline=None, derandomize=True, database=None,
-        phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+        max_examples=examples,
+        stateful_step_count=STEPS,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
     logging.getLogger("probing").setLevel(logging.ERROR)  # records set aside are part of the plan
     try:
         stateful.run_state_machine_as_test(StoreStates, settings=chosen)

@@ -26,7 +26,10 @@ def lengths(results: list[ProbeResult]) -> list[AnalysisResult]:
     store = {"store_id": results[0].provenance.get("store_id")}
     return [
         AnalysisResult(
-            "code_length", "upos", site, "linear",
+            "code_length",
+            "upos",
+            site,
+            "linear",
             (
                 Point("code_length", 20000 - 1000 * layer, "bits", 19000 - 1000 * layer, 21000 - 1000 * layer),
                 Point("code_length", 90000, "bits", control="word_type", draw=0),
@@ -36,7 +39,7 @@ def lengths(results: list[ProbeResult]) -> list[AnalysisResult]:
             provenance=store,
         )
         for layer, site in enumerate(LAYERS)
-    ]  # fmt: skip
+    ]
 
 
 RESULTS = upos_like()

@@ -74,15 +74,24 @@ def a_result(
             MeasureResult("log_loss", split, a_score(4 * (1 - value), 0.02, "bits"), False),
         ]
     facts = {
-        "level": "word", "rows": {"train": 64684, "dev": 21637, "test": 19984},
-        "sentences": {"train": 3457, "dev": 1118, "test": 1121}, "classes": len(classes), "majority_label": "NOUN",
-        "majority": 0.178, "entropy_bits": 3.61, "type_overlap": 0.908, "excluded": {"truncated": 3},
+        "level": "word",
+        "rows": {"train": 64684, "dev": 21637, "test": 19984},
+        "sentences": {"train": 3457, "dev": 1118, "test": 1121},
+        "classes": len(classes),
+        "majority_label": "NOUN",
+        "majority": 0.178,
+        "entropy_bits": 3.61,
+        "type_overlap": 0.908,
+        "excluded": {"truncated": 3},
         "duplicate_sentences": 12,
-    }  # fmt: skip
+    }
     provenance = {
-        "store_id": "5f2c" * 16, "model": "all-MiniLM-L6-v2", "corpus_fingerprint": "ab12" * 16,
-        "recipe": {"rows": "word:mean", "dtype": "float32"}, "environment": {"versions": {"torch": "2.13.0"}},
-    }  # fmt: skip
+        "store_id": "5f2c" * 16,
+        "model": "all-MiniLM-L6-v2",
+        "corpus_fingerprint": "ab12" * 16,
+        "recipe": {"rows": "word:mean", "dtype": "float32"},
+        "environment": {"versions": {"torch": "2.13.0"}},
+    }
     return ProbeResult(
         task, "classes", site, probe, tuple(measures), 3, 5, 18, classes, confusion(classes), True, facts, provenance
     )

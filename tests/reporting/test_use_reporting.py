@@ -44,8 +44,11 @@ def with_cells(result: UseResult, **changes: object) -> UseResult:
 
 def shapes() -> Iterator[tuple[str, UseRun]]:
     plain = a_result()
-    one = replace(plain, cells=tuple(replace(c, position="") for c in plain.cells[:1]),
-                  decodability={plain.cells[0].site: plain.decodability[plain.cells[0].place]})  # fmt: skip
+    one = replace(
+        plain,
+        cells=tuple(replace(c, position="") for c in plain.cells[:1]),
+        decodability={plain.cells[0].site: plain.decodability[plain.cells[0].place]},
+    )
     yield "two positions", run_of(plain)
     yield "one place", run_of(one)
     yield "long names", run_of(a_result(prefix="attn_out.1", task="feature:" + "Long" * 30, behaviour="b" * 90))
@@ -55,11 +58,22 @@ def shapes() -> Iterator[tuple[str, UseRun]]:
         "not decodable",
         run_of(replace(plain, decodability={k: replace(v, passes=False) for k, v in plain.decodability.items()})),
     )
-    flagged = with_cells(plain, off_distribution=0.9, completeness=0.3, joint_over_largest=2.0, exceeds_low=0.5,
-                         frozen_low90=-0.01, frozen_high90=0.01, frozen_share=0.99, kl=0.2, flips=0.1)  # fmt: skip
+    flagged = with_cells(
+        plain,
+        off_distribution=0.9,
+        completeness=0.3,
+        joint_over_largest=2.0,
+        exceeds_low=0.5,
+        frozen_low90=-0.01,
+        frozen_high90=0.01,
+        frozen_share=0.99,
+        kl=0.2,
+        flips=0.1,
+    )
     yield "all flags", run_of(flagged)
-    open_end = tuple(replace(c, subspace=replace(c.subspace, mf=0.4, mf_low=-math.inf, mf_high=math.inf))
-                     for c in plain.cells)  # fmt: skip
+    open_end = tuple(
+        replace(c, subspace=replace(c.subspace, mf=0.4, mf_low=-math.inf, mf_high=math.inf)) for c in plain.cells
+    )
     yield "unbounded", run_of(replace(plain, cells=open_end))
     yield "no doses, no others", run_of(with_cells(plain, dose_curve=(), comparisons={}))
     yield "real values", run_of(replace(plain, n_classes=0, stratified_by="propensity in 5"))
@@ -152,8 +166,10 @@ def test_use_stands_in_the_section_of_its_task_beside_decodability(run: UseRun) 
 def test_hostile_names_add_no_element_and_no_attribute() -> None:
     def parts(name: str) -> tuple[Counter[str], Counter[tuple[str, str]]]:
         result = a_result(task=name, behaviour=name, model=name)
-        cells = tuple(replace(c, position=name if c.position == "end" else "query", comparisons={name: {name: 1.0}})
-                      for c in result.cells)  # fmt: skip
+        cells = tuple(
+            replace(c, position=name if c.position == "end" else "query", comparisons={name: {name: 1.0}})
+            for c in result.cells
+        )
         known = {c.place: d for c, d in zip(cells, result.decodability.values(), strict=True)}
         hostile = replace(result, cells=cells, covariates=(name, name), decodability=known)
         found = Page(html.page([], use=run_of(hostile)))
@@ -257,11 +273,26 @@ def test_figures_are_drawn_inside_their_folder(tmp_path: Path, name: str) -> Non
 
 
 def test_the_methods_paragraph_holds_the_numbers_and_the_papers_are_those_of_what_was_used() -> None:
-    result = replace(a_result(), false_positives=(0.05, 0.0, 0.2, 20), stratified_by="propensity in 5",
-                     settings=a_result().settings | {"permutations": 99, "seed": 17})  # fmt: skip
+    result = replace(
+        a_result(),
+        false_positives=(0.05, 0.0, 0.2, 20),
+        stratified_by="propensity in 5",
+        settings=a_result().settings | {"permutations": 99, "seed": 17},
+    )
     text = use_paragraph(result)
-    for told in ("3,000 rows", "resid.0 to resid.3", "query, end", "±0.1 SD", "99 times", "of 20 random properties",
-                 "propensity", "Benjamini-Hochberg", "leace", "Seed 17", "0.8"):  # fmt: skip
+    for told in (
+        "3,000 rows",
+        "resid.0 to resid.3",
+        "query, end",
+        "±0.1 SD",
+        "99 times",
+        "of 20 random properties",
+        "propensity",
+        "Benjamini-Hochberg",
+        "leace",
+        "Seed 17",
+        "0.8",
+    ):
         assert told in text, told
     names = use_names(result)
     assert {"geiger2021", "marks2023", "belrose2023", "rosenbaum1984", "phipson2010"} <= set(keys_of(names, always=()))
@@ -301,13 +332,24 @@ def test_patching_is_kept_beside_and_drawn(tmp_path: Path, run: UseRun) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", '{"a": {}}', '{"a": 1, "a": 2}', '{"a": {"sites": ["s"], "positions": ["p"], "effect": [[1], [2]], '
-     '"normalised": [[1]], "n_pairs": 1, "method": "m"}}', '{"a": {"sites": [1], "positions": ["p"], "effect": [[1]], '
-     '"normalised": [[1]], "n_pairs": 1, "method": "m"}}', '{"a": {"sites": ["s"], "positions": ["p"], "effect": '
-     '[["x"]], "normalised": [[1]], "n_pairs": 1, "method": "m"}}',
-     *('{"a": {"sites": ["s"], "positions": ["p"], "effect": [[1]], "normalised": [[1]], "n_pairs": 1, "method": "m", '
-       f'"answers": {answers}}}}}' for answers in ("1", "[1]", "[[1]]", '[[["x", 1]]]', '[[[1, "x", 2]]]'))],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        '{"a": {}}',
+        '{"a": 1, "a": 2}',
+        '{"a": {"sites": ["s"], "positions": ["p"], "effect": [[1], [2]], '
+        '"normalised": [[1]], "n_pairs": 1, "method": "m"}}',
+        '{"a": {"sites": [1], "positions": ["p"], "effect": [[1]], "normalised": [[1]], "n_pairs": 1, "method": "m"}}',
+        '{"a": {"sites": ["s"], "positions": ["p"], "effect": '
+        '[["x"]], "normalised": [[1]], "n_pairs": 1, "method": "m"}}',
+        *(
+            '{"a": {"sites": ["s"], "positions": ["p"], "effect": [[1]], "normalised": [[1]], "n_pairs": 1, '
+            '"method": "m", '
+            f'"answers": {answers}}}}}'
+            for answers in ("1", "[1]", "[[1]]", '[[["x", 1]]]', '[[[1, "x", 2]]]')
+        ),
+    ],
+)
 def test_patching_that_is_not_ours_is_refused_by_type(tmp_path: Path, text: str) -> None:
     (tmp_path / "patching.json").write_text(text)
     with pytest.raises(InputError):

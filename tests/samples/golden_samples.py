@@ -127,9 +127,11 @@ def outputs(shard: int) -> dict[str, NDArray[Any]]:
     kept = np.unique(ends[ends > 0] - 1)
     logits = np.array([[value(100 * shard + 2 * row + column, "float32") for column in (0, 1)] for row in kept])
     return {
-        "row": kept, "column": np.array([3, 50_000]), "logits": logits.astype(np.float32),
+        "row": kept,
+        "column": np.array([3, 50_000]),
+        "logits": logits.astype(np.float32),
         "logsumexp": np.array([value(500 + shard + row, "float32") for row in kept], np.float32),
-    }  # fmt: skip
+    }
 
 
 def identity(golden: Golden) -> dict[str, Any]:
@@ -157,13 +159,15 @@ def content(shard: int, golden: Golden) -> ShardContent:
         n_examples=EXAMPLES,
         rows={name: np.array(column, np.int64) for name, column in columns.items()},
         examples={
-            "offset": np.cumsum([0, *counts]), "ordinal": np.array(examples_of(shard)),
+            "offset": np.cumsum([0, *counts]),
+            "ordinal": np.array(examples_of(shard)),
             "text_sha256": np.arange(32 * EXAMPLES, dtype=np.uint8).reshape(EXAMPLES, 32),
             "flags": np.array([example == SKIPPED[0] for example in examples_of(shard)], np.uint8),
-        } | batch,
+        }
+        | batch,
         sites={site: narrow(states(site, (shard,), dtype).astype(np.float32), dtype, site) for site in golden.sites},
         modules={site: f"golden.{site}" for site in golden.sites},
         skipped=[SKIPPED] if shard == 0 else [],
         missing_words=[MISSING] if shard == 0 else [],
         outputs=outputs(shard) if is_replay else {},
-    )  # fmt: skip
+    )

@@ -15,9 +15,12 @@ CANARY, RAW_CANARY = "canary.h5", "canary.bin"
 KINDS: dict[str, Callable[[Any], None]] = {}
 RULES: dict[str, str] = {}  # what the refusal says, in part
 READS_CANARY = (
-    "external link", "external link in a middle component", "external storage", "virtual data set",
+    "external link",
+    "external link in a middle component",
+    "external storage",
+    "virtual data set",
     "virtual data set of numbered files",
-)  # fmt: skip
+)
 
 
 def kind(name: str, rule: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:

@@ -12,9 +12,11 @@ from typing import Any
 from tests.conftest import REFERENCE, ROOT
 
 ANSWERS = {
-    ("past", "singular"): "was", ("past", "plural"): "were",
-    ("present", "singular"): "is", ("present", "plural"): "are",
-}  # fmt: skip
+    ("past", "singular"): "was",
+    ("past", "plural"): "were",
+    ("present", "singular"): "is",
+    ("present", "plural"): "are",
+}
 
 Row = dict[str, Any]
 

@@ -38,14 +38,20 @@ def content(shard: int, dtype: str = "float32") -> ShardContent:
     example = np.repeat(ordinals, counts)
     word = np.concatenate([np.arange(count) for count in counts])
     rows = {
-        "example": example, "word": word, "piece_start": word + 1, "piece_end": word + 2,
-        "char_start": 5 * word, "char_end": 5 * word + 4,
-    }  # fmt: skip
+        "example": example,
+        "word": word,
+        "piece_start": word + 1,
+        "piece_end": word + 2,
+        "char_start": 5 * word,
+        "char_end": 5 * word + 4,
+    }
     hashes = [list(hashlib.sha256(str(ordinal).encode()).digest()) for ordinal in ordinals]
     examples = {
-        "offset": np.concatenate([[0], np.cumsum(counts)]), "ordinal": ordinals,
-        "text_sha256": np.array(hashes, np.uint8), "flags": (ordinals == SKIPPED).astype(np.uint8),
-    }  # fmt: skip
+        "offset": np.concatenate([[0], np.cumsum(counts)]),
+        "ordinal": ordinals,
+        "text_sha256": np.array(hashes, np.uint8),
+        "flags": (ordinals == SKIPPED).astype(np.uint8),
+    }
     return ShardContent(
         example_start=shard * EXAMPLES,
         n_examples=EXAMPLES,

@@ -90,13 +90,26 @@ def _config(family: str, size: dict[str, int]) -> Any:
         "qwen2": size | {"num_key_value_heads": 1},
         "gemma": size | {"num_key_value_heads": 1, "head_dim": 8},
         "gemma2": size | {"num_key_value_heads": 1, "head_dim": 8},
-        "opt": {"num_hidden_layers": n, "hidden_size": d, "ffn_dim": ff, "num_attention_heads": 2,
-                "word_embed_proj_dim": d, "max_position_embeddings": size["max_position_embeddings"]},
+        "opt": {
+            "num_hidden_layers": n,
+            "hidden_size": d,
+            "ffn_dim": ff,
+            "num_attention_heads": 2,
+            "word_embed_proj_dim": d,
+            "max_position_embeddings": size["max_position_embeddings"],
+        },
         "t5": {"num_layers": n, "d_model": d, "d_ff": ff, "num_heads": 2, "d_kv": 8, "decoder_start_token_id": 0},
-        "bart": {"encoder_layers": n, "decoder_layers": n, "d_model": d, "encoder_ffn_dim": ff, "decoder_ffn_dim": ff,
-                 "encoder_attention_heads": 2, "decoder_attention_heads": 2,
-                 "max_position_embeddings": size["max_position_embeddings"]},
-    }  # fmt: skip
+        "bart": {
+            "encoder_layers": n,
+            "decoder_layers": n,
+            "d_model": d,
+            "encoder_ffn_dim": ff,
+            "decoder_ffn_dim": ff,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "max_position_embeddings": size["max_position_embeddings"],
+        },
+    }
     return AutoConfig.for_model(family, vocab_size=261, **own[family])
 
 

@@ -112,8 +112,15 @@ def labels_of(
     coded = {name: np.unique(values, return_inverse=True) for name, values in texts.items()}
     n = len(split)
     return Labels(
-        task="t", kind=kind, y=np.asarray(y), classes=classes if kind == "classes" else (),
-        split=np.array(split), groups=np.arange(n), example=np.arange(n), word=np.zeros(n, np.int64), row=np.arange(n),
+        task="t",
+        kind=kind,
+        y=np.asarray(y),
+        classes=classes if kind == "classes" else (),
+        split=np.array(split),
+        groups=np.arange(n),
+        example=np.arange(n),
+        word=np.zeros(n, np.int64),
+        row=np.arange(n),
         keys={name: codes.astype(np.int64) for name, (_, codes) in coded.items()},
         key_names={name: tuple(map(str, names)) for name, (names, _) in coded.items()},
-    )  # fmt: skip
+    )

@@ -40,8 +40,15 @@ def a_result(task: str = TASK, behaviour: str = BEHAVIOUR, model: str = MODEL, p
             cells.append(cell)
             known[cell.place] = found.decodability["h"]
     base = measured(0.8, 3000)
-    return replace(base, task=task, behaviour=behaviour, model=model, cells=tuple(cells), decodability=known,
-                   settings=base.settings | {"criteria": CRITERIA})  # fmt: skip
+    return replace(
+        base,
+        task=task,
+        behaviour=behaviour,
+        model=model,
+        cells=tuple(cells),
+        decodability=known,
+        settings=base.settings | {"criteria": CRITERIA},
+    )
 
 
 def run_of(*results: UseResult) -> UseRun:

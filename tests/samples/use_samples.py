@@ -59,9 +59,17 @@ class Sample:
 
 
 def sample(
-    seed: int, *, gain: float = 0.0, rho: float = 0.0, n: int = 3000, code: float = 1.0, norm: bool = True,
-    width: int = 24, mediated: float = 1.0, noise: float = 0.5,
-) -> Sample:  # fmt: skip
+    seed: int,
+    *,
+    gain: float = 0.0,
+    rho: float = 0.0,
+    n: int = 3000,
+    code: float = 1.0,
+    norm: bool = True,
+    width: int = 24,
+    mediated: float = 1.0,
+    noise: float = 0.5,
+) -> Sample:
     """Vectors whose code of z is read with a gain, or not.
 
     Args:

@@ -94,9 +94,14 @@ def test_a_naive_reader_hands_over_the_canary(
 def opened_by(program: str, files: dict[str, Path], folder: Path) -> str:
     log = folder / "trace"
     trace = ["strace", "-f", "-qq", "-e", "trace=%file", "-o", str(log)]
-    done = subprocess.run([*trace, sys.executable, "-c", program, *map(str, files.values())],
-                          cwd=next(iter(files.values())).parent, env=os.environ | {"PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [*trace, sys.executable, "-c", program, *map(str, files.values())],
+        cwd=next(iter(files.values())).parent,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if "ptrace" in done.stderr or not log.exists():
         pytest.skip(f"no system calls can be traced here: {done.stderr[:100]}")
     assert done.returncode == 0, done.stderr
@@ -118,9 +123,14 @@ def test_the_audit_makes_no_system_call_on_the_canary_and_a_naive_reader_does(
 def test_limits_are_those_given(tmp_path: Path) -> None:
     path = hostile.write_good(tmp_path / "good.h5")
     for limit, rule in {
-        "objects": "objects", "depth": "inside", "attributes": "attributes", "dataset_bytes": "in a data set",
-        "total_bytes": "in all", "chunk_bytes": "chunks", "attribute_bytes": "attributes of",
-    }.items():  # fmt: skip
+        "objects": "objects",
+        "depth": "inside",
+        "attributes": "attributes",
+        "dataset_bytes": "in a data set",
+        "total_bytes": "in all",
+        "chunk_bytes": "chunks",
+        "attribute_bytes": "attributes of",
+    }.items():
         with pytest.raises(UntrustedFile, match=rule):
             audited(path, **{limit: 1})
 

@@ -30,9 +30,16 @@ from tests.conftest import REFERENCE, ROOT
 from tests.samples.tiny_models import build, byte_tokenizer, corpus_of, language_model
 
 TEXTS = [
-    "the thing is being", "a", "", "über the 日本 thing", "in the inning the thing", "the thing is being",
-    "one two three four five six seven", "   ", "x y",
-]  # fmt: skip
+    "the thing is being",
+    "a",
+    "",
+    "über the 日本 thing",
+    "in the inning the thing",
+    "the thing is being",
+    "one two three four five six seven",
+    "   ",
+    "x y",
+]
 CORPUS = corpus_of(*TEXTS)
 SITES = ("resid.0", "resid.1", "resid.2")
 

@@ -38,9 +38,11 @@ from tests.states.test_store import forge_shard, shard_path
 READERS = {"npy": read_npy, "json": read_neurox_json, "safetensors": read_safetensors}
 LINE = {
     "linex_index": 0,
-    "features": [{"token": w, "layers": [{"index": 0, "values": [1.5, 2.0]}, {"index": 1, "values": [0.5, -1]}]}
-                 for w in ("dogs", "bark")],
-}  # fmt: skip
+    "features": [
+        {"token": w, "layers": [{"index": 0, "values": [1.5, 2.0]}, {"index": 1, "values": [0.5, -1]}]}
+        for w in ("dogs", "bark")
+    ],
+}
 
 
 def job(form: str, *paths: Path, **limits: Any) -> ChildJob:
@@ -85,11 +87,19 @@ def test_frames_carry_numbers_unchanged(tmp_path: Path) -> None:
 
 
 MISBEHAVIOUR = {
-    "crash": "killed by signal 11", "hang": "more: the process was stopped", "spin": "processor time|was stopped",
-    "grow": "memory", "open": "Too many open files", "write": "File too large", "stop early": "exit status 0",
-    "fail at the end": "exit status 3", "pickle": "a frame that is none", "huge frame": "a frame that is none",
-    "odd rows": "rows of no shape", "short rows": "another size",
-}  # fmt: skip
+    "crash": "killed by signal 11",
+    "hang": "more: the process was stopped",
+    "spin": "processor time|was stopped",
+    "grow": "memory",
+    "open": "Too many open files",
+    "write": "File too large",
+    "stop early": "exit status 0",
+    "fail at the end": "exit status 3",
+    "pickle": "a frame that is none",
+    "huge frame": "a frame that is none",
+    "odd rows": "rows of no shape",
+    "short rows": "another size",
+}
 
 
 @pytest.mark.parametrize("form", MISBEHAVIOUR)
@@ -129,10 +139,25 @@ def test_the_child_opens_its_file_and_nothing_after_it(tmp_path: Path) -> None:
     path = hostile.write(tmp_path / "evil.h5", "external link")
     log = tmp_path / "trace"
     subprocess.run(
-        ["strace", "-f", "-qq", "-e", "trace=open,openat,openat2,connect,execve", "-o", str(log), sys.executable, "-P",
-         "-m", "probing.states.importing.foreign.child", job("hdf5", path).to_json()],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=False,
-    )  # fmt: skip
+        [
+            "strace",
+            "-f",
+            "-qq",
+            "-e",
+            "trace=open,openat,openat2,connect,execve",
+            "-o",
+            str(log),
+            sys.executable,
+            "-P",
+            "-m",
+            "probing.states.importing.foreign.child",
+            job("hdf5", path).to_json(),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+    )
     calls = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     if not calls:
         pytest.skip("no system calls can be traced here")
@@ -283,11 +308,17 @@ def neurox(path: Path, index: object = None) -> Path:
 @pytest.mark.parametrize(
     ("index", "rule"),
     [
-        ("{", "sound JSON"), ('{"a": "0", "a": "0"}', "sound JSON"), ({"a": "0", "b": "0"}, "different number"),
-        ({"a": "-0"}, "different number"), ({"a": "٣"}, "different number"), ({"a": "1"}, "one data set for each"),
-        ([], "one data set for each"), ({"a": "../0"}, "different number"), ({"a": [0]}, "different number"),
+        ("{", "sound JSON"),
+        ('{"a": "0", "a": "0"}', "sound JSON"),
+        ({"a": "0", "b": "0"}, "different number"),
+        ({"a": "-0"}, "different number"),
+        ({"a": "٣"}, "different number"),
+        ({"a": "1"}, "one data set for each"),
+        ([], "one data set for each"),
+        ({"a": "../0"}, "different number"),
+        ({"a": [0]}, "different number"),
     ],
-)  # fmt: skip
+)
 def test_a_neurox_index_that_does_not_fit_is_refused(tmp_path: Path, index: object, rule: str) -> None:
     with pytest.raises(UntrustedFile, match=rule):
         list(hand_over(job("hdf5", neurox(tmp_path / "a.hdf5", index))))

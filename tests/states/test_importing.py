@@ -111,8 +111,15 @@ def test_what_is_not_known_of_arrays_stays_unknown_in_store_results_and_report(
     assert imported.identity["extraction"]["rows"] == "word:unknown"
     assert model["files"] == {"activations.hdf5": file_sha256(files["activations.hdf5"])}
     assert store_info(tmp_path / "imported")["imported"]["provenance"] == "unknown"
-    pb.train(imported, corpus, task="upos", sites="resid.1", controls=["word_type:draws=1"], to=tmp_path / "r",
-             progress=False)  # fmt: skip
+    pb.train(
+        imported,
+        corpus,
+        task="upos",
+        sites="resid.1",
+        controls=["word_type:draws=1"],
+        to=tmp_path / "r",
+        progress=False,
+    )
     page = pb.report(tmp_path / "r").read_text(encoding="utf-8")
     assert "imported from activations.hdf5 (said to be of some-model)" in page
     assert "How the imported states were computed is not known" in page
@@ -124,8 +131,10 @@ def test_a_copied_store_keeps_its_content_and_says_that_it_was_imported(
     imported = pb.import_states(files["store"], to=tmp_path / "imported")
     assert imported.content_id == store.content_id and imported.identity == store.identity
     assert imported.environment["imported"] == {
-        "from": "store", "format": "probing-activations", "provenance": "as the store says",
-    }  # fmt: skip
+        "from": "store",
+        "format": "probing-activations",
+        "provenance": "as the store says",
+    }
 
 
 def test_words_that_were_not_extracted_are_missing_in_the_import_too(tmp_path: Path) -> None:

@@ -71,8 +71,9 @@ def test_parts_made_with_different_versions_merge_and_keep_their_records(begun: 
         writer.commit(shard, sample.content(shard))
     assert merge(begun, tmp_path / "other") == [1, 2]
     assert [line.split(";")[0] for line in store_info(begun)["environments"]] == [
-        "2 shards: torch 2.13.0", "1 shard: torch 2.12.1+cpu",
-    ]  # fmt: skip
+        "2 shards: torch 2.13.0",
+        "1 shard: torch 2.12.1+cpu",
+    ]
 
 
 def test_extraction_resumes_with_other_versions_only_if_told_to(tmp_path: Path) -> None:

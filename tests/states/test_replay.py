@@ -68,8 +68,14 @@ def all_of(store: Store, name: str) -> np.ndarray[Any, Any]:
 def test_replay_from_every_site_gives_the_clean_outputs(tmp_path: Path, family: str, side: str) -> None:
     model = read(family, side)
     corpus = Corpus.read(str(REFERENCE / "test.jsonl")) if family == "reference" else CORPUS
-    store = run(tmp_path / "s", model, corpus, subset="0:8", outputs="all",
-                shard_bytes=60_000 if family == "reference" else 9000)  # fmt: skip
+    store = run(
+        tmp_path / "s",
+        model,
+        corpus,
+        subset="0:8",
+        outputs="all",
+        shard_bytes=60_000 if family == "reference" else 9000,
+    )
     assert store.verify() == [] and store.shards_planned > 1
     replay, pieces, padded = Replay.open(tmp_path / "s", model), 0, 0
     for batch in replay.batches():
@@ -331,9 +337,12 @@ def test_outputs_that_contradict_the_shard_are_not_written(tmp_path: Path) -> No
     content, outputs = contents[0], contents[0].outputs
     writer = StoreWriter.open(tmp_path / "t", identity=store.identity, environment={})
     for name, bad in (
-        ("row", outputs["row"][::-1]), ("row", outputs["row"] + 1000), ("logits", outputs["logits"][:-1]),
-        ("logits", outputs["logits"].astype(np.float64)), ("logsumexp", outputs["logsumexp"][:1]),
-    ):  # fmt: skip
+        ("row", outputs["row"][::-1]),
+        ("row", outputs["row"] + 1000),
+        ("logits", outputs["logits"][:-1]),
+        ("logits", outputs["logits"].astype(np.float64)),
+        ("logsumexp", outputs["logsumexp"][:1]),
+    ):
         with pytest.raises(BadParameter):
             commit(writer, 0, replace(content, outputs={**outputs, name: bad}))
     with pytest.raises(BadParameter, match="other columns"):

@@ -153,9 +153,12 @@ def test_a_signal_to_the_whole_group_stops_all_workers_and_the_same_command_goes
 ) -> None:
     command = extracting(tmp_path / "s", corpus_flags, executor)
     child = subprocess.Popen(
-        [sys.executable, "-m", "probing", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "probing", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "s" / "leases").exists():  # a worker is at work
         assert child.poll() is None and time.monotonic() < deadline

@@ -31,9 +31,13 @@ def bin_folder(tmp_path: Path) -> Path:
 
 def task(bin_folder: Path, index: int, count: int, store: Path, corpus_flags: list[str]) -> subprocess.Popen[str]:
     variables = {
-        "PATH": f"{bin_folder}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "77", "SLURM_JOB_ID": str(78 + index),
-        "SLURM_ARRAY_TASK_COUNT": str(count), "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_ID": str(5 + index),
-    }  # fmt: skip
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "SLURM_ARRAY_JOB_ID": "77",
+        "SLURM_JOB_ID": str(78 + index),
+        "SLURM_ARRAY_TASK_COUNT": str(count),
+        "SLURM_ARRAY_TASK_MIN": "5",
+        "SLURM_ARRAY_TASK_ID": str(5 + index),
+    }
     command = [str(SCRIPT), "--model", str(REFERENCE / "model"), *corpus_flags, "--to", str(store)]
     return subprocess.Popen(
         command, env=os.environ | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

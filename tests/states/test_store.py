@@ -247,8 +247,13 @@ def test_non_finite_states_are_refused_with_site_count_and_first_row(tmp_path: P
 def test_narrowing_rounds_to_nearest_even_and_refuses_overflow() -> None:
     values = np.array([1.0, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -2.5, 0.0, -0.0], np.float32)[:, None]
     assert [hex(int(bits)) for bits in narrow(values, "bfloat16", "embed").ravel()] == [
-        "0x3f80", "0x3f80", "0x3f82", "0xc020", "0x0", "0x8000",
-    ]  # fmt: skip
+        "0x3f80",
+        "0x3f80",
+        "0x3f82",
+        "0xc020",
+        "0x0",
+        "0x8000",
+    ]
     assert (narrow(np.full((1, 1), 65504, np.float32), "float16", "embed") == 65504).all()
     with pytest.raises(NotRepresentable, match="bfloat16") as refused:
         narrow(np.full((2, 2), -70000, np.float32), "float16", "resid.3")
@@ -423,10 +428,18 @@ def _other_type(file: Any) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        _external_link, _soft_link, _external_storage, _virtual, _compressed, _extra, _second_name, _odd_attribute,
-        _other_value, _other_type,
+        _external_link,
+        _soft_link,
+        _external_storage,
+        _virtual,
+        _compressed,
+        _extra,
+        _second_name,
+        _odd_attribute,
+        _other_value,
+        _other_type,
     ],
-)  # fmt: skip
+)
 def test_hostile_hdf5_with_a_matching_record_is_refused_by_verify(store_path: Path, tmp_path: Path, spoil: Any) -> None:
     forged = tmp_path / "forged.h5"
     shutil.copy(shard_path(store_path, 0), forged)

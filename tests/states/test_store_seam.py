@@ -14,10 +14,31 @@ STORE = ROOT / "probing" / "store"
 SEAM = "file_ops.py"
 OTHERS = ("export.py",)  # write files that are no store's
 CHANGING = {
-    "chmod", "fsync", "ftruncate", "hardlink_to", "link", "makedirs", "mkdir", "mkdtemp", "mkstemp", "move", "remove",
-    "removedirs", "rename", "renames", "rmdir", "rmtree", "symlink", "symlink_to", "touch", "truncate", "unlink",
-    "utime", "write_bytes", "write_text",
-}  # fmt: skip
+    "chmod",
+    "fsync",
+    "ftruncate",
+    "hardlink_to",
+    "link",
+    "makedirs",
+    "mkdir",
+    "mkdtemp",
+    "mkstemp",
+    "move",
+    "remove",
+    "removedirs",
+    "rename",
+    "renames",
+    "rmdir",
+    "rmtree",
+    "symlink",
+    "symlink_to",
+    "touch",
+    "truncate",
+    "unlink",
+    "utime",
+    "write_bytes",
+    "write_text",
+}
 WRITING_FLAGS = {"O_APPEND", "O_CREAT", "O_RDWR", "O_TRUNC", "O_WRONLY"}
 FILES = [file for file in sorted(STORE.rglob("*.py")) if file.name not in (SEAM, *OTHERS)]
 
@@ -48,11 +69,19 @@ def test_the_store_changes_the_disk_through_its_seam_alone(file: Path) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "path.unlink()", "os.unlink(path)", "source.replace(target)", "shutil.rmtree(path)", "path.write_bytes(data)",
-        "open(path, 'wb')", "path.open('w')", "os.open(path, os.O_RDWR | os.O_CREAT)", "path.mkdir(parents=True)",
-        "os.fsync(fd)", "path.touch()",
+        "path.unlink()",
+        "os.unlink(path)",
+        "source.replace(target)",
+        "shutil.rmtree(path)",
+        "path.write_bytes(data)",
+        "open(path, 'wb')",
+        "path.open('w')",
+        "os.open(path, os.O_RDWR | os.O_CREAT)",
+        "path.mkdir(parents=True)",
+        "os.fsync(fd)",
+        "path.touch()",
     ],
-)  # fmt: skip
+)
 def test_a_change_beside_the_seam_is_found(code: str) -> None:
     assert len(list(changes(code))) == 1
 
@@ -60,9 +89,16 @@ def test_a_change_beside_the_seam_is_found(code: str) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "files.unlink(path)", "self._files.rename(a, b)", "text.replace('a', 'b')", "path.open('rb')", "open(path)",
-        "os.open(path, os.O_RDONLY)", "replace(files, a, b)", "Store.open(path)", "h5o.open(group, name)",
+        "files.unlink(path)",
+        "self._files.rename(a, b)",
+        "text.replace('a', 'b')",
+        "path.open('rb')",
+        "open(path)",
+        "os.open(path, os.O_RDONLY)",
+        "replace(files, a, b)",
+        "Store.open(path)",
+        "h5o.open(group, name)",
     ],
-)  # fmt: skip
+)
 def test_reading_and_the_seam_are_allowed(code: str) -> None:
     assert list(changes(code)) == []

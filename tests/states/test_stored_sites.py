@@ -25,9 +25,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def gemma(head_dim: int) -> Any:
     """Heads whose size is not hidden size / heads, and one key-value head for two queries."""
     config = GemmaConfig(
-        vocab_size=261, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        intermediate_size=24, head_dim=head_dim, max_position_embeddings=64,
-    )  # fmt: skip
+        vocab_size=261,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=24,
+        head_dim=head_dim,
+        max_position_embeddings=64,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return AutoModel.from_config(config).eval()

@@ -30,8 +30,7 @@ def store_of(broken: bool = False) -> MemoryStore:
 
 
 def run(folder: Path, task: str, store: MemoryStore, **options: Any) -> ProbeResults:
-    return train(store, CORPUS, task=task, controls=[], measures=["accuracy"],
-                 to=folder, progress=False, **options)  # fmt: skip
+    return train(store, CORPUS, task=task, controls=[], measures=["accuracy"], to=folder, progress=False, **options)
 
 
 def gains_of(results: ProbeResults) -> list[Any]:

@@ -53,8 +53,11 @@ def forbidden(source: str) -> list[str]:
             continue  # what a library raises can be caught without it
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-            found += [n for n in names if n.split(".")[0] in ("pickle", "cPickle", "dill", "cloudpickle", "marshal",
-                                                              "shelve", "joblib")]  # fmt: skip
+            found += [
+                n
+                for n in names
+                if n.split(".")[0] in ("pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib")
+            ]
         elif isinstance(node, ast.Call):
             name = called(node)
             if name in ("eval", "exec", "compile", "__import__", "os.system", "yaml.unsafe_load", "yaml.full_load"):
@@ -75,10 +78,19 @@ def forbidden(source: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "source",
-    ["import pickle", "from joblib import load", "np.load(f, allow_pickle=True)", "torch.load(f)", "yaml.load(f)",
-     "eval(s)", "frame.to_csv(f)", "A.from_pretrained(n)", "A.from_pretrained(n, trust_remote_code=True)",
-     "run(c, shell=True)"],
-)  # fmt: skip
+    [
+        "import pickle",
+        "from joblib import load",
+        "np.load(f, allow_pickle=True)",
+        "torch.load(f)",
+        "yaml.load(f)",
+        "eval(s)",
+        "frame.to_csv(f)",
+        "A.from_pretrained(n)",
+        "A.from_pretrained(n, trust_remote_code=True)",
+        "run(c, shell=True)",
+    ],
+)
 def test_the_lint_sees_what_it_forbids(source: str) -> None:
     assert forbidden(source)
 
@@ -183,13 +195,34 @@ BOMB = "a: &a [x, x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b 
 @pytest.mark.parametrize(
     "text",
     [
-        BOMB, "a: &a [*a]", "? [x]\n: 1\n? [x]\n: 2", "? {x: 1}\n: 1", "name: 2024-99-99", "name: !!int abc",
-        "name: !!binary é", "name: !!timestamp x", "name: !!python/object/apply:os.system [id]",
-        "name: !!python/name:os.system", "name: .nan", "[" * 5000, "{a: " * 5000, "- " * 5000 + "x", "a: 1\na: 2",
-        "<<: {name: x}\nname: y\n<<: {model: z}", "name: \0", "\x01", "name: \ud800", "--- a\n--- b", "!!set {a, a}",
-        "!!omap [a: 1]", "name: " + "1" * 5000, "name: 0b2", "name: 1:99999999999:1", "a: " * 300_000,
+        BOMB,
+        "a: &a [*a]",
+        "? [x]\n: 1\n? [x]\n: 2",
+        "? {x: 1}\n: 1",
+        "name: 2024-99-99",
+        "name: !!int abc",
+        "name: !!binary é",
+        "name: !!timestamp x",
+        "name: !!python/object/apply:os.system [id]",
+        "name: !!python/name:os.system",
+        "name: .nan",
+        "[" * 5000,
+        "{a: " * 5000,
+        "- " * 5000 + "x",
+        "a: 1\na: 2",
+        "<<: {name: x}\nname: y\n<<: {model: z}",
+        "name: \0",
+        "\x01",
+        "name: \ud800",
+        "--- a\n--- b",
+        "!!set {a, a}",
+        "!!omap [a: 1]",
+        "name: " + "1" * 5000,
+        "name: 0b2",
+        "name: 1:99999999999:1",
+        "a: " * 300_000,
     ],
-)  # fmt: skip
+)
 def test_a_hostile_study_is_a_config_error(tmp_path: Path, text: str) -> None:
     file = tmp_path / "study.yaml"
     file.write_bytes(text.encode("utf-8", "surrogatepass"))

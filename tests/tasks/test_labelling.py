@@ -20,10 +20,14 @@ from tests.conftest import real_data
 
 def example(index: int, split: str, **changes: Any) -> Example:
     made = Example(
-        f"s{index}", "the dog barks", ((0, 3), (4, 7), (8, 13)),
+        f"s{index}",
+        "the dog barks",
+        ((0, 3), (4, 7), (8, 13)),
         {"tense": "past" if index % 2 else "present", "w": 0.5},
-        {"upos": ("DET", "NOUN", "VERB" if index % 2 else None), "lemma": ("the", "dog", "bark")}, None, split,
-    )  # fmt: skip
+        {"upos": ("DET", "NOUN", "VERB" if index % 2 else None), "lemma": ("the", "dog", "bark")},
+        None,
+        split,
+    )
     return replace(made, **changes)
 
 
@@ -59,8 +63,10 @@ def test_rows_in_any_order_carry_their_own_words_label_and_missing_ones_are_coun
         assert labels.key_names["type"][labels.keys["type"][i]] == one.forms[labels.word[i]]
         assert labels.key_names["lemma"][labels.keys["lemma"][i]] == one.word_columns["lemma"][labels.word[i]]
         assert labels.split[i] == one.split
-        assert labels.row[i] == np.flatnonzero((shuffled.example == labels.example[i])
-                                               & (shuffled.word == labels.word[i]))[0]  # fmt: skip
+        assert (
+            labels.row[i]
+            == np.flatnonzero((shuffled.example == labels.example[i]) & (shuffled.word == labels.word[i]))[0]
+        )
     unlabelled = sum(
         source.examples[e].word_columns["upos"][w] is None for e, w in zip(*vars(shuffled).values(), strict=True)
     )
@@ -118,10 +124,17 @@ def upos(*tags: str | None) -> dict[str, Any]:
         (changed("test", **upos("P", "Q", "R")), "no label of test occurs in train"),
         (Corpus(tuple(replace(e, id="same") for e in corpus().examples)), "crosses splits"),
         (Corpus(tuple(replace(e, split="other") for e in corpus().examples)), "no row has a label"),
-        (Corpus(tuple(replace(e, **upos(*(f"{t}{i}" if e.split != "train" else t for t in "XYX")))
-                      for i, e in enumerate(corpus().examples))), "no label of dev|fewer train rows"),
+        (
+            Corpus(
+                tuple(
+                    replace(e, **upos(*(f"{t}{i}" if e.split != "train" else t for t in "XYX")))
+                    for i, e in enumerate(corpus().examples)
+                )
+            ),
+            "no label of dev|fewer train rows",
+        ),
     ],
-)  # fmt: skip
+)
 def test_designs_that_teach_nothing_are_refused_before_training(source: Corpus, said: str) -> None:
     with pytest.raises(DegenerateDesign, match=said):
         label(source)
@@ -143,8 +156,10 @@ def test_a_few_classes_unseen_in_train_stay_and_are_counted() -> None:
 
 def test_rows_outside_the_corpus_are_refused() -> None:
     rows = word_rows(corpus())
-    for bad in (SimpleNamespace(example=rows.example + 1, word=rows.word),
-                SimpleNamespace(example=rows.example, word=rows.word + 1)):  # fmt: skip
+    for bad in (
+        SimpleNamespace(example=rows.example + 1, word=rows.word),
+        SimpleNamespace(example=rows.example, word=rows.word + 1),
+    ):
         with pytest.raises(ProvenanceMismatch):
             label(corpus(), rows=bad)
 

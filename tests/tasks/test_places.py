@@ -85,8 +85,11 @@ def test_the_state_of_a_span_is_the_mean_of_its_words_or_both_ends_in_any_order_
     corpus = tagged("B-P", "I-P", "I-P", "B-R")
     store = states_of(corpus)
     order = np.random.default_rng(3).permutation(len(store.rows.example))
-    shuffled = MemoryStore(corpus, {"resid.0": store.states["resid.0"][order]},
-                           SimpleNamespace(example=store.rows.example[order], word=store.rows.word[order]))  # fmt: skip
+    shuffled = MemoryStore(
+        corpus,
+        {"resid.0": store.states["resid.0"][order]},
+        SimpleNamespace(example=store.rows.example[order], word=store.rows.word[order]),
+    )
     X = store.states["resid.0"].reshape(12, 4, 3)
     for one in (store, shuffled):
         means, ends = labelled("span:ner", corpus, one.rows), labelled("span:ner:ends", corpus, one.rows)
@@ -125,8 +128,9 @@ def test_keys_of_a_pair_are_its_forms_and_how_far_apart_they_are() -> None:
         told = {name: labels.key_names[name][codes[i]] for name, codes in labels.keys.items()}
         assert told == {"type": f"{a}\t{b}", "first": a, "second": b, "offset": "+3" if labels.y[i] == 0 else "-3"}
     long = Example("l", " ".join("abcdefghijklmnopqrstuvwxyz"), tuple((2 * i, 2 * i + 1) for i in range(26)))
-    examples = [replace(long, id=str(i), split=SPLITS[i % 3], pairs={"rel": ((0, 25, "x"), (25, 2, "y"))})
-                for i in range(9)]  # fmt: skip
+    examples = [
+        replace(long, id=str(i), split=SPLITS[i % 3], pairs={"rel": ((0, 25, "x"), (25, 2, "y"))}) for i in range(9)
+    ]
     far = labelled("pair:rel", Corpus(tuple(examples)))
     assert [far.key_names["offset"][code] for code in far.keys["offset"][:2]] == ["+20", "-20"]
 
@@ -249,8 +253,9 @@ def test_a_probe_that_knows_no_pairs_reads_them_laid_out() -> None:
 
 
 def test_pairs_of_a_file_become_rows_and_malformed_ones_are_refused_with_their_line(tmp_path: Path) -> None:
-    lines = [{"text": "Dogs bark loudly", "rel": [[0, 1, "subj"], [2, 1, "adv"]], "split": SPLITS[i % 3]}
-             for i in range(9)]  # fmt: skip
+    lines = [
+        {"text": "Dogs bark loudly", "rel": [[0, 1, "subj"], [2, 1, "adv"]], "split": SPLITS[i % 3]} for i in range(9)
+    ]
     lines[3]["rel"] = []
     lines[4]["rel"] = None  # type: ignore[assignment]
     file = tmp_path / "a.jsonl"
@@ -273,11 +278,16 @@ def test_pairs_of_a_file_become_rows_and_malformed_ones_are_refused_with_their_l
 
 
 def test_spans_and_pairs_are_trained_end_to_end() -> None:
-    corpus = Corpus(tuple(
-        replace(e, pairs={"rel": ((0, 1, "ab"[int(e.forms[0] < "w20")]), (3, 2, "ab"[int(e.forms[3] < "w20")]))},
-                word_columns={**e.word_columns, "ner": ("B-X" if e.forms[0] < "w20" else "B-Y", *"O" * 7)})
-        for e in CORPUS.examples
-    ))  # fmt: skip
+    corpus = Corpus(
+        tuple(
+            replace(
+                e,
+                pairs={"rel": ((0, 1, "ab"[int(e.forms[0] < "w20")]), (3, 2, "ab"[int(e.forms[3] < "w20")]))},
+                word_columns={**e.word_columns, "ner": ("B-X" if e.forms[0] < "w20" else "B-Y", *"O" * 7)},
+            )
+            for e in CORPUS.examples
+        )
+    )
     forms = [form for e in corpus.examples for form in e.forms]
     store = store_of(corpus, np.array([[form < "w20", form > "w30"] for form in forms], float))
     for task in ("pair:rel", "span:ner", "span:ner:ends"):
@@ -290,11 +300,13 @@ def test_spans_and_pairs_are_trained_end_to_end() -> None:
 def test_pieces_are_pooled_to_words_before_words_make_pairs_and_spans(tmp_path: Path) -> None:
     text = "the cat is being in the hat"
     columns = {"head": (2, 4, 4, 0, 7, 7, 4), "ner": ("O", "B-A", "O", "O", "O", "B-B", "I-B")}
-    corpus = Corpus(tuple(
-        Example(str(i), text, spans(text), word_columns=columns, split=SPLITS[i % 3]) for i in range(9)
-    ))  # fmt: skip
-    stores = {rows: extract(language_model("bert"), corpus, sites="embed", rows=rows, to=tmp_path / rows[:4],
-                            progress=False) for rows in ("piece", "word:mean")}  # fmt: skip
+    corpus = Corpus(
+        tuple(Example(str(i), text, spans(text), word_columns=columns, split=SPLITS[i % 3]) for i in range(9))
+    )
+    stores = {
+        rows: extract(language_model("bert"), corpus, sites="embed", rows=rows, to=tmp_path / rows[:4], progress=False)
+        for rows in ("piece", "word:mean")
+    }
     pooled = with_rows(stores["piece"], corpus, None, "word")
     for spec in ("dependency_edge", "span:ner", "head"):
         labels = labelled(spec, corpus, pooled.rows)

@@ -71,10 +71,15 @@ def numbers(values: list[Label]) -> Corpus:
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
-        ([1, 2, None, 2], "classes"), ([1.0, 2.0], "classes"), ([1.5, 2], "real"), (list(range(21)), "real"),
-        (list(range(20)), "classes"), (["a", 1.5], "classes"), ([True, False], "classes"),
+        ([1, 2, None, 2], "classes"),
+        ([1.0, 2.0], "classes"),
+        ([1.5, 2], "real"),
+        (list(range(21)), "real"),
+        (list(range(20)), "classes"),
+        (["a", 1.5], "classes"),
+        ([True, False], "classes"),
     ],
-)  # fmt: skip
+)
 def test_the_kind_of_a_column_follows_from_its_values(values: list[Label], kind: str) -> None:
     assert labels("column", "n", numbers(values))[0].kind == kind
 

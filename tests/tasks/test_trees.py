@@ -70,8 +70,12 @@ def test_every_word_but_the_root_chooses_among_all_words_and_has_one_head() -> N
 
 def test_pairs_without_edge_are_as_many_as_far_apart_and_the_same_in_every_corpus() -> None:
     edge = labelled("dependency_edge")
-    is_edge = np.array([path_lengths(CORPUS.examples[e])[a, b] == 1 for e, a, b in
-                        zip(edge.example, edge.word, edge.other_word, strict=True)])  # fmt: skip
+    is_edge = np.array(
+        [
+            path_lengths(CORPUS.examples[e])[a, b] == 1
+            for e, a, b in zip(edge.example, edge.word, edge.other_word, strict=True)
+        ]
+    )
     np.testing.assert_array_equal(is_edge, np.array(edge.classes)[edge.y] == "edge")
     assert is_edge.mean() == 0.5 and (edge.word < edge.other_word).all()
     assert len({*zip(edge.example, edge.word, edge.other_word, strict=True)}) == len(edge)
@@ -128,8 +132,13 @@ def predicted(labels: Labels, values: Any, logs: Any = None) -> Prediction:
 def test_uas_is_the_share_of_choices_whose_best_row_is_right_and_ties_are_shared() -> None:
     part = HEAD.take(np.random.default_rng(0).permutation(HEAD.rows("test")))
     logs = np.log(np.random.default_rng(1).random((len(part), 2)))
-    wanted = np.mean([part.y[rows[logs[rows, 1].argmax()]] for c in np.unique(part.choice)
-                      for rows in [np.flatnonzero(part.choice == c)]])  # fmt: skip
+    wanted = np.mean(
+        [
+            part.y[rows[logs[rows, 1].argmax()]]
+            for c in np.unique(part.choice)
+            for rows in [np.flatnonzero(part.choice == c)]
+        ]
+    )
     assert UAS().value(part.y, predicted(part, part.y, logs)) == pytest.approx(wanted)
     assert UAS().value(part.y, predicted(part, part.y, np.zeros_like(logs))) == pytest.approx(1 / WORDS)
     with pytest.raises(BadParameter, match="choices"):
@@ -178,8 +187,13 @@ def test_the_rank_correlation_of_distances_is_that_of_each_word_averaged() -> No
                 rows
             ]
         others = ~np.eye(WORDS, dtype=bool)
-        found.append([spearmanr(tables[0, w, others[w]], tables[1, w, others[w]]).statistic for w in range(WORDS)
-                      if np.ptp(tables[0, w, others[w]]) > 0])  # fmt: skip
+        found.append(
+            [
+                spearmanr(tables[0, w, others[w]], tables[1, w, others[w]]).statistic
+                for w in range(WORDS)
+                if np.ptp(tables[0, w, others[w]]) > 0
+            ]
+        )
     wanted = np.mean([np.sum(one) / WORDS for one in found])
     assert DistanceSpearman().value(part.y, predicted(part, values)) == pytest.approx(wanted)
     assert DistanceSpearman().value(part.y, predicted(part, part.y)) > 0.98
@@ -204,8 +218,14 @@ def test_states_that_hold_a_tree_give_it_to_the_structural_probe_and_noise_gives
     found = {}
     for name, states in (("tree", tree_states(CORPUS, noise=0.05)), ("noise", None)):
         noise = np.random.default_rng(5).standard_normal((len(CORPUS) * WORDS, 12))
-        results = train(store_of(CORPUS, noise if states is None else states), CORPUS, task="tree_distance",
-                        probes=["structural:rank=8,learning_rate=0.01"], controls=[], progress=False)  # fmt: skip
+        results = train(
+            store_of(CORPUS, noise if states is None else states),
+            CORPUS,
+            task="tree_distance",
+            probes=["structural:rank=8,learning_rate=0.01"],
+            controls=[],
+            progress=False,
+        )
         found[name] = results.best().measure("uuas").score
         order = next(r for r in results if r.probe == "linear_order").measure("uuas").score
         assert results.best().measures[0].measure == "uuas"
@@ -214,8 +234,14 @@ def test_states_that_hold_a_tree_give_it_to_the_structural_probe_and_noise_gives
 
 
 def test_states_that_hold_a_depth_give_it_to_the_structural_probe_as_one_word() -> None:
-    results = train(store_of(CORPUS, tree_states(CORPUS, noise=0.02)), CORPUS, task="tree_depth",
-                    probes=["structural:rank=8,learning_rate=0.01"], controls=[], progress=False)  # fmt: skip
+    results = train(
+        store_of(CORPUS, tree_states(CORPUS, noise=0.02)),
+        CORPUS,
+        task="tree_depth",
+        probes=["structural:rank=8,learning_rate=0.01"],
+        controls=[],
+        progress=False,
+    )
     scores = {r.probe.partition(":")[0]: r.measure("r2").score.value for r in results if r.site != NO_SITE}
     assert scores["structural"] > 0.75
 
@@ -229,8 +255,14 @@ def head_states(corpus: Corpus, width: int = 6) -> np.ndarray[Any, Any]:
 
 
 def test_states_that_name_their_head_give_it_to_the_bilinear_probe_with_selectivity() -> None:
-    results = train(store_of(CORPUS, head_states(CORPUS)), CORPUS, task="head", controls=["edge:draws=1"],
-                    probes=["bilinear:rank=8,learning_rate=0.01"], progress=False)  # fmt: skip
+    results = train(
+        store_of(CORPUS, head_states(CORPUS)),
+        CORPUS,
+        task="head",
+        controls=["edge:draws=1"],
+        probes=["bilinear:rank=8,learning_rate=0.01"],
+        progress=False,
+    )
     uas = results.best().measure("uas")
     assert uas.score.value > 0.75 and uas.comparisons[0].selectivity.low > 0.2 and uas.comparisons[0].ceiling == 1.0
     assert {gain.baseline for gain in uas.gains} == {"prior", "word_type", "linear_order"}

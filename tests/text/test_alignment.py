@@ -60,8 +60,11 @@ def test_zero_width_and_blank_pieces_belong_to_no_word():
     rows = word_rows(["a b"], [((0, 1), (2, 3))], [encoded([(0, 1), (1, 1), (1, 2), (2, 3)])])
     assert [pooled(rows, r) for r in range(2)] == [[0], [3]]
     assert piece_rows(["a b"], [((0, 1), (2, 3))], [encoded([(0, 1), (1, 1), (1, 2), (2, 3)])]).word.tolist() == [
-        0, -1, -1, 1,
-    ]  # fmt: skip
+        0,
+        -1,
+        -1,
+        1,
+    ]
 
 
 def test_examples_without_words_or_text_have_no_rows():

@@ -58,8 +58,10 @@ def test_words_are_pooled_from_the_prompts_states(tmp_path: Path) -> None:
     whole = model.encode([prompt("the thing is being")])
     state = model.states(whole, ["resid.2"])["resid.2"][0].numpy()
     for row, (start, end) in enumerate(CORPUS.examples[0].words):
-        inside = [(a - 7 < end) and (b - 7 > start) and not (b - a == 1 and a - 7 == start - 1)
-                  for a, b in whole[0].offsets.tolist()]  # fmt: skip
+        inside = [
+            (a - 7 < end) and (b - 7 > start) and not (b - a == 1 and a - 7 == start - 1)
+            for a, b in whole[0].offsets.tolist()
+        ]
         np.testing.assert_allclose(store.read("resid.2")[row], state[inside].mean(0), atol=1e-5)
     plain = extract(model, CORPUS, to=tmp_path / "p", progress=False)
     assert not np.allclose(plain.read("resid.2"), store.read("resid.2"), atol=1e-3)
@@ -175,8 +177,9 @@ def test_the_flag_is_an_option_of_the_job(tmp_path: Path) -> None:
     model._model.save_pretrained(tmp_path / "m")
     model.tokenizer.save_pretrained(tmp_path / "m")
     (tmp_path / "c.jsonl").write_text('{"text": "the thing"}\n')
-    job = ExtractJob(model=str(tmp_path / "m"), corpus=str(tmp_path / "c.jsonl"), to=str(tmp_path / "s"),
-                     chat_template=True)  # fmt: skip
+    job = ExtractJob(
+        model=str(tmp_path / "m"), corpus=str(tmp_path / "c.jsonl"), to=str(tmp_path / "s"), chat_template=True
+    )
     assert "chat" in job.run(progress=False).identity["extraction"]
 
 

@@ -32,10 +32,12 @@ def sets_of(corpus: Corpus, seed: int = 0) -> tuple[Corpus, np.ndarray[Any, Any]
     random = np.random.default_rng(seed)
     bits = random.random((len(corpus), 8, 2)) < 0.4
     names = np.array(["low", "odd"])
-    return Corpus(tuple(
-        replace(e, word_columns={"props": tuple("|".join(["all", *names[row]]) for row in of_one)})
-        for e, of_one in zip(corpus.examples, bits, strict=True)
-    )), bits.reshape(-1, 2)  # fmt: skip
+    return Corpus(
+        tuple(
+            replace(e, word_columns={"props": tuple("|".join(["all", *names[row]]) for row in of_one)})
+            for e, of_one in zip(corpus.examples, bits, strict=True)
+        )
+    ), bits.reshape(-1, 2)
 
 
 CORPUS, BITS = sets_of(word_corpus())
@@ -45,10 +47,12 @@ LABELS = labelled("column:props:labels", CORPUS)
 def test_label_sets_are_read_from_separated_texts_and_json_lists() -> None:
     assert LABELS.classes == ("all", "low", "odd") and LABELS.kind == "labels"
     np.testing.assert_array_equal(LABELS.y, np.concatenate([np.ones((len(BITS), 1)), BITS], axis=1))
-    listed = Corpus(tuple(
-        replace(e, word_columns={"props": ('["a b", "c"]', "[]", None, "", " c | a b|", "[c", "c", "c")})
-        for e in CORPUS.examples
-    ))  # fmt: skip
+    listed = Corpus(
+        tuple(
+            replace(e, word_columns={"props": ('["a b", "c"]', "[]", None, "", " c | a b|", "[c", "c", "c")})
+            for e in CORPUS.examples
+        )
+    )
     labels = labelled("column:props:labels", listed)
     assert labels.classes == ("[c", "a b", "c") and labels.excluded == {"no label": len(listed)}
     assert labels.y[:7].tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1], [0, 0, 1]]
@@ -59,8 +63,9 @@ def test_columns_whose_labels_tell_no_rows_apart_are_refused() -> None:
         same = Corpus(tuple(replace(e, word_columns={"props": (value,) * 8}) for e in CORPUS.examples))
         with pytest.raises(DegenerateDesign, match="no label tells train rows apart"):
             labelled("column:props:labels", same)
-    other = Corpus(tuple(replace(e, word_columns={"props": ("xyz",) * 8}) if e.split == "test" else e
-                         for e in CORPUS.examples))  # fmt: skip
+    other = Corpus(
+        tuple(replace(e, word_columns={"props": ("xyz",) * 8}) if e.split == "test" else e for e in CORPUS.examples)
+    )
     with pytest.raises(DegenerateDesign, match="no label of test occurs in train"):
         labelled("column:props:labels", other)
 
@@ -101,8 +106,14 @@ def test_each_label_is_fitted_as_it_would_be_alone_and_one_that_all_rows_have_is
 
 def test_states_that_hold_every_label_give_all_of_them_with_selectivity() -> None:
     store = store_of(CORPUS, BITS + 0.1 * np.random.default_rng(0).standard_normal(BITS.shape))
-    results = train(store, CORPUS, task="column:props:labels", probes=["linear", LinearSVC()],
-                    controls=["word_type:draws=5"], progress=False)  # fmt: skip
+    results = train(
+        store,
+        CORPUS,
+        task="column:props:labels",
+        probes=["linear", LinearSVC()],
+        controls=["word_type:draws=5"],
+        progress=False,
+    )
     best = results.best(probe="linear")
     for name in ("macro_f1", "accuracy"):
         found = best.measure(name)

@@ -109,8 +109,13 @@ def test_an_empty_label_is_no_class_and_a_number_has_one_name() -> None:
     corpus = Corpus(tuple(examples)).with_random_split(0)
     states = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
     rows = type("Rows", (), {"example": np.arange(40), "word": np.full(40, -1)})
-    results = train(MemoryStore(corpus, {"resid.0": states}, rows, "sentence:mean"), corpus, task="column:t",
-                    measures=["accuracy"], progress=False)  # fmt: skip
+    results = train(
+        MemoryStore(corpus, {"resid.0": states}, rows, "sentence:mean"),
+        corpus,
+        task="column:t",
+        measures=["accuracy"],
+        progress=False,
+    )
     assert results[0].classes == ("A", "B") and results[0].facts["excluded"] == {"no label": 10}
     assert named(3.0) == named(3) == "3"
 

@@ -44,12 +44,25 @@ def pieces_at(family: str, text: str, name: str, limit: int | None = None, **nam
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("start", "t"), ("end", "t"), ("end-1", "a"), ("start+1", "he"), ("entity", "cat"), ("entity.first", "c"),
-        ("entity.last", "t"), ("entity.before", " "), ("entity.before-1", "he"), ("entity.after", " "),
-        ("entity.last-1", "a"), ("entity.after+1", "i"), ("input_start", "t"), ("input_end-2", "h"),
-        ("start-1", "no_pieces"), ("end+1", "no_pieces"), ("other.last", "nothing_selected"),
+        ("start", "t"),
+        ("end", "t"),
+        ("end-1", "a"),
+        ("start+1", "he"),
+        ("entity", "cat"),
+        ("entity.first", "c"),
+        ("entity.last", "t"),
+        ("entity.before", " "),
+        ("entity.before-1", "he"),
+        ("entity.after", " "),
+        ("entity.last-1", "a"),
+        ("entity.after+1", "i"),
+        ("input_start", "t"),
+        ("input_end-2", "h"),
+        ("start-1", "no_pieces"),
+        ("end+1", "no_pieces"),
+        ("other.last", "nothing_selected"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("start", [3, 4])
 def test_a_position_is_the_piece_its_name_says(name: str, expected: str, start: int) -> None:
     """Pieces are t, he, ␣, c, a, t, ␣, i, s, …: that of a space alone has no visible character, and is in no span."""
@@ -58,9 +71,17 @@ def test_a_position_is_the_piece_its_name_says(name: str, expected: str, start: 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("start", "the"), ("input_start", "[2]"), ("input_end", "[3]"), ("start-1", "[2]"), ("end+1", "[3]"),
-     ("entity.before", "the"), ("entity", "cat"), ("end+2", "no_pieces")],
-)  # fmt: skip
+    [
+        ("start", "the"),
+        ("input_start", "[2]"),
+        ("input_end", "[3]"),
+        ("start-1", "[2]"),
+        ("end+1", "[3]"),
+        ("entity.before", "the"),
+        ("entity", "cat"),
+        ("end+2", "no_pieces"),
+    ],
+)
 def test_special_pieces_count_as_pieces_before_and_after(name: str, expected: str) -> None:
     assert pieces_at("bert", "the cat", name, entity=(4, 7)) == expected
 
@@ -83,8 +104,12 @@ def test_spans_share_pieces_by_their_visible_characters() -> None:
 
 def test_names_are_normalised_and_others_refused() -> None:
     assert [p.name for p in parse_positions("entity, answer.before-1,end+0,entity+1,entity.last")] == [
-        "entity", "answer.before-1", "end+0", "entity.last+1", "entity.last",
-    ]  # fmt: skip
+        "entity",
+        "answer.before-1",
+        "end+0",
+        "entity.last+1",
+        "entity.last",
+    ]
     assert Position.parse("a.before") == Position("a.before", "a", "first", -1)
     for bad in ("", "end.first", "a.middle", "1st", "a.b.c", "a..last"):
         with pytest.raises(BadParameter, match="no position"):
@@ -134,8 +159,13 @@ def test_rows_are_the_pieces_own_states_and_all_others_are_named(tmp_path: Path,
 def test_a_row_at_a_word_knows_the_word(tmp_path: Path) -> None:
     store = extract(language_model("bert"), CORPUS, rows="position:entity,input_end", to=tmp_path / "s", progress=False)
     assert {(e, p): w for e, p, w in zip(store.rows.example, store.rows.position, store.rows.word, strict=True)} == {
-        (0, 0): 1, (0, 1): -1, (1, 1): -1, (2, 1): -1, (3, 0): 1, (3, 1): -1,
-    }  # fmt: skip
+        (0, 0): 1,
+        (0, 1): -1,
+        (1, 1): -1,
+        (2, 1): -1,
+        (3, 0): 1,
+        (3, 1): -1,
+    }
 
 
 def test_equal_texts_with_other_spans_are_other_rows(tmp_path: Path) -> None:
@@ -170,8 +200,9 @@ def prompts(folder: Path, n: int = 90) -> Path:
 
 def test_a_task_is_probed_at_a_position(tmp_path: Path) -> None:
     corpus = Corpus.read(prompts(tmp_path))
-    store = extract(language_model("bert"), corpus, sites="embed", rows="position:key,noise.last", to=tmp_path / "s",
-                    progress=False)  # fmt: skip
+    store = extract(
+        language_model("bert"), corpus, sites="embed", rows="position:key,noise.last", to=tmp_path / "s", progress=False
+    )
     accuracy = {}
     for name in ("key", "noise.last"):
         result = train(store, corpus, task="column:label", rows=f"position:{name}", sites="embed", progress=False)
@@ -223,8 +254,15 @@ def test_spans_of_another_form_are_refused_or_left_out_where_told(tmp_path: Path
 def test_a_skipped_input_has_no_row_at_any_position(tmp_path: Path) -> None:
     corpus = Corpus((example("the cat the cat", 0), example("a", 1)))
     for rows in ("position:input_start,end", "sentence:cls"):
-        store = extract(language_model("bert"), corpus, rows=rows, max_length=4, long_inputs="skip",
-                        to=tmp_path / rows[:4], progress=False)  # fmt: skip
+        store = extract(
+            language_model("bert"),
+            corpus,
+            rows=rows,
+            max_length=4,
+            long_inputs="skip",
+            to=tmp_path / rows[:4],
+            progress=False,
+        )
         assert store.skipped == [(0, "too_long")] and set(store.rows.example.tolist()) == {1}
         assert store.missing_words == []
 
@@ -263,8 +301,12 @@ train:
         unasked.run(tmp_path / "other", progress=False)
 
 
-TEXTS = [example("the cat is being", 0, entity=(4, 7)), example("über the 日本 thing", 1, entity=(9, 11)),
-         example("the hat", 2), example("cat in hat", 3, entity=(0, 10))]  # fmt: skip
+TEXTS = [
+    example("the cat is being", 0, entity=(4, 7)),
+    example("über the 日本 thing", 1, entity=(9, 11)),
+    example("the hat", 2),
+    example("cat in hat", 3, entity=(0, 10)),
+]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])

@@ -29,8 +29,13 @@ def test_two_forms_of_a_label_are_one_class_and_that_is_said(tmp_path: Path) -> 
     corpus = Corpus.read(table(tmp_path))
     rows = type("Rows", (), {"example": np.arange(120), "word": np.full(120, -1)})
     states = np.random.default_rng(0).standard_normal((120, 4)).astype(np.float32)
-    results = train(MemoryStore(corpus, {"resid.0": states}, rows, "sentence:mean"), corpus, task="column:label",
-                    measures=["accuracy"], progress=False)  # fmt: skip
+    results = train(
+        MemoryStore(corpus, {"resid.0": states}, rows, "sentence:mean"),
+        corpus,
+        task="column:label",
+        measures=["accuracy"],
+        progress=False,
+    )
     assert results[0].classes == ("e", COMPOSED)
     said = warnings_of_task(by_task(list(results))[0])
     assert any("another Unicode form" in line and "label (40 examples)" in line for line in said)

@@ -53,9 +53,8 @@ def source(seed: int, *, offset: float = 0.0, tags: int = 3, name: Callable[[str
 
 def pair(results: CrossResults, trained: str, tested: str, measure: str = "accuracy") -> CrossResult:
     (found,) = [
-        r for r in results
-        if (r.trained_on, r.tested_on, r.measure) == (trained, tested, measure) and r.site != NO_SITE
-    ]  # fmt: skip
+        r for r in results if (r.trained_on, r.tested_on, r.measure) == (trained, tested, measure) and r.site != NO_SITE
+    ]
     return found
 
 
@@ -224,8 +223,10 @@ def test_groups_that_cannot_be_left_out_are_refused_before_any_state_is_read(
     examples = [replace(e, columns={**e.columns, **columns}) for e, columns in zip(corpus.examples, more, strict=True)]
     examples = [
         replace(e, word_columns=dict(e.word_columns) | {"upos": tuple(str(e.columns["own"]) for _ in e.words)})
-        if group == "own" else e for e in examples
-    ]  # fmt: skip
+        if group == "own"
+        else e
+        for e in examples
+    ]
     changed = Corpus(tuple(examples))
     store = replace(store, corpus=changed)
     with pytest.raises(error, match=message):
@@ -250,9 +251,19 @@ def test_the_commands_do_what_the_functions_do(
     odd = CliRunner().invoke(app, ["transfer", *sources, "--corpus", "c=x.jsonl", "--task", "upos", "--to", "t"])
     assert isinstance(odd.exception, SystemExit) and odd.exit_code == 1
     left = CliRunner().invoke(
-        app, ["leave-one-out", str(tmp_path / "s"), *corpus_flags, "--task", "upos", "--least-rows", "10",
-              "--to", str(tmp_path / "l")]
-    )  # fmt: skip
+        app,
+        [
+            "leave-one-out",
+            str(tmp_path / "s"),
+            *corpus_flags,
+            "--task",
+            "upos",
+            "--least-rows",
+            "10",
+            "--to",
+            str(tmp_path / "l"),
+        ],
+    )
     assert left.exit_code == 0, left.output
     assert "(mean)" in left.output and (tmp_path / "l" / "leave_one_out.parquet").is_file()
 

@@ -89,13 +89,17 @@ def test_a_study_s_untrained_model_is_the_twin_of_its_rows(small_corpus: dict[st
     result = run("run", path, "--to", tmp_path / "out", "--quiet")
     assert result.exit_code == 0, result.output
     assert {f.name for f in (tmp_path / "out" / "states").iterdir()} == {
-        "word-mean", "word-mean-untrained-0", "word-mean-untrained-1",
-    }  # fmt: skip
+        "word-mean",
+        "word-mean-untrained-0",
+        "word-mean-untrained-1",
+    }
     best = read_results(tmp_path / "out" / "results.jsonl")[-1]
     compared = {c.control: c.above for c in best.measure("accuracy").comparisons}
     assert compared == {
-        "word_type": "", "untrained_model:seed=0": "the untrained twin", "untrained_model:seed=1": "the untrained twin",
-    }  # fmt: skip
+        "word_type": "",
+        "untrained_model:seed=0": "the untrained twin",
+        "untrained_model:seed=1": "the untrained twin",
+    }
     assert "above the untrained twin" in result.stdout and "model" in best.provenance["model"]
 
 

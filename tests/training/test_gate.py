@@ -89,9 +89,11 @@ def of_groups(n_classes: int) -> Callable[[int, float], Sample]:
 
 
 AT_RANDOM = {
-    "two, by row": by_row(2, even=True), "four, by row": by_row(4), "two, by group": of_groups(2),
+    "two, by row": by_row(2, even=True),
+    "four, by row": by_row(4),
+    "two, by group": of_groups(2),
     "four, by group": of_groups(4),
-}  # fmt: skip
+}
 
 
 def false_passes(draw: Callable[[int, float], Sample], ratio: float, seeds: Sequence[int]) -> int:

@@ -97,8 +97,11 @@ def test_baselines_are_reported_once_and_are_what_counting_gives() -> None:
     two = MemoryStore(CORPUS, {"resid.0": store.states["resid.0"], "resid.1": store.states["resid.0"]}, store.rows)
     results = run(two, controls=[])
     assert [(r.site, r.probe) for r in results] == [
-        (NO_SITE, "prior"), (NO_SITE, "word_type"), ("resid.0", "linear"), ("resid.1", "linear"),
-    ]  # fmt: skip
+        (NO_SITE, "prior"),
+        (NO_SITE, "word_type"),
+        ("resid.0", "linear"),
+        ("resid.1", "linear"),
+    ]
     assert results[0].measure("accuracy").score.value == pytest.approx(results[0].facts["majority"])
     assert two.reads == ["resid.0"] * 3 + ["resid.1"] * 3
     assert results[2].measures[0].score == results[3].measures[0].score
@@ -220,9 +223,21 @@ def test_table_names_the_best_site_chosen_on_dev() -> None:
     assert results.selectivity("accuracy") == results.selectivity("accuracy", site="resid.1")
     table = results.table()
     assert list(table.columns) == [
-        "model", "rows", "site", "task", "probe", "accuracy", "control", "selectivity", "low", "high", "macro_f1",
-        "bits", "store", "run",
-    ]  # fmt: skip
+        "model",
+        "rows",
+        "site",
+        "task",
+        "probe",
+        "accuracy",
+        "control",
+        "selectivity",
+        "low",
+        "high",
+        "macro_f1",
+        "bits",
+        "store",
+        "run",
+    ]
     assert len(table) == len(results) == 4
 
 

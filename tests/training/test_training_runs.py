@@ -29,9 +29,7 @@ from tests.training.test_training import tag_store
 
 CORPUS = word_corpus(ambiguous=0.3)
 HAS_RAY = importlib.util.find_spec("ray") is not None
-RAY = pytest.param(
-    "ray", marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed")]
-)  # fmt: skip
+RAY = pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed")])
 SECOND = "linear:l2=0.1"
 
 
@@ -55,11 +53,14 @@ def stores(read: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stor
     folder = tmp_path_factory.mktemp("states")
     made = [
         pb.extract(
-            pb.LanguageModel.load(str(REFERENCE / "model"), untrained=untrained), read, sites="resid.*",
-            to=folder / str(untrained), progress=False,
+            pb.LanguageModel.load(str(REFERENCE / "model"), untrained=untrained),
+            read,
+            sites="resid.*",
+            to=folder / str(untrained),
+            progress=False,
         )
         for untrained in (None, 0)
-    ]  # fmt: skip
+    ]
     return made[0], made[1]
 
 
@@ -75,10 +76,12 @@ def test_every_executor_gives_the_bytes_of_an_inline_run(
     executor: str, stores: tuple[Store, Store], read: Corpus, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {
-        "sites": "resid.0,resid.2", "probes": ["linear", "mlp:hidden=8,max_epochs=2"], "seeds": 2,
+        "sites": "resid.0,resid.2",
+        "probes": ["linear", "mlp:hidden=8,max_epochs=2"],
+        "seeds": 2,
         "analyses": [NormAnalysis()],
         "controls": ["word_type:draws=1", "random_states:draws=1", "static", f"untrained_model:store={stores[1].path}"],
-    }  # fmt: skip
+    }
     for name, more in {"inline": {}, executor: {"executor": executor, "workers": 2}}.items():
         run(stores[0], read, to=tmp_path / name, **options, **more)
     for file in ("results.jsonl", "analyses.jsonl"):

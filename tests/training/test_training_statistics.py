@@ -61,8 +61,13 @@ def test_usable_information_is_the_gain_in_log_loss_and_what_over_confidence_cos
 
 
 def test_detectable_differences_are_those_of_the_formula_at_the_adjusted_level(results: ProbeResults) -> None:
-    gains = [gain for r in results for found in r.measures if (found.measure, found.split) == ("accuracy", "test")
-             for gain in found.gains]  # fmt: skip
+    gains = [
+        gain
+        for r in results
+        for found in r.measures
+        if (found.measure, found.split) == ("accuracy", "test")
+        for gain in found.gains
+    ]
     level = level_after([gain.p for gain in gains], "holm")
     assert level == ALPHA / len(gains)
     for gain in gains:
@@ -133,9 +138,12 @@ def test_renaming_labels_and_permuting_sentences_changes_no_score() -> None:
             for e in moved
         )
     )
-    states = {(e.id, w): state for (e, w), state in zip(
-        [(e, w) for e in CORPUS.examples for w in range(len(e.words))], tag_store().states["resid.0"], strict=True
-    )}  # fmt: skip
+    states = {
+        (e.id, w): state
+        for (e, w), state in zip(
+            [(e, w) for e in CORPUS.examples for w in range(len(e.words))], tag_store().states["resid.0"], strict=True
+        )
+    }
     store = word_store(renamed, lambda form, tag: np.zeros(4))
     rows = [(e.id, w) for e in renamed.examples for w in range(len(e.words))]
     store = MemoryStore(renamed, {"resid.0": np.stack([states[row] for row in rows])}, store.rows)

@@ -62,9 +62,13 @@ def test_logits_of_answers_are_centred_over_them() -> None:
 
 @pytest.mark.parametrize(
     ("tokenizer", "answers", "found"),
-    [(byte_tokenizer, "t|dog", "3 pieces"), (wordpiece_tokenizer, "the|π", "vocabulary lacks"),
-     (wordpiece_tokenizer, "cat|the-", "2 pieces"), (wordpiece_tokenizer, "the|The", "the")],
-)  # fmt: skip
+    [
+        (byte_tokenizer, "t|dog", "3 pieces"),
+        (wordpiece_tokenizer, "the|π", "vocabulary lacks"),
+        (wordpiece_tokenizer, "cat|the-", "2 pieces"),
+        (wordpiece_tokenizer, "the|The", "the"),
+    ],
+)
 def test_an_answer_that_is_no_single_piece_is_refused(tokenizer: object, answers: str, found: str) -> None:
     with pytest.raises(NoBehaviour, match=found):
         NextToken(answers=answers).fit(texts_of(3, tokenizer()), lambda: iter(()))  # type: ignore[operator]
@@ -171,11 +175,16 @@ def test_positions_that_are_not_there_are_refused() -> None:
 
 
 RECIPES = (
-    "next_token:answers= is| are", "next_token:answers=is | are ,position=end", "masked_token:answers= is| are",
-    "next_token:answers=  is|is ,position=subject.last", "next_token:answers= was/ is| were/ are",
-    r"next_token:answers=\,|.", r"next_token:answers=\||\\\|x", r"next_token:answers=a\, b| c",
+    "next_token:answers= is| are",
+    "next_token:answers=is | are ,position=end",
+    "masked_token:answers= is| are",
+    "next_token:answers=  is|is ,position=subject.last",
+    "next_token:answers= was/ is| were/ are",
+    r"next_token:answers=\,|.",
+    r"next_token:answers=\||\\\|x",
+    r"next_token:answers=a\, b| c",
     "next_token:answers=\n|\t",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -234,8 +243,9 @@ def test_the_pieces_that_are_measured_are_told_with_their_spaces() -> None:
     tokenizer = byte_tokenizer()
     ids = tokenizer.convert_tokens_to_ids
     assert build("behaviours", "next_token:answers= t|t").answer_pieces(tokenizer) == (
-        ((ids("Ġt"), " t"),), ((ids("t"), "t"),),
-    )  # fmt: skip
+        ((ids("Ġt"), " t"),),
+        ((ids("t"), "t"),),
+    )
     found = build("behaviours", "masked_token:answers=a/ the|\n").answer_pieces(tokenizer)
     assert answers_said(found) == "a/␣the | ↵".replace("↵", visible("\n")) and found[0][1] == (ids("Ġthe"), " the")
     assert NextToken().answer_pieces(tokenizer) == () == FinalStates().answer_pieces(tokenizer)

@@ -87,8 +87,9 @@ def test_real_values_of_heavy_tails_that_a_probe_foretells_are_not_called_not_de
     """One row carries the variance of their R²; ranks tell."""
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        z = {"pareto": rng.pareto(1.5, ROWS), "log-normal": rng.lognormal(0, 1.6, ROWS),
-             "t": rng.standard_t(2, ROWS)}[tail]  # fmt: skip
+        z = {"pareto": rng.pareto(1.5, ROWS), "log-normal": rng.lognormal(0, 1.6, ROWS), "t": rng.standard_t(2, ROWS)}[
+            tail
+        ]
         h = np.column_stack([z + 0.2 * rng.normal(size=ROWS), rng.normal(size=(ROWS, 7))]).astype(np.float32)
         instrument = ArrayInstrument({Place("h"): h}, lambda site, rows, states, frozen: states[""][:, 3:4])
         (verdict,) = judge([measure_property(instrument, Property("z", z, 0, np.arange(ROWS), {}), options=QUICK)])

@@ -43,10 +43,13 @@ def test_a_failure_leaves_the_cell_and_a_note() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_numbers_that_are_not_finite_become_none(bad: float) -> None:
     changes: dict[str, Any] = {
-        "frozen_share": bad, "frozen_low90": 0.1, "dose_curve": ((0.5, 0.2), (1.0, bad)), "p_permutation": 0.5,
+        "frozen_share": bad,
+        "frozen_low90": 0.1,
+        "dose_curve": ((0.5, 0.2), (1.0, bad)),
+        "p_permutation": 0.5,
         "comparisons": {"leace": {"change": bad}, "inlp": {"change": 1.0}},
         "subspace": replace(CELL.subspace, null_ratio=bad),
-    }  # fmt: skip
+    }
     before = replace(CELL, exceeds_low=-math.inf, subspace=replace(CELL.subspace, mf_high=math.inf, mf=0.5, mf_low=0.1))
     changes["subspace"] = replace(before.subspace, null_ratio=bad)
     found = spared("it", before, lambda cell: replace(cell, **changes))
@@ -88,9 +91,14 @@ def test_verdicts_are_the_same_whatever_stands_beside() -> None:
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("dose_curve", "swap at dose 2"), ("compared", "comparisons"), ("null_error", "computed null"),
-     ("permuted", "permutations"), ("interchanged", "effect with norms held")],
-)  # fmt: skip
+    [
+        ("dose_curve", "swap at dose 2"),
+        ("compared", "comparisons"),
+        ("null_error", "computed null"),
+        ("permuted", "permutations"),
+        ("interchanged", "effect with norms held"),
+    ],
+)
 def test_no_descriptive_number_costs_the_verdict(name: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = sample(1, gain=2.0, n=600)
     options = UseOptions(comparisons=("leace",), permutations=2)

@@ -48,9 +48,15 @@ from probing.verdicts.verdict import Verdict, Word
 from tests.samples.use_samples import HERE, Vectors, sample
 
 SOURCE = Source(
-    model="tiny", revision="abc", identity="f" * 64, labels=("Sing", "Plur"), label_definition="Number of the subject",
-    position_rule="the last piece of the span", strata=("c=0", "c=1", "c=2", "c=3"), controls=("strata: crossing",),
-)  # fmt: skip
+    model="tiny",
+    revision="abc",
+    identity="f" * 64,
+    labels=("Sing", "Plur"),
+    label_definition="Number of the subject",
+    position_rule="the last piece of the span",
+    strata=("c=0", "c=1", "c=2", "c=3"),
+    controls=("strata: crossing",),
+)
 
 
 @cache
@@ -126,8 +132,10 @@ def test_members_of_interventions_and_evidence_agree(found: Evidence) -> None:
     edit = ClassMean(dose=1.5).fit(states, targets)
     np.testing.assert_allclose(
         found.apply(states, start=e.z, goal=1 - e.z, strata=e.strata, dose=1.5),
-        edit.apply(states, targets, 1 - e.z), rtol=1e-12, atol=1e-12,
-    )  # fmt: skip
+        edit.apply(states, targets, 1 - e.z),
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_a_loaded_eraser_is_the_eraser_and_leaves_class_means_equal(tmp_path: Path) -> None:
@@ -336,14 +344,35 @@ def test_a_key_twice_is_refused(tmp_path: Path, found: Evidence) -> None:
 def test_a_small_gguf_is_the_bytes_that_the_specification_says() -> None:
     """Written out by hand from the specification: little-endian, 64-bit lengths, data from multiples of 32."""
     tensors = {"direction.1": np.array([1.0, -2.0], np.float32), "direction.10": np.array([0.5], np.float32)}
-    wanted = b"".join((
-        b"GGUF", b"\x03\0\0\0", b"\x02\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0",
-        b"\x14\0\0\0\0\0\0\0", b"general.architecture", b"\x08\0\0\0", b"\x0d\0\0\0\0\0\0\0", b"controlvector",
-        b"\x19\0\0\0\0\0\0\0", b"controlvector.layer_count", b"\x04\0\0\0", b"\x02\0\0\0",
-        b"\x0b\0\0\0\0\0\0\0", b"direction.1", b"\x01\0\0\0", b"\x02\0\0\0\0\0\0\0", b"\0\0\0\0", b"\0\0\0\0\0\0\0\0",
-        b"\x0c\0\0\0\0\0\0\0", b"direction.10", b"\x01\0\0\0", b"\x01\0\0\0\0\0\0\0", b"\0\0\0\0",
-        b"\x20\0\0\0\0\0\0\0",
-    ))  # fmt: skip
+    wanted = b"".join(
+        (
+            b"GGUF",
+            b"\x03\0\0\0",
+            b"\x02\0\0\0\0\0\0\0",
+            b"\x02\0\0\0\0\0\0\0",
+            b"\x14\0\0\0\0\0\0\0",
+            b"general.architecture",
+            b"\x08\0\0\0",
+            b"\x0d\0\0\0\0\0\0\0",
+            b"controlvector",
+            b"\x19\0\0\0\0\0\0\0",
+            b"controlvector.layer_count",
+            b"\x04\0\0\0",
+            b"\x02\0\0\0",
+            b"\x0b\0\0\0\0\0\0\0",
+            b"direction.1",
+            b"\x01\0\0\0",
+            b"\x02\0\0\0\0\0\0\0",
+            b"\0\0\0\0",
+            b"\0\0\0\0\0\0\0\0",
+            b"\x0c\0\0\0\0\0\0\0",
+            b"direction.10",
+            b"\x01\0\0\0",
+            b"\x01\0\0\0\0\0\0\0",
+            b"\0\0\0\0",
+            b"\x20\0\0\0\0\0\0\0",
+        )
+    )
     wanted += bytes(-len(wanted) % 32)
     wanted += b"\0\0\x80\x3f" + b"\0\0\0\xc0" + bytes(24) + b"\0\0\0\x3f" + bytes(28)
     metadata: dict[str, str | int] = {"general.architecture": "controlvector", "controlvector.layer_count": 2}

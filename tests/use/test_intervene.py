@@ -50,9 +50,18 @@ def model() -> pb.LanguageModel:
 def run(model: pb.LanguageModel, corpus: pb.Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[UseRun, Path]:
     folder = tmp_path_factory.mktemp("use")
     found = pb.intervene(
-        model, corpus, tasks=TASKS, behaviour=BEHAVIOUR, positions=["end"], sites="resid.2", max_rows=600,
-        covariates=["column:subject_number"], options=QUICK, to=folder, progress=False,
-    )  # fmt: skip
+        model,
+        corpus,
+        tasks=TASKS,
+        behaviour=BEHAVIOUR,
+        positions=["end"],
+        sites="resid.2",
+        max_rows=600,
+        covariates=["column:subject_number"],
+        options=QUICK,
+        to=folder,
+        progress=False,
+    )
     return found, folder
 
 
@@ -75,9 +84,18 @@ def test_what_is_measured_is_not_measured_again(
     first, folder = run
     monkeypatch.setattr("probing.use.runs.measure_property", None)
     again = pb.intervene(
-        model, corpus, tasks=TASKS, behaviour=BEHAVIOUR, positions=["end"], sites="resid.2", max_rows=600,
-        covariates=["column:subject_number"], options=QUICK, to=folder, progress=False,
-    )  # fmt: skip
+        model,
+        corpus,
+        tasks=TASKS,
+        behaviour=BEHAVIOUR,
+        positions=["end"],
+        sites="resid.2",
+        max_rows=600,
+        covariates=["column:subject_number"],
+        options=QUICK,
+        to=folder,
+        progress=False,
+    )
     assert [v.to_json() for v in again] == [v.to_json() for v in first]
     assert [v.to_json() for v in read_use_run(folder)] == [v.to_json() for v in first]
     assert {path.name for path in folder.iterdir()} == {"use", "use.jsonl", "verdicts.jsonl", "verdicts.parquet"}
@@ -147,12 +165,18 @@ def test_words_are_rows_of_their_own_and_an_encoder_is_read_by_its_pooled_states
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(
-    options: dict[str, object], error: type[Exception], says: str, model: pb.LanguageModel, corpus: pb.Corpus,
+    options: dict[str, object],
+    error: type[Exception],
+    says: str,
+    model: pb.LanguageModel,
+    corpus: pb.Corpus,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     given = {"tasks": ["column:tense"], "behaviour": BEHAVIOUR, "positions": ["end"], "sites": "resid.2"} | options
-    changed = tuple(replace(e, columns={**e.columns, "one": "same"}, split="tiny" if k < 16 else e.split)
-                    for k, e in enumerate(corpus.examples))  # fmt: skip
+    changed = tuple(
+        replace(e, columns={**e.columns, "one": "same"}, split="tiny" if k < 16 else e.split)
+        for k, e in enumerate(corpus.examples)
+    )
     with pytest.raises(error, match=says):
         pb.intervene(model, pb.Corpus(changed), to=tmp_path / "x", progress=False, **given)  # type: ignore[arg-type]
     assert not (tmp_path / "x").exists()
@@ -160,9 +184,26 @@ def test_bad_input_is_refused_before_anything_runs(
 
 def test_directions_are_kept_with_their_verdicts_and_can_be_put_in_again(tmp_path: Path) -> None:
     flags = [f for split in ("train", "dev", "test") for f in ("--corpus", f"{split}={file(split)}")]
-    command = ["use", "--model", str(REFERENCE / "model"), *flags, "--task", "column:tense", "--behaviour", BEHAVIOUR,
-               "--position", "end", "--sites", "resid.3", "--max-rows", "300", "--to", str(tmp_path), "--directions",
-               "--quiet"]  # fmt: skip
+    command = [
+        "use",
+        "--model",
+        str(REFERENCE / "model"),
+        *flags,
+        "--task",
+        "column:tense",
+        "--behaviour",
+        BEHAVIOUR,
+        "--position",
+        "end",
+        "--sites",
+        "resid.3",
+        "--max-rows",
+        "300",
+        "--to",
+        str(tmp_path),
+        "--directions",
+        "--quiet",
+    ]
     assert CliRunner().invoke(app, command).exit_code == 0
     (path,) = (tmp_path / "evidence").iterdir()
     found = read_evidence(path)
@@ -178,9 +219,25 @@ def file(split: str) -> Path:
 
 def test_the_command_prints_verdicts_and_writes_them(tmp_path: Path) -> None:
     flags = [f for split in ("train", "dev", "test") for f in ("--corpus", f"{split}={file(split)}")]
-    command = ["use", "--model", str(REFERENCE / "model"), *flags, "--task", "column:tense", "--behaviour", BEHAVIOUR,
-               "--position", "end", "--sites", "resid.2", "--max-rows", "400", "--to", str(tmp_path),
-               "--quiet"]  # fmt: skip
+    command = [
+        "use",
+        "--model",
+        str(REFERENCE / "model"),
+        *flags,
+        "--task",
+        "column:tense",
+        "--behaviour",
+        BEHAVIOUR,
+        "--position",
+        "end",
+        "--sites",
+        "resid.2",
+        "--max-rows",
+        "400",
+        "--to",
+        str(tmp_path),
+        "--quiet",
+    ]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "used (subspace)" in result.output and "verdicts.parquet" in result.output
@@ -209,10 +266,32 @@ def test_the_command_finds_what_is_certified_of_a_shipped_model_that_it_knows_no
     for name in ("model", "corpus.jsonl"):  # all that the command may see
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(PLANTED / "llama" / name)
-    command = ["use", "--model", str(folder / "model"), "--corpus", str(folder / "corpus.jsonl"), "--task", "column:A",
-               "--task", "column:B", "--covariate", "column:C", "--behaviour", "next_token:answers=" + "|".join(
-                   f"answer0{k}" for k in range(4)), "--position", "subject", "--position", "query", "--sites",
-               "resid.2", "--max-rows", "400", "--to", str(tmp_path / "to"), "--quiet"]  # fmt: skip
+    command = [
+        "use",
+        "--model",
+        str(folder / "model"),
+        "--corpus",
+        str(folder / "corpus.jsonl"),
+        "--task",
+        "column:A",
+        "--task",
+        "column:B",
+        "--covariate",
+        "column:C",
+        "--behaviour",
+        "next_token:answers=" + "|".join(f"answer0{k}" for k in range(4)),
+        "--position",
+        "subject",
+        "--position",
+        "query",
+        "--sites",
+        "resid.2",
+        "--max-rows",
+        "400",
+        "--to",
+        str(tmp_path / "to"),
+        "--quiet",
+    ]
     found = CliRunner().invoke(app, command)
     assert found.exit_code == 0, found.output
     cells = json.loads((PLANTED / "llama" / "truth.json").read_text())["cells"]

@@ -56,8 +56,9 @@ def test_every_intervention_keeps_the_contract(name: str, real: bool) -> None:
     np.testing.assert_array_equal(states, kept)
     assert vars(intervention) == recipe
     chosen = np.array([5, 2, 900])
-    np.testing.assert_allclose(edit.apply(states[chosen], targets.take(chosen), goals[chosen]), edited[chosen],
-                               atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(
+        edit.apply(states[chosen], targets.take(chosen), goals[chosen]), edited[chosen], atol=1e-5
+    )
     assert intervention.erases != intervention.decides or name == "interchange"
     if intervention.erases and name != "random_subspace":
         before, after = covariance(states, targets), covariance(edited, targets)

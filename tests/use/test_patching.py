@@ -273,9 +273,12 @@ def test_patching_a_span_exchanges_its_pieces_and_the_effect_is_the_logit_differ
 def test_slopes_of_a_whole_span_are_those_of_its_pieces(site: str) -> None:
     model, pairs = read("gpt2"), span_pairs()
     found = TextInstrument.from_spans(
-        model, pairs.corpus, "next_token:answers=t|h|x", positions=["subject", "subject.first", "subject.last"],
+        model,
+        pairs.corpus,
+        "next_token:answers=t|h|x",
+        positions=["subject", "subject.first", "subject.last"],
         sites=site,
-    )  # fmt: skip
+    )
     rows, donors = np.arange(3), np.arange(3) + 3
     aims = np.random.default_rng(0).standard_normal((3, 3))
     whole, *pieces = (

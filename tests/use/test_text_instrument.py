@@ -44,11 +44,13 @@ TEXTS = (
 def labelled() -> Corpus:
     examples = [
         replace(
-            e, word_columns={"odd": tuple(str(i % 2) for i in range(len(e.words)))}, columns={"long": len(e.words) > 2},
+            e,
+            word_columns={"odd": tuple(str(i % 2) for i in range(len(e.words)))},
+            columns={"long": len(e.words) > 2},
             spans={"first": e.words[0], "last": e.words[-1]} if len(e.words) > 1 else {},
         )
         for e in corpus_of(*TEXTS).examples
-    ]  # fmt: skip
+    ]
     return Corpus(tuple(examples))
 
 
@@ -357,9 +359,12 @@ def test_padding_takes_no_part_where_norms_are_held(side: str, behaviour: str) -
         for states, frozen in ((x, True), (x + step, True), (x + step, False)):
             y = found.run_from(place.site, rows, {"": states}, frozen_norms=frozen)
             assert bool(torch.isfinite(y).all())
-            alone = torch.cat([
-                found.run_from(place.site, rows[k : k + 1], {"": states[k : k + 1]}, frozen_norms=frozen) for k in rows
-            ])  # fmt: skip
+            alone = torch.cat(
+                [
+                    found.run_from(place.site, rows[k : k + 1], {"": states[k : k + 1]}, frozen_norms=frozen)
+                    for k in rows
+                ]
+            )
             torch.testing.assert_close(y, alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
 
 

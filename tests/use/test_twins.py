@@ -138,10 +138,33 @@ def test_the_command_exchanges_states_between_the_twins_that_a_column_names(tmp_
         row |= {"id": f"p{k}", "twin": f"p{k ^ 1}"}
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ["use", "--model", str(pairs.parent / "model"), "--corpus", str(file), "--task", "column:A",
-               "--behaviour", "next_token:answers=answer00|answer01|answer02|answer03", "--covariate", "column:B",
-               "--covariate", "column:C", "--position", "subject", "--position", "query", "--sites", "resid.2",
-               "--max-rows", "400", "--twins", "twin", "--quiet", "--to"]  # fmt: skip
+    command = [
+        "use",
+        "--model",
+        str(pairs.parent / "model"),
+        "--corpus",
+        str(file),
+        "--task",
+        "column:A",
+        "--behaviour",
+        "next_token:answers=answer00|answer01|answer02|answer03",
+        "--covariate",
+        "column:B",
+        "--covariate",
+        "column:C",
+        "--position",
+        "subject",
+        "--position",
+        "query",
+        "--sites",
+        "resid.2",
+        "--max-rows",
+        "400",
+        "--twins",
+        "twin",
+        "--quiet",
+        "--to",
+    ]
     done = CliRunner().invoke(app, [*command, str(tmp_path / "to")])
     assert done.exit_code == 0, done.output
     assert "column:A: whole states were exchanged between 200 pairs of twins" in done.output

@@ -59,8 +59,11 @@ def test_inert_properties_are_rejected_no_oftener_than_stated(rho: float, code: 
 
 @pytest.mark.slow
 def test_used_is_never_said_of_inert_properties_oftener_than_stated() -> None:
-    words = [judge([measure_property(s.instrument, s.prop, options=dataclasses.replace(QUICK, seed=k))])[0].word
-             for k in range(SEEDS) for s in [sample(k, rho=0.5, n=3000)]]  # fmt: skip
+    words = [
+        judge([measure_property(s.instrument, s.prop, options=dataclasses.replace(QUICK, seed=k))])[0].word
+        for k in range(SEEDS)
+        for s in [sample(k, rho=0.5, n=3000)]
+    ]
     assert within_binomial(np.array([word.coarse == "used" for word in words]))
 
 
@@ -70,8 +73,11 @@ def test_no_material_use_is_found_where_the_behaviour_goes_with_the_property_pas
     Where the behaviour has nothing to do with the property any of the directions may be its contrast, and few rows tell
     of none: that is said less often (one in ten of these samples with rho = 0.5 and no gain).
     """
-    words = [judge([measure_property(s.instrument, s.prop, options=dataclasses.replace(QUICK, seed=k))])[0].word
-             for k in range(20) for s in [sample(k, rho=0.5, n=3000, gain=0.8, mediated=0.0)]]  # fmt: skip
+    words = [
+        judge([measure_property(s.instrument, s.prop, options=dataclasses.replace(QUICK, seed=k))])[0].word
+        for k in range(20)
+        for s in [sample(k, rho=0.5, n=3000, gain=0.8, mediated=0.0)]
+    ]
     assert np.mean([word is Word.NO_MATERIAL_USE for word in words]) > 0.5
     assert not [word for word in words if word.coarse == "used"]
 
@@ -140,7 +146,7 @@ def relabelled(made: Sample, order: NDArray[np.int64]) -> Sample:
     return Sample(
         Vectors(inner.h[order], inner.reads, norm=inner.norm),
         Property(prop.name, prop.z[order], 2, prop.groups[order], covariates),
-    )  # fmt: skip
+    )
 
 
 def plain(seed: int, gain: float) -> Sample:

@@ -254,10 +254,10 @@ def test_a_verdict_that_other_deals_of_the_rows_contradict_is_none() -> None:
     assert np.allclose(result.cells[0].subspace.deals, result.cells[0].subspace.es, rtol=0.3)
     for deals in ((0.0,) * 4, (0.5, 0.5, 0.5, 0.0)):
         cell = dataclasses.replace(
-            result.cells[0], subspace=dataclasses.replace(result.cells[0].subspace, es_high90=0.52, es_low90=0.48,
-                                                          deals=deals),
+            result.cells[0],
+            subspace=dataclasses.replace(result.cells[0].subspace, es_high90=0.52, es_low90=0.48, deals=deals),
             whole=dataclasses.replace(result.cells[0].whole, p_adjusted=1.0, u_p_adjusted=1.0),
-        )  # fmt: skip
+        )
         (turned,) = judge([dataclasses.replace(result, cells=(cell,))])
         assert turned.word is Word.INCONCLUSIVE and "dealt out" in turned.reason
 
@@ -329,9 +329,16 @@ def test_an_effect_that_is_shown_and_straddles_the_smallest_of_interest_is_said_
     made = sample(2, gain=0.2, n=900)
     result = measure_property(made.instrument, made.prop, options=QUICK)
     edit = dataclasses.replace(
-        result.cells[0].whole, es=0.093, es_low=0.080, es_high=0.107, p_adjusted=5e-5, u_p_adjusted=1.0,
-        equivalence_p=0.4, es_u=0.093, deals=(),
-    )  # fmt: skip
+        result.cells[0].whole,
+        es=0.093,
+        es_low=0.080,
+        es_high=0.107,
+        p_adjusted=5e-5,
+        u_p_adjusted=1.0,
+        equivalence_p=0.4,
+        es_u=0.093,
+        deals=(),
+    )
     cell = dataclasses.replace(result.cells[0], subspace=edit, whole=edit, completeness=1.0)
     (verdict,) = judge([dataclasses.replace(result, cells=(cell,), family_p=5e-5)])
     assert verdict.word is Word.INCONCLUSIVE

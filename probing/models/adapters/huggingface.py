@@ -81,10 +81,12 @@ class HuggingFaceTrunk(HookedModule):
             self._embedding = find_embedding(found.part, calls)
         if self._embedding is None:
             raise UnsupportedModel(
-                f"models of the family {self.family!r} are not read", needed="a piece embedding, a table of vectors",
-                found="no module that takes the ids of pieces", where=type(model).__name__,
+                f"models of the family {self.family!r} are not read",
+                needed="a piece embedding, a table of vectors",
+                found="no module that takes the ids of pieces",
+                where=type(model).__name__,
                 next_step="choose a model of text, or LanguageModel.wrap it",
-            )  # fmt: skip
+            )
         self.blocks = nn.ModuleList()
         self.final_norm: nn.Module | None = None
         self.modules["embed"] = _path_of(self.trunk, self._embedding)
@@ -102,10 +104,12 @@ class HuggingFaceTrunk(HookedModule):
             return trace_calls([part], lambda: self._run_once(*_SHAPE))[0]
         except Exception as error:  # whatever a model raises that text alone does not suffice
             raise UnsupportedModel(
-                f"models of the family {self.family!r} do not run on text alone", needed="a forward pass over ids",
-                found=f"{type(error).__name__}: {error}".splitlines()[0][:200], where=type(self.model).__name__,
+                f"models of the family {self.family!r} do not run on text alone",
+                needed="a forward pass over ids",
+                found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
+                where=type(self.model).__name__,
                 next_step="choose a model of text, or LanguageModel.wrap it with a call of your own",
-            ) from error  # fmt: skip
+            ) from error
 
     def _add_blocks(self, found: Side, calls: Sequence[ModuleCall]) -> None:
         config = text_config(found.part)

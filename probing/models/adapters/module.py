@@ -30,9 +30,14 @@ class ModuleTrunk(HookedModule):
     """
 
     def __init__(
-        self, module: nn.Module, sites: Mapping[str, str], *, call: Call | None = None, vocabulary: int,
+        self,
+        module: nn.Module,
+        sites: Mapping[str, str],
+        *,
+        call: Call | None = None,
+        vocabulary: int,
         max_positions: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Keep the module, its sites and how it is called.
 
         Args:

@@ -43,11 +43,12 @@ def refusing(family: str, doing: str, where: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise UnsupportedModel(
-            f"models of the family {family!r} are not read: an error while {doing}", where=where,
+            f"models of the family {family!r} are not read: an error while {doing}",
+            where=where,
             needed="a Transformer of text that runs on ids and a mask",
             found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
             next_step="read it by module paths alone (sites NAME=MODULE.PATH), or choose another model",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def find_side(model: nn.Module, side: Sides | None) -> Side:
@@ -65,9 +66,11 @@ def find_side(model: nn.Module, side: Sides | None) -> Side:
     if not getattr(config, "is_encoder_decoder", False):
         if side is not None:
             raise BadParameter(
-                "only an encoder-decoder has sides", needed="a model such as T5 or BART", found=type(model).__name__,
+                "only an encoder-decoder has sides",
+                needed="a model such as T5 or BART",
+                found=type(model).__name__,
                 next_step="leave the side out",
-            )  # fmt: skip
+            )
         return Side(trunk, trunk, "", None, None)
     if side != "decoder":
         encoder = _side_of(trunk, "encoder")
@@ -78,10 +81,12 @@ def find_side(model: nn.Module, side: Sides | None) -> Side:
     start = next((value for value in known if value is not None), None)
     if not isinstance(start, int):
         raise UnsupportedModel(
-            "nothing says how this decoder starts", found=repr(start), where=type(model).__name__,
+            "nothing says how this decoder starts",
+            found=repr(start),
+            where=type(model).__name__,
             needed="decoder_start_token_id in config.json or generation_config.json",
             next_step="set it in the configuration, or read the encoder",
-        )  # fmt: skip
+        )
     path = next(name for name, module in trunk.named_modules() if module is decoder)
     return Side(trunk, decoder, path, "decoder", start)
 
@@ -98,9 +103,12 @@ def _side_of(trunk: nn.Module, name: Sides) -> nn.Module:
         found = getattr(trunk, name, None)
     if not isinstance(found, nn.Module) or found is trunk:
         raise UnsupportedModel(
-            f"this encoder-decoder has no {name} of its own", needed=f"a model with get_{name}()",
-            found=type(found).__name__, where=type(trunk).__name__, next_step="choose another model",
-        )  # fmt: skip
+            f"this encoder-decoder has no {name} of its own",
+            needed=f"a model with get_{name}()",
+            found=type(found).__name__,
+            where=type(trunk).__name__,
+            next_step="choose another model",
+        )
     return found
 
 

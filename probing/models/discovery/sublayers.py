@@ -30,9 +30,13 @@ class Sublayers:
 
 
 def find_sublayers(
-    blocks: nn.ModuleList, run: Callable[[], object], n_heads: int | None, *, has_cross: bool = False,
+    blocks: nn.ModuleList,
+    run: Callable[[], object],
+    n_heads: int | None,
+    *,
+    has_cross: bool = False,
     is_attention: Sequence[bool] = (),
-) -> list[Sublayers | None]:  # fmt: skip
+) -> list[Sublayers | None]:
     """Return for each block the sublayers whose outputs add up to the block's, or None.
 
     With x and y a block's input and output, a and m what its sublayers add: y = x + a + m where norms come before the

@@ -11,8 +11,16 @@ from torch import nn
 
 from probing.provenance import canonical_json, file_sha256
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
-                    "merges.txt", "added_tokens.json", "tokenizer.model")  # fmt: skip
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "tokenizer.model",
+)
 
 
 def model_identity(
@@ -32,16 +40,20 @@ def model_identity(
     weights = _hashes(folder, "*.safetensors")
     pickles = {} if weights else _hashes(folder, "pytorch_model*.bin")
     twin = {} if untrained is None else {"untrained": {"seed": untrained, "parameters": _parameters_sha256(model)}}
-    return twin | ({"pickle_weights": True} if pickles else {}) | {
-        "source": source,
-        "revision": revision,
-        "weights": weights or pickles or {"parameters": _parameters_sha256(model)},
-        "config": file_sha256(folder / "config.json") if folder else _config_sha256(model),
-        "class": type(model).__name__,
-        "dtype": str(dtype).removeprefix("torch."),
-        "attention": str(getattr(config, "_attn_implementation", "")),
-        "remote_code": False,
-    }  # fmt: skip
+    return (
+        twin
+        | ({"pickle_weights": True} if pickles else {})
+        | {
+            "source": source,
+            "revision": revision,
+            "weights": weights or pickles or {"parameters": _parameters_sha256(model)},
+            "config": file_sha256(folder / "config.json") if folder else _config_sha256(model),
+            "class": type(model).__name__,
+            "dtype": str(dtype).removeprefix("torch."),
+            "attention": str(getattr(config, "_attn_implementation", "")),
+            "remote_code": False,
+        }
+    )
 
 
 def tokenizer_identity(

@@ -41,9 +41,15 @@ class Loaded:
 
 
 def load(
-    name: str, *, device: str, dtype: str, attention: str | None, kind: str, revision: str | None,
+    name: str,
+    *,
+    device: str,
+    dtype: str,
+    attention: str | None,
+    kind: str,
+    revision: str | None,
     allow_pickle_weights: bool = False,
-) -> Loaded:  # fmt: skip
+) -> Loaded:
     """Load `name`, a local folder or a hub name.
 
     Raises:
@@ -68,9 +74,16 @@ def load(
         build = partial(getattr(loader, "from_config", None) or loader._from_config, copy.deepcopy(config))
         check_sizes(config, build, dtype=DTYPES[dtype], device=device, name=name)
         from_pretrained = partial(
-            loader.from_pretrained, name, config=config, revision=revision, dtype=DTYPES[dtype],
-            attn_implementation=attention, trust_remote_code=False, weights_only=True, output_loading_info=True,
-        )  # fmt: skip
+            loader.from_pretrained,
+            name,
+            config=config,
+            revision=revision,
+            dtype=DTYPES[dtype],
+            attn_implementation=attention,
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+        )
         model, report = load_weights(from_pretrained, name, allow_pickle=allow_pickle_weights)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         folder = _folder(name, revision)
@@ -80,10 +93,12 @@ def load(
     missing = sorted(key for key in lacking if not is_recomputed(model, key))
     if missing:
         raise UnsupportedModel(
-            "the weight files lack parameters, which would be random", needed="every weight of the trunk",
-            found=f"{len(missing)} missing: {', '.join(missing[:3])}", where=name,
+            "the weight files lack parameters, which would be random",
+            needed="every weight of the trunk",
+            found=f"{len(missing)} missing: {', '.join(missing[:3])}",
+            where=name,
             next_step="complete the download, or choose the model's own kind= (base, causal, masked)",
-        )  # fmt: skip
+        )
     return Loaded(model.eval().to(device), tokenizer, folder, revision or _snapshot(folder))
 
 
@@ -123,22 +138,30 @@ def check_tokenizer(tokenizer: Any, name: str) -> None:
     """
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModel(
-            "the tokenizer cannot tell character offsets", needed="a fast tokenizer (tokenizer.json)",
-            found=type(tokenizer).__name__, where=name, next_step="convert it to tokenizer.json",
-        )  # fmt: skip
+            "the tokenizer cannot tell character offsets",
+            needed="a fast tokenizer (tokenizer.json)",
+            found=type(tokenizer).__name__,
+            where=name,
+            next_step="convert it to tokenizer.json",
+        )
     own = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.get_added_vocab())
     if not own or not _has_vocabulary(name):
         raise UnsupportedModel(
-            "the tokenizer has no pieces", needed="tokenizer.json, or the vocabulary of the tokenizer",
-            found=f"special pieces, and {len(own)} others", where=name,
+            "the tokenizer has no pieces",
+            needed="tokenizer.json, or the vocabulary of the tokenizer",
+            found=f"special pieces, and {len(own)} others",
+            where=name,
             next_step="copy the files of the tokenizer that the model was trained with into the folder",
-        )  # fmt: skip
+        )
     limit = tokenizer.model_max_length
     if isinstance(limit, bool) or not isinstance(limit, int | float) or limit != limit:
         raise UnsupportedModel(
-            "the tokenizer's limit of an input is no number", needed="model_max_length in tokenizer_config.json",
-            found=repr(limit)[:100], where=name, next_step="write the number of pieces there, or leave it out",
-        )  # fmt: skip
+            "the tokenizer's limit of an input is no number",
+            needed="model_max_length in tokenizer_config.json",
+            found=repr(limit)[:100],
+            where=name,
+            next_step="write the number of pieces there, or leave it out",
+        )
     with _typed(name, "the tokenizer fails on a plain text"):
         tokenizer("A plain text, of 2 parts.", return_offsets_mapping=True, verbose=False)
 
@@ -165,9 +188,12 @@ def _check_quantization(config: Any, name: str) -> None:
     method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
     if given is not None and str(getattr(method, "value", method)) not in AUTO_QUANTIZER_MAPPING:
         raise UnsupportedModel(
-            "the weights are quantised in an unknown way", needed="plain weights, or a quant_method of transformers",
-            found=repr(method)[:80], where=name, next_step="save the model with plain weights (dequantised)",
-        )  # fmt: skip
+            "the weights are quantised in an unknown way",
+            needed="plain weights, or a quant_method of transformers",
+            found=repr(method)[:80],
+            where=name,
+            next_step="save the model with plain weights (dequantised)",
+        )
 
 
 @contextmanager
@@ -190,9 +216,11 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise BadParameter(
-            f"no device {device!r}", needed="a device torch can use", found=str(error).splitlines()[0],
+            f"no device {device!r}",
+            needed="a device torch can use",
+            found=str(error).splitlines()[0],
             next_step="use device cpu",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _check_local(name: str) -> None:
@@ -201,19 +229,24 @@ def _check_local(name: str) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UnsupportedModel(
-                f"{name} is not a model folder", needed="config.json, *.safetensors and tokenizer files",
-                found="no config.json", where=name, next_step="give the folder that holds config.json",
-            )  # fmt: skip
+                f"{name} is not a model folder",
+                needed="config.json, *.safetensors and tokenizer files",
+                found="no config.json",
+                where=name,
+                next_step="give the folder that holds config.json",
+            )
         return
     is_path = path.is_absolute() or name.startswith((".", "~")) or (name.count("/") != 1 and "/" in name)
     if is_path or (path.parent.is_dir() and "/" in name):
         siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.4)
         raise UnsupportedModel(
-            f"no model folder {name}", needed="a folder with config.json, or a hub name such as gpt2",
-            found="no such folder", where=name,
+            f"no model folder {name}",
+            needed="a folder with config.json, or a hub name such as gpt2",
+            found="no such folder",
+            where=name,
             next_step=f"did you mean {path.parent / near[0]}?" if near else "check the path",
-        )  # fmt: skip
+        )
 
 
 def _load_error(name: str, error: BaseException, message: str | None = None) -> ModelError:
@@ -231,9 +264,12 @@ def _load_error(name: str, error: BaseException, message: str | None = None) -> 
         else "check the spelling and the network; offline, give a local folder or a model already in the cache"
     )
     return UnsupportedModel(
-        message or f"model {name!r} cannot be loaded", needed="a local model folder or a model on the hub",
-        found=reason[:300], where=name, next_step=step,
-    )  # fmt: skip
+        message or f"model {name!r} cannot be loaded",
+        needed="a local model folder or a model on the hub",
+        found=reason[:300],
+        where=name,
+        next_step=step,
+    )
 
 
 def _reason(error: BaseException) -> str:

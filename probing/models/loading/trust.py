@@ -37,10 +37,12 @@ def refuse_remote_code(name: str) -> None:
 def remote_code(name: str, found: str) -> RemoteCodeRefused:
     """Return the error for a model that needs its own code."""
     return RemoteCodeRefused(
-        f"model {name!r} needs Python code of its own", needed="a model that transformers itself can build",
-        found=found[:300], where=name,
+        f"model {name!r} needs Python code of its own",
+        needed="a model that transformers itself can build",
+        found=found[:300],
+        where=name,
         next_step="nothing was imported; read and run that code yourself, and import the states: probing store import",
-    )  # fmt: skip
+    )
 
 
 def load_weights(load: Callable[..., Any], name: str, *, allow_pickle: bool) -> Any:
@@ -54,10 +56,12 @@ def load_weights(load: Callable[..., Any], name: str, *, allow_pickle: bool) -> 
         pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
         if pickles and not allow_pickle:
             raise UnsupportedModel(
-                "the weights are a pickle, which can run code when it is loaded", needed="*.safetensors",
-                found=", ".join(pickles[:3]), where=name,
+                "the weights are a pickle, which can run code when it is loaded",
+                needed="*.safetensors",
+                found=", ".join(pickles[:3]),
+                where=name,
                 next_step="convert them, or add --allow-pickle-weights if you trust who made them",
-            )  # fmt: skip
+            )
         return _unpickled(load, name) if pickles else load(use_safetensors=True)
     try:
         return load(use_safetensors=True)
@@ -73,7 +77,9 @@ def _unpickled(load: Callable[..., Any], name: str) -> Any:
         return load(use_safetensors=False)
     except Exception as error:  # a hostile pickle may raise anything
         raise UnsupportedModel(
-            "the pickled weights cannot be loaded", needed="tensors and nothing else",
-            found=f"{type(error).__name__}: {error}".splitlines()[0][:300], where=name,
+            "the pickled weights cannot be loaded",
+            needed="tensors and nothing else",
+            found=f"{type(error).__name__}: {error}".splitlines()[0][:300],
+            where=name,
             next_step="ask who made them for *.safetensors",
-        ) from error  # fmt: skip
+        ) from error

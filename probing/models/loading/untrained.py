@@ -35,8 +35,10 @@ def untrained_twin(model: nn.Module, seed: int) -> nn.Module:
     ]
     if same:
         raise UnsupportedModel(
-            "the untrained twin has pretrained weights", needed="new draws in every weight matrix",
-            found=f"{len(same)} the same: {', '.join(same[:3])}", where=type(model).__name__,
+            "the untrained twin has pretrained weights",
+            needed="new draws in every weight matrix",
+            found=f"{len(same)} the same: {', '.join(same[:3])}",
+            where=type(model).__name__,
             next_step="report this family",
-        )  # fmt: skip
+        )
     return twin.to(device=parameter.device, dtype=parameter.dtype).eval()

@@ -51,10 +51,12 @@ class HeldNorms:
         if not self.are_known:
             kinds = {type(self._model.get_submodule(path)).__name__ for path in self._unknown}
             raise ReplayUnavailable(
-                "the scales of this model's norms cannot be held", needed="LayerNorm or RMSNorm, with a weight",
-                found=", ".join(sorted(kinds)) or "no norm", where=(self._unknown or [type(self._model).__name__])[0],
+                "the scales of this model's norms cannot be held",
+                needed="LayerNorm or RMSNorm, with a weight",
+                found=", ".join(sorted(kinds)) or "no norm",
+                where=(self._unknown or [type(self._model).__name__])[0],
                 next_step="measure without frozen norms",
-            )  # fmt: skip
+            )
 
     @contextmanager
     def recorded(self) -> Iterator[dict[str, Tensor]]:

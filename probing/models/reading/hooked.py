@@ -209,10 +209,12 @@ class HookedModule(ABC):
     def unsupported(self, found: str, needed: str) -> UnsupportedModel:
         """Return the error for a model that does not work as the hooks assume."""
         return UnsupportedModel(
-            f"models of the family {self.family!r} are not read: the self-check failed", needed=needed, found=found,
+            f"models of the family {self.family!r} are not read: the self-check failed",
+            needed=needed,
+            found=found,
             where=type(self.model).__name__,
             next_step="read it by module paths alone (sites NAME=MODULE.PATH), or choose another model",
-        )  # fmt: skip
+        )
 
     @property
     def may_run_side_by_side(self) -> bool:

@@ -19,18 +19,26 @@ def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
     if not texts:
         return []
     batch = tokenizer(
-        list(texts), truncation=False, padding=False, return_attention_mask=False, return_token_type_ids=False,
-        return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False,
-    )  # fmt: skip
+        list(texts),
+        truncation=False,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
     columns = zip(batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True)
     none = np.zeros((0, 2), dtype=np.int64)
     return [
         Encoded(
-            np.array(ids, dtype=np.int64), np.array(offsets, dtype=np.int64).reshape(-1, 2),
-            np.array(special, dtype=bool), none,
+            np.array(ids, dtype=np.int64),
+            np.array(offsets, dtype=np.int64).reshape(-1, 2),
+            np.array(special, dtype=bool),
+            none,
         )
         for ids, offsets, special in columns
-    ]  # fmt: skip
+    ]
 
 
 def check_ids(batch: Sequence[Encoded], limit: int | None, tokenizer: Any, where: str) -> list[Encoded]:
@@ -45,10 +53,12 @@ def check_ids(batch: Sequence[Encoded], limit: int | None, tokenizer: Any, where
         if len(one) and not 0 <= int(one.ids.min()) <= int(one.ids.max()) < limit:
             bad = next(int(i) for i in one.ids if not 0 <= i < limit)
             raise UnsupportedModel(
-                "the tokenizer has a piece that the model has no vector for", needed=f"ids below {limit}",
+                "the tokenizer has a piece that the model has no vector for",
+                needed=f"ids below {limit}",
                 found=f"piece {tokenizer.convert_ids_to_tokens(bad)!r} with id {bad}, of {len(tokenizer)} pieces",
-                where=where, next_step="use the tokenizer that the model was trained with",
-            )  # fmt: skip
+                where=where,
+                next_step="use the tokenizer that the model was trained with",
+            )
     return list(batch)
 
 

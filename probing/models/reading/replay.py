@@ -64,9 +64,12 @@ class SuffixReplay:
         parsed = Site.parse(site)
         if parsed.stream != "resid" or parsed.layer is None:
             raise ReplayUnavailable(
-                f"a model is not run from {site}", needed="a site resid.l", found=site, where=self.trunk.family,
+                f"a model is not run from {site}",
+                needed="a site resid.l",
+                found=site,
+                where=self.trunk.family,
                 next_step="run from the input of the block that the site lies in",
-            )  # fmt: skip
+            )
         return parsed.layer
 
     def _blocks(self) -> HuggingFaceTrunk:
@@ -77,16 +80,20 @@ class SuffixReplay:
         """
         if not isinstance(self.trunk, HuggingFaceTrunk) or not len(self.trunk.blocks) or self.trunk.lead:
             raise ReplayUnavailable(
-                "this model is not run from the middle", needed="a Hugging Face model read by its blocks",
-                found=f"{self.trunk.family}, without blocks or with a decoder", where=type(self.model).__name__,
+                "this model is not run from the middle",
+                needed="a Hugging Face model read by its blocks",
+                found=f"{self.trunk.family}, without blocks or with a decoder",
+                where=type(self.model).__name__,
                 next_step="load it without side= and module paths",
-            )  # fmt: skip
+            )
         if self.trunk.reads_alone:
             raise ReplayUnavailable(
-                "this model is not run from the middle", needed="states that padding does not change",
-                found="a model that reads inputs one by one", where=type(self.model).__name__,
+                "this model is not run from the middle",
+                needed="states that padding does not change",
+                found="a model that reads inputs one by one",
+                where=type(self.model).__name__,
                 next_step="choose another model to edit; its states can be extracted and probed",
-            )  # fmt: skip
+            )
         return self.trunk
 
     @property
@@ -149,9 +156,10 @@ class SuffixReplay:
             raise ReplayUnavailable(
                 f"these are no states of this batch at {site}",
                 needed=f"({inputs.ids.shape[0]}, {inputs.ids.shape[1]}, width) {self.trunk.dtype}",
-                found=f"{tuple(states.shape)} {states.dtype}", where=self.trunk.family,
+                found=f"{tuple(states.shape)} {states.dtype}",
+                where=self.trunk.family,
                 next_step="give the states in the compute dtype, padded as the batch is",
-            )  # fmt: skip
+            )
         self.prove(site)
         with self._from(layer, states):
             return self._pass(inputs, sites)
@@ -174,9 +182,12 @@ class SuffixReplay:
         found = getattr(output, "logits", None)
         if not isinstance(found, Tensor):
             raise UnsupportedModel(
-                "this model has no logits", needed="a language-model head", found=type(self.model).__name__,
-                where=self.trunk.family, next_step="load it with kind='causal' or kind='masked'",
-            )  # fmt: skip
+                "this model has no logits",
+                needed="a language-model head",
+                found=type(self.model).__name__,
+                where=self.trunk.family,
+                next_step="load it with kind='causal' or kind='masked'",
+            )
         return found
 
     def prove(self, site: str) -> None:
@@ -209,10 +220,12 @@ class SuffixReplay:
             twice, _ = self._pass(inputs, [])
         if not is_same(of_pieces(twice, mask), of_pieces(output, mask), self.trunk.dtype):
             raise EditFailed(
-                "the model gives other outputs each time it is run", needed="two equal passes of the same text",
-                found="outputs that differ", where=type(self.model).__name__,
+                "the model gives other outputs each time it is run",
+                needed="two equal passes of the same text",
+                found="outputs that differ",
+                where=type(self.model).__name__,
                 next_step="switch off what draws at random (dropout, sampling), or choose another model",
-            )  # fmt: skip
+            )
         if not is_same(of_pieces(again, mask), of_pieces(output, mask), self.trunk.dtype):
             raise self._unavailable(layer)
         self._proved.add(layer)
@@ -234,9 +247,11 @@ class SuffixReplay:
     def _unavailable(self, layer: int) -> ReplayUnavailable:
         return ReplayUnavailable(
             f"models of the family {self.trunk.family!r} are not run from resid.{layer}",
-            needed="the outputs of a full pass", found="others, for its blocks pass on more than states",
-            where=type(self.model).__name__, next_step="choose another model",
-        )  # fmt: skip
+            needed="the outputs of a full pass",
+            found="others, for its blocks pass on more than states",
+            where=type(self.model).__name__,
+            next_step="choose another model",
+        )
 
     @contextmanager
     def _from(self, layer: int, states: Tensor) -> Iterator[None]:

@@ -36,15 +36,32 @@ SHARD_BYTES = 64 << 20
 
 @with_typed_errors
 def extract(
-    model: LanguageModel | str, corpus: Corpus, *, sites: str | Sequence[str] = "resid.*", to: str | Path,
-    rows: str = "word:mean", dtype: str | None = None, max_length: int | None = None,
-    long_inputs: LongInputs = "truncate", tokens_per_batch: int = TOKENS_PER_BATCH, shard_bytes: int = SHARD_BYTES,
-    stride: int | None = None, chat_template: bool = False, num_workers: int = 1, worker_index: int = 0,
-    executor: str | Executor = "inline", workers: int | None = None, threads: int | None = None,
-    allow_mixed_environment: bool = False, moments: str | None = None, subset: str | Sequence[int] | None = None,
-    role: Literal["states", "replay"] = "states", outputs: str | None = None,
-    columns: str | Sequence[int] | None = None, progress: bool | None = None,
-) -> Store:  # fmt: skip
+    model: LanguageModel | str,
+    corpus: Corpus,
+    *,
+    sites: str | Sequence[str] = "resid.*",
+    to: str | Path,
+    rows: str = "word:mean",
+    dtype: str | None = None,
+    max_length: int | None = None,
+    long_inputs: LongInputs = "truncate",
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    shard_bytes: int = SHARD_BYTES,
+    stride: int | None = None,
+    chat_template: bool = False,
+    num_workers: int = 1,
+    worker_index: int = 0,
+    executor: str | Executor = "inline",
+    workers: int | None = None,
+    threads: int | None = None,
+    allow_mixed_environment: bool = False,
+    moments: str | None = None,
+    subset: str | Sequence[int] | None = None,
+    role: Literal["states", "replay"] = "states",
+    outputs: str | None = None,
+    columns: str | Sequence[int] | None = None,
+    progress: bool | None = None,
+) -> Store:
     """Read the states of a corpus at the chosen sites, pooled to rows, into a store; only what is missing is computed.
 
     Args:
@@ -98,9 +115,19 @@ def extract(
         raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
     model = LanguageModel.load(model, by_blocks=not are_module_paths(sites)) if isinstance(model, str) else model
     reading = reading_of(
-        model, sites=sites, rows=rows, dtype=dtype, max_length=max_length, long_inputs=long_inputs, stride=stride,
-        tokens_per_batch=tokens_per_batch, chat_template=chat_template, role=role, outputs=outputs, columns=columns,
-    )  # fmt: skip
+        model,
+        sites=sites,
+        rows=rows,
+        dtype=dtype,
+        max_length=max_length,
+        long_inputs=long_inputs,
+        stride=stride,
+        tokens_per_batch=tokens_per_batch,
+        chat_template=chat_template,
+        role=role,
+        outputs=outputs,
+        columns=columns,
+    )
     cut = ShardPlan.of(model, corpus, reading, subset=subset, shard_bytes=shard_bytes)
     check_corpus(model, cut.part, reading)
     identity = cut.identity(model, reading)
@@ -114,9 +141,13 @@ def extract(
     writer.preflight(cut.bytes_of([example for unit in plan.units for example in unit.payload.examples]))
     with words_bar("extracting", sum(unit.size for unit in plan.units), progress) as advance, sole_error_itself():
         complete(
-            plan, runner, factory, advance, missing=lambda: ids_of(plan, set(writer.missing())),
+            plan,
+            runner,
+            factory,
+            advance,
+            missing=lambda: ids_of(plan, set(writer.missing())),
             busy=lambda: ids_of(plan, Leases(Path(to)).held().keys()),
-        )  # fmt: skip
+        )
     if writer.missing():
         return Store.open(Path(to), allow_partial=True)
     writer.seal()
@@ -128,9 +159,10 @@ def _factory(executor: Executor, model: LanguageModel, reading: Reading, store: 
         return WorkersWithModel(model, reading, store)
     if model.source is None:
         raise BadParameter(
-            "other processes cannot load this model", needed="a model loaded from a folder or by its hub name",
+            "other processes cannot load this model",
+            needed="a model loaded from a folder or by its hub name",
             found=f"{model.name}, built in memory",
             next_step="save model and tokenizer with save_pretrained and load the folder, or use executor='inline'",
-        )  # fmt: skip
+        )
     modules = model.added_modules(reading.sites).get("modules", {})
     return WorkersThatLoad(model.source, modules, reading, store)

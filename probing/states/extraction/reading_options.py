@@ -18,9 +18,16 @@ from probing.text.corpus import Corpus, Example
 from probing.text.positions import SCOPE, check_spans, parse_positions
 
 ROWS = (
-    "piece", "word:first", "word:last", "word:mean", "word:max",
-    "sentence:first", "sentence:last", "sentence:mean", "sentence:cls",
-)  # fmt: skip
+    "piece",
+    "word:first",
+    "word:last",
+    "word:mean",
+    "word:max",
+    "sentence:first",
+    "sentence:last",
+    "sentence:mean",
+    "sentence:cls",
+)
 LONG_INPUTS = ("truncate", "window", "skip", "refuse")
 TOKENS_PER_BATCH = 2048
 _CHUNK = 8192  # examples looked at together: all of a large corpus would fill the memory
@@ -29,11 +36,20 @@ LongInputs = Literal["truncate", "window", "skip", "refuse"]
 
 
 def reading_of(
-    model: LanguageModel, *, sites: str | Sequence[str], rows: str, dtype: str | None = None,
-    max_length: int | None = None, long_inputs: str = "truncate", stride: int | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH, chat_template: bool = False, role: str = "states",
-    outputs: str | None = None, columns: str | Sequence[int] | None = None,
-) -> Reading:  # fmt: skip
+    model: LanguageModel,
+    *,
+    sites: str | Sequence[str],
+    rows: str,
+    dtype: str | None = None,
+    max_length: int | None = None,
+    long_inputs: str = "truncate",
+    stride: int | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    chat_template: bool = False,
+    role: str = "states",
+    outputs: str | None = None,
+    columns: str | Sequence[int] | None = None,
+) -> Reading:
     """Return the recipe that these options of `extract` ask for; sites of the form `name=module.path` are added to the
     model.
 
@@ -70,9 +86,12 @@ def _check_rows(model: LanguageModel, rows: str, *, is_position: bool) -> None:
         raise error
     if rows == "sentence:cls" and model.cls_id is None:
         raise BadParameter(
-            "sentence:cls needs a CLS piece", needed="a tokenizer with a CLS piece", found="none", where=model.name,
+            "sentence:cls needs a CLS piece",
+            needed="a tokenizer with a CLS piece",
+            found="none",
+            where=model.name,
             next_step="use rows sentence:last or sentence:mean",
-        )  # fmt: skip
+        )
 
 
 def _length_limit(model: LanguageModel, max_length: int | None, long_inputs: str) -> int | None:
@@ -90,9 +109,10 @@ def _stride(reading: Reading, stride: int | None) -> int:
     if reading.long_inputs != WINDOW or limit is None:
         raise BadParameter(
             "a stride is for long inputs read in windows" if limit else "windows of which length?",
-            needed="long inputs `window`, and a max_length", found=f"{reading.long_inputs}, max_length {limit}",
+            needed="long inputs `window`, and a max_length",
+            found=f"{reading.long_inputs}, max_length {limit}",
             next_step="leave the stride out" if limit else "give max_length",
-        )  # fmt: skip
+        )
     if stride is not None and not 1 <= stride <= limit:
         raise BadParameter("the stride is out of range", needed=f"1 to {limit}", found=str(stride))
     return stride or max(1, limit // 2)
@@ -133,6 +153,9 @@ def _refuse_long(model: LanguageModel, examples: Sequence[Example], reading: Rea
     for example, encoded in zip(long, inputs_of(model, long, reading), strict=True):
         if len(encoded) > limit:
             raise CorpusError(
-                "an input is too long for the model", needed=f"at most {limit} pieces", found=f"{len(encoded)} pieces",
-                where=f"sentence {example.id}", next_step="shorten it, or use long inputs truncate or skip",
-            )  # fmt: skip
+                "an input is too long for the model",
+                needed=f"at most {limit} pieces",
+                found=f"{len(encoded)} pieces",
+                where=f"sentence {example.id}",
+                next_step="shorten it, or use long inputs truncate or skip",
+            )

@@ -79,14 +79,17 @@ def with_role(
         return reading
     if reading.dtype != model.dtype:
         raise BadParameter(
-            "a replay store keeps states as they were computed", needed=f"stored dtype {model.dtype}",
-            found=reading.dtype, next_step="leave the stored dtype out, or compute in it",
-        )  # fmt: skip
+            "a replay store keeps states as they were computed",
+            needed=f"stored dtype {model.dtype}",
+            found=reading.dtype,
+            next_step="leave the stored dtype out, or compute in it",
+        )
     if reading.positions or reading.long_inputs == WINDOW:
         raise BadParameter(
-            "a replay store holds whole sequences", needed="no positions, and long inputs truncate, skip or refuse",
+            "a replay store holds whole sequences",
+            needed="no positions, and long inputs truncate, skip or refuse",
             found="rows position" if reading.positions else "long inputs window",
-        )  # fmt: skip
+        )
     model.suffix.layer("resid.0")
     kept = outputs_of(model, outputs)
     if kept == "none" and columns is not None:
@@ -115,11 +118,21 @@ def outputs_of(model: LanguageModel, outputs: str | None) -> str:
     if outputs not in OUTPUTS:
         raise BadParameter("unknown outputs", needed=", ".join(OUTPUTS), found=repr(outputs))
     if outputs != "none" and model.suffix.head is None:
-        raise BadParameter("this model has no outputs to keep", needed="a language-model head", found="none",
-                           where=model.name, next_step="use outputs none, or load a model with a head")  # fmt: skip
+        raise BadParameter(
+            "this model has no outputs to keep",
+            needed="a language-model head",
+            found="none",
+            where=model.name,
+            next_step="use outputs none, or load a model with a head",
+        )
     if outputs == "mask" and model.tokenizer.mask_token_id is None:
-        raise BadParameter("this tokenizer has no mask piece", needed="a mask piece", found="none", where=model.name,
-                           next_step="use outputs last or all")  # fmt: skip
+        raise BadParameter(
+            "this tokenizer has no mask piece",
+            needed="a mask piece",
+            found="none",
+            where=model.name,
+            next_step="use outputs last or all",
+        )
     return outputs
 
 
@@ -160,8 +173,9 @@ def _read_ids(columns: str) -> list[str]:
         return columns.split(",")
     file = Path(columns)
     if not file.is_file() or file.stat().st_size > MAX_FILE_BYTES:
-        raise BadParameter("columns are neither numbers nor a file", needed="11,262 or a file with one id a line",
-                           found=repr(columns))  # fmt: skip
+        raise BadParameter(
+            "columns are neither numbers nor a file", needed="11,262 or a file with one id a line", found=repr(columns)
+        )
     return file.read_text(encoding="utf-8", errors="replace").split()
 
 
@@ -195,16 +209,22 @@ def _nothing() -> Encoded:
 
 
 def _run(
-    model: LanguageModel, examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows, reading: ReplayReading,
+    model: LanguageModel,
+    examples: Sequence[Example],
+    encoded: Sequence[Encoded],
+    rows: Rows,
+    reading: ReplayReading,
     advance: Clock | None,
-) -> tuple[Arrays, Arrays, Arrays]:  # fmt: skip
+) -> tuple[Arrays, Arrays, Arrays]:
     """Return states by site, the model's inputs, and its outputs."""
     stored = np.uint16 if reading.dtype == "bfloat16" else np.dtype(reading.dtype)
     states: Arrays = {site: pages_for((len(rows), model.width(site)), stored) for site in reading.sites}
     given: Arrays = {
-        "input_id": np.zeros(len(rows), "<u4"), "position_id": np.full(len(rows), -1, "<i4"),
-        "mask": np.zeros(len(rows), "u1"), "batch": np.zeros((len(encoded), 2), "<u4"),
-    }  # fmt: skip
+        "input_id": np.zeros(len(rows), "<u4"),
+        "position_id": np.full(len(rows), -1, "<i4"),
+        "mask": np.zeros(len(rows), "u1"),
+        "batch": np.zeros((len(encoded), 2), "<u4"),
+    }
     kept: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
     lengths = [len(one) for one in encoded]
     for number, batch in enumerate(length_sorted_batches(lengths, reading.tokens_per_batch)):
@@ -262,6 +282,11 @@ def _joined(
     logits = torch.cat([part for _, part, _ in kept]).numpy()[order]
     sums = torch.cat([part for _, _, part in kept]).numpy()[order]
     if not np.isfinite(sums).all():
-        raise NonFiniteStates("the model's outputs are not finite", needed="finite numbers", found="NaN or infinity",
-                              where=model.name, next_step="compute in float32")  # fmt: skip
+        raise NonFiniteStates(
+            "the model's outputs are not finite",
+            needed="finite numbers",
+            found="NaN or infinity",
+            where=model.name,
+            next_step="compute in float32",
+        )
     return {"row": row[order].astype("<u4"), "logits": logits, "logsumexp": sums} | columns

@@ -90,19 +90,24 @@ class Replay:
         role = opened.identity["extraction"].get("role")
         if role != "replay":
             raise ReplayUnavailable(
-                "this store cannot be replayed", needed="a store of role replay", found=f"role {role}",
-                where=str(opened.path), next_step="run `probing extract --role replay` into another directory",
-            )  # fmt: skip
+                "this store cannot be replayed",
+                needed="a store of role replay",
+                found=f"role {role}",
+                where=str(opened.path),
+                next_step="run `probing extract --role replay` into another directory",
+            )
         ours = model.identity()
         keys = differing_keys(ours, {name: opened.identity[name] for name in ours})
         if keys:
             raise ProvenanceMismatch(
-                "the store was made by another model", needed=f"the same {', '.join(keys)}",
+                "the store was made by another model",
+                needed=f"the same {', '.join(keys)}",
                 found="; ".join(
                     f"{key}: {value_at(opened.identity, key)}, here {value_at(ours, key)}" for key in keys[:5]
                 ),
-                where=str(opened.path), next_step="load the model as it was when the store was made",
-            )  # fmt: skip
+                where=str(opened.path),
+                next_step="load the model as it was when the store was made",
+            )
         return cls(opened, model)
 
     def batches(self) -> Iterator[ReplayBatch]:
@@ -144,9 +149,12 @@ class Replay:
         """
         if not self.has_outputs:
             raise ReplayUnavailable(
-                "no outputs were kept", needed="a store with outputs last, mask or all", found="outputs none",
-                where=str(self.store.path), next_step="use `run_states`, or extract with --outputs",
-            )  # fmt: skip
+                "no outputs were kept",
+                needed="a store with outputs last, mask or all",
+                found="outputs none",
+                where=str(self.store.path),
+                next_step="use `run_states`, or extract with --outputs",
+            )
         self.check(site)
         return self._outputs(batch, site, self.states(batch, site) if states is None else states)
 
@@ -179,7 +187,7 @@ class Replay:
                 found=f"{worst:.2g}",
                 where=f"site {site}, shard {batch.shard}, batch {batch.number} of {self.store.path}",
                 next_step="load the model as it was when the store was made, or extract the replay store again here",
-            )  # fmt: skip
+            )
         self._checked.add(site)
 
     def _clean(self, site: str) -> tuple[Tensor, Tensor, str, ReplayBatch]:
@@ -191,10 +199,12 @@ class Replay:
         last, batch = self.sites[-1], next(self.batches(), None)
         if last == site or batch is None:
             raise ReplayUnavailable(
-                f"nothing is stored to compare a replay from {site} with", needed="outputs, or a higher resid site",
-                found=f"outputs of no piece; sites {', '.join(self.sites)}", where=str(self.store.path),
+                f"nothing is stored to compare a replay from {site} with",
+                needed="outputs, or a higher resid site",
+                found=f"outputs of no piece; sites {', '.join(self.sites)}",
+                where=str(self.store.path),
                 next_step="extract with outputs, or with --sites 'resid.*'",
-            )  # fmt: skip
+            )
         real = torch.from_numpy(batch.rows >= 0)
         found = self.model.suffix.states_from(site, self.states(batch, site), batch.inputs, [last])[last]
         return found.cpu()[real], self.states(batch, last).cpu()[real], f"states at {last}", batch
@@ -217,9 +227,16 @@ class Replay:
         places, kept, logits, sums = self._kept(shard, rows)
         first = self.store.first_row(shard)
         return ReplayBatch(
-            shard, number, example, np.where(rows >= 0, rows + first, -1), self._inputs(shard, rows), places,
-            kept + first, logits, sums,
-        )  # fmt: skip
+            shard,
+            number,
+            example,
+            np.where(rows >= 0, rows + first, -1),
+            self._inputs(shard, rows),
+            places,
+            kept + first,
+            logits,
+            sums,
+        )
 
     def _inputs(self, shard: int, rows: Ints) -> PaddedBatch:
         """Return ids, mask and positions; positions only if the model was given them."""

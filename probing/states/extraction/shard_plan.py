@@ -42,9 +42,14 @@ class ShardPlan:
 
     @classmethod
     def of(
-        cls, model: LanguageModel, corpus: Corpus, reading: Reading, *, subset: str | Sequence[int] | None,
+        cls,
+        model: LanguageModel,
+        corpus: Corpus,
+        reading: Reading,
+        *,
+        subset: str | Sequence[int] | None,
         shard_bytes: int,
-    ) -> Self:  # fmt: skip
+    ) -> Self:
         """Cut the corpus near `shard_bytes`, from the corpus and the recipe alone.
 
         Raises:

@@ -76,9 +76,13 @@ class Reading:
 
 
 def read_shard(
-    model: LanguageModel, examples: Sequence[Example], start: int, reading: Reading, lanes: Lanes,
+    model: LanguageModel,
+    examples: Sequence[Example],
+    start: int,
+    reading: Reading,
+    lanes: Lanes,
     advance: Clock | None = None,
-) -> ShardContent:  # fmt: skip
+) -> ShardContent:
     """Return the content of one shard: a pure function of model, examples and recipe; batches run in these lanes.
 
     Raises:
@@ -104,17 +108,25 @@ def refuse_too_large(model: LanguageModel, examples: Sequence[Example], rows: Ro
     if n_bytes > MAX_SHARD_BYTES:
         e = int(np.argmax(np.diff(rows.offset)))
         raise BadParameter(
-            "the states of one shard are too many", needed=f"at most {MAX_SHARD_BYTES:,} bytes",
+            "the states of one shard are too many",
+            needed=f"at most {MAX_SHARD_BYTES:,} bytes",
             found=f"{n_bytes:,} bytes of {len(rows):,} rows, {int(np.diff(rows.offset)[e]):,} of one example",
             where=f"sentence {examples[e].id}",
             next_step="cut long texts into several examples, set max_length, or extract fewer sites at a time",
-        )  # fmt: skip
+        )
 
 
 def assembled(
-    model: LanguageModel, examples: Sequence[Example], start: int, reading: Reading, encoded: Sequence[Encoded],
-    too_long: Sequence[int], rows: Rows, states: dict[str, NDArray[Any]], windowed: Set[int] = frozenset(),
-) -> ShardContent:  # fmt: skip
+    model: LanguageModel,
+    examples: Sequence[Example],
+    start: int,
+    reading: Reading,
+    encoded: Sequence[Encoded],
+    too_long: Sequence[int],
+    rows: Rows,
+    states: dict[str, NDArray[Any]],
+    windowed: Set[int] = frozenset(),
+) -> ShardContent:
     """Return what stores of every role say of a shard: its rows, examples and sites, and what was left out."""
     skipped = dict(rows.skipped) | dict.fromkeys(too_long, "too_long")
     missing = [(start + e, w, reason) for e, w, reason in rows.missing if e not in set(too_long)]
@@ -157,9 +169,15 @@ def _windows(encoded: Sequence[Encoded], reading: Reading) -> dict[int, Windows]
 
 
 def _read_states(
-    model: LanguageModel, examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows,
-    windows: dict[int, Windows], reading: Reading, lanes: Lanes, advance: Clock | None,
-) -> dict[str, NDArray[Any]]:  # fmt: skip
+    model: LanguageModel,
+    examples: Sequence[Example],
+    encoded: Sequence[Encoded],
+    rows: Rows,
+    windows: dict[int, Windows],
+    reading: Reading,
+    lanes: Lanes,
+    advance: Clock | None,
+) -> dict[str, NDArray[Any]]:
     """Return the stored rows `(R, D)` by site."""
     stored = np.uint16 if reading.dtype == "bfloat16" else np.dtype(reading.dtype)
     states = {site: pages_for((len(rows), model.width(site)), stored) for site in reading.sites}
@@ -229,10 +247,12 @@ def check_finite(
         return
     example = int(rows.example[places[np.flatnonzero(~finite)[0]]])
     raise NonFiniteStates(
-        f"states at {site} are not finite", needed="finite numbers", found="NaN or infinity",
+        f"states at {site} are not finite",
+        needed="finite numbers",
+        found="NaN or infinity",
         where=f"site {site}, sentence {examples[example].id}",
         next_step="compute in bfloat16 or float32, which reach further than float16, or leave this site out",
-    )  # fmt: skip
+    )
 
 
 def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: Reading) -> list[Encoded]:
@@ -278,9 +298,14 @@ def _row_columns(rows: Rows, start: int) -> dict[str, NDArray[Any]]:
 
 
 def _example_columns(
-    examples: Sequence[Example], encoded: Sequence[Encoded], rows: Rows, start: int, skipped: set[int],
-    with_missing: set[int], windowed: Set[int],
-) -> dict[str, NDArray[Any]]:  # fmt: skip
+    examples: Sequence[Example],
+    encoded: Sequence[Encoded],
+    rows: Rows,
+    start: int,
+    skipped: set[int],
+    with_missing: set[int],
+    windowed: Set[int],
+) -> dict[str, NDArray[Any]]:
     hashes = b"".join(hashlib.sha256(example.text.encode()).digest() for example in examples)
     flags = [
         SKIPPED * (e in skipped)

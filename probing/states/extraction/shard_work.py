@@ -73,9 +73,11 @@ class StoreToFill:
     def open(self, environment: dict[str, Any]) -> StoreWriter:
         """Open a writer for one worker."""
         return StoreWriter.open(
-            self.path, identity=dict(self.identity), environment=environment,
+            self.path,
+            identity=dict(self.identity),
+            environment=environment,
             allow_mixed_environment=self.allow_mixed_environment,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)

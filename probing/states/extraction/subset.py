@@ -34,9 +34,11 @@ def subset_of(corpus: Corpus, subset: str | Sequence[int] | None) -> tuple[int, 
         kept = _numbers(subset, len(corpus)) if isinstance(subset, str) else {int(k) for k in subset}
     if not kept or min(kept) < 0 or max(kept) >= len(corpus):
         raise BadParameter(
-            "the subset is not of this corpus", needed=f"some of 0 to {len(corpus) - 1}",
-            found=f"{min(kept)} to {max(kept)}" if kept else "nothing", where=corpus.source,
-        )  # fmt: skip
+            "the subset is not of this corpus",
+            needed=f"some of 0 to {len(corpus) - 1}",
+            found=f"{min(kept)} to {max(kept)}" if kept else "nothing",
+            where=corpus.source,
+        )
     return None if len(kept) == len(corpus) else tuple(sorted(kept))
 
 

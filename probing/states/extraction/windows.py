@@ -47,9 +47,11 @@ def windows_of(one: Encoded, length: int, stride: int) -> Windows:
     room = length - head - tail
     if room < 1:
         raise BadParameter(
-            "special pieces fill the whole window", needed=f"a max_length above {head + tail}", found=str(length),
+            "special pieces fill the whole window",
+            needed=f"a max_length above {head + tail}",
+            found=str(length),
             next_step="raise max_length, or choose a shorter chat template",
-        )  # fmt: skip
+        )
     last = max(n - room, 0)
     starts = np.array([*range(0, last, min(stride, room)), last])
     around = (np.arange(head), np.arange(end, len(one)))

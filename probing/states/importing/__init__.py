@@ -29,15 +29,28 @@ from probing.text.corpus import Corpus
 
 UNKNOWN = "unknown"
 SHARD_BYTES = 64 << 20
-_SUFFIXES = {".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".json": "json", ".jsonl": "json",
-             ".safetensors": "safetensors"}  # fmt: skip
+_SUFFIXES = {
+    ".npy": "npy",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".json": "json",
+    ".jsonl": "json",
+    ".safetensors": "safetensors",
+}
 
 
 @with_typed_errors
 def import_states(
-    source: str | Path, corpus: Corpus | None = None, *, to: str | Path, rows: str | None = None,
-    model: str | None = None, layers: str = "layer", dtype: str | None = None, limits: Limits | None = None,
-) -> Store:  # fmt: skip
+    source: str | Path,
+    corpus: Corpus | None = None,
+    *,
+    to: str | Path,
+    rows: str | None = None,
+    model: str | None = None,
+    layers: str = "layer",
+    dtype: str | None = None,
+    limits: Limits | None = None,
+) -> Store:
     """Make a store of states that another program computed.
 
     The source is opened in a child process with limits on memory, time and files, which audits it and hands over
@@ -71,8 +84,9 @@ def import_states(
         return copy_store(ChildJob(form, (source.absolute(),), n_bytes, 0, limits), to, corpus)
     if corpus is None or not len(corpus):
         raise CorpusError("arrays need a corpus", needed="the corpus the states are of", next_step="add --corpus")
-    check_words([e.words for e in corpus.examples], [len(e.text) for e in corpus.examples],
-                [e.id for e in corpus.examples])  # fmt: skip
+    check_words(
+        [e.words for e in corpus.examples], [len(e.text) for e in corpus.examples], [e.id for e in corpus.examples]
+    )
     job = ChildJob(form, tuple(file.absolute() for file in files), n_bytes, len(corpus), limits)
     origin = Origin(form, source.name, _hashes(files), model, rows)
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -123,9 +137,11 @@ def _files(source: Path) -> tuple[str, list[Path]]:
         found, form = [source] if source.is_file() else [], _SUFFIXES.get(source.suffix.lower(), "")
     if not found or not form:
         raise BadParameter(
-            "nothing that can be imported", found=str(source), needed="a store, a folder of .npy, or a file ending in "
-            f"{', '.join(_SUFFIXES)}", next_step="check the path and its ending",
-        )  # fmt: skip
+            "nothing that can be imported",
+            found=str(source),
+            needed=f"a store, a folder of .npy, or a file ending in {', '.join(_SUFFIXES)}",
+            next_step="check the path and its ending",
+        )
     for file in found:  # before they are hashed, which reads all of them
         open_source(file).stream.close()
     return form, found
@@ -141,9 +157,7 @@ def _written(arrays: Arrays, corpus: Corpus, origin: Origin, to: Path, dtype: st
     sizes = {site: len(values) for site, values in states.items()}
     if len(set(sizes.values())) > 1:
         raise BadParameter("sites with different numbers of rows", needed="one number", found=str(sizes)[:200])
-    rows = match_rows(
-        corpus, next(iter(sizes.values())), arrays.index(), arrays.sentences, scope_of(origin.rows)
-    )  # fmt: skip
+    rows = match_rows(corpus, next(iter(sizes.values())), arrays.index(), arrays.sentences, scope_of(origin.rows))
     stored = dtype or arrays.stored_dtype()
     if stored not in STATE_TYPES:
         raise BadParameter("unknown stored dtype", needed=", ".join(STATE_TYPES), found=repr(dtype))

@@ -51,9 +51,11 @@ class Arrays:
                 name = column.removeprefix("rows.")
                 if name not in INDEX_COLUMNS:
                     raise BadParameter(
-                        "a column of whole numbers with no meaning here", needed=", ".join(INDEX_COLUMNS),
-                        found=column[:80], next_step="leave it out, or rename it",
-                    )  # fmt: skip
+                        "a column of whole numbers with no meaning here",
+                        needed=", ".join(INDEX_COLUMNS),
+                        found=column[:80],
+                        next_step="leave it out, or rename it",
+                    )
                 found[name] = values
         return found
 
@@ -77,8 +79,12 @@ def received(job: ChildJob, spool: Spool, layers: str) -> Arrays:
         if frame.kind == "sentence":
             arrays.sentences.append(_sentence(frame.head, job))
             if len(arrays.sentences) > job.examples + _MORE_SENTENCES:
-                raise CorpusError("the file has more sentences than the corpus", needed=f"{job.examples} sentences",
-                                  found="many more", where=job.paths[0].name)  # fmt: skip
+                raise CorpusError(
+                    "the file has more sentences than the corpus",
+                    needed=f"{job.examples} sentences",
+                    found="many more",
+                    where=job.paths[0].name,
+                )
         elif frame.rows is not None:
             spool.append(frame.head["column"], frame.rows)
             arrays.dtypes.setdefault(frame.head["column"], str(frame.head.get("dtype")))
@@ -88,9 +94,11 @@ def received(job: ChildJob, spool: Spool, layers: str) -> Arrays:
             arrays.sites[str(Site.parse(name))] = column
     if not arrays.sites:
         raise BadParameter(
-            "the source has no states", needed="floats (R, D)", found=", ".join(spool.names)[:200] or "nothing",
+            "the source has no states",
+            needed="floats (R, D)",
+            found=", ".join(spool.names)[:200] or "nothing",
             where=job.paths[0].name,
-        )  # fmt: skip
+        )
     return arrays
 
 
@@ -98,6 +106,7 @@ def _sentence(head: Mapping[str, Any], job: ChildJob) -> Sentence:
     example, n_rows, words, text = (head.get(key) for key in ("example", "rows", "words", "text"))
     listed = tuple(words) if isinstance(words, list) and all(isinstance(word, str) for word in words) else None
     if type(example) is not int or type(n_rows) is not int or not (listed is not None or isinstance(text, str)):
-        raise UntrustedFile("a sentence without words", needed="its words", found=repr(head)[:100],
-                            where=job.paths[0].name)  # fmt: skip
+        raise UntrustedFile(
+            "a sentence without words", needed="its words", found=repr(head)[:100], where=job.paths[0].name
+        )
     return Sentence(example, n_rows, listed, text if isinstance(text, str) else None)

@@ -105,9 +105,12 @@ def _counts_of(sentences: Sequence[Sentence], corpus: Corpus, scope: str | None)
         first = next((e for e, f in enumerate(found) if e != f or e >= len(corpus)), len(found))
         named = f"sentence {corpus.examples[first].id}" if first < len(corpus) else f"sentence number {first}"
         raise CorpusError(
-            "the file has other sentences than the corpus", needed=f"{len(corpus)} sentences, in the corpus's order",
-            found=f"{len(found)}; they part at {named}", where=named, next_step=_SAME_CORPUS,
-        )  # fmt: skip
+            "the file has other sentences than the corpus",
+            needed=f"{len(corpus)} sentences, in the corpus's order",
+            found=f"{len(found)}; they part at {named}",
+            where=named,
+            next_step=_SAME_CORPUS,
+        )
     for sentence, example in zip(sentences, corpus.examples, strict=True):
         _check_sentence(sentence, example, scope)
     return np.array([sentence.n_rows for sentence in sentences], dtype=np.int64)
@@ -130,9 +133,12 @@ def _check_sentence(sentence: Sentence, example: Example, scope: str | None) -> 
 def _counts_by_example(example: Ints, corpus: Corpus) -> Ints:
     if len(example) and (int(example.min()) < 0 or int(example.max()) >= len(corpus)):
         raise CorpusError(
-            "the file has rows of sentences that the corpus has not", needed=f"0 to {len(corpus) - 1}",
-            found=f"{example.min()} to {example.max()}", where=corpus.source, next_step=_SAME_CORPUS,
-        )  # fmt: skip
+            "the file has rows of sentences that the corpus has not",
+            needed=f"0 to {len(corpus) - 1}",
+            found=f"{example.min()} to {example.max()}",
+            where=corpus.source,
+            next_step=_SAME_CORPUS,
+        )
     if (np.diff(example) < 0).any():
         _refuse_columns("rows in the order of the corpus", "a column `example` that falls")
     return np.bincount(example, minlength=len(corpus))
@@ -141,9 +147,12 @@ def _counts_by_example(example: Ints, corpus: Corpus) -> Ints:
 def _counts_by_offset(offset: Ints, corpus: Corpus, n_rows: int) -> Ints:
     if len(offset) != len(corpus) + 1:
         raise CorpusError(
-            "the file has another number of sentences than the corpus", needed=f"{len(corpus)} sentences",
-            found=f"{len(offset) - 1}", where=corpus.source, next_step=_SAME_CORPUS,
-        )  # fmt: skip
+            "the file has another number of sentences than the corpus",
+            needed=f"{len(corpus)} sentences",
+            found=f"{len(offset) - 1}",
+            where=corpus.source,
+            next_step=_SAME_CORPUS,
+        )
     counts: Ints = np.diff(offset)
     if offset[0] != 0 or offset[-1] != n_rows or (counts < 0).any():
         _refuse_columns(f"an offset from 0 to {n_rows} that never falls", f"{offset[0]} to {offset[-1]}")
@@ -160,10 +169,11 @@ def _counts_by_order(corpus: Corpus, n_rows: int, scope: str | None) -> Ints:
         raise CorpusError(
             "the rows do not fit the corpus",
             needed=f"{words.sum()} rows, one for each word, or {len(corpus)}, one for each sentence",
-            found=f"{n_rows} rows", where=corpus.source,
+            found=f"{n_rows} rows",
+            where=corpus.source,
             next_step="give the corpus the states were made from, or add a column `offset` or columns `example` and "
             "`word` that say which row is what",
-        )  # fmt: skip
+        )
     return next(iter(fitting.values()))
 
 
@@ -200,8 +210,11 @@ def _words(corpus: Corpus, counts: Ints, example: Ints, word: Ints | None, scope
         _refuse_words(at, f"words {lowest} to {len(at.words) - 1}", f"word {word[row]}")
     again = (np.diff(example) == 0) & (np.diff(word) <= 0)
     for row in np.flatnonzero(again)[:1] if scope == "word" else ():
-        _refuse_words(corpus.examples[int(example[row])], "one row for a word, in order; else --rows piece",
-                      f"word {word[row + 1]} after word {word[row]}")  # fmt: skip
+        _refuse_words(
+            corpus.examples[int(example[row])],
+            "one row for a word, in order; else --rows piece",
+            f"word {word[row + 1]} after word {word[row]}",
+        )
     return np.asarray(word, dtype=np.int64)
 
 
@@ -245,9 +258,12 @@ _SAME_CORPUS = "give the corpus the states were made from, in the same order"
 
 def _refuse_words(example: Example, needed: str, found: str) -> NoReturn:
     raise AlignmentError(
-        "a sentence of the file is not that of the corpus", needed=needed, found=found,
-        where=f"sentence {example.id}", next_step=_SAME_CORPUS,
-    )  # fmt: skip
+        "a sentence of the file is not that of the corpus",
+        needed=needed,
+        found=found,
+        where=f"sentence {example.id}",
+        next_step=_SAME_CORPUS,
+    )
 
 
 def _refuse_columns(needed: str, found: str) -> NoReturn:

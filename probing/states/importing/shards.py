@@ -16,9 +16,13 @@ _SKIPPED, _HAS_MISSING = 1, 4
 
 
 def shard_content(
-    span: tuple[int, int], corpus: Corpus, rows: MatchedRows, states: Mapping[str, Any], names: Mapping[str, str],
+    span: tuple[int, int],
+    corpus: Corpus,
+    rows: MatchedRows,
+    states: Mapping[str, Any],
+    names: Mapping[str, str],
     dtype: str,
-) -> ShardContent:  # fmt: skip
+) -> ShardContent:
     """Return one shard's part of the arrays.
 
     Args:
@@ -39,14 +43,18 @@ def shard_content(
     lost, lacking = {e for e, _ in skipped}, {e for e, _, _ in missing}
     hashes = b"".join(hashlib.sha256(e.text.encode()).digest() for e in corpus.examples[first:end])
     examples = {
-        "offset": rows.offset[first : end + 1] - rows.offset[first], "ordinal": np.arange(first, end),
+        "offset": rows.offset[first : end + 1] - rows.offset[first],
+        "ordinal": np.arange(first, end),
         "text_sha256": np.frombuffer(hashes, "u1").reshape(-1, 32),
         "flags": np.array([_SKIPPED * (e in lost) | _HAS_MISSING * (e in lacking) for e in range(first, end)], "u1"),
-    }  # fmt: skip
+    }
     return ShardContent(
-        example_start=first, n_examples=end - first,
-        rows={name: values[part] for name, values in rows.columns.items()}, examples=examples,
+        example_start=first,
+        n_examples=end - first,
+        rows={name: values[part] for name, values in rows.columns.items()},
+        examples=examples,
         sites={site: narrow(values[part], dtype, site) for site, values in states.items()},
         modules={site: f"imported: {column}"[:200] for site, column in names.items()},
-        skipped=skipped, missing_words=missing,
-    )  # fmt: skip
+        skipped=skipped,
+        missing_words=missing,
+    )

@@ -51,15 +51,20 @@ def _check_identity(identity: dict[str, Any], source: Path) -> None:
     for block, key in (("model", "source"), ("corpus", "fingerprint"), ("extraction", "rows")):
         found = identity.get(block)
         if not isinstance(found, dict) or not isinstance(found.get(key), str):
-            raise UntrustedFile("the store does not say what it holds", needed=f"identity.{block}.{key}",
-                                found=repr(found)[:100], where=source.name)  # fmt: skip
+            raise UntrustedFile(
+                "the store does not say what it holds",
+                needed=f"identity.{block}.{key}",
+                found=repr(found)[:100],
+                where=source.name,
+            )
 
 
 def _refuse_changed(path: Path, sha256: object) -> None:
     """Refuse bytes other than those that the child verified; only these are parsed here."""
     if path.is_symlink() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise UntrustedFile("the source changed while it was read", needed="the bytes that were verified",
-                            where=path.name)  # fmt: skip
+        raise UntrustedFile(
+            "the source changed while it was read", needed="the bytes that were verified", where=path.name
+        )
 
 
 def refuse_other_corpus(identity: dict[str, Any], corpus: Corpus, source: Path) -> None:
@@ -72,7 +77,9 @@ def refuse_other_corpus(identity: dict[str, Any], corpus: Corpus, source: Path) 
     recorded = block.get("fingerprint") if isinstance(block, dict) else None
     if recorded != corpus.fingerprint:
         raise ProvenanceMismatch(
-            "the store was made from another corpus", needed=f"corpus {str(recorded)[:12]}…",
-            found=f"corpus {corpus.fingerprint[:12]}… from {corpus.source}", where=source.name,
+            "the store was made from another corpus",
+            needed=f"corpus {str(recorded)[:12]}…",
+            found=f"corpus {corpus.fingerprint[:12]}… from {corpus.source}",
+            where=source.name,
             next_step="give the files the store was made from, in the same order",
-        )  # fmt: skip
+        )

@@ -9,6 +9,19 @@ from probing.states.store.summary import list_stores, store_info
 from probing.states.store.writer import StoreWriter
 
 __all__ = [
-    "ITEM_BYTES", "STATE_TYPES", "FileOps", "RowTable", "ShardContent", "Store", "StoreWriter", "collect",
-    "garbage", "list_stores", "merge", "narrow", "remove", "repair", "store_info",
-]  # fmt: skip
+    "ITEM_BYTES",
+    "STATE_TYPES",
+    "FileOps",
+    "RowTable",
+    "ShardContent",
+    "Store",
+    "StoreWriter",
+    "collect",
+    "garbage",
+    "list_stores",
+    "merge",
+    "narrow",
+    "remove",
+    "repair",
+    "store_info",
+]

@@ -90,9 +90,10 @@ class _Audit:
         stored = file.id.get_filesize()
         if self._is_bomb(self.declared, stored):
             refuse(
-                f"at most {self.limits.ratio:,} times what is stored, in sum", "/",
+                f"at most {self.limits.ratio:,} times what is stored, in sum",
+                "/",
                 f"{self.declared:,} bytes declared in a file of {stored:,}",
-            )  # fmt: skip
+            )
         return self.found
 
     def _check_room(self, path: str, depth: int, group: Any) -> None:
@@ -182,9 +183,12 @@ def refuse(rule: str, path: str, found: str) -> NoReturn:
         UntrustedFile: always.
     """
     raise UntrustedFile(
-        "the file is not trusted", needed=rule, found=found, where=path,
+        "the file is not trusted",
+        needed=rule,
+        found=found,
+        where=path,
         next_step="nothing of it was read; write it anew with plain data sets, or ask where it comes from",
-    )  # fmt: skip
+    )
 
 
 def _is_number(kind: Any) -> bool:

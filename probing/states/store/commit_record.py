@@ -59,9 +59,14 @@ def shard_attributes(
     """Return the attributes of a shard file by path: of the root, and of each site."""
     first, end = recipe.span(shard)
     root = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id, "shard": shard,
-        "example_start": first, "n_examples": end - first, "n_rows": n_rows,
-    }  # fmt: skip
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "store_id": recipe.store_id,
+        "shard": shard,
+        "example_start": first,
+        "n_examples": end - first,
+        "n_rows": n_rows,
+    }
     return {"/": root, **{f"/sites/{name}": facts.get(name, {}) for name in recipe.sites}}
 
 

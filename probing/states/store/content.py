@@ -202,8 +202,9 @@ def _check_outputs(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
     if (np.diff(row) <= 0).any() or (row >= n_rows).any():
         raise BadParameter("/outputs/row is not rows of the shard", needed=f"rising, below {n_rows}")
     if np.isnan(arrays["/outputs/logits"]).any() or np.isnan(arrays["/outputs/logsumexp"]).any():
-        raise NonFiniteStates("the model's outputs are not numbers", needed="logits", found="NaN",
-                              next_step="compute in float32")  # fmt: skip
+        raise NonFiniteStates(
+            "the model's outputs are not numbers", needed="logits", found="NaN", next_step="compute in float32"
+        )
 
 
 def site_facts(content: ShardContent, recipe: Recipe) -> dict[str, dict[str, Any]]:

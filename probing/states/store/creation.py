@@ -42,10 +42,15 @@ def publish_identity(
         BadParameter: an identity of more than a reader takes; nothing is made.
         ProvenanceMismatch: another identity, naming the keys that differ.
     """
-    data = signed_json({
-        "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": recipe.store_id,
-        "identity": identity, "environment": environment,
-    })  # fmt: skip
+    data = signed_json(
+        {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "store_id": recipe.store_id,
+            "identity": identity,
+            "environment": environment,
+        }
+    )
     make_folders(files, path)
     if not (path / "store.json").exists() and publish(files, path, "store.json", data):
         return

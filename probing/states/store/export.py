@@ -44,9 +44,11 @@ def export(path: Path | str, to: Path | str, *, compress: bool = False) -> Path:
     """
     to = Path(to)
     writers: dict[str, Callable[[Store, Path], None]] = {
-        ".h5": lambda store, place: _hdf5(store, place, compress=compress), ".safetensors": _safetensors,
-        ".parquet": _parquet, "": _npy,
-    }  # fmt: skip
+        ".h5": lambda store, place: _hdf5(store, place, compress=compress),
+        ".safetensors": _safetensors,
+        ".parquet": _parquet,
+        "": _npy,
+    }
     if to.suffix not in writers:
         raise BadParameter("unknown export format", needed=", ".join(k or "no ending" for k in FORMATS), found=to.name)
     if to.exists() or to.is_symlink():
@@ -56,8 +58,12 @@ def export(path: Path | str, to: Path | str, *, compress: bool = False) -> Path:
     store = Store.open(path)
     problems = store.verify()
     if problems:
-        raise CorruptShard("the store does not verify", found="; ".join(problems[:5]), where=str(path),
-                           next_step="run `probing store verify --repair`, then `probing extract` again")  # fmt: skip
+        raise CorruptShard(
+            "the store does not verify",
+            found="; ".join(problems[:5]),
+            where=str(path),
+            next_step="run `probing store verify --repair`, then `probing extract` again",
+        )
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as folder:
         made = Path(folder) / to.name
@@ -71,9 +77,11 @@ def export(path: Path | str, to: Path | str, *, compress: bool = False) -> Path:
 
 def _metadata(store: Store) -> dict[str, str]:
     return {
-        "format": "probing-export", "store_id": store.store_id, "content_id": store.content_id,
+        "format": "probing-export",
+        "store_id": store.store_id,
+        "content_id": store.content_id,
         "identity": json.dumps(store.identity, sort_keys=True),
-    }  # fmt: skip
+    }
 
 
 def _hdf5(store: Store, to: Path, *, compress: bool) -> None:

@@ -38,8 +38,13 @@ MEMORY_TYPES = {
 }
 STATE_TYPES = ("float32", "float16", "bfloat16")
 ROW_COLUMNS = {
-    "example": "u4", "piece_start": "u4", "piece_end": "u4", "char_start": "u4", "char_end": "u4", "word": "i4",
-}  # fmt: skip
+    "example": "u4",
+    "piece_start": "u4",
+    "piece_end": "u4",
+    "char_start": "u4",
+    "char_end": "u4",
+    "word": "i4",
+}
 REPLAY_ROW_COLUMNS = {"input_id": "u4", "position_id": "i4", "mask": "u1"}
 ROLES = ("states", "replay")
 OUTPUTS = ("none", "last", "mask", "all")
@@ -127,15 +132,18 @@ def _role(identity: Mapping[str, Any], extraction: Mapping[str, Any]) -> tuple[s
     role, outputs = extraction.get("role", "states"), extraction.get("outputs", "none")
     if role not in ROLES or outputs not in OUTPUTS or (role == "states" and outputs != "none"):
         raise BadParameter(
-            "unknown role or outputs", needed=f"role {' or '.join(ROLES)}; outputs of a replay {', '.join(OUTPUTS)}",
+            "unknown role or outputs",
+            needed=f"role {' or '.join(ROLES)}; outputs of a replay {', '.join(OUTPUTS)}",
             found=f"{role}, {outputs}",
-        )  # fmt: skip
+        )
     computed = _block(identity, "model").get("dtype")
     if role == "replay" and extraction["dtype"] != computed:
         raise BadParameter(
-            "a replay store keeps states as they were computed", needed=f"stored dtype {computed}",
-            found=str(extraction["dtype"]), next_step="leave the stored dtype out, or compute in it",
-        )  # fmt: skip
+            "a replay store keeps states as they were computed",
+            needed=f"stored dtype {computed}",
+            found=str(extraction["dtype"]),
+            next_step="leave the stored dtype out, or compute in it",
+        )
     return role, outputs
 
 
@@ -202,10 +210,11 @@ def signed_json(value: Mapping[str, Any]) -> bytes:
     if len(data) > MAX_JSON_BYTES:
         largest = max(value, key=lambda key: len(canonical_json(value[key])))
         raise BadParameter(
-            "more than a store's JSON may have", needed=f"at most {MAX_JSON_BYTES:,} bytes",
+            "more than a store's JSON may have",
+            needed=f"at most {MAX_JSON_BYTES:,} bytes",
             found=f"{len(data):,} bytes, most of them {largest}",
             next_step="extract fewer sites or positions, or fewer examples, at a time",
-        )  # fmt: skip
+        )
     return data
 
 

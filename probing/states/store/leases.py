@@ -127,10 +127,12 @@ class Leases:
         holder = self._live_holder(target, self._now())
         if holder is not None:
             raise StoreBusy(
-                f"another process computes shard {shard}", needed="a shard that nobody computes",
-                found=f"process {holder.pid} on {holder.host or 'an unknown host'}", where=str(target),
+                f"another process computes shard {shard}",
+                needed="a shard that nobody computes",
+                found=f"process {holder.pid} on {holder.host or 'an unknown host'}",
+                where=str(target),
                 next_step=f"wait for it, or {LEASE_SECONDS // 60} minutes after it died",
-            )  # fmt: skip
+            )
 
     def _live_holder(self, target: Path, now: float) -> Holder | None:
         try:

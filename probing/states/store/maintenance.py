@@ -107,25 +107,32 @@ def merge(
         header, recipe = read_store_json(source)
         if (target / "store.json").exists() and read_store_json(target)[1].store_id != recipe.store_id:
             raise ProvenanceMismatch(
-                "these are not parts of one extraction", needed=f"store_id {recipe.store_id[:16]}…",
-                found=f"{read_store_json(target)[1].store_id[:16]}…", where=f"{target} and {source}",
+                "these are not parts of one extraction",
+                needed=f"store_id {recipe.store_id[:16]}…",
+                found=f"{read_store_json(target)[1].store_id[:16]}…",
+                where=f"{target} and {source}",
                 next_step="compare `probing store info` of both",
-            )  # fmt: skip
+            )
         theirs = _records(source, recipe)
     writer = StoreWriter.open(
-        target, identity=header["identity"], environment=header["environment"], files=files,
+        target,
+        identity=header["identity"],
+        environment=header["environment"],
+        files=files,
         allow_mixed_environment=True,  # nothing is computed here
-    )  # fmt: skip
+    )
     ours = _records(target, recipe)
     differing = [
         shard for shard, record in theirs.items() if shard in ours and ours[shard]["sha256"] != record["sha256"]
     ]
     if differing and not prefer_target:
         raise StoreError(
-            "some shards have two contents", needed="equal bytes where both stores have a shard",
-            found=f"{len(differing)} that differ: {', '.join(map(str, differing[:5]))}", where=f"{target} and {source}",
+            "some shards have two contents",
+            needed="equal bytes where both stores have a shard",
+            found=f"{len(differing)} that differ: {', '.join(map(str, differing[:5]))}",
+            where=f"{target} and {source}",
             next_step="they may come from two kinds of device; add --prefer-first to keep those of the first store",
-        )  # fmt: skip
+        )
     copied = [shard for shard in theirs if shard not in ours]
     for shard in copied:
         problems = verify_shard(source, recipe, theirs[shard])
@@ -239,9 +246,12 @@ def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
         busy += [f"a lease of shard {shard} by {holder.host}" for shard, holder in Leases(path, files).held().items()]
         if busy:
             raise StoreBusy(
-                "somebody is writing to this store", needed="no writer at work", found=busy[0], where=str(path),
+                "somebody is writing to this store",
+                needed="no writer at work",
+                found=busy[0],
+                where=str(path),
                 next_step=f"stop the extraction, or wait {LEASE_SECONDS // 60} minutes after it died elsewhere",
-            )  # fmt: skip
+            )
         with suppress(FileNotFoundError):
             files.unlink(path / "seal.json")
             sync_folder(files, path)

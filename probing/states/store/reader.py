@@ -65,9 +65,13 @@ class Store:
     """
 
     def __init__(
-        self, path: Path, header: dict[str, Any], recipe: Recipe, records: dict[int, dict[str, Any]],
+        self,
+        path: Path,
+        header: dict[str, Any],
+        recipe: Recipe,
+        records: dict[int, dict[str, Any]],
         level: Verification,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.path = path
         self.store_id = recipe.store_id
         self.content_id = content_id(records)

@@ -71,9 +71,14 @@ class StoreWriter:
 
     @classmethod
     def open(
-        cls, path: Path, *, identity: dict[str, Any], environment: dict[str, Any], files: FileOps = REAL_FILES,
+        cls,
+        path: Path,
+        *,
+        identity: dict[str, Any],
+        environment: dict[str, Any],
+        files: FileOps = REAL_FILES,
         allow_mixed_environment: bool = False,
-    ) -> StoreWriter:  # fmt: skip
+    ) -> StoreWriter:
         """Create a store, or go on with a store of the same identity.
 
         Args:
@@ -97,8 +102,11 @@ class StoreWriter:
         recipe = Recipe.of(identity)
         refuse_foreign(path)
         if (path / "shards").is_symlink():
-            raise StoreError("a store is not written through a symbolic link", found=str(path / "shards"),
-                             next_step="make the whole store a link, or move it")  # fmt: skip
+            raise StoreError(
+                "a store is not written through a symbolic link",
+                found=str(path / "shards"),
+                next_step="make the whole store a link, or move it",
+            )
         with typed_errors(path):
             publish_identity(files, path, identity, recipe, environment)
             make_folders(files, path / "shards")
@@ -164,12 +172,19 @@ class StoreWriter:
             raise BadParameter("the shard is too large", needed="at most 1 GiB", found=f"{len(image):,} bytes")
         sha256 = image.sha256()
         record = {
-            "store_id": self._recipe.store_id, "shard": shard, "file": shard_file(shard, sha256),
-            "bytes": len(image), "sha256": sha256, "n_rows": len(arrays["/rows/example"]),
-            "examples": list(self._recipe.span(shard)), "datasets": describe(image, arrays, dtypes),
-            "sites": facts, "skipped": [[int(example), reason] for example, reason in content.skipped],
-            "produced": {**self._environment, "time": _now()}, **missing_words.entries(content.missing_words),
-        }  # fmt: skip
+            "store_id": self._recipe.store_id,
+            "shard": shard,
+            "file": shard_file(shard, sha256),
+            "bytes": len(image),
+            "sha256": sha256,
+            "n_rows": len(arrays["/rows/example"]),
+            "examples": list(self._recipe.span(shard)),
+            "datasets": describe(image, arrays, dtypes),
+            "sites": facts,
+            "skipped": [[int(example), reason] for example, reason in content.skipped],
+            "produced": {**self._environment, "time": _now()},
+            **missing_words.entries(content.missing_words),
+        }
         if content.windowed:
             record["windowed"] = [[int(example), int(count)] for example, count in content.windowed]
         if content.pieces is not None:
@@ -211,9 +226,11 @@ class StoreWriter:
             raise incomplete(self.path, self.n_shards - len(missing), self.n_shards)
         identifier = content_id(self._done)
         body = {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "store_id": self._recipe.store_id,
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "store_id": self._recipe.store_id,
             "content_id": identifier,
-        }  # fmt: skip
+        }
         try:
             data = signed_json(body | {"records": [self._done[shard] for shard in range(self.n_shards)]})
         except BadParameter:  # of very many shards: what counts is the content id

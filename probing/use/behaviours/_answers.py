@@ -25,8 +25,11 @@ def parsed(answers: Sequence[str] | str | None) -> tuple[str, ...]:
     """
     found = tuple(parts_of(answers, SEPARATOR) if isinstance(answers, str) else answers or ())
     if found and (len(found) < 2 or len(set(found)) < len(found)):
-        raise BadParameter("answers are compared with each other", needed="two or more different ones",
-                           found=", ".join(map(repr, found)))  # fmt: skip
+        raise BadParameter(
+            "answers are compared with each other",
+            needed="two or more different ones",
+            found=", ".join(map(repr, found)),
+        )
     return found
 
 
@@ -84,10 +87,11 @@ def _one(tokenizer: Any, answer: str, ids: Sequence[int]) -> int:
     if not _is_one(tokenizer, ids):
         unknown, pieces = getattr(tokenizer, "unk_token_id", None), tokenizer.convert_ids_to_tokens(list(ids))
         raise NoBehaviour(
-            f"the answer {answer!r} is no single piece", needed="answers that are one piece each",
+            f"the answer {answer!r} is no single piece",
+            needed="answers that are one piece each",
             found="a piece that the vocabulary lacks" if unknown in ids else f"{len(ids)} pieces {pieces}",
             next_step="write it as it follows the text, such as ' yes' with its space, or choose another",
-        )  # fmt: skip
+        )
     return ids[0]
 
 

@@ -30,9 +30,11 @@ class Head(Behaviour):
         first = next(iter(clean())).values
         if first.ndim != 2 or (first.shape[1] < 2 and not self.regression):
             raise NoBehaviour(
-                "this head does not give classes of a text", needed="(B, classes), two or more",
-                found=f"shape {tuple(first.shape)}", next_step="regression=true for numbers, or another behaviour",
-            )  # fmt: skip
+                "this head does not give classes of a text",
+                needed="(B, classes), two or more",
+                found=f"shape {tuple(first.shape)}",
+                next_step="regression=true for numbers, or another behaviour",
+            )
         return lambda outputs: outputs.values.float()
 
 

@@ -35,12 +35,14 @@ class MaskedToken(NextToken):
         for row, pieces in enumerate(found):
             if mask is None or len(pieces) != 1:
                 raise NoBehaviour(
-                    "a text has not one mask piece", needed="one mask piece, or a named position",
+                    "a text has not one mask piece",
+                    needed="one mask piece, or a named position",
                     found="a tokenizer without a mask piece" if mask is None else f"{len(pieces)} of them",
                     where=f"row {row}",
-                    next_step="use next_token, or another model" if mask is None
+                    next_step="use next_token, or another model"
+                    if mask is None
                     else f"put {texts.tokenizer.mask_token} into the text, or give position=NAME",
-                )  # fmt: skip
+                )
         return np.array([pieces[0] for pieces in found], dtype=np.int64)
 
 

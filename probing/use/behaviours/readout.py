@@ -77,22 +77,33 @@ class FinalStates(Behaviour):
         self._check_width(first.values.shape[-1])
         found = read(first)
         if found.ndim != 2 or len(found) != len(first.values):
-            raise NoBehaviour("a readout gives one vector a row", needed=f"({len(first.values)}, V)",
-                              found=f"shape {tuple(found.shape)}")  # fmt: skip
+            raise NoBehaviour(
+                "a readout gives one vector a row",
+                needed=f"({len(first.values)}, V)",
+                found=f"shape {tuple(found.shape)}",
+            )
         return read
 
     def _check_width(self, width: int) -> None:
         if self._matrix is not None and isinstance(self.function, str) and len(self._matrix) != width:
-            raise NoBehaviour("a readout's weights are of another width", needed=f"({width}, V)",
-                              found=f"shape {tuple(self._matrix.shape)}", where=str(self.weights))  # fmt: skip
+            raise NoBehaviour(
+                "a readout's weights are of another width",
+                needed=f"({width}, V)",
+                found=f"shape {tuple(self._matrix.shape)}",
+                where=str(self.weights),
+            )
 
 
 def _matrix(path: Path) -> Tensor:
     try:
         found = list(load_file(path).values())
     except Exception as error:  # the reader's own error is no type that it promises
-        raise BadParameter("no file of a readout's weights", needed="a safetensors file with one matrix (D, V)",
-                           found=str(error)[:200], where=str(path)) from None  # fmt: skip
+        raise BadParameter(
+            "no file of a readout's weights",
+            needed="a safetensors file with one matrix (D, V)",
+            found=str(error)[:200],
+            where=str(path),
+        ) from None
     if len(found) != 1 or found[0].ndim != 2 or not torch.isfinite(found[0]).all():
         shapes = ", ".join(str(tuple(one.shape)) for one in found) or "nothing"
         raise BadParameter("no matrix of a readout", needed="one finite matrix (D, V)", found=shapes, where=str(path))

@@ -24,7 +24,7 @@ _NOTE = "added to the residual stream at every position; each verdict is about o
 
 def export_control_vector(
     path: str | Path, evidence: Sequence[Evidence], *, model_hint: str, start: int = 0, goal: int = 1
-) -> Path:  # fmt: skip
+) -> Path:
     """Write a GGUF control vector, as llama.cpp reads it with `--control-vector`.
 
     There `direction.n` is added, times a strength, to what leaves block n (blocks count from 0), from n = 1 on; that is
@@ -43,9 +43,11 @@ def export_control_vector(
     vectors = {_block(one): one for one in _together(evidence)}
     layers = sorted(vectors)
     metadata: dict[str, str | int] = {
-        "general.architecture": "controlvector", "controlvector.model_hint": model_hint,
-        "controlvector.layer_count": len(layers), "probing.note": _NOTE,
-    }  # fmt: skip
+        "general.architecture": "controlvector",
+        "controlvector.model_hint": model_hint,
+        "controlvector.layer_count": len(layers),
+        "probing.note": _NOTE,
+    }
     metadata |= {f"probing.evidence.{n}": _told(vectors[n]) for n in layers}
     tensors = {f"direction.{n}": vectors[n].direction(start=start, goal=goal).astype(np.float32) for n in layers}
     write_atomically(Path(path), gguf_bytes(metadata, tensors))
@@ -73,8 +75,9 @@ def export_vectors(path: str | Path, evidence: Sequence[Evidence], *, start: int
         np.savez(buffer, **{**vectors, KEY: np.array(told)})  # type: ignore[arg-type]
         write_atomically(file, buffer.getvalue())
     else:
-        raise BadParameter("no such format of vectors", needed=".npz or .safetensors", found=file.suffix or "none",
-                           where=str(path))  # fmt: skip
+        raise BadParameter(
+            "no such format of vectors", needed=".npz or .safetensors", found=file.suffix or "none", where=str(path)
+        )
     return file
 
 
@@ -86,13 +89,19 @@ def _together(evidence: Sequence[Evidence]) -> Sequence[Evidence]:
     """Return directions of one model and property at different places."""
     kinds = {one.header.kind for one in evidence}
     if kinds != {"class_mean"}:
-        raise BadParameter("vectors are made of directions", needed="class_mean evidence, one or more",
-                           found=", ".join(sorted(kinds)) or "none")  # fmt: skip
+        raise BadParameter(
+            "vectors are made of directions",
+            needed="class_mean evidence, one or more",
+            found=", ".join(sorted(kinds)) or "none",
+        )
     about = {(one.header.model, one.header.revision, one.header.task, one.width) for one in evidence}
     places = [one.header.place for one in evidence]
     if len(about) > 1 or len(set(places)) < len(places):
-        raise BadParameter("vectors of one file belong together", needed="one model and property, each place once",
-                           found=f"{len(about)} of these, {len(places)} places")  # fmt: skip
+        raise BadParameter(
+            "vectors of one file belong together",
+            needed="one model and property, each place once",
+            found=f"{len(about)} of these, {len(places)} places",
+        )
     return evidence
 
 
@@ -100,6 +109,10 @@ def _block(one: Evidence) -> int:
     """Return the block whose output is the site."""
     found = re.fullmatch(r"resid\.([0-9]+)", one.header.site)
     if found is None or int(found[1]) < 2:
-        raise BadParameter("a control vector cannot be at this site", needed="resid.2 or higher: what leaves a block",
-                           found=one.header.site, next_step="use export_vectors")  # fmt: skip
+        raise BadParameter(
+            "a control vector cannot be at this site",
+            needed="resid.2 or higher: what leaves a block",
+            found=one.header.site,
+            next_step="use export_vectors",
+        )
     return int(found[1]) - 1

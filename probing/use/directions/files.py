@@ -34,8 +34,12 @@ def write_evidence(path: str | Path, evidence: Evidence) -> Path:
     """
     told = json.dumps({"version": VERSION, **asdict(evidence.header)}, sort_keys=True, allow_nan=False)
     if len(told) > _MOST_HEADER // 2:
-        raise BadParameter("a header of evidence is too long", needed=f"at most {_MOST_HEADER // 2:,} characters",
-                           found=f"{len(told):,}", where=str(path))  # fmt: skip
+        raise BadParameter(
+            "a header of evidence is too long",
+            needed=f"at most {_MOST_HEADER // 2:,} characters",
+            found=f"{len(told):,}",
+            where=str(path),
+        )
     arrays = {name: np.ascontiguousarray(array) for name, array in evidence.arrays.items()}
     write_atomically(Path(path), save(arrays, metadata={KEY: told}))
     return Path(path)

@@ -51,7 +51,7 @@ class Source:
 
 def directions(
     bench: Bench, place: Place, verdict: Verdict | None, source: Source, *, rows: Ints | None = None, dose: float = 1.0
-) -> Evidence:  # fmt: skip
+) -> Evidence:
     """Return class means by stratum (for real values slopes), as the swap was measured with.
 
     Args:
@@ -82,7 +82,7 @@ def directions(
 
 def eraser(
     bench: Bench, place: Place, verdict: Verdict | None, source: Source, *, rows: Ints | None = None
-) -> Evidence:  # fmt: skip
+) -> Evidence:
     """Return the LEACE eraser of the property, fitted on these rows of the experiment. Arguments and errors:
     `directions`.
     """
@@ -96,7 +96,7 @@ def eraser(
 
 def probe(
     bench: Bench, place: Place, verdict: Verdict | None, source: Source, *, fitted: LinearProbe, rows: Ints
-) -> Evidence:  # fmt: skip
+) -> Evidence:
     """Return a fitted linear probe, its standardisation folded into weights and bias.
 
     Args:
@@ -111,9 +111,7 @@ def probe(
     return _evidence("probe", bench, place, verdict, source, arrays, rows, 1.0)
 
 
-def directions_of(
-    bench: Bench, result: UseResult, verdicts: Sequence[Verdict], source: Source
-) -> list[Evidence]:  # fmt: skip
+def directions_of(bench: Bench, result: UseResult, verdicts: Sequence[Verdict], source: Source) -> list[Evidence]:
     """Return directions at every place of a measurement, each at the dose of its verdict. Errors: see `directions`."""
     return [
         directions(bench, Place(cell.site, cell.position), verdict, source, dose=cell.dose)
@@ -152,36 +150,63 @@ def _padded(rows: NDArray[Any], n: int) -> NDArray[Any]:
 
 
 def _evidence(
-    kind: Kind, bench: Bench, place: Place, verdict: Verdict | None, source: Source, arrays: dict[str, NDArray[Any]],
-    rows: Ints, dose: float,
-) -> Evidence:  # fmt: skip
+    kind: Kind,
+    bench: Bench,
+    place: Place,
+    verdict: Verdict | None,
+    source: Source,
+    arrays: dict[str, NDArray[Any]],
+    rows: Ints,
+    dose: float,
+) -> Evidence:
     known = _checked(verdict, place, source)
     e = bench.experiment
     every = len(rows) == len(e.rows)
     return Evidence(
         Header(
-            kind=kind, operation=OPERATIONS[kind], model=source.model, revision=source.revision,
-            identity=source.identity, site=place.site, convention=CONVENTION, position=place.position,
-            position_rule=source.position_rule, task=known.task, labels=_labels(source, e),
-            label_definition=source.label_definition, behaviour=known.behaviour,
+            kind=kind,
+            operation=OPERATIONS[kind],
+            model=source.model,
+            revision=source.revision,
+            identity=source.identity,
+            site=place.site,
+            convention=CONVENTION,
+            position=place.position,
+            position_rule=source.position_rule,
+            task=known.task,
+            labels=_labels(source, e),
+            label_definition=source.label_definition,
+            behaviour=known.behaviour,
             strata=source.strata or tuple(f"stratum {w}" for w in range(len(e.shares))),
-            sign="from the class (value) of start to that of goal", scale="the states as they are, not standardised",
-            dose=dose, data=_data_hash(bench, place), rows=len(rows),
+            sign="from the class (value) of start to that of goal",
+            scale="the states as they are, not standardised",
+            dose=dose,
+            data=_data_hash(bench, place),
+            rows=len(rows),
             fitted_on="all rows of the experiment" if every else f"{len(rows)} of {len(e.rows)} rows of the experiment",
             folds=f"the verdict: three folds by {e.grouped_by}, fitted on one, measured on another; seed {bench.seed}",
-            controls=source.controls, verdict=Stated.of(known),
+            controls=source.controls,
+            verdict=Stated.of(known),
         ),
         arrays,
-    )  # fmt: skip
+    )
 
 
 def _checked(verdict: Verdict | None, place: Place, source: Source) -> Verdict:
     if verdict is None:
-        raise BadParameter("no evidence without its verdict", needed="the verdict of this place", found="none",
-                           where=str(place), next_step="measure and judge first: probing.intervene")  # fmt: skip
+        raise BadParameter(
+            "no evidence without its verdict",
+            needed="the verdict of this place",
+            found="none",
+            where=str(place),
+            next_step="measure and judge first: probing.intervene",
+        )
     if verdict.place != str(place) or verdict.model != source.model:
-        raise BadParameter("a verdict of another place or model", needed=f"{source.model} at {place}",
-                           found=f"{verdict.model} at {verdict.place}")  # fmt: skip
+        raise BadParameter(
+            "a verdict of another place or model",
+            needed=f"{source.model} at {place}",
+            found=f"{verdict.model} at {verdict.place}",
+        )
     return verdict
 
 

@@ -54,12 +54,17 @@ class Stated:
         """Return the numbers of the swap, or of the interchange if only that has an effect."""
         edit, gate = _deciding(verdict), verdict.decodability
         return cls(
-            word=str(verdict.word), flags=verdict.flags, reason=verdict.reason, overturned_by=verdict.overturned_by,
+            word=str(verdict.word),
+            flags=verdict.flags,
+            reason=verdict.reason,
+            overturned_by=verdict.overturned_by,
             effect=_interval(edit.es, edit.es_low, edit.es_high) if edit else None,
             mediated=_interval(edit.mf, edit.mf_low, edit.mf_high) if edit else None,
-            p_adjusted=min(edit.p_adjusted, edit.u_p_adjusted) if edit else None, mde=edit.mde if edit else None,
-            accuracy=gate.accuracy if gate else None, coverage=verdict.coverage,
-        )  # fmt: skip
+            p_adjusted=min(edit.p_adjusted, edit.u_p_adjusted) if edit else None,
+            mde=edit.mde if edit else None,
+            accuracy=gate.accuracy if gate else None,
+            coverage=verdict.coverage,
+        )
 
 
 def _deciding(verdict: Verdict) -> EditEffect | None:

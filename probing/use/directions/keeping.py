@@ -16,7 +16,7 @@ from probing.verdicts.use_run import UseRun
 
 def keep_directions(
     model: LanguageModel, subjects: Subjects, run: UseRun, options: UseOptions, folder: Path
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """Write one file for every verdict: the class means that the swap put in, and the verdict on them.
 
     Args:
@@ -31,11 +31,15 @@ def keep_directions(
         bench = Bench.of(instrument, prop.plan(options), seed=options.seed)
         covariates = {name: values for name, (values, _) in prop.covariates.items()}
         source = Source(
-            model=model_called(identity), revision=str(identity.get("revision") or ""),
-            identity=str(identity.get("weights_sha256") or ""), labels=instrument.rows.names(result.task),
-            label_definition=f"task {result.task}", position_rule=", ".join(instrument.rows.pieces) or "the word",
-            strata=stratum_names(bench.experiment, covariates), controls=controls_of(result),
-        )  # fmt: skip
+            model=model_called(identity),
+            revision=str(identity.get("revision") or ""),
+            identity=str(identity.get("weights_sha256") or ""),
+            labels=instrument.rows.names(result.task),
+            label_definition=f"task {result.task}",
+            position_rule=", ".join(instrument.rows.pieces) or "the word",
+            strata=stratum_names(bench.experiment, covariates),
+            controls=controls_of(result),
+        )
         verdicts = [v for v in run.verdicts if v.unit == result.unit]
         for evidence, verdict in zip(directions_of(bench, result, verdicts, source), verdicts, strict=True):
             name = f"{result.task}.{verdict.place}.{result.unit[:8]}".replace(":", "-").replace("/", "-")

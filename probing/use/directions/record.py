@@ -37,12 +37,17 @@ class Evidence:
 
     def __post_init__(self) -> None:
         if not isinstance(self.header.verdict, Stated) or self.header.verdict.word not in set(Word):
-            raise BadParameter("no evidence without its verdict", needed="one of the verdicts of `judge`",
-                               found=repr(self.header.verdict)[:80], where=self.header.place)  # fmt: skip
+            raise BadParameter(
+                "no evidence without its verdict",
+                needed="one of the verdicts of `judge`",
+                found=repr(self.header.verdict)[:80],
+                where=self.header.place,
+            )
         problem = misfit(self.header, self.arrays)
         if problem:
-            raise BadParameter("arrays that are not those of the kind", needed=self.header.kind, found=problem,
-                               where=self.header.place)  # fmt: skip
+            raise BadParameter(
+                "arrays that are not those of the kind", needed=self.header.kind, found=problem, where=self.header.place
+            )
 
     @property
     def width(self) -> int:
@@ -50,9 +55,14 @@ class Evidence:
         return next(int(self.arrays[n].shape[i]) for n, i in _WIDTH[self.header.kind] if n in self.arrays)
 
     def apply(
-        self, states: NDArray[np.floating], *, start: ArrayLike = 0, goal: ArrayLike = 1,
-        strata: ArrayLike | None = None, dose: float = 1.0,
-    ) -> NDArray[np.floating]:  # fmt: skip
+        self,
+        states: NDArray[np.floating],
+        *,
+        start: ArrayLike = 0,
+        goal: ArrayLike = 1,
+        strata: ArrayLike | None = None,
+        dose: float = 1.0,
+    ) -> NDArray[np.floating]:
         """Return the edited states `(n, D)`, computed in float64, in the dtype of what was given.
 
         Args:
@@ -67,8 +77,9 @@ class Evidence:
         """
         x = self._checked(states)
         if self.header.kind == "probe":
-            raise BadParameter("a probe edits nothing", needed="directions or an eraser", found="a probe",
-                               next_step="use predict")  # fmt: skip
+            raise BadParameter(
+                "a probe edits nothing", needed="directions or an eraser", found="a probe", next_step="use predict"
+            )
         if self.header.kind == "leace":
             a = self.arrays
             change = -((x - a["centre"]) @ a["right"]) @ a["left"].T
@@ -98,8 +109,9 @@ class Evidence:
 
     def _checked(self, states: NDArray[np.floating]) -> Floats:
         if states.ndim != 2 or states.shape[1] != self.width:
-            raise BadParameter("states of another width", needed=f"(n, {self.width})", found=str(states.shape),
-                               where=self.header.place)  # fmt: skip
+            raise BadParameter(
+                "states of another width", needed=f"(n, {self.width})", found=str(states.shape), where=self.header.place
+            )
         return states.astype(np.float64)
 
     def _shift(self, n: int, start: NDArray[Any], goal: NDArray[Any], strata: ArrayLike | None) -> Floats:
@@ -117,9 +129,12 @@ class Evidence:
         """Return codes from 0 to `most` - 1, `(n,)`."""
         fits = codes.dtype.kind in "iu" and codes.shape in ((), (n,))
         if not fits or (codes.size and not (codes.min() >= 0 and codes.max() < most)):
-            raise BadParameter(f"no such {what}", needed=f"whole numbers from 0 to {most - 1}, one or {n}",
-                               found=f"{codes.shape} of {codes.dtype}, {codes.ravel()[:3].tolist()} …",
-                               where=self.header.place)  # fmt: skip
+            raise BadParameter(
+                f"no such {what}",
+                needed=f"whole numbers from 0 to {most - 1}, one or {n}",
+                found=f"{codes.shape} of {codes.dtype}, {codes.ravel()[:3].tolist()} …",
+                where=self.header.place,
+            )
         return np.broadcast_to(codes, (n,))
 
     def _between(self, begin: NDArray[Any], end: NDArray[Any], w: NDArray[Any] | None) -> Floats:
@@ -127,8 +142,12 @@ class Evidence:
         known = (counts[:, begin] > 0) & (counts[:, end] > 0)  # (W, n)
         is_known = known.any(0) if w is None else known[w, np.arange(len(w))]
         if not is_known.all():
-            raise BadParameter("no rows to tell a class by", needed="a stratum with rows of both classes",
-                               found="none", where=self.header.place)  # fmt: skip
+            raise BadParameter(
+                "no rows to tell a class by",
+                needed="a stratum with rows of both classes",
+                found="none",
+                where=self.header.place,
+            )
         if w is not None:
             return np.asarray(means[w, end] - means[w, begin])
         weights = self.arrays["shares"][:, None] * known

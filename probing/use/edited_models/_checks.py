@@ -35,9 +35,12 @@ def checksum(model: nn.Module) -> str:
 
 
 def check_all(
-    runner: Runner, pieces: Mapping[str, Pieces], places: Sequence[Place], shift: Shift,
+    runner: Runner,
+    pieces: Mapping[str, Pieces],
+    places: Sequence[Place],
+    shift: Shift,
     states: Mapping[Place, Tensor],
-) -> None:  # fmt: skip
+) -> None:
     """Check every identity on the first rows.
 
     Args:
@@ -82,8 +85,13 @@ def _same(runner: Runner, found: Tensor, expected: Tensor, what: str, where: str
 def _check_mode(runner: Runner) -> None:
     training = [name for name, module in runner.model.suffix.model.named_modules() if module.training]
     if training:
-        raise EditFailed("the model is in training mode", needed="model.eval()", found="dropout and the like at work",
-                         where=training[0] or runner.model.name, next_step="call model.eval()")  # fmt: skip
+        raise EditFailed(
+            "the model is in training mode",
+            needed="model.eval()",
+            found="dropout and the like at work",
+            where=training[0] or runner.model.name,
+            next_step="call model.eval()",
+        )
 
 
 def _check_place(
@@ -95,8 +103,13 @@ def _check_place(
     batch, at = runner.batch(rows), torch.from_numpy(rows)
     nothing = shift(place.site, rows, {place.position: states[at]}, batch)
     if bool(nothing.any()):
-        raise EditFailed("writing back what was read changes states", needed="no change", found="a change",
-                         where=str(place), next_step="report this: it is an error of the instrument")  # fmt: skip
+        raise EditFailed(
+            "writing back what was read changes states",
+            needed="no change",
+            found="a change",
+            where=str(place),
+            next_step="report this: it is an error of the instrument",
+        )
     again = _values(runner, runner.outputs(rows, batch, place.site, nothing))
     _same(runner, again, clean, "replay of what was read gives the outputs of the full pass", str(place))
     _check_reach(runner, pieces, place, shift, states, rows[:FEW])
@@ -119,10 +132,12 @@ def _check_reach(runner: Runner, pieces: Pieces, place: Place, shift: Shift, sta
     expected[torch.from_numpy(which), torch.from_numpy(piece + batch.start[which])] = True
     if not torch.equal(changed, expected):
         raise EditFailed(
-            "an edit changes other states than those named", needed=f"{int(expected.sum())} pieces of one row",
+            "an edit changes other states than those named",
+            needed=f"{int(expected.sum())} pieces of one row",
             found=f"{int(changed.sum())} pieces, {int((changed & ~expected).sum())} of them not named",
-            where=str(place), next_step="choose another place, or another model",
-        )  # fmt: skip
+            where=str(place),
+            next_step="choose another place, or another model",
+        )
 
 
 def _check_donor(runner: Runner, site: str) -> None:

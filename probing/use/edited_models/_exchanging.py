@@ -27,9 +27,11 @@ class Exchanges:
     """
 
     def __init__(
-        self, pieces: Mapping[str, Pieces], states: Mapping[Place, Tensor],
+        self,
+        pieces: Mapping[str, Pieces],
+        states: Mapping[Place, Tensor],
         read: Callable[[list[Place]], Mapping[Place, Tensor]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._pieces, self._states, self._read = pieces, states, read
         self._several: Mapping[Place, Tensor] | None = None
 

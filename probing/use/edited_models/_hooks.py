@@ -28,8 +28,12 @@ def editable_sites(patterns: str | Sequence[str], model: LanguageModel) -> tuple
     found = select_sites(patterns, model.sites)
     for site in found:
         if Site.parse(site).stream not in STREAMS:
-            raise BadParameter("this site is not edited", needed=", ".join(f"{name}.l" for name in STREAMS), found=site,
-                               next_step="resid.0 is what enters the first block")  # fmt: skip
+            raise BadParameter(
+                "this site is not edited",
+                needed=", ".join(f"{name}.l" for name in STREAMS),
+                found=site,
+                next_step="resid.0 is what enters the first block",
+            )
     return tuple(sorted(found, key=lambda site: (Site.parse(site).layer or 0, STREAMS.index(Site.parse(site).stream))))
 
 
@@ -50,10 +54,12 @@ def output_layer(model: LanguageModel, behaviour: Behaviour) -> nn.Module | None
     is_language = model.suffix.head is not None
     if is_language != (behaviour.source == "logits"):
         raise NoBehaviour(
-            "this model does not have the behaviour", where=model.name,
+            "this model does not have the behaviour",
+            where=model.name,
             needed="a language-model head" if behaviour.source == "logits" else "a head over whole texts",
-            found=type(network).__name__, next_step="load it with another head, or use the behaviour `readout`",
-        )  # fmt: skip
+            found=type(network).__name__,
+            next_step="load it with another head, or use the behaviour `readout`",
+        )
     get: Any = getattr(network, "get_output_embeddings", None)
     found = get() if is_language and get is not None else None
     return found if isinstance(found, nn.Module) else None

@@ -73,9 +73,12 @@ def read_states(
             flat, ends = states[place.site], np.concatenate([[0], np.cumsum(np.bincount(which, minlength=len(at)))])
             into = found.setdefault(place, torch.zeros((len(rows.example), flat.shape[1])))
             into[torch.from_numpy(at)] = embedding_bag(
-                torch.from_numpy(piece + first[which]), flat, torch.from_numpy(ends), mode="mean",
+                torch.from_numpy(piece + first[which]),
+                flat,
+                torch.from_numpy(ends),
+                mode="mean",
                 include_last_offset=True,
-            )  # fmt: skip
+            )
     return found
 
 
@@ -115,8 +118,13 @@ def _passes(
 
 def _check_finite(site: str, flat: Tensor) -> None:
     if not bool(torch.isfinite(flat).all()):
-        raise NonFiniteStates("states are not finite", needed="finite numbers", found="NaN or infinity", where=site,
-                              next_step="compute in float32")  # fmt: skip
+        raise NonFiniteStates(
+            "states are not finite",
+            needed="finite numbers",
+            found="NaN or infinity",
+            where=site,
+            next_step="compute in float32",
+        )
 
 
 def stored(replay: Replay, rows: TextRows, sites: Sequence[str]) -> Iterator[tuple[Ints, Flat]]:
@@ -136,8 +144,10 @@ def stored(replay: Replay, rows: TextRows, sites: Sequence[str]) -> Iterator[tup
         mine = order[first:last]
         if not np.array_equal(ids[mine], one.ids):
             raise ProvenanceMismatch(
-                "the store is of other texts", needed="the pieces that the model is given", where=f"example {ordinal}",
+                "the store is of other texts",
+                needed="the pieces that the model is given",
+                where=f"example {ordinal}",
                 found=f"{len(mine)} other pieces" if len(mine) else "nothing",
                 next_step="extract a replay store of these examples",
-            )  # fmt: skip
+            )
         yield np.array([e]), {site: torch.from_numpy(replay.store.read(site, mine)) for site in sites}

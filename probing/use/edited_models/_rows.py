@@ -72,9 +72,14 @@ class TextRows:
 
 
 def rows_of_words(
-    model: LanguageModel, corpus: Corpus, *, columns: Sequence[str] = (), split: str | None = None,
-    max_rows: int = 2000, seed: int = 0,
-) -> TextRows:  # fmt: skip
+    model: LanguageModel,
+    corpus: Corpus,
+    *,
+    columns: Sequence[str] = (),
+    split: str | None = None,
+    max_rows: int = 2000,
+    seed: int = 0,
+) -> TextRows:
     """Choose words with every label: classes of the first column even, a second word of a sentence only when all have
     one.
 
@@ -92,14 +97,30 @@ def rows_of_words(
     pieces = tuple(rows.pieces[rows.first[r] : rows.first[r + 1]] for r in chosen)
     forms = [examples[e].forms[w] for e, w in zip(rows.example[chosen], rows.word[chosen], strict=True)]
     excluded = {"no label": int((~has).sum()), "not sampled": int(has.sum()) - len(chosen)}
-    return _kept(corpus, ordinals, examples, encoded, rows.example[chosen], rows.word[chosen], {"": pieces}, forms,
-                 {c: tuple(labels[r][k] for r in chosen) for k, c in enumerate(columns)}, excluded)  # fmt: skip
+    return _kept(
+        corpus,
+        ordinals,
+        examples,
+        encoded,
+        rows.example[chosen],
+        rows.word[chosen],
+        {"": pieces},
+        forms,
+        {c: tuple(labels[r][k] for r in chosen) for k, c in enumerate(columns)},
+        excluded,
+    )
 
 
 def rows_of_spans(
-    model: LanguageModel, corpus: Corpus, *, positions: Sequence[str], columns: Sequence[str] = (),
-    split: str | None = None, max_rows: int = 8000, seed: int = 0,
-) -> TextRows:  # fmt: skip
+    model: LanguageModel,
+    corpus: Corpus,
+    *,
+    positions: Sequence[str],
+    columns: Sequence[str] = (),
+    split: str | None = None,
+    max_rows: int = 8000,
+    seed: int = 0,
+) -> TextRows:
     """Choose examples that have every position: `subject` is all of a span, `subject.last`, `end` and the like one
     piece.
 
@@ -120,32 +141,57 @@ def rows_of_spans(
     labelled = np.array([e for e in has if None not in labels[int(e)]], dtype=np.int64)
     classes = _classes([labels[e][0] if columns and e in labels else None for e in range(len(examples))])
     chosen = _spread(labelled, np.arange(len(examples)), classes, max_rows, seed)
-    excluded = {"a position has no piece": len(examples) - len(has), "no label": len(has) - len(labelled),
-                "not sampled": len(labelled) - len(chosen)}  # fmt: skip
+    excluded = {
+        "a position has no piece": len(examples) - len(has),
+        "no label": len(has) - len(labelled),
+        "not sampled": len(labelled) - len(chosen),
+    }
     return _kept(
-        corpus, ordinals, examples, encoded, chosen, np.full(len(chosen), -1),
+        corpus,
+        ordinals,
+        examples,
+        encoded,
+        chosen,
+        np.full(len(chosen), -1),
         {name: tuple(found[int(e)] for e in chosen) for name, found in pieces.items()},
         [examples[e].text for e in chosen],
-        {c: tuple(labels[int(e)][k] for e in chosen) for k, c in enumerate(columns)}, excluded,
-    )  # fmt: skip
+        {c: tuple(labels[int(e)][k] for e in chosen) for k, c in enumerate(columns)},
+        excluded,
+    )
 
 
 def _kept(
-    corpus: Corpus, ordinals: Ints, examples: Sequence[Example], encoded: Sequence[Encoded], example: Ints, word: Ints,
-    pieces: Mapping[str, tuple[Ints, ...]], types: Sequence[str], labels: Mapping[str, tuple[Any, ...]],
+    corpus: Corpus,
+    ordinals: Ints,
+    examples: Sequence[Example],
+    encoded: Sequence[Encoded],
+    example: Ints,
+    word: Ints,
+    pieces: Mapping[str, tuple[Ints, ...]],
+    types: Sequence[str],
+    labels: Mapping[str, tuple[Any, ...]],
     excluded: Mapping[str, int],
-) -> TextRows:  # fmt: skip
+) -> TextRows:
     """Return the rows with only those examples that have a row."""
     if not len(example):
-        raise DegenerateDesign("the corpus has no row for this instrument", needed="one or more", where=corpus.source,
-                               found=", ".join(f"{n} {reason}" for reason, n in excluded.items() if n))  # fmt: skip
+        raise DegenerateDesign(
+            "the corpus has no row for this instrument",
+            needed="one or more",
+            where=corpus.source,
+            found=", ".join(f"{n} {reason}" for reason, n in excluded.items() if n),
+        )
     used, within = np.unique(example, return_inverse=True)
     return TextRows(
-        encoded=tuple(encoded[e] for e in used), example=within.astype(np.int64).reshape(-1),
-        ordinal=ordinals[example], word=word.astype(np.int64), pieces=pieces,
-        groups=_coded([corpus.unit_names[k] for k in ordinals[example]])[0], types=_coded(types)[0], labels=labels,
+        encoded=tuple(encoded[e] for e in used),
+        example=within.astype(np.int64).reshape(-1),
+        ordinal=ordinals[example],
+        word=word.astype(np.int64),
+        pieces=pieces,
+        groups=_coded([corpus.unit_names[k] for k in ordinals[example]])[0],
+        types=_coded(types)[0],
+        labels=labels,
         excluded={reason: n for reason, n in excluded.items() if n},
-    )  # fmt: skip
+    )
 
 
 def _examples(model: LanguageModel, corpus: Corpus, split: str | None) -> tuple[Ints, list[Example], list[Encoded]]:

@@ -49,9 +49,16 @@ class Runner:
         return self.sequences.batch(self.texts.example[rows])
 
     def outputs(
-        self, rows: Ints, batch: Batch, site: str | None = None, delta: Tensor | None = None, *,
-        frozen_norms: bool = False, states: Tensor | None = None, read: Ints | None = None,
-    ) -> Outputs:  # fmt: skip
+        self,
+        rows: Ints,
+        batch: Batch,
+        site: str | None = None,
+        delta: Tensor | None = None,
+        *,
+        frozen_norms: bool = False,
+        states: Tensor | None = None,
+        read: Ints | None = None,
+    ) -> Outputs:
         """Return the outputs of the model.
 
         Args:
@@ -72,9 +79,16 @@ class Runner:
         return self._told(output, found, batch, own)
 
     def run(
-        self, stack: ExitStack, batch: Batch, site: str | None, delta: Tensor | None, wanted: list[str], *,
-        states: Tensor | None = None, frozen_norms: bool = False,
-    ) -> tuple[Any, Mapping[str, Tensor]]:  # fmt: skip
+        self,
+        stack: ExitStack,
+        batch: Batch,
+        site: str | None,
+        delta: Tensor | None,
+        wanted: list[str],
+        *,
+        states: Tensor | None = None,
+        frozen_norms: bool = False,
+    ) -> tuple[Any, Mapping[str, Tensor]]:
         """Run one pass, and return its output and the states `(B, T, D)` at the sites wanted; hooks are closed with the
         stack.
         """

@@ -69,10 +69,11 @@ class Sequences:
         needed = 4 * pieces * sum(widths.values())
         if needed > max_bytes:
             raise BadParameter(
-                "whole-sequence states do not fit", needed=f"at most {max_bytes / 2**30:.2f} GiB (max_bytes)",
+                "whole-sequence states do not fit",
+                needed=f"at most {max_bytes / 2**30:.2f} GiB (max_bytes)",
                 found=f"{needed / 2**30:.2f} GiB: {pieces - 1} pieces at {len(widths)} sites",
                 next_step="give fewer sites or rows (max_rows), or raise max_bytes",
-            )  # fmt: skip
+            )
         self.states = {site: torch.zeros((pieces, width)) for site, width in widths.items()}
 
     def batch(self, examples: Ints) -> Batch:

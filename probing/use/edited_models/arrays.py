@@ -50,17 +50,23 @@ class ArrayInstrument(Instrument):
     """
 
     def __init__(
-        self, states: Mapping[Place, NDArray[np.floating]], run_from: RunFrom, *,
-        clean: NDArray[np.floating] | None = None, logits: bool = False, has_norms: bool = False,
+        self,
+        states: Mapping[Place, NDArray[np.floating]],
+        run_from: RunFrom,
+        *,
+        clean: NDArray[np.floating] | None = None,
+        logits: bool = False,
+        has_norms: bool = False,
         offsets: NDArray[np.int64] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._states = {place: _checked_states(place, given) for place, given in states.items()}
         lengths = {len(given) for given in self._states.values()}
         if len(lengths) != 1:
             raise BadParameter(
-                "places disagree about the number of rows", needed="states (N, D) of the same N rows at every place",
+                "places disagree about the number of rows",
+                needed="states (N, D) of the same N rows at every place",
                 found=", ".join(f"{place}: {len(s)}" for place, s in self._states.items()) or "no place",
-            )  # fmt: skip
+            )
         self._n_rows = lengths.pop()
         self._run_from, self._logits, self._has_norms, self._offsets = run_from, logits, has_norms, offsets
         self._clean = _checked_behaviour(self._all_clean() if clean is None else np.asarray(clean), self._n_rows)
@@ -102,19 +108,27 @@ class ArrayInstrument(Instrument):
             self.check_places([place])
             wanted = (len(rows), self._states[place].shape[1])
             if tuple(given.shape) != wanted:
-                raise BadParameter("states of the wrong shape", needed=str(wanted), found=str(tuple(given.shape)),
-                                   where=str(place))  # fmt: skip
+                raise BadParameter(
+                    "states of the wrong shape", needed=str(wanted), found=str(tuple(given.shape)), where=str(place)
+                )
         if not any(place.site == site for place in self._states):
             raise unknown_name("site", site, {place.site for place in self._states})
         if frozen_norms and not self._has_norms:
             raise ReplayUnavailable(
-                "this run_from cannot hold the scales of norms", needed="has_norms=True", found="has_norms=False",
-                where=site, next_step="let run_from heed frozen_norms and say has_norms=True",
-            )  # fmt: skip
+                "this run_from cannot hold the scales of norms",
+                needed="has_norms=True",
+                found="has_norms=False",
+                where=site,
+                next_step="let run_from heed frozen_norms and say has_norms=True",
+            )
         found = self._run_from(site, rows, states, frozen_norms)
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(rows):
-            raise EditFailed("run_from gives something else than outputs", needed=f"a tensor ({len(rows)}, V)",
-                             found=_said(found), where=site)  # fmt: skip
+            raise EditFailed(
+                "run_from gives something else than outputs",
+                needed=f"a tensor ({len(rows)}, V)",
+                found=_said(found),
+                where=site,
+            )
         return found
 
     def check(self) -> None:
@@ -155,13 +169,21 @@ class ArrayInstrument(Instrument):
 def _checked_states(place: Place, given: NDArray[np.floating]) -> NDArray[np.float32]:
     states = np.asarray(given)
     if states.ndim != 2 or states.dtype.kind not in "fiu" or 0 in states.shape:
-        raise BadParameter("states must be a matrix of numbers", needed="(N, D), N and D at least 1",
-                           found=_said(states), where=str(place))  # fmt: skip
+        raise BadParameter(
+            "states must be a matrix of numbers",
+            needed="(N, D), N and D at least 1",
+            found=_said(states),
+            where=str(place),
+        )
     states = np.ascontiguousarray(states, np.float32)
     bad = np.flatnonzero(~np.isfinite(states).all(1))
     if len(bad):
-        raise NonFiniteStates("states are not finite", needed="finite numbers in float32",
-                              found=f"{len(bad)} bad rows", where=f"{place}, first in row {bad[0]}")  # fmt: skip
+        raise NonFiniteStates(
+            "states are not finite",
+            needed="finite numbers in float32",
+            found=f"{len(bad)} bad rows",
+            where=f"{place}, first in row {bad[0]}",
+        )
     return states
 
 
@@ -170,11 +192,18 @@ def _checked_behaviour(given: NDArray[np.floating], n_rows: int) -> NDArray[np.f
         raise BadParameter("clean outputs of the wrong shape", needed=f"({n_rows}, V)", found=str(given.shape))
     clean = np.array(given, np.float64)
     if not np.isfinite(clean).all():
-        raise NoBehaviour("outputs are not finite", needed="finite numbers",
-                          found=f"{int((~np.isfinite(clean).all(1)).sum())} rows with NaN or infinity")  # fmt: skip
+        raise NoBehaviour(
+            "outputs are not finite",
+            needed="finite numbers",
+            found=f"{int((~np.isfinite(clean).all(1)).sum())} rows with NaN or infinity",
+        )
     if (clean == clean[0]).all():
-        raise NoBehaviour("the behaviour never varies", needed="outputs that differ between rows",
-                          found=f"{n_rows} equal rows", next_step="measure something that the rows change")  # fmt: skip
+        raise NoBehaviour(
+            "the behaviour never varies",
+            needed="outputs that differ between rows",
+            found=f"{n_rows} equal rows",
+            next_step="measure something that the rows change",
+        )
     return clean
 
 

@@ -47,10 +47,16 @@ class TextInstrument(Instrument):
     """
 
     def __init__(
-        self, model: LanguageModel, rows: TextRows, behaviour: Behaviour | str, *,
-        sites: str | Sequence[str] = "resid.*", tokens_per_batch: int = TOKENS_PER_BATCH, max_bytes: int = MAX_BYTES,
+        self,
+        model: LanguageModel,
+        rows: TextRows,
+        behaviour: Behaviour | str,
+        *,
+        sites: str | Sequence[str] = "resid.*",
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        max_bytes: int = MAX_BYTES,
         replay: Replay | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Read the states once, and the clean behaviour.
 
         Args:
@@ -91,9 +97,17 @@ class TextInstrument(Instrument):
 
     @classmethod
     def from_words(
-        cls, model: LanguageModel, corpus: Corpus, behaviour: Behaviour | str, *, columns: Sequence[str] = (),
-        split: str | None = None, max_rows: int = 2000, seed: int = 0, **options: Any,
-    ) -> Self:  # fmt: skip
+        cls,
+        model: LanguageModel,
+        corpus: Corpus,
+        behaviour: Behaviour | str,
+        *,
+        columns: Sequence[str] = (),
+        split: str | None = None,
+        max_rows: int = 2000,
+        seed: int = 0,
+        **options: Any,
+    ) -> Self:
         """Use words that have every column as rows: one of each sentence first, classes of the first column even.
 
         Args:
@@ -109,9 +123,18 @@ class TextInstrument(Instrument):
 
     @classmethod
     def from_spans(
-        cls, model: LanguageModel, corpus: Corpus, behaviour: Behaviour | str, *, positions: Sequence[str],
-        columns: Sequence[str] = (), split: str | None = None, max_rows: int = 8000, seed: int = 0, **options: Any,
-    ) -> Self:  # fmt: skip
+        cls,
+        model: LanguageModel,
+        corpus: Corpus,
+        behaviour: Behaviour | str,
+        *,
+        positions: Sequence[str],
+        columns: Sequence[str] = (),
+        split: str | None = None,
+        max_rows: int = 8000,
+        seed: int = 0,
+        **options: Any,
+    ) -> Self:
         """Use examples that have every position as rows: `subject` covers all pieces of that span, `subject.last`
         one.
         """
@@ -191,9 +214,10 @@ class TextInstrument(Instrument):
         found.check(place, rows, donors)
         with torch.no_grad():
             return self._run_shifted(
-                place.site, rows,
+                place.site,
+                rows,
                 lambda part, batch: found.shift(rows[part], donors[part], batch).to(self.runner.dtype),
-            )  # fmt: skip
+            )
 
     def exchange_slopes(
         self, rows: Ints, donors: Ints, coefficients: NDArray[np.float64], places: Sequence[Place]
@@ -290,19 +314,32 @@ class TextInstrument(Instrument):
             size = max(float(values.abs().max()), float(np.abs(self._clean[rows]).max()))
             for place in self._places:
                 y = self.run_from(place.site, rows, {place.position: self._states[place][torch.from_numpy(rows)]})
-                expect_equal(y, torch.from_numpy(self._clean[rows]), "states that were read give the clean behaviour",
-                             str(place), dtype=self.runner.dtype, scale=size)  # fmt: skip
+                expect_equal(
+                    y,
+                    torch.from_numpy(self._clean[rows]),
+                    "states that were read give the clean behaviour",
+                    str(place),
+                    dtype=self.runner.dtype,
+                    scale=size,
+                )
 
     def _check_weights(self) -> None:
         if checksum(self.runner.model.suffix.model) != self._checksum:
-            raise EditFailed("the model's parameters have changed", needed="those of the clean outputs", found="others",
-                             where=self.runner.model.name, next_step="build the instrument again")  # fmt: skip
+            raise EditFailed(
+                "the model's parameters have changed",
+                needed="those of the clean outputs",
+                found="others",
+                where=self.runner.model.name,
+                next_step="build the instrument again",
+            )
 
     def _check_varies(self) -> None:
         spread = np.abs(self._clean - self._clean.mean(0)).max()
         if not np.isfinite(self._clean).all() or not spread > _CONSTANT * np.abs(self._clean).max():
             raise NoBehaviour(
-                "the behaviour never varies", needed="outputs that differ between rows",
-                found=f"a spread of {spread:g} over {self.n_rows} rows", where=self.runner.model.name,
+                "the behaviour never varies",
+                needed="outputs that differ between rows",
+                found=f"a spread of {spread:g} over {self.n_rows} rows",
+                where=self.runner.model.name,
                 next_step="read it at another piece, or choose other answers or rows",
-            )  # fmt: skip
+            )

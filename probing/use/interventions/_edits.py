@@ -69,6 +69,10 @@ def columns_of(targets: Targets) -> Floats:
         found = np.asarray(targets.z, dtype=np.float64)[:, None]
         found = found if len(found) and np.ptp(found) > 0 else found[:, :0]
     if not found.shape[1]:
-        raise DegenerateDesign("a property of one value cannot be intervened on", needed="two values or more",
-                               found=str(np.unique(targets.z)[:1]), next_step="give rows of other values")  # fmt: skip
+        raise DegenerateDesign(
+            "a property of one value cannot be intervened on",
+            needed="two values or more",
+            found=str(np.unique(targets.z)[:1]),
+            next_step="give rows of other values",
+        )
     return found

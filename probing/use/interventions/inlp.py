@@ -56,8 +56,11 @@ class Inlp(Intervention):
             BadParameter: one out of range.
         """
         if not 0 <= tolerance < 1 or rounds < 1 or l2 <= 0:
-            raise BadParameter("inlp is out of range", needed="0 ≤ tolerance < 1, rounds ≥ 1, l2 > 0",
-                               found=f"{tolerance}, {rounds}, {l2}")  # fmt: skip
+            raise BadParameter(
+                "inlp is out of range",
+                needed="0 ≤ tolerance < 1, rounds ≥ 1, l2 > 0",
+                found=f"{tolerance}, {rounds}, {l2}",
+            )
         self.tolerance = tolerance
         self.rounds = rounds
         self.l2 = l2

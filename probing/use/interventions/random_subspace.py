@@ -39,8 +39,11 @@ class RandomSubspace(Intervention):
             BadParameter: a negative rank, or another displacement.
         """
         if rank < 0 or displacement not in DISPLACEMENTS:
-            raise BadParameter("no such random subspace", needed=f"rank 0 or more, displacement {DISPLACEMENTS}",
-                               found=f"rank {rank}, displacement {displacement!r}")  # fmt: skip
+            raise BadParameter(
+                "no such random subspace",
+                needed=f"rank 0 or more, displacement {DISPLACEMENTS}",
+                found=f"rank {rank}, displacement {displacement!r}",
+            )
         self.rank = rank
         self.displacement = displacement
 

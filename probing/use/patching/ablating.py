@@ -67,10 +67,15 @@ class AblationResult:
         """Return one row a component."""
         flips = self.flips if self.flips is not None else [None] * len(self.components)
         return [
-            {"component": str(one), "by": self.by, "effect": float(effect), "flips": None if f is None else float(f),
-             "n_rows": self.n_rows}
+            {
+                "component": str(one),
+                "by": self.by,
+                "effect": float(effect),
+                "flips": None if f is None else float(f),
+                "n_rows": self.n_rows,
+            }
             for one, effect, f in zip(self.components, self.effect, flips, strict=True)
-        ]  # fmt: skip
+        ]
 
     def grid(self) -> NDArray[np.float64]:
         """Return the effects of heads, `(layers, heads)`, or of other components, `(layers, 1)`; NaN where there is
@@ -85,9 +90,12 @@ class AblationResult:
 
 
 def ablate(
-    instrument: TextInstrument, *, kind: str = "heads", by: str = "mean",
+    instrument: TextInstrument,
+    *,
+    kind: str = "heads",
+    by: str = "mean",
     advance: Callable[[int, int], None] | None = None,
-) -> AblationResult:  # fmt: skip
+) -> AblationResult:
     """Replace what each component adds, at every piece of the text, by its mean over all pieces or by zero.
 
     A layer is ablated by what its attention and its MLP add. Blocks below a component are not run where the instrument
@@ -153,9 +161,12 @@ def components(instrument: TextInstrument, kind: str) -> tuple[Component, ...]:
         found += [Component(layer, sites, head, size["head_dim"]) for head in range(size["n_heads"])]
     if not found:
         raise ReplayUnavailable(
-            "the sublayers of this model are not known", needed=f"sites {streams[0]}.l", found="none", where=model.name,
+            "the sublayers of this model are not known",
+            needed=f"sites {streams[0]}.l",
+            found="none",
+            where=model.name,
             next_step="choose another model; `probing inspect` lists the sites",
-        )  # fmt: skip
+        )
     return tuple(found)
 
 

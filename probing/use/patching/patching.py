@@ -20,9 +20,13 @@ Ints = NDArray[np.int64]
 
 
 def patch(
-    instrument: Instrument, pairs: ArrayLike, *, direction: ArrayLike | None = None,
-    places: Sequence[Place] | None = None, advance: Callable[[int, int], None] | None = None,
-) -> PatchingResult:  # fmt: skip
+    instrument: Instrument,
+    pairs: ArrayLike,
+    *,
+    direction: ArrayLike | None = None,
+    places: Sequence[Place] | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> PatchingResult:
     """Run the first prompt of each pair with the states of the second at one place: activation patching.
 
     A place of several pieces, such as a whole span, is exchanged piece by piece. With Δ the change of the first's
@@ -61,9 +65,12 @@ def patch(
 
 
 def attribute(
-    instrument: Instrument, pairs: ArrayLike, *, direction: ArrayLike | None = None,
+    instrument: Instrument,
+    pairs: ArrayLike,
+    *,
+    direction: ArrayLike | None = None,
     places: Sequence[Place] | None = None,
-) -> PatchingResult:  # fmt: skip
+) -> PatchingResult:
     """Estimate the effects of `patch` to first order, from one backward pass of the clean run: attribution patching.
 
     ⟨Δ, d⟩ ≈ ⟨∂⟨y, d⟩/∂h, h(donor) − h⟩. A screen, not a measurement: norms and saturated units make it
@@ -102,8 +109,11 @@ class _Pairs:
         both = np.asarray(pairs)
         is_sound = both.ndim == 2 and both.shape[1:] == (2,) and len(both) and both.dtype.kind in "iu"
         if not is_sound or both.min() < 0 or both.max() >= instrument.n_rows:
-            raise BadParameter("pairs are two rows each", needed=f"(n, 2) of 0 to {instrument.n_rows - 1}",
-                               found=f"shape {both.shape} of {both.dtype}")  # fmt: skip
+            raise BadParameter(
+                "pairs are two rows each",
+                needed=f"(n, 2) of 0 to {instrument.n_rows - 1}",
+                found=f"shape {both.shape} of {both.dtype}",
+            )
         clean = instrument.clean()
         rows, donors = both.astype(np.int64).T
         differences = clean[donors] - clean[rows]
@@ -112,13 +122,18 @@ class _Pairs:
         if direction is not None:
             along = np.asarray(direction, dtype=np.float64)
             if along.shape not in (clean.shape[1:], differences.shape) or not along.any(axis=-1).all():
-                raise BadParameter("a direction of the behaviour", needed=f"({clean.shape[1]},), not 0",
-                                   found=f"shape {along.shape}")  # fmt: skip
+                raise BadParameter(
+                    "a direction of the behaviour", needed=f"({clean.shape[1]},), not 0", found=f"shape {along.shape}"
+                )
             aims = np.array(np.broadcast_to(along, differences.shape))
             lengths = np.einsum("nv,nv->n", differences, aims) / np.square(aims).sum(1)
         if not lengths.any():
-            raise DegenerateDesign("the prompts of every pair give the same behaviour", needed="a difference",
-                                   found="none", next_step="choose other pairs, or another behaviour")  # fmt: skip
+            raise DegenerateDesign(
+                "the prompts of every pair give the same behaviour",
+                needed="a difference",
+                found="none",
+                next_step="choose other pairs, or another behaviour",
+            )
         return cls(rows, donors, clean[rows], aims, lengths)
 
     def told(self, products: dict[Place, Floats], method: str) -> PatchingResult:

@@ -54,10 +54,17 @@ class PromptPairs:
         """
         try:
             sides = [
-                Corpus.read(source, text=side, split_column="none", words="none", document="none", spans="none",
-                            **{f"span.{name}": of[k] for name, of in (spans or {}).items()})
+                Corpus.read(
+                    source,
+                    text=side,
+                    split_column="none",
+                    words="none",
+                    document="none",
+                    spans="none",
+                    **{f"span.{name}": of[k] for name, of in (spans or {}).items()},
+                )
                 for k, side in enumerate((CLEAN, CORRUPTED))
-            ]  # fmt: skip
+            ]
         except CorpusError as error:
             error.add_note(f"a file of pairs has {_NEEDED}")
             raise
@@ -69,13 +76,18 @@ class PromptPairs:
         rows = [example.columns for example in sides[0].examples]
         known = {name for row in rows for name in row}
         if len({ANSWER, OTHER} & known) == 1:
-            raise CorpusError("one answer of each pair is missing", needed=_NEEDED, found=", ".join(sorted(known)),
-                              where=source)  # fmt: skip
+            raise CorpusError(
+                "one answer of each pair is missing", needed=_NEEDED, found=", ".join(sorted(known)), where=source
+            )
         answers = tuple((_answer(row, ANSWER, source), _answer(row, OTHER, source)) for row in rows if ANSWER in known)
         for k, pair in enumerate(answers):
             if "" in pair or pair[0] == pair[1]:
-                raise CorpusError("a pair without two different answers", needed=_NEEDED, found=repr(pair),
-                                  where=f"{source}, pair {k + 1}")  # fmt: skip
+                raise CorpusError(
+                    "a pair without two different answers",
+                    needed=_NEEDED,
+                    found=repr(pair),
+                    where=f"{source}, pair {k + 1}",
+                )
         return cls(Corpus(tuple(examples), source), answers)
 
     @property
@@ -104,9 +116,12 @@ def _answer(row: Mapping[str, Label], column: str, source: str) -> str:
     value = row[column]
     if isinstance(value, bool | float):
         raise CorpusError(
-            f"the column {column} holds numbers, and it cannot be told how they were written", needed="texts",
-            found=repr(value), where=source, next_step='give the pairs as JSON lines, with answers in quotes: "1.50"',
-        )  # fmt: skip
+            f"the column {column} holds numbers, and it cannot be told how they were written",
+            needed="texts",
+            found=repr(value),
+            where=source,
+            next_step='give the pairs as JSON lines, with answers in quotes: "1.50"',
+        )
     return "" if value is None else str(value)
 
 
@@ -132,10 +147,16 @@ class PairPatching:
 
 
 def patch_pairs(
-    model: LanguageModel, pairs: PromptPairs, *, behaviour: str = "next_token", sites: str | Sequence[str] = "resid.*",
-    positions: Sequence[str] = (), into: str = CORRUPTED, attribution: bool = True,
+    model: LanguageModel,
+    pairs: PromptPairs,
+    *,
+    behaviour: str = "next_token",
+    sites: str | Sequence[str] = "resid.*",
+    positions: Sequence[str] = (),
+    into: str = CORRUPTED,
+    attribution: bool = True,
     advance: Callable[[int, int], None] | None = None,
-) -> PairPatching:  # fmt: skip
+) -> PairPatching:
     """Run one prompt of every pair with the states of the other at one place, for every site and position.
 
     Args:
@@ -179,9 +200,13 @@ def patch_pairs(
 
 def _check_rows(rows: TextRows, pairs: PromptPairs) -> None:
     if len(rows.example) < len(pairs.corpus):
-        raise BadParameter("a prompt lacks a position", needed=f"every position in all {len(pairs.corpus)} prompts",
-                           found=", ".join(f"{n}: {why}" for why, n in rows.excluded.items()),
-                           where=pairs.corpus.source, next_step="choose other positions")  # fmt: skip
+        raise BadParameter(
+            "a prompt lacks a position",
+            needed=f"every position in all {len(pairs.corpus)} prompts",
+            found=", ".join(f"{n}: {why}" for why, n in rows.excluded.items()),
+            where=pairs.corpus.source,
+            next_step="choose other positions",
+        )
     for name, pieces in rows.pieces.items():
         clean, corrupted = np.split(np.array([len(one) for one in pieces], dtype=np.int64), 2)
         check_sizes(name, clean, corrupted)
@@ -192,10 +217,12 @@ def _every(model: LanguageModel, pairs: PromptPairs) -> tuple[str, ...]:
     lengths = sorted({int((~one.special).sum()) for one in encoded})
     if len(lengths) > 1:
         raise BadParameter(
-            "prompts of different lengths have no positions in common", needed="prompts with equally many pieces each",
-            found=f"{lengths[0]} to {lengths[-1]} pieces", where=pairs.corpus.source,
+            "prompts of different lengths have no positions in common",
+            needed="prompts with equally many pieces each",
+            found=f"{lengths[0]} to {lengths[-1]} pieces",
+            where=pairs.corpus.source,
             next_step="name positions, such as --position end, or spans (--span NAME=COLUMN,CORRUPTED_COLUMN)",
-        )  # fmt: skip
+        )
     return tuple(Position.parse(f"start+{k}" if k else "start").name for k in range(lengths[0]))
 
 

@@ -24,8 +24,10 @@ _SPARE_FILES = 8
 
 
 _READERS: dict[str, Callable[[Sequence[SourceFile], Sender, Limits], None]] = {
-    "npy": read_npy, "json": read_neurox_json, "safetensors": read_safetensors,
-}  # fmt: skip
+    "npy": read_npy,
+    "json": read_neurox_json,
+    "safetensors": read_safetensors,
+}
 
 
 def run(job: ChildJob, sender: Sender) -> None:

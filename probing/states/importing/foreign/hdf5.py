@@ -56,9 +56,10 @@ class Hdf5Source:
         named = sorted(int(path[1:]) for path in found if path[1:].isdigit() and str(int(path[1:])) == path[1:])
         if set(texts) != set(named) or len(named) != len(found):
             refuse(
-                f"one data set for each sentence of {SENTENCES}, and no other", self.path.name,
+                f"one data set for each sentence of {SENTENCES}, and no other",
+                self.path.name,
                 f"{len(texts)} sentences, {len(found)} data sets",
-            )  # fmt: skip
+            )
         for example in named:
             dataset = self.file[str(example)]
             if dataset.ndim not in (2, 3) or dataset.dtype.kind != "f":

@@ -54,9 +54,14 @@ def _child(job: ChildJob, module: str) -> Iterator[tuple[subprocess.Popen[bytes]
     """
     late = threading.Event()
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", module, job.to_json()], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, env=child_environment(), cwd="/", start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-P", "-m", module, job.to_json()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=child_environment(),
+        cwd="/",
+        start_new_session=True,
+    )
     assert process.stdout is not None  # by stdout=PIPE
 
     def stop() -> None:
@@ -89,9 +94,12 @@ def _error(job: ChildJob, message: str, rule: str, thing: str, found: str) -> Un
     name = job.paths[0].name
     where = thing if thing.startswith(name) else f"{name}: {thing}" if thing else name
     return UntrustedFile(
-        message, needed=rule, found=found, where=where,
+        message,
+        needed=rule,
+        found=found,
+        where=where,
         next_step="nothing of it was used; ask where the file comes from, or write it anew",
-    )  # fmt: skip
+    )
 
 
 def _cause(status: int) -> str:
