@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from probing._moved import find_old_names
+from probing.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
     from probing.errors import ProbingError
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from probing.verdicts.judging import judge
     from probing.verdicts.use_run import UseRun
     from probing.verdicts.verdict import Verdict
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Corpus": "text.corpus",

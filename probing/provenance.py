@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from probing import __version__
-
+__version__ = "0.1.0"  # of this package; written here alone
 UNKNOWN = "unknown"
 _LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn", "h5py")
 
