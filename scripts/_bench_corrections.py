@@ -21,8 +21,8 @@ from scipy.special import stdtr
 from probing.contracts.edited_model import Place
 from probing.use.effects import Bench
 from probing.use.experiment import FOLDS, Experiment
-from probing.use.group_shares import Shares
 from probing.use.options import UseOptions
+from probing.use.strata import Shares
 from probing.use.swapping import swapped
 from scripts._bench_use import Planted, planted
 

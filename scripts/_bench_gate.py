@@ -18,9 +18,8 @@ from scipy.stats import beta
 
 from probing.errors import ProbingError
 from probing.use.decoding import Decoded, decoded
+from probing.use.discriminant import FoldStates, linear_predictions
 from probing.use.experiment import FOLDS, Experiment, plan
-from probing.use.fold_states import FoldStates
-from probing.use.shrinkage import linear_predictions
 
 ROWS = 400
 RATIOS = (0.2, 0.5, 1, 2, 5, 20)

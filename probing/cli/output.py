@@ -87,7 +87,7 @@ def _warn_of_behaviours(results: Iterable[Any]) -> None:
 
 def finish_patch(job: Any, quiet: bool, as_json: bool) -> None:
     run = job.run(progress=not quiet)
-    tables = import_module("probing.reporting.effect_tables")
+    tables = import_module("probing.reporting.use_tables")
     if as_json:
         for one in filter(None, (run.found.exact, run.found.rough)):
             _print_rows([{"title": run.title, "method": one.method, **row} for row in one.table()])
@@ -100,7 +100,7 @@ def finish_patch(job: Any, quiet: bool, as_json: bool) -> None:
 
 def finish_ablate(job: Any, quiet: bool, as_json: bool) -> None:
     run = job.run(progress=not quiet)
-    tables = import_module("probing.reporting.effect_tables")
+    tables = import_module("probing.reporting.use_tables")
     for one in run.found:
         if as_json:
             _print_rows(one.table())

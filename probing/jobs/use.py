@@ -120,7 +120,7 @@ class UseOptionsOfJob(Job):
                 seed=self.seed,
                 twins=self.twins,
             )
-            keep = import_module("probing.use.directions.keeping").keep_directions
+            keep = import_module("probing.use.directions.fitting").keep_directions
             keep(loaded, subjects, run, options, Path(to) / "evidence")
         return run
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from probing.contracts.measure import Measure
 from probing.contracts.prediction import Prediction
-from probing.measures._classes import log_probabilities, mean_of_known
+from probing.measures._rows import log_probabilities, mean_of_known
 
 _BLOCK = 1 << 19
 

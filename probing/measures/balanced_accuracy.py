@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from probing.contracts.measure import Measure
 from probing.contracts.prediction import Prediction
-from probing.measures._classes import indicators, mean_of_known
+from probing.measures._rows import indicators, mean_of_known
 
 
 class BalancedAccuracy(Measure):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from probing.contracts.measure import Measure
 from probing.contracts.prediction import Prediction
-from probing.measures._classes import indicators, log_probabilities
+from probing.measures._rows import indicators, log_probabilities
 
 
 class Brier(Measure):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from probing.contracts.measure import Measure
 from probing.contracts.prediction import Prediction
 from probing.errors import BadParameter
-from probing.measures._classes import log_probabilities
+from probing.measures._rows import log_probabilities
 
 
 class Calibration(Measure):

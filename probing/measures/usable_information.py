@@ -11,7 +11,7 @@ from probing.contracts.measure import Measure
 from probing.contracts.prediction import Prediction
 from probing.errors import BadParameter
 from probing.labels import Labels
-from probing.measures._classes import log_probabilities
+from probing.measures._rows import log_probabilities
 
 MOST_BITS = 50.0
 

@@ -17,10 +17,8 @@ from probing.models.adapters.module import Call, ModuleTrunk, vocabulary_of
 from probing.models.batching import PaddedBatch
 from probing.models.cpu_speed.lanes import Lanes, many_passes
 from probing.models.discovery.parts import Sides
-from probing.models.loading.identity import model_identity, tokenizer_identity
+from probing.models.loading.identity import ModelSource, model_identity, tokenizer_identity, untrained_twin
 from probing.models.loading.pretrained import check_tokenizer, load
-from probing.models.loading.source import ModelSource
-from probing.models.loading.untrained import untrained_twin
 from probing.models.reading.hooked import HookedModule
 from probing.models.reading.inputs import check_ids, encoded, padded, padding_id
 from probing.models.reading.replay import SuffixReplay

@@ -23,7 +23,7 @@ from scipy.stats import ttest_1samp
 
 from probing.contracts.intervention import Intervention, Targets
 from probing.plantbench.case import Answer, Case, Cell, Truth
-from probing.plantbench.oracle import probe_accuracy
+from probing.plantbench.certifying import probe_accuracy
 from probing.plantbench.scoring import Rule
 from probing.seeds import generator
 from probing.use.contrasts import sums_by

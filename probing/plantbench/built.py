@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from probing.contracts.edited_model import Place
-from probing.plantbench.case import Cell, Twin
-from probing.plantbench.certifying import Claim, every_cell
+from probing.errors import CorpusError
+from probing.plantbench.case import Cell, CellTruth, Certificate, Joint, Label, SubLabel, Truth, Twin
+from probing.plantbench.certifying import FAINT, UNUSED, USED, Claim, every_cell
 from probing.plantbench.circuit import basis
-from probing.plantbench.gpt2_compile import gpt2
-from probing.plantbench.llama_compile import llama
+from probing.plantbench.compiling import gpt2, llama
 from probing.plantbench.planted_model import PlantedModel
 from probing.plantbench.tier1_cases import CASES, Labels, Planted
 from probing.plantbench.tier2_models import Recipe
@@ -96,3 +96,130 @@ def of_training(recipe: Recipe, model: Trained) -> Built:
 
 def _cells(labels: Labels) -> dict[Cell, str]:
     return {Cell(Place(site, position), name): label for (name, site, position), label in labels.items()}
+
+
+THRESHOLDS = {"used": f"S >= {USED}", "unused": f"E <= {UNUSED} and S <= {FAINT}", "band": "otherwise"}
+
+_NUMBERS = (
+    ("S", "s"),
+    ("S_along", "along"),
+    ("S_off", "off"),
+    ("S_total_SD", "s_total"),
+    ("E", "e"),
+    ("MF", "mf"),
+    ("S_norms_frozen", "s_frozen"),
+    ("S_class_mean", "s_subspace"),
+)
+_MAY_LACK = ("mf", "s_frozen", "s_subspace")
+
+
+def cells_as_json(truth: Truth) -> list[dict[str, Any]]:
+    """Return one object a cell; numbers have 6 digits."""
+    return [_cell_as_json(cell, found) for cell, found in truth.cells.items()]
+
+
+def joints_as_json(truth: Truth) -> list[dict[str, Any]]:
+    """Return one object for every site where several positions are certified together."""
+    return [
+        {"site": joint.site, "positions": list(joint.positions), "property": joint.name, **_measured(certificate)}
+        for joint, certificate in truth.joints.items()
+    ]
+
+
+def _cell_as_json(cell: Cell, found: CellTruth) -> dict[str, Any]:
+    return {
+        "site": cell.place.site,
+        "position": cell.place.position,
+        "property": cell.property,
+        "intended": found.intended,
+        **_measured(found.certificate),
+        "probe_accuracy": _rounded(found.probe_accuracy),
+        "chance": _rounded(found.chance),
+    }
+
+
+def _measured(certificate: Certificate) -> dict[str, Any]:
+    numbers = {name: _rounded(getattr(certificate, field)) for name, field in _NUMBERS}
+    return {"certified": certificate.label, "sub_label": certificate.sub_label, **numbers, "pairs": certificate.n_pairs}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def truth_from_json(cells: Any, where: str, joints: Any = ()) -> Truth:
+    """Return the truth that `cells_as_json` and `joints_as_json` wrote.
+
+    Raises:
+        CorpusError: a cell of another form, or one twice.
+    """
+    if not isinstance(cells, list) or not cells:
+        raise CorpusError("a truth without cells", needed="a list of cells", found=repr(cells)[:80], where=where)
+    found: dict[Cell, CellTruth] = {}
+    for number, entry in enumerate(cells):
+        cell, truth = _cell(entry, f"{where}: cell {number}")
+        if cell in found:
+            raise CorpusError("a cell is there twice", needed="each cell once", found=str(cell), where=where)
+        found[cell] = truth
+    return Truth(found, dict(_joint(entry, f"{where}: joint {number}") for number, entry in enumerate(joints)))
+
+
+def _cell(entry: Any, where: str) -> tuple[Cell, CellTruth]:
+    certificate = _certificate(entry, where)
+    site, position, name = (_taken(entry, key, where, _is_text) for key in ("site", "position", "property"))
+    truth = CellTruth(
+        _taken(entry, "intended", where, _one_of(("used", "unused", ""))),
+        certificate,
+        float(_taken(entry, "probe_accuracy", where, _is_number)),
+        float(_taken(entry, "chance", where, _is_number)),
+    )
+    return Cell(Place(site, position), name), truth
+
+
+def _joint(entry: Any, where: str) -> tuple[Joint, Certificate]:
+    certificate = _certificate(entry, where)
+    site, name = (_taken(entry, key, where, _is_text) for key in ("site", "property"))
+    return Joint(name, site, tuple(_taken(entry, "positions", where, _are_texts))), certificate
+
+
+def _certificate(entry: Any, where: str) -> Certificate:
+    if not isinstance(entry, dict):
+        raise CorpusError("a cell is no object", needed="an object", found=repr(entry)[:80], where=where)
+    label: Label = _taken(entry, "certified", where, _one_of(get_args(Label)))
+    sub_label: SubLabel = _taken(entry, "sub_label", where, _one_of(get_args(SubLabel)))
+    numbers = {
+        field: _taken(entry, name, where, _is_number_or_null if field in _MAY_LACK else _is_number)
+        for name, field in _NUMBERS
+    }
+    return Certificate(label, sub_label, n_pairs=_taken(entry, "pairs", where, _is_count), **numbers)
+
+
+def _taken(entry: Mapping[str, Any], key: str, where: str, fits: Callable[[Any], bool]) -> Any:
+    if key not in entry or not fits(entry[key]):
+        found = repr(entry[key])[:80] if key in entry else "none"
+        raise CorpusError(f"a cell without a sound {key!r}", needed=f"{key} as it is written", found=found, where=where)
+    return entry[key]
+
+
+def _one_of(values: tuple[str, ...]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in values
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_number_or_null(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value)

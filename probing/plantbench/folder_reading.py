@@ -14,10 +14,10 @@ from probing.contracts.behaviour import Behaviour
 from probing.errors import CorpusError
 from probing.files.strict_json import strict_json
 from probing.models.language_model import LanguageModel
+from probing.plantbench.built import truth_from_json
 from probing.plantbench.case import Case, Ints, Truth, Values
 from probing.plantbench.folders import FORMAT
 from probing.plantbench.prompts import POSITIONS
-from probing.plantbench.truth_json import truth_from_json
 from probing.provenance import file_sha256
 from probing.text.corpus import Corpus
 from probing.use.behaviours.masked_token import MaskedToken

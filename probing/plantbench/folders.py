@@ -21,10 +21,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from probing.files.whole_files import write_atomically
-from probing.plantbench.built import VERSION, Built
+from probing.plantbench.built import THRESHOLDS, VERSION, Built, cells_as_json, joints_as_json
 from probing.plantbench.case import Truth
 from probing.plantbench.prompts import SPECIAL, Language, Prompts
-from probing.plantbench.truth_json import THRESHOLDS, cells_as_json, joints_as_json
 from probing.provenance import file_sha256
 from probing.seeds import generator
 

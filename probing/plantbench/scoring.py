@@ -15,7 +15,7 @@ from typing import Literal
 
 from probing.errors import BadParameter, ProbingError
 from probing.plantbench.case import Answer, Case, Cell, CellTruth, Certificate, Said, Truth
-from probing.plantbench.oracle import USED
+from probing.plantbench.certifying import USED
 from probing.use.nulls import rate_interval
 
 Rule = Callable[[Case], Mapping[Cell, Answer]]

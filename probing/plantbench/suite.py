@@ -10,7 +10,7 @@ from probing.errors import BadParameter
 from probing.plantbench import tier0
 from probing.plantbench.case import Case, Truth
 from probing.plantbench.knobs import DEVELOPMENT_SEEDS, Knobs, held_out, holdout_seed
-from probing.plantbench.tier0_cases import CASES
+from probing.plantbench.tier0 import CASES
 from probing.seeds import child_seed
 
 Tier = Callable[[int], Iterable[tuple[Case, Truth]]]

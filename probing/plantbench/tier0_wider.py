@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probing.plantbench.certifying import USED
 from probing.plantbench.grouping import zipf_shares
 from probing.plantbench.knobs import Knobs
-from probing.plantbench.oracle import USED
 from probing.plantbench.plants import (
     FIRST,
     Builder,

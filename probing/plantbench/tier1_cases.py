@@ -10,8 +10,7 @@ import numpy as np
 from probing.errors import BadParameter, unknown_name
 from probing.plantbench import tier1_plants as plants
 from probing.plantbench.circuit import LAYERS, Circuit, Floats
-from probing.plantbench.lexicon import Lexicon
-from probing.plantbench.prompts import POSITIONS, Language
+from probing.plantbench.prompts import POSITIONS, Language, Lexicon
 from probing.plantbench.tier1_draft import GATE, MOVE, Draft
 
 FAMILIES = ("gpt2", "llama")

@@ -18,8 +18,7 @@ from transformers import (
 )
 
 from probing.errors import BadParameter, unknown_name
-from probing.plantbench.lexicon import Lexicon
-from probing.plantbench.prompts import POSITIONS, Language
+from probing.plantbench.prompts import POSITIONS, Language, Lexicon
 from probing.plantbench.tier1_cases import Labels
 from probing.provenance import canonical_json
 from probing.seeds import child_seed

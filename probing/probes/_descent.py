@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from probing.contracts.probe import Probe
-from probing.errors import BadParameter
+from probing.errors import BadParameter, DegenerateDesign
 from probing.probes._pair_batches import Batch
+from probing.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -88,3 +91,33 @@ def descend(
         for parameter, kept in zip(parameters, best, strict=True):
             parameter.copy_(kept)
     return Descent(losses, best_epoch, len(losses) - best_epoch >= recipe.patience)
+
+
+def held_out_rows(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return nine tenths and one tenth of the rows, at least one each."""
+    order = generator(seed, "held out").permutation(n)
+    count = max(1, n // 10)
+    if n <= count:
+        return order, order
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def dev_codes(classes: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the codes of dev labels, -1 for labels that training never saw."""
+    places = np.searchsorted(classes, y).clip(0, len(classes) - 1)
+    return np.where(classes[places] == y, places, -1).astype(np.int64)
+
+
+def require_scored(coded: list[NDArray[np.int64]]) -> None:
+    """Refuse dev labels of which training saw none.
+
+    Raises:
+        DegenerateDesign: no dev row can be scored.
+    """
+    if any((codes < 0).all() for codes in coded):
+        raise DegenerateDesign(
+            "no dev row can be scored",
+            needed="dev rows whose label occurs in training",
+            found="none",
+            next_step="check that train and dev share their label column and classes",
+        )

@@ -24,8 +24,7 @@ from torch import Tensor
 
 from probing.probes._rows import HeldRows, Rows
 from probing.probes._softmax_parts import Logits, Problems
-from probing.probes._softmax_start import Factors, warm_start
-from probing.probes._softmax_steps import dot, line_search, serves, towards
+from probing.probes._softmax_start import Factors, dot, line_search, serves, towards, warm_start
 from probing.seeds import child_seed
 
 _MEMORY = 8

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probing.errors import BadParameter
 from probing.labels import Pieces
-from probing.probes._early_stopping import dev_codes, held_out_rows, require_scored
+from probing.probes._descent import dev_codes, held_out_rows, require_scored
 from probing.probes._estimator import ClassifierProbe
 from probing.probes._standardise import moments, standardise
 from probing.seeds import child_seed

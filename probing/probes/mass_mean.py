@@ -13,8 +13,7 @@ from scipy.special import log_softmax
 from probing.errors import BadParameter, unknown_name
 from probing.probes._calibration import calibrate, calibrate_temperature
 from probing.probes._estimator import ClassifierProbe, checked_matrix, same_for_every_seed
-from probing.probes._standardise import moments, standardise
-from probing.probes._streamed_moments import StreamedMoments
+from probing.probes._standardise import StreamedMoments, moments, standardise
 
 Matrix = NDArray[np.float64]
 _BLOCK = 8192

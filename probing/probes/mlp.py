@@ -15,9 +15,9 @@ from sklearn.base import clone
 
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
-from probing.probes._early_stopping import dev_codes, held_out_rows, require_scored
+from probing.probes._descent import dev_codes, held_out_rows, require_scored
 from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix
-from probing.probes._stacked_mlp import Data, FittedNetwork, Recipe, train
+from probing.probes._stacked_networks import Data, FittedNetwork, Recipe, train
 from probing.probes._standardise import moments, standardise
 
 

@@ -17,8 +17,7 @@ from probing.probes._rows import HeldRows
 from probing.probes._softmax import Stop, solve
 from probing.probes._sparse_objectives import Fit, LogLoss, Matrix, Objective, SquaredLoss
 from probing.probes._sparse_selection import along, forward, lasso_order
-from probing.probes._standardise import standardise
-from probing.probes._streamed_moments import StreamedMoments
+from probing.probes._standardise import StreamedMoments, standardise
 
 _FEW_ELEMENTS = 2**21
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from probing.errors import BadParameter, CorpusError, unknown_name
+from probing.readers._values import are_pairs, is_scalar
 from probing.text.text_forms import composed
 
 OPTION = "span."
@@ -92,3 +94,116 @@ def _span(name: str, value: Any, text: str, place: str) -> tuple[int, int]:
             where=place,
         )
     return value[0], value[1]
+
+
+Messages = tuple[tuple[str, str], ...]
+
+
+def are_messages(value: Any) -> bool:
+    """Return whether a value has the form of messages."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(m, dict) and all(isinstance(m.get(k), str) for k in ("role", "content")) for m in value)
+    )
+
+
+def messages_of(row: Mapping[str, Any], field: str, place: str) -> Messages:
+    """Return (role, content) of every message of one row; none where the field is "" or null.
+
+    Raises:
+        CorpusError: another form.
+    """
+    value = row.get(field) if field else None
+    if value is None:
+        return ()
+    if not are_messages(value):
+        raise CorpusError(
+            f"{field} is no list of messages",
+            needed='[{"role": "user", "content": "…"}, …]',
+            found=repr(value)[:80],
+            where=place,
+            next_step=f"correct it, or read with {field}=none",
+        )
+    return tuple((message["role"], message["content"]) for message in value)
+
+
+def last_of_user(messages: Messages, place: str) -> str:
+    """Return the last user message.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    contents = [content for role, content in messages if role == "user"]
+    if not contents:
+        raise CorpusError(
+            "messages without a user's",
+            needed="a message of role user, or a field `text`",
+            found=", ".join(role for role, _ in messages) or "no messages",
+            where=place,
+        )
+    return contents[-1]
+
+
+@dataclass
+class Field:
+    """Summary of the values of one field over all rows."""
+
+    has_string: bool = False
+    has_words: bool = False
+    has_mapping: bool = False
+    has_messages: bool = False
+    has_scalar: bool = False
+    is_string: bool = True
+    is_plain: bool = True
+    has_names: bool = False
+    is_names: bool = True
+    lists: int = 0
+    triples: int = 0
+    fitting: int = 0
+
+    def see(self, value: Any) -> None:
+        """Add one value that is not null to the summary."""
+        if isinstance(value, list):
+            self.is_string = False
+            self.lists += 1
+            self.triples += are_pairs(value)
+            are_names = all(isinstance(item, str) for item in value)
+            self.has_words |= are_names
+            self.has_names |= are_names and bool(value)
+            self.is_names &= are_names
+            self.has_messages |= are_messages(value)
+            self.is_plain &= all(is_scalar(item) for item in value)
+            return
+        is_string = isinstance(value, str)
+        self.has_string |= is_string
+        self.is_string &= is_string
+        self.is_names &= is_string
+        self.has_mapping |= isinstance(value, dict)
+        self.has_scalar = True
+        self.is_plain &= is_scalar(value)
+
+    @property
+    def level(self) -> str:
+        """Level of the field: `word`, `sentence`, `pair`, `labels` (a row has any number), or "" for a field that is
+        left out.
+        """
+        if not self.is_plain:
+            return "pair" if 2 * self.triples > self.lists and not self.has_scalar else ""
+        if not self.lists:
+            return "sentence"
+        if 2 * self.fitting > self.lists and not self.has_scalar:
+            return "word"
+        return "labels" if self.is_names and self.has_names else ""
+
+
+def fields_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Field]:
+    """Return every field that occurs, in order of first occurrence."""
+    found: dict[str, Field] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name not in found:
+                found[name] = Field()
+            if value is not None:
+                found[name].see(value)
+    return found

@@ -6,8 +6,12 @@ import datetime
 import decimal
 import json
 import math
+import re
+import sys
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from probing.errors import CorpusError
@@ -86,3 +90,69 @@ def with_composed_names(
                 next_step="rename one of the two columns",
             )
     return ComposedRows(values)
+
+
+_PLAIN = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]")
+
+
+def split_words(text: str) -> tuple[tuple[int, int], ...]:
+    r"""Return character spans by `\w+(?:[-'’]\w+)*|[^\w\s]`, combining marks and joiners counted as letters.
+
+    >>> [text[a:b] for text in ["Don't, he said."] for a, b in split_words(text)]
+    ["Don't", ',', 'he', 'said', '.']
+    """
+    pattern = _PLAIN if text.isascii() else _with_marks()
+    return tuple([match.span() for match in pattern.finditer(text)])
+
+
+@cache
+def _with_marks() -> re.Pattern[str]:
+    """Return a pattern that counts marks as letters: Python's `\\w` leaves them out, which would cut Hindi or Thai
+    words at every vowel sign.
+    """
+    marks = [c for c in range(0x300, sys.maxunicode + 1) if unicodedata.category(chr(c))[0] == "M"] + [0x200C, 0x200D]
+    ranges: list[list[int]] = []
+    for code in sorted(marks):
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    letter = r"\w" + "".join(f"{chr(a)}-{chr(b)}" for a, b in ranges)
+    return re.compile(f"[{letter}]+(?:[-'’][{letter}]+)*|[^{letter}\\s]")
+
+
+Triples = tuple[tuple[int, int, Label], ...]
+
+
+def are_pairs(value: Any) -> bool:
+    """Return whether a value has the form of labelled pairs; an empty list has."""
+    return isinstance(value, list) and all(
+        isinstance(item, list | tuple)
+        and len(item) == 3
+        and all(type(word) is int for word in item[:2])
+        and (item[2] is None or isinstance(item[2], str | int | float))
+        for item in value
+    )
+
+
+def pairs_of(row: Mapping[str, Any], names: Sequence[str], n_words: int, place: str) -> dict[str, Triples]:
+    """Return the pairs of one row by field; none where the field is null.
+
+    Raises:
+        CorpusError: another form, or a word that the row has not.
+    """
+    found = {}
+    for name in names:
+        value = row.get(name)
+        value = [] if value is None else value
+        bad = not are_pairs(value) or [item for item in value if not all(0 <= word < n_words for word in item[:2])]
+        if bad:
+            raise CorpusError(
+                f"field {name!r} holds no pairs of words",
+                needed=f"[[a, b, label], …] with words 0 to {n_words - 1}",
+                found=repr(value if bad is True else bad[0])[:80],
+                where=place,
+                next_step="correct it: words are counted from 0, and both lie in this row",
+            )
+        found[name] = tuple([(item[0], item[1], item[2]) for item in value])
+    return found

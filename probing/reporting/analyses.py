@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from probing.reporting.chart import figure
 from probing.reporting.curves import Curve, Panel, Point, Role
 from probing.reporting.markup import Markup, el, join, table
-from probing.reporting.panels import figure
 from probing.reporting.task_results import TaskResults
 from probing.reporting.wording import count, decimal, plural, quantity_title
 from probing.results.analysis import AnalysisResult

@@ -259,3 +259,23 @@ def _with_ends(names: Sequence[str], shown: list[int], width: float) -> list[int
 
 def _number(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
+
+
+def figure(panels: Sequence[Panel], title: str, caption: str) -> Markup:
+    """Return a `figure` element; nothing where there are no panels. `title` describes it to readers who cannot see
+    it.
+    """
+    if not panels:
+        return Markup("")
+    drawn = (draw(panel, _described(panel, title)) for panel in panels)
+    return el("figure", None, el("div", {"class": "panels"}, *drawn), el("figcaption", None, caption))
+
+
+def _described(panel: Panel, title: str) -> str:
+    lines = [
+        f"{curve.name} from {decimal(curve.points[0].value)} at {panel.sites[curve.points[0].x]} "
+        f"to {decimal(curve.points[-1].value)} at {panel.sites[curve.points[-1].x]}"
+        for curve in panel.curves
+    ]
+    levels = [f"{level.name} {decimal(level.points[0].value)}" for level in panel.levels]
+    return f"{title}, {panel.title}, {panel.y_label}: {'; '.join(lines + levels)}"

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from probing.errors import InputError
-from probing.reporting.state_controls import sentences
 from probing.reporting.task_results import TaskResults, by_task, comparison, score
-from probing.reporting.unjudged import SHOWS_NOTHING, needs
-from probing.reporting.warnings import warnings_of_task
+from probing.reporting.warnings import sentences, warnings_of_task
 from probing.reporting.wording import (
+    SHOWS_NOTHING,
     count,
     decimal,
     half_width,
     measure_title,
+    needs,
     p_in_family,
     plural,
     with_interval,

@@ -7,8 +7,7 @@ from typing import Any
 
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.references import bibtex
-from probing.reporting.run_names import model_of, not_saved
-from probing.reporting.task_results import TaskResults
+from probing.reporting.task_results import TaskResults, model_of, not_saved
 from probing.reporting.wording import count, measure_title, plural
 
 _CORRECTIONS = {"holm": "Holm-adjusted", "bh": "adjusted for the false discovery rate (Benjamini and Hochberg)"}

@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from probing.reporting.chart import mark
+from probing.reporting.chart import figure, mark
 from probing.reporting.markup import Markup, el, join, table
-from probing.reporting.panels import figure
 from probing.reporting.use_curves import Use, use_panels
-from probing.reporting.use_methods import use_bibtex, use_paragraph
-from probing.reporting.use_words import MARKS, SHORT, adjusted_p, answers_sentence, deciding, doubts_of, flags_said
+from probing.reporting.use_words import (
+    MARKS,
+    SHORT,
+    adjusted_p,
+    answers_sentence,
+    deciding,
+    doubts_of,
+    flags_said,
+    use_bibtex,
+    use_paragraph,
+)
 from probing.reporting.wording import decimal, p_value, plural
 from probing.results.use import EditEffect, UseCell, UseResult
 from probing.verdicts.verdict import Verdict, Word

@@ -23,8 +23,7 @@ from probing.system.machine import with_typed_errors
 from probing.text.corpus import Corpus
 from probing.training.plan import make_plan
 from probing.training.results import ProbeResults, adjusted
-from probing.training.running import check_run, run_plan
-from probing.training.unit_work import Done, results_of, training_units
+from probing.training.running import Done, check_run, results_of, run_plan, training_units
 from probing.training.units import sweep_results
 
 

@@ -28,7 +28,7 @@ from probing.statistics.bootstrap import (
 from probing.statistics.clusters import EVALUATED, FRACTION, bounded, is_unvaried
 from probing.statistics.multiplicity import CORRECTIONS, Correction, adjust, level_after
 from probing.system.machine import with_typed_errors
-from probing.training.tables import NO_SITE
+from probing.training.results import NO_SITE
 from probing.training.units import load_samples
 
 _SHARED = ("corpus", "labels", "root_seed", "cluster", "resamples", "version")

@@ -24,10 +24,9 @@ from probing.results.probe import ProbeResult
 from probing.statistics.clusters import EVALUATED
 from probing.text.corpus import SPLITS
 from probing.training.plan import Plan, recipe_of, run_id
-from probing.training.saved_probes import with_saved_probe
 from probing.training.scoring import ControlScores, Scores, kept, measure_results, score_label_set
 from probing.training.states import States, stateless
-from probing.training.units import commit_analysis, commit_unit
+from probing.training.units import commit_analysis, commit_unit, with_saved_probe
 
 Unit = tuple[str, str, Probe]  # site, name, probe
 

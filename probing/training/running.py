@@ -2,22 +2,238 @@
 
 from __future__ import annotations
 
+import copyreg
 import sys
 import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Self
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from probing.contracts.executor import Executor, WorkPlan
-from probing.errors import BadParameter, DamagedUnit
+from probing.contracts.executor import Executor, Place, Report, Worker, WorkPlan, WorkUnit
+from probing.errors import BadParameter, DamagedUnit, ProvenanceMismatch
 from probing.executors._run_until_done import complete
+from probing.results.analysis import AnalysisResult
+from probing.results.probe import ProbeResult
+from probing.states.store import Store
 from probing.system.screen import console
+from probing.training.fitting import Unit, analysis_id, baseline_scores, fit_unit, run_analysis, unit_id
+from probing.training.other_states import OtherStates
 from probing.training.plan import Plan
-from probing.training.threads import Threads
-from probing.training.unit_work import Done, Fitters
-from probing.training.units import spoiled_units
+from probing.training.results import NO_SITE
+from probing.training.scoring import Scores
+from probing.training.states import States, held, site_states, stateless, unit_states
+from probing.training.units import load_analysis, load_unit, spoiled_units
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Numbers of threads that a process uses.
+
+    Attributes:
+        torch: of PyTorch.
+        blas: of the matrix products of NumPy and SciPy; None: as they are.
+    """
+
+    torch: int
+    blas: int | None
+
+    @classmethod
+    def here(cls) -> Self:
+        """Return the numbers of this process: workers that take them over compute as it does."""
+        found = [int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"]
+        return cls(torch.get_num_threads(), max(found, default=None))
+
+    @classmethod
+    def equal(cls, count: int | None) -> Self:
+        """Return `count` of each kind of thread; None: as many as this process has."""
+        return cls.here() if count is None else cls(count, count)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Within the block this process computes with these numbers of threads."""
+        before = torch.get_num_threads()
+        with threadpool_limits(self.blas, user_api="blas"):
+            torch.set_num_threads(self.torch)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The work of a unit: fit a probe at a site, or (`analysis` named) run an analysis of it."""
+
+    unit: Unit
+    analysis: str = ""
+
+    @property
+    def site(self) -> str:
+        """Site of the unit."""
+        return self.unit[0]
+
+    @property
+    def name(self) -> str:
+        """Name of the unit, for messages and the bar."""
+        site, probe, _ = self.unit
+        what = f"{self.analysis} of {probe}" if self.analysis else probe
+        return what if site == NO_SITE else f"{what} at {site}"
+
+
+def training_units(plan: Plan) -> WorkPlan:
+    """Return all units of a run, those of one site together, so that a process reads each site once."""
+    fits = [WorkUnit(unit_id(plan, *unit), Fit(unit).name, 1, Fit(unit)) for unit in plan.units()]
+    for name, unit in plan.analysis_units():
+        task = Fit(unit, name)
+        fits.append(WorkUnit(analysis_id(plan, plan.analyses[name], unit), task.name, 1, task))
+    order = {site: position for position, site in enumerate((NO_SITE, *plan.sites))}
+    return WorkPlan(tuple(sorted(fits, key=lambda unit: order[unit.payload.site])))
+
+
+@dataclass
+class Done:
+    """Results by the id of their unit: on the disk, or of a run without a folder in memory."""
+
+    folder: Path | None
+    _kept: dict[str, ProbeResult | AnalysisResult] = field(default_factory=dict)
+
+    def result(self, unit: WorkUnit) -> ProbeResult | AnalysisResult | None:
+        """Return the result of the unit, if it is done."""
+        if unit.id not in self._kept:
+            load: Callable[..., Any] = load_analysis if unit.payload.analysis else load_unit
+            found = load(self.folder, unit.id)
+            if found is None:
+                return None
+            self._kept[unit.id] = found
+        return self._kept[unit.id]
+
+    def keep(self, unit: WorkUnit, result: ProbeResult | AnalysisResult) -> None:
+        """Keep a result in memory that is on no disk."""
+        if self.folder is None:
+            self._kept[unit.id] = result
+
+    def missing(self, plan: WorkPlan) -> set[str]:
+        """Return the ids of the units that are not done."""
+        return {unit.id for unit in plan.units if self.result(unit) is None}
+
+
+@dataclass(frozen=True)
+class Fitters:
+    """Makes workers in any process: the plan goes there, its stores are opened anew.
+
+    Attributes:
+        plan: of the run.
+        done: what is done; its folder where workers are other processes.
+        threads: of every worker.
+        told: in an inline run, called with the site and the probe that is begun.
+    """
+
+    plan: Plan
+    done: Done
+    threads: Threads
+    told: Callable[[str], None] | None = None
+
+    def __call__(self, place: Place) -> Fitter:
+        """Make the worker."""
+        return Fitter(self)
+
+
+class Fitter(Worker):
+    """Fits probes and runs analyses. It reads a site once, for all units of it that come one after the other."""
+
+    def __init__(self, made: Fitters) -> None:
+        self._plan = made.plan
+        self._done = made.done
+        self._told = made.told
+        self._others = OtherStates(made.plan)
+        self._here: tuple[str, States] = (NO_SITE, {})
+        self._given: tuple[str, States] = (NO_SITE, {})
+        self._stack = ExitStack()
+        self._stack.enter_context(made.threads.used())
+
+    def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
+        """Do all of the unit, unless it is done."""
+        task: Fit = unit.payload
+        if self._told is not None:
+            self._told(task.name)
+        if self._done.result(unit) is None:
+            self._done.keep(unit, self._result(task))
+        report(unit.size)
+        return lambda: None
+
+    def close(self) -> None:
+        """Give the threads back to the process."""
+        self._stack.close()
+
+    def _result(self, task: Fit) -> ProbeResult | AnalysisResult:
+        plan, folder = self._plan, self._done.folder
+        if task.analysis:
+            given = self._given_states(plan.analyses[task.analysis].given)
+            here = held(self._states(task.site))
+            return run_analysis(plan, task.analysis, task.unit, here, given and held(given), folder)
+        if task.site == NO_SITE:
+            return fit_unit(plan, task.unit, stateless(plan, task.unit[2]), {}, (), folder)
+        states = unit_states(plan, task.site, task.unit[2], self._states(task.site))
+        return fit_unit(plan, task.unit, states, self._baselines, self._others.fits(task.unit), folder)
+
+    def _states(self, site: str) -> States:
+        if self._here[0] != site:
+            self._here = (NO_SITE, {})  # so that two are never held, but for the one that an analysis is given
+            self._here = (site, site_states(self._plan, site))
+        return self._here[1]
+
+    def _given_states(self, site: str) -> States | None:
+        if not site or site == self._here[0]:
+            return self._here[1] if site else None
+        if self._given[0] != site:
+            self._given = (site, site_states(self._plan, site))
+        return self._given[1]
+
+    @cached_property
+    def _baselines(self) -> Mapping[str, Scores]:
+        return baseline_scores(self._plan)
+
+
+def reopened(path: str, content_id: str) -> Store:
+    """Open a store in another process than the one that opened it.
+
+    Raises:
+        ProvenanceMismatch: it holds other states by now.
+    """
+    store = Store.open(path)
+    if store.content_id != content_id:
+        raise ProvenanceMismatch(
+            "the store changed while it was trained on",
+            needed=f"content {content_id[:12]}…",
+            found=f"content {store.content_id[:12]}…",
+            where=path,
+            next_step="run the same command again",
+        )
+    return store
+
+
+def _sent(store: Store) -> tuple[Callable[..., Store], tuple[str, str]]:
+    return reopened, (str(Path(store.path).resolve()), store.content_id)
+
+
+copyreg.pickle(Store, _sent)  # a store goes to another process as its path
+
+
+def results_of(units: Sequence[WorkUnit], done: Done) -> tuple[list[ProbeResult], list[AnalysisResult]]:
+    """Return the results there are, of fits and of analyses."""
+    found = [result for unit in units if (result := done.result(unit)) is not None]
+    return (
+        [result for result in found if isinstance(result, ProbeResult)],
+        [result for result in found if isinstance(result, AnalysisResult)],
+    )
+
 
 _SHOWN = 5
 

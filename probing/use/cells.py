@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.use.contrasts import Sides, sums_by
+from probing.contracts.task import Task
+from probing.errors import BadParameter
+from probing.recipes import build_task
+from probing.text.corpus import Corpus
+from probing.use.contrasts import Contrast, Sides, sums_by
+from probing.use.experiment import Experiment
+from probing.use.twins import twins_of
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -142,3 +149,185 @@ class Responses:
         spread = np.bincount(sides.strata, step**2, n)
         slope = sums_by(sides.strata, step[:, None] * self.changes, n) / np.where(spread > 0, spread, np.inf)[:, None]
         return np.asarray(slope[others.sides.strata] * (others.sides.goal - others.sides.start)[:, None])
+
+
+PROPERTY_LEVELS = ("word", "sentence")
+LEAST = 30  # sentences and word types of a class
+
+
+def rare_classes(corpus: Corpus, task: str) -> tuple[str, ...]:
+    """Return classes of a task of words that have too few sentences or word types to be in three folds, by name.
+
+    Where the type all but decides the label, types do not cross folds; a verdict needs 30 of each class. None is rare
+    where fewer than two classes would be left.
+    """
+    column = [
+        (unit, e, e.word_columns.get(task, ())) for unit, e in zip(corpus.unit_names, corpus.examples, strict=True)
+    ]
+    texts: dict[str, set[str]] = {}
+    types: dict[str, set[str]] = {}
+    for unit, example, labels in column:
+        for form, label in zip(example.forms, labels, strict=False):
+            if isinstance(label, str):
+                texts.setdefault(label, set()).add(unit)
+                types.setdefault(label, set()).add(form.lower())
+    rare = {name for name in texts if min(len(texts[name]), len(types[name])) < LEAST}
+    return tuple(sorted(rare)) if len(texts) - len(rare) >= 2 else ()
+
+
+def without(corpus: Corpus, task: str, classes: Sequence[str]) -> Corpus:
+    """Return the corpus, in which words of these classes have no label of the task."""
+    left_out = set(classes)
+    examples = []
+    for example in corpus.examples:
+        if task in example.word_columns:
+            kept = tuple(None if label in left_out else label for label in example.word_columns[task])
+            example = replace(example, word_columns={**example.word_columns, task: kept})
+        examples.append(example)
+    return replace(corpus, examples=tuple(examples))
+
+
+def labelled_corpus(corpus: Corpus, tasks: Sequence[str]) -> Corpus:
+    """Return the same texts, with a column for each task, named as the task is.
+
+    Raises:
+        UnknownName: no such task, or the corpus lacks what it needs.
+        BadParameter: a task of spans or pairs.
+    """
+    built = {name: _prepared(corpus, name) for name in dict.fromkeys(tasks)}
+    examples = []
+    for example in corpus.examples:
+        of_text, of_words = dict(example.columns), dict(example.word_columns)
+        for name, task in built.items():
+            labels = task.labels(example)
+            if task.level == "word":
+                of_words[name] = tuple(labels)
+            else:
+                of_text[name] = labels[0]
+        examples.append(replace(example, columns=of_text, word_columns=of_words))
+    return replace(corpus, examples=tuple(examples))
+
+
+def task_levels(corpus: Corpus, tasks: Sequence[str], positions: Sequence[str]) -> str:
+    """Return the level that all tasks share, `word` or `sentence`.
+
+    Raises:
+        BadParameter: tasks of both kinds, or positions that are missing or make no sense.
+    """
+    levels = {_prepared(corpus, name).level for name in tasks}
+    if len(levels) > 1:
+        raise BadParameter(
+            "tasks of words and of sentences are not measured together",
+            needed="one level",
+            found=", ".join(sorted(levels)),
+            next_step="run them one after the other",
+        )
+    (level,) = levels
+    if level == "sentence" and not positions:
+        raise BadParameter(
+            "where do the states lie that are edited?",
+            needed="positions, such as end or a span's name",
+            found="none",
+            next_step="--position end",
+        )
+    if level == "word" and positions:
+        raise BadParameter("tasks of words have their own position", needed="no positions", found=", ".join(positions))
+    return level
+
+
+def _prepared(corpus: Corpus, name: str) -> Task:
+    task = build_task(name, corpus)
+    task.prepare(corpus)
+    if task.level not in PROPERTY_LEVELS:
+        raise BadParameter(
+            f"{name} is a task of {task.level}s",
+            needed="labels of words or of sentences",
+            found=task.level,
+            next_step="choose another task",
+        )
+    return task
+
+
+@dataclass(frozen=True, eq=False)
+class Natural:
+    """The natural difference in behaviour along which edited rows of F3 are measured.
+
+    Attributes:
+        y, mean: `(n, V)` clean behaviour of all rows of the experiment, and its mean `(V,)`.
+        f2, f3: rows of the folds (f3: those edited).
+        sides: of the rows f3.
+        fitted, measured: the contrast of all rows of F2, and of F3, edited or not.
+        sign: 1, or -1: τ is measured along the contrast turned round, where that makes rotations agree.
+        exchanged: states were exchanged, which is done as often as classes meet; else pairs of classes weigh as stated.
+    """
+
+    experiment: Experiment
+    y: Floats
+    mean: Floats
+    f2: Ints
+    f3: Ints
+    sides: Sides
+    fitted: Contrast
+    measured: Contrast
+    sign: float = 1.0
+    exchanged: bool = False
+
+    @cached_property
+    def weights(self) -> RowWeights:
+        """Weights of the rows f3."""
+        e = self.experiment
+        pair_shares = None if self.exchanged or not e.n_classes else e.pair_shares
+        return RowWeights(self.sides, e.shares, e.n_classes, pair_shares)
+
+    @cached_property
+    def c(self) -> Floats:
+        """Contrast along which each row is measured, `(n, V)`."""
+        return self.sign * self.fitted.difference(self.sides)
+
+    @cached_property
+    def size(self) -> float:
+        """Length of the contrast, C; never zero."""
+        found = float(np.sqrt(self.weights.weights @ (self.c**2).sum(1)))
+        return found or float(np.finfo(np.float64).tiny) ** 0.25
+
+    @property
+    def aim(self) -> Floats:
+        """Derivatives of τ in the behaviour of a row of weight 1, `(n, V)`."""
+        return self.c / self.size
+
+    @property
+    def coefficients(self) -> Floats:
+        """Derivatives of τ in the behaviour, `(n, V)`."""
+        return self.weights.weights[:, None] * self.aim
+
+    @cached_property
+    def spread(self) -> float:
+        """SD of clean behaviour along the contrast, s_c."""
+        along = np.einsum("nv,nv->n", self.y[self.f3] - self.mean, self.c)
+        return float(np.sqrt(self.weights.weights @ along**2)) / self.size
+
+    def along(self, changes: Floats) -> Floats:
+        """Return the changes along the contrast, `(n,)`: ⟨Δ, c⟩ / C."""
+        return np.asarray(np.einsum("nv,nv->n", changes, self.c) / self.size)
+
+    def through_contrast(self, changes: Floats, value: float) -> Floats:
+        """Return influence values `(F2,)` of the mean of `along`, through the fitted contrast."""
+        p = self.weights.weights[:, None]
+        sensitivity = p * (changes / self.size - value * self.c / self.size**2)
+        return self.sign * self.fitted.influence(self.sides, sensitivity)
+
+    @cached_property
+    def total(self) -> tuple[float, Floats]:
+        """Natural effect T, and its influence values `(n,)` of all rows; where each has its twin, of their own
+        differences.
+        """
+        e = self.experiment
+        twins = twins_of(e.twins, e.z, self.f3, self.sides.goal)
+        change = self.measured.difference(self.sides) if twins is None else self.y[twins] - self.y[self.f3]
+        value, influence = float(self.weights.weights @ self.along(change)), np.zeros(len(self.y))
+        if twins is None:
+            influence[e.fold(e.folds[self.f3[0]])] += self.measured.influence(self.sides, self.coefficients)
+        else:
+            influence[self.f3] += self.weights.centred(self.along(change))
+        influence[self.f2] += self.through_contrast(change, value)
+        return self.sign * value, self.sign * influence

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from probing.contracts.edited_model import Place
 from probing.seeds import generator
+from probing.use.cells import Natural
 from probing.use.contrasts import Contrast, contrast
 from probing.use.effects import Bench
 from probing.use.experiment import FOLDS, Experiment
-from probing.use.natural import Natural
 from probing.use.tally import Tally
 
 Ints = NDArray[np.int64]

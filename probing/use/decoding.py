@@ -14,15 +14,84 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtr, stdtrit
 from scipy.stats import rankdata
 
-from probing.probes._early_stopping import held_out_rows
+from probing.probes._descent import held_out_rows
 from probing.probes.mlp import MLPProbe, MLPRegressorProbe
+from probing.use.discriminant import FoldStates, Prediction, linear_predictions, prior_of, temperatures
 from probing.use.experiment import FOLDS, Experiment
-from probing.use.fold_states import FoldStates
-from probing.use.held_out import TWICE_COUNTED, TWICE_COUNTED_NAMES, Agreement, beyond_chance
-from probing.use.shrinkage import Prediction, linear_predictions, prior_of, temperatures
+
+Ints = NDArray[np.int64]
+
+TWICE_COUNTED = 2.0
+TWICE_COUNTED_NAMES = 1 + 2 / math.pi
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A mean over rows that is at most 0 in expectation where states say nothing, tested by group.
+
+    Attributes:
+        value: the mean.
+        error: its standard error over groups, pairs of rows that count twice included.
+        groups: effective number of groups, (Σ n_g)² / Σ n_g².
+    """
+
+    value: float
+    error: float
+    groups: float
+
+    @classmethod
+    def of(cls, rows: Floats, groups: Ints, inflation: float) -> Agreement:
+        """Return the agreement from what each row contributes `(n,)`, and its group.
+
+        A group's deviation is divided by 1 − its share of the rows, as if the mean had been taken without it, so that
+        one that holds most rows does not hide its own noise.
+        """
+        value, sizes = float(rows.mean()), np.bincount(groups).astype(np.float64)
+        away = np.bincount(groups, rows - value) / np.maximum(1 - sizes / len(rows), 1e-12)
+        error = math.sqrt(inflation * float(away @ away)) / len(rows)
+        return cls(value, error, len(rows) ** 2 / float(sizes @ sizes))
+
+    @property
+    def p(self) -> float:
+        """One-sided p, from t on the effective number of groups less one.
+
+        Where all groups agree to the last digit nothing is known of their spread; the p is then that of finding no
+        group at the least agreement, (1 − value)^groups, as `probing.statistics.bootstrap.unvaried_p`.
+        """
+        if self._varies:
+            return float(stdtr(self._df, -self.value / self.error))
+        return float(np.clip(1 - self.value, 0.0, 1.0) ** self.groups)
+
+    def half_width(self, level: float) -> float:
+        """Return by how much the value must exceed a number to be above it at a one-sided level: p ≤ level ⇔ value ≥
+        this.
+        """
+        if self._varies:
+            return float(stdtrit(self._df, 1 - level)) * self.error
+        return float(1 - level ** (1 / self.groups))
+
+    @property
+    def _varies(self) -> bool:
+        return self.error > 1e-12 * max(1.0, abs(self.value))
+
+    @property
+    def _df(self) -> float:
+        return max(1.0, self.groups - 1)
+
+
+def beyond_chance(scores: Floats, z: Ints) -> Floats:
+    """Return contributions `(n,)` of rows with scores `(n, K)` and classes z; their mean is the agreement beyond
+    chance.
+
+    Frequencies of labels and of scores are estimated from the same rows; that part of each row's influence is counted.
+    """
+    share = np.bincount(z, minlength=scores.shape[1]) / len(z)
+    mean = scores.mean(0)
+    return np.asarray(scores[np.arange(len(z)), z] - scores @ share - mean[z] + mean @ share)
+
 
 Floats = NDArray[np.float64]
 LEVEL = 0.05

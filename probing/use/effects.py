@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from probing.contracts.edited_model import Instrument, Place
 from probing.seeds import child_seed, generator
+from probing.use.cells import Natural
 from probing.use.contrasts import Averaged, Contrast, Sides, contrast
 from probing.use.dependence import Dependence
+from probing.use.discriminant import FoldStates
 from probing.use.experiment import FOLDS, Experiment, goals
-from probing.use.fold_states import FoldStates
-from probing.use.natural import Natural
 from probing.use.options import SLOPE_ROWS
 from probing.use.pairing import Exchanges, exchanges
 from probing.use.responding import behaviour, slopes

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, DegenerateDesign, TooFewGroups
 from probing.seeds import generator
-from probing.use.group_shares import Shares
-from probing.use.strata import BINS, contrasted, crossed, explained, grouped, imbalance, propensity
+from probing.use.strata import BINS, Shares, contrasted, crossed, explained, grouped, imbalance, propensity
 from probing.use.twins import check_groups, check_twins, within
 
 FOLDS = 3

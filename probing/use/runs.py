@@ -4,26 +4,78 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from probing.contracts.behaviour import Behaviour
-from probing.errors import BadParameter, DoubtfulAnswer, NoBehaviour, NotResumed
-from probing.files.whole_files import folder_locked
+from probing.errors import BadParameter, DamagedUnit, DoubtfulAnswer, InputError, NoBehaviour, NotResumed
+from probing.files.whole_files import folder_locked, read_sealed, sealed, sweep, write_atomically
 from probing.models.language_model import LanguageModel
-from probing.provenance import file_sha256, model_called
+from probing.provenance import digest, file_sha256, model_called
 from probing.recipes import build, spec_of, text_of
 from probing.results.use import UseResult, read_use_results
 from probing.system.machine import with_typed_errors
-from probing.system.progress import steps_bar
+from probing.system.screen import steps_bar
 from probing.text.corpus import Corpus
-from probing.use.done import FOLDER, VERSION, Done
 from probing.use.options import UseOptions
 from probing.use.running import measure_property
 from probing.use.subjects import Subjects
 from probing.verdicts.judging import judge
 from probing.verdicts.use_run import UseRun, write_use_run
 from probing.verdicts.verdict import Criteria
+
+VERSION = 10  # raised when a number of a `UseResult`, or how one is kept, changes
+FOLDER = "use"
+
+
+class Done:
+    """Keeps results by a hash of everything that enters them.
+
+    Args:
+        folder: of the run; None: nothing is kept.
+        common: what all properties of the run share.
+    """
+
+    def __init__(self, folder: Path | None, common: Mapping[str, Any]) -> None:
+        self._folder = None if folder is None else folder / FOLDER
+        self._common = dict(common)
+        for place in [] if folder is None else [folder, folder / FOLDER]:
+            sweep(place)
+
+    def unit(self, key: Mapping[str, Any]) -> str:
+        """Return the hash of everything that enters a result."""
+        return digest(self._common | dict(key))[:32]
+
+    def _file(self, key: Mapping[str, Any]) -> Path | None:
+        return None if self._folder is None else self._folder / f"{self.unit(key)}.json"
+
+    def get(self, key: Mapping[str, Any]) -> UseResult | None:
+        """Return the result, if it was measured and can be read."""
+        file = self._file(key)
+        if file is None or not file.is_file():
+            return None
+        text = read_sealed(file)
+        try:
+            if text is not None:
+                return UseResult.from_json(text)
+        except InputError:
+            pass
+        warnings.warn(
+            f"{key.get('task')} is measured again: its file is not as it was written (changed, or of an earlier "
+            f"version): {file}",
+            DamagedUnit,
+            stacklevel=3,
+        )
+        return None
+
+    def put(self, key: Mapping[str, Any], result: UseResult) -> UseResult:
+        """Keep a result, and return it."""
+        file = self._file(key)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, sealed(result.to_json()))
+        return result
 
 
 @with_typed_errors

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from probing.contracts.edited_model import Place
 from probing.seeds import generator
+from probing.use.cells import Natural
 from probing.use.effects import Bench
 from probing.use.experiment import FOLDS
-from probing.use.natural import Natural
 from probing.use.pairing import Exchanges
 from probing.use.tally import Tally
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from probing.errors import ProbingError
+from probing.results.use import UseCell
+from probing.use.cells import Natural
 from probing.use.contrasts import Sides
 from probing.use.dependence import Dependence
-from probing.use.natural import Natural
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -111,3 +116,45 @@ class Tally:
         if through_edit is not None:
             influence[through_edit[0]] += through_edit[1]
         return float(natural.weights.weights @ along), influence
+
+
+def spared(what: str, cell: UseCell, measure: Callable[[UseCell], UseCell]) -> UseCell:
+    """Return the cell with what `measure` adds to it. Where that fails, or gives numbers that are not finite, the cell
+    stays without them, and a note says what is missing and why.
+
+    Args:
+        what: is measured, for the note.
+        cell: with all that the verdict needs.
+        measure: gives a cell with more descriptive numbers.
+    """
+    try:
+        measured = measure(cell)
+    except Exception as error:  # whatever it is: hours of work that decide the verdict are not lost to a number beside
+        why = error.message if isinstance(error, ProbingError) else f"{type(error).__name__}: {error}"
+        return replace(cell, notes=(*cell.notes, f"{what} not measured: {why}"))
+    kept: UseCell = _finite(measured, cell)
+    if kept == measured:
+        return measured
+    return replace(kept, notes=(*kept.notes, f"{what} not measured: numbers that are not finite"))
+
+
+def _finite(value: Any, before: Any) -> Any:
+    """Return a value without the numbers that are not finite, each of which stays as it was before."""
+    if value is before or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, float):
+        return None
+    if is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in fields(value)]
+        return replace(value, **{name: _finite(getattr(value, name), getattr(before, name)) for name in names})
+    if isinstance(value, tuple):
+        return tuple(one for one in value if _is_finite(one))
+    return {name: one for name, one in value.items() if _is_finite(one)} if isinstance(value, dict) else value
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)

@@ -22,7 +22,7 @@ from probing.states.store import Store
 from probing.states.store.commit_record import unknown_share
 from probing.states.store.format import REASONS
 from probing.text.corpus import Corpus, Example
-from probing.training.doubts import doubts
+from probing.training.label_checks import doubts
 from tests.conftest import REFERENCE, ROOT
 from tests.samples.training_samples import labels_of
 

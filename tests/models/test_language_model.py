@@ -10,7 +10,7 @@ from transformers import AutoModel, T5Config
 
 from probing.errors import BadParameter, ReplayUnavailable, UnknownSite, UnsupportedModel
 from probing.models.language_model import LanguageModel
-from probing.models.loading.untrained import untrained_twin
+from probing.models.loading.identity import untrained_twin
 from tests.samples.tiny_models import build, byte_tokenizer, language_model, wordpiece_tokenizer
 
 TEXTS = ["the thing", "a", "the cat is being in the hat", "on it"]

@@ -14,7 +14,7 @@ import torch
 from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, CorpusError, PlantFailed
 from probing.plantbench import tier1
-from probing.plantbench.built import compiled, of_training
+from probing.plantbench.built import cells_as_json, compiled, joints_as_json, of_training, truth_from_json
 from probing.plantbench.case import Cell, CellTruth, Joint, Truth
 from probing.plantbench.certifying import certified
 from probing.plantbench.circuit import basis
@@ -25,7 +25,6 @@ from probing.plantbench.prompts import Prompts
 from probing.plantbench.tier1_cases import CASES, FAMILIES, plant
 from probing.plantbench.tier2_models import Recipe
 from probing.plantbench.tier2_training import Trained, accuracy, trained
-from probing.plantbench.truth_json import cells_as_json, joints_as_json, truth_from_json
 from probing.seeds import child_seed, generator
 from probing.text.corpus import Corpus
 from tests.conftest import ROOT

@@ -10,11 +10,11 @@ import pytest
 
 from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, BadTwin, PlantFailed, UnknownName
-from probing.plantbench import oracle, tier0
+from probing.plantbench import certifying, tier0
 from probing.plantbench.case import Case, Cell, CellTruth, Truth
 from probing.plantbench.knobs import CI_SEEDS, Knobs, held_out, holdout_seed
 from probing.plantbench.plants import SITE, flipped
-from probing.plantbench.tier0_cases import CASES
+from probing.plantbench.tier0 import CASES
 from probing.plantbench.vectors import World, drawn
 from probing.seeds import generator
 
@@ -185,9 +185,9 @@ def test_a_contradicted_intention_fails_loudly() -> None:
     _, truth = tier0.build(1, "used", 0, knobs=SMALL)
     (cell, known), *_ = truth.cells.items()
     with pytest.raises(PlantFailed, match="not what it was built to be"):
-        oracle.truth_of(cell, known.certificate, "unused", 1.0, 2, where="a test")
+        certifying.truth_of(cell, known.certificate, "unused", 1.0, 2, where="a test")
     with pytest.raises(PlantFailed, match="otherwise"):
-        oracle.truth_of(cell, known.certificate, "used", 1.0, 2, where="a test", sub_label="site only")
+        certifying.truth_of(cell, known.certificate, "used", 1.0, 2, where="a test", sub_label="site only")
 
 
 def test_pairs_that_are_not_minimal_are_refused() -> None:
@@ -196,11 +196,11 @@ def test_pairs_that_are_not_minimal_are_refused() -> None:
     pairs = np.stack([np.arange(300), case.twins[:300]], axis=1)
     place, z = Place(SITE), case.labels["B"]
     one_stratum = np.zeros(600, np.int64)
-    assert oracle.certify(case.instrument, place, pairs, z, one_stratum, n_classes=2).label == "used"
+    assert certifying.certify(case.instrument, place, pairs, z, one_stratum, n_classes=2).label == "used"
     with pytest.raises(BadTwin):
-        oracle.certify(case.instrument, place, pairs[:, [0, 0]], z, one_stratum, n_classes=2)
+        certifying.certify(case.instrument, place, pairs[:, [0, 0]], z, one_stratum, n_classes=2)
     with pytest.raises(BadTwin):
-        oracle.certify(case.instrument, place, pairs, z, np.arange(600) // 300, n_classes=2)
+        certifying.certify(case.instrument, place, pairs, z, np.arange(600) // 300, n_classes=2)
 
 
 def test_unknown_cases_and_impossible_knobs_are_refused() -> None:

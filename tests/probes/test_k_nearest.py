@@ -7,10 +7,9 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from probing.errors import BadParameter
-from probing.probes import _neighbours
-from probing.probes._neighbours import Neighbours
+from probing.probes import k_nearest
 from probing.probes._standardise import moments, standardise
-from probing.probes.k_nearest import KNearestProbe, KNearestRegressorProbe
+from probing.probes.k_nearest import KNearestProbe, KNearestRegressorProbe, Neighbours
 
 
 def states(n, seed=0):
@@ -19,8 +18,8 @@ def states(n, seed=0):
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_neighbours_are_those_of_scikit_learn_across_blocks(metric, monkeypatch):
-    monkeypatch.setattr(_neighbours, "_ROWS", 37)
-    monkeypatch.setattr(_neighbours, "_QUERIES", 11)
+    monkeypatch.setattr(k_nearest, "_ROWS", 37)
+    monkeypatch.setattr(k_nearest, "_QUERIES", 11)
     rows, queries = states(200), states(50, seed=1)
     oracle = NearestNeighbors(n_neighbors=5, metric=metric).fit(rows).kneighbors(queries, return_distance=False)
     np.testing.assert_array_equal(Neighbours(rows, metric).nearest(queries, 5), oracle)

@@ -11,8 +11,7 @@ from sklearn.base import clone
 from torch import nn
 
 from probing.errors import BadParameter
-from probing.probes._stacked_mlp import Data, Recipe, _Draws, train
-from probing.probes._stacked_networks import Networks
+from probing.probes._stacked_networks import Data, Networks, Recipe, _Draws, train
 from probing.probes.mlp import MLPProbe, MLPRegressorProbe
 
 

@@ -10,8 +10,7 @@ from probing.errors import BadParameter, DegenerateDesign
 from probing.probes._loading import load_probe
 from probing.probes._sparse_objectives import Fit, LogLoss, SquaredLoss
 from probing.probes._sparse_selection import lasso_order
-from probing.probes._standardise import moments, standardise
-from probing.probes._streamed_moments import StreamedMoments
+from probing.probes._standardise import StreamedMoments, moments, standardise
 from probing.probes.linear import LinearProbe
 from probing.probes.sparse import SparseProbe, SparseRegressorProbe
 

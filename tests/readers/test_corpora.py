@@ -10,7 +10,7 @@ import pytest
 from pyarrow import feather, parquet
 
 from probing.errors import BadParameter, CorpusError
-from probing.readers._words import split_words
+from probing.readers._values import split_words
 from probing.text.corpus import Corpus
 from tests.conftest import real_data
 

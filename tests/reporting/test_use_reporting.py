@@ -21,8 +21,7 @@ from probing.reporting import chart, html
 from probing.reporting.figures import save_use_curves
 from probing.reporting.references import keys_of
 from probing.reporting.use_curves import use_panels, uses
-from probing.reporting.use_methods import use_bibtex, use_names, use_paragraph
-from probing.reporting.use_words import MARKS, SHORT, flags_said
+from probing.reporting.use_words import MARKS, SHORT, flags_said, use_bibtex, use_names, use_paragraph
 from probing.results.patching import read_patching, write_patching
 from probing.results.probe import json_lines
 from probing.results.use import UseResult

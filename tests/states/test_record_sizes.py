@@ -14,7 +14,7 @@ from probing.states.extraction import extract
 from probing.states.extraction import shard_reading as reading_of_shards
 from probing.states.store import Store, StoreWriter, merge, store_info
 from probing.states.store import format as store_format
-from probing.states.store.missing_words import LISTED, MISSING
+from probing.states.store.commit_record import LISTED, MISSING
 from tests.samples.store_samples import content, identity
 from tests.samples.tiny_models import corpus_of, language_model
 

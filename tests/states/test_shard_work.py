@@ -35,7 +35,7 @@ from probing.errors import (
 )
 from probing.jobs import ExtractJob
 from probing.models.language_model import LanguageModel
-from probing.models.loading.source import ModelSource
+from probing.models.loading.identity import ModelSource
 from probing.states.extraction import extract
 from probing.states.extraction.reading_options import reading_of
 from probing.states.extraction.shard_work import StoreToFill, WorkersThatLoad, shard_units, threads_set

@@ -19,8 +19,7 @@ from probing.text.text_forms import named
 from probing.training import train
 from probing.training.labelling import label_rows
 from probing.training.leaving_out import leave_one_out
-from probing.training.row_facts import facts
-from probing.training.row_keys import with_keys
+from probing.training.row_facts import facts, with_keys
 from tests.samples.training_samples import MemoryStore, vector_of, word_corpus, word_rows, word_store
 
 BASE = word_corpus(types=48, words=6)

@@ -16,8 +16,7 @@ from probing.reporting.warnings import warnings_of_task
 from probing.statistics.bootstrap import Clusters
 from probing.text.corpus import Corpus, Example
 from probing.training import train
-from probing.training.clusters import label_agreement
-from probing.training.labelling import label_rows
+from probing.training.labelling import label_agreement, label_rows
 from probing.verdicts.decodability import NOT_JUDGED, judged
 from tests.samples.training_samples import MemoryStore, word_rows
 

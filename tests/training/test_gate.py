@@ -18,11 +18,11 @@ from probing.contracts.edited_model import Place
 from probing.errors import DegenerateDesign
 from probing.results.use import Decodability
 from probing.use.decoding import LEVEL, LINEAR, MLP, Decoded, Reading, decoded, mlp_predictions, reading
+from probing.use.discriminant import Prediction, linear_predictions
 from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.experiment import FOLDS, Experiment, plan
 from probing.use.options import UseOptions
 from probing.use.running import Property, measure_property
-from probing.use.shrinkage import Prediction, linear_predictions
 from probing.verdicts.judging import judge, untested
 from probing.verdicts.verdict import Verdict, Word
 from scripts._bench_gate import EXCESS, ROWS, Sample, by_row, noise, planned, signal

@@ -29,9 +29,8 @@ from probing.results.probe import ProbeResult, to_json
 from probing.results.use import UseResult
 from probing.training import train
 from probing.training.results import ProbeResults
-from probing.training.saved_probes import probe_name
-from probing.training.units import sweep_results
-from probing.use.done import Done
+from probing.training.units import probe_name, sweep_results
+from probing.use.runs import Done
 from tests.reporting.test_reporting import Page
 from tests.samples.training_samples import MemoryStore, vector_of, word_corpus, word_store
 from tests.samples.use_report_samples import a_result

@@ -22,7 +22,7 @@ from probing.states.store import Store
 from probing.text.corpus import Corpus
 from probing.training import train
 from probing.training.results import ProbeResults
-from probing.training.threads import Threads
+from probing.training.running import Threads
 from tests.conftest import REFERENCE
 from tests.samples.training_samples import MemoryStore, word_corpus
 from tests.training.test_training import tag_store

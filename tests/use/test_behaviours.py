@@ -17,12 +17,11 @@ from probing.contracts.behaviour import Behaviour, Outputs, Texts
 from probing.errors import BadParameter, NoBehaviour, UnknownName
 from probing.recipes import build, normalised, spec_of, text_of
 from probing.results.use import answers_said, visible
-from probing.use.behaviours._answers import piece_text
-from probing.use.behaviours._vocabulary import reduced
+from probing.use.behaviours._answers import piece_text, reduced
 from probing.use.behaviours.masked_token import MaskedToken
 from probing.use.behaviours.next_token import NextToken
 from probing.use.behaviours.readout import BUILT_IN, FinalStates
-from probing.use.edited_models._answers import FAR, TwinWatch, twins_of
+from probing.use.edited_models._reading import FAR, TwinWatch, twins_of
 from tests.samples.tiny_models import byte_tokenizer, wordpiece_tokenizer
 
 

@@ -16,10 +16,10 @@ from probing.errors import EditFailed
 from probing.reporting.use_words import doubts_of
 from probing.results.use import UseCell, UseResult
 from probing.use import running
-from probing.use.descriptive import spared
 from probing.use.options import UseOptions
 from probing.use.running import measure_property
 from probing.use.swapping import swapped
+from probing.use.tally import spared
 from probing.verdicts.judging import judge
 from tests.samples.use_report_samples import a_result
 from tests.samples.use_samples import Past, sample

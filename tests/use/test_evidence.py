@@ -36,8 +36,8 @@ from probing.use.directions import (
     stratum_names,
     write_evidence,
 )
+from probing.use.directions.exporting import gguf_bytes
 from probing.use.directions.files import KEY
-from probing.use.directions.gguf import gguf_bytes
 from probing.use.effects import Bench
 from probing.use.interventions.class_mean import ClassMean
 from probing.use.interventions.leace import Leace

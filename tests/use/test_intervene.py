@@ -20,8 +20,8 @@ from probing.cli.commands import app
 from probing.errors import BadParameter, DegenerateDesign, InputError, NoBehaviour, TooFewGroups, UnknownName
 from probing.reporting import print_verdicts
 from probing.reporting.wording import decimal
+from probing.use.cells import labelled_corpus, rare_classes, without
 from probing.use.directions import read_evidence
-from probing.use.labelled import labelled_corpus, rare_classes, without
 from probing.use.options import UseOptions
 from probing.verdicts.judging import judge, read_use_run
 from probing.verdicts.use_run import UseRun

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from probing.cli.commands import app
 from probing.contracts.edited_model import Place
 from probing.errors import BadTwin, OverlappingGroups
-from probing.reporting.use_methods import use_paragraph
+from probing.reporting.use_words import use_paragraph
 from probing.text.corpus import Corpus, Example
 from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.options import UseOptions

@@ -24,10 +24,10 @@ from probing.use.cells import RowWeights
 from probing.use.contrasts import Sides
 from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.effects import Bench
-from probing.use.group_shares import Shares
 from probing.use.options import UseOptions
 from probing.use.pairing import allotted, exchanges
 from probing.use.running import Property, measure_property
+from probing.use.strata import Shares
 from probing.verdicts.judging import judge
 from probing.verdicts.use_run import UseRun
 from probing.verdicts.verdict import Verdict, Word

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from probing.errors import UnsupportedModel
 from probing.models.cpu_speed.lanes import keeps_state
 from probing.models.discovery.blocks import find_blocks, find_embedding, find_final_norm
-from probing.models.discovery.chain import copier
-from probing.models.discovery.layout import Layout
+from probing.models.discovery.layout import Layout, copier
 from probing.models.discovery.parts import (
     Side,
     Sides,
@@ -29,9 +28,8 @@ from probing.models.discovery.parts import (
 )
 from probing.models.discovery.sublayers import find_sublayers
 from probing.models.discovery.tracing import ModuleCall, is_close, trace_calls
-from probing.models.reading.alone import read_alone
 from probing.models.reading.hooked import HookedModule
-from probing.models.reading.inputs import decoder_inputs
+from probing.models.reading.inputs import decoder_inputs, read_alone
 
 _SHAPE = (3, 7)  # (B, T) of the text that shows where states flow: two numbers that cannot be taken for each other
 _SMALL = 60

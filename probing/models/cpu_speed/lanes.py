@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from probing.models.cpu_speed.packed_linear import packed_linear_layers
+from probing.models.cpu_speed.packing import packed_linear_layers
 from probing.models.reading.hooked import HookedModule
 
 T = TypeVar("T")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeGuard
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -32,3 +38,42 @@ def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     """
     found: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
     return found
+
+
+KEPT = 32  # products of one batch differ in the widths of the layers only: a handful
+_CAPACITIES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of oneDNN, and of PyTorch's layer over it
+
+
+def bound_kernel_caches() -> None:
+    """Keep kernels and buffers of the last `KEPT` shapes, not of 1024, unless the environment says how many.
+
+    Every batch has its own number of pieces, so that no kernel is met again, and each holds about a megabyte. Takes
+    effect where no product was computed in this process before; results are the same.
+    """
+    for name in _CAPACITIES:
+        os.environ.setdefault(name, str(KEPT))
+
+
+@contextmanager
+def packed_linear_layers(model: nn.Module) -> Iterator[None]:
+    """Within the block, linear layers on the CPU use packed weights: the same sums, in another order.
+
+    In float32, and in bfloat16 where the processor has it.
+
+    Costs a second copy of those weights. Changes nothing where PyTorch has no oneDNN, and leaves alone every layer
+    whose class or forward is not the ordinary one. Hooks fire as ever. Weights must not change within the block.
+    """
+    linear = [module for module in model.modules() if _is_packable(module)]
+    try:
+        for module in linear:
+            module.__dict__["forward"] = partial(product, weight=packed(module.weight), bias=module.bias)
+        yield
+    finally:
+        for module in linear:
+            module.__dict__.pop("forward", None)
+
+
+def _is_packable(module: nn.Module) -> TypeGuard[nn.Linear]:
+    if type(module) is not nn.Linear or "forward" in module.__dict__:
+        return False
+    return module.weight.device.type == "cpu" and can_pack(module.weight.dtype)

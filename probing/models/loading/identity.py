@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from probing.errors import UnsupportedModel
+from probing.models.discovery.parts import Sides
 from probing.provenance import canonical_json, file_sha256
 
 _TOKENIZER_FILES = (
@@ -91,3 +95,65 @@ def _config_sha256(model: nn.Module) -> str:
         return hashlib.sha256(str(model).encode()).hexdigest()
     values = {k: v for k, v in config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}
     return hashlib.sha256(canonical_json(values)).hexdigest()
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """The arguments of `LanguageModel.load`; a folder is an absolute path, a hub revision the one that was loaded."""
+
+    name: str
+    device: str
+    dtype: str
+    attention: str | None
+    kind: Literal["auto", "base", "causal", "masked"]
+    padding_side: str | None
+    revision: str | None
+    untrained: int | None
+    side: Sides | None
+    by_blocks: bool
+    allow_pickle_weights: bool
+
+    def anywhere(self) -> ModelSource:
+        """Return the source for a process that runs in another directory."""
+        path = Path(self.name).expanduser()
+        return replace(self, name=str(path.resolve()), revision=None) if path.is_dir() else self
+
+    def for_worker(self, slot: int | None) -> ModelSource:
+        """Return the source for one of several workers: with several GPUs, `cuda` means another GPU for each."""
+        if self.device != "cuda" or slot is None or torch.cuda.device_count() < 2:
+            return self
+        return replace(self, device=f"cuda:{slot % torch.cuda.device_count()}")
+
+
+def untrained_twin(model: nn.Module, seed: int) -> nn.Module:
+    """Return a model of the same class and configuration whose weights are drawn by its own initialisation.
+
+    It is built from the configuration: initialising a loaded model anew changes nothing in recent transformers, and a
+    "random" baseline made that way is the pretrained model.
+
+    Args:
+        model: a pretrained model.
+        seed: of the draws; the global generator is left as it was.
+
+    Raises:
+        UnsupportedModel: a weight matrix is the pretrained one's.
+    """
+    parameter = next(model.parameters())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin: nn.Module = type(model)(copy.deepcopy(model.config))
+    trained = dict(model.named_parameters())
+    same = [
+        name
+        for name, weight in twin.named_parameters()
+        if weight.ndim > 1 and torch.equal(weight, trained[name].detach().cpu().to(weight.dtype))
+    ]
+    if same:
+        raise UnsupportedModel(
+            "the untrained twin has pretrained weights",
+            needed="new draws in every weight matrix",
+            found=f"{len(same)} the same: {', '.join(same[:3])}",
+            where=type(model).__name__,
+            next_step="report this family",
+        )
+    return twin.to(device=parameter.device, dtype=parameter.dtype).eval()

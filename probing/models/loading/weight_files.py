@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from probing.errors import UnsupportedModel
+from torch import nn
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from probing.errors import RemoteCodeRefused, UnsupportedModel, UnusedWeights
+from probing.files.strict_json import strict_json
 
 _POINTER = b"version https://git-lfs"
 _MOST_HEADER = 100 << 20  # as much as safetensors itself reads
@@ -114,4 +120,113 @@ def _damaged(name: str, found: str) -> UnsupportedModel:
         found=found,
         where=name,
         next_step="delete the file and download it again",
+    )
+
+
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+_MOST_BYTES = 64 << 20
+
+
+def refuse_remote_code(name: str) -> None:
+    """Refuse a folder whose model only its own Python code can build. Code beside a known model is ignored.
+
+    Raises:
+        RemoteCodeRefused: with the classes that would have been imported.
+    """
+    file = Path(name).expanduser() / "config.json"
+    if not file.is_file() or file.stat().st_size > _MOST_BYTES:
+        return
+    try:
+        config = strict_json(file.read_bytes())
+    except ValueError as error:
+        raise UnsupportedModel("config.json is not sound JSON", found=str(error)[:200], where=name) from None
+    own = config.get("auto_map") if isinstance(config, dict) else None
+    if own and config.get("model_type") not in CONFIG_MAPPING:
+        listed = ", ".join(str(value) for value in own.values()) if isinstance(own, dict) else str(own)
+        raise remote_code(name, listed)
+
+
+def remote_code(name: str, found: str) -> RemoteCodeRefused:
+    """Return the error for a model that needs its own code."""
+    return RemoteCodeRefused(
+        f"model {name!r} needs Python code of its own",
+        needed="a model that transformers itself can build",
+        found=found[:300],
+        where=name,
+        next_step="nothing was imported; read and run that code yourself, and import the states: probing store import",
+    )
+
+
+def load_weights(load: Callable[..., Any], name: str, *, allow_pickle: bool) -> Any:
+    """Return what `load(use_safetensors=…)` gives, from a pickle only if that is allowed and there is nothing else.
+
+    Raises:
+        UnsupportedModel: a folder whose only weights are pickles.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+        if pickles and not allow_pickle:
+            raise UnsupportedModel(
+                "the weights are a pickle, which can run code when it is loaded",
+                needed="*.safetensors",
+                found=", ".join(pickles[:3]),
+                where=name,
+                next_step="convert them, or add --allow-pickle-weights if you trust who made them",
+            )
+        return _unpickled(load, name) if pickles else load(use_safetensors=True)
+    try:
+        return load(use_safetensors=True)
+    except OSError:
+        if folder.is_dir() or not allow_pickle:
+            raise
+        return _unpickled(load, name)
+
+
+def _unpickled(load: Callable[..., Any], name: str) -> Any:
+    """Load weights from a pickle, by a reader that builds tensors and nothing else."""
+    try:
+        return load(use_safetensors=False)
+    except Exception as error:  # a hostile pickle may raise anything
+        raise UnsupportedModel(
+            "the pickled weights cannot be loaded",
+            needed="tensors and nothing else",
+            found=f"{type(error).__name__}: {error}".splitlines()[0][:300],
+            where=name,
+            next_step="ask who made them for *.safetensors",
+        ) from error
+
+
+_NO_WEIGHTS = ("inv_freq", "masked_bias", "position_ids")  # buffers that older versions saved
+_NUMBERED = re.compile(r"(?:^|\.)(\d+)\.")
+
+
+def warn_of_unused(model: nn.Module, keys: Collection[str], name: str) -> None:
+    """Warn of weights inside lists of blocks that were not read: what is measured is then another model.
+
+    Heads and poolers of another kind than was asked for are no blocks, and are not mentioned.
+    """
+    lists = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    unused = sorted(key for key in keys if not key.endswith(_NO_WEIGHTS) and _is_of_blocks(key, lists))
+    if unused:
+        more = f", and {len(unused) - 3} more" if len(unused) > 3 else ""
+        warnings.warn(
+            f"{name}: the files hold weights of blocks that the model does not use: {', '.join(unused[:3])}{more}. "
+            "Does config.json name fewer layers than were trained, or is an adapter not merged?",
+            UnusedWeights,
+            stacklevel=2,
+        )
+
+
+def _is_of_blocks(key: str, lists: Collection[str]) -> bool:
+    """Return whether a key lies in one of the lists; files may leave out, or have, what stands before the list's own
+    name.
+    """
+    heads = [key[: match.start(1)].rstrip(".") for match in _NUMBERED.finditer(key)]
+    return any(
+        path == head or path.endswith(f".{head}") or head.endswith(f".{path}")
+        for head in heads
+        if head
+        for path in lists
+        if path
     )

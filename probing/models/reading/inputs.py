@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,3 +93,20 @@ def decoder_inputs(ids: Tensor, mask: Tensor, start: int) -> dict[str, Tensor]:
     rows = torch.arange(len(ids), device=ids.device)
     shifted[rows, first], shown[rows, first] = start, 1
     return {"decoder_input_ids": shifted, "decoder_attention_mask": shown}
+
+
+Read = Callable[[Tensor, Tensor, Sequence[str]], dict[str, Tensor]]
+
+
+def read_alone(read: Read, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+    """Return the states `(B, T, D)` at the sites, of inputs that `read` is given one at a time; at padding they are
+    0.
+    """
+    found: dict[str, Tensor] = {}
+    for row, real in enumerate(mask.bool()):
+        alone = read(ids[row, real][None], mask[row, real][None], sites)
+        for site, state in alone.items():
+            if site not in found:
+                found[site] = state.new_zeros((*ids.shape, state.shape[-1]))
+            found[site][row, real] = state[0]
+    return found

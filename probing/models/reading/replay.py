@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,36 @@ from torch import Tensor, nn
 from probing.errors import EditFailed, ProbingError, ReplayUnavailable, UnsupportedModel
 from probing.models.adapters.huggingface import HuggingFaceTrunk
 from probing.models.batching import PaddedBatch
-from probing.models.discovery.output_head import head_kind
-from probing.models.discovery.tracing import given_state, with_state
-from probing.models.reading.bypass import bypass, emptied, of_pieces
+from probing.models.discovery.layout import Layout
+from probing.models.discovery.parts import head_kind
+from probing.models.discovery.tracing import given_state, with_first, with_state
 from probing.models.reading.hooked import HookedModule
 from probing.models.site import Site
+
+
+def emptied(output: Any) -> Any:
+    """Return an output without its tensors, in the form that it has; None where it is a tensor alone."""
+    if isinstance(output, Mapping):
+        return type(output)(**dict.fromkeys(output))
+    return type(output)([None] * len(output)) if isinstance(output, tuple | list) else None
+
+
+def bypass(form: Any, states: Tensor | None, layout: Layout) -> Callable[..., Any]:
+    """Return a forward that gives its input, or `states`, in the form of a block's output."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = given_state(args, kwargs)
+        assert given is not None  # for the reader of types: a block is given states
+        return with_first(form, given if states is None else layout.spread(states, given))
+
+    return forward
+
+
+def of_pieces(output: Any, mask: Tensor) -> Tensor:
+    """Return the logits, or the last states of a model without a head, without those of padding."""
+    found: Tensor = output.logits if hasattr(output, "logits") else output[0]
+    return found[mask.bool()] if found.shape[:2] == mask.shape else found
+
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # relative to the largest logit; half precision: 1e-2
 

@@ -13,11 +13,11 @@ import torch
 
 from probing.contracts.executor import Place, Report, Worker, WorkPlan, WorkUnit, unit_id
 from probing.models.language_model import LanguageModel
-from probing.models.loading.source import ModelSource
+from probing.models.loading.identity import ModelSource
 from probing.provenance import environment
 from probing.states.extraction.replay_reading import ReplayReading, read_replay_shard
+from probing.states.extraction.shard_plan import with_ordinals
 from probing.states.extraction.shard_reading import Clock, Reading, n_words, read_shard
-from probing.states.extraction.subset import with_ordinals
 from probing.states.store import ShardContent, StoreWriter
 from probing.states.store.leases import Lease, Leases
 from probing.text.corpus import Corpus, Example

@@ -18,11 +18,10 @@ from probing.states.importing.foreign.limits import Limits
 from probing.states.importing.foreign.sources import open_source, refuse_link
 from probing.states.importing.foreign.spool import Spool
 from probing.states.importing.rows import MatchedRows, match_rows, scope_of
-from probing.states.importing.shards import shard_content
-from probing.states.importing.store import copy_store
+from probing.states.importing.store import copy_store, shard_content
 from probing.states.store import Store, StoreWriter
-from probing.states.store.creation import refuse_foreign
 from probing.states.store.format import ITEM_BYTES, STATE_TYPES, check_name
+from probing.states.store.writer import refuse_foreign
 from probing.system.machine import with_typed_errors
 from probing.text.alignment import check_words
 from probing.text.corpus import Corpus

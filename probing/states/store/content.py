@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, NonFiniteStates, NotRepresentable
 from probing.models.site import Site
-from probing.states.store.commit_record import expected_datasets, fits
+from probing.states.store.commit_record import MISSING, as_array, expected_datasets, fits, is_listed
 from probing.states.store.format import MEMORY_TYPES, REASONS, STATE_TYPES, Recipe, widen
-from probing.states.store.missing_words import MISSING, as_array, is_listed
 
 
 @dataclass(frozen=True, eq=False)

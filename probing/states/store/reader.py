@@ -13,12 +13,17 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, UnknownSite, unknown_name
 from probing.models.site import Site
-from probing.states.store.commit_record import corrupt, expected_datasets, incomplete, load_record, unknown_share
+from probing.states.store.commit_record import (
+    corrupt,
+    expected_datasets,
+    incomplete,
+    load_record,
+    unknown_share,
+    words_of,
+)
 from probing.states.store.file_ops import typed_errors
 from probing.states.store.format import Recipe, content_id, read_store_json, widen
-from probing.states.store.missing_words import words_of
-from probing.states.store.shard_files import ShardFiles, Verification
-from probing.states.store.verify import verify_seal, verify_shards
+from probing.states.store.verify import ShardFiles, Verification, verify_seal, verify_shards
 
 
 @dataclass(frozen=True, eq=False)

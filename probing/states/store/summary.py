@@ -8,11 +8,10 @@ from typing import Any
 
 from probing.errors import CorruptShard, StoreError
 from probing.models.site import Site
-from probing.states.store.commit_record import load_record, unknown_share
-from probing.states.store.creation import LIBRARIES
+from probing.states.store.commit_record import counts, load_record, unknown_share
 from probing.states.store.format import Recipe, content_id, read_store_json
 from probing.states.store.leases import Leases
-from probing.states.store.missing_words import counts
+from probing.states.store.writer import LIBRARIES
 
 
 def store_info(path: Path | str) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from probing.errors import BadParameter, CorruptShard, DiskFull, StoreError
-from probing.states.store import missing_words
+from probing.errors import BadParameter, CorruptShard, DiskFull, NotAStore, ProvenanceMismatch, StoreError
+from probing.provenance import differing_keys, value_at
+from probing.states.store import commit_record
 from probing.states.store.commit_record import (
     OPTIONAL,
     check_record,
@@ -21,7 +22,6 @@ from probing.states.store.commit_record import (
     shard_attributes,
 )
 from probing.states.store.content import ShardContent, arrays_of, site_facts
-from probing.states.store.creation import publish_identity, refuse_foreign, refuse_mixed
 from probing.states.store.file_ops import (
     REAL_FILES,
     FileOps,
@@ -41,11 +41,95 @@ from probing.states.store.format import (
     Recipe,
     check_name,
     content_id,
+    parse_signed,
+    read_store_json,
     record_file,
     shard_file,
     signed_json,
 )
 from probing.states.store.image import build, describe
+
+LIBRARIES = ("torch", "transformers")  # those that compute states
+
+
+def refuse_foreign(path: Path) -> None:
+    """Leave alone a directory that holds more than the leftovers of an interrupted creation.
+
+    Raises:
+        NotAStore: it is somebody else's.
+    """
+    if not path.exists():
+        return
+    is_foreign = not path.is_dir() or any(not entry.name.startswith(".tmp-") for entry in path.iterdir())
+    # Looked for last: another writer may have created the store since its directory was listed.
+    if is_foreign and not (path / "store.json").exists():
+        raise NotAStore(
+            "the directory is not a store, and is not empty",
+            needed="an empty or new directory, or a store",
+            found=str(path),
+            next_step="choose another directory; nothing here was touched",
+        )
+
+
+def publish_identity(
+    files: FileOps, path: Path, identity: dict[str, Any], recipe: Recipe, environment: Mapping[str, Any]
+) -> None:
+    """Write store.json, or compare the identity with the store.json that is there.
+
+    Raises:
+        BadParameter: an identity of more than a reader takes; nothing is made.
+        ProvenanceMismatch: another identity, naming the keys that differ.
+    """
+    data = signed_json(
+        {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "store_id": recipe.store_id,
+            "identity": identity,
+            "environment": environment,
+        }
+    )
+    make_folders(files, path)
+    if not (path / "store.json").exists() and publish(files, path, "store.json", data):
+        return
+    found, theirs = read_store_json(path)
+    if theirs.store_id == recipe.store_id:
+        sync_folder(files, path)
+        return
+    ours = parse_signed(signed_json({"identity": identity}))["identity"]
+    keys = differing_keys(ours, found["identity"])
+    raise ProvenanceMismatch(
+        "the store was made from something else",
+        needed=f"the same {', '.join(keys)}",
+        found="; ".join(f"{key}: {value_at(found['identity'], key)}, asked {value_at(ours, key)}" for key in keys[:5]),
+        where=str(path),
+        next_step="choose another directory, or remove this store",
+    )
+
+
+def refuse_mixed(path: Path, environment: Mapping[str, Any]) -> None:
+    """Refuse to go on with libraries whose last bits may differ from those the store was begun with.
+
+    Raises:
+        ProvenanceMismatch: another minor version, naming both.
+    """
+    begun, here = (_minor_versions(one) for one in (read_store_json(path)[0].get("environment"), environment))
+    differing = [name for name in LIBRARIES if name in begun and name in here and begun[name] != here[name]]
+    if differing:
+        raise ProvenanceMismatch(
+            "the store was begun with other versions of its libraries",
+            needed=", ".join(f"{name} {begun[name]}" for name in differing),
+            found=", ".join(f"{name} {here[name]}" for name in differing),
+            where=str(path),
+            next_step="install those versions, or add --allow-mixed-environment: each shard records what made it",
+        )
+
+
+def _minor_versions(environment: Any) -> dict[str, str]:
+    versions = environment.get("versions") if isinstance(environment, Mapping) else None
+    known = versions.items() if isinstance(versions, Mapping) else ()
+    return {name: ".".join(str(version).split("+")[0].split(".")[:2]) for name, version in known}
+
 
 _SPARE_BYTES = 16 << 20
 _LOG = logging.getLogger(__name__)
@@ -183,7 +267,7 @@ class StoreWriter:
             "sites": facts,
             "skipped": [[int(example), reason] for example, reason in content.skipped],
             "produced": {**self._environment, "time": _now()},
-            **missing_words.entries(content.missing_words),
+            **commit_record.entries(content.missing_words),
         }
         if content.windowed:
             record["windowed"] = [[int(example), int(count)] for example, count in content.windowed]

@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from probing.contracts.behaviour import Behaviour, Ints, Outputs, Readout, Texts
 from probing.results.use import Answers
-from probing.use.behaviours._answers import as_text, centred, ids_of, measured, parsed
-from probing.use.behaviours._vocabulary import reduced
+from probing.use.behaviours._answers import as_text, centred, ids_of, measured, parsed, reduced
 
 
 class NextToken(Behaviour):

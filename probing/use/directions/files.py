@@ -17,8 +17,7 @@ from probing.errors import BadParameter, UntrustedFile
 from probing.files.strict_json import strict_json
 from probing.files.whole_files import write_atomically
 from probing.states.store.audit import refuse
-from probing.use.directions.header import Header
-from probing.use.directions.record import Evidence
+from probing.use.directions.record import Evidence, Header
 
 KEY = "probing.evidence"
 VERSION = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,19 @@ from numpy.typing import NDArray
 from probing.contracts.edited_model import Place
 from probing.contracts.intervention import Targets
 from probing.errors import BadParameter
+from probing.models.language_model import LanguageModel
 from probing.probes.linear import LinearProbe
+from probing.provenance import model_called
 from probing.results.use import UseResult
 from probing.use.contrasts import ClassMeans, Slopes, contrast
-from probing.use.directions.header import CONVENTION, OPERATIONS, Header, Kind, Stated
-from probing.use.directions.record import Evidence
+from probing.use.directions.files import write_evidence
+from probing.use.directions.record import CONVENTION, OPERATIONS, Evidence, Header, Kind, Stated
 from probing.use.effects import Bench
 from probing.use.experiment import Experiment
 from probing.use.interventions.leace import Leace
+from probing.use.options import UseOptions
+from probing.use.subjects import Subjects
+from probing.verdicts.use_run import UseRun
 from probing.verdicts.verdict import Verdict
 
 Ints = NDArray[np.int64]
@@ -223,3 +229,36 @@ def _data_hash(bench: Bench, place: Place) -> str:
     for array in (bench.states(place), e.z, e.strata, e.groups, e.rows):
         found.update(str((array.shape, array.dtype.str)).encode() + np.ascontiguousarray(array).tobytes())
     return found.hexdigest()
+
+
+def keep_directions(
+    model: LanguageModel, subjects: Subjects, run: UseRun, options: UseOptions, folder: Path
+) -> list[Path]:
+    """Write one file for every verdict: the class means that the swap put in, and the verdict on them.
+
+    Args:
+        model, subjects, options: as the run had them.
+        run: with its verdicts.
+        folder: where `TASK.PLACE.HASH.safetensors` are written.
+    """
+    identity = model.identity()["model"]
+    written = []
+    for result in run.results:
+        instrument, prop = subjects.of(result.task)
+        bench = Bench.of(instrument, prop.plan(options), seed=options.seed)
+        covariates = {name: values for name, (values, _) in prop.covariates.items()}
+        source = Source(
+            model=model_called(identity),
+            revision=str(identity.get("revision") or ""),
+            identity=str(identity.get("weights_sha256") or ""),
+            labels=instrument.rows.names(result.task),
+            label_definition=f"task {result.task}",
+            position_rule=", ".join(instrument.rows.pieces) or "the word",
+            strata=stratum_names(bench.experiment, covariates),
+            controls=controls_of(result),
+        )
+        verdicts = [v for v in run.verdicts if v.unit == result.unit]
+        for evidence, verdict in zip(directions_of(bench, result, verdicts, source), verdicts, strict=True):
+            name = f"{result.task}.{verdict.place}.{result.unit[:8]}".replace(":", "-").replace("/", "-")
+            written.append(write_evidence(folder / f"{name}.safetensors", evidence))
+    return written

@@ -19,13 +19,11 @@ from probing.recipes import build
 from probing.results.use import Answers
 from probing.states.extraction.replaying import Replay
 from probing.text.corpus import Corpus
-from probing.use.edited_models._answers import TwinWatch
 from probing.use.edited_models._checks import ROWS, check_all, checksum
-from probing.use.edited_models._exchanging import Exchanges
 from probing.use.edited_models._hooks import editable_sites
-from probing.use.edited_models._reading import Pieces, block_input, read_pieces, read_states
+from probing.use.edited_models._reading import Pieces, TwinWatch, block_input, read_pieces, read_states
 from probing.use.edited_models._rows import TextRows, rows_of_spans, rows_of_words
-from probing.use.edited_models._running import Runner
+from probing.use.edited_models._running import Exchanges, Runner
 from probing.use.edited_models._sequences import MAX_BYTES, Batch, Sequences, cut_by_length
 
 Ints = NDArray[np.int64]

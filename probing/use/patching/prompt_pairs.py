@@ -16,8 +16,8 @@ from probing.text.corpus import Corpus, Label
 from probing.text.positions import Position
 from probing.use.behaviours.masked_token import MaskedToken
 from probing.use.behaviours.next_token import NextToken
-from probing.use.edited_models._exchanging import check_sizes
 from probing.use.edited_models._rows import TextRows, rows_of_spans
+from probing.use.edited_models._running import check_sizes
 from probing.use.edited_models.text import TextInstrument
 from probing.use.patching.patching import attribute, patch
 
