@@ -1,4 +1,4 @@
-"""Compiles a circuit into the weights of a GPT-2."""
+"""Compiles a circuit into the weights of a GPT-2 or a Llama."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def standardise_rounded(
 
 
 Matrix = NDArray[np.float64]
-_BLOCK_of_streamed_moments = 1024  # so that a block stays in the cache
+_ROWS_AT_ONCE = 1024  # so that a block stays in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,5 +159,5 @@ def _finite_blocks(X: NDArray[Any] | RowBlocks) -> Iterator[tuple[int, Matrix]]:
     for low, states in row_blocks(X):
         if not np.isfinite(states).all():
             raise ValueError("Input X contains NaN or infinity.")
-        for start in range(0, len(states), _BLOCK_of_streamed_moments):
-            yield low + start, np.array(states[start : start + _BLOCK_of_streamed_moments], dtype=np.float64, order="C")
+        for start in range(0, len(states), _ROWS_AT_ONCE):
+            yield low + start, np.array(states[start : start + _ROWS_AT_ONCE], dtype=np.float64, order="C")

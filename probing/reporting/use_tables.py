@@ -284,14 +284,14 @@ def _said(exact: PatchingResult, rough: PatchingResult | None, i: int, j: int) -
     return short2(float(value)) + ("" if rough is None else f" ({short2(float(rough.normalised[i, j]))})")
 
 
-def _table_of_effect_tables(first: str) -> Table:
+def _effect_columns(first: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", collapse_padding=True)
     table.add_column(shown(first), no_wrap=True)
     return table
 
 
 def _grid(exact: PatchingResult, rough: PatchingResult | None) -> Table:
-    table = _table_of_effect_tables("site")
+    table = _effect_columns("site")
     for position in exact.positions:
         table.add_column(shown(position.replace("start+", "+") or "row"), justify="right", no_wrap=True)
     for i, site in enumerate(exact.sites):
@@ -301,7 +301,7 @@ def _grid(exact: PatchingResult, rough: PatchingResult | None) -> Table:
 
 def _listed(exact: PatchingResult, rough: PatchingResult | None) -> Table:
     """Return the places of the largest shares."""
-    table = _table_of_effect_tables(f"largest {_LARGEST} places")
+    table = _effect_columns(f"largest {_LARGEST} places")
     table.add_column("share", justify="right", no_wrap=True)
     sizes = np.nan_to_num(np.abs(exact.normalised), nan=-1.0)
     for at in np.argsort(-sizes, axis=None, kind="stable")[:_LARGEST].tolist():
@@ -320,7 +320,7 @@ def print_ablation(found: AblationResult, console: Console) -> None:
         console.print(_heads(found))
         console.print(shown("change of the behaviour, in SDs of the clean one, by layer and head", style="dim"))
     else:
-        table = _table_of_effect_tables(kind)
+        table = _effect_columns(kind)
         for name in ("change, SD", "flips"):
             table.add_column(name, justify="right", no_wrap=True)
         flips = found.flips if found.flips is not None else [None] * len(found.components)
@@ -338,7 +338,7 @@ def print_ablation(found: AblationResult, console: Console) -> None:
 
 
 def _heads(found: AblationResult) -> Table:
-    table, grid = _table_of_effect_tables("layer"), found.grid()
+    table, grid = _effect_columns("layer"), found.grid()
     for head in range(grid.shape[1]):
         table.add_column(str(head), justify="right", no_wrap=True)
     layers = sorted({component.layer for component in found.components})
