@@ -27,7 +27,7 @@ _MOVED = {
     "corpus": "text.corpus",
     "criterion": "verdicts.decodability",
     "cross_jobs": "jobs.cross",
-    "deciding": "verdicts.deciding",
+    "deciding": "verdicts.use_run",
     "design": "labels",
     "editing": "contracts.intervention",
     "ending": "system.ending",

@@ -19,9 +19,8 @@ import numpy as np
 from scipy.special import stdtr
 
 from probing.contracts.edited_model import Place
-from probing.use.effects import Bench
+from probing.use.effects import Bench, UseOptions
 from probing.use.experiment import FOLDS, Experiment
-from probing.use.options import UseOptions
 from probing.use.strata import Shares
 from probing.use.swapping import swapped
 from scripts._bench_use import Planted, planted

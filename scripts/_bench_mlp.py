@@ -18,7 +18,7 @@ import torch
 from _bench_states import SPLITS, label_sets
 from torch import nn
 
-from probing.probes._standardise import moments, standardise
+from probing.probes._rows import moments, standardise
 from probing.probes.mlp import MLPProbe
 
 ALONE = "one by one"

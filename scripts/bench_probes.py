@@ -36,7 +36,7 @@ from threadpoolctl import threadpool_limits
 
 from probing.contracts.row_blocks import RowBlocks
 from probing.probes import _softmax_parts
-from probing.probes._standardise import moments, standardise
+from probing.probes._rows import moments, standardise
 from probing.probes.linear import LinearProbe
 from probing.probes.ridge import RidgeProbe
 from probing.states.store import Store

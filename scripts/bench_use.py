@@ -21,7 +21,7 @@ import torch
 import probing as pb
 from probing.models.batching import length_sorted_batches
 from probing.text.alignment import Encoded
-from probing.use.options import UseOptions
+from probing.use.effects import UseOptions
 from probing.use.subjects import Subjects
 
 REFERENCE = Path(__file__).resolve().parents[1] / "datasets" / "reference"

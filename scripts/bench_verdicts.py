@@ -26,7 +26,7 @@ from scipy.stats import beta, binom
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from probing.errors import DegenerateDesign, TooFewGroups
-from probing.use.options import UseOptions
+from probing.use.effects import UseOptions
 from probing.use.running import measure_property
 from probing.verdicts.judging import judge
 from scripts._bench_use import Planted, planted
@@ -138,7 +138,7 @@ def plantbench(seeds: int, short: bool) -> bool:
     """Precision and recall of the protocol, false *no material use*, and false *used* by case."""
     import probing as pb
     from probing.plantbench.knobs import held_out_version
-    from probing.plantbench.running import run
+    from probing.plantbench.scorecard import run
 
     if short:
         card = run(tiers=[0], seeds=1, rules=["protocol"], progress=False)

@@ -4,7 +4,7 @@
 `python scripts/make_plantbench.py --certify [FOLDER] [FAMILY …]` certifies the models that lie there anew, and writes
 nothing but their truth.json.
 
-Each model is trained as `probing.plantbench.tier2_training` says, then certified on 4 096 minimal pairs a property. A
+Each model is trained as `probing.plantbench.tier2_models` says, then certified on 4 096 minimal pairs a property. A
 certified label that contradicts the intended one, a B that is not decodable at the query, or wrong answers stop the
 script with nothing written: no other seed is tried. About a minute and a half a model on one thread.
 """
@@ -25,8 +25,7 @@ from probing.plantbench.case import Truth
 from probing.plantbench.certifying import certified
 from probing.plantbench.folders import PAIRS, write_case, write_truth
 from probing.plantbench.planted_model import PlantedModel
-from probing.plantbench.tier2_models import Recipe
-from probing.plantbench.tier2_training import Trained, accuracy, trained
+from probing.plantbench.tier2_models import Recipe, Trained, accuracy, trained
 from probing.seeds import child_seed, generator
 
 RECIPES = {

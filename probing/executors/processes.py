@@ -18,8 +18,19 @@ from typing import Any
 
 from probing.contracts.executor import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan, WorkUnit
 from probing.errors import BadParameter
-from probing.executors._serving import BROKEN, ENDED, PROGRESS, READY, serve
-from probing.executors._units import RETRIES, check_options, cores, lost, no_start, stalled
+from probing.executors._units import (
+    BROKEN,
+    ENDED,
+    PROGRESS,
+    READY,
+    RETRIES,
+    check_options,
+    cores,
+    lost,
+    no_start,
+    serve,
+    stalled,
+)
 from probing.system.child_processes import EndsWithParent
 
 _STOP_SECONDS = 10.0

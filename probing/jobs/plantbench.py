@@ -46,7 +46,7 @@ class PlantbenchJob(Job):
         if not set(self.tiers) <= {"0", "1", "2"}:
             raise ConfigError("no such tier", needed="0, 1 or 2", found=", ".join(self.tiers))
         version = import_module("probing.plantbench.knobs").held_out_version(pb.__version__) if self.heldout else ""
-        card: Scorecard = import_module("probing.plantbench.running").run(
+        card: Scorecard = import_module("probing.plantbench.scorecard").run(
             tiers=sorted({int(tier) for tier in self.tiers}),
             heldout=version,
             seeds=self.seeds,

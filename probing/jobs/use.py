@@ -79,7 +79,7 @@ class UseOptionsOfJob(Job):
             revision=self.revision,
             untrained=self.untrained,
         )
-        options = import_module("probing.use.options").UseOptions(
+        options = import_module("probing.use.effects").UseOptions(
             seed=self.seed,
             epsilon=self.epsilon,
             permutations=self.permutations,

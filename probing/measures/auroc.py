@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.measures._one_vs_rest import OneVsRest, Ranked, ratio
+from probing.measures._rows import OneVsRest, Ranked, ratio
 
 
 class AUROC(OneVsRest):

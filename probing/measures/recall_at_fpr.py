@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter
-from probing.measures._one_vs_rest import OneVsRest, Ranked, ratio
+from probing.measures._rows import OneVsRest, Ranked, ratio
 
 
 class RecallAtFPR(OneVsRest):

@@ -22,14 +22,20 @@ from scipy.special import log_softmax
 from scipy.stats import ttest_1samp
 
 from probing.contracts.intervention import Intervention, Targets
-from probing.plantbench.case import Answer, Case, Cell, Truth
+from probing.errors import DegenerateDesign, TooFewGroups
+from probing.plantbench.case import Answer, Case, Cell, Said, Truth
 from probing.plantbench.certifying import probe_accuracy
 from probing.plantbench.scoring import Rule
+from probing.results.use import UseResult
 from probing.seeds import generator
 from probing.use.contrasts import sums_by
+from probing.use.effects import UseOptions
 from probing.use.interventions.inlp import Inlp
 from probing.use.interventions.leace import Leace
 from probing.use.responding import behaviour, slopes
+from probing.use.running import Property, measure_property
+from probing.verdicts.judging import judge
+from probing.verdicts.verdict import Criteria, Verdict, Word
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -249,3 +255,72 @@ def _root(h: NDArray[np.floating]) -> Floats:
     """Return the square root of the covariance, `(D, D)`."""
     values, vectors = np.linalg.eigh(np.cov(h.astype(np.float64), rowvar=False))
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+_SAID: Mapping[Word, Said] = {
+    Word.NOT_DECODABLE: "not_decodable",
+    Word.USED_SUBSPACE: "used",
+    Word.USED_SITE: "used",
+    Word.NO_MATERIAL_USE: "unused",
+    Word.NOT_ALONE: "unused",
+    Word.INCONCLUSIVE: "abstain",
+    Word.NOT_TESTED: "abstain",
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Gives the verdicts of all properties of a case that it is asked about, at the places asked.
+
+    Attributes:
+        stratify, shared: see `UseOptions`; for comparisons.
+        folds: False: one and the same rows fit and are measured, for comparison.
+    """
+
+    stratify: bool = True
+    shared: bool = False
+    folds: bool = True
+
+    def __call__(self, case: Case) -> dict[Cell, Answer]:
+        """Answer for every cell of a case, as a rule of `score`."""
+        options = UseOptions(
+            seed=0, curve=False, details=False, null=False, stratify=self.stratify, shared=self.shared, folds=self.folds
+        )
+        results: list[UseResult] = []
+        for name in dict.fromkeys(cell.property for cell in case.cells):
+            places = [cell.place for cell in case.cells if cell.property == name]
+            prop = Property(
+                name, case.labels[name], case.n_classes[name], case.groups, case.covariates(name), case.types
+            )
+            try:
+                results.append(measure_property(case.instrument, prop, places=places, options=options))
+            except (DegenerateDesign, TooFewGroups):
+                continue
+        said = {(v.task, v.place): answer(v) for v in judge(results, Criteria())}
+        return {cell: said.get((cell.property, str(cell.place)), Answer("abstain")) for cell in case.cells}
+
+
+def answer(verdict: Verdict) -> Answer:
+    """Return a cell's answer. Score: the larger |ES| of the two edits; effect: MF of the interchange; p: the smallest
+    adjusted.
+    """
+    cell = verdict.evidence
+    if cell is None:
+        return Answer(_SAID[verdict.word])
+    edits = (cell.subspace, cell.whole)
+    p = min(min(edit.p_adjusted, edit.u_p_adjusted) for edit in edits)
+    return Answer(
+        _SAID[verdict.word],
+        score=max(max(abs(edit.es), edit.es_u) for edit in edits),
+        effect=math.nan if cell.whole.mf is None else cell.whole.mf,
+        p=p,
+        together="used" if verdict.word is Word.NOT_ALONE else "",
+    )
+
+
+RULES: Mapping[str, Callable[[Case], dict[Cell, Answer]]] = {
+    "protocol": Protocol(),
+    "protocol_without_strata": Protocol(stratify=False),
+    "protocol_shared_shift": Protocol(shared=True),
+    "protocol_without_folds": Protocol(folds=False),
+}

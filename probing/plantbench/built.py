@@ -12,12 +12,10 @@ from probing.contracts.edited_model import Place
 from probing.errors import CorpusError
 from probing.plantbench.case import Cell, CellTruth, Certificate, Joint, Label, SubLabel, Truth, Twin
 from probing.plantbench.certifying import FAINT, UNUSED, USED, Claim, every_cell
-from probing.plantbench.circuit import basis
-from probing.plantbench.compiling import gpt2, llama
+from probing.plantbench.compiling import basis, gpt2, llama
 from probing.plantbench.planted_model import PlantedModel
 from probing.plantbench.tier1_cases import CASES, Labels, Planted
-from probing.plantbench.tier2_models import Recipe
-from probing.plantbench.tier2_training import Trained
+from probing.plantbench.tier2_models import Recipe, Trained
 from probing.provenance import digest
 
 # The generator of tiers 1 and 2: another one gives other models or prompts, and cells of other labels.

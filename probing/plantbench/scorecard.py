@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from probing.errors import BadParameter
 from probing.files.whole_files import write_atomically
-from probing.plantbench.knobs import VERSION
-from probing.plantbench.power import Curve, power_table
-from probing.plantbench.scoring import Rates, Scored, rates
+from probing.plantbench.baselines import FIELD_RULES, RULES, field_rules
+from probing.plantbench.case import Case, Truth
+from probing.plantbench.knobs import CI_SEEDS, DEVELOPMENT_SEEDS, HELD_OUT_DRAWS, VERSION
+from probing.plantbench.scoring import SWEEPS, Curve, Rates, Rule, Scored, answers, power_curve, power_table, rates
+from probing.plantbench.suite import Suite, development, held_out_suite
+from probing.system.screen import console
 
 COLUMNS = (
     "precision_used",
@@ -163,3 +171,102 @@ def _case_table(rule: str, found: Mapping[str, Rates]) -> str:
 
 def _count(part: int, whole: int, low: float, high: float) -> str:
     return f"{part} of {whole} [{low:.3f}, {high:.3f}]" if whole else "–"
+
+
+def rules_of(names: Sequence[str], tiers: Sequence[int]) -> dict[str, Rule]:
+    """Return rules by name: `protocol`, its variants, and `field`, the rules of the literature, whose thresholds are
+    fitted on two development seeds.
+
+    Raises:
+        BadParameter: another name.
+    """
+    found: dict[str, Rule] = {}
+    for name in names:
+        if name == "field":
+            seeds = DEVELOPMENT_SEEDS[-2:]
+            found |= field_rules(development(seeds=seeds, tiers=[tier for tier in tiers if tier == 0] or [0]))
+        elif name in RULES:
+            found[name] = RULES[name]
+        else:
+            raise BadParameter("no such rule", needed=f"{', '.join(RULES)} or field", found=repr(name))
+    return found
+
+
+def run(
+    *,
+    tiers: Sequence[int],
+    heldout: str = "",
+    seeds: int | None = None,
+    rules: Sequence[str] = ("protocol", "field"),
+    more: Mapping[str, Rule] | None = None,
+    power: Sequence[str] = (),
+    progress: bool | None = None,
+) -> Scorecard:
+    """Score rules on a suite.
+
+    The field's rules are asked about tier 0 alone where it is among the tiers: each of their erasures stands beside 60
+    random ones, which in transformers takes some ten times as long as the protocol.
+
+    Args:
+        tiers: 0, 1, 2.
+        heldout: version whose held-out configuration is run; "": development seeds.
+        seeds: how many seeds (of the held-out configuration: draws of tier 0); None: 3 of development, 10 held out.
+        rules: names, see `rules_of`.
+        more: further rules, yours.
+        power: knobs of tier 0, see `power.SWEEPS`: rates are also scored at several values of each.
+        progress: what is at work, on standard error; None: where that is a terminal.
+
+    Raises:
+        BadParameter: no such tier, rule, number of seeds or knob.
+    """
+    unknown = [knob for knob in power if knob not in SWEEPS]
+    if unknown:
+        raise BadParameter("no such knob", needed=", ".join(SWEEPS), found=", ".join(unknown))
+    if seeds is None:
+        seeds = HELD_OUT_DRAWS if heldout else len(CI_SEEDS)
+    if not 1 <= seeds <= len(DEVELOPMENT_SEEDS) or not tiers:
+        raise BadParameter(
+            "no such suite",
+            needed=f"1 to {len(DEVELOPMENT_SEEDS)} seeds, one tier or more",
+            found=f"{seeds} seeds, tiers {list(tiers)}",
+        )
+    suite = (
+        held_out_suite(heldout, tiers=tiers, draws=seeds)
+        if heldout
+        else development(seeds=DEVELOPMENT_SEEDS[:seeds], tiers=tiers)
+    )
+    chosen = rules_of(rules, tiers) | dict(more or {})
+    with _told(progress) as tell:
+        scored = answers(chosen, _telling(suite, tell), tiers=_asked(chosen, rules, tiers))
+        return Scorecard(scored, {knob: _power(knob, chosen, seeds, tell) for knob in power})
+
+
+def _asked(chosen: Mapping[str, Rule], rules: Sequence[str], tiers: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return the tiers of those rules that are not asked about all tiers."""
+    if "field" not in rules or 0 not in tiers:
+        return {}
+    return {name: (0,) for name in chosen if name in FIELD_RULES}
+
+
+def _telling(suite: Suite, tell: Callable[[str], None]) -> Iterator[tuple[Case, Truth]]:
+    for number, (case, truth) in enumerate(suite, start=1):
+        tell(f"case {number}: tier {case.tier}, {case.name} ({case.twin or 'trained'})")
+        yield case, truth
+
+
+def _power(knob: str, rules: Mapping[str, Rule], seeds: int, tell: Callable[[str], None]) -> Curve:
+    tell(f"power against {knob}")
+    return power_curve(rules, knob, seeds=DEVELOPMENT_SEEDS[:seeds])
+
+
+@contextmanager
+def _told(show: bool | None) -> Iterator[Callable[[str], None]]:
+    is_shown = sys.stderr.isatty() if show is None else show
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console(err=True), disable=not is_shown) as bar:
+        task = bar.add_task("plantbench")
+
+        def tell(what: str) -> None:
+            bar.update(task, description=what)
+
+        yield tell

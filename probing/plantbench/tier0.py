@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from probing.contracts.edited_model import Instrument, Place
 from probing.errors import PlantFailed, unknown_name
 from probing.plantbench import tier0_codes as codes
-from probing.plantbench import tier0_reads as reads
 from probing.plantbench import tier0_wider as wider
 from probing.plantbench.case import Case, Cell, CellTruth, Certificate, Truth, Values, joints_of
 from probing.plantbench.certifying import USED, certify, check_intention, probe_accuracy, truth_of
@@ -49,21 +48,21 @@ CASES: Mapping[int, Spec] = MappingProxyType(
         3: Spec("high_norm", codes.high_norm),
         4: Spec("unequal_length", codes.unequal_length),
         5: Spec("correlated", codes.correlated),
-        6: Spec("cancelled", reads.cancelled),
-        7: Spec("opposed", reads.opposed),
+        6: Spec("cancelled", codes.cancelled),
+        7: Spec("opposed", codes.opposed),
         8: Spec("weak", codes.weak),
         9: Spec("distributed", codes.distributed),
-        10: Spec("product", reads.product),
-        11: Spec("redundant", reads.redundant),
-        12: Spec("self_repair", reads.self_repair),
-        13: Spec("dormant", reads.dormant),
-        16: Spec("interaction", reads.interaction),
-        17: Spec("stratum_code", reads.stratum_code),
+        10: Spec("product", codes.product),
+        11: Spec("redundant", codes.redundant),
+        12: Spec("self_repair", codes.self_repair),
+        13: Spec("dormant", codes.dormant),
+        16: Spec("interaction", codes.interaction),
+        17: Spec("stratum_code", codes.stratum_code),
         18: Spec("five_classes", codes.five_classes),
         19: Spec("continuous", codes.continuous),
         20: Spec("rare", codes.rare),
         21: Spec("identity_label", codes.identity_label),
-        22: Spec("dose_trap", reads.dose_trap),
+        22: Spec("dose_trap", codes.dose_trap),
         23: Spec("four_classes", wider.many_classes(0, zipf=False), wider.fewer_rows),
         24: Spec("four_zipf_classes", wider.many_classes(0, zipf=True), wider.fewer_rows),
         25: Spec("six_classes", wider.many_classes(1, zipf=False), wider.fewer_rows),

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probing.plantbench.case import zipf_shares
 from probing.plantbench.certifying import USED
-from probing.plantbench.grouping import zipf_shares
 from probing.plantbench.knobs import Knobs
 from probing.plantbench.plants import (
     FIRST,
@@ -28,8 +28,7 @@ from probing.plantbench.plants import (
     in_slot,
     slot_read,
 )
-from probing.plantbench.tier0_codes import of_classes, plain
-from probing.plantbench.tier0_reads import opposed
+from probing.plantbench.tier0_codes import of_classes, opposed, plain
 
 B = FIRST
 MARGIN = 5e-4  # effects above ε are planted that much larger than they are called, others that much smaller

@@ -9,7 +9,7 @@ import numpy as np
 
 from probing.errors import BadParameter, unknown_name
 from probing.plantbench import tier1_plants as plants
-from probing.plantbench.circuit import LAYERS, Circuit, Floats
+from probing.plantbench.compiling import LAYERS, Circuit, Floats
 from probing.plantbench.prompts import POSITIONS, Language, Lexicon
 from probing.plantbench.tier1_draft import GATE, MOVE, Draft
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from probing.plantbench.circuit import HEAD_WIDTH, WIDTH, Circuit, Floats, Head, Unit
+from probing.plantbench.compiling import HEAD_WIDTH, WIDTH, Circuit, Floats, Head, Unit
 from probing.plantbench.prompts import Language
 from probing.seeds import generator
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from probing.plantbench.circuit import Floats
+from probing.plantbench.compiling import Floats
 from probing.plantbench.tier1_draft import IDENTITY, READ, Draft
 from probing.seeds import generator
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.contracts.edited_model import Place
-from probing.plantbench.grouping import groups_of
+from probing.plantbench.case import groups_of
 from probing.plantbench.knobs import Knobs
 from probing.plantbench.plants import CONST, FIRST, SITE, A, C, Latents, Plant, Values
 from probing.seeds import generator

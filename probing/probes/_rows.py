@@ -2,17 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 from probing.contracts.row_blocks import RowBlocks
 from probing.models.cpu_speed.packing import can_pack, packed, product
-from probing.probes._standardise import standardise_rounded
+
+_BLOCK = 8192
+_ROWS_IN_CACHE = 1024
+
+
+def row_blocks(X: NDArray[Any] | RowBlocks) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the number of the first row and `(n, D)` raw states, block by block in order."""
+    if isinstance(X, RowBlocks):
+        yield from X.blocks()
+        return
+    for low in range(0, len(X), _BLOCK):
+        yield low, X[low : low + _BLOCK]
+
+
+def moments(X: NDArray[Any] | RowBlocks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and scale `(D,)` of the columns of `(N, D)`, in float64, a block of rows at a time.
+
+    A column is constant if its variance is at most 1e-12 of its mean square; its scale is 1, so that it
+    becomes 0 and not noise blown up. The second pass is around the mean, so large offsets cost no digits.
+
+    Raises:
+        ValueError: streamed rows that are not finite.
+    """
+    n = len(X)
+    total = np.zeros(X.shape[1])
+    for _, block in row_blocks(X):
+        total += block.sum(0, dtype=np.float64)
+    if not np.isfinite(total).all():
+        raise ValueError("Input X contains NaN or infinity.")
+    mean = total / n
+    squares = np.zeros_like(mean)
+    for _, raw in row_blocks(X):
+        block = raw.astype(np.float64)
+        block -= mean
+        squares += np.einsum("nd,nd->d", block, block)
+    return mean, scale_of(squares / n, mean)[0]
+
+
+def scale_of(variance: NDArray[np.float64], mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return scales `(D,)`, and which columns are constant: a variance of at most 1e-12 of the mean square is
+    rounding.
+    """
+    constant = variance <= 1e-12 * (variance + mean**2)
+    return np.sqrt(np.where(constant, 1.0, variance)), constant
+
+
+def standardise(X: NDArray[Any], mean: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return `(X - mean) / scale` as float32, subtracted in float64 so that a large offset costs no digits."""
+    out = np.empty(X.shape, np.float32)
+    for low in range(0, len(X), _BLOCK):
+        block = X[low : low + _BLOCK].astype(np.float64)
+        block -= mean
+        block /= scale
+        out[low : low + _BLOCK] = block
+    return out
+
+
+def rounded(part: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return means or scales that float32 can hold."""
+    return part.astype(np.float32).astype(np.float64)
+
+
+def standardise_rounded(
+    X: NDArray[np.float32], mean: NDArray[np.float64], scale: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Standardise by `rounded` means and scales, all in float32 at a quarter of the time.
+
+    A mean that float32 holds is subtracted from float32 states without loss of digits.
+    """
+    out = np.empty(X.shape, np.float32)
+    X, centre, spread = X.astype(np.float32, copy=False), mean.astype(np.float32), scale.astype(np.float32)
+    for low in range(0, len(X), _ROWS_IN_CACHE):
+        block = np.subtract(X[low : low + _ROWS_IN_CACHE], centre, out=out[low : low + _ROWS_IN_CACHE])
+        block /= spread
+    return out
+
+
+Matrix = NDArray[np.float64]
+_ROWS_AT_ONCE = 1024  # so that a block stays in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedMoments:
+    """Sums over N rows of D columns and over M targets that closed forms need; nothing grows with N. All float64.
+
+    Sums are taken around the mean c of the first block and moved to the mean μ at the end. That costs few digits,
+    whatever the offset and the order: if the first block holds a share f of the rows, (μ - c)² is at most (1 - f)/f
+    variances in every direction, so that log10(1/f) digits go. (The store's own moments are around 0 and keep 10
+    digits of states with a mean of 1000 standard deviations; so fits do not take them, kept or not.)
+
+    Attributes:
+        count: N.
+        mean: `(D,)`.
+        centred: `(D, D)` sum of (x - μ)(x - μ)ᵀ, 0 where a column is constant.
+        with_targets: `(D, M)` sum of (x - μ)(y - ȳ)ᵀ, likewise.
+        scale: `(D,)`, by the rule of `_standardise.moments`.
+    """
+
+    count: int
+    mean: Matrix
+    centred: Matrix
+    with_targets: Matrix
+    scale: Matrix
+
+    @classmethod
+    def of(cls, X: NDArray[Any] | RowBlocks, targets: Sequence[NDArray[Any]] = ()) -> Self:
+        """Read `(N, D)` rows once, block by block, beside M targets `(N,)`.
+
+        Raises:
+            ValueError: rows that are not finite.
+        """
+        n, width = X.shape
+        Y = np.empty((n, len(targets)))
+        for m, y in enumerate(targets):
+            Y[:, m] = y - np.mean(y, dtype=np.float64)
+        centre, total, products = np.zeros(width), np.zeros(width), np.zeros((width, len(targets)))
+        cross = np.zeros((width, width), order="F")  # its upper half
+        for low, block in _finite_blocks(X):
+            centre = centre if low else block.mean(0)
+            block -= centre
+            total += block.sum(0)
+            cross = dsyrk(1.0, block.T, beta=1.0, c=cross, overwrite_c=True)  # half the work, and nothing copied
+            products += block.T @ Y[low : low + len(block)]
+        mean, upper = centre + total / n, np.triu(cross)
+        upper -= np.outer(total / n, total)
+        centred = np.triu(upper) + np.triu(upper, 1).T
+        products -= np.outer(total / n, Y.sum(0))
+        scale, constant = scale_of(np.diagonal(centred) / n, mean)
+        centred[constant], centred[:, constant], products[constant] = 0.0, 0.0, 0.0
+        return cls(n, mean, centred, products, scale)
+
+    @cached_property
+    def correlations(self) -> Matrix:
+        """Mean of z zᵀ over standardised rows z, `(D, D)`."""
+        return self.centred / (self.count * np.outer(self.scale, self.scale))
+
+    @cached_property
+    def products(self) -> Matrix:
+        """Mean of z (y - ȳ)ᵀ over standardised rows z, `(D, M)`."""
+        return self.with_targets / (self.count * self.scale[:, None])
+
+
+def _finite_blocks(X: NDArray[Any] | RowBlocks) -> Iterator[tuple[int, Matrix]]:
+    """Yield the number of the first row and a float64 copy `(n, D)`, block by block."""
+    for low, states in row_blocks(X):
+        if not np.isfinite(states).all():
+            raise ValueError("Input X contains NaN or infinity.")
+        for start in range(0, len(states), _ROWS_AT_ONCE):
+            yield low + start, np.array(states[start : start + _ROWS_AT_ONCE], dtype=np.float64, order="C")
+
 
 _PACK = 2048
 _MANY, _SOME, _ROWS_A_FEATURE = 8192, 4096, 16

@@ -20,9 +20,8 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.probes._estimator import FLOATS, ClassifierProbe, RegressorProbe, same_for_every_seed
-from probing.probes._rows import HeldRows
+from probing.probes._rows import HeldRows, moments, standardise
 from probing.probes._softmax import Stop, solve
-from probing.probes._standardise import moments, standardise
 
 _WORD = r"\w+|[^\w\s]"
 _ITERATIONS = 300

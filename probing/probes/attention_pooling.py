@@ -15,7 +15,7 @@ from probing.errors import BadParameter
 from probing.labels import Pieces
 from probing.probes._descent import dev_codes, held_out_rows, require_scored
 from probing.probes._estimator import ClassifierProbe
-from probing.probes._standardise import moments, standardise
+from probing.probes._rows import moments, standardise
 from probing.seeds import child_seed
 
 _SMALLEST_BATCH, _STEPS_AN_EPOCH = 16, 50

@@ -15,7 +15,7 @@ from probing.labels import Pairs, Reading
 from probing.probes._descent import Recipe, descend
 from probing.probes._estimator import ClassifierProbe
 from probing.probes._pair_batches import Batch, Sentences, check_choices, check_reading, halves, held_out
-from probing.probes._standardise import moments, standardise
+from probing.probes._rows import moments, standardise
 from probing.seeds import generator
 
 _BLOCK = 1 << 16

@@ -14,7 +14,7 @@ from torch import Tensor
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix, same_for_every_seed
-from probing.probes._standardise import moments, standardise
+from probing.probes._rows import moments, standardise
 
 _QUERIES, _ROWS = 1024, 8192
 _KEPT_SEARCHES = 4

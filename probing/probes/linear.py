@@ -15,9 +15,8 @@ from probing.contracts.row_blocks import RowBlocks
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, checked_matrix, same_for_every_seed
 from probing.probes._low_rank import solve_low_rank
-from probing.probes._rows import HeldRows, Rows, StreamedRows
+from probing.probes._rows import HeldRows, Rows, StreamedRows, moments, rounded, standardise, standardise_rounded
 from probing.probes._softmax import Solution, Stop, solve
-from probing.probes._standardise import moments, rounded, standardise, standardise_rounded
 
 _FEW_ELEMENTS = 2**18
 

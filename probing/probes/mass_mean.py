@@ -11,9 +11,9 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import log_softmax
 
 from probing.errors import BadParameter, unknown_name
-from probing.probes._calibration import calibrate, calibrate_temperature
+from probing.probes._descent import calibrate, calibrate_temperature
 from probing.probes._estimator import ClassifierProbe, checked_matrix, same_for_every_seed
-from probing.probes._standardise import StreamedMoments, moments, standardise
+from probing.probes._rows import StreamedMoments, moments, standardise
 
 Matrix = NDArray[np.float64]
 _BLOCK = 8192

@@ -17,8 +17,8 @@ from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.probes._descent import dev_codes, held_out_rows, require_scored
 from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix
+from probing.probes._rows import moments, standardise
 from probing.probes._stacked_networks import Data, FittedNetwork, Recipe, train
-from probing.probes._standardise import moments, standardise
 
 
 class _MLP(Probe):

@@ -12,7 +12,7 @@ from scipy.linalg import eigh
 from probing.contracts.row_blocks import RowBlocks
 from probing.errors import BadParameter
 from probing.probes._estimator import RegressorProbe, checked_matrix, same_for_every_seed
-from probing.probes._standardise import StreamedMoments, standardise
+from probing.probes._rows import StreamedMoments, standardise
 
 
 class RidgeProbe(RegressorProbe):

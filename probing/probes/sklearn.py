@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, RegressorProbe
-from probing.probes._standardise import moments, standardise
+from probing.probes._rows import moments, standardise
 
 
 class SklearnProbe(ClassifierProbe):

@@ -13,11 +13,9 @@ from scipy.special import log_softmax
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix, same_for_every_seed
-from probing.probes._rows import HeldRows
+from probing.probes._rows import HeldRows, StreamedMoments, standardise
 from probing.probes._softmax import Stop, solve
-from probing.probes._sparse_objectives import Fit, LogLoss, Matrix, Objective, SquaredLoss
-from probing.probes._sparse_selection import along, forward, lasso_order
-from probing.probes._standardise import StreamedMoments, standardise
+from probing.probes._sparse_objectives import Fit, LogLoss, Matrix, Objective, SquaredLoss, along, forward, lasso_order
 
 _FEW_ELEMENTS = 2**21
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from probing.probes._by_key import KeyedMean, KeyedVote
+from probing.probes._each_label import KeyedMean, KeyedVote
 
 
 class WordTypeProbe(KeyedVote):

@@ -18,9 +18,8 @@ from matplotlib.figure import Figure
 
 from probing.files.whole_files import write_atomically
 from probing.reporting.analyses import analysis_panels
-from probing.reporting.curves import Curve, Panel, Point, loss_panel, score_panels
+from probing.reporting.curves import Curve, Panel, Point, loss_panel, score_panels, use_panels, uses
 from probing.reporting.task_results import TaskResults, by_task, distinct
-from probing.reporting.use_curves import use_panels, uses
 from probing.results.analysis import AnalysisResult
 from probing.results.probe import ProbeResult
 from probing.verdicts.use_run import UseRun

@@ -6,12 +6,12 @@ import base64
 import hashlib
 from collections.abc import Sequence
 
+from probing.reporting.curves import Use, uses
 from probing.reporting.findings import Finding, finding
 from probing.reporting.heat_map import HeatMap, maps_section
 from probing.reporting.markup import Markup, el, join
 from probing.reporting.sections import side_by_side, task_section
 from probing.reporting.task_results import TaskResults, by_task, model_of
-from probing.reporting.use_curves import Use, uses
 from probing.reporting.use_sections import USE_READING, use_section, use_sections
 from probing.reporting.wording import plural
 from probing.results.analysis import AnalysisResult

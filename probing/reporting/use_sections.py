@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from probing.reporting.chart import figure, mark
+from probing.reporting.curves import Use, use_panels
 from probing.reporting.markup import Markup, el, join, table
-from probing.reporting.use_curves import Use, use_panels
 from probing.reporting.use_words import (
     MARKS,
     SHORT,

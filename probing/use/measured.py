@@ -10,9 +10,9 @@ from scipy.special import ndtri, stdtr
 
 from probing.contracts.edited_model import Place
 from probing.results.use import EditEffect, UseCell
+from probing.use.effects import UseOptions
 from probing.use.inference import Effect, Estimate
 from probing.use.on_states import OnStates
-from probing.use.options import UseOptions
 
 
 @dataclass(eq=False)

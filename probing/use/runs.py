@@ -18,7 +18,7 @@ from probing.results.use import UseResult, read_use_results
 from probing.system.machine import with_typed_errors
 from probing.system.screen import steps_bar
 from probing.text.corpus import Corpus
-from probing.use.options import UseOptions
+from probing.use.effects import UseOptions
 from probing.use.running import measure_property
 from probing.use.subjects import Subjects
 from probing.verdicts.judging import judge

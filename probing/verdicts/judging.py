@@ -11,7 +11,8 @@ from pathlib import Path
 from probing.errors import InputError
 from probing.results.use import Decodability, EditEffect, UseCell, UseResult, read_use_results
 from probing.statistics.multiplicity import benjamini_hochberg
-from probing.verdicts.deciding import (
+from probing.verdicts.use_run import (
+    UseRun,
     bound_said,
     effect_said,
     together_said,
@@ -19,7 +20,6 @@ from probing.verdicts.deciding import (
     turning_used,
     undecided_said,
 )
-from probing.verdicts.use_run import UseRun
 from probing.verdicts.verdict import Criteria, Verdict, Word
 
 

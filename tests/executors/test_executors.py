@@ -213,7 +213,7 @@ import os, sys, time, weakref
 from multiprocessing import Pipe, get_context
 from multiprocessing.reduction import ForkingPickler
 from probing.system import stopping
-from probing.executors._serving import serve
+from probing.executors._units import serve
 from probing.system.child_processes import EndsWithParent
 from probing.contracts.executor import Outcome, Place, Worker
 

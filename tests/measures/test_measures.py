@@ -27,7 +27,7 @@ from probing import registry
 from probing.contracts.measure import Measure
 from probing.contracts.prediction import Prediction
 from probing.errors import BadParameter
-from probing.measures import _one_vs_rest as one_vs_rest_file
+from probing.measures import _rows as one_vs_rest_file
 from probing.measures import spearman as spearman_file
 from probing.measures.accuracy import Accuracy
 from probing.measures.auroc import AUROC

@@ -17,14 +17,12 @@ from probing.plantbench import tier1
 from probing.plantbench.built import cells_as_json, compiled, joints_as_json, of_training, truth_from_json
 from probing.plantbench.case import Cell, CellTruth, Joint, Truth
 from probing.plantbench.certifying import certified
-from probing.plantbench.circuit import basis
-from probing.plantbench.folder_reading import read_case, read_truth_file
-from probing.plantbench.folders import write_case
+from probing.plantbench.compiling import basis
+from probing.plantbench.folders import read_case, read_truth_file, write_case
 from probing.plantbench.planted_model import PlantedModel, PromptInstrument
 from probing.plantbench.prompts import Prompts
 from probing.plantbench.tier1_cases import CASES, FAMILIES, plant
-from probing.plantbench.tier2_models import Recipe
-from probing.plantbench.tier2_training import Trained, accuracy, trained
+from probing.plantbench.tier2_models import Recipe, Trained, accuracy, trained
 from probing.seeds import child_seed, generator
 from probing.text.corpus import Corpus
 from tests.conftest import ROOT

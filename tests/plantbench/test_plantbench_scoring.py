@@ -18,13 +18,21 @@ from probing.cli.commands import app
 from probing.contracts.edited_model import Place
 from probing.contracts.intervention import Intervention
 from probing.errors import BadParameter, TooFewGroups, UnknownName
-from probing.plantbench import baselines, running, tier0
+from probing.plantbench import baselines, scorecard, tier0
 from probing.plantbench.case import Answer, Case, Cell, CellTruth, Certificate, Said, Truth
 from probing.plantbench.knobs import Knobs, held_out_version
-from probing.plantbench.power import SWEEPS, power_curve, power_table
-from probing.plantbench.running import run
-from probing.plantbench.scorecard import Scorecard
-from probing.plantbench.scoring import Rule, Scored, answers, oracle_rule, rates, score
+from probing.plantbench.scorecard import Scorecard, run
+from probing.plantbench.scoring import (
+    SWEEPS,
+    Rule,
+    Scored,
+    answers,
+    oracle_rule,
+    power_curve,
+    power_table,
+    rates,
+    score,
+)
 from probing.plantbench.suite import Suite, development, held_out_suite, vectors
 from probing.use.interventions.inlp import Inlp
 from probing.use.interventions.leace import Leace
@@ -172,9 +180,11 @@ def test_bare_heldout_runs_what_the_documentation_says(monkeypatch: pytest.Monke
         asked.update(rules=list(rules), limited=dict(tiers))
         return {name: [] for name in rules}
 
-    monkeypatch.setattr(running, "held_out_suite", made)
-    monkeypatch.setattr(running, "answers", heard)
-    monkeypatch.setattr(running, "field_rules", lambda suite: {name: lambda case: {} for name in baselines.FIELD_RULES})
+    monkeypatch.setattr(scorecard, "held_out_suite", made)
+    monkeypatch.setattr(scorecard, "answers", heard)
+    monkeypatch.setattr(
+        scorecard, "field_rules", lambda suite: {name: lambda case: {} for name in baselines.FIELD_RULES}
+    )
     result = CliRunner().invoke(app, ["plantbench", "--heldout", "--quiet"])
     assert result.exit_code == 0, result.output
     whole = asked["suite"]

@@ -11,9 +11,8 @@ import torch
 
 from probing.contracts.edited_model import Place
 from probing.plantbench import tier0
-from probing.plantbench.case import Case, Joint, Truth
+from probing.plantbench.case import Case, Joint, Truth, effective, groups_of, zipf_shares
 from probing.plantbench.certifying import certify
-from probing.plantbench.grouping import effective, groups_of, zipf_shares
 from probing.plantbench.knobs import CI_SEEDS, Knobs, held_out
 from probing.plantbench.plants import flipped
 from probing.plantbench.tier0 import CASES

@@ -8,7 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from probing.errors import BadParameter
 from probing.probes import k_nearest
-from probing.probes._standardise import moments, standardise
+from probing.probes._rows import moments, standardise
 from probing.probes.k_nearest import KNearestProbe, KNearestRegressorProbe, Neighbours
 
 

@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from probing import registry
 from probing.errors import BadParameter, DegenerateDesign, UnsupportedFormat
 from probing.probes._loading import load_probe
-from probing.probes._standardise import moments
+from probing.probes._rows import moments
 from probing.probes.linear import LinearProbe
 from probing.probes.mlp import MLPProbe, MLPRegressorProbe
 from probing.probes.prior import MeanProbe, PriorProbe

@@ -15,8 +15,8 @@ from probing.errors import BadParameter
 from probing.models.cpu_speed.packing import can_pack
 from probing.probes import _rows, _softmax_parts, _softmax_start
 from probing.probes._low_rank import solve_low_rank
+from probing.probes._rows import moments, rounded, standardise, standardise_rounded
 from probing.probes._softmax import Stop, solve
-from probing.probes._standardise import moments, rounded, standardise, standardise_rounded
 from probing.probes.linear import LinearProbe
 
 

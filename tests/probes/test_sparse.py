@@ -8,9 +8,8 @@ from sklearn.linear_model import Lasso, LogisticRegression, OrthogonalMatchingPu
 
 from probing.errors import BadParameter, DegenerateDesign
 from probing.probes._loading import load_probe
-from probing.probes._sparse_objectives import Fit, LogLoss, SquaredLoss
-from probing.probes._sparse_selection import lasso_order
-from probing.probes._standardise import StreamedMoments, moments, standardise
+from probing.probes._rows import StreamedMoments, moments, standardise
+from probing.probes._sparse_objectives import Fit, LogLoss, SquaredLoss, lasso_order
 from probing.probes.linear import LinearProbe
 from probing.probes.sparse import SparseProbe, SparseRegressorProbe
 
@@ -149,7 +148,7 @@ def test_the_lasso_solutions_meet_their_optimality_conditions():
     """At α a coordinate that is out has a slope of norm at most α, one that is in has exactly α (Yuan & Lin 2006)."""
     import torch
 
-    from probing.probes._sparse_selection import _minimised, start_of
+    from probing.probes._sparse_objectives import _minimised, start_of
 
     X, y = planted(n=800, width=150)
     rows = standardise(X, *moments(X))

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from probing.contracts.row_blocks import RowBlocks
 from probing.errors import BadParameter
-from probing.probes._standardise import StreamedMoments
+from probing.probes._rows import StreamedMoments
 from probing.probes.linear import LinearProbe
 from probing.probes.ridge import RidgeProbe
 from probing.states.store import Store

@@ -23,7 +23,7 @@ from probing.states.extraction import extract
 from probing.use.behaviours.next_token import NextToken
 from probing.use.behaviours.readout import FinalStates
 from probing.use.edited_models.text import TextInstrument
-from probing.use.options import UseOptions
+from probing.use.effects import UseOptions
 from probing.use.patching.prompt_pairs import PromptPairs
 from tests.samples.tiny_models import build, byte_tokenizer
 

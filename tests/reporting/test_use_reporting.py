@@ -18,9 +18,9 @@ from rich.console import Console
 from probing import reporting
 from probing.errors import ConfigError, InputError
 from probing.reporting import chart, html
+from probing.reporting.curves import use_panels, uses
 from probing.reporting.figures import save_use_curves
 from probing.reporting.references import keys_of
-from probing.reporting.use_curves import use_panels, uses
 from probing.reporting.use_words import MARKS, SHORT, flags_said, use_bibtex, use_names, use_paragraph
 from probing.results.patching import read_patching, write_patching
 from probing.results.probe import json_lines

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from probing.states.importing.foreign.job import ChildJob
-from probing.states.importing.foreign.limits import limit_open_files, limit_resources
+from probing.states.importing.foreign.job import ChildJob, limit_open_files, limit_resources
 from probing.states.importing.foreign.protocol import Sender
 
 

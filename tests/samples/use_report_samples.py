@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 
 from probing.results.use import UseCell, UseResult
-from probing.use.options import UseOptions
+from probing.use.effects import UseOptions
 from probing.use.running import measure_property
 from probing.verdicts.judging import judge
 from probing.verdicts.use_run import UseRun

@@ -20,15 +20,12 @@ import pytest
 from safetensors.numpy import save
 
 from probing.errors import UntrustedFile
-from probing.states.importing.foreign.job import ChildJob
+from probing.states.importing.foreign.job import ChildJob, Limits
 from probing.states.importing.foreign.json_lines import read_neurox_json
-from probing.states.importing.foreign.limits import Limits
-from probing.states.importing.foreign.npy import read_npy
-from probing.states.importing.foreign.process import CHILD, hand_over
+from probing.states.importing.foreign.npy import read_npy, read_safetensors
+from probing.states.importing.foreign.process import CHILD, Spool, hand_over
 from probing.states.importing.foreign.protocol import Frame, Sender, frames
-from probing.states.importing.foreign.safetensors_file import read_safetensors
 from probing.states.importing.foreign.sources import open_source
-from probing.states.importing.foreign.spool import Spool
 from tests.conftest import ROOT
 from tests.samples import hostile_hdf5 as hostile
 from tests.samples import store_samples as sample

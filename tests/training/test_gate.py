@@ -20,8 +20,8 @@ from probing.results.use import Decodability
 from probing.use.decoding import LEVEL, LINEAR, MLP, Decoded, Reading, decoded, mlp_predictions, reading
 from probing.use.discriminant import Prediction, linear_predictions
 from probing.use.edited_models.arrays import ArrayInstrument
+from probing.use.effects import UseOptions
 from probing.use.experiment import FOLDS, Experiment, plan
-from probing.use.options import UseOptions
 from probing.use.running import Property, measure_property
 from probing.verdicts.judging import judge, untested
 from probing.verdicts.verdict import Verdict, Word

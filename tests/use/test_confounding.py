@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from probing.contracts.edited_model import Place
 from probing.results.use import UseResult
 from probing.use.edited_models.arrays import ArrayInstrument
-from probing.use.options import UseOptions
+from probing.use.effects import UseOptions
 from probing.use.running import Property, measure_property
 from probing.verdicts.judging import judge
 from probing.verdicts.verdict import Word

@@ -16,7 +16,7 @@ from probing.errors import EditFailed
 from probing.reporting.use_words import doubts_of
 from probing.results.use import UseCell, UseResult
 from probing.use import running
-from probing.use.options import UseOptions
+from probing.use.effects import UseOptions
 from probing.use.running import measure_property
 from probing.use.swapping import swapped
 from probing.use.tally import spared

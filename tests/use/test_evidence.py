@@ -38,10 +38,9 @@ from probing.use.directions import (
 )
 from probing.use.directions.exporting import gguf_bytes
 from probing.use.directions.files import KEY
-from probing.use.effects import Bench
+from probing.use.effects import Bench, UseOptions
 from probing.use.interventions.class_mean import ClassMean
 from probing.use.interventions.leace import Leace
-from probing.use.options import UseOptions
 from probing.use.running import Property, measure_property
 from probing.verdicts.judging import judge
 from probing.verdicts.verdict import Verdict, Word

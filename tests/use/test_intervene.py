@@ -22,7 +22,7 @@ from probing.reporting import print_verdicts
 from probing.reporting.wording import decimal
 from probing.use.cells import labelled_corpus, rare_classes, without
 from probing.use.directions import read_evidence
-from probing.use.options import UseOptions
+from probing.use.effects import UseOptions
 from probing.verdicts.judging import judge, read_use_run
 from probing.verdicts.use_run import UseRun
 from probing.verdicts.verdict import Word

@@ -21,8 +21,7 @@ from probing.states.extraction.replaying import Replay
 from probing.text.corpus import Corpus
 from probing.use.behaviours.next_token import NextToken
 from probing.use.behaviours.readout import FinalStates
-from probing.use.edited_models._rows import _spread
-from probing.use.edited_models._sequences import cut_by_length
+from probing.use.edited_models._rows import _spread, cut_by_length
 from probing.use.edited_models.text import TextInstrument
 from tests.models.test_suffix_replay import read
 from tests.samples.tiny_models import byte_tokenizer, corpus_of, wordpiece_tokenizer

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from probing.contracts.edited_model import Place
 from probing.results.use import UseResult
-from probing.use.effects import Bench
+from probing.use.effects import Bench, UseOptions
 from probing.use.inference import Effect, effect
 from probing.use.nulls import null_error, permuted
-from probing.use.options import UseOptions
 from probing.use.running import Property, measure_property
 from probing.use.swapping import interchanged, swapped
 from probing.verdicts.judging import judge

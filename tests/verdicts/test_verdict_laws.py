@@ -16,15 +16,14 @@ from torch import Tensor
 from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, DegenerateDesign
 from probing.plantbench import tier0
-from probing.plantbench.protocol import Protocol
+from probing.plantbench.baselines import Protocol
 from probing.reporting import html
 from probing.reporting.use_words import SHORT
 from probing.results.use import UseResult
 from probing.use.cells import RowWeights
 from probing.use.contrasts import Sides
 from probing.use.edited_models.arrays import ArrayInstrument
-from probing.use.effects import Bench
-from probing.use.options import UseOptions
+from probing.use.effects import Bench, UseOptions
 from probing.use.pairing import allotted, exchanges
 from probing.use.running import Property, measure_property
 from probing.use.strata import Shares

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from probing.errors import UnsupportedModel
 from probing.models.cpu_speed.lanes import keeps_state
-from probing.models.discovery.blocks import find_blocks, find_embedding, find_final_norm
-from probing.models.discovery.layout import Layout, copier
+from probing.models.discovery.blocks import find_blocks, find_embedding, find_final_norm, find_sublayers
 from probing.models.discovery.parts import (
     Side,
     Sides,
@@ -26,8 +25,7 @@ from probing.models.discovery.parts import (
     refusing,
     text_config,
 )
-from probing.models.discovery.sublayers import find_sublayers
-from probing.models.discovery.tracing import ModuleCall, is_close, trace_calls
+from probing.models.discovery.tracing import Layout, ModuleCall, copier, is_close, trace_calls
 from probing.models.reading.hooked import HookedModule
 from probing.models.reading.inputs import decoder_inputs, read_alone
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from probing.errors import UnknownSite, UnsupportedModel, unknown_name
 from probing.models.cpu_speed.packing import bound_kernel_caches
-from probing.models.discovery.layout import Layout
-from probing.models.discovery.tracing import first_tensor, given_state
+from probing.models.discovery.tracing import Layout, first_tensor, given_state
 from probing.models.site import Site
 
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from probing.errors import EditFailed, ProbingError, ReplayUnavailable, UnsupportedModel
 from probing.models.adapters.huggingface import HuggingFaceTrunk
 from probing.models.batching import PaddedBatch
-from probing.models.discovery.layout import Layout
 from probing.models.discovery.parts import head_kind
-from probing.models.discovery.tracing import given_state, with_first, with_state
+from probing.models.discovery.tracing import Layout, given_state, with_first, with_state
 from probing.models.reading.hooked import HookedModule
 from probing.models.site import Site
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from probing.models.adapters.huggingface import HuggingFaceTrunk
-from probing.models.discovery.layout import broken_link, repeated_block
 from probing.models.discovery.parts import refusing
+from probing.models.discovery.tracing import broken_link, repeated_block
 from probing.models.reading.hooked import HookedModule
 from probing.text.alignment import Encoded
 

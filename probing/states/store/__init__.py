@@ -1,11 +1,11 @@
 """The activation store: states computed once, in immutable HDF5 shards, each valid by its commit record."""
 
 from probing.states.store.content import ShardContent, narrow
+from probing.states.store.export import list_stores, store_info
 from probing.states.store.file_ops import FileOps
 from probing.states.store.format import ITEM_BYTES, STATE_TYPES
 from probing.states.store.maintenance import collect, garbage, merge, remove, repair
 from probing.states.store.reader import RowTable, Store
-from probing.states.store.summary import list_stores, store_info
 from probing.states.store.writer import StoreWriter
 
 __all__ = [

@@ -21,10 +21,9 @@ from probing.results.use import UseResult
 from probing.use.contrasts import ClassMeans, Slopes, contrast
 from probing.use.directions.files import write_evidence
 from probing.use.directions.record import CONVENTION, OPERATIONS, Evidence, Header, Kind, Stated
-from probing.use.effects import Bench
+from probing.use.effects import Bench, UseOptions
 from probing.use.experiment import Experiment
 from probing.use.interventions.leace import Leace
-from probing.use.options import UseOptions
 from probing.use.subjects import Subjects
 from probing.verdicts.use_run import UseRun
 from probing.verdicts.verdict import Verdict

@@ -15,10 +15,9 @@ from probing.contracts.behaviour import Outputs
 from probing.contracts.edited_model import Place, expect_equal
 from probing.errors import EditFailed
 from probing.models.site import Site
-from probing.use.edited_models._hooks import depth
 from probing.use.edited_models._reading import Pieces, block_input
-from probing.use.edited_models._running import Runner
-from probing.use.edited_models._sequences import Batch
+from probing.use.edited_models._rows import Batch
+from probing.use.edited_models._running import Runner, depth
 
 Ints = NDArray[np.int64]
 Shift = Callable[[str, Ints, Mapping[str, Tensor], Batch], Tensor]

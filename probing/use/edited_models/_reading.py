@@ -19,8 +19,7 @@ from probing.errors import NonFiniteStates, ProvenanceMismatch
 from probing.models.site import Site
 from probing.results.use import Answers, visible
 from probing.states.extraction.replaying import Replay
-from probing.use.edited_models._rows import TextRows
-from probing.use.edited_models._sequences import Flat, Sequences
+from probing.use.edited_models._rows import Flat, Sequences, TextRows
 
 Ints = NDArray[np.int64]
 

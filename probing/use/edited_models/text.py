@@ -20,11 +20,17 @@ from probing.results.use import Answers
 from probing.states.extraction.replaying import Replay
 from probing.text.corpus import Corpus
 from probing.use.edited_models._checks import ROWS, check_all, checksum
-from probing.use.edited_models._hooks import editable_sites
 from probing.use.edited_models._reading import Pieces, TwinWatch, block_input, read_pieces, read_states
-from probing.use.edited_models._rows import TextRows, rows_of_spans, rows_of_words
-from probing.use.edited_models._running import Exchanges, Runner
-from probing.use.edited_models._sequences import MAX_BYTES, Batch, Sequences, cut_by_length
+from probing.use.edited_models._rows import (
+    MAX_BYTES,
+    Batch,
+    Sequences,
+    TextRows,
+    cut_by_length,
+    rows_of_spans,
+    rows_of_words,
+)
+from probing.use.edited_models._running import Exchanges, Runner, editable_sites
 
 Ints = NDArray[np.int64]
 TOKENS_PER_BATCH = 2048

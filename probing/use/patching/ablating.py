@@ -13,8 +13,8 @@ from torch import Tensor
 
 from probing.errors import BadParameter, ReplayUnavailable, unknown_name
 from probing.models.site import Site
-from probing.use.edited_models._hooks import changing
 from probing.use.edited_models._reading import block_input
+from probing.use.edited_models._running import changing
 from probing.use.edited_models.text import TextInstrument
 
 KINDS = ("heads", "attention", "mlps", "layers")

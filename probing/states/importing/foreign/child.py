@@ -11,14 +11,11 @@ from collections.abc import Callable, Sequence
 
 from probing.errors import ProbingError
 from probing.states.importing.foreign.hdf5 import Hdf5Source
-from probing.states.importing.foreign.job import ChildJob
+from probing.states.importing.foreign.job import ChildJob, Limits, limit_open_files, limit_resources
 from probing.states.importing.foreign.json_lines import read_neurox_json
-from probing.states.importing.foreign.limits import Limits, limit_open_files, limit_resources
-from probing.states.importing.foreign.npy import read_npy
+from probing.states.importing.foreign.npy import read_npy, read_safetensors, read_store
 from probing.states.importing.foreign.protocol import Sender
-from probing.states.importing.foreign.safetensors_file import read_safetensors
 from probing.states.importing.foreign.sources import SourceFile, open_source
-from probing.states.importing.foreign.stores import read_store
 
 _SPARE_FILES = 8
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from probing.files.strict_json import strict_json
-from probing.states.importing.foreign.limits import Limits
+from probing.states.importing.foreign.job import Limits
 from probing.states.importing.foreign.protocol import BLOCK_BYTES, Sender
 from probing.states.importing.foreign.sources import open_source
 from probing.states.store.audit import AuditLimits, audit, refuse

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.files.strict_json import strict_json
-from probing.states.importing.foreign.limits import Limits
+from probing.states.importing.foreign.job import Limits
 from probing.states.importing.foreign.protocol import Sender
 from probing.states.importing.foreign.sources import SourceFile
 from probing.states.store.audit import refuse
