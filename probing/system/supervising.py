@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn, Self
 
 from probing import errors
 from probing.errors import NotEnoughMemory
@@ -167,11 +167,34 @@ class Relay:
                 self.hidden += line
 
 
+class _Use(NamedTuple):
+    """What a process and its children have used of the machine, since each began."""
+
+    user: float  # clock ticks in the process's own code
+    system: float  # clock ticks in system calls
+    other: float  # page faults and bytes read or written
+
+    @classmethod
+    def of(cls, process: int) -> Self:
+        """Ask the system; zeros where it does not say."""
+        facts = _facts(process)
+        parts = [cls(float(facts[11]), float(facts[12]), _faults(facts) + _bytes(process))] if facts else []
+        parts += [cls.of(other) for other in _children(process)]
+        return cls(*(sum(values) for values in zip((0.0, 0.0, 0.0), *parts, strict=True)))
+
+    def is_stuck_since(self, before: Self) -> bool:
+        """Return whether nothing was done: no memory or file touched, and no time used but in system calls.
+
+        Libraries wait for memory that was refused, or ask for it again and again.
+        """
+        return self.other == before.other and self.user - before.user <= (self.system - before.system) / 2
+
+
 def _ended(child: int, limit: int, relay: Relay) -> int:
     """Return the status of the child once it has ended; -1 if it did nothing any more, near the limit, and was
     killed.
     """
-    pause, done, since = 0.005, -1.0, time.monotonic()
+    pause, before, since = 0.005, _Use.of(child), time.monotonic()
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         relay.pass_on(at_end=bool(ended))
@@ -179,21 +202,27 @@ def _ended(child: int, limit: int, relay: Relay) -> int:
             return status
         time.sleep(pause)
         pause = min(0.1, 1.5 * pause)
-        now = _processor_time(child)
-        if now != done or _address_space(child) < NEAR * limit:
-            done, since = now, time.monotonic()
+        if _address_space(child) < NEAR * limit:
+            before, since = _Use.of(child), time.monotonic()
         elif time.monotonic() - since > HANG_SECONDS:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            relay.pass_on(at_end=True)
-            return -1
+            now = _Use.of(child)
+            if now.is_stuck_since(before):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                relay.pass_on(at_end=True)
+                return -1
+            before, since = now, time.monotonic()
 
 
-def _processor_time(process: int) -> float:
-    """Return the clock ticks that a process and its children have used; 0 where the system does not say."""
-    facts = _facts(process)
-    own = sum(map(float, facts[11:15])) if facts else 0.0
-    return own + sum(_processor_time(other) for other in _children(process))
+def _faults(facts: list[Any]) -> float:
+    return float(facts[7]) + float(facts[9])
+
+
+def _bytes(process: int) -> float:
+    with suppress(OSError, ValueError):
+        lines = Path(f"/proc/{process}/io").read_text(encoding="ascii").splitlines()
+        return float(sum(int(line.split()[1]) for line in lines if line.startswith(("rchar", "wchar"))))
+    return 0.0
 
 
 def _children(process: int) -> list[int]:

@@ -209,3 +209,34 @@ def test_under_a_limit_that_suffices_all_is_as_without() -> None:
         without.stderr,
     )
     assert command("liist", prepare="ulimit -v 4000000").returncode == 2
+
+
+NEAR_THE_LIMIT = """
+import mmap, os, resource, sys, time
+from probing.system import supervising
+supervising.HANG_SECONDS = 0.5
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+def work():
+    held = mmap.mmap(-1, 850 << 20)  # address space that is never touched
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        {body}
+    sys.exit(0)
+supervising.supervised(work)
+"""
+BODIES = {
+    "waits": ("time.sleep(30)", "hung"),
+    "asks the system again and again": ("os.getrandom(100_000)", "hung"),
+    "computes": ("sum(range(10_000))", ""),
+    "reads": ("open('/proc/self/stat').read(); time.sleep(0.01)", ""),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("what", BODIES)
+def test_near_the_limit_of_memory_what_gets_nowhere_is_ended_and_what_works_is_not(what: str) -> None:
+    body, how = BODIES[what]
+    program = NEAR_THE_LIMIT.format(body=body)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == bool(how), done.stderr
+    assert ("under which the work hung" in done.stderr) == bool(how)
