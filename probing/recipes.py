@@ -83,14 +83,19 @@ def normalised(folder: str, spec: str) -> str:
     return _joined(name, [(key, value) for key, value in _in_order(member, _parsed(member, name, text))])
 
 
-def spec_of(obj: Any) -> str:
+def spec_of(obj: Any, *, without: str = "", called: str = "") -> str:
     """Return the recipe of an object: its registered name (else its class) and every parameter that is not the
     default.
+
+    Args:
+        obj: a member.
+        without: a parameter to leave out.
+        called: a name to use in place of the object's own; empty: its own.
     """
-    name = registry.member_name(type(obj))
+    name = called or registry.member_name(type(obj))
     if isinstance(obj, Task):
         return f"{name}:{obj.argument}" if obj.argument else name
-    given = [(key, value) for key, value, default in _values(obj) if repr(value) != repr(default)]
+    given = [(key, value) for key, value, default in _values(obj) if repr(value) != repr(default) and key != without]
     return _joined(name, given)
 
 

@@ -38,9 +38,7 @@ def finish_train(job: Any, quiet: bool, as_json: bool) -> None:
 
 
 def written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> Any:
-    """Return the results in a folder (only those of `tasks`, if given), without the tasks of which everything
-    failed.
-    """
+    """Return the results in a folder: all of them, or of `tasks` those that did not fail."""
     module = import_module("probing.training.results")
     path = folder / "results.jsonl"
     results = module.ProbeResults.read(folder) if path.is_file() else module.ProbeResults(())

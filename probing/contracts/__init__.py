@@ -11,23 +11,59 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from probing.contracts.analysis import Analysis
+    from probing.contracts.behaviour import Behaviour, Readout
     from probing.contracts.control import Control
+    from probing.contracts.edited_model import Instrument
+    from probing.contracts.executor import Executor, Worker
+    from probing.contracts.intervention import Edit, Intervention
     from probing.contracts.measure import Measure
     from probing.contracts.prediction import Prediction
     from probing.contracts.probe import Probe
     from probing.contracts.reader import CorpusReader
+    from probing.contracts.row_blocks import RowBlocks
+    from probing.contracts.state_control import StateControl, StateSource
     from probing.contracts.task import Task
 
 _HOMES = {
+    "Analysis": "analysis",
+    "Behaviour": "behaviour",
     "Control": "control",
     "CorpusReader": "reader",
+    "Edit": "intervention",
+    "Executor": "executor",
+    "Instrument": "edited_model",
+    "Intervention": "intervention",
     "Measure": "measure",
     "Prediction": "prediction",
     "Probe": "probe",
+    "Readout": "behaviour",
+    "RowBlocks": "row_blocks",
+    "StateControl": "state_control",
+    "StateSource": "state_control",
     "Task": "task",
+    "Worker": "executor",
 }
 
-__all__ = ["Control", "CorpusReader", "Measure", "Prediction", "Probe", "Task"]
+__all__ = [
+    "Analysis",
+    "Behaviour",
+    "Control",
+    "CorpusReader",
+    "Edit",
+    "Executor",
+    "Instrument",
+    "Intervention",
+    "Measure",
+    "Prediction",
+    "Probe",
+    "Readout",
+    "RowBlocks",
+    "StateControl",
+    "StateSource",
+    "Task",
+    "Worker",
+]
 
 
 def __getattr__(name: str) -> Any:

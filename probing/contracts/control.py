@@ -16,16 +16,21 @@ class Control(ABC):
     Class attributes:
         is_selectivity: False: a chance check, never called selectivity.
         levels: levels of tasks it serves.
-        answers: the objection that it answers, as one says it.
+        answers: the objection that it answers, as a reader would put it.
+        draws: how many times labels are drawn; each draw is trained. A parameter of the same name overrides it.
     """
 
     is_selectivity: ClassVar[bool] = True
     levels: ClassVar[tuple[str, ...]] = ("word", "sentence")
     answers: ClassVar[str] = ""
+    draws: int = 1
 
     @abstractmethod
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Return the control labels of one draw, with `ceiling`, `seen` and `control` filled in.
+        """Return the labels of one draw: those of the task with another `y`.
+
+        Controls that draw by a key fill in `ceiling` and `seen`, too: what memory of every key would reach. `control`
+        may be left empty; then results call the control by its recipe.
 
         Raises:
             DegenerateDesign: no key to draw by, or fewer than two classes left.

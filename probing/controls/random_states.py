@@ -115,8 +115,8 @@ class RandomStates(StateSource):
 
 
 def vector_of(key: str, width: int, *, draw: int, seed: int) -> NDArray[np.float32]:
-    """Return `(width,)` standard Gaussian numbers that depend on key, seed and draw alone. A narrower vector is the
-    beginning of a wider.
+    """Return `(width,)` standard Gaussian numbers that depend on key, seed and draw alone. A shorter vector is a
+    prefix of a longer one.
     """
     text = f"random states\x1f{seed}\x1f{draw}\x1f{key}".encode()
     random = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(text).digest()[:16], "big")))

@@ -23,7 +23,7 @@ ROUNDS, PAUSE = 10, 0.3
 
 @contextmanager
 def reaped() -> Iterator[None]:
-    """Within the block, and when it ends, whatever is started here does not outlive this process (on Linux)."""
+    """On Linux, end every process that was started in the block when the block ends or this process dies."""
     token = secrets.token_hex(16)
     os.environ[MARK] = token
     watcher = None

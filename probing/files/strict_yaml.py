@@ -26,7 +26,7 @@ def strict_yaml(text: str) -> Any:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses aliases before anything is built, duplicate keys, and depth."""
+    """A safe YAML loader that refuses aliases, duplicate keys, deep nesting and overlong integers."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)

@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class SignedMeans:
-    """Means of signed changes by cell; of real values, slopes by stratum times a usual step.
+    """Mean signed change of each cell; for real values, the slope in each stratum times a typical step.
 
     A stratum weighs as its share of the rows; in it a pair of classes weighs as the product of their shares there, and
     both directions of a pair alike. The step of real values is the root mean square of the one that takes a row to the

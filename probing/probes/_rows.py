@@ -110,7 +110,7 @@ class StreamedMoments:
         mean: `(D,)`.
         centred: `(D, D)` sum of (x - μ)(x - μ)ᵀ, 0 where a column is constant.
         with_targets: `(D, M)` sum of (x - μ)(y - ȳ)ᵀ, likewise.
-        scale: `(D,)`, by the rule of `_standardise.moments`.
+        scale: `(D,)`, by the rule of `moments`.
     """
 
     count: int

@@ -165,8 +165,8 @@ class Problems:
 
 
 def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return probabilities `(M, K, n)`, and each row's own and total exponent; `own - log total` is its log
-    probability.
+    """Return probabilities `(M, K, n)`, each row's own logit less its largest, and the sum of the exponentials of
+    all its logits less the largest; `own - log total` is its log probability.
     """
     z = z - z.amax(1, keepdim=True)
     own = z.gather(1, y)

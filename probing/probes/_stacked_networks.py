@@ -49,7 +49,7 @@ class Networks:
     def start(
         cls, width: int, hidden: Sequence[int], outputs: Sequence[int], seed: int, *, low: bool, partial: bool = False
     ) -> Networks:
-        """Draw uniform weights ±1/√(fan in) from the seed: each network gets those it would have alone."""
+        """Draw weights and biases uniformly from ±1/√(fan in), for each network as if it were trained alone."""
         parameters = []
         for layer, (fan_in, fan_out) in enumerate(pairwise([width, *hidden, max(outputs)])):
             last = layer == len(hidden)

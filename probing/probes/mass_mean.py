@@ -172,7 +172,9 @@ def _ledoit_wolf(covariance: Matrix, fourth: float, n: int, size: float) -> floa
 
 
 def _solved(covariance: Matrix, right: Matrix) -> Matrix:
-    """Return `covariance⁻¹ right`; a little is added to the diagonal where it is singular in float64."""
+    """Return `covariance⁻¹ right` after adding 1e-9 of the mean variance to the diagonal, so that a singular matrix
+    can be solved.
+    """
     size = float(np.trace(covariance)) / len(covariance)
     covariance = covariance + max(size, 1e-12) * 1e-9 * np.eye(len(covariance))
     return np.asarray(cho_solve(cho_factor(covariance, lower=True), right))

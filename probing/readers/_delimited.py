@@ -357,9 +357,7 @@ def _is_doubtful(cells: Any) -> bool:
 
 
 def is_numbering(cells: Any) -> bool:
-    """Return whether a column counts its rows as the index of a pandas DataFrame does: whole numbers, none of them
-    twice.
-    """
+    """Return whether a column could be the index of a DataFrame: whole numbers, none of them twice."""
     pattern = re.compile(_INTEGER)
     values = cells.to_pylist()
     return all(value is not None and pattern.fullmatch(value) for value in values) and len(set(values)) == len(values)

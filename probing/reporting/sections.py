@@ -321,7 +321,9 @@ _HEAD = ("states", "site", "probe", "score", "control", "selectivity", "gain ove
 
 
 def side_by_side(tasks: Sequence[TaskResults], findings: Sequence[Finding]) -> Markup:
-    """Return a table for each task that was run several times, a row a run, at the site that is best on dev."""
+    """Return a table for each task that was run several times: every run has a row, at its best site and probe on
+    dev.
+    """
     both = list(zip(tasks, findings, strict=True))
     names = [task.task for task in tasks]
     several = [name for name in dict.fromkeys(names) if names.count(name) > 1]

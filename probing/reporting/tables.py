@@ -182,7 +182,7 @@ def _analysis_table(rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _control_words(task: TaskResults, control: str) -> tuple[str, str, str]:
-    """Return the titles of a control's table, and of its columns of scores and of differences."""
+    """Return the title of a control's table and the headings of its score and difference columns."""
     other = example_of(task, control) if control in task.state_controls() else None
     if other is not None:
         return title(other), "on them", column(other)

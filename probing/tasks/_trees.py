@@ -72,7 +72,7 @@ def heads(example: Example) -> Ints:
 
 
 def path_lengths(example: Example) -> NDArray[np.float64]:
-    """Return the arcs between every two words, `(n, n)`, infinite between words of two trees (where a head is missing).
+    """Return the number of arcs between every two words, `(n, n)`; infinite if no path joins them.
 
     In order of depth a word lies one arc farther from everything known so far than its head does.
     """

@@ -209,9 +209,7 @@ def _clusters(kept: NDArray[np.float64]) -> Clusters:
 
 
 def _row(a: _Scored, b: _Scored, split: str) -> dict[str, Any]:
-    """Return one pair, with the error and degrees of freedom of the difference; what depends on all pairs is added
-    later.
-    """
+    """Return the record of one pair; columns that need all pairs are added later."""
     if len(a.values) != len(b.values) and min(len(a.values), len(b.values)) > 1:
         raise ProvenanceMismatch(
             "probes with different numbers of seeds cannot be paired",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from probing.contracts.analysis import Analysis
@@ -202,9 +202,12 @@ def built_controls(
 
 
 def _drawn(control: Control, labels: Labels, seed: int) -> ControlSet:
-    count: int = control.draws  # type: ignore[attr-defined]
-    draws = tuple(control.apply(labels, draw=draw, seed=seed) for draw in range(count))
-    return ControlSet(draws[0].control.rpartition("#")[0], control, draws)
+    draws = [control.apply(labels, draw=draw, seed=seed) for draw in range(control.draws)]
+    name = draws[0].control.rpartition("#")[0]
+    if ":" not in name:  # a control with other parameters is another control
+        name = spec_of(control, without="draws", called=name)
+        draws = [replace(drawn, control=f"{name}#{draw}") for draw, drawn in enumerate(draws)]
+    return ControlSet(name, control, tuple(draws))
 
 
 def built_baselines(labels: Labels) -> dict[str, Probe]:

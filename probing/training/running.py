@@ -46,7 +46,7 @@ class Threads:
 
     @classmethod
     def here(cls) -> Self:
-        """Return the numbers of this process: workers that take them over compute as it does."""
+        """Return how many threads this process uses; a worker with the same numbers computes the same bits."""
         found = [int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"]
         return cls(torch.get_num_threads(), max(found, default=None))
 

@@ -230,7 +230,7 @@ def _read_values(e: Experiment, predictions: Sequence[Prediction], levels: GateL
 
 
 def _normal_scores(values: Floats) -> Floats:
-    """Return normal quantiles of the ranks, of SD 1: of values with heavy tails a few rows would carry any other
+    """Return the normal quantiles of the ranks, scaled to SD 1, so that a few extreme values cannot decide a
     product.
 
     References:

@@ -16,7 +16,7 @@ import pytest
 from sklearn.utils.estimator_checks import check_estimator
 
 import probing
-from probing import errors
+from probing import contracts, errors
 from probing.errors import ProbingError
 from tests.conftest import ROOT
 
@@ -27,6 +27,12 @@ def test_every_public_name_is_importable_and_sorted() -> None:
     assert probing.__all__ == sorted(probing.__all__)
     for name in probing.__all__:
         assert getattr(probing, name) is not None
+
+
+def test_every_contract_is_importable_from_the_folder() -> None:
+    assert contracts.__all__ == sorted(contracts.__all__) == sorted(contracts._HOMES)
+    for name in contracts.__all__:
+        assert getattr(contracts, name) is not None
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: e.__name__)

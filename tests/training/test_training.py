@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
+from probing.contracts import Control
 from probing.errors import (
     BadParameter,
     DamagedUnit,
@@ -23,6 +25,7 @@ from probing.errors import (
     UnknownName,
     UnknownSite,
 )
+from probing.labels import Labels
 from probing.probes.linear import LinearProbe
 from probing.results.probe import from_json, to_json
 from probing.text.corpus import Corpus
@@ -305,3 +308,25 @@ def test_selectivity_of_sentence_rows_advises_a_control_that_sentences_can_have(
     assert "keyed:key=COLUMN" in str(caught.value) and "word_type" not in str(caught.value)
     with pytest.raises(UnknownName, match="controls=\\['word_type'\\]"):
         run(tag_store(), controls=[]).selectivity("accuracy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuffixControl(Control):
+    """Draws a label for the last letters of every word; says nothing of draws, nor of its name."""
+
+    levels = ("word",)
+    letters: int = 2
+
+    def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
+        keys = [str(word)[-self.letters :] for word in labels.keys["type"]]
+        y = np.array([crc32(f"{key} {seed} {draw}".encode()) % 2 for key in keys])
+        return replace(labels, y=y.astype(labels.y.dtype))
+
+
+def test_controls_of_other_parameters_are_other_controls_and_one_draw_is_enough():
+    result = run(tag_store(), controls=[SuffixControl(), SuffixControl(letters=1)], probes=["linear"])
+    (scored,) = [r for r in result if r.probe == "linear"]
+    names = [c.control for c in scored.measures[0].comparisons]
+    assert names == ["SuffixControl", "SuffixControl:letters=1"]
+    with pytest.raises(BadParameter, match="SuffixControl is given twice"):
+        run(tag_store(), controls=[SuffixControl(), SuffixControl(letters=2)], probes=["linear"])

@@ -177,9 +177,7 @@ def _signs_of_life(lease: Lease, report: Report) -> Clock:
 
 
 def place_of_work(device: str) -> dict[str, Any]:
-    """Return the environment, with the threads that matrix products are split over: their number can change the last
-    bits.
-    """
+    """Return the environment and PyTorch's number of threads, which can change the last bits of a product."""
     return environment(device) | {"threads": torch.get_num_threads()}
 
 

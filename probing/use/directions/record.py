@@ -85,7 +85,7 @@ def _deciding(verdict: Verdict) -> EditEffect | None:
 
 
 def _interval(value: float | None, low: float | None, high: float | None) -> tuple[float, float, float] | None:
-    """Return the three numbers, if they are there and finite: JSON has no others."""
+    """Return the three numbers, or None if one is missing or not finite, which JSON cannot hold."""
     if value is None or low is None or high is None or not all(map(math.isfinite, (value, low, high))):
         return None
     return value, low, high
