@@ -51,6 +51,9 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
     References:
         Benjamini and Hochberg 1995, Controlling the false discovery rate, §3.1.
     """
-    from scipy.stats import false_discovery_control  # here, since loading it takes long
-
-    return [float(q) for q in false_discovery_control(p)] if p else []
+    order = sorted(range(len(p)), key=lambda i: p[i], reverse=True)
+    adjusted, running = [0.0] * len(p), 1.0
+    for rank, i in enumerate(order):
+        running = min(running, p[i] * (len(p) / (len(p) - rank)))
+        adjusted[i] = running
+    return adjusted
