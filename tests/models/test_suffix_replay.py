@@ -36,11 +36,11 @@ def read(family: str, side: str = "right", dtype: torch.dtype = torch.float32) -
     """A model with a head and weights of a size that shows every path."""
     if family == "reference":
         return LanguageModel.load(str(REFERENCE / "model"), padding_side=side)
-    if family in ("gpt2", "llama", "bert"):
-        network = _noisy(build(family))
-    else:
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        if family in ("gpt2", "llama", "bert"):
+            network = _noisy(build(family))
+        else:
             loader: Any = AutoModelForMaskedLM if family in MASKED else AutoModelForCausalLM
             config = _config(family, SIZE) if family in (*MASKED, *CAUSAL) else AutoConfig.for_model(family)
             network = _noisy(loader.from_config(config).eval())
