@@ -44,7 +44,6 @@ _MOVED = {
     "interning": "text.text_forms",
     "intervening": "use",
     "intervening.ablating": "use.patching.ablating",
-    "intervening.patching": "use.patching.patching",
     "intervening.prompt_pairs": "use.patching.prompt_pairs",
     "interventions": "use.interventions",
     "job_commands": "cli.job_commands",

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -20,6 +21,21 @@ def test_a_module_is_found_by_its_old_name(old: str) -> None:
     with pytest.warns(DeprecationWarning, match=rf"probing\.{old} is now {new}"):
         found = importlib.import_module(f"probing.{old}")
     assert found is importlib.import_module(new)
+    above, _, child = new.rpartition(".")
+    assert getattr(importlib.import_module(above), child) is found  # the old name did not take another's place
+    _, _, old_child = old.rpartition(".")
+    taken = f"{importlib.import_module(f'probing.{old}'.rpartition('.')[0]).__name__}.{old_child}"
+    assert sys.modules.get(taken, found) is getattr(importlib.import_module(taken.rpartition(".")[0]), old_child)
+
+
+def test_patching_is_found_by_its_old_name_and_its_folder_stays_what_it_is() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        old = importlib.import_module("probing.intervening.patching")
+    new = importlib.import_module("probing.use.patching")
+    assert old is new and importlib.import_module("probing.use").patching is new
+    assert new.patch is importlib.import_module("probing.use.patching.patching").patch
+    assert importlib.import_module("probing.use.patching.prompt_pairs") is new.prompt_pairs
 
 
 def test_a_file_of_a_moved_folder_is_no_second_copy() -> None:

@@ -1,1 +1,14 @@
-"""Puts states of one prompt into another, and takes components out: tables and heat maps, no verdict."""
+"""States of one prompt put into another, and parts taken out: tables and heat maps, no verdict."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Return what lies in `patching.py`, which was this module in version 0.1."""
+    found = vars(import_module("probing.use.patching.patching"))
+    if name.startswith("_") or name not in found:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return found[name]
