@@ -1,4 +1,4 @@
-"""Units on a worker, in whatever process it lives; and the checks that every executor makes."""
+"""Units of work: how one is done, what a worker process does with those it is sent, and the executors' checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers of measures that need the rows behind a prediction: runs of rows that belong together."""
+"""Helpers of measures: runs of rows that belong together, classes, and scores of one class against the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Built: a planted model of tier 1 or 2 with what is meant of it, ready to be certified and written."""
+"""Built: a planted model of tier 1 or 2, ready to be certified; and its truth as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Language, Prompts: short prompts about one subject word, minimal pairs of them, and their rows for a corpus."""
+"""Lexicon, Language and Prompts: short prompts about one subject word, minimal pairs, and their corpus rows."""
 
 from __future__ import annotations
 

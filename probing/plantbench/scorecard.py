@@ -1,4 +1,4 @@
-"""Scorecard: the rates of several rules on the same cells, as JSON and as a table."""
+"""Runs rules on the same cells, and their rates as a Scorecard: JSON and a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tier 0: latent vectors. Cases 1 to 13 and 16 to 43, built and certified in milliseconds."""
+"""Tier 0: latent vectors. The list of cases, built and certified in milliseconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cases of tier 0 that differ in how the property is written; each function gives either twin."""
+"""Cases of tier 0 that differ in how the property is written or read; each function gives either twin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tier 2: the recipes of the trained models, and their initial weights."""
+"""Tier 2: the recipes of the trained models, their initial weights, and their training."""
 
 from __future__ import annotations
 

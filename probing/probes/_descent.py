@@ -1,4 +1,4 @@
-"""Adam on batches with early stopping: the recipe of the probes of pairs."""
+"""Adam on batches with early stopping, for the probes of pairs; calibration of probabilities on dev."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several labels at once: a probe of classes is fitted on each label, as problems of two classes that share one X."""
+"""Probes of several labels at once, and probes that predict from a key of the row alone."""
 
 from __future__ import annotations
 

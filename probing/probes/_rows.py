@@ -1,4 +1,4 @@
-"""Sources of the softmax solver's standardised rows: held in memory, or read anew at every pass."""
+"""Standardised rows and their moments, held in memory or read anew at every pass over a store."""
 
 from __future__ import annotations
 

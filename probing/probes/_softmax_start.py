@@ -1,4 +1,4 @@
-"""The point that the softmax solver starts from, and the curvature that it divides gradients by."""
+"""Where the softmax solver starts, the curvature that it divides gradients by, and its steps."""
 
 from __future__ import annotations
 

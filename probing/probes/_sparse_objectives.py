@@ -1,4 +1,4 @@
-"""The two losses that sparse probes minimise, as selection needs them: slopes, curvature, refits on few columns.
+"""The losses that sparse probes minimise (slopes, curvature, refits), and the selection of coordinates by them.
 
 Weights are `(D, K)` on standardised states and intercepts `(K,)`; K is 1 for a real target. Slopes are of the mean loss
 without the penalty; refits add ½ λ ‖W‖².

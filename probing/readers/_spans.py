@@ -1,4 +1,4 @@
-"""Named character spans of a row: the field `spans`, or options `span.NAME=COLUMN` and `span.NAME=START:END`."""
+"""Named character spans of a row, its other fields, and messages of a conversation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single values of a row as labels and names, and rows whose field names are in composed form."""
+"""Values of a row as labels, names, words and labelled pairs of words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line chart as inline SVG: colours come from the page's classes, so it follows the reader's light or dark theme."""
+"""A line chart as inline SVG in the page's colours, and panels of several charts."""
 
 from __future__ import annotations
 

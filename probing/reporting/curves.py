@@ -1,4 +1,4 @@
-"""Curves over sites: what the figures of the page and of the paper both draw."""
+"""Curves over sites, of probes and of use: what the figures of the page and of the paper both draw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The self-contained page: a single file without network or script that opens from disk."""
+"""The self-contained page and its style: one file without network or script that opens from disk."""
 
 from __future__ import annotations
 

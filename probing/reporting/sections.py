@@ -1,4 +1,4 @@
-"""The parts of the page about one task: finding, figures, confusion, data, results, provenance."""
+"""The parts of the page about tasks: finding, figures, data, results, provenance; and runs side by side."""
 
 from __future__ import annotations
 

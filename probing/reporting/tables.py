@@ -1,4 +1,4 @@
-"""The terminal table: site × probe with control, selectivity, ceiling, bits and gain; readable at 80 columns."""
+"""The terminal's table of sites and probes, readable at 80 columns, and confusion matrices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TaskResults: the results of one task in the order readers want them, and its best layer."""
+"""TaskResults: the results of one task in reading order, its best layer, and names that tell runs apart."""
 
 from __future__ import annotations
 

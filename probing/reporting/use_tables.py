@@ -1,4 +1,4 @@
-"""The terminal table of verdicts: a row for each place, readable at 80 columns, with the reason of what is doubtful."""
+"""The terminal's tables of verdicts, patching and ablation, readable at 80 columns."""
 
 from __future__ import annotations
 

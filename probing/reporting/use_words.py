@@ -1,4 +1,4 @@
-"""Words for verdicts: short words, marks, the meaning of each flag, and the edit whose numbers stand beside them."""
+"""Words for verdicts: short words, marks and flags; and the methods paragraph and papers of the use stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain sentences on what makes a task's numbers doubtful; it is counted in `training/label_checks.py`."""
+"""Plain sentences on what makes a task's numbers doubtful, and on controls of states."""
 
 from __future__ import annotations
 

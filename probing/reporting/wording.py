@@ -1,4 +1,4 @@
-"""Spelling of numbers and names in tables, sentences and figures."""
+"""Spells numbers and names in tables, sentences and figures, and says why a task was not judged."""
 
 from __future__ import annotations
 

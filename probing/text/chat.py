@@ -1,4 +1,4 @@
-"""Texts inside a chat prompt: the tokenizer's own template, and offsets that still point into the text."""
+"""Texts inside a chat prompt, with offsets that still point into the text; a child process renders the template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Example and Corpus: text, words as character spans, label columns, splits and groups. Knows nothing of models."""
+"""Example and Corpus: text, words, label columns, splits, groups; depths in trees. Knows nothing of models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refuses, before any training, labels from which nothing can be learned, or whose score would mean nothing."""
+"""Refuses labels from which nothing can be learned before any training, and counts what makes others doubtful."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ProbeResults: the results of a training run as tables, and the files they are kept in."""
+"""ProbeResults: the results of a training run, their tables, and the files they are kept in."""
 
 from __future__ import annotations
 

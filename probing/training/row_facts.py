@@ -1,4 +1,4 @@
-"""Data facts of a task: rows, classes, majority, entropy, and what was left out."""
+"""Facts about the rows of a task (classes, majority, entropy, what was left out), and the keys that rows share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs a plan: its units by an executor, with a bar; what is done already is not done again."""
+"""Runs a plan: its units as work of an executor, with a bar and set threads; what is done is not done again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Units of a training run on disk: one result each, sealed and committed by a rename, so that a killed run resumes."""
+"""Units of a training run on disk: a sealed result each and its saved probe, so that a killed run resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RowWeights: rows that are edited, their weights by stratum and pair of values, and means of responses over them."""
+"""RowWeights and Responses of edited rows, the natural contrast, and the labels they are taken by."""
 
 from __future__ import annotations
 

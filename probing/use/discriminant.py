@@ -1,4 +1,4 @@
-"""Linear readers of states that need no iterations: fitted from sums over rows, which add up over folds."""
+"""Linear readers of states fitted from sums over rows, plain or shrunk, and the sums of every fold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole of a use run: from a model, a corpus and a behaviour to verdicts."""
+"""The whole of a use run, from a model, a corpus and a behaviour to verdicts; what is done is taken up again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strata of rows: all covariates crossed, or bins of the chance of the property given them."""
+"""Strata of rows (all covariates crossed, or bins of the chance of the property), and shares of groups in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tally: sums of effects over three rotations of the folds, with the influence values of rows."""
+"""Tally: sums of effects over three rotations of the folds; numbers that decide nothing may fail without harm."""
 
 from __future__ import annotations
 

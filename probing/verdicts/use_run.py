@@ -1,4 +1,4 @@
-"""UseRun: results and verdicts of one run, as JSON lines and as a table."""
+"""UseRun: results and verdicts of one run in files and tables, and the sentences that say what decided a verdict."""
 
 from __future__ import annotations
 

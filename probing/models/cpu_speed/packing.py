@@ -1,4 +1,4 @@
-"""Products with a fixed matrix: it is laid out once for oneDNN, as PyTorch's own compiler does it."""
+"""Linear layers with weights packed for oneDNN, and a bound on the kernels that PyTorch keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds blocks, piece embedding and final norm of a Transformer by running a small text: no family is known by name."""
+"""Finds blocks, piece embedding, final norm and sublayers by running a small text: no family is known by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds which part of a model is read, and what its configuration says of that part."""
+"""Finds which part of a model is read, what its configuration says of that part, and its output head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records inputs and outputs of the modules of a model in one forward pass over a small text."""
+"""Records what modules take and give in one pass over a small text, and how the states of blocks are laid out."""
 
 from __future__ import annotations
 

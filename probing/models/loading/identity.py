@@ -1,4 +1,4 @@
-"""The part of a model and tokenizer that determines the states, as JSON without machine paths."""
+"""Identity of a model: what determines its states, where it was loaded from, and its untrained twin."""
 
 from __future__ import annotations
 

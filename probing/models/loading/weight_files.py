@@ -1,4 +1,4 @@
-"""Checks that the files of a model folder are whole: no Git LFS pointers, no half downloads, no damaged safetensors."""
+"""Checks of a model folder's files: whole, without pickles or code of their own, and with a place in the model."""
 
 from __future__ import annotations
 

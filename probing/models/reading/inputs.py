@@ -1,4 +1,4 @@
-"""Turns texts into pieces, and pieces into padded tensors."""
+"""Turns texts into pieces, and pieces into padded tensors, or reads them one by one without padding."""
 
 from __future__ import annotations
 

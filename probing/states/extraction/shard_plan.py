@@ -1,4 +1,4 @@
-"""The cut of a corpus into shards under a recipe, and the identity of the store that they make."""
+"""The chosen examples of a corpus, their cut into shards, and the identity of the store that they make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies a `probing` store from elsewhere: it is verified in a child process, then copied byte for byte."""
+"""Turns imported arrays into shards, and copies a `probing` store from elsewhere once a child process verified it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commit records: their content, and the refusal of a record that cannot be read safely."""
+"""Commit records: their content, counts of words without a row, and the refusal of what cannot be read safely."""
 
 from __future__ import annotations
 

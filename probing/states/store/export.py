@@ -1,4 +1,4 @@
-"""Stores told and handed on: what `probing store ls` and `info` say, and exports to other formats."""
+"""Summaries of stores, as `probing store ls` and `info` print them, and exports to other formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verification: SHA-256 before libhdf5 sees a file, then its audit, then every dataset as its record says."""
+"""Verification of shards against their records, and shard files that are read only after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""StoreWriter: puts finished shards onto the disk, each valid from the moment its commit record has a name."""
+"""StoreWriter: creates or opens a store and puts finished shards onto the disk, each valid once it has a record."""
 
 from __future__ import annotations
 

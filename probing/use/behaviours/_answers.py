@@ -1,4 +1,4 @@
-"""Answers as pieces of the vocabulary; not a character of an answer is stripped."""
+"""Answers as pieces of the vocabulary, not a character stripped, and readouts over the whole vocabulary."""
 
 from __future__ import annotations
 

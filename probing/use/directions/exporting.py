@@ -1,4 +1,4 @@
-"""Directions in the exchange formats of steering vectors; each file carries the verdicts of what is in it."""
+"""Exports directions to GGUF and other formats of steering vectors; each file carries the verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evidence fitted on the rows of an experiment: directions, erasers, probes, each with the verdict of its place."""
+"""Fits directions, erasers and probes on the rows of an experiment, each with its verdict, and keeps them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States of rows at places, and whole sequences of block inputs, from one pass or from a replay store."""
+"""Reads states of rows at places, block inputs and answers from one pass, or from a replay store."""
 
 from __future__ import annotations
 

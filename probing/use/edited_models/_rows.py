@@ -1,4 +1,4 @@
-"""TextRows: the words or examples of a corpus that are the rows of an instrument, and the pieces they cover."""
+"""TextRows: the rows of an instrument and the pieces they cover; Sequences: the batches they are run in."""
 
 from __future__ import annotations
 

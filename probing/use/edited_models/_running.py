@@ -1,4 +1,4 @@
-"""Runner: rows of a model run by a whole pass, or from a site on with an edit there."""
+"""Runner: runs rows by a whole pass or from a site on with an edit there, by hooks; and exchanges of states."""
 
 from __future__ import annotations
 
