@@ -51,6 +51,15 @@ def address_limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else int(soft)
 
 
+def reserve_nothing() -> None:
+    """Have Arrow allocate what it needs only: its default allocator reserves a gigabyte of address space at once, and
+    everything after that is refused.
+
+    Must be called before pyarrow is imported.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
+
 def supervised(work: Callable[[], None]) -> None:
     """Do the work here, or in a child process if the address space is limited.
 
@@ -61,6 +70,7 @@ def supervised(work: Callable[[], None]) -> None:
     if limit is None or not hasattr(os, "fork"):
         work()
         return
+    reserve_nothing()
     said, saying = os.pipe()
     heard, hearing = os.pipe()
     is_quiet = sys.stderr is None or sys.stderr.isatty()

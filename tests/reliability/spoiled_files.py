@@ -71,6 +71,7 @@ class Reader:
         if self._child is None:
             command = [sys.executable, "-m", "tests.reliability.reading_child"]
             variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+            variables["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # as a command under a limit sets it
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             self._child = subprocess.Popen(command, cwd=ROOT, env=variables, **pipes)
             assert self._child.stdout

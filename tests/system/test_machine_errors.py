@@ -240,3 +240,28 @@ def test_near_the_limit_of_memory_what_gets_nowhere_is_ended_and_what_works_is_n
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == bool(how), done.stderr
     assert ("under which the work hung" in done.stderr) == bool(how)
+
+
+TABLE_UNDER_A_LIMIT = """
+import resource
+from pathlib import Path
+from probing.system import supervising
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (3 << 30),) * 2)
+def work():
+    from pyarrow import compute, csv  # their code, which takes address space, too
+    from probing.readers.table import read_table
+    before = int(Path("/proc/self/statm").read_text().split()[0])
+    assert len(list(read_table(FILE, {}).values)) == 2
+    print((int(Path("/proc/self/statm").read_text().split()[0]) - before) * resource.getpagesize() >> 20)
+supervising.supervised(work)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_under_a_limit_on_memory_a_table_takes_less_than_its_allocator_would_reserve(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\nThey go.,x\nWe go.,y\n")
+    program = f"FILE = {str(tmp_path / 'a.csv')!r}\n{TABLE_UNDER_A_LIMIT}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert not done.returncode, done.stderr
+    assert int(done.stdout) < 900
