@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from probing.errors import BadParameter, CorpusError
+from probing.readers._marks import Bytes, count, has_plain_quotes, holds
 from probing.readers._text import read_utf8
 
 QUOTING = ("none", "multiline")
@@ -22,8 +23,6 @@ _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"  # 007 and longer digits stay strings: th
 # More digits before the point than a float has would make one number of two codes.
 _NUMBER = r"^[+-]?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?$"
 _BLOCKS = (2**20, 2**31 - 1)  # bytes that are cut at once: the second where a row is longer than the first
-_QUOTE, _BREAKS = ord('"'), (10, 13)
-_AT_ONCE = 2**20
 _LEAST_CODE = 10**18  # longer digits are codes
 _LEAST_INEXACT = 1e15
 _HEAD = 100  # rows that most columns of text show not to be numbers
@@ -33,7 +32,7 @@ _HEAD = 100  # rows that most columns of text show not to be numbers
 class Delimited:
     """A file's text, UTF-8, with its separator and quoting."""
 
-    data: bytes
+    data: Bytes
     separator: str
     quoting: str
     source: str
@@ -68,11 +67,11 @@ class Delimited:
         import pyarrow as pa
 
         header, begin, first = self._header()
-        if not self.data[begin : begin + 4096].strip(b"\r\n") and not self.data[begin:].strip(b"\r\n"):
+        body = self.data[begin:]
+        if not body[:4096].tobytes().strip(b"\r\n") and not body.tobytes().strip(b"\r\n"):
             return pa.table({name: pa.array([], pa.string()) for name in header}), []
-        body = memoryview(self.data)[begin:]
-        quoted = self.quoting != "none" and self.data.find(b'"', begin) >= 0
-        plain = not quoted or self._has_plain_quotes(body)
+        quoted = self.quoting != "none" and holds(body, ord('"'))
+        plain = not quoted or has_plain_quotes(body, self.separator)
         lines: Sequence[int] = [] if plain else self._counted(header, first)
         try:
             table = self._cells(body, len(header), quoted=quoted, breaks_in_cells=not plain).rename_columns(header)
@@ -80,7 +79,7 @@ class Delimited:
             self._counted(header, first)  # names the line
             raise CorpusError("malformed table", found=str(error)[:200], where=self.source) from None
         if plain:
-            n_lines = _count(body, _BREAKS[0]) + (body[-1] != _BREAKS[0])
+            n_lines = count(body, ord("\n")) + int(body[-1] != ord("\n"))
             lines = range(first, first + n_lines) if n_lines == len(table) else self._counted(header, first)
         if len(lines) != len(table):
             raise CorpusError(
@@ -92,7 +91,7 @@ class Delimited:
             )
         return table, lines
 
-    def _cells(self, body: memoryview, width: int, *, quoted: bool, breaks_in_cells: bool) -> Any:
+    def _cells(self, body: Bytes, width: int, *, quoted: bool, breaks_in_cells: bool) -> Any:
         """Cut all cells by pyarrow, which refuses ragged lines."""
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
@@ -116,32 +115,11 @@ class Delimited:
                     raise
         raise AssertionError
 
-    def _has_plain_quotes(self, body: memoryview) -> bool:
-        """Return whether no cell holds a line break, and every quotation mark opens, closes or is doubled in a quoted
-        cell.
-
-        Of such marks each even one follows an edge of its cell or another mark, each odd one goes before.
-        """
-        marks = np.frombuffer(body, np.uint8)
-        is_edge = np.zeros(256, bool)
-        is_edge[[ord(self.separator), _QUOTE, *_BREAKS]] = True
-        is_open = False
-        for at in range(0, len(marks), _AT_ONCE):  # pieces that fit into the processor's cache
-            part = marks[at : at + _AT_ONCE]
-            quotes = np.flatnonzero(part == _QUOTE)
-            breaks = np.flatnonzero((part == _BREAKS[0]) | (part == _BREAKS[1]))
-            if ((np.searchsorted(quotes, breaks) + is_open) % 2).any():
-                return False
-            opening, closing = at + quotes[int(is_open) :: 2], at + quotes[1 - int(is_open) :: 2]
-            before, after = marks[opening[opening > 0] - 1], marks[closing[closing < len(marks) - 1] + 1]
-            if not (is_edge[before].all() and is_edge[after].all()):
-                return False
-            is_open ^= bool(len(quotes) % 2)
-        return not is_open
-
     def _text_lines(self) -> Iterator[str]:
         """Return the lines with their ends, decoded one after the other."""
-        return iter(io.TextIOWrapper(io.BytesIO(self.data), encoding="utf-8", newline=""))
+        import pyarrow as pa
+
+        return iter(io.TextIOWrapper(pa.BufferReader(pa.py_buffer(self.data)), encoding="utf-8", newline=""))
 
     def _header(self) -> tuple[list[str], int, int]:
         """Return the names of the columns, where the rows below begin in the data, and the number of their first line.
@@ -235,7 +213,8 @@ class Delimited:
         A quoted cell of prose may hold line breaks and separators too; but behind a comma of prose is a space.
         """
         apart = [line.rstrip("\r\n").split(self.separator) for line in lines]
-        is_spaced = self.separator == "\t" or f"{self.separator} ".encode() in self.data[: self.data.find(b"\n")]
+        head = self.data[: 2**16].tobytes().partition(b"\n")[0]
+        is_spaced = self.separator == "\t" or f"{self.separator} ".encode() in head
         is_prose = not is_spaced and any(cell[:1] == " " for cells in apart for cell in cells[1:])
         if self.quoting == "multiline" or width < 2 or is_prose or any(len(cells) != width for cells in apart):
             return
@@ -264,12 +243,6 @@ class Delimited:
             where=f"{self.source}:{line}",
             next_step=step,
         )
-
-
-def _count(data: memoryview, byte: int) -> int:
-    """Return how often a byte occurs: `bytes.count` takes four times as long where it is frequent."""
-    marks = np.frombuffer(data, np.uint8)
-    return sum(int(np.count_nonzero(marks[at : at + _AT_ONCE] == byte)) for at in range(0, len(marks), _AT_ONCE))
 
 
 def _recorded(lines: Iterator[str], record: list[str]) -> Iterator[str]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from probing.errors import BadParameter, CorpusError, unknown_name
+from probing.readers._marks import Bytes, extremes
 from probing.text.sources import check_file
 
 _NO_TEXT = {
@@ -27,10 +31,10 @@ def read_text(source: str) -> str:
     Raises:
         CorpusError: see `read_utf8`.
     """
-    return read_utf8(source).decode()
+    return str(read_utf8(source).data, "utf-8")
 
 
-def read_utf8(source: str) -> bytes:
+def read_utf8(source: str) -> Bytes:
     """Return the whole text of a file as UTF-8, without a byte order mark.
 
     Raises:
@@ -38,20 +42,43 @@ def read_utf8(source: str) -> bytes:
     """
     check_file(source)
     try:
-        data = Path(source).read_bytes().removeprefix(codecs.BOM_UTF8)
+        data = _read(source)
     except OSError as error:
         raise CorpusError("the corpus file cannot be read", found=str(error), where=source) from error
+    begin = data[:8].tobytes()
+    if begin.startswith(codecs.BOM_UTF8):
+        data = data[len(codecs.BOM_UTF8) :]
     for mark, (kind, step) in _NO_TEXT.items():
-        if data.startswith(mark):
+        if begin.startswith(mark):
             raise CorpusError(
                 "the corpus file is no text", needed="text in UTF-8", found=kind, where=source, next_step=step
             )
-    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+    if begin.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         raise _wrong_encoding(source, "UTF-32", "a byte order mark of UTF-32", 1)
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise _wrong_encoding(source, "UTF-16", "a byte order mark of UTF-16", 1)
+    if not data.size or (data[:4096].tobytes().isspace() and data.tobytes().isspace()):
+        raise CorpusError("the corpus file is empty", needed="at least one example", where=source)
+    lowest, highest = extremes(data)
+    if highest >= 0x80 or lowest == 0:
+        _refuse_other_text(data.tobytes(), source)
+    return data
+
+
+def _read(source: str) -> Bytes:
+    """Return the bytes of a file: in an array, whose large pages of memory are filled in half the time."""
+    with Path(source).open("rb", buffering=0) as file:
+        data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+        filled = 0
+        while filled < len(data) and (n := file.readinto(data[filled:].data)):
+            filled += n
+    return data[:filled]
+
+
+def _refuse_other_text(data: bytes, source: str) -> None:
+    """Refuse bytes that are not UTF-8, and NUL characters."""
     try:
-        _ = data.isascii() or data.decode()
+        data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise _wrong_encoding(source, _encoding_of(data), f"byte 0x{data[error.start]:02x}", line) from None
@@ -65,9 +92,6 @@ def read_utf8(source: str) -> bytes:
             where=f"{source}:{line}",
             next_step=f"take it out, e.g. with: tr -d '\\000' < {shlex.quote(source)} > {_beside(source)}",
         )
-    if not data or data.isspace():
-        raise CorpusError("the corpus file is empty", needed="at least one example", where=source)
-    return data
 
 
 def _encoding_of(data: bytes) -> str:

@@ -12,13 +12,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
 from probing.errors import BadParameter, CorpusError
-from probing.readers import _delimited
-from probing.readers._delimited import _INTEGER, _NUMBER, Delimited, numbers_of
+from probing.readers import _marks
+from probing.readers._delimited import _INTEGER, _NUMBER, numbers_of
+from probing.readers._marks import count, has_plain_quotes
 from probing.tasks.column import MEMBER as COLUMN
 from probing.text.corpus import Corpus
 
@@ -276,17 +278,36 @@ def test_numbers_are_told_alike_however_a_column_lies_in_memory() -> None:
             assert numbers_of(pa.chunked_array(chunks, pa.string())).equals(whole)
 
 
-def test_quotation_marks_are_judged_alike_in_whatever_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def quotes_are_plain(text: str) -> bool:
+    """The same said mark by mark."""
+    edges = '",\n\r'
+    is_open = False
+    for place, mark in enumerate(text):
+        if mark == '"':
+            is_open = not is_open
+            beside = text[place - 1 : place] if is_open else text[place + 1 : place + 2]
+            if beside and beside not in edges:
+                return False
+        elif mark in "\n\r" and is_open:
+            return False
+    return not is_open
+
+
+def test_quotation_marks_are_judged_as_one_after_the_other_in_whatever_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(0)
     judged = []
-    for _ in range(400):
-        text = "".join(rng.choice(['"', '"', "a", ",", "\n", "\r"]) for _ in range(rng.randint(1, 12))).encode()
-        found = set()
-        for size in (1, 2, 3, 5, 100):
-            monkeypatch.setattr(_delimited, "_AT_ONCE", size)
-            found.add(Delimited(text, ",", "", "made up")._has_plain_quotes(memoryview(text)))
-        assert len(found) == 1, text
-        judged += found
+    for _ in range(600):
+        cells = ["a", '"a"', '"a,""b"', '""', '"' + "ab" * rng.randint(1, 90) + '"']
+        text = "".join(rng.choice(cells) + rng.choice(",,\n\r") for _ in range(rng.randint(1, 30)))
+        for _ in range(rng.choice([0, 0, 1, 2])):
+            place = rng.randrange(len(text))
+            text = text[:place] + rng.choice(['"', "a", ",", "\n", ""]) + text[place + 1 :]
+        judged.append(quotes_are_plain(text))
+        data = np.frombuffer(text.encode(), np.uint8)
+        for size in (1, 3, 64, 100, 2**20):
+            monkeypatch.setattr(_marks, "_AT_ONCE", size)
+            assert has_plain_quotes(data, ",") == judged[-1], (text, size)
+            assert count(data, 34) == text.count('"')
     assert 0.1 < sum(judged) / len(judged) < 0.9
 
 
