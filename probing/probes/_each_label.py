@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.labels import Kind, Reading
-from probing.probes._estimator import ClassifierProbe, RegressorProbe
+from probing.probes._estimator import ClassifierProbe, Dev, RegressorProbe
 
 
 class EachLabelProbe(Probe):
@@ -162,23 +162,22 @@ class KeyedVote(_Keyed, ClassifierProbe):
     """
 
     _arrays = ("classes", "keys", "log_table")
+    _fewest_classes = 1
 
     log_table_: NDArray[np.float64]
 
     def __init__(self, smoothing: float = 0.5) -> None:
         self.smoothing = smoothing
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+    def _fit(self, X: NDArray[Any], y: NDArray[np.int64], dev: Dev) -> None:
         """Count labels by key. X: `(N, 1)` integer codes, or any rows that are equal where the key is."""
         _check_smoothing(self.smoothing)
-        rows, codes = self._training_rows(X, y, fewest_classes=1)
-        keys = self._learn_keys(rows)
+        keys = self._learn_keys(X)
         counts = np.zeros((len(self.keys_) + 1, len(self.classes_)))
-        np.add.at(counts, (keys, codes), 1.0)
-        prior = np.bincount(codes) / len(codes)
+        np.add.at(counts, (keys, y), 1.0)
+        prior = np.bincount(y) / len(y)
         smoothed = counts + self.smoothing * prior
         self.log_table_ = np.log(smoothed / smoothed.sum(1, keepdims=True))
-        return self
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the natural log probabilities, `(N, K)`."""
@@ -193,13 +192,11 @@ class KeyedMean(_Keyed, RegressorProbe):
 
     means_: NDArray[np.float64]
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+    def _fit(self, X: NDArray[Any], y: NDArray[np.float64], dev: Dev) -> None:
         """Average targets by key. X: `(N, 1)` integer codes, or any rows that are equal where the key is."""
-        rows, targets = self._training_rows(X, y)
-        keys = self._learn_keys(rows)
-        means = np.bincount(keys, targets) / np.bincount(keys)
-        self.means_ = np.append(means, targets.mean())
-        return self
+        keys = self._learn_keys(X)
+        means = np.bincount(keys, y) / np.bincount(keys)
+        self.means_ = np.append(means, y.mean())
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the predicted values, `(N,)` float64."""

@@ -1,7 +1,8 @@
-"""The input handling of every probe: checks, codes of classes, and the state that is saved."""
+"""The base of probes: checked input, `fit` and `fit_many` from one `_fit`, and the state that is saved."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -9,21 +10,98 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from probing.contracts.probe import Probe
+from probing.contracts.row_blocks import RowBlocks
 from probing.errors import DegenerateDesign
 
 FLOATS = (np.float64, np.float32)
+Dev = tuple[Any, Any] | None
 
 
 class FittedState(Probe):
-    """Gives the fitted state by name: the attributes in `_arrays` (numbers, texts) and `_scalars` (one number each)."""
+    """Base of probes of states: `fit`, `fit_many`, `state` and `with_state` from what a subclass names and defines.
+
+    A subclass sets its fitted attributes in `_fit`, for one set of labels, or in `_fit_all`, for several at once where
+    these can share work; and names them in `_arrays` (numbers, texts) and `_scalars` (one number each).
+    """
 
     _arrays: ClassVar[tuple[str, ...]] = ()
     _scalars: ClassVar[tuple[str, ...]] = ()
 
     n_features_in_: int
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Fit on `(N, D)` states and `(N,)` labels or numbers, and return self. Probes that choose anything by held-out
+        rows choose it by `dev`.
+
+        Raises:
+            ValueError: wrong shapes, or not finite.
+            DegenerateDesign: labels from which nothing can be learned.
+            BadParameter: parameters out of range.
+        """
+        rows, target = self._training_rows(X, y)
+        self._fit_all(rows, [[self]], [target], None if dev is None else (np.asarray(dev[0]), [np.asarray(dev[1])]))
+        return self
+
+    def fit_many(
+        self,
+        X: NDArray[Any] | RowBlocks,
+        targets: Sequence[NDArray[Any]],
+        seeds: Sequence[int],
+        *,
+        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
+    ) -> list[list[Self]]:
+        """Fit every label set of `targets` under every seed on one X: result[m][s]. See `Probe.fit_many`.
+
+        A probe that does not depend on the seed is fitted once a label set; its copies share their arrays.
+        """
+        if type(self).fit is not FittedState.fit:
+            rows: Any = X
+            return super().fit_many(rows, targets, seeds, dev=dev)
+        rows = X if isinstance(X, RowBlocks) else np.asarray(validate_data(self.with_seed(0), X, dtype=FLOATS))
+        started = [self._started(rows, y) for y in targets]
+        own = seeds if self.stochastic else seeds[:1]
+        fits = [[self._copied(probe, seed) for seed in own] for probe, _ in started]
+        self._fit_all(rows, fits, [target for _, target in started], dev)
+        if self.stochastic:
+            return fits
+        return [[self._copied(probe, seed) for seed in seeds] for (probe,) in fits]
+
+    def _fit_all(self, X: Any, fits: Sequence[Sequence[Self]], targets: Sequence[NDArray[Any]], dev: Dev) -> None:
+        """Set the fitted attributes of `fits[m][s]`, probes of label set m under seed s (`random_state`).
+
+        The default fits one after the other by `_fit`.
+
+        Args:
+            X: `(N, D)` checked states; `RowBlocks` for a probe that reads these.
+            fits: unfitted probes, which know their classes and width.
+            targets: of each label set: codes of `classes_`, `(N,)` int64, or numbers, `(N,)` float64.
+            dev: `(X, [labels of each label set])` as the caller gave them, or None.
+        """
+        for m, (row, target) in enumerate(zip(fits, targets, strict=True)):
+            for probe in row:
+                probe._fit(X, target, None if dev is None else (dev[0], dev[1][m]))
+
+    def _fit(self, X: NDArray[Any], y: NDArray[Any], dev: Dev) -> None:
+        """Set the fitted attributes from `(N, D)` states and `(N,)` codes of `classes_` (or numbers)."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method _fit or _fit_all")
+
+    @abstractmethod
+    def _training_rows(self, X: ArrayLike, y: ArrayLike) -> tuple[Any, NDArray[Any]]:
+        """Return checked rows and targets for `fit`."""
+
+    @abstractmethod
+    def _started(self, X: Any, y: NDArray[Any]) -> tuple[Self, NDArray[Any]]:
+        """Return a clone that knows its classes and its width, and the targets for `_fit_all`."""
+
+    def _copied(self, fitted: Self, seed: int) -> Self:
+        """Return a clone under the seed with all that is fitted, sharing arrays."""
+        copy = self.with_seed(seed)
+        parameters = copy.get_params(deep=False)
+        copy.__dict__.update({name: value for name, value in vars(fitted).items() if name not in parameters})
+        return copy
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the fitted arrays by name, and `n_features_in`.
@@ -54,6 +132,7 @@ class ClassifierProbe(ClassifierMixin, FittedState):  # type: ignore[misc]
 
     kinds = ("classes",)
     predicts_most_probable = True
+    _fewest_classes: ClassVar[int] = 2
 
     classes_: NDArray[Any]
 
@@ -71,7 +150,7 @@ class ClassifierProbe(ClassifierMixin, FittedState):  # type: ignore[misc]
         chosen: NDArray[Any] = self.classes_[best]
         return chosen
 
-    def _training_rows(self, X: ArrayLike, y: ArrayLike, *, fewest_classes: int = 2) -> tuple[Any, NDArray[np.int64]]:
+    def _training_rows(self, X: ArrayLike, y: ArrayLike) -> tuple[Any, NDArray[np.int64]]:
         """Return checked `(X, codes)`, and set `classes_`.
 
         Raises:
@@ -80,15 +159,27 @@ class ClassifierProbe(ClassifierMixin, FittedState):  # type: ignore[misc]
         """
         X, y = validate_data(self, X, y, dtype=FLOATS)
         check_classification_targets(y)
-        self.classes_, codes = _coded(np.asarray(y), fewest_classes=fewest_classes, who=type(self).__name__)
+        self.classes_, codes = self._coded(np.asarray(y))
         return X, codes
 
-    def _with_codes(self, y: NDArray[Any], width: int, *, fewest_classes: int = 2) -> tuple[Self, NDArray[np.int64]]:
-        """Return a clone that knows its classes and width, and the codes of `y`: `fit_many` starts from these."""
+    def _started(self, X: Any, y: NDArray[Any]) -> tuple[Self, NDArray[np.int64]]:
+        """Return a clone that knows its classes and its width, and the codes of `y`."""
+        check_consistent_length(X, y)
         probe: Self = clone(self)
-        probe.n_features_in_ = width
-        probe.classes_, codes = _coded(np.asarray(y), fewest_classes=fewest_classes, who=type(self).__name__)
+        probe.n_features_in_ = X.shape[1]
+        probe.classes_, codes = self._coded(np.asarray(y))
         return probe, codes
+
+    def _coded(self, y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        classes, codes = np.unique(y, return_inverse=True)
+        if len(classes) < self._fewest_classes:
+            raise DegenerateDesign(
+                f"{type(self).__name__} cannot be fitted: one class in the training labels",
+                needed="at least two classes",
+                found=f"{len(classes)} class",
+                next_step="check the label column and the training split",
+            )
+        return classes, codes.astype(np.int64)
 
 
 class RegressorProbe(RegressorMixin, FittedState):  # type: ignore[misc]
@@ -101,32 +192,9 @@ class RegressorProbe(RegressorMixin, FittedState):  # type: ignore[misc]
         X, y = validate_data(self, X, y, dtype=FLOATS, y_numeric=True)
         return X, np.asarray(y, dtype=np.float64)
 
-
-def checked_matrix(probe: Probe, X: ArrayLike) -> NDArray[Any]:
-    """Return rows for `fit_many`, checked to have two axes and to be finite."""
-    return np.asarray(validate_data(probe, X, dtype=FLOATS))
-
-
-def same_for_every_seed(probe: Probe, fitted: Probe, seeds: Sequence[int]) -> list[Any]:
-    """Return copies of one deterministic fit, one a seed, sharing its arrays."""
-    state = fitted.state()
-    copies = []
-    for seed in seeds:
-        copy = probe.with_seed(seed).with_state(state)
-        for extra in ("converged_", "n_iter_", "objective_"):
-            if hasattr(fitted, extra):
-                setattr(copy, extra, getattr(fitted, extra))
-        copies.append(copy)
-    return copies
-
-
-def _coded(y: NDArray[Any], *, fewest_classes: int, who: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    classes, codes = np.unique(y, return_inverse=True)
-    if len(classes) < fewest_classes:
-        raise DegenerateDesign(
-            f"{who} cannot be fitted: one class in the training labels",
-            needed="at least two classes",
-            found=f"{len(classes)} class",
-            next_step="check the label column and the training split",
-        )
-    return classes, codes.astype(np.int64)
+    def _started(self, X: Any, y: NDArray[Any]) -> tuple[Self, NDArray[np.float64]]:
+        """Return a clone that knows its width, and the targets as float64."""
+        check_consistent_length(X, y)
+        probe: Self = clone(self)
+        probe.n_features_in_ = X.shape[1]
+        return probe, np.asarray(y, np.float64)

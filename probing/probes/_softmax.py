@@ -61,8 +61,6 @@ def solve(
     penalties: list[float],
     stop: Stop,
     starts: Sequence[Solution] | None = None,
-    *,
-    warm: bool = True,
 ) -> list[Solution]:
     """Minimise every label set's objective; label sets go through in groups that fit in memory.
 
@@ -76,7 +74,6 @@ def solve(
             objective (or of 5 % of log K where the objective is below that), the last step gained less than half
             of that, and no gradient entry exceeds 10 times `tolerance`; after `max_iterations` iterations at most.
         starts: solutions to start from, of the same number of classes each.
-        warm: whether to begin with Adam where rows are many; not worth it from a start that is near.
     """
     if isinstance(rows, HeldRows) and rows.n < rows.width:
         return _in_row_space(rows, codes, classes, penalties, stop, starts)
@@ -87,7 +84,7 @@ def solve(
     for low in range(0, len(codes), size):
         part = slice(low, low + size)
         problems = Problems(rows, torch.stack(codes[part]), classes[part], penalties[part])
-        found += _minimise(problems, stop, None if starts is None else _stacked(problems, starts[part]), warm=warm)
+        found += _minimise(problems, stop, None if starts is None else _stacked(problems, starts[part]))
     return found
 
 
@@ -157,9 +154,9 @@ class _State:
             self.Z.held[chosen] = Z.held
 
 
-def _minimise(problems: Problems, stop: Stop, start: Tensor | None, *, warm: bool) -> list[Solution]:
+def _minimise(problems: Problems, stop: Stop, start: Tensor | None) -> list[Solution]:
     source = torch.Generator().manual_seed(child_seed(0, "softmax"))
-    Z = problems.logits(warm_start(problems, source, start) if warm or start is None else start)
+    Z = problems.logits(warm_start(problems, source, start))
     loss, G = problems.gradient(Z)
     factors = Factors.sample(problems, Z.weights, source)
     now = _State(problems, list(range(len(problems))), Z, loss, G, factors, [], torch.full_like(loss, torch.inf))

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
-from probing.probes._estimator import FLOATS, ClassifierProbe, RegressorProbe, same_for_every_seed
+from probing.probes._estimator import FLOATS, ClassifierProbe, RegressorProbe
 from probing.probes._rows import HeldRows, moments, standardise
 from probing.probes._softmax import Stop, solve
 
@@ -124,7 +124,7 @@ class TextClassifier(TextProbe, ClassifierProbe):
 
     def fit_many(
         self,
-        X: NDArray[Any],
+        X: Any,
         targets: Sequence[NDArray[Any]],
         seeds: Sequence[int],
         *,
@@ -137,17 +137,17 @@ class TextClassifier(TextProbe, ClassifierProbe):
         for probe in fitted:
             probe.__dict__.update(first.__dict__)
         self._finish(features, list(targets), fitted)
-        return [same_for_every_seed(self, probe, seeds) for probe in fitted]
+        return [[self._copied(probe, seed) for seed in seeds] for probe in fitted]
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the natural log probabilities, `(N, K)`."""
         return np.asarray(log_softmax(self._read(X) @ self.coef_ + self.intercept_, axis=1))
 
     def _finish(self, features: Any, targets: list[NDArray[Any]], probes: Sequence[TextClassifier]) -> None:
-        coded = [self._with_codes(y, self.n_features_in_ if hasattr(self, "n_features_in_") else 1) for y in targets]
-        codes = [y for _, y in coded]
-        for probe, (known, _) in zip(probes, coded, strict=True):
-            probe.classes_ = known.classes_
+        codes = []
+        for probe, y in zip(probes, targets, strict=True):
+            probe.classes_, code = self._coded(np.asarray(y))
+            codes.append(code)
         fits = (
             _dense(features, codes, self.l2) if isinstance(features, np.ndarray) else _sparse(features, codes, self.l2)
         )

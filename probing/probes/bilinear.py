@@ -122,8 +122,8 @@ class BilinearProbe(ClassifierProbe):
     def _training_pairs(self, X: ArrayLike | Pairs, y: ArrayLike) -> tuple[Pairs, NDArray[np.int64]]:
         if isinstance(X, Pairs):
             check_reading(X, "bilinear")
-            started, codes = self._with_codes(np.asarray(y), X.shape[1])
-            self.classes_, self.n_features_in_ = started.classes_, X.shape[1]
+            self.classes_, codes = self._coded(np.asarray(y))
+            self.n_features_in_ = X.shape[1]
             return X, codes
         rows, codes = self._training_rows(X, y)
         return halves(rows), codes

@@ -11,9 +11,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from probing.contracts.probe import Probe
 from probing.errors import BadParameter
-from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix, same_for_every_seed
+from probing.probes._estimator import ClassifierProbe, Dev, FittedState, RegressorProbe
 from probing.probes._rows import moments, standardise
 
 _QUERIES, _ROWS = 1024, 8192
@@ -68,7 +67,7 @@ def _directions(rows: NDArray[np.float32]) -> NDArray[Any]:
     return (rows / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
 
 
-class _Nearest(Probe):
+class _Nearest(FittedState):
     """Base of the classifier and the regressor: the standardised training rows, and the search among them."""
 
     mean_: NDArray[np.float64]
@@ -82,7 +81,7 @@ class _Nearest(Probe):
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
         """Set fitted attributes from `state()` and return self."""
-        super().with_state(state)  # type: ignore[safe-super]
+        super().with_state(state)
         self._check()
         self._neighbours = Neighbours(self.rows_, self.metric)
         return self
@@ -93,21 +92,17 @@ class _Nearest(Probe):
         if self.metric not in ("euclidean", "cosine"):
             raise BadParameter("unknown metric", needed="euclidean or cosine", found=repr(self.metric))
 
-    def _remember(self, X: NDArray[Any], probes: Sequence[_Nearest], values: Sequence[NDArray[Any]]) -> None:
+    def _fit_all(
+        self, X: NDArray[Any], fits: Sequence[Sequence[Self]], targets: Sequence[NDArray[Any]], dev: Dev
+    ) -> None:
+        """Keep the rows; all label sets and their copies share one search."""
         self._check()
         mean, scale = moments(X)
         rows = standardise(X, mean, scale)
         neighbours = Neighbours(rows, self.metric)
-        for probe, own in zip(probes, values, strict=True):
+        for (probe,), own in zip(fits, targets, strict=True):
             probe.mean_, probe.scale_, probe.rows_, probe.values_ = mean, scale, rows, own
             probe._neighbours = neighbours
-
-    def _shared(self, fitted: Sequence[Self], seeds: Sequence[int]) -> list[list[Self]]:
-        """Return copies for every seed, which all search through one object."""
-        fits = [same_for_every_seed(self, probe, seeds) for probe in fitted]
-        for copy in (copy for row in fits for copy in row):
-            copy._neighbours = fitted[0]._neighbours
-        return fits
 
     def _near(self, X: NDArray[Any]) -> NDArray[Any]:
         """Return codes or targets of the nearest training rows, `(N, k)`."""
@@ -128,27 +123,6 @@ class KNearestProbe(_Nearest, ClassifierProbe):
 
     _arrays = ("classes", "mean", "scale", "rows", "values")
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Keep `(N, D)` states and `(N,)` labels; `dev` is not used."""
-        rows, codes = self._training_rows(X, y)
-        self._remember(rows, [self], [codes])
-        return self
-
-    def fit_many(
-        self,
-        X: NDArray[np.float32],
-        targets: Sequence[NDArray[Any]],
-        seeds: Sequence[int],
-        *,
-        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
-    ) -> list[list[Self]]:
-        """Fit every label set with one search; one fit serves every seed. See `Probe.fit_many`."""
-        X = checked_matrix(self.with_seed(0), X)
-        started = [self._with_codes(y, X.shape[1]) for y in targets]
-        fitted = [probe for probe, _ in started]
-        self._remember(X, fitted, [codes for _, codes in started])
-        return self._shared(fitted, seeds)
-
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the natural log probabilities, `(N, K)`."""
         near = self._near(self._rows(X))
@@ -160,28 +134,6 @@ class KNearestRegressorProbe(_Nearest, RegressorProbe):
     """Predicts the mean target of the `k` nearest training rows. See `KNearestProbe`."""
 
     _arrays = ("mean", "scale", "rows", "values")
-
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Keep `(N, D)` states and `(N,)` real targets; `dev` is not used."""
-        rows, targets = self._training_rows(X, y)
-        self._remember(rows, [self], [targets])
-        return self
-
-    def fit_many(
-        self,
-        X: NDArray[np.float32],
-        targets: Sequence[NDArray[Any]],
-        seeds: Sequence[int],
-        *,
-        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
-    ) -> list[list[Self]]:
-        """Fit every target with one search; one fit serves every seed. See `Probe.fit_many`."""
-        X = checked_matrix(self.with_seed(0), X)
-        fitted = [self.with_seed(0) for _ in targets]
-        for probe in fitted:
-            probe.n_features_in_ = X.shape[1]
-        self._remember(X, fitted, [np.asarray(y, np.float64) for y in targets])
-        return self._shared(fitted, seeds)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the predicted values, `(N,)` float64."""

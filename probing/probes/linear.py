@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 
 from probing.contracts.row_blocks import RowBlocks
 from probing.errors import BadParameter
-from probing.probes._estimator import ClassifierProbe, checked_matrix, same_for_every_seed
+from probing.probes._estimator import ClassifierProbe, Dev
 from probing.probes._low_rank import solve_low_rank
 from probing.probes._rows import HeldRows, Rows, StreamedRows, moments, rounded, standardise, standardise_rounded
 from probing.probes._softmax import Solution, Stop, solve
@@ -92,28 +92,6 @@ class LinearProbe(ClassifierProbe):
         self.max_iterations = max_iterations
         self.rank = rank
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, D)` states and `(N,)` labels; `dev` is not used."""
-        rows, codes = self._training_rows(X, y)
-        self._solve_all(_Standard.of(rows), [self], [codes])
-        return self
-
-    def fit_many(
-        self,
-        X: NDArray[np.float32] | RowBlocks,
-        targets: Sequence[NDArray[Any]],
-        seeds: Sequence[int],
-        *,
-        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
-    ) -> list[list[Self]]:
-        """Fit all label sets in one batched solve; one fit serves every seed. See `Probe.fit_many`.
-
-        Row blocks are read once if they fit their budget, else at every pass over the rows.
-        """
-        X = self._checked(X)
-        fitted = self._fitted(_Standard.of(X), targets)
-        return [same_for_every_seed(self, probe, seeds) for probe in fitted]
-
     def fit_prefixes(
         self,
         X: NDArray[np.float32] | RowBlocks,
@@ -124,12 +102,14 @@ class LinearProbe(ClassifierProbe):
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[list[Self]]]:
         """Fit every prefix, each starting from the one before. See `Probe.fit_prefixes`."""
-        X = self._checked(X)
         fits, starts = [], None
         for end in ends:
             part = X.head(end) if isinstance(X, RowBlocks) else X[:end]
-            starts = self._fitted(_Standard.of(part), [y[:end] for y in targets], starts)
-            fits.append([same_for_every_seed(self, probe, seeds) for probe in starts])
+            started = [self._started(part, y[:end]) for y in targets]
+            ended = [probe for probe, _ in started]
+            self._fit_all(part, [[probe] for probe in ended], [codes for _, codes in started], None, starts)
+            fits.append([[self._copied(probe, seed) for seed in seeds] for probe in ended])
+            starts = ended
         return fits
 
     def predict_log_proba(self, X: ArrayLike | RowBlocks) -> NDArray[np.float64]:
@@ -139,34 +119,18 @@ class LinearProbe(ClassifierProbe):
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         return np.asarray(log_softmax(rows @ self.coef_ + self.intercept_, axis=1))
 
-    def _checked(self, X: NDArray[Any] | RowBlocks) -> NDArray[Any] | RowBlocks:
-        return X if isinstance(X, RowBlocks) else checked_matrix(self.with_seed(0), X)
-
-    def _fitted(
+    def _fit_all(
         self,
-        standard: _Standard,
-        targets: Sequence[NDArray[Any]],
+        X: NDArray[Any] | RowBlocks,
+        fits: Sequence[Sequence[Self]],
+        targets: Sequence[NDArray[np.int64]],
+        dev: Dev,
         starts: Sequence[LinearProbe] | None = None,
-        *,
-        warm: bool = True,
-    ) -> list[Self]:
-        """Return one fitted clone a label set."""
-        started = [self._with_codes(y, standard.rows.width) for y in targets]
-        probes = [probe for probe, _ in started]
-        self._solve_all(standard, probes, [codes for _, codes in started], starts, warm=warm)
-        return probes
-
-    def _solve_all(
-        self,
-        standard: _Standard,
-        probes: Sequence[LinearProbe],
-        codes: Sequence[NDArray[np.int64]],
-        starts: Sequence[LinearProbe] | None = None,
-        *,
-        warm: bool = True,
     ) -> None:
+        """Fit all label sets in one batched solve, each from the optimum of `starts` on fewer rows, if given."""
         self._check_options()
-        rows, numbers = standard.rows, [torch.from_numpy(y) for y in codes]
+        standard, probes = _Standard.of(X), [probe for (probe,) in fits]
+        rows, numbers = standard.rows, [torch.from_numpy(y) for y in targets]
         classes = [len(probe.classes_) for probe in probes]
         weight = [self.l2 / rows.n] * len(classes)
         solutions = solve(
@@ -176,7 +140,6 @@ class LinearProbe(ClassifierProbe):
             [w * (2.0 if k == 2 else 1.0) for w, k in zip(weight, classes, strict=True)],
             Stop(self.tolerance, self.max_iterations),
             starts and [_start(old, new, standard) for old, new in zip(starts, probes, strict=True)],
-            warm=warm,
         )
         if self.rank is not None:
             solutions = solve_low_rank(rows, numbers, solutions, weight, self.rank)

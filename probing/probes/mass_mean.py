@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 
 from probing.errors import BadParameter, unknown_name
 from probing.probes._descent import calibrate, calibrate_temperature
-from probing.probes._estimator import ClassifierProbe, checked_matrix, same_for_every_seed
+from probing.probes._estimator import ClassifierProbe, Dev
 from probing.probes._rows import StreamedMoments, moments, standardise
 
 Matrix = NDArray[np.float64]
@@ -72,33 +72,15 @@ class MassMeanProbe(ClassifierProbe):
         self.shrinkage = shrinkage
         self.intercept = intercept
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, D)` states and `(N,)` labels; `dev` is not used."""
-        rows, codes = self._training_rows(X, y)
-        self._solve_all(rows, [self], [codes])
-        return self
-
-    def fit_many(
-        self,
-        X: NDArray[np.float32],
-        targets: Sequence[NDArray[Any]],
-        seeds: Sequence[int],
-        *,
-        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
-    ) -> list[list[Self]]:
-        """Fit every label set; the products of all coordinates are summed once. See `Probe.fit_many`."""
-        X = checked_matrix(self.with_seed(0), X)
-        started = [self._with_codes(y, X.shape[1]) for y in targets]
-        fitted = [probe for probe, _ in started]
-        self._solve_all(X, fitted, [codes for _, codes in started])
-        return [same_for_every_seed(self, probe, seeds) for probe in fitted]
-
     def predict_log_proba(self, X: ArrayLike) -> Matrix:
         """Return the natural log probabilities, `(N, K)`."""
         scores = (self._rows(X).astype(np.float64) - self.mean_) @ self.direction_
         return np.asarray(log_softmax(self.temperature_ * scores + self.intercept_, axis=1))
 
-    def _solve_all(self, X: NDArray[Any], probes: Sequence[MassMeanProbe], codes: Sequence[NDArray[np.int64]]) -> None:
+    def _fit_all(
+        self, X: NDArray[Any], fits: Sequence[Sequence[Self]], targets: Sequence[NDArray[np.int64]], dev: Dev
+    ) -> None:
+        """Fit every label set; the products of all coordinates are summed once."""
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
             raise BadParameter("shrinkage must be from 0 to 1", needed="0 to 1, or none", found=repr(self.shrinkage))
         if self.intercept not in INTERCEPTS:
@@ -107,7 +89,7 @@ class MassMeanProbe(ClassifierProbe):
         rows = standardise(X, mean, scale)
         varies = np.einsum("nd,nd->d", rows, rows) > 0.5 * len(rows)  # 1 a row, but for constant coordinates
         gram = StreamedMoments.of(rows).centred / len(rows) if self.whitened else None
-        for probe, y in zip(probes, codes, strict=True):
+        for probe, y in zip((probe for (probe,) in fits), targets, strict=True):
             means = _class_means(rows, y, len(probe.classes_))
             towards, probe.shrinkage_ = (means - means.mean(0)) * varies, 0.0
             centres = (means * varies).T  # (D, K), from the mean of all rows

@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
-from sklearn.base import clone
+from sklearn.utils.validation import validate_data
 
-from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.probes._descent import dev_codes, held_out_rows, require_scored
-from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix
+from probing.probes._estimator import FLOATS, ClassifierProbe, Dev, FittedState, RegressorProbe
 from probing.probes._rows import moments, standardise
 from probing.probes._stacked_networks import Data, FittedNetwork, Recipe, train
 
 
-class _MLP(Probe):
+class _MLP(FittedState):
     """Base of the classifier and the regressor."""
 
     stochastic: ClassVar[bool] = True
@@ -57,12 +56,12 @@ class _MLP(Probe):
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the fitted arrays by name; weights and biases by layer."""
-        own = super().state()  # type: ignore[safe-super]
+        own = super().state()
         return {**own, **{f"layer_{i}": array for i, array in enumerate(self.layers_)}}
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
         """Set fitted attributes from `state()` and return self."""
-        super().with_state(state)  # type: ignore[safe-super]
+        super().with_state(state)
         count = sum(name.startswith("layer_") for name in state)
         self.layers_ = [np.asarray(state[f"layer_{i}"]) for i in range(count)]
         return self
@@ -165,41 +164,23 @@ class MLPProbe(_MLP, ClassifierProbe):
 
     _arrays = ("classes", "mean", "scale")
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, D)` states and `(N,)` labels; `dev` rows with labels unseen in training are left out."""
-        rows, codes = self._training_rows(X, y)
-        held_out = None if dev is None else (np.asarray(dev[0]), [dev_codes(self.classes_, np.asarray(dev[1]))])
-        if held_out is not None:
-            require_scored(held_out[1])
-        networks, mean, scale = self._stacked(rows, [codes], [len(self.classes_)], [self.random_state or 0], held_out)
-        return self._adopt(networks[0][0], mean, scale)
-
-    def fit_many(
-        self,
-        X: NDArray[np.float32],
-        targets: Sequence[NDArray[Any]],
-        seeds: Sequence[int],
-        *,
-        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
-    ) -> list[list[Self]]:
-        """Fit all label sets under all seeds as one stacked model. See `Probe.fit_many`."""
-        X = checked_matrix(self.with_seed(0), X)
-        started = [self._with_codes(y, X.shape[1]) for y in targets]
-        outputs = [len(probe.classes_) for probe, _ in started]
+    def _fit_all(
+        self, X: NDArray[Any], fits: Sequence[Sequence[Self]], targets: Sequence[NDArray[np.int64]], dev: Dev
+    ) -> None:
+        """Fit all label sets under all seeds as one stacked model; `dev` rows with labels unseen in training are left
+        out.
+        """
+        first, seeds = [row[0] for row in fits], [probe.random_state or 0 for probe in fits[0]]
         held_out = None
         if dev is not None:
-            pairs = zip(started, dev[1], strict=True)
-            held_out = (np.asarray(dev[0]), [dev_codes(p.classes_, np.asarray(y)) for (p, _), y in pairs])
+            pairs = zip(first, dev[1], strict=True)
+            held_out = (np.asarray(dev[0]), [dev_codes(p.classes_, np.asarray(y)) for p, y in pairs])
             require_scored(held_out[1])
-        networks, mean, scale = self._stacked(X, [codes for _, codes in started], outputs, seeds, held_out)
-        fits: list[list[Self]] = []
-        for (first, _), row in zip(started, networks, strict=True):
-            fits.append([])
-            for seed, network in zip(seeds, row, strict=True):
-                probe: Self = self.with_seed(seed)
-                probe.classes_, probe.n_features_in_ = first.classes_, first.n_features_in_
-                fits[-1].append(probe._adopt(network, mean, scale))
-        return fits
+        outputs = [len(probe.classes_) for probe in first]
+        networks, mean, scale = self._stacked(X, list(targets), outputs, seeds, held_out)
+        for row, trained in zip(fits, networks, strict=True):
+            for probe, network in zip(row, trained, strict=True):
+                probe._adopt(network, mean, scale)
 
     def fit_parts(self, X: NDArray[np.float32], y: NDArray[Any], parts: Sequence[NDArray[np.bool_]]) -> list[Self]:
         """Fit a network for each part `(N,)` of the rows, trained as one stack, for cross-fitting.
@@ -207,11 +188,11 @@ class MLPProbe(_MLP, ClassifierProbe):
         All have the classes of all rows and one standardisation; labels outside of a network's part are of no effect
         on it. A tenth of the rows is held out, of which each network is stopped by those of its part.
         """
-        X = checked_matrix(self.with_seed(0), X)
-        first, codes = self._with_codes(y, X.shape[1])
+        rows = np.asarray(validate_data(self.with_seed(0), X, dtype=FLOATS))
+        first, codes = self._started(rows, y)
         coded = [np.where(part, codes, -1) for part in parts]
         outputs, seed = [len(first.classes_)] * len(parts), self.random_state or 0
-        networks, mean, scale = self._stacked(X, coded, outputs, [seed], None)
+        networks, mean, scale = self._stacked(rows, coded, outputs, [seed], None)
         fits: list[Self] = [self.with_seed(seed) for _ in parts]
         for probe, (network,) in zip(fits, networks, strict=True):
             probe.classes_, probe.n_features_in_ = first.classes_, first.n_features_in_
@@ -232,54 +213,26 @@ class MLPRegressorProbe(_MLP, RegressorProbe):
     target_mean_: float
     target_scale_: float
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, D)` states and `(N,)` real targets."""
-        rows, targets = self._training_rows(X, y)
-        held_out = None if dev is None else (np.asarray(dev[0]), [np.asarray(dev[1], np.float64)])
-        seeds = [self.random_state or 0]
-        fitted = self._regressions(rows, [targets], seeds, held_out)[0][0]
-        self.__dict__.update(fitted.__dict__)
-        return self
-
-    def fit_many(
-        self,
-        X: NDArray[np.float32],
-        targets: Sequence[NDArray[Any]],
-        seeds: Sequence[int],
-        *,
-        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
-    ) -> list[list[Self]]:
-        """Fit all targets under all seeds as one stacked model. See `Probe.fit_many`."""
-        X = checked_matrix(self.with_seed(0), X)
-        held_out = None if dev is None else (dev[0], [np.asarray(y, np.float64) for y in dev[1]])
-        return self._regressions(X, [np.asarray(y, np.float64) for y in targets], seeds, held_out)
+    def _fit_all(
+        self, X: NDArray[Any], fits: Sequence[Sequence[Self]], targets: Sequence[NDArray[np.float64]], dev: Dev
+    ) -> None:
+        """Fit all targets under all seeds as one stacked model."""
+        centre, spread = moments(np.stack(targets, axis=1))
+        coded = [((y - c) / s).astype(np.float32) for y, c, s in zip(targets, centre, spread, strict=True)]
+        if dev is not None:
+            held = [np.asarray(y, np.float64) for y in dev[1]]
+            held = [((y - c) / s).astype(np.float32) for y, c, s in zip(held, centre, spread, strict=True)]
+            dev = (np.asarray(dev[0]), held)
+        seeds = [probe.random_state or 0 for probe in fits[0]]
+        networks, mean, scale = self._stacked(X, coded, [1] * len(coded), seeds, dev)
+        for m, (row, trained) in enumerate(zip(fits, networks, strict=True)):
+            for probe, network in zip(row, trained, strict=True):
+                probe.target_mean_, probe.target_scale_ = float(centre[m]), float(spread[m])
+                probe._adopt(network, mean, scale)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the predicted values, `(N,)` float64."""
         return np.asarray(self._output(self._rows(X))[:, 0] * self.target_scale_ + self.target_mean_)
-
-    def _regressions(
-        self,
-        X: NDArray[Any],
-        targets: list[NDArray[np.float64]],
-        seeds: Sequence[int],
-        dev: tuple[NDArray[Any], list[NDArray[np.float64]]] | None,
-    ) -> list[list[Self]]:
-        centre, spread = moments(np.stack(targets, axis=1))
-        coded = [((y - c) / s).astype(np.float32) for y, c, s in zip(targets, centre, spread, strict=True)]
-        if dev is not None:
-            held = [((y - c) / s).astype(np.float32) for y, c, s in zip(dev[1], centre, spread, strict=True)]
-            dev = (dev[0], held)
-        networks, mean, scale = self._stacked(X, coded, [1] * len(coded), seeds, dev)
-        fits: list[list[Self]] = []
-        for m, row in enumerate(networks):
-            fits.append([])
-            for seed, network in zip(seeds, row, strict=True):
-                probe: Self = clone(self) if len(seeds) == 1 else self.with_seed(seed)
-                probe.target_mean_, probe.target_scale_ = float(centre[m]), float(spread[m])
-                probe.n_features_in_ = X.shape[1]
-                fits[-1].append(probe._adopt(network, mean, scale))
-        return fits
 
 
 MEMBER = MLPProbe

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from probing.probes._estimator import ClassifierProbe, RegressorProbe
+from probing.probes._estimator import ClassifierProbe, Dev, RegressorProbe
 
 
 class PriorProbe(ClassifierProbe):
     """Always predicts the commonest training label; its probabilities are the training frequencies."""
 
     _arrays = ("classes", "log_prior")
+    _fewest_classes = 1
 
     log_prior_: NDArray[np.float64]
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Count the labels of the training rows."""
-        _, codes = self._training_rows(X, y, fewest_classes=1)
-        self.log_prior_ = np.log(np.bincount(codes) / len(codes))
-        return self
+    def _fit(self, X: NDArray[Any], y: NDArray[np.int64], dev: Dev) -> None:
+        self.log_prior_ = np.log(np.bincount(y) / len(y))
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the same row of natural log probabilities N times, `(N, K)`."""
@@ -41,11 +39,8 @@ class MeanProbe(RegressorProbe):
 
     mean_: float
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Average the targets of the training rows."""
-        _, targets = self._training_rows(X, y)
-        self.mean_ = float(targets.mean())
-        return self
+    def _fit(self, X: NDArray[Any], y: NDArray[np.float64], dev: Dev) -> None:
+        self.mean_ = float(y.mean())
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the mean N times, `(N,)`."""

@@ -11,7 +11,7 @@ from scipy.linalg import eigh
 
 from probing.contracts.row_blocks import RowBlocks
 from probing.errors import BadParameter
-from probing.probes._estimator import RegressorProbe, checked_matrix, same_for_every_seed
+from probing.probes._estimator import Dev, RegressorProbe
 from probing.probes._rows import StreamedMoments, standardise
 
 
@@ -38,38 +38,25 @@ class RidgeProbe(RegressorProbe):
     def __init__(self, l2: float = 1.0) -> None:
         self.l2 = l2
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, D)` states and `(N,)` targets."""
-        rows, targets = self._training_rows(X, y)
-        found = StreamedMoments.of(rows, [targets])
-        self.mean_, self.scale_, self.intercept_ = found.mean, found.scale, float(targets.mean())
-        (self.coef_,) = self._weights(found)
-        return self
-
-    def fit_many(
-        self,
-        X: NDArray[np.float32] | RowBlocks,
-        targets: Sequence[NDArray[Any]],
-        seeds: Sequence[int],
-        *,
-        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
-    ) -> list[list[Self]]:
-        """Fit every target by one factorisation; one fit serves every seed. See `Probe.fit_many`."""
-        X = X if isinstance(X, RowBlocks) else checked_matrix(self.with_seed(0), X)
-        numbers = [np.asarray(y, np.float64) for y in targets]
-        found, fits = StreamedMoments.of(X, numbers), []
-        for coef, y in zip(self._weights(found), numbers, strict=True):
-            state = {"coef": coef, "mean": found.mean, "scale": found.scale}
-            state |= {"intercept": np.asarray(y.mean()), "n_features_in": np.asarray(X.shape[1])}
-            fits.append(same_for_every_seed(self, self.with_seed(0).with_state(state), seeds))
-        return fits
-
     def predict(self, X: ArrayLike | RowBlocks) -> NDArray[Any]:
         """Return the predicted values, `(N,)` float64."""
         if isinstance(X, RowBlocks):
             return np.concatenate([self.predict(states) for _, states in X.blocks()])
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         return np.asarray(rows @ self.coef_ + self.intercept_)
+
+    def _fit_all(
+        self,
+        X: NDArray[Any] | RowBlocks,
+        fits: Sequence[Sequence[Self]],
+        targets: Sequence[NDArray[np.float64]],
+        dev: Dev,
+    ) -> None:
+        """Fit every target by one factorisation."""
+        found = StreamedMoments.of(X, targets)
+        for (probe,), coef, y in zip(fits, self._weights(found), targets, strict=True):
+            probe.coef_, probe.mean_, probe.scale_ = coef, found.mean, found.scale
+            probe.intercept_ = float(y.mean())
 
     def _weights(self, found: StreamedMoments) -> list[NDArray[np.float64]]:
         """Return the weights `(D,)` of every target."""

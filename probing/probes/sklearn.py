@@ -11,7 +11,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
 from probing.errors import BadParameter
-from probing.probes._estimator import ClassifierProbe, RegressorProbe
+from probing.probes._estimator import ClassifierProbe, Dev, RegressorProbe
 from probing.probes._rows import moments, standardise
 
 
@@ -37,14 +37,11 @@ class SklearnProbe(ClassifierProbe):
         self.estimator = estimator
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit a clone on `(N, D)` states and `(N,)` labels; `dev` is not used."""
-        rows, codes = self._training_rows(X, y)
-        self.mean_, self.scale_ = moments(rows)
+    def _fit(self, X: NDArray[Any], y: NDArray[np.int64], dev: Dev) -> None:
+        self.mean_, self.scale_ = moments(X)
         self.estimator_ = _prepared(self.estimator, LogisticRegression(max_iter=1000), self.random_state, "predict")
-        self.estimator_.fit(standardise(rows, self.mean_, self.scale_).astype(np.float64), codes)
+        self.estimator_.fit(standardise(X, self.mean_, self.scale_).astype(np.float64), y)
         self.converged_ = _converged(self.estimator_)
-        return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the labels that the wrapped classifier chooses, `(N,)`."""
@@ -81,14 +78,11 @@ class SklearnRegressorProbe(RegressorProbe):
         self.estimator = estimator
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit a clone on `(N, D)` states and `(N,)` targets; `dev` is not used."""
-        rows, targets = self._training_rows(X, y)
-        self.mean_, self.scale_ = moments(rows)
+    def _fit(self, X: NDArray[Any], y: NDArray[np.float64], dev: Dev) -> None:
+        self.mean_, self.scale_ = moments(X)
         self.estimator_ = _prepared(self.estimator, LinearRegression(), self.random_state, "predict")
-        self.estimator_.fit(standardise(rows, self.mean_, self.scale_).astype(np.float64), targets)
+        self.estimator_.fit(standardise(X, self.mean_, self.scale_).astype(np.float64), y)
         self.converged_ = _converged(self.estimator_)
-        return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the predicted values, `(N,)` float64."""

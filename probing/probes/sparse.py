@@ -10,9 +10,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
-from probing.contracts.probe import Probe
 from probing.errors import BadParameter
-from probing.probes._estimator import ClassifierProbe, RegressorProbe, checked_matrix, same_for_every_seed
+from probing.probes._estimator import ClassifierProbe, Dev, FittedState, RegressorProbe
 from probing.probes._rows import HeldRows, StreamedMoments, standardise
 from probing.probes._softmax import Stop, solve
 from probing.probes._sparse_objectives import Fit, LogLoss, Matrix, Objective, SquaredLoss, along, forward, lasso_order
@@ -20,7 +19,7 @@ from probing.probes._sparse_objectives import Fit, LogLoss, Matrix, Objective, S
 _FEW_ELEMENTS = 2**21
 
 
-class _Sparse(Probe):
+class _Sparse(FittedState):
     """Base of the classifier and the regressor."""
 
     PATH_COLUMNS: ClassVar[tuple[str, ...]]
@@ -121,49 +120,24 @@ class SparseProbe(_Sparse, ClassifierProbe):
 
     intercept_: Matrix
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, D)` states and `(N,)` labels; `dev` is scored in `path_` and chooses nothing."""
-        rows, codes = self._training_rows(X, y)
-        held_out = None if dev is None else (np.asarray(dev[0]), [np.asarray(dev[1])])
-        self._select_all(rows, [self], [codes], held_out)
-        return self
-
-    def fit_many(
-        self,
-        X: NDArray[np.float32],
-        targets: Sequence[NDArray[Any]],
-        seeds: Sequence[int],
-        *,
-        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
-    ) -> list[list[Self]]:
-        """Fit every label set; rows are standardised, and their correlations summed, once. See `Probe.fit_many`."""
-        X = checked_matrix(self.with_seed(0), X)
-        started = [self._with_codes(y, X.shape[1]) for y in targets]
-        fitted = [probe for probe, _ in started]
-        self._select_all(X, fitted, [codes for _, codes in started], dev)
-        return [same_for_every_seed(self, probe, seeds) for probe in fitted]
-
     def predict_log_proba(self, X: ArrayLike) -> Matrix:
         """Return the natural log probabilities, `(N, K)`."""
         return np.asarray(log_softmax(self._outputs(self._rows(X)) + self.intercept_, axis=1))
 
-    def _select_all(
-        self,
-        X: NDArray[Any],
-        probes: Sequence[SparseProbe],
-        codes: Sequence[NDArray[np.int64]],
-        dev: tuple[NDArray[Any], Sequence[NDArray[Any]]] | None,
+    def _fit_all(
+        self, X: NDArray[Any], fits: Sequence[Sequence[Self]], targets: Sequence[NDArray[np.int64]], dev: Dev
     ) -> None:
+        """Fit every label set; rows are standardised, and their correlations summed, once. `dev` is scored only."""
         self._check_options()
         sums, rows, held_out = _standardised(X, (), dev)
         tensor = torch.from_numpy(rows)
         tensor = tensor.double() if rows.size <= _FEW_ELEMENTS else tensor
-        for m, (probe, y) in enumerate(zip(probes, codes, strict=True)):
+        for m, ((probe,), y) in enumerate(zip(fits, targets, strict=True)):
             classes = len(probe.classes_)
             penalty = (2.0 if classes == 2 else 1.0) * self.l2 / len(X)
             target = torch.from_numpy(y)
-            fits = probe._choose(LogLoss(tensor, target, classes, sums.correlations, penalty))
-            probe._set_path(fits, rows, held_out, _scorer(probe.classes_, y, None if dev is None else dev[1][m]))
+            path = probe._choose(LogLoss(tensor, target, classes, sums.correlations, penalty))
+            probe._set_path(path, rows, held_out, _scorer(probe.classes_, y, None if dev is None else dev[1][m]))
             chosen = tensor[:, probe.coordinates_].contiguous()
             (found,) = solve(HeldRows(chosen), [target], [classes], [penalty], Stop(1e-5, 200))
             probe.coef_, probe.intercept_ = found.weights.numpy(), found.intercept.numpy()
@@ -204,50 +178,24 @@ class SparseRegressorProbe(_Sparse, RegressorProbe):
 
     intercept_: float
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, D)` states and `(N,)` targets; `dev` is scored in `path_` and chooses nothing."""
-        rows, targets = self._training_rows(X, y)
-        held_out = None if dev is None else (np.asarray(dev[0]), [np.asarray(dev[1], np.float64)])
-        self._select_all(rows, [self], [targets], held_out)
-        return self
-
-    def fit_many(
-        self,
-        X: NDArray[np.float32],
-        targets: Sequence[NDArray[Any]],
-        seeds: Sequence[int],
-        *,
-        dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
-    ) -> list[list[Self]]:
-        """Fit every target; rows are standardised, and their correlations summed, once. See `Probe.fit_many`."""
-        X = checked_matrix(self.with_seed(0), X)
-        fitted = [self.with_seed(0) for _ in targets]
-        for probe in fitted:
-            probe.n_features_in_ = X.shape[1]
-        self._select_all(X, fitted, [np.asarray(y, np.float64) for y in targets], dev)
-        return [same_for_every_seed(self, probe, seeds) for probe in fitted]
-
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the predicted values, `(N,)` float64."""
         return self._outputs(self._rows(X))[:, 0] + self.intercept_
 
-    def _select_all(
-        self,
-        X: NDArray[Any],
-        probes: Sequence[SparseRegressorProbe],
-        targets: Sequence[NDArray[np.float64]],
-        dev: tuple[NDArray[Any], Sequence[NDArray[Any]]] | None,
+    def _fit_all(
+        self, X: NDArray[Any], fits: Sequence[Sequence[Self]], targets: Sequence[NDArray[np.float64]], dev: Dev
     ) -> None:
+        """Fit every target; rows are standardised, and their correlations summed, once. `dev` is scored only."""
         self._check_options()
         sums, rows, held_out = _standardised(X, targets, dev)
-        for m, (probe, y) in enumerate(zip(probes, targets, strict=True)):
+        for m, ((probe,), y) in enumerate(zip(fits, targets, strict=True)):
             centre = float(y.mean())
             spread = float(((y - centre) ** 2).mean())
             products = sums.products[:, m : m + 1]
-            fits = probe._choose(SquaredLoss(sums.correlations, products, spread, self.l2 / len(y)))
+            path = probe._choose(SquaredLoss(sums.correlations, products, spread, self.l2 / len(y)))
             outside = None if dev is None else np.asarray(dev[1][m], np.float64)
-            probe._set_path(fits, rows, held_out, _r2(y, outside, centre))
-            probe.coef_ = fits[-1].weights if fits else np.zeros((0, 1))
+            probe._set_path(path, rows, held_out, _r2(y, outside, centre))
+            probe.coef_ = path[-1].weights if path else np.zeros((0, 1))
             probe.mean_, probe.scale_ = sums.mean[probe.coordinates_], sums.scale[probe.coordinates_]
             probe.intercept_, probe.converged_ = centre, True
 
