@@ -14,7 +14,7 @@
     ├─ Interrupted
     └─ MissingDependency (ImportError)
 
-    ProbingWarning (UserWarning)  DoubtfulAnswer NotForThisTask NotResumed
+    ProbingWarning (UserWarning)  DoubtfulAnswer NotForThisTask NotResumed OldName (DeprecationWarning)
 
 A message says what was needed, what was found, where, and the next step; the four are attributes too.
 """
@@ -284,6 +284,10 @@ class UnusedWeights(ProbingWarning):
 
 class NotResumed(ProbingWarning):
     """Settings that cannot be written as text, such as a function of your own, are measured anew by each run."""
+
+
+class OldName(ProbingWarning, DeprecationWarning):
+    """An option is given by a name that it had in an earlier version."""
 
 
 class DamagedUnit(ProbingWarning):

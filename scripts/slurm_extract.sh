@@ -15,7 +15,7 @@ set -uo pipefail
 
 workers=${SLURM_ARRAY_TASK_COUNT:-1}
 index=$((${SLURM_ARRAY_TASK_ID:-0} - ${SLURM_ARRAY_TASK_MIN:-0}))
-probing extract "$@" --num-workers "$workers" --worker-index "$index" --quiet &
+probing extract "$@" --array-size "$workers" --array-index "$index" --quiet &
 child=$!
 trap 'kill -USR1 "$child"' USR1 TERM
 

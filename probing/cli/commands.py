@@ -31,7 +31,7 @@ from probing.cli.output import (
     written,
 )
 from probing.cli.store_commands import AsJson, path_argument, print_mapping, store_app
-from probing.errors import ProbingWarning, UnitFailed
+from probing.errors import OldName, ProbingWarning, UnitFailed
 from probing.system import stopping
 from probing.system.ending import open_streams, silence_broken_streams, typed_ending
 from probing.system.screen import console, say
@@ -188,6 +188,7 @@ def main() -> None:
     open_streams()
     warnings.formatwarning = _as_words
     warnings.showwarning = _show_warning
+    warnings.simplefilter("default", OldName)
     try:
         with typed_ending():
             supervised(_work)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
+from probing._renamed import COMMAND_LINE, flag_of, old_names
 from probing.cli.once_only import OnceOnly
 from probing.cli.store_commands import AsJson
 from probing.system.machine import check_target
@@ -96,18 +97,24 @@ def _job_command(
     """Return the function of a Typer command whose flags are the fields of the job class."""
     job_class = getattr(import_module(home), job_name)
 
-    def command(**flags: Any) -> None:
+    fields = job_class.model_fields
+    old = {name: fields[new] for name, new in old_names(fields).items()}
+
+    def command(context: typer.Context, **flags: Any) -> None:
         quiet, as_json = flags.pop("quiet", False), flags.pop("as_json", False)
-        job = job_class.read(flags, where="command line")
+        given = {name: value for name, value in flags.items() if _is_given(context, name)}
+        job = job_class.read(given, where=COMMAND_LINE)
         folder, card = getattr(job, "to", None), getattr(job, "json_file", None)
         for target in filter(None, (folder and Path(folder), card and Path(card).parent)):
             check_target(target)
         finish(job, quiet, as_json)
 
-    parameters = [_parameter(name, field) for name, field in job_class.model_fields.items()]
+    parameters = [_parameter(name, field, flag_of(name, field)) for name, field in fields.items()]
+    parameters += [_parameter(name, field, flag_of(name), hidden=True) for name, field in old.items()]
     parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters += [
+        inspect.Parameter("context", keyword, annotation=typer.Context),
         inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
         *([inspect.Parameter("as_json", keyword, default=False, annotation=AsJson)] if with_json else []),
     ]
@@ -117,15 +124,20 @@ def _job_command(
     return command
 
 
-def _parameter(name: str, field: Any) -> inspect.Parameter:
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Return whether a value comes from the command line rather than from the default of its field."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _parameter(name: str, field: Any, flag: str, *, hidden: bool = False) -> inspect.Parameter:
     extra = field.json_schema_extra or {}
-    flag = "--" + (extra.get("flag") or name).replace("_", "-")
     if extra.get("argument"):
         kind: Any = typer.Argument(
             help=field.description, metavar=extra.get("metavar", f"{name.upper()}_DIR"), show_default=False
         )
     else:
-        kind = typer.Option(flag, help=field.description)
+        kind = typer.Option(flag, help=field.description, hidden=hidden)
     plain = field.annotation if field.annotation in (bool, int, str, int | None, str | None, list[str]) else str
     default = inspect.Parameter.empty if field.is_required() else field.default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[plain, kind])

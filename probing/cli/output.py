@@ -91,7 +91,7 @@ def finish_patch(job: Any, quiet: bool, as_json: bool) -> None:
             _print_rows([{"title": run.title, "method": one.method, **row} for row in one.table()])
         warn(run.found.doubts)
         return
-    tables.print_patching(run.found, console(), title=run.title, into=run.into)
+    tables.print_patching(run.found, console(), title=run.title, run_prompt=run.run_prompt)
     warn(run.found.doubts)
     _print_files(run.files, f"probing report {job.to}")
 

@@ -12,10 +12,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 import probing as pb
-from probing.errors import ConfigError, unknown_name
+from probing._renamed import COMMAND_LINE, by_new_names, flag_of
+from probing.errors import ConfigError, ProbingError, unknown_name
 from probing.models.site import are_module_paths
 from probing.results.failures import attempted
 
@@ -56,13 +57,29 @@ class Job(BaseModel):
             ConfigError: a missing, unknown or ill-typed key, with its path.
         """
         try:
-            return cls(**values)
+            return cls.model_validate(values, context={"where": where})
         except ValidationError as error:
             raise _readable(error, cls, where) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_new_names(cls, values: Any, info: ValidationInfo) -> Any:
+        """Take options by their old names, too, which are written as flags on the command line."""
+        if not isinstance(values, dict):
+            return values
+        if info.context and info.context["where"] == COMMAND_LINE:
+            return by_new_names(
+                values, cls.model_fields, written=lambda name: flag_of(name, cls.model_fields.get(name))
+            )
+        return by_new_names(values, cls.model_fields)
 
 
 def _readable(error: ValidationError, job: type[BaseModel], where: str) -> Exception:
     first = error.errors()[0]
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, ProbingError):
+        raised.where = raised.where or where
+        return raised
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _fields_at(job, first["loc"][:-1])
@@ -172,8 +189,8 @@ class ExtractOptions(Job):
         to: str | Path,
         *,
         progress: bool,
-        num_workers: int = 1,
-        worker_index: int = 0,
+        array_size: int = 1,
+        array_index: int = 0,
     ) -> Store:
         """Run `probing.extract` with these options."""
         executor = import_module("probing.executors._run_until_done").executor_of(
@@ -202,8 +219,8 @@ class ExtractOptions(Job):
             long_inputs=self.long_inputs,
             stride=self.stride,
             chat_template=self.chat_template,
-            num_workers=num_workers,
-            worker_index=worker_index,
+            array_size=array_size,
+            array_index=array_index,
             executor=executor,
             allow_mixed_environment=self.allow_mixed_environment,
             moments=self.moments,
@@ -219,15 +236,15 @@ class ExtractOptions(Job):
 class ExtractJob(CorpusOptions, ExtractOptions):
     """Run a model over a corpus and save its hidden states in a store; a killed run resumes where it was.
 
-    On a cluster, give every job of an array the same command with --num-workers 64 --worker-index I, and a --to that
+    On a cluster, give every job of an array the same command with --array-size 64 --array-index I, and a --to that
     all of them see (scripts/slurm_extract.sh does so for SLURM). Exit code 75 means: stopped by the batch system, run
     it again. probing store info names what is missing. Tested as independent processes, not on a real SLURM.
     """
 
     model: str = option(help="Hugging Face model name or local folder")
     to: str = option(help="directory of the store")
-    num_workers: int = option(1, help="processes, on any machines, that share the work")
-    worker_index: int = option(0, help="which of them this is, from 0 on: it takes every num-workers-th shard")
+    array_size: int = option(1, help="processes, on any machines, that share the work")
+    array_index: int = option(0, help="which of them this is, from 0 on: it takes every array-size-th shard")
 
     def run(self, *, progress: bool = True) -> Store:
         """Extract the states, or finish an interrupted extraction."""
@@ -236,8 +253,8 @@ class ExtractJob(CorpusOptions, ExtractOptions):
             self.read_corpus(),
             self.to,
             progress=progress,
-            num_workers=self.num_workers,
-            worker_index=self.worker_index,
+            array_size=self.array_size,
+            array_index=self.array_index,
         )
 
 
@@ -282,7 +299,7 @@ class TrainOptions(Job):
     )
     root_seed: int = option(0, help="root of every random draw")
     sites: str = option("*", help="sites of the store to probe, with wildcards")
-    cluster: Literal["auto", "sentence", "document"] = option(
+    resample_by: Literal["auto", "sentence", "document"] = option(
         "auto", help="unit of the bootstrap (auto: documents if the label is constant in them)"
     )
     correction: Literal["holm", "bh"] = option("holm", help="adjustment of p: holm, or bh (Benjamini-Hochberg)")
@@ -294,7 +311,9 @@ class TrainOptions(Job):
     )
     workers: int | None = option(None, help="number of worker processes of processes or ray (default 2)")
     threads: int | None = option(None, help="processor threads of each worker (default: as this process)")
-    memory: int | None = option(None, help="MiB for the states of a site; linear and ridge read larger ones in blocks")
+    max_memory_mib: int | None = option(
+        None, help="MiB for the states of a site; linear and ridge read larger ones in blocks"
+    )
     replace: bool = option(False, help="drop results of the same store, task, site and probe with other settings")
 
     def train(
@@ -306,8 +325,8 @@ class TrainOptions(Job):
         progress: bool,
         task: str,
         controls: Sequence[Any] = (),
-        num_workers: int = 1,
-        worker_index: int = 0,
+        array_size: int = 1,
+        array_index: int = 0,
     ) -> ProbeResults:
         """Run `probing.train` on one task, and merge its results into those in `to`. `controls` are added to those of
         the options.
@@ -322,7 +341,7 @@ class TrainOptions(Job):
             seeds=self.seeds,
             root_seed=self.root_seed,
             sites=self.sites,
-            cluster=self.cluster,
+            resample_by=self.resample_by,
             rows=self.rows,
             to=to,
             replace=self.replace,
@@ -330,9 +349,9 @@ class TrainOptions(Job):
             executor=self.executor,
             workers=self.workers,
             threads=self.threads,
-            memory=self.memory,
-            num_workers=num_workers,
-            worker_index=worker_index,
+            max_memory_mib=self.max_memory_mib,
+            array_size=array_size,
+            array_index=array_index,
             progress=progress,
         )
 
@@ -340,14 +359,14 @@ class TrainOptions(Job):
 class TrainJob(CorpusOptions, TrainOptions):
     """Train probes beside control tasks on a store's states and write results.jsonl and results.parquet.
 
-    A task that fails is set aside while the others are trained. Jobs of an array share the work by --num-workers 64
-    --worker-index I and a --to that all of them see; whoever finds all fits of a task done writes its results.
+    A task that fails is set aside while the others are trained. Jobs of an array share the work by --array-size 64
+    --array-index I and a --to that all of them see; whoever finds all fits of a task done writes its results.
     """
 
     store: str = Field(description="directory of the store", json_schema_extra={"argument": True})
     to: str = option(help="directory of the results")
-    num_workers: int = option(1, help="processes, on any machines, that share the work")
-    worker_index: int = option(0, help="which of them this is, from 0 on: it takes every num-workers-th fit")
+    array_size: int = option(1, help="processes, on any machines, that share the work")
+    array_index: int = option(0, help="which of them this is, from 0 on: it takes every array-size-th fit")
 
     def run(self, *, progress: bool = True) -> ProbeResults:
         """Train what is not yet trained; UnitFailed if some of several tasks failed, after all others were trained."""
@@ -360,8 +379,8 @@ class TrainJob(CorpusOptions, TrainOptions):
             corpus,
             self.to,
             progress=progress,
-            num_workers=self.num_workers,
-            worker_index=self.worker_index,
+            array_size=self.array_size,
+            array_index=self.array_index,
         )
         found = attempted([(task, partial(train, task=task)) for task in self.tasks], Path(self.to), "tasks")
         return pb.ProbeResults.joined(found).adjusted_in(Path(self.to))

@@ -42,7 +42,7 @@ class TransferJob(CrossOptions):
     corpus: Many = option(help="NAME.SPLIT=FILE (repeat for every source and split), or NAME=FILE, or NAME=hub:DATASET")
     reader_options: Many = option([], help="option of the files' reader, for all sources", flag="reader-option")
     group: str | None = option(None, help="column of all sources whose values name the groups (default: documents)")
-    cluster: Literal["auto", "sentence", "document"] = option(
+    resample_by: Literal["auto", "sentence", "document"] = option(
         "auto",
         help="unit of the bootstrap: sentence, document (or group), auto: documents if the label is constant in them",
     )
@@ -59,7 +59,7 @@ class TransferJob(CrossOptions):
             seeds=self.seeds,
             root_seed=self.root_seed,
             sites=self.sites,
-            cluster=self.cluster,
+            resample_by=self.resample_by,
             rows=self.rows,
             to=self.to,
         )

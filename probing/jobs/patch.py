@@ -49,7 +49,7 @@ class Patched:
 
     found: PairPatching
     title: str
-    into: str
+    run_prompt: str
     files: tuple[Path, ...]
 
 
@@ -70,8 +70,10 @@ class PatchJob(RunningModel):
         flag="position",
     )
     spans: Many = option([], help="NAME=COLUMN,CORRUPTED_COLUMN, of substrings (repeatable)", flag="span")
-    into: Literal["corrupted", "clean"] = option("corrupted", help="the prompt that is run: corrupted, or clean")
-    exact_only: bool = option(False, help="skip attribution patching")
+    run_prompt: Literal["corrupted", "clean"] = option(
+        "corrupted", help="the prompt that is run: corrupted, or clean", flag="run"
+    )
+    no_attribution: bool = option(False, help="skip attribution patching")
     title: str | None = option(None, help="name of the result (default: that of the file of pairs)")
 
     def run(self, *, progress: bool = True) -> Patched:
@@ -87,8 +89,8 @@ class PatchJob(RunningModel):
                 behaviour=self.behaviour,
                 sites=self.sites,
                 positions=self.positions,
-                into=self.into,
-                attribution=not self.exact_only,
+                run_prompt=self.run_prompt,
+                attribution=not self.no_attribution,
                 advance=bar,
             )
         rough = None if found.rough is None else replace(found.rough, model=called(model))
@@ -97,7 +99,7 @@ class PatchJob(RunningModel):
         listed = [found.exact, *([rough] if rough is not None else [])]
         title = keeping.free_title(keeping.read_patching(folder), self.title or Path(self.pairs).stem, listed)
         results = {keeping.titled(title, one): one for one in listed}
-        return Patched(found, title, self.into, tuple(self._write(title, results)))
+        return Patched(found, title, self.run_prompt, tuple(self._write(title, results)))
 
     def _span_columns(self) -> dict[str, tuple[str, str]]:
         found = {}

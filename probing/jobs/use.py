@@ -37,7 +37,7 @@ class UseOptionsOfJob(Job):
         flag="position",
     )
     covariates: Many = option([], help="further property that rows are matched in (repeatable)", flag="covariate")
-    twins: str | None = option(
+    minimal_pairs: str | None = option(
         None, help="column with the id of the row that differs only in the task: the two exchange states"
     )
     split: str | None = option(None, help="only this split (default: all; folds are made anew)")
@@ -62,7 +62,7 @@ class UseOptionsOfJob(Job):
     replace: bool = option(False, help="drop results that other settings gave for the same task, behaviour and model")
     device: str = option("cpu", help="torch device")
     dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
-    directions: bool = option(False, help="write the fitted directions, with their verdicts, to OUT_DIR/evidence")
+    save_directions: bool = option(False, help="write the fitted directions, with their verdicts, to OUT_DIR/evidence")
     kind: Literal["auto", "base", "causal", "masked"] = option("auto", help="head to load: auto, base, causal, masked")
     revision: str | None = option(None, help="revision of a hub model")
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
@@ -101,12 +101,12 @@ class UseOptionsOfJob(Job):
                 max_rows=self.max_rows,
                 criteria=criteria,
                 options=options,
-                twins=self.twins,
+                minimal_pairs=self.minimal_pairs,
                 to=to,
                 replace=self.replace,
                 progress=progress,
             )
-        if self.directions:
+        if self.save_directions:
             subjects = import_module("probing.use.subjects").Subjects(
                 loaded,
                 corpus,
@@ -118,7 +118,7 @@ class UseOptionsOfJob(Job):
                 split=self.split,
                 max_rows=self.max_rows,
                 seed=self.seed,
-                twins=self.twins,
+                minimal_pairs=self.minimal_pairs,
             )
             keep = import_module("probing.use.directions.fitting").keep_directions
             keep(loaded, subjects, run, options, Path(to) / "evidence")

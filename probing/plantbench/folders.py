@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from probing._renamed import takes_old_names
 from probing.contracts.behaviour import Behaviour
 from probing.errors import CorpusError
 from probing.files.strict_json import strict_json
@@ -203,8 +204,9 @@ _PARTS = {
 _CASE = {"tier": int, "number": int, "name": str, "twin": str, "family": str, "seed": int}
 
 
+@takes_old_names
 def read_case(
-    folder: str | Path, *, split: str | None = None, rows: int = 8000, twins: str = "", check: bool = True
+    folder: str | Path, *, split: str | None = None, rows: int = 8000, minimal_pairs: str = "", check: bool = True
 ) -> tuple[Case, Truth]:
     """Return the case of a folder, whose rows are those of corpus.jsonl.
 
@@ -212,7 +214,8 @@ def read_case(
         folder: written by `write_case`.
         split: of the corpus; None: all rows.
         rows: the most rows.
-        twins: a property: the rows are then those of its minimal pairs in pairs.jsonl, and its cells the only ones.
+        minimal_pairs: a property: the rows are then those of its minimal pairs in pairs.jsonl, and its cells the only
+            ones.
         check: run the model's own self-check when it is loaded.
 
     Raises:
@@ -222,7 +225,7 @@ def read_case(
     told = read_truth_file(source)
     truth = truth_from_json(told["cells"], str(source / "truth.json"), told["joints"])
     model = LanguageModel.load(str(source / "model"), kind=_kind(told), check=check)
-    corpus = _corpus_read(source, told, twins)
+    corpus = _corpus_read(source, told, minimal_pairs)
     names = list(told["properties"])
     instrument = TextInstrument.from_spans(
         model, corpus, _behaviour(source, told), positions=POSITIONS, columns=names, split=split, max_rows=rows
@@ -241,9 +244,9 @@ def read_case(
         labels=labels,
         n_classes={name: len(told["properties"][name]) for name in names},
         groups=instrument.rows.groups,
-        cells=tuple(cell for cell in truth.cells if twins in ("", cell.property)),
+        cells=tuple(cell for cell in truth.cells if minimal_pairs in ("", cell.property)),
         types=identities,
-        twins=_twins([e.group for e in chosen]) if twins else None,
+        twins=_twins([e.group for e in chosen]) if minimal_pairs else None,
     )
     return case, truth
 

@@ -229,13 +229,13 @@ _EXACT = "a share of the difference between the prompts: 0 changes nothing, 1 gi
 _BESIDE = " (in brackets: by attribution)"
 
 
-def print_patching(found: PairPatching, console: Console, *, title: str, into: str) -> None:
+def print_patching(found: PairPatching, console: Console, *, title: str, run_prompt: str) -> None:
     """Print shares by site and position, attribution in brackets; the effect of the prompts by themselves; and the
     error.
     """
     exact, rough = found.exact, found.rough
-    other = {"corrupted": "clean", "clean": "corrupted"}[into]
-    heading = f"{title}: {plural(exact.n_pairs, 'pair')}, {into} prompts run with one state of their {other} ones"
+    other = {"corrupted": "clean", "clean": "corrupted"}[run_prompt]
+    heading = f"{title}: {plural(exact.n_pairs, 'pair')}, {run_prompt} prompts run with one state of their {other} ones"
     console.print(shown(heading, style="bold"))
     if exact.model:
         console.print(shown(f"model: {exact.model}", style="dim"))

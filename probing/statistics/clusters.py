@@ -73,7 +73,7 @@ class Resampler:
                 needed="at least two with different inputs",
                 found=f"{len(clusters)}, of {len(rows):,} rows",
                 where=f"task {labels.task}",
-                next_step="use cluster=sentence or more text" if labels.unit != "sentence" else step,
+                next_step="use resample_by=sentence or more text" if labels.unit != "sentence" else step,
             )
         seed = child_seed(root_seed, "bootstrap", base)
         weights = cluster_weights(len(clusters), resamples=resamples, seed=seed)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sklearn.base import BaseEstimator
 
+from probing._renamed import takes_old_names
 from probing.contracts.analysis import Analysis
 from probing.contracts.control import Control
 from probing.contracts.executor import Executor, WorkPlan
@@ -27,6 +28,7 @@ from probing.training.running import Done, check_run, results_of, run_plan, trai
 from probing.training.units import sweep_results
 
 
+@takes_old_names
 @with_typed_errors
 def train(
     store: Store | str | Path,
@@ -40,7 +42,7 @@ def train(
     seeds: int = 1,
     root_seed: int = 0,
     sites: str | Sequence[str] = "*",
-    cluster: str = "auto",
+    resample_by: str = "auto",
     rows: str | None = None,
     correction: Correction = "holm",
     to: str | Path | None = None,
@@ -48,9 +50,9 @@ def train(
     executor: str | Executor = "inline",
     workers: int | None = None,
     threads: int | None = None,
-    memory: int | None = None,
-    num_workers: int = 1,
-    worker_index: int = 0,
+    max_memory_mib: int | None = None,
+    array_size: int = 1,
+    array_index: int = 0,
     progress: bool = True,
 ) -> ProbeResults:
     """Fit every probe at every site on the task and on every draw of every control, and score all of it.
@@ -74,8 +76,8 @@ def train(
         seeds: fits of each stochastic probe.
         root_seed: root of every random draw.
         sites: patterns of sites of the store.
-        cluster: what is resampled for intervals: `sentence`, `document` (or the group that the corpus was read with),
-            or `auto`: documents where the label is constant or nearly so within them, else sentences.
+        resample_by: what is resampled for intervals: `sentence`, `document` (or the group that the corpus was read
+            with), or `auto`: documents where the label is constant or nearly so within them, else sentences.
         rows: how the rows of a piece store are pooled, e.g. `word:last` (default: the mean).
         correction: how p of gains are adjusted over the sites, probes, baselines and tasks of a store: `holm`, or `bh`
             (Benjamini-Hochberg), which bounds the share of false claims instead of the chance of any. It goes for all
@@ -89,10 +91,11 @@ def train(
         workers: processes of this run, for `processes` and `ray`.
         threads: processor threads of each worker; None: as this process has them, whoever fits. With equal numbers of
             threads every executor gives equal bytes; between numbers the last bits of a score can differ.
-        memory: MiB that the states of a site may take. Where they would take more, `linear` and `ridge` stream them
-            from the store, and give the same up to rounding; other probes and analyses read them all. None: no limit.
-        num_workers, worker_index: of that many processes, on any machines that see `to`, this one takes every
-            `num_workers`-th unit from number `worker_index` on. Whoever finds all units done writes the results.
+        max_memory_mib: MiB that the states of a site may take. Where they would take more, `linear` and `ridge` stream
+            them from the store, and give the same up to rounding; other probes and analyses read them all. None: no
+            limit.
+        array_size, array_index: of that many processes, on any machines that see `to`, this one takes every
+            `array_size`-th unit from number `array_index` on. Whoever finds all units done writes the results.
         progress: whether to show a bar on standard error, if that is a terminal.
 
     Raises:
@@ -107,7 +110,7 @@ def train(
     if correction not in CORRECTIONS:
         raise unknown_name("correction", correction, CORRECTIONS, error=BadParameter)
     runner, folder = executor_of(executor, workers, threads), Path(to).resolve() if to is not None else None
-    check_run(runner, folder, num_workers, worker_index)
+    check_run(runner, folder, array_size, array_index)
     opened = store if not isinstance(store, str | Path) else Store.open(store)
     plan = make_plan(
         opened,
@@ -120,23 +123,23 @@ def train(
         seeds=seeds,
         root_seed=root_seed,
         sites=sites,
-        cluster=cluster,
+        resample_by=resample_by,
         rows=rows,
-        memory=memory,
+        max_memory_mib=max_memory_mib,
     )
     units, done = training_units(plan), Done(folder)
-    share = WorkPlan(units.units[worker_index::num_workers])
+    share = WorkPlan(units.units[array_index::array_size])
     if folder is not None:
         sweep_results(folder)
     with sole_error_itself():
         try:
             run_plan(plan, share, done, runner, progress=progress)
         except UnitFailed:
-            if num_workers == 1:
+            if array_size == 1:
                 _written(units, Done(folder) if folder else done, folder, correction, replaces=replace)
             raise
     found = done if folder is None else Done(folder)  # read again: what is written now is what its unit says now
-    whole = folder if num_workers == 1 or not found.missing(units) else None
+    whole = folder if array_size == 1 or not found.missing(units) else None
     return _written(units, found, whole, correction, replaces=replace)
 
 

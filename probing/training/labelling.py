@@ -66,7 +66,7 @@ def with_fresh(labels: Labels, codes: Ints, also_trained: NDArray[np.bool_] | No
     return labels if fresh.all() else replace(labels, fresh=fresh)
 
 
-def with_clusters(labels: Labels, corpus: Corpus, codes: Ints, cluster: str) -> Labels:
+def with_clusters(labels: Labels, corpus: Corpus, codes: Ints, resample_by: str) -> Labels:
     """Return the labels with `groups` and `unit`: the unit asked for; of `auto` the largest that the label is constant
     in.
 
@@ -77,22 +77,22 @@ def with_clusters(labels: Labels, corpus: Corpus, codes: Ints, cluster: str) -> 
     Raises:
         BadParameter: documents asked for, and no example names one.
     """
-    if cluster == "document" and all(e.document is None for e in corpus.examples):
+    if resample_by == "document" and all(e.document is None for e in corpus.examples):
         raise BadParameter(
             "no example names its document",
             needed="a column `document` or `group`, or --group COLUMN",
             found="none",
             where=corpus.source,
-            next_step="leave cluster=document out: sentences are resampled",
+            next_step="leave resample_by=document out: sentences are resampled",
         )
     constant = label_agreement(labels, corpus)
-    by_document = cluster == "document" or (cluster == "auto" and constant >= NEARLY_CONSTANT)
+    by_document = resample_by == "document" or (resample_by == "auto" and constant >= NEARLY_CONSTANT)
     keys = [codes.tolist()] + ([group_keys(corpus.examples)] if by_document else [])
     return replace(
         labels,
         groups=connected(*keys)[labels.example],
         unit=corpus.unit if by_document else "sentence",
-        unit_reason="asked for" if cluster != "auto" else _reason(constant, corpus) if by_document else "",
+        unit_reason="asked for" if resample_by != "auto" else _reason(constant, corpus) if by_document else "",
     )
 
 
@@ -167,7 +167,7 @@ def label_rows(
     corpus: Corpus,
     task: Task,
     *,
-    cluster: str = "auto",
+    resample_by: str = "auto",
     inputs: Inputs | None = None,
     of_chats: bool = False,
     trained: Collection[str] = (),
@@ -179,7 +179,7 @@ def label_rows(
         scope: what a row is: `word`, `sentence`, `piece`, or `position` (one of them, so one row per example).
         corpus: the corpus the store was made from.
         task: gives the labels; it is prepared here.
-        cluster: the resampling unit of `Labels.groups`: `sentence`, `document` (or group), or `auto`, the document
+        resample_by: the resampling unit of `Labels.groups`: `sentence`, `document` (or group), or `auto`, the document
             where the label is constant within documents.
         inputs: by example ordinal, unknown pieces and hash of the piece ids of inputs that their text does not tell.
         of_chats: whether the texts were read within their chats.
@@ -192,7 +192,7 @@ def label_rows(
     """
     task.prepare(corpus)
     name = task_name(task)
-    _check_level(task, name, scope, cluster)
+    _check_level(task, name, scope, resample_by)
     is_placed = task.level in ("span", "pair")
     position = _positions(rows, corpus, task.read_from)
     placed = place_words(corpus, task, name, position) if is_placed else _labelled(rows, corpus, task, position)
@@ -222,7 +222,7 @@ def label_rows(
     check_labels(labels, corpus)
     same = input_codes(corpus, inputs or {}, of_chats=of_chats)
     others = np.isin(input_names(corpus.examples, of_chats=of_chats), list(trained)) if trained else None
-    return with_clusters(with_fresh(labels, same, others), corpus, same, cluster)
+    return with_clusters(with_fresh(labels, same, others), corpus, same, resample_by)
 
 
 def task_name(task: Task) -> str:
@@ -231,9 +231,9 @@ def task_name(task: Task) -> str:
     return f"{name}:{task.argument}" if task.argument else name
 
 
-def _check_level(task: Task, name: str, scope: str, cluster: str) -> None:
-    if cluster not in CLUSTERS:
-        raise BadParameter("unknown resampling unit", needed="auto, sentence or document", found=repr(cluster))
+def _check_level(task: Task, name: str, scope: str, resample_by: str) -> None:
+    if resample_by not in CLUSTERS:
+        raise BadParameter("unknown resampling unit", needed="auto, sentence or document", found=repr(resample_by))
     if task.read_from != ("sentence" if scope == "position" else scope):
         wanted = f"{task.read_from}:mean"
         raise BadParameter(

@@ -95,7 +95,7 @@ def leave_one_out(
                 seeds=seeds,
                 root_seed=root_seed,
                 sites=sites,
-                cluster="sentence",
+                resample_by="sentence",
                 rows=rows,
             )
         )

@@ -137,7 +137,7 @@ class Plan:
         seen: `(N,)` whether the row's type (of a choice, its word a) occurs in train; None for sentence rows.
         facts: of the data.
         provenance: what all results of the run share.
-        memory: MiB that the states of a site may take; beyond it they are streamed. None: whatever they take.
+        max_memory_mib: MiB that the states of a site may take; beyond it they are streamed. None: whatever they take.
     """
 
     store: Store
@@ -156,7 +156,7 @@ class Plan:
     seen: NDArray[np.bool_] | None
     facts: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    memory: int | None = None
+    max_memory_mib: int | None = None
 
     @property
     def label_sets(self) -> tuple[Labels, ...]:
@@ -213,9 +213,9 @@ def make_plan(
     seeds: int,
     root_seed: int,
     sites: str | Sequence[str],
-    cluster: str,
+    resample_by: str,
     rows: str | None,
-    memory: int | None = None,
+    max_memory_mib: int | None = None,
     trained: Collection[str] = (),
 ) -> Plan:
     """Build and check everything; `trained` are inputs that other probes scored on these rows are trained on.
@@ -227,8 +227,10 @@ def make_plan(
     """
     if seeds < 1:
         raise BadParameter("seeds must be at least 1", needed="1 or more", found=str(seeds))
-    if memory is not None and memory < LEAST_MEMORY:
-        raise BadParameter("too little memory to train in", needed=f"{LEAST_MEMORY} MiB or more", found=str(memory))
+    if max_memory_mib is not None and max_memory_mib < LEAST_MEMORY:
+        raise BadParameter(
+            "too little memory to train in", needed=f"{LEAST_MEMORY} MiB or more", found=str(max_memory_mib)
+        )
     refuse_other_corpus(store, corpus)
     chosen_sites = select_sites(sites, store.sites)
     built_task = build_task(task, corpus) if isinstance(task, str) else task
@@ -245,7 +247,7 @@ def make_plan(
         scope,
         corpus,
         built_task,
-        cluster=cluster,
+        resample_by=resample_by,
         inputs=inputs,
         trained=trained,
         of_chats="chat" in store.identity["extraction"],
@@ -288,8 +290,8 @@ def make_plan(
         seen=_seen_types(labels),
         facts=facts(labels, corpus) | doubts(labels, corpus, inputs, unknown),
         provenance=_provenance(store, corpus, labels, root_seed=root_seed, seeds=seeds)
-        | ({} if memory is None else {"memory": memory}),
-        memory=memory,
+        | ({} if max_memory_mib is None else {"memory": max_memory_mib}),
+        max_memory_mib=max_memory_mib,
     )
     refuse_one_class(plan.measures, plan.label_sets, EVALUATED)
     for probe in plan.probes.values():

@@ -238,15 +238,15 @@ def results_of(units: Sequence[WorkUnit], done: Done) -> tuple[list[ProbeResult]
 _SHOWN = 5
 
 
-def check_run(executor: Executor, folder: Path | None, num_workers: int, worker_index: int) -> None:
+def check_run(executor: Executor, folder: Path | None, array_size: int, array_index: int) -> None:
     """Refuse a run of several processes without a folder to share.
 
     Raises:
-        BadParameter: no such worker, or several processes without a folder.
+        BadParameter: no such part of the array, or several processes without a folder.
     """
-    if not 0 <= worker_index < num_workers:
-        raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
-    if folder is None and (num_workers > 1 or not executor.in_process):
+    if not 0 <= array_index < array_size:
+        raise BadParameter("no such part of the array", needed=f"0 to {array_size - 1}", found=str(array_index))
+    if folder is None and (array_size > 1 or not executor.in_process):
         raise BadParameter(
             "several processes need a folder in which their results meet",
             needed="to=DIR",

@@ -59,10 +59,10 @@ def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
         NonFiniteStates: with site and the first rows.
     """
     labels = plan.labels
-    if read is None and plan.memory is not None and labels.reading == "row" and isinstance(plan.store, Store):
+    if read is None and plan.max_memory_mib is not None and labels.reading == "row" and isinstance(plan.store, Store):
         chosen = {split: labels.row[labels.rows(split)] for split in SPLITS}
         streamed = {
-            split: RowBlocks(plan.store, site, rows, budget=plan.memory << 20) for split, rows in chosen.items()
+            split: RowBlocks(plan.store, site, rows, budget=plan.max_memory_mib << 20) for split, rows in chosen.items()
         }
         if not streamed["train"].fits:
             for split, blocks in streamed.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from probing._renamed import takes_old_names
 from probing.contracts.measure import Measure
 from probing.contracts.probe import Probe
 from probing.contracts.task import Task
@@ -28,6 +29,7 @@ from probing.training.units import sweep_results
 Source = tuple[Store | str | Path, Corpus]
 
 
+@takes_old_names
 @with_typed_errors
 def transfer(
     sources: Mapping[str, Source],
@@ -38,7 +40,7 @@ def transfer(
     seeds: int = 1,
     root_seed: int = 0,
     sites: str | Sequence[str] = "*",
-    cluster: str = "auto",
+    resample_by: str = "auto",
     rows: str | None = None,
     to: str | Path | None = None,
 ) -> CrossResults:
@@ -52,7 +54,7 @@ def transfer(
     Args:
         sources: by name, a store (or its directory) and the corpus it was made from; two or more, of one model.
         task: a task or its name, the same of every corpus.
-        probes, measures, seeds, root_seed, sites, cluster, rows: as of `train`.
+        probes, measures, seeds, root_seed, sites, resample_by, rows: as of `train`.
         to: folder for transfer.jsonl, transfer.parquet, and the units by which a killed run resumes.
 
     Raises:
@@ -80,7 +82,7 @@ def transfer(
             seeds=seeds,
             root_seed=root_seed,
             sites=sites,
-            cluster=cluster,
+            resample_by=resample_by,
             rows=rows,
             trained=trained,
         )

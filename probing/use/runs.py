@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from probing._renamed import takes_old_names
 from probing.contracts.behaviour import Behaviour
 from probing.errors import BadParameter, DamagedUnit, DoubtfulAnswer, InputError, NoBehaviour, NotResumed
 from probing.files.whole_files import folder_locked, read_sealed, sealed, sweep, write_atomically
@@ -78,6 +79,7 @@ class Done:
         return result
 
 
+@takes_old_names
 @with_typed_errors
 def intervene(
     model: LanguageModel,
@@ -92,7 +94,7 @@ def intervene(
     max_rows: int = 2000,
     criteria: Criteria | None = None,
     options: UseOptions | None = None,
-    twins: str | None = None,
+    minimal_pairs: str | None = None,
     to: str | Path | None = None,
     replace: bool = False,
     progress: bool | None = None,
@@ -113,8 +115,8 @@ def intervene(
         max_rows: the most rows, sampled with classes even.
         criteria: of the verdicts.
         options: see `UseOptions`.
-        twins: column of sentences that names, by its id, the row that differs in the one task alone; whole states are
-            then exchanged between twins, and the natural contrast is measured on them.
+        minimal_pairs: column of sentences that names, by its id, the row that differs in the one task alone; whole
+            states are then exchanged within these pairs, and the natural contrast is measured on them.
         to: folder of use.jsonl, verdicts.jsonl and verdicts.parquet; None: nothing is written. What is measured there
             already is not measured again, but of a behaviour that no text tells (`NotResumed`). All that the folder
             holds stays; what is of the same model is judged together with this.
@@ -160,7 +162,7 @@ def intervene(
         "max_rows": max_rows,
         "options": vars(options),
         "version": VERSION,
-    } | ({} if twins is None else {"twins": twins})
+    } | ({} if minimal_pairs is None else {"twins": minimal_pairs})
     known = Done(None if to is None or not _is_told(measured) else Path(to), common)
     subjects = Subjects(
         model,
@@ -173,7 +175,7 @@ def intervene(
         split=split,
         max_rows=max_rows,
         seed=options.seed,
-        twins=twins,
+        minimal_pairs=minimal_pairs,
     )
     for name in names:
         subjects.check(name)

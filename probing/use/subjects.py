@@ -41,16 +41,16 @@ class Subjects:
         split: str | None,
         max_rows: int,
         seed: int,
-        twins: str | None = None,
+        minimal_pairs: str | None = None,
     ) -> None:
         self._model, self._behaviour, self._sites, self._split = model, behaviour, sites, split
         self._tasks, self._positions, self._covariates = tuple(tasks), tuple(positions), tuple(covariates)
         self._max_rows, self._seed = max_rows, seed
         self._corpus = labelled_corpus(corpus, [*tasks, *covariates])
-        self._level, self._twins = task_levels(corpus, tasks, positions), twins
-        if twins is not None:
-            self._check_twins(twins)
-            self._corpus = sampled_pairs(self._corpus, twins, split=split, most=max_rows, seed=seed)
+        self._level, self._twins = task_levels(corpus, tasks, positions), minimal_pairs
+        if minimal_pairs is not None:
+            self._check_twins(minimal_pairs)
+            self._corpus = sampled_pairs(self._corpus, minimal_pairs, split=split, most=max_rows, seed=seed)
         self._shared: TextInstrument | None = None
 
     def others(self, task: str) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ class Subjects:
                 "words have no twins",
                 needed="a task of sentences",
                 found=", ".join(self._tasks),
-                next_step="leave twins out",
+                next_step="leave --minimal-pairs out",
             )
         if len(self._tasks) > 1:
             raise BadParameter(
@@ -165,7 +165,7 @@ class Subjects:
         levels = self._corpus.column_names()
         if levels.get(column) != "sentence":
             raise unknown_name(
-                "column of twins",
+                "column of minimal pairs",
                 column,
                 [n for n, level in levels.items() if level == "sentence"],
                 where=self._corpus.source,

@@ -16,7 +16,7 @@ from probing.text.text_forms import named as called
 
 LEAST_PAIRS = 10  # in every fold
 Ints = NDArray[np.int64]
-_STEP = "correct the column of twins, or leave the row without one"
+_STEP = "correct the column of minimal pairs, or leave the row without one"
 
 
 def twin_rows(ids: Sequence[str], named: Sequence[Label]) -> Ints:
@@ -138,7 +138,7 @@ def within(twins: Ints, rows: Ints, folds: Ints) -> Ints:
             "too few rows have a twin",
             needed=f"{LEAST_PAIRS} pairs in each of three folds",
             found=f"{fewest} in one",
-            next_step="give more pairs, or leave twins out",
+            next_step="give more pairs, or leave --minimal-pairs out",
         )
     return found
 

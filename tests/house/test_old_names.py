@@ -1,17 +1,195 @@
-"""What version 0.1 called otherwise still works, with a warning that names the new: modules, kinds, entry points."""
+"""What version 0.1 called otherwise still works, with a warning that names the new: modules, kinds, entry points,
+options.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+import probing
 from probing import _moved, registry
+from probing._renamed import RENAMED, flag_of, old_names
+from probing.cli.job_commands import add_job_command
+from probing.errors import BadParameter, OldName
+from probing.jobs import ExtractJob, Job, TrainJob
+from probing.jobs.cross import LeaveOneOutJob, TransferJob
+from probing.jobs.patch import AblateJob, PatchJob
+from probing.jobs.study import Study, StudyTrain, StudyUse
+from probing.jobs.use import UseJob
+from probing.plantbench.folders import read_case
+from probing.text.corpus import Corpus
+from probing.use.patching.prompt_pairs import patch_pairs
 from tests.conftest import ROOT
+
+JOBS = (ExtractJob, TrainJob, TransferJob, LeaveOneOutJob, UseJob, PatchJob, AblateJob)
+IN_STUDIES = {"train": StudyTrain, "use": StudyUse}
+VALUES = {
+    "resample_by": "document",
+    "save_directions": True,
+    "no_attribution": True,
+    "run_prompt": "clean",
+    "max_memory_mib": 64,
+    "array_size": 3,
+    "minimal_pairs": "twin",
+    "array_index": 1,
+}
+STUDY = """
+name: small
+model: model
+corpus: {train: a.jsonl}
+extract: {rows: "word:mean"}
+train: {task: upos}
+use: {task: "column:A", behaviour: next_token}
+"""
+FUNCTIONS = [
+    function
+    for function in [*(getattr(probing, name) for name in probing.__all__), patch_pairs, read_case]
+    if inspect.isfunction(function) and set(RENAMED.values()) & set(inspect.signature(function).parameters)
+]
+
+
+def pairs_of(known: dict[str, Any]) -> list[tuple[str, str]]:
+    return sorted(old_names(known).items())
+
+
+OF_JOBS = [(job, *pair) for job in JOBS for pair in pairs_of(job.model_fields)]
+OF_STUDIES = [(part, *pair) for part, job in IN_STUDIES.items() for pair in pairs_of(job.model_fields)]
+OF_FUNCTIONS = [(f, *pair) for f in FUNCTIONS for pair in pairs_of(dict(inspect.signature(f).parameters))]
+
+
+def warned(call: Callable[[], Any], *says: str) -> Any:
+    """Return what a call gives, after exactly one warning, which says all of this."""
+    with pytest.warns(OldName) as caught:
+        given = call()
+    assert len(caught) == 1 and caught[0].filename == __file__, [str(one.message) for one in caught]
+    for part in says:
+        assert part in str(caught[0].message)
+    return given
+
+
+def required(job: type[Job]) -> dict[str, Any]:
+    return {
+        name: ["a=b"] if name == "sources" else "a" for name, field in job.model_fields.items() if field.is_required()
+    }
+
+
+def parsed(job: type[Job], *options: object) -> Job:
+    """Return the job of a command line."""
+    app, jobs, command = typer.Typer(), list[Job](), job.__name__
+    add_job_command(app, command, command, lambda made, quiet, as_json: jobs.append(made), home=job.__module__)
+    app.callback()(lambda: None)
+    line = [command]
+    for name, value in required(job).items():
+        field = job.model_fields[name]
+        is_argument = (field.json_schema_extra or {}).get("argument")
+        line += ([] if is_argument else [flag_of(name, field)]) + [value if isinstance(value, str) else value[0]]
+    done = CliRunner().invoke(app, [*line, *map(str, options)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return jobs[0]
+
+
+def given(flag: str, value: object) -> tuple[object, ...]:
+    return (flag,) if value is True else (flag, value)
+
+
+def test_every_old_name_is_looked_at() -> None:
+    assert {old for _, old, _ in OF_JOBS} == set(RENAMED)
+    assert {old for _, old, _ in OF_STUDIES} == {"cluster", "directions", "memory", "twins"}
+    assert {old for _, old, _ in OF_FUNCTIONS} == set(RENAMED) - {"directions", "exact_only"}  # of commands alone
+
+
+@pytest.mark.parametrize(("job", "old", "new"), OF_JOBS)
+def test_a_job_takes_an_option_by_its_old_name(job: type[Job], old: str, new: str) -> None:
+    value, rest = VALUES[new], required(job)
+    now = job(**rest, **{new: value})
+    assert warned(lambda: job(**rest, **{old: value}), f"`{old}` is now `{new}`") == now
+    assert warned(lambda: job.read(rest | {old: value}, "here"), f"`{old}` is now `{new}`") == now
+    with pytest.raises(BadParameter, match="two names of one option"):
+        job.read(rest | {old: value, new: value}, "here")
+
+
+@pytest.mark.parametrize(("job", "old", "new"), OF_JOBS)
+def test_a_command_takes_an_option_by_its_old_flag(
+    job: type[Job], old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    value, flag, old_flag = VALUES[new], flag_of(new, job.model_fields[new]), flag_of(old)
+    now = parsed(job, *given(flag, value))
+    assert getattr(now, new) == value
+    with pytest.warns(OldName, match=f"^{old_flag} is now {flag}: ") as caught:
+        assert parsed(job, *given(old_flag, value)) == now
+    assert len(caught) == 1
+    with pytest.raises(BadParameter, match=f"{old_flag} and {flag} are two names"):
+        parsed(job, *given(old_flag, value), *given(flag, value))
+
+
+@pytest.mark.parametrize(("part", "old", "new"), OF_STUDIES)
+def test_a_study_takes_an_option_by_its_old_key(part: str, old: str, new: str, tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+
+    def study(*names: str) -> Study:
+        options = "".join(f"{name}: {str(VALUES[new]).lower()}, " for name in names)
+        entry = f"{part}: {{"
+        file.write_text(STUDY.replace(entry, f"{entry}{options}"), encoding="utf-8")
+        return Study.from_yaml(file)
+
+    now = study(new)
+    assert warned(lambda: study(old), f"`{old}` is now `{new}`") == now
+    with pytest.raises(BadParameter, match="two names of one option") as caught:
+        study(old, new)
+    assert caught.value.where == str(file)
+
+
+@pytest.mark.parametrize(("function", "old", "new"), OF_FUNCTIONS)
+def test_a_function_takes_a_keyword_by_its_old_name(function: Callable[..., Any], old: str, new: str) -> None:
+    """Of a call that lacks what is required, whose error does not come before the keywords are read."""
+
+    def ending(**options: Any) -> str:
+        with pytest.raises(TypeError) as caught:
+            function(**options)
+        return str(caught.value)
+
+    assert "missing" in ending(**{new: VALUES[new]})
+    assert warned(lambda: ending(**{old: VALUES[new]}), f"`{old}` is now `{new}`") == ending(**{new: VALUES[new]})
+    with pytest.raises(BadParameter, match="two names of one option"):
+        function(**{old: VALUES[new], new: VALUES[new]})
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_shows_new_flags_alone(job: type[Job]) -> None:
+    app = typer.Typer()
+    add_job_command(app, "it", job.__name__, lambda *_: None, home=job.__module__)
+    app.callback()(lambda: None)
+    shown = CliRunner().invoke(app, ["it", "--help"], env={"COLUMNS": "200"}).output
+    for old, new in pairs_of(job.model_fields):
+        assert f"{flag_of(new, job.model_fields[new])} " in shown and f"{flag_of(old)} " not in shown
+
+
+def test_the_value_of_an_old_keyword_arrives() -> None:
+    with pytest.warns(OldName), pytest.raises(BadParameter, match=r"needed: 0 to 1\n  found: 5"):
+        probing.extract("model", Corpus(()), to="nowhere", num_workers=2, worker_index=5)
+
+
+def test_the_command_line_warns_in_one_line(tmp_path: Path) -> None:
+    line = ["patch", "--model", "m", "--pairs", "none.csv", "--to", str(tmp_path), "--into", "clean"]
+    done = subprocess.run(
+        [sys.executable, "-m", "probing", *line], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    first, second = done.stderr.splitlines()[:2]
+    assert first == "warning: --into is now --run: the old name works until version 0.3"
+    assert second.startswith("CorpusError"), done.stderr
 
 
 @pytest.mark.parametrize("old", sorted(_moved._MOVED))

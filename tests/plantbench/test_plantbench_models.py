@@ -218,7 +218,7 @@ def label_values(planted: PlantedModel, prompts: Prompts) -> np.ndarray:
 def test_twins_are_equal_but_for_the_property(tmp_path: Path) -> None:
     built = compiled(plant(18, "used"))
     write_case(tmp_path, built, of_b(18, "used", "gpt2"), rows=12, pairs=5)
-    case, _ = read_case(tmp_path, twins="B", check=False)
+    case, _ = read_case(tmp_path, minimal_pairs="B", check=False)
     assert case.twins is not None
     assert case.instrument.n_rows == 10
     assert (case.twins[case.twins] == np.arange(10)).all()
@@ -226,7 +226,7 @@ def test_twins_are_equal_but_for_the_property(tmp_path: Path) -> None:
     for name in "AC":
         assert (case.labels[name] == case.labels[name][case.twins]).all()
     with pytest.raises(CorpusError, match="no minimal pairs"):
-        read_case(tmp_path, twins="D", check=False)
+        read_case(tmp_path, minimal_pairs="D", check=False)
 
 
 def test_splits_keep_groups_whole(tmp_path: Path) -> None:

@@ -94,15 +94,15 @@ def test_workers_in_any_order_make_the_store_that_one_process_makes(tmp_path, or
     planned = len(whole.identity["plan"]["starts"])
     assert planned >= 4
     for step, worker in enumerate(order):
-        found = run(tmp_path / "parts", shard_bytes=1500, num_workers=4, worker_index=worker)
+        found = run(tmp_path / "parts", shard_bytes=1500, array_size=4, array_index=worker)
         assert (found.shards_done == planned) == (step == 3) == (tmp_path / "parts" / "seal.json").exists()
     assert Store.open(tmp_path / "parts").content_id == whole.content_id
 
 
 @pytest.mark.parametrize("worker", [-1, 2])
 def test_a_worker_that_cannot_be_is_refused(tmp_path, worker):
-    with pytest.raises(BadParameter, match="no such worker"):
-        run(tmp_path / "s", num_workers=2, worker_index=worker)
+    with pytest.raises(BadParameter, match="no such part of the array"):
+        run(tmp_path / "s", array_size=2, array_index=worker)
 
 
 def test_a_module_path_makes_a_site_and_is_part_of_what_the_store_is(tmp_path):

@@ -79,7 +79,7 @@ def test_parts_made_with_different_versions_merge_and_keep_their_records(begun: 
 def test_extraction_resumes_with_other_versions_only_if_told_to(tmp_path: Path) -> None:
     corpus = corpus_of(*(f"the thing being {n} the" for n in range(12)))
     chosen: dict[str, Any] = {"to": tmp_path / "store", "shard_bytes": 1200, "progress": False}
-    part = extract(language_model("gpt2"), corpus, num_workers=2, **chosen)
+    part = extract(language_model("gpt2"), corpus, array_size=2, **chosen)
     assert 0 < part.shards_done < part.shards_planned
     header = parse_signed((tmp_path / "store" / "store.json").read_bytes())
     older = environment(torch="1.13.0")

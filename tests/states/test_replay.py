@@ -298,7 +298,7 @@ def test_workers_and_merging_make_the_same_replay_store(tmp_path: Path) -> None:
     model = read("gpt2")
     whole = run(tmp_path / "whole", model)
     for worker in (1, 0):
-        run(tmp_path / f"part{worker}", model, num_workers=2, worker_index=worker)
+        run(tmp_path / f"part{worker}", model, array_size=2, array_index=worker)
         merge(tmp_path / "merged", tmp_path / f"part{worker}")
     assert Store.open(tmp_path / "merged", verification="full").content_id == whole.content_id
 

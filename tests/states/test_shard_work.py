@@ -129,7 +129,7 @@ def test_four_parts_in_any_order_make_the_same_content(
     order = list(range(4))
     random.Random(3).shuffle(order)
     for index in order:
-        run(tmp_path / "s", model, corpus, threads=1, num_workers=4, worker_index=index)
+        run(tmp_path / "s", model, corpus, threads=1, array_size=4, array_index=index)
     assert Store.open(tmp_path / "s").content_id == whole.content_id
 
 

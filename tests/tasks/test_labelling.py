@@ -87,10 +87,10 @@ def test_clusters_are_sentences_or_documents() -> None:
     source = Corpus(tuple(replace(e, document=f"{e.split}{i // 6}") for i, e in enumerate(corpus().examples)))
     source = Corpus(tuple(replace(e, text=f"{e.text} {i}") for i, e in enumerate(source.examples)))
     assert len(np.unique(label(source).groups)) == 12
-    assert len(np.unique(label(source, cluster="document").groups)) == 6
+    assert len(np.unique(label(source, resample_by="document").groups)) == 6
     assert len(label(source).key_names["document"]) == 6
     with pytest.raises(BadParameter, match="resampling"):
-        label(source, cluster="word")
+        label(source, resample_by="word")
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_a_run_in_which_no_row_has_the_key_is_refused() -> None:
 def test_documents_that_are_missing_are_no_document_and_their_sentences_stand_alone() -> None:
     examples = [replace(e, document=f"d{i // 4}" if i % 2 else None) for i, e in enumerate(BASE.examples)]
     corpus = Corpus(tuple(replace(e, split=BASE.examples[i // 4 * 4].split) for i, e in enumerate(examples)))
-    labels = labelled(corpus, cluster="document")
+    labels = labelled(corpus, resample_by="document")
     alone = [i for i, e in enumerate(corpus.examples) if e.document is None]
     groups = {int(labels.groups[labels.example == i][0]) for i in alone}
     assert len(groups) == len(alone)
@@ -94,7 +94,7 @@ def test_a_document_and_an_example_s_id_of_the_same_name_are_two_groups() -> Non
 
 def test_documents_asked_for_where_there_are_none_are_refused_with_the_way_out() -> None:
     with pytest.raises(BadParameter, match=r"(?s)no example names its document.*--group COLUMN"):
-        labelled(BASE, cluster="document")
+        labelled(BASE, resample_by="document")
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", math.nan])

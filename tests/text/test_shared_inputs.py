@@ -142,7 +142,7 @@ def test_documents_are_resampled_where_the_label_is_constant_in_them(label: str,
     assert labels.unit == unit
     assert label_agreement(labels, corpus) == pytest.approx({"constant": 1, "mostly": 0.81, "free": 0}[label], abs=0.15)
     assert (labels.unit_reason == "") == (unit == "sentence")
-    assert label_rows(rows.rows, "sentence", corpus, task, cluster="sentence").unit == "sentence"
+    assert label_rows(rows.rows, "sentence", corpus, task, resample_by="sentence").unit == "sentence"
 
 
 def test_uneven_clusters_stand_for_fewer_and_their_variance_is_corrected() -> None:

@@ -128,7 +128,7 @@ def test_what_keeps_every_task_from_being_trained_is_said_once(
 
 
 def test_a_job_of_an_array_says_what_is_left_to_others(store: Path, corpus_flags: list[str], tmp_path: Path) -> None:
-    flags = ("--task", "upos", *TRAIN, "--num-workers", 2, "--to", tmp_path / "r", "--worker-index")
+    flags = ("--task", "upos", *TRAIN, "--array-size", 2, "--to", tmp_path / "r", "--array-index")
     first = run("train", store, *corpus_flags, *flags, 0)
     assert first.exit_code == 0 and first.stdout == "" and "1 units of work are left to other processes" in first.stderr
     last = run("train", store, *corpus_flags, *flags, 1)

@@ -99,21 +99,21 @@ def test_processes_that_share_units_write_results_when_none_is_left(
     stores: tuple[Store, Store], read: Corpus, tmp_path: Path
 ) -> None:
     whole = run(stores[0], read, to=tmp_path / "whole")
-    first = run(stores[0], read, to=tmp_path / "shared", num_workers=2, worker_index=1)
+    first = run(stores[0], read, to=tmp_path / "shared", array_size=2, array_index=1)
     assert first.missing == len(whole) - len(first) > 0
     assert not (tmp_path / "shared" / "results.jsonl").exists()
-    last = run(stores[0], read, to=tmp_path / "shared", num_workers=2, worker_index=0)
+    last = run(stores[0], read, to=tmp_path / "shared", array_size=2, array_index=0)
     assert (last.missing, len(last)) == (0, len(whole))
     one, two = ((tmp_path / name / "results.jsonl").read_bytes() for name in ("whole", "shared"))
     assert one == two
 
 
-@pytest.mark.parametrize("options", [{"executor": "processes"}, {"num_workers": 2}])
+@pytest.mark.parametrize("options", [{"executor": "processes"}, {"array_size": 2}])
 def test_several_processes_need_a_folder(options: dict[str, Any]) -> None:
     with pytest.raises(BadParameter, match="need a folder"):
         run(two_sites(), **options)
-    with pytest.raises(BadParameter, match="no such worker"):
-        run(two_sites(), num_workers=2, worker_index=2)
+    with pytest.raises(BadParameter, match="no such part of the array"):
+        run(two_sites(), array_size=2, array_index=2)
 
 
 @pytest.mark.parametrize("executor", ["inline", pytest.param("processes", marks=pytest.mark.slow)])
@@ -187,13 +187,13 @@ def test_states_beyond_the_memory_are_streamed_to_who_can_and_give_the_same_scor
         return blocks(self)
 
     monkeypatch.setattr(RowBlocks, "blocks", watched)
-    enough = run(stores[0], read, probes=["linear"], sites="resid.1", memory=16)
+    enough = run(stores[0], read, probes=["linear"], sites="resid.1", max_memory_mib=16)
     assert not streamed
     monkeypatch.setattr(RowBlocks, "fits", property(lambda self: False))
-    parts = run(stores[0], read, probes=["linear", "mlp:hidden=4,max_epochs=2"], sites="resid.1", memory=16)
+    parts = run(stores[0], read, probes=["linear", "mlp:hidden=4,max_epochs=2"], sites="resid.1", max_memory_mib=16)
     assert len(streamed) > 10
     for one, other in [(whole[2], enough[2]), (whole[2], parts[2]), (whole[3], parts[3])]:
         for name in ("accuracy", "log_loss"):
             assert other.measure(name).score.value == pytest.approx(one.measure(name).score.value, abs=2e-3)
     with pytest.raises(BadParameter, match="memory"):
-        run(stores[0], read, memory=1)
+        run(stores[0], read, max_memory_mib=1)

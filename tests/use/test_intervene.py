@@ -201,7 +201,7 @@ def test_directions_are_kept_with_their_verdicts_and_can_be_put_in_again(tmp_pat
         "300",
         "--to",
         str(tmp_path),
-        "--directions",
+        "--save-directions",
         "--quiet",
     ]
     assert CliRunner().invoke(app, command).exit_code == 0

@@ -57,7 +57,7 @@ def test_patching_finds_where_the_number_of_the_subject_is(tmp_path: Path) -> No
         texts = {node.text for node in drawn.iter() if node.tag.endswith("text")}
         assert {"resid.0", "subject", "end"} <= texts
     before = (to / "figures" / "patching-number-activation.svg").read_bytes()
-    more = ["--title", "other", "--json", "--exact-only"]
+    more = ["--title", "other", "--json", "--no-attribution"]
     again = run("patch", "--pairs", file, *where, "--sites", "resid.0,resid.3", "--to", to, *more)
     rows = [json.loads(line) for line in again.output.splitlines()]
     assert [(row["title"], row["method"]) for row in rows] == [("other", "activation")] * 4
@@ -65,7 +65,9 @@ def test_patching_finds_where_the_number_of_the_subject_is(tmp_path: Path) -> No
     assert (to / "figures" / "patching-number-activation.svg").read_bytes() == before
     assert {one.model for one in read_patching(to).values()} == {"model [weights fb05cb64, float32]"}
     for _ in range(2):  # other numbers under a title that is taken get another; the same ones do not
-        assert run("patch", "--pairs", file, *where, "--sites", "resid.0", "--to", to, "--exact-only").exit_code == 0
+        assert (
+            run("patch", "--pairs", file, *where, "--sites", "resid.0", "--to", to, "--no-attribution").exit_code == 0
+        )
         assert "number (2), activation" in read_patching(to) and len(read_patching(to)) == 4
     assert (to / "figures" / "patching-number-activation.svg").read_bytes() == before
     page = reporting.report(to).read_text()
@@ -73,9 +75,7 @@ def test_patching_finds_where_the_number_of_the_subject_is(tmp_path: Path) -> No
 
 
 def test_every_piece_is_a_position_of_prompts_of_one_length_and_clean_prompts_can_be_run(tmp_path: Path) -> None:
-    result = run(
-        "patch", "--pairs", pairs(tmp_path, ROWS[0]), "--sites", "resid.0", "--to", tmp_path, "--into", "clean"
-    )
+    result = run("patch", "--pairs", pairs(tmp_path, ROWS[0]), "--sites", "resid.0", "--to", tmp_path, "--run", "clean")
     assert "start+3 'painter' / 'painters'" in " ".join(result.output.split()), result.output
     (exact, _) = read_patching(tmp_path).values()
     assert exact.positions[3] == "start+3" and len(exact.positions) == 9

@@ -252,7 +252,7 @@ def test_patching_a_span_exchanges_its_pieces_and_the_effect_is_the_logit_differ
     family: str, site: str, into: str
 ) -> None:
     model, pairs = read(family), span_pairs()
-    found = patch_pairs(model, pairs, sites=site, positions=["subject", "subject.last"], into=into).exact
+    found = patch_pairs(model, pairs, sites=site, positions=["subject", "subject.last"], run_prompt=into).exact
     encoded = model.encode([e.text for e in pairs.corpus.examples])
     assert found.positions == ("subject", "subject.last")
     for j, pieces in enumerate(([2, 3], [3])):

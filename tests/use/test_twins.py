@@ -160,7 +160,7 @@ def test_the_command_exchanges_states_between_the_twins_that_a_column_names(tmp_
         "resid.2",
         "--max-rows",
         "400",
-        "--twins",
+        "--minimal-pairs",
         "twin",
         "--quiet",
         "--to",

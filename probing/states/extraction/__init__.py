@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from probing._renamed import takes_old_names
 from probing.contracts.executor import Executor, WorkerFactory
 from probing.errors import BadParameter
 from probing.executors._run_until_done import complete, executor_of, sole_error_itself
@@ -34,6 +35,7 @@ from probing.text.corpus import Corpus
 SHARD_BYTES = 64 << 20
 
 
+@takes_old_names
 @with_typed_errors
 def extract(
     model: LanguageModel | str,
@@ -49,8 +51,8 @@ def extract(
     shard_bytes: int = SHARD_BYTES,
     stride: int | None = None,
     chat_template: bool = False,
-    num_workers: int = 1,
-    worker_index: int = 0,
+    array_size: int = 1,
+    array_index: int = 0,
     executor: str | Executor = "inline",
     workers: int | None = None,
     threads: int | None = None,
@@ -79,8 +81,8 @@ def extract(
         tokens_per_batch: padded pieces of a batch.
         shard_bytes: size of a shard, about.
         chat_template: read each text as a user's message (or in its `messages`), by the tokenizer's chat template.
-        num_workers, worker_index: of that many processes, which share a file system, this one takes the shards whose
-            number modulo `num_workers` is `worker_index`. Whoever finds all shards done seals the store; the others
+        array_size, array_index: of that many processes, which share a file system, this one takes the shards whose
+            number modulo `array_size` is `array_index`. Whoever finds all shards done seals the store; the others
             return it unfinished.
         executor: who computes the shards: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=600`),
             or an object. Independent runs may share one store: a shard that another run computes is waited for.
@@ -110,9 +112,9 @@ def extract(
     """
     runner = executor_of(executor, workers, threads)
     if moments is not None:
-        warnings.warn("`moments` has no effect any more: nothing read them", FutureWarning, stacklevel=3)
-    if not 0 <= worker_index < num_workers:
-        raise BadParameter("no such worker", needed=f"0 to {num_workers - 1}", found=str(worker_index))
+        warnings.warn("`moments` has no effect any more: nothing read them", FutureWarning, stacklevel=4)
+    if not 0 <= array_index < array_size:
+        raise BadParameter("no such part of the array", needed=f"0 to {array_size - 1}", found=str(array_index))
     model = LanguageModel.load(model, by_blocks=not are_module_paths(sites)) if isinstance(model, str) else model
     reading = reading_of(
         model,
@@ -136,7 +138,7 @@ def extract(
     with threads_set(runner.threads):
         place = place_of_work(model.device)
     writer = target.open(place)
-    shards = [shard for shard in writer.missing() if shard % num_workers == worker_index]
+    shards = [shard for shard in writer.missing() if shard % array_size == array_index]
     plan = shard_units(digest(identity), cut.part, cut.starts, shards, cut.kept)
     writer.preflight(cut.bytes_of([example for unit in plan.units for example in unit.payload.examples]))
     with words_bar("extracting", sum(unit.size for unit in plan.units), progress) as advance, sole_error_itself():

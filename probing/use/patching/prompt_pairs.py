@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from probing._renamed import takes_old_names
 from probing.errors import BadParameter, CorpusError
 from probing.models.language_model import LanguageModel
 from probing.recipes import build
@@ -146,6 +147,7 @@ class PairPatching:
     doubts: tuple[str, ...] = ()
 
 
+@takes_old_names
 def patch_pairs(
     model: LanguageModel,
     pairs: PromptPairs,
@@ -153,7 +155,7 @@ def patch_pairs(
     behaviour: str = "next_token",
     sites: str | Sequence[str] = "resid.*",
     positions: Sequence[str] = (),
-    into: str = CORRUPTED,
+    run_prompt: str = CORRUPTED,
     attribution: bool = True,
     advance: Callable[[int, int], None] | None = None,
 ) -> PairPatching:
@@ -167,7 +169,7 @@ def patch_pairs(
         sites: patterns.
         positions: `end`, `start+3`, `subject.last`, …; a bare `subject` is the whole span, whose pieces are exchanged
             one by one; none: every piece, if all prompts have equally many.
-        into: `corrupted`: the corrupted prompt is run with states of the clean one; `clean`: the other way round.
+        run_prompt: `corrupted`: the corrupted prompt is run with states of the clean one; `clean`: the other way round.
         attribution: also the approximation by derivatives.
         advance: called with how many places are done, and of how many.
 
@@ -186,8 +188,8 @@ def patch_pairs(
     _check_rows(rows, pairs)
     instrument = TextInstrument(model, rows, measured, sites=sites)
     instrument.check()
-    first = np.arange(len(pairs)) + (len(pairs) if into == CORRUPTED else 0)
-    donors = np.arange(len(pairs)) + (0 if into == CORRUPTED else len(pairs))
+    first = np.arange(len(pairs)) + (len(pairs) if run_prompt == CORRUPTED else 0)
+    donors = np.arange(len(pairs)) + (0 if run_prompt == CORRUPTED else len(pairs))
     both, along = np.stack([first, donors], axis=1), pairs.directions() if by_answer else None
     exact = replace(patch(instrument, both, direction=along, advance=advance), answers=instrument.answers)
     rough = replace(attribute(instrument, both, direction=along), answers=exact.answers) if attribution else None
