@@ -6,9 +6,10 @@ function that a notebook calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
@@ -60,6 +61,14 @@ class Job(BaseModel):
             return cls.model_validate(values, context={"where": where})
         except ValidationError as error:
             raise _readable(error, cls, where) from None
+
+    def given_to(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """Return the options that a function takes by the same names; an empty list is None where that is its
+        default.
+        """
+        takes = {name: p for name, p in signature(function).parameters.items() if name in type(self).model_fields}
+        given = {name: getattr(self, name) for name in takes}
+        return {name: None if value == [] and takes[name].default is None else value for name, value in given.items()}
 
     @model_validator(mode="before")
     @classmethod
@@ -193,44 +202,17 @@ class ExtractOptions(Job):
         array_index: int = 0,
     ) -> Store:
         """Run `probing.extract` with these options."""
-        executor = import_module("probing.executors._run_until_done").executor_of(
+        options = self.given_to(pb.extract) | {"dtype": self.store_dtype}  # `dtype` of a job is that of computing
+        options["executor"] = import_module("probing.executors._run_until_done").executor_of(
             self.executor, self.workers, self.threads
         )
+        for name in ("workers", "threads", *(["tokens_per_batch"] if self.tokens_per_batch is None else [])):
+            del options[name]
         loaded = pb.LanguageModel.load(
-            model,
-            device=self.device,
-            dtype=self.dtype,
-            attention=self.attention,
-            revision=self.revision,
-            untrained=self.untrained,
-            side=self.side,
-            by_blocks=not are_module_paths(self.sites),
-            allow_pickle_weights=self.allow_pickle_weights,
+            model, **self.given_to(pb.LanguageModel.load), by_blocks=not are_module_paths(self.sites)
         )
-        budget = {} if self.tokens_per_batch is None else {"tokens_per_batch": self.tokens_per_batch}
-        return pb.extract(
-            loaded,
-            corpus,
-            sites=self.sites,
-            to=to,
-            rows=self.rows,
-            dtype=self.store_dtype,
-            max_length=self.max_length,
-            long_inputs=self.long_inputs,
-            stride=self.stride,
-            chat_template=self.chat_template,
-            array_size=array_size,
-            array_index=array_index,
-            executor=executor,
-            allow_mixed_environment=self.allow_mixed_environment,
-            moments=self.moments,
-            subset=self.subset,
-            role=self.role,
-            outputs=self.outputs,
-            columns=self.columns,
-            progress=progress,
-            **budget,
-        )
+        shared = {"array_size": array_size, "array_index": array_index, "progress": progress}
+        return pb.extract(**options | {"model": loaded, "corpus": corpus, "to": to} | shared)
 
 
 class ExtractJob(CorpusOptions, ExtractOptions):
@@ -332,28 +314,9 @@ class TrainOptions(Job):
         the options.
         """
         fitting = import_module("probing.training.mixed_tasks").fitting(task, corpus, self)
-        return pb.train(
-            store,
-            corpus,
-            task=task,
-            controls=[*self.controls, *controls] or None,
-            **fitting,
-            seeds=self.seeds,
-            root_seed=self.root_seed,
-            sites=self.sites,
-            resample_by=self.resample_by,
-            rows=self.rows,
-            to=to,
-            replace=self.replace,
-            correction=self.correction,
-            executor=self.executor,
-            workers=self.workers,
-            threads=self.threads,
-            max_memory_mib=self.max_memory_mib,
-            array_size=array_size,
-            array_index=array_index,
-            progress=progress,
-        )
+        own = {"task": task, "controls": [*self.controls, *controls] or None, **fitting}
+        shared = {"array_size": array_size, "array_index": array_index, "progress": progress}
+        return pb.train(**self.given_to(pb.train) | own | {"store": store, "corpus": corpus, "to": to} | shared)
 
 
 class TrainJob(CorpusOptions, TrainOptions):

@@ -51,18 +51,8 @@ class TransferJob(CrossOptions):
         """Train what is not yet trained."""
         stores = dict(_named(self.sources, "source", "old=cache/states/old"))
         corpora = self._corpora(stores)
-        return pb.transfer(
-            {name: (store, corpora[name]) for name, store in stores.items()},
-            task=self.task,
-            probes=self.probes or None,
-            measures=self.measures or None,
-            seeds=self.seeds,
-            root_seed=self.root_seed,
-            sites=self.sites,
-            resample_by=self.resample_by,
-            rows=self.rows,
-            to=self.to,
-        )
+        sources = {name: (store, corpora[name]) for name, store in stores.items()}
+        return pb.transfer(**self.given_to(pb.transfer) | {"sources": sources})
 
     def _corpora(self, stores: dict[str, str]) -> dict[str, Corpus]:
         files: dict[str, list[str]] = {name: [] for name in stores}
@@ -93,22 +83,8 @@ class LeaveOneOutJob(CorpusOptions, CrossOptions):
 
     def run(self) -> CrossResults:
         """Train what is not yet trained."""
-        return pb.leave_one_out(
-            self.store,
-            CorpusOptions(
-                corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed
-            ).read_corpus(),
-            task=self.task,
-            group=self.group,
-            least_rows=self.least_rows,
-            probes=self.probes or None,
-            measures=self.measures or None,
-            seeds=self.seeds,
-            root_seed=self.root_seed,
-            sites=self.sites,
-            rows=self.rows,
-            to=self.to,
-        )
+        read = CorpusOptions(corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed)
+        return pb.leave_one_out(**self.given_to(pb.leave_one_out) | {"corpus": read.read_corpus()})
 
 
 def _named(entries: list[str], flag: str, example: str) -> list[tuple[str, str]]:

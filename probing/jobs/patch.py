@@ -38,9 +38,7 @@ class RunningModel(Job):
 
     def load(self) -> LanguageModel:
         """Load the model, which checks itself."""
-        return pb.LanguageModel.load(
-            self.model, device=self.device, dtype=self.dtype, kind=self.kind, revision=self.revision
-        )
+        return pb.LanguageModel.load(self.model, **self.given_to(pb.LanguageModel.load))
 
 
 @dataclass(frozen=True)
@@ -83,16 +81,8 @@ class PatchJob(RunningModel):
         with import_module("probing.system.screen").steps_bar(
             "patch", "places", None, None if progress else False
         ) as bar:
-            found: PairPatching = module.patch_pairs(
-                model,
-                pairs,
-                behaviour=self.behaviour,
-                sites=self.sites,
-                positions=self.positions,
-                run_prompt=self.run_prompt,
-                attribution=not self.no_attribution,
-                advance=bar,
-            )
+            own = {"model": model, "pairs": pairs, "attribution": not self.no_attribution, "advance": bar}
+            found: PairPatching = module.patch_pairs(**self.given_to(module.patch_pairs) | own)
         rough = None if found.rough is None else replace(found.rough, model=called(model))
         found = replace(found, exact=replace(found.exact, model=called(model)), rough=rough)
         keeping, folder = import_module("probing.results.patching"), Path(self.to)
@@ -171,15 +161,8 @@ class AblateJob(CorpusOptions, RunningModel):
         module, corpus = import_module("probing.use.patching.ablating"), self.read_corpus()
         module.check_options(self.parts, self.by)
         model = self.load()
-        instrument = import_module("probing.use.edited_models.text").TextInstrument.from_spans(
-            model,
-            corpus,
-            self.behaviour,
-            positions=self.positions,
-            split=self.split,
-            max_rows=self.max_rows,
-            seed=self.seed,
-        )
+        from_spans = import_module("probing.use.edited_models.text").TextInstrument.from_spans
+        instrument = from_spans(**self.given_to(from_spans) | {"model": model, "corpus": corpus})
         instrument.check()
         found: list[AblationResult] = []
         for part in self.parts:

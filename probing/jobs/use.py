@@ -71,55 +71,18 @@ class UseOptionsOfJob(Job):
         """Run `probing.intervene` with these options."""
         if not self.tasks:
             raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
-        loaded = pb.LanguageModel.load(
-            model,
-            device=self.device,
-            dtype=self.dtype,
-            kind=self.kind,
-            revision=self.revision,
-            untrained=self.untrained,
-        )
-        options = import_module("probing.use.effects").UseOptions(
-            seed=self.seed,
-            epsilon=self.epsilon,
-            permutations=self.permutations,
-            comparisons=tuple(self.comparisons),
-            control_properties=self.control_properties,
-        )
+        loaded = pb.LanguageModel.load(model, **self.given_to(pb.LanguageModel.load))
+        measured = import_module("probing.use.effects").UseOptions
+        options = measured(**self.given_to(measured) | {"comparisons": tuple(self.comparisons)})
         criteria = import_module("probing.verdicts.verdict").Criteria(epsilon=self.epsilon)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DoubtfulAnswer)  # commands say it once, below their tables
-            run = pb.intervene(
-                loaded,
-                corpus,
-                tasks=self.tasks,
-                behaviour=self.behaviour,
-                sites=self.sites,
-                positions=self.positions,
-                covariates=self.covariates,
-                split=self.split,
-                max_rows=self.max_rows,
-                criteria=criteria,
-                options=options,
-                minimal_pairs=self.minimal_pairs,
-                to=to,
-                replace=self.replace,
-                progress=progress,
-            )
+            own = {"model": loaded, "corpus": corpus, "to": to, "progress": progress}
+            judged = {"criteria": criteria, "options": options}
+            run = pb.intervene(**self.given_to(pb.intervene) | own | judged)
         if self.save_directions:
-            subjects = import_module("probing.use.subjects").Subjects(
-                loaded,
-                corpus,
-                self.tasks,
-                self.behaviour,
-                sites=self.sites,
-                positions=self.positions,
-                covariates=self.covariates,
-                split=self.split,
-                max_rows=self.max_rows,
-                seed=self.seed,
-                minimal_pairs=self.minimal_pairs,
-            )
+            built = import_module("probing.use.subjects").Subjects
+            subjects = built(**self.given_to(built) | {"model": loaded, "corpus": corpus})
             keep = import_module("probing.use.directions.fitting").keep_directions
             keep(loaded, subjects, run, options, Path(to) / "evidence")
         return run
