@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -160,7 +161,10 @@ def _print_objections() -> None:
 
 
 def _summary(folder: str, name: str) -> str:
-    return (registry.get(folder, name).__doc__ or "").strip().splitlines()[0]
+    """Return the first sentence of a member's documentation, which may go over several lines."""
+    paragraph = " ".join((registry.get(folder, name).__doc__ or "").strip().split("\n\n")[0].split())
+    sentence = re.match(r".*?[.!?](?=\s+[^a-z\s]|$)", paragraph)
+    return sentence[0] if sentence else paragraph
 
 
 add_job_command(store_app, "import", "ImportJob", finish_extract)
