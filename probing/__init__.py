@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from probing.training.leaving_out import leave_one_out
     from probing.training.results import ProbeResults
     from probing.training.transferring import transfer
+    from probing.use.directions import apply_direction, export_directions, read_directions
     from probing.use.runs import intervene
     from probing.verdicts.judging import judge
     from probing.verdicts.use_run import UseRun
@@ -54,13 +55,16 @@ _HOMES = {
     "UseJob": "jobs.use",
     "UseRun": "verdicts.use_run",
     "Verdict": "verdicts.verdict",
+    "apply_direction": "use.directions",
     "compare": "training.comparing",
+    "export_directions": "use.directions",
     "extract": "states.extraction",
     "import_states": "states.importing",
     "intervene": "use.runs",
     "judge": "verdicts.judging",
     "leave_one_out": "training.leaving_out",
     "load_probe": "probes._loading",
+    "read_directions": "use.directions",
     "report": "reporting",
     "train": "training",
     "transfer": "training.transferring",
@@ -84,13 +88,16 @@ __all__ = [
     "UseJob",
     "UseRun",
     "Verdict",
+    "apply_direction",
     "compare",
+    "export_directions",
     "extract",
     "import_states",
     "intervene",
     "judge",
     "leave_one_out",
     "load_probe",
+    "read_directions",
     "report",
     "train",
     "transfer",

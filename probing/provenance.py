@@ -80,6 +80,18 @@ def _version(model: Mapping[str, Any]) -> str:
     return f"weights {digest(weights)[:8]}" if isinstance(weights, Mapping) else ""
 
 
+def weights_digest(model: Mapping[str, Any]) -> str:
+    """Return a SHA-256 (hex) of the weights of a model, drawn ones too; "" where they are not known.
+
+    Args:
+        model: the `model` block of a store's identity.
+    """
+    drawn, weights = model.get("untrained"), model.get("weights")
+    if isinstance(drawn, Mapping):
+        return digest(drawn)
+    return digest(weights) if isinstance(weights, Mapping) else ""
+
+
 def environment(device: str = "cpu") -> dict[str, Any]:
     """Return library versions, host, command and UTC time: recorded beside results, never part of an identity."""
     versions = {"probing": __version__}

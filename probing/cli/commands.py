@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.core import TyperGroup
 
 from probing import registry
 from probing.cli import output
+from probing.cli.direction_commands import direction_app, finish_apply
 from probing.cli.job_commands import Quiet, add_job_command
 from probing.cli.once_only import OnceOnly
 from probing.cli.output import (
@@ -66,6 +68,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(store_app, name="store")
+app.add_typer(direction_app, name="direction")
 
 
 @app.command(cls=OnceOnly)
@@ -158,13 +161,17 @@ def _print_objections() -> None:
 
 
 def _summary(folder: str, name: str) -> str:
-    return (registry.get(folder, name).__doc__ or "").strip().splitlines()[0]
+    """Return the first sentence of a member's documentation, which may go over several lines."""
+    paragraph = " ".join((registry.get(folder, name).__doc__ or "").strip().split("\n\n")[0].split())
+    sentence = re.match(r".*?[.!?](?=\s+[^a-z\s]|$)", paragraph)
+    return sentence[0] if sentence else paragraph
 
 
 add_job_command(store_app, "import", "ImportJob", finish_extract)
 add_job_command(app, "extract", "ExtractJob", finish_extract)
 add_job_command(app, "train", "TrainJob", finish_train)
 add_job_command(app, "use", "UseJob", finish_use, home="probing.jobs.use")
+add_job_command(direction_app, "apply", "ApplyDirectionJob", finish_apply, home="probing.jobs.direction")
 add_job_command(app, "patch", "PatchJob", finish_patch, home="probing.jobs.patch")
 add_job_command(app, "ablate", "AblateJob", finish_ablate, home="probing.jobs.patch")
 add_job_command(app, "plantbench", "PlantbenchJob", finish_plantbench, home="probing.jobs.plantbench", with_json=False)

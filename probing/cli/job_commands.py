@@ -30,6 +30,8 @@ _EXAMPLES = {
     "UseJob": "probing use --model datasets/reference/model --corpus train=datasets/reference/train.jsonl "
     "--task column:tense --task column:animacy --behaviour 'next_token:answers=was|were|is|are' --position end "
     "--to cache/results/use",
+    "ApplyDirectionJob": "probing direction apply cache/results/use/evidence --model datasets/reference/model "
+    "--prompt 'nowadays the doctor behind the window clearly' --strength -1",
     "PatchJob": "probing patch --model gpt2 --pairs pairs.csv --sites 'resid.*,heads.*' --to cache/results/patch",
     "AblateJob": "probing ablate --model datasets/reference/model --corpus train=datasets/reference/train.jsonl "
     "--behaviour 'next_token:answers=was|were|is|are' --part heads --part mlps --to cache/results/ablate",
@@ -49,6 +51,8 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
     "audited in a child.",
     "UseJob": "Exchange a property in the states of a running model, measure what it does, and give a "
     "verdict for each place.",
+    "ApplyDirectionJob": "Run a model with and without a direction added to its states, and show its outputs "
+    "side by side.",
     "PatchJob": "Activation patching: run one prompt of each pair with a state of the other, place by place.",
     "AblateJob": "Take heads, attention, MLPs or whole layers out of a model, one at a time, and measure "
     "what its output loses.",

@@ -6,7 +6,8 @@ function that a notebook calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -123,6 +124,7 @@ class CorpusOptions(Job):
 
     def read_corpus(self, root: Path | None = None) -> Corpus:
         """Return the corpus; relative paths are taken from `root`."""
+        check_one_file_each(self.corpus)
         options = dict(named_pairs(self.reader_options, "reader-option", "text=COLUMN"))
         options |= {} if self.group is None else {"group": self.group}
         options |= {} if self.split_seed is None else {"split_seed": str(self.split_seed)}
@@ -131,6 +133,23 @@ class CorpusOptions(Job):
             return pb.Corpus.read(_rooted(self.corpus[0], root), **options)
         files = {split: _rooted(file, root) for split, file in named_pairs(self.corpus, "corpus", "train=FILE")}
         return pb.Corpus.read(files, **options)
+
+
+def check_one_file_each(entries: Iterable[str]) -> None:
+    """Refuse several files in one value of `--corpus`, such as `train=a,dev=b`.
+
+    Raises:
+        ConfigError: with the flags as they are to be written.
+    """
+    for entry in entries:
+        parts = re.split(r",\s*(?=[\w.]+=)", entry)
+        if len(parts) > 1 and "=" in parts[0] and not Path(entry.partition("=")[2]).exists():
+            raise ConfigError(
+                "--corpus names several files at once",
+                needed="the flag once for each file",
+                found=repr(entry),
+                next_step=f"repeat it: {' '.join(f'--corpus {part}' for part in parts)}",
+            )
 
 
 def named_pairs(entries: list[str], flag: str, example: str) -> Iterator[tuple[str, str]]:

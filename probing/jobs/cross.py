@@ -8,7 +8,7 @@ from pydantic import Field
 
 import probing as pb
 from probing.errors import ConfigError, unknown_name
-from probing.jobs import CorpusOptions, Job, Many, option
+from probing.jobs import CorpusOptions, Job, Many, check_one_file_each, option
 
 if TYPE_CHECKING:
     from probing.text.corpus import Corpus
@@ -55,6 +55,7 @@ class TransferJob(CrossOptions):
         return pb.transfer(**self.given_to(pb.transfer) | {"sources": sources})
 
     def _corpora(self, stores: dict[str, str]) -> dict[str, Corpus]:
+        check_one_file_each(self.corpus)
         files: dict[str, list[str]] = {name: [] for name in stores}
         for key, file in _named(self.corpus, "corpus", "old.train=old-train.conllu"):
             name, dot, split = key.rpartition(".") if key not in stores else (key, "", "")

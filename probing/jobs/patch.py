@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from probing.use.patching.prompt_pairs import PairPatching
 
 
-class RunningModel(Job):
-    """Options of the model that is run, and of what is measured of its output."""
+class LoadedModel(Job):
+    """Options of the model that is run."""
 
     model: str = option(help="Hugging Face model name or local folder")
-    to: str = option(help="directory of the results")
     device: str = option("cpu", help="torch device")
     dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
     kind: Literal["auto", "base", "causal", "masked"] = option("auto", help="head to load: auto, base, causal, masked")
@@ -39,6 +38,12 @@ class RunningModel(Job):
     def load(self) -> LanguageModel:
         """Load the model, which checks itself."""
         return pb.LanguageModel.load(self.model, **self.given_to(pb.LanguageModel.load))
+
+
+class RunningModel(LoadedModel):
+    """Options of the model that is run, and of where its results are written."""
+
+    to: str = option(help="directory of the results")
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class UseOptionsOfJob(Job):
 class UseJob(CorpusOptions, UseOptionsOfJob):
     """Exchange a property in the states of a running model, measure what it does, and give a verdict for each place.
 
-    Writes use.jsonl, verdicts.jsonl and verdicts.parquet; give `probing train --to` the same folder and the
+    Writes use.jsonl and verdicts.parquet; give `probing train --to` the same folder and the
     report shows decodability and use side by side.
     """
 

@@ -117,7 +117,7 @@ def intervene(
         options: see `UseOptions`.
         minimal_pairs: column of sentences that names, by its id, the row that differs in the one task alone; whole
             states are then exchanged within these pairs, and the natural contrast is measured on them.
-        to: folder of use.jsonl, verdicts.jsonl and verdicts.parquet; None: nothing is written. What is measured there
+        to: folder of use.jsonl and verdicts.parquet; None: nothing is written. What is measured there
             already is not measured again, but of a behaviour that no text tells (`NotResumed`). All that the folder
             holds stays; what is of the same model is judged together with this.
         replace: whether results of the same task, behaviour and model that other settings gave make room for these.

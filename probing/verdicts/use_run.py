@@ -122,10 +122,12 @@ def _row(v: Verdict) -> dict[str, Any]:
 
 
 def write_use_run(run: UseRun, folder: Path) -> None:
-    """Write use.jsonl, verdicts.jsonl and verdicts.parquet, each whole or not at all."""
+    """Write use.jsonl and verdicts.parquet, each whole or not at all. Verdicts are judged anew from the results
+    whenever a folder is read (`read_use_run`): they have no file of their own but the table.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_use_results(run.results, folder / "use.jsonl")
-    write_atomically(folder / "verdicts.jsonl", "".join(v.to_json() + "\n" for v in run.verdicts).encode())
+    (folder / "verdicts.jsonl").unlink(missing_ok=True)  # of earlier versions: it would contradict the table
     buffer = BytesIO()
     run.table().to_parquet(buffer, index=False)
     write_atomically(folder / "verdicts.parquet", buffer.getvalue())

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from probing.cli.commands import app
+from probing.jobs import CorpusOptions
 from probing.states.store import Store, StoreWriter
 from tests.conftest import REFERENCE, with_field
 
@@ -64,6 +65,18 @@ def test_head_out_of_range_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "bad.conllu"
     file.write_text("1\ta\ta\tNOUN\t_\t_\t7\troot\t_\t_\n\n", encoding="utf-8")
     refused(run("extract", "--model", MODEL, "--corpus", f"train={file}", "--to", tmp_path / "s"), "CorpusError", "7")
+
+
+def test_files_of_a_corpus_in_one_flag_are_refused_with_the_flags_to_write(tmp_path: Path) -> None:
+    for given in ("train=a.jsonl,dev=b.jsonl", "train=a.jsonl, dev=b.jsonl"):
+        result = run("extract", "--model", MODEL, "--corpus", given, "--to", tmp_path / "s")
+        refused(result, "ConfigError", "--corpus train=a.jsonl --corpus dev=b.jsonl")
+    crossed = ["--source", "a=x", "--source", "b=y", "--task", "upos", "--to", tmp_path / "t"]
+    result = run("transfer", *crossed, "--corpus", "a.train=1.jsonl,b.train=2.jsonl")
+    refused(result, "ConfigError", "--corpus a.train=1.jsonl --corpus b.train=2.jsonl")
+    file = tmp_path / "a,dev=b.jsonl"  # such a name is read where there is such a file
+    file.write_text('{"text": "the doctor"}\n', encoding="utf-8")
+    assert len(CorpusOptions(corpus=[f"train={file}"]).read_corpus()) == 1
 
 
 def test_unknown_model_is_refused(tmp_path: Path, corpus_flags: list[str]) -> None:

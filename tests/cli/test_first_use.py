@@ -236,6 +236,16 @@ def test_list_says_what_there_is_and_the_options_of_each_member() -> None:
     assert "did you mean 'mlp'" in run("list", "probes", "mlpp").stderr
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_list_says_the_whole_first_sentence_of_every_member(folder: str) -> None:
+    for name, said in json.loads(run("list", folder, "--json").stdout).items():
+        documented = " ".join((registry.get(folder, name).__doc__ or "").split())
+        assert documented.startswith(said) and said.endswith("."), (name, said)
+        rest = documented.removeprefix(said).lstrip()
+        assert rest == "" or not rest[0].islower(), (name, rest)
+    assert folder != "probes" or "what a less simple reader finds." in " ".join(run("list", folder).stdout.split())
+
+
 def test_extract_prints_short_ids_and_round_numbers(tmp_path: Path) -> None:
     file = table(tmp_path, template_rows())
     flags = ("extract", "--model", MODEL, "--corpus", file, "--sites", "resid.2", "--to", tmp_path / "s", "--quiet")

@@ -24,7 +24,7 @@ from probing.use.cells import labelled_corpus, rare_classes, without
 from probing.use.directions import read_evidence
 from probing.use.effects import UseOptions
 from probing.verdicts.judging import judge, read_use_run
-from probing.verdicts.use_run import UseRun
+from probing.verdicts.use_run import UseRun, write_use_run
 from probing.verdicts.verdict import Word
 from tests.conftest import ROOT
 
@@ -98,7 +98,13 @@ def test_what_is_measured_is_not_measured_again(
     )
     assert [v.to_json() for v in again] == [v.to_json() for v in first]
     assert [v.to_json() for v in read_use_run(folder)] == [v.to_json() for v in first]
-    assert {path.name for path in folder.iterdir()} == {"use", "use.jsonl", "verdicts.jsonl", "verdicts.parquet"}
+    assert {path.name for path in folder.iterdir()} == {"use", "use.jsonl", "verdicts.parquet"}
+    (folder / "verdicts.jsonl").write_text(
+        "of an earlier version\n"
+    )  # its folders are read, and it goes when they change
+    assert [v.to_json() for v in read_use_run(folder)] == [v.to_json() for v in first]
+    write_use_run(read_use_run(folder), folder)
+    assert not (folder / "verdicts.jsonl").exists()
     assert (pb.UseRun.table(first)["coarse"] == ["used", "decodable only"]).all()
 
 

@@ -16,12 +16,14 @@ from safetensors.numpy import save
 
 from probing.errors import BadParameter
 from probing.files.whole_files import write_atomically
+from probing.system.machine import with_typed_errors
 from probing.use.directions.record import Evidence
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
 _UINT32, _STRING = 4, 8  # types of metadata
 _F32 = 0  # type of tensors
 _LONGEST_NAME = 64
+FORMATS = ("gguf", "safetensors", "npz", "npy")
 
 
 def gguf_bytes(metadata: Mapping[str, str | int], tensors: Mapping[str, NDArray[np.float32]]) -> bytes:
@@ -64,7 +66,7 @@ _NOTE = "added to the residual stream at every position; each verdict is about o
 
 
 def export_control_vector(
-    path: str | Path, evidence: Sequence[Evidence], *, model_hint: str, start: int = 0, goal: int = 1
+    path: str | Path, evidence: Sequence[Evidence], *, model_hint: str, start: float = 0, goal: float = 1
 ) -> Path:
     """Write a GGUF control vector, as llama.cpp reads it with `--control-vector`.
 
@@ -95,13 +97,28 @@ def export_control_vector(
     return Path(path)
 
 
-def export_vectors(path: str | Path, evidence: Sequence[Evidence], *, start: int = 0, goal: int = 1) -> Path:
-    """Write one float32 vector a place, named by it, as `.npz` or `.safetensors`, with all evidence as JSON.
+def export_vectors(
+    path: str | Path,
+    evidence: Sequence[Evidence],
+    *,
+    start: float = 0,
+    goal: float = 1,
+    format: str | None = None,
+) -> Path:
+    """Write one float32 vector a place, named by it, with all evidence as JSON.
 
-    The JSON is the array `probing.evidence` of an npz, or that key of a safetensors file's metadata.
+    The JSON is the array `probing.evidence` of an npz, or that key of a safetensors file's metadata. An npy file holds
+    one vector and nothing else: its evidence stands beside it, in the file of its name with `.json`.
+
+    Args:
+        path: of the file.
+        evidence: directions of one model and property, each place once.
+        start, goal: class codes; of real values the shift is per unit.
+        format: `safetensors`, `npz` or `npy`; None: by the ending of the name.
 
     Raises:
-        BadParameter: see `export_control_vector`; any site will do here. Or another ending of the name.
+        BadParameter: see `export_control_vector`; any site will do here. Or another format, or several vectors for an
+            npy file.
     """
     file = Path(path)
     together = _together(evidence)
@@ -109,17 +126,87 @@ def export_vectors(path: str | Path, evidence: Sequence[Evidence], *, start: int
         one.header.place: one.direction(start=start, goal=goal).astype(np.float32) for one in together
     }
     told = json.dumps({one.header.place: asdict(one.header) for one in together}, sort_keys=True)
-    if file.suffix == ".safetensors":
-        write_atomically(file, save(vectors, metadata={KEY: told}))
-    elif file.suffix == ".npz":
-        buffer = BytesIO()
+    form, buffer = file.suffix.removeprefix(".") if format is None else format, BytesIO()
+    if form == "safetensors":
+        buffer.write(save(vectors, metadata={KEY: told}))
+    elif form == "npz":
         np.savez(buffer, **{**vectors, KEY: np.array(told)})  # type: ignore[arg-type]
-        write_atomically(file, buffer.getvalue())
+    elif form == "npy":
+        if len(vectors) > 1:
+            raise BadParameter(
+                "an npy file holds one vector",
+                needed="one direction",
+                found=f"{len(vectors)}: {', '.join(vectors)}",
+                next_step="name one file of evidence, or choose safetensors or npz",
+            )
+        np.save(buffer, next(iter(vectors.values())))
+        write_atomically(beside(file), (told + "\n").encode())  # first: no vector without its verdict
     else:
         raise BadParameter(
-            "no such format of vectors", needed=".npz or .safetensors", found=file.suffix or "none", where=str(path)
+            "no such format of vectors",
+            needed=".npz, .npy or .safetensors",
+            found=form if format else file.suffix or "none",
+            where=str(path),
         )
+    write_atomically(file, buffer.getvalue())
     return file
+
+
+def beside(file: Path) -> Path:
+    """Return the file with the evidence of an npy file."""
+    return file.with_name(f"{file.name}.json")
+
+
+@with_typed_errors
+def export_directions(
+    evidence: Evidence | Sequence[Evidence],
+    to: str | Path,
+    *,
+    format: str | None = None,
+    start: str | None = None,
+    goal: str | None = None,
+    model_hint: str = "unknown",
+    replace: bool = False,
+) -> tuple[Path, ...]:
+    """Write directions in a format that other tools read, with their verdicts, and return the files written.
+
+    Args:
+        evidence: class means of one model and property, each place once.
+        to: the file.
+        format: `gguf` (see `export_control_vector`), `safetensors`, `npz` or `npy` (see `export_vectors`); None: by
+            the ending of the name.
+        start, goal: names of classes (of real values numbers), from which to which the direction leads; None: from the
+            first to the second of two.
+        model_hint: for gguf, llama.cpp's name of the architecture, such as `llama`.
+        replace: whether a file that is there already is replaced.
+
+    Raises:
+        BadParameter: another format, a file that is there already, or evidence that does not belong together or has no
+            such form.
+        UnknownName: no such class.
+    """
+    file, several = Path(to), [evidence] if isinstance(evidence, Evidence) else list(evidence)
+    form = file.suffix.removeprefix(".") if format is None else format
+    if form not in FORMATS:
+        raise BadParameter(
+            "unknown format of directions",
+            needed=", ".join(FORMATS),
+            found=repr(form) if form else "a name without an ending",
+            where=str(to),
+            next_step="choose one as the format, or by the ending of the file's name",
+        )
+    files = (file, beside(file)) if form == "npy" else (file,)
+    for one in files:
+        if not replace and (one.exists() or one.is_symlink()):
+            raise BadParameter(
+                "there is something already", found=str(one), next_step="choose another name, or replace it (--replace)"
+            )
+    first, last = _together(several)[0].codes(start, goal)
+    if form == "gguf":
+        export_control_vector(file, several, model_hint=model_hint, start=first, goal=last)
+    else:
+        export_vectors(file, several, start=first, goal=last, format=form)
+    return files
 
 
 def _told(one: Evidence) -> str:
@@ -135,13 +222,14 @@ def _together(evidence: Sequence[Evidence]) -> Sequence[Evidence]:
             needed="class_mean evidence, one or more",
             found=", ".join(sorted(kinds)) or "none",
         )
-    about = {(one.header.model, one.header.revision, one.header.task, one.width) for one in evidence}
+    about = {(one.header.model, one.header.revision, one.header.task, one.header.labels, one.width) for one in evidence}
     places = [one.header.place for one in evidence]
     if len(about) > 1 or len(set(places)) < len(places):
         raise BadParameter(
             "vectors of one file belong together",
             needed="one model and property, each place once",
-            found=f"{len(about)} of these, {len(places)} places",
+            found=f"{len(about)} of these; places {', '.join(places)}"[:300],
+            next_step="name only files that belong together",
         )
     return evidence
 
@@ -154,6 +242,6 @@ def _block(one: Evidence) -> int:
             "a control vector cannot be at this site",
             needed="resid.2 or higher: what leaves a block",
             found=one.header.site,
-            next_step="use export_vectors",
+            next_step="choose safetensors, npz or npy (export_vectors)",
         )
     return int(found[1]) - 1

@@ -23,6 +23,9 @@ KEY = "probing.evidence"
 VERSION = 1
 _MOST_BYTES, _MOST_HEADER = 256 << 20, 4 << 20
 _KINDS = {"F64", "I64"}
+FOLDER, _PATTERN = "evidence", "*.safetensors"
+_NEEDED = "a file of evidence, or a folder of them"
+_NEXT = "`probing use --directions` writes them to OUT_DIR/evidence"
 
 
 def write_evidence(path: str | Path, evidence: Evidence) -> Path:
@@ -53,7 +56,7 @@ def read_evidence(path: str | Path) -> Evidence:
     """
     file = Path(path)
     if not file.is_file():
-        raise BadParameter("no evidence here", needed="a file of write_evidence", found="nothing", where=str(path))
+        raise BadParameter("no evidence here", needed=_NEEDED, found=_kind_of(file), where=str(path), next_step=_NEXT)
     size = file.stat().st_size
     if size > _MOST_BYTES:
         refuse(f"a file of at most {_MOST_BYTES:,} bytes", file.name, f"{size:,}")
@@ -68,6 +71,34 @@ def read_evidence(path: str | Path) -> Evidence:
         if isinstance(error, BadParameter):
             refuse(f"evidence of {error.needed}", file.name, f"{error.message}: {error.found}"[:200])
         refuse("tensors as the header says", file.name, str(error)[:200])
+
+
+def read_directions(*paths: str | Path) -> dict[Path, Evidence]:
+    """Return the evidence of every file, and of every `.safetensors` file of every folder, by path, in order of names.
+
+    Args:
+        paths: files of `write_evidence`, or folders of them; a results folder of `probing use` stands for its
+            folder `evidence`.
+
+    Raises:
+        BadParameter: no such file or folder, or a folder without such files.
+        UntrustedFile: a file that is none of ours, or damaged.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        own = sorted(path.glob(_PATTERN)) or sorted((path / FOLDER).glob(_PATTERN))
+        if path.is_dir() and not own:
+            raise BadParameter(
+                "no evidence in this folder", needed=_NEEDED, found=_kind_of(path), where=str(path), next_step=_NEXT
+            )
+        files += own if path.is_dir() else [path]
+    return {file: read_evidence(file) for file in dict.fromkeys(files)}
+
+
+def _kind_of(path: Path) -> str:
+    if not path.is_dir():
+        return "something that is no file" if path.exists() else "nothing"
+    return "other files" if any(path.iterdir()) else "an empty folder"
 
 
 def _header(content: bytes, name: str) -> tuple[Header, list[str]]:
@@ -85,7 +116,8 @@ def _header(content: bytes, name: str) -> tuple[Header, list[str]]:
         fields = strict_json(told)
         version = fields.pop("version", None) if isinstance(fields, dict) else None
         if version != VERSION:
-            refuse(f"version {VERSION} of evidence", name, repr(version)[:40])
+            is_export = isinstance(fields, dict) and all(isinstance(one, dict) for one in fields.values())
+            refuse(f"version {VERSION} of evidence", name, "exported vectors" if is_export else repr(version)[:40])
         header = TypeAdapter(Header).validate_json(json.dumps(fields), strict=True)
     except ValueError as error:
         if isinstance(error, UntrustedFile):

@@ -16,7 +16,7 @@ from probing.contracts.intervention import Targets
 from probing.errors import BadParameter
 from probing.models.language_model import LanguageModel
 from probing.probes.linear import LinearProbe
-from probing.provenance import model_called
+from probing.provenance import model_called, weights_digest
 from probing.results.use import UseResult
 from probing.use.contrasts import ClassMeans, Slopes, contrast
 from probing.use.directions.files import write_evidence
@@ -249,7 +249,7 @@ def keep_directions(
         source = Source(
             model=model_called(identity),
             revision=str(identity.get("revision") or ""),
-            identity=str(identity.get("weights_sha256") or ""),
+            identity=weights_digest(identity),
             labels=instrument.rows.names(result.task),
             label_definition=f"task {result.task}",
             position_rule=", ".join(instrument.rows.pieces) or "the word",

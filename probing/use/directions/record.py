@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import ConfigDict
 from scipy.special import log_softmax
 
-from probing.errors import BadParameter
+from probing.errors import BadParameter, unknown_name
 from probing.results.use import EditEffect
 from probing.verdicts.verdict import Verdict, Word
 
@@ -97,7 +97,8 @@ class Header:
 
     Attributes:
         kind: what it is; `operation`: the formula by which it is applied.
-        model, revision, identity: whose states; revision and identity are "" where they are not known.
+        model, revision, identity: whose states: the model's full name, the commit of a hub model, and the SHA-256 of
+            its weights (`weights_digest`); the last two are "" where they are not known.
         site, convention, position, position_rule: where, and what these names mean.
         task, labels, label_definition: the property; classes in the order of their codes, none of real values.
         behaviour: what the verdict is about.
@@ -208,6 +209,42 @@ class Evidence:
             change = self._shift(len(x), np.asarray(start), np.asarray(goal), strata)
         return np.asarray(x + dose * change, dtype=states.dtype)
 
+    def codes(self, start: str | None = None, goal: str | None = None) -> tuple[float, float]:
+        """Return the class codes (of real values the numbers) that `apply` and `direction` take as `start` and `goal`.
+
+        Args:
+            start, goal: names of classes, or numbers; None: the first and the second of two classes, or 0 and 1.
+
+        Raises:
+            BadParameter: names for an eraser, one class twice, or none of more than two classes.
+            UnknownName: no such class.
+        """
+        names = self.header.labels
+        if self.header.kind != "class_mean":
+            if start is None and goal is None:
+                return 0, 1
+            raise BadParameter(
+                "only class means go from one class to another", needed="class_mean", found=self.header.kind
+            )
+        if not names:
+            return _number(start, 0.0), _number(goal, 1.0)
+        if len(names) > 2 and (start is None or goal is None):
+            raise BadParameter(
+                f"{self.header.task} has {len(names)} classes: say from which to which",
+                needed="start and goal",
+                found=f"{start or 'none'} and {goal or 'none'}",
+                where=self.header.place,
+                next_step=f"name two of {', '.join(names[:30])}",
+            )
+        for name in (start, goal):
+            if name is not None and name not in names:
+                raise unknown_name("class", name, names, where=self.header.task)
+        first = names.index(start) if start is not None else 1 - names.index(goal) if goal is not None else 0
+        last = names.index(goal) if goal is not None else 1 - first
+        if first == last:
+            raise BadParameter("a direction leads to another class", needed="two classes", found=f"{start} and {goal}")
+        return first, last
+
     def predict(self, states: NDArray[np.floating]) -> Floats:
         """Return the natural log probabilities of a probe, `(n, K)`.
 
@@ -218,7 +255,7 @@ class Evidence:
             raise BadParameter("only a probe predicts", needed="a probe", found=self.header.kind)
         return np.asarray(log_softmax(self._checked(states) @ self.arrays["weights"] + self.arrays["bias"], axis=1))
 
-    def direction(self, *, start: int = 0, goal: int = 1) -> Floats:
+    def direction(self, *, start: float = 0, goal: float = 1) -> Floats:
         """Return what one shift for all strata adds at dose 1, `(D,)`; for real values per unit.
 
         Raises:
@@ -274,6 +311,16 @@ class Evidence:
         weights = self.arrays["shares"][:, None] * known
         weights = weights if known.all() else weights / weights.sum(0)
         return np.asarray(sum(v[:, None] * (m[end] - m[begin]) for v, m in zip(weights, means, strict=True)))
+
+
+def _number(text: str | None, default: float) -> float:
+    try:
+        value = default if text is None else float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise BadParameter("a property of real values goes from number to number", needed="a number", found=repr(text))
+    return value
 
 
 _WIDTH = {"class_mean": (("means", 2), ("slopes", 1)), "leace": (("centre", 0),), "probe": (("weights", 0),)}

@@ -60,6 +60,7 @@ class TextInstrument(Instrument):
         tokens_per_batch: int = TOKENS_PER_BATCH,
         max_bytes: int = MAX_BYTES,
         replay: Replay | None = None,
+        may_be_constant: bool = False,
     ) -> None:
         """Read the states once, and the clean behaviour.
 
@@ -71,6 +72,7 @@ class TextInstrument(Instrument):
             tokens_per_batch: padded pieces run at once.
             max_bytes: the most that states may take.
             replay: a store that has the states already.
+            may_be_constant: whether a behaviour that is the same in every row, as in one row alone, is measured too.
 
         Raises:
             UnknownSite: no such site.
@@ -97,7 +99,8 @@ class TextInstrument(Instrument):
         self._twins = TwinWatch(model.tokenizer, self.behaviour.answer_pieces(model.tokenizer))
         self._readout = self.behaviour.fit(texts, self.runner.clean)
         self._clean = self._read_clean()
-        self._check_varies()
+        if not may_be_constant:
+            self._check_varies()
 
     @classmethod
     def from_words(

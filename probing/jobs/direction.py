@@ -1,0 +1,103 @@
+"""ApplyDirectionJob: validated options of a direction that is added to the states of a running model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+import probing as pb
+from probing.errors import BadParameter, ConfigError
+from probing.jobs import CorpusOptions, Files, Many, option
+from probing.jobs.patch import LoadedModel
+
+if TYPE_CHECKING:
+    from probing.models.language_model import LanguageModel
+    from probing.use.directions import AppliedDirection
+
+
+class ApplyDirectionJob(CorpusOptions, LoadedModel):
+    """Run a model with and without a direction added to its states, and show its outputs side by side.
+
+    Give --prompt (repeatable) or --corpus. A strength of 1 adds the whole difference between two classes, at the site
+    and position that the evidence names. Of prompts the most probable next pieces are shown, or the answers of
+    --behaviour; of a corpus the answers, by default those that the verdict is about. Nothing is written.
+    """
+
+    evidence: str = Field(
+        description="file of evidence, or a folder with one",
+        json_schema_extra={"argument": True, "metavar": "EVIDENCE"},
+    )
+    prompts: Many = option([], help="text that the model is run on (repeatable)", flag="prompt")
+    corpus: Files = option([], help="texts in files instead: SPLIT=FILE (repeat), or one FILE, or hub:NAME")
+    behaviour: str = option("", help="output to show: 'next_token:answers= A| B' (spaces count), masked_token:…, …")
+    strength: float = Field(
+        default=1.0,
+        allow_inf_nan=False,
+        description="times which it is added; 1: the whole difference, negative: back",
+        json_schema_extra={"flag": ""},
+    )
+    start: str | None = option(None, help="class from which it leads (default: the first of two)")
+    goal: str | None = option(None, help="class to which it leads (default: the second of two)")
+    position: str | None = option(None, help="where it is added: end, SPAN.last, … (default: where it was fitted)")
+    any_model: bool = option(False, help="accept another model than that of the evidence, of the same width")
+    top: int = Field(
+        default=5,
+        ge=1,
+        description="most probable next pieces to show, without --behaviour",
+        json_schema_extra={"flag": ""},
+    )
+    split: str | None = option(None, help="only this split of the corpus (default: all)")
+    max_rows: int = Field(
+        default=500, ge=1, description="largest number of rows of a corpus", json_schema_extra={"flag": ""}
+    )
+    seed: int = option(0, help="seed of the choice of rows of a corpus")
+    untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
+
+    def load(self) -> LanguageModel:
+        """Load the model, which checks itself."""
+        return pb.LanguageModel.load(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            kind=self.kind,
+            revision=self.revision,
+            untrained=self.untrained,
+        )
+
+    def run(self, *, progress: bool = True) -> AppliedDirection:
+        """Read the direction and the texts, load the model, and run it twice."""
+        if bool(self.prompts) == bool(self.corpus):
+            raise ConfigError(
+                "texts come from prompts or from a corpus",
+                needed="--prompt TEXT (repeatable) or --corpus FILE",
+                found="both" if self.corpus else "neither",
+            )
+        found = pb.read_directions(self.evidence)
+        if len(found) > 1:
+            raise BadParameter(
+                "one direction is applied at a time",
+                needed="one file",
+                found=f"{len(found)}: {', '.join(path.name for path in found)}"[:400],
+                where=self.evidence,
+                next_step="name one of these files",
+            )
+        (evidence,) = found.values()
+        evidence.codes(self.start, self.goal)  # refused before the model is loaded
+        texts = self.read_corpus() if self.corpus else self.prompts
+        return pb.apply_direction(
+            self.load(),
+            evidence,
+            texts,
+            strength=self.strength,
+            behaviour=self.behaviour or None,
+            start=self.start,
+            goal=self.goal,
+            position=self.position,
+            split=self.split,
+            max_rows=self.max_rows,
+            seed=self.seed,
+            top=self.top,
+            any_model=self.any_model,
+            progress=None if progress else False,
+        )
