@@ -124,7 +124,8 @@ def _job_command(
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
-    command.__doc__ = f"{inspect.cleandoc(job_class.__doc__)}\n\nExample: {_EXAMPLES[job_name]}"
+    paragraphs = inspect.cleandoc(job_class.__doc__).split("\n\n")  # the screen's width breaks their lines, not ours
+    command.__doc__ = "\n\n".join([*(" ".join(p.split()) for p in paragraphs), f"Example: {_EXAMPLES[job_name]}"])
     return command
 
 
