@@ -9,7 +9,6 @@
     ├─ ModelError                UnsupportedModel UnknownSite RemoteCodeRefused ReplayUnavailable EditFailed
     │                            PlantFailed
     ├─ WorkError                 UnitFailed WorkerLost Stalled
-    ├─ FitError                  DidNotConverge
     ├─ MachineError              CannotReachFile (OSError)   NotEnoughMemory (MemoryError)
     ├─ Interrupted
     └─ MissingDependency (ImportError)
@@ -23,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -238,14 +238,6 @@ class Stalled(WorkError):
     """No worker made progress for the stated time."""
 
 
-class FitError(ProbingError):
-    """A probe could not be fitted."""
-
-
-class DidNotConverge(FitError):
-    """The solver stopped before its tolerance was met."""
-
-
 class MachineError(ProbingError):
     """The operating system does not give what the work needs; see `probing.system.machine`."""
 
@@ -309,3 +301,20 @@ def unknown_name(
         where=where,
         next_step=step,
     )
+
+
+class _NotRaised(ProbingError):
+    """Stands for errors of earlier versions, so that programs that catch them go on."""
+
+
+def __getattr__(name: str) -> type[ProbingError]:
+    """Return an error that no code raises for the names of errors that no code raised."""
+    if name not in ("DidNotConverge", "FitError"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{name} is never raised (a fit says by `converged_` whether it met its tolerance); the name works until "
+        "version 0.3",
+        OldName,
+        stacklevel=2,
+    )
+    return _NotRaised

@@ -19,10 +19,10 @@ import typer
 from typer.testing import CliRunner
 
 import probing
-from probing import _moved, registry
+from probing import _moved, errors, registry
 from probing._renamed import RENAMED, flag_of, old_names
 from probing.cli.job_commands import add_job_command
-from probing.errors import BadParameter, OldName
+from probing.errors import BadParameter, OldName, ProbingError, UnknownName
 from probing.jobs import ExtractJob, Job, TrainJob
 from probing.jobs.cross import LeaveOneOutJob, TransferJob
 from probing.jobs.patch import AblateJob, PatchJob
@@ -237,3 +237,10 @@ def test_readers_are_found_by_their_old_kind_and_entry_points(monkeypatch: pytes
     )
     with pytest.warns(DeprecationWarning, match=r"entry-point group `probing\.corpora` is called"):
         assert "mine" in registry.names("readers")
+
+
+@pytest.mark.parametrize("name", ["DidNotConverge", "FitError"])
+def test_errors_that_were_never_raised_can_still_be_caught_and_catch_nothing(name: str) -> None:
+    with pytest.warns(OldName, match=f"{name} is never raised"):
+        old = getattr(errors, name)
+    assert issubclass(old, ProbingError) and not issubclass(UnknownName, old)
