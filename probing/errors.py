@@ -303,12 +303,8 @@ def unknown_name(
     )
 
 
-class _NotRaised(ProbingError):
-    """Stands for errors of earlier versions, so that programs that catch them go on."""
-
-
 def __getattr__(name: str) -> type[ProbingError]:
-    """Return an error that no code raises for the names of errors that no code raised."""
+    """Return, for the name of an error that no code raised, an error that no code raises: what catches it goes on."""
     if name not in ("DidNotConverge", "FitError"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(
@@ -317,4 +313,4 @@ def __getattr__(name: str) -> type[ProbingError]:
         OldName,
         stacklevel=2,
     )
-    return _NotRaised
+    return type(name, (ProbingError,), {"__doc__": "An error of earlier versions that nothing raised."})
