@@ -183,6 +183,7 @@ def test_wrong_usage_has_exit_code_2() -> None:
     assert run("no-such-command").exit_code == 2
 
 
+@pytest.mark.slow
 def test_full_disk_is_one_block_and_resume_finishes(tmp_path: Path, corpus_flags: list[str], store: Path) -> None:
     command = ["extract", "--model", MODEL, *corpus_flags, "--to", str(tmp_path / "s"), "--quiet"]
     limited = (
@@ -230,6 +231,7 @@ def test_interruption_keeps_what_is_done_and_resume_finishes(
     assert_same_states(tmp_path / "s", store)
 
 
+@pytest.mark.slow
 def test_sigint_ends_a_running_command_with_exit_code_1(tmp_path: Path, corpus_flags: list[str], store: Path) -> None:
     command = ["extract", "--model", MODEL, *corpus_flags, "--to", str(tmp_path / "s"), "--quiet"]
     child = subprocess.Popen(
@@ -249,6 +251,7 @@ def test_sigint_ends_a_running_command_with_exit_code_1(tmp_path: Path, corpus_f
     assert_same_states(tmp_path / "s", store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_batch_system_s_signal_ends_with_75_and_the_same_command_goes_on(
     tmp_path: Path, corpus_flags: list[str], store: Path, name: str

@@ -98,6 +98,7 @@ def test_a_worker_killed_in_mid_unit_is_replaced_and_its_unit_done(name: str, sq
     assert deadly.tries(2) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["processes", SLOW_RAY])
 def test_a_unit_that_kills_every_worker_is_set_aside_after_three_retries(name: str, squares: Squares) -> None:
     deadly = Squares(squares.folder, kills=((2, 99),))
@@ -108,6 +109,7 @@ def test_a_unit_that_kills_every_worker_is_set_aside_after_three_retries(name: s
     assert list(failure.value.errors) == ["unit 2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["processes", SLOW_RAY])
 def test_no_progress_for_the_stated_time_is_an_error(name: str, squares: Squares) -> None:
     hanging = Squares(squares.folder, hangs=(0,))
@@ -123,6 +125,7 @@ def test_what_keeps_a_worker_from_being_made_is_raised_as_it_is(name: str, squar
     assert (error.value.found, error.value.where) == ("nothing", "here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["processes", SLOW_RAY])
 def test_workers_that_die_in_the_making_end_the_run(name: str, squares: Squares) -> None:
     with pytest.raises(WorkerLost, match="before they begin"):
@@ -145,6 +148,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["inline", "processes", SLOW_RAY])
 def test_a_killed_and_restarted_driver_completes_and_leaves_no_worker_behind(name: str, tmp_path: Path) -> None:
     file = tmp_path / "driver.py"
@@ -318,6 +322,7 @@ def do_unit(squares: Squares, k: int) -> None:
     squares(Place()).start(plan(8).units[k], lambda size: None)()
 
 
+@pytest.mark.slow
 def test_a_plain_pool_of_processes_loses_what_a_dead_worker_had_and_all_that_waits(squares: Squares) -> None:
     deadly = Squares(squares.folder, kills=((0, 1),))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

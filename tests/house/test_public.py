@@ -96,6 +96,10 @@ def test_the_probe_that_the_readme_adds_is_a_probe(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_readme_shell_runs(checkout: Path) -> None:
+    for split in ("train", "dev", "test"):  # a third of the sentences: `scripts/least_versions` runs the study on all
+        file = checkout / "datasets" / "reference" / f"{split}.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        file.write_text("".join(lines[: len(lines) // 3]), encoding="utf-8")
     block = next(b for b in blocks("sh", "docs/commands.md") if b.startswith("C="))
     command = f"set -e\nprobing() {{ '{sys.executable}' -m probing \"$@\"; }}\n{block}"
     done = subprocess.run(["bash", "-c", command], cwd=checkout, capture_output=True, text=True, check=False)

@@ -50,6 +50,7 @@ def test_two_lanes_read_the_bytes_that_one_thread_reads(family: str, tmp_path) -
     assert stores[0].content_id == stores[1].content_id
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_lanes_do_not_see_each_others_states() -> None:
     model = language_model("gpt2")

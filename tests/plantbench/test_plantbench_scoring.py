@@ -351,6 +351,7 @@ def test_thresholds_are_those_that_part_the_labels_best() -> None:
     assert score(silent, suite()).fpr == 0.0
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_card_of_the_protocol_and_prints_its_rates(tmp_path: Path) -> None:
     card = tmp_path / "cards" / "card.json"
     command = ["plantbench", "--tier", "0", "--seeds", "1", "--rule", "protocol", "--json", str(card), "--quiet"]

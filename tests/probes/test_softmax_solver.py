@@ -221,6 +221,7 @@ def test_prefixes_are_fits_of_their_rows_and_a_class_may_appear_later():
             assert fits[0].objective_ == pytest.approx(alone.objective_, rel=2e-5)
 
 
+@pytest.mark.slow
 def test_a_limited_rank_is_kept_costs_objective_and_repeats():
     X, y = planted(2000, 20, 6)
     fits = {rank: LinearProbe(rank=rank).fit(X, y) for rank in (1, 2, 5)}
@@ -263,6 +264,7 @@ def test_a_limited_rank_ends_as_low_as_l_bfgs_from_random_starts(rank, share):
     assert probe.objective_ <= share * best_by_l_bfgs(Z, y, 7, rank, 1 / len(y))
 
 
+@pytest.mark.slow
 def test_label_sets_under_a_rank_end_together_where_each_ends_alone():
     X, y = planted(2000, 20, 6)
     rows = _rows.HeldRows(torch.from_numpy(standardise(X, *moments(X))).double())

@@ -296,7 +296,7 @@ def quotes_are_plain(text: str) -> bool:
 def test_quotation_marks_are_judged_as_one_after_the_other_in_whatever_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(0)
     judged = []
-    for _ in range(600):
+    for _ in range(200):
         cells = ["a", '"a"', '"a,""b"', '""', '"' + "ab" * rng.randint(1, 90) + '"']
         text = "".join(rng.choice(cells) + rng.choice(",,\n\r") for _ in range(rng.randint(1, 30)))
         for _ in range(rng.choice([0, 0, 1, 2])):
@@ -304,7 +304,7 @@ def test_quotation_marks_are_judged_as_one_after_the_other_in_whatever_pieces(mo
             text = text[:place] + rng.choice(['"', "a", ",", "\n", ""]) + text[place + 1 :]
         judged.append(quotes_are_plain(text))
         data = np.frombuffer(text.encode(), np.uint8)
-        for size in (1, 3, 64, 100, 2**20):
+        for size in (3, 64, 100, 2**20):
             monkeypatch.setattr(_marks, "_AT_ONCE", size)
             assert has_plain_quotes(data, ",") == judged[-1], (text, size)
             assert count(data, 34) == text.count('"')

@@ -29,6 +29,7 @@ def run(*flags: str, seconds: int) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_the_short_figure_is_reached(name: str) -> None:
     assert " pass " in run("--short", "--only", name, seconds=300)

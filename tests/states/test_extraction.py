@@ -287,6 +287,7 @@ def test_bar_is_shown_when_asked_for(tmp_path, capsys):
     assert "extracting" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_moments_are_accepted_for_one_more_version_without_effect(tmp_path: Path, corpus_flags: list[str]) -> None:
     command = ["extract", "--model", str(REFERENCE / "model"), *corpus_flags, "--moments", "train"]
     done = subprocess.run(

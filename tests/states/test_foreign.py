@@ -164,6 +164,7 @@ def test_the_child_opens_its_file_and_nothing_after_it(tmp_path: Path) -> None:
     assert not [call for call in calls[last:] if "execve(" in call]
 
 
+@pytest.mark.slow
 def test_a_pipe_a_folder_and_a_link_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.npy")
     (tmp_path / "folder.npy").mkdir()
@@ -394,6 +395,7 @@ def _survive_mutated_hdf5(folder: Path, count: int, module: str = CHILD) -> list
     return outcomes
 
 
+@pytest.mark.slow
 def test_mutated_hdf5_is_read_or_refused(tmp_path: Path) -> None:
     outcomes = _survive_mutated_hdf5(tmp_path, 10)
     (tmp_path / "warm").mkdir()

@@ -137,6 +137,7 @@ def test_a_copied_store_keeps_its_content_and_says_that_it_was_imported(
     }
 
 
+@pytest.mark.slow
 def test_words_that_were_not_extracted_are_missing_in_the_import_too(tmp_path: Path) -> None:
     corpus = Corpus.read({"train": str(REFERENCE / "train.jsonl")}).filter(lambda e: e.id is not None)
     corpus = dataclasses.replace(corpus, examples=corpus.examples[:20])
@@ -164,6 +165,7 @@ def test_pieces_and_sentences_are_imported_as_what_they_are(corpus: Corpus, tmp_
     assert np.array_equal(imported.read("resid.1"), own.read("resid.1"))
 
 
+@pytest.mark.slow
 def test_half_precision_is_kept_and_double_is_rounded(corpus: Corpus, tmp_path: Path) -> None:
     n_rows = sum(len(example.words) for example in corpus.examples)
     states = np.random.default_rng(0).normal(size=(n_rows, 3))
@@ -224,6 +226,7 @@ def test_a_neurox_json_word_that_is_not_the_corpus_s_is_named(
         pb.import_states(tmp_path / "a.json", corpus, to=tmp_path / "imported")
 
 
+@pytest.mark.slow
 def test_offsets_and_counts_of_another_corpus_are_refused(
     files: dict[str, Path], corpus: Corpus, tmp_path: Path
 ) -> None:
@@ -334,6 +337,7 @@ def test_a_store_that_does_not_say_what_it_holds_is_refused(tmp_path: Path) -> N
         pb.import_states(tmp_path / "store", to=tmp_path / "imported")
 
 
+@pytest.mark.slow
 def test_a_killed_import_leaves_a_store_that_the_same_command_finishes(
     files: dict[str, Path], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

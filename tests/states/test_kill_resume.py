@@ -109,6 +109,7 @@ def same(whole: Store, other: Store) -> None:
     np.testing.assert_array_equal(np.asarray(whole.rows.word), np.asarray(other.rows.word))
 
 
+@pytest.mark.slow
 def test_five_kills_then_resume_give_the_same_store(tmp_path):
     check(tmp_path, 5)
 

@@ -111,6 +111,7 @@ def run(folder: Path, model: LanguageModel, corpus: Corpus, **options: object) -
     return extract(model, corpus, to=folder, shard_bytes=60_000, progress=False, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["processes", pytest.param("ray", marks=RAY)])
 def test_two_workers_one_of_which_is_killed_make_the_content_that_one_process_makes(
     name: str, tmp_path: Path, model: LanguageModel, corpus: Corpus, whole: Store

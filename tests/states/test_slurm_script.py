@@ -44,6 +44,7 @@ def task(bin_folder: Path, index: int, count: int, store: Path, corpus_flags: li
     )
 
 
+@pytest.mark.slow
 def test_tasks_of_an_array_make_one_store(tmp_path: Path, bin_folder: Path, corpus_flags: list[str]) -> None:
     for index in (1, 0):
         child = task(bin_folder, index, 2, tmp_path / "s", corpus_flags)
@@ -53,6 +54,7 @@ def test_tasks_of_an_array_make_one_store(tmp_path: Path, bin_folder: Path, corp
     assert not (tmp_path / "requeued").exists()
 
 
+@pytest.mark.slow
 def test_a_task_that_is_told_to_end_puts_itself_back_and_goes_on(
     tmp_path: Path, bin_folder: Path, corpus_flags: list[str]
 ) -> None:

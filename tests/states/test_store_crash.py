@@ -32,6 +32,7 @@ def test_power_cuts_break_a_writer_that_skips_an_fsync(tmp_path: Path, forced: s
     assert power_cuts(tmp_path, without(log, left_out), JOB, judge_store, 25) != []
 
 
+@pytest.mark.slow
 def test_stops_break_a_writer_that_publishes_the_record_before_the_shard(tmp_path: Path) -> None:
     log = careful_log(tmp_path / "log", JOB)
     links = [n for n, operation in enumerate(log) if operation.name == "link" and "shards" in operation.arguments[1]]

@@ -163,17 +163,20 @@ def test_few_descriptors() -> None:
     assert done.returncode in (0, 1) and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_output_that_nobody_reads_ends_quietly() -> None:
     for words in (("list", "probes"), ("--help",), ("list", "probes", "mlp")):
         done = command(*words, prepare="exec > >(exec 0<&-; sleep 1); sleep 0.3")
         assert done.returncode in (0, 1) and not done.stderr, (words, done)
 
 
+@pytest.mark.slow
 def test_a_closed_output_is_no_file_of_ours(tmp_path: Path) -> None:
     done = command("list", "probes", prepare="exec 1>&-")
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_output_is_typed() -> None:
     refused(command("list", "probes", prepare="exec > /dev/full"), "DiskFull")

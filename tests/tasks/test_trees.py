@@ -214,6 +214,7 @@ def test_a_resample_of_sentences_scores_what_those_sentences_alone_would(measure
     assert np.std(alone) > 0.001
 
 
+@pytest.mark.slow
 def test_states_that_hold_a_tree_give_it_to_the_structural_probe_and_noise_gives_no_more_than_word_order() -> None:
     found = {}
     for name, states in (("tree", tree_states(CORPUS, noise=0.05)), ("noise", None)):

@@ -234,6 +234,7 @@ def test_groups_that_cannot_be_left_out_are_refused_before_any_state_is_read(
     assert store.reads == []
 
 
+@pytest.mark.slow
 def test_the_commands_do_what_the_functions_do(
     reference: Path, small_corpus: dict[str, Path], corpus_flags: list[str], tmp_path: Path
 ) -> None:

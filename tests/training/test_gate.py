@@ -102,7 +102,7 @@ def false_passes(draw: Callable[[int, float], Sample], ratio: float, seeds: Sequ
 
 @pytest.mark.parametrize("name", AT_RANDOM)
 def test_labels_at_random_seldom_pass(name: str) -> None:
-    seeds = {0.2: range(3), 1.0: range(3, 15), 5.0: range(15, 30), 20.0: range(30, 45)}
+    seeds = {0.2: range(2), 1.0: range(2, 8), 5.0: range(8, 16), 20.0: range(16, 24)}
     passed = sum(false_passes(AT_RANDOM[name], ratio, of) for ratio, of in seeds.items())
     assert passed <= binom.ppf(1 - TAIL, sum(map(len, seeds.values())), LEVEL)
 
@@ -111,7 +111,8 @@ def test_labels_at_random_seldom_pass(name: str) -> None:
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("name", AT_RANDOM)
 def test_labels_at_random_seldom_pass_in_many_seeds(name: str, ratio: float) -> None:
-    assert false_passes(AT_RANDOM[name], ratio, range(40)) <= binom.ppf(1 - TAIL, 40, LEVEL)
+    seeds = {0.2: 12, 1.0: 24}.get(ratio, 40)  # many coordinates take long; `bench_verdicts.py gate` has 200 of each
+    assert false_passes(AT_RANDOM[name], ratio, range(seeds)) <= binom.ppf(1 - TAIL, seeds, LEVEL)
 
 
 # No refusal beside an accuracy that is clear of the prior

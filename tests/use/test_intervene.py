@@ -108,6 +108,7 @@ def test_what_is_measured_is_not_measured_again(
     assert (pb.UseRun.table(first)["coarse"] == ["used", "decodable only"]).all()
 
 
+@pytest.mark.slow
 def test_a_second_task_model_or_behaviour_leaves_what_the_first_left_in_the_folder(
     model: pb.LanguageModel, corpus: pb.Corpus, tmp_path: Path
 ) -> None:
