@@ -25,7 +25,7 @@ _MOST_BYTES, _MOST_HEADER = 256 << 20, 4 << 20
 _KINDS = {"F64", "I64"}
 FOLDER, _PATTERN = "evidence", "*.safetensors"
 _NEEDED = "a file of evidence, or a folder of them"
-_NEXT = "`probing use --directions` writes them to OUT_DIR/evidence"
+_NEXT = "`probing use --save-directions` writes them to OUT_DIR/evidence"
 
 
 def write_evidence(path: str | Path, evidence: Evidence) -> Path:
