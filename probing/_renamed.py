@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Container, Mapping
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from probing.errors import BadParameter, OldName
 
@@ -76,6 +76,21 @@ def takes_old_names(function: Callable[P, R]) -> Callable[P, R]:
         return function(*arguments, **by_new_names(options, known))
 
     return called
+
+
+class OldAttributes:
+    """Lets the attributes of a class be read by their old names, too: `_before` gives the new name of each."""
+
+    _before: ClassVar[Mapping[str, str]] = {}
+
+    if not TYPE_CHECKING:  # a type checker would take any attribute for known
+
+        def __getattr__(self, name):
+            new = type(self)._before.get(name)
+            if new is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            warn_of_old_name(f"`{name}` is now `{new}`")
+            return getattr(self, new)
 
 
 def warn_of_old_name(sentence: str) -> None:

@@ -308,11 +308,11 @@ def answer(verdict: Verdict) -> Answer:
     if cell is None:
         return Answer(_SAID[verdict.word])
     edits = (cell.subspace, cell.whole)
-    p = min(min(edit.p_adjusted, edit.u_p_adjusted) for edit in edits)
+    p = min(min(edit.p_adjusted, edit.whole_effect_p_adjusted) for edit in edits)
     return Answer(
         _SAID[verdict.word],
-        score=max(max(abs(edit.es), edit.es_u) for edit in edits),
-        effect=math.nan if cell.whole.mf is None else cell.whole.mf,
+        score=max(max(abs(edit.effect_size), edit.whole_effect_size) for edit in edits),
+        effect=math.nan if cell.whole.mediated_fraction is None else cell.whole.mediated_fraction,
         p=p,
         together="used" if verdict.word is Word.NOT_ALONE else "",
     )

@@ -206,7 +206,7 @@ def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) ->
     if options.curve:
         for dose in sorted({*options.doses, m.dose}):
             found = spared(f"swap at dose {dose:g}", found, partial(_at_dose, bench, m, dose))
-    least = min(min(edit.p_adjusted, edit.u_p_adjusted) for edit in (cell.subspace, cell.whole))
+    least = min(min(edit.p_adjusted, edit.whole_effect_p_adjusted) for edit in (cell.subspace, cell.whole))
     if not options.details or least > 0.05:
         return found
     if not options.shared and len(bench.experiment.shares) > 1 and sub.tau.value:
@@ -243,7 +243,7 @@ def _frozen(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
         else interchanged(bench, m.place, frozen_norms=True)
     )
     held = effect(tally, bench.experiment, clean.y_spread)
-    low, high = held.es_interval(0.90)
+    low, high = held.effect_size_interval(0.90)
     share = 1 - held.tau.value / clean.tau.value if clean.tau.value else None
     return replace(cell, frozen_share=share, frozen_low90=low, frozen_high90=high)
 
@@ -252,7 +252,7 @@ def _with_nulls(
     bench: Bench, measured: Sequence[Measured], cells: Sequence[UseCell], options: UseOptions
 ) -> list[UseCell]:
     """Return the cells with nulls at the place of the largest effect, where they matter most."""
-    largest = int(np.argmax([abs(m.subspace.es) for m in measured]))
+    largest = int(np.argmax([abs(m.subspace.effect_size) for m in measured]))
     m, cell = measured[largest], cells[largest]
     if options.null:
         cell = spared("computed null", cell, partial(_with_null_error, bench, m))

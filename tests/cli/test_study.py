@@ -103,4 +103,6 @@ def test_corpus_flags_must_name_each_split_once() -> None:
 
 def test_unknown_flags_values_are_config_errors() -> None:
     with pytest.raises(ConfigError, match="resample_by"):
-        TrainJob.read({"store": "s", "to": "t", "corpus": ["a"], "tasks": ["upos"], "resample_by": "word"}, where="here")
+        TrainJob.read(
+            {"store": "s", "to": "t", "corpus": ["a"], "tasks": ["upos"], "resample_by": "word"}, where="here"
+        )

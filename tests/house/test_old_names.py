@@ -4,6 +4,7 @@ options.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.metadata
 import inspect
@@ -29,6 +30,7 @@ from probing.jobs.patch import AblateJob, PatchJob
 from probing.jobs.study import Study, StudyTrain, StudyUse
 from probing.jobs.use import UseJob
 from probing.plantbench.folders import read_case
+from probing.results.use import _STORED, EditEffect, stored_cell
 from probing.text.corpus import Corpus
 from probing.use.patching.prompt_pairs import patch_pairs
 from tests.conftest import ROOT
@@ -180,6 +182,15 @@ def test_help_shows_new_flags_alone(job: type[Job]) -> None:
 def test_the_value_of_an_old_keyword_arrives() -> None:
     with pytest.warns(OldName), pytest.raises(BadParameter, match=r"needed: 0 to 1\n  found: 5"):
         probing.extract("model", Corpus(()), to="nowhere", num_workers=2, worker_index=5)
+
+
+@pytest.mark.parametrize(("new", "old"), _STORED.items())
+def test_a_number_of_an_edit_is_read_by_its_old_name_and_stored_under_it(new: str, old: str) -> None:
+    names = [field.name for field in dataclasses.fields(EditEffect)]
+    edit = EditEffect(**{name: float(number) for number, name in enumerate(names)})
+    assert warned(lambda: getattr(edit, old), f"`{old}` is now `{new}`") == getattr(edit, new)
+    cell = stored_cell({"subspace": dataclasses.asdict(edit), "joint": None, "dose": 1.0})
+    assert cell["subspace"][old] == getattr(edit, new) and new not in cell["subspace"] and cell["joint"] is None
 
 
 def test_the_command_line_warns_in_one_line(tmp_path: Path) -> None:

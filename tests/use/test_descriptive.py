@@ -50,7 +50,13 @@ def test_numbers_that_are_not_finite_become_none(bad: float) -> None:
         "comparisons": {"leace": {"change": bad}, "inlp": {"change": 1.0}},
         "subspace": replace(CELL.subspace, null_ratio=bad),
     }
-    before = replace(CELL, exceeds_low=-math.inf, subspace=replace(CELL.subspace, mf_high=math.inf, mf=0.5, mf_low=0.1))
+    before = replace(
+        CELL,
+        exceeds_low=-math.inf,
+        subspace=replace(
+            CELL.subspace, mediated_fraction_high=math.inf, mediated_fraction=0.5, mediated_fraction_low=0.1
+        ),
+    )
     changes["subspace"] = replace(before.subspace, null_ratio=bad)
     found = spared("it", before, lambda cell: replace(cell, **changes))
     assert (found.frozen_share, found.frozen_low90, found.p_permutation) == (None, 0.1, 0.5)

@@ -182,7 +182,11 @@ def test_the_header_names_everything_that_is_needed_to_judge_it(found: Evidence)
     assert "enters block l" in told.convention
     assert "means[stratum, goal]" in told.operation
     assert told.verdict.word == Word.USED_SUBSPACE == str(verdict.word)
-    assert told.verdict.effect == (cell.subspace.es, cell.subspace.es_low, cell.subspace.es_high)
+    assert told.verdict.effect == (
+        cell.subspace.effect_size,
+        cell.subspace.effect_size_low,
+        cell.subspace.effect_size_high,
+    )
     assert told.verdict.overturned_by == verdict.overturned_by
     assert told.rows == len(bench.experiment.rows)
     assert "three folds by group" in told.folds
@@ -468,8 +472,16 @@ def test_a_verdict_is_told_with_the_numbers_of_the_edit_that_decided() -> None:
     _, result, verdict = measured()
     whole = Stated.of(replace(verdict, word=Word.USED_SITE))
     assert whole.effect is not None
-    assert whole.effect[0] == result.cells[0].whole.es
-    cell = replace(result.cells[0], subspace=replace(result.cells[0].subspace, mf=0.5, mf_low=-np.inf, mf_high=np.inf))
+    assert whole.effect[0] == result.cells[0].whole.effect_size
+    cell = replace(
+        result.cells[0],
+        subspace=replace(
+            result.cells[0].subspace,
+            mediated_fraction=0.5,
+            mediated_fraction_low=-np.inf,
+            mediated_fraction_high=np.inf,
+        ),
+    )
     unbounded = Stated.of(replace(verdict, evidence=cell))
     assert unbounded.mediated is None
     assert unbounded.effect is not None
