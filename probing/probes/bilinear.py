@@ -11,10 +11,10 @@ from scipy.special import log_softmax
 from torch.nn import functional
 
 from probing.errors import DegenerateDesign
-from probing.labels import Pairs, Reading
+from probing.labels import Pairs, RowForm
 from probing.probes._descent import Recipe, descend
 from probing.probes._estimator import ClassifierProbe
-from probing.probes._pair_batches import Batch, Sentences, check_choices, check_reading, halves, held_out
+from probing.probes._pair_batches import Batch, Sentences, check_choices, check_row_form, halves, held_out
 from probing.probes._rows import moments, standardise
 from probing.seeds import generator
 
@@ -54,8 +54,8 @@ class BilinearProbe(ClassifierProbe):
     """
 
     stochastic: ClassVar[bool] = True
-    readings: ClassVar[tuple[Reading, ...]] = ("pair", "ends")
-    reads_pairs: ClassVar[bool] = True
+    row_forms: ClassVar[tuple[RowForm, ...]] = ("pair", "ends")
+    accepts_pairs: ClassVar[bool] = True
     _arrays = ("classes", "left", "right", "linear", "intercept", "mean", "scale")
 
     left_: NDArray[np.float32]
@@ -121,7 +121,7 @@ class BilinearProbe(ClassifierProbe):
 
     def _training_pairs(self, X: ArrayLike | Pairs, y: ArrayLike) -> tuple[Pairs, NDArray[np.int64]]:
         if isinstance(X, Pairs):
-            check_reading(X, "bilinear")
+            check_row_form(X, "bilinear")
             started, codes = self._with_codes(np.asarray(y), X.shape[1])
             self.classes_, self.n_features_in_ = started.classes_, X.shape[1]
             return X, codes
@@ -132,7 +132,7 @@ class BilinearProbe(ClassifierProbe):
         if not isinstance(X, Pairs):
             return halves(self._rows(X))
         self.state()  # refuses where nothing is fitted
-        check_reading(X, "bilinear")
+        check_row_form(X, "bilinear")
         if X.shape[1] != self.n_features_in_:
             raise ValueError(f"pairs of {X.shape[1]} features, fitted on {self.n_features_in_}")
         return X

@@ -32,7 +32,7 @@ class OtherStates:
         than one state.
         """
         site, name, probe = unit
-        if probe.reads != "states":
+        if probe.input != "states":
             return []
         return [
             self._of_control(one, site, name, probe) for one in self.plan.state_controls if one.source.stand_in(site)

@@ -140,7 +140,7 @@ def _is_portable(probe: Probe) -> bool:
     """Return whether the probe's input means the same in every corpus: states, pieces or texts, not codes of a corpus's
     words.
     """
-    return probe.reads in ("states", "pieces") or probe.reads_names
+    return probe.input in ("states", "pieces") or probe.input_as_text
 
 
 def _pairs(plans: Mapping[str, Plan], unit: tuple[str, str, Probe], kept: dict[str, States]) -> list[CrossResult]:
