@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from probing.errors import DegenerateDesign
 from probing.labels import Pairs, RowForm
-from probing.probes._descent import Recipe, descend
+from probing.probes._descent import DescentSettings, descend
 from probing.probes._estimator import ClassifierProbe
 from probing.probes._pair_batches import Batch, Sentences, check_choices, check_row_form, halves, held_out
 from probing.probes._rows import moments, standardise
@@ -91,7 +91,7 @@ class BilinearProbe(ClassifierProbe):
         Raises:
             DegenerateDesign: fewer than two classes, no dev row that can be scored, or a choice without one right row.
         """
-        recipe = Recipe.of(self)
+        recipe = DescentSettings.of(self)
         pairs, codes = self._training_pairs(X, y)
         check_choices(pairs, codes)
         if dev is None:
@@ -152,7 +152,7 @@ class BilinearProbe(ClassifierProbe):
         return pairs[known], codes[known].astype(np.int64)
 
     def _train(
-        self, pairs: Pairs, codes: NDArray[np.int64], dev: Pairs, dev_codes: NDArray[np.int64], recipe: Recipe
+        self, pairs: Pairs, codes: NDArray[np.int64], dev: Pairs, dev_codes: NDArray[np.int64], recipe: DescentSettings
     ) -> None:
         seed = self.random_state or 0
         n_outputs = len(self.classes_) if len(self.classes_) > 2 else 1

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from probing.errors import BadParameter
 from probing.labels import Pairs, RowForm
-from probing.probes._descent import Recipe, descend
+from probing.probes._descent import DescentSettings, descend
 from probing.probes._estimator import RegressorProbe
 from probing.probes._pair_batches import Batch, Sentences, check_row_form, halves, held_out
 from probing.probes._rows import moments, standardise
@@ -87,7 +87,7 @@ class StructuralProbe(RegressorProbe):
         self, X: ArrayLike | Pairs, y: ArrayLike, *, dev: tuple[ArrayLike | Pairs, ArrayLike] | None = None
     ) -> Self:
         """Fit on N pairs or `(N, D)` states and `(N,)` targets."""
-        recipe = Recipe.of(self)
+        recipe = DescentSettings.of(self)
         if self.form not in _FORMS:
             raise BadParameter("unknown form", needed=", ".join(_FORMS), found=repr(self.form))
         self.is_distance_ = self.form == "distance" or (self.form == "auto" and isinstance(X, Pairs))
@@ -137,7 +137,12 @@ class StructuralProbe(RegressorProbe):
         return Pairs(rows.astype(np.float32, copy=False), np.stack([each, each], axis=1), each)
 
     def _train(
-        self, pairs: Pairs, targets: NDArray[np.float64], dev: Pairs, dev_targets: NDArray[np.float64], recipe: Recipe
+        self,
+        pairs: Pairs,
+        targets: NDArray[np.float64],
+        dev: Pairs,
+        dev_targets: NDArray[np.float64],
+        recipe: DescentSettings,
     ) -> None:
         seed = self.random_state or 0
         B = self._first_map(pairs.table.shape[1], float(targets.mean()), seed)

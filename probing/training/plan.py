@@ -27,7 +27,7 @@ from probing.states.store import Store
 from probing.statistics.bootstrap import RESAMPLES
 from probing.statistics.clusters import EVALUATED, NEW, Resampler, evaluated
 from probing.text.corpus import SPLITS, Corpus
-from probing.training.label_checks import check_labels, doubts, refuse_one_class
+from probing.training.label_checks import check_labels, data_warnings, refuse_one_class
 from probing.training.labelling import label_rows
 from probing.training.members import (
     ControlSet,
@@ -288,7 +288,7 @@ def make_plan(
             labels, (draw for one in drawn for draw in one.draws), resamples=RESAMPLES, root_seed=root_seed
         ),
         seen=_seen_types(labels),
-        facts=facts(labels, corpus) | doubts(labels, corpus, inputs, unknown),
+        facts=facts(labels, corpus) | data_warnings(labels, corpus, inputs, unknown),
         provenance=_provenance(store, corpus, labels, root_seed=root_seed, seeds=seeds)
         | ({} if max_memory_mib is None else {"memory": max_memory_mib}),
         max_memory_mib=max_memory_mib,

@@ -20,7 +20,7 @@ from scipy.special import chndtr, ndtr, ndtri, stdtr, stdtrit
 
 from probing.seeds import generator
 from probing.use.experiment import Experiment
-from probing.use.tally import Tally
+from probing.use.tally import EffectSums
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -250,7 +250,7 @@ class Effect:
         return (b - root) / a, (b + root) / a
 
 
-def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
+def effect(tally: EffectSums, experiment: Experiment, y_spread: float) -> Effect:
     """Average over rotations, with standard errors.
 
     Influence values are taken about means that they enter; `Experiment.leverage` and `Dependence` make up for it.
@@ -293,7 +293,7 @@ def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
 
 
 def _product(
-    tally: Tally, experiment: Experiment, values: Sequence[float], influences: Sequence[Floats]
+    tally: EffectSums, experiment: Experiment, values: Sequence[float], influences: Sequence[Floats]
 ) -> Estimate | None:
     """Return z_U = Σ U_r / sqrt(Σ v_r): rotations add their variances, for each has its own m° held fixed."""
     if not values:

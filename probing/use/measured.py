@@ -12,7 +12,7 @@ from probing.contracts.edited_model import Place
 from probing.results.use import EditEffect, UseCell
 from probing.use.effects import UseOptions
 from probing.use.inference import Effect, Estimate
-from probing.use.on_states import OnStates
+from probing.use.on_states import StateCheckResult
 
 
 @dataclass(eq=False)
@@ -28,7 +28,7 @@ class Measured:
 
     place: Place
     dose: float
-    on_states: OnStates
+    state_checks: StateCheckResult
     subspace: Effect
     whole: Effect
     kl: float | None
@@ -64,11 +64,11 @@ def recorded(m: Measured, p: Sequence[float], options: UseOptions, measured: Seq
         joint_over_largest=_over_largest(m, measured, options),
         dose=m.dose,
         dose_curve=(),
-        completeness=m.on_states.completeness,
-        selectivity=m.on_states.selectivity,
-        reliability=m.on_states.reliability,
-        displacement=m.on_states.displacement,
-        off_distribution=m.on_states.off_distribution,
+        completeness=m.state_checks.completeness,
+        selectivity=m.state_checks.selectivity,
+        reliability=m.state_checks.reliability,
+        displacement=m.state_checks.displacement,
+        off_distribution=m.state_checks.off_distribution,
         kl=m.kl,
         flips=m.flips,
         exceeds_low=float(exceeds / m.subspace.unit) if m.subspace.unit else 0.0,

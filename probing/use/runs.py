@@ -30,7 +30,7 @@ VERSION = 10  # raised when a number of a `UseResult`, or how one is kept, chang
 FOLDER = "use"
 
 
-class Done:
+class ResultCache:
     """Keeps results by a hash of everything that enters them.
 
     Args:
@@ -163,7 +163,7 @@ def intervene(
         "options": vars(options),
         "version": VERSION,
     } | ({} if minimal_pairs is None else {"twins": minimal_pairs})
-    known = Done(None if to is None or not _is_told(measured) else Path(to), common)
+    known = ResultCache(None if to is None or not _is_told(measured) else Path(to), common)
     subjects = Subjects(
         model,
         corpus,

@@ -38,7 +38,7 @@ from probing.use.directions import (
 )
 from probing.use.directions.exporting import gguf_bytes
 from probing.use.directions.files import KEY
-from probing.use.effects import Bench, UseOptions
+from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.interventions.class_mean import ClassMean
 from probing.use.interventions.leace import Leace
 from probing.use.running import Property, measure_property
@@ -59,19 +59,19 @@ SOURCE = Source(
 
 
 @cache
-def measured() -> tuple[Bench, UseResult, Verdict]:
+def measured() -> tuple[EditMeasurement, UseResult, Verdict]:
     made = sample(5, gain=0.8, n=900, rho=0.3, width=24)
     options = UseOptions(curve=False, details=False)
     found = measure_property(made.instrument, made.prop, behaviour="next", model="tiny", options=options)
-    bench = Bench.of(made.instrument, made.prop.plan(options), seed=0)
+    bench = EditMeasurement.of(made.instrument, made.prop.plan(options), seed=0)
     return bench, found, judge([found])[0]
 
 
 @cache
-def real_valued() -> tuple[Bench, Verdict]:
+def real_valued() -> tuple[EditMeasurement, Verdict]:
     made = sample(6, gain=0.8, n=600)
     z = made.instrument.h @ np.linspace(-1, 1, 24)
-    bench = Bench.of(made.instrument, Property("z", z, 0, np.arange(600), {}).plan(UseOptions()), seed=0)
+    bench = EditMeasurement.of(made.instrument, Property("z", z, 0, np.arange(600), {}).plan(UseOptions()), seed=0)
     return bench, measured()[2]
 
 
@@ -81,7 +81,9 @@ def found() -> Evidence:
     return directions(bench, HERE, verdict, SOURCE)
 
 
-def edited_by_the_measurement(bench: Bench, dose: float) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+def edited_by_the_measurement(
+    bench: EditMeasurement, dose: float
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
     """States of F3 as the swap edits them, with F1 and F3."""
     f1, _, f3 = bench.folds(0)
     states = bench.states(HERE)

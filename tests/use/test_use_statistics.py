@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probing.contracts.edited_model import Place
 from probing.results.use import UseResult
-from probing.use.effects import Bench, UseOptions
+from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.inference import Effect, effect
 from probing.use.nulls import null_error, permuted
 from probing.use.running import Property, measure_property
@@ -27,8 +27,8 @@ QUICK = UseOptions(curve=False, details=False)
 SEEDS = 200
 
 
-def bench(made: Sample, seed: int = 0) -> Bench:
-    return Bench.of(made.instrument, made.prop.plan(UseOptions(seed=seed)), seed=seed)
+def bench(made: Sample, seed: int = 0) -> EditMeasurement:
+    return EditMeasurement.of(made.instrument, made.prop.plan(UseOptions(seed=seed)), seed=seed)
 
 
 def measured(made: Sample, seed: int = 0) -> tuple[Effect, Effect]:

@@ -21,9 +21,9 @@ from probing.reporting import html
 from probing.reporting.use_words import SHORT
 from probing.results.use import UseResult
 from probing.use.cells import RowWeights
-from probing.use.contrasts import Sides
+from probing.use.contrasts import FromTo
 from probing.use.edited_models.arrays import ArrayInstrument
-from probing.use.effects import Bench, UseOptions
+from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.pairing import allotted, exchanges
 from probing.use.running import Property, measure_property
 from probing.use.strata import Shares
@@ -78,7 +78,7 @@ def test_exchanges_are_closed_sets_of_two_values_and_of_different_groups(k: int,
 
 
 def test_a_cell_of_one_row_adds_to_the_error() -> None:
-    sides = Sides(np.zeros(9, np.int64), np.array([0] * 8 + [1]), np.array([1] * 8 + [2]))
+    sides = FromTo(np.zeros(9, np.int64), np.array([0] * 8 + [1]), np.array([1] * 8 + [2]))
     rows = RowWeights(sides, np.ones(1), 3)
     influence = rows.centred(np.arange(9.0))
     assert influence[-1] != 0
@@ -389,7 +389,7 @@ def test_outputs_beside_huge_ones_are_not_dropped_as_rounding() -> None:
     scales = torch.tensor([1.0, 3e4, 3e4])
     instrument = ArrayInstrument({Place("h"): h}, lambda site, rows, states, frozen: states[""] * scales)
     prop = Property("z", np.arange(900) % 2, 2, np.arange(900), {})
-    bench = Bench.of(instrument, prop.plan(UseOptions()), seed=0)
+    bench = EditMeasurement.of(instrument, prop.plan(UseOptions()), seed=0)
     assert bench.precision[0, 0] * bench.y[:, 0].var() == pytest.approx(1.0, rel=0.05)
 
 
