@@ -32,8 +32,8 @@ from probing.use.contrasts import sums_by
 from probing.use.effects import UseOptions
 from probing.use.interventions.inlp import Inlp
 from probing.use.interventions.leace import Leace
+from probing.use.measure import Property, measure_property
 from probing.use.responding import behaviour, slopes
-from probing.use.running import Property, measure_property
 from probing.verdicts.judging import judge
 from probing.verdicts.verdict import Criteria, Verdict, Word
 

@@ -11,7 +11,7 @@ from probing.contracts.task import Task
 from probing.errors import NotForThisTask
 from probing.recipes import build_task, normalised
 from probing.text.corpus import Corpus
-from probing.training.members import DEFAULT_MEASURES, DEFAULT_PROBES
+from probing.training.build import DEFAULT_MEASURES, DEFAULT_PROBES
 
 
 class Asked(Protocol):

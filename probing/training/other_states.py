@@ -8,8 +8,8 @@ from functools import partial
 from probing.contracts.probe import Probe
 from probing.errors import ProbingError
 from probing.measures._temperatures import tempers_of
+from probing.training.build import StateSet
 from probing.training.fitting import OtherFits, Unit, fits_of, has_converged
-from probing.training.members import StateSet
 from probing.training.plan import Plan
 from probing.training.scoring import ControlScores, Scores, score_label_set
 from probing.training.states import site_states

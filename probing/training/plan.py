@@ -27,9 +27,7 @@ from probing.states.store import Store
 from probing.statistics.bootstrap import RESAMPLES
 from probing.statistics.clusters import EVALUATED, NEW, Resampler, evaluated
 from probing.text.corpus import SPLITS, Corpus
-from probing.training.label_checks import check_labels, data_warnings, refuse_one_class
-from probing.training.labelling import label_rows
-from probing.training.members import (
+from probing.training.build import (
     ControlSet,
     StateSet,
     built_analyses,
@@ -40,6 +38,8 @@ from probing.training.members import (
     named_controls,
     needed_keys,
 )
+from probing.training.label_checks import check_labels, data_warnings, refuse_one_class
+from probing.training.labelling import label_rows
 from probing.training.pooling import PooledStore, PositionStore, with_rows
 from probing.training.results import NO_SITE
 from probing.training.row_facts import facts, with_keys

@@ -18,12 +18,12 @@ from probing.provenance import digest
 from probing.states.store import Store
 from probing.system.machine import with_typed_errors
 from probing.text.corpus import Corpus
-from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.fitting import unit_id
 from probing.training.labelling import input_names
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
 from probing.training.states import States, site_states, unit_states
+from probing.training.transfer_results import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.units import sweep_results
 
 Source = tuple[Store | str | Path, Corpus]

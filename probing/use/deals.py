@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from probing.contracts.edited_model import Place
 from probing.seeds import generator
-from probing.use.cells import NaturalContrast
 from probing.use.contrasts import Contrast, contrast
+from probing.use.effect_sums import EffectSums
 from probing.use.effects import EditMeasurement
 from probing.use.experiment import FOLDS, Experiment
-from probing.use.tally import EffectSums
+from probing.use.row_weights import NaturalContrast
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

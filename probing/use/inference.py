@@ -19,8 +19,8 @@ from scipy.optimize import brentq
 from scipy.special import chndtr, ndtr, ndtri, stdtr, stdtrit
 
 from probing.seeds import generator
+from probing.use.effect_sums import EffectSums
 from probing.use.experiment import Experiment
-from probing.use.tally import EffectSums
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -12,7 +12,7 @@ from probing.contracts.edited_model import Place
 from probing.results.use import EditEffect, UseCell
 from probing.use.effects import UseOptions
 from probing.use.inference import Effect, Estimate
-from probing.use.on_states import StateCheckResult
+from probing.use.state_checks import StateCheckResult
 
 
 @dataclass(eq=False)

@@ -22,7 +22,7 @@ from probing.use.discriminant import Prediction, linear_predictions
 from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.effects import UseOptions
 from probing.use.experiment import FOLDS, Experiment, plan
-from probing.use.running import Property, measure_property
+from probing.use.measure import Property, measure_property
 from probing.verdicts.judging import judge, untested
 from probing.verdicts.verdict import Verdict, Word
 from scripts._bench_gate import EXCESS, ROWS, Sample, by_row, noise, planned, signal

@@ -30,7 +30,7 @@ from probing.results.use import UseResult
 from probing.training import train
 from probing.training.results import ProbeResults
 from probing.training.units import probe_name, sweep_results
-from probing.use.runs import ResultCache
+from probing.use.run import ResultCache
 from tests.reporting.test_reporting import Page
 from tests.samples.training_samples import MemoryStore, vector_of, word_corpus, word_store
 from tests.samples.use_report_samples import a_result

@@ -13,7 +13,7 @@ from probing.contracts.edited_model import Place
 from probing.results.use import UseResult
 from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.effects import UseOptions
-from probing.use.running import Property, measure_property
+from probing.use.measure import Property, measure_property
 from probing.verdicts.judging import judge
 from probing.verdicts.verdict import Word
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from probing.errors import EditFailed
 from probing.reporting.use_words import doubts_of
 from probing.results.use import UseCell, UseResult
-from probing.use import running
+from probing.use import measure
+from probing.use.effect_sums import spared
 from probing.use.effects import UseOptions
-from probing.use.running import measure_property
+from probing.use.measure import measure_property
 from probing.use.swapping import swapped
-from probing.use.tally import spared
 from probing.verdicts.judging import judge
 from tests.samples.use_report_samples import a_result
 from tests.samples.use_samples import Past, sample
@@ -108,7 +108,7 @@ def test_verdicts_are_the_same_whatever_stands_beside() -> None:
 def test_no_descriptive_number_costs_the_verdict(name: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = sample(1, gain=2.0, n=600)
     options = UseOptions(comparisons=("leace",), permutations=2)
-    original = getattr(running, name)
+    original = getattr(measure, name)
 
     def fails(*args: Any, **given: Any) -> Any:
         if name == "interchanged" and not given.get("frozen_norms"):
@@ -116,9 +116,9 @@ def test_no_descriptive_number_costs_the_verdict(name: str, what: str, monkeypat
         raise EditFailed("an edit gives outputs that are not finite", where="here")
 
     plain = judge([measure_property(made.instrument, made.prop, options=options)])
-    monkeypatch.setattr(running, name, fails)
+    monkeypatch.setattr(measure, name, fails)
     if name == "interchanged":
-        monkeypatch.setattr(running, "swapped", lambda *a, **g: fails() if g.get("frozen_norms") else swapped(*a, **g))
+        monkeypatch.setattr(measure, "swapped", lambda *a, **g: fails() if g.get("frozen_norms") else swapped(*a, **g))
     found = measure_property(made.instrument, made.prop, options=options)
     assert [v.word for v in judge([found])] == [v.word for v in plain]
     assert any(note.startswith(f"{what} not measured") for note in found.cells[0].notes), found.cells[0].notes

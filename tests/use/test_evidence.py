@@ -41,7 +41,7 @@ from probing.use.directions.files import KEY
 from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.interventions.class_mean import ClassMean
 from probing.use.interventions.leace import Leace
-from probing.use.running import Property, measure_property
+from probing.use.measure import Property, measure_property
 from probing.verdicts.judging import judge
 from probing.verdicts.verdict import Verdict, Word
 from tests.samples.use_samples import HERE, Vectors, sample

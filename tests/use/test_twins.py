@@ -21,7 +21,7 @@ from probing.reporting.use_words import use_paragraph
 from probing.text.corpus import Corpus, Example
 from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.effects import UseOptions
-from probing.use.running import Property, measure_property
+from probing.use.measure import Property, measure_property
 from probing.use.twins import sampled_pairs, twin_rows
 from probing.verdicts.judging import judge, read_use_run
 from probing.verdicts.verdict import Word

@@ -16,8 +16,8 @@ from probing.contracts.edited_model import Place
 from probing.results.use import UseResult
 from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.inference import Effect, effect
+from probing.use.measure import Property, measure_property
 from probing.use.nulls import null_error, permuted
-from probing.use.running import Property, measure_property
 from probing.use.swapping import interchanged, swapped
 from probing.verdicts.judging import judge
 from probing.verdicts.verdict import Word

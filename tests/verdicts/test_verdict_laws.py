@@ -20,12 +20,12 @@ from probing.plantbench.baselines import Protocol
 from probing.reporting import html
 from probing.reporting.use_words import SHORT
 from probing.results.use import UseResult
-from probing.use.cells import RowWeights
 from probing.use.contrasts import FromTo
 from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.effects import EditMeasurement, UseOptions
+from probing.use.measure import Property, measure_property
 from probing.use.pairing import allotted, exchanges
-from probing.use.running import Property, measure_property
+from probing.use.row_weights import RowWeights
 from probing.use.strata import Shares
 from probing.verdicts.judging import judge
 from probing.verdicts.use_run import UseRun

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, NonFiniteStates
 from probing.models.batching import Gather, length_sorted_batches
-from probing.models.cpu_speed.lanes import ParallelBatches
+from probing.models.cpu_speed.parallel_batches import ParallelBatches
 from probing.models.language_model import LanguageModel
 from probing.states.extraction.windows import Windows, windowed_states, windows_of
 from probing.states.store import ITEM_BYTES, ShardContent, narrow

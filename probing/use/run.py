@@ -20,7 +20,7 @@ from probing.system.machine import with_typed_errors
 from probing.system.screen import steps_bar
 from probing.text.corpus import Corpus
 from probing.use.effects import UseOptions
-from probing.use.running import measure_property
+from probing.use.measure import measure_property
 from probing.use.subjects import Subjects
 from probing.verdicts.judging import judge
 from probing.verdicts.use_run import UseRun, write_use_run

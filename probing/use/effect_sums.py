@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from probing.errors import ProbingError
 from probing.results.use import UseCell
-from probing.use.cells import NaturalContrast
 from probing.use.contrasts import FromTo
 from probing.use.dependence import Dependence
+from probing.use.row_weights import NaturalContrast
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
