@@ -23,6 +23,7 @@ import probing
 from probing import _moved, registry
 from probing._renamed import RENAMED, flag_of, old_names
 from probing.cli.job_commands import add_job_command
+from probing.contracts import executor
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter, OldName
 from probing.jobs import ExtractJob, Job, TrainJob
@@ -205,10 +206,15 @@ def test_a_probe_of_before_works_on() -> None:
         assert getattr(mine, new) == getattr(mine(), new) == value
         below = type("Below", (mine,), {})
         assert warned(lambda: getattr(below(), old), f"`{old}` of Below") == value  # noqa: B023
-        both = type(
-            "Both", (PriorProbe,), {old: value, new: getattr(PriorProbe, new)}
-        )  # of a package for either version
+        for_either_version = {old: value, new: getattr(PriorProbe, new)}
+        both = type("Both", (PriorProbe,), for_either_version)
         assert getattr(both, new) == getattr(PriorProbe, new)
+
+
+def test_the_place_of_a_worker_is_found_by_its_old_name() -> None:
+    assert warned(lambda: executor.Place, "`WorkerSlot`") is executor.WorkerSlot
+    with pytest.raises(AttributeError, match="nosuch"):
+        executor.nosuch  # noqa: B018
 
 
 def test_a_task_of_before_works_on() -> None:
