@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from probing.training.results import ProbeResults
     from probing.training.transferring import transfer
     from probing.use.directions import apply_direction, export_directions, read_directions
-    from probing.use.runs import intervene
+    from probing.use.run import intervene
     from probing.verdicts.judging import judge
     from probing.verdicts.use_run import UseRun
     from probing.verdicts.verdict import Verdict
@@ -60,7 +60,7 @@ _HOMES = {
     "export_directions": "use.directions",
     "extract": "states.extraction",
     "import_states": "states.importing",
-    "intervene": "use.runs",
+    "intervene": "use.run",
     "judge": "verdicts.judging",
     "leave_one_out": "training.leaving_out",
     "load_probe": "probes._loading",

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from probing._renamed import OldAttributes
 from probing.errors import BadParameter
 
 Kind = Literal["classes", "real", "labels"]
-Reading = Literal["row", "mean", "ends", "pair", "difference", "product"]
+RowForm = Literal["row", "mean", "ends", "pair", "difference", "product"]
 MISSING = -1  # code of a key that a row has no value of
 MOST_BYTES = 2 * 2**30  # of pairs laid out as one matrix
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(OldAttributes):
     """One target per row, with everything controls and statistics need. N rows.
 
     Attributes:
@@ -42,8 +43,8 @@ class Labels:
             average, guessing the commonest label for other keys (None: 1).
         seen: for keyed control labels, `(N,)` bool: the row's key occurs in train.
         control: name and draw of the control that made `y`, else "".
-        reading: what of the store makes the state of a row: its one `row`, the `mean` over the words of a span, its two
-            `ends`, or a `pair` of words: both states, or their `difference` or `product`.
+        row_form: what of the store makes the state of a row: its one `row`, the `mean` over the words of a span, its
+            two `ends`, or a `pair` of words: both states, or their `difference` or `product`.
         other_word, other_row: `(N,)` int64 of spans the last word, of pairs word b, and its row; None elsewhere.
         choice: `(N,)` int64: rows of one number are alternatives, of which exactly one has y = 1; None: there are none.
         punctuation: `(N,)` bool of pairs, whether one of the two is punctuation (UPOS PUNCT); None: not known.
@@ -51,6 +52,8 @@ class Labels:
         unit_reason: why, where it is not the sentence by default: `asked for`, or what of the label.
         fresh: `(N,)` bool: the row's input does not occur in train (of rows of dev and test); None: of none it does.
     """
+
+    _before: ClassVar[Mapping[str, str]] = {"reading": "row_form"}
 
     task: str
     kind: Kind
@@ -67,7 +70,7 @@ class Labels:
     ceiling: float | None = None
     seen: NDArray[np.bool_] | None = None
     control: str = ""
-    reading: Reading = "row"
+    row_form: RowForm = "row"
     other_word: NDArray[np.int64] | None = None
     other_row: NDArray[np.int64] | None = None
     choice: NDArray[np.int64] | None = None
@@ -89,9 +92,9 @@ class Labels:
     @property
     def level(self) -> str:
         """Level of one row: `word`, `sentence`, `span` or `pair`."""
-        if self.reading == "row":
+        if self.row_form == "row":
             return "sentence" if len(self) and self.word[0] < 0 else "word"
-        return "span" if self.reading in ("mean", "ends") else "pair"
+        return "span" if self.row_form in ("mean", "ends") else "pair"
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the row indices of one split."""
@@ -122,7 +125,7 @@ def _taken(values: NDArray[Any] | None, rows: NDArray[Any]) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class Pairs(OldAttributes):
     """Two states a row, kept as a table of words and two indices: N pairs of R words take R·D and not N·2D numbers.
 
     An array to whoever asks for one: `np.asarray(pairs)` is `(N, 2D)`, each row [a; b], or `(N, D)` where the two are
@@ -133,20 +136,22 @@ class Pairs:
         index: `(N, 2)` int64 rows of the table: a and b.
         group: `(N,)` int64 sentence of each row: what is fitted together.
         choice: as of Labels.
-        reading: `pair` or `ends` for [a; b]; `difference`, a − b; `product`, a · b by coordinate.
+        row_form: `pair` or `ends` for [a; b]; `difference`, a − b; `product`, a · b by coordinate.
     """
+
+    _before: ClassVar[Mapping[str, str]] = {"reading": "row_form"}
 
     table: NDArray[np.float32]
     index: NDArray[np.int64]
     group: NDArray[np.int64]
     choice: NDArray[np.int64] | None = None
-    reading: Reading = "pair"
+    row_form: RowForm = "pair"
 
     @property
     def shape(self) -> tuple[int, int]:
         """Shape of the rows laid out: `(N, 2D)`, or `(N, D)` where the two states are combined."""
         width = self.table.shape[1]
-        return len(self.index), width if self.reading in ("difference", "product") else 2 * width
+        return len(self.index), width if self.row_form in ("difference", "product") else 2 * width
 
     @property
     def dtype(self) -> np.dtype[np.float32]:
@@ -179,9 +184,9 @@ class Pairs:
         """
         check_laid_out(self.nbytes)
         a, b = self.table[self.index[:, 0]], self.table[self.index[:, 1]]
-        if self.reading == "difference":
+        if self.row_form == "difference":
             a -= b
-        elif self.reading == "product":
+        elif self.row_form == "product":
             a *= b
         else:
             a = np.concatenate([a, b], axis=1)

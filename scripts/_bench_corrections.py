@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import stdtr
 
 from probing.contracts.edited_model import Place
-from probing.use.effects import Bench, UseOptions
+from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.experiment import FOLDS, Experiment
 from probing.use.strata import Shares
 from probing.use.swapping import swapped
@@ -34,7 +34,7 @@ def rates(p: Planted, seeds: int) -> dict[str, float]:
     rejected = np.zeros(len(NAMES))
     for seed in range(seeds):
         instrument, prop = planted(p, seed)
-        bench = Bench.of(instrument, prop.plan(UseOptions()), seed=0)
+        bench = EditMeasurement.of(instrument, prop.plan(UseOptions()), seed=0)
         tally = swapped(bench, PLACE, with_u=False)
         tau, influence = float(np.mean(tally.tau)), tally.influence / FOLDS
         rejected += [_p(bench.experiment, tau, influence, name) <= 0.05 for name in NAMES]

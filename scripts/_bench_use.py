@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from probing.contracts.edited_model import Place
 from probing.use.edited_models.arrays import ArrayInstrument
-from probing.use.running import Property
+from probing.use.measure import Property
 
 WIDTH, READ, ANSWERS = 32, 6, 3
 GROUPS = ("rows", "fours", "documents", "zipf", "treebank")

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from probing.errors import DegenerateDesign, TooFewGroups
 from probing.use.effects import UseOptions
-from probing.use.running import measure_property
+from probing.use.measure import measure_property
 from probing.verdicts.judging import judge
 from scripts._bench_use import Planted, planted
 

@@ -81,11 +81,13 @@ class CodeLength(Analysis):
         by_order = [coded(probe, data, order, outside_dev=self.compatible) for order in range(self.orders)]
         points: list[Point] = []
         for m, (control, draw, labels) in enumerate(data.label_sets):
-            points += told([of_order[m] for of_order in by_order], labels, control, draw, compatible=self.compatible)
+            points += points_of(
+                [of_order[m] for of_order in by_order], labels, control, draw, compatible=self.compatible
+            )
         return points
 
 
-def told(codes: Sequence[CodedRows], labels: Labels, control: str, draw: int, *, compatible: bool) -> list[Point]:
+def points_of(codes: Sequence[CodedRows], labels: Labels, control: str, draw: int, *, compatible: bool) -> list[Point]:
     """Return the points of one label set from its costs in every data order."""
     in_bits = [code.nats / math.log(2.0) for code in codes]
     costs = [

@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from probing._renamed import warn_of_old_name
 from probing.errors import NotEnoughMemory, ProbingError, UnitFailed
 from probing.provenance import digest
 from probing.system import machine
@@ -65,7 +66,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerSlot:
     """The place of a worker: its number among the workers, and its threads.
 
     Attributes:
@@ -128,7 +129,7 @@ class Worker(ABC):
         """Release what the worker holds, and wait for what is being written."""
 
 
-WorkerFactory = Callable[[Place], Worker]
+WorkerFactory = Callable[[WorkerSlot], Worker]
 
 
 class Executor(ABC):
@@ -159,3 +160,10 @@ class Executor(ABC):
             MissingDependency: a package is not installed.
             ProbingError: what the factory raised.
         """
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Place":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_of_old_name("`Place` of probing.contracts.executor is now `WorkerSlot`")
+    return WorkerSlot

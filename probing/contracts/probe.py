@@ -14,36 +14,44 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 
 from probing import registry
+from probing._renamed import OldAttributes
 from probing.files.whole_files import write_atomically
-from probing.labels import Kind, Reading
+from probing.labels import Kind, RowForm
 
 
-class Probe(BaseEstimator, ABC):  # type: ignore[misc]
+class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
     """A scikit-learn estimator: only configuration until `fit`. `check_estimator` passes for every member.
 
     Class attributes:
         kinds: the target kinds it can predict.
-        reads: `states`; or `pieces` (of a piece store): then X is `labels.Pieces`; or a key of `Labels.keys` such as
-            `type`: then X is that key's codes, `(N, 1)`.
-        reads_names: X is the key's strings instead of its codes, `(N, 1)` of dtype object.
+        input: what X is: `states`; or `pieces` (of a piece store): then X is `labels.Pieces`; or a key of `Labels.keys`
+            such as `type`: then X is that key's codes, `(N, 1)`.
+        input_as_text: X is the key's strings instead of its codes, `(N, 1)` of dtype object.
         stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
         predicts_most_probable: whether `predict` is always the argmax of `predict_log_proba`.
-        readings: the readings of a task whose rows it can make sense of; empty: any.
-        reads_pairs: whether it reads `Pairs` as they are; else they are laid out.
-        reads_blocks: whether it reads `RowBlocks`, states that are streamed from the store; else they are read at once.
+        row_forms: the forms of rows (`Task.row_form`) that it can make sense of; empty: any.
+        accepts_pairs: whether it takes `Pairs` as they are; else they are laid out.
+        accepts_blocks: whether it takes `RowBlocks`, states that are streamed from the store; else it gets all at once.
 
     Attributes:
         about: what a fit that `train` saved is of: task, site, model, labels, …; empty where it is not known.
     """
 
+    _before: ClassVar[Mapping[str, str]] = {
+        "reads": "input",
+        "reads_names": "input_as_text",
+        "readings": "row_forms",
+        "reads_pairs": "accepts_pairs",
+        "reads_blocks": "accepts_blocks",
+    }
     kinds: ClassVar[tuple[Kind, ...]]
-    reads: ClassVar[str] = "states"
-    reads_names: ClassVar[bool] = False
+    input: ClassVar[str] = "states"
+    input_as_text: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
     predicts_most_probable: ClassVar[bool] = False
-    readings: ClassVar[tuple[Reading, ...]] = ()
-    reads_pairs: ClassVar[bool] = False
-    reads_blocks: ClassVar[bool] = False
+    row_forms: ClassVar[tuple[RowForm, ...]] = ()
+    accepts_pairs: ClassVar[bool] = False
+    accepts_blocks: ClassVar[bool] = False
     about: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.labels import Kind, Reading
+from probing._renamed import OldAttributes
+from probing.labels import Kind, RowForm
 from probing.text.corpus import Corpus, Example
 
 
-class Task(ABC):
+class Task(OldAttributes, ABC):
     """Gives labels to words, spans, pairs of words or whole examples. `argument` follows the colon: `feature:Number`.
 
     Attributes:
         level: `word`, `span`, `pair` or `sentence` (which positions of a prompt are too).
         kind: of the target.
-        reading: what makes the state of a row: `row`; of spans `mean` or `ends`; of pairs `pair`, `difference` or
+        row_form: what makes the state of a row: `row`; of spans `mean` or `ends`; of pairs `pair`, `difference` or
             `product`.
         chooses: of pairs, whether those of one word a are alternatives, of which exactly one is right: labels are then
             `no` and `yes`.
         probes, controls, measures: what is used where the caller names none; empty: the defaults of the kind.
     """
 
+    _before: ClassVar[Mapping[str, str]] = {"reading": "row_form"}
     level: str
     kind: Kind
-    reading: Reading = "row"
+    row_form: RowForm = "row"
     chooses: ClassVar[bool] = False
     probes: ClassVar[tuple[str, ...]] = ()
     controls: ClassVar[tuple[str, ...]] = ()

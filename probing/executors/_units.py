@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from probing.contracts.executor import Outcome, Place, Report, Worker, WorkerFactory, WorkUnit, as_work_error
+from probing.contracts.executor import Outcome, Report, Worker, WorkerFactory, WorkerSlot, WorkUnit, as_work_error
 from probing.errors import BadParameter, Stalled, WorkerLost
 from probing.system import stopping
 from probing.system.child_processes import EndsWithParent
@@ -99,7 +99,7 @@ def stalled(seconds: float, units: list[WorkUnit]) -> Stalled:
 READY, PROGRESS, ENDED, BROKEN = "ready", "progress", "ended", "broken"
 
 
-def serve(tie: EndsWithParent, pipe: Connection, sent: bytes, place: Place) -> None:
+def serve(tie: EndsWithParent, pipe: Connection, sent: bytes, place: WorkerSlot) -> None:
     """Make a worker and do the units that arrive, until the process is ended.
 
     Args:
@@ -119,7 +119,7 @@ def serve(tie: EndsWithParent, pipe: Connection, sent: bytes, place: Place) -> N
         stopping.over()  # no other signal may disturb how the interpreter ends
 
 
-def _serve(pipe: Connection, sent: bytes, place: Place) -> None:
+def _serve(pipe: Connection, sent: bytes, place: WorkerSlot) -> None:
     if place.threads is not None:
         os.environ["RAYON_NUM_THREADS"] = str(place.threads)  # of the tokenizer, read at its first use
     with suppress(BrokenPipeError, EOFError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-from probing.contracts.executor import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan
+from probing.contracts.executor import Executor, Outcome, Report, WorkerFactory, WorkerSlot, WorkPlan
 from probing.errors import BadParameter
 from probing.executors._units import begin, check_options
 
@@ -37,7 +37,7 @@ class Inline(Executor):
         if not plan.units:
             return
         before: Callable[[], Outcome] | None = None
-        with closing(factory(Place(None, self.threads))) as worker:
+        with closing(factory(WorkerSlot(None, self.threads))) as worker:
             for unit in plan.units:
                 ending = begin(worker, unit, report)
                 if before is not None:

@@ -16,7 +16,7 @@ from multiprocessing.reduction import ForkingPickler
 from pickle import PicklingError, UnpicklingError
 from typing import Any
 
-from probing.contracts.executor import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan, WorkUnit
+from probing.contracts.executor import Executor, Outcome, Report, WorkerFactory, WorkerSlot, WorkPlan, WorkUnit
 from probing.errors import BadParameter
 from probing.executors._units import (
     BROKEN,
@@ -120,7 +120,7 @@ class _Pool:
     def _new_seat(self, slot: int) -> _Seat:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        place = Place(slot, self._threads)
+        place = WorkerSlot(slot, self._threads)
         try:
             arguments = (EndsWithParent(), theirs, bytes(ForkingPickler.dumps(self._factory)), place)
             process = context.Process(target=serve, args=arguments, daemon=True)

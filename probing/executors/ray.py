@@ -17,9 +17,9 @@ from typing import Any
 from probing.contracts.executor import (
     Executor,
     Outcome,
-    Place,
     Report,
     WorkerFactory,
+    WorkerSlot,
     WorkPlan,
     WorkUnit,
     as_work_error,
@@ -124,7 +124,7 @@ def _signals_heard() -> Iterator[None]:
 class _Actor:
     """A worker inside a Ray actor."""
 
-    def __init__(self, factory: WorkerFactory, place: Place) -> None:
+    def __init__(self, factory: WorkerFactory, place: WorkerSlot) -> None:
         self._worker = None
         self._error: ProbingError | None = None
         try:
@@ -202,7 +202,7 @@ class _Pool:
         kind = self._ray.remote(_Actor).options(
             num_cpus=self._threads, num_gpus=self._gpus, max_restarts=0, max_task_retries=0
         )
-        place = Place(None if self._gpus else slot, self._threads)  # Ray shows an actor its own GPUs only
+        place = WorkerSlot(None if self._gpus else slot, self._threads)  # Ray shows an actor its own GPUs only
         actor = kind.remote(self._factory, place)
         return _Seat(slot, actor, actor.ready.remote())
 

@@ -20,7 +20,7 @@ import probing as pb
 from probing._renamed import COMMAND_LINE, by_new_names, flag_of
 from probing.errors import ConfigError, ProbingError, unknown_name
 from probing.models.site import are_module_paths
-from probing.results.failures import attempted
+from probing.results.failures import run_all
 
 if TYPE_CHECKING:
     from probing.states.store import Store
@@ -364,7 +364,7 @@ class TrainJob(CorpusOptions, TrainOptions):
             array_size=self.array_size,
             array_index=self.array_index,
         )
-        found = attempted([(task, partial(train, task=task)) for task in self.tasks], Path(self.to), "tasks")
+        found = run_all([(task, partial(train, task=task)) for task in self.tasks], Path(self.to), "tasks")
         return pb.ProbeResults.joined(found).adjusted_in(Path(self.to))
 
 

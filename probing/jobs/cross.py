@@ -12,7 +12,7 @@ from probing.jobs import CorpusOptions, Job, Many, check_one_file_each, option
 
 if TYPE_CHECKING:
     from probing.text.corpus import Corpus
-    from probing.training.crossing import CrossResults
+    from probing.training.transfer_results import CrossResults
 
 
 class CrossOptions(Job):

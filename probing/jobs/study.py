@@ -17,7 +17,7 @@ from probing.files.strict_yaml import strict_yaml
 from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
 from probing.jobs.use import UseOptionsOfJob
 from probing.provenance import canonical_json
-from probing.results.failures import attempted
+from probing.results.failures import run_all
 from probing.system.machine import check_target
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Study(Job):
         train = partial(self._train, stores, corpus, out, progress)
         attempts = [(name, partial(train, entry, task)) for name, entry, task in runs]
         try:
-            attempted(attempts, out, "tasks")
+            run_all(attempts, out, "tasks")
             self._use(corpus, out, progress)
         except UnitFailed:
             if (out / "results.jsonl").is_file():

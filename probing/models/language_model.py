@@ -15,7 +15,7 @@ from probing.errors import BadParameter
 from probing.models.adapters.huggingface import HuggingFaceTrunk, known_ids
 from probing.models.adapters.module import Call, ModuleTrunk, vocabulary_of
 from probing.models.batching import PaddedBatch
-from probing.models.cpu_speed.lanes import Lanes, many_passes
+from probing.models.cpu_speed.parallel_batches import ParallelBatches, many_passes
 from probing.models.discovery.parts import Sides
 from probing.models.loading.identity import ModelSource, model_identity, tokenizer_identity, untrained_twin
 from probing.models.loading.pretrained import check_tokenizer, load
@@ -301,7 +301,7 @@ class LanguageModel:
         with torch.inference_mode():
             return self._trunk.read(*self._padded(batch), sites)
 
-    def many_states(self, sites: Sequence[str]) -> AbstractContextManager[Lanes]:
+    def many_states(self, sites: Sequence[str]) -> AbstractContextManager[ParallelBatches]:
         """Within the block, `states` of just these sites is faster, and may run in its lanes; the weights must not
         change.
         """

@@ -32,8 +32,8 @@ from probing.use.contrasts import sums_by
 from probing.use.effects import UseOptions
 from probing.use.interventions.inlp import Inlp
 from probing.use.interventions.leace import Leace
+from probing.use.measure import Property, measure_property
 from probing.use.responding import behaviour, slopes
-from probing.use.running import Property, measure_property
 from probing.verdicts.judging import judge
 from probing.verdicts.verdict import Criteria, Verdict, Word
 
@@ -308,11 +308,11 @@ def answer(verdict: Verdict) -> Answer:
     if cell is None:
         return Answer(_SAID[verdict.word])
     edits = (cell.subspace, cell.whole)
-    p = min(min(edit.p_adjusted, edit.u_p_adjusted) for edit in edits)
+    p = min(min(edit.p_adjusted, edit.whole_effect_p_adjusted) for edit in edits)
     return Answer(
         _SAID[verdict.word],
-        score=max(max(abs(edit.es), edit.es_u) for edit in edits),
-        effect=math.nan if cell.whole.mf is None else cell.whole.mf,
+        score=max(max(abs(edit.effect_size), edit.whole_effect_size) for edit in edits),
+        effect=math.nan if cell.whole.mediated_fraction is None else cell.whole.mediated_fraction,
         p=p,
         together="used" if verdict.word is Word.NOT_ALONE else "",
     )

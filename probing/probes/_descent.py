@@ -19,7 +19,7 @@ from probing.seeds import generator
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DescentSettings:
     """Learning rate (halved after every epoch without a lower dev loss), decoupled weight decay, and when to stop."""
 
     learning_rate: float
@@ -28,7 +28,7 @@ class Recipe:
     patience: int
 
     @classmethod
-    def of(cls, probe: Probe) -> Recipe:
+    def of(cls, probe: Probe) -> DescentSettings:
         """Return the recipe that a probe's parameters give.
 
         Raises:
@@ -60,7 +60,7 @@ def descend(
     loss: Callable[[Batch], torch.Tensor],
     epochs: Callable[[int], Iterable[Batch]],
     dev_loss: Callable[[], float],
-    recipe: Recipe,
+    recipe: DescentSettings,
 ) -> Descent:
     """Minimise the loss, and leave the parameters as they were at the best epoch on dev.
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
-from probing.labels import Kind, Reading
+from probing.labels import Kind, RowForm
 from probing.probes._estimator import ClassifierProbe, Dev, RegressorProbe
 
 
@@ -34,9 +34,9 @@ class EachLabelProbe(Probe):
         self.base = base
 
     @property
-    def reads(self) -> str:  # type: ignore[override]
+    def input(self) -> str:  # type: ignore[override]
         """Kind of input of the base probe."""
-        return self.base.reads
+        return self.base.input
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
@@ -44,14 +44,14 @@ class EachLabelProbe(Probe):
         return self.base.stochastic
 
     @property
-    def readings(self) -> tuple[Reading, ...]:  # type: ignore[override]
+    def row_forms(self) -> tuple[RowForm, ...]:  # type: ignore[override]
         """Forms of rows that the base probe reads."""
-        return self.base.readings
+        return self.base.row_forms
 
     @property
-    def reads_pairs(self) -> bool:  # type: ignore[override]
+    def accepts_pairs(self) -> bool:  # type: ignore[override]
         """Whether the base probe reads pairs of states."""
-        return self.base.reads_pairs
+        return self.base.accepts_pairs
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit on N rows and `(N, C)` labels."""

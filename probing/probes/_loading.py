@@ -53,7 +53,7 @@ def load_probe(path: str | Path) -> Probe:
 
 def _try(probe: Probe) -> None:
     """Predict one row, so that parts of different shapes are noticed now and not in the middle of some analysis."""
-    if not isinstance(probe, ClassifierProbe) or probe.reads != "states":
+    if not isinstance(probe, ClassifierProbe) or probe.input != "states":
         return
     if not 0 < probe.n_features_in_ <= _MOST_FEATURES:
         raise ValueError(f"{probe.n_features_in_} features")

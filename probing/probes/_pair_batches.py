@@ -104,17 +104,17 @@ def halves(X: NDArray[Any]) -> Pairs:
     return Pairs(table, np.arange(2 * n).reshape(2, n).T.copy(), np.arange(n))
 
 
-def check_reading(pairs: Pairs, who: str) -> None:
+def check_row_form(pairs: Pairs, who: str) -> None:
     """Refuse pairs that are combined already.
 
     Raises:
         BadParameter: their difference or product is all there is.
     """
-    if pairs.reading not in ("pair", "ends"):
+    if pairs.row_form not in ("pair", "ends"):
         raise BadParameter(
             f"{who} reads both words of a pair",
             needed="pairs that are not combined",
-            found=f"their {pairs.reading}",
+            found=f"their {pairs.row_form}",
             next_step="name the task without :difference or :product",
         )
 

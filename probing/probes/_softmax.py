@@ -24,7 +24,7 @@ from torch import Tensor
 
 from probing.probes._rows import HeldRows, Rows
 from probing.probes._softmax_parts import Logits, Problems
-from probing.probes._softmax_start import Factors, dot, line_search, serves, towards, warm_start
+from probing.probes._softmax_start import Factors, accepts_step, dot, line_search, search_direction, warm_start
 from probing.seeds import child_seed
 
 _MEMORY = 8
@@ -141,7 +141,7 @@ class _State:
 
     def direction(self) -> tuple[Tensor, Tensor]:
         """Return where to go, `(M, K, D+1)`, and the slope `(M,)` of the objective there."""
-        along = towards(self.G, self.pairs, self.factors)
+        along = search_direction(self.G, self.pairs, self.factors)
         return along, dot(self.G, along)
 
     def refine(self, chosen: Tensor) -> None:
@@ -229,7 +229,7 @@ def _advance(now: _State, direction: Tensor, fall: Tensor) -> Tensor:
     Z, ZD, loss, G = now.problems.stepped(now.Z, direction)
     slope = dot(G, direction)
     step = torch.ones_like(loss)
-    again = torch.nonzero(~serves(loss, now.loss, slope, fall)).flatten()
+    again = torch.nonzero(~accepts_step(loss, now.loss, slope, fall)).flatten()
     # Held logits are searched one label set at a time, to copy few of them; else one reading serves all.
     for chosen in torch.split(again, 1 if Z.held is not None else max(1, len(again)))[: len(again)]:
         part, there, change = now.problems.take(chosen), Z.take(chosen), ZD.take(chosen)

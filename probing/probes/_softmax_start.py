@@ -194,7 +194,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum((1, 2), dtype=torch.float64)
 
 
-def towards(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> Tensor:
+def search_direction(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> Tensor:
     """Return the direction `(M, K, D+1)` by the two-loop recursion around the preconditioner, problem by problem."""
     q = G.clone()
     kept = []
@@ -225,7 +225,7 @@ def _scaled(q: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> 
     return r.mul_(gamma.to(r.dtype).view(-1, 1, 1))
 
 
-def serves(value: Tensor, before: Tensor, slope: Tensor, fall: Tensor) -> Tensor:
+def accepts_step(value: Tensor, before: Tensor, slope: Tensor, fall: Tensor) -> Tensor:
     """Return whether a step lowers the objective and leaves little of its slope, `(M,)`."""
     return (value <= before) & (slope.abs() <= _SLOPE_LEFT * fall.abs())
 
@@ -253,7 +253,7 @@ def line_search(
             value, slope, curvature = problems.along(Z, ZD, step - 1)
         lower = value < least
         best, least = torch.where(lower, step, best), torch.where(lower, value, least)
-        enough = serves(value, before, slope, fall)
+        enough = accepts_step(value, before, slope, fall)
         if bool((enough | (fall >= 0)).all()):
             break
         low, high = torch.where(slope < 0, step, low), torch.where(slope >= 0, step, high)

@@ -188,7 +188,7 @@ _STEPS_AN_EPOCH = 50
 
 
 @dataclass(frozen=True)
-class Recipe:
+class NetworkSettings:
     """Hyper-parameters of one training run; see `MLPProbe`."""
 
     hidden: int
@@ -238,7 +238,9 @@ class Data:
     dev_targets: Tensor
 
 
-def train(data: Data, outputs: Sequence[int], seeds: Sequence[int], recipe: Recipe) -> list[list[FittedNetwork]]:
+def train(
+    data: Data, outputs: Sequence[int], seeds: Sequence[int], recipe: NetworkSettings
+) -> list[list[FittedNetwork]]:
     """Train networks `[m][s]`, one for each of M label sets under each of S seeds.
 
     Args:
@@ -272,7 +274,9 @@ def _parts(sets: int, seeds: int, threads: int) -> list[list[int]]:
     return [part.tolist() for part in np.array_split(np.arange(sets), min(sets, wanted))]
 
 
-def _trained(data: Data, chosen: list[int], outputs: list[int], seed: int, recipe: Recipe) -> list[FittedNetwork]:
+def _trained(
+    data: Data, chosen: list[int], outputs: list[int], seed: int, recipe: NetworkSettings
+) -> list[FittedNetwork]:
     """Train one stack, until each of its networks has stopped or the epochs are over."""
     hidden = [recipe.hidden] * recipe.layers
     partial = bool((data.targets < 0).any()) and not data.targets.is_floating_point()
@@ -312,7 +316,7 @@ def _note(fit: FittedNetwork, loss: float, networks: Networks, place: int, outpu
 class _Draws:
     """Random draws of one seed: the order of rows and the dropped units."""
 
-    def __init__(self, n: int, seed: int, recipe: Recipe) -> None:
+    def __init__(self, n: int, seed: int, recipe: NetworkSettings) -> None:
         self.n, self.recipe = n, recipe
         self.order = torch.Generator().manual_seed(child_seed(seed, "order"))
         self.noise = torch.Generator().manual_seed(child_seed(seed, "dropout"))

@@ -33,8 +33,8 @@ class TextProbe(Probe):
     Dense features are standardised; sparse ones (counts of words) are used as they are.
     """
 
-    reads: ClassVar[str] = "text"
-    reads_names: ClassVar[bool] = True
+    input: ClassVar[str] = "text"
+    input_as_text: ClassVar[bool] = True
 
     l2: float
     coef_: NDArray[np.float64]

@@ -68,7 +68,7 @@ class AttentionPoolingProbe(ClassifierProbe):
         layer, eq. 5, is left out). The scaling is that of Vaswani et al. 2017, eq. 1.
     """
 
-    reads = "pieces"
+    input = "pieces"
     stochastic = True
     _arrays = ("classes", "query", "coef", "intercept", "mean", "scale")
 

@@ -11,10 +11,10 @@ from scipy.special import log_softmax
 from torch.nn import functional
 
 from probing.errors import DegenerateDesign
-from probing.labels import Pairs, Reading
-from probing.probes._descent import Recipe, descend
+from probing.labels import Pairs, RowForm
+from probing.probes._descent import DescentSettings, descend
 from probing.probes._estimator import ClassifierProbe
-from probing.probes._pair_batches import Batch, Sentences, check_choices, check_reading, halves, held_out
+from probing.probes._pair_batches import Batch, Sentences, check_choices, check_row_form, halves, held_out
 from probing.probes._rows import moments, standardise
 from probing.seeds import generator
 
@@ -54,8 +54,8 @@ class BilinearProbe(ClassifierProbe):
     """
 
     stochastic: ClassVar[bool] = True
-    readings: ClassVar[tuple[Reading, ...]] = ("pair", "ends")
-    reads_pairs: ClassVar[bool] = True
+    row_forms: ClassVar[tuple[RowForm, ...]] = ("pair", "ends")
+    accepts_pairs: ClassVar[bool] = True
     _arrays = ("classes", "left", "right", "linear", "intercept", "mean", "scale")
 
     left_: NDArray[np.float32]
@@ -91,7 +91,7 @@ class BilinearProbe(ClassifierProbe):
         Raises:
             DegenerateDesign: fewer than two classes, no dev row that can be scored, or a choice without one right row.
         """
-        recipe = Recipe.of(self)
+        recipe = DescentSettings.of(self)
         pairs, codes = self._training_pairs(X, y)
         check_choices(pairs, codes)
         if dev is None:
@@ -121,7 +121,7 @@ class BilinearProbe(ClassifierProbe):
 
     def _training_pairs(self, X: ArrayLike | Pairs, y: ArrayLike) -> tuple[Pairs, NDArray[np.int64]]:
         if isinstance(X, Pairs):
-            check_reading(X, "bilinear")
+            check_row_form(X, "bilinear")
             self.classes_, codes = self._coded(np.asarray(y))
             self.n_features_in_ = X.shape[1]
             return X, codes
@@ -132,7 +132,7 @@ class BilinearProbe(ClassifierProbe):
         if not isinstance(X, Pairs):
             return halves(self._rows(X))
         self.state()  # refuses where nothing is fitted
-        check_reading(X, "bilinear")
+        check_row_form(X, "bilinear")
         if X.shape[1] != self.n_features_in_:
             raise ValueError(f"pairs of {X.shape[1]} features, fitted on {self.n_features_in_}")
         return X
@@ -152,7 +152,7 @@ class BilinearProbe(ClassifierProbe):
         return pairs[known], codes[known].astype(np.int64)
 
     def _train(
-        self, pairs: Pairs, codes: NDArray[np.int64], dev: Pairs, dev_codes: NDArray[np.int64], recipe: Recipe
+        self, pairs: Pairs, codes: NDArray[np.int64], dev: Pairs, dev_codes: NDArray[np.int64], recipe: DescentSettings
     ) -> None:
         seed = self.random_state or 0
         n_outputs = len(self.classes_) if len(self.classes_) > 2 else 1

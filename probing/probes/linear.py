@@ -73,7 +73,7 @@ class LinearProbe(ClassifierProbe):
         n_iter_: iterations.
     """
 
-    reads_blocks = True
+    accepts_blocks = True
     _arrays = ("classes", "coef", "intercept", "mean", "scale")
 
     coef_: NDArray[np.float64]

@@ -17,13 +17,13 @@ class LinearOrderProbe(KeyedVote):
         smoothing: weight of the prior, in pseudo-observations; above 0.
     """
 
-    reads: ClassVar[str] = "offset"
+    input: ClassVar[str] = "offset"
 
 
 class LinearOrderMeanProbe(KeyedMean):
     """Predicts the mean training target of pairs as far apart; see `LinearOrderProbe`."""
 
-    reads: ClassVar[str] = "offset"
+    input: ClassVar[str] = "offset"
 
 
 MEMBER = LinearOrderProbe

@@ -17,7 +17,7 @@ from probing.errors import BadParameter
 from probing.probes._descent import dev_codes, held_out_rows, require_scored
 from probing.probes._estimator import FLOATS, ClassifierProbe, Dev, FittedState, RegressorProbe
 from probing.probes._rows import moments, standardise
-from probing.probes._stacked_networks import Data, FittedNetwork, Recipe, train
+from probing.probes._stacked_networks import Data, FittedNetwork, NetworkSettings, train
 
 
 class _MLP(FittedState):
@@ -66,7 +66,7 @@ class _MLP(FittedState):
         self.layers_ = [np.asarray(state[f"layer_{i}"]) for i in range(count)]
         return self
 
-    def _recipe(self) -> Recipe:
+    def _recipe(self) -> NetworkSettings:
         for name in ("hidden", "batch_size", "max_epochs", "patience"):
             if getattr(self, name) < 1:
                 raise BadParameter(f"{name} must be at least 1", needed="at least 1", found=str(getattr(self, name)))
@@ -79,7 +79,7 @@ class _MLP(FittedState):
             raise BadParameter("learning_rate_factor must be in (0, 1]", needed="0 < factor ≤ 1", found=found)
         if self.precision not in ("float32", "bfloat16"):
             raise BadParameter("unknown precision", needed="float32 or bfloat16", found=repr(self.precision))
-        return Recipe(
+        return NetworkSettings(
             hidden=self.hidden,
             layers=self.layers,
             dropout=self.dropout,

@@ -26,7 +26,7 @@ class RidgeProbe(RegressorProbe):
         l2: penalty; 0 or more.
     """
 
-    reads_blocks = True
+    accepts_blocks = True
     _arrays = ("coef", "mean", "scale")
     _scalars = ("intercept",)
 

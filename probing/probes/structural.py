@@ -9,10 +9,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from probing.errors import BadParameter
-from probing.labels import Pairs, Reading
-from probing.probes._descent import Recipe, descend
+from probing.labels import Pairs, RowForm
+from probing.probes._descent import DescentSettings, descend
 from probing.probes._estimator import RegressorProbe
-from probing.probes._pair_batches import Batch, Sentences, check_reading, halves, held_out
+from probing.probes._pair_batches import Batch, Sentences, check_row_form, halves, held_out
 from probing.probes._rows import moments, standardise
 from probing.seeds import generator
 
@@ -53,8 +53,8 @@ class StructuralProbe(RegressorProbe):
     """
 
     stochastic: ClassVar[bool] = True
-    readings: ClassVar[tuple[Reading, ...]] = ("pair", "ends", "row", "mean")
-    reads_pairs: ClassVar[bool] = True
+    row_forms: ClassVar[tuple[RowForm, ...]] = ("pair", "ends", "row", "mean")
+    accepts_pairs: ClassVar[bool] = True
     _arrays = ("map", "mean", "scale")
     _scalars = ("is_distance",)
 
@@ -87,7 +87,7 @@ class StructuralProbe(RegressorProbe):
         self, X: ArrayLike | Pairs, y: ArrayLike, *, dev: tuple[ArrayLike | Pairs, ArrayLike] | None = None
     ) -> Self:
         """Fit on N pairs or `(N, D)` states and `(N,)` targets."""
-        recipe = Recipe.of(self)
+        recipe = DescentSettings.of(self)
         if self.form not in _FORMS:
             raise BadParameter("unknown form", needed=", ".join(_FORMS), found=repr(self.form))
         self.is_distance_ = self.form == "distance" or (self.form == "auto" and isinstance(X, Pairs))
@@ -97,7 +97,7 @@ class StructuralProbe(RegressorProbe):
         else:
             rows, targets = self._training_rows(X, y)
             pairs = self._as_pairs(rows)
-        check_reading(pairs, "structural")
+        check_row_form(pairs, "structural")
         if dev is None:
             kept, dev_rows = held_out(pairs, self.random_state or 0)
             dev_pairs, dev_targets = pairs[dev_rows], targets[dev_rows]
@@ -118,7 +118,7 @@ class StructuralProbe(RegressorProbe):
                 raise ValueError(f"pairs of {X.shape[1]} features, fitted on {self.n_features_in_}")
         else:
             pairs = self._as_pairs(self._rows(X))
-        check_reading(pairs, "structural")
+        check_row_form(pairs, "structural")
         words, index = np.unique(pairs.index, return_inverse=True)
         index = index.reshape(-1, 2)
         z = standardise(pairs.table[words], self.mean_, self.scale_).astype(np.float64) @ self.map_.astype(np.float64)
@@ -137,7 +137,12 @@ class StructuralProbe(RegressorProbe):
         return Pairs(rows.astype(np.float32, copy=False), np.stack([each, each], axis=1), each)
 
     def _train(
-        self, pairs: Pairs, targets: NDArray[np.float64], dev: Pairs, dev_targets: NDArray[np.float64], recipe: Recipe
+        self,
+        pairs: Pairs,
+        targets: NDArray[np.float64],
+        dev: Pairs,
+        dev_targets: NDArray[np.float64],
+        recipe: DescentSettings,
     ) -> None:
         seed = self.random_state or 0
         B = self._first_map(pairs.table.shape[1], float(targets.mean()), seed)

@@ -14,13 +14,13 @@ class WordTypeProbe(KeyedVote):
         smoothing: weight of the prior, in pseudo-observations; above 0.
     """
 
-    reads: ClassVar[str] = "type"
+    input: ClassVar[str] = "type"
 
 
 class WordTypeMeanProbe(KeyedMean):
     """Predicts the mean training target of the row's type, the overall mean for types not seen in training."""
 
-    reads: ClassVar[str] = "type"
+    input: ClassVar[str] = "type"
 
 
 MEMBER = WordTypeProbe

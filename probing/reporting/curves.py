@@ -297,12 +297,20 @@ def _mediated(use: Use) -> Panel | None:
 
     def find(cell: UseCell, verdict: Verdict) -> Point | None:
         edit = cell.subspace
-        return None if edit.mf is None else Point(0, edit.mf, edit.mf_low, edit.mf_high, *_mark(verdict))
+        return (
+            None
+            if edit.mediated_fraction is None
+            else Point(
+                0, edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high, *_mark(verdict)
+            )
+        )
 
     curves = _lines(use, _named("swap"), "task", find)
     if not curves:
         return None
-    shares = [use.result.epsilon * edit.spread / edit.total for edit in map(_swap, use.result.cells) if edit.mf]
+    shares = [
+        use.result.epsilon * edit.spread / edit.total for edit in map(_swap, use.result.cells) if edit.mediated_fraction
+    ]
     half = float(np.median(shares)) if shares else 0.0
     title, band = "Use: mediated fraction", (-half, half) if half else None
     return Panel(
@@ -323,10 +331,10 @@ def _effects(use: Use) -> Panel:
 
     def swapped(cell: UseCell, verdict: Verdict) -> Point:
         edit = cell.subspace
-        return Point(0, edit.es, edit.es_low, edit.es_high, *_mark(verdict))
+        return Point(0, edit.effect_size, edit.effect_size_low, edit.effect_size_high, *_mark(verdict))
 
     def exchanged(cell: UseCell, verdict: Verdict) -> Point:
-        return Point(0, cell.whole.es, cell.whole.es_low, cell.whole.es_high)
+        return Point(0, cell.whole.effect_size, cell.whole.effect_size_low, cell.whole.effect_size_high)
 
     curves = [
         *_lines(use, _named("swap"), "task", swapped),
@@ -341,7 +349,7 @@ def _effects(use: Use) -> Panel:
 
 def _doses(use: Use) -> Panel | None:
     """Return the panel of τ by dose, at each position's site of the largest effect."""
-    largest = [max(use.at(p), key=lambda found: abs(found[1].subspace.es)) for p in use.positions]
+    largest = [max(use.at(p), key=lambda found: abs(found[1].subspace.effect_size)) for p in use.positions]
     cells = [(part, cell, verdict) for part, (_, cell, verdict) in enumerate(largest) if cell.dose_curve]
     if not cells:
         return None

@@ -111,7 +111,7 @@ def _caption(use: Use) -> str:
         f"An effect in the shaded band is of no interest: ±{use.result.epsilon:g} SD, as a share at the median place.",
         "The shape of a mark is the verdict at the place; dashed lines are exchanges of whole states.",
     ]
-    if not any(cell.subspace.mf is not None for cell in use.result.cells):
+    if not any(cell.subspace.mediated_fraction is not None for cell in use.result.cells):
         drawn.append(
             "No mediated fraction is told: the behaviour is not shown to differ between the values of the property."
         )
@@ -174,11 +174,11 @@ def _edits_said(verdict: Verdict) -> str:
     if edit is None or cell is None:
         return ""
     told = verdict.word in (Word.USED_SITE, Word.USED_SUBSPACE) and "off-contrast" not in verdict.flags
-    mediated = "" if told or edit.mf is None else f"; mediated fraction {_mf(edit)}"
+    mediated = "" if told or edit.mediated_fraction is None else f"; mediated fraction {_mf(edit)}"
     alike = "" if cell.whole.alike is None else f" (less {decimal(cell.whole.alike, 2)} of states of the same value)"
     return (
         f"Swap {_es(cell.subspace)} SD, whole state {_es(cell.whole)} SD{alike}{mediated}; smallest effect found with "
-        f"80 % probability {decimal(edit.mde, 2)} SD. {_doses_said(cell)}"
+        f"80 % probability {decimal(edit.smallest_detectable_effect, 2)} SD. {_doses_said(cell)}"
     )
 
 
@@ -189,13 +189,14 @@ def _doses_said(cell: UseCell) -> str:
 
 
 def _es(edit: EditEffect) -> str:
-    return f"{decimal(edit.es, 2)} [{decimal(edit.es_low, 2)}, {decimal(edit.es_high, 2)}]"
+    return f"{decimal(edit.effect_size, 2)} [{decimal(edit.effect_size_low, 2)}, {decimal(edit.effect_size_high, 2)}]"
 
 
 def _mf(edit: EditEffect) -> str:
-    if edit.mf is None or edit.mf_low is None or edit.mf_high is None:
+    value, low, high = edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high
+    if value is None or low is None or high is None:
         return "not told"
-    return f"{decimal(edit.mf, 2)} [{_finite(edit.mf_low)}, {_finite(edit.mf_high)}]"
+    return f"{decimal(value, 2)} [{_finite(low)}, {_finite(high)}]"
 
 
 def _finite(value: float | None) -> str:
@@ -233,7 +234,7 @@ def _number_row(cell: UseCell, verdict: Verdict) -> list[object]:
         _es(sub),
         _mf(sub).replace("not told", "–"),
         p_value(adjusted_p(sub)),
-        decimal(sub.mde, 2),
+        decimal(sub.smallest_detectable_effect, 2),
         _es(whole),
         p_value(adjusted_p(whole)),
         p_value(max(sub.equivalence_p, whole.equivalence_p)),

@@ -116,7 +116,7 @@ def _doses(group: Sequence[Verdict]) -> Table:
     for name in (*(f"{dose:g}" for dose in doses), "complete", "MDE", *(["same value"] if has_alike else [])):
         table.add_column(name, justify="right", no_wrap=True, min_width=4)
     for cell in cells:
-        by_dose = {cell.dose: cell.subspace.es} | dict(cell.dose_curve)
+        by_dose = {cell.dose: cell.subspace.effect_size} | dict(cell.dose_curve)
         effects = [_at(by_dose.get(dose), is_taken=dose == cell.dose) for dose in doses]
         alike = [decimal(cell.whole.alike, 2)] if has_alike else []
         table.add_row(
@@ -152,21 +152,25 @@ def _at(effect: float | None, *, is_taken: bool) -> str:
 
 
 def _mde(cell: UseCell) -> float:
-    return max(cell.subspace.mde, cell.whole.mde)
+    return max(cell.subspace.smallest_detectable_effect, cell.whole.smallest_detectable_effect)
 
 
 def _effect(edit: EditEffect, width: int) -> str:
     if width >= _WIDE:
-        return f"{decimal(edit.es, 2)} [{decimal(edit.es_low, 2)}, {decimal(edit.es_high, 2)}]"
-    return f"{decimal(edit.es, 2)} ±{short2((edit.es_high - edit.es_low) / 2)}"
+        return (
+            f"{decimal(edit.effect_size, 2)} [{decimal(edit.effect_size_low, 2)}, {decimal(edit.effect_size_high, 2)}]"
+        )
+    return f"{decimal(edit.effect_size, 2)} ±{short2((edit.effect_size_high - edit.effect_size_low) / 2)}"
 
 
 def mediated(edit: EditEffect, width: int = _WIDE) -> str:
     """Return the mediated fraction as `0.95 [0.80, 1.12]`; a dash where the natural contrast is not established."""
-    if edit.mf is None or edit.mf_low is None or edit.mf_high is None:
+    if edit.mediated_fraction is None or edit.mediated_fraction_low is None or edit.mediated_fraction_high is None:
         return "–"
-    low, high = (bound(v) if width >= _WIDE else short2(v) for v in (edit.mf_low, edit.mf_high))
-    return f"{decimal(edit.mf, 2) if width >= _WIDE else short2(edit.mf)} [{low}, {high}]"
+    low, high = (
+        bound(v) if width >= _WIDE else short2(v) for v in (edit.mediated_fraction_low, edit.mediated_fraction_high)
+    )
+    return f"{decimal(edit.mediated_fraction, 2) if width >= _WIDE else short2(edit.mediated_fraction)} [{low}, {high}]"
 
 
 def bound(value: float) -> str:

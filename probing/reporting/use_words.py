@@ -41,7 +41,7 @@ def deciding(verdict: Verdict) -> EditEffect | None:
 
 def adjusted_p(edit: EditEffect) -> float:
     """Return the smaller of the adjusted p of τ and of U, both of one family."""
-    return min(edit.p_adjusted, edit.u_p_adjusted)
+    return min(edit.p_adjusted, edit.whole_effect_p_adjusted)
 
 
 def flags_said(verdict: Verdict) -> list[tuple[str, str]]:
@@ -74,19 +74,20 @@ def _norm_mediated(cell: UseCell) -> str:
 
 
 def _exceeds_site(cell: UseCell) -> str:
+    swap, exchange = cell.subspace.effect_size, cell.whole.effect_size
     return (
-        f"the swap ({cell.subspace.es:.2f} SD) does more than exchanging the whole state ({cell.whole.es:.2f} SD), so "
-        "it may wake a path that the model does not take by itself"
+        f"the swap ({swap:.2f} SD) does more than exchanging the whole state ({exchange:.2f} SD), so it "
+        "may wake a path that the model does not take by itself"
     )
 
 
 def _off_contrast(cell: UseCell) -> str:
-    moved = max(cell.subspace.es_u, cell.whole.es_u)
+    moved = max(cell.subspace.whole_effect_size, cell.whole.whole_effect_size)
     return f"the output moves by {moved:.2f} SD, but not along the natural difference"
 
 
 def _differing(cell: UseCell) -> str:
-    moved = max(cell.subspace.es_u, cell.whole.es_u)
+    moved = max(cell.subspace.whole_effect_size, cell.whole.whole_effect_size)
     return f"the output moves by {moved:.2f} SD, which is not seen in the mean over all rows"
 
 

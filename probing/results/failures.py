@@ -47,7 +47,7 @@ def _parsed(line: str) -> Failure | None:
         return None
 
 
-def attempted(attempts: Sequence[tuple[str, Callable[[], T]]], folder: Path, what: str) -> list[T]:
+def run_all(attempts: Sequence[tuple[str, Callable[[], T]]], folder: Path, what: str) -> list[T]:
     """Return the results of the attempts. A ProbingError of one does not end the others; only a full disk does.
 
     What failed is noted in the folder, in place of what an earlier run left there.

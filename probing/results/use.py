@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import TypeAdapter
 
+from probing._renamed import OldAttributes
 from probing.errors import InputError
 from probing.files.fact_shapes import check_settings
 from probing.files.strict_json import strict_json
@@ -38,8 +39,20 @@ def answers_said(answers: Answers, *, ids: bool = False, most: int = 12) -> str:
 _SEEN = {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
 
 
+_STORED = {  # in files, which are read by every version: the name of 0.1 of each attribute that has another now
+    "effect_size": "es",
+    **{f"effect_size_{bound}": f"es_{bound}" for bound in ("low", "high", "low90", "high90")},
+    **{f"mediated_fraction{bound}": f"mf{bound}" for bound in ("", "_low", "_high")},
+    "whole_effect_size": "es_u",
+    "whole_effect_p": "u_p",
+    "whole_effect_p_adjusted": "u_p_adjusted",
+    "smallest_detectable_effect": "mde",
+}
+_READ = {old: new for new, old in _STORED.items()} | {"es_u_high": "off_high"}  # the latter from before 0.2
+
+
 @dataclass(frozen=True)
-class EditEffect:
+class EditEffect(OldAttributes):
     """The measured effect of one kind of edit at one place.
 
     Effects are in SDs of the clean output: what lies along the natural contrast in SDs along it (ES), what lies off it,
@@ -48,16 +61,17 @@ class EditEffect:
 
     Attributes:
         tau, tau_error: τ and its standard error, in the behaviour's unit.
-        es, es_low, es_high: ES and its 95 % interval, from the same error as p.
-        es_low90, es_high90: its 90 % interval, for equivalence.
+        effect_size, effect_size_low, effect_size_high: ES and its 95 % interval, from the same error as p.
+        effect_size_low90, effect_size_high90: its 90 % interval, for equivalence.
         p: two-sided, of τ. p_adjusted: max-T over edits, statistics and places of the property.
         total, total_low, total_high: T, the natural contrast, and its 95 % interval.
-        mf, mf_low, mf_high: mediated fraction τ / T and its 95 % interval; None: T is not established.
-        es_u: the whole effect.
+        mediated_fraction, mediated_fraction_low, mediated_fraction_high: τ / T and its 95 % interval; None: T is not
+            established.
+        whole_effect_size: the whole effect.
         off_high: one-sided 95 % upper bound of what the true contrast may have of the effect off the fitted one, in SDs
             along it, for equivalence; of outputs of one dimension the bound of |ES|.
-        u_p, u_p_adjusted: one-sided, of U; adjusted as p.
-        mde: smallest |ES| that is detected with 80 % probability at 5 %.
+        whole_effect_p, whole_effect_p_adjusted: one-sided, of U; adjusted as p.
+        smallest_detectable_effect: smallest |ES| that is detected with 80 % probability at 5 %.
         equivalence_p: p of tests that |ES|, the whole effect and what the contrast may hide are below ε, the largest.
         null_ratio: SD of τ under shuffled labels over its standard error, at the place of the largest effect.
         rows: rows edited.
@@ -67,27 +81,29 @@ class EditEffect:
             between twins.
     """
 
+    _before: ClassVar[Mapping[str, str]] = {old: new for new, old in _STORED.items()}
+
     tau: float
     tau_error: float
-    es: float
-    es_low: float
-    es_high: float
-    es_low90: float
-    es_high90: float
+    effect_size: float
+    effect_size_low: float
+    effect_size_high: float
+    effect_size_low90: float
+    effect_size_high90: float
     p: float
     p_adjusted: float
     total: float
     total_low: float
     total_high: float
     spread: float
-    mf: float | None
-    mf_low: float | None
-    mf_high: float | None
-    es_u: float
+    mediated_fraction: float | None
+    mediated_fraction_low: float | None
+    mediated_fraction_high: float | None
+    whole_effect_size: float
     off_high: float
-    u_p: float
-    u_p_adjusted: float
-    mde: float
+    whole_effect_p: float
+    whole_effect_p_adjusted: float
+    smallest_detectable_effect: float
     equivalence_p: float
     null_ratio: float | None
     rows: int
@@ -232,7 +248,9 @@ class UseResult:
 
     def to_json(self) -> str:
         """Return the result as one JSON line."""
-        return json.dumps(_plain(asdict(self)), sort_keys=True, allow_nan=False)
+        line = asdict(self)
+        line["cells"] = [stored_cell(cell) for cell in line["cells"]]
+        return json.dumps(_plain(line), sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> UseResult:
@@ -242,21 +260,29 @@ class UseResult:
             InputError: not such a line.
         """
         try:
-            result = TypeAdapter(cls).validate_python(_numbers(_renamed(strict_json(text))))
+            result = TypeAdapter(cls).validate_python(_numbers(_read(strict_json(text))))
             check_settings(result.settings)
             return result
         except ValueError as error:
             raise InputError("not a use result", needed="a line of use.jsonl", found=str(error)[:200]) from error
 
 
-def _renamed(line: Any) -> Any:
-    """Return a line from before 0.2 under today's names: `es_u_high` is `off_high`, and bounds no less."""
+def stored_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cell, as a mapping, with the names that its edits' numbers have in files."""
+    return _with_names(cell, _STORED)
+
+
+def _read(line: Any) -> Any:
+    """Return a line of a file under today's names."""
     cells = line.get("cells") if isinstance(line, dict) else None
-    for cell in cells if isinstance(cells, list) else ():
-        for edit in map(cell.get, ("subspace", "whole", "joint")) if isinstance(cell, dict) else ():
-            if isinstance(edit, dict) and "es_u_high" in edit:
-                edit.setdefault("off_high", edit.pop("es_u_high"))
-    return line
+    if not isinstance(cells, list):
+        return line
+    return line | {"cells": [_with_names(cell, _READ) if isinstance(cell, dict) else cell for cell in cells]}
+
+
+def _with_names(cell: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    edits = {key: cell[key] for key in ("subspace", "whole", "joint") if isinstance(cell.get(key), dict)}
+    return dict(cell) | {key: {names.get(n, n): value for n, value in edit.items()} for key, edit in edits.items()}
 
 
 def write_use_results(results: Iterable[UseResult], path: Path) -> None:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from probing import registry
 from probing.contracts.task import Task
 from probing.errors import BadParameter
-from probing.labels import Kind, Reading
+from probing.labels import Kind, RowForm
 from probing.tasks._columns import require_column
 from probing.text.corpus import Corpus, Example
 
 Ints = NDArray[np.int64]
 ROOT, UNKNOWN = -1, -2
-COMBINED: tuple[Reading, ...] = ("difference", "product")
+COMBINED: tuple[RowForm, ...] = ("difference", "product")
 
 
 class TreeTask(Task):
@@ -24,7 +24,7 @@ class TreeTask(Task):
 
     level = "pair"
     kind: Kind = "classes"
-    reading: Reading = "pair"
+    row_form: RowForm = "pair"
 
     def prepare(self, corpus: Corpus) -> None:
         """Check that every sentence is a tree, and how its pairs are read.
@@ -35,19 +35,19 @@ class TreeTask(Task):
             DegenerateDesign: it is entirely null.
             CorpusError: heads out of range or in a circle, with the sentence.
         """
-        self.reading = pair_reading(self, self.argument) if self.argument else "pair"
+        self.row_form = pair_row_form(self, self.argument) if self.argument else "pair"
         require_trees(corpus)
 
 
-def pair_reading(task: Task, ending: str) -> Reading:
+def pair_row_form(task: Task, ending: str) -> RowForm:
     """Return how the two states of a pair are combined.
 
     Raises:
         BadParameter: neither `difference` nor `product`.
     """
-    for reading in COMBINED:
-        if ending == reading:
-            return reading
+    for row_form in COMBINED:
+        if ending == row_form:
+            return row_form
     name = registry.member_name(type(task))
     raise BadParameter(
         f"task {name} cannot read pairs so", needed=f"{name}, {name}:difference or {name}:product", found=repr(ending)

@@ -8,7 +8,7 @@ from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
 from probing.labels import Kind
 from probing.tasks._columns import class_name, kind_of, number
-from probing.tasks._trees import COMBINED, pair_reading
+from probing.tasks._trees import COMBINED, pair_row_form
 from probing.text.corpus import Corpus, Example
 
 
@@ -25,7 +25,7 @@ class Pair(Task):
         super().__init__(argument)
         name, _, ending = argument.rpartition(":")
         self.field = name if ending in COMBINED else argument
-        self.reading = pair_reading(self, ending) if ending in COMBINED else "pair"
+        self.row_form = pair_row_form(self, ending) if ending in COMBINED else "pair"
         self.kind: Kind = "classes"
 
     def prepare(self, corpus: Corpus) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from probing.contracts.task import Task
 from probing.errors import BadParameter, CorpusError
-from probing.labels import Kind, Reading
+from probing.labels import Kind, RowForm
 from probing.tasks._columns import require_column
 from probing.text.corpus import Corpus, Example, Label
 
@@ -27,7 +27,7 @@ class Span(Task):
     def __init__(self, argument: str = "") -> None:
         super().__init__(argument)
         self.column = argument.removesuffix(_ENDS)
-        self.reading: Reading = "ends" if argument.endswith(_ENDS) else "mean"
+        self.row_form: RowForm = "ends" if argument.endswith(_ENDS) else "mean"
 
     def prepare(self, corpus: Corpus) -> None:
         """Check that the column is there and holds tags.

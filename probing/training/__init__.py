@@ -24,7 +24,7 @@ from probing.system.machine import with_typed_errors
 from probing.text.corpus import Corpus
 from probing.training.plan import make_plan
 from probing.training.results import ProbeResults, adjusted
-from probing.training.running import Done, check_run, results_of, run_plan, training_units
+from probing.training.running import UnitResults, check_run, results_of, run_plan, training_units
 from probing.training.units import sweep_results
 
 
@@ -127,7 +127,7 @@ def train(
         rows=rows,
         max_memory_mib=max_memory_mib,
     )
-    units, done = training_units(plan), Done(folder)
+    units, done = training_units(plan), UnitResults(folder)
     share = WorkPlan(units.units[array_index::array_size])
     if folder is not None:
         sweep_results(folder)
@@ -136,15 +136,15 @@ def train(
             run_plan(plan, share, done, runner, progress=progress)
         except UnitFailed:
             if array_size == 1:
-                _written(units, Done(folder) if folder else done, folder, correction, replaces=replace)
+                _written(units, UnitResults(folder) if folder else done, folder, correction, replaces=replace)
             raise
-    found = done if folder is None else Done(folder)  # read again: what is written now is what its unit says now
+    found = done if folder is None else UnitResults(folder)  # read again: what is written now is what its unit says now
     whole = folder if array_size == 1 or not found.missing(units) else None
     return _written(units, found, whole, correction, replaces=replace)
 
 
 def _written(
-    units: WorkPlan, done: Done, folder: Path | None, correction: Correction, *, replaces: bool
+    units: WorkPlan, done: UnitResults, folder: Path | None, correction: Correction, *, replaces: bool
 ) -> ProbeResults:
     """Write the results there are, merged into those of the folder."""
     missing = len(done.missing(units))

@@ -129,7 +129,7 @@ def _about(plan: Plan, probe: Probe) -> dict[str, Any]:
     codes.
     """
     source = {"corpus_source": plan.store.identity["corpus"].get("source", "")}
-    names = None if probe.reads_names else plan.labels.key_names.get(probe.reads)
+    names = None if probe.input_as_text else plan.labels.key_names.get(probe.input)
     return source | ({} if names is None else {"keys": list(names)})
 
 

@@ -154,7 +154,7 @@ MOSTLY = 0.95
 Inputs = Mapping[int, tuple[int, str]]
 
 
-def doubts(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces: float | None) -> dict[str, Any]:
+def data_warnings(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces: float | None) -> dict[str, Any]:
     """Return data facts beside those of `row_facts.facts`, ready for JSON.
 
     Args:

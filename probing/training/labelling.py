@@ -213,7 +213,7 @@ def label_rows(
         keys=keys,
         key_names=key_names,
         excluded=placed.excluded,
-        reading=task.reading,
+        row_form=task.row_form,
         other_word=placed.other_word,
         other_row=placed.other_row,
         choice=placed.choice,

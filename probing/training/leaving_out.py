@@ -26,11 +26,11 @@ from probing.system.machine import with_typed_errors
 from probing.text.corpus import SPLITS, Corpus, Example
 from probing.text.grouping import unit_names
 from probing.text.text_forms import composed, named
-from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.fitting import unit_id
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
 from probing.training.states import States, site_states, unit_states
+from probing.training.transfer_results import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.units import sweep_results
 
 LEAST_ROWS = 50

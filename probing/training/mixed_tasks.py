@@ -11,7 +11,7 @@ from probing.contracts.task import Task
 from probing.errors import NotForThisTask
 from probing.recipes import build_task, normalised
 from probing.text.corpus import Corpus
-from probing.training.members import DEFAULT_MEASURES, DEFAULT_PROBES
+from probing.training.build import DEFAULT_MEASURES, DEFAULT_PROBES
 
 
 class Asked(Protocol):
@@ -60,7 +60,7 @@ def _kept(folder: str, recipes: Sequence[str], name: str, task: Task, defaults: 
     if unfit:
         instead = f"{', '.join(defaults)} in {'its' if len(unfit) == 1 else 'their'} place" if defaults else "left out"
         warnings.warn(
-            f"task {name} ({task.kind}, rows read as {task.reading}): not for {', '.join(unfit)}; {instead}",
+            f"task {name} ({task.kind}, rows read as {task.row_form}): not for {', '.join(unfit)}; {instead}",
             NotForThisTask,
             stacklevel=4,
         )
@@ -76,4 +76,4 @@ def _fits(folder: str, recipe: str, task: Task) -> bool:
     if folder != "probes":
         return any(task.kind in form.kinds for form in forms)
     kind = "real" if task.kind == "real" else "classes"  # of several labels each is a problem of two classes
-    return any(kind in form.kinds and task.reading in (form.readings or (task.reading,)) for form in forms)
+    return any(kind in form.kinds and task.row_form in (form.row_forms or (task.row_form,)) for form in forms)

@@ -8,8 +8,8 @@ from functools import partial
 from probing.contracts.probe import Probe
 from probing.errors import ProbingError
 from probing.measures._temperatures import tempers_of
+from probing.training.build import StateSet
 from probing.training.fitting import OtherFits, Unit, fits_of, has_converged
-from probing.training.members import StateSet
 from probing.training.plan import Plan
 from probing.training.scoring import ControlScores, Scores, score_label_set
 from probing.training.states import site_states
@@ -32,7 +32,7 @@ class OtherStates:
         than one state.
         """
         site, name, probe = unit
-        if probe.reads != "states":
+        if probe.input != "states":
             return []
         return [
             self._of_control(one, site, name, probe) for one in self.plan.state_controls if one.source.stand_in(site)

@@ -27,9 +27,7 @@ from probing.states.store import Store
 from probing.statistics.bootstrap import RESAMPLES
 from probing.statistics.clusters import EVALUATED, NEW, Resampler, evaluated
 from probing.text.corpus import SPLITS, Corpus
-from probing.training.label_checks import check_labels, doubts, refuse_one_class
-from probing.training.labelling import label_rows
-from probing.training.members import (
+from probing.training.build import (
     ControlSet,
     StateSet,
     built_analyses,
@@ -40,6 +38,8 @@ from probing.training.members import (
     named_controls,
     needed_keys,
 )
+from probing.training.label_checks import check_labels, data_warnings, refuse_one_class
+from probing.training.labelling import label_rows
 from probing.training.pooling import PooledStore, PositionStore, with_rows
 from probing.training.results import NO_SITE
 from probing.training.row_facts import facts, with_keys
@@ -48,7 +48,7 @@ from probing.training.units import VERSION, labels_digest
 
 def reads_states(name: str, probe: Probe) -> bool:
     """Return whether the probe has to be fitted at every site."""
-    return probe.reads in ("states", "pieces") and name.partition(":")[0] != "prior"
+    return probe.input in ("states", "pieces") and name.partition(":")[0] != "prior"
 
 
 def check_analyses(plan: Plan) -> None:
@@ -67,9 +67,9 @@ def check_analyses(plan: Plan) -> None:
 
 def refuse_large(store: Store, sites: tuple[str, ...], labels: Labels, probes: Mapping[str, Probe]) -> None:
     """Refuse pairs that are too many for a probe which can only read them laid out."""
-    laid_out = [name for name, probe in probes.items() if reads_states(name, probe) and not probe.reads_pairs]
+    laid_out = [name for name, probe in probes.items() if reads_states(name, probe) and not probe.accepts_pairs]
     if laid_out and labels.level == "pair":
-        width = max(store.width(site) for site in sites) * (2 if labels.reading == "pair" else 1)
+        width = max(store.width(site) for site in sites) * (2 if labels.row_form == "pair" else 1)
         most = max(len(labels.rows(split)) for split in SPLITS)
         check_laid_out(4 * width * most, f"probe {laid_out[0]} on task {labels.task}")
 
@@ -88,7 +88,7 @@ def refuse_other_corpus(store: Store, corpus: Corpus) -> None:
 
 def refuse_unreadable(probe: Probe, plan: Plan) -> None:
     labels = plan.labels
-    if probe.reads == "pieces" and not isinstance(plan.store, PooledStore):
+    if probe.input == "pieces" and not isinstance(plan.store, PooledStore):
         raise BadParameter(
             f"{spec_of(probe)} reads all pieces of a row",
             needed="a store of pieces",
@@ -96,11 +96,11 @@ def refuse_unreadable(probe: Probe, plan: Plan) -> None:
             where=str(plan.store.path),
             next_step="extract with --rows piece to another folder, and train on that",
         )
-    if probe.reads not in ("states", "pieces") and probe.reads not in labels.keys:
+    if probe.input not in ("states", "pieces") and probe.input not in labels.keys:
         raise BadParameter(
-            f"{spec_of(probe)} reads the {probe.reads} of a row, and these rows have none",
+            f"{spec_of(probe)} reads the {probe.input} of a row, and these rows have none",
             needed=f"rows with one of: {', '.join(labels.keys) or '(nothing)'}",
-            found=probe.reads,
+            found=probe.input,
             where=f"task {labels.task}",
             next_step="leave this probe out",
         )
@@ -180,7 +180,7 @@ class Plan:
 
     def analysis_units(self) -> list[tuple[str, tuple[str, str, Probe]]]:
         """Return (analysis, unit) of everything to analyse, site by site: probes that read one state a row."""
-        reading = [unit for unit in self.units() if unit[0] != NO_SITE and unit[2].reads == "states"]
+        reading = [unit for unit in self.units() if unit[0] != NO_SITE and unit[2].input == "states"]
         return [(name, unit) for unit in reading for name, one in self.analyses.items() if one.accepts(unit[2])]
 
     def measures_for(self, probe: Probe) -> dict[str, Measure]:
@@ -288,7 +288,7 @@ def make_plan(
             labels, (draw for one in drawn for draw in one.draws), resamples=RESAMPLES, root_seed=root_seed
         ),
         seen=_seen_types(labels),
-        facts=facts(labels, corpus) | doubts(labels, corpus, inputs, unknown),
+        facts=facts(labels, corpus) | data_warnings(labels, corpus, inputs, unknown),
         provenance=_provenance(store, corpus, labels, root_seed=root_seed, seeds=seeds)
         | ({} if max_memory_mib is None else {"memory": max_memory_mib}),
         max_memory_mib=max_memory_mib,

@@ -16,7 +16,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from probing.contracts.executor import Executor, Place, Report, Worker, WorkPlan, WorkUnit
+from probing.contracts.executor import Executor, Report, Worker, WorkerSlot, WorkPlan, WorkUnit
 from probing.errors import BadParameter, DamagedUnit, ProvenanceMismatch
 from probing.executors._run_until_done import complete
 from probing.results.analysis import AnalysisResult
@@ -98,7 +98,7 @@ def training_units(plan: Plan) -> WorkPlan:
 
 
 @dataclass
-class Done:
+class UnitResults:
     """Results by the id of their unit: on the disk, or of a run without a folder in memory."""
 
     folder: Path | None
@@ -136,11 +136,11 @@ class Fitters:
     """
 
     plan: Plan
-    done: Done
+    done: UnitResults
     threads: Threads
     told: Callable[[str], None] | None = None
 
-    def __call__(self, place: Place) -> Fitter:
+    def __call__(self, place: WorkerSlot) -> Fitter:
         """Make the worker."""
         return Fitter(self)
 
@@ -226,7 +226,7 @@ def _sent(store: Store) -> tuple[Callable[..., Store], tuple[str, str]]:
 copyreg.pickle(Store, _sent)  # a store goes to another process as its path
 
 
-def results_of(units: Sequence[WorkUnit], done: Done) -> tuple[list[ProbeResult], list[AnalysisResult]]:
+def results_of(units: Sequence[WorkUnit], done: UnitResults) -> tuple[list[ProbeResult], list[AnalysisResult]]:
     """Return the results there are, of fits and of analyses."""
     found = [result for unit in units if (result := done.result(unit)) is not None]
     return (
@@ -255,7 +255,7 @@ def check_run(executor: Executor, folder: Path | None, array_size: int, array_in
         )
 
 
-def run_plan(plan: Plan, units: WorkPlan, done: Done, executor: Executor, *, progress: bool) -> None:
+def run_plan(plan: Plan, units: WorkPlan, done: UnitResults, executor: Executor, *, progress: bool) -> None:
     """Do the units of the plan that are not yet done.
 
     Args:

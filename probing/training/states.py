@@ -28,7 +28,7 @@ def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
     Raises:
         NonFiniteStates: of pieces, with site and the first rows.
     """
-    if probe.reads != "pieces":
+    if probe.input != "pieces":
         return held(states, probe) or stateless(plan, probe)
     labels, store, found = plan.labels, plan.store, {}
     for split in SPLITS:
@@ -41,7 +41,7 @@ def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
 
 def held(states: States, probe: Probe | None = None) -> States:
     """Return states in memory, except for a probe that reads them as they are streamed."""
-    if probe is not None and probe.reads_blocks:
+    if probe is not None and probe.accepts_blocks:
         return states
     return {split: np.asarray(X) if isinstance(X, RowBlocks) else X for split, X in states.items()}
 
@@ -59,7 +59,7 @@ def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
         NonFiniteStates: with site and the first rows.
     """
     labels = plan.labels
-    if read is None and plan.max_memory_mib is not None and labels.reading == "row" and isinstance(plan.store, Store):
+    if read is None and plan.max_memory_mib is not None and labels.row_form == "row" and isinstance(plan.store, Store):
         chosen = {split: labels.row[labels.rows(split)] for split in SPLITS}
         streamed = {
             split: RowBlocks(plan.store, site, rows, budget=plan.max_memory_mib << 20) for split, rows in chosen.items()
@@ -73,21 +73,21 @@ def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
 
 
 def rows_read(store: Any, site: str, labels: Labels, split: str, read: Read | None = None) -> Any:
-    """Return states of the rows of one split, as the reading of the labels makes them.
+    """Return states of the rows of one split, as `Labels.row_form` makes them.
 
     Raises:
         NonFiniteStates: with site and the first rows.
     """
     chosen, read = labels.rows(split), read or store.read
-    if labels.reading == "row":
+    if labels.row_form == "row":
         return _finite(read, site, labels.row[chosen], split)
     a, b = labels.row[chosen], _other(labels.other_row)[chosen]
-    if labels.reading == "mean":
+    if labels.row_form == "mean":
         return _span_means(store.rows, read, site, labels.take(chosen), split)
     needed = np.unique(np.concatenate([a, b]))
     index = np.stack([np.searchsorted(needed, a), np.searchsorted(needed, b)], axis=1)
     choice = None if labels.choice is None else labels.choice[chosen]
-    return Pairs(_finite(read, site, needed, split), index, labels.example[chosen], choice, labels.reading)
+    return Pairs(_finite(read, site, needed, split), index, labels.example[chosen], choice, labels.row_form)
 
 
 def _span_means(rows: Any, read: Read, site: str, spans: Labels, split: str) -> NDArray[np.float32]:
@@ -136,8 +136,8 @@ def stateless(plan: Plan, probe: Probe) -> States:
     """Return what a baseline reads, by split, `(N, 1)`: its key's codes or strings, or nothing (zeros)."""
     labels = plan.labels
     read: NDArray[Any] = np.zeros(len(labels))
-    if probe.reads in labels.keys:
-        codes = labels.keys[probe.reads]
-        names = labels.key_names[probe.reads]
-        read = np.array(names, dtype=object)[codes] if probe.reads_names else codes.astype(np.float64)
+    if probe.input in labels.keys:
+        codes = labels.keys[probe.input]
+        names = labels.key_names[probe.input]
+        read = np.array(names, dtype=object)[codes] if probe.input_as_text else codes.astype(np.float64)
     return {split: read[labels.rows(split)][:, None] for split in SPLITS}

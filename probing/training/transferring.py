@@ -18,12 +18,12 @@ from probing.provenance import digest
 from probing.states.store import Store
 from probing.system.machine import with_typed_errors
 from probing.text.corpus import Corpus
-from probing.training.crossing import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.fitting import unit_id
 from probing.training.labelling import input_names
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
 from probing.training.states import States, site_states, unit_states
+from probing.training.transfer_results import CrossResult, CrossResults, Trained, committed, crossed
 from probing.training.units import sweep_results
 
 Source = tuple[Store | str | Path, Corpus]
@@ -140,7 +140,7 @@ def _is_portable(probe: Probe) -> bool:
     """Return whether the probe's input means the same in every corpus: states, pieces or texts, not codes of a corpus's
     words.
     """
-    return probe.reads in ("states", "pieces") or probe.reads_names
+    return probe.input in ("states", "pieces") or probe.input_as_text
 
 
 def _pairs(plans: Mapping[str, Plan], unit: tuple[str, str, Probe], kept: dict[str, States]) -> list[CrossResult]:

@@ -110,8 +110,8 @@ def labels_digest(labels: Labels) -> str:
         state.update(f"{values.dtype.kind}{values.shape}".encode())
         state.update(values.tobytes())
     names = {name: list(labels.key_names[name]) for name in sorted(labels.keys)}
-    reading = [] if labels.reading == "row" else [labels.reading]
-    state.update(digest([labels.kind, list(labels.classes), names, *reading]).encode())
+    row_form = [] if labels.row_form == "row" else [labels.row_form]
+    state.update(digest([labels.kind, list(labels.classes), names, *row_form]).encode())
     return state.hexdigest()
 
 

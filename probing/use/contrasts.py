@@ -17,7 +17,7 @@ _FEW = 32  # cells: of so few, one product is quicker than gathered arrays
 
 
 @dataclass(frozen=True, eq=False)
-class Sides:
+class FromTo:
     """Start, goal and stratum of each of n rows that are changed.
 
     Attributes:
@@ -29,20 +29,20 @@ class Sides:
     start: Values
     goal: Values
 
-    def take(self, chosen: NDArray[Any]) -> Sides:
+    def take(self, chosen: NDArray[Any]) -> FromTo:
         """Return the chosen rows."""
-        return Sides(self.strata[chosen], self.start[chosen], self.goal[chosen])
+        return FromTo(self.strata[chosen], self.start[chosen], self.goal[chosen])
 
 
 class Contrast(ABC):
     """A contrast fitted on rows with values; P columns."""
 
     @abstractmethod
-    def difference(self, sides: Sides) -> Floats:
+    def difference(self, sides: FromTo) -> Floats:
         """Return how the values of a row with the goal exceed those of a row with the start, `(n, P)`."""
 
     @abstractmethod
-    def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
+    def influence(self, sides: FromTo, sensitivity: Floats) -> Floats:
         """Return what each fitted row adds to a number that depends on the differences.
 
         Args:
@@ -54,7 +54,7 @@ class Contrast(ABC):
         """
 
     @abstractmethod
-    def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:
+    def null_variance(self, sides: FromTo, sensitivity: Floats, groups: Ints) -> float:
         """Return the variance of the number when labels are shuffled within strata, from the total covariance of each
         stratum.
         """
@@ -107,14 +107,14 @@ class ClassMeans(Contrast):
         """Means by stratum and class, `(W · K, P)`; zeros where there is no row."""
         return sums_by(self._cells, self.values, self._n_cells) / np.maximum(self.counts, 1)[:, None]
 
-    def difference(self, sides: Sides) -> Floats:
+    def difference(self, sides: FromTo) -> Floats:
         k, means = self.n_classes, self.means.reshape(-1, self.n_classes, self.means.shape[1])
         if self._n_cells * k > len(sides.strata):
             return np.asarray(means[sides.strata, sides.goal] - means[sides.strata, sides.start])
         apart = (means[:, None] - means[:, :, None]).reshape(-1, means.shape[2])  # by stratum, start, goal
         return np.asarray(apart[(sides.strata * k + sides.start) * k + sides.goal])
 
-    def _by_cell(self, sides: Sides, sensitivity: Floats) -> Floats:
+    def _by_cell(self, sides: FromTo, sensitivity: Floats) -> Floats:
         base = sides.strata * self.n_classes
         goal, start = (base + side for side in (sides.goal, sides.start))
         if self._n_cells > _FEW:
@@ -122,12 +122,12 @@ class ClassMeans(Contrast):
         cells = np.arange(self._n_cells)[:, None]
         return np.asarray(((goal == cells).astype(np.float64) - (start == cells)) @ sensitivity)
 
-    def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
+    def influence(self, sides: FromTo, sensitivity: Floats) -> Floats:
         weights = self._by_cell(sides, sensitivity) / np.maximum(self.counts, 1)[:, None]
         own = np.einsum("np,np->n", weights[self._cells], self.values)
         return np.asarray(own - np.einsum("cp,cp->c", weights, self.means)[self._cells])
 
-    def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:
+    def null_variance(self, sides: FromTo, sensitivity: Floats, groups: Ints) -> float:
         by_cell, total = self._by_cell(sides, sensitivity), 0.0
         for w in np.unique(self.strata):
             inside = self.strata == w
@@ -171,18 +171,18 @@ class Slopes(Contrast):
         """Slopes by stratum, `(W, P)`."""
         return sums_by(self.strata, self._z[:, None] * self.values, self._n_strata) / self._spread[:, None]
 
-    def difference(self, sides: Sides) -> Floats:
+    def difference(self, sides: FromTo) -> Floats:
         return np.asarray(self.slopes[sides.strata] * (sides.goal - sides.start)[:, None])
 
-    def _by_stratum(self, sides: Sides, sensitivity: Floats) -> Floats:
+    def _by_stratum(self, sides: FromTo, sensitivity: Floats) -> Floats:
         return sums_by(sides.strata, (sides.goal - sides.start)[:, None] * sensitivity, self._n_strata)
 
-    def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
+    def influence(self, sides: FromTo, sensitivity: Floats) -> Floats:
         weights = self._by_stratum(sides, sensitivity) / self._spread[:, None]
         left = self._centred(self.values) - self._z[:, None] * self.slopes[self.strata]
         return np.asarray(self._z * np.einsum("np,np->n", weights[self.strata], left))
 
-    def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:
+    def null_variance(self, sides: FromTo, sensitivity: Floats, groups: Ints) -> float:
         by_stratum = self._by_stratum(sides, sensitivity)
         projected = np.einsum("np,np->n", by_stratum[self.strata], self._centred(self.values))
         total = 0.0
@@ -200,18 +200,18 @@ class Averaged(Contrast):
     fitted: Contrast
     shares: Floats
 
-    def _at(self, sides: Sides, w: int) -> Sides:
-        return Sides(np.full_like(sides.strata, w), sides.start, sides.goal)
+    def _at(self, sides: FromTo, w: int) -> FromTo:
+        return FromTo(np.full_like(sides.strata, w), sides.start, sides.goal)
 
-    def difference(self, sides: Sides) -> Floats:
+    def difference(self, sides: FromTo) -> Floats:
         parts = [share * self.fitted.difference(self._at(sides, w)) for w, share in enumerate(self.shares)]
         return np.asarray(sum(parts))
 
-    def influence(self, sides: Sides, sensitivity: Floats) -> Floats:
+    def influence(self, sides: FromTo, sensitivity: Floats) -> Floats:
         parts = [self.fitted.influence(self._at(sides, w), share * sensitivity) for w, share in enumerate(self.shares)]
         return np.asarray(sum(parts))
 
-    def null_variance(self, sides: Sides, sensitivity: Floats, groups: Ints) -> float:
+    def null_variance(self, sides: FromTo, sensitivity: Floats, groups: Ints) -> float:
         parts = (
             self.fitted.null_variance(self._at(sides, w), share * sensitivity, groups)
             for w, share in enumerate(self.shares)

@@ -9,17 +9,19 @@ from numpy.typing import NDArray
 
 from probing.contracts.edited_model import Place
 from probing.seeds import generator
-from probing.use.cells import Natural
 from probing.use.contrasts import Contrast, contrast
-from probing.use.effects import Bench
+from probing.use.effect_sums import EffectSums
+from probing.use.effects import EditMeasurement
 from probing.use.experiment import FOLDS, Experiment
-from probing.use.tally import Tally
+from probing.use.row_weights import NaturalContrast
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def redealt(bench: Bench, place: Place, swap: Tally, exchange: Tally, *, deals: int) -> tuple[list[float], list[float]]:
+def redealt(
+    bench: EditMeasurement, place: Place, swap: EffectSums, exchange: EffectSums, *, deals: int
+) -> tuple[list[float], list[float]]:
     """Return τ of the swap and of the interchange by deal, in SDs of the clean output along the new contrast.
 
     The groups of the two folds that fit are dealt out anew between them; the measured changes stay. Those of a swap are
@@ -43,24 +45,26 @@ def redealt(bench: Bench, place: Place, swap: Tally, exchange: Tally, *, deals: 
     return swaps, exchanges
 
 
-def _fit(bench: Bench, r: int, deal: int) -> tuple[Ints, Ints, Contrast]:
+def _fit(bench: EditMeasurement, r: int, deal: int) -> tuple[Ints, Ints, Contrast]:
     """Return the rows that fit the shift, the rows that fit the contrast, and the contrast."""
     e, (f1, f2, _) = bench.experiment, bench.folds(r)
     first, second = _halves(e, np.concatenate([f1, f2]), generator(bench.seed, "use", "deal", deal, r))
     return first, second, contrast(bench.y[second], e.z[second], e.strata[second], n_classes=e.n_classes)
 
 
-def _swapped(bench: Bench, place: Place, swap: Tally, r: int, first: Ints, second: Ints, fitted: Contrast) -> float:
+def _swapped(
+    bench: EditMeasurement, place: Place, swap: EffectSums, r: int, first: Ints, second: Ints, fitted: Contrast
+) -> float:
     natural, (sides, slopes) = _with(bench, bench.naturals[r], second, fitted), swap.slopes[r]
     moved = bench.shift(bench.states(place), first).difference(sides) - bench.at(place).shifts[r].difference(sides)
     return _size(natural, swap.changes[r]) + float((slopes * moved).sum()) / (natural.spread or 1.0)
 
 
-def _size(natural: Natural, changes: Floats) -> float:
+def _size(natural: NaturalContrast, changes: Floats) -> float:
     return float(natural.weights.weights @ natural.along(changes)) / (natural.spread or 1.0)
 
 
-def _with(bench: Bench, natural: Natural, rows: Ints, fitted: Contrast) -> Natural:
+def _with(bench: EditMeasurement, natural: NaturalContrast, rows: Ints, fitted: Contrast) -> NaturalContrast:
     return replace(natural, f2=rows, fitted=fitted, sign=bench.sign_of(fitted))
 
 

@@ -112,7 +112,7 @@ LINEAR, MLP = GateLevels(0.025, 0.01), GateLevels(0.01, 0.005)  # 0.05 in all
 
 
 @dataclass(frozen=True)
-class Reading:
+class HeldOutScores:
     """Scores of one kind of probe on the rows that it was not fitted on.
 
     Attributes:
@@ -153,11 +153,11 @@ class Decoded:
         mlp: of the MLP; None: not tried, for the linear probe passed.
     """
 
-    linear: Reading
-    mlp: Reading | None
+    linear: HeldOutScores
+    mlp: HeldOutScores | None
 
     @property
-    def better(self) -> Reading:
+    def better(self) -> HeldOutScores:
         """Reading with the lower p; if both show nothing, the more accurate."""
         if self.mlp is None:
             return self.linear
@@ -176,18 +176,18 @@ class Decoded:
 
 def decoded(experiment: Experiment, states: FoldStates, *, seed: int) -> Decoded:
     """Test a linear probe, and if it fails an MLP."""
-    linear = reading(experiment, linear_predictions(experiment, states), LINEAR)
+    linear = held_out_scores(experiment, linear_predictions(experiment, states), LINEAR)
     if linear.p <= LEVEL:
         return Decoded(linear, None)
-    return Decoded(linear, reading(experiment, mlp_predictions(experiment, states, seed), MLP))
+    return Decoded(linear, held_out_scores(experiment, mlp_predictions(experiment, states, seed), MLP))
 
 
-def reading(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:
+def held_out_scores(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> HeldOutScores:
     """Score predictions of the three folds: information and accuracy of one kind of probe, tested by group."""
     return _read_classes(e, predictions, levels) if e.n_classes else _read_values(e, predictions, levels)
 
 
-def _read_classes(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:
+def _read_classes(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> HeldOutScores:
     z, rows = e.z, np.arange(len(e.z))
     likelihood, baseline = np.zeros(len(z)), np.zeros(len(z))
     scores, named = np.zeros((2, len(z), e.n_classes))
@@ -202,7 +202,7 @@ def _read_classes(e: Experiment, predictions: Sequence[Prediction], levels: Gate
     right = Agreement.of(named[rows, z], e.groups, 1.0)
     accuracy, half = right.value, max(one.half_width(levels.accuracy) for one in (hard, right))
     worth = max(0.0, soft.value) ** 2 / 2 / -float(baseline.mean())
-    return Reading(
+    return HeldOutScores(
         1 - float(likelihood.mean() / baseline.mean()),
         worth,
         accuracy,
@@ -215,7 +215,7 @@ def _read_classes(e: Experiment, predictions: Sequence[Prediction], levels: Gate
     )
 
 
-def _read_values(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> Reading:
+def _read_values(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> HeldOutScores:
     z = e.z
     gains, baseline, scores = np.zeros((3, len(z)))
     for k, one in enumerate(predictions):
@@ -226,7 +226,7 @@ def _read_values(e: Experiment, predictions: Sequence[Prediction], levels: GateL
     soft = Agreement.of(_normal_scores(z) * _normal_scores(scores), e.groups, TWICE_COUNTED)
     hard = Agreement.of(gains, e.groups, TWICE_COUNTED)
     r2, half = float(gains.mean() / baseline.mean()), hard.half_width(levels.accuracy) / float(baseline.mean())
-    return Reading(r2, max(0.0, soft.value) ** 2, r2, 0.0, r2 - half, min(1.0, r2 + half), soft.p, hard.p, levels)
+    return HeldOutScores(r2, max(0.0, soft.value) ** 2, r2, 0.0, r2 - half, min(1.0, r2 + half), soft.p, hard.p, levels)
 
 
 def _normal_scores(values: Floats) -> Floats:

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from probing.contracts.edited_model import Instrument, Place
 from probing.errors import BadParameter
 from probing.seeds import child_seed, generator
-from probing.use.cells import Natural
-from probing.use.contrasts import Averaged, Contrast, Sides, contrast
+from probing.use.contrasts import Averaged, Contrast, FromTo, contrast
 from probing.use.dependence import Dependence
 from probing.use.discriminant import FoldStates
 from probing.use.experiment import FOLDS, Experiment, goals
 from probing.use.pairing import Exchanges, exchanges
 from probing.use.responding import behaviour, slopes
+from probing.use.row_weights import NaturalContrast
 
 DOSES = (0.5, 1.0, 1.5, 2.0)
 SLOPE_ROWS = 64
@@ -90,7 +90,7 @@ class AtPlace:
     Attributes:
         states: by fold.
         shifts: by rotation, how states differ between values, fitted on F1.
-        swapped: by dose, see `Bench.swapped_states`.
+        swapped: by dose, see `EditMeasurement.swapped_states`.
     """
 
     states: FoldStates
@@ -99,7 +99,7 @@ class AtPlace:
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class EditMeasurement:
     """Measures the edits of one experiment on one instrument.
 
     Attributes:
@@ -129,7 +129,7 @@ class Bench:
         shared: bool = False,
         folded: bool = True,
         slope_rows: int = SLOPE_ROWS,
-    ) -> Bench:
+    ) -> EditMeasurement:
         """Return a bench with the instrument's clean behaviour."""
         return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded, slope_rows)
 
@@ -148,10 +148,10 @@ class Bench:
         """Classes or values that the rows of each fold are edited to."""
         return [goals(self.experiment, self.experiment.fold(k), seed=self.seed) for k in range(FOLDS)]
 
-    def sides(self, fold: int) -> Sides:
+    def sides(self, fold: int) -> FromTo:
         """Return the starts and goals of all rows of a fold."""
         e, rows = self.experiment, self.experiment.fold(fold)
-        return Sides(e.strata[rows], e.z[rows], self.goals[fold % FOLDS])
+        return FromTo(e.strata[rows], e.z[rows], self.goals[fold % FOLDS])
 
     @cached_property
     def exchanges(self) -> list[Exchanges]:
@@ -191,12 +191,12 @@ class Bench:
         e, folds = self.experiment, [self.experiment.fold(k) for k in range(FOLDS)]
         return [contrast(self.y[rows], e.z[rows], e.strata[rows], n_classes=e.n_classes) for rows in folds]
 
-    def _natural(self, r: int, f3: Ints, sides: Sides, *, exchanged: bool = False) -> Natural:
+    def _natural(self, r: int, f3: Ints, sides: FromTo, *, exchanged: bool = False) -> NaturalContrast:
         _, k2, k3 = self.fold_numbers(r)
         fitted, measured = self._contrasts[k2], self._contrasts[k3]
         f2 = self.experiment.fold(k2)
         sign = self.sign_of(fitted)
-        return Natural(self.experiment, self.y, self.mean, f2, f3, sides, fitted, measured, sign, exchanged)
+        return NaturalContrast(self.experiment, self.y, self.mean, f2, f3, sides, fitted, measured, sign, exchanged)
 
     @cached_property
     def dimensions(self) -> int:
@@ -215,8 +215,8 @@ class Bench:
         )
 
     @cached_property
-    def _by_spread(self) -> Bench:
-        """Bench of the behaviour times the root of its covariance: angles there are those of effects in SDs."""
+    def _by_spread(self) -> EditMeasurement:
+        """That of the behaviour times the root of its covariance: angles there are those of effects in SDs."""
         centred = self.y - self.mean
         values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
         root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
@@ -251,22 +251,22 @@ class Bench:
         """
         if not self.is_single:
             return 1.0
-        there = Sides(np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.int64))
+        there = FromTo(np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.int64))
         same = float((fitted.difference(there) * self._contrasts[0].difference(there)).sum())
         return -1.0 if same < 0 else 1.0
 
     @cached_property
-    def naturals(self) -> list[Natural]:
+    def naturals(self) -> list[NaturalContrast]:
         """Natural contrasts by rotation, for edits of all rows of F3."""
         return [self._natural(r, self.folds(r)[2], self.sides(r + 2)) for r in range(FOLDS)]
 
     @cached_property
-    def exchanged_naturals(self) -> list[Natural]:
+    def exchanged_naturals(self) -> list[NaturalContrast]:
         """Natural contrasts by rotation, for rows of F3 that exchange states."""
         e, found = self.experiment, []
         for r in range(FOLDS):
             one = self.exchanges[(r + 2) % FOLDS]
-            sides = Sides(e.strata[one.own], e.z[one.own], e.z[one.donor])
+            sides = FromTo(e.strata[one.own], e.z[one.own], e.z[one.donor])
             found.append(self._natural(r, one.own, sides, exchanged=True))
         return found
 
@@ -346,7 +346,7 @@ class Bench:
         aims: Sequence[Sequence[Floats]],
         *,
         frozen_norms: bool = False,
-    ) -> list[tuple[Sides, Floats]]:
+    ) -> list[tuple[FromTo, Floats]]:
         """Return, by rotation, sides of the sampled rows of F3, and slopes `(m, n', D)` of Σ p ⟨aim, behaviour⟩
         there.
         """

@@ -19,8 +19,8 @@ from scipy.optimize import brentq
 from scipy.special import chndtr, ndtr, ndtri, stdtr, stdtrit
 
 from probing.seeds import generator
+from probing.use.effect_sums import EffectSums
 from probing.use.experiment import Experiment
-from probing.use.tally import Tally
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -57,7 +57,7 @@ class Estimate:
         return self.value - half, self.value + half
 
     @property
-    def mde(self) -> float:
+    def smallest_detectable_effect(self) -> float:
         """Smallest effect that is detected with 80 % probability at 5 %."""
         return float(ndtri(0.975) + ndtri(POWER)) * self.error
 
@@ -76,7 +76,7 @@ class Effect:
         tau: τ along the contrast as it was fitted: of tests, intervals and bounds.
         tau_full: the same with the contrast's own error, for its share of T.
         total: T.
-        spread: s_c; `es` = τ / s_c.
+        spread: s_c; `effect_size` = τ / s_c.
         size: C, the length of the contrast as fitted, its noise included.
         u: cross-fitted squared effect; its error has m° held fixed.
         w: the square of its mean over strata, in SDs along that direction of the output in which it is largest: no ES
@@ -126,17 +126,17 @@ class Effect:
         return self.spread * self.hold
 
     @property
-    def es(self) -> float:
+    def effect_size(self) -> float:
         """Effect size: τ in SDs of the clean output along the contrast."""
         return self.tau.value / self.unit if self.unit else 0.0
 
-    def es_interval(self, level: float = 0.95) -> tuple[float, float]:
+    def effect_size_interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the interval of the effect size (ES) at a level."""
         low, high = self.tau.interval(level)
         return (low / self.unit, high / self.unit) if self.unit else (0.0, 0.0)
 
     @property
-    def es_error(self) -> float:
+    def effect_size_error(self) -> float:
         """Standard error of the effect size (ES)."""
         return self.tau.error / self.unit if self.unit else 0.0
 
@@ -151,9 +151,9 @@ class Effect:
         return (self.u.value - along) / self.y_spread**2
 
     @property
-    def es_u(self) -> float:
+    def whole_effect_size(self) -> float:
         """Size of the whole effect: sqrt(ES² + off), where no contrast is established sqrt(U) / s_Y."""
-        along = self.es**2 if self.total_is_established or self.is_single else 0.0
+        along = self.effect_size**2 if self.total_is_established or self.is_single else 0.0
         return math.sqrt(along + max(self.off, 0.0))
 
     @property
@@ -163,7 +163,7 @@ class Effect:
         sin θ times the bound of the effect in SDs along that direction in which it is largest.
         """
         if self.is_single:
-            return max(map(abs, self.es_interval(0.90)))
+            return max(map(abs, self.effect_size_interval(0.90)))
         if self.w is None:
             return math.inf
         high = 1.0
@@ -210,7 +210,7 @@ class Effect:
         assert self.w is not None
         if self.w_noise <= _NO_NOISE * (self.w.value + bound**2):
             return float(self.w.value >= bound**2)
-        scale = max(self.es_error**2, self.w_noise / self.dimensions)
+        scale = max(self.effect_size_error**2, self.w_noise / self.dimensions)
         scale *= (float(stdtrit(self.w.df, 1 - LEVEL)) / float(ndtri(1 - LEVEL))) ** 2
         square, d = max(0.0, self.w.value + self.w_noise), max(1.0, self.w_noise / scale)
         if square + bound**2 > _LARGE * scale:  # where the series of χ² gives out it is normal
@@ -234,11 +234,11 @@ class Effect:
         return self.total.interval()[0] > 0
 
     @property
-    def mf(self) -> float | None:
+    def mediated_fraction(self) -> float | None:
         """Mediated fraction τ / T; None where T is not established."""
         return self.tau.value / self.total.value if self.total_is_established else None
 
-    def mf_interval(self, level: float = 0.95) -> tuple[float, float] | None:
+    def mediated_fraction_interval(self, level: float = 0.95) -> tuple[float, float] | None:
         """Return the interval of the mediated fraction by Fieller's theorem; None where T is not established."""
         if not self.total_is_established:
             return None
@@ -250,7 +250,7 @@ class Effect:
         return (b - root) / a, (b + root) / a
 
 
-def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
+def effect(tally: EffectSums, experiment: Experiment, y_spread: float) -> Effect:
     """Average over rotations, with standard errors.
 
     Influence values are taken about means that they enter; `Experiment.leverage` and `Dependence` make up for it.
@@ -293,7 +293,7 @@ def effect(tally: Tally, experiment: Experiment, y_spread: float) -> Effect:
 
 
 def _product(
-    tally: Tally, experiment: Experiment, values: Sequence[float], influences: Sequence[Floats]
+    tally: EffectSums, experiment: Experiment, values: Sequence[float], influences: Sequence[Floats]
 ) -> Estimate | None:
     """Return z_U = Σ U_r / sqrt(Σ v_r): rotations add their variances, for each has its own m° held fixed."""
     if not values:

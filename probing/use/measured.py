@@ -12,7 +12,7 @@ from probing.contracts.edited_model import Place
 from probing.results.use import EditEffect, UseCell
 from probing.use.effects import UseOptions
 from probing.use.inference import Effect, Estimate
-from probing.use.on_states import OnStates
+from probing.use.state_checks import StateCheckResult
 
 
 @dataclass(eq=False)
@@ -28,7 +28,7 @@ class Measured:
 
     place: Place
     dose: float
-    on_states: OnStates
+    state_checks: StateCheckResult
     subspace: Effect
     whole: Effect
     kl: float | None
@@ -64,11 +64,11 @@ def recorded(m: Measured, p: Sequence[float], options: UseOptions, measured: Seq
         joint_over_largest=_over_largest(m, measured, options),
         dose=m.dose,
         dose_curve=(),
-        completeness=m.on_states.completeness,
-        selectivity=m.on_states.selectivity,
-        reliability=m.on_states.reliability,
-        displacement=m.on_states.displacement,
-        off_distribution=m.on_states.off_distribution,
+        completeness=m.state_checks.completeness,
+        selectivity=m.state_checks.selectivity,
+        reliability=m.state_checks.reliability,
+        displacement=m.state_checks.displacement,
+        off_distribution=m.state_checks.off_distribution,
         kl=m.kl,
         flips=m.flips,
         exceeds_low=float(exceeds / m.subspace.unit) if m.subspace.unit else 0.0,
@@ -84,40 +84,40 @@ def _over_largest(m: Measured, measured: Sequence[Measured], options: UseOptions
     """Return |τ| of the joint interchange over the largest single one; None: there is no joint one, or it is below
     ε.
     """
-    if m.joint is None or m.joint.es_u < options.epsilon:
+    if m.joint is None or m.joint.whole_effect_size < options.epsilon:
         return None
     largest = max(abs(one.whole.tau.value) for one in measured if one.place.site == m.place.site)
     return abs(m.joint.tau.value) / largest if largest else None
 
 
 def _edit_effect(
-    e: Effect, p_adjusted: float, u_p_adjusted: float, options: UseOptions, deals: Sequence[float] = ()
+    e: Effect, p_adjusted: float, whole_effect_p_adjusted: float, options: UseOptions, deals: Sequence[float] = ()
 ) -> EditEffect:
-    mf, total, unit = e.mf_interval(), e.total.interval(), e.unit
-    low, high = e.es_interval()
-    low90, high90 = e.es_interval(0.90)
+    mf, total, unit = e.mediated_fraction_interval(), e.total.interval(), e.unit
+    low, high = e.effect_size_interval()
+    low90, high90 = e.effect_size_interval(0.90)
     return EditEffect(
         tau=e.tau.value,
         tau_error=e.tau.error,
-        es=e.es,
-        es_low=low,
-        es_high=high,
-        es_low90=low90,
-        es_high90=high90,
+        effect_size=e.effect_size,
+        effect_size_low=low,
+        effect_size_high=high,
+        effect_size_low90=low90,
+        effect_size_high90=high90,
         p=float(2 * stdtr(e.tau.df, -abs(e.tau.t))),
         p_adjusted=p_adjusted,
         total=e.total.value,
         total_low=total[0],
         total_high=total[1],
         spread=e.spread,
-        mf=e.mf,
-        mf_low=mf[0] if mf else None,
-        mf_high=mf[1] if mf else None,
-        es_u=e.es_u,
+        mediated_fraction=e.mediated_fraction,
+        mediated_fraction_low=mf[0] if mf else None,
+        mediated_fraction_high=mf[1] if mf else None,
+        whole_effect_size=e.whole_effect_size,
         off_high=e.off_high,
-        u_p=float(stdtr(e.u.df, -e.u.t)) if e.u else 1.0,
-        u_p_adjusted=u_p_adjusted,
-        mde=e.tau.mde / unit if unit else 0.0,
+        whole_effect_p=float(stdtr(e.u.df, -e.u.t)) if e.u else 1.0,
+        whole_effect_p_adjusted=whole_effect_p_adjusted,
+        smallest_detectable_effect=e.tau.smallest_detectable_effect / unit if unit else 0.0,
         equivalence_p=e.equivalence_p(options.epsilon),
         null_ratio=None,
         rows=e.rows,

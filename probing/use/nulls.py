@@ -13,7 +13,7 @@ from scipy.stats import beta
 from probing.contracts.edited_model import Place
 from probing.seeds import generator
 from probing.use.contrasts import contrast
-from probing.use.effects import Bench
+from probing.use.effects import EditMeasurement
 from probing.use.experiment import FOLDS, Experiment
 
 Ints = NDArray[np.int64]
@@ -32,7 +32,7 @@ class Permuted:
     sd: float
 
 
-def null_error(bench: Bench, place: Place, *, dose: float) -> float:
+def null_error(bench: EditMeasurement, place: Place, *, dose: float) -> float:
     """Return the SD of τ under shuffled labels, by its derivative at no edit: Σ gᵀ S g (1/n₁ + 1/n₀), S the total
     covariance.
     """
@@ -44,7 +44,7 @@ def null_error(bench: Bench, place: Place, *, dose: float) -> float:
     return math.sqrt(sum(variances)) / FOLDS
 
 
-def permuted(bench: Bench, place: Place, tau: float, *, dose: float, draws: int) -> Permuted:
+def permuted(bench: EditMeasurement, place: Place, tau: float, *, dose: float, draws: int) -> Permuted:
     """Return τ with labels shuffled within strata, by group, on F1; the shift is refitted, not rescaled.
 
     References:

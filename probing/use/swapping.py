@@ -9,18 +9,20 @@ from numpy.typing import NDArray
 
 from probing.contracts.edited_model import Place
 from probing.seeds import generator
-from probing.use.cells import Natural
-from probing.use.effects import Bench
+from probing.use.effect_sums import EffectSums
+from probing.use.effects import EditMeasurement
 from probing.use.experiment import FOLDS
 from probing.use.pairing import Exchanges
-from probing.use.tally import Tally
+from probing.use.row_weights import NaturalContrast
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 ALIKE_SETS, ALIKE_SHARE = 48, 0.25
 
 
-def swapped(bench: Bench, place: Place, *, dose: float = 1.0, with_u: bool = True, frozen_norms: bool = False) -> Tally:
+def swapped(
+    bench: EditMeasurement, place: Place, *, dose: float = 1.0, with_u: bool = True, frozen_norms: bool = False
+) -> EffectSums:
     """Measure the class-mean swap h + a (mean(h | goal, w) − mean(h | start, w)), one shift per stratum w.
 
     Args:
@@ -33,7 +35,7 @@ def swapped(bench: Bench, place: Place, *, dose: float = 1.0, with_u: bool = Tru
     References:
         Marks and Tegmark 2023, The Geometry of Truth, §5 (class means).
     """
-    tally, naturals = Tally(bench.dependence, is_single=bench.is_single), bench.naturals
+    tally, naturals = EffectSums(bench.dependence, is_single=bench.is_single), bench.naturals
     edited = [h.astype(bench.dtype(place)) for h in bench.swapped_states(place, dose)]
     changes = bench.run_folds(
         place.site, [one.f3 for one in naturals], {place.position: edited}, frozen_norms=frozen_norms
@@ -67,21 +69,21 @@ def swapped(bench: Bench, place: Place, *, dose: float = 1.0, with_u: bool = Tru
     return tally
 
 
-def _add_direction(bench: Bench, tally: Tally) -> None:
+def _add_direction(bench: EditMeasurement, tally: EffectSums) -> None:
     """Add how far the direction of the contrast is known, where there is more than one."""
     if not bench.is_single:
         tally.dimensions = bench.dimensions
         tally.direction, tally.of_direction = bench.direction(exchanged=tally.exchanged)
 
 
-def _scaled(bench: Bench, before: Natural, natural: Natural, changes: Floats) -> Floats:
+def _scaled(bench: EditMeasurement, before: NaturalContrast, natural: NaturalContrast, changes: Floats) -> Floats:
     """Return what rows are expected to change by in all strata alike, times the inverse covariance of the output, `(n,
     V)`.
     """
     return before.weights.pooled.responses(changes).expected(natural.weights.pooled) @ bench.precision
 
 
-def interchanged(bench: Bench, place: Place, *, frozen_norms: bool = False) -> Tally:
+def interchanged(bench: EditMeasurement, place: Place, *, frozen_norms: bool = False) -> EffectSums:
     """Measure the interchange at one place: rows take the state of a row of another value, less the effect of a row of
     their own value.
 
@@ -91,11 +93,11 @@ def interchanged(bench: Bench, place: Place, *, frozen_norms: bool = False) -> T
     return exchanged(bench, [place], frozen_norms=frozen_norms)
 
 
-def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) -> Tally:
+def exchanged(bench: EditMeasurement, places: list[Place], *, frozen_norms: bool = False) -> EffectSums:
     """Measure the interchange, as `interchanged` does, at several positions of one site together."""
     given = [bench.exchanges[(r + 2) % FOLDS] for r in range(FOLDS)]
     changes = _taken(bench, places, [one.own for one in given], [one.donor for one in given], frozen_norms)
-    tally = Tally(bench.dependence_of_exchanges, is_single=bench.is_single, exchanged=True)
+    tally = EffectSums(bench.dependence_of_exchanges, is_single=bench.is_single, exchanged=True)
     if all(one.alike is not None for one in given):
         changes = [a - b for a, b in zip(changes, _disturbed(bench, places, given, tally, frozen_norms), strict=True)]
     for r, natural in enumerate(bench.exchanged_naturals):
@@ -110,7 +112,7 @@ def exchanged(bench: Bench, places: list[Place], *, frozen_norms: bool = False) 
 
 
 def _disturbed(
-    bench: Bench, places: list[Place], given: Sequence[Exchanges], tally: Tally, frozen_norms: bool
+    bench: EditMeasurement, places: list[Place], given: Sequence[Exchanges], tally: EffectSums, frozen_norms: bool
 ) -> list[Floats]:
     """Return, by rotation, what states of the same value change, `(n, V)`: of some rows, which stand for all others.
 
@@ -135,14 +137,16 @@ def _disturbed(
     return found
 
 
-def _taken(bench: Bench, places: list[Place], own: list[Ints], donors: list[Ints], frozen_norms: bool) -> list[Floats]:
+def _taken(
+    bench: EditMeasurement, places: list[Place], own: list[Ints], donors: list[Ints], frozen_norms: bool
+) -> list[Floats]:
     """Return, by rotation, changes `(n, V)` of rows that take the states of others."""
     given = {place.position: [bench.states(place)[rows] for rows in donors] for place in places}
     return bench.run_folds(places[0].site, own, given, frozen_norms=frozen_norms)
 
 
 def dose_curve(
-    bench: Bench, place: Place, doses: tuple[float, ...], *, frozen_norms: bool = False
+    bench: EditMeasurement, place: Place, doses: tuple[float, ...], *, frozen_norms: bool = False
 ) -> dict[float, float]:
     """Return τ of class-mean swaps by dose, averaged over rotations."""
     found = {}

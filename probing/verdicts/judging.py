@@ -199,22 +199,27 @@ def _too_weak(result: UseResult, criteria: Criteria) -> str:
 
 def _found(edit: EditEffect, levels: Levels, criteria: Criteria) -> str:
     """Return `τ` or `U` if the edit is a discovery of at least ε, else ""."""
-    if edit.p_adjusted <= levels.discovery and abs(edit.es) >= criteria.epsilon:
+    if edit.p_adjusted <= levels.discovery and abs(edit.effect_size) >= criteria.epsilon:
         return "τ"
-    return "U" if edit.u_p_adjusted <= levels.discovery and edit.es_u >= criteria.epsilon else ""
+    return (
+        "U" if edit.whole_effect_p_adjusted <= levels.discovery and edit.whole_effect_size >= criteria.epsilon else ""
+    )
 
 
 def _flags(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria) -> tuple[str, ...]:
     sub, whole, epsilon = cell.subspace, cell.whole, criteria.epsilon
     found = _found(sub, levels, criteria) or _found(whole, levels, criteria)
-    discovered = min(sub.p_adjusted, sub.u_p_adjusted, whole.p_adjusted, whole.u_p_adjusted) <= levels.discovery
+    discovered = (
+        min(sub.p_adjusted, sub.whole_effect_p_adjusted, whole.p_adjusted, whole.whole_effect_p_adjusted)
+        <= levels.discovery
+    )
     held = cell.frozen_low90 is not None and cell.frozen_high90 is not None
     flags = {
         "norm-mediated": bool(found)
         and held
         and -epsilon < (cell.frozen_low90 or 0)
         and (cell.frozen_high90 or 0) < epsilon,
-        "exceeds site": cell.exceeds_low > 0 and abs(sub.es) >= epsilon,
+        "exceeds site": cell.exceeds_low > 0 and abs(sub.effect_size) >= epsilon,
         "off-contrast": found == "U" and result.dimensions != 1,
         "differs between strata": found == "U" and result.dimensions == 1 and result.n_strata > 1,
         "differs between pairs of classes": found == "U" and result.dimensions == 1 and result.n_classes > 2,

@@ -82,7 +82,12 @@ class UseRun:
         return pd.DataFrame(self.rows())
 
 
-_EFFECT = ("es", "es_low", "es_high", "mf", "mf_low", "mf_high", "p_adjusted", "mde", "equivalence_p")
+_EFFECT = (
+    *("effect_size", "effect_size_low", "effect_size_high"),
+    *("mediated_fraction", "mediated_fraction_low", "mediated_fraction_high"),
+    *("p_adjusted", "smallest_detectable_effect", "equivalence_p"),
+    *("whole_effect_size", "whole_effect_p_adjusted"),
+)
 
 
 def _row(v: Verdict) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def _row(v: Verdict) -> dict[str, Any]:
     }
     if v.evidence is not None:
         for name, edit in (("swap", v.evidence.subspace), ("interchange", v.evidence.whole)):
-            found |= {f"{name}_{key}": getattr(edit, key) for key in (*_EFFECT, "es_u", "u_p_adjusted")}
+            found |= {f"{name}_{key}": getattr(edit, key) for key in _EFFECT}
         found |= {
             key: getattr(v.evidence, key)
             for key in (
@@ -117,7 +122,7 @@ def _row(v: Verdict) -> dict[str, Any]:
                 "flips",
             )
         }
-        found |= {f"swap_es_at_{dose:g}": effect for dose, effect in v.evidence.dose_curve}
+        found |= {f"swap_effect_size_at_{dose:g}": effect for dose, effect in v.evidence.dose_curve}
     return found | {"reason": v.reason, "overturned_by": v.overturned_by}
 
 
@@ -176,7 +181,7 @@ def _claims(edit: EditEffect, level: float, criteria: Criteria) -> list[str]:
     """Return `used`, `bounded` or nothing for each deal: with the error of the first, and its adjustment for many
     tests.
     """
-    error, found = (edit.es_high90 - edit.es_low90) / 2 / _Z90, []
+    error, found = (edit.effect_size_high90 - edit.effect_size_low90) / 2 / _Z90, []
     family = max(1.0, edit.p_adjusted / max(edit.p, 1e-300))
     for es in map(abs, edit.deals):
         shown = error > 0 and 2 * float(ndtr(-es / error)) * family <= level
@@ -189,11 +194,13 @@ def effect_said(what: str, edit: EditEffect, by: str, result: UseResult, criteri
     """Say what an edit does whose effect was shown by τ or by U."""
     asked = f"at least {criteria.epsilon} SD is asked for"
     if by == "U":
-        where = _apart(result)
-        return f"{what} moves the output by {edit.es_u:.2f} SD{where} (adjusted p {edit.u_p_adjusted:.2g}; {asked})."
-    mf = "" if edit.mf is None else f", {edit.mf:.2f} [{edit.mf_low:.2f}, {edit.mf_high:.2f}] of the natural difference"
-    along = f"{edit.es:.2f} [{edit.es_low:.2f}, {edit.es_high:.2f}] SD along the natural contrast"
-    return f"{what} moves the output by {along}{mf} (adjusted p {edit.p_adjusted:.2g}; {asked})."
+        moved = f"{edit.whole_effect_size:.2f} SD{_apart(result)}"
+        return f"{what} moves the output by {moved} (adjusted p {edit.whole_effect_p_adjusted:.2g}; {asked})."
+    share, low, high = edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high
+    mediated = "" if share is None else f", {share:.2f} [{low:.2f}, {high:.2f}] of the natural difference"
+    interval = f"[{edit.effect_size_low:.2f}, {edit.effect_size_high:.2f}]"
+    along = f"{edit.effect_size:.2f} {interval} SD along the natural contrast"
+    return f"{what} moves the output by {along}{mediated} (adjusted p {edit.p_adjusted:.2g}; {asked})."
 
 
 def _apart(result: UseResult) -> str:
@@ -206,7 +213,7 @@ def _apart(result: UseResult) -> str:
 
 def undecided_said(cell: UseCell, level: float, criteria: Criteria, *, incomplete: bool) -> str:
     """Say why neither use nor its absence is claimed."""
-    mde = f"(smallest detectable effect {cell.subspace.mde:.3f} SD)"
+    mde = f"(smallest detectable effect {cell.subspace.smallest_detectable_effect:.3f} SD)"
     if incomplete:
         return f"Inconclusive: the swap is incomplete at every dose {mde}."
     for what, edit in (("the class-mean swap", cell.subspace), ("the interchange", cell.whole)):
@@ -221,7 +228,7 @@ def undecided_said(cell: UseCell, level: float, criteria: Criteria, *, incomplet
 def bound_said(cell: UseCell, p: float, criteria: Criteria) -> str:
     """Say how small the effects of both edits are."""
     edits: Sequence[EditEffect] = (cell.subspace, cell.whole)
-    low, high = min(edit.es_low90 for edit in edits), max(edit.es_high90 for edit in edits)
+    low, high = min(edit.effect_size_low90 for edit in edits), max(edit.effect_size_high90 for edit in edits)
     whole = max(edit.off_high for edit in edits)
     return (
         f"Both edits move the output by less than {criteria.epsilon} SD: 90 % intervals along the natural contrast in "
@@ -243,6 +250,8 @@ def together_said(cell: UseCell, joint: EditEffect, criteria: Criteria, *, alone
 
 
 def _size_said(edit: EditEffect, criteria: Criteria) -> str:
-    if abs(edit.es) < criteria.epsilon <= edit.es_u and edit.u_p_adjusted < edit.p_adjusted:
-        return f"{edit.es_u:.3f} SD in all (adjusted p {edit.u_p_adjusted:.2g})"
-    return f"{edit.es:.3f} [{edit.es_low:.3f}, {edit.es_high:.3f}] SD (adjusted p {edit.p_adjusted:.2g})"
+    along, whole, p = edit.effect_size, edit.whole_effect_size, edit.whole_effect_p_adjusted
+    if abs(along) < criteria.epsilon <= whole and p < edit.p_adjusted:
+        return f"{whole:.3f} SD in all (adjusted p {p:.2g})"
+    interval = f"[{edit.effect_size_low:.3f}, {edit.effect_size_high:.3f}]"
+    return f"{along:.3f} {interval} SD (adjusted p {edit.p_adjusted:.2g})"

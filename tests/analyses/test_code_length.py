@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 
 from probing.analyses._online_code import CodedRows, block_ends, coded, fitted_prefixes, sending_order
-from probing.analyses.code_length import MIXED, CodeLength, told
+from probing.analyses.code_length import MIXED, CodeLength, points_of
 from probing.contracts.analysis import SiteData
 from probing.errors import BadParameter
 from probing.labels import Labels
@@ -95,8 +95,8 @@ def test_published_figure_of_96_kbit_at_53_is_136_kbit_at_37() -> None:
     block[:first] = 0
     code = CodedRows(nats, nats, block, np.arange(n) // 25, (0, first))
     labels = labels_of(np.arange(n) % classes, ["train"] * n, classes=tuple(f"c{k:02}" for k in range(classes)))
-    published = told([code], labels, "", -1, compatible=True)
-    strict = told([code], labels, "", -1, compatible=False)
+    published = points_of([code], labels, "", -1, compatible=True)
+    strict = points_of([code], labels, "", -1, compatible=False)
     assert one(published, "code_length").value == pytest.approx(96_000, abs=50)
     assert one(published, "compression").value == pytest.approx(53.1, abs=0.05)
     assert one(strict, "code_length").value == pytest.approx(136_400, abs=50)

@@ -22,7 +22,7 @@ from probing.states.store import Store
 from probing.states.store.commit_record import unknown_share
 from probing.states.store.format import REASONS
 from probing.text.corpus import Corpus, Example
-from probing.training.label_checks import doubts
+from probing.training.label_checks import data_warnings
 from tests.conftest import REFERENCE, ROOT
 from tests.samples.training_samples import labels_of
 
@@ -163,9 +163,9 @@ def test_rows_conflict_by_input_and_word_and_not_by_example() -> None:
     labels = replace(
         labels_of([0, 1, 0, 2, 1, 1, 0, 1], ["test"] * 8), example=np.arange(8) // 2, word=np.arange(8) % 2
     )
-    assert doubts(labels, corpus, {}, None)["conflicting_inputs"] == 2
+    assert data_warnings(labels, corpus, {}, None)["conflicting_inputs"] == 2
     same_ids = {2: (1, "same"), 3: (1, "same")}
-    found = doubts(labels, corpus, same_ids, 0.5)
+    found = data_warnings(labels, corpus, same_ids, 0.5)
     assert (found["unknown_pieces"], found["conflicting_inputs"]) == (0.5, 4)
 
 
@@ -212,7 +212,7 @@ def test_labels_that_differ_by_case_or_space_alone_and_rows_without_label_are_sa
 def doubts_of(classes: tuple[str, ...]) -> dict[str, object]:
     corpus = Corpus(tuple(Example(f"{i}", f"text {i}") for i in range(6)))
     split = ["train", "train", "train", "dev", "dev", "test"]
-    return doubts(labels_of([0, 1, 2, 0, 1, 0], split, classes=classes), corpus, {}, None)
+    return data_warnings(labels_of([0, 1, 2, 0, 1, 0], split, classes=classes), corpus, {}, None)
 
 
 def test_the_only_label_of_a_split_is_counted_by_split() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from probing.contracts.executor import Executor, Outcome, Place, Report, WorkerFactory, WorkPlan
+from probing.contracts.executor import Executor, Outcome, Report, WorkerFactory, WorkerSlot, WorkPlan
 from probing.errors import BadParameter, NonFiniteStates, Stalled, UnitFailed, UnsupportedModel, WorkerLost, WorkError
 from probing.executors import _run_until_done
 from probing.executors.processes import Processes
@@ -219,7 +219,7 @@ from multiprocessing.reduction import ForkingPickler
 from probing.system import stopping
 from probing.executors._units import serve
 from probing.system.child_processes import EndsWithParent
-from probing.contracts.executor import Outcome, Place, Worker
+from probing.contracts.executor import Outcome, WorkerSlot, Worker
 
 class Last:
     pass
@@ -243,7 +243,7 @@ def made(place):
 
 if __name__ == "__main__":
     _, theirs = Pipe()
-    arguments = (EndsWithParent(), theirs, bytes(ForkingPickler.dumps(made)), Place(0, 1))
+    arguments = (EndsWithParent(), theirs, bytes(ForkingPickler.dumps(made)), WorkerSlot(0, 1))
     child = get_context("spawn").Process(target=serve, args=arguments)
     child.start()
     print(child.pid, flush=True)
@@ -319,7 +319,7 @@ def test_closing_the_iterator_stops_the_workers(squares: Squares) -> None:
 
 
 def do_unit(squares: Squares, k: int) -> None:
-    squares(Place()).start(plan(8).units[k], lambda size: None)()
+    squares(WorkerSlot()).start(plan(8).units[k], lambda size: None)()
 
 
 @pytest.mark.slow

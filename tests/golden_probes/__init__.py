@@ -31,7 +31,7 @@ def kinds() -> dict[str, type[Probe]]:
         module = registry.get("probes", name)
         for role, ending in ROLES.items():
             kind = getattr(module, role, None)
-            if name not in OTHERS and kind is not None and kind.reads == "states":
+            if name not in OTHERS and kind is not None and kind.input == "states":
                 found[name + ending] = kind
     return found
 

@@ -4,6 +4,7 @@ options.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.metadata
 import inspect
@@ -22,6 +23,8 @@ import probing
 from probing import _moved, errors, registry
 from probing._renamed import RENAMED, flag_of, old_names
 from probing.cli.job_commands import add_job_command
+from probing.contracts import executor
+from probing.contracts.probe import Probe
 from probing.errors import BadParameter, OldName, ProbingError, UnknownName
 from probing.jobs import ExtractJob, Job, TrainJob
 from probing.jobs.cross import LeaveOneOutJob, TransferJob
@@ -29,6 +32,9 @@ from probing.jobs.patch import AblateJob, PatchJob
 from probing.jobs.study import Study, StudyTrain, StudyUse
 from probing.jobs.use import UseJob
 from probing.plantbench.folders import read_case
+from probing.probes.prior import PriorProbe
+from probing.results.use import _STORED, EditEffect, stored_cell
+from probing.tasks.upos import Upos
 from probing.text.corpus import Corpus
 from probing.use.patching.prompt_pairs import patch_pairs
 from tests.conftest import ROOT
@@ -180,6 +186,43 @@ def test_help_shows_new_flags_alone(job: type[Job]) -> None:
 def test_the_value_of_an_old_keyword_arrives() -> None:
     with pytest.warns(OldName), pytest.raises(BadParameter, match=r"needed: 0 to 1\n  found: 5"):
         probing.extract("model", Corpus(()), to="nowhere", num_workers=2, worker_index=5)
+
+
+@pytest.mark.parametrize(("new", "old"), _STORED.items())
+def test_a_number_of_an_edit_is_read_by_its_old_name_and_stored_under_it(new: str, old: str) -> None:
+    names = [field.name for field in dataclasses.fields(EditEffect)]
+    edit = EditEffect(**{name: float(number) for number, name in enumerate(names)})
+    assert warned(lambda: getattr(edit, old), f"`{old}` of EditEffect is now `{new}`") == getattr(edit, new)
+    cell = stored_cell({"subspace": dataclasses.asdict(edit), "joint": None, "dose": 1.0})
+    assert cell["subspace"][old] == getattr(edit, new) and new not in cell["subspace"] and cell["joint"] is None
+
+
+def test_a_probe_of_before_works_on() -> None:
+    written = {"reads": "type", "reads_names": True, "readings": ("pair",), "reads_pairs": True, "reads_blocks": True}
+    assert set(written) == set(Probe._before)
+    for old, value in written.items():
+        new = Probe._before[old]
+        mine = warned(lambda: type("Mine", (PriorProbe,), {old: value}), f"`{old}` of Mine is now `{new}`")  # noqa: B023
+        assert getattr(mine, new) == getattr(mine(), new) == value
+        below = type("Below", (mine,), {})
+        assert warned(lambda: getattr(below(), old), f"`{old}` of Below") == value  # noqa: B023
+        for_either_version = {old: value, new: getattr(PriorProbe, new)}
+        both = type("Both", (PriorProbe,), for_either_version)
+        assert getattr(both, new) == getattr(PriorProbe, new)
+
+
+def test_the_place_of_a_worker_is_found_by_its_old_name() -> None:
+    assert warned(lambda: executor.Place, "`WorkerSlot`") is executor.WorkerSlot
+    with pytest.raises(AttributeError, match="nosuch"):
+        executor.nosuch  # noqa: B018
+
+
+def test_a_task_of_before_works_on() -> None:
+    mine = warned(lambda: type("Mine", (Upos,), {"reading": "mean"}), "`reading` of Mine is now `row_form`")
+    assert mine().row_form == "mean"
+    task = Upos()
+    warned(lambda: setattr(task, "reading", "ends"), "`reading` of Upos is now `row_form`")
+    assert task.row_form == warned(lambda: task.reading) == "ends"
 
 
 def test_the_command_line_warns_in_one_line(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from probing.models.cpu_speed.lanes import Lanes, keeps_state
+from probing.models.cpu_speed.parallel_batches import ParallelBatches, keeps_state
 from probing.models.language_model import LanguageModel
 from probing.states.extraction import extract
 from probing.states.extraction.shard_work import threads_set
@@ -83,11 +83,11 @@ def test_an_error_comes_in_order_and_nothing_is_left_on() -> None:
 
 
 def test_each_lane_has_its_share_of_the_threads_and_new_threads_have_all() -> None:
-    with threads_set(4), Lanes.opened(2) as lanes:
+    with threads_set(4), ParallelBatches.opened(2) as lanes:
         assert set(lanes.map(lambda _: torch.get_num_threads(), range(20))) == {2}
-        with Lanes.opened(1) as alone:
+        with ParallelBatches.opened(1) as alone:
             assert set(alone.map(lambda _: torch.get_num_threads(), range(2))) == {4}
-        with threads_set(4), Lanes.opened(4) as more:  # threads that begin now
+        with threads_set(4), ParallelBatches.opened(4) as more:  # threads that begin now
             assert set(more.map(lambda _: torch.get_num_threads(), range(20))) == {1}
 
 

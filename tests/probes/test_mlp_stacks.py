@@ -11,7 +11,7 @@ from sklearn.base import clone
 from torch import nn
 
 from probing.errors import BadParameter
-from probing.probes._stacked_networks import Data, Networks, Recipe, _Draws, train
+from probing.probes._stacked_networks import Data, Networks, NetworkSettings, _Draws, train
 from probing.probes.mlp import MLPProbe, MLPRegressorProbe
 
 
@@ -86,7 +86,7 @@ def test_a_stack_follows_plain_torch_step_by_step(kind, layers, dropout):
     X, codes = planted(width=5)
     y = codes if kind == "classes" else X[:, 0].astype(np.float32) * 2
     outputs = 4 if kind == "classes" else 1
-    recipe = Recipe(6, layers, dropout, 0.01, 1.0, 0.02, 64, 4, 9, low=False)
+    recipe = NetworkSettings(6, layers, dropout, 0.01, 1.0, 0.02, 64, 4, 9, low=False)
     rows, targets = torch.from_numpy(X), torch.from_numpy(np.stack([y, y[::-1].copy()]))
     fits = train(Data(rows, targets, rows, targets), [outputs] * 2, [3], recipe)
     for m in range(2):

@@ -47,8 +47,8 @@ def texts_of(y):
 
 def data_for(kind, seed=0):
     X, y = blobs(seed=seed)
-    X = y[:, None] * 3 + np.arange(len(y))[:, None] % 3 if kind.reads not in ("states", "pieces") else X
-    if kind.reads == "text":
+    X = y[:, None] * 3 + np.arange(len(y))[:, None] % 3 if kind.input not in ("states", "pieces") else X
+    if kind.input == "text":
         return texts_of(y), np.array(["noun", "verb", "Ärger", "x"])[y] if "classes" in kind.kinds else y * 2.0
     if "real" in kind.kinds:
         return X, X[:, 0] * 2.0 + 1

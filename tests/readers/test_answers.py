@@ -143,7 +143,7 @@ def test_an_object_resumes_like_its_text_and_a_function_says_that_it_does_not(
     first = pb.intervene(model, corpus, behaviour=NextToken(answers=["h", "a"]), **given)
     with pytest.warns(NotResumed, match="measured anew"):
         pb.intervene(model, corpus, behaviour=function, **given | {"to": tmp_path / "other"})
-    monkeypatch.setattr("probing.use.runs.measure_property", None)
+    monkeypatch.setattr("probing.use.run.measure_property", None)
     for behaviour in (NextToken(answers=("h", "a")), "next_token:answers=h|a", "next_token: answers=h|a,position=end"):
         again = pb.intervene(model, corpus, behaviour=behaviour, **given)
         assert [r.to_json() for r in again.results] == [r.to_json() for r in first.results]

@@ -71,7 +71,13 @@ def shapes() -> Iterator[tuple[str, UseRun]]:
     )
     yield "all flags", run_of(flagged)
     open_end = tuple(
-        replace(c, subspace=replace(c.subspace, mf=0.4, mf_low=-math.inf, mf_high=math.inf)) for c in plain.cells
+        replace(
+            c,
+            subspace=replace(
+                c.subspace, mediated_fraction=0.4, mediated_fraction_low=-math.inf, mediated_fraction_high=math.inf
+            ),
+        )
+        for c in plain.cells
     )
     yield "unbounded", run_of(replace(plain, cells=open_end))
     yield "no doses, no others", run_of(with_cells(plain, dose_curve=(), comparisons={}))
@@ -114,10 +120,12 @@ def test_what_is_doubtful_says_why(shape: UseRun) -> None:
 def test_numbers_of_the_terminal_are_those_of_the_cells(run: UseRun) -> None:
     for verdict in run.verdicts:
         assert verdict.evidence is not None
-        es = verdict.evidence.subspace
+        edit = verdict.evidence.subspace
         wide = next(line for line in printed(run, 140).splitlines() if line.startswith(f"{verdict.place} "))
         numbers = [float(n.replace("−", "-")) for n in re.findall(r"[−]?\d*\.\d+", wide.removeprefix(verdict.place))]
-        assert numbers[1:4] == pytest.approx([es.es, es.es_low, es.es_high], abs=0.0051)
+        assert numbers[1:4] == pytest.approx(
+            [edit.effect_size, edit.effect_size_low, edit.effect_size_high], abs=0.0051
+        )
 
 
 def test_other_interventions_stand_beside_with_their_draws(run: UseRun) -> None:
@@ -150,7 +158,7 @@ def test_each_verdict_is_one_paragraph_that_ends_with_what_would_overturn_it(run
     for (_, middle, _), verdict in zip(told, run.verdicts, strict=True):
         assert verdict.reason in middle
         assert verdict.evidence is not None
-        assert f"{verdict.evidence.subspace.es:.2f}".replace("-0.00", "0.00").replace("-", "−") in middle
+        assert f"{verdict.evidence.subspace.effect_size:.2f}".replace("-0.00", "0.00").replace("-", "−") in middle
 
 
 def test_use_stands_in_the_section_of_its_task_beside_decodability(run: UseRun) -> None:
@@ -188,7 +196,9 @@ def test_points_lie_where_the_axis_says_and_the_band_covers_epsilon(run: UseRun)
     assert top == pytest.approx(chart.HEIGHT - chart.BOTTOM - (0.1 - low) / (high - low) * whole, abs=0.1)
     used = next(c for c in use.result.cells if c.place == "resid.3@query")
     at = float(re.findall(r'cy="([\d.]+)"[^>]*><title>resid\.3: query [\d.]+ \[', drawn)[0])
-    assert at == pytest.approx(chart.HEIGHT - chart.BOTTOM - (used.subspace.es - low) / (high - low) * whole, abs=0.1)
+    assert at == pytest.approx(
+        chart.HEIGHT - chart.BOTTOM - (used.subspace.effect_size - low) / (high - low) * whole, abs=0.1
+    )
 
 
 def test_marks_tell_verdicts_apart_by_shape_and_the_key_names_them(run: UseRun) -> None:
@@ -211,7 +221,15 @@ def test_the_mediated_fraction_is_not_drawn_where_the_contrast_is_not_establishe
 
 
 def with_cells_without_mf(result: UseResult) -> UseResult:
-    cells = tuple(replace(c, subspace=replace(c.subspace, mf=None, mf_low=None, mf_high=None)) for c in result.cells)
+    cells = tuple(
+        replace(
+            c,
+            subspace=replace(
+                c.subspace, mediated_fraction=None, mediated_fraction_low=None, mediated_fraction_high=None
+            ),
+        )
+        for c in result.cells
+    )
     return replace(result, cells=cells)
 
 
@@ -223,7 +241,7 @@ def test_doses_start_at_no_edit_and_mark_the_primary_one(run: UseRun) -> None:
         cell = next(c for c in use.result.cells if c.place == curve.name)
         marked = [p for p in curve.points if p.mark]
         assert [panel.sites[p.x] for p in marked] == [f"{cell.dose:g}"]
-        assert marked[0].value == pytest.approx(cell.subspace.es, rel=1e-6)
+        assert marked[0].value == pytest.approx(cell.subspace.effect_size, rel=1e-6)
 
 
 def test_a_folder_of_use_alone_or_beside_results_is_reported(tmp_path: Path, run: UseRun) -> None:

@@ -7,7 +7,7 @@ from functools import cache
 
 from probing.results.use import UseCell, UseResult
 from probing.use.effects import UseOptions
-from probing.use.running import measure_property
+from probing.use.measure import measure_property
 from probing.verdicts.judging import judge
 from probing.verdicts.use_run import UseRun
 from probing.verdicts.verdict import Criteria

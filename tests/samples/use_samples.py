@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.contracts.edited_model import Instrument, Place
-from probing.use.running import Property
+from probing.use.measure import Property
 
 HERE = Place("h")
 

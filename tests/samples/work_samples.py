@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from probing import registry
-from probing.contracts.executor import Executor, Place, Report, Worker, WorkPlan, WorkUnit, unit_id
+from probing.contracts.executor import Executor, Report, Worker, WorkerSlot, WorkPlan, WorkUnit, unit_id
 from probing.errors import NonFiniteStates, UnsupportedModel
 from probing.executors._run_until_done import complete
 
@@ -54,7 +54,7 @@ class Squares:
     broken: str = ""
     seconds: float = 0.0
 
-    def __call__(self, place: Place) -> Worker:
+    def __call__(self, place: WorkerSlot) -> Worker:
         (self.folder / f"made-{os.getpid()}-{time.monotonic_ns()}").touch()
         if self.broken == "raises":
             raise UnsupportedModel("no such model", found="nothing", where="here")
@@ -73,7 +73,7 @@ class Squares:
 
 
 class Squarer(Worker):
-    def __init__(self, squares: Squares, place: Place) -> None:
+    def __init__(self, squares: Squares, place: WorkerSlot) -> None:
         self.squares = squares
         self.place = place
 

@@ -30,7 +30,7 @@ from probing.states.extraction import extract
 from probing.states.extraction.replaying import Replay, ReplayBatch
 from probing.states.store import Store, StoreWriter, merge, store_info
 from probing.states.store.export import export
-from probing.states.store.format import Recipe
+from probing.states.store.format import StoreLayout
 from probing.text.corpus import Corpus
 from probing.training import train
 from tests.conftest import REFERENCE
@@ -239,7 +239,7 @@ def test_a_store_that_would_round_the_states_is_refused(tmp_path: Path) -> None:
     identity = run(tmp_path / "t", read("gpt2")).identity
     identity["extraction"]["dtype"] = "bfloat16"
     with pytest.raises(BadParameter, match="as they were computed"):
-        Recipe.of(identity)
+        StoreLayout.of(identity)
 
 
 @pytest.mark.parametrize(
@@ -396,5 +396,5 @@ def test_the_command_line_makes_a_replay_store(tmp_path: Path, corpus_flags: lis
 
 
 def test_stores_of_states_have_the_identity_they_had() -> None:
-    recipe = Recipe.of(store_samples.identity())
+    recipe = StoreLayout.of(store_samples.identity())
     assert (recipe.role, recipe.outputs, list(recipe.row_columns)[-1]) == ("states", "none", "word")

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from probing import registry
 from probing.cli.commands import app
-from probing.contracts.executor import Executor, Outcome, Place, Report, Worker, WorkerFactory, WorkPlan, WorkUnit
+from probing.contracts.executor import Executor, Outcome, Report, Worker, WorkerFactory, WorkerSlot, WorkPlan, WorkUnit
 from probing.errors import (
     BadParameter,
     MissingDependency,
@@ -57,7 +57,7 @@ class DeadlyFactory:
     inner: WorkerFactory
     flag: Path
 
-    def __call__(self, place: Place) -> Worker:
+    def __call__(self, place: WorkerSlot) -> Worker:
         return DeadlyWorker(self.inner(place), self.flag)
 
 
@@ -285,12 +285,12 @@ def test_a_worker_refuses_a_model_that_is_no_longer_the_one_planned_for(tmp_path
     shutil.copytree(MODEL, tmp_path / "model")
     model = LanguageModel.load(str(tmp_path / "model"))
     store = run(tmp_path / "s", model, corpus)
-    a_factory(model, store.path, store)(Place(0, 1)).close()
+    a_factory(model, store.path, store)(WorkerSlot(0, 1)).close()
     weights = load_file(tmp_path / "model" / "model.safetensors")
     next(iter(weights.values()))[:] += 1
     save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ProvenanceMismatch, match=r"model\."):
-        a_factory(model, store.path, store)(Place(0, 1))
+        a_factory(model, store.path, store)(WorkerSlot(0, 1))
 
 
 def test_a_worker_makes_the_sites_that_were_added(tmp_path: Path, corpus: Corpus) -> None:
@@ -299,7 +299,7 @@ def test_a_worker_makes_the_sites_that_were_added(tmp_path: Path, corpus: Corpus
     for file in [*(tmp_path / "s" / "shards").iterdir(), tmp_path / "s" / "seal.json"]:
         file.unlink()
     modules = store.identity["extraction"]["modules"]
-    with closing(a_factory(model, store.path, store, **modules)(Place(0, 1))) as worker:
+    with closing(a_factory(model, store.path, store, **modules)(WorkerSlot(0, 1))) as worker:
         plan = shard_units(store.store_id, corpus, store.identity["plan"]["starts"], range(store.shards_planned))
         for unit in plan.units:
             worker.start(unit, lambda size: None)()

@@ -158,7 +158,7 @@ class Given(Task):
     """Places and labels of the first sentence as given, of all others two pairs."""
 
     level, kind = "pair", "classes"
-    reading = "pair"
+    row_form = "pair"
 
     def __init__(self, places: Any, values: tuple[Any, ...]) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ def test_places_that_make_no_rows_are_refused_before_training(task: Task, error:
 
 def test_a_span_that_ends_before_it_begins_is_refused() -> None:
     backwards = Given([(3, 2)], ("yes",))
-    backwards.level, backwards.reading = "span", "mean"
+    backwards.level, backwards.row_form = "span", "mean"
     with pytest.raises(CorpusError, match="the first and the last word of a span"):
         labelled(backwards)
 

@@ -326,7 +326,7 @@ def test_probes_of_pairs_repeat_exactly_by_seed_keep_their_best_epoch_and_refuse
         with pytest.raises(BadParameter):
             kind(**options).fit(X, y)
     with pytest.raises(BadParameter, match="not combined"):
-        kind().fit(replace(X, reading="product"), y)
+        kind().fit(replace(X, row_form="product"), y)
 
 
 def test_states_of_each_split_hold_only_its_own_words() -> None:

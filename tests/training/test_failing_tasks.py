@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from probing.cli.commands import app
 from probing.errors import ConfigError
 from probing.jobs.study import Study
-from probing.results.failures import attempted, read_failures
+from probing.results.failures import read_failures, run_all
 from probing.results.probe import read_results
 from tests.conftest import REFERENCE
 
@@ -136,5 +136,5 @@ def test_a_job_of_an_array_says_what_is_left_to_others(store: Path, corpus_flags
 
 
 def test_attempts_return_what_they_made_in_order(tmp_path: Path) -> None:
-    assert attempted([("a", lambda: 1), ("b", lambda: 2)], tmp_path, "tasks") == [1, 2]
+    assert run_all([("a", lambda: 1), ("b", lambda: 2)], tmp_path, "tasks") == [1, 2]
     assert list(tmp_path.iterdir()) == []

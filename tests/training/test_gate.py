@@ -17,12 +17,12 @@ from scipy.stats import binom
 from probing.contracts.edited_model import Place
 from probing.errors import DegenerateDesign
 from probing.results.use import Decodability
-from probing.use.decoding import LEVEL, LINEAR, MLP, Decoded, Reading, decoded, mlp_predictions, reading
+from probing.use.decoding import LEVEL, LINEAR, MLP, Decoded, HeldOutScores, decoded, held_out_scores, mlp_predictions
 from probing.use.discriminant import Prediction, linear_predictions
 from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.effects import UseOptions
 from probing.use.experiment import FOLDS, Experiment, plan
-from probing.use.running import Property, measure_property
+from probing.use.measure import Property, measure_property
 from probing.verdicts.judging import judge, untested
 from probing.verdicts.verdict import Verdict, Word
 from scripts._bench_gate import EXCESS, ROWS, Sample, by_row, noise, planned, signal
@@ -35,7 +35,7 @@ TAIL = 1e-3  # of a count that is called too many or too few
 QUICK = UseOptions(curve=False, details=False, null=False)
 
 
-def readings(found: Decoded) -> list[Reading]:
+def readings(found: Decoded) -> list[HeldOutScores]:
     return [found.linear] if found.mlp is None else [found.linear, found.mlp]
 
 
@@ -155,7 +155,7 @@ def test_a_reading_whose_accuracy_is_clear_of_the_prior_passes() -> None:
     for seed in range(600):
         rng = np.random.default_rng(seed)
         e = any_experiment(rng)
-        one = reading(e, any_predictions(e, rng), (LINEAR, MLP)[seed % 2])
+        one = held_out_scores(e, any_predictions(e, rng), (LINEAR, MLP)[seed % 2])
         assert one.accuracy_low <= one.accuracy <= one.accuracy_high
         if one.accuracy_low > one.prior:
             assert one.p <= LEVEL, (seed, one)
@@ -168,7 +168,8 @@ def test_perfect_and_worthless_readers_get_intervals_that_fit() -> None:
     e = planned(np.arange(ROWS) % 2, np.zeros((ROWS, 1)), np.arange(ROWS), 2, 0)[0]
     truth = [np.eye(2)[e.z[e.fold(k)]] for k in range(FOLDS)]
     perfect, wrong, idle = (
-        reading(e, [Prediction(sign * scores, 1.0, np.full(2, 0.5)) for scores in truth], LINEAR) for sign in (1, -1, 0)
+        held_out_scores(e, [Prediction(sign * scores, 1.0, np.full(2, 0.5)) for scores in truth], LINEAR)
+        for sign in (1, -1, 0)
     )
     assert perfect.p <= 1e-6 and 0.98 < perfect.accuracy_low < perfect.accuracy_high == 1.0
     assert wrong.p == 1.0 and wrong.accuracy_high < 0.02
@@ -232,7 +233,7 @@ def test_a_place_that_is_only_probed_is_worded_by_its_gate(passes: bool) -> None
 def information(e: Experiment, predictions: Sequence[Prediction], *, calibrated: bool = True) -> tuple[float, float]:
     """Accuracy above the prior, and information; not calibrated: as if the reader's own certainty were taken."""
     given = predictions if calibrated else [dataclasses.replace(one, temperature=1.0) for one in predictions]
-    one = reading(e, given, LINEAR)
+    one = held_out_scores(e, given, LINEAR)
     return one.accuracy - one.prior, one.information
 
 

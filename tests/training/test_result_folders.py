@@ -30,7 +30,7 @@ from probing.results.use import UseResult
 from probing.training import train
 from probing.training.results import ProbeResults
 from probing.training.units import probe_name, sweep_results
-from probing.use.runs import Done
+from probing.use.run import ResultCache
 from tests.reporting.test_reporting import Page
 from tests.samples.training_samples import MemoryStore, vector_of, word_corpus, word_store
 from tests.samples.use_report_samples import a_result
@@ -279,7 +279,7 @@ def test_a_file_of_a_unit_that_was_edited_is_seen_and_the_unit_done_again(kind: 
 
 
 def test_a_use_result_that_was_edited_is_measured_again(tmp_path: Path) -> None:
-    done, key = Done(tmp_path, {"model": "m"}), {"task": "upos"}
+    done, key = ResultCache(tmp_path, {"model": "m"}), {"task": "upos"}
     done.put(key, a_result())
     known = done.get(key)
     assert known is not None and known.to_json() == a_result().to_json()
@@ -319,7 +319,7 @@ def test_what_killed_runs_left_half_written_is_swept_and_nothing_else(tmp_path: 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("half")
     run(a_store(), tmp_path)
-    Done(tmp_path, {})
+    ResultCache(tmp_path, {})
     assert [name for name in LEFT if (tmp_path / name).exists()] == []
     assert [name for name in OTHERS if not (tmp_path / name).exists()] == []
 

@@ -13,7 +13,7 @@ from probing.contracts.edited_model import Place
 from probing.results.use import UseResult
 from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.effects import UseOptions
-from probing.use.running import Property, measure_property
+from probing.use.measure import Property, measure_property
 from probing.verdicts.judging import judge
 from probing.verdicts.verdict import Word
 
@@ -79,7 +79,7 @@ def test_a_covariate_that_is_read_in_another_form_is_not_taken_for_the_property(
 def test_rows_whose_covariate_is_not_known_are_left_out_and_counted() -> None:
     result = measured(u_shape, 0, unknown=0.15)
     assert 0.75 < result.coverage < 0.86 and result.n_rows < 0.86 * ROWS
-    assert np.isfinite(result.cells[0].subspace.es)
+    assert np.isfinite(result.cells[0].subspace.effect_size)
 
 
 @pytest.mark.parametrize("tail", ["pareto", "log-normal", "t"])

@@ -15,11 +15,11 @@ from torch import Tensor
 from probing.errors import EditFailed
 from probing.reporting.use_words import doubts_of
 from probing.results.use import UseCell, UseResult
-from probing.use import running
+from probing.use import measure
+from probing.use.effect_sums import spared
 from probing.use.effects import UseOptions
-from probing.use.running import measure_property
+from probing.use.measure import measure_property
 from probing.use.swapping import swapped
-from probing.use.tally import spared
 from probing.verdicts.judging import judge
 from tests.samples.use_report_samples import a_result
 from tests.samples.use_samples import Past, sample
@@ -50,7 +50,13 @@ def test_numbers_that_are_not_finite_become_none(bad: float) -> None:
         "comparisons": {"leace": {"change": bad}, "inlp": {"change": 1.0}},
         "subspace": replace(CELL.subspace, null_ratio=bad),
     }
-    before = replace(CELL, exceeds_low=-math.inf, subspace=replace(CELL.subspace, mf_high=math.inf, mf=0.5, mf_low=0.1))
+    before = replace(
+        CELL,
+        exceeds_low=-math.inf,
+        subspace=replace(
+            CELL.subspace, mediated_fraction_high=math.inf, mediated_fraction=0.5, mediated_fraction_low=0.1
+        ),
+    )
     changes["subspace"] = replace(before.subspace, null_ratio=bad)
     found = spared("it", before, lambda cell: replace(cell, **changes))
     assert (found.frozen_share, found.frozen_low90, found.p_permutation) == (None, 0.1, 0.5)
@@ -102,7 +108,7 @@ def test_verdicts_are_the_same_whatever_stands_beside() -> None:
 def test_no_descriptive_number_costs_the_verdict(name: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = sample(1, gain=2.0, n=600)
     options = UseOptions(comparisons=("leace",), permutations=2)
-    original = getattr(running, name)
+    original = getattr(measure, name)
 
     def fails(*args: Any, **given: Any) -> Any:
         if name == "interchanged" and not given.get("frozen_norms"):
@@ -110,9 +116,9 @@ def test_no_descriptive_number_costs_the_verdict(name: str, what: str, monkeypat
         raise EditFailed("an edit gives outputs that are not finite", where="here")
 
     plain = judge([measure_property(made.instrument, made.prop, options=options)])
-    monkeypatch.setattr(running, name, fails)
+    monkeypatch.setattr(measure, name, fails)
     if name == "interchanged":
-        monkeypatch.setattr(running, "swapped", lambda *a, **g: fails() if g.get("frozen_norms") else swapped(*a, **g))
+        monkeypatch.setattr(measure, "swapped", lambda *a, **g: fails() if g.get("frozen_norms") else swapped(*a, **g))
     found = measure_property(made.instrument, made.prop, options=options)
     assert [v.word for v in judge([found])] == [v.word for v in plain]
     assert any(note.startswith(f"{what} not measured") for note in found.cells[0].notes), found.cells[0].notes

@@ -38,10 +38,10 @@ from probing.use.directions import (
 )
 from probing.use.directions.exporting import gguf_bytes
 from probing.use.directions.files import KEY
-from probing.use.effects import Bench, UseOptions
+from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.interventions.class_mean import ClassMean
 from probing.use.interventions.leace import Leace
-from probing.use.running import Property, measure_property
+from probing.use.measure import Property, measure_property
 from probing.verdicts.judging import judge
 from probing.verdicts.verdict import Verdict, Word
 from tests.samples.use_samples import HERE, Vectors, sample
@@ -59,19 +59,19 @@ SOURCE = Source(
 
 
 @cache
-def measured() -> tuple[Bench, UseResult, Verdict]:
+def measured() -> tuple[EditMeasurement, UseResult, Verdict]:
     made = sample(5, gain=0.8, n=900, rho=0.3, width=24)
     options = UseOptions(curve=False, details=False)
     found = measure_property(made.instrument, made.prop, behaviour="next", model="tiny", options=options)
-    bench = Bench.of(made.instrument, made.prop.plan(options), seed=0)
+    bench = EditMeasurement.of(made.instrument, made.prop.plan(options), seed=0)
     return bench, found, judge([found])[0]
 
 
 @cache
-def real_valued() -> tuple[Bench, Verdict]:
+def real_valued() -> tuple[EditMeasurement, Verdict]:
     made = sample(6, gain=0.8, n=600)
     z = made.instrument.h @ np.linspace(-1, 1, 24)
-    bench = Bench.of(made.instrument, Property("z", z, 0, np.arange(600), {}).plan(UseOptions()), seed=0)
+    bench = EditMeasurement.of(made.instrument, Property("z", z, 0, np.arange(600), {}).plan(UseOptions()), seed=0)
     return bench, measured()[2]
 
 
@@ -81,7 +81,9 @@ def found() -> Evidence:
     return directions(bench, HERE, verdict, SOURCE)
 
 
-def edited_by_the_measurement(bench: Bench, dose: float) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+def edited_by_the_measurement(
+    bench: EditMeasurement, dose: float
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
     """States of F3 as the swap edits them, with F1 and F3."""
     f1, _, f3 = bench.folds(0)
     states = bench.states(HERE)
@@ -182,7 +184,11 @@ def test_the_header_names_everything_that_is_needed_to_judge_it(found: Evidence)
     assert "enters block l" in told.convention
     assert "means[stratum, goal]" in told.operation
     assert told.verdict.word == Word.USED_SUBSPACE == str(verdict.word)
-    assert told.verdict.effect == (cell.subspace.es, cell.subspace.es_low, cell.subspace.es_high)
+    assert told.verdict.effect == (
+        cell.subspace.effect_size,
+        cell.subspace.effect_size_low,
+        cell.subspace.effect_size_high,
+    )
     assert told.verdict.overturned_by == verdict.overturned_by
     assert told.rows == len(bench.experiment.rows)
     assert "three folds by group" in told.folds
@@ -468,8 +474,16 @@ def test_a_verdict_is_told_with_the_numbers_of_the_edit_that_decided() -> None:
     _, result, verdict = measured()
     whole = Stated.of(replace(verdict, word=Word.USED_SITE))
     assert whole.effect is not None
-    assert whole.effect[0] == result.cells[0].whole.es
-    cell = replace(result.cells[0], subspace=replace(result.cells[0].subspace, mf=0.5, mf_low=-np.inf, mf_high=np.inf))
+    assert whole.effect[0] == result.cells[0].whole.effect_size
+    cell = replace(
+        result.cells[0],
+        subspace=replace(
+            result.cells[0].subspace,
+            mediated_fraction=0.5,
+            mediated_fraction_low=-np.inf,
+            mediated_fraction_high=np.inf,
+        ),
+    )
     unbounded = Stated.of(replace(verdict, evidence=cell))
     assert unbounded.mediated is None
     assert unbounded.effect is not None

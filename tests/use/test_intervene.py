@@ -20,9 +20,9 @@ from probing.cli.commands import app
 from probing.errors import BadParameter, DegenerateDesign, InputError, NoBehaviour, TooFewGroups, UnknownName
 from probing.reporting import print_verdicts
 from probing.reporting.wording import decimal
-from probing.use.cells import labelled_corpus, rare_classes, without
 from probing.use.directions import read_evidence
 from probing.use.effects import UseOptions
+from probing.use.row_weights import labelled_corpus, rare_classes, without
 from probing.verdicts.judging import judge, read_use_run
 from probing.verdicts.use_run import UseRun, write_use_run
 from probing.verdicts.verdict import Word
@@ -82,7 +82,7 @@ def test_what_is_measured_is_not_measured_again(
     run: tuple[UseRun, Path], model: pb.LanguageModel, corpus: pb.Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, folder = run
-    monkeypatch.setattr("probing.use.runs.measure_property", None)
+    monkeypatch.setattr("probing.use.run.measure_property", None)
     again = pb.intervene(
         model,
         corpus,

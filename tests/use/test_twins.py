@@ -21,7 +21,7 @@ from probing.reporting.use_words import use_paragraph
 from probing.text.corpus import Corpus, Example
 from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.effects import UseOptions
-from probing.use.running import Property, measure_property
+from probing.use.measure import Property, measure_property
 from probing.use.twins import sampled_pairs, twin_rows
 from probing.verdicts.judging import judge, read_use_run
 from probing.verdicts.verdict import Word
@@ -62,9 +62,18 @@ def test_the_contrast_of_twins_is_their_own_and_all_of_it_is_mediated() -> None:
     matched = measure_property(instrument, replace(prop, twins=None), options=QUICK)
     assert (by_twins.twin_pairs, matched.twin_pairs) == (800, None)
     one, other = by_twins.cells[0].whole, matched.cells[0].whole
-    assert one.mf == pytest.approx(1.0, abs=1e-5) and one.mf_low == pytest.approx(1.0, abs=1e-3)
-    assert one.mf_high is not None and one.mf_low is not None and other.mf_high is not None and other.mf_low is not None
-    assert one.mf_high - one.mf_low < 0.1 * (other.mf_high - other.mf_low)
+    assert one.mediated_fraction == pytest.approx(1.0, abs=1e-5) and one.mediated_fraction_low == pytest.approx(
+        1.0, abs=1e-3
+    )
+    assert (
+        one.mediated_fraction_high is not None
+        and one.mediated_fraction_low is not None
+        and other.mediated_fraction_high is not None
+        and other.mediated_fraction_low is not None
+    )
+    assert one.mediated_fraction_high - one.mediated_fraction_low < 0.1 * (
+        other.mediated_fraction_high - other.mediated_fraction_low
+    )
     # Without groups to keep together, rows take the states of any others, whose noise then counts.
     alone = measure_property(instrument, replace(prop, twins=None, groups=np.arange(len(prop.z))), options=QUICK)
     assert max(one.tau_error, other.tau_error) < 0.1 * alone.cells[0].whole.tau_error
@@ -78,8 +87,8 @@ def test_a_confound_that_goes_with_the_property_is_not_taken_for_it_where_donors
     instrument, prop = planted(read="c", n=600, confounded=600)
     by_twins = measure_property(instrument, prop, options=QUICK)
     matched = measure_property(instrument, replace(prop, twins=None), options=QUICK)
-    assert matched.cells[0].whole.es > 0.2 and judge([matched])[0].word.coarse == "used"
-    assert abs(by_twins.cells[0].whole.es) < 1e-4 and judge([by_twins])[0].word.coarse != "used"
+    assert matched.cells[0].whole.effect_size > 0.2 and judge([matched])[0].word.coarse == "used"
+    assert abs(by_twins.cells[0].whole.effect_size) < 1e-4 and judge([by_twins])[0].word.coarse != "used"
     assert "exceeds site" in judge([by_twins])[0].flags
 
 
@@ -170,7 +179,7 @@ def test_the_command_exchanges_states_between_the_twins_that_a_column_names(tmp_
     assert "column:A: whole states were exchanged between 200 pairs of twins" in done.output
     (result,) = read_use_run(tmp_path / "to").results
     subject, query = result.cells
-    assert abs(subject.whole.es) < 0.1 and query.whole.mf == pytest.approx(1.0, abs=0.02)
+    assert abs(subject.whole.effect_size) < 0.1 and query.whole.mediated_fraction == pytest.approx(1.0, abs=0.02)
     assert "between 200 pairs of twins" in use_paragraph(result)
     rows[0]["B"] = "other"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from probing.contracts.edited_model import Place
 from probing.results.use import UseResult
-from probing.use.effects import Bench, UseOptions
+from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.inference import Effect, effect
+from probing.use.measure import Property, measure_property
 from probing.use.nulls import null_error, permuted
-from probing.use.running import Property, measure_property
 from probing.use.swapping import interchanged, swapped
 from probing.verdicts.judging import judge
 from probing.verdicts.verdict import Word
@@ -27,8 +27,8 @@ QUICK = UseOptions(curve=False, details=False)
 SEEDS = 200
 
 
-def bench(made: Sample, seed: int = 0) -> Bench:
-    return Bench.of(made.instrument, made.prop.plan(UseOptions(seed=seed)), seed=seed)
+def bench(made: Sample, seed: int = 0) -> EditMeasurement:
+    return EditMeasurement.of(made.instrument, made.prop.plan(UseOptions(seed=seed)), seed=seed)
 
 
 def measured(made: Sample, seed: int = 0) -> tuple[Effect, Effect]:
@@ -98,7 +98,7 @@ def test_intervals_of_the_mediated_fraction_cover_it(mediated: float) -> None:
     for seed in range(SEEDS):
         made = sample(seed, gain=0.8, mediated=mediated, norm=False, n=1500)
         for one in measured(made, seed):
-            interval = one.mf_interval()
+            interval = one.mediated_fraction_interval()
             assert interval is not None
             covered.append(interval[0] <= mediated <= interval[1])
     assert binom.ppf(0.005, len(covered), 0.95) <= sum(covered), np.mean(covered)
@@ -115,8 +115,9 @@ def test_a_read_property_moves_the_output_as_far_as_nature_does(n_classes: int) 
     result = measure_property(made.instrument, made.prop, options=QUICK)
     assert judge([result])[0].word is Word.USED_SUBSPACE
     for edit in (result.cells[0].subspace, result.cells[0].whole):
-        assert edit.mf is not None and edit.mf_low is not None and edit.mf_high is not None
-        assert edit.mf_low <= 1 <= edit.mf_high and abs(edit.mf - 1) < 0.1
+        share, low, high = edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high
+        assert share is not None and low is not None and high is not None
+        assert low <= 1 <= high and abs(share - 1) < 0.1
 
 
 def test_a_product_with_a_hidden_bit_is_used_at_the_site_and_not_in_the_class_mean_subspace() -> None:
@@ -159,7 +160,7 @@ def numbers(result: UseResult) -> NDArray[np.float64]:
         v
         for edit in (cell.subspace, cell.whole)
         for k, v in vars(edit).items()
-        if k not in ("p_adjusted", "u_p_adjusted")
+        if k not in ("p_adjusted", "whole_effect_p_adjusted")
     ]
     return np.hstack([v for v in found if v is not None]).astype(np.float64)
 
@@ -260,7 +261,7 @@ def test_redundancy_is_over_the_largest_position_and_of_effects_that_matter() ->
         inner = made.instrument
         both = TwoPositions(inner.h, inner.reads, inner.past, norm=False)
         a, b = measure_property(both, made.prop, options=UseOptions(null=False, curve=False)).cells
-        assert a.whole.p_adjusted < 0.05 and a.whole.es > 20 * abs(b.whole.es)
+        assert a.whole.p_adjusted < 0.05 and a.whole.effect_size > 20 * abs(b.whole.effect_size)
         assert a.joint_over_largest == expected
         if expected is not None:
             assert b.whole.p_adjusted < 0.05 and b.joint_over_largest == expected

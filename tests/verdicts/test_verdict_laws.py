@@ -20,12 +20,12 @@ from probing.plantbench.baselines import Protocol
 from probing.reporting import html
 from probing.reporting.use_words import SHORT
 from probing.results.use import UseResult
-from probing.use.cells import RowWeights
-from probing.use.contrasts import Sides
+from probing.use.contrasts import FromTo
 from probing.use.edited_models.arrays import ArrayInstrument
-from probing.use.effects import Bench, UseOptions
+from probing.use.effects import EditMeasurement, UseOptions
+from probing.use.measure import Property, measure_property
 from probing.use.pairing import allotted, exchanges
-from probing.use.running import Property, measure_property
+from probing.use.row_weights import RowWeights
 from probing.use.strata import Shares
 from probing.verdicts.judging import judge
 from probing.verdicts.use_run import UseRun
@@ -78,7 +78,7 @@ def test_exchanges_are_closed_sets_of_two_values_and_of_different_groups(k: int,
 
 
 def test_a_cell_of_one_row_adds_to_the_error() -> None:
-    sides = Sides(np.zeros(9, np.int64), np.array([0] * 8 + [1]), np.array([1] * 8 + [2]))
+    sides = FromTo(np.zeros(9, np.int64), np.array([0] * 8 + [1]), np.array([1] * 8 + [2]))
     rows = RowWeights(sides, np.ones(1), 3)
     influence = rows.centred(np.arange(9.0))
     assert influence[-1] != 0
@@ -90,8 +90,8 @@ def test_an_interval_holds_zero_where_its_p_exceeds_the_level(k: int) -> None:
         for effect in (0.0, 0.1):
             result, _ = verdict_of(Planted(k=k, effect=effect, n=900), seed)
             for edit in (result.cells[0].subspace, result.cells[0].whole):
-                assert (edit.es_low <= 0 <= edit.es_high) == (edit.p > 0.05)
-                assert (edit.es_low90 <= 0 <= edit.es_high90) == (edit.p > 0.10)
+                assert (edit.effect_size_low <= 0 <= edit.effect_size_high) == (edit.p > 0.05)
+                assert (edit.effect_size_low90 <= 0 <= edit.effect_size_high90) == (edit.p > 0.10)
 
 
 @pytest.mark.parametrize("k", [4, 17])
@@ -204,7 +204,7 @@ def test_positions_that_do_nothing_together_are_plainly_not_used() -> None:
 def test_the_whole_effect_is_that_along_the_contrast_where_outputs_have_one_dimension() -> None:
     result, _ = verdict_of(Planted(effect=0.4, answers=1), 0)
     for edit in (result.cells[0].subspace, result.cells[0].whole):
-        assert edit.es_u == pytest.approx(abs(edit.es)) and result.dimensions == 1
+        assert edit.whole_effect_size == pytest.approx(abs(edit.effect_size)) and result.dimensions == 1
 
 
 def test_an_effect_off_the_contrast_is_never_no_material_use() -> None:
@@ -222,7 +222,7 @@ def test_an_effect_off_the_contrast_is_never_no_material_use() -> None:
     )
     result = measure_property(instrument, Property("z", z, 2, np.arange(n), {}), options=QUICK)
     (verdict,) = judge([result])
-    assert abs(result.cells[0].whole.es) < 0.1 <= result.cells[0].whole.es_u
+    assert abs(result.cells[0].whole.effect_size) < 0.1 <= result.cells[0].whole.whole_effect_size
     assert verdict.word.coarse == "used" and "off-contrast" in verdict.flags and "off the natural" in verdict.reason
 
 
@@ -250,12 +250,14 @@ def test_an_effect_along_a_contrast_that_hardly_varies_is_not_bounded_away(numbe
 def test_a_verdict_that_other_deals_of_the_rows_contradict_is_none() -> None:
     result, verdict = verdict_of(Planted(effect=0.5, answers=1), 1)
     assert verdict.word is Word.USED_SUBSPACE and len(result.cells[0].subspace.deals) == QUICK.deals
-    assert np.allclose(result.cells[0].subspace.deals, result.cells[0].subspace.es, rtol=0.3)
+    assert np.allclose(result.cells[0].subspace.deals, result.cells[0].subspace.effect_size, rtol=0.3)
     for deals in ((0.0,) * 4, (0.5, 0.5, 0.5, 0.0)):
         cell = dataclasses.replace(
             result.cells[0],
-            subspace=dataclasses.replace(result.cells[0].subspace, es_high90=0.52, es_low90=0.48, deals=deals),
-            whole=dataclasses.replace(result.cells[0].whole, p_adjusted=1.0, u_p_adjusted=1.0),
+            subspace=dataclasses.replace(
+                result.cells[0].subspace, effect_size_high90=0.52, effect_size_low90=0.48, deals=deals
+            ),
+            whole=dataclasses.replace(result.cells[0].whole, p_adjusted=1.0, whole_effect_p_adjusted=1.0),
         )
         (turned,) = judge([dataclasses.replace(result, cells=(cell,))])
         assert turned.word is Word.INCONCLUSIVE and "dealt out" in turned.reason
@@ -288,7 +290,7 @@ def test_a_place_that_only_suffers_from_foreign_states_is_not_used() -> None:
         result = measure_property(*foreign(seed), options=QUICK)
         edit = result.cells[0].whole
         assert judge([result])[0].word.coarse != "used"
-        covered += edit.es_low <= 0 <= edit.es_high
+        covered += edit.effect_size_low <= 0 <= edit.effect_size_high
         assert edit.alike is not None
         alike.append(edit.alike)
     assert covered >= binom.ppf(0.005, 20, 0.95) and min(alike) > 0.2  # what was taken off is told
@@ -318,7 +320,9 @@ def test_outputs_of_one_dimension_have_nothing_off_the_contrast() -> None:
     if verdict.word.coarse == "used":
         assert "off-contrast" not in verdict.flags and "off the natural contrast" not in verdict.reason
     edit = result.cells[0].whole
-    small = dataclasses.replace(edit, es=0.01, es_u=0.3, u_p_adjusted=0.0, p_adjusted=1.0)
+    small = dataclasses.replace(
+        edit, effect_size=0.01, whole_effect_size=0.3, whole_effect_p_adjusted=0.0, p_adjusted=1.0
+    )
     cell = dataclasses.replace(result.cells[0], subspace=small, whole=small)
     (told,) = judge([dataclasses.replace(result, cells=(cell,), family_p=0.0)])
     assert "differs between strata" in told.flags and "differs between strata" in told.reason
@@ -329,13 +333,13 @@ def test_an_effect_that_is_shown_and_straddles_the_smallest_of_interest_is_said_
     result = measure_property(made.instrument, made.prop, options=QUICK)
     edit = dataclasses.replace(
         result.cells[0].whole,
-        es=0.093,
-        es_low=0.080,
-        es_high=0.107,
+        effect_size=0.093,
+        effect_size_low=0.080,
+        effect_size_high=0.107,
         p_adjusted=5e-5,
-        u_p_adjusted=1.0,
+        whole_effect_p_adjusted=1.0,
         equivalence_p=0.4,
-        es_u=0.093,
+        whole_effect_size=0.093,
         deals=(),
     )
     cell = dataclasses.replace(result.cells[0], subspace=edit, whole=edit, completeness=1.0)
@@ -385,7 +389,7 @@ def test_outputs_beside_huge_ones_are_not_dropped_as_rounding() -> None:
     scales = torch.tensor([1.0, 3e4, 3e4])
     instrument = ArrayInstrument({Place("h"): h}, lambda site, rows, states, frozen: states[""] * scales)
     prop = Property("z", np.arange(900) % 2, 2, np.arange(900), {})
-    bench = Bench.of(instrument, prop.plan(UseOptions()), seed=0)
+    bench = EditMeasurement.of(instrument, prop.plan(UseOptions()), seed=0)
     assert bench.precision[0, 0] * bench.y[:, 0].var() == pytest.approx(1.0, rel=0.05)
 
 

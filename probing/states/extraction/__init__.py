@@ -16,7 +16,7 @@ from probing.models.site import are_module_paths
 from probing.provenance import digest
 from probing.states.extraction.reading_options import TOKENS_PER_BATCH, LongInputs, check_corpus, reading_of
 from probing.states.extraction.shard_plan import ShardPlan
-from probing.states.extraction.shard_reading import Reading
+from probing.states.extraction.shard_reading import ReadingOptions
 from probing.states.extraction.shard_work import (
     StoreToFill,
     WorkersThatLoad,
@@ -156,7 +156,7 @@ def extract(
     return Store.open(Path(to))
 
 
-def _factory(executor: Executor, model: LanguageModel, reading: Reading, store: StoreToFill) -> WorkerFactory:
+def _factory(executor: Executor, model: LanguageModel, reading: ReadingOptions, store: StoreToFill) -> WorkerFactory:
     if executor.in_process:
         return WorkersWithModel(model, reading, store)
     if model.source is None:

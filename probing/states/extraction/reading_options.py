@@ -10,7 +10,7 @@ from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.models.language_model import LanguageModel
 from probing.models.site import select_sites
 from probing.states.extraction.replay_reading import with_role
-from probing.states.extraction.shard_reading import WINDOW, Reading, inputs_of
+from probing.states.extraction.shard_reading import WINDOW, ReadingOptions, inputs_of
 from probing.states.store import STATE_TYPES
 from probing.text.alignment import check_words
 from probing.text.chat import ChatTemplate
@@ -49,7 +49,7 @@ def reading_of(
     role: str = "states",
     outputs: str | None = None,
     columns: str | Sequence[int] | None = None,
-) -> Reading:
+) -> ReadingOptions:
     """Return the recipe that these options of `extract` ask for; sites of the form `name=module.path` are added to the
     model.
 
@@ -69,7 +69,7 @@ def reading_of(
     limit = _length_limit(model, max_length, long_inputs)
     chosen = select_sites(_named_modules(model, sites), model.sites)
     pool = "mean" if positions else pool or "mean"
-    reading = Reading(chosen, scope, pool, stored, limit, long_inputs, tokens_per_batch, positions)
+    reading = ReadingOptions(chosen, scope, pool, stored, limit, long_inputs, tokens_per_batch, positions)
     if long_inputs == WINDOW or stride is not None:
         reading = replace(reading, stride=_stride(reading, stride))
     if chat_template:
@@ -104,7 +104,7 @@ def _length_limit(model: LanguageModel, max_length: int | None, long_inputs: str
     return max_length or limit
 
 
-def _stride(reading: Reading, stride: int | None) -> int:
+def _stride(reading: ReadingOptions, stride: int | None) -> int:
     limit = reading.max_length
     if reading.long_inputs != WINDOW or limit is None:
         raise BadParameter(
@@ -129,7 +129,7 @@ def _named_modules(model: LanguageModel, sites: str | Sequence[str]) -> list[str
     return patterns
 
 
-def check_corpus(model: LanguageModel, corpus: Corpus, reading: Reading) -> None:
+def check_corpus(model: LanguageModel, corpus: Corpus, reading: ReadingOptions) -> None:
     """Refuse a corpus that this recipe cannot read.
 
     Raises:
@@ -147,7 +147,7 @@ def check_corpus(model: LanguageModel, corpus: Corpus, reading: Reading) -> None
         _refuse_long(model, examples, reading, reading.max_length)
 
 
-def _refuse_long(model: LanguageModel, examples: Sequence[Example], reading: Reading, limit: int) -> None:
+def _refuse_long(model: LanguageModel, examples: Sequence[Example], reading: ReadingOptions, limit: int) -> None:
     # A piece is at least one byte, so that only long texts need be tried; 16 leaves room for special pieces.
     long = [example for example in examples if reading.chat or len(example.text.encode()) + 16 > limit]
     for example, encoded in zip(long, inputs_of(model, long, reading), strict=True):

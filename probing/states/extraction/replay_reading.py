@@ -19,7 +19,7 @@ from probing.provenance import digest
 from probing.states.extraction.shard_reading import (
     WINDOW,
     Clock,
-    Reading,
+    ReadingOptions,
     assembled,
     check_finite,
     encode_within,
@@ -38,7 +38,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class ReplayReading(Reading):
+class ReplayReading(ReadingOptions):
     """The recipe of a replay store.
 
     Attributes:
@@ -63,8 +63,8 @@ class ReplayReading(Reading):
 
 
 def with_role(
-    model: LanguageModel, reading: Reading, role: str, outputs: str | None, columns: str | Sequence[int] | None
-) -> Reading:
+    model: LanguageModel, reading: ReadingOptions, role: str, outputs: str | None, columns: str | Sequence[int] | None
+) -> ReadingOptions:
     """Return the reading, or the reading of a replay store.
 
     Raises:
@@ -98,7 +98,7 @@ def with_role(
     return ReplayReading(**values, outputs=kept, columns=columns_of(model, columns))
 
 
-def output_bytes(model: LanguageModel, reading: Reading) -> tuple[int, int]:
+def output_bytes(model: LanguageModel, reading: ReadingOptions) -> tuple[int, int]:
     """Return the bytes of outputs by row and by example."""
     if not isinstance(reading, ReplayReading) or reading.outputs == "none":
         return 0, 0

@@ -13,7 +13,7 @@ from probing.errors import BadParameter, unknown_name
 from probing.models.batching import row_estimate, shard_starts
 from probing.models.language_model import LanguageModel
 from probing.states.extraction.replay_reading import output_bytes
-from probing.states.extraction.shard_reading import Reading
+from probing.states.extraction.shard_reading import ReadingOptions
 from probing.states.store import ITEM_BYTES, ShardContent
 from probing.text.chat import ChatTemplate
 from probing.text.corpus import Corpus, Example
@@ -103,7 +103,7 @@ class ShardPlan:
         cls,
         model: LanguageModel,
         corpus: Corpus,
-        reading: Reading,
+        reading: ReadingOptions,
         *,
         subset: str | Sequence[int] | None,
         shard_bytes: int,
@@ -128,7 +128,7 @@ class ShardPlan:
         n_rows = sum(row_estimate(example, self.scope) for example in examples)
         return self.row_bytes * n_rows + self.example_bytes * len(examples)
 
-    def identity(self, model: LanguageModel, reading: Reading) -> dict[str, Any]:
+    def identity(self, model: LanguageModel, reading: ReadingOptions) -> dict[str, Any]:
         """Return everything that changes numbers: the `identity` of store.json."""
         corpus, kept = self.corpus, self.kept
         source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, NonFiniteStates
 from probing.models.batching import Gather, length_sorted_batches
-from probing.models.cpu_speed.lanes import Lanes
+from probing.models.cpu_speed.parallel_batches import ParallelBatches
 from probing.models.language_model import LanguageModel
 from probing.states.extraction.windows import Windows, windowed_states, windows_of
 from probing.states.store import ITEM_BYTES, ShardContent, narrow
@@ -36,7 +36,7 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingOptions:
     """The recipe of an extraction: what is read, and how.
 
     Attributes:
@@ -79,8 +79,8 @@ def read_shard(
     model: LanguageModel,
     examples: Sequence[Example],
     start: int,
-    reading: Reading,
-    lanes: Lanes,
+    reading: ReadingOptions,
+    lanes: ParallelBatches,
     advance: Clock | None = None,
 ) -> ShardContent:
     """Return the content of one shard: a pure function of model, examples and recipe; batches run in these lanes.
@@ -98,7 +98,7 @@ def read_shard(
     return replace(content, windowed=tuple((start + e, len(cut.inputs)) for e, cut in windows.items()))
 
 
-def refuse_too_large(model: LanguageModel, examples: Sequence[Example], rows: Rows, reading: Reading) -> None:
+def refuse_too_large(model: LanguageModel, examples: Sequence[Example], rows: Rows, reading: ReadingOptions) -> None:
     """Refuse what no shard could hold, before the model is run.
 
     Raises:
@@ -120,7 +120,7 @@ def assembled(
     model: LanguageModel,
     examples: Sequence[Example],
     start: int,
-    reading: Reading,
+    reading: ReadingOptions,
     encoded: Sequence[Encoded],
     too_long: Sequence[int],
     rows: Rows,
@@ -160,7 +160,7 @@ def _inputs_not_told_by_text(
     )
 
 
-def _windows(encoded: Sequence[Encoded], reading: Reading) -> dict[int, Windows]:
+def _windows(encoded: Sequence[Encoded], reading: ReadingOptions) -> dict[int, Windows]:
     """Return the inputs that are read in windows, by position."""
     limit = reading.max_length
     if reading.long_inputs != WINDOW or limit is None or reading.stride is None:
@@ -174,8 +174,8 @@ def _read_states(
     encoded: Sequence[Encoded],
     rows: Rows,
     windows: dict[int, Windows],
-    reading: Reading,
-    lanes: Lanes,
+    reading: ReadingOptions,
+    lanes: ParallelBatches,
     advance: Clock | None,
 ) -> dict[str, NDArray[Any]]:
     """Return the stored rows `(R, D)` by site."""
@@ -255,7 +255,7 @@ def check_finite(
     )
 
 
-def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: Reading) -> list[Encoded]:
+def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: ReadingOptions) -> list[Encoded]:
     """Return the whole inputs of examples, whatever their length."""
     if reading.chat:
         return ChatTemplate(model.tokenizer, model.name).encode(examples)
@@ -263,7 +263,7 @@ def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: Readin
 
 
 def encode_within(
-    model: LanguageModel, examples: Sequence[Example], reading: Reading
+    model: LanguageModel, examples: Sequence[Example], reading: ReadingOptions
 ) -> tuple[list[Encoded], list[int]]:
     """Return the inputs within the limit, and the positions of those skipped for their length."""
     encoded = inputs_of(model, examples, reading)
@@ -274,7 +274,9 @@ def encode_within(
     return encoded, too_long if reading.long_inputs == "skip" else []
 
 
-def _rows(model: LanguageModel, examples: Sequence[Example], encoded: Sequence[Encoded], reading: Reading) -> Rows:
+def _rows(
+    model: LanguageModel, examples: Sequence[Example], encoded: Sequence[Encoded], reading: ReadingOptions
+) -> Rows:
     texts, words = [example.text for example in examples], [example.words for example in examples]
     if reading.scope == "word":
         return word_rows(texts, words, encoded, reading.pool)

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from probing.contracts.executor import Place, Report, Worker, WorkPlan, WorkUnit, unit_id
+from probing.contracts.executor import Report, Worker, WorkerSlot, WorkPlan, WorkUnit, unit_id
 from probing.models.language_model import LanguageModel
 from probing.models.loading.identity import ModelSource
 from probing.provenance import environment
 from probing.states.extraction.replay_reading import ReplayReading, read_replay_shard
 from probing.states.extraction.shard_plan import with_ordinals
-from probing.states.extraction.shard_reading import Clock, Reading, n_words, read_shard
+from probing.states.extraction.shard_reading import Clock, ReadingOptions, n_words, read_shard
 from probing.states.store import ShardContent, StoreWriter
 from probing.states.store.leases import Lease, Leases
 from probing.text.corpus import Corpus, Example
@@ -85,10 +85,10 @@ class WorkersWithModel:
     """Makes the worker of this process, around a model that is here."""
 
     model: LanguageModel
-    reading: Reading
+    reading: ReadingOptions
     store: StoreToFill
 
-    def __call__(self, place: Place) -> ShardWorker:
+    def __call__(self, place: WorkerSlot) -> ShardWorker:
         """Make the worker."""
         return ShardWorker(self.model, self.reading, self.store, place)
 
@@ -99,10 +99,10 @@ class WorkersThatLoad:
 
     source: ModelSource
     modules: Mapping[str, str]
-    reading: Reading
+    reading: ReadingOptions
     store: StoreToFill
 
-    def __call__(self, place: Place) -> ShardWorker:
+    def __call__(self, place: WorkerSlot) -> ShardWorker:
         """Make the worker.
 
         Raises:
@@ -118,7 +118,7 @@ class WorkersThatLoad:
 class ShardWorker(Worker):
     """Reads shards; while one is hashed and written the next is read."""
 
-    def __init__(self, model: LanguageModel, reading: Reading, store: StoreToFill, place: Place) -> None:
+    def __init__(self, model: LanguageModel, reading: ReadingOptions, store: StoreToFill, place: WorkerSlot) -> None:
         self._model = model
         self._reading = reading
         self._stack = ExitStack()

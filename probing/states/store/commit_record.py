@@ -22,7 +22,7 @@ from probing.states.store.format import (
     ITEM_BYTES,
     MAX_SHARD_BYTES,
     REASONS,
-    Recipe,
+    StoreLayout,
     parse_signed,
     record_file,
     shard_file,
@@ -85,7 +85,7 @@ def counts(record: Mapping[str, Any]) -> Counter[str]:
 Expected = dict[str, tuple[str, tuple[int | str | None, ...]]]
 
 
-def expected_datasets(recipe: Recipe, n_rows: int, n_examples: int) -> Expected:
+def expected_datasets(recipe: StoreLayout, n_rows: int, n_examples: int) -> Expected:
     """Return data type and shape of every dataset of a shard."""
     rows = {f"/rows/{name}": (dtype, (n_rows,)) for name, dtype in recipe.row_columns.items()}
     shapes = {"offset": (n_examples + 1,), "text_sha256": (n_examples, 32)}
@@ -100,7 +100,7 @@ def expected_datasets(recipe: Recipe, n_rows: int, n_examples: int) -> Expected:
 OPTIONAL: Expected = {MISSING: ("u4", (None, 3))}
 
 
-def _replay_datasets(recipe: Recipe, n_examples: int) -> Expected:
+def _replay_datasets(recipe: StoreLayout, n_examples: int) -> Expected:
     """Return the datasets of M rows whose outputs are kept, C columns of them."""
     found: Expected = {"/examples/batch": ("u4", (n_examples, 2))} if recipe.role == "replay" else {}
     if recipe.outputs != "none":
@@ -111,7 +111,7 @@ def _replay_datasets(recipe: Recipe, n_examples: int) -> Expected:
 
 
 def shard_attributes(
-    recipe: Recipe, shard: int, n_rows: int, facts: Mapping[str, Mapping[str, Any]]
+    recipe: StoreLayout, shard: int, n_rows: int, facts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Mapping[str, Any]]:
     """Return the attributes of a shard file by path: of the root, and of each site."""
     first, end = recipe.span(shard)
@@ -127,7 +127,7 @@ def shard_attributes(
     return {"/": root, **{f"/sites/{name}": facts.get(name, {}) for name in recipe.sites}}
 
 
-def check_record(record: Mapping[str, Any], recipe: Recipe, shard: int) -> None:
+def check_record(record: Mapping[str, Any], recipe: StoreLayout, shard: int) -> None:
     """Refuse a commit record that cannot be read safely.
 
     Raises:
@@ -151,7 +151,7 @@ def check_record(record: Mapping[str, Any], recipe: Recipe, shard: int) -> None:
     _check_reports(record, recipe)
 
 
-def _check_reports(record: Mapping[str, Any], recipe: Recipe) -> None:
+def _check_reports(record: Mapping[str, Any], recipe: StoreLayout) -> None:
     optional = {"windowed": (int, int), "inputs": (int, int, str)}
     reports = {"skipped": (int, str), "missing_words": (int, int, str)} | optional
     for key, kinds in reports.items():
@@ -228,7 +228,7 @@ def unknown_share(records: Iterable[Mapping[str, Any]]) -> float | None:
     return float(sum(count for record in listed for _, count, _ in record.get("inputs", ())) / pieces)
 
 
-def load_record(path: Path, recipe: Recipe, shard: int) -> dict[str, Any] | None:
+def load_record(path: Path, recipe: StoreLayout, shard: int) -> dict[str, Any] | None:
     """Return the checked commit record of a shard whose file has the right size; None where none was published.
 
     Raises:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from probing.errors import BadParameter, NonFiniteStates, NotRepresentable
 from probing.models.site import Site
 from probing.states.store.commit_record import MISSING, as_array, expected_datasets, fits, is_listed
-from probing.states.store.format import MEMORY_TYPES, REASONS, STATE_TYPES, Recipe, widen
+from probing.states.store.format import MEMORY_TYPES, REASONS, STATE_TYPES, StoreLayout, widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ def absolute_maximum(site: str, stored: NDArray[Any], dtype: str, content: Shard
     )
 
 
-def arrays_of(content: ShardContent, recipe: Recipe, shard: int) -> dict[str, NDArray[Any]]:
+def arrays_of(content: ShardContent, recipe: StoreLayout, shard: int) -> dict[str, NDArray[Any]]:
     """Return every dataset of a shard by path, little-endian and contiguous.
 
     Raises:
@@ -206,7 +206,7 @@ def _check_outputs(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
         )
 
 
-def site_facts(content: ShardContent, recipe: Recipe) -> dict[str, dict[str, Any]]:
+def site_facts(content: ShardContent, recipe: StoreLayout) -> dict[str, dict[str, Any]]:
     """Return the attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`; of heads also `n_heads`,
     `head_dim`.
 

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from probing.errors import BadParameter, CorruptShard, StoreError
 from probing.models.site import Site
 from probing.states.store.commit_record import counts, load_record, unknown_share
-from probing.states.store.format import Recipe, content_id, read_store_json
+from probing.states.store.format import StoreLayout, content_id, read_store_json
 from probing.states.store.leases import Leases
 from probing.states.store.reader import Store
 from probing.states.store.writer import LIBRARIES
@@ -204,7 +204,7 @@ def store_info(path: Path | str) -> dict[str, Any]:
     return info | ({"damaged_shards": damaged} if damaged else {})
 
 
-def _missing_units(path: Path, recipe: Recipe, shards: set[int]) -> list[dict[str, Any]]:
+def _missing_units(path: Path, recipe: StoreLayout, shards: set[int]) -> list[dict[str, Any]]:
     """Return each shard that is not there: its examples (first, last), and the process that claims to compute it."""
     held = Leases(path).held()
     found = []

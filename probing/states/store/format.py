@@ -54,7 +54,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class StoreLayout:
     """The settings that every shard of a store must agree with, taken from its identity."""
 
     store_id: str
@@ -68,7 +68,7 @@ class Recipe:
     has_columns: bool = False
 
     @classmethod
-    def of(cls, identity: Mapping[str, Any]) -> Recipe:
+    def of(cls, identity: Mapping[str, Any]) -> StoreLayout:
         """Read and check an identity.
 
         Raises:
@@ -252,7 +252,7 @@ def _nearest_store(path: Path) -> str:
     return f"did you mean {str(path.with_name(near[0]))!r}?" if near else "see `probing store ls`"
 
 
-def read_store_json(path: Path) -> tuple[dict[str, Any], Recipe]:
+def read_store_json(path: Path) -> tuple[dict[str, Any], StoreLayout]:
     """Return the checked content of store.json and its recipe.
 
     Raises:
@@ -279,7 +279,7 @@ def read_store_json(path: Path) -> tuple[dict[str, Any], Recipe]:
     if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
         raise UnsupportedFormat("another major format version", needed=FORMAT_VERSION, found=version, where=str(file))
     try:
-        recipe = Recipe.of(value["identity"])
+        recipe = StoreLayout.of(value["identity"])
     except (BadParameter, KeyError, TypeError, AttributeError) as error:
         raise NotAStore("store.json has no valid identity", found=str(error), where=str(file)) from None
     if recipe.store_id != value.get("store_id"):

@@ -22,7 +22,7 @@ from probing.states.store.file_ops import (
     sync_folder,
     typed_errors,
 )
-from probing.states.store.format import Recipe, read_store_json, record_file
+from probing.states.store.format import StoreLayout, read_store_json, record_file
 from probing.states.store.leases import FOLDER, LEASE, Leases
 from probing.states.store.verify import verify_seal, verify_shard
 from probing.states.store.writer import StoreWriter
@@ -75,7 +75,7 @@ def repair(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
         return names + seal
 
 
-def _is_damaged(path: Path, recipe: Recipe, shard: int) -> bool:
+def _is_damaged(path: Path, recipe: StoreLayout, shard: int) -> bool:
     try:
         record = load_record(path, recipe, shard)
     except CorruptShard:
@@ -144,7 +144,7 @@ def merge(
     return copied
 
 
-def _records(path: Path, recipe: Recipe) -> dict[int, dict[str, Any]]:
+def _records(path: Path, recipe: StoreLayout) -> dict[int, dict[str, Any]]:
     found = ((shard, load_record(path, recipe, shard)) for shard in range(recipe.n_shards))
     return {shard: record for shard, record in found if record is not None}
 
@@ -175,7 +175,7 @@ def garbage(path: Path | str, *, files: FileOps = REAL_FILES) -> list[Garbage]:
     return found
 
 
-def _referenced(path: Path, recipe: Recipe) -> tuple[set[str], set[str]]:
+def _referenced(path: Path, recipe: StoreLayout) -> tuple[set[str], set[str]]:
     """Return the shard files that records name, and prefixes of those whose record cannot be read."""
     kept, unsure = set(), set()
     for shard in range(recipe.n_shards):

@@ -22,7 +22,7 @@ from probing.states.store.commit_record import (
     words_of,
 )
 from probing.states.store.file_ops import typed_errors
-from probing.states.store.format import Recipe, content_id, read_store_json, widen
+from probing.states.store.format import StoreLayout, content_id, read_store_json, widen
 from probing.states.store.verify import ShardFiles, Verification, verify_seal, verify_shards
 
 
@@ -73,7 +73,7 @@ class Store:
         self,
         path: Path,
         header: dict[str, Any],
-        recipe: Recipe,
+        recipe: StoreLayout,
         records: dict[int, dict[str, Any]],
         level: Verification,
     ) -> None:

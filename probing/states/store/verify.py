@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from probing.errors import CorruptShard, UntrustedFile
 from probing.states.store.audit import AuditLimits, audit
 from probing.states.store.commit_record import corrupt, load_record, shard_attributes
-from probing.states.store.format import MAX_SHARD_BYTES, MEMORY_TYPES, Recipe, content_id, parse_signed, widen
+from probing.states.store.format import MAX_SHARD_BYTES, MEMORY_TYPES, StoreLayout, content_id, parse_signed, widen
 from probing.states.store.image import FILE_TYPES
 
 _LIMITS = AuditLimits(dataset_bytes=MAX_SHARD_BYTES, total_bytes=MAX_SHARD_BYTES)
 
 
-def verify_shards(path: Path, recipe: Recipe) -> list[str]:
+def verify_shards(path: Path, recipe: StoreLayout) -> list[str]:
     """Return the problems of all committed shards, re-reading records and files."""
     problems = []
     for shard in range(recipe.n_shards):
@@ -40,7 +40,7 @@ def verify_shards(path: Path, recipe: Recipe) -> list[str]:
     return problems
 
 
-def verify_seal(path: Path, recipe: Recipe) -> list[str]:
+def verify_seal(path: Path, recipe: StoreLayout) -> list[str]:
     """Return the problems of seal.json; none where there is no seal."""
     file = path / "seal.json"
     if not file.is_file():
@@ -55,7 +55,7 @@ def verify_seal(path: Path, recipe: Recipe) -> list[str]:
     return []
 
 
-def verify_shard(path: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
+def verify_shard(path: Path, recipe: StoreLayout, record: Mapping[str, Any]) -> list[str]:
     """Return the problems of one shard file against its record."""
     attributes = shard_attributes(recipe, record["shard"], record["n_rows"], record["sites"])
     return verify_file(path / "shards" / record["file"], record, attributes)
@@ -138,7 +138,7 @@ class ShardFiles:
     """
 
     def __init__(
-        self, path: Path, recipe: Recipe, records: Mapping[int, Mapping[str, Any]], level: Verification
+        self, path: Path, recipe: StoreLayout, records: Mapping[int, Mapping[str, Any]], level: Verification
     ) -> None:
         self.path, self.recipe, self.records, self.level = path, recipe, records, level
         self._checked: set[tuple[int, str]] = set()

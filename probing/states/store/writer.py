@@ -38,7 +38,7 @@ from probing.states.store.format import (
     FORMAT,
     FORMAT_VERSION,
     MAX_SHARD_BYTES,
-    Recipe,
+    StoreLayout,
     check_name,
     content_id,
     parse_signed,
@@ -72,7 +72,7 @@ def refuse_foreign(path: Path) -> None:
 
 
 def publish_identity(
-    files: FileOps, path: Path, identity: dict[str, Any], recipe: Recipe, environment: Mapping[str, Any]
+    files: FileOps, path: Path, identity: dict[str, Any], recipe: StoreLayout, environment: Mapping[str, Any]
 ) -> None:
     """Write store.json, or compare the identity with the store.json that is there.
 
@@ -144,7 +144,7 @@ class StoreWriter:
         withdrawn: shards whose damaged commit records were set aside when the store was opened.
     """
 
-    def __init__(self, path: Path, recipe: Recipe, environment: Mapping[str, Any], files: FileOps) -> None:
+    def __init__(self, path: Path, recipe: StoreLayout, environment: Mapping[str, Any], files: FileOps) -> None:
         self.path = path
         self.n_shards = recipe.n_shards
         self.withdrawn: tuple[int, ...] = ()
@@ -183,7 +183,7 @@ class StoreWriter:
         """
         path = Path(path)
         check_name(path)
-        recipe = Recipe.of(identity)
+        recipe = StoreLayout.of(identity)
         refuse_foreign(path)
         if (path / "shards").is_symlink():
             raise StoreError(

@@ -21,7 +21,7 @@ from probing.results.use import UseResult
 from probing.use.contrasts import ClassMeans, Slopes, contrast
 from probing.use.directions.files import write_evidence
 from probing.use.directions.record import CONVENTION, OPERATIONS, Evidence, Header, Kind, Stated
-from probing.use.effects import Bench, UseOptions
+from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.experiment import Experiment
 from probing.use.interventions.leace import Leace
 from probing.use.subjects import Subjects
@@ -55,7 +55,13 @@ class Source:
 
 
 def directions(
-    bench: Bench, place: Place, verdict: Verdict | None, source: Source, *, rows: Ints | None = None, dose: float = 1.0
+    bench: EditMeasurement,
+    place: Place,
+    verdict: Verdict | None,
+    source: Source,
+    *,
+    rows: Ints | None = None,
+    dose: float = 1.0,
 ) -> Evidence:
     """Return class means by stratum (for real values slopes), as the swap was measured with.
 
@@ -86,7 +92,7 @@ def directions(
 
 
 def eraser(
-    bench: Bench, place: Place, verdict: Verdict | None, source: Source, *, rows: Ints | None = None
+    bench: EditMeasurement, place: Place, verdict: Verdict | None, source: Source, *, rows: Ints | None = None
 ) -> Evidence:
     """Return the LEACE eraser of the property, fitted on these rows of the experiment. Arguments and errors:
     `directions`.
@@ -100,7 +106,7 @@ def eraser(
 
 
 def probe(
-    bench: Bench, place: Place, verdict: Verdict | None, source: Source, *, fitted: LinearProbe, rows: Ints
+    bench: EditMeasurement, place: Place, verdict: Verdict | None, source: Source, *, fitted: LinearProbe, rows: Ints
 ) -> Evidence:
     """Return a fitted linear probe, its standardisation folded into weights and bias.
 
@@ -116,7 +122,9 @@ def probe(
     return _evidence("probe", bench, place, verdict, source, arrays, rows, 1.0)
 
 
-def directions_of(bench: Bench, result: UseResult, verdicts: Sequence[Verdict], source: Source) -> list[Evidence]:
+def directions_of(
+    bench: EditMeasurement, result: UseResult, verdicts: Sequence[Verdict], source: Source
+) -> list[Evidence]:
     """Return directions at every place of a measurement, each at the dose of its verdict. Errors: see `directions`."""
     return [
         directions(bench, Place(cell.site, cell.position), verdict, source, dose=cell.dose)
@@ -156,7 +164,7 @@ def _padded(rows: NDArray[Any], n: int) -> NDArray[Any]:
 
 def _evidence(
     kind: Kind,
-    bench: Bench,
+    bench: EditMeasurement,
     place: Place,
     verdict: Verdict | None,
     source: Source,
@@ -222,7 +230,7 @@ def _labels(source: Source, e: Experiment) -> tuple[str, ...]:
     return labels
 
 
-def _data_hash(bench: Bench, place: Place) -> str:
+def _data_hash(bench: EditMeasurement, place: Place) -> str:
     """Return the SHA-256 of states, labels, strata and groups of the experiment's rows."""
     e, found = bench.experiment, hashlib.sha256()
     for array in (bench.states(place), e.z, e.strata, e.groups, e.rows):
@@ -244,7 +252,7 @@ def keep_directions(
     written = []
     for result in run.results:
         instrument, prop = subjects.of(result.task)
-        bench = Bench.of(instrument, prop.plan(options), seed=options.seed)
+        bench = EditMeasurement.of(instrument, prop.plan(options), seed=options.seed)
         covariates = {name: values for name, (values, _) in prop.covariates.items()}
         source = Source(
             model=model_called(identity),

@@ -70,10 +70,12 @@ class Stated:
             flags=verdict.flags,
             reason=verdict.reason,
             overturned_by=verdict.overturned_by,
-            effect=_interval(edit.es, edit.es_low, edit.es_high) if edit else None,
-            mediated=_interval(edit.mf, edit.mf_low, edit.mf_high) if edit else None,
-            p_adjusted=min(edit.p_adjusted, edit.u_p_adjusted) if edit else None,
-            mde=edit.mde if edit else None,
+            effect=_interval(edit.effect_size, edit.effect_size_low, edit.effect_size_high) if edit else None,
+            mediated=_interval(edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high)
+            if edit
+            else None,
+            p_adjusted=min(edit.p_adjusted, edit.whole_effect_p_adjusted) if edit else None,
+            mde=edit.smallest_detectable_effect if edit else None,
             accuracy=gate.accuracy if gate else None,
             coverage=verdict.coverage,
         )

@@ -21,7 +21,7 @@ R = TypeVar("R")
 _CHANGING_ROTATIONS = {"dynamic", "longrope"}  # rotary positions that one long input changes for all
 
 
-class Lanes:
+class ParallelBatches:
     """Runs a function on items one after another, or on two at a time.
 
     Attributes:
@@ -34,7 +34,7 @@ class Lanes:
 
     @classmethod
     @contextmanager
-    def opened(cls, count: int) -> Iterator[Lanes]:
+    def opened(cls, count: int) -> Iterator[ParallelBatches]:
         """Within the block, lanes share this thread's threads; at its end nothing runs any more."""
         if count == 1:
             yield cls(None, 1)
@@ -69,7 +69,7 @@ class Lanes:
 
 
 @contextmanager
-def many_passes(trunk: HookedModule, sites: Sequence[str]) -> Iterator[Lanes]:
+def many_passes(trunk: HookedModule, sites: Sequence[str]) -> Iterator[ParallelBatches]:
     """Within the block passes that read just these sites are faster where they can be; the weights must not change.
 
     Layers are packed and hooks stay on. On a processor with an even number of threads there are two lanes of half the
@@ -79,7 +79,7 @@ def many_passes(trunk: HookedModule, sites: Sequence[str]) -> Iterator[Lanes]:
         UnknownSite: a site this model does not have.
     """
     can_share = torch.get_num_threads() % 2 == 0 and trunk.may_run_side_by_side
-    lanes = Lanes.opened(2 if can_share else 1)
+    lanes = ParallelBatches.opened(2 if can_share else 1)
     with torch.inference_mode(), packed_linear_layers(trunk.trunk), trunk.held(sites), lanes as opened:
         yield opened
 

@@ -14,7 +14,7 @@ from probing.contracts.task import Task
 from probing.errors import BadParameter
 from probing.recipes import build_task
 from probing.text.corpus import Corpus
-from probing.use.contrasts import Contrast, Sides, sums_by
+from probing.use.contrasts import Contrast, FromTo, sums_by
 from probing.use.experiment import Experiment
 from probing.use.twins import twins_of
 
@@ -37,7 +37,7 @@ class RowWeights:
         pair_shares: `(W, K, K)`; None: a pair weighs as often as it occurs.
     """
 
-    sides: Sides
+    sides: FromTo
     shares: Floats
     n_classes: int
     pair_shares: Floats | None = None
@@ -118,7 +118,7 @@ class RowWeights:
     @cached_property
     def pooled(self) -> RowWeights:
         """The same rows, with all strata pooled."""
-        one = Sides(np.zeros_like(self.sides.strata), self.sides.start, self.sides.goal)
+        one = FromTo(np.zeros_like(self.sides.strata), self.sides.start, self.sides.goal)
         return RowWeights(one, np.ones(1), self.n_classes)
 
     def responses(self, changes: Floats) -> Responses:
@@ -249,7 +249,7 @@ def _prepared(corpus: Corpus, name: str) -> Task:
 
 
 @dataclass(frozen=True, eq=False)
-class Natural:
+class NaturalContrast:
     """The natural difference in behaviour along which edited rows of F3 are measured.
 
     Attributes:
@@ -266,7 +266,7 @@ class Natural:
     mean: Floats
     f2: Ints
     f3: Ints
-    sides: Sides
+    sides: FromTo
     fitted: Contrast
     measured: Contrast
     sign: float = 1.0

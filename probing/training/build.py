@@ -87,11 +87,11 @@ def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe
 
     def build_one(item: Any) -> Probe:
         probe = _of_kind(item)
-        if probe.readings and labels.reading not in probe.readings:
+        if probe.row_forms and labels.row_form not in probe.row_forms:
             raise BadParameter(
                 f"{spec_of(probe)} cannot read rows that are {labels.level}s",
-                needed=f"a task whose rows are read as {' or '.join(probe.readings)}",
-                found=f"task {labels.task}, read as {labels.reading}",
+                needed=f"a task whose rows are read as {' or '.join(probe.row_forms)}",
+                found=f"task {labels.task}, read as {labels.row_form}",
                 next_step=f"use {DEFAULT_PROBES[kind][0]}",
             )
         return EachLabelProbe(probe) if labels.kind == "labels" else probe
@@ -173,7 +173,7 @@ def named_controls(items: Sequence[Any] | None, labels: Labels) -> list[Control 
 
 def needed_keys(labels: Labels, controls: Sequence[Control | StateControl], probes: Iterable[Probe]) -> list[str]:
     """Return the keys of the rows that something of this run draws or reads by: a row needs a value of each."""
-    wanted = [control.key_of(labels) for control in controls] + [probe.reads for probe in probes]
+    wanted = [control.key_of(labels) for control in controls] + [probe.input for probe in probes]
     return [key for key in dict.fromkeys(wanted) if key in labels.keys]
 
 

@@ -1,4 +1,4 @@
-"""Tally: sums of effects over three rotations of the folds; numbers that decide nothing may fail without harm."""
+"""EffectSums: sums of effects over three rotations of the folds; numbers that decide nothing may fail without harm."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from probing.errors import ProbingError
 from probing.results.use import UseCell
-from probing.use.cells import Natural
-from probing.use.contrasts import Sides
+from probing.use.contrasts import FromTo
 from probing.use.dependence import Dependence
+from probing.use.row_weights import NaturalContrast
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
 @dataclass
-class Tally:
+class EffectSums:
     """Collects sums over rotations of one kind of edit at one place; n rows of the experiment.
 
     Attributes:
@@ -31,13 +31,13 @@ class Tally:
         u, u_influences: U by rotation, and its influence values `(n,)` with m° held.
         w, w_influences: the same of ⟨Δ, P m°⟩, P the inverse covariance of the clean behaviour, m° of all strata alike.
         w_own: by rotation, the same with its own mean changes for m°: their noise is in it squared.
-        direction, of_direction: see `Bench.direction`.
+        direction, of_direction: see `EditMeasurement.direction`.
         kl, flips: by rotation, of logits: mean KL(clean ‖ edited), share of other most probable answers.
         alike: by rotation, τ of states of rows of the same value, which is taken off.
         changes: by rotation, `(n, V)` of the edited rows.
         slopes: by rotation, derivatives of τ in the shift, `(n', D)` of sampled rows with these sides.
         rows: edited in all.
-        is_single, dimensions: see `Bench`.
+        is_single, dimensions: see `EditMeasurement`.
         dependence: what depends on what.
         exchanged: whether the influence of measured rows counts with the set that they exchanged states in.
     """
@@ -58,7 +58,7 @@ class Tally:
     flips: list[float] = field(default_factory=list)
     alike: list[float] = field(default_factory=list)
     changes: list[Floats] = field(default_factory=list)
-    slopes: list[tuple[Sides, Floats]] = field(default_factory=list)
+    slopes: list[tuple[FromTo, Floats]] = field(default_factory=list)
     rows: int = 0
     is_single: bool = False
     dimensions: int = 1
@@ -68,7 +68,9 @@ class Tally:
         n = len(self.dependence.groups)
         self.influence, self.through_c, self.of_total = (np.zeros(n) for _ in range(3))
 
-    def add(self, natural: Natural, changes: Floats, *, through_edit: tuple[Ints, Floats] | None = None) -> None:
+    def add(
+        self, natural: NaturalContrast, changes: Floats, *, through_edit: tuple[Ints, Floats] | None = None
+    ) -> None:
         """Add one rotation's τ of these changes, and what the rows that the edit was fitted on add."""
         along = natural.along(changes)
         value = float(natural.weights.weights @ along)
@@ -86,7 +88,7 @@ class Tally:
         self.size.append(natural.size)
 
     def add_u(
-        self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
+        self, natural: NaturalContrast, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
     ) -> None:
         """Add one rotation's U of these changes against the expected ones."""
         value, influence = self._product(natural, changes, expected, through_edit)
@@ -95,7 +97,7 @@ class Tally:
 
     def add_w(
         self,
-        natural: Natural,
+        natural: NaturalContrast,
         changes: Floats,
         expected: Floats,
         own: Floats,
@@ -108,7 +110,7 @@ class Tally:
         self.w_own.append(float(natural.weights.weights @ np.einsum("nv,nv->n", changes, own)))
 
     def _product(
-        self, natural: Natural, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
+        self, natural: NaturalContrast, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
     ) -> tuple[float, Floats]:
         along = np.einsum("nv,nv->n", changes, expected)
         influence = np.zeros_like(self.influence)

@@ -16,14 +16,14 @@ from probing.contracts.edited_model import Instrument, Place
 from probing.results.use import Decodability, UseCell, UseResult
 from probing.use.deals import redealt
 from probing.use.decoding import decoded
-from probing.use.effects import Bench, UseOptions
+from probing.use.effect_sums import spared
+from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.experiment import Experiment, plan
 from probing.use.inference import effect, max_t
 from probing.use.measured import Measured, estimates_of, recorded
 from probing.use.nulls import null_error, permuted, random_property, rate_interval
-from probing.use.on_states import StateChecks, compared
+from probing.use.state_checks import StateChecks, compared
 from probing.use.swapping import dose_curve, exchanged, interchanged, swapped
-from probing.use.tally import spared
 
 Ints = NDArray[np.int64]
 Values = NDArray[Any]
@@ -97,7 +97,7 @@ def measure_property(
     chosen = tuple(places) if places is not None else instrument.places
     instrument.check_places(chosen)
     experiment = prop.plan(options)
-    bench = Bench.of(
+    bench = EditMeasurement.of(
         instrument,
         experiment,
         seed=options.seed,
@@ -146,16 +146,16 @@ def measure_property(
     )
 
 
-def _measure(bench: Bench, place: Place, prop: Property, options: UseOptions) -> Measured:
+def _measure(bench: EditMeasurement, place: Place, prop: Property, options: UseOptions) -> Measured:
     e = bench.experiment
     others = {name: (v[e.rows], k) for name, (v, k) in prop.covariates.items()} if options.details else {}
-    dose, on_states = StateChecks(bench, place, others).dose(options.doses)
+    dose, state_checks = StateChecks(bench, place, others).dose(options.doses)
     swap, exchange = swapped(bench, place, dose=dose), interchanged(bench, place)
     deals = options.deals if options.folds else 0
     return Measured(
         place,
         dose,
-        on_states,
+        state_checks,
         effect(swap, e, bench.spread),
         effect(exchange, e, bench.spread),
         float(np.mean(swap.kl)) if swap.kl else None,
@@ -164,7 +164,7 @@ def _measure(bench: Bench, place: Place, prop: Property, options: UseOptions) ->
     )
 
 
-def _together(bench: Bench, measured: Sequence[Measured]) -> None:
+def _together(bench: EditMeasurement, measured: Sequence[Measured]) -> None:
     """Exchange the states of all positions of a site together: what none carries alone they may carry jointly."""
     for site in dict.fromkeys(m.place.site for m in measured):
         here = [m for m in measured if m.place.site == site]
@@ -184,7 +184,7 @@ def _adjusted(measured: Sequence[Measured], seed: int) -> list[list[float]]:
     return [[*own, *of_joint.get(m.place.site, [])] for own, m in zip(single, measured, strict=True)]
 
 
-def _decodability(bench: Bench, place: Place) -> Decodability:
+def _decodability(bench: EditMeasurement, place: Place) -> Decodability:
     found = decoded(bench.experiment, bench.at(place).states, seed=bench.seed)
     read = found.better
     return Decodability(
@@ -198,7 +198,7 @@ def _decodability(bench: Bench, place: Place) -> Decodability:
     )
 
 
-def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) -> UseCell:
+def _explained(bench: EditMeasurement, m: Measured, cell: UseCell, options: UseOptions) -> UseCell:
     """Return the cell with the dose curve and, where there is an effect, how far one shift suffices and norms carry
     it.
     """
@@ -206,7 +206,7 @@ def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) ->
     if options.curve:
         for dose in sorted({*options.doses, m.dose}):
             found = spared(f"swap at dose {dose:g}", found, partial(_at_dose, bench, m, dose))
-    least = min(min(edit.p_adjusted, edit.u_p_adjusted) for edit in (cell.subspace, cell.whole))
+    least = min(min(edit.p_adjusted, edit.whole_effect_p_adjusted) for edit in (cell.subspace, cell.whole))
     if not options.details or least > 0.05:
         return found
     if not options.shared and len(bench.experiment.shares) > 1 and sub.tau.value:
@@ -216,22 +216,24 @@ def _explained(bench: Bench, m: Measured, cell: UseCell, options: UseOptions) ->
     return found
 
 
-def _at_dose(bench: Bench, m: Measured, dose: float, cell: UseCell) -> UseCell:
+def _at_dose(bench: EditMeasurement, m: Measured, dose: float, cell: UseCell) -> UseCell:
     tau = m.subspace.tau.value if dose == m.dose else dose_curve(bench, m.place, (dose,))[dose]
     return replace(cell, dose_curve=(*cell.dose_curve, (dose, tau / (m.subspace.unit or 1.0))))
 
 
-def _with_one_shift(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
+def _with_one_shift(bench: EditMeasurement, m: Measured, cell: UseCell) -> UseCell:
     one = dose_curve(replace_shared(bench), m.place, (m.dose,))[m.dose]
     return replace(cell, shared_ratio=one / m.subspace.tau.value)
 
 
-def replace_shared(bench: Bench) -> Bench:
+def replace_shared(bench: EditMeasurement) -> EditMeasurement:
     """Return the same experiment with one shift for all strata."""
-    return Bench(bench.instrument, bench.experiment, bench.y, bench.seed, shared=True, slope_rows=bench.slope_rows)
+    return EditMeasurement(
+        bench.instrument, bench.experiment, bench.y, bench.seed, shared=True, slope_rows=bench.slope_rows
+    )
 
 
-def _frozen(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
+def _frozen(bench: EditMeasurement, m: Measured, cell: UseCell) -> UseCell:
     """Return the cell with the effect when later norms are held at their clean scales: of the swap if it has an effect,
     else of the interchange.
     """
@@ -243,16 +245,16 @@ def _frozen(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
         else interchanged(bench, m.place, frozen_norms=True)
     )
     held = effect(tally, bench.experiment, clean.y_spread)
-    low, high = held.es_interval(0.90)
+    low, high = held.effect_size_interval(0.90)
     share = 1 - held.tau.value / clean.tau.value if clean.tau.value else None
     return replace(cell, frozen_share=share, frozen_low90=low, frozen_high90=high)
 
 
 def _with_nulls(
-    bench: Bench, measured: Sequence[Measured], cells: Sequence[UseCell], options: UseOptions
+    bench: EditMeasurement, measured: Sequence[Measured], cells: Sequence[UseCell], options: UseOptions
 ) -> list[UseCell]:
     """Return the cells with nulls at the place of the largest effect, where they matter most."""
-    largest = int(np.argmax([abs(m.subspace.es) for m in measured]))
+    largest = int(np.argmax([abs(m.subspace.effect_size) for m in measured]))
     m, cell = measured[largest], cells[largest]
     if options.null:
         cell = spared("computed null", cell, partial(_with_null_error, bench, m))
@@ -261,16 +263,16 @@ def _with_nulls(
     return [cell if i == largest else c for i, c in enumerate(cells)]
 
 
-def _with_comparisons(bench: Bench, m: Measured, options: UseOptions, cell: UseCell) -> UseCell:
+def _with_comparisons(bench: EditMeasurement, m: Measured, options: UseOptions, cell: UseCell) -> UseCell:
     return replace(cell, comparisons=compared(bench, m.place, options.comparisons))
 
 
-def _with_permutations(bench: Bench, m: Measured, options: UseOptions, cell: UseCell) -> UseCell:
+def _with_permutations(bench: EditMeasurement, m: Measured, options: UseOptions, cell: UseCell) -> UseCell:
     found = permuted(bench, m.place, m.subspace.tau.value, dose=m.dose, draws=options.permutations)
     return replace(cell, p_permutation=found.p)
 
 
-def _with_null_error(bench: Bench, m: Measured, cell: UseCell) -> UseCell:
+def _with_null_error(bench: EditMeasurement, m: Measured, cell: UseCell) -> UseCell:
     error = null_error(bench, m.place, dose=m.dose)
     ratio = error / m.subspace.tau.error if m.subspace.tau.error else None
     return replace(cell, subspace=replace(cell.subspace, null_ratio=ratio))
@@ -287,7 +289,7 @@ def _false_positives(
         z = random_property(prop.z, prop.n_classes, prop.types, seed=options.seed, draw=draw)
         control = Property(f"control {draw}", z, prop.n_classes, prop.types, {})
         plain = replace(options, control_properties=0, permutations=0, null=False, curve=False, details=False, deals=0)
-        bench = Bench.of(instrument, control.plan(plain), seed=options.seed, slope_rows=options.slope_rows)
+        bench = EditMeasurement.of(instrument, control.plan(plain), seed=options.seed, slope_rows=options.slope_rows)
         adjusted = _adjusted([_measure(bench, place, control, plain) for place in places], options.seed)
         found += min(min(p) for p in adjusted) <= 0.05
     n = options.control_properties

@@ -20,7 +20,7 @@ from probing.system.machine import with_typed_errors
 from probing.system.screen import steps_bar
 from probing.text.corpus import Corpus
 from probing.use.effects import UseOptions
-from probing.use.running import measure_property
+from probing.use.measure import measure_property
 from probing.use.subjects import Subjects
 from probing.verdicts.judging import judge
 from probing.verdicts.use_run import UseRun, write_use_run
@@ -30,7 +30,7 @@ VERSION = 10  # raised when a number of a `UseResult`, or how one is kept, chang
 FOLDER = "use"
 
 
-class Done:
+class ResultCache:
     """Keeps results by a hash of everything that enters them.
 
     Args:
@@ -163,7 +163,7 @@ def intervene(
         "options": vars(options),
         "version": VERSION,
     } | ({} if minimal_pairs is None else {"twins": minimal_pairs})
-    known = Done(None if to is None or not _is_told(measured) else Path(to), common)
+    known = ResultCache(None if to is None or not _is_told(measured) else Path(to), common)
     subjects = Subjects(
         model,
         corpus,

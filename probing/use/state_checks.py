@@ -16,7 +16,7 @@ from probing.contracts.intervention import Edit, Targets
 from probing.recipes import build
 from probing.seeds import child_seed
 from probing.use.discriminant import Discriminant, Mahalanobis, Moments
-from probing.use.effects import Bench
+from probing.use.effects import EditMeasurement
 from probing.use.experiment import FOLDS
 from probing.use.nulls import shuffled
 
@@ -28,7 +28,7 @@ ENOUGH = 0.8
 
 
 @dataclass(frozen=True)
-class OnStates:
+class StateCheckResult:
     """Scores of how well an edit does what it should, and nothing else; means over rotations.
 
     Attributes:
@@ -62,26 +62,26 @@ class StateChecks:
         Canby et al. 2024, How Reliable are Causal Probing Interventions?, §3.
     """
 
-    def __init__(self, bench: Bench, place: Place, covariates: Covariates) -> None:
+    def __init__(self, bench: EditMeasurement, place: Place, covariates: Covariates) -> None:
         self._bench, self._place = bench, place
         self._parts = [_Rotation(bench, place, r, covariates) for r in range(FOLDS)]
 
-    def swap(self, dose: float) -> OnStates:
+    def swap(self, dose: float) -> StateCheckResult:
         """Return the scores of class-mean swaps at a dose."""
         return self.of(self._bench.swapped_states(self._place, dose))
 
-    def of(self, edited: list[Floats]) -> OnStates:
+    def of(self, edited: list[Floats]) -> StateCheckResult:
         """Return the scores of any edit, given the new states of F3 by rotation."""
         parts = [part(h) for part, h in zip(self._parts, edited, strict=True)]
         others = [p.selectivity for p in parts if p.selectivity is not None]
-        return OnStates(
+        return StateCheckResult(
             float(np.mean([p.completeness for p in parts])),
             float(np.mean(others)) if others else None,
             float(np.mean([p.displacement for p in parts])),
             float(np.mean([p.off_distribution for p in parts])),
         )
 
-    def dose(self, doses: tuple[float, ...]) -> tuple[float, OnStates]:
+    def dose(self, doses: tuple[float, ...]) -> tuple[float, StateCheckResult]:
         """Return the primary dose: 1, or the smallest above it that is complete (0.8); else 1 again."""
         first = self.swap(1.0)
         if first.completeness >= ENOUGH:
@@ -96,7 +96,7 @@ class StateChecks:
 class _Rotation:
     """Probes of F2 applied to the clean states of F3, and then to edited states."""
 
-    def __init__(self, bench: Bench, place: Place, r: int, covariates: Covariates) -> None:
+    def __init__(self, bench: EditMeasurement, place: Place, r: int, covariates: Covariates) -> None:
         states = bench.at(place).states
         _, k2, k3 = bench.fold_numbers(r)
         self._clean, self._sides = states.blocks[k3], bench.naturals[r].sides
@@ -112,7 +112,7 @@ class _Rotation:
         self._between = np.median(_lengths(self._clean[: len(self._clean) - half] - self._clean[half:]))
         self._limit = np.quantile(self._far(self._clean), 0.99)
 
-    def __call__(self, edited: Floats) -> OnStates:
+    def __call__(self, edited: Floats) -> StateCheckResult:
         after, sides = self._own.predict(edited), self._sides
         if self._is_real:
             step = sides.goal - sides.start
@@ -122,7 +122,7 @@ class _Rotation:
             complete = _reached(self._before, after, sides.start, sides.goal)
         changes = [np.abs(probe.predict(edited) - before).sum(1).mean() / 2 for probe, before in self._others]
         moved = np.median(_lengths(edited - self._clean))
-        return OnStates(
+        return StateCheckResult(
             complete,
             1 - float(np.mean(changes)) if changes else None,
             float(moved / self._between) if self._between else 0.0,
@@ -149,7 +149,9 @@ RANDOM, CONTROL = "random_subspace", "control_task"
 Numbers = dict[str, float]
 
 
-def compared(bench: Bench, place: Place, names: Sequence[str], *, draws: int = RANDOM_DRAWS) -> dict[str, Numbers]:
+def compared(
+    bench: EditMeasurement, place: Place, names: Sequence[str], *, draws: int = RANDOM_DRAWS
+) -> dict[str, Numbers]:
     """Return what each intervention does at a place, fitted on F1 and measured on at most 256 rows of F3 of one
     rotation.
 
@@ -187,7 +189,7 @@ def compared(bench: Bench, place: Place, names: Sequence[str], *, draws: int = R
     return found
 
 
-def _one(bench: Bench, place: Place, name: str, *, seed: int) -> Numbers:
+def _one(bench: EditMeasurement, place: Place, name: str, *, seed: int) -> Numbers:
     e, states = bench.experiment, bench.states(place)
     f1, f2, f3 = bench.folds(0)
     rows = f3[np.linspace(0, len(f3) - 1, min(MOST_ROWS, len(f3))).astype(np.int64)]
@@ -209,7 +211,7 @@ def _one(bench: Bench, place: Place, name: str, *, seed: int) -> Numbers:
     return numbers | {"accuracy": _readable(bench, edit, states, f2, f3)}
 
 
-def _applied(bench: Bench, edit: Edit, states: NDArray[np.floating], rows: Ints) -> NDArray[np.floating]:
+def _applied(bench: EditMeasurement, edit: Edit, states: NDArray[np.floating], rows: Ints) -> NDArray[np.floating]:
     e = bench.experiment
     goals = np.zeros_like(e.z)
     for k in range(3):
@@ -218,7 +220,7 @@ def _applied(bench: Bench, edit: Edit, states: NDArray[np.floating], rows: Ints)
     return np.asarray(edit.apply(states[rows], targets, goals[rows]), states.dtype)
 
 
-def _readable(bench: Bench, edit: Edit, states: NDArray[np.floating], f2: Ints, f3: Ints) -> float:
+def _readable(bench: EditMeasurement, edit: Edit, states: NDArray[np.floating], f2: Ints, f3: Ints) -> float:
     """Return the held-out accuracy (R²) of a linear probe fitted on edited states."""
     e = bench.experiment
     train, test = (_applied(bench, edit, states, rows).astype(np.float64) for rows in (f2, f3))
