@@ -20,6 +20,7 @@ from probing.use.directions import Evidence, Header, Stated, caveat, record_of, 
 from probing.use.directions.record import CONVENTION, OPERATIONS
 from probing.verdicts.verdict import Word
 from tests.conftest import REFERENCE
+from tests.samples.tiny_models import language_model
 from tests.use.test_evidence import parsed
 
 WIDTH = 64
@@ -115,6 +116,34 @@ def test_applying_is_what_a_plain_hook_does(strength: float) -> None:
         for values, change in ((found.clean, None), (found.edited, strength * SHIFT)):
             np.testing.assert_allclose(values[row], log_softmax(hooked(text, change))[ids], atol=2e-4)
     assert np.abs(found.edited - found.clean).max() > 0.1
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_applying_to_another_family_of_models_is_what_a_plain_hook_does(side: str) -> None:
+    llama, texts = language_model("llama", side), ("the thing is being", "on the thing")
+    shift = SHIFT[: llama.width("resid.1")]
+    one = planted("resid.1")
+    means = np.stack([np.stack([0 * shift, shift])] * 2)
+    evidence = Evidence(one.header, {**one.arrays, "means": means})
+    found = pb.apply_direction(llama, evidence, texts, strength=2, top=9, any_model=True, progress=False)
+    network = llama.suffix.model
+
+    def add(module: torch.nn.Module, given: tuple[torch.Tensor, ...], kwargs: dict) -> tuple[tuple, dict]:
+        states = (given[0] if given else kwargs["hidden_states"]).clone()
+        states[0, last] += torch.from_numpy(2 * shift).float()
+        return ((states, *given[1:]), kwargs) if given else (given, kwargs | {"hidden_states": states})
+
+    for row, text in enumerate(texts):
+        (one_text,) = llama.encode([text])
+        last = int(np.flatnonzero(~one_text.special)[-1])  # behind it there may be special pieces
+        handle = network.model.layers[1].register_forward_pre_hook(add, with_kwargs=True)
+        ids = torch.from_numpy(np.asarray(one_text.ids))[None]
+        with torch.no_grad():
+            logits = network(input_ids=ids).logits[0, last].double().numpy()
+        handle.remove()
+        best = np.sort(log_softmax(logits))[::-1][:9]
+        np.testing.assert_allclose(np.sort(found.edited[row])[::-1][:9], best, atol=2e-4)
+        assert np.abs(found.edited[row] - found.clean[row]).max() > 1e-3
 
 
 def test_of_two_classes_either_way_can_be_gone_and_answers_are_measured_as_by_the_hook() -> None:

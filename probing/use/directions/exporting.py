@@ -224,11 +224,12 @@ def _together(evidence: Sequence[Evidence]) -> Sequence[Evidence]:
         )
     about = {(one.header.model, one.header.revision, one.header.task, one.header.labels, one.width) for one in evidence}
     places = [one.header.place for one in evidence]
+    of = dict.fromkeys(f"{one.header.task} of {one.header.model}" for one in evidence)
     if len(about) > 1 or len(set(places)) < len(places):
         raise BadParameter(
             "vectors of one file belong together",
             needed="one model and property, each place once",
-            found=f"{len(about)} of these; places {', '.join(places)}"[:300],
+            found=f"{', '.join(of)}; places {', '.join(places)}"[:400],
             next_step="name only files that belong together",
         )
     return evidence
