@@ -165,6 +165,8 @@ def test_a_strength_of_zero_changes_no_bit(site: str, behaviour: str | None) -> 
     found = pb.apply_direction(model(), planted(site), PROMPTS, strength=0, behaviour=behaviour, progress=False)
     np.testing.assert_array_equal(found.clean, found.edited)
     assert found.flips() == 0
+    twice = pb.apply_direction(model(), planted(site), PROMPTS[:1] * 2, strength=0, behaviour=behaviour, progress=False)
+    np.testing.assert_array_equal(twice.clean[0], twice.edited[1])
 
 
 def test_a_corpus_is_measured_by_the_behaviour_of_the_verdict_and_zero_changes_no_bit_in_many_batches() -> None:
@@ -238,6 +240,8 @@ def test_what_cannot_be_applied_is_refused_by_type() -> None:
     for wrong in ([], ["", "a"]):
         with pytest.raises(BadParameter, match="prompt"):
             pb.apply_direction(model(), planted(), wrong, progress=False)
+    with pytest.raises(BadParameter, match="longer than the model reads"):
+        pb.apply_direction(model(), planted(), ["the doctor " * 40], progress=False)
     with pytest.raises(BadParameter, match="strength"):
         pb.apply_direction(model(), planted(), PROMPTS, strength=np.inf, progress=False)
     base = pb.LanguageModel.load(str(REFERENCE / "model"), kind="base")
