@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 import probing as pb
 from probing.errors import BadParameter, NoBehaviour, ProvenanceMismatch, UnknownName, UnknownSite, UntrustedFile
 from probing.provenance import model_called, weights_digest
-from probing.use.directions import Evidence, Header, Stated, caveat, record_of, write_evidence
+from probing.use.directions import Evidence, Header, Stated, caveat, export_vectors, record_of, write_evidence
 from probing.use.directions.record import CONVENTION, OPERATIONS
 from probing.verdicts.verdict import Word
 from tests.conftest import REFERENCE
@@ -314,6 +314,12 @@ def test_a_vector_without_its_evidence_is_never_left(tmp_path: Path) -> None:
         with pytest.raises(BadParameter, match="unknown format") as caught:
             pb.export_directions(planted(), tmp_path / wrong)
         assert "gguf, safetensors" in caught.value.needed
+    (tmp_path / "folder.npy").mkdir()
+    with pytest.raises(BadParameter, match="something already"):
+        pb.export_directions(planted(), tmp_path / "folder.npy", replace=True)
+    with pytest.raises(OSError, match="directory"):
+        export_vectors(tmp_path / "folder.npy", [planted()])
+    (tmp_path / "folder.npy").rmdir()
     both = [planted(), planted("resid.3")]
     with pytest.raises(BadParameter, match="one vector"):
         pb.export_directions(both, tmp_path / "w.npy")
