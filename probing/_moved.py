@@ -27,7 +27,7 @@ _MOVED = {
     "corpus": "text.corpus",
     "criterion": "verdicts.decodability",
     "cross_jobs": "jobs.cross",
-    "deciding": "verdicts.use_run",
+    "deciding": "verdicts.sentences",
     "design": "labels",
     "editing": "contracts.intervention",
     "ending": "system.ending",

@@ -18,7 +18,7 @@ direction_app = typer.Typer(
 )
 
 Evidence = Annotated[
-    list[Path], path_argument(metavar="EVIDENCE...", help="files of evidence, or folders of them", show_default=False)
+    list[Path], path_argument(metavar="EVIDENCE", help="files of evidence, or folders of them", show_default=False)
 ]
 _WIDE = 120
 _SHOWN = 20

@@ -6,8 +6,7 @@ function that a notebook calls.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -19,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 import probing as pb
 from probing._renamed import COMMAND_LINE, by_new_names, flag_of
 from probing.errors import ConfigError, ProbingError, unknown_name
+from probing.jobs.flag_values import check_one_file_each, named_pairs
 from probing.models.site import are_module_paths
 from probing.results.failures import run_all
 
@@ -133,35 +133,6 @@ class CorpusOptions(Job):
             return pb.Corpus.read(_rooted(self.corpus[0], root), **options)
         files = {split: _rooted(file, root) for split, file in named_pairs(self.corpus, "corpus", "train=FILE")}
         return pb.Corpus.read(files, **options)
-
-
-def check_one_file_each(entries: Iterable[str]) -> None:
-    """Refuse several files in one value of `--corpus`, such as `train=a,dev=b`.
-
-    Raises:
-        ConfigError: with the flags as they are to be written.
-    """
-    for entry in entries:
-        parts = re.split(r",\s*(?=[\w.]+=)", entry)
-        if len(parts) > 1 and "=" in parts[0] and not Path(entry.partition("=")[2]).exists():
-            raise ConfigError(
-                "--corpus names several files at once",
-                needed="the flag once for each file",
-                found=repr(entry),
-                next_step=f"repeat it: {' '.join(f'--corpus {part}' for part in parts)}",
-            )
-
-
-def named_pairs(entries: list[str], flag: str, example: str) -> Iterator[tuple[str, str]]:
-    """Yield the name and value of each `NAME=VALUE` that a flag was given."""
-    seen: set[str] = set()
-    for entry in entries:
-        name, equals, value = entry.partition("=")
-        if not (name and equals and value) or name in seen:
-            problem = "given twice" if name in seen else "has not the form NAME=VALUE"
-            raise ConfigError(f"--{flag} {entry!r} {problem}", needed=f"something like {example}", found=repr(entry))
-        seen.add(name)
-        yield name, value
 
 
 def _rooted(path: str, root: Path | None) -> str:

@@ -8,7 +8,8 @@ from pydantic import Field
 
 import probing as pb
 from probing.errors import ConfigError, unknown_name
-from probing.jobs import CorpusOptions, Job, Many, check_one_file_each, option
+from probing.jobs import CorpusOptions, Job, Many, option
+from probing.jobs.flag_values import check_one_file_each
 
 if TYPE_CHECKING:
     from probing.text.corpus import Corpus

@@ -16,7 +16,8 @@ from pydantic import Field
 import probing as pb
 from probing.errors import ConfigError, NoBehaviour
 from probing.files.whole_files import write_parquet
-from probing.jobs import CorpusOptions, Job, Many, named_pairs, option
+from probing.jobs import CorpusOptions, Job, Many, option
+from probing.jobs.flag_values import named_pairs
 
 if TYPE_CHECKING:
     from probing.models.language_model import LanguageModel

@@ -11,15 +11,9 @@ from pathlib import Path
 from probing.errors import InputError
 from probing.results.use import Decodability, EditEffect, UseCell, UseResult, read_use_results
 from probing.statistics.multiplicity import benjamini_hochberg
-from probing.verdicts.use_run import (
-    UseRun,
-    bound_said,
-    effect_said,
-    together_said,
-    turning_bounded,
-    turning_used,
-    undecided_said,
-)
+from probing.verdicts.deals import turning_bounded, turning_used
+from probing.verdicts.sentences import bound_said, effect_said, together_said, undecided_said
+from probing.verdicts.use_run import UseRun
 from probing.verdicts.verdict import Criteria, Verdict, Word
 
 

@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM
 import probing as pb
 from probing.errors import BadParameter, NoBehaviour, ProvenanceMismatch, UnknownName, UnknownSite, UntrustedFile
 from probing.provenance import model_called, weights_digest
-from probing.use.directions import Evidence, Header, Stated, caveat, record_of, write_evidence
+from probing.use.directions import Evidence, Header, Stated, caveat, export_vectors, record_of, write_evidence
 from probing.use.directions.record import CONVENTION, OPERATIONS
 from probing.verdicts.verdict import Word
 from tests.conftest import REFERENCE
+from tests.samples.tiny_models import language_model
 from tests.use.test_evidence import parsed
 
 WIDTH = 64
@@ -117,6 +118,34 @@ def test_applying_is_what_a_plain_hook_does(strength: float) -> None:
     assert np.abs(found.edited - found.clean).max() > 0.1
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_applying_to_another_family_of_models_is_what_a_plain_hook_does(side: str) -> None:
+    llama, texts = language_model("llama", side), ("the thing is being", "on the thing")
+    shift = SHIFT[: llama.width("resid.1")]
+    one = planted("resid.1")
+    means = np.stack([np.stack([0 * shift, shift])] * 2)
+    evidence = Evidence(one.header, {**one.arrays, "means": means})
+    found = pb.apply_direction(llama, evidence, texts, strength=2, top=9, any_model=True, progress=False)
+    network = llama.suffix.model
+
+    def add(module: torch.nn.Module, given: tuple[torch.Tensor, ...], kwargs: dict) -> tuple[tuple, dict]:
+        states = (given[0] if given else kwargs["hidden_states"]).clone()
+        states[0, last] += torch.from_numpy(2 * shift).float()
+        return ((states, *given[1:]), kwargs) if given else (given, kwargs | {"hidden_states": states})
+
+    for row, text in enumerate(texts):
+        (one_text,) = llama.encode([text])
+        last = int(np.flatnonzero(~one_text.special)[-1])  # behind it there may be special pieces
+        handle = network.model.layers[1].register_forward_pre_hook(add, with_kwargs=True)
+        ids = torch.from_numpy(np.asarray(one_text.ids))[None]
+        with torch.no_grad():
+            logits = network(input_ids=ids).logits[0, last].double().numpy()
+        handle.remove()
+        best = np.sort(log_softmax(logits))[::-1][:9]
+        np.testing.assert_allclose(np.sort(found.edited[row])[::-1][:9], best, atol=2e-4)
+        assert np.abs(found.edited[row] - found.clean[row]).max() > 1e-3
+
+
 def test_of_two_classes_either_way_can_be_gone_and_answers_are_measured_as_by_the_hook() -> None:
     back = pb.apply_direction(model(), planted(), PROMPTS, behaviour=ANSWERS, start="b", progress=False)
     assert (back.start, back.goal, back.unit, back.outputs) == ("b", "a", "logits", ("was", "were", "is", "are"))
@@ -136,6 +165,8 @@ def test_a_strength_of_zero_changes_no_bit(site: str, behaviour: str | None) -> 
     found = pb.apply_direction(model(), planted(site), PROMPTS, strength=0, behaviour=behaviour, progress=False)
     np.testing.assert_array_equal(found.clean, found.edited)
     assert found.flips() == 0
+    twice = pb.apply_direction(model(), planted(site), PROMPTS[:1] * 2, strength=0, behaviour=behaviour, progress=False)
+    np.testing.assert_array_equal(twice.clean[0], twice.edited[1])
 
 
 def test_a_corpus_is_measured_by_the_behaviour_of_the_verdict_and_zero_changes_no_bit_in_many_batches() -> None:
@@ -209,6 +240,8 @@ def test_what_cannot_be_applied_is_refused_by_type() -> None:
     for wrong in ([], ["", "a"]):
         with pytest.raises(BadParameter, match="prompt"):
             pb.apply_direction(model(), planted(), wrong, progress=False)
+    with pytest.raises(BadParameter, match="longer than the model reads"):
+        pb.apply_direction(model(), planted(), ["the doctor " * 40], progress=False)
     with pytest.raises(BadParameter, match="strength"):
         pb.apply_direction(model(), planted(), PROMPTS, strength=np.inf, progress=False)
     base = pb.LanguageModel.load(str(REFERENCE / "model"), kind="base")
@@ -281,6 +314,12 @@ def test_a_vector_without_its_evidence_is_never_left(tmp_path: Path) -> None:
         with pytest.raises(BadParameter, match="unknown format") as caught:
             pb.export_directions(planted(), tmp_path / wrong)
         assert "gguf, safetensors" in caught.value.needed
+    (tmp_path / "folder.npy").mkdir()
+    with pytest.raises(BadParameter, match="something already"):
+        pb.export_directions(planted(), tmp_path / "folder.npy", replace=True)
+    with pytest.raises(OSError, match="directory"):
+        export_vectors(tmp_path / "folder.npy", [planted()])
+    (tmp_path / "folder.npy").rmdir()
     both = [planted(), planted("resid.3")]
     with pytest.raises(BadParameter, match="one vector"):
         pb.export_directions(both, tmp_path / "w.npy")

@@ -215,6 +215,9 @@ def test_directions_are_kept_with_their_verdicts_and_can_be_put_in_again(tmp_pat
     (path,) = (tmp_path / "evidence").iterdir()
     found = read_evidence(path)
     assert found.header.labels == ("past", "present") and found.header.verdict.word == Word.USED_SUBSPACE
+    assert found.header.identity[:8] == "fb05cb64" and "[weights fb05cb64, float32]" in found.header.model
+    applied = CliRunner().invoke(app, ["direction", "apply", str(tmp_path), *command[1:3], "--prompt", "the doctors"])
+    assert applied.exit_code == 0 and "column:tense (past → present) added at resid.3@end" in applied.stdout
     states = np.zeros((2, 64), np.float32)
     moved = found.apply(states, start=np.array([0, 1]), goal=np.array([1, 0]))
     assert np.abs(moved).max() > 0.1 and np.allclose(moved[0], -moved[1], atol=1e-6)

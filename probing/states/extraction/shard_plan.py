@@ -10,11 +10,11 @@ from typing import Any, Self
 import numpy as np
 
 from probing.errors import BadParameter, unknown_name
-from probing.models.batching import row_estimate, shard_starts
 from probing.models.language_model import LanguageModel
 from probing.states.extraction.replay_reading import output_bytes
 from probing.states.extraction.shard_reading import ReadingOptions
 from probing.states.store import ITEM_BYTES, ShardContent
+from probing.states.store.shard_starts import row_estimate, shard_starts
 from probing.text.chat import ChatTemplate
 from probing.text.corpus import Corpus, Example
 from probing.text.positions import positions_identity

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, NonFiniteStates
-from probing.models.batching import Gather, length_sorted_batches
+from probing.models.batching import length_sorted_batches
 from probing.models.cpu_speed.parallel_batches import ParallelBatches
 from probing.models.language_model import LanguageModel
+from probing.states.extraction.pooling import Gather
 from probing.states.extraction.windows import Windows, windowed_states, windows_of
 from probing.states.store import ITEM_BYTES, ShardContent, narrow
 from probing.states.store.format import MAX_SHARD_BYTES

@@ -175,6 +175,8 @@ def apply_direction(
     place = Place(header.site, _position(header, position, has_spans=isinstance(texts, Corpus)))
     is_open = behaviour is None and not isinstance(texts, Corpus)
     measured = _pieces_of(model) if is_open else _built(behaviour or header.behaviour)
+    if not isinstance(texts, Corpus):
+        _check_lengths(model, corpus)
     rows = _rows(model, corpus, place.position, split=split, max_rows=max_rows, seed=seed)
     if not isinstance(texts, Corpus) and len(rows.example) < len(corpus):
         raise _lacking(corpus, rows, place.position)
@@ -275,6 +277,24 @@ def _corpus_of(prompts: Sequence[str]) -> Corpus:
     if not all(prompts):
         raise BadParameter("a prompt is empty", needed="texts", found=f"prompt {list(prompts).index('') + 1} is ''")
     return Corpus(tuple(Example(f"prompt {k}", text) for k, text in enumerate(prompts, start=1)), "the prompts")
+
+
+def _check_lengths(model: LanguageModel, corpus: Corpus) -> None:
+    """Refuse prompts that would be cut: their end would lie elsewhere.
+
+    Raises:
+        BadParameter: naming the first.
+    """
+    encoded = model.encode([example.text for example in corpus.examples])
+    for example, one in zip(corpus.examples, encoded, strict=True):
+        if model.max_length is not None and len(one) > model.max_length:
+            raise BadParameter(
+                "a prompt is longer than the model reads",
+                needed=f"at most {model.max_length} pieces",
+                found=f"{len(one)}",
+                where=example.id,
+                next_step="shorten it",
+            )
 
 
 def _position(header: Header, position: str | None, *, has_spans: bool) -> str:

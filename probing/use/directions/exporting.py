@@ -140,7 +140,15 @@ def export_vectors(
                 next_step="name one file of evidence, or choose safetensors or npz",
             )
         np.save(buffer, next(iter(vectors.values())))
+        is_new = not beside(file).exists()
         write_atomically(beside(file), (told + "\n").encode())  # first: no vector without its verdict
+        try:
+            write_atomically(file, buffer.getvalue())
+        except BaseException:
+            if is_new:
+                beside(file).unlink(missing_ok=True)
+            raise
+        return file
     else:
         raise BadParameter(
             "no such format of vectors",
@@ -197,9 +205,10 @@ def export_directions(
         )
     files = (file, beside(file)) if form == "npy" else (file,)
     for one in files:
-        if not replace and (one.exists() or one.is_symlink()):
+        if one.is_dir() or (not replace and (one.exists() or one.is_symlink())):
+            or_replace = "" if one.is_dir() else ", or replace it (--replace)"
             raise BadParameter(
-                "there is something already", found=str(one), next_step="choose another name, or replace it (--replace)"
+                "there is something already", found=str(one), next_step=f"choose another name{or_replace}"
             )
     first, last = _together(several)[0].codes(start, goal)
     if form == "gguf":
@@ -224,11 +233,12 @@ def _together(evidence: Sequence[Evidence]) -> Sequence[Evidence]:
         )
     about = {(one.header.model, one.header.revision, one.header.task, one.header.labels, one.width) for one in evidence}
     places = [one.header.place for one in evidence]
+    of = dict.fromkeys(f"{one.header.task} of {one.header.model}" for one in evidence)
     if len(about) > 1 or len(set(places)) < len(places):
         raise BadParameter(
             "vectors of one file belong together",
             needed="one model and property, each place once",
-            found=f"{len(about)} of these; places {', '.join(places)}"[:300],
+            found=f"{', '.join(of)}; places {', '.join(places)}"[:400],
             next_step="name only files that belong together",
         )
     return evidence

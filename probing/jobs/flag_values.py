@@ -1,0 +1,38 @@
+"""Reads the values of flags that have the form NAME=VALUE, and refuses others with what is to be written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from probing.errors import ConfigError
+
+
+def check_one_file_each(entries: Iterable[str]) -> None:
+    """Refuse several files in one value of `--corpus`, such as `train=a,dev=b`.
+
+    Raises:
+        ConfigError: with the flags as they are to be written.
+    """
+    for entry in entries:
+        parts = re.split(r",\s*(?=[\w.]+=)", entry)
+        if len(parts) > 1 and "=" in parts[0] and not Path(entry.partition("=")[2]).exists():
+            raise ConfigError(
+                "--corpus names several files at once",
+                needed="the flag once for each file",
+                found=repr(entry),
+                next_step=f"repeat it: {' '.join(f'--corpus {part}' for part in parts)}",
+            )
+
+
+def named_pairs(entries: list[str], flag: str, example: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and value of each `NAME=VALUE` that a flag was given."""
+    seen: set[str] = set()
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not (name and equals and value) or name in seen:
+            problem = "given twice" if name in seen else "has not the form NAME=VALUE"
+            raise ConfigError(f"--{flag} {entry!r} {problem}", needed=f"something like {example}", found=repr(entry))
+        seen.add(name)
+        yield name, value
