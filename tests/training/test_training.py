@@ -278,7 +278,7 @@ def test_states_that_are_not_finite_are_refused_with_site_and_row() -> None:
         ({"measures": ["r2"]}, BadParameter, "does not score"),
         ({"sites": "resid.9"}, UnknownSite, "resid.0"),
         ({"seeds": 0}, BadParameter, "seeds"),
-        ({"cluster": "word"}, BadParameter, "sentence or document"),
+        ({"resample_by": "word"}, BadParameter, "sentence or document"),
     ],
 )
 def test_bad_input_is_refused_before_any_state_is_read(options: Any, error: type[Exception], message: str) -> None:
