@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +43,14 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def corpus_flags(small_corpus: dict[str, Path]) -> list[str]:
     """`--corpus` flags of the small corpus."""
     return [part for split, file in small_corpus.items() for part in ("--corpus", f"{split}={file}")]
+
+
+def some(cases: Iterable[Any], count: int) -> list[Any]:
+    """Cases for `parametrize` of which the default suite runs the first `count`; the rest are marked slow."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[pytest.mark.slow] * (number >= count))
+        for number, case in enumerate(cases)
+    ]
 
 
 def real_data() -> Path:

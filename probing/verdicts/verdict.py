@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from probing.results.use import Decodability, UseCell, stored_cell
+from probing.results.use import Decodability, UseCell
 
 
 class Word(StrEnum):
@@ -104,13 +104,6 @@ class Verdict:
     def to_json(self) -> str:
         """Return the verdict as one JSON line."""
         return json.dumps(asdict(self), sort_keys=True, default=str)
-
-    def stored(self) -> str:
-        """Return the verdict as its line of verdicts.jsonl, where numbers keep the names of version 0.1."""
-        line = asdict(self)
-        if line["evidence"] is not None:
-            line["evidence"] = stored_cell(line["evidence"])
-        return json.dumps(line, sort_keys=True, default=str)
 
     def __str__(self) -> str:
         of = f" of {self.model}" if self.model else ""

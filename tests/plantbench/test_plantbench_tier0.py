@@ -17,6 +17,7 @@ from probing.plantbench.plants import SITE, flipped
 from probing.plantbench.tier0 import CASES
 from probing.plantbench.vectors import World, drawn
 from probing.seeds import generator
+from tests.conftest import some
 
 TWINS = [number for number, spec in CASES.items() if len(spec.twins) == 2]
 IN_THE_BAND = {32, 33}
@@ -37,7 +38,7 @@ def world(number: int, seed: int = 0) -> World:
     return World.of(plant, SMALL, drawn(plant, SMALL, SMALL.n_pairs, number, seed), number, seed)
 
 
-@pytest.mark.parametrize("seed", CI_SEEDS)
+@pytest.mark.parametrize("seed", some(CI_SEEDS, 1))
 def test_every_cell_is_certified_as_it_was_intended(seed: int) -> None:
     found = cells(seed)
     assert {case.number for case, _, _ in found} == set(range(1, 44)) - {14, 15}

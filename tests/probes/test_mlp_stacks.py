@@ -137,6 +137,7 @@ def test_the_rate_falls_after_an_epoch_without_a_lower_dev_loss():
     assert abs(np.diff(falling.dev_losses_[-3:])).max() < abs(np.diff(steady.dev_losses_[-3:])).max()
 
 
+@pytest.mark.slow
 def test_bfloat16_products_cost_no_more_than_seeds_do():
     X, y = planted(n=3000)
     dev = (X[2000:], y[2000:])

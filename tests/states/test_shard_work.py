@@ -142,7 +142,7 @@ def extracting(to: Path, corpus_flags: list[str], executor: str) -> list[str]:
 @pytest.mark.parametrize(
     ("executor", "name", "code", "says"),
     [
-        ("processes", "SIGTERM", 75, "goes on from here"),
+        pytest.param("processes", "SIGTERM", 75, "goes on from here", marks=pytest.mark.slow),
         pytest.param("processes", "SIGINT", 1, "Interrupted", marks=pytest.mark.slow),
         pytest.param("processes", "SIGUSR1", 75, "goes on from here", marks=pytest.mark.slow),
         pytest.param("ray", "SIGTERM", 75, "goes on from here", marks=RAY),

@@ -18,6 +18,7 @@ from probing.jobs.study import Study
 from probing.probes._loading import load_probe
 from probing.probes.linear import LinearProbe
 from tests.cli.test_study import GOOD
+from tests.conftest import some
 
 CONLLU = """# sent_id = a
 # text = Dogs bark.
@@ -100,7 +101,7 @@ def survive(name: str, folder: Path, count: int) -> dict[str, int]:
     return outcomes
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", some(FORMATS, 4))
 def test_a_mutated_file_is_read_or_a_typed_error(tmp_path: Path, name: str) -> None:
     assert survive(name, tmp_path, 25)["refused"] > 0
 

@@ -27,6 +27,7 @@ from probing.text.corpus import SPLITS, Corpus
 from probing.training import train
 from probing.training.results import NO_SITE
 from probing.training.states import rows_read
+from tests.conftest import some
 from tests.samples.tree_samples import SIZES, WORDS, edge_vectors, store_of, tree_corpus, tree_states
 from tests.tasks.test_places import labelled
 
@@ -313,7 +314,7 @@ def test_probabilities_of_alternatives_sum_to_one_within_a_choice_and_need_one_r
         probe.fit(X, np.where(np.arange(len(y)) == np.flatnonzero(y)[0], 0, y))
 
 
-@pytest.mark.parametrize("kind", [BilinearProbe, StructuralProbe])
+@pytest.mark.parametrize("kind", some([StructuralProbe, BilinearProbe], 1))
 def test_probes_of_pairs_repeat_exactly_by_seed_keep_their_best_epoch_and_refuse_bad_options(kind: Any) -> None:
     X, y = planted_form(200, 0)
     one, again, other = (kind(rank=3, max_epochs=4, random_state=s).fit(X, y).predict(X) for s in (1, 1, 2))

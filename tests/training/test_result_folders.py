@@ -31,6 +31,7 @@ from probing.training import train
 from probing.training.results import ProbeResults
 from probing.training.units import probe_name, sweep_results
 from probing.use.run import ResultCache
+from tests.conftest import some
 from tests.reporting.test_reporting import Page
 from tests.samples.training_samples import MemoryStore, vector_of, word_corpus, word_store
 from tests.samples.use_report_samples import a_result
@@ -80,7 +81,7 @@ RUNS: dict[str, tuple[Callable[[], NamedStore], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("what", RUNS)
+@pytest.mark.parametrize("what", some(RUNS, 4))
 def test_no_run_into_a_folder_replaces_what_another_left_there(what: str, tmp_path: Path) -> None:
     make, options = RUNS[what]
     first = run(a_store(), tmp_path, analyses=["information"])

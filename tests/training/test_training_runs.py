@@ -71,6 +71,7 @@ class NormAnalysis(Analysis):
         return [Point("norm", float(np.linalg.norm(data.states["test"], axis=1).mean()), "")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", ["processes", RAY])
 def test_every_executor_gives_the_bytes_of_an_inline_run(
     executor: str, stores: tuple[Store, Store], read: Corpus, tmp_path: Path

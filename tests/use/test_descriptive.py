@@ -21,6 +21,7 @@ from probing.use.effects import UseOptions
 from probing.use.measure import measure_property
 from probing.use.swapping import swapped
 from probing.verdicts.judging import judge
+from tests.conftest import some
 from tests.samples.use_report_samples import a_result
 from tests.samples.use_samples import Past, sample
 
@@ -97,13 +98,16 @@ def test_verdicts_are_the_same_whatever_stands_beside() -> None:
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [
-        ("dose_curve", "swap at dose 2"),
-        ("compared", "comparisons"),
-        ("null_error", "computed null"),
-        ("permuted", "permutations"),
-        ("interchanged", "effect with norms held"),
-    ],
+    some(
+        [
+            ("dose_curve", "swap at dose 2"),
+            ("compared", "comparisons"),
+            ("null_error", "computed null"),
+            ("permuted", "permutations"),
+            ("interchanged", "effect with norms held"),
+        ],
+        2,
+    ),
 )
 def test_no_descriptive_number_costs_the_verdict(name: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = sample(1, gain=2.0, n=600)
