@@ -21,6 +21,27 @@ ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "datasets" / "reference"
 
 
+# Begun first, so that all processes end at about the same time: a file's tests go to one process, in this order.
+LONGEST = (
+    "test_model_survey.py",
+    "test_public.py",
+    "test_executors.py",
+    "test_shard_work.py",
+    "test_reliability.py",
+    "test_reference_model.py",
+    "test_verdict_laws.py",
+    "test_gate.py",
+    "test_kill_resume.py",
+    "test_use_statistics.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; the order within a file stays."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """Folder of the reference corpus, model and study."""
