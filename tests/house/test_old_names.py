@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.metadata
 import inspect
 import subprocess
 import sys
@@ -269,17 +268,34 @@ def test_a_file_of_a_moved_folder_is_no_second_copy() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
-def test_readers_are_found_by_their_old_kind_and_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_are_found_by_their_old_kind() -> None:
     with pytest.warns(DeprecationWarning, match="`corpora` are called `readers` now"):
         assert registry.names("corpora") == registry.names("readers")
     with pytest.warns(DeprecationWarning, match="`corpora` are called `readers` now"):
         assert registry.get("corpora", "jsonl") is registry.get("readers", "jsonl")
-    point = importlib.metadata.EntryPoint("mine", "probing.readers.jsonl", "probing.corpora")
-    monkeypatch.setattr(
-        importlib.metadata, "entry_points", lambda *, group: [point] if group == "probing.corpora" else []
-    )
+
+
+def installed(name: str, group: str, where: Path) -> None:
+    """A package with one member, as pip leaves it."""
+    folder = where / f"{name}-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(f"[{group}]\n{name} = probing.readers.jsonl\n")
+
+
+def test_members_of_packages_are_found_by_both_groups_and_while_this_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not {"mine", "theirs"} & set(registry.names("readers"))
+    installed("mine", "probing.readers", tmp_path)
+    assert "mine" in registry.names("readers")
+    assert registry.get("readers", "mine") is registry.get("readers", "jsonl")
+    installed("theirs", "probing.corpora", tmp_path)
     with pytest.warns(DeprecationWarning, match=r"entry-point group `probing\.corpora` is called"):
-        assert "mine" in registry.names("readers")
+        assert {"mine", "theirs"} <= set(registry.names("readers"))
+    monkeypatch.undo()
+    assert not {"mine", "theirs"} & set(registry.names("readers"))
 
 
 @pytest.mark.parametrize("name", ["DidNotConverge", "FitError"])
