@@ -5,13 +5,11 @@ version 0.3, with a warning that gives the new name.
 from __future__ import annotations
 
 import inspect
-import sys
-import warnings
 from collections.abc import Callable, Container, Mapping
 from functools import wraps
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from probing.errors import BadParameter, OldName
+from probing.errors import BadParameter, warn_of_old_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,7 +25,6 @@ RENAMED = {
     "worker_index": "array_index",
 }
 COMMAND_LINE = "command line"  # where flags are read
-_BETWEEN = ("probing", "pydantic", "typer", "click", "abc")  # packages between whoever uses an old name and the warning
 
 
 def flag_of(name: str, field: Any = None) -> str:
@@ -76,46 +73,3 @@ def takes_old_names(function: Callable[P, R]) -> Callable[P, R]:
         return function(*arguments, **by_new_names(options, known))
 
     return called
-
-
-class OldAttributes:
-    """Base of classes some of whose attributes had other names: `_before` gives the new name of each old one.
-
-    An old name is read and set as the new one, and a subclass that defines it defines the new one, each with a warning.
-    """
-
-    _before: ClassVar[Mapping[str, str]] = {}
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        for old, new in cls._before.items():
-            if "_before" in vars(cls):
-                setattr(cls, old, _OldAttribute(old, new))
-            elif old in vars(cls):
-                if new not in vars(cls):
-                    warn_of_old_name(f"`{old}` of {cls.__name__} is now `{new}`")
-                    setattr(cls, new, vars(cls)[old])
-                delattr(cls, old)  # what the base class has under this name leads to the new one
-
-
-class _OldAttribute:
-    """An attribute under its old name."""
-
-    def __init__(self, old: str, new: str) -> None:
-        self._old, self._new = old, new
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        warn_of_old_name(f"`{self._old}` of {owner.__name__} is now `{self._new}`")
-        return getattr(owner if instance is None else instance, self._new)
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        warn_of_old_name(f"`{self._old}` of {type(instance).__name__} is now `{self._new}`")
-        setattr(instance, self._new, value)
-
-
-def warn_of_old_name(sentence: str) -> None:
-    """Warn, at the line that is outside of this package, of a name that will go."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"{sentence}: the old name works until version 0.3", OldName, stacklevel=level)

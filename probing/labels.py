@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from probing._renamed import OldAttributes
-from probing.errors import BadParameter
+from probing.errors import BadParameter, OldAttributes
 
 Kind = Literal["classes", "real", "labels"]
 RowForm = Literal["row", "mean", "ends", "pair", "difference", "product"]

@@ -11,8 +11,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from probing._renamed import warn_of_old_name
-from probing.errors import NotEnoughMemory, ProbingError, UnitFailed
+from probing.errors import NotEnoughMemory, ProbingError, UnitFailed, warn_of_old_name
 from probing.provenance import digest
 from probing.system import machine
 

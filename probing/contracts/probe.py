@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 
 from probing import registry
-from probing._renamed import OldAttributes
+from probing.errors import OldAttributes
 from probing.files.whole_files import write_atomically
 from probing.labels import Kind, RowForm
 

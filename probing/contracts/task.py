@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from probing._renamed import OldAttributes
+from probing.errors import OldAttributes
 from probing.labels import Kind, RowForm
 from probing.text.corpus import Corpus, Example
 

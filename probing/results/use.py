@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import TypeAdapter
 
-from probing._renamed import OldAttributes
-from probing.errors import InputError
+from probing.errors import InputError, OldAttributes
 from probing.files.fact_shapes import check_settings
 from probing.files.strict_json import strict_json
 from probing.files.whole_files import write_atomically

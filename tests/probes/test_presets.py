@@ -9,10 +9,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from probing.errors import BadParameter, UnknownName
-from probing.probes._presets import PRESETS
 from probing.probes.linear import LinearProbe
 from probing.probes.mlp import MLPProbe
-from probing.recipes import build, full_recipe, normalised
+from probing.recipes import PRESETS, build, full_recipe, normalised
 from probing.training import train
 from tests.samples.training_samples import vector_of, word_corpus, word_store
 
