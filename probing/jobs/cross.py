@@ -9,7 +9,7 @@ from pydantic import Field
 import probing as pb
 from probing.errors import ConfigError, unknown_name
 from probing.jobs import CorpusOptions, Job, Many, option
-from probing.jobs.flag_values import check_one_file_each
+from probing.jobs.flag_values import check_one_file_each, named_pairs
 
 if TYPE_CHECKING:
     from probing.text.corpus import Corpus
@@ -50,7 +50,7 @@ class TransferJob(CrossOptions):
 
     def run(self) -> CrossResults:
         """Train what is not yet trained."""
-        stores = dict(_named(self.sources, "source", "old=cache/states/old"))
+        stores = dict(named_pairs(self.sources, "source", "old=cache/states/old"))
         corpora = self._corpora(stores)
         sources = {name: (store, corpora[name]) for name, store in stores.items()}
         return pb.transfer(**self.given_to(pb.transfer) | {"sources": sources})
@@ -58,7 +58,7 @@ class TransferJob(CrossOptions):
     def _corpora(self, stores: dict[str, str]) -> dict[str, Corpus]:
         check_one_file_each(self.corpus)
         files: dict[str, list[str]] = {name: [] for name in stores}
-        for key, file in _named(self.corpus, "corpus", "old.train=old-train.conllu"):
+        for key, file in named_pairs(self.corpus, "corpus", "old.train=old-train.conllu"):
             name, dot, split = key.rpartition(".") if key not in stores else (key, "", "")
             if name not in stores:
                 raise unknown_name("source", name or key, stores, where=f"--corpus {key}={file}", error=ConfigError)
@@ -87,19 +87,3 @@ class LeaveOneOutJob(CorpusOptions, CrossOptions):
         """Train what is not yet trained."""
         read = CorpusOptions(corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed)
         return pb.leave_one_out(**self.given_to(pb.leave_one_out) | {"corpus": read.read_corpus()})
-
-
-def _named(entries: list[str], flag: str, example: str) -> list[tuple[str, str]]:
-    """Return (name, value) of every NAME=VALUE.
-
-    Raises:
-        ConfigError: another form, or a name twice.
-    """
-    found: dict[str, str] = {}
-    for entry in entries:
-        name, equals, value = entry.partition("=")
-        if not (name and equals and value) or name in found:
-            problem = "is given twice" if name in found else "has not the form NAME=VALUE"
-            raise ConfigError(f"--{flag} {entry!r} {problem}", needed=f"something like {example}", found=repr(entry))
-        found[name] = value
-    return list(found.items())

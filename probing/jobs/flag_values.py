@@ -32,7 +32,7 @@ def named_pairs(entries: list[str], flag: str, example: str) -> Iterator[tuple[s
     for entry in entries:
         name, equals, value = entry.partition("=")
         if not (name and equals and value) or name in seen:
-            problem = "given twice" if name in seen else "has not the form NAME=VALUE"
+            problem = "is given twice" if name in seen else "has not the form NAME=VALUE"
             raise ConfigError(f"--{flag} {entry!r} {problem}", needed=f"something like {example}", found=repr(entry))
         seen.add(name)
         yield name, value

@@ -1,4 +1,4 @@
-"""Where the softmax solver starts, the curvature that it divides gradients by, and its steps."""
+"""Gives the softmax solver its start, the curvature that it divides gradients by, and its steps."""
 
 from __future__ import annotations
 

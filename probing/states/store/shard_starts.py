@@ -1,4 +1,4 @@
-"""Where the shards of a corpus begin, from the corpus and the recipe alone."""
+"""Computes where the shards of a corpus begin, from the corpus and the recipe alone."""
 
 from __future__ import annotations
 

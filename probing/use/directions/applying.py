@@ -160,12 +160,15 @@ def apply_direction(
     Raises:
         ProvenanceMismatch: the evidence is of another model or other weights.
         UnknownSite: the model has no such site.
-        BadParameter: a probe, states of another width, a strength that is no number, or a position that a text lacks.
+        BadParameter: a probe, states of another width, a strength that is no number, a `top` below 1, or a position
+            that a text lacks.
         NoBehaviour: a model that cannot give these outputs.
         UnknownName: no such class, position or split.
     """
     if not np.isfinite(strength):
         raise BadParameter("a strength is a number", needed="a finite number", found=str(strength))
+    if top < 1:
+        raise BadParameter("top must be at least 1", needed="1 or more", found=str(top))
     header = evidence.header
     first, last = evidence.codes(start, goal)
     if not any_model:
@@ -177,7 +180,8 @@ def apply_direction(
     measured = _pieces_of(model) if is_open else _built(behaviour or header.behaviour)
     if not isinstance(texts, Corpus):
         _check_lengths(model, corpus)
-    rows = _rows(model, corpus, place.position, split=split, max_rows=max_rows, seed=seed)
+    most = max_rows if isinstance(texts, Corpus) else len(corpus)  # every prompt is shown
+    rows = _rows(model, corpus, place.position, split=split, max_rows=most, seed=seed)
     if not isinstance(texts, Corpus) and len(rows.example) < len(corpus):
         raise _lacking(corpus, rows, place.position)
     instrument = TextInstrument(model, rows, measured, sites=place.site, may_be_constant=True)
@@ -333,8 +337,7 @@ def _rows(
     model: LanguageModel, corpus: Corpus, position: str, *, split: str | None, max_rows: int, seed: int
 ) -> TextRows:
     if position:
-        most = max(max_rows, len(corpus)) if corpus.source == "the prompts" else max_rows
-        return rows_of_spans(model, corpus, positions=[position], split=split, max_rows=most, seed=seed)
+        return rows_of_spans(model, corpus, positions=[position], split=split, max_rows=max_rows, seed=seed)
     return rows_of_words(model, corpus, split=split, max_rows=max_rows, seed=seed)
 
 
@@ -352,7 +355,7 @@ def _lacking(corpus: Corpus, rows: TextRows, position: str) -> BadParameter:
 def _likeliest(model: LanguageModel, clean: Floats, edited: Floats, top: int) -> tuple[Floats, Floats, tuple[str, ...]]:
     """Return the log probabilities of the pieces that are among the likeliest of any row, and what they stand for."""
     both = [np.asarray(log_softmax(logits, axis=1)) for logits in (clean, edited)]
-    most = min(max(top, 1), clean.shape[1])
+    most = min(top, clean.shape[1])
     chosen = np.unique([np.argsort(-values, axis=1, kind="stable")[:, :most] for values in both])
     chosen = chosen[np.argsort(-both[0][:, chosen].max(0), kind="stable")]
     names = tuple(piece_text(model.tokenizer, int(piece)) for piece in chosen)
