@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from probing import registry
 from probing.cli import output
 from probing.cli.direction_commands import direction_app, finish_apply
-from probing.cli.job_commands import Quiet, add_job_command
+from probing.cli.job_commands import Details, Quiet, add_job_command
 from probing.cli.once_only import OnceOnly
 from probing.cli.output import (
     finish_ablate,
@@ -77,6 +77,7 @@ def run(
     to: Annotated[Path | None, typer.Option("--to", help="directory of results (default cache/results/NAME)")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    details: Details = False,
 ) -> None:
     """Run a whole study: extract, train, report. Whatever is done already is not done again.
 
@@ -86,11 +87,9 @@ def run(
     try:
         page = job.run(to, progress=not quiet)
     except UnitFailed as failure:
-        show(written(job.folder(to), None, failure), as_json)
+        show(written(job.folder(to), None, failure), as_json, details)
         raise
-    show(import_module("probing.training.results").ProbeResults.read(page.parent), as_json)
-    if job.use:
-        output.show_use(page.parent, job.certified(), as_json)
+    output.show_study(page.parent, job.certified() if job.use else {}, as_json, details)
     if not as_json:
         say(f"results: {page.parent / 'results.parquet'}\nreport: {page}")
 
@@ -169,8 +168,8 @@ def _summary(folder: str, name: str) -> str:
 
 add_job_command(store_app, "import", "ImportJob", finish_extract)
 add_job_command(app, "extract", "ExtractJob", finish_extract)
-add_job_command(app, "train", "TrainJob", finish_train)
-add_job_command(app, "use", "UseJob", finish_use, home="probing.jobs.use")
+add_job_command(app, "train", "TrainJob", finish_train, with_details=True)
+add_job_command(app, "use", "UseJob", finish_use, home="probing.jobs.use", with_details=True)
 add_job_command(direction_app, "apply", "ApplyDirectionJob", finish_apply, home="probing.jobs.direction")
 add_job_command(app, "patch", "PatchJob", finish_patch, home="probing.jobs.patch")
 add_job_command(app, "ablate", "AblateJob", finish_ablate, home="probing.jobs.patch")

@@ -18,6 +18,7 @@ from probing.cli.store_commands import AsJson
 from probing.system.machine import check_target
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
+Details = Annotated[bool, typer.Option("--details", help="print the tables, not only a line a property")]
 
 _EXAMPLES = {
     "ExtractJob": "probing extract --model gpt2 --corpus train=train.conllu --corpus dev=dev.conllu "
@@ -69,10 +70,11 @@ def add_job_command(
     app: typer.Typer,
     name: str,
     job_name: str,
-    finish: Callable[[Any, Any, bool], None],
+    finish: Callable[..., None],
     *,
     home: str = "probing.jobs",
     with_json: bool = True,
+    with_details: bool = False,
 ) -> None:
     """Give `app` a command whose flags are the fields of the job class, which is imported only when the command is
     called.
@@ -82,7 +84,9 @@ def add_job_command(
         """Stand for the command in the list of commands."""
 
     described.__doc__ = _SUMMARIES[job_name]
-    described.__dict__["build"] = partial(_job_command, job_name, finish, home=home, with_json=with_json)
+    described.__dict__["build"] = partial(
+        _job_command, job_name, finish, home=home, with_json=with_json, with_details=with_details
+    )
     app.command(name, cls=_Deferred)(described)
 
 
@@ -96,7 +100,7 @@ class _Deferred(OnceOnly):
 
 
 def _job_command(
-    job_name: str, finish: Callable[[Any, Any, bool], None], *, home: str, with_json: bool
+    job_name: str, finish: Callable[..., None], *, home: str, with_json: bool, with_details: bool
 ) -> Callable[..., None]:
     """Return the function of a Typer command whose flags are the fields of the job class."""
     job_class = getattr(import_module(home), job_name)
@@ -106,12 +110,13 @@ def _job_command(
 
     def command(context: typer.Context, **flags: Any) -> None:
         quiet, as_json = flags.pop("quiet", False), flags.pop("as_json", False)
+        shown = {"details": flags.pop("details")} if with_details else {}
         given = {name: value for name, value in flags.items() if _is_given(context, name)}
         job = job_class.read(given, where=COMMAND_LINE)
         folder, card = getattr(job, "to", None), getattr(job, "json_file", None)
         for target in filter(None, (folder and Path(folder), card and Path(card).parent)):
             check_target(target)
-        finish(job, quiet, as_json)
+        finish(job, quiet, as_json, **shown)
 
     parameters = [_parameter(name, field, flag_of(name, field)) for name, field in fields.items()]
     parameters += [_parameter(name, field, flag_of(name), hidden=True) for name, field in old.items()]
@@ -121,6 +126,7 @@ def _job_command(
         inspect.Parameter("context", keyword, annotation=typer.Context),
         inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
         *([inspect.Parameter("as_json", keyword, default=False, annotation=AsJson)] if with_json else []),
+        *([inspect.Parameter("details", keyword, default=False, annotation=Details)] if with_details else []),
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}

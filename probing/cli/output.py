@@ -23,16 +23,16 @@ def finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
         warn([warnings.whole_spans_warning(store.position_names, rows.position, rows.piece_end - rows.piece_start)])
 
 
-def finish_train(job: Any, quiet: bool, as_json: bool) -> None:
+def finish_train(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     try:
         results = job.run(progress=not quiet)
     except UnitFailed as failure:
-        show(written(Path(job.to), job.tasks, failure), as_json)
+        show(written(Path(job.to), job.tasks, failure), as_json, details)
         raise
     if results.missing:  # what is there is not all: it would be shown with too good an opinion of the best site
         say(f"{results.missing} units of work are left to other processes: the last one writes the results", err=True)
         return
-    show(results, as_json)
+    show(results, as_json, details)
     if not as_json:
         say(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
 
@@ -46,21 +46,38 @@ def written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> A
     return results.of_tasks({result.task for result in results if tasks is None or result.task in set(tasks) - failed})
 
 
-def show(results: Any, as_json: bool) -> None:
+def show(results: Any, as_json: bool, details: bool, use: Any = None) -> None:
+    """Show results of probes, and of edits of the same properties: a line a property, with `details` tables before."""
     if as_json:
         print_json(results)
-    elif len(results):
-        print_results(results)
+    elif details and len(results):
+        import_module("probing.reporting.tables").print_results(list(results), console(), results.analyses)
+    if not as_json and use is None:
+        show_lines(results, details=details)
 
 
-def finish_use(job: Any, quiet: bool, as_json: bool) -> None:
+def show_lines(results: Any = (), use: Any = None, *, details: bool) -> None:
+    """Print what is decodable where, and used where: a line a property, doubts below."""
+    module = import_module("probing.reporting.overview")
+    module.print_overview(list(results), use, console(), with_doubts=not details)
+    if not details:
+        say(
+            "--details prints tables; `probing report` makes a page of them"
+            if use is None or len(results)
+            else "--details prints tables"
+        )
+
+
+def finish_use(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     run = job.run(progress=not quiet)
     if as_json:
         for verdict in run:
             say(verdict.to_json())
         _warn_of_behaviours(run.results)
         return
-    show_verdicts(run.verdicts)
+    if details:
+        show_verdicts(run.verdicts)
+    show_lines(use=run, details=details)
     _show_answers(run.results)
     for result in run.results:
         if result.twin_pairs is not None:
@@ -135,23 +152,36 @@ def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
         say(f"score card: {job.json_file}")
 
 
-def show_use(folder: Path, certified: Mapping[tuple[str, str], str], as_json: bool) -> None:
-    """Show the verdicts of a study and, where the truth is known, the truth beside them."""
-    run = import_module("probing.verdicts.judging").read_use_run(folder)
+def show_study(folder: Path, certified: Mapping[tuple[str, str], str], as_json: bool, details: bool) -> None:
+    """Show what a study found: a line a property; where the truth is known, the truth beside the verdicts."""
+    results = import_module("probing.training.results").ProbeResults.read(folder)
+    run = None
+    if (folder / "use.jsonl").is_file():
+        run = import_module("probing.verdicts.judging").read_use_run(folder)
+    show(results, as_json, details, use=run)
+    if run is None:
+        return
     if as_json:
         for verdict in run:
             say(verdict.to_json())
         return
-    show_verdicts(run.verdicts)
+    if details:
+        show_verdicts(run.verdicts)
+    show_lines(results, run, details=details)
     _show_answers(run.results)
     _warn_of_behaviours(run.results)
     known = [(v, certified[v.task, v.place]) for v in run if (v.task, v.place) in certified]
     if not known:
         return
-    say("\nThe truth of this model is certified by do-interventions on minimal pairs:")
+    right = sum(_beside(verdict, label).endswith(" right") for verdict, label in known)
+    say(
+        "\nThe truth of this model is certified by do-interventions on minimal pairs: "
+        f"{right} of {len(known)} verdicts are right."
+    )
     width = max(len(f"{v.task} at {v.place}") for v, _ in known)
     for verdict, label in known:
-        say(f"  {f'{verdict.task} at {verdict.place}':{width}}  {_beside(verdict, label)}")
+        if details or not _beside(verdict, label).endswith(" right"):
+            say(f"  {f'{verdict.task} at {verdict.place}':{width}}  {_beside(verdict, label)}")
 
 
 def _beside(verdict: Any, label: str) -> str:
@@ -196,7 +226,3 @@ def warn(sentences: Iterable[str]) -> None:
     """Print plain sentences on standard error; empty ones are left out."""
     for sentence in filter(None, sentences):
         say(f"warning: {sentence}", err=True)
-
-
-def print_results(results: Any) -> None:
-    import_module("probing.reporting.tables").print_results(list(results), console(), results.analyses)

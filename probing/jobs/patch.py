@@ -112,7 +112,7 @@ class PatchJob(RunningModel):
 
     def _write(self, title: str, results: Mapping[str, PatchingResult]) -> list[Path]:
         folder = Path(self.to)
-        drawing, keeping = import_module("probing.reporting.heat_map"), import_module("probing.results.patching")
+        drawing, keeping = import_module("probing.reporting.plots"), import_module("probing.results.patching")
         rows = [{"method": one.method, **row} for one in results.values() for row in one.table()]
         stem = drawing.file_name(f"patching-{title}")
         written = [
@@ -122,8 +122,11 @@ class PatchJob(RunningModel):
         return [
             *written,
             *(
-                drawing.save_svg(drawing.patching_map(one, name), folder / "figures" / f"{stem}-{one.method}.svg")
+                path
                 for name, one in results.items()
+                for path in drawing.save_map(
+                    drawing.patching_map(one, name), folder / "figures" / f"{stem}-{one.method}"
+                )
             ),
         ]
 
@@ -180,13 +183,13 @@ class AblateJob(CorpusOptions, RunningModel):
 
     def _write(self, found: Sequence[AblationResult], model: str) -> list[Path]:
         folder, written = Path(self.to), []
-        drawing = import_module("probing.reporting.heat_map")
+        drawing = import_module("probing.reporting.plots")
         for part, one in zip(self.parts, found, strict=True):
             rows = [{"model": model, "behaviour": self.behaviour, **row} for row in one.table()]
             stem = _free_stem(folder, f"ablation-{part}-{self.by}", rows)
             chart = drawing.ablation_map(one, f"{self.by} ablation of {part} of {model}")
             written.append(_write_table(rows, folder / f"{stem}.parquet"))
-            written.append(drawing.save_svg(chart, folder / "figures" / f"{stem}.svg"))
+            written += drawing.save_map(chart, folder / "figures" / stem)
         return written
 
 

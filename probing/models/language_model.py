@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -356,3 +357,7 @@ class LanguageModel:
         padding = padding_id(self.tokenizer.pad_token_id, self._trunk)
         starts = self.first_piece(batch).tolist() if batch else []
         return padded(self._known(batch), starts, padding, self._trunk.device)
+
+    def _repr_html_(self) -> str:
+        shown: str = import_module("probing.reporting.cards").card(self)
+        return shown

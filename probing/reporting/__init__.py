@@ -1,4 +1,4 @@
-"""Tables, figures, findings and the self-contained HTML report."""
+"""Tables, charts, findings and the self-contained page."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 
 from probing.errors import ConfigError
 from probing.files.whole_files import write_atomically
-from probing.reporting.figures import save_curves, save_use_curves
 from probing.reporting.findings import Finding, finding
-from probing.reporting.heat_map import HeatMap, patching_map, save_heat_map
-from probing.reporting.html import page
+from probing.reporting.maps import patching_map, transfer_maps
+from probing.reporting.page import Contents, page
+from probing.reporting.panels import uses
+from probing.reporting.plots import save_figures
 from probing.reporting.tables import print_results
+from probing.reporting.task_results import by_task
 from probing.reporting.use_tables import print_verdicts
 from probing.results.analysis import AnalysisResult, read_analyses
 from probing.results.failures import Failure, read_failures
@@ -19,10 +21,11 @@ from probing.results.patching import NAME as PATCHING
 from probing.results.patching import read_patching
 from probing.results.probe import ProbeResult, read_results
 from probing.system.machine import with_typed_errors
+from probing.training.transfer_results import CrossResult, read_cross
 from probing.verdicts.judging import read_use_run
 from probing.verdicts.use_run import UseRun
 
-__all__ = ["Finding", "finding", "print_results", "print_verdicts", "report", "save_curves", "write_report"]
+__all__ = ["Finding", "finding", "print_results", "print_verdicts", "report", "write_report"]
 
 RESULTS = "results.jsonl"
 ANALYSES = "analyses.jsonl"
@@ -35,28 +38,30 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
     """Write the report of a directory of results, or of results in hand, and return the page's path.
 
     Args:
-        results: the directory that `probing train --to` or `probing use --to` (or both) wrote, or results.
+        results: the directory that `probing train --to`, `use --to`, `patch --to` or `transfer --to` (or several of
+            them) wrote, or results.
         to: the page's path (default: `report.html` in that directory, or in the current one). Figures for papers go
             into the folder `figures` beside it.
 
     Raises:
         ConfigError: there are no results.
-        InputError: `results.jsonl` or `use.jsonl` is damaged.
+        InputError: a file of results is damaged.
     """
-    if isinstance(results, str | Path):
-        folder = Path(results)
-        place, analyses = to if to is not None else folder / PAGE, read_analyses(folder / ANALYSES)
-        use = read_use_run(folder) if (folder / USE).is_file() else None
-        maps = [patching_map(found, title) for title, found in read_patching(folder).items()]
-        return write_report(
-            _read(folder, anything=use is not None or bool(maps)),
-            place,
-            analyses,
-            failures=read_failures(folder),
-            use=use,
-            maps=maps,
-        )
-    return write_report(results, to if to is not None else PAGE, getattr(results, "analyses", ()))
+    if not isinstance(results, str | Path):
+        return write_report(results, to if to is not None else PAGE, getattr(results, "analyses", ()))
+    folder = Path(results)
+    found = Contents(
+        tasks=by_task(
+            read_results(path) if (path := folder / RESULTS).is_file() else [], read_analyses(folder / ANALYSES)
+        ),
+        uses=uses(read_use_run(folder) if (folder / USE).is_file() else None),
+        patching=[patching_map(one, title) for title, one in read_patching(folder).items()],
+        transfer=transfer_maps(read_cross(folder)),
+        failures=read_failures(folder),
+    )
+    if not (found.tasks or found.uses or found.patching or found.transfer):
+        raise _no_results(str(folder / RESULTS), "no such file" if not path.is_file() else "no results in it")
+    return _written(found, to if to is not None else folder / PAGE)
 
 
 def write_report(
@@ -66,34 +71,33 @@ def write_report(
     *,
     failures: Sequence[Failure] = (),
     use: UseRun | None = None,
-    maps: Sequence[HeatMap] = (),
+    transfer: Sequence[CrossResult] = (),
 ) -> Path:
-    """Write the page of `results` at `to` (in it, if it is a directory) and their figures beside it.
+    """Write the page of results at `to` (in it, if it is a directory) and their figures beside it.
 
-    `failures`: what is not among the results, which the page then says first. `use`: what edits did, which stands
-    beside the results of the same task, or alone. `maps`: of patching.
+    Args:
+        results: of probes.
+        to: the page's path.
+        analyses: of the same runs.
+        failures: what is not among the results, which the page then says first.
+        use: what edits did, which stands beside the results of the same task, or alone.
+        transfer: scores of probes on other sources than they were trained on.
 
     Raises:
         ConfigError: there are no results.
     """
-    listed = list(results)
-    if not listed and use is None and not maps:
+    found = Contents(by_task(results, analyses), uses(use), (), transfer_maps(transfer), failures)
+    if not (found.tasks or found.uses or found.transfer):
         raise _no_results("the results", "none")
+    return _written(found, to)
+
+
+def _written(found: Contents, to: Path | str) -> Path:
     path = Path(to) / PAGE if Path(to).is_dir() else Path(to)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_curves(listed, path.parent / "figures", analyses)
-    save_use_curves(use, path.parent / "figures")
-    for chart in maps:
-        save_heat_map(chart, path.parent / "figures")
-    write_atomically(path, page(listed, analyses, failures, use, maps))
+    save_figures(found, path.parent / "figures")
+    write_atomically(path, page(found))
     return path
-
-
-def _read(folder: Path, *, anything: bool) -> list[ProbeResult]:
-    path = folder / RESULTS
-    if not path.is_file() and not anything:
-        raise _no_results(str(path), "no such file")
-    return read_results(path) if path.is_file() else []
 
 
 def _no_results(where: str, found: str) -> ConfigError:

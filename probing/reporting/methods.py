@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from probing.reporting.markup import Markup, el, join
-from probing.reporting.references import bibtex
 from probing.reporting.task_results import TaskResults, model_of, not_saved
 from probing.reporting.wording import count, measure_title, plural
 
 _CORRECTIONS = {"holm": "Holm-adjusted", "bh": "adjusted for the false discovery rate (Benjamini and Hochberg)"}
-
-
-def methods_section(task: TaskResults) -> Markup:
-    """Return the paragraph and the BibTeX, folded away."""
-    text = el("p", None, methods_paragraph(task))
-    cited = el("pre", None, bibtex(names_used(task)))
-    return el("details", None, el("summary", None, "Methods paragraph and BibTeX"), join([text, cited]))
 
 
 def methods_paragraph(task: TaskResults) -> str:

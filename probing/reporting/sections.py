@@ -1,232 +1,352 @@
-"""The parts of the page about tasks: finding, figures, data, results, provenance; and runs side by side."""
+"""Sections of the page: of each property its claim, a figure, a table, and the rest folded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from probing.reporting.analyses import analyses_section
-from probing.reporting.chart import figure
-from probing.reporting.curves import loss_panel, score_panels
-from probing.reporting.findings import Finding
-from probing.reporting.markup import Markup, el, join, table
-from probing.reporting.methods import methods_section
-from probing.reporting.tables import confusion_table
+from probing.reporting.charts import Chart, described, map_chart, overview_chart, panel_chart
+from probing.reporting.findings import Finding, finding, judge
+from probing.reporting.maps import HeatMap, confusion_map
+from probing.reporting.methods import methods_paragraph, names_used
+from probing.reporting.overview import Overview
+from probing.reporting.panels import (
+    Panel,
+    Use,
+    analysis_panels,
+    chosen_result,
+    loss_panel,
+    quantities,
+    score_panels,
+    use_panels,
+)
+from probing.reporting.references import bibtex
+from probing.reporting.tables import summary_rows
 from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
-from probing.reporting.warnings import column, described, example_of
+from probing.reporting.use_words import (
+    SHORT,
+    adjusted_p,
+    answers_sentence,
+    doubts_of,
+    rows_sentence,
+    use_bibtex,
+    use_paragraph,
+    verdict_sentences,
+)
+from probing.reporting.warnings import column, example_of, warnings_of_task
+from probing.reporting.warnings import described as described_control
 from probing.reporting.wording import (
     count,
     decimal,
+    finite,
     interval,
     measure_title,
     p_title,
+    p_value,
     plain,
-    plural,
-    with_interval,
 )
-from probing.results.probe import Comparison, MeasureResult, ProbeResult, Score
+from probing.results.analysis import AnalysisResult
+from probing.results.probe import ProbeResult, Score
+from probing.results.use import EditEffect, UseCell
 
-_OVERTURNED = {"not judged": "What a judgement needs"}
-_BOX = {"selectively decodable": "box yes", "decodable": "box half"}
+Kind = Literal["", "yes", "half", "no"]
+MOST_ROWS = 400
 
 
-def task_section(
-    task: TaskResults, found: Finding, anchor: str, use: Markup, *, long_table: bool, confusion: bool
-) -> Markup:
-    """Return everything about one task, `use` too. Long and confusion tables can be left out of pages that grow too
-    large.
+@dataclass(frozen=True)
+class Number:
+    """A number of a table, with its interval in small type."""
+
+    text: str
+    small: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: caption, headings, rows; `texts` are the columns that hold words, `marked` the row in colour."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | Number]]
+    texts: Sequence[int] = (0,)
+    marked: int | None = None
+    source: str = "results.parquet"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Charts side by side, with a caption and the same in words for those who do not see them."""
+
+    charts: Sequence[Chart]
+    caption: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Words:
+    """Paragraphs (`p`), items of a list (`ul`) or text as it stands (`pre`)."""
+
+    kind: Literal["p", "ul", "pre"]
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A title, and what is shown when it is opened."""
+
+    title: str
+    blocks: Sequence[Table | Figure | Words]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page.
+
+    Attributes:
+        anchor, title: of its heading.
+        models: whose results it shows; the filter hides it with all of them.
+        about: what was measured, in a short line.
+        claims: what is found, the first the most important; `kind` is their colour.
+        notes: doubts, which are never folded.
+        blocks: figures and tables in view.
+        folds: what is folded.
     """
-    parts = [
-        el("h2", {"id": anchor}, task.title),
-        el("p", {"class": "soft"}, f"States of {task.states}") if task.states not in task.title else "",
-        _finding_box(found),
-        _figures(task),
-        use,
-        results_table(task),
-        _further_controls(task),
-        confusion_table(task) if confusion else _left_out("The confusion table"),
-        seen_table(task),
-        analyses_section(task),
-        facts_table(task),
-        _long_table(task) if long_table else _left_out("The table of every measure and split"),
-        methods_section(task),
-        _provenance(task),
-    ]
-    return el("section", {"aria-labelledby": anchor}, *parts)
+
+    anchor: str
+    title: str
+    models: Sequence[str] = ()
+    about: str = ""
+    claims: Sequence[str] = ()
+    kind: Kind = ""
+    notes: Sequence[str] = ()
+    blocks: Sequence[Table | Figure | Words] = ()
+    folds: Sequence[Fold] = field(default_factory=tuple)
 
 
-def _finding_box(found: Finding) -> Markup:
-    return join(
-        [
-            el(
-                "div",
-                {"class": _BOX.get(found.status, "box")},
-                el("p", {"class": "status"}, found.status),
-                el("p", {"class": "sentence"}, found.sentence),
-                el("p", None, el("strong", None, "What this does not show. "), found.does_not_show),
-            ),
-            _list("Further evidence", found.evidence),
-            _list(_OVERTURNED.get(found.status, "What would overturn it"), found.overturned_by),
-        ]
+_KINDS: dict[str, Kind] = {"selectively decodable": "yes", "decodable": "half"}
+
+
+def task_section(task: TaskResults, uses: Sequence[Use], anchor: str, claims: Sequence[str]) -> Section:
+    """Return the section of one task, with what edits of the same property showed."""
+    found = finding(task)
+    return Section(
+        anchor,
+        task.title,
+        models=[task.states],
+        about=f"States of {task.states}" if task.states not in task.title else "",
+        claims=claims,
+        kind=_KINDS.get(found.status, ""),
+        notes=[*warnings_of_task(task), *(note for use in uses for note in _use_notes(use))],
+        blocks=_in_view(task, uses),
+        folds=[
+            fold
+            for fold in (
+                *_task_folds(task, found),
+                *_analyses(task),
+                *(f for use in uses for f in use_folds(use, len(uses) > 1)),
+                _methods(task, uses),
+                _provenance(task),
+            )
+            if fold.blocks
+        ],
     )
 
 
-def _list(title: str, lines: tuple[str, ...]) -> Markup:
-    items = (el("li", None, line) for line in lines)
-    return join([el("h3", None, title), el("ul", None, *items)]) if lines else Markup("")
-
-
-def _figures(task: TaskResults) -> Markup:
-    if not task.results:
-        return Markup("")
-    name = measure_title(task.primary)
-    selectivity = f", {name} on the control task and their difference, the selectivity" if task.controls() else ""
-    panels = score_panels(task)
-    ceiling = any(curve.role == "ceiling" for panel in panels for curve in panel.curves)
-    caption = [
-        f"{_upper(name)} on test{selectivity}, over sites.",
-        "Bands are 95 % intervals; dotted lines are baselines that read no hidden state.",
-        "The dashed line is the control's ceiling: what memory of every key of train would reach there on average."
-        if ceiling
-        else "",
-        "Hold the pointer over a mark for its numbers.",
-    ]
-    return join([figure(panels, task.title, " ".join(filter(None, caption))), _loss_figure(task)])
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _loss_figure(task: TaskResults) -> Markup:
-    panel = loss_panel(task)
-    if panel is None:
-        return Markup("")
-    caption = (
-        "Log loss on test in bits per label, lower is better. The label entropy is what knowing nothing but the "
-        "frequencies of the labels costs."
+def use_section(use: Use, anchor: str, claims: Sequence[str]) -> Section:
+    """Return the section of a property whose use was asked, and of which no results of probes are at hand."""
+    return Section(
+        anchor,
+        f"{use.result.task}: use",
+        models=[use.result.model],
+        about=f"By {use.result.model}" if use.result.model else "",
+        claims=claims,
+        notes=_use_notes(use),
+        blocks=[_use_figure(use_panels(use), use), _use_table(use)],
+        folds=[
+            fold
+            for fold in (
+                *use_folds(use, False),
+                Fold(
+                    "Methods and papers",
+                    [Words("p", [use_paragraph(use.result)]), Words("pre", [use_bibtex(use.result)])],
+                ),
+            )
+            if fold.blocks
+        ],
     )
-    return figure([panel], task.title, caption)
 
 
-def results_table(task: TaskResults) -> Markup:
-    """Return a table of site × probe on test: score, first control, selectivity, ceiling, second measure, gain;
-    baselines last.
-    """
+def map_section(anchor: str, title: str, maps: Sequence[HeatMap], caption: str, models: Sequence[str] = ()) -> Section:
+    """Return a section of heat maps: of patching, or of transfer between sources."""
+    figures = [Figure([map_chart(one)], "", one.description) for one in maps]
+    return Section(anchor, title, models=models, blocks=[Words("p", [caption]), *figures])
+
+
+def overview_figure(found: Overview) -> list[tuple[str, Figure]]:
+    """Return the grid of each model."""
+    shown = []
+    for model in found.models:
+        rows = [row for row in found.rows if row.model == model]
+        description = f"{model}: " + "; ".join(f"{row.name}: {row.line}" for row in rows)
+        shown.append((model, Figure([overview_chart(found, model)], "", description)))
+    return shown
+
+
+def _in_view(task: TaskResults, uses: Sequence[Use]) -> list[Table | Figure | Words]:
+    panels = [panel for use in uses[:2] for panel in use_panels(use, beside=True)]
+    first = score_panels(task, best=True)
+    blocks: list[Table | Figure | Words] = []
+    if first or panels:
+        blocks.append(
+            Figure(
+                [panel_chart(panel) for panel in (*first, *panels)],
+                _caption(task, first, uses),
+                described((*first, *panels)),
+            )
+        )
+    blocks.append(results_table(task))
+    return [*blocks, *(_use_table(use) for use in uses)]
+
+
+def _caption(task: TaskResults, panels: Sequence[Panel], uses: Sequence[Use]) -> str:
+    roles = {curve.role for panel in panels for curve in (*panel.curves, *panel.levels)}
+    parts = ["Test rows; bands and bars are 95 % intervals."]
+    parts += ["Dotted: baselines that read no state."] if "baseline" in roles else []
+    parts += ["Dashed: what memory of every key of train would reach on the control."] if "ceiling" in roles else []
+    if uses:
+        parts.append(f"Shaded: effects of no interest, within ±{uses[0].result.epsilon:g} SD.")
+    return " ".join(parts)
+
+
+def results_table(task: TaskResults) -> Table:
+    """Return a row for each site and probe, and for each baseline, on test."""
     control = next(iter(task.controls()), None)
+    has_gain = any(least_gain(score(result, task.primary)) for result in task.all)
     head = ["site", "probe", measure_title(task.primary)]
-    head += [f"control: {control}", "selectivity", "control ceiling"] if control else []
-    head += [_second_title(task.secondary)] if task.secondary else []
-    gains = [gain for r in task.all if (gain := least_gain(score(r, task.primary)))]
-    head += ["gain over baseline", "p alone", p_title(gains)] if gains else []
+    head += ["control", "selectivity"] if control else []
+    head += ["gain over baseline", "finding"] if has_gain else []
+    rows = [_result_row(task, result, control, has_gain) for result in task.all]
     best = task.best()
-    rows = [_result_row(task, result, control, len(head)) for result in task.all]
     marked = next((i for i, result in enumerate(task.all) if result is best), None)
-    chosen = f" The row in colour is the best on {task.chosen_on}." if best else ""
-    return table(
-        f"Results on test, with 95 % intervals; the gain is over the best baseline.{chosen}", head, rows, marked=marked
-    )
+    chosen = f"; in colour the best on {task.chosen_on}" if best else ""
+    of = f"; control: {control}" if control else ""
+    texts = (0, 1, len(head) - 1) if has_gain else (0, 1)
+    return Table(f"What probes read, with 95 % intervals{of}{chosen}.", head, rows, texts, marked)
 
 
-def _second_title(measure: str) -> str:
-    return "log loss, bits" if measure == "log_loss" else measure_title(measure)
-
-
-def _result_row(task: TaskResults, result: ProbeResult, control: str | None, columns: int) -> list[Markup]:
+def _result_row(task: TaskResults, result: ProbeResult, control: str | None, has_gain: bool) -> list[str | Number]:
     measured = score(result, task.primary)
-    cells = [_row_head(result.site if result.site != NO_SITE else "baseline"), _text(result.probe)]
-    cells.append(scored(measured.score if measured else None))
+    row: list[str | Number] = [result.site if result.site != NO_SITE else "baseline", result.probe]
+    row.append(number(measured.score if measured else None))
     if control is not None:
         against = comparison(measured, control)
-        cells += [scored(against.score if against else None), scored(against.selectivity if against else None)]
-        cells.append(_cell(decimal(against.ceiling if against else None)))
-    if task.secondary:
-        second = score(result, task.secondary)
-        cells.append(scored(second.score if second else None))
-    gain = least_gain(measured)
-    if len(cells) < columns:
-        p = (gain.p, gain.p_adjusted) if gain else (None, None)
-        cells += [scored(gain.gain if gain else None), *(_cell(decimal(value)) for value in p)]
-    return cells
+        row += [number(against.score if against else None), number(against.selectivity if against else None)]
+    if has_gain:
+        gain, outcome = least_gain(measured), judge(task, result) if result.site != NO_SITE else None
+        row += [number(gain.gain if gain else None), outcome.status if outcome else "–"]
+    return row
 
 
-def _row_head(text: object) -> Markup:
-    return el("th", {"scope": "row"}, text)
+def number(found: Score | None) -> Number:
+    """Return a number with its interval; a dash where there is none."""
+    return Number("–") if found is None else Number(decimal(found.value), interval(found))
 
 
-def _cell(text: object) -> Markup:
-    return el("td", None, text)
-
-
-def _text(text: object) -> Markup:
-    return el("td", {"class": "text"}, text)
-
-
-def scored(found: Score | None) -> Markup:
-    """Return a cell with a number, its interval below it; a dash where there is none."""
-    return (
-        _cell("–") if found is None else el("td", None, decimal(found.value), " ", el("small", None, interval(found)))
+def _task_folds(task: TaskResults, found: Finding) -> list[Fold]:
+    panels = score_panels(task)[1:] + [panel for panel in [loss_panel(task)] if panel]
+    others = (
+        [Figure([panel_chart(panel) for panel in panels], _LOSS if loss_panel(task) else "", described(panels))]
+        if task.results and panels
+        else []
     )
+    confusion = confusion_map(task)
+    needs = "What a judgement needs" if found.status == "not judged" else "What would overturn it"
+    return [
+        Fold(
+            "The finding in full",
+            [
+                Words("p", [found.sentence, found.does_not_show]),
+                *([Words("ul", found.evidence)] if found.evidence else []),
+            ],
+        ),
+        Fold(needs, [Words("ul", found.overturned_by)] if found.overturned_by else []),
+        Fold("Other probes, controls and measures", [*others, *_further_tables(task)]),
+        Fold("Confusions", [Figure([map_chart(confusion)], "", confusion.description)] if confusion else []),
+        Fold("The data", [*_facts(task), *_seen(task)]),
+    ]
 
 
-def _further_controls(task: TaskResults) -> Markup:
-    return join(
-        _control_table(task, name, check=name in task.chance_checks())
-        for name in (*task.controls()[1:], *task.chance_checks(), *task.state_controls())
-    )
+_LOSS = (
+    "Log loss in bits per label, lower is better; the label entropy is what knowing nothing but the frequencies of "
+    "the labels costs."
+)
 
 
-def _control_table(task: TaskResults, control: str, *, check: bool) -> Markup:
-    found = [(result, comparison(score(result, task.primary), control)) for result in task.results]
-    rows = [_control_row(result, against) for result, against in found if against]
-    if (other := example_of(task, control)) is not None and other.above:
-        head = ["site", "probe", "on those states", column(other)]
-        return table(_upper(described(other)), head, (row[: len(head)] for row in rows), "results")
-    if check:
+def _further_tables(task: TaskResults) -> list[Table]:
+    tables = [_measures_table(task)] if task.results or task.baselines else []
+    for control in (*task.controls()[1:], *task.chance_checks(), *task.state_controls()):
+        found = [(result, comparison(score(result, task.primary), control)) for result in task.results]
+        rows: list[list[str | Number]] = [
+            [result.site, result.probe, number(against.score), number(against.selectivity), decimal(against.ceiling)]
+            for result, against in found
+            if against
+        ]
+        tables.append(Table(*_control_words(task, control), rows, (0, 1)))
+    return tables
+
+
+def _control_words(task: TaskResults, control: str) -> tuple[str, list[str]]:
+    other = example_of(task, control)
+    if other is not None and other.above:
+        said = described_control(other)
+        return said[:1].upper() + said[1:], ["site", "probe", "on those states", column(other), "ceiling"]
+    if control in task.chance_checks():
         said = f"Chance check: {control}. The labels are permuted over rows; this is not selectivity."
-        return table(said, ["site", "probe", "on permuted labels", "above it", "ceiling"], rows, "results")
-    return table(
-        f"A further control: {control}.", ["site", "probe", "control", "selectivity", "ceiling"], rows, "results"
-    )
+        return said, ["site", "probe", "on permuted labels", "above it", "ceiling"]
+    return f"A further control: {control}.", ["site", "probe", "control", "selectivity", "ceiling"]
 
 
-def _control_row(result: ProbeResult, against: Comparison) -> list[Markup]:
-    numbers = [scored(against.score), scored(against.selectivity), _cell(decimal(against.ceiling))]
-    return [_row_head(result.site), _text(result.probe), *numbers]
+def _measures_table(task: TaskResults) -> Table:
+    """Return every measure on test by site and probe, and the p values of gains."""
+    names = list(dict.fromkeys(m.measure for result in task.all for m in result.measures))
+    gains = [gain for result in task.all if (gain := least_gain(score(result, task.primary)))]
+    head = ["site", "probe", *(f"{measure_title(name)}{', bits' if name == 'log_loss' else ''}" for name in names)]
+    head += ["p alone", p_title(gains)] if gains else []
+    rows: list[list[str | Number]] = []
+    for result in task.all:
+        found = [score(result, name) for name in names]
+        row: list[str | Number] = [result.site if result.site != NO_SITE else "baseline", result.probe]
+        row += [number(one.score if one else None) for one in found]
+        if gains:
+            gain = least_gain(score(result, task.primary))
+            row += [p_value(gain.p), p_value(gain.p_adjusted)] if gain else ["–", "–"]
+        rows.append(row)
+    return Table("Every measure on test. Dev and every draw are in results.parquet.", head, rows, (0, 1))
 
 
-def seen_table(task: TaskResults) -> Markup:
-    """Return a table of scores at the best layer on rows whose key occurs in train and on the others, for the task and
-    every control.
-    """
+def _seen(task: TaskResults) -> list[Table]:
     best = task.best()
     measured = score(best, task.primary) if best else None
     if best is None or measured is None:
-        return Markup("")
-    rows: list[list[object]] = [
-        [f"the task, {best.probe} at {best.site}", decimal(measured.seen), decimal(measured.unseen)]
-    ]
+        return []
+    rows = [[f"the task, {best.probe} at {best.site}", decimal(measured.seen), decimal(measured.unseen)]]
     rows += [[f"control {c.control}", decimal(c.seen), decimal(c.unseen)] for c in measured.comparisons]
     for baseline in task.baselines:
         found = score(baseline, task.primary)
         rows += [[f"baseline {baseline.probe}", decimal(found.seen), decimal(found.unseen)]] if found else []
     kept = [row for row in rows if row[1:] != ["–", "–"]]
-    name = measure_title(task.primary)
-    caption = f"Seen and unseen keys: {name} on test rows whose key (word type) occurs in train or not."
-    return table(caption, ["", "seen in train", "unseen"], kept) if kept else Markup("")
+    said = f"{measure_title(task.primary)} on test rows whose key (word type) occurs in train, or not."
+    return [Table(said, ["", "seen in train", "unseen"], kept)] if kept else []
 
 
-def facts_table(task: TaskResults) -> Markup:
-    """Return a table of rows, classes, majority, entropy, overlap and what was left out."""
+def _facts(task: TaskResults) -> list[Table]:
     facts = dict(task.any.facts)
     rows = [[title, _fact(key, facts.pop(key), facts)] for key, title in _FACTS.items() if key in facts]
     rows += [[key.replace("_", " "), plain(value)] for key, value in facts.items() if key != "majority_label"]
-    if not (rows := [row for row in rows if row[1] != "–"]):  # what this kind of task has not
-        return Markup("")
-    return join(
-        [el("h3", None, "The data"), table("Facts of the labels and the corpus.", ["fact", "value"], rows, "facts")]
-    )
+    rows = [row for row in rows if row[1] != "–"]  # what this kind of task has not
+    return [Table("Facts of the labels and the corpus.", ["fact", "value"], rows, (0, 1))] if rows else []
 
 
 _FACTS = {
@@ -252,8 +372,6 @@ _FACTS = {
     "alike_labels": "labels that differ by case or white space alone",
     "conflicting_inputs": "test rows whose input occurs with another label",
 }
-
-
 _LEVELS = {"word": "a word", "sentence": "a sentence", "span": "a span of words", "pair": "a pair of words"}
 
 
@@ -265,82 +383,197 @@ def _fact(key: str, value: Any, facts: dict[str, Any]) -> str:
     return count(value)
 
 
-def _long_table(task: TaskResults) -> Markup:
-    head = ["site", "probe", "measure", "split", "value", "control", "control value", "selectivity", "ceiling", "n"]
-    rows = [
-        _long_row(result, measured, against)
-        for result in task.all
-        for measured in result.measures
-        for against in (measured.comparisons or (None,))
-    ]
-    whole = table("One row per site, probe, measure, split and control.", head, rows, "results")
-    return el("details", None, el("summary", None, f"Every measure and split ({plural(len(rows), 'row')})"), whole)
+def _analyses(task: TaskResults) -> list[Fold]:
+    return [_analysis(task, *key, results) for key, results in task.analyses_by_kind().items()]
 
 
-def _long_row(result: ProbeResult, measured: MeasureResult, against: Comparison | None) -> list[object]:
-    head: list[object] = [result.site, _text(result.probe), measure_title(measured.measure), measured.split]
-    head.append(f"{with_interval(measured.score)} {_unit(measured.score)}".strip())
-    if against is None:
-        return [*head, "–", "–", "–", "–", count(measured.score.n)]
-    gap = with_interval(against.selectivity) + ("" if against.is_selectivity else f" ({_kind(against)})")
-    return [
-        *head,
-        against.control,
-        with_interval(against.score),
-        gap,
-        decimal(against.ceiling),
-        count(measured.score.n),
-    ]
+def _analysis(task: TaskResults, name: str, probe: str, results: list[AnalysisResult]) -> Fold:
+    panels = analysis_panels(task, results)
+    chosen = chosen_result(task, results)
+    along = f" What is drawn along another axis than sites is at {chosen.site}, the best site on {task.chosen_on}."
+    said = f"Bands are 95 % intervals where they were computed.{along if any(quantities([chosen], along=True)) else ''}"
+    figures = [Figure([panel_chart(panel) for panel in panels], said, described(panels))] if panels else []
+    head = ["site", "quantity", "value", "unit", "controls"]
+    table = Table(
+        "Every quantity; controls by their mean over draws.",
+        head,
+        summary_rows(results),
+        (0, 1, 3, 4),
+        source="analyses.jsonl",
+    )
+    return Fold(f"{name.replace('_', ' ')}: {probe}", [*figures, table])
 
 
-def _kind(against: Comparison) -> str:
-    return column(against) if against.above else "chance check"
+def _methods(task: TaskResults, uses: Sequence[Use]) -> Fold:
+    said = [methods_paragraph(task), *(use_paragraph(use.result) for use in uses)]
+    papers = [bibtex(names_used(task)), *(use_bibtex(use.result) for use in uses)]
+    cited = list(dict.fromkeys(entry for text in papers for entry in text.split("\n\n")))
+    return Fold("Methods and papers", [Words("p", said), Words("pre", ["\n\n".join(cited)])])
 
 
-def _unit(found: Score) -> str:
-    return found.unit if found.unit == "bits" else ""
-
-
-def _provenance(task: TaskResults) -> Markup:
-    rows: list[list[object]] = [[key, _value(value)] for key, value in sorted(task.any.provenance.items())]
-    rows += [["seeds", task.any.seed_count], ["draws", task.any.draw_count]]
-    rows.append(["fits", sum(result.fit_count for result in task.all)])
-    whole = table("Where these numbers come from.", ["field", "value"], rows, "facts")
-    return el("details", None, el("summary", None, "Provenance and environment"), whole)
+def _provenance(task: TaskResults) -> Fold:
+    rows = [[key, _value(value)] for key, value in sorted(task.any.provenance.items())]
+    rows += [["seeds", str(task.any.seed_count)], ["draws", str(task.any.draw_count)]]
+    rows.append(["fits", str(sum(result.fit_count for result in task.all))])
+    return Fold(
+        "Provenance and environment", [Table("Where these numbers come from.", ["field", "value"], rows, (0, 1))]
+    )
 
 
 def _value(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False) if isinstance(value, dict | list) else plain(value)
 
 
-def _left_out(what: str) -> Markup:
-    return el("p", {"class": "soft"}, f"{what} was left out to keep this page small; results.parquet holds all of it.")
+def _use_notes(use: Use) -> list[str]:
+    return [f"Doubtful: {doubt}" for doubt in doubts_of(use.result)]
 
 
-_HEAD = ("states", "site", "probe", "score", "control", "selectivity", "gain over baseline", "finding")
-
-
-def side_by_side(tasks: Sequence[TaskResults], findings: Sequence[Finding]) -> Markup:
-    """Return a table for each task that was run several times: every run has a row, at its best site and probe on
-    dev.
-    """
-    both = list(zip(tasks, findings, strict=True))
-    names = [task.task for task in tasks]
-    several = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    tables = [_table(name, [one for one in both if one[0].task == name]) for name in several]
-    return el("section", None, *tables) if tables else join([])
-
-
-def _table(name: str, runs: Sequence[tuple[TaskResults, Finding]]) -> Markup:
-    measures = ", ".join(dict.fromkeys(measure_title(task.primary) for task, _ in runs))
-    caption = (
-        f"{name} side by side: {measures} on test, with 95 % intervals, at the site and probe of each run that is best "
-        "on dev. Runs are not compared by a test here: `probing compare` does, on the same rows."
+def _use_figure(panels: Sequence[Panel], use: Use) -> Figure:
+    said = (
+        f"What edits do; bars are 95 % intervals. Shaded: effects of no interest, within ±{use.result.epsilon:g} SD. The "
+        "shape of a mark is the verdict; dashed lines are exchanges of whole states."
     )
-    return table(caption, _HEAD, [_row(task, found) for task, found in runs])
+    return Figure([panel_chart(panel) for panel in panels], said, described(panels))
 
 
-def _row(task: TaskResults, found: Finding) -> list[str | Markup]:
+def _use_table(use: Use) -> Table:
+    head = ["place", "use", "probes", "swap, SD", "mediated", "adjusted p", "flags"]
+    rows: list[list[str | Number]] = [
+        [
+            cell.place,
+            SHORT[verdict.word],
+            decimal(verdict.decodability.accuracy if verdict.decodability else None),
+            _effect(cell.subspace),
+            _mediated(cell.subspace),
+            p_value(adjusted_p(cell.subspace)),
+            ", ".join(verdict.flags) or "–",
+        ]
+        for cell, verdict in zip(use.result.cells, use.verdicts, strict=True)
+    ]
+    behaviour = f" in {use.result.behaviour}" if use.result.behaviour else ""
+    said = f"What edits did{behaviour}: swap of the property, SDs of the clean output, share of its natural difference."
+    return Table(said, head, rows, (0, 1, 6), source="verdicts.parquet")
+
+
+def _effect(edit: EditEffect) -> Number:
+    return Number(
+        decimal(edit.effect_size, 2), f"[{decimal(edit.effect_size_low, 2)}, {decimal(edit.effect_size_high, 2)}]"
+    )
+
+
+def _mediated(edit: EditEffect) -> Number:
+    value, low, high = edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high
+    return Number("–") if value is None else Number(decimal(value, 2), f"[{finite(low)}, {finite(high)}]")
+
+
+def use_folds(use: Use, several: bool) -> list[Fold]:
+    """Return what is folded of the edits: each verdict in full, doses, and every number."""
+    of = f" ({use.result.behaviour})" if several else ""
+    doses = [panel for panel in use_panels(use) if panel.x_label]
+    figures = [_use_figure(doses, use)] if doses else []
+    about = [sentence for sentence in (rows_sentence(use.result), answers_sentence(use.result)) if sentence]
+    return [
+        Fold(
+            f"Each verdict, and what would overturn it{of}",
+            [Words("p", about), Words("ul", [verdict_sentences(v) for v in use.verdicts])],
+        ),
+        Fold(f"Every number of the edits{of}", [*figures, _whole_table(use), _states_table(use), *_comparisons(use)]),
+    ]
+
+
+def _whole_table(use: Use) -> Table:
+    head = ["place", "whole state, SD", "adjusted p", "equivalence p", "smallest detectable effect, SD"]
+    rows: list[list[str | Number]] = [
+        [
+            cell.place,
+            _effect(cell.whole),
+            p_value(adjusted_p(cell.whole)),
+            p_value(max(cell.subspace.equivalence_p, cell.whole.equivalence_p)),
+            decimal(cell.subspace.smallest_detectable_effect, 2),
+        ]
+        for cell in use.result.cells
+    ]
+    return Table(
+        "Exchange of whole states; p adjusted over edits, statistics and places.", head, rows, source="verdicts.parquet"
+    )
+
+
+_STATES = {
+    "dose": "dose",
+    "completeness": "complete",
+    "selectivity": "selective",
+    "reliability": "reliable",
+    "displacement": "displaced",
+    "off_distribution": "off-distribution",
+    "frozen_share": "frozen-norm share",
+    "shared_ratio": "one shift / all",
+    "joint_over_largest": "joint / single",
+    "kl": "KL, nats",
+    "flips": "flips",
+    "p_permutation": "permutation p",
+}
+
+
+def _states_table(use: Use) -> Table:
+    """Return what the swap does to states and what carries its effect; empty columns are left out."""
+    cells = use.result.cells
+    kept = [name for name in _STATES if any(getattr(cell, name) is not None for cell in cells)]
+    doses = sorted({dose for cell in cells for dose, _ in cell.dose_curve})
+    rows: list[list[str | Number]] = [
+        [
+            cell.place,
+            *(finite(getattr(cell, name)) for name in kept),
+            *(finite(dict(cell.dose_curve).get(d)) for d in doses),
+        ]
+        for cell in cells
+    ]
+    said = (
+        "The swap: complete, selective and reliable by probes on states; displacement over the median distance of two "
+        "rows; share of swapped states outside 99 % of the clean ones; share of the effect that later norms carry; "
+        "effect, in SD, by dose."
+    )
+    head = ["place", *(_STATES[name] for name in kept), *(f"SD at {dose:g}" for dose in doses)]
+    return Table(said, head, rows, source="verdicts.parquet")
+
+
+def _comparisons(use: Use) -> list[Table]:
+    """Return other interventions, for comparison with the literature; they are never part of a verdict."""
+    cells: list[UseCell] = [cell for cell in use.result.cells if cell.comparisons]
+    names = list(dict.fromkeys(key for cell in cells for found in cell.comparisons.values() for key in found))
+    rows = [
+        [cell.place, name, *(finite(found.get(key)) for key in names)]
+        for cell in cells
+        for name, found in cell.comparisons.items()
+    ]
+    said = (
+        "Other interventions at the same places; they never enter a verdict. Change: of the output, in its SDs; "
+        "accuracy: of a probe fitted after the edit; above random: share of random subspaces that change it less."
+    )
+    return (
+        [Table(said, ["place", "intervention", *(key.replace("_", " ") for key in names)], rows, (0, 1))]
+        if rows
+        else []
+    )
+
+
+def side_by_side(tasks: Iterable[TaskResults]) -> list[Table]:
+    """Return a table for each task that was run several times: every run at its best site and probe on dev."""
+    listed = list(tasks)
+    names = [task.task for task in listed]
+    several = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return [_runs_table(name, [task for task in listed if task.task == name]) for name in several]
+
+
+def _runs_table(name: str, runs: Sequence[TaskResults]) -> Table:
+    said = (
+        f"{name} side by side: each run at the site and probe that are best on dev. Runs are not compared by a test "
+        "here: `probing compare` does, on the same rows."
+    )
+    head = ["states", "site", "probe", "score", "control", "selectivity", "gain over baseline", "finding"]
+    return Table(said, head, [_run_row(task) for task in runs], (0, 1, 2, 7))
+
+
+def _run_row(task: TaskResults) -> list[str | Number]:
     best = task.best()
     measured = score(best, task.primary) if best else None
     against = comparison(measured, next(iter(task.controls()), None))
@@ -352,4 +585,4 @@ def _row(task: TaskResults, found: Finding) -> list[str | Markup]:
         gain.gain if gain else None,
     ]
     where = [best.site, best.probe] if best else ["–", "–"]
-    return [task.states, *where, *map(scored, scores), found.status]
+    return [task.states, *where, *map(number, scores), finding(task).status]

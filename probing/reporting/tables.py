@@ -1,4 +1,4 @@
-"""The terminal's table of sites and probes, readable at 80 columns, and confusion matrices."""
+"""The terminal's table of sites and probes, readable at 80 columns."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from probing.reporting.analyses import summary_rows
 from probing.reporting.findings import finding
-from probing.reporting.markup import Markup, el, table
+from probing.reporting.panels import mean
 from probing.reporting.task_results import NO_SITE, TaskResults, by_task, comparison, least_gain, not_saved, score
 from probing.reporting.warnings import column, example_of, title, warnings_of_task
 from probing.reporting.wording import (
@@ -22,11 +21,13 @@ from probing.reporting.wording import (
     measure_title,
     p_value,
     plural,
+    quantity_title,
     resampled_by,
     short,
     with_interval,
 )
 from probing.results.analysis import AnalysisResult
+from probing.results.analysis import Point as Number
 from probing.results.probe import ProbeResult, Score
 from probing.system.screen import shown
 
@@ -205,42 +206,35 @@ def _notes(task: TaskResults, width: int) -> Text:
     return shown("; ".join(notes), style="dim")
 
 
-MAX_CLASSES = 25
+def summary_rows(results: Sequence[AnalysisResult]) -> list[list[str]]:
+    """Return rows of site, quantity (and where along the varied parameter), value with interval, unit, and the mean of
+    each control.
+    """
+    return [
+        _summary(result, quantity, x_name, x)
+        for result in results
+        for quantity, x_name, x in dict.fromkeys((p.quantity, p.x_name, p.x) for p in result.points)
+    ]
 
 
-def confusion_table(task: TaskResults) -> Markup:
-    """Return the counts on test at the best layer, coloured by share of the row; at most `MAX_CLASSES` classes."""
-    best = task.best()
-    if best is None or not best.confusion or not best.classes:
-        return Markup("")
-    totals = [sum(row) for row in best.confusion]
-    largest = sorted(range(len(totals)), key=lambda k: (-totals[k], k))[:MAX_CLASSES]
-    shown = sorted(largest) if len(totals) <= MAX_CLASSES else largest
-    cut = (
-        f" Only the {len(shown)} most frequent of {len(totals)} classes are shown." if len(shown) < len(totals) else ""
-    )
-    caption = (
-        f"Confusion at {best.site} with {best.probe} on test: rows are true classes, columns predicted ones, "
-        f"numbers per cent of the row.{cut} Hold the pointer over a cell for counts."
-    )
-    head = ["", *(best.classes[k] for k in shown), "rows"]
-    rows = [_confusion_row(best, k, shown, totals[k]) for k in shown]
-    return table(caption, head, rows, "confusion")
+def _summary(result: AnalysisResult, quantity: str, x_name: str, x: float | None) -> list[str]:
+    here = [p for p in result.points if (p.quantity, p.x) == (quantity, x)]
+    own = mean([p for p in here if not p.control])
+    means = {name: mean([p for p in here if p.control == name]) for name in dict.fromkeys(p.control for p in here)}
+    beside = ", ".join(f"{name} {_value(found)}" for name, found in means.items() if name)
+    if own is None and len(means) == 1:  # a difference from one control: itself the value
+        own, beside = next(iter(means.values())), f"against {next(iter(means))}"
+    title = quantity_title(quantity) + ("" if x is None else f", {x_name} {x:g}")
+    return [result.site, title, f"{_value(own)}{_within(own)}", next(p.unit for p in here), beside]
 
 
-def _confusion_row(best: ProbeResult, true: int, shown: list[int], total: int) -> list[Markup]:
-    cells = []
-    for predicted in shown:
-        number = best.confusion[true][predicted]
-        share = number / total if total else 0.0
-        heat = f"h{min(10, round(10 * share))}" if share >= 0.05 else ""
-        css = " ".join(filter(None, (heat, "own" if predicted == true else "")))
-        hint = f"{count(number)} of {count(total)} rows of {best.classes[true]} predicted {best.classes[predicted]}"
-        cells.append(el("td", {"class": css, "title": hint}, _percent(share, number)))
-    return [el("th", {"scope": "row"}, best.classes[true]), *cells, el("td", None, count(total))]
+def _value(point: Number | None) -> str:
+    if point is None:
+        return decimal(None)
+    return count(round(point.value)) if abs(point.value) >= 1e4 else decimal(point.value)
 
 
-def _percent(share: float, number: int) -> str:
-    if not number:
-        return "·"
-    return "<1" if share < 0.01 else f"{100 * share:.0f}"
+def _within(point: Number | None) -> str:
+    if point is None or point.low is None or point.high is None:
+        return ""
+    return f" [{_value(Number('', point.low, ''))}, {_value(Number('', point.high, ''))}]"

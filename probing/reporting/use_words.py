@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from probing.reporting.references import bibtex
-from probing.reporting.wording import decimal, plural
+from probing.reporting.wording import decimal, finite, p_value, plural
 from probing.results.use import EditEffect, UseCell, UseResult, answers_said
 from probing.verdicts.verdict import Verdict, Word
 
@@ -60,6 +60,72 @@ def answers_sentence(result: UseResult) -> str:
 def doubts_of(result: UseResult) -> list[str]:
     """Return what makes the behaviour doubtful, and what could not be measured, as sentences."""
     return [*result.doubts, *(f"{cell.place}: {note}" for cell in result.cells for note in cell.notes)]
+
+
+def rows_sentence(result: UseResult) -> str:
+    """Return which rows were compared, how they were matched, and how often random properties were discovered."""
+    matched = {"nothing": "not matched in other properties"}.get(
+        result.stratified_by, f"matched by {result.stratified_by} of {', '.join(result.covariates)}"
+    )
+    calibration = ""
+    if result.false_positives is not None:
+        rate, low, high, n = result.false_positives
+        calibration = (
+            f" Of {plural(n, 'random property', 'random properties')}, {decimal(rate, 2)} [{decimal(low, 2)}, "
+            f"{decimal(high, 2)}] were discovered by the same measurement."
+        )
+    left_out = f" Left out, as too rare for three folds: {', '.join(result.left_out)}." if result.left_out else ""
+    return (
+        f"{plural(result.n_rows, 'row')} ({100 * result.coverage:.0f} % of those with the property), {matched}, in "
+        f"{plural(result.n_strata, 'stratum', 'strata')}; at least "
+        f"{plural(round(result.least_groups), 'effective group')} a class.{left_out}{calibration}"
+    )
+
+
+def verdict_sentences(verdict: Verdict) -> str:
+    """Return place, verdict, reason, numbers, the meaning of the flags, and last what would overturn it."""
+    flags = [f"Flag “{flag}”" + (f": {said}." if said else ".") for flag, said in flags_said(verdict)]
+    parts = [verdict.reason, _gate_sentence(verdict), *flags, _edits_sentence(verdict), verdict.overturned_by]
+    return f"{verdict.place}: {verdict.text}. {' '.join(filter(None, parts))}"
+
+
+def _gate_sentence(verdict: Verdict) -> str:
+    gate = verdict.decodability
+    if gate is None:
+        return ""
+    return (
+        f"Probes reach {decimal(gate.accuracy)}, {100 * max(gate.information, 0.0):.0f} % of what there is to know "
+        f"(p {p_value(gate.p)})."
+    )
+
+
+def _edits_sentence(verdict: Verdict) -> str:
+    edit, cell = deciding(verdict), verdict.evidence
+    if edit is None or cell is None:
+        return ""
+    told = verdict.word in (Word.USED_SITE, Word.USED_SUBSPACE) and "off-contrast" not in verdict.flags
+    mediated = "" if told or edit.mediated_fraction is None else f"; mediated fraction {_mediated(edit)}"
+    alike = "" if cell.whole.alike is None else f" (less {decimal(cell.whole.alike, 2)} of states of the same value)"
+    return (
+        f"Swap {effect_words(cell.subspace)} SD, whole state {effect_words(cell.whole)} SD{alike}{mediated}; smallest effect "
+        f"found with 80 % probability {decimal(edit.smallest_detectable_effect, 2)} SD. {_doses_sentence(cell)}"
+    )
+
+
+def _doses_sentence(cell: UseCell) -> str:
+    by_dose = ", ".join(f"{decimal(effect, 2)} at {dose:g}" for dose, effect in cell.dose_curve)
+    said = f"Swap by dose: {by_dose} SD; dose" if by_dose else "The swap's dose is"
+    return f"{said} {cell.dose:g} was taken, completeness {decimal(cell.completeness, 2)}."
+
+
+def effect_words(edit: EditEffect) -> str:
+    """Return an effect with its interval, such as `0.12 [0.05, 0.19]`, in SDs of the clean output."""
+    return f"{decimal(edit.effect_size, 2)} [{decimal(edit.effect_size_low, 2)}, {decimal(edit.effect_size_high, 2)}]"
+
+
+def _mediated(edit: EditEffect) -> str:
+    low, high = finite(edit.mediated_fraction_low), finite(edit.mediated_fraction_high)
+    return f"{decimal(edit.mediated_fraction, 2)} [{low}, {high}]"
 
 
 def _nothing(cell: UseCell) -> str:

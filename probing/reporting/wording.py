@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,13 @@ def short(value: float | None) -> str:
     text = decimal(value)
     sign, digits = ("−", text[1:]) if text.startswith("−") else ("", text)
     return sign + (digits[1:] if digits.startswith("0.") else digits)
+
+
+def finite(value: float | None) -> str:
+    """Return a number with two places; ∞ where it has no bound, a dash for None."""
+    if value is None or math.isfinite(value):
+        return decimal(value, 2)
+    return "−∞" if value < 0 else "∞"
 
 
 def interval(score: Score) -> str:

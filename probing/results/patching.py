@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,13 @@ class PatchingResult:
             largest=float(np.abs(rough - exact).max()),
             correlation=float(np.corrcoef(exact, rough)[0, 1]) if varies else None,
         )
+
+    def plot(self, title: str = "") -> Any:
+        """Return an Altair chart: a heat map of shares of the natural difference by site and position.
+
+        A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
+        """
+        return import_module("probing.reporting.plots").plot_patching(self, title)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 from probing import registry
@@ -315,6 +316,10 @@ class Corpus:
             )
         splits = random_splits(self.examples, self.units, seed, fractions)
         return replace(self, examples=tuple(_in_split(e, s) for e, s in zip(self.examples, splits, strict=True)))
+
+    def _repr_html_(self) -> str:
+        shown: str = import_module("probing.reporting.cards").card(self)
+        return shown
 
 
 def joined(parts: Iterable[Corpus], source: str) -> Corpus:

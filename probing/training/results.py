@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -274,6 +275,25 @@ class ProbeResults(Sequence[ProbeResult]):
         found = ProbeResults(merged, self.analyses)
         found.missing = self.missing
         return found
+
+    def plot(self, what: str = "overview") -> Any:
+        """Return an Altair chart of the results.
+
+        A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
+
+        Args:
+            what: `overview` (properties by sites), `scores` (of every probe over sites, beside controls and baselines),
+                `analyses` (capacity, code length, …) or `confusion` (of labels, at the best site on dev).
+
+        Raises:
+            UnknownName: no such chart.
+            BadParameter: there is nothing to draw.
+        """
+        return import_module("probing.reporting.plots").plot_results(self, self.analyses, what)
+
+    def _repr_html_(self) -> str:
+        shown: str = import_module("probing.reporting.cards").card(self)
+        return shown
 
 
 def correction_of(results: Iterable[ProbeResult]) -> Correction:

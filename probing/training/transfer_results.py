@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, overload
 
@@ -141,6 +142,13 @@ class CrossResults(Sequence[CrossResult]):
             write_parquet(merged.table(), place / f"{self.name}.parquet")
         return place
 
+    def plot(self) -> Any:
+        """Return an Altair chart: a heat map of scores by source trained on and source tested on.
+
+        A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
+        """
+        return import_module("probing.reporting.plots").plot_transfer(self)
+
 
 def _key(result: CrossResult) -> tuple[str, ...]:
     """Return everything that entered a result."""
@@ -155,6 +163,16 @@ def _line(result: CrossResult) -> str:
 @cache
 def _reader() -> TypeAdapter[CrossResult]:
     return TypeAdapter(CrossResult)
+
+
+def read_cross(folder: str | Path) -> list[CrossResult]:
+    """Return the results in transfer.jsonl and leave_one_out.jsonl of a folder; none where there is no such file.
+
+    Raises:
+        InputError: a line that is no result.
+    """
+    paths = [Path(folder) / f"{name}.jsonl" for name in ("transfer", "leave_one_out")]
+    return [one for path in paths if path.is_file() for one in read_lines(path, _reader().validate_json, path.stem)]
 
 
 def committed(folder: Path | None, unit: str, compute: Callable[[], list[CrossResult]]) -> list[CrossResult]:

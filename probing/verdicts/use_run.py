@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,17 @@ class UseRun:
         import pandas as pd
 
         return pd.DataFrame(self.rows())
+
+    def plot(self) -> Any:
+        """Return an Altair chart of what probes read beside what edits did, over sites.
+
+        A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
+        """
+        return import_module("probing.reporting.plots").plot_use(self)
+
+    def _repr_html_(self) -> str:
+        shown: str = import_module("probing.reporting.cards").card(self)
+        return shown
 
 
 _EFFECT = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from importlib import import_module
 
 from probing.results.use import Decodability, UseCell
 
@@ -109,3 +110,7 @@ class Verdict:
         of = f" of {self.model}" if self.model else ""
         parts = [f"{self.task} at {self.place}{of}: {self.text}", f"[{', '.join(self.flags)}]" if self.flags else ""]
         return f"{' '.join(part for part in parts if part)}. {self.reason} {self.overturned_by}"
+
+    def _repr_html_(self) -> str:
+        shown: str = import_module("probing.reporting.cards").card(self)
+        return shown

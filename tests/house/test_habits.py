@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.house.test_architecture import FILES, PACKAGE, name_of
 
-HEAVY = "pydantic torch transformers datasets sklearn scipy h5py pandas pyarrow matplotlib numpy ray"
+HEAVY = "pydantic torch transformers datasets sklearn scipy h5py pandas pyarrow altair vl_convert jinja2 numpy ray"
 
 
 def test_files_are_short() -> None:

@@ -216,7 +216,7 @@ def preload() -> None:
         "jobs",
         "training",
         "extraction",
-        "reporting.html",
+        "reporting.page",
         "store.export",
         "intervening.runs",
     )
@@ -229,9 +229,10 @@ def preload() -> None:
         "sklearn.linear_model",
         "scipy.stats",
         "joblib",
+        "vl_convert",
+        "jinja2",
     )
-    drawing = ("figure", "backends.backend_pdf", "backends.backend_svg", "backends.backend_agg")
-    names = [*others, *(f"matplotlib.{name}" for name in drawing), *(f"probing.{name}" for name in probing)]
+    names = [*others, *(f"probing.{name}" for name in probing)]
     for name in names:
         import_module(name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +285,7 @@ class Store:
     def _column(self, path: str) -> NDArray[np.int64]:
         parts = [self._files.mapped(shard, path).astype(np.int64) for shard in self._records]
         return np.concatenate([np.empty(0, np.int64), *parts])
+
+    def _repr_html_(self) -> str:
+        shown: str = import_module("probing.reporting.cards").card(self)
+        return shown

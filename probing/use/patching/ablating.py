@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,6 +89,13 @@ class AblationResult:
         for component, effect in zip(self.components, self.effect, strict=True):
             found[layers.index(component.layer), component.head or 0] = effect
         return found
+
+    def plot(self, title: str = "") -> Any:
+        """Return an Altair chart: a heat map of effects by layer and head.
+
+        A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
+        """
+        return import_module("probing.reporting.plots").plot_ablation(self, title)
 
 
 def ablate(

@@ -1,8 +1,8 @@
-"""Curves over sites, of probes and of use: what the figures of the page and of the paper both draw."""
+"""Curves over sites, of probes, analyses and use: what charts draw."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from probing.reporting.task_results import TaskResults, comparison, connected, score, split_site
 from probing.reporting.use_words import MARKS, SHORT
-from probing.reporting.wording import measure_title
+from probing.reporting.wording import measure_title, quantity_title
+from probing.results.analysis import AnalysisResult
+from probing.results.analysis import Point as Number
 from probing.results.probe import ProbeResult, Score
 from probing.results.use import EditEffect, UseCell, UseResult
 from probing.verdicts.use_run import UseRun
@@ -99,13 +101,14 @@ class Panel:
         return pieces
 
 
-def score_panels(task: TaskResults) -> list[Panel]:
+def score_panels(task: TaskResults, *, best: bool = False) -> list[Panel]:
     """Return one panel per probe and control: task score, control score, selectivity, ceiling and baselines over
-    sites.
+    sites; the probe that is best on dev first, and with `best` it alone beside its first control.
     """
-    return [
-        _score_panel(task, probe, control) for probe in task.probes for control in _controls_of(task, probe) or [None]
-    ]
+    chosen = task.best()
+    probes = sorted(task.probes, key=lambda probe: chosen is None or probe != chosen.probe)
+    panels = [_score_panel(task, probe, control) for probe in probes for control in _controls_of(task, probe) or [None]]
+    return panels[:1] if best else panels
 
 
 def loss_panel(task: TaskResults) -> Panel | None:
@@ -252,9 +255,14 @@ def uses(run: UseRun | None) -> list[Use]:
     return [Use(result, tuple(next(verdicts) for _ in result.cells)) for result in (run.results if run else ())]
 
 
-def use_panels(use: Use) -> list[Panel]:
-    """Return panels of decodability beside use: accuracy, mediated fraction where it is known, effects, and doses."""
-    return [panel for panel in (_decodability(use), _mediated(use), _effects(use), _doses(use)) if panel is not None]
+def use_panels(use: Use, *, beside: bool = False) -> list[Panel]:
+    """Return panels of decodability beside use: accuracy, mediated fraction where it is known, effects, and doses;
+    `beside` the panels of probes, those of use alone, without doses.
+    """
+    panels = (
+        (_mediated(use), _effects(use)) if beside else (_decodability(use), _mediated(use), _effects(use), _doses(use))
+    )
+    return [panel for panel in panels if panel is not None]
 
 
 def _lines(
@@ -377,3 +385,95 @@ def _by_dose(cell: UseCell, verdict: Verdict, doses: Sequence[float]) -> tuple[P
         mark, note = _mark(verdict) if dose == cell.dose else ("", "")
         points.append(Point(doses.index(dose), effect, mark=mark, note=note and f"primary dose, {note}"))
     return tuple(points)
+
+
+_AXES = {"rows": "training rows seen", "k": "coordinates", "coordinates": "coordinates"}
+
+
+def analysis_panels(task: TaskResults, results: Sequence[AnalysisResult]) -> list[Panel]:
+    """Return the panels of one analysis of one probe.
+
+    Quantities that have one value a site are drawn over sites; those that are measured along something (a rank, the
+    rows seen) are drawn along it at the site that is best on dev.
+    """
+    over_sites = [_over_sites(task, results, name) for name in quantities(results, along=False)]
+    chosen = chosen_result(task, results)
+    along = [_along(chosen, names, x_name) for x_name, names in _curves_along(chosen).items()]
+    return [panel for panel in (*over_sites, *along) if panel.curves]
+
+
+def chosen_result(task: TaskResults, results: Sequence[AnalysisResult]) -> AnalysisResult:
+    best = task.best(results[0].probe)
+    return next((result for result in results if best and result.site == best.site), results[-1])
+
+
+def quantities(results: Iterable[AnalysisResult], *, along: bool) -> list[str]:
+    return list(dict.fromkeys(p.quantity for r in results for p in r.points if (p.x is not None) == along))
+
+
+def _curves_along(result: AnalysisResult) -> dict[str, list[str]]:
+    """Return the quantities by what they are measured along and their unit, so that each panel has one of both."""
+    found: dict[str, list[str]] = {}
+    for point in result.points:
+        if point.x is not None and point.quantity not in found.setdefault(point.x_name, []):
+            found[point.x_name].append(point.quantity)
+    return found
+
+
+def _over_sites(task: TaskResults, results: Sequence[AnalysisResult], quantity: str) -> Panel:
+    sites = tuple(site for site in task.sites if any(result.site == site for result in results))
+    controls = dict.fromkeys(p.control for r in results for p in r.of(quantity, control=None))
+    curves = []
+    for part, control in enumerate(controls):
+        means = [(sites.index(r.site), mean(r.of(quantity, control=control))) for r in results if r.site in sites]
+        points = tuple(Point(x, p.value, p.low, p.high) for x, p in sorted(means, key=lambda m: m[0]) if p is not None)
+        curves.append(Curve(control or "task", _role(quantity, control), points, part))
+    unit = next(p.unit for r in results for p in r.of(quantity, control=None))
+    return Panel(
+        quantity_title(quantity), _axis(quantity, unit), sites, tuple(curves), (), (0.0, _least(unit)), (-1e12, 1e12)
+    )
+
+
+def _along(result: AnalysisResult, quantities: Sequence[str], x_name: str) -> Panel:
+    points = [p for p in result.points if p.x is not None and p.x_name == x_name]
+    values = sorted({p.x for p in points if p.x is not None})
+    curves = []
+    for part, name in enumerate(quantities):
+        for control in dict.fromkeys(p.control for p in points if p.quantity == name):
+            chosen = [p for p in points if (p.quantity, p.control) == (name, control)]
+            means = [(i, mean([p for p in chosen if p.x == x])) for i, x in enumerate(values)]
+            drawn = tuple(Point(i, p.value, p.low, p.high) for i, p in means if p is not None)
+            of_control = control and name != "selectivity"
+            curves.append(Curve(control if of_control else quantity_title(name), _role(name, control), drawn, part))
+    unit = points[0].unit
+    title = f"{', '.join(map(quantity_title, quantities))} at {result.site}"
+    return Panel(
+        title,
+        _axis(quantities[0], unit),
+        tuple(f"{x:g}" for x in values),
+        tuple(curves),
+        (),
+        (0.0, _least(unit)),
+        (-1e12, 1e12),
+        _AXES.get(x_name, x_name),
+    )
+
+
+def _role(quantity: str, control: str) -> Role:
+    return "selectivity" if quantity == "selectivity" else "control" if control else "task"
+
+
+def mean(points: Sequence[Number]) -> Number | None:
+    """Return the mean over draws that stands among the points, else compute it; None where there is none."""
+    told = [p for p in points if p.draw < 0]
+    if told or not points:
+        return told[0] if told else None
+    return Number(points[0].quantity, float(np.mean([p.value for p in points])), points[0].unit)
+
+
+def _axis(quantity: str, unit: str) -> str:
+    return unit if unit != "fraction" else quantity_title(quantity)
+
+
+def _least(unit: str) -> float:
+    return 1.0 if unit in ("fraction", "R²") else 0.1

@@ -1,0 +1,451 @@
+"""Charts as Vega-Lite specifications: drawn once, for notebooks (by Altair), the page and papers alike.
+
+They are built as plain records, since Altair's own objects copy their data at every step: a page of 200 sites and 30
+properties would take minutes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from probing.errors import BadParameter, printable
+from probing.files.whole_files import write_atomically
+from probing.reporting.maps import HeatMap
+from probing.reporting.overview import Cell, Overview
+from probing.reporting.panels import Curve, Panel
+from probing.reporting.wording import decimal
+from probing.system.machine import with_typed_errors
+
+# Colours of Okabe & Ito (2008), darkened where needed so that each is clear of a white and of a dark page.
+_TASK = ("#0072b2", "#b0578c", "#b87400", "#2a93cf", "#00805c", "#c24e00")
+_ROLES = {"control": "#d55e00", "selectivity": "#008a63", "ceiling": "#6c757d", "entropy": "#6c757d"}
+_BASELINES = ("#6c757d", "#8a6d3b", "#5f7d95", "#7d6c8a")
+_DASHES = {"ceiling": [7, 3], "baseline": [2, 3], "entropy": [8, 2, 2, 2], "other": [5, 3]}
+_SHAPES = {
+    "disc": "circle",
+    "diamond": "diamond",
+    "square": "square",
+    "triangle": "triangle-up",
+    "ring": "circle",
+    "cross": "M-.7,-.7L.7,.7M-.7,.7L.7,-.7",
+    "dash": "M-.8,0L.8,0",
+}
+_OPEN = ("square", "triangle", "ring", "cross", "dash")
+_INK, _GREY = "#1c2024", "#6c757d"
+_WIDTH, _HEIGHT = 290, 190
+_MOST_NAMES = 12  # names along an axis
+_MOST_DOTS = 60  # sites beyond which a curve has no dots
+_MOST_NUMBERS = 40  # columns of a heat map beyond which its cells have no numbers
+_ZOOMED = 24  # sites beyond which the x axis can be dragged, and zoomed with the shift key and the wheel
+_CONFIG = {
+    "font": "system-ui, Segoe UI, Helvetica, Arial, sans-serif",
+    "background": "transparent",
+    "aria": False,
+    "view": {"stroke": None},
+    "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "gridOpacity": 0.6},
+    "title": {"fontSize": 12.5, "fontWeight": 600, "subtitleFontSize": 11, "anchor": "start", "frame": "group"},
+    "legend": {
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "titleLimit": 300,
+        "symbolOpacity": 1,
+    },
+}
+
+Chart = dict[str, Any]
+Row = dict[str, Any]
+
+
+def panel_chart(panel: Panel) -> Chart:
+    """Return the chart of one set of axes: curves with intervals, levels, marks of verdicts, and the band of
+    equivalence.
+    """
+    rows = [row for part, curve in enumerate(panel.curves) for row in _points(panel, curve, part)]
+    names, (x_names, x_label) = _series(panel), panel.x_ticks()
+    low, high = panel.y_range()
+    y = {"title": panel.y_label, "type": "quantitative", "scale": {"domain": [low, high], "nice": False, "clamp": True}}
+    x_scale = {"domain": [-0.4, max(len(x_names) - 0.6, 0.4)], "nice": False, "zero": False}
+    x = {"field": "x", "type": "quantitative", "title": x_label, "scale": x_scale, "axis": _named_axis(x_names)}
+    legend = {"orient": "bottom", "columns": 2, "labelLimit": 150, "symbolType": "stroke", "symbolStrokeWidth": 2.5}
+    colours, dashes = (list(values) for values in zip(*names.values(), strict=True)) if names else ([], [])
+    series = {"field": "series", "type": "nominal", "title": None, "legend": legend}
+    colour = series | {"scale": {"domain": list(names), "range": colours}}
+    dash = series | {"scale": {"domain": list(names), "range": dashes}}
+    faded = {"condition": {"param": "chosen", "value": 1}, "value": 0.12}
+    has_interval = "isValid(datum.low) && isValid(datum.high)"
+    between = {"y": y | {"field": "low"}, "y2": {"field": "high"}}
+    faint = {"condition": {"param": "chosen", "value": 0.18}, "value": 0.03}
+    layers = [
+        _layer(
+            {"type": "area", "strokeWidth": 0},
+            where=f"{has_interval} && !datum.bar",
+            detail=_nominal("piece"),
+            opacity=faint,
+            **between,
+        ),
+        _layer({"type": "rule", "strokeWidth": 1.6}, where=f"{has_interval} && datum.bar", opacity=faded, **between),
+        _layer({"type": "line", "strokeWidth": 1.8}, detail=_nominal("piece"), strokeDash=dash, opacity=faded),
+    ]
+    for level in panel.levels:
+        row = {"series": level.name, "value": _short(level.points[0].value)}
+        shown: Chart = {
+            "y": y | {"field": "value"},
+            "x": None,
+            "strokeDash": dash,
+            "opacity": faded,
+            "tooltip": [_tip("series"), _tip("value", number=True)],
+        }
+        layers.append({"data": {"values": [row]}} | _layer({"type": "rule", "strokeWidth": 1.4}, **shown))
+    if panel.band is not None:
+        limits = {"low": max(panel.band[0], low), "high": min(panel.band[1], high)}
+        shown = {"x": None, "color": None, **between}
+        layers.insert(
+            0, {"data": {"values": [limits]}} | _layer({"type": "rect", "color": _GREY, "opacity": 0.16}, **shown)
+        )
+    layers += _marks(rows, len(x_names), faded)
+    hover = _layer({"type": "point", "size": 220}, opacity={"value": 0}, tooltip=_tips(rows, panel))
+    params: list[Chart] = [{"name": "chosen", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}]
+    if len(x_names) > _ZOOMED:
+        select = {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]"}
+        params.append({"name": "zoom", "select": select, "bind": "scales"})
+    return {
+        "title": panel.title,
+        "width": _WIDTH,
+        "height": _HEIGHT,
+        "data": {"values": rows},
+        "encoding": {"x": x, "y": y | {"field": "value"}, "color": colour},
+        "layer": [*layers, hover | {"params": params}],
+    }
+
+
+def _layer(mark: Chart, *, where: str = "", **encoding: Any) -> Chart:
+    """Return a layer; `where` keeps the rows for which the expression holds."""
+    kept = {"transform": [{"filter": where}]} if where else {}
+    return {"mark": mark, "encoding": encoding, **kept}
+
+
+def _nominal(field: str, **more: Any) -> Chart:
+    return {"field": field, "type": "nominal", **more}
+
+
+def _points(panel: Panel, curve: Curve, part: int) -> list[Row]:
+    """Return a record for each point; points with the same `piece` are joined."""
+    return [
+        {
+            "series": curve.name,
+            "piece": f"{part}.{number}",
+            "x": round(point.x + curve.shift, 3),
+            "at": panel.sites[point.x],
+            "value": _short(point.value),
+            "low": _short(point.low),
+            "high": _short(point.high),
+            "bar": curve.bars or len(piece) == 1,
+            "mark": point.note if point.mark else "",
+            "shape": point.mark,
+            "note": point.note,
+        }
+        for number, piece in enumerate(panel.runs(curve))
+        for point in piece
+    ]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
+
+
+def _series(panel: Panel) -> dict[str, tuple[str, list[int]]]:
+    """Return colour and dashes by the name of the curve or level."""
+    found: dict[str, tuple[str, list[int]]] = {}
+    for curve in (*panel.curves, *panel.levels):
+        colours = {"baseline": _BASELINES}.get(
+            curve.role, _TASK if curve.role in ("task", "other") else (_ROLES.get(curve.role, _GREY),)
+        )
+        found[curve.name] = (colours[curve.part % len(colours)], _DASHES.get(curve.role, [1, 0]))
+    return found
+
+
+def _named_axis(names: Sequence[str]) -> Chart:
+    """Return an axis of ordinals that shows names, as many as there is room for."""
+    longest = max(map(len, names), default=1)
+    every = max(1, -(-len(names) // _MOST_NAMES), -(-len(names) * longest // 48))
+    return {
+        "values": list(range(0, len(names), every)),
+        "labelExpr": _named(names, "datum.value"),
+        "grid": False,
+        "labelLimit": 90,
+    }
+
+
+def _named(names: Sequence[str], index: str) -> str:
+    """Return an expression that gives the name of an ordinal."""
+    return "[" + ",".join(_quoted(name) for name in names) + f"][{index}]"
+
+
+def _quoted(text: str) -> str:
+    """Return the text as a string of a Vega expression."""
+    return "'" + printable(text).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _marks(rows: Sequence[Row], sites: int, faded: Chart) -> list[Chart]:
+    """Return the layers of points: small discs where there are few sites, and shapes of verdicts."""
+    dots = _layer({"type": "point", "size": 16, "filled": True}, where="datum.mark == ''", opacity=faded)
+    words = dict.fromkeys((row["mark"], row["shape"]) for row in rows if row["mark"])
+    shapes = _shapes("mark", words, _GREY, {"orient": "bottom", "columns": 2, "labelLimit": 150}, None) if words else {}
+    marked = _layer(
+        {"type": "point", "size": 70, "strokeWidth": 1.9, "opacity": 1},
+        where="datum.mark != ''",
+        opacity=faded,
+        **shapes,
+    )
+    return [*([dots] if sites <= _MOST_DOTS else []), *([marked] if words else [])]
+
+
+def _shapes(field: str, words: Iterable[tuple[str, str]], ink: str, legend: Chart, title: str | None) -> Chart:
+    """Return the encodings of verdicts: a shape each, filled or open, with one legend."""
+    names, shapes = zip(*words, strict=True)
+    scale = {"domain": list(names)}
+    shown = _nominal(field, title=title, legend=legend | {"symbolStrokeWidth": 1.8})
+    return {
+        "shape": shown | {"scale": scale | {"range": [_SHAPES[shape] for shape in shapes]}},
+        "fill": shown | {"scale": scale | {"range": ["transparent" if shape in _OPEN else ink for shape in shapes]}},
+        "stroke": shown | {"scale": scale | {"range": [ink for _ in shapes]}},
+    }
+
+
+def _tip(field: str, title: str = "", *, number: bool = False) -> Chart:
+    shown = {"type": "quantitative", "format": ".3f"} if number else {"type": "nominal"}
+    return {"field": field, "title": printable(title or field), **shown}
+
+
+def _tips(rows: Sequence[Row], panel: Panel) -> list[Chart]:
+    tips = [_tip("at", "at" if panel.x_label else "site"), _tip("series", " "), _tip("value", number=True)]
+    if any(row["low"] is not None for row in rows):
+        tips += [_tip("low", "95 % low", number=True), _tip("high", "95 % high", number=True)]
+    return [*tips, *([_tip("note")] if any(row["note"] for row in rows) else [])]
+
+
+def map_chart(found: HeatMap) -> Chart:
+    """Return a heat map with its numbers, blue above 0 and orange below, full colour at the largest absolute value."""
+    rows = [
+        {"row": row, "column": column, "value": _short(float(found.values[i, j]))}
+        for i, row in enumerate(found.rows)
+        for j, column in enumerate(found.columns)
+        if math.isfinite(found.values[i, j])
+    ]
+    is_small, limit = len(found.columns) <= _MOST_NUMBERS, found.limit
+    is_signed = bool((found.values < 0).any())
+    scale = {"domain": [-limit, 0, limit], "range": ["#c24e00", "#f7f7f7", "#0072b2"]}
+    scale = scale if is_signed else {"domain": [0, limit], "range": ["#f4f8fb", "#0072b2"]}
+    names = list(reversed(found.rows)) if found.is_upward else list(found.rows)
+    angle = 0 if max(map(len, found.columns)) < 7 else -40
+    encoding = {
+        "x": _nominal(
+            "column",
+            sort=list(found.columns),
+            title=found.x_label or None,
+            axis={"labelAngle": angle, "labelLimit": 140},
+        ),
+        "y": _nominal("row", sort=names, title=found.y_label or None, axis={"labelLimit": 180}),
+        "tooltip": [
+            _tip("row", found.y_label or "row"),
+            _tip("column", found.x_label or "column"),
+            _tip("value", number=True),
+        ],
+    }
+    colour = {"field": "value", "type": "quantitative", "title": None, "scale": scale, "legend": {"gradientLength": 90}}
+    ink = {"condition": {"test": f"abs(datum.value) > {0.62 * limit:.4g}", "value": "#ffffff"}, "value": _INK}
+    number = {"field": "value", "type": "quantitative", "format": ".2f"}
+    layers = [_layer({"type": "rect", "stroke": "#ffffff", "strokeWidth": 0.5}, color=colour)]
+    layers += [_layer({"type": "text", "fontSize": 9.5}, text=number, color=ink)] if is_small else []
+    return {
+        "title": {"text": found.title, "subtitle": found.label},
+        "width": {"step": 42 if is_small else max(6, 1200 // len(found.columns))},
+        "height": {"step": 24},
+        "data": {"values": rows},
+        "encoding": encoding,
+        "layer": layers,
+    }
+
+
+def overview_chart(found: Overview, model: str | None = None) -> Chart:
+    """Return the grid of properties and sites: colour is `found.quantity`, an outline says *decodable*, a mark what
+    edits showed.
+
+    Raises:
+        BadParameter: there is nothing of the model.
+    """
+    kept = [row for row in found.rows if model in (None, row.model)]
+    if not kept:
+        raise BadParameter("no result of that model", needed=f"one of: {', '.join(found.models)}", found=str(model))
+    order = {site: i for i, site in enumerate(found.site_order(site for row in kept for site in row.sites))}
+    several = len({row.model for row in kept}) > 1
+    names = [f"{row.name}, {row.model}" if several else row.name for row in kept]
+    hints = list(dict.fromkeys(title for row in kept for cell in row.cells for title in cell.hints()))
+    rows = [
+        _grid_cell(name, row.anchor, order[cell.site], cell, hints)
+        for name, row in zip(names, kept, strict=True)
+        for cell in row.cells
+    ]
+    step = max(4.5, min(60.0, 880 / max(1, len(order))))
+    ticks, label = found.ticks(list(order))
+    scale = {"domain": [0, len(order)], "nice": False}
+    y_axis = {"labelLimit": 230, "domain": False, "ticks": False}
+    encoding = {
+        "x": {"field": "x", "type": "quantitative", "title": label, "scale": scale, "axis": _cell_axis(ticks, step)},
+        "y": _nominal("row", sort=names, title=None, axis=y_axis),
+        "tooltip": [_tip("row", "property"), *(_tip(f"t{i}", title) for i, title in enumerate(hints))],
+    }
+    if any(row.anchor for row in kept):
+        encoding["href"] = _nominal("href")
+    title = {"title": kept[0].model} if len(found.models) > 1 and not several else {}
+    return title | {
+        "width": round(step * len(order)),
+        "height": {"step": 32},
+        "data": {"values": rows},
+        "encoding": encoding,
+        "layer": _grid_layers(rows, step, found.quantity),
+    }
+
+
+def _grid_cell(name: str, anchor: str, x: int, cell: Cell, hints: Sequence[str]) -> Row:
+    own = cell.hints()
+    shown = {f"t{i}": own[title] for i, title in enumerate(hints) if title in own}
+    return {"row": name, "x": x, "x2": x + 1, "href": f"#{anchor}"} | cell.record() | shown
+
+
+def _grid_layers(rows: Sequence[Row], step: float, quantity: str) -> list[Chart]:
+    most = max([0.1, *(row["value"] for row in rows if row["value"] is not None)])
+    legend = {"orient": "bottom", "direction": "horizontal", "gradientLength": 160, "format": ".2f", "titleLimit": 400}
+    scale = {"domain": [0, most], "range": ["#f1f5f8", "#3d93cc"], "clamp": True}
+    colour = {"field": "value", "type": "quantitative", "title": quantity, "scale": scale, "legend": legend}
+    outline = {"type": "rect", "fillOpacity": 0, "stroke": _INK, "strokeWidth": 1.1 if step > 12 else 0.5}
+    layers = [
+        _layer(
+            {"type": "rect", "stroke": "#ffffff", "strokeWidth": min(2.0, step / 10)}, x2={"field": "x2"}, color=colour
+        ),
+        _layer(outline, where="datum.decodable", x2={"field": "x2"}),
+    ]
+    words = dict.fromkeys((row["use"], row["shape"]) for row in rows if row["shape"])
+    if not words:
+        return layers
+    mark = {"type": "point", "size": min(120.0, (step * 0.5) ** 2 * 1.2), "strokeWidth": 1.8, "opacity": 1}
+    mark["xOffset"] = step / 2  # the middle of the cell
+    shapes = _shapes("use", words, _INK, {"orient": "bottom", "columns": 4, "labelLimit": 200}, "use")
+    return [*layers, _layer(mark, where="datum.shape != ''", **shapes)]
+
+
+def _cell_axis(names: Sequence[str], step: float) -> Chart:
+    """Return an axis whose names stand in the middle of cells."""
+    every = max(1, math.ceil(max(map(len, names), default=1) * 6.5 / step))
+    values = [i + 0.5 for i in range(0, len(names), every)]
+    quiet = {"grid": False, "ticks": False, "domain": False, "labelOverlap": False}
+    return {"values": values, "labelExpr": _named(names, "datum.value - 0.5"), **quiet}
+
+
+def together(charts: Sequence[Chart], title: str = "") -> Chart:
+    """Return the charts side by side, three in a row, as one.
+
+    Raises:
+        BadParameter: there is none.
+    """
+    if not charts:
+        raise BadParameter("nothing to draw", needed="a result with numbers", found="none")
+    if len(charts) == 1:
+        return charts[0]
+    own = {"resolve": {"scale": dict.fromkeys(("color", "shape", "fill", "strokeDash", "x", "y"), "independent")}}
+    named = [_renamed(chart, str(number)) for number, chart in enumerate(charts)]
+    return {"concat": named, "columns": 3, **own, **({"title": title} if title else {})}
+
+
+def _renamed(value: Any, mark: str) -> Any:
+    """Return a chart whose parameters have names of their own among several."""
+    if isinstance(value, dict):
+        names = {key: f"{value[key]}_{mark}" for key in ("param",) if key in value}
+        if "select" in value:
+            names["name"] = f"{value['name']}_{mark}"
+        rest = {
+            key: item if key == "values" else _renamed(item, mark) for key, item in value.items() if key not in names
+        }
+        return rest | names
+    return [_renamed(item, mark) for item in value] if isinstance(value, list) else value
+
+
+def spec(chart: Chart) -> Chart:
+    """Return the whole Vega-Lite specification of a chart, with its theme; texts have no characters that turn or hide
+    text.
+    """
+    schema = "https://vega.github.io/schema/vega-lite/v6.json"
+    whole: Chart = _shown({"$schema": schema, "config": _CONFIG} | chart)
+    return whole
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {key: _shown(item) for key, item in value.items()}
+    return [_shown(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def altair_chart(chart: Chart) -> Any:
+    """Return the chart as an object of Altair: a notebook shows it, and `.save("x.pdf")` writes it."""
+    import altair
+
+    return altair.Chart.from_dict(spec(chart))
+
+
+def svg(specification: Mapping[str, Any]) -> str:
+    """Return the drawing as SVG text, coordinates rounded to a tenth of a pixel."""
+    import vl_convert
+
+    drawn: str = vl_convert.vegalite_to_svg(dict(specification))
+    return re.sub(r"(\d+\.\d)\d+", r"\1", drawn)
+
+
+@with_typed_errors
+def save(chart: Chart, stem: Path, kinds: Sequence[str] = ("svg", "pdf")) -> list[Path]:
+    """Save a chart as `stem` with each of the endings, every file whole or not at all; equal charts give equal bytes.
+
+    Args:
+        chart: to draw.
+        stem: path without its ending.
+        kinds: of `svg`, `pdf` and `png`.
+    """
+    import vl_convert
+
+    drawn = spec(chart) | {"background": "white"}
+    draw = {
+        "svg": lambda: svg(drawn).encode(),
+        "pdf": lambda: vl_convert.vegalite_to_pdf(drawn),
+        "png": lambda: vl_convert.vegalite_to_png(drawn, scale=2),
+    }
+    content = {kind: draw[kind]() for kind in kinds}
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in content]
+    for path, data in zip(paths, content.values(), strict=True):
+        write_atomically(path, data)
+    return paths
+
+
+def file_name(title: str) -> str:
+    """Return a title as part of a file name: letters, digits, dots and dashes; a hash where characters were lost."""
+    kept = re.sub(r"[^A-Za-z0-9._]+", "-", title).strip("-.")[:60]
+    marked = kept if kept == title else f"{kept}-{hashlib.sha256(title.encode('utf-8', 'replace')).hexdigest()[:6]}"
+    return marked.strip("-")
+
+
+def described(panels: Sequence[Panel]) -> str:
+    """Return what charts show, in words, for those who do not see them: each curve's first and last value."""
+    return ". ".join(f"{panel.title}: {'; '.join(_ends(panel, curve) for curve in panel.curves)}" for panel in panels)
+
+
+def _ends(panel: Panel, curve: Curve) -> str:
+    first, last = curve.points[0], curve.points[-1]
+    to = f" to {decimal(last.value)} at {panel.sites[last.x]}" if len(curve.points) > 1 else ""
+    return f"{curve.name} {decimal(first.value)} at {panel.sites[first.x]}{to}"

@@ -1,0 +1,325 @@
+"""Overview: properties by sites, what is decodable and what is used, and one line that says it of each property."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from probing.reporting.findings import judge
+from probing.reporting.panels import Use, site_ticks, uses
+from probing.reporting.task_results import TaskResults, by_task, model_of, site_order, split_site
+from probing.reporting.use_words import MARKS, SHORT, effect_words
+from probing.reporting.warnings import warnings_of_task
+from probing.reporting.wording import decimal, measure_title, with_interval
+from probing.results.probe import ProbeResult, Score
+from probing.results.use import UseCell
+from probing.system.screen import shown
+from probing.verdicts.decodability import DECODABLE, NOT_JUDGED, SELECTIVE, Judgement
+from probing.verdicts.use_run import UseRun
+from probing.verdicts.verdict import Verdict, Word
+
+_GAIN, _SELECTIVITY, _SCORE = "gain over the best baseline", "selectivity", "score on test"
+_STRENGTH = (SELECTIVE, DECODABLE)
+_MOST_RANGES = 4
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A property at a site: what a probe reads there and what edits showed; None: not measured."""
+
+    site: str
+    judgement: Judgement | None
+    use: tuple[UseCell, Verdict] | None
+    value: float | None
+
+    def record(self) -> dict[str, object]:
+        """Return the fields that the chart draws."""
+        return {
+            "value": None if self.value is None else round(self.value, 4),
+            "decodable": self.judgement is not None and self.judgement.status in _STRENGTH,
+            "shape": MARKS[self.use[1].word] if self.use else "",
+            "use": SHORT[self.use[1].word] if self.use else "",
+        }
+
+    def hints(self) -> dict[str, str]:
+        """Return what is shown where the pointer is, by title."""
+        used = {"use": SHORT[self.use[1].word]} | _use_words(*self.use) if self.use else {}
+        return {"site": self.site} | _probe_words(self.judgement) | used
+
+
+def _probe_words(judgement: Judgement | None) -> dict[str, str]:
+    if judgement is None:
+        return {}
+    measured, gain, against = judgement.measured, judgement.gain, judgement.weakest
+    found = {
+        "probe": judgement.result.probe,
+        measure_title(measured.measure): with_interval(measured.score),
+        "finding": judgement.status,
+        "test rows": f"{measured.score.n:,}",
+    }
+    found |= {f"gain over {gain.baseline}": with_interval(gain.gain)} if gain else {}
+    return found | ({f"selectivity ({against.control})": with_interval(against.selectivity)} if against else {})
+
+
+def _use_words(cell: UseCell, verdict: Verdict) -> dict[str, str]:
+    edit, found = cell.subspace, {"swap, SD": effect_words(cell.subspace)}
+    if edit.mediated_fraction is not None:
+        found["mediated fraction"] = decimal(edit.mediated_fraction, 2)
+    return found | ({"flags": ", ".join(verdict.flags)} if verdict.flags else {})
+
+
+@dataclass(frozen=True)
+class Row:
+    """A property of one model, for one behaviour and position where its use was asked.
+
+    Attributes:
+        name: of the property; with what sets it apart from other rows of it.
+        model: full name.
+        anchor: of its section in the page.
+        cells: by site, along the forward pass.
+        decodability, use: one sentence each, without the name; "" where nothing was measured.
+    """
+
+    name: str
+    model: str
+    anchor: str
+    cells: tuple[Cell, ...]
+    decodability: str
+    use: str
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites of the row, along the forward pass."""
+        return tuple(cell.site for cell in self.cells)
+
+    @property
+    def line(self) -> str:
+        """What is decodable where, beyond what; and what is used where."""
+        return " · ".join(filter(None, (self.decodability, self.use)))
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Rows of one page or terminal; `quantity` is what the colour of a cell stands for."""
+
+    rows: tuple[Row, ...]
+    quantity: str
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Models in the order of first occurrence."""
+        return tuple(dict.fromkeys(row.model for row in self.rows))
+
+    @staticmethod
+    def site_order(sites: Iterable[str]) -> list[str]:
+        """Return sites along the forward pass."""
+        return sorted(dict.fromkeys(sites), key=site_order)
+
+    @staticmethod
+    def ticks(sites: Sequence[str]) -> tuple[tuple[str, ...], str]:
+        """Return short names of sites for an axis, and its label."""
+        return site_ticks(sites)
+
+
+Entry = tuple[TaskResults | None, Sequence[Use], str]  # results of probes, of edits of the same property, an anchor
+
+
+def entries(tasks: Sequence[TaskResults], uses: Sequence[Use]) -> list[Entry]:
+    """Return results of probes beside those of edits of the same task and model; edits without such results come last,
+    alone.
+    """
+    beside: list[list[Use]] = [[] for _ in tasks]
+    alone: list[Use] = []
+    for use in uses:
+        of_task = [i for i, task in enumerate(tasks) if task.task == use.result.task]
+        of_model = [i for i in of_task if model_of(tasks[i].any) == use.result.model]
+        places = of_model or (of_task if len(of_task) == 1 else [])
+        (beside[places[0]] if places else alone).append(use)
+    found: list[Entry] = [(task, own, f"task-{i}") for i, (task, own) in enumerate(zip(tasks, beside, strict=True), 1)]
+    return found + [(None, [use], f"use-{i}") for i, use in enumerate(alone, start=1)]
+
+
+def overview(of: Sequence[Entry]) -> Overview:
+    """Return the rows of what is shown: one for each property, behaviour and position."""
+    quantity = _quantity([task for task, _, _ in of if task])
+    rows = [row for task, own, anchor in of for row in _rows(task, own, anchor, quantity)]
+    return Overview(tuple(rows), quantity)
+
+
+def print_overview(results: Sequence[ProbeResult], run: UseRun | None, console: Console, *, with_doubts: bool) -> None:
+    """Print a line a property, and below the doubts of its data."""
+    tasks = by_task(results)
+    found = overview(entries(tasks, uses(run)))
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(overflow="fold", max_width=max(12, console.width * 2 // 5))
+    grid.add_column(overflow="fold")
+    before = ""
+    for row in found.rows:
+        if row.model != before:
+            grid.add_row(shown("model", style="dim"), shown(row.model, style="dim"))
+            before = row.model
+        grid.add_row(shown(row.name, style="bold"), shown(row.line))
+    console.print(grid)
+    for task in tasks if with_doubts else ():
+        for warning in warnings_of_task(task):
+            console.print(shown(f"warning: {task.title}: {warning}", style="bold yellow"))
+
+
+def _quantity(tasks: Sequence[TaskResults]) -> str:
+    """Return what all tasks have of: gain over the best baseline, else selectivity, else the score."""
+    found = [judged for task in tasks for judged in _judged(task).values()]
+    if not found or any(one.gain for one in found):
+        return _GAIN
+    return _SELECTIVITY if any(one.weakest for one in found) else _SCORE
+
+
+def _judged(task: TaskResults) -> dict[str, Judgement]:
+    """Return the judgement at each site of the probe that is best on dev."""
+    best = task.best()
+    chosen = [result for result in task.results if best and result.probe == best.probe]
+    return {result.site: outcome for result in chosen if (outcome := judge(task, result)) is not None}
+
+
+def _rows(task: TaskResults | None, uses: Sequence[Use], anchor: str, quantity: str) -> list[Row]:
+    judged = _judged(task) if task else {}
+    decodability = decodability_line(task, judged) if task else ""
+    asked: list[tuple[Use | None, str]] = [(use, position) for use in uses for position in use.positions] or [
+        (None, "")
+    ]
+    many = len(asked) > 1
+    rows = []
+    for use, position in asked:
+        edited = {cell.site: (cell, verdict) for _, cell, verdict in use.at(position)} if use else {}
+        sites = Overview.site_order([*judged, *edited])
+        cells = tuple(
+            Cell(site, judged.get(site), edited.get(site), _value(judged.get(site), quantity)) for site in sites
+        )
+        name = task.task if task else use.result.task if use else ""
+        apart = [position] if use and len(use.positions) > 1 else []
+        apart += [_behaviour(use)] if use and len(uses) > 1 else []
+        model = task.states if task else use.result.model if use else ""
+        named = f"{name} ({', '.join(filter(None, apart))})" if many and any(apart) else name
+        rows.append(
+            Row(
+                named,
+                model or (model_of(task.any) if task else ""),
+                anchor,
+                cells,
+                decodability,
+                use_line(use, position) if use else "",
+            )
+        )
+    return rows
+
+
+def _value(judged: Judgement | None, quantity: str) -> float | None:
+    if judged is None:
+        return None
+    found: Mapping[str, Score | None] = {
+        _GAIN: judged.gain.gain if judged.gain else None,
+        _SELECTIVITY: judged.weakest.selectivity if judged.weakest else None,
+        _SCORE: judged.measured.score,
+    }
+    score = found[quantity]
+    return None if score is None else score.value
+
+
+def decodability_line(task: TaskResults, judged: Mapping[str, Judgement]) -> str:
+    """Return `selectively decodable at resid.1–3 (.35 over bag_of_words)`, from the probe that is best on dev."""
+    if not judged:
+        return "no probe of states was scored on test"
+    sites = list(judged)
+    at: dict[str, list[str]] = {}
+    for site, one in judged.items():
+        at.setdefault(one.status, []).append(site)
+    parts = [
+        f"{status} at {ranges(at[status], sites)}{_beyond([judged[site] for site in at[status]])}"
+        for status in _STRENGTH
+        if status in at
+    ]
+    if parts:
+        return ", ".join(parts)
+    if NOT_JUDGED in at:
+        return "not judged"
+    words = list(dict.fromkeys(one.status for one in judged.values()))
+    where = sites[0] if len(sites) == 1 else "any site"
+    return f"{' or '.join(words[:3])} at {where}"
+
+
+def _beyond(judged: Sequence[Judgement]) -> str:
+    gains = [one.gain for one in judged if one.gain]
+    if not gains:
+        return ""
+    low, high = (f(gain.gain.value for gain in gains) for f in (min, max))
+    names = list(dict.fromkeys(gain.baseline for gain in gains))
+    return f" ({_span(low, high)} over {' or '.join(names[:2])})"
+
+
+def _span(low: float, high: float) -> str:
+    first, last = (_two(value) for value in (low, high))
+    return first if first == last else f"{first} to {last}"
+
+
+def _two(value: float) -> str:
+    text = decimal(value, 2)
+    sign = "" if text.startswith("−") else "+"
+    return sign + text.replace("0.", ".", 1)
+
+
+def use_line(use: Use, position: str) -> str:
+    """Return `used at resid.1–3 in next_token (mediated .06 → 1.00)`, of one position."""
+    found = use.at(position)
+    sites = [cell.site for _, cell, _ in found]
+    parts = []
+    for word, name in _WORDS.items():
+        here = [cell for _, cell, verdict in found if verdict.word is word]
+        if here:
+            parts.append(f"{name} at {ranges([cell.site for cell in here], sites)}{_mediated(word, here)}")
+    if not parts:
+        return f"nothing to use: not decodable at {'this place' if len(sites) == 1 else 'any place'}"
+    where = f" in {_behaviour(use)}" if use.result.behaviour else ""
+    return f"{', '.join(parts)}{where}"
+
+
+_WORDS = {
+    Word.USED_SUBSPACE: "used",
+    Word.USED_SITE: "used (as a whole state)",
+    Word.NOT_ALONE: "not used alone, used together with other positions",
+    Word.NO_MATERIAL_USE: "no material use found",
+    Word.INCONCLUSIVE: "use inconclusive",
+    Word.NOT_TESTED: "use not tested",
+}
+
+
+def _mediated(word: Word, cells: Sequence[UseCell]) -> str:
+    edits = [cell.whole if word is Word.USED_SITE else cell.subspace for cell in cells]
+    known = [edit.mediated_fraction for edit in edits if edit.mediated_fraction is not None]
+    if word not in (Word.USED_SUBSPACE, Word.USED_SITE) or not known:
+        return ""
+    first, last = (decimal(value, 2).replace("0.", ".", 1) for value in (known[0], known[-1]))
+    return f" (mediated {first})" if first == last else f" (mediated {first} → {last})"
+
+
+def _behaviour(use: Use) -> str:
+    return use.result.behaviour.partition(":")[0]
+
+
+def ranges(some: Sequence[str], sites: Sequence[str]) -> str:
+    """Return sites in few words: `resid.1–3, final_norm`; neighbours among `sites` of one stream stand as a range."""
+    runs: list[list[str]] = []
+    chosen = set(some)
+    for before, site in zip([None, *sites], sites, strict=False):
+        if site not in chosen:
+            continue
+        joined = runs and runs[-1][-1] == before and split_site(site)[0] == split_site(runs[-1][-1])[0] != ""
+        if joined:
+            runs[-1].append(site)
+        else:
+            runs.append([site])
+    words = [run[0] if len(run) == 1 else f"{run[0]}–{split_site(run[-1])[1]}" for run in runs]
+    return ", ".join(words[:_MOST_RANGES]) + (
+        f" and {len(words) - _MOST_RANGES} more" if len(words) > _MOST_RANGES else ""
+    )

@@ -1,0 +1,249 @@
+"""The page: one file that opens from disk without network, rendered from one template."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from probing.errors import printable
+from probing.files.whole_files import write_atomically
+from probing.reporting import charts
+from probing.reporting.maps import HeatMap
+from probing.reporting.overview import Entry, Overview, entries, overview
+from probing.reporting.panels import Use
+from probing.reporting.reading import LIMITS, READING, USE_READING
+from probing.reporting.sections import (
+    Figure,
+    Section,
+    Table,
+    map_section,
+    overview_figure,
+    side_by_side,
+    task_section,
+    use_section,
+)
+from probing.reporting.task_results import TaskResults, model_of
+from probing.reporting.wording import plural
+from probing.results.failures import Failure
+
+MAX_BYTES = 3_000_000
+_TEMPLATES = files("probing.reporting") / "templates"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a page shows: results of tasks, of edits, maps of patching and of transfer, and what failed."""
+
+    tasks: Sequence[TaskResults] = ()
+    uses: Sequence[Use] = ()
+    patching: Sequence[HeatMap] = ()
+    transfer: Sequence[HeatMap] = ()
+    failures: Sequence[Failure] = ()
+
+    def entries(self) -> list[Entry]:
+        """Return what each section of a property shows."""
+        return entries(self.tasks, self.uses)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is left out of pages that grow too large: drawings without script, rows of tables."""
+
+    drawings: int
+    rows: int
+
+
+_SIZES = (Size(10**6, 400), Size(12, 120), Size(3, 40), Size(0, 12), Size(0, 0))
+
+
+def page(contents: Contents) -> bytes:
+    """Return the whole page, less than 3 MB: of many tasks and sites rows of tables and drawings for browsers without
+    script are left out, and the page says so.
+    """
+    found = overview(contents.entries())
+    sections = _sections(contents, found)
+    drawer = _Drawer()
+    for size in _SIZES:
+        document = _rendered(contents, found, sections, drawer, size).encode()
+        if len(document) < MAX_BYTES:
+            break
+    return document
+
+
+def _sections(contents: Contents, found: Overview) -> list[Section]:
+    sections = []
+    for task, uses, anchor in contents.entries():
+        rows = [row for row in found.rows if row.anchor == anchor]
+        claims = list(dict.fromkeys(row.decodability for row in rows if row.decodability))
+        claims += [f"{row.name}: {row.use}" if len(rows) > 1 else row.use for row in rows if row.use]
+        claims = [claim[:1].upper() + claim[1:] + "." for claim in claims]
+        sections.append(task_section(task, uses, anchor, claims) if task else use_section(uses[0], anchor, claims))
+    if contents.patching:
+        sections.append(map_section("patching", "Patching", contents.patching, _PATCHING))
+    if contents.transfer:
+        sections.append(map_section("transfer", "Transfer between sources", contents.transfer, _TRANSFER))
+    return sections
+
+
+_PATCHING = (
+    "States of one prompt put into another, place by place: 0 changes nothing, 1 gives the other prompt's behaviour. "
+    "It shows where a difference travels, for these prompts; it tests no hypothesis."
+)
+_TRANSFER = (
+    "Probes trained on one source and scored on the test rows of another. A fall says that what the probe reads "
+    "differs between the sources; it does not say that the model's own use of it does."
+)
+
+
+class _Drawer:
+    """Draws each chart once, however often the page is laid out."""
+
+    def __init__(self) -> None:
+        self._specs: dict[int, dict[str, Any]] = {}
+        self._drawings: dict[int, str] = {}
+        self._charts: list[Any] = []  # kept, so that no other chart takes the identity of one that is gone
+
+    def spec(self, chart: Any) -> dict[str, Any]:
+        """Return the chart's specification, with text that is safe to show."""
+        if id(chart) not in self._specs:
+            self._charts.append(chart)
+            self._specs[id(chart)] = charts.spec(chart)
+        return self._specs[id(chart)]
+
+    def drawing(self, chart: Any) -> Markup:
+        """Return the chart as SVG."""
+        if id(chart) not in self._drawings:
+            self._drawings[id(chart)] = charts.svg(self.spec(chart))
+        return Markup(self._drawings[id(chart)])
+
+
+def _rendered(contents: Contents, found: Overview, sections: Sequence[Section], drawer: _Drawer, size: Size) -> str:
+    specs: list[dict[str, Any]] = []
+    left = [size.drawings]
+
+    def chart(one: Any) -> dict[str, Any]:
+        specs.append(drawer.spec(one))
+        left[0] -= 1
+        return {"number": len(specs) - 1, "svg": drawer.drawing(one) if left[0] >= 0 else ""}
+
+    script, style = _script(), (_TEMPLATES / "page.css").read_text("utf-8")
+    names = [section.title for section in sections]
+    values = {
+        "title": ", ".join(names) or "nothing",
+        "heading": _heading(contents),
+        "about": _about(contents),
+        "models": found.models if len(found.models) > 1 else (),
+        "overview": found,
+        "grids": overview_figure(found),
+        "runs": side_by_side(contents.tasks),
+        "sections": sections,
+        "failures": contents.failures,
+        "failed": plural(len(contents.failures), "task"),
+        "reading": READING + (USE_READING if contents.uses else ()) if found.rows else (),
+        "limits": LIMITS if found.rows else (),
+        "chart": chart,
+        "most_rows": size.rows,
+        "style": Markup(style),
+        "script": Markup(script),
+        "policy": _policy(style, script),
+        "is_table": lambda block: isinstance(block, Table),
+        "is_figure": lambda block: isinstance(block, Figure),
+    }
+    text = _environment().get_template("page.html.jinja").render(**values)
+    return text.replace("@@CHARTS@@", _packed(specs), 1)
+
+
+def _packed(specs: Sequence[dict[str, Any]]) -> str:
+    """Return the charts as base64 of compressed JSON, which the page's script reads."""
+    text = json.dumps(specs, separators=(",", ":"), sort_keys=True)
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FunctionLoader(lambda name: (_TEMPLATES / name).read_text("utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    """Return a content security policy: this style and this script, and nothing from anywhere else."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (
+        f"default-src 'none'; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+@cache
+def _script() -> str:
+    """Return the script of the page: the drawing library as vl-convert bundles it, and what this page adds."""
+    return f"{_library()}\n{(_TEMPLATES / 'page.js').read_text('utf-8')}".replace("</script", "<\\/script")
+
+
+def _library() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script; bundled once for each version, for that takes seconds."""
+    import vl_convert
+
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "probing"
+    known = home / f"vega-{version('vl-convert-python')}.js"
+    try:
+        text, _, seal = known.read_text("utf-8").rpartition("\n//")
+        if hashlib.sha256(text.encode()).hexdigest() == seal:
+            return text
+    except (OSError, UnicodeError):
+        pass
+    text = str(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # the stub asks for an optional argument
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        write_atomically(known, f"{text}\n//{hashlib.sha256(text.encode()).hexdigest()}".encode())
+    except Exception:  # a home that cannot be written to costs seconds at the next page, and nothing else
+        pass
+    return text
+
+
+def _heading(contents: Contents) -> str:
+    if not contents.tasks and not contents.uses:
+        return "Where a difference between prompts travels" if contents.patching else "What transfers between sources"
+    return "What hidden states encode" + (", and what the model uses" if contents.uses else "")
+
+
+def _about(contents: Contents) -> list[str]:
+    named = {model_of(task.any) for task in contents.tasks}
+    models = sorted({_model(task) for task in contents.tasks} | {use.result.model for use in contents.uses} - named)
+    names = {task.task for task in contents.tasks} | {use.result.task for use in contents.uses}
+    prints = sorted({str(f)[:12] for t in contents.tasks if (f := t.any.provenance.get("corpus_fingerprint"))})
+    about = [f"{'Models' if len(models) > 1 else 'Model'}: {'; '.join(models)}"] if any(models) else []
+    about += [plural(len(names), "property", "properties")] if names else []
+    about += [f"corpus {', '.join(prints)}"] if prints else []
+    if any(_is_unknown(task) for task in contents.tasks):
+        about.append("How the imported states were computed is not known")
+    return about
+
+
+def _model(task: TaskResults) -> str:
+    identity = task.any.provenance.get("model_identity")
+    return model_of(task.any) + (f" (identity {str(identity)[:12]})" if identity else "")
+
+
+def _is_unknown(task: TaskResults) -> bool:
+    imported = task.any.provenance.get("imported")
+    return isinstance(imported, dict) and imported.get("provenance") == "unknown"

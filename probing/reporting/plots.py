@@ -1,0 +1,116 @@
+"""Charts of whole results: what `.plot()` returns and the folder `figures` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probing.errors import unknown_name
+from probing.reporting.charts import (
+    Chart,
+    altair_chart,
+    file_name,
+    map_chart,
+    overview_chart,
+    panel_chart,
+    save,
+    together,
+)
+from probing.reporting.maps import HeatMap, ablation_map, confusion_map, patching_map, transfer_maps
+from probing.reporting.overview import overview
+from probing.reporting.panels import analysis_panels, loss_panel, score_panels, use_panels, uses
+from probing.reporting.task_results import TaskResults, by_task, distinct
+
+if TYPE_CHECKING:
+    from probing.reporting.page import Contents
+    from probing.results.analysis import AnalysisResult
+    from probing.results.patching import PatchingResult
+    from probing.results.probe import ProbeResult
+    from probing.training.transfer_results import CrossResult
+    from probing.use.patching.ablating import AblationResult
+    from probing.verdicts.use_run import UseRun
+
+
+def plot_results(
+    results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = (), what: str = "overview"
+) -> Any:
+    """Return a chart of results: `overview`, `scores`, `analyses` or `confusion`.
+
+    Raises:
+        UnknownName: no such chart.
+        BadParameter: there is nothing to draw.
+    """
+    tasks = by_task(results, analyses)
+    if what == "overview":
+        return altair_chart(together([overview_chart(overview([(task, (), "") for task in tasks]))]))
+    kinds: dict[str, Callable[[TaskResults], list[Chart]]] = {
+        "scores": _scores,
+        "analyses": _analyses,
+        "confusion": _confusion,
+    }
+    if what not in kinds:
+        raise unknown_name("chart", what, ("overview", *kinds))
+    return altair_chart(together([chart for task in tasks for chart in kinds[what](task)]))
+
+
+def _scores(task: TaskResults) -> list[Chart]:
+    last = loss_panel(task)
+    return [panel_chart(panel) for panel in (*score_panels(task), *([last] if last else []))] if task.results else []
+
+
+def _analyses(task: TaskResults) -> list[Chart]:
+    return [panel_chart(panel) for found in task.analyses_by_kind().values() for panel in analysis_panels(task, found)]
+
+
+def _confusion(task: TaskResults) -> list[Chart]:
+    found = confusion_map(task)
+    return [map_chart(found)] if found else []
+
+
+def plot_use(run: UseRun) -> Any:
+    """Return a chart of what probes read beside what edits did, of every property and behaviour."""
+    return altair_chart(together([panel_chart(panel) for use in uses(run) for panel in use_panels(use)]))
+
+
+def plot_patching(result: PatchingResult, title: str = "") -> Any:
+    """Return the heat map of shares by site and position."""
+    return altair_chart(together([map_chart(patching_map(result, title))]))
+
+
+def plot_ablation(result: AblationResult, title: str = "") -> Any:
+    """Return the heat map of effects by layer and head."""
+    return altair_chart(together([map_chart(ablation_map(result, title))]))
+
+
+def plot_transfer(results: Sequence[CrossResult]) -> Any:
+    """Return heat maps of scores by source trained on and source tested on."""
+    return altair_chart(together([map_chart(one) for one in transfer_maps(results)]))
+
+
+def save_map(found: HeatMap, stem: Path) -> list[Path]:
+    """Save a heat map as SVG and PDF."""
+    return save(map_chart(found), stem)
+
+
+def save_figures(found: Contents, folder: Path) -> list[Path]:
+    """Write a figure of every task, analysis, property asked for use, and map, as SVG and PDF; equal results give equal
+    bytes.
+    """
+    drawn: dict[str, list[Chart]] = {}
+    for task in found.tasks:
+        drawn[f"curves-{file_name(task.title)}"] = _scores(task)
+        for (analysis, probe), results in task.analyses_by_kind().items():
+            drawn[file_name(f"{analysis} {probe} {task.title}")] = [
+                panel_chart(p) for p in analysis_panels(task, results)
+            ]
+    names = distinct(
+        [(f"{u.result.task} {u.result.behaviour}".strip(), u.result.model, u.result.unit) for u in found.uses]
+    )
+    for use, title in zip(found.uses, names, strict=True):
+        drawn[f"use-{file_name(title)}"] = [panel_chart(panel) for panel in use_panels(use)]
+    for one in (*found.patching, *found.transfer):
+        drawn[file_name(f"map {one.title}")] = [map_chart(one)]
+    if found.tasks or found.uses:
+        drawn["overview"] = [overview_chart(overview(found.entries()))]
+    return [path for name, charts in drawn.items() if charts for path in save(together(charts), folder / name)]
