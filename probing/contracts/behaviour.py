@@ -22,14 +22,15 @@ WORD = "word"
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """N rows of text as a model reads them; several rows may be of one example.
+    """Holds N rows of text as a model reads them; several rows may come from one example.
 
     Attributes:
-        tokenizer: of the model.
-        encoded: the examples.
-        example: `(N,)` which of them each row is of.
-        pieces: for each named position N arrays of the pieces that it covers; "" where rows are words.
-        labels: `(N,)` class codes by column, for contrasts.
+        tokenizer: the model's tokenizer.
+        encoded: the tokenised examples.
+        example: `(N,)` for each row, the index of its example in `encoded`.
+        pieces: for each named position, N arrays of the indices of the pieces that it covers; the name is "" where rows
+            are words.
+        labels: by name of a label column, `(N,)` class codes.
     """
 
     tokenizer: Any
@@ -78,8 +79,8 @@ Readout = Callable[[Outputs], Tensor]
 
 
 class Behaviour(ABC):
-    """A part of the output to measure: only configuration until `fit`. Each behaviour is one file of `behaviours/`, and
-    its class is named there as `MEMBER`.
+    """Defines which part of the model's output is measured. An object holds options only, until `fit`. Each behaviour
+    is one file of `behaviours/`, which names its class as `MEMBER`.
 
     Class attributes:
         source: what it reads: `logits` at one piece, the `output` of a sequence head, or the final `states`.
@@ -98,8 +99,8 @@ class Behaviour(ABC):
         return ()
 
     def answer_pieces(self, tokenizer: Any) -> Answers:
-        """Return the pieces whose logits are measured, answer by answer; () where the behaviour is no logits of single
-        pieces.
+        """Return, for each answer, the pieces whose logits are measured: (vocabulary id, text). Return () for a
+        behaviour that is not made of logits of single pieces.
 
         Raises:
             NoBehaviour: answers that the model cannot give.

@@ -51,12 +51,14 @@ class Edit(ABC):
 
 
 class Intervention(ABC):
-    """A kind of edit: only configuration until `fit`. Each intervention is one file of `interventions/`, and its class
-    is named there as `MEMBER`.
+    """A kind of edit of states. An object holds options only, until `fit`. Each intervention is one file of
+    `interventions/`, which names its class as `MEMBER`.
 
     Class attributes:
-        erases: it takes a property away (to be judged against marginals) and does not put another value in its place.
-        decides: it may enter a verdict; others stand beside it for comparison with the literature.
+        erases: whether it removes a property (and is judged against the marginals) instead of putting another value in
+            its place.
+        decides: whether verdicts may use it; other interventions are reported beside verdicts, for comparison with the
+            literature.
     """
 
     erases: ClassVar[bool] = False

@@ -70,7 +70,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """Fit every label set of `targets` (M of `(N,)`) under every seed on one X: result[m][s].
+        """Fit one probe for each of M label sets and each seed, all on the same X, and return them as `result[m][s]`;
+        `targets` is M arrays `(N,)`.
 
         The default is a loop over clones; probes that can share work override it. `self` is never fitted.
         """
@@ -89,7 +90,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[list[Self]]]:
-        """Fit on the first `ends[b]` rows, rising, for every b: result[b][m][s]; otherwise as `fit_many`.
+        """Fit on the first `ends[b]` rows for every b (`ends` rises) and return the probes as `result[b][m][s]`;
+        otherwise as `fit_many`.
 
         The default fits each prefix anew; probes that can go on from the prefix before override it.
         """

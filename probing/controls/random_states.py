@@ -41,7 +41,7 @@ class RandomStatesControl(StateControl):
         check_draws(self.draws)
 
     def key_of(self, labels: Labels) -> str:
-        """Return the key each of whose values has a vector."""
+        """Return the name of the key; rows with the same value of it get the same random vector."""
         return self.key
 
     def source(self, probed: Probed) -> RandomStates:

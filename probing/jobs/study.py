@@ -232,7 +232,7 @@ def _refuse_equal_extractions(extract: list[ExtractOptions], where: str) -> None
 
 
 def task_level(task: str, corpus: Corpus) -> str:
-    """Return the rows of a store that this task is made of in this corpus: `word` or `sentence`."""
+    """Return the kind of store rows that a task needs for this corpus: `word` or `sentence`."""
     built = import_module("probing.recipes").build_task(task, corpus)
     built.prepare(corpus)
     return str(built.read_from)

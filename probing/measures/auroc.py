@@ -29,7 +29,9 @@ class AUROC(OneVsRest):
         return (np.searchsorted(others, score, "left") + np.searchsorted(others, score, "right")) / (2 * len(others))
 
     def ranked(self, has: NDArray[np.bool_], score: NDArray[Any], groups: NDArray[np.int64]) -> Ranked:
-        """Return a function that gives areas from the weights of other rows, cumulated in the order of their score."""
+        """Sort the scores once and return a function that computes the area under the curve for many resamples: it
+        takes cluster weights `(S, R)` and returns R areas.
+        """
         order = np.argsort(score[~has], kind="stable")
         others, lower, own = score[~has][order], groups[~has][order], groups[has]
         below, upto = (np.searchsorted(others, score[has], side) for side in ("left", "right"))

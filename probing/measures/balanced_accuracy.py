@@ -26,7 +26,9 @@ class BalancedAccuracy(Measure):
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return, for each class, whether the row is a hit and whether it has the class, `(N, 2K)`."""
+        """Return K columns that say whether the row is a correct prediction of each class, then K that say whether the
+        row has each class, `(N, 2K)`.
+        """
         y, values = np.asarray(y), np.asarray(prediction.values)
         has = indicators(y, int(y.max()) + 1)
         return np.concatenate([has * (y == values)[:, None], has], axis=1)

@@ -149,7 +149,9 @@ class PlantedModel:
 
     @contextmanager
     def with_norms_of(self, ids: Tensor) -> Iterator[None]:
-        """Within the block, every norm divides by what it divides by in a clean pass of these prompts."""
+        """Within the block, freeze the scales of all norms: each divides by the scale that it had in a clean pass of
+        the prompts `ids`, whatever its input is now.
+        """
         held: dict[nn.Module, Tensor] = {}
 
         def note(module: nn.Module, args: tuple[Any, ...], _: Any) -> None:

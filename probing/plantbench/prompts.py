@@ -41,7 +41,7 @@ class Lexicon:
         return int(np.prod(list(self.factors.values())))
 
     def codes(self, name: str) -> Ints:
-        """Return the class of every word, `(W,)`: 0 … K-1.
+        """Return the class of every word for one property, `(W,)`, numbered from 0 to K-1.
 
         Raises:
             UnknownName: no such property.

@@ -232,7 +232,9 @@ class Use:
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """Different words among the verdicts, in the order of the protocol."""
+        """The distinct verdict words that occur, such as `decodable and used …`, in the order in which `Word` lists
+        them.
+        """
         return tuple(word for word in Word if any(v.word is word for v in self.verdicts))
 
     @property

@@ -17,8 +17,8 @@ class Markup(str):
 
 
 def escape(text: object) -> Markup:
-    """Return `text` escaped, unless it is markup; characters that control a page or turn its text are shown as
-    `\\x1b`.
+    """Return `text` with HTML characters escaped, unchanged if it is `Markup` already; control characters and marks
+    that reverse the direction of text are shown as `\\x1b` and the like.
     """
     return text if isinstance(text, Markup) else Markup(html.escape(printable(str(text)), quote=True))
 

@@ -123,12 +123,12 @@ class MeasureResult:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The result of one probe at one site on one task: decodability only; it cannot say "used".
+    """Holds the result of one probe at one site on one task. It is about decodability only, never about use.
 
     Attributes:
         task, kind, site, probe: what was run; `probe` is the full recipe, e.g. `mlp:hidden=64`.
-        measures: on `dev` and `test`; where rows of these have an input that train has as well, also on the others
-            alone, as the splits `dev_new` and `test_new`: it is these that are judged.
+        measures: on `dev` and `test`. Where some of their rows have an input that occurs in train as well, also on the
+            remaining rows, as the splits `dev_new` and `test_new`; verdicts use these.
         seed_count, draw_count, fit_count: seeds and draws asked for, and fits made (a deterministic probe gives
             every seed the same fit, made once).
         classes: class names; empty for regression.
@@ -136,7 +136,7 @@ class ProbeResult:
         converged: whether every fit met its tolerance.
         facts: data facts: rows per split, majority, entropy_bits, type_overlap, excluded, …
         provenance: store id, content id, corpus fingerprint, recipe, environment.
-        complete: whether all of its task was done when it was written.
+        complete: whether every unit of its task was done when it was written.
     """
 
     task: str
@@ -155,10 +155,10 @@ class ProbeResult:
     complete: bool = True
 
     def measure(self, name: str, split: str = "test") -> MeasureResult:
-        """Return one measure on one split.
+        """Return the result of one measure on one split.
 
         Raises:
-            UnknownName: it was not scored.
+            UnknownName: the measure was not scored on that split.
         """
         for result in self.measures:
             if (result.measure, result.split) == (name, split):
@@ -167,16 +167,16 @@ class ProbeResult:
         raise UnknownName(f"{name} on {split} was not scored", needed=f"one of: {known}", found=f"{name} on {split}")
 
     def judged_split(self, split: str = "test") -> str:
-        """Return the rows of a split that are judged: those whose input is not in train (`test_new`), where these were
-        counted apart.
+        """Return the split whose rows verdicts are based on: `test_new`, the test rows whose input is not in train, if
+        it was scored apart; else `test`. Likewise for `dev`.
         """
         return split + NEW if any(found.split == split + NEW for found in self.measures) else split
 
     def judged(self, name: str, split: str = "test") -> MeasureResult:
-        """Return one measure on the rows of a split that are judged.
+        """Return the result of one measure on those rows of a split that verdicts are based on (see `judged_split`).
 
         Raises:
-            UnknownName: it was not scored.
+            UnknownName: the measure was not scored on that split.
         """
         return self.measure(name, self.judged_split(split))
 

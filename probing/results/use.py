@@ -267,7 +267,7 @@ class UseResult:
 
 
 def stored_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a cell, as a mapping, with the names that its edits' numbers have in files."""
+    """Return a cell (as a mapping) with the numbers of its edits renamed to the field names used in files."""
     return _with_names(cell, _STORED)
 
 

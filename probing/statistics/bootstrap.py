@@ -289,5 +289,5 @@ def detectable(error: float, df: float, *, margin: float = 0.0, alpha: float = A
 
 
 def half_width_error(low: float, high: float, *, level: float = LEVEL) -> float:
-    """Return the standard error that a normal interval of these bounds would have."""
+    """Return the standard error whose normal interval at `level` is as wide as (`low`, `high`)."""
     return float((high - low) / 2 / ndtri((1 + level) / 2))

@@ -83,16 +83,20 @@ class Resampler:
     def bounds(
         self, value: float, samples: NDArray[np.float64], *, unit: str, least: float = 0.0
     ) -> tuple[float, float]:
-        """Return the 95 % interval of a score or difference from its samples `(draws, seeds, R)` on these resamples.
+        """Return the ends of the 95 % interval of a score or difference, from its values `(draws, seeds, R)` on the R
+        resamples.
 
-        A fraction's lies from `least` (of differences: -1) to 1, and never has no width.
+        For a fraction the interval is cut to `least` (-1 for differences) … 1. Where no resample changed the score, a
+        fraction gets the interval that is possible for so many clusters, so its width is never 0.
         """
         found = replicates(samples, clusters=self.clusters, seed=self.seed)
         return bounded(value, found, unit=unit, clusters=self.clusters, least=least)
 
 
 def bounded(value: float, found: Replicates, *, unit: str, clusters: Clusters, least: float) -> tuple[float, float]:
-    """Return an interval. That of a fraction lies from `least` (of differences: -1) to 1, and never has width 0."""
+    """Return the ends of an interval. For a fraction it is cut to `least` (-1 for differences) … 1, and its width is
+    never 0.
+    """
     bounds = found.interval
     if unit == FRACTION and is_unvaried(bounds):
         bounds = unvaried_interval(value, clusters.effective, least=least, most=1.0)

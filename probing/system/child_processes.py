@@ -19,7 +19,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def end_with(parent: int) -> None:
-    """Let this process be killed when its parent is gone: by the kernel on Linux, elsewhere by a thread.
+    """Arrange that this process is killed when its parent ends: by the kernel on Linux, elsewhere by a thread that
+    watches the parent.
 
     Args:
         parent: process id of the parent; if it is gone already, this process ends here.

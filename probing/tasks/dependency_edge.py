@@ -20,7 +20,9 @@ class DependencyEdge(TreeTask):
     """
 
     def places(self, example: Example) -> list[tuple[int, int]]:
-        """Return the edges, then pairs without an edge."""
+        """Return pairs of words (a, b), counted from 0, a before b: first those joined by an edge, then as many without
+        one.
+        """
         edges = _edges(example)
         return edges + _without_edge(example, edges)
 

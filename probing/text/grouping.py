@@ -93,7 +93,9 @@ def random_splits(examples: Sequence[Member], units: Ints, seed: int, fractions:
 
 
 def first_crossing(pairs: Iterable[tuple[Key, str]]) -> tuple[Key, str, str] | None:
-    """Return the first name that occurs with two splits, and the two."""
+    """Return the first name that is paired with two different splits, as (name, first split, second split); None if
+    every name stays in one split.
+    """
     home: dict[Key, str] = {}
     for name, split in pairs:
         if home.setdefault(name, split) != split:

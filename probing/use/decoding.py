@@ -146,11 +146,11 @@ class HeldOutScores:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Readings of the probes at one place.
+    """Holds the scores of the probes at one place.
 
     Attributes:
-        linear: of the linear probe.
-        mlp: of the MLP; None: not tried, for the linear probe passed.
+        linear: scores of the linear probe.
+        mlp: scores of the MLP; None if it was not tried because the linear probe passed.
     """
 
     linear: HeldOutScores
@@ -158,7 +158,9 @@ class Decoded:
 
     @property
     def better(self) -> HeldOutScores:
-        """Reading with the lower p; if both show nothing, the more accurate."""
+        """The scores of the probe with the lower p value (linear or MLP); if the p values are equal, of the more
+        accurate probe.
+        """
         if self.mlp is None:
             return self.linear
         return min(self.linear, self.mlp, key=lambda one: (one.p, -one.accuracy))

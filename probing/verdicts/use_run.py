@@ -66,7 +66,7 @@ class UseRun:
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one flat record for each verdict."""
+        """Return one flat record (a dict) for each verdict."""
         answers = {(one.task, one.behaviour, one.model): answers_said(one.answers) for one in self.results}
         return [
             _row(v) | {"answers": answers.get((v.task, v.behaviour, v.model), ""), "unit": v.unit}

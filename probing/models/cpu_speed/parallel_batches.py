@@ -35,7 +35,9 @@ class ParallelBatches:
     @classmethod
     @contextmanager
     def opened(cls, count: int) -> Iterator[ParallelBatches]:
-        """Within the block, lanes share this thread's threads; at its end nothing runs any more."""
+        """Within the block, share this thread's processor threads among `count` lanes; when it ends, nothing runs in
+        them any more.
+        """
         if count == 1:
             yield cls(None, 1)
             return
@@ -57,7 +59,9 @@ class ParallelBatches:
                 pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Yield the results in order; an error is raised when its turn comes, and what has not begun is given up."""
+        """Apply `function` to every item and yield the results in the order of the items. An error is raised when its
+        item's turn comes; items not begun by then are not computed.
+        """
         if self._pool is None:
             return map(function, items)
 

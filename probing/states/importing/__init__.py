@@ -116,7 +116,9 @@ class Origin:
     rows: str | None
 
     def identity(self) -> dict[str, Any]:
-        """Return the blocks `model` and `tokenizer` of a store's identity."""
+        """Return the blocks `model` and `tokenizer` of the store's identity, in which all that an import cannot know is
+        `UNKNOWN`.
+        """
         names = ("revision", "weights", "config", "class", "dtype", "attention", "remote_code")
         said = f" (said to be of {self.model})" if self.model else ""
         model = {"source": f"imported from {self.name}{said}", "format": self.format, "files": dict(self.files)}

@@ -156,8 +156,8 @@ def _output_columns(outputs: dict[str, NDArray[Any]], n_rows: int) -> dict[str, 
 
 
 def store_info(path: Path | str) -> dict[str, Any]:
-    """Return model, corpus, sites, progress, size, what was left out and why, the largest magnitude by site, and the
-    missing shards: which examples, and which process computes them just now.
+    """Return a summary of a store: model, corpus, sites, progress, size, what was left out and why, the largest
+    magnitude at each site, and the missing shards with their examples and the process that is computing each.
 
     Raises:
         NotAStore: no valid store.json.

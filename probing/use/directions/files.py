@@ -74,7 +74,8 @@ def read_evidence(path: str | Path) -> Evidence:
 
 
 def read_directions(*paths: str | Path) -> dict[Path, Evidence]:
-    """Return the evidence of every file, and of every `.safetensors` file of every folder, by path, in order of names.
+    """Read saved directions and return them by path: each file named, and every `.safetensors` file of each folder
+    named, sorted.
 
     Args:
         paths: files of `write_evidence`, or folders of them; a results folder of `probing use` stands for its
@@ -82,7 +83,7 @@ def read_directions(*paths: str | Path) -> dict[Path, Evidence]:
 
     Raises:
         BadParameter: no such file or folder, or a folder without such files.
-        UntrustedFile: a file that is none of ours, or damaged.
+        UntrustedFile: a file that `write_evidence` did not write, or that is damaged.
     """
     files: list[Path] = []
     for path in map(Path, paths):

@@ -63,18 +63,20 @@ def directions(
     rows: Ints | None = None,
     dose: float = 1.0,
 ) -> Evidence:
-    """Return class means by stratum (for real values slopes), as the swap was measured with.
+    """Fit the class means of each stratum (for a real-valued property the slopes), from which the class-mean swap is
+    made, and return them as evidence to be saved.
 
     Args:
-        bench: the experiment on its instrument.
-        place: where.
-        verdict: of this property at this place.
-        source: names.
-        rows: of the experiment, that the means are of; None: all (the verdict is of means of one fold each).
-        dose: at which the verdict was reached.
+        bench: the experiment, with the model that it runs on.
+        place: site and position.
+        verdict: the verdict on this property at this place.
+        source: names of the model, the classes and so on, written into the evidence.
+        rows: rows of the experiment to fit on; None: all. (The verdict itself rests on means of one fold at a time.)
+        dose: dose of the swap at which the verdict was reached.
 
     Raises:
-        BadParameter: no verdict, one of another place or property, or other labels than classes.
+        BadParameter: the verdict is missing or of another place or property, or there are not as many class names as
+            classes.
     """
     e = bench.experiment
     chosen = np.arange(len(e.rows)) if rows is None else rows

@@ -96,20 +96,23 @@ def ablate(
     by: str = "mean",
     advance: Callable[[int, int], None] | None = None,
 ) -> AblationResult:
-    """Replace what each component adds, at every piece of the text, by its mean over all pieces or by zero.
+    """Ablate one component after another and return how much each ablation changes the behaviour. To ablate is to
+    replace what the component adds to the residual stream, at every piece of the text, by its mean over all pieces or
+    by zero.
 
-    A layer is ablated by what its attention and its MLP add. Blocks below a component are not run where the instrument
-    has the states of its block.
+    To ablate a layer is to replace what its attention and its MLP add. Blocks below a component are not run where the
+    instrument has the states of its block.
 
     Args:
         instrument: the model and its rows.
         kind: `heads`, `attention`, `mlps` or `layers`.
-        by: `mean` or `zero`; zero takes states out of where they lie, and shows more than what the component says.
-        advance: called with how many components are done, and of how many.
+        by: `mean` or `zero`. Zero moves states to where no clean state lies, so part of the effect is damage, not
+            missing information.
+        advance: called after each component with two numbers: components done, and components in all.
 
     Raises:
-        BadParameter: another kind or value.
-        ReplayUnavailable: a model whose sublayers are not known.
+        BadParameter: `kind` or `by` is none of these.
+        ReplayUnavailable: the attention and MLP of the model's blocks could not be located.
     """
     check_options([kind], by)
     chosen = components(instrument, kind)
