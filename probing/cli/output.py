@@ -38,7 +38,7 @@ def finish_train(job: Any, quiet: bool, as_json: bool) -> None:
 
 
 def written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> Any:
-    """Return the results in a folder: all of them, or of `tasks` those that did not fail."""
+    """Read and return the results in a folder: all of them, or those of `tasks` that did not fail."""
     module = import_module("probing.training.results")
     path = folder / "results.jsonl"
     results = module.ProbeResults.read(folder) if path.is_file() else module.ProbeResults(())
@@ -136,7 +136,7 @@ def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
 
 
 def show_use(folder: Path, certified: Mapping[tuple[str, str], str], as_json: bool) -> None:
-    """Show the verdicts of a study and, where the truth is known, the truth beside them."""
+    """Print the verdicts of a study, and beside them the truth where it is known."""
     run = import_module("probing.verdicts.judging").read_use_run(folder)
     if as_json:
         for verdict in run:

@@ -40,8 +40,8 @@ class Texts:
     labels: Mapping[str, Ints] = field(default_factory=dict)
 
     def last_of(self, position: str) -> Ints:
-        """Return the last piece of each row at a position, `(N,)`; for `end`, the last piece of the text that is not
-        special.
+        """Return the index of the last piece of each row at a position, `(N,)`; for `end`, of the last piece of the
+        text that is not special.
 
         Raises:
             UnknownName: no such position.
@@ -61,12 +61,13 @@ def _last_of_text(one: Encoded) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """Outputs of a model for B rows of at most T pieces.
+    """Holds the outputs of a model for a batch of B rows, padded to T pieces.
 
     Attributes:
-        values: `(B, V)` logits at one piece, or output of a head; `(B, T, D)` final states, 0 where there is padding.
-        content: `(B, T)` bool, pieces that are neither padding nor special.
-        real: `(B, T)` bool, pieces that are no padding.
+        values: `(B, V)` logits at one piece or the output of a sequence head; or `(B, T, D)` final states, 0 at
+            padding.
+        content: `(B, T)` bool, true at pieces that are neither padding nor special.
+        real: `(B, T)` bool, true at pieces that are not padding.
     """
 
     values: Tensor
@@ -90,12 +91,12 @@ class Behaviour(ABC):
 
     @property
     def are_logits(self) -> bool:
-        """Whether a softmax of the behaviour gives probabilities."""
+        """Whether the behaviour is logits, so that a softmax of it gives probabilities."""
         return False
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files whose content, not their names alone, decides what is measured."""
+        """Files that the behaviour reads; their content enters the identity of a result, not only their names."""
         return ()
 
     def answer_pieces(self, tokenizer: Any) -> Answers:
@@ -108,7 +109,7 @@ class Behaviour(ABC):
         return ()
 
     def pieces(self, texts: Texts) -> Ints | None:
-        """Return the piece whose logits are read, `(N,)`; None where `source` is not logits.
+        """Return the index of the piece of each row whose logits are read, `(N,)`; None if `source` is not `logits`.
 
         Raises:
             NoBehaviour: a row has no such piece.
@@ -116,7 +117,7 @@ class Behaviour(ABC):
         return None
 
     def check(self, tokenizer: Any) -> Behaviour:
-        """Return the behaviour, if no objection to it can be seen before the model runs.
+        """Check the behaviour as far as is possible before the model runs, and return it.
 
         Raises:
             NoBehaviour: answers that the model cannot give.
@@ -125,11 +126,13 @@ class Behaviour(ABC):
 
     @abstractmethod
     def fit(self, texts: Texts, clean: Callable[[], Iterable[Outputs]]) -> Readout:
-        """Return a function that measures each batch of outputs; `self` is never changed.
+        """Fit the behaviour on the rows and return a function that measures it on each batch of outputs; `self` is
+        never changed.
 
         Args:
             texts: the rows.
-            clean: gives the outputs of the model as it is, batch by batch, all rows in order; each call runs it again.
+            clean: a function that runs the unedited model and yields its outputs batch by batch, all rows in order;
+                each call runs the model again.
 
         Raises:
             NoBehaviour: there is nothing to measure.

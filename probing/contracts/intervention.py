@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Targets:
-    """Labels and strata of n rows.
+    """Holds the labels and strata of n rows.
 
     Attributes:
         z: `(n,)` class codes 0 … K-1 (int64), or real values (float64).
@@ -30,7 +30,7 @@ class Targets:
 
 
 class Edit(ABC):
-    """A fitted edit: it takes states and returns edited states."""
+    """A fitted edit of states: `apply` takes states and returns edited ones."""
 
     @abstractmethod
     def apply(
@@ -39,9 +39,9 @@ class Edit(ABC):
         """Return the edited states, `(n, D)`.
 
         Args:
-            states: `(n, D)`.
-            targets: of these rows.
-            goals: `(n,)` the class or value that each row is to have; erasers pay no heed to it.
+            states: `(n, D)` states to edit.
+            targets: labels and strata of these rows.
+            goals: `(n,)` the class or value that each row shall have after the edit; erasers ignore it.
         """
 
     @property
@@ -66,8 +66,8 @@ class Intervention(ABC):
 
     @abstractmethod
     def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int) -> Edit:
-        """Learn from `(N, D)` states of fold F1; `self` is never changed.
+        """Fit the edit on states `(N, D)` of fold F1 and return it; `self` is never changed.
 
         Raises:
-            DegenerateDesign: one class, or nothing to learn from.
+            DegenerateDesign: the rows have one class only, or nothing can be learned from them.
         """
