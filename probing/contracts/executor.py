@@ -134,9 +134,9 @@ WorkerFactory = Callable[[WorkerSlot], Worker]
 
 
 class Executor(ABC):
-    """Runs units of work on workers, each of which was made once by a factory.
+    """Runs units of work on workers; a factory makes each worker once.
 
-    It may run a unit more than once and may be wrong about what is done: the files on disk decide.
+    It may run a unit more than once, and its report of what is done may be wrong: the files on disk decide.
 
     Class attributes:
         in_process: whether the worker lives in the caller's process. If not, factory and payloads are sent there.
@@ -147,19 +147,19 @@ class Executor(ABC):
 
     @abstractmethod
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit, and yield an outcome of each in the order of their ends. Closing the iterator stops the
+        """Run every unit and yield its outcome, in the order in which units end. Closing the iterator stops the
         workers.
 
         Args:
             plan: the units.
-            factory: makes a worker, in the worker's own process.
-            report: called with how much was done, in the unit of `WorkUnit.size`.
+            factory: a function that makes a worker; it is called in the worker's process.
+            report: called with the amount of work done, in the unit of `WorkUnit.size`.
 
         Raises:
             Stalled: no worker made progress for the stated time.
             WorkerLost: workers die before they begin.
-            MissingDependency: a package is not installed.
-            ProbingError: what the factory raised.
+            MissingDependency: a package that the executor needs is not installed.
+            ProbingError: the factory raised it.
         """
 
 

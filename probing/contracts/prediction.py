@@ -21,8 +21,8 @@ class Prediction:
         log_probabilities: `(N, K)` natural logs, float64; None for regression or probes without probabilities. For
             several labels a row, `(N, C, 2)`: of not having and of having each label.
         labels: the labels of the N rows, for measures that compare rows of one sentence.
-        tempered: log probabilities after temperature scaling fitted on dev (`measures/_temperatures.py`), of the same
-            shape, for measures that count bits; None: not scaled.
+        tempered: log probabilities whose log odds over the label frequencies are scaled by a factor fitted on dev
+            (`measures/_temperatures.py`), of the same shape, for measures that count bits; None: not scaled.
     """
 
     values: NDArray[Any]
@@ -32,7 +32,7 @@ class Prediction:
 
     @property
     def believed(self) -> NDArray[np.float64] | None:
-        """The log probabilities from which bits are counted: the temperature-scaled ones if there are any, else the
+        """The log probabilities from which bits are counted: the tempered ones if there are any, else the
         probe's own.
         """
         return self.log_probabilities if self.tempered is None else self.tempered

@@ -13,10 +13,12 @@ from probing.measures._rows import indicators, mean_of_known
 
 
 class BalancedAccuracy(Measure):
-    """Mean over the classes that occur of hits / rows of the class: the accuracy if all classes were equally frequent.
+    """The mean over classes of the share of a class's rows that are predicted correctly: accuracy if all classes were
+    equally frequent.
 
-    1/K for whoever always says one class. It misleads where classes are rare: one row of a class of three weighs as
-    much as thousands elsewhere. A class that a resample lacks does not count in it.
+    A probe that always predicts one class scores 1/K. It misleads where classes are rare: one row of a class of three
+    rows weighs as much as thousands of rows of another class. A class that does not occur in a resample is left out of
+    its mean.
 
     References:
         Brodersen et al. 2010, The balanced accuracy and its posterior distribution.
