@@ -20,11 +20,11 @@ _KEPT_SEARCHES = 4
 
 
 class Neighbours:
-    """Searches among fixed rows.
+    """Finds the nearest of a fixed set of rows.
 
     Args:
-        rows: `(N, D)` float32.
-        metric: `euclidean`, or `cosine` (a row of zeros is equally far from everything).
+        rows: the fixed rows, `(N, D)` float32.
+        metric: `euclidean`, or `cosine` (a row of zeros is equally far from all others).
     """
 
     def __init__(self, rows: NDArray[np.float32], metric: str) -> None:
@@ -33,9 +33,9 @@ class Neighbours:
         self._kept: dict[tuple[str, int], NDArray[np.int64]] = {}
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """Return the row numbers of the nearest rows, nearest first, `(Q, min(k, N))`.
+        """Return the numbers of the rows nearest to each of Q queries, nearest first, `(Q, min(k, N))`.
 
-        The last few searches are kept: probes that share this object and are asked about the same states search once.
+        The last few results are cached, so probes that share this object search the same states once.
         """
         key = (hashlib.sha256(np.ascontiguousarray(queries).data).hexdigest() + str(queries.shape), k)
         if key not in self._kept:
@@ -110,15 +110,15 @@ class _Nearest(FittedState):
 
 
 class KNearestProbe(_Nearest, ClassifierProbe):
-    """The labels of the `k` nearest training rows, on standardised states; exact search in float32.
+    """Predicts by a vote of the `k` nearest training rows, on standardised states; the search is exact, in float32.
 
-    Probabilities are `(count + 1) / (k + K)`, so that log loss is finite; it is therefore coarse, and the measures to
-    read are accuracy and F1. All label sets of `fit_many` share one search. The fit is the training rows themselves,
-    and so is what is saved. A training row is its own nearest neighbour: scores on training rows mean nothing.
+    Probabilities are `(count + 1) / (k + K)`, which keeps log loss finite but coarse; read accuracy and F1 instead. All
+    label sets of `fit_many` share one search. The fit is the training rows themselves, so a saved probe contains them.
+    A training row is its own nearest neighbour: scores on training rows mean nothing.
 
     Args:
-        k: neighbours; all rows if there are fewer.
-        metric: `euclidean` or `cosine`.
+        k: number of neighbours; all rows if there are fewer.
+        metric: distance, `euclidean` or `cosine`.
     """
 
     _arrays = ("classes", "mean", "scale", "rows", "values")
@@ -131,7 +131,7 @@ class KNearestProbe(_Nearest, ClassifierProbe):
 
 
 class KNearestRegressorProbe(_Nearest, RegressorProbe):
-    """Predicts the mean target of the `k` nearest training rows. See `KNearestProbe`."""
+    """Predicts the mean target of the `k` nearest training rows; see `KNearestProbe`."""
 
     _arrays = ("mean", "scale", "rows", "values")
 
