@@ -32,7 +32,7 @@ PAGE = "report.html"
 
 @with_typed_errors
 def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None = None) -> Path:
-    """Write the report of a directory of results, or of results in hand, and return the page's path.
+    """Write the report on a directory of results, or on results in memory, and return the path of the page.
 
     Args:
         results: the directory that `probing train --to` or `probing use --to` (or both) wrote, or results.
@@ -70,8 +70,8 @@ def write_report(
 ) -> Path:
     """Write the page of `results` at `to` (in it, if it is a directory) and their figures beside it.
 
-    `failures`: what is not among the results, which the page then says first. `use`: what edits did, which stands
-    beside the results of the same task, or alone. `maps`: of patching.
+    `failures` lists what failed and is shown first; `use` holds the effects of edits, shown beside the results of the
+    same task or alone; `maps` holds heat maps of patching.
 
     Raises:
         ConfigError: there are no results.

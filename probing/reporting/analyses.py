@@ -23,8 +23,8 @@ def analyses_section(task: TaskResults) -> Markup:
 
 
 def summary_rows(results: Sequence[AnalysisResult]) -> list[list[str]]:
-    """Return rows of site, quantity (and where along the varied parameter), value with interval, unit, and the mean of
-    each control.
+    """Return rows of a table: site, quantity (and the value of the varied parameter), value with interval, unit, and
+    the mean of each control.
     """
     return [
         _summary(result, quantity, x_name, x)
@@ -57,10 +57,10 @@ def _within(point: Number | None) -> str:
 
 
 def analysis_panels(task: TaskResults, results: Sequence[AnalysisResult]) -> list[Panel]:
-    """Return the panels of one analysis of one probe.
+    """Return the panels for one analysis of one probe.
 
-    Quantities that have one value a site are drawn over sites; those that are measured along something (a rank, the
-    rows seen) are drawn along it at the site that is best on dev.
+    Quantities with one value per site are drawn over sites. Quantities measured along a parameter (a rank, the number
+    of rows) are drawn over that parameter, at the site that is best on dev.
     """
     over_sites = [_over_sites(task, results, name) for name in _quantities(results, along=False)]
     chosen = _chosen(task, results)

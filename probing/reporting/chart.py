@@ -16,7 +16,7 @@ _CHARACTER, _BOLD = 6.3, 7.0
 
 
 def draw(panel: Panel, description: str) -> Markup:
-    """Return one panel as an `svg` element; `description` is read out instead of it."""
+    """Return one panel as an `svg` element; screen readers read `description` instead of it."""
     axes = _Axes(panel)
     labels = [label for curve in panel.curves for label in _curve_labels(axes, curve)]
     labels += [(axes.y(level.points[0].value), level) for level in panel.levels]
@@ -262,7 +262,7 @@ def _number(value: float) -> str:
 
 
 def figure(panels: Sequence[Panel], title: str, caption: str) -> Markup:
-    """Return a `figure` element; nothing where there are no panels. `title` describes it to readers who cannot see
+    """Return the panels as a `figure` element, empty if there are none; `title` describes it to readers who cannot see
     it.
     """
     if not panels:

@@ -44,7 +44,9 @@ def save_curves(
 
 
 def save_use_curves(run: UseRun | None, folder: Path | str) -> list[Path]:
-    """Write a figure of each property and behaviour, decodability beside use, as PDF and PNG; none without a run."""
+    """Write a figure for each property and behaviour, decodability beside use, as PDF and PNG; nothing if there is no
+    run.
+    """
     paths: list[Path] = []
     found = uses(run)
     names = distinct([(f"{u.result.task} {u.result.behaviour}".strip(), u.result.model, u.result.unit) for u in found])
@@ -85,8 +87,8 @@ def saved(draw: Callable[[], Figure], stem: Path) -> list[Path]:
 
 
 def file_name(title: str) -> str:
-    """Return a task's title as part of a file name: letters, digits, dots and dashes; a hash where characters were
-    lost.
+    """Return a task's title as part of a file name, with letters, digits, dots and dashes only; a hash is added if
+    characters were lost.
     """
     kept = re.sub(r"[^A-Za-z0-9._]+", "-", title).strip("-.")[:60]
     marked = kept if kept == title else f"{kept}-{hashlib.sha256(title.encode('utf-8', 'replace')).hexdigest()[:6]}"

@@ -33,13 +33,13 @@ _CHARACTER = 6.3
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Numbers in rows and columns; NaN is left blank.
+    """Numbers in rows and columns to be drawn as a heat map; NaN is left blank.
 
     Attributes:
-        title: above it.
-        rows, columns: names, the first row below (the first layer of a model).
-        values: `(R, C)`.
-        label: what the numbers are.
+        title: title above the map.
+        rows, columns: names of rows and columns; the first row (the first layer of a model) is at the bottom.
+        values: `(R, C)` numbers.
+        label: words for what the numbers are.
     """
 
     title: str
@@ -59,7 +59,7 @@ class HeatMap:
 
     @property
     def limit(self) -> float:
-        """Largest absolute value; it is drawn in full colour."""
+        """Largest absolute value, which is drawn in full colour."""
         return float(np.nanmax(np.abs(self.values))) or 1.0
 
 
@@ -92,7 +92,7 @@ def ablation_map(result: AblationResult, title: str = "") -> HeatMap:
 
 
 def draw_heat_map(chart: HeatMap, description: str) -> Markup:
-    """Return the map as an `svg` element; `description` is read out instead of it."""
+    """Return the map as an `svg` element; screen readers read `description` instead of it."""
     n_rows, n_columns = chart.values.shape
     said = f"{chart.label}; full colour: {decimal(chart.limit)}"
     width = max(LEFT + CELL * n_columns, int(_CHARACTER * max(len(said), len(chart.title)))) + 12

@@ -97,11 +97,11 @@ def page(
     use: UseRun | None = None,
     maps: Sequence[HeatMap] = (),
 ) -> bytes:
-    """Return the whole page, less than 3 MB: of many tasks and sites the widest tables are left out, and the page says
-    so.
+    """Return the whole page, smaller than 3 MB; if there are many tasks and sites, the widest tables are left out, and
+    the page says so.
 
-    `failures`: what is not among the results, shown first. `use`: what edits did, beside what probes read.
-    `maps`: of patching.
+    `failures` lists what failed and is shown first; `use` holds the effects of edits, shown beside the results of
+    probes; `maps` holds heat maps of patching.
     """
     tasks = by_task(results, analyses)
     findings = [finding(task) for task in tasks]

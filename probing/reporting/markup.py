@@ -11,7 +11,7 @@ _VOID = frozenset({"meta", "circle", "path", "line", "rect"})
 
 
 class Markup(str):
-    """Text that is markup already; all other text is escaped when it enters an element."""
+    """Text that is markup already and is not escaped; all other text is escaped when it enters an element."""
 
     __slots__ = ()
 

@@ -14,14 +14,14 @@ _CORRECTIONS = {"holm": "Holm-adjusted", "bh": "adjusted for the false discovery
 
 
 def methods_section(task: TaskResults) -> Markup:
-    """Return the paragraph and the BibTeX, folded away."""
+    """Return a section with that paragraph and the BibTeX entries, folded away."""
     text = el("p", None, methods_paragraph(task))
     cited = el("pre", None, bibtex(names_used(task)))
     return el("details", None, el("summary", None, "Methods paragraph and BibTeX"), join([text, cited]))
 
 
 def methods_paragraph(task: TaskResults) -> str:
-    """Return what was done, with every setting, in sentences."""
+    """Return a paragraph that describes the method, with every setting."""
     result = task.any
     return " ".join(
         filter(
@@ -41,7 +41,7 @@ def methods_paragraph(task: TaskResults) -> str:
 
 
 def names_used(task: TaskResults) -> list[str]:
-    """Return the names of all members that a task's run used, and of its correction."""
+    """Return the names of all members used in a task's run, and of the correction of its p values."""
     comparisons = [c.control for r in task.all for m in r.measures for c in m.comparisons]
     measures = [m.measure for r in task.all for m in r.measures]
     correction = str(task.any.provenance.get("correction", "holm"))

@@ -282,7 +282,7 @@ _OF = {
 
 
 def keys_of(names: Iterable[str], *, always: Iterable[str] = _ALWAYS) -> list[str]:
-    """Return the keys of the papers behind members of these names, and of those that every run rests on; sorted."""
+    """Return the keys, sorted, of the papers behind the members named, and of those that every run rests on."""
     found = set(always)
     for name in names:
         found.update(_OF.get(name.partition(":")[0], ()))
@@ -290,7 +290,7 @@ def keys_of(names: Iterable[str], *, always: Iterable[str] = _ALWAYS) -> list[st
 
 
 def bibtex(names: Iterable[str], *, always: Iterable[str] = _ALWAYS) -> str:
-    """Return the BibTeX entries for members of these names, and of what every run rests on."""
+    """Return the BibTeX entries of the papers behind the members named, and of those that every run rests on."""
     return "\n".join(_entry(key) for key in keys_of(names, always=always))
 
 

@@ -34,8 +34,8 @@ _BOX = {"selectively decodable": "box yes", "decodable": "box half"}
 def task_section(
     task: TaskResults, found: Finding, anchor: str, use: Markup, *, long_table: bool, confusion: bool
 ) -> Markup:
-    """Return everything about one task, `use` too. Long and confusion tables can be left out of pages that grow too
-    large.
+    """Return the section on one task, with its results of use; long tables and confusion tables can be left out of
+    pages that become too large.
     """
     parts = [
         el("h2", {"id": anchor}, task.title),
@@ -111,8 +111,8 @@ def _loss_figure(task: TaskResults) -> Markup:
 
 
 def results_table(task: TaskResults) -> Markup:
-    """Return a table of site × probe on test: score, first control, selectivity, ceiling, second measure, gain;
-    baselines last.
+    """Return a table of scores on test, with a row per site and probe: score, first control, selectivity, ceiling,
+    second measure, gain; baselines come last.
     """
     control = next(iter(task.controls()), None)
     head = ["site", "probe", measure_title(task.primary)]
@@ -164,7 +164,7 @@ def _text(text: object) -> Markup:
 
 
 def scored(found: Score | None) -> Markup:
-    """Return a cell with a number, its interval below it; a dash where there is none."""
+    """Return a table cell with a number and its interval below it, or a dash if there is none."""
     return (
         _cell("–") if found is None else el("td", None, decimal(found.value), " ", el("small", None, interval(found)))
     )
@@ -197,8 +197,8 @@ def _control_row(result: ProbeResult, against: Comparison) -> list[Markup]:
 
 
 def seen_table(task: TaskResults) -> Markup:
-    """Return a table of scores at the best layer on rows whose key occurs in train and on the others, for the task and
-    every control.
+    """Return a table of scores at the best layer, for the task and every control: on rows whose key occurs in train,
+    and on the others.
     """
     best = task.best()
     measured = score(best, task.primary) if best else None
@@ -218,7 +218,7 @@ def seen_table(task: TaskResults) -> Markup:
 
 
 def facts_table(task: TaskResults) -> Markup:
-    """Return a table of rows, classes, majority, entropy, overlap and what was left out."""
+    """Return a table of facts about the data: rows, classes, majority, entropy, overlap, and what was left out."""
     facts = dict(task.any.facts)
     rows = [[title, _fact(key, facts.pop(key), facts)] for key, title in _FACTS.items() if key in facts]
     rows += [[key.replace("_", " "), plain(value)] for key, value in facts.items() if key != "majority_label"]
@@ -321,7 +321,7 @@ _HEAD = ("states", "site", "probe", "score", "control", "selectivity", "gain ove
 
 
 def side_by_side(tasks: Sequence[TaskResults], findings: Sequence[Finding]) -> Markup:
-    """Return a table for each task that was run several times: every run has a row, at its best site and probe on
+    """Return a table that compares several runs of one task; each run has a row, at the site and probe that are best on
     dev.
     """
     both = list(zip(tasks, findings, strict=True))

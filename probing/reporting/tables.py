@@ -58,7 +58,7 @@ def print_results(results: Sequence[ProbeResult], console: Console, analyses: Se
 
 
 def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print the result of `compare`: a row a pair, and the tests that p is adjusted for."""
+    """Print the result of `compare`, one row per pair, and the number of tests that p is adjusted for."""
     first = pairs[0]
     told = {part: len({row[f"{part}_{x}"] for row in pairs for x in "ab"}) > 1 for part in ("model", "probe")}
     parts = [*(["model"] if told["model"] else []), "site", *(["probe"] if told["probe"] else [])]
@@ -209,7 +209,9 @@ MAX_CLASSES = 25
 
 
 def confusion_table(task: TaskResults) -> Markup:
-    """Return the counts on test at the best layer, coloured by share of the row; at most `MAX_CLASSES` classes."""
+    """Return a table of the confusion counts on test at the best layer, coloured by their share of the row, with at
+    most `MAX_CLASSES` classes.
+    """
     best = task.best()
     if best is None or not best.confusion or not best.classes:
         return Markup("")

@@ -59,9 +59,9 @@ USE_READING = (
 
 
 def use_section(use: Use, *, anchor: str = "", whole: bool = True) -> Markup:
-    """Return the section of one property and behaviour; `anchor` is given where it is a section of its own.
+    """Return the section on one property and behaviour; `anchor` is given if it is a section of its own.
 
-    Without `whole`, for pages that grow too large: paragraphs of used places alone, and no tables that are folded away.
+    Without `whole`, for pages that become too large, it has paragraphs on used places only, and no folded tables.
     """
     result = use.result
     of = f" in {result.behaviour}" * bool(result.behaviour) + f", by {result.model}" * bool(result.model)
@@ -308,5 +308,5 @@ def _folded(title: str, content: Markup) -> Markup:
 
 
 def use_sections(found: Iterable[Use], *, whole: bool) -> Markup:
-    """Return the sections of several behaviours of one property, one below the other."""
+    """Return the sections on several behaviours of one property, one below the other."""
     return join(use_section(use, whole=whole) for use in found)
