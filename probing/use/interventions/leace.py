@@ -37,13 +37,13 @@ class Leace(Intervention):
 
 
 def eraser(centre: Floats, within: Floats, cross: Floats, of_z: Floats) -> AffineEdit:
-    """Return the eraser for these moments.
+    """Compute the LEACE eraser from these moments, and return it.
 
     Args:
-        centre: `(D,)` μ.
-        within: `(D, D)` Σ_xx.
-        cross: `(D, c)` Σ_xz.
-        of_z: `(c, c)` Σ_zz, by which columns are scaled, so that singular values of WΣ_xz are correlations.
+        centre: `(D,)` the mean μ.
+        within: `(D, D)` covariance Σ_xx.
+        cross: `(D, c)` covariance Σ_xz.
+        of_z: `(c, c)` covariance Σ_zz; columns are scaled by it, so that singular values of WΣ_xz are correlations.
     """
     values, vectors = np.linalg.eigh(within)
     kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)

@@ -24,13 +24,13 @@ _STREAMS = {"heads": ("heads",), "attention": ("attn_out",), "mlps": ("mlp_out",
 
 @dataclass(frozen=True, order=True)
 class Component:
-    """A part of a model: `head 3.5`, `attention 3`, `mlp 3`, `layer 3`.
+    """Names a part of a model: `head 3.5`, `attention 3`, `mlp 3` or `layer 3`.
 
     Attributes:
-        layer: of its block.
-        sites: where its output is.
-        head: None: no head.
-        width: columns of a head.
+        layer: number of its block.
+        sites: sites that hold its output.
+        head: number of the head; None: it is not a head.
+        width: number of columns of a head.
     """
 
     layer: int
@@ -47,14 +47,14 @@ class Component:
 
 @dataclass(frozen=True, eq=False)
 class AblationResult:
-    """Losses of the behaviour without each of C components.
+    """Holds the effects of ablating each of C components.
 
     Attributes:
-        components: in order of depth.
-        by: `mean` or `zero`.
+        components: the components, in order of depth.
+        by: what replaced a component's output: `mean` or `zero`.
         effect: `(C,)` root mean square change of the behaviour, in SDs of the clean one.
-        flips: `(C,)` share of rows whose largest logit is another; None: the behaviour is no logits.
-        n_rows: rows.
+        flips: `(C,)` share of rows whose largest logit changes; None: the behaviour is not logits.
+        n_rows: number of rows.
     """
 
     components: tuple[Component, ...]
@@ -64,7 +64,7 @@ class AblationResult:
     n_rows: int
 
     def table(self) -> list[dict[str, str | float | None]]:
-        """Return one row a component."""
+        """Return the result as rows, one per component."""
         flips = self.flips if self.flips is not None else [None] * len(self.components)
         return [
             {
@@ -78,8 +78,8 @@ class AblationResult:
         ]
 
     def grid(self) -> NDArray[np.float64]:
-        """Return the effects of heads, `(layers, heads)`, or of other components, `(layers, 1)`; NaN where there is
-        none.
+        """Return the effects as an array: of heads `(layers, heads)`, of other components `(layers, 1)`; NaN where
+        there is no component.
         """
         layers = sorted({component.layer for component in self.components})
         columns = max((component.head or 0) for component in self.components) + 1
@@ -131,10 +131,10 @@ def ablate(
 
 
 def check_options(kinds: Sequence[str], by: str) -> None:
-    """Refuse what cannot be ablated.
+    """Check that the kinds of components and the replacement are known.
 
     Raises:
-        BadParameter: an unknown kind or value, or a kind twice.
+        BadParameter: a kind or value is unknown, or a kind is given twice.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -149,7 +149,7 @@ def components(instrument: TextInstrument, kind: str) -> tuple[Component, ...]:
     """Return all components of a kind.
 
     Raises:
-        ReplayUnavailable: a model whose sublayers are not known.
+        ReplayUnavailable: the attention and MLP of the model's blocks could not be located.
     """
     model = instrument.runner.model
     streams = _STREAMS[kind]
