@@ -151,7 +151,9 @@ def stratum_names(experiment: Experiment, covariates: Mapping[str, Sequence[Any]
 
 
 def controls_of(result: UseResult) -> tuple[str, ...]:
-    """Return, in words, which covariates and groups a measurement controlled for."""
+    """Return phrases that name the strata, control properties, label permutations and other interventions of a
+    measurement.
+    """
     told = [f"strata: {result.stratified_by}" + (f" of {', '.join(result.covariates)}" if result.covariates else "")]
     if result.false_positives is not None:
         rate, low, high, n = result.false_positives
