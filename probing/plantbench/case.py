@@ -186,7 +186,7 @@ class Answer:
     """Holds the answer of a rule for one cell.
 
     Attributes:
-        verdict: `used`, `unused`, `not decodable`, or "" for no answer.
+        verdict: `used`, `unused`, `not_decodable`, or `abstain` for no answer.
         score: number that is larger the more the property seems used; NaN if there is none.
         effect: estimate of the mediated fraction (MF); NaN if there is none.
         p: p value of no effect; NaN if there is none.

@@ -110,7 +110,8 @@ class _Nearest(FittedState):
 
 
 class KNearestProbe(_Nearest, ClassifierProbe):
-    """Predicts by a vote of the `k` nearest training rows, on standardised states; the search is exact, in float32.
+    """The labels of the `k` nearest training rows vote on the label of a row; distances are between standardised
+    states, and the search is exact, in float32.
 
     Probabilities are `(count + 1) / (k + K)`, which keeps log loss finite but coarse; read accuracy and F1 instead. All
     label sets of `fit_many` share one search. The fit is the training rows themselves, so a saved probe contains them.
