@@ -7,29 +7,26 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from sklearn.neighbors import NearestNeighbors
 
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, Dev, FittedState, RegressorProbe
 from probing.probes._rows import moments, standardise
 
-_QUERIES, _ROWS = 1024, 8192
 _KEPT_SEARCHES = 4
 
 
 class Neighbours:
-    """Finds the nearest of a fixed set of rows.
+    """Finds the nearest of a fixed set of rows, with scikit-learn's exact search.
 
     Args:
         rows: the fixed rows, `(N, D)` float32.
-        metric: `euclidean`, or `cosine` (a row of zeros is equally far from all others).
+        metric: `euclidean`, or `cosine` (a row of zeros is equally far from everything).
     """
 
     def __init__(self, rows: NDArray[np.float32], metric: str) -> None:
-        self.metric = metric
-        self._rows = torch.from_numpy(np.ascontiguousarray(_directions(rows) if metric == "cosine" else rows))
+        self._search = NearestNeighbors(algorithm="brute", metric=metric).fit(rows)
         self._kept: dict[tuple[str, int], NDArray[np.int64]] = {}
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
@@ -41,30 +38,9 @@ class Neighbours:
         if key not in self._kept:
             while len(self._kept) >= _KEPT_SEARCHES:
                 self._kept.pop(next(iter(self._kept)))
-            asked = _directions(queries) if self.metric == "cosine" else queries
-            blocks = torch.split(torch.from_numpy(asked), _QUERIES)
-            parts = [self._search(block, min(k, len(self._rows))) for block in blocks]
-            self._kept[key] = torch.cat(parts).numpy()
+            count = min(k, self._search.n_samples_fit_)
+            self._kept[key] = self._search.kneighbors(queries, count, return_distance=False)
         return self._kept[key]
-
-    def _search(self, queries: Tensor, k: int) -> Tensor:
-        """Return row numbers `(Q, k)`, ranked by x·r, or by x·r - ½‖r‖², which falls as the distance grows."""
-        values, found = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
-        for low in range(0, len(self._rows), _ROWS):
-            block = self._rows[low : low + _ROWS]
-            nearness = queries @ block.T
-            if self.metric == "euclidean":
-                nearness -= block.square().sum(1) / 2
-            best, places = nearness.topk(min(k, len(block)), dim=1)
-            values, found = torch.cat([values, best], 1), torch.cat([found, places + low], 1)
-            values, kept = values.topk(min(k, values.shape[1]), dim=1)
-            found = found.gather(1, kept)
-        return found
-
-
-def _directions(rows: NDArray[np.float32]) -> NDArray[Any]:
-    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))[:, None]
-    return (rows / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
 
 
 class _Nearest(FittedState):
@@ -111,7 +87,7 @@ class _Nearest(FittedState):
 
 class KNearestProbe(_Nearest, ClassifierProbe):
     """The labels of the `k` nearest training rows vote on the label of a row; distances are between standardised
-    states, and the search is exact, in float32.
+    states, and the search is exact.
 
     Probabilities are `(count + 1) / (k + K)`, which keeps log loss finite but coarse; read accuracy and F1 instead. All
     label sets of `fit_many` share one search. The fit is the training rows themselves, so a saved probe contains them.

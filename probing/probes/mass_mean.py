@@ -150,7 +150,11 @@ def _fourth(rows: NDArray[np.float32], codes: NDArray[np.int64], means: Matrix) 
 
 
 def _ledoit_wolf(covariance: Matrix, fourth: float, n: int, size: float) -> float:
-    """Return the γ of least expected squared error: noise of the covariance over its distance from `size · I`."""
+    """Return the γ of least expected squared error: noise of the covariance over its distance from `size · I`.
+
+    It equals `sklearn.covariance.ledoit_wolf_shrinkage` of the rows less their class means, which takes 2 to 6 times
+    as long as the covariance that all label sets share here.
+    """
     square = float((covariance**2).sum())
     noise, distance = max(0.0, fourth - square) / n, square - len(covariance) * size**2
     return 1.0 if noise >= distance else noise / distance

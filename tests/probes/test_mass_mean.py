@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.linalg import qr
 from scipy.stats import norm
+from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestCentroid
 
@@ -95,6 +96,16 @@ def test_constant_coordinates_count_for_nothing(whitened):
     padded = MassMeanProbe(whitened, shrinkage).fit(np.hstack([X, constant]), y)
     assert not padded.direction_[-1].any()
     np.testing.assert_allclose(padded.predict_proba(np.hstack([X, constant + 99])), plain.predict_proba(X), atol=1e-6)
+
+
+def test_the_estimated_shrinkage_is_that_of_scikit_learn():
+    rng = np.random.default_rng(5)
+    y = rng.integers(3, size=150)
+    X = rng.normal(size=(150, 20)) * np.linspace(1, 3, 20) + y[:, None]
+    probe = MassMeanProbe(whitened=True).fit(X, y)
+    rows = (X - X.mean(0)) / X.std(0)
+    within = rows - np.stack([rows[y == code].mean(0) for code in range(3)])[y]
+    assert probe.shrinkage_ == pytest.approx(ledoit_wolf_shrinkage(within, assume_centered=True), rel=1e-4)
 
 
 def test_shrinkage_is_estimated_falls_with_rows_and_saves_more_columns_than_rows():
