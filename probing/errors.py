@@ -35,13 +35,13 @@ _NOT_SHOWN = re.compile(
 
 
 class ProbingError(Exception):
-    """Base of all errors that a user can act on.
+    """The base of all errors that a user can act on.
 
     Args:
         message: what went wrong, in one sentence.
-        needed: what the operation needed.
-        found: what it found instead.
-        where: file and line, sentence id, site or flag.
+        needed: what the operation requires.
+        found: what it was given or read instead.
+        where: the place of the mistake: file and line, sentence id, site or flag.
         next_step: what the user can do now.
     """
 
@@ -68,8 +68,8 @@ class ProbingError(Exception):
 
 
 def printable(text: str) -> str:
-    """Return the text so that no terminal or page obeys it: escapes are shown as `\\x1b`, bidirectional controls as
-    `\\u202e`.
+    """Return the text with characters escaped that a terminal or page would act on: such as control characters (shown
+    as `\\x1b`) and marks of text direction (`\\u202e`).
     """
     return _NOT_SHOWN.sub(lambda match: _escape(match[0]), text)
 
@@ -118,17 +118,21 @@ class TooFewGroups(InputError):
 
 
 class OverlappingGroups(InputError):
-    """Rows that belong together, such as twins, are in several groups: one would be fitted on what the other
-    measures.
+    """Rows that belong together, such as twins, are in different groups, so an edit would be fitted on rows related to
+    those it is measured on.
     """
 
 
 class NoBehaviour(InputError):
-    """There is nothing to measure in the model's output: an answer is no single piece, or a readout never varies."""
+    """The model's output has nothing to measure: an answer is not a single piece, or the measured value never
+    varies.
+    """
 
 
 class BadTwin(InputError):
-    """A twin is absent, or differs from its row in more than the property, or not in the property."""
+    """A twin of a minimal pair is missing, or differs from its row in more than the property, or not in the
+    property.
+    """
 
 
 class StoreError(ProbingError):
@@ -172,21 +176,21 @@ class StoreBusy(StoreError):
 
 
 class UntrustedFile(ProbingError):
-    """A file from elsewhere breaks a rule; nothing of it was used.
+    """A file from elsewhere breaks a rule of its format; nothing was read from it.
 
     Attributes:
-        rule: the rule, which is also what was `needed`.
-        object: file and, inside it, the object that breaks the rule; also `where`.
+        rule: the rule that it breaks, the same text as `needed`.
+        object: the file and the object in it that breaks the rule, the same text as `where`.
     """
 
     @property
     def rule(self) -> str:
-        """Rule that the file breaks."""
+        """The rule that the file breaks."""
         return self.needed
 
     @property
     def object(self) -> str:
-        """The part of the file that breaks it."""
+        """The file, and the object in it that breaks the rule."""
         return self.where
 
 
@@ -211,29 +215,29 @@ class ReplayUnavailable(ModelError):
 
 
 class EditFailed(ModelError):
-    """The instrument of an intervention does not work as it should: clean states give other outputs than before."""
+    """An intervention does not work: putting the clean states back gives other outputs than the clean run."""
 
 
 class PlantFailed(ModelError):
-    """A model that was built to use a property, or not to use it, does otherwise."""
+    """A model that was built to use a property, or not to use it, was certified to do the opposite."""
 
 
 class WorkError(ProbingError):
-    """Work that was given to workers is not done."""
+    """Work that was given to workers was not done."""
 
 
 class UnitFailed(WorkError):
     """Units of work failed, after all others were done.
 
     Attributes:
-        errors: why, by the name of the unit.
+        errors: the error of each failed unit, by the unit's name.
     """
 
     errors: Mapping[str, ProbingError] = MappingProxyType({})
 
 
 class WorkerLost(WorkError):
-    """A worker process died, again and again."""
+    """Worker processes died repeatedly, so their unit was given up."""
 
 
 class Stalled(WorkError):
@@ -241,15 +245,15 @@ class Stalled(WorkError):
 
 
 class MachineError(ProbingError):
-    """The operating system does not give what the work needs; see `probing.system.machine`."""
+    """The operating system refuses what the work needs, such as memory or disk space; see `probing.system.machine`."""
 
 
 class CannotReachFile(MachineError, OSError):
-    """The operating system will not open, read or write a file, folder or stream."""
+    """The operating system cannot open, read or write a file, folder or stream."""
 
 
 class NotEnoughMemory(MachineError, MemoryError):
-    """The memory, or a limit on it, does not suffice."""
+    """There is not enough memory, or a limit on it was reached."""
 
 
 class Interrupted(ProbingError):
@@ -265,33 +269,39 @@ class ProbingWarning(UserWarning):
 
 
 class DoubtfulAnswer(ProbingWarning):
-    """The model finds the twin of a measured answer, with or without a space before it, far more probable."""
+    """The model finds a spelling of a measured answer with or without a space before it far more probable than the
+    answer itself.
+    """
 
 
 class NotForThisTask(ProbingWarning):
-    """A probe, measure or analysis asked for several tasks has no form for the kind of one of them."""
+    """Several tasks were asked for, and a probe, measure or analysis cannot be used for the target kind of one
+    of them.
+    """
 
 
 class UnusedWeights(ProbingWarning):
-    """A model's files hold weights of blocks that the model has no place for."""
+    """A model's files hold weights of blocks that the loaded model does not have."""
 
 
 class NotResumed(ProbingWarning):
-    """Settings that cannot be written as text, such as a function of your own, are measured anew by each run."""
+    """Settings cannot be written as text (a function of your own, say), so each run measures anew instead of
+    resuming.
+    """
 
 
 class OldName(ProbingWarning, DeprecationWarning):
-    """An option is given by a name that it had in an earlier version."""
+    """An option was given under a name of an earlier version, which still works."""
 
 
 class DamagedUnit(ProbingWarning):
-    """A finished unit of work is not as it was written, and is done again."""
+    """The file of a finished unit of work is damaged; the unit is done again."""
 
 
 def unknown_name(
     kind: str, name: str, known: Iterable[str], *, where: str = "", error: type[ProbingError] = UnknownName
 ) -> ProbingError:
-    """Return the error for an unknown name, with the nearest known name and the list of all."""
+    """Return an error that says that a name is unknown, names the nearest known one and lists all."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     step = f"did you mean {near[0]!r}?" if near else "choose one of the names above"
@@ -309,9 +319,10 @@ _BETWEEN = ("probing", "pydantic", "typer", "click", "abc")
 
 
 class OldAttributes:
-    """Base of classes some of whose attributes had other names: `_before` gives the new name of each old one.
+    """The base of classes with renamed attributes: `_before` maps each old name to the new one.
 
-    An old name is read and set as the new one, and a subclass that defines it defines the new one, each with a warning.
+    Reading or setting an old name reads or sets the new one, and a subclass that defines an old name defines the new
+    one; each gives a warning.
     """
 
     _before: ClassVar[Mapping[str, str]] = {}
@@ -344,7 +355,7 @@ class _OldAttribute:
 
 
 def warn_of_old_name(sentence: str) -> None:
-    """Warn, at the line that is outside of this package, of a name that will go."""
+    """Warn of a deprecated name, at the line outside this package that uses it."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
         level, frame = level + 1, frame.f_back

@@ -19,37 +19,42 @@ MOST_BYTES = 2 * 2**30  # of pairs laid out as one matrix
 
 @dataclass(frozen=True)
 class Labels(OldAttributes):
-    """One target per row, with everything controls and statistics need. N rows.
+    """Holds one target per row, with everything that controls and statistics need to know of the rows. There are N
+    rows.
 
     Attributes:
         task: name of the task, e.g. `upos`.
-        kind: `classes`, `real`, or `labels`: any number of the C classes at once.
-        y: `(N,)` int64 codes into `classes`, or float64 targets; of labels `(N, C)` int64, 1 for those a row has.
+        kind: `classes` (one of C), `real`, or `labels` (any number of the C classes at once).
+        y: the targets: `(N,)` int64 codes into `classes`; `(N,)` float64 for `real`; `(N, C)` int64 of 0 and 1 for
+            `labels`.
         classes: class names, sorted; empty for `real`.
         split: `(N,)` split names.
         groups: `(N,)` int64 resampling clusters; all copies of an input are in one.
         example: `(N,)` int64 ordinal of the example in the corpus.
-        word: `(N,)` int64 index of the word in its example, -1 for a sentence row; of spans the first word, of pairs
-            word a.
-        row: `(N,)` int64 row of the store that holds the state (of that word).
+        word: `(N,)` int64 index of the word in its example, -1 for a sentence row; for a span its first word, for a
+            pair (a, b) word a.
+        row: `(N,)` int64 row of the store that holds the state of that word or sentence.
         keys: named `(N,)` int64 codes, comparable across splits: `type` (surface form; absent for sentence rows),
-            `lemma`, `document`, … for controls keyed on them. Of pairs, `type` is both forms, `first` and `second` one
-            of them, and `offset` how far b comes after a, at most 20.
-            A row without a value has the code `MISSING`.
+            `lemma`, `document`, … for controls keyed on them. For pairs, `type` is both forms together, `first` and
+            `second` are one form each, and `offset` is how many words b comes after a, at most 20. A row without a
+            value has the code `MISSING`.
         key_names: for each key, the string of every code.
-        excluded: rows left out, by reason.
-        ceiling: for control labels, the accuracy on `test` that a reader who memorised every key of train reaches on
-            average, guessing the commonest label for other keys (None: 1).
-        seen: for keyed control labels, `(N,)` bool: the row's key occurs in train.
+        excluded: number of rows left out, by reason.
+        ceiling: for control labels, the expected accuracy on `test` of a reader that has memorised every key of train
+            and guesses the commonest label for other keys (None: 1).
+        seen: for keyed control labels, `(N,)` bool: whether the row's key occurs in train.
         control: name and draw of the control that made `y`, else "".
-        row_form: what of the store makes the state of a row: its one `row`, the `mean` over the words of a span, its
-            two `ends`, or a `pair` of words: both states, or their `difference` or `product`.
-        other_word, other_row: `(N,)` int64 of spans the last word, of pairs word b, and its row; None elsewhere.
-        choice: `(N,)` int64: rows of one number are alternatives, of which exactly one has y = 1; None: there are none.
-        punctuation: `(N,)` bool of pairs, whether one of the two is punctuation (UPOS PUNCT); None: not known.
-        unit: what the clusters are: `sentence`, `document`, or the column that groups.
-        unit_reason: why, where it is not the sentence by default: `asked for`, or what of the label.
-        fresh: `(N,)` bool: the row's input does not occur in train (of rows of dev and test); None: of none it does.
+        row_form: how the state of a row is made from rows of the store: a single `row`, the `mean` over the words of a
+            span, its two `ends`, a `pair` of words, or the `difference` or `product` of their states.
+        other_word, other_row: `(N,)` int64 index of the last word of a span, or of word b of a pair, and its row of the
+            store; None for other rows.
+        choice: `(N,)` int64: rows with the same number are alternatives of which exactly one has y = 1; None: rows are
+            not alternatives.
+        punctuation: for pairs, `(N,)` bool: whether one of the two words is punctuation (UPOS PUNCT); None: not known.
+        unit: what a cluster is: `sentence`, `document`, or the column by which the corpus is grouped.
+        unit_reason: why `unit` is not `sentence`: `asked for`, or a property of the label; "" if it is.
+        fresh: `(N,)` bool: for rows of dev and test, whether their input does not occur in train; None: no input of
+            theirs does.
     """
 
     _before: ClassVar[Mapping[str, str]] = {"reading": "row_form"}
@@ -83,24 +88,24 @@ class Labels(OldAttributes):
 
     @property
     def codes(self) -> NDArray[Any]:
-        """Codes that tell targets apart, `(N,)`: `y` itself, or for several labels a row one number for each set of
-        labels.
+        """Codes `(N,)` that are equal for equal targets: `y` itself, or for several labels a row one number for each
+        set of labels.
         """
         return self.y if self.y.ndim == 1 else np.unique(self.y, axis=0, return_inverse=True)[1].reshape(-1)
 
     @property
     def level(self) -> str:
-        """Level of one row: `word`, `sentence`, `span` or `pair`."""
+        """Level of the rows: `word`, `sentence`, `span` or `pair`."""
         if self.row_form == "row":
             return "sentence" if len(self) and self.word[0] < 0 else "word"
         return "span" if self.row_form in ("mean", "ends") else "pair"
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        """Return the row indices of one split."""
+        """Return the indices of the rows of one split."""
         return np.flatnonzero(self.split == split)
 
     def take(self, rows: NDArray[Any]) -> Labels:
-        """Return the chosen rows, in the order given."""
+        """Return labels of the chosen rows only, in the order given."""
         return replace(
             self,
             y=self.y[rows],
@@ -125,16 +130,17 @@ def _taken(values: NDArray[Any] | None, rows: NDArray[Any]) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Pairs(OldAttributes):
-    """Two states a row, kept as a table of words and two indices: N pairs of R words take R·D and not N·2D numbers.
+    """Holds the states of N pairs of words as a table of R words and two indices, which takes R·D numbers in memory and
+    not N·2D.
 
-    An array to whoever asks for one: `np.asarray(pairs)` is `(N, 2D)`, each row [a; b], or `(N, D)` where the two are
-    combined. Probes that know pairs read table and index.
+    `np.asarray(pairs)` makes an ordinary matrix: `(N, 2D)`, each row [a; b], or `(N, D)` where the two states are
+    combined. Probes with `accepts_pairs` read table and index instead.
 
     Attributes:
         table: `(R, D)` float32 states of the words that occur.
         index: `(N, 2)` int64 rows of the table: a and b.
-        group: `(N,)` int64 sentence of each row: what is fitted together.
-        choice: as of Labels.
+        group: `(N,)` int64 sentence of each row; rows of one sentence are fitted together.
+        choice: see `Labels`.
         row_form: `pair` or `ends` for [a; b]; `difference`, a − b; `product`, a · b by coordinate.
     """
 
@@ -148,7 +154,7 @@ class Pairs(OldAttributes):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape of the rows laid out: `(N, 2D)`, or `(N, D)` where the two states are combined."""
+        """Shape of the rows as one matrix: `(N, 2D)`, or `(N, D)` where the two states are combined."""
         width = self.table.shape[1]
         return len(self.index), width if self.row_form in ("difference", "product") else 2 * width
 
@@ -164,7 +170,7 @@ class Pairs(OldAttributes):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the rows take when they are laid out as one matrix."""
+        """Number of bytes of the rows as one matrix."""
         return self.shape[0] * self.shape[1] * self.table.itemsize
 
     def __len__(self) -> int:
@@ -193,10 +199,10 @@ class Pairs(OldAttributes):
 
 
 def check_laid_out(nbytes: int, where: str = "") -> None:
-    """Refuse to lay out more pairs than fit into memory.
+    """Check that pairs laid out as one matrix would fit into memory.
 
     Raises:
-        BadParameter: more than `MOST_BYTES`.
+        BadParameter: they take more than `MOST_BYTES`.
     """
     if nbytes > MOST_BYTES:
         raise BadParameter(
@@ -209,10 +215,10 @@ def check_laid_out(nbytes: int, where: str = "") -> None:
 
 
 class Pieces:
-    """N rows of one or more pieces each, as an array-like; as an array `(N, D)` it is the mean over pieces.
+    """Holds N rows of one or more pieces each, as an array-like; as an array it is the mean over pieces, `(N, D)`.
 
     Attributes:
-        states: `(R, D)` float32, the pieces of row 0, then of row 1, …
+        states: `(R, D)` float32 states of the pieces of row 0, then of row 1, …
         bounds: `(N+1,)` int64: row i has pieces `bounds[i]` … `bounds[i+1] - 1`.
     """
 

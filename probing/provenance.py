@@ -18,7 +18,9 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return UTF-8 JSON with sorted keys, no spaces, no NaN and one final newline: equal values give equal bytes."""
+    """Return a value as UTF-8 JSON with sorted keys, no spaces, no NaN and one final newline, so that equal values give
+    equal bytes.
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
 
@@ -44,7 +46,9 @@ def differing_keys(ours: Any, theirs: Any, path: str = "") -> list[str]:
 
 
 def value_at(value: Any, key: str) -> str:
-    """Return the JSON at one of `differing_keys`, cut to 80 characters; parts of a key may have dots of their own."""
+    """Return, as JSON cut to 80 characters, the value at a path returned by `differing_keys`; keys may themselves
+    contain dots.
+    """
     if key and isinstance(value, dict):
         parts = key.split(".")
         heads = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
@@ -57,8 +61,8 @@ def model_called(model: Mapping[str, Any], stored: str = "") -> str:
     """Return the name of a model as results show it: `gpt2 [revision 607a30d783df, untrained (seed 0), float32]`.
 
     Args:
-        model: the `model` block of a store's identity; what it does not say is left out.
-        stored: the dtype that states are stored in, shown where they were computed in another.
+        model: the `model` block of a store's identity; facts missing from it are left out of the name.
+        stored: dtype that states are stored in, shown if they were computed in another.
     """
     twin, side, dtype = (model.get(name) for name in ("untrained", "side", "dtype"))
     parts = [_version(model)]
@@ -81,7 +85,8 @@ def _version(model: Mapping[str, Any]) -> str:
 
 
 def weights_digest(model: Mapping[str, Any]) -> str:
-    """Return a SHA-256 (hex) of the weights of a model, drawn ones too; "" where they are not known.
+    """Return a SHA-256 (hex) that identifies the weights of a model, also of an untrained one; "" if they are not
+    known.
 
     Args:
         model: the `model` block of a store's identity.
@@ -93,7 +98,9 @@ def weights_digest(model: Mapping[str, Any]) -> str:
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Return library versions, host, command and UTC time: recorded beside results, never part of an identity."""
+    """Return library versions, host, command and UTC time, which are recorded beside results and are never part of an
+    identity.
+    """
     versions = {"probing": __version__}
     for name in _LIBRARIES:
         try:

@@ -43,18 +43,19 @@ _USE = {"real": "ridge", "classes": "linear"}
 
 
 def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
-    """Return the member that `spec` names: `name`, or `name:parameter=value,…`; for tasks `name:argument`.
+    """Build the member that `spec` names, as `name` or `name:parameter=value,…` (for tasks `name:argument`), and return
+    it.
 
-    A probe may be given `preset=NAME` beside parameters: published settings, which the parameters given override.
+    For a probe, `preset=NAME` sets published parameters; parameters given beside it override them.
 
     Args:
         folder: `tasks`, `probes`, `controls`, …
         spec: the recipe.
-        kind: target kind a probe must predict: chooses the regression form of a probe that has one.
+        kind: target kind that a probe must predict; for `real` the regression form of the probe is built.
 
     Raises:
-        UnknownName: no such member, with the nearest name.
-        BadParameter: an unknown parameter, a value of the wrong form, or a probe of the other kind.
+        UnknownName: there is no such member; the message names the nearest.
+        BadParameter: a parameter is unknown or its value has the wrong form, or the probe cannot predict this kind.
     """
     name, text = _name_and_values(spec)
     member = _member(folder, name, kind)
@@ -69,10 +70,11 @@ def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
 
 
 def build_task(spec: str, corpus: Corpus) -> Task:
-    """Return the task that `spec` names, not yet prepared for the corpus it is asked of.
+    """Build the task that `spec` names and return it; `prepare` is not called yet.
 
     Raises:
-        UnknownName: no such task, with the nearest name; if it is a column of the corpus, with `column:NAME`.
+        UnknownName: there is no such task; the message names the nearest, or `column:NAME` if the corpus has a column
+            of that name.
     """
     name = normalised("tasks", spec)
     columns = corpus.column_names()
@@ -91,7 +93,9 @@ def build_task(spec: str, corpus: Corpus) -> Task:
 
 
 def normalised(folder: str, spec: str) -> str:
-    """Return the recipe in canonical form: the parameters given, in the order of the member's own, values as parsed."""
+    """Return the recipe in canonical form: the parameters given, in the order of the member's own, with their values
+    parsed.
+    """
     name, text = _name_and_values(spec)
     if folder == "tasks":
         return composed(f"{name}:{text}" if ":" in spec else name)
@@ -100,7 +104,7 @@ def normalised(folder: str, spec: str) -> str:
 
 
 def spec_of(obj: Any, *, without: str = "", called: str = "") -> str:
-    """Return the recipe of an object: its registered name (else its class) and every parameter that is not the
+    """Return the recipe of an object: its registered name (or its class) and every parameter that differs from its
     default.
 
     Args:
@@ -116,8 +120,8 @@ def spec_of(obj: Any, *, without: str = "", called: str = "") -> str:
 
 
 def text_of(folder: str, obj: Any) -> str | None:
-    """Return the recipe of an object, if `build` makes an equal object from it; None where it is of another class than
-    the folder's, or has a parameter that no text gives back, such as a function.
+    """Return the recipe of an object if `build` makes an equal object from it; None if its class is not that of the
+    folder's member, or a parameter (a function, say) cannot be written as text.
     """
     spec = spec_of(obj)
     try:
@@ -128,8 +132,8 @@ def text_of(folder: str, obj: Any) -> str | None:
 
 
 def parts_of(text: str, mark: str) -> list[str]:
-    """Return the parts of a text between marks; a mark behind a backslash belongs to its part, and two backslashes are
-    one.
+    """Split a text at a mark and return the parts; a mark after a backslash is part of the text, and two backslashes
+    stand for one.
     """
     parts = [""]
     for piece in re.findall(rf"\\\\|\\{re.escape(mark)}|.", text, re.DOTALL):
@@ -141,13 +145,15 @@ def parts_of(text: str, mark: str) -> list[str]:
 
 
 def escaped(part: str, mark: str) -> str:
-    """Return a part so that `parts_of` gives it back: backslashes only where they are needed."""
+    """Return the text of a part with backslashes where they are needed, so that `parts_of` returns the part
+    unchanged.
+    """
     return re.sub(rf"\\(?=\\|{re.escape(mark)}|$)|{re.escape(mark)}", lambda found: "\\" + found[0], part)
 
 
 def full_recipe(obj: Any) -> dict[str, str]:
-    """Return the registered name (else the class) and every parameter as text: this identifies a recipe whatever the
-    defaults become, and wherever the file of the member lies.
+    """Return the registered name (or the class) and every parameter as text, which identifies a recipe even if defaults
+    change or the member's file moves.
     """
     parameters = {"argument": obj.argument} if isinstance(obj, Task) else {k: v for k, v, _ in _values(obj)}
     kind: type = type(obj)
@@ -271,21 +277,21 @@ _ORDER = tuple(_READERS)
 
 
 def has_preset(probe: str) -> bool:
-    """Return whether any preset is for the probe registered under this name."""
+    """Return whether there are presets for the probe of this registered name."""
     return any(probe in probes for probes in PRESETS.values())
 
 
 def preset(name: str, probe: str, parameters: Collection[str]) -> dict[str, Any]:
-    """Return the parameters that a preset gives a probe.
+    """Return the parameters that a preset sets for a probe.
 
     Args:
-        name: of the preset.
+        name: name of the preset.
         probe: registered name of the probe.
-        parameters: those the probe has.
+        parameters: names of the probe's parameters.
 
     Raises:
-        UnknownName: no such preset for this probe, with the nearest.
-        BadParameter: the probe has not the parameters it needs.
+        UnknownName: this probe has no such preset; the message names the nearest.
+        BadParameter: the probe lacks parameters that the preset sets.
     """
     known = [one for one, probes in PRESETS.items() if probe in probes]
     if name not in known:

@@ -35,7 +35,7 @@ def names(folder: str) -> list[str]:
     """Return the registered names in one extension folder, sorted, without importing any member.
 
     Raises:
-        UnknownName: no such folder.
+        UnknownName: there is no such folder.
     """
     folder = _new_name(folder)
     if folder not in FOLDERS:
@@ -49,7 +49,7 @@ def get(folder: str, name: str) -> ModuleType:
     """Import the member `name` of `folder`; only that file is imported.
 
     Raises:
-        UnknownName: with the list and the nearest match.
+        UnknownName: there is no such member; the message lists all and names the nearest.
     """
     folder = _new_name(folder)
     known = names(folder)
@@ -61,8 +61,8 @@ def get(folder: str, name: str) -> ModuleType:
 
 @cache
 def name_of(kind: type) -> str | None:
-    """Return the name that identifies the class of a registered member wherever its file lies: `probes:mlp`, or for its
-    form for real numbers `probes:mlp/regression`; None for any other class.
+    """Return the name that identifies a member's class, wherever its file lies: `probes:mlp`, or
+    `probes:mlp/regression` for its regression form; None for a class that is not registered.
     """
     folder, own = member_of(kind.__module__)
     module = sys.modules.get(kind.__module__)
@@ -71,14 +71,16 @@ def name_of(kind: type) -> str | None:
 
 
 def member_name(kind: type) -> str:
-    """Return the name that a member is asked for by, such as `mlp`; for a class that is not registered its own name."""
+    """Return the name by which a member is asked for, such as `mlp`; for a class that is not registered, the class's
+    name.
+    """
     found = name_of(kind)
     return found.partition(":")[2].partition("/")[0] if found else kind.__name__
 
 
 def member_of(module: str) -> tuple[str, str]:
-    """Return folder and name of the member that a module is, here or in another installed package; empty if it is
-    none.
+    """Return the folder and name of the member that a module defines, in this or another installed package; a pair of
+    empty strings if it defines none.
     """
     home, _, name = module.rpartition(".")
     for folder, package in FOLDERS.items():
@@ -91,7 +93,7 @@ def member_of(module: str) -> tuple[str, str]:
 
 
 def class_of(name: str, folder: str) -> type | None:
-    """Return the class to which `name_of` gives this name, in one folder; None if no registered member has it."""
+    """Return the class whose `name_of` is this name, in one folder; None if no registered member has it."""
     head, _, tail = name.partition(":")
     member, slash, role = tail.partition("/")
     if head != folder or slash + role not in ROLES or member not in names(folder):

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def child_seed(root: int, *names: str | int) -> int:
-    """Return a 32-bit seed that depends on `root` and on every name, and on nothing else.
+    """Return a 32-bit seed that is determined by `root` and the sequence of names alone.
 
-    The same path of names gives the same seed on every machine; other paths are independent.
+    The same names give the same seed on every machine; seeds of other names are independent.
     """
     path = "\x1f".join([str(int(root)), *(str(name) for name in names)])
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")

@@ -31,20 +31,21 @@ _MEASURES = {"classes": "accuracy", "real": "r2"}
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity(Analysis):
-    """The probe at every value of one parameter, on the task and on all draws of every control.
+    """Fits and scores the probe at every value of one of its parameters, on the task and on all draws of every control.
 
-    Points at each x = value: `accuracy` (or `r2`) of the task and, as a mean over draws, of every control, on test;
-    `selectivity`, their difference, paired (`above_chance` against a chance check); and `dev_accuracy` (`dev_r2`), by
-    which a value is to be chosen. Intervals carry the clusters of test, seeds and draws.
+    At each value x it gives these points: `accuracy` (or `r2`) on test, of the task and, averaged over draws, of every
+    control; `selectivity`, the paired difference of the two (called `above_chance` if the control is a chance check);
+    and `dev_accuracy` (`dev_r2`), by which a value should be chosen. Intervals cover the sampling of test clusters,
+    seeds and draws.
 
-    Misleads: choosing the value with the best selectivity on test finds one that is too good; choose on dev. A larger
-    l2 is *less* capacity. Values are not nested fits: each is trained anew, so a stochastic probe's curve is as rough
-    as its seeds.
+    It misleads if the value with the best selectivity on test is chosen, since that selectivity is biased upwards:
+    choose on dev. A larger l2 is *less* capacity. Values are not nested fits: each is trained anew, so a stochastic
+    probe's curve is as rough as its seeds.
 
     Args:
-        parameter: the probe's parameter: rank, hidden, k, l2, dropout, weight_decay or any other whole or real
-            number ("": its first of hidden, k, rank, l2). Probes that lack it are passed over.
-        values: its values, joined by `|`, such as 1|2|5|10 (default: by parameter).
+        parameter: the probe's parameter: rank, hidden, k, l2, dropout, weight_decay or any other whole or real number
+            ("": the first of hidden, k, rank, l2 that the probe has). Probes that lack it are skipped.
+        values: its values, joined by `|`, such as 1|2|5|10 (default: a list for each parameter).
 
     References:
         Hewitt and Liang 2019, Designing and Interpreting Probes with Control Tasks, §4.2.
@@ -71,11 +72,11 @@ class Capacity(Analysis):
         return self._parameter(probe) in probe.get_params()
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return the split that is scored and what the intervals take into account."""
+        """Return, for JSON, the split that is scored and the sources of variation that the intervals cover."""
         return {"split": "test", "interval": "clusters of test, seeds, draws"}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Return the points of every value, in the order of the values."""
+        """Fit the probe at every value and return the points, in the order of the values."""
         name = self._parameter(probe)
         whole = isinstance(probe.get_params()[name], int | None)
         points: list[Point] = []

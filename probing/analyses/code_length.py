@@ -34,20 +34,23 @@ class CodeLength(Analysis):
     and no probe can be fitted, labels are sent by their frequencies so far, each counted once more. A probe that is
     easy to fit makes the code short early: length measures how well and with how little data labels can be read.
 
-    Points, for the task and every draw of every control: `code_length`; `compression`, n log₂ K over it, and
-    `marginal_compression`, n H(Y) over it (H(Y): the entropy of the train labels); `data_part`, the cross-entropy of
-    the train rows under the probe fitted on all of them, and `model_part`, the rest of the length; `learning_curve`,
-    the cost per label of the block after x rows. Their interval carries the data orders (Student's t; with one order,
-    none of it) and the clusters of the train rows, given their number; it does not carry other fits on the same rows.
+    It gives these points, for the task and every draw of every control: `code_length`; `compression`, n log₂ K divided
+    by the code length, and `marginal_compression`, n H(Y) divided by it (H(Y): the entropy of the train labels);
+    `data_part`, the cross-entropy of the train rows under the probe fitted on all of them, and `model_part`, the rest
+    of the length; `learning_curve`, the cost per label of the block after x rows. Their interval carries the data
+    orders (Student's t; with one order, none of it) and the clusters of the train rows, given their number; it does not
+    carry other fits on the same rows.
 
-    Misleads: lengths grow with n, so compare them on equal rows only, by compression elsewhere; a probe that overfits
-    small blocks pays for it, so that noise can cost more than n log₂ K and a wide state more than a narrow one.
+    It misleads across data of different sizes: lengths grow with n, so compare lengths only on the same rows, and
+    compression otherwise. A probe that overfits small blocks pays for it, so noise can cost more than n log₂ K, and a
+    wide state more than a narrow one.
 
     Args:
         orders: data orders, each a seeded permutation of the groups.
         compatible: as in the implementation published with the paper: a block's probe stops by the outside dev rows
             (else by a slice of what was sent), and losses in nats are added to the first block's bits. Such a sum is
-            neither; it is what published figures are. `code_length_in_bits` is the length of the same fits in bits.
+            neither bits nor nats, but published figures are such sums. `code_length_in_bits` is the length of the same
+            fits in bits.
 
     References:
         Voita and Titov 2020, Information-Theoretic Probing with Minimum Description Length, eq. 3, §2.3.
@@ -65,7 +68,7 @@ class CodeLength(Analysis):
         return gives_probabilities(probe)
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return the rows, groups, blocks and smoothing of the code."""
+        """Return, for JSON, the numbers of rows and groups, the block ends and the smoothing."""
         train = data.labels.rows("train")
         return {
             "rows": len(train),
@@ -77,7 +80,7 @@ class CodeLength(Analysis):
         }
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Return the code lengths of all label sets; every data order fits all of them at once."""
+        """Fit the blocks of every data order on all label sets at once, and return the points of all code lengths."""
         by_order = [coded(probe, data, order, outside_dev=self.compatible) for order in range(self.orders)]
         points: list[Point] = []
         for m, (control, draw, labels) in enumerate(data.label_sets):
@@ -88,7 +91,7 @@ class CodeLength(Analysis):
 
 
 def points_of(codes: Sequence[CodedRows], labels: Labels, control: str, draw: int, *, compatible: bool) -> list[Point]:
-    """Return the points of one label set from its costs in every data order."""
+    """Turn the costs of one label set, in every data order, into its points, and return them."""
     in_bits = [code.nats / math.log(2.0) for code in codes]
     costs = [
         np.where(code.block == 0, bits, code.nats) if compatible else bits

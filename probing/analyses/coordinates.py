@@ -19,16 +19,17 @@ _MEASURES = {"classes": "accuracy", "real": "r2"}
 
 @dataclass(frozen=True, kw_only=True)
 class Coordinates(Analysis):
-    """The path of a sparse probe: its coordinates in the order of entry, scored after each.
+    """Reports the path of a sparse probe: which coordinates it chose, in what order, and the score after each.
 
-    Points, for the task and every draw of every control, at x = 1 … s coordinates with the index of the one that
-    entered as `label`: what the probe recorded on train and dev, such as `dev_accuracy` and `dev_log_loss`, without
-    intervals; and at x = s the `accuracy` (or `r2`) on test, with the interval of clusters. A probe has such a path if
-    it names its columns in `PATH_COLUMNS` and gives `path_` and `coordinates_` when fitted, as `sparse` does. For test
-    scores at other numbers of coordinates see `capacity:parameter=k`.
+    It gives points for the task and for every draw of every control. At x = 1 … s coordinates, with the index of the
+    coordinate added last as `label`, they are the scores that the probe recorded on train and dev, such as
+    `dev_accuracy` and `dev_log_loss`, without intervals. At x = s there is also `accuracy` (or `r2`) on test, with an
+    interval by clusters. A probe has such a path if it names its columns in `PATH_COLUMNS` and gives `path_` and
+    `coordinates_` when fitted, as `sparse` does. For test scores at other numbers of coordinates see
+    `capacity:parameter=k`.
 
-    Misleads: of two coordinates that say the same only one is named. Compare the path with that of the control, which
-    finds coordinates too.
+    It misleads where two coordinates carry the same information, since only one of them is named. Compare the path with
+    that of the control, for which the probe finds coordinates, too.
 
     References:
         Dalvi et al. 2019, What Is One Grain of Sand in the Desert? Analyzing Individual Neurons in Deep NLP Models, §3.
@@ -37,15 +38,18 @@ class Coordinates(Analysis):
     kinds: ClassVar[tuple[Kind, ...]] = ("classes", "real")
 
     def accepts(self, probe: Probe) -> bool:
-        """Return whether the probe keeps a path."""
+        """Return whether the probe records a path (names its columns in `PATH_COLUMNS`)."""
         return bool(_columns(probe))
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return what the interval takes into account."""
+        """Return, for JSON, a note on which intervals the points have."""
         return {"interval": "clusters of test; none on train and dev"}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Return the paths of all label sets (of the first seed)."""
+        """Fit the probe on every label set and return the points of all paths; where there are several seeds, of the
+        first.
+
+        """
         measure, test = measure_of(_MEASURES[data.labels.kind]), data.resamplers["test"]
         points: list[Point] = []
         for fits, (control, draw, labels) in zip(fits_of(probe, data, data.states), data.label_sets, strict=True):

@@ -25,20 +25,21 @@ BITS = "bits per label"
 
 @dataclass(frozen=True, kw_only=True)
 class Information(Analysis):
-    """Usable information in bits: I_V(X→Y) = H_V(Y) − H_V(Y|X), or given a site B: I_V(X→Y|B) = H_V(Y|[B; 0]) −
-    H_V(Y|[B; X]).
+    """Measures usable information in bits: I_V(X→Y) = H_V(Y) − H_V(Y|X), or, given a site B, I_V(X→Y|B) = H_V(Y|[B; 0])
+    − H_V(Y|[B; X]).
 
     H_V are cross-entropies in bits per label on the test rows (a probability is taken as at least 2⁻⁵⁰, as in the
     measure `log_loss`). H_V(Y) is that of the train label frequencies; the others are those of the probe, fitted on
     train, on X, on B beside zeros of X's width, and on B beside X; the probe standardises what it reads, and how sure
-    it is, is chosen on dev (`measures/_temperatures.py`). Points, for the task and every draw of every control:
-    `label_entropy` (or `baseline_entropy`), `conditional_entropy`, and their difference, `usable_information` (or
-    `conditional_information`), for controls also its mean over draws. The interval of a difference is paired; it
-    carries the clusters of test and the seeds, and of a mean the draws.
+    it is, is chosen on dev (`measures/_temperatures.py`). It gives these points, for the task and every draw of every
+    control: `label_entropy` (or `baseline_entropy`), `conditional_entropy`, and their difference, `usable_information`
+    (or `conditional_information`), for controls also its mean over draws. The interval of a difference is paired; it
+    covers the sampling of test clusters and of seeds, for a mean over draws also that of draws.
 
-    Misleads: what is found is a lower bound on what is there, by a probe of finite data. It can be a little
-    negative where dev is small: what is chosen there need not hold on test. Conditional information of X given
-    B says what this family reads from X and not from B; a more able family may read it from B.
+    It misleads if read as all the information that a state holds: it is what this family of probes reads after training
+    on finite data, a lower bound. It can be a little negative where dev is small: what is chosen there need not hold on
+    test. Conditional information of X given B says what this family reads from X and not from B; a more able family may
+    read it from B.
 
     Args:
         given: a site of the store, such as `resid.0`, beyond which the information is measured ("": none).
@@ -55,13 +56,13 @@ class Information(Analysis):
         return gives_probabilities(probe)
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return the split, what the interval takes into account, and the site that the information is conditional
-        on.
+        """Return, for JSON, the split, the sources of variation that the intervals cover, and the site that the
+        information is conditional on.
         """
         return {"split": "test", "interval": "clusters of test, seeds, draws of a mean", "given": self.given or None}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Return both entropies and the information of every label set."""
+        """Fit the probes and return, for every label set, both entropies and their difference."""
         loss, resampler = measure_of("log_loss"), data.resamplers["test"]
         if data.given is None:
             without = [_entropy(labels, loss, resampler) for _, _, labels in data.label_sets]

@@ -189,7 +189,7 @@ def _as_words(
 
 
 def main() -> None:
-    """Run the command `probing`: its entry point."""
+    """Run the command line `probing`."""
     stopping.listen()
     open_streams()
     warnings.formatwarning = _as_words

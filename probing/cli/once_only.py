@@ -12,8 +12,8 @@ class OnceOnly(TyperCommand):
     """A command that takes each option once, except those that may be repeated."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments, and refuse a repeated option, of which only the last value would be kept without a
-        word.
+        """Parse the arguments, and refuse an option that is given twice; otherwise the last value would
+        silently win.
         """
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         for param, times in Counter(order).items():

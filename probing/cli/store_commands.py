@@ -30,7 +30,7 @@ _REASONS = {
 
 
 def print_store(path: Path, as_json: bool, *, brief: bool = False) -> None:
-    """Print the summary of a store, as `store_info` gives it; `brief` cuts the ids short."""
+    """Print the summary of a store that `store_info` returns; `brief` shortens the ids."""
     info = import_module("probing.states.store").store_info(path)
     missing = [] if as_json else info.pop("missing", [])
     info = info if as_json else _readable(info, brief=brief)
@@ -62,8 +62,8 @@ def _readable(info: dict[str, Any], *, brief: bool) -> dict[str, Any]:
 
 
 def print_mapping(info: dict[str, Any], as_json: bool, *, verbatim: bool = False) -> None:
-    """Print a mapping as two columns, or as one JSON line. With `verbatim`, keys are names that can be typed, and stay
-    as they are.
+    """Print a mapping as two columns, or as one JSON line. With `verbatim`, keys are printed unchanged, since they are
+    names that can be typed.
     """
     import json
 

@@ -17,17 +17,17 @@ from probing.statistics.clusters import Resampler
 
 @dataclass(frozen=True)
 class SiteData:
-    """The data that an analysis reads at one site.
+    """Holds the data that an analysis reads at one site.
 
     Attributes:
         site: its name.
         states: `(n, D)` states by split.
-        labels: of the task, all splits; `labels.rows(split)` are the rows of `states[split]`, in that order.
-        controls: the labels of every draw, by name of the control.
-        given: states by split of the site that the analysis names in `given`, else None.
-        seeds: of the run.
-        resamplers: clusters and their weights, by split (dev and test).
-        chance_checks: controls against which selectivity is not defined.
+        labels: labels of the task, in all splits; `labels.rows(split)` are the rows of `states[split]`, in that order.
+        controls: by name of the control, the labels of each of its draws.
+        given: by split, the states of the site that `Analysis.given` names; None if it names none.
+        seeds: seeds of the fits, one per fit of a stochastic probe.
+        resamplers: by split (dev and test), the clusters and their bootstrap weights.
+        chance_checks: names of the controls that only check for chance, so that no selectivity is defined against them.
     """
 
     site: str
@@ -63,11 +63,11 @@ class Analysis(ABC):
         return True
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return the settings that enter the numbers and are no parameters, ready for JSON."""
+        """Return, ready for JSON, settings that change the numbers but are no parameters of the analysis."""
         return {}
 
     @abstractmethod
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Return the numbers, in the order in which they are reported. `probe` is never fitted itself, only its
-        clones.
+        """Run the analysis and return its points, in the order in which they are reported. `probe` itself is never
+        fitted, only clones of it.
         """

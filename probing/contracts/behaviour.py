@@ -22,14 +22,15 @@ WORD = "word"
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """N rows of text as a model reads them; several rows may be of one example.
+    """Holds N rows of text as a model reads them; several rows may come from one example.
 
     Attributes:
-        tokenizer: of the model.
-        encoded: the examples.
-        example: `(N,)` which of them each row is of.
-        pieces: for each named position N arrays of the pieces that it covers; "" where rows are words.
-        labels: `(N,)` class codes by column, for contrasts.
+        tokenizer: the model's tokenizer.
+        encoded: the tokenised examples.
+        example: `(N,)` for each row, the index of its example in `encoded`.
+        pieces: for each named position, N arrays of the indices of the pieces that it covers; the name is "" where rows
+            are words.
+        labels: by name of a label column, `(N,)` class codes.
     """
 
     tokenizer: Any
@@ -39,8 +40,8 @@ class Texts:
     labels: Mapping[str, Ints] = field(default_factory=dict)
 
     def last_of(self, position: str) -> Ints:
-        """Return the last piece of each row at a position, `(N,)`; for `end`, the last piece of the text that is not
-        special.
+        """Return the index of the last piece of each row at a position, `(N,)`; for `end`, of the last piece of the
+        text that is not special.
 
         Raises:
             UnknownName: no such position.
@@ -60,12 +61,13 @@ def _last_of_text(one: Encoded) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """Outputs of a model for B rows of at most T pieces.
+    """Holds the outputs of a model for a batch of B rows, padded to T pieces.
 
     Attributes:
-        values: `(B, V)` logits at one piece, or output of a head; `(B, T, D)` final states, 0 where there is padding.
-        content: `(B, T)` bool, pieces that are neither padding nor special.
-        real: `(B, T)` bool, pieces that are no padding.
+        values: `(B, V)` logits at one piece or the output of a sequence head; or `(B, T, D)` final states, 0 at
+            padding.
+        content: `(B, T)` bool, true at pieces that are neither padding nor special.
+        real: `(B, T)` bool, true at pieces that are not padding.
     """
 
     values: Tensor
@@ -78,8 +80,8 @@ Readout = Callable[[Outputs], Tensor]
 
 
 class Behaviour(ABC):
-    """A part of the output to measure: only configuration until `fit`. Each behaviour is one file of `behaviours/`, and
-    its class is named there as `MEMBER`.
+    """Defines which part of the model's output is measured. An object holds options only, until `fit`. Each behaviour
+    is one file of `behaviours/`, which names its class as `MEMBER`.
 
     Class attributes:
         source: what it reads: `logits` at one piece, the `output` of a sequence head, or the final `states`.
@@ -89,17 +91,17 @@ class Behaviour(ABC):
 
     @property
     def are_logits(self) -> bool:
-        """Whether a softmax of the behaviour gives probabilities."""
+        """Whether the behaviour is logits, so that a softmax of it gives probabilities."""
         return False
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files whose content, not their names alone, decides what is measured."""
+        """Files that the behaviour reads; their content enters the identity of a result, not only their names."""
         return ()
 
     def answer_pieces(self, tokenizer: Any) -> Answers:
-        """Return the pieces whose logits are measured, answer by answer; () where the behaviour is no logits of single
-        pieces.
+        """Return, for each answer, the pieces whose logits are measured: (vocabulary id, text). Return () for a
+        behaviour that is not made of logits of single pieces.
 
         Raises:
             NoBehaviour: answers that the model cannot give.
@@ -107,7 +109,7 @@ class Behaviour(ABC):
         return ()
 
     def pieces(self, texts: Texts) -> Ints | None:
-        """Return the piece whose logits are read, `(N,)`; None where `source` is not logits.
+        """Return the index of the piece of each row whose logits are read, `(N,)`; None if `source` is not `logits`.
 
         Raises:
             NoBehaviour: a row has no such piece.
@@ -115,7 +117,7 @@ class Behaviour(ABC):
         return None
 
     def check(self, tokenizer: Any) -> Behaviour:
-        """Return the behaviour, if no objection to it can be seen before the model runs.
+        """Check the behaviour as far as is possible before the model runs, and return it.
 
         Raises:
             NoBehaviour: answers that the model cannot give.
@@ -124,11 +126,13 @@ class Behaviour(ABC):
 
     @abstractmethod
     def fit(self, texts: Texts, clean: Callable[[], Iterable[Outputs]]) -> Readout:
-        """Return a function that measures each batch of outputs; `self` is never changed.
+        """Fit the behaviour on the rows and return a function that measures it on each batch of outputs; `self` is
+        never changed.
 
         Args:
             texts: the rows.
-            clean: gives the outputs of the model as it is, batch by batch, all rows in order; each call runs it again.
+            clean: a function that runs the unedited model and yields its outputs batch by batch, all rows in order;
+                each call runs the model again.
 
         Raises:
             NoBehaviour: there is nothing to measure.

@@ -9,14 +9,15 @@ from probing.labels import Labels
 
 
 class Control(ABC):
-    """Makes the labels of a control task from a task's: the same rows, classes and splits, other `y`.
+    """Makes the labels of a control task from those of a task: it keeps rows, classes and splits, and draws another
+    `y`.
 
     Controls that keep the labels and change the states are `probing.contracts.state_control.StateControl`.
 
     Class attributes:
-        is_selectivity: False: a chance check, never called selectivity.
-        levels: levels of tasks it serves.
-        answers: the objection that it answers, as a reader would put it.
+        is_selectivity: whether the task's score above this control is called selectivity; False for a chance check.
+        levels: the levels of tasks that it can be used for.
+        answers: the objection to a probe's result that it answers, in a reader's words.
         draws: how many times labels are drawn; each draw is trained. A parameter of the same name overrides it.
     """
 
@@ -27,17 +28,17 @@ class Control(ABC):
 
     @abstractmethod
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Return the labels of one draw: those of the task with another `y`.
+        """Draw the labels of the control task once and return them: the task's labels with another `y`.
 
-        Controls that draw by a key fill in `ceiling` and `seen`, too: what memory of every key would reach. `control`
-        may be left empty; then results call the control by its recipe.
+        A control that draws by a key also sets `ceiling` (the accuracy of a reader that has memorised every key of
+        train) and `seen`. `control`, its name in results, may be left empty; results then use its recipe.
 
         Raises:
-            DegenerateDesign: no key to draw by, or fewer than two classes left.
+            DegenerateDesign: the rows have no key to draw by, or fewer than two classes are left.
         """
 
     def key_of(self, labels: Labels) -> str:
-        """Return the key that the control draws by; rows without a value of it are left out of the task. Empty:
-        none.
+        """Return the name of the key that the control draws by; rows that have no value of it are left out of the task.
+        Return "" if it draws by none.
         """
         return ""

@@ -17,11 +17,11 @@ from probing.results.use import Answers
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """The place of an edit: a site, and one of the positions that each row names.
+    """Names the place of an edit: a site and one of the positions that each row has.
 
     Attributes:
-        site: `resid.3`.
-        position: `subject`, `query`, …; "" where rows have one position only.
+        site: name of the site, such as `resid.3`.
+        position: name of the position, such as `subject`; "" where rows have a single position.
     """
 
     site: str
@@ -32,11 +32,11 @@ class Place:
 
 
 class Instrument(ABC):
-    """A model and its behaviour on N fixed rows; it can be run again from a place on with other states there.
+    """Runs a model on N fixed rows and measures its behaviour, with the states at chosen places replaced or not.
 
-    The state of a row at a place is one vector, whatever number of pieces it was pooled from: what is given is put
-    there by adding the difference to each of those pieces. Rows are edited one by one: an edit of one row is not seen
-    by another of the same text.
+    The state of a row at a place is one vector, even where it was pooled from several pieces. Another state is set by
+    adding its difference from the clean one to each of those pieces. Each row is edited in a run of its own, so an edit
+    of one row does not reach another row of the same text.
     """
 
     @property
@@ -65,17 +65,18 @@ class Instrument(ABC):
     def run_from(
         self, site: str, rows: NDArray[np.int64], states: Mapping[str, Tensor], *, frozen_norms: bool = False
     ) -> Tensor:
-        """Return the behaviour `(n, V)` when n rows have other states at one site; it is differentiable in `states`.
+        """Run n rows with other states at one site and return the behaviour `(n, V)`, differentiable in `states`.
 
         Args:
-            site: of the edit.
-            rows: `(n,)` rows, any number of times each.
-            states: `(n, D)` by position; several are edited together. Gradients flow where they ask for them.
-            frozen_norms: later LayerNorm and RMSNorm scales are held at their clean values.
+            site: the site that is edited.
+            rows: `(n,)` row numbers; a row may occur several times.
+            states: by position, `(n, D)` states to set there; several positions are edited in one run. Gradients flow
+                to those that require them.
+            frozen_norms: whether later LayerNorms and RMSNorms divide by the scales of the clean run.
 
         Raises:
             UnknownName: no such site or position.
-            ReplayUnavailable: scales cannot be held.
+            ReplayUnavailable: the scales of this model's norms cannot be frozen.
         """
 
     @property
@@ -85,7 +86,9 @@ class Instrument(ABC):
 
     @property
     def answers(self) -> Answers:
-        """The pieces whose logits are the behaviour, answer by answer; () where the behaviour is something else."""
+        """For each answer, the pieces whose logits are the behaviour; () where the behaviour is not made of logits of
+        single pieces.
+        """
         return ()
 
     @property
@@ -100,20 +103,20 @@ class Instrument(ABC):
 
     @property
     def offsets(self) -> NDArray[np.int64] | None:
-        """How far into its text each row lies, `(N,)`; None where all rows are alike in this."""
+        """Distance of each row from the beginning of its text, `(N,)`; None where it is the same for all rows."""
         return None
 
     def batches(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Return indices into `rows`, in parts that are well run at once."""
+        """Split the rows into batches and return the indices into `rows` of each."""
         return np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // 8192)))
 
     def slopes(self, rows: NDArray[np.int64], coefficients: NDArray[np.float64]) -> dict[Place, NDArray[np.float64]]:
-        """Return, by place, the derivatives `(n, D)` of each row's ⟨coefficients, behaviour⟩ in its states, at the
-        clean states.
+        """Return, for each place, the derivatives `(n, D)` of ⟨coefficients, behaviour⟩ of each row with respect to its
+        state, at the clean states.
 
         Args:
-            rows: `(n,)`.
-            coefficients: `(n, V)`.
+            rows: `(n,)` row numbers.
+            coefficients: `(n, V)` weights of the behaviour's dimensions.
         """
         found: dict[Place, list[NDArray[np.float64]]] = {place: [] for place in self.places}
         parts = self.batches(rows)
@@ -129,8 +132,8 @@ class Instrument(ABC):
         return {place: np.concatenate(slopes)[back] for place, slopes in found.items()}
 
     def exchange(self, place: Place, rows: NDArray[np.int64], donors: NDArray[np.int64]) -> Tensor:
-        """Return the behaviour `(n, V)` when each of n rows has at a place the state of its donor, another row. The
-        exchange is piece by piece where the state was pooled from several.
+        """Run each of n rows with its state at a place replaced by that of its donor, another row, and return the
+        behaviour `(n, V)`. Where a state was pooled from several pieces, they are replaced one by one.
 
         Raises:
             BadParameter: a row and its donor have different numbers of pieces there.
@@ -144,16 +147,19 @@ class Instrument(ABC):
         coefficients: NDArray[np.float64],
         places: Sequence[Place],
     ) -> dict[Place, NDArray[np.float64]]:
-        """Return, by place, what `exchange` does to each row's ⟨coefficients, behaviour⟩ to first order, `(n,)`."""
+        """Return, for each place, the first-order effect of `exchange` on ⟨coefficients, behaviour⟩ of each row,
+        `(n,)`.
+        """
         slopes = self.slopes(rows, coefficients)
         states = {place: self.states(place).astype(np.float64) for place in places}
         return {p: np.einsum("nd,nd->n", slopes[p], x[donors] - x[rows]) for p, x in states.items()}
 
     def check(self) -> None:
-        """Prove that edits do what they should; called once, before anything is measured.
+        """Check that edits work, before anything is measured: writing back the states that were read must leave the
+        behaviour unchanged.
 
         Raises:
-            EditFailed: which identity does not hold.
+            EditFailed: it does not, or another identity does not hold; the message names it.
         """
         rows = np.arange(min(self.n_rows, 32))
         clean = torch.from_numpy(self.clean()[rows])
@@ -164,10 +170,10 @@ class Instrument(ABC):
             expect_equal(again, clean, "writing back the states that were read", str(place))
 
     def check_places(self, places: Sequence[Place]) -> None:
-        """Refuse places that this instrument does not have.
+        """Check that this instrument has all of these places.
 
         Raises:
-            UnknownName: one of them is not here.
+            UnknownName: it lacks one of them.
         """
         for place in places:
             if place not in self.places:
@@ -186,14 +192,15 @@ def expect_equal(
     dtype: torch.dtype = torch.float32,
     scale: float | None = None,
 ) -> None:
-    """Refuse an instrument whose outputs break an identity that they must meet.
+    """Check that two outputs are equal within the precision of the data type, as an identity demands.
 
     Args:
-        found, expected: of one shape.
-        what: the identity, as it ends the sentence "… does not hold".
-        where: place, or row.
-        dtype: what was computed in: float32 and float64 may differ by 1e-5 of the scale, half precision by 1e-2.
-        scale: None: the largest expected number.
+        found, expected: the outputs to compare, of the same shape.
+        what: words for the identity, to complete the sentence "… does not hold".
+        where: the place or row, for the message.
+        dtype: data type of the computation: in float32 and float64 a difference of 1e-5 of the scale is allowed, in
+            half precision of 1e-2.
+        scale: the size of number that the tolerance is relative to; None: the largest expected magnitude.
 
     Raises:
         EditFailed: they differ by more, or are not finite.

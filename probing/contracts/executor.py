@@ -21,13 +21,13 @@ Status = Literal["done", "failed", "lost"]
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """One piece of work; doing it twice gives the same files as doing it once.
+    """Describes one piece of work; doing it twice writes the same files as doing it once.
 
     Attributes:
-        id: derived from what is to be done, equal in every process and run.
-        name: for messages.
-        size: how much work it is, in whatever the plan counts (words).
-        payload: what a worker needs besides what it has; it must survive a process boundary.
+        id: hash of what is to be done, equal in every process and run.
+        name: its name in messages.
+        size: amount of work, in the unit that the plan counts in (words, for extraction).
+        payload: data that a worker needs for this unit; it must be picklable.
     """
 
     id: str
@@ -38,7 +38,7 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class WorkPlan:
-    """Units of work, in the order in which they are begun."""
+    """Lists units of work, in the order in which they are started."""
 
     units: tuple[WorkUnit, ...]
 
@@ -49,13 +49,14 @@ class WorkPlan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a unit, as the executor saw it; whether the unit is done is decided by its files.
+    """Describes how a unit ended, as the executor saw it; whether the work is really done is decided by the unit's
+    files.
 
     Attributes:
-        unit: which.
-        status: `done`; `failed`: it raised; `lost`: its workers died.
-        error: why it is not done.
-        seconds: from its beginning to its end.
+        unit: the unit.
+        status: `done`, `failed` (it raised an error) or `lost` (its workers died).
+        error: the error, if it is not done.
+        seconds: time from its start to its end.
     """
 
     unit: WorkUnit
@@ -66,11 +67,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class WorkerSlot:
-    """The place of a worker: its number among the workers, and its threads.
+    """Describes a worker's place: its number among the workers, and its processor threads.
 
     Attributes:
         slot: its number among the workers, from 0 on; None: the one worker in the caller's own process.
-        threads: processor threads that are its own; None: as they are.
+        threads: number of processor threads it uses; None: unchanged.
     """
 
     slot: int | None = None
@@ -83,8 +84,8 @@ def unit_id(*parts: Any) -> str:
 
 
 def as_work_error(error: BaseException, name: str) -> ProbingError:
-    """Return the error itself, with its attributes, if it is an error of this package or of the machine; else a
-    `UnitFailed` with its type, message and place.
+    """Return an error that may be passed between processes: the error itself if it is one of this package or of the
+    machine, else a `UnitFailed` that names its type, message and place.
     """
     known = machine.typed(error)
     if isinstance(known, NotEnoughMemory):
@@ -110,31 +111,32 @@ class Worker(ABC):
 
     @abstractmethod
     def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
-        """Do as much of a unit as must be done before the next can be started.
+        """Do the part of a unit that must be done before the next unit can start; the returned function does the rest.
 
         Args:
             unit: what to do.
-            report: called with how much of `unit.size` was done; also a sign of life.
+            report: called with the part of `unit.size` that was done since the last call; each call also shows that the
+                worker is alive.
 
         Returns:
-            A function that waits until the unit is on the disk, or raises why it is not.
+            A function that waits until the unit is on the disk, and raises an error if it could not be written.
 
         Raises:
-            StoreBusy: somebody else is doing it; it is offered again later.
+            StoreBusy: another process is doing this unit; the executor offers it again later.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Release what the worker holds, and wait for what is being written."""
+        """Wait until everything is written, and release what the worker holds."""
 
 
 WorkerFactory = Callable[[WorkerSlot], Worker]
 
 
 class Executor(ABC):
-    """Runs units of work on workers, each of which was made once by a factory.
+    """Runs units of work on workers; a factory makes each worker once.
 
-    It may run a unit more than once and may be wrong about what is done: the files on disk decide.
+    It may run a unit more than once, and its report of what is done may be wrong: the files on disk decide.
 
     Class attributes:
         in_process: whether the worker lives in the caller's process. If not, factory and payloads are sent there.
@@ -145,19 +147,19 @@ class Executor(ABC):
 
     @abstractmethod
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit, and yield an outcome of each in the order of their ends. Closing the iterator stops the
+        """Run every unit and yield its outcome, in the order in which units end. Closing the iterator stops the
         workers.
 
         Args:
             plan: the units.
-            factory: makes a worker, in the worker's own process.
-            report: called with how much was done, in the unit of `WorkUnit.size`.
+            factory: a function that makes a worker; it is called in the worker's process.
+            report: called with the amount of work done, in the unit of `WorkUnit.size`.
 
         Raises:
             Stalled: no worker made progress for the stated time.
             WorkerLost: workers die before they begin.
-            MissingDependency: a package is not installed.
-            ProbingError: what the factory raised.
+            MissingDependency: a package that the executor needs is not installed.
+            ProbingError: the factory raised it.
         """
 
 

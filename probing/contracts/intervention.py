@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Targets:
-    """Labels and strata of n rows.
+    """Holds the labels and strata of n rows.
 
     Attributes:
         z: `(n,)` class codes 0 … K-1 (int64), or real values (float64).
@@ -30,7 +30,7 @@ class Targets:
 
 
 class Edit(ABC):
-    """A fitted edit: it takes states and returns edited states."""
+    """A fitted edit of states: `apply` takes states and returns edited ones."""
 
     @abstractmethod
     def apply(
@@ -39,9 +39,9 @@ class Edit(ABC):
         """Return the edited states, `(n, D)`.
 
         Args:
-            states: `(n, D)`.
-            targets: of these rows.
-            goals: `(n,)` the class or value that each row is to have; erasers pay no heed to it.
+            states: `(n, D)` states to edit.
+            targets: labels and strata of these rows.
+            goals: `(n,)` the class or value that each row shall have after the edit; erasers ignore it.
         """
 
     @property
@@ -51,12 +51,14 @@ class Edit(ABC):
 
 
 class Intervention(ABC):
-    """A kind of edit: only configuration until `fit`. Each intervention is one file of `interventions/`, and its class
-    is named there as `MEMBER`.
+    """A kind of edit of states. An object holds options only, until `fit`. Each intervention is one file of
+    `interventions/`, which names its class as `MEMBER`.
 
     Class attributes:
-        erases: it takes a property away (to be judged against marginals) and does not put another value in its place.
-        decides: it may enter a verdict; others stand beside it for comparison with the literature.
+        erases: whether it removes a property (and is judged against the marginals) instead of putting another value in
+            its place.
+        decides: whether verdicts may use it; other interventions are reported beside verdicts, for comparison with the
+            literature.
     """
 
     erases: ClassVar[bool] = False
@@ -64,8 +66,8 @@ class Intervention(ABC):
 
     @abstractmethod
     def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int) -> Edit:
-        """Learn from `(N, D)` states of fold F1; `self` is never changed.
+        """Fit the edit on states `(N, D)` of fold F1 and return it; `self` is never changed.
 
         Raises:
-            DegenerateDesign: one class, or nothing to learn from.
+            DegenerateDesign: the rows have one class only, or nothing can be learned from them.
         """

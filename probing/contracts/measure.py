@@ -23,8 +23,8 @@ class Measure(ABC):
     needs_two_classes: ClassVar[bool] = False  # True: undefined on rows that all have one class
 
     def informed(self, labels: Labels) -> Measure:
-        """Return this measure with what it needs to know of all labels (train too) of the label set to score; most need
-        nothing.
+        """Return a copy of this measure that knows facts about the whole label set (train too), such as label
+        frequencies; measures that need none return themselves.
         """
         return self
 
@@ -33,11 +33,13 @@ class Measure(ABC):
 
     @abstractmethod
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return the numbers of each row that enter the score, `(N, J)`."""
+        """Return, for each row, the J numbers whose sums the score is computed from, `(N, J)`."""
 
     @abstractmethod
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the scores `(...)` from sums `(..., J)` of the row statistics."""
+        """Compute the scores `(...)` from the sums `(..., J)` of the row statistics, and return them; NaN where a score
+        is not defined.
+        """
 
     def value(self, y: NDArray[Any], prediction: Prediction) -> float:
         """Return the score on all rows."""
@@ -46,7 +48,9 @@ class Measure(ABC):
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the scores `(R,)` under cluster weights `(R, S)`; `groups` is `(N,)` in 0 … S-1."""
+        """Return the scores `(R,)` on R bootstrap resamples: `weights` `(R, S)` says how often each cluster is drawn,
+        and `groups` `(N,)` which cluster, 0 … S-1, each row is in.
+        """
         rows = self.row_statistics(y, prediction)
         sums = np.stack([np.bincount(groups, column, weights.shape[1]) for column in rows.T], axis=1)
         return self.from_totals(weights @ sums)

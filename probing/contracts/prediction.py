@@ -13,15 +13,16 @@ from probing.labels import Labels
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predictions of a fitted probe for N rows.
+    """Holds the predictions of a fitted probe for N rows.
 
     Attributes:
-        values: `(N,)` predicted class codes (int64) or real values (float64); of labels `(N, C)`, 0 or 1.
-        log_probabilities: `(N, K)` natural logs, float64; None for regression or probes without probabilities. Of
-            labels `(N, C, 2)`, of not having and having each.
-        labels: the N rows themselves, for measures that compare rows of one sentence.
-        tempered: the logs, of the same shape, as sure as dev bears out (`measures/_temperatures.py`), for measures that
-            count bits; None: as sure as they are.
+        values: `(N,)` predicted class codes (int64) or real values (float64); for several labels a row, `(N, C)` of 0
+            and 1.
+        log_probabilities: `(N, K)` natural logs, float64; None for regression or probes without probabilities. For
+            several labels a row, `(N, C, 2)`: of not having and of having each label.
+        labels: the labels of the N rows, for measures that compare rows of one sentence.
+        tempered: log probabilities whose log odds over the label frequencies are scaled by a factor fitted on dev
+            (`measures/_temperatures.py`), of the same shape, for measures that count bits; None: not scaled.
     """
 
     values: NDArray[Any]
@@ -31,8 +32,8 @@ class Prediction:
 
     @property
     def believed(self) -> NDArray[np.float64] | None:
-        """The log probabilities that bits are counted from: the tempered ones, or the probe's own where there are
-        none.
+        """The log probabilities from which bits are counted: the tempered ones if there are any, else the
+        probe's own.
         """
         return self.log_probabilities if self.tempered is None else self.tempered
 

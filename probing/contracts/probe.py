@@ -20,21 +20,23 @@ from probing.labels import Kind, RowForm
 
 
 class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
-    """A scikit-learn estimator: only configuration until `fit`. `check_estimator` passes for every member.
+    """The base class of probes: scikit-learn estimators that hold options only, until `fit`. `check_estimator` passes
+    for every member.
 
     Class attributes:
         kinds: the target kinds it can predict.
-        input: what X is: `states`; or `pieces` (of a piece store): then X is `labels.Pieces`; or a key of `Labels.keys`
-            such as `type`: then X is that key's codes, `(N, 1)`.
-        input_as_text: X is the key's strings instead of its codes, `(N, 1)` of dtype object.
+        input: what `fit` is given as X: `states`; `pieces` (of a piece store; X is then `labels.Pieces`); or a key of
+            `Labels.keys`, such as `type` (X is then the codes of that key, `(N, 1)`).
+        input_as_text: whether X holds the key's strings instead of its codes, `(N, 1)` of dtype object.
         stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
         predicts_most_probable: whether `predict` is always the argmax of `predict_log_proba`.
-        row_forms: the forms of rows (`Task.row_form`) that it can make sense of; empty: any.
-        accepts_pairs: whether it takes `Pairs` as they are; else they are laid out.
-        accepts_blocks: whether it takes `RowBlocks`, states that are streamed from the store; else it gets all at once.
+        row_forms: the forms of rows (`Task.row_form`) that it can be fitted on; empty: any.
+        accepts_pairs: whether `fit` takes `Pairs`; otherwise it is given them as one matrix.
+        accepts_blocks: whether `fit` takes `RowBlocks`, states streamed from the store; otherwise it is given all
+            states in memory.
 
     Attributes:
-        about: what a fit that `train` saved is of: task, site, model, labels, …; empty where it is not known.
+        about: for a probe that `train` saved, its task, site, model, labels and so on; empty otherwise.
     """
 
     _before: ClassVar[Mapping[str, str]] = {
@@ -56,7 +58,9 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, D)` states and `(N,)` labels; `dev` serves early stopping only."""
+        """Fit on states X `(N, D)` and labels y `(N,)`, and return self; `dev`, a pair like (X, y), is used for early
+        stopping only.
+        """
 
     @abstractmethod
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -70,7 +74,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """Fit every label set of `targets` (M of `(N,)`) under every seed on one X: result[m][s].
+        """Fit one probe for each of M label sets and each seed, all on the same X, and return them as `result[m][s]`;
+        `targets` is M arrays `(N,)`.
 
         The default is a loop over clones; probes that can share work override it. `self` is never fitted.
         """
@@ -89,7 +94,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[list[Self]]]:
-        """Fit on the first `ends[b]` rows, rising, for every b: result[b][m][s]; otherwise as `fit_many`.
+        """Fit on the first `ends[b]` rows for every b (`ends` rises) and return the probes as `result[b][m][s]`;
+        otherwise as `fit_many`.
 
         The default fits each prefix anew; probes that can go on from the prefix before override it.
         """
@@ -104,16 +110,18 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return the fitted arrays by name, without the trailing underscore: with the parameters, all that `predict`
+        """Return by name (without the trailing underscore) the fitted arrays that, with the parameters, `predict`
         needs.
         """
 
     @abstractmethod
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Set fitted attributes from `state()` and return self."""
+        """Set the fitted attributes from the arrays that `state` returned, and return self."""
 
     def save(self, path: str | Path) -> None:
-        """Write `path`.safetensors (arrays) and `path`.json (name and parameters), each whole. Never pickle."""
+        """Write the arrays to `path`.safetensors and name and parameters to `path`.json, each file whole or not at all,
+        never as pickle.
+        """
         stem = Path(path)
         for suffix, content in self.saved().items():
             write_atomically(stem.with_name(stem.name + suffix), content)

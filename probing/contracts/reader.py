@@ -16,9 +16,9 @@ class CorpusReader(ABC):
 
     @abstractmethod
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """Read all examples of `source`, each into `split` (if "": into the splits that the source gives, else
-        `train`).
+        """Read all examples of `source` and assign them to `split`; if that is "", to the splits that the source names,
+        or to `train`.
 
         Raises:
-            CorpusError: missing, malformed or empty, with file and line.
+            CorpusError: the file is missing, malformed or empty; the message names file and line.
         """

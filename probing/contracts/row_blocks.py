@@ -13,7 +13,7 @@ from probing.errors import BadParameter
 
 
 class StoredStates(Protocol):
-    """The methods of a store of hidden states that row blocks read through."""
+    """The methods of a store of hidden states that `RowBlocks` needs."""
 
     n_rows: int
 
@@ -30,17 +30,18 @@ class StoredStates(Protocol):
 
 
 class RowBlocks:
-    """States `(N, D)` of one site that are never all in memory; `LinearProbe` and `RidgeProbe` train on them too.
+    """Gives the states `(N, D)` of one site block by block, so that they are never all in memory; `LinearProbe` and
+    `RidgeProbe` can train on them.
 
     Args:
-        store: where they lie.
-        site: one of the store's sites.
-        rows: row numbers `(N,)` in the order of the labels; None: all.
-        budget: bytes that a fit on these rows may hold, beside its weights and what the interpreter needs.
+        store: the store that holds the states.
+        site: name of a site of the store.
+        rows: `(N,)` row numbers of the store, in the order of the labels; None: all rows.
+        budget: bytes of memory that a fit on these rows may take, not counting its weights and the interpreter.
 
     Raises:
-        UnknownSite: with the nearest name.
-        BadParameter: a budget below 16 MiB.
+        UnknownSite: the store has no such site; the message names the nearest.
+        BadParameter: the budget is below 16 MiB.
     """
 
     ndim = 2
@@ -59,12 +60,14 @@ class RowBlocks:
 
     @property
     def fits(self) -> bool:
-        """Whether three copies of all rows fit into the budget; then the rows are read once and kept in memory."""
+        """Whether three copies of all rows fit into the budget; if so, a fit reads the rows once and holds them in
+        memory.
+        """
         return 3 * self.dtype.itemsize * self.shape[0] * self.shape[1] <= self.budget
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield the index of a block's first row and its `(n, D)` states, in order; a block takes 1/32 of the budget at
-        most.
+        """Yield, in order, blocks of rows as (index of the first row, states `(n, D)`); a block takes at most 1/32 of
+        the budget.
         """
         most = max(1, min(8192, self.budget // (32 * self.dtype.itemsize * max(1, self.shape[1]))))
         start = 0
@@ -73,7 +76,7 @@ class RowBlocks:
             start += len(states)
 
     def head(self, end: int) -> RowBlocks:
-        """Return the first `end` of these rows."""
+        """Return blocks of the first `end` rows only."""
         part = shallow(self)
         part.rows = (np.arange(len(self)) if self.rows is None else self.rows)[:end]
         part.shape = (len(part.rows), self.shape[1])

@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 
 class RowsOfExamples(Protocol):
-    """Example and word of each of R rows."""
+    """Says for each of R rows which example and which word it belongs to."""
 
     @property
     def example(self) -> Ints:
@@ -64,14 +64,14 @@ class StateTable(Protocol):
 
 @dataclass(frozen=True)
 class Probed:
-    """The store, labels and sites that a control of states is made for.
+    """Holds what a state control is made for: the store, the labels and the sites.
 
     Attributes:
-        table: the states that are probed.
-        sites: those of its sites that are.
-        labels: of the task.
-        seed: root of the control's draws.
-        opened: another store by its directory, with the same kind of rows.
+        table: the store of the states that are probed.
+        sites: the sites of the store that are probed.
+        labels: labels of the task.
+        seed: root seed of the control's draws.
+        opened: a function that opens another store, with the same kind of rows, from its directory.
     """
 
     table: StateTable
@@ -82,12 +82,13 @@ class Probed:
 
 
 class StateSource(ABC):
-    """Gives other states for the rows of a task. It is sent to other processes, so it holds no open files.
+    """Gives other states for the rows of a task. It is sent to other processes, so it must not hold open files.
 
     Attributes:
-        name: of the control, as results show it.
-        above: what the score on the site's own states is above: `random states`.
-        seen: for states made of keys, `(N,)` bool: the row's key occurs in train; None: as the task's word types.
+        name: name of the control in results.
+        above: words for these states, such as `random states`, for sentences that say what a score is above.
+        seen: `(N,)` bool, for states drawn by a key: whether the row's key occurs in train; None: whether its word type
+            does.
     """
 
     name: str
@@ -96,8 +97,8 @@ class StateSource(ABC):
 
     @abstractmethod
     def stand_in(self, site: str) -> str:
-        """Name the states that replace those of `site`; sites with the same name share them. Empty: the control has
-        none here.
+        """Return a name for the states that replace those of `site`; sites with the same name share them. Return "" if
+        the control has no states for this site.
         """
 
     @abstractmethod
@@ -106,15 +107,18 @@ class StateSource(ABC):
 
     @abstractmethod
     def recipe(self) -> dict[str, str]:
-        """Return what determines the states besides the probed store, labels, seed and draw: contents, never a path."""
+        """Return everything that determines the states besides the probed store, the labels, the seed and the draw:
+        hashes of contents, never paths.
+        """
 
 
 class StateControl(ABC):
-    """Replaces the states of a task, whose labels stay; the same probe is fitted on them, with the same budget.
+    """Replaces the states of a task and keeps its labels; the same probe is fitted on the other states, with the same
+    budget.
 
     Class attributes:
-        levels: levels of tasks it serves.
-        answers: the objection that it answers, as one says it.
+        levels: the levels of tasks that it can be used for.
+        answers: the objection to a probe's result that it answers, in a reader's words.
     """
 
     is_selectivity: ClassVar[bool] = False
@@ -124,14 +128,15 @@ class StateControl(ABC):
 
     @abstractmethod
     def source(self, probed: Probed) -> StateSource:
-        """Return a source of states for these rows, and check that it has them before anything is fitted.
+        """Return a source of states for these rows, after checking that it has states for all of them.
 
         Raises:
-            BadParameter, UnknownSite, ProvenanceMismatch, DegenerateDesign: there are none, or not of these rows.
+            BadParameter, UnknownSite, ProvenanceMismatch, DegenerateDesign: there are no such states, or they are not
+                of these rows.
         """
 
     def key_of(self, labels: Labels) -> str:
-        """Return the key that the states are made of; rows without a value of it are left out of the task. Empty:
-        none.
+        """Return the name of the key that the states are drawn by; rows that have no value of it are left out of the
+        task. Return "" if they are drawn by none.
         """
         return ""

@@ -18,13 +18,13 @@ class Task(OldAttributes, ABC):
     """Gives labels to words, spans, pairs of words or whole examples. `argument` follows the colon: `feature:Number`.
 
     Attributes:
-        level: `word`, `span`, `pair` or `sentence` (which positions of a prompt are too).
-        kind: of the target.
-        row_form: what makes the state of a row: `row`; of spans `mean` or `ends`; of pairs `pair`, `difference` or
-            `product`.
-        chooses: of pairs, whether those of one word a are alternatives, of which exactly one is right: labels are then
-            `no` and `yes`.
-        probes, controls, measures: what is used where the caller names none; empty: the defaults of the kind.
+        level: `word`, `span`, `pair` or `sentence`; labels of prompts at named positions are at level `sentence`.
+        kind: kind of the target: `classes`, `real` or `labels`.
+        row_form: how the state of a row is made from rows of the store: `row`; for spans `mean` or `ends`; for pairs
+            `pair`, `difference` or `product`.
+        chooses: for pairs (a, b), whether those with the same word a are alternatives of which exactly one is right;
+            their labels are then `no` and `yes`.
+        probes, controls, measures: used if the caller names none; empty: the defaults of `kind`.
     """
 
     _before: ClassVar[Mapping[str, str]] = {"reading": "row_form"}
@@ -41,19 +41,21 @@ class Task(OldAttributes, ABC):
 
     @abstractmethod
     def prepare(self, corpus: Corpus) -> None:
-        """Check that the corpus has what the task needs, and settle `level` and `kind`.
+        """Check that the corpus has what the task needs, and set `level` and `kind`.
 
         Raises:
-            UnknownName: no such column or feature, with the nearest name.
+            UnknownName: there is no such column or feature; the message names the nearest.
             DegenerateDesign: the column is entirely null.
         """
 
     @abstractmethod
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return one value per word or place (None: no label), or a 1-tuple at sentence level."""
+        """Return the labels of one example: one per word or place, None where there is none; at sentence level a
+        1-tuple.
+        """
 
     def places(self, example: Example) -> Sequence[tuple[int, int]] | NDArray[np.int64]:
-        """Return the words that make the rows, counted from 0: the first and the last of a span, a and b of a pair."""
+        """Return the word indices, from 0, that make each row: (first, last) of a span, (a, b) of a pair."""
         return ()
 
     @property

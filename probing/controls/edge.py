@@ -18,12 +18,14 @@ KEY = "first"  # of a pair: the form of the word that depends
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeControl(Control):
-    """Draws the head's place for every word type: the word itself, the first or the last word of the sentence.
+    """Draws the place of the head once for every word type: the word itself, the first or the last word of the
+    sentence.
 
-    As the word-type control, for tasks in which each word chooses one of its sentence: a hash of (form, seed, draw),
-    carried by every occurrence in every split. First and last are those among the alternatives. The root, which has
-    no alternatives, is not scored. A type unseen in train draws a place that no probe can know; the best guess then is
-    right with ⅓, with ⅔ where two of the three places are one word. That makes the ceiling, which is one of UAS.
+    It is the word-type control for tasks in which each word chooses a word of its sentence: the place is a hash of
+    (form, seed, draw), the same at every occurrence in every split. First and last mean the first and last of the
+    alternatives. The root, which has no alternatives, is not scored. The place of a type that is not in train cannot be
+    known to a probe; the best guess is right with probability ⅓, or ⅔ where two of the three places are the same word.
+    The ceiling, a UAS, is computed from this.
 
     Args:
         draws: independent control tasks.
@@ -41,10 +43,10 @@ class EdgeControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Return the control labels of one draw.
+        """Draw the labels of the control task once, and return them.
 
         Raises:
-            DegenerateDesign: rows that are no alternatives.
+            DegenerateDesign: the rows are not alternatives of a choice.
         """
         if labels.choice is None or KEY not in labels.keys or labels.other_word is None:
             raise DegenerateDesign(

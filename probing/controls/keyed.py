@@ -14,7 +14,8 @@ from probing.text.text_forms import composed
 
 @dataclass(frozen=True, kw_only=True)
 class KeyedControl(Control):
-    """Works as the word-type control does, but draws by another field of the rows: lemma, template, document.
+    """Draws labels as the word-type control does, but by another field of the rows, such as lemma, template or
+    document.
 
     For a real-valued target every key draws from the task's training values. The control says something only if
     keys recur: where fewer than a tenth of the test rows have a key that occurs in train, it is refused.
@@ -34,10 +35,10 @@ class KeyedControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Return the control labels of one draw.
+        """Draw the labels of the control task once, and return them.
 
         Raises:
-            UnknownName: no such key, with the nearest name.
+            UnknownName: there is no such key; the message names the nearest.
             DegenerateDesign: the rows have no key at all, the key is the label itself or hardly recurs, or fewer than
                 two labels are left in train (for a real target: in any split).
         """
@@ -56,7 +57,7 @@ class KeyedControl(Control):
         return made
 
     def key_of(self, labels: Labels) -> str:
-        """Return the field that it draws by, in the rows of these labels."""
+        """Return the name of the field that the control draws by, for rows with these labels."""
         return composed(self.key) or ("type" if "type" in labels.keys else "text")
 
 

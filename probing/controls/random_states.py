@@ -24,8 +24,9 @@ class RandomStatesControl(StateControl):
     `word_type` does; what the true states give beyond it is more than which word it is.
 
     Args:
-        key: what has one vector: `type`, `lemma`, or a field of the rows (for sentences one that they share).
-        draws: independent sets of vectors.
+        key: the key whose values each get one vector: `type`, `lemma`, or a field of the rows (for sentences, a field
+            that several of them share).
+        draws: number of independent sets of vectors.
 
     References:
         Pimentel et al. 2020, Information-Theoretic Probing for Linguistic Structure, §6 (random embeddings).
@@ -41,14 +42,15 @@ class RandomStatesControl(StateControl):
         check_draws(self.draws)
 
     def key_of(self, labels: Labels) -> str:
-        """Return the key each of whose values has a vector."""
+        """Return the name of the key; rows with the same value of it get the same random vector."""
         return self.key
 
     def source(self, probed: Probed) -> RandomStates:
-        """Return a source of one vector for each key of the labelled rows.
+        """Return a source that gives one vector for each value of the key of the labelled rows.
 
         Raises:
-            DegenerateDesign: rows that are no words, without another key; a key that is the label or hardly recurs.
+            DegenerateDesign: the rows are not words and no other key is named; or the key equals the label or hardly
+                recurs.
             UnknownName: no such key, with the nearest name.
         """
         labels = probed.labels
@@ -77,7 +79,7 @@ class RandomStatesControl(StateControl):
 
 @dataclass(frozen=True, eq=False)
 class RandomStates(StateSource):
-    """Gives a vector for every key of the rows of `labels`."""
+    """Gives one random vector for every value of a key of the rows."""
 
     table: StateTable
     labels: Labels
@@ -88,14 +90,14 @@ class RandomStates(StateSource):
     above: str = "random states"
 
     def stand_in(self, site: str) -> str:
-        """Return a name made of the site's width: sites of one width share their vectors."""
+        """Return a name made from the width of the site, since sites of the same width share their vectors."""
         return f"width {self.table.width(site)}"
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
         """Return the vectors `(N, D)` of the rows' keys.
 
         Raises:
-            DegenerateDesign: a row without a label, so that its key is not known.
+            DegenerateDesign: a row has no label, so its key is not known.
         """
         names, order = self.labels.key_names[self.key], np.argsort(self.labels.row, kind="stable")
         known = self.labels.row[order]
@@ -110,7 +112,7 @@ class RandomStates(StateSource):
         return vectors[position]
 
     def recipe(self) -> dict[str, str]:
-        """Return the key that the vectors belong to."""
+        """Return the name of the key that the vectors are drawn by."""
         return {"key": self.key}
 
 

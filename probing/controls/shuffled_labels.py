@@ -18,12 +18,13 @@ from probing.seeds import generator
 class ShuffledLabelsControl(Control):
     """Permutes the labels over the rows of each split, so that only the label distribution is left.
 
-    Where rows are alternatives, which of them is right is drawn anew for every choice.
+    Where rows are alternatives, the right alternative of every choice is drawn at random.
 
-    A probe that beats the majority rate here has leaked; one that does not has shown nothing yet.
+    If a probe beats the majority rate here, test labels have leaked into its training; if it does not, nothing is shown
+    yet.
 
     Args:
-        draws: independent permutations.
+        draws: number of independent permutations.
     """
 
     is_selectivity: ClassVar[bool] = False
@@ -35,10 +36,10 @@ class ShuffledLabelsControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Return the permuted labels of one draw.
+        """Permute the labels once, and return them.
 
         Raises:
-            DegenerateDesign: fewer than two classes in train.
+            DegenerateDesign: train has fewer than two classes.
         """
         y = labels.y.copy()
         for split in sorted(set(labels.split.tolist())):

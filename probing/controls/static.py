@@ -17,11 +17,11 @@ class StaticControl(StateControl):
     """Uses the states of a lower site, such as the embeddings of the pieces, to show what the context that blocks mix
     in adds.
 
-    `embed` is the piece embedding alone. `resid.0` has what the model adds before the first block besides: positions in
-    many models. Every site is compared with it on the same rows, but for the site itself.
+    `embed` is the piece embedding alone. `resid.0` also holds what the model adds before the first block, in many
+    models the positions. Every other site is compared with it, on the same rows.
 
     Args:
-        site: a site of the store; empty: its lowest.
+        site: a site of the store; empty: the store's lowest.
     """
 
     levels: ClassVar[tuple[str, ...]] = ("word", "sentence")
@@ -56,7 +56,7 @@ class StaticControl(StateControl):
 
 @dataclass(frozen=True, eq=False)
 class StaticStates(StateSource):
-    """Gives the states of `site`, whatever the site asked for."""
+    """Gives the states of one fixed site, whichever site is asked for."""
 
     table: StateTable
     site: str
@@ -64,15 +64,15 @@ class StaticStates(StateSource):
     above: str
 
     def stand_in(self, site: str) -> str:
-        """Return the name of this site, since one fit serves all other sites; empty for the site itself."""
+        """Return the name of the fixed site, so that one fit serves all other sites; "" for the fixed site itself."""
         return "" if site == self.site else self.site
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the states `(N, D)`; there is one draw."""
+        """Return the states `(N, D)` of the rows at the fixed site; every draw is the same."""
         return self.table.read(self.site, rows)
 
     def recipe(self) -> dict[str, str]:
-        """Return the site, which may have been chosen here."""
+        """Return the name of the site, which may have been chosen by default."""
         return {"site": self.site}
 
 

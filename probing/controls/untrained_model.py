@@ -19,8 +19,8 @@ class UntrainedModelControl(StateControl):
     model adds.
 
     An untrained network of the same form tells words and positions apart quite well, and mixes context at random. The
-    second store is made by the same `probing extract` with `--untrained SEED` and another `--to`. It is one draw of
-    weights: several twins are several controls.
+    second store is made by the same `probing extract` with `--untrained SEED` and another `--to`. One twin is one draw
+    of random weights; for several draws, name several controls.
 
     Args:
         store: directory of the second store (in a study file: left out for the study's own untrained extraction).
@@ -58,22 +58,22 @@ class UntrainedModelControl(StateControl):
 
 @dataclass(frozen=True, eq=False)
 class TwinStates(StateSource):
-    """Gives the states of the same sites of the twin's store."""
+    """Gives the states of the untrained twin at the same site, from its own store."""
 
     table: StateTable
     name: str
     above: str
 
     def stand_in(self, site: str) -> str:
-        """Return the site itself, since every site has states of its own."""
+        """Return the site itself, since the twin has its own states for every site."""
         return site
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the states `(N, D)`; there is one draw."""
+        """Return the twin's states `(N, D)` of the rows; every draw is the same."""
         return self.table.read(site, rows)
 
     def recipe(self) -> dict[str, str]:
-        """Return the content id of the second store, wherever it lies."""
+        """Return the content id of the twin's store, which does not depend on where it lies."""
         return {"content_id": self.table.content_id}
 
 

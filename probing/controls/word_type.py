@@ -16,14 +16,14 @@ class WordTypeControl(Control):
     """Draws one label for every word type (surface form, case-sensitive), which all its occurrences carry in every
     split.
 
-    The label of a type is a hash of (form, seed, draw) put through the distribution of the task's training
-    tokens: it depends neither on the order of the corpus nor on which other types there are. What a probe scores here
-    is what it memorises of word identity. A type unseen in train has a label that no probe can know, so what one that
-    memorised every type of train reaches on average is Σ over test rows of (type seen in train → 1, else the share of
-    the commonest class) / rows.
+    The label of a type is a hash of (form, seed, draw) put through the distribution of the task's training tokens: it
+    depends neither on the order of the corpus nor on which other types there are. What a probe scores here is what it
+    memorises of word identity. The label of a type that is not in train cannot be known to a probe. The ceiling is
+    therefore the accuracy of a probe that has memorised every type of train: the mean over test rows of 1 if the type
+    occurs in train, else the share of the commonest class.
 
     Args:
-        draws: independent control tasks.
+        draws: number of independent control tasks.
 
     References:
         Hewitt and Liang 2019, Designing and Interpreting Probes with Control Tasks, §2.
@@ -38,7 +38,7 @@ class WordTypeControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Return the control labels of one draw.
+        """Draw the labels of the control task once, and return them.
 
         Raises:
             DegenerateDesign: the rows are not words, or fewer than two classes are left in train.

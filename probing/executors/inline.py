@@ -11,11 +11,11 @@ from probing.executors._units import begin, check_options
 
 
 class Inline(Executor):
-    """Runs units in the caller's process: no start-up, no copy of the model.
+    """Runs units in the caller's own process, which needs no start-up and no second copy of the model.
 
     Args:
         workers: must be 1.
-        threads: processor threads; None: as they are.
+        threads: number of processor threads; None: unchanged.
     """
 
     in_process = True
@@ -33,7 +33,7 @@ class Inline(Executor):
         self.threads = threads
 
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit; while one is being written the next is computed."""
+        """Run every unit and yield its outcome; while one is being written, the next is computed."""
         if not plan.units:
             return
         before: Callable[[], Outcome] | None = None

@@ -37,15 +37,15 @@ _STOP_SECONDS = 10.0
 
 
 class Processes(Executor):
-    """Runs units in worker processes, started anew (`spawn`); each makes its own worker once.
+    """Runs units in worker processes of this machine, started by `spawn`; each process makes its worker once.
 
     A unit whose worker died is run again, at most three times, alone in its worker so that no other unit is blamed;
-    then it is set aside. A unit that raises is set aside at once.
+    then it counts as lost. A unit that raises an error counts as failed at once.
 
     Args:
-        workers: how many.
-        threads: processor threads of each; None: its share of the cores.
-        stall_seconds: how long no worker at all may show a sign of life.
+        workers: number of processes.
+        threads: processor threads of each process; None: an equal share of the cores.
+        stall_seconds: seconds without progress of any worker after which the run is ended with `Stalled`.
     """
 
     def __init__(self, workers: int = 2, threads: int | None = None, stall_seconds: float = 1800.0) -> None:
@@ -55,7 +55,7 @@ class Processes(Executor):
         self.stall_seconds = stall_seconds
 
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit; the workers are stopped at the end, whatever the end is."""
+        """Run every unit and yield its outcome; the processes are ended with the run, however it ends."""
         pool = _Pool(self, plan, factory, report)
         try:
             yield from pool.outcomes()

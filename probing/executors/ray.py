@@ -30,17 +30,19 @@ from probing.executors._units import RETRIES, begin, check_options, cores, lost,
 
 
 class RayActors(Executor):
-    """Runs units in Ray actors, one per worker: an actor keeps its place, so that no task waits for one.
+    """Runs units in Ray actors, one per worker, each of which keeps its processors for the whole run.
 
-    A unit whose actor died is run again, at most three times, then set aside. States never pass through Ray: actors
-    write to the store, which all nodes must see. Without RAY_ADDRESS, Ray is started on this machine and ended with
-    the run. Ray's usage reports are off.
+    A unit whose actor died is run again, at most three times, then it counts as lost. States never pass through Ray:
+    actors write to the store, which all nodes must see. Without RAY_ADDRESS, Ray is started on this machine and ended
+    with the run. Ray's usage reports are off.
 
     Args:
-        workers: actors.
-        threads: processor threads of each, and the processors it takes; None: its share of this machine's.
-        gpus: GPUs of each, of which it sees no other.
-        stall_seconds: how long no unit at all may end; Ray tells nothing of the time between.
+        workers: number of actors.
+        threads: processor threads of each actor, and processors reserved for it; None: an equal share of this
+            machine's.
+        gpus: number of GPUs reserved for each actor, which sees no others.
+        stall_seconds: seconds without any unit ending after which the run is ended with `Stalled`; Ray reports nothing
+            while a unit runs.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class RayActors(Executor):
         self.stall_seconds = stall_seconds
 
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit; the actors are ended with the run, whatever its end is."""
+        """Run every unit and yield its outcome; the actors are ended with the run, however it ends."""
         if not plan.units:
             return
         with _signals_heard(), reaped():

@@ -77,10 +77,10 @@ def _reader(shape: Any) -> TypeAdapter[Any]:
 
 
 def check_shapes(facts: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-    """Refuse facts of other shapes than are read; names that are not known pass.
+    """Check that the facts of a result have the types that are read; unknown names are accepted.
 
     Raises:
-        ValueError: the first of them.
+        ValueError: one has another type; the message names the first.
     """
     _check("facts", facts, FACTS)
     _check("provenance", provenance, PROVENANCE)
@@ -90,10 +90,10 @@ def check_shapes(facts: Mapping[str, Any], provenance: Mapping[str, Any]) -> Non
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse settings of use of other shapes than are read.
+    """Check that the settings of a use result have the types that are read.
 
     Raises:
-        ValueError: the first of them.
+        ValueError: one has another type; the message names the first.
     """
     _check("settings", settings, SETTINGS)
 

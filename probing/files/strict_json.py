@@ -8,14 +8,15 @@ from typing import Any
 
 
 def strict_json(text: str | bytes, *, finite: bool = True) -> Any:
-    """Return the value of a JSON text.
+    """Parse a JSON text strictly and return its value.
 
     Args:
-        text: UTF-8.
-        finite: refuse numbers that are too large for a float; without it they become infinite.
+        text: the text, in UTF-8.
+        finite: whether numbers too large for a float are refused; otherwise they become infinite.
 
     Raises:
-        ValueError: not JSON, a key twice, NaN or infinity, or nested too deeply; with the reason.
+        ValueError: the text is not JSON, has a key twice, NaN or infinity, or is nested too deeply; the message says
+            which.
     """
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8")

@@ -11,10 +11,11 @@ MAX_DIGITS = 1000
 
 
 def strict_yaml(text: str) -> Any:
-    """Return the value of a YAML text.
+    """Parse a YAML text strictly and return its value.
 
     Raises:
-        ValueError: not YAML, an alias, a key twice, a tag that is no plain value, or nested too deeply.
+        ValueError: the text is not YAML, has an alias, a key twice or a tag that is not of a plain value, or is nested
+            too deeply.
     """
     try:
         return yaml.load(text, Loader=_StrictLoader)

@@ -25,7 +25,7 @@ _TRIES = 3
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write the whole file, or leave the old one."""
+    """Write a file whole; if that fails, the old file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Another process that starts just now can sweep the new file away between its creation and its lock.
     for left in reversed(range(_TRIES)):
@@ -64,9 +64,10 @@ def _lock(handle: int) -> bool:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Delete the temporary files that killed processes left in a folder, not below it, and return their paths.
+    """Delete the temporary files that killed processes left in a folder (not in subfolders), and return their paths.
 
-    The writer of a temporary file holds a lock on it, which ends with the process: what can be locked is nobody's.
+    A process holds a lock on each temporary file that it writes, and the lock ends with the process; so a temporary
+    file that can be locked is abandoned.
     """
     found = [Path(entry) for entry in _entries(folder) if _TEMPORARY.fullmatch(entry.name)]
     return [path for path in found if _swept(path)]
@@ -92,7 +93,9 @@ def _swept(path: Path) -> bool:
 
 @contextmanager
 def folder_locked(folder: Path) -> Iterator[None]:
-    """Within the block no other process merges results into the folder, where the system has such locks."""
+    """Within the block, hold a lock on the folder, so that no other process merges results into it (if the system has
+    such locks).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
         yield
@@ -103,19 +106,21 @@ def folder_locked(folder: Path) -> Iterator[None]:
 
 
 def sealed(text: str) -> bytes:
-    """Return the text with a last line that holds the SHA-256 of what stands before it."""
+    """Return the text with a last line added that holds the SHA-256 of the text."""
     content = (text if text.endswith("\n") else text + "\n").encode()
     return content + f"{_SEAL}{hashlib.sha256(content).hexdigest()}\n".encode()
 
 
 def unsealed(content: bytes) -> str | None:
-    """Return the text that `sealed` took, with its final newline; None if it was changed since, or never sealed."""
+    """Return the text that was given to `sealed`, with its final newline; None if it was changed since or was never
+    sealed.
+    """
     text = content.rpartition(_SEAL.encode())[0].decode("utf-8", "replace")
     return text if text and sealed(text) == content else None
 
 
 def read_sealed(path: Path) -> str | None:
-    """Return the text of a sealed file; None if there is no such file, or it is not as it was written."""
+    """Return the text of a sealed file; None if the file does not exist or has changed since it was written."""
     try:
         return unsealed(path.read_bytes())
     except OSError:

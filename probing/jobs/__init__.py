@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 
 def option(default: Any = ..., *, help: str, flag: str = "") -> Any:
-    """Return a field that is also a flag; `flag` names it where it differs from the field (`--probe` for `probes`)."""
+    """Return a pydantic field that is also a command-line flag; `flag` is the flag's name where it differs from the
+    field's (`--probe` for `probes`).
+    """
     return Field(default=default, description=help, json_schema_extra={"flag": flag})
 
 
@@ -47,16 +49,16 @@ Files = Annotated[list[str], BeforeValidator(_as_corpus)]
 
 
 class Job(BaseModel):
-    """Base of all jobs: it is frozen, refuses unknown keys, and gives readable errors."""
+    """The base of all jobs: a frozen model of options that refuses unknown keys and gives readable errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     @classmethod
     def read(cls, values: dict[str, Any], where: str) -> Self:
-        """Validate values that come from `where`.
+        """Validate values and return the job; `where` names their origin in messages.
 
         Raises:
-            ConfigError: a missing, unknown or ill-typed key, with its path.
+            ConfigError: a key is missing, unknown or of the wrong type; the message names it.
         """
         try:
             return cls.model_validate(values, context={"where": where})
@@ -64,8 +66,8 @@ class Job(BaseModel):
             raise _readable(error, cls, where) from None
 
     def given_to(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """Return the options that a function takes by the same names; an empty list is None where that is its
-        default.
+        """Return those options that are parameters of a function, by name; an empty list becomes None where that is the
+        parameter's default.
         """
         takes = {name: p for name, p in signature(function).parameters.items() if name in type(self).model_fields}
         given = {name: getattr(self, name) for name in takes}
@@ -113,7 +115,7 @@ def _fields_at(job: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 
 
 class CorpusOptions(Job):
-    """Options that name the labelled text."""
+    """Options that name the labelled corpus."""
 
     corpus: Files = option(help="SPLIT=FILE (repeat for train, dev, test), or one FILE, or hub:NAME")
     reader_options: Many = option(
@@ -123,7 +125,7 @@ class CorpusOptions(Job):
     group: str | None = option(None, help="column whose values name the groups (default: the documents)")
 
     def read_corpus(self, root: Path | None = None) -> Corpus:
-        """Return the corpus; relative paths are taken from `root`."""
+        """Read and return the corpus; relative paths are relative to `root`."""
         check_one_file_each(self.corpus)
         options = dict(named_pairs(self.reader_options, "reader-option", "text=COLUMN"))
         options |= {} if self.group is None else {"group": self.group}
@@ -140,7 +142,7 @@ def _rooted(path: str, root: Path | None) -> str:
 
 
 class ExtractOptions(Job):
-    """Options of reading states from a model."""
+    """Options of the extraction of states from a model."""
 
     sites: str = option(
         "resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'; NAME=MODULE.PATH for any module"
@@ -255,7 +257,7 @@ class ImportJob(CorpusOptions):
 
 
 class TrainOptions(Job):
-    """Options of training probes on states."""
+    """Options of the training of probes on states."""
 
     tasks: Many = option(help="task: upos, feature:Number, head, span:COLUMN, column:NAME, … (repeatable)", flag="task")
     probes: Many = option([], help="probe: linear, mlp:hidden=64, … (default: the task's; repeatable)", flag="probe")
@@ -300,8 +302,8 @@ class TrainOptions(Job):
         array_size: int = 1,
         array_index: int = 0,
     ) -> ProbeResults:
-        """Run `probing.train` on one task, and merge its results into those in `to`. `controls` are added to those of
-        the options.
+        """Run `probing.train` on one task and merge its results into those in `to`; `controls` are used in addition to
+        those of the options.
         """
         fitting = import_module("probing.training.mixed_tasks").fitting(task, corpus, self)
         own = {"task": task, "controls": [*self.controls, *controls] or None, **fitting}
@@ -322,7 +324,9 @@ class TrainJob(CorpusOptions, TrainOptions):
     array_index: int = option(0, help="which of them this is, from 0 on: it takes every array-size-th fit")
 
     def run(self, *, progress: bool = True) -> ProbeResults:
-        """Train what is not yet trained; UnitFailed if some of several tasks failed, after all others were trained."""
+        """Train what is not trained yet and write the results; raise UnitFailed if some of several tasks failed, once
+        all others are trained.
+        """
         if not self.tasks:
             raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
         corpus = self.read_corpus()

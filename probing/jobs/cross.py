@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CrossOptions(Job):
-    """Options of what is fitted and scored."""
+    """Options of the probes that are fitted and of the measures that score them."""
 
     task: str = option(help="task: upos, feature:Number, column:NAME, …")
     probes: Many = option([], help="probe with options (default: linear, or ridge; repeatable)", flag="probe")
@@ -49,7 +49,7 @@ class TransferJob(CrossOptions):
     )
 
     def run(self) -> CrossResults:
-        """Train what is not yet trained."""
+        """Train what is not trained yet, and write the results."""
         stores = dict(named_pairs(self.sources, "source", "old=cache/states/old"))
         corpora = self._corpora(stores)
         sources = {name: (store, corpora[name]) for name, store in stores.items()}
@@ -84,6 +84,6 @@ class LeaveOneOutJob(CorpusOptions, CrossOptions):
     least_rows: int = option(50, help="groups of fewer labelled rows are tested together")
 
     def run(self) -> CrossResults:
-        """Train what is not yet trained."""
+        """Train what is not trained yet, and write the results."""
         read = CorpusOptions(corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed)
         return pb.leave_one_out(**self.given_to(pb.leave_one_out) | {"corpus": read.read_corpus()})

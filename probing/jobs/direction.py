@@ -55,7 +55,7 @@ class ApplyDirectionJob(CorpusOptions, LoadedModel):
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
 
     def load(self) -> LanguageModel:
-        """Load the model, which checks itself."""
+        """Load the model and run its self-check."""
         return pb.LanguageModel.load(
             self.model,
             device=self.device,
@@ -66,7 +66,9 @@ class ApplyDirectionJob(CorpusOptions, LoadedModel):
         )
 
     def run(self, *, progress: bool = True) -> AppliedDirection:
-        """Read the direction and the texts, load the model, and run it twice."""
+        """Read the direction and the texts, load the model, run it without the direction and with it, and return both
+        outputs.
+        """
         if bool(self.prompts) == bool(self.corpus):
             raise ConfigError(
                 "texts come from prompts or from a corpus",

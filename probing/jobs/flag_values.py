@@ -13,7 +13,7 @@ def check_one_file_each(entries: Iterable[str]) -> None:
     """Refuse several files in one value of `--corpus`, such as `train=a,dev=b`.
 
     Raises:
-        ConfigError: with the flags as they are to be written.
+        ConfigError: a value names several; the message shows the flags to write instead.
     """
     for entry in entries:
         parts = re.split(r",\s*(?=[\w.]+=)", entry)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class LoadedModel(Job):
-    """Options of the model that is run."""
+    """Options of the model to run."""
 
     model: str = option(help="Hugging Face model name or local folder")
     device: str = option("cpu", help="torch device")
@@ -37,19 +37,19 @@ class LoadedModel(Job):
     revision: str | None = option(None, help="revision of a hub model")
 
     def load(self) -> LanguageModel:
-        """Load the model, which checks itself."""
+        """Load the model and run its self-check."""
         return pb.LanguageModel.load(self.model, **self.given_to(pb.LanguageModel.load))
 
 
 class RunningModel(LoadedModel):
-    """Options of the model that is run, and of where its results are written."""
+    """Options of the model to run and of where results are written."""
 
     to: str = option(help="directory of the results")
 
 
 @dataclass(frozen=True)
 class Patched:
-    """Results of the command, and the files it wrote."""
+    """Holds the results of the command and the paths of the files it wrote."""
 
     found: PairPatching
     title: str
@@ -81,7 +81,7 @@ class PatchJob(RunningModel):
     title: str | None = option(None, help="name of the result (default: that of the file of pairs)")
 
     def run(self, *, progress: bool = True) -> Patched:
-        """Read the pairs, patch, and write."""
+        """Read the pairs, patch every place, and write the results."""
         module = import_module("probing.use.patching.prompt_pairs")
         pairs, model = module.PromptPairs.read(self.pairs, spans=self._span_columns()), self.load()
         with import_module("probing.system.screen").steps_bar(
@@ -133,7 +133,7 @@ class PatchJob(RunningModel):
 
 @dataclass(frozen=True)
 class Ablated:
-    """Results of the command, and the files it wrote."""
+    """Holds the results of the command and the paths of the files it wrote."""
 
     found: tuple[AblationResult, ...]
     files: tuple[Path, ...]
@@ -194,7 +194,7 @@ class AblateJob(CorpusOptions, RunningModel):
 
 
 def called(model: LanguageModel) -> str:
-    """Return the full name of a model."""
+    """Return the full name of a model, as results show it."""
     return str(import_module("probing.provenance").model_called(model.identity()["model"]))
 
 

@@ -33,8 +33,8 @@ _AS_NAME = str.maketrans({":": "-", ",": "_", "+": "p"})  # rows as a folder's n
 
 
 class StudyTrain(TrainOptions):
-    """One entry of a study's `train` list; `rows` names the extraction if several would do, or a pooling of piece
-    rows.
+    """One entry of a study's `train` list; `rows` names the extraction where several would do, or how the rows of a
+    piece store are pooled.
     """
 
     tasks: Many = Field(alias="task")
@@ -47,7 +47,7 @@ class StudyUse(UseOptionsOfJob):
 
 
 class KnownTruth(Job):
-    """The certified truth of a study's model, to show beside its verdicts: for models that were built for this."""
+    """Options that name the certified truth of a study's model, to be shown beside its verdicts."""
 
     file: str
     positions: dict[str, str] = Field(default={})
@@ -70,10 +70,10 @@ class Study(Job):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Study:
-        """Read a study file; its relative paths are taken from its own folder.
+        """Read a study file; its relative paths are relative to the file's folder.
 
         Raises:
-            ConfigError: missing file, not YAML, duplicate, unknown or missing keys.
+            ConfigError: the file is missing or not YAML, or has duplicate, unknown or missing keys.
         """
         file = Path(path)
         values = _load_yaml(file)
@@ -84,10 +84,11 @@ class Study(Job):
         return study
 
     def run(self, to: str | Path | None = None, *, progress: bool = True) -> Path:
-        """Run all of it and return the path of the page.
+        """Extract, train, measure use and report; return the path of the page.
 
         Raises:
-            UnitFailed: some tasks failed, after all others were trained and reported; one task's error is its own.
+            UnitFailed: several tasks failed; all others are trained and reported. If the study has a single task, its
+                own error is raised.
         """
         out = self.folder(to)
         check_target(out)
@@ -113,7 +114,7 @@ class Study(Job):
         return pb.report(out)
 
     def folder(self, to: str | Path | None) -> Path:
-        """Return where results go: `to`, or a folder of the study's name."""
+        """Return the folder for results: `to`, or if that is None a folder in cache/results with the study's name."""
         return Path(to) if to is not None else Path("cache/results") / self.name
 
     def _entries(self) -> list[tuple[StudyTrain, str]]:
@@ -150,10 +151,11 @@ class Study(Job):
             entry.use(self._model_source(), corpus, out, progress=progress)
 
     def certified(self) -> dict[tuple[str, str], str]:
-        """Return what is certified, by task and place: `used`, `unused` or `band`; empty where no truth is given.
+        """Read the certified labels, by task and place: `used`, `unused` or `band`; return an empty mapping if the
+        study names no truth.
 
         Raises:
-            ConfigError: the file is not one of certified cells.
+            ConfigError: the file does not hold certified cells.
         """
         if self.truth is None:
             return {}
@@ -208,7 +210,7 @@ class Study(Job):
         return fitting[0].rows, fitting[0].untrained
 
     def recipe(self) -> bytes:
-        """Return the study as canonical JSON without machine paths."""
+        """Return the study's options as canonical JSON without paths of this machine."""
         return canonical_json(self.model_dump(mode="json", exclude={"root"}))
 
 
@@ -232,7 +234,7 @@ def _refuse_equal_extractions(extract: list[ExtractOptions], where: str) -> None
 
 
 def task_level(task: str, corpus: Corpus) -> str:
-    """Return the rows of a store that this task is made of in this corpus: `word` or `sentence`."""
+    """Return the kind of store rows that a task needs for this corpus: `word` or `sentence`."""
     built = import_module("probing.recipes").build_task(task, corpus)
     built.prepare(corpus)
     return str(built.read_from)

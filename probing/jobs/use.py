@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class UseOptionsOfJob(Job):
-    """Options of what is edited and measured."""
+    """Options of the edits and of their measurement."""
 
     tasks: Many = option(
         help="property: feature:NAME, upos, column:NAME, … (repeatable; sentence tasks are each other's covariates)",
@@ -99,5 +99,5 @@ class UseJob(CorpusOptions, UseOptionsOfJob):
     to: str = option(help="directory of the results")
 
     def run(self, *, progress: bool = True) -> UseRun:
-        """Measure the effects of the edits, and judge them."""
+        """Measure the effects of the edits, judge them, and write results and verdicts."""
         return self.use(self.model, self.read_corpus(), self.to, progress=progress)

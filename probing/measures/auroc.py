@@ -11,25 +11,29 @@ from probing.measures._rows import OneVsRest, Ranked, ratio
 
 
 class AUROC(OneVsRest):
-    """Area under the ROC curve: P(score of a row of the class > score of a row of another) + ½ P(they are equal); with
-    K > 2, mean over classes.
+    """The area under the ROC curve: P(score of a row of the class > score of a row of another) + ½ P(they are equal);
+    for K > 2, the mean over classes.
 
-    With two classes the second in sorted order is told from the first; with more, each from all others, and all count
-    the same. 0.5 is chance, whatever the label frequencies. It misleads where one class is rare: 0.99 can go with few
-    true among the rows flagged, so read it beside recall at a fixed rate of false positives. It sees the order of the
-    scores alone, not whether the probabilities are right.
+    With two classes, the score is that of the second in sorted order; with more, each class is compared with all
+    others, and all count the same. 0.5 is chance, whatever the label frequencies. It misleads where one class is rare:
+    with 0.99, few of the rows flagged may be true, so read it beside recall at a fixed rate of false positives. It
+    depends on the order of the scores only, not on whether the probabilities are right.
 
     References:
         Hanley and McNeil 1982, The meaning and use of the area under a receiver operating characteristic curve.
     """
 
     def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the share of the rows of other classes that each row lies above; equal scores count half."""
+        """Return, for each row of the class, the share of the other rows with a lower score; equal scores
+        count half.
+        """
         others = np.sort(score[~has])
         return (np.searchsorted(others, score, "left") + np.searchsorted(others, score, "right")) / (2 * len(others))
 
     def ranked(self, has: NDArray[np.bool_], score: NDArray[Any], groups: NDArray[np.int64]) -> Ranked:
-        """Return a function that gives areas from the weights of other rows, cumulated in the order of their score."""
+        """Sort the scores once and return a function that computes the area under the curve for many resamples: it
+        takes cluster weights `(S, R)` and returns R areas.
+        """
         order = np.argsort(score[~has], kind="stable")
         others, lower, own = score[~has][order], groups[~has][order], groups[has]
         below, upto = (np.searchsorted(others, score[has], side) for side in ("left", "right"))

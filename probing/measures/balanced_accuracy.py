@@ -13,10 +13,12 @@ from probing.measures._rows import indicators, mean_of_known
 
 
 class BalancedAccuracy(Measure):
-    """Mean over the classes that occur of hits / rows of the class: the accuracy if all classes were equally frequent.
+    """The mean over classes of the share of a class's rows that are predicted correctly: accuracy if all classes were
+    equally frequent.
 
-    1/K for whoever always says one class. It misleads where classes are rare: one row of a class of three weighs as
-    much as thousands elsewhere. A class that a resample lacks does not count in it.
+    A probe that always predicts one class scores 1/K. It misleads where classes are rare: one row of a class of three
+    rows weighs as much as thousands of rows of another class. A class that does not occur in a resample is left out of
+    its mean.
 
     References:
         Brodersen et al. 2010, The balanced accuracy and its posterior distribution.
@@ -26,7 +28,9 @@ class BalancedAccuracy(Measure):
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return, for each class, whether the row is a hit and whether it has the class, `(N, 2K)`."""
+        """Return K columns that say whether the row is a correct prediction of each class, then K that say whether the
+        row has each class, `(N, 2K)`.
+        """
         y, values = np.asarray(y), np.asarray(prediction.values)
         has = indicators(y, int(y.max()) + 1)
         return np.concatenate([has * (y == values)[:, None], has], axis=1)

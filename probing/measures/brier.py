@@ -13,10 +13,10 @@ from probing.measures._rows import indicators, log_probabilities
 
 
 class Brier(Measure):
-    """Mean of Σₖ (pₖ − 1[y = k])², from 0 to 2, as Brier defined it; with two classes it is twice the binary score.
+    """The mean of Σₖ (pₖ − 1[y = k])², from 0 to 2, as Brier defined it; with two classes it is twice the binary score.
 
-    A proper score like log loss, but bounded: one certain mistake costs 2. It misleads for rare classes, where even
-    bad probabilities are near 0 and the score is small.
+    It is a proper score like log loss, but bounded: one mistake made with certainty costs 2. It misleads for rare
+    classes, where even bad probabilities are near 0 and the score is small.
 
     References:
         Brier 1950, Verification of forecasts expressed in terms of probability.
@@ -28,7 +28,7 @@ class Brier(Measure):
     reads_probabilities: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return each row's squared distance, and 1, `(N, 2)`.
+        """Return the squared distance of each row, and 1, `(N, 2)`.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -38,7 +38,7 @@ class Brier(Measure):
         return np.stack([distance, np.ones(len(p))], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean squared distance over rows."""
+        """Return the mean squared distance of the rows."""
         return totals[..., 0] / totals[..., 1]
 
 

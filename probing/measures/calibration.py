@@ -14,14 +14,14 @@ from probing.measures._rows import log_probabilities
 
 
 class Calibration(Measure):
-    """Expected calibration error: Σ over bins of (rows / N) · |mean confidence − accuracy|; the confidence is the
+    """The expected calibration error: Σ over bins of (rows / N) · |mean confidence − accuracy|, where confidence is the
     probability of the predicted class.
 
     The bins hold equally many rows (equal confidences stay together) and are fixed from the full split, so that
     resamples share them. It misleads with few rows: chance alone makes it about √(2 · bins · a(1 − a) / (π N)) for a
-    perfectly calibrated probe of accuracy a, and resamples double that noise; their interval is therefore moved so that
-    its mean lies at the score, and ends at 0. It says nothing of classes that are not predicted, and one that always
-    predicts the prior is calibrated.
+    perfectly calibrated probe of accuracy a, and resamples double that noise; the interval is therefore shifted so that
+    its mean lies at the score, and cut at 0. It says nothing about classes that are not predicted, and a probe that
+    always predicts the prior is well calibrated.
 
     Args:
         bins: number of bins.
@@ -43,7 +43,8 @@ class Calibration(Measure):
         self.bins = bins
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return confidence minus hit in the column of the row's bin, and 1 in the last column, `(N, bins + 1)`.
+        """Return the confidence minus 1 or 0 (whether correct) in the column of the row's bin, and 1 in the last
+        column, `(N, bins + 1)`.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -58,14 +59,14 @@ class Calibration(Measure):
         return found
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return Σ |confidence − hits| over rows."""
+        """Return the sum over bins of |confidence − correct|, divided by the number of rows."""
         return np.asarray(np.abs(totals[..., :-1]).sum(-1) / totals[..., -1])
 
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the scores `(R,)` under cluster weights `(R, S)`, less the mean by which resampling raises them; at
-        least 0.
+        """Return the scores `(R,)` on R resamples (`weights` is `(R, S)`), minus the mean by which resampling raises
+        them; at least 0.
         """
         raw = super().resampled(y, prediction, groups, weights)
         raised = raw.mean() - self.value(y, prediction) if len(raw) > 1 else 0.0

@@ -17,11 +17,13 @@ SHORTEST, LONGEST = 5, 50  # words of the sentences scored
 
 
 class DistanceSpearman(Measure):
-    """Rank correlation, for each word, of its predicted and true distances to the other words, averaged in three steps.
+    """The rank correlation of the predicted and the true distances of each word to the other words of its sentence,
+    averaged in three steps.
 
-    Over the words of a sentence, over the sentences of one length (5 to 50 words), and over lengths, as published. So
-    long sentences weigh no more than others, and no resample changes a rank: sums over sentences are all it needs. A
-    word whose distances are all equal, true or predicted, counts 0. On all rows at once: `spearman`.
+    It is averaged over the words of a sentence, then over the sentences of each length (5 to 50 words), then over
+    lengths, as published. So long sentences weigh no more than others, and ranks are the same in every resample: sums
+    over sentences are enough. A word whose distances are all equal, true or predicted, counts 0. The correlation over
+    all rows at once is `spearman`.
 
     References:
         Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, section 4.1 (DSpr.).
@@ -37,7 +39,7 @@ class DistanceSpearman(Measure):
         2·46)`.
 
         Raises:
-            BadParameter: rows that are no pairs.
+            BadParameter: the rows are not pairs.
         """
         labels, a, b = words_of(prediction, "distance_spearman")
         order, starts = runs(labels.example)
@@ -52,7 +54,7 @@ class DistanceSpearman(Measure):
         return statistics.reshape(len(labels), -1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean over lengths of the mean over sentences; NaN without a sentence of such a length."""
+        """Return the mean over lengths of the mean over sentences; NaN if there is no sentence of 5 to 50 words."""
         total, count = np.moveaxis(totals.reshape(*totals.shape[:-1], 2, -1), -2, 0)
         means = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
         lengths = (count > 0).sum(-1)

@@ -17,13 +17,14 @@ _LEAST_LOG = -MOST_BITS * float(np.log(2.0))
 
 
 class LogLoss(Measure):
-    """Mean of −log₂ p(true class), in bits; p is taken as at least 2⁻⁵⁰, so that one certain mistake costs 50 bits.
+    """The mean of −log₂ p(true class), in bits; p is taken to be at least 2⁻⁵⁰, so one mistake made with certainty
+    costs 50 bits.
 
-    The cross-entropy whose difference to the label entropy bounds the information a probe of this family can use.
-    It punishes over-confidence: a probe may gain accuracy and lose bits, as one of few rows of wide states does; see
-    `usable_information`, of which that is taken off. Where rows are alternatives it is bits per choice: the
-    probabilities of being right are made to sum to 1 within each, and the right one pays. Of several labels at once it
-    is the sum over labels, in bits per row.
+    It is a cross-entropy; the label entropy minus it bounds the information that a probe of this family can use. It
+    punishes over-confidence: a probe fitted on few rows of wide states may gain accuracy and lose bits.
+    `usable_information` corrects for this. Where rows are alternatives, it counts bits per choice: the probabilities of
+    being right are normalised within each choice, and the loss is that of the right alternative. For several labels a
+    row it is the sum over labels, in bits per row.
     """
 
     kinds = ("classes", "labels")

@@ -12,13 +12,15 @@ from probing.contracts.prediction import Prediction
 
 
 class MacroF1(Measure):
-    """Mean over classes of 2·hits / (true + predicted), over the classes that occur in labels or predictions."""
+    """The mean F1 over classes, 2·hits / (true + predicted), over the classes that occur in labels or predictions."""
 
     kinds = ("classes", "labels")
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return, for each class, whether the row is a hit, has the class, and is predicted to have it, `(N, 3K)`."""
+        """Return three blocks of K columns, `(N, 3K)`: for each class, whether the row is a correct prediction of it,
+        has it, and is predicted to have it.
+        """
         y, values = np.asarray(y), np.asarray(prediction.values)
         if y.ndim == 2:
             return np.concatenate([y * values, y, values], axis=1).astype(np.float64)

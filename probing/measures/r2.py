@@ -12,16 +12,16 @@ from probing.contracts.prediction import Prediction
 
 
 class R2(Measure):
-    """Share of variance predicted: 1 − Σ(y − ŷ)² / Σ(y − ȳ)², with ȳ the mean of the rows scored; below 0 where that
-    mean would do better.
+    """The share of variance that is predicted: 1 − Σ(y − ŷ)² / Σ(y − ȳ)², with ȳ the mean of the rows scored. It is
+    below 0 where predicting ȳ would do better.
     """
 
     kinds = ("real",)
     unit = "R²"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return 1, the target, its square, and the squared error, `(N, 4)`; the target is centred, which changes no
-        score.
+        """Return 1, the target, its square, and the squared error, `(N, 4)`; the target is centred first, which does
+        not change the score.
         """
         y, values = np.asarray(y, np.float64), np.asarray(prediction.values, np.float64)
         centred = y - y.mean()

@@ -12,13 +12,13 @@ from probing.measures._rows import OneVsRest, Ranked, ratio
 
 
 class RecallAtFPR(OneVsRest):
-    """Share of a class's rows that are flagged when at most `fpr` of the other rows are.
+    """The share of a class's rows that are flagged when at most a share `fpr` of the other rows is.
 
     The threshold is the lowest score at which at most `fpr` of the rows of other classes *of the same split* are
-    flagged: it is set by their scores there, in every resample anew, and not carried over from dev; so it says what is
-    possible, not what a threshold fixed beforehand would give. With two classes the second in sorted order is flagged;
-    with more, each against the rest, and the mean is given. It misleads with few rows of other classes: below 1/fpr of
-    them none may be flagged at all, and the threshold hangs on one row.
+    flagged: it is set from their scores, anew in every resample, not on dev; so the measure says what is possible, not
+    what a threshold fixed beforehand would give. With two classes the second in sorted order is flagged; with more,
+    each class is compared with the rest, and the mean is reported. It misleads with few rows of other classes: below
+    1/fpr of them none may be flagged at all, and the threshold depends on a single row.
 
     Args:
         fpr: allowed share of false positives, above 0 and below 1.
@@ -33,14 +33,16 @@ class RecallAtFPR(OneVsRest):
         self.fpr = fpr
 
     def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:
-        """Return 1 for rows above the highest-scored row of another class that may not be flagged, else 0."""
+        """Return, for each row of the class, 1 if its score is above the threshold (the highest score of another
+        class's row that may not be flagged), else 0.
+        """
         others = np.sort(score[~has])[::-1]
         threshold = others[int(np.floor(self.fpr * len(others) + 1e-9))]
         return np.asarray(score > threshold, np.float64)
 
     def ranked(self, has: NDArray[np.bool_], score: NDArray[Any], groups: NDArray[np.int64]) -> Ranked:
-        """Return a function that gives recalls from the weights of the class's rows and of others, cumulated from the
-        highest score.
+        """Sort the scores once and return a function that computes the recall for many resamples: it takes cluster
+        weights `(S, R)` and returns R recalls, NaN where no row of another class is drawn.
         """
         down, mine = np.argsort(-score[~has], kind="stable"), np.argsort(-score[has], kind="stable")
         others, own = groups[~has][down], groups[has][mine]

@@ -12,10 +12,10 @@ from probing.contracts.prediction import Prediction
 
 
 class RMSE(Measure):
-    """Root of the mean squared error √(Σ(y − ŷ)² / N), in the target's own unit: years for a year.
+    """The root of the mean squared error, √(Σ(y − ŷ)² / N), in the target's own unit: years for a year.
 
-    What R² sets against the spread of the target, in numbers that can be pictured. It misleads where a few rows are far
-    off, which dominate it, and cannot be compared over tasks.
+    Where R² is relative to the spread of the target, this is in units that can be pictured. It misleads where a few
+    rows are far off, since they dominate it, and it cannot be compared between tasks.
     """
 
     kinds = ("real",)

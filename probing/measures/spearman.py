@@ -14,7 +14,8 @@ _BLOCK = 1 << 19
 
 
 class Spearman(Measure):
-    """Pearson correlation of midranks: it scores whether the order is predicted, whatever the scale.
+    """Spearman's rank correlation (Pearson's of midranks): it scores whether the order is predicted, whatever the
+    scale.
 
     Ranks change with the sample, so a resample is scored exactly, with weighted midranks, rather than from sums of
     fixed statistics: a cluster drawn twice counts as two copies of its rows.
@@ -37,7 +38,9 @@ class Spearman(Measure):
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the exact scores `(R,)` under cluster weights `(R, S)`; two sorts suffice, whatever R."""
+        """Return the scores `(R,)` on R resamples (`weights` is `(R, S)`), computed exactly; only two sorts are needed,
+        whatever R is.
+        """
         orders = _Order(y), _Order(prediction.values)
         step = max(1, _BLOCK // max(1, len(groups)))
         blocks = [weights[low : low + step].T[groups] for low in range(0, len(weights), step)]

@@ -14,10 +14,11 @@ from probing.measures._rows import labels_of, runs
 
 
 class UAS(Measure):
-    """Share of choices whose most probable alternative is the right one (unlabelled attachment score, for `head`).
+    """The share of choices whose most probable alternative is the right one (for the task `head`, the unlabelled
+    attachment score).
 
-    Of c alternatives that are equally probable the best, each counts 1/c: a probe that cannot tell them apart scores
-    what a guess would on average. Punctuation counts like every other word; roots are not among the choices.
+    If c alternatives share the highest probability, each counts 1/c, so a probe that cannot distinguish them scores as
+    a guess does on average. Punctuation counts like every other word; roots are not scored.
     """
 
     kinds = ("classes",)
@@ -26,10 +27,10 @@ class UAS(Measure):
     needs: ClassVar[str] = "choice"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return whether each choice is right, and 1, on its first row, and 0 on all others, `(N, 2)`.
+        """Return, on the first row of each choice, whether it is right, and 1; on all other rows, 0, `(N, 2)`.
 
         Raises:
-            BadParameter: no probabilities, or rows that are no alternatives.
+            BadParameter: the probe gives no probabilities, or the rows are not alternatives.
         """
         labels = labels_of(prediction, "uas", "choice")
         if prediction.log_probabilities is None:

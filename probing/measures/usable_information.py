@@ -17,15 +17,15 @@ MOST_BITS = 50.0
 
 
 class UsableInformation(Measure):
-    """Bits gained over the label frequencies: I_V(X → Y) = H_V(Y) − H_V(Y|X), held out, the mean of log₂ p(y|x) − log₂
-    p(y).
+    """The bits gained over the label frequencies on held-out rows: I_V(X → Y) = H_V(Y) − H_V(Y|X), the mean of log₂
+    p(y|x) − log₂ p(y).
 
-    H_V(Y) is the cross-entropy of the rows scored under the label frequencies of train, the best that a reader of no
-    state can say; H_V(Y|X) is the probe's log loss, less what over-confidence costs. Each is at most 50 bits a row.
-    Unlike mutual information it can grow by processing and is bounded by what this family of probes can compute. How
-    sure the probe is, is chosen on dev where there is any (`measures/_temperatures.py`); without, it is below 0 where a
-    probe is over-confident. It misleads across families, and where the label frequencies of train and test differ: then
-    part of H_V(Y) is that difference.
+    H_V(Y) is the cross-entropy of the rows scored under the label frequencies of train, the best prediction without a
+    state; H_V(Y|X) is the probe's log loss after its confidence was scaled on dev. Each is at most 50 bits a row.
+    Unlike mutual information it can grow by processing and is bounded by what this family of probes can compute.
+    Confidence is scaled by a factor fitted on dev, if there is a dev split (`measures/_temperatures.py`); without one,
+    an over-confident probe scores below 0. It misleads if families of probes are compared, and where the label
+    frequencies of train and test differ, since part of H_V(Y) is then that difference.
 
     References:
         Xu et al. 2020, A theory of usable information under computational constraints, def. 2 and eq. 3.
@@ -40,7 +40,7 @@ class UsableInformation(Measure):
         self._prior_bits: NDArray[np.float64] | None = None
 
     def informed(self, labels: Labels) -> UsableInformation:
-        """Return a copy that knows −log₂ of the label frequencies of train, `(K,)`."""
+        """Return a copy that has −log₂ of the label frequencies of train, `(K,)`."""
         counts = np.bincount(labels.y[labels.rows("train")], minlength=len(labels.classes))
         copy = type(self)()
         with np.errstate(divide="ignore"):
@@ -51,7 +51,7 @@ class UsableInformation(Measure):
         """Return each row's bits gained over the prior, and 1, `(N, 2)`.
 
         Raises:
-            BadParameter: no label frequencies are known, or the probe gives no probabilities.
+            BadParameter: `informed` was not called, or the probe gives no probabilities.
         """
         if self._prior_bits is None:
             raise BadParameter(

@@ -14,11 +14,13 @@ from probing.measures._rows import runs, words_of
 
 
 class UUAS(Measure):
-    """Share of the gold edges (pairs at distance 1) that are in the minimum spanning tree of the predicted distances.
+    """The share of the gold edges (pairs at distance 1) that are in the minimum spanning tree of the predicted
+    distances.
 
-    Undirected unlabelled attachment score. Words that are punctuation (UPOS PUNCT), with all their pairs, are left out
-    of gold edges and spanning tree, as in the paper, where the corpus says which they are. Edges are counted over all
-    sentences. On the labels of a control, gold edges are the pairs that drew 1: no tree, so not all can be found.
+    It is the undirected unlabelled attachment score. Words that are punctuation (UPOS PUNCT), with all their pairs, are
+    left out of gold edges and spanning tree, as in the paper, if the corpus has UPOS tags. Edges are counted over all
+    sentences. With the labels of a control, the gold edges are the pairs that drew 1; they form no tree, so a spanning
+    tree cannot contain them all.
 
     References:
         Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, section 4.1.
@@ -33,7 +35,7 @@ class UUAS(Measure):
         """Return whether a row is a gold edge of the spanning tree, and whether it is a gold edge, `(N, 2)`.
 
         Raises:
-            BadParameter: rows that are no pairs.
+            BadParameter: the rows are not pairs.
         """
         labels, a, b = words_of(prediction, "uuas")
         kept = np.arange(len(labels))
@@ -51,16 +53,16 @@ class UUAS(Measure):
         return statistics
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the gold edges in the tree over all gold edges; NaN without gold edges."""
+        """Return the number of gold edges in the tree divided by the number of gold edges; NaN without gold edges."""
         found, gold = totals[..., 0], totals[..., 1]
         return np.asarray(np.where(gold > 0, found / np.where(gold > 0, gold, 1.0), np.nan))
 
 
 def spanning_tree(a: NDArray[np.int64], b: NDArray[np.int64], length: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return which of the edges (a, b) make the minimum spanning tree (a forest, where they do not connect), by Prim's
-    algorithm.
+    """Return, for each edge (a, b), whether it is in the minimum spanning tree (a forest, if the graph is not
+    connected), by Prim's algorithm.
 
-    Of equally long ways to the next word the earlier word is reached first.
+    If edges to several words are equally long, the earliest word is added first.
     """
     if not len(length):
         return np.zeros(0, dtype=np.int64)

@@ -11,16 +11,17 @@ PASS_COST = 64
 
 
 def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int, pass_cost: int = PASS_COST) -> list[list[int]]:
-    """Return positions, grouped so that inputs of like length share a batch of at most `tokens_per_batch` padded
-    pieces.
+    """Group inputs of similar length into batches of at most `tokens_per_batch` padded pieces, and return the batches
+    as lists of positions in `lengths`.
 
-    The longest come first, ties in order; an input longer than the budget is a batch alone; length 0 is left out. Of
-    all cuts of that order, the one with the least padded pieces + `pass_cost` · batches, by dynamic programming.
+    The longest come first, ties in order. An input longer than the budget is a batch of its own; inputs of length 0 are
+    left out. Dynamic programming finds, for that order, the batches with the smallest number of padded pieces +
+    `pass_cost` · number of batches.
 
     Args:
-        lengths: pieces of each input.
-        tokens_per_batch: the most padded pieces of a batch.
-        pass_cost: what one more forward pass costs, in pieces.
+        lengths: number of pieces of each input.
+        tokens_per_batch: largest number of padded pieces of a batch.
+        pass_cost: cost of one more forward pass, in pieces.
     """
     order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (-lengths[i], i))
     best, cut = [0] * (len(order) + 1), [0] * len(order)  # cost of the inputs from i on, and where its batch ends
@@ -39,12 +40,12 @@ def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int, pass_co
 
 @dataclass(frozen=True, eq=False)
 class PaddedBatch:
-    """The inputs of one forward pass: a batch of B inputs of at most T pieces.
+    """Holds the inputs of one forward pass: a batch of B inputs of at most T pieces.
 
     Attributes:
         ids: `(B, T)` vocabulary ids.
         mask: `(B, T)` 1 for pieces, 0 for padding.
-        position_ids: `(B, T)`; None: not given, the model counts by itself.
+        position_ids: `(B, T)` positions; None: the model computes them itself.
     """
 
     ids: Tensor

@@ -28,13 +28,14 @@ from probing.text.alignment import Encoded
 
 
 class LanguageModel:
-    """A Transformer of text, encoder or decoder, or any module over pieces, whose states can be read.
+    """Wraps a Transformer of text, encoder or decoder, or any module over pieces, and reads its states at sites.
 
     Attributes:
         name: hub name or folder name.
         tokenizer: the fast tokenizer.
         padding_side: `right` or `left`; states of real pieces are the same for both.
-        source, suffix: where it was loaded from (None: built in memory); what runs it from the middle on.
+        source, suffix: arguments it was loaded with (None: it was built in memory); the object that runs the model from
+            a given block on.
     """
 
     source: ModelSource | None = None
@@ -82,27 +83,29 @@ class LanguageModel:
         allow_pickle_weights: bool = False,
         check: bool = True,
     ) -> Self:
-        """Load a local folder or a hub model.
+        """Load a model and its tokenizer from a local folder or the hub, and return them as a `LanguageModel`.
 
         Args:
             name: folder or hub name.
             device: a torch device.
             dtype: compute dtype: `float32`, `float16` or `bfloat16`.
             attention: attention implementation, such as `eager` or `sdpa`; None: the model's default.
-            kind: which head to load; `auto`: the one the model was saved with.
+            kind: head to load: `auto` (the head that the model was saved with), `base` (none), `causal` or `masked`.
             padding_side: `right` (default) or `left`.
             revision: hub branch, tag or commit.
             untrained: seed of random weights in the same architecture, instead of the trained ones.
             side: which side of an encoder-decoder is read: `encoder` (default) or `decoder`, teacher-forced on the
                 text while the encoder reads the same text.
-            by_blocks: find the blocks; without them, for families of another kind, sites are module paths (`add_site`).
-            allow_pickle_weights: also load `.bin` weights, where there are no others; recorded in the identity.
-            check: run `self_check`.
+            by_blocks: whether to find the blocks, which give the standard sites. False, for models of another kind: all
+                sites are added by module path (`add_site`).
+            allow_pickle_weights: whether `.bin` weights (pickles) may be loaded if there are no others; recorded in the
+                identity.
+            check: whether to run `self_check`.
 
         Raises:
-            UnsupportedModel: it cannot be loaded, or the self-check failed.
-            RemoteCodeRefused: it is Python code of its own, which is never run.
-            BadParameter: an unknown dtype, device, kind, padding side or side.
+            UnsupportedModel: the model cannot be loaded, or the self-check failed.
+            RemoteCodeRefused: the model needs Python code of its own, which is never run.
+            BadParameter: the dtype, device, kind, padding side or side is unknown.
         """
         loaded = load(
             name,
@@ -179,23 +182,25 @@ class LanguageModel:
         max_length: int | None = None,
         check: bool = True,
     ) -> Self:
-        """Use any module over the pieces of a fast tokenizer, read by the paths of modules inside it.
+        """Wrap any PyTorch module that takes the pieces of a fast tokenizer, with sites given as paths of modules
+        inside it.
 
         Args:
-            module: the model, in PyTorch.
-            tokenizer: gives the ids that the module takes.
+            module: the PyTorch module.
+            tokenizer: the fast tokenizer whose ids the module takes.
             sites: module path by site name, such as `{"resid.1": "encoder.layers.0"}`. The output (or the first of a
                 tuple) must be `(B, T, D)`.
-            call: `call(module, ids, mask)` runs it on `(B, T)` ids and mask, 1 for real pieces. None: `module(ids)`, or
-                with `input_ids` and a mask where its forward names them; one that takes no mask reads one by one.
-            name: what messages and the store call it.
+            call: a function `call(module, ids, mask)` that runs it on ids and mask `(B, T)`, 1 for real pieces. None:
+                `module(ids)` is called, or with `input_ids` and a mask if its `forward` has such parameters. Without a
+                mask, inputs are run one by one.
+            name: name of the model in messages and in the store.
             padding_side: `right` (default) or `left`.
-            max_length: the most pieces of an input.
-            check: run `self_check`.
+            max_length: largest number of pieces of an input.
+            check: whether to run `self_check`.
 
         Raises:
-            UnknownSite: no such module, with the nearest.
-            UnsupportedModel: a site is not one state a piece, or the self-check failed.
+            UnknownSite: there is no such module; the message names the nearest.
+            UnsupportedModel: a site does not give one state a piece, or the self-check failed.
         """
         known = vocabulary_of(module, tokenizer)
         trunk = ModuleTrunk(module, sites, call=call, vocabulary=known, max_positions=max_length)
@@ -230,7 +235,7 @@ class LanguageModel:
 
     @property
     def max_length(self) -> int | None:
-        """Largest number of pieces of an input, special ones counted; None: no limit known."""
+        """Largest number of pieces of an input, special pieces included; None if no limit is known."""
         limits = [self._trunk.max_positions or 0, int(min(self.tokenizer.model_max_length, 10**9))]
         return min((limit for limit in limits if 0 < limit < 10**9), default=None)
 
@@ -244,7 +249,7 @@ class LanguageModel:
         """Return the number of features D at a site.
 
         Raises:
-            UnknownSite: no such site.
+            UnknownSite: the model has no such site.
         """
         self._trunk.check_sites([site])
         if site not in self._widths:
@@ -253,22 +258,22 @@ class LanguageModel:
         return self._widths[site]
 
     def head_size(self, site: str) -> dict[str, int]:
-        """Return `n_heads` and `head_dim` of a site `heads.l`; empty for other sites.
+        """Return `n_heads` and `head_dim` of a site `heads.l`; an empty mapping for other sites.
 
         Raises:
-            UnknownSite: no such site.
+            UnknownSite: the model has no such site.
         """
         return self._trunk.head_size(site, self.width(site))
 
     def add_site(self, site: str, path: str) -> None:
-        """Make a site of any module's output.
+        """Add a site: the output of any module of the model.
 
         Args:
-            site: its name, in the form of a site, such as `gate.3`.
+            site: name of the new site, in the form `stream` or `stream.layer`, such as `gate.3`.
             path: the module's path in the model, as `model.named_modules()` gives it.
 
         Raises:
-            UnknownSite: the name has another form or another meaning, or there is no such module.
+            UnknownSite: the name has another form or is taken, or there is no such module.
             UnsupportedModel: the output is not one state `(B, T, D)` a pass, or depends on the batch.
         """
         self._trunk.add_site(site, path)
@@ -279,13 +284,13 @@ class LanguageModel:
             raise
 
     def added_modules(self, sites: Sequence[str]) -> dict[str, Any]:
-        """Return the module paths of those sites that `add_site` or `wrap` made: part of a store's identity."""
+        """Return the module path of each of these sites that `add_site` or `wrap` added, for the store's identity."""
         found = {site: self._trunk.modules[site] for site in sites if site in self._trunk.added}
         return {"modules": found} if found else {}
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Return texts as the model reads them, not yet truncated; a piece without a vector raises
-        `UnsupportedModel`.
+        """Tokenise texts as the model is given them, without truncation, and return them; raise `UnsupportedModel` for
+        a piece that has no embedding vector.
         """
         return self._known(encoded(self.tokenizer, texts))
 
@@ -293,55 +298,58 @@ class LanguageModel:
         return check_ids(batch, known_ids(self._trunk), self.tokenizer, self.name)
 
     def states(self, batch: Sequence[Encoded], sites: Sequence[str]) -> dict[str, Tensor]:
-        """Return the states `(B, T, D)` by site; T is the longest input, and `first_piece` says where each begins.
+        """Run the model on a batch and return the states `(B, T, D)` by site; T is the length of the longest input, and
+        `first_piece` gives the column where each begins.
 
         Raises:
-            UnknownSite: a site this model does not have.
-            BadParameter: an input without pieces.
+            UnknownSite: the model does not have one of the sites.
+            BadParameter: an input has no pieces.
         """
         with torch.inference_mode():
             return self._trunk.read(*self._padded(batch), sites)
 
     def many_states(self, sites: Sequence[str]) -> AbstractContextManager[ParallelBatches]:
-        """Within the block, `states` of just these sites is faster, and may run in its lanes; the weights must not
-        change.
+        """Within the block, `states` of just these sites is faster, and may be called from the threads of the yielded
+        object; the weights must not change.
         """
         return many_passes(self._trunk, sites)
 
     def first_piece(self, batch: Sequence[Encoded]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the column of each input's first piece, `(B,)`: above 0 behind left padding."""
+        """Return, for each input, the column of its first piece in the padded batch, `(B,)`: above 0 behind left
+        padding.
+        """
         lengths = np.array([len(e) for e in batch], dtype=np.int64)
         return lengths.max() - lengths if self.padding_side == "left" else np.zeros_like(lengths)
 
     def logits(self, batch: Sequence[Encoded]) -> Tensor:
-        """Return the model's outputs `(B, T, V)`.
+        """Run the model on a batch and return its outputs `(B, T, V)`.
 
         Raises:
-            UnsupportedModel: it was loaded without a head over the vocabulary.
+            UnsupportedModel: the model was loaded without a head over the vocabulary.
         """
         with torch.inference_mode():
             return self.suffix.logits(self._trunk.run_with_head(*self._padded(batch)))[:, self._trunk.lead :]
 
     def padded(self, batch: Sequence[Encoded]) -> PaddedBatch:
-        """Return the padded inputs of the model for a batch."""
+        """Return a batch as padded inputs of the model."""
         return self.suffix.padded(*self._padded(batch))
 
     def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
-        """Return the logits `(B, T, V)` when `resid.l` has these states `(B, T, D)`; only blocks l to L-1 run
-        (`SuffixReplay`).
+        """Run blocks l to L-1 only, with `states` `(B, T, D)` as `resid.l`, and return the logits `(B, T, V)` (see
+        `SuffixReplay`).
         """
         return self.suffix.run_from(site, states, inputs)
 
     def self_check(self) -> None:
-        """Prove on four small inputs that the hooks read what the site names say.
+        """Check on four small inputs that the hooks read the states that the site names promise.
 
         Raises:
-            UnsupportedModel: which family failed, and how.
+            UnsupportedModel: they do not; the message names the model's family and what failed.
         """
         self._check.model()
 
     def identity(self) -> dict[str, Any]:
-        """Return the `model` and `tokenizer` blocks of a store's identity; no machine paths."""
+        """Return the blocks `model` and `tokenizer` of a store's identity, which contain no paths of this machine."""
         if self._identity is not None:
             return dict(self._identity)
         found = {

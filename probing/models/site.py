@@ -15,7 +15,7 @@ _STREAMS = ("embed", "resid", "attn_out", "cross_out", "mlp_out", "heads", "fina
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the computation, such as `resid.6`.
+    """Names a place in the computation at which states are read, such as `resid.6`.
 
     `embed` is the piece embedding alone; `resid.l` enters block l; `resid.L` leaves the last block, before any
     final norm; `final_norm` is the output of that norm.
@@ -29,7 +29,7 @@ class Site:
         """Parse a site's name, `stream` or `stream.layer`.
 
         Raises:
-            UnknownSite: the name has not the form of a site.
+            UnknownSite: the name does not have the form of a site.
         """
         if not _NAME.fullmatch(name):
             raise UnknownSite(
@@ -43,21 +43,22 @@ class Site:
 
     @property
     def order(self) -> tuple[int, int, str]:
-        """Sort key: the order in which a forward pass meets the sites of one stream."""
+        """Sort key that puts sites in the order in which a forward pass reaches them."""
         rank = _STREAMS.index(self.stream) if self.stream in _STREAMS else len(_STREAMS)
         return rank, -1 if self.layer is None else self.layer, self.stream
 
 
 def are_module_paths(patterns: str | Iterable[str]) -> bool:
-    """Return whether every pattern is `name=module.path`: then nothing need be known of the model's blocks."""
+    """Return whether every pattern is `name=module.path`, so that the model's blocks need not be found."""
     return all("=" in part for part in (patterns.split(",") if isinstance(patterns, str) else patterns))
 
 
 def select_sites(patterns: str | Iterable[str], available: Iterable[str]) -> tuple[str, ...]:
-    """Return the available sites that match any of the shell-style patterns (comma-separated or a list), in site order.
+    """Return the available sites that match at least one of the shell-style patterns (comma-separated or a list), in
+    site order.
 
     Raises:
-        UnknownSite: a pattern that matches nothing, with the nearest name.
+        UnknownSite: a pattern matches nothing; the message names the nearest site.
     """
     wanted = [part.strip() for part in (patterns.split(",") if isinstance(patterns, str) else patterns)]
     known = sorted(available, key=lambda name: Site.parse(name).order)

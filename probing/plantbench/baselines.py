@@ -48,7 +48,7 @@ DRAWS, QUANTILE = 60, 0.95
 
 @dataclass(frozen=True)
 class Threshold:
-    """Answers "used" where a statistic reaches a threshold, else "unused"."""
+    """Answers "used" if a statistic reaches a threshold, else "unused"."""
 
     statistic: Statistic
     threshold: float
@@ -63,7 +63,7 @@ class Threshold:
 
 
 def fitted(statistics: Mapping[str, Statistic], suite: Iterable[tuple[Case, Truth]]) -> dict[str, Threshold]:
-    """Return rules with the thresholds that do best on the cells of a suite: most right, each label counting alike."""
+    """Return rules with the thresholds that have the highest balanced accuracy on the cells of a suite."""
     values: dict[str, list[float]] = {name: [] for name in statistics}
     used: list[bool] = []
     for case, truth in suite:
@@ -79,7 +79,9 @@ def fitted(statistics: Mapping[str, Statistic], suite: Iterable[tuple[Case, Trut
 
 
 def best_threshold(values: Floats, used: NDArray[np.bool_]) -> float:
-    """Return the midpoint between the values that part the labels best by balanced accuracy (the highest such)."""
+    """Return the threshold that separates the labels best by balanced accuracy: the midpoint between two values, the
+    highest such.
+    """
     order = np.unique(values)
     cuts = np.concatenate([[order[0]], (order[1:] + order[:-1]) / 2, [np.nextafter(order[-1], np.inf)]])
     right = [(values[used] >= cut).mean() + (values[~used] < cut).mean() for cut in cuts]
@@ -90,8 +92,8 @@ FIELD_RULES = ("probe_accuracy", "attribution_patching", "amnesic_leace", "amnes
 
 
 def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
-    """Return all of the rules by name, with thresholds fitted on the cells of a suite (not those that they are scored
-    on).
+    """Return all rules of the literature by name, with thresholds fitted on the cells of a suite other than the one
+    they are scored on.
     """
     statistics = {"probe_accuracy": accuracy_above_chance, "attribution_patching": attribution}
     rules: dict[str, Rule] = dict(fitted(statistics, suite))
@@ -100,8 +102,8 @@ def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
 
 
 def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
-    """(a) Return the balanced accuracy above chance of a linear probe, as a share of what is possible; for real values,
-    R².
+    """(a) Return the balanced accuracy of a linear probe above chance, as a share of the possible range; for real
+    values, R².
     """
     z, k = case.labels[cell.property], case.n_classes[cell.property]
     order = generator(case.seed, "plantbench", "probe").permutation(int(case.groups.max()) + 1)[case.groups]
@@ -112,8 +114,8 @@ def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
 
 
 def attribution(case: Case, cell: Cell) -> tuple[float, float]:
-    """(c) Return |⟨g, D⟩| in SDs of the behaviour: the gradient of its contrast, along the difference of class
-    means.
+    """(c) Return |⟨g, D⟩| in SDs of the behaviour, with g the gradient of the behaviour's contrast and D the difference
+    of class means.
     """
     rows, z = two_classes(case, cell)
     h = case.instrument.states(cell.place)[rows]
@@ -132,7 +134,7 @@ class Amnesic:
     do.
 
     The change is the mean KL(clean ‖ erased) where the behaviour is logits, else the mean squared change. Random
-    subspaces are spanned by draws from N(0, Σ) of the states.
+    subspaces are spanned by draws from N(0, Σ), with Σ the covariance of the states.
     """
 
     eraser: Intervention
@@ -173,8 +175,8 @@ class FittedDirection:
     """(d) Answers "used" if exchanging the fitted direction moves held-out rows towards the donor's class (one-sided 5
     %).
 
-    One direction is found by gradient descent so that exchanging the coordinate along it between rows of two classes
-    gives the behaviour that differs by the class contrast; half of the groups fit, the others are measured.
+    One direction is fitted by gradient descent so that exchanging the coordinate along it between rows of two classes
+    changes the behaviour by the class contrast; half of the groups are used for fitting, the others for measuring.
     """
 
     steps: int = STEPS
@@ -221,7 +223,9 @@ class FittedDirection:
 
 
 def two_classes(case: Case, cell: Cell) -> tuple[Ints, Ints]:
-    """Return rows, and 0 or 1 for each: the first two classes, or real values below and above their median."""
+    """Return rows and a code 0 or 1 for each: the rows of the first two classes, or real values below and above their
+    median.
+    """
     z, k = case.labels[cell.property], case.n_classes[cell.property]
     if not k:
         return np.arange(len(z)), (z > np.median(z)).astype(np.int64)
@@ -270,11 +274,11 @@ _SAID: Mapping[Word, Said] = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """Gives the verdicts of all properties of a case that it is asked about, at the places asked.
+    """Runs this package's protocol: it gives the verdicts on all properties of a case, at the places asked about.
 
     Attributes:
-        stratify, shared: see `UseOptions`; for comparisons.
-        folds: False: one and the same rows fit and are measured, for comparison.
+        stratify, shared: see `UseOptions`; changed for comparisons only.
+        folds: whether different rows are used for fitting and measuring; False for comparison.
     """
 
     stratify: bool = True
@@ -301,8 +305,8 @@ class Protocol:
 
 
 def answer(verdict: Verdict) -> Answer:
-    """Return a cell's answer. Score: the larger |ES| of the two edits; effect: MF of the interchange; p: the smallest
-    adjusted.
+    """Return the answer for a cell, made from its verdict: score is the larger |ES| of the two edits, effect the
+    mediated fraction of the interchange, p the smallest adjusted p value.
     """
     cell = verdict.evidence
     if cell is None:

@@ -26,14 +26,14 @@ _CODED_TOGETHER = {10: (("U", "V"), ("copy.U", "copy.V")), 17: (("B.C", "C"), ("
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A model and its description.
+    """Holds a model that was built, and its description.
 
     Attributes:
-        tier, number, name, twin: of the case; number 0: of no single case of the list.
-        seed: of the generator.
-        family: of the weights.
-        configuration: all else that it depends on, as JSON has it.
-        claim: what is to be certified.
+        tier, number, name, twin: those of the case; number 0 if it is not a single case of the list.
+        seed: seed of the generator.
+        family: architecture of the weights, such as `gpt2`.
+        configuration: everything else that it depends on, as JSON values.
+        claim: claims to be certified.
     """
 
     tier: int
@@ -80,7 +80,7 @@ def compiled(planted: Planted) -> Built:
 
 
 def of_training(recipe: Recipe, model: Trained) -> Built:
-    """Return a trained model with what is meant of it."""
+    """Return a trained model, with the claims about it."""
     direction = model.direction.numpy().astype(np.float64)
     claim = Claim(
         model.planted,
@@ -112,12 +112,12 @@ _MAY_LACK = ("mf", "s_frozen", "s_subspace")
 
 
 def cells_as_json(truth: Truth) -> list[dict[str, Any]]:
-    """Return one object a cell; numbers have 6 digits."""
+    """Return one JSON object per cell, with numbers of 6 digits."""
     return [_cell_as_json(cell, found) for cell, found in truth.cells.items()]
 
 
 def joints_as_json(truth: Truth) -> list[dict[str, Any]]:
-    """Return one object for every site where several positions are certified together."""
+    """Return one JSON object per site at which several positions are certified together."""
     return [
         {"site": joint.site, "positions": list(joint.positions), "property": joint.name, **_measured(certificate)}
         for joint, certificate in truth.joints.items()
@@ -149,7 +149,7 @@ def truth_from_json(cells: Any, where: str, joints: Any = ()) -> Truth:
     """Return the truth that `cells_as_json` and `joints_as_json` wrote.
 
     Raises:
-        CorpusError: a cell of another form, or one twice.
+        CorpusError: a cell has another form, or occurs twice.
     """
     if not isinstance(cells, list) or not cells:
         raise CorpusError("a truth without cells", needed="a list of cells", found=repr(cells)[:80], where=where)

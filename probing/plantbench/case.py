@@ -22,7 +22,7 @@ Said = Literal["used", "unused", "not_decodable", "abstain"]
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """A property at a place."""
+    """Names a property at a place, the unit that rules are scored on."""
 
     place: Place
     property: str
@@ -33,12 +33,12 @@ class Cell:
 
 @dataclass(frozen=True, order=True)
 class Joint:
-    """A property at several positions of one site together.
+    """Names a property at several positions of one site together.
 
     Attributes:
-        name: of the property.
-        site: where.
-        positions: two or more.
+        name: name of the property.
+        site: name of the site.
+        positions: names of two or more positions.
     """
 
     name: str
@@ -68,20 +68,20 @@ def joints_of(cells: Iterable[Cell]) -> tuple[Joint, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A model with labelled rows; rules are asked what it uses.
+    """A model with labelled rows, of which rules are asked what it uses.
 
     Attributes:
-        tier: 0 latent vectors, 1 compiled transformers, 2 trained ones.
-        number, name: of the case in docs/plantbench.md.
-        twin: which of the two it is; rules are given `blind` cases, where it is "".
-        seed: of the generator.
-        instrument: states and behaviour of N rows.
+        tier: 0 for latent vectors, 1 for compiled transformers, 2 for trained ones.
+        number, name: those of the case in docs/plantbench.md.
+        twin: which twin it is, `used` or `unused`; "" in the `blind` cases that rules are given.
+        seed: seed of the generator.
+        instrument: instrument with states and behaviour of N rows.
         labels: by property, `(N,)` codes 0 … K-1 (int64) or real values (float64).
-        n_classes: K by property; 0 for real values.
-        groups: `(N,)` codes of what is independent.
-        types: `(N,)` codes of identities; None: rows have none.
-        cells: what is scored.
-        twins: `(N,)` row that differs in the property alone; None but in the twins track.
+        n_classes: number of classes K by property; 0 for real values.
+        groups: `(N,)` codes of independent units.
+        types: `(N,)` codes of identities; None: rows have no identities.
+        cells: the cells that are scored.
+        twins: `(N,)` the row that differs from each in the property only; None except in the twins track.
     """
 
     tier: int
@@ -103,28 +103,30 @@ class Case:
         return f"{self.tier}.{self.number:02d}.{self.twin}.{self.seed}"
 
     def blind(self) -> Case:
-        """Return the case without number, name and twin, as a rule is given it."""
+        """Return the case without number, name and twin, as rules are given it."""
         return replace(self, number=0, name="", twin="")
 
     def covariates(self, name: str) -> dict[str, tuple[Values, int]]:
-        """Return values and K of the other labelled properties, by name."""
+        """Return, by name, values and number of classes of the other labelled properties."""
         return {other: (z, self.n_classes[other]) for other, z in self.labels.items() if other != name}
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Result of do-interventions on minimal pairs at one cell; effects are in SDs of the clean output.
+    """Holds the result of do-interventions on minimal pairs at one cell; effects are in SDs of the clean output.
 
     Attributes:
-        label: used (S ≥ 0.10), unused (E ≤ 0.02 and S ≤ 0.05), or in the band between them, which is not scored.
-        sub_label: of a used cell, how; "" otherwise.
-        s, e: size of the mean effect by the one yardstick (`yardstick`); root mean square effect.
-        mf: share of the natural difference; None where there is none (below 0.10).
-        s_frozen: S with norms held; None: not run.
-        s_subspace: S of the population's class-mean swap; None: not run.
-        n_pairs: measured.
-        s_total: the mean effect within strata over the SD of the clean output as a whole, which S was before version 2.
-        along, off: the parts of S: along the natural contrast (signed), in SDs along it; off it, in SDs of the whole.
+        label: `used` (S ≥ 0.10), `unused` (E ≤ 0.02 and S ≤ 0.05), or `band` for cells between, which are not scored.
+        sub_label: how a used cell is used; "" for other cells.
+        s, e: S, size of the mean effect (see `yardstick`); E, root mean square effect.
+        mf: effect as a share of the natural difference; None if that is below 0.10.
+        s_frozen: S with the scales of norms frozen; None: not run.
+        s_subspace: S of the class-mean swap with population means; None: not run.
+        n_pairs: number of pairs measured.
+        s_total: mean effect within strata divided by the SD of the whole clean output, the definition of S before
+            version 2.
+        along, off: the two parts of S: along the natural contrast (signed), in SDs along it, and off it, in SDs of the
+            whole output.
     """
 
     label: Label
@@ -142,13 +144,13 @@ class Certificate:
 
 @dataclass(frozen=True)
 class CellTruth:
-    """The truth of one cell.
+    """Holds the truth about one cell.
 
     Attributes:
-        intended: by the builder; "": no intention, certification decides.
-        certificate: by the oracle.
-        probe_accuracy: balanced accuracy (R² of real values) of the best of the oracle's probes.
-        chance: 1 / K (0 for real values).
+        intended: label that the builder intended; "" if certification alone decides.
+        certificate: certificate of the oracle.
+        probe_accuracy: balanced accuracy (R² for real values) of the best of the oracle's probes.
+        chance: accuracy of chance, 1 / K (0 for real values).
     """
 
     intended: Literal["used", "unused", ""]
@@ -164,31 +166,31 @@ class CellTruth:
 
 @dataclass(frozen=True)
 class Truth:
-    """The truth of a case.
+    """Holds the truth about a case.
 
     Attributes:
-        cells: of each place alone.
-        joints: of all positions of a site together, where there are several.
+        cells: truth about each place alone.
+        joints: certificates of all positions of a site together, if there are several.
     """
 
     cells: Mapping[Cell, CellTruth]
     joints: Mapping[Joint, Certificate] = field(default_factory=dict)
 
     def joint(self, cell: Cell) -> Certificate | None:
-        """Return the certificate of all positions of this cell's site together; None: the cell is the only one."""
+        """Return the certificate of all positions of this cell's site together; None if the site has only one."""
         return next((found for joint, found in self.joints.items() if joint.holds(cell)), None)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of a rule for one cell.
+    """Holds the answer of a rule for one cell.
 
     Attributes:
-        verdict: used, unused, not decodable, or nothing.
-        score: the larger, the more used; NaN: none.
-        effect: estimate of MF; NaN: none.
-        p: of no effect; NaN: none.
-        together: of all positions of the site edited together; "": no answer.
+        verdict: `used`, `unused`, `not_decodable`, or `abstain` for no answer.
+        score: number that is larger the more the property seems used; NaN if there is none.
+        effect: estimate of the mediated fraction (MF); NaN if there is none.
+        p: p value of no effect; NaN if there is none.
+        together: verdict on all positions of the site edited together; "" for no answer.
     """
 
     verdict: Said
@@ -199,8 +201,8 @@ class Answer:
 
 
 def groups_of(knobs: Knobs, n: int, rng: np.random.Generator) -> Ints:
-    """Return the codes 0 … G-1 of groups, `(n,)`, each group in one piece, as the knobs have it; `rng` draws sizes that
-    vary.
+    """Return codes 0 … G-1 of groups, `(n,)`, with the rows of a group next to each other and sizes as the knobs say;
+    `rng` draws sizes that vary.
     """
     if knobs.grouping == "equal":
         return np.arange(n) // knobs.group_size
@@ -223,7 +225,7 @@ def zipf_shares(k: int, tail: float) -> NDArray[np.float64]:
 
 
 def effective(groups: Ints) -> float:
-    """Return how many equal groups the groups are worth: (Σ m)² / Σ m² of their sizes m."""
+    """Return the effective number of groups, (Σ m)² / Σ m² over their sizes m."""
     sizes = np.bincount(groups).astype(np.float64)
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 

@@ -31,18 +31,20 @@ Values = Ints | NDArray[np.float64]
 def certify(
     instrument: Instrument, place: Place | Sequence[Place], pairs: Ints, z: Values, strata: Ints, *, n_classes: int
 ) -> Certificate:
-    """Exchange states between the rows of minimal pairs, at one place or at several of one site together.
+    """Exchange states between the rows of minimal pairs at one place, or at several of one site together, and return
+    the certificate.
 
     Args:
-        instrument: whose rows hold both rows of each pair; not the one that rules are given.
-        place: of the cell, or places of one site.
-        pairs: `(n, 2)` rows x and x'; x drawn as the rules' rows are, x' by the frequency of the other classes.
+        instrument: instrument whose rows include both rows of each pair; rules are given another one.
+        place: place of the cell, or several places of one site.
+        pairs: `(n, 2)` rows x and x'; x is drawn as the rules' rows are, and x' by the frequencies of the other
+            classes.
         z: `(N,)` values of the property.
         strata: `(N,)` codes 0 … W-1 of the other properties' values, equal within pairs.
-        n_classes: K; 0 for real values.
+        n_classes: number of classes K; 0 for real values.
 
     Raises:
-        BadTwin: pairs of one value, or of two strata.
+        BadTwin: a pair is of one value, or of two strata.
     """
     places = [place] if isinstance(place, Place) else list(place)
     x, other = pairs[:, 0], pairs[:, 1]
@@ -79,10 +81,10 @@ def truth_of(
     where: str,
     sub_label: str = "",
 ) -> CellTruth:
-    """Return the truth of a cell, if the builder's intention is not contradicted.
+    """Return the truth about a cell, if it does not contradict the builder's intention.
 
     Raises:
-        PlantFailed: intended used and certified unused, the reverse, or a sub-label that was meant otherwise.
+        PlantFailed: it was intended to be used and is certified unused, or the reverse, or the sub-label differs.
     """
     check_intention(cell, certificate, intended, where=where)
     if sub_label and certificate.label == "used" and certificate.sub_label != sub_label:
@@ -97,10 +99,10 @@ def truth_of(
 
 
 def check_intention(what: Cell | Joint, certificate: Certificate, intended: str, *, where: str) -> None:
-    """Refuse what was built to be used and is certified unused, or the reverse.
+    """Refuse a model that was built to use a property and is certified not to, or the reverse.
 
     Raises:
-        PlantFailed: which.
+        PlantFailed: it is such a model; the message names the cell.
     """
     found = certificate.label
     if intended and found != "band" and found != intended:
@@ -113,11 +115,12 @@ def check_intention(what: Cell | Joint, certificate: Certificate, intended: str,
 
 
 def probe_accuracy(features: Sequence[NDArray[np.floating]], z: Values, *, n_classes: int) -> float:
-    """Return the best held-out balanced accuracy (R² of real values) of linear probes on several kinds of features `(N,
-    D)`.
+    """Return the best held-out balanced accuracy (R² for real values) of linear probes on several kinds of features
+    `(N, D)`.
 
-    Gaussian classes of one covariance, fitted on the first half of the rows and measured on the second; classes count
-    alike, so a rare one cannot hide. States come first; builders add products of what they planted.
+    The probes are Gaussian classes with one covariance, fitted on the first half of the rows and scored on the second;
+    classes count equally, so a rare class is not overlooked. The first features are the states; builders add products
+    of planted directions.
     """
     half = len(z) // 2
     best = 0.0
@@ -195,15 +198,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """The claims that are to be certified of a model.
+    """Holds the claims about a model that are to be certified.
 
     Attributes:
-        planted: in evaluation mode.
-        name: for messages.
-        intended, sub_labels: by cell, where something is meant.
-        cells: all that get a certificate.
-        directions: planted ones `(D,)`, by property and position: `B.subject`.
-        products: pairs of directions whose product a property is coded by; probes may read these products, too.
+        planted: the model, in evaluation mode.
+        name: name of the model, for messages.
+        intended, sub_labels: intended label and sub-label of cells, where the builder has an intention.
+        cells: all cells to certify.
+        directions: planted directions `(D,)` by property and position, such as `B.subject`.
+        products: pairs of directions whose product codes a property; the oracle's probes read these products, too.
     """
 
     planted: PlantedModel
@@ -216,19 +219,19 @@ class Claim:
 
 
 def every_cell(planted: PlantedModel) -> tuple[Cell, ...]:
-    """Return the cells of all properties, sites and positions."""
+    """Return the cells of all properties at all sites and positions."""
     places = [Place(site, position) for site in planted.sites for position in POSITIONS]
     return tuple(Cell(place, name) for name in planted.language.lexicon.properties for place in places)
 
 
 def certified(claim: Claim, *, seed: int, n_pairs: int = N_PAIRS, probe_rows: int = PROBE_ROWS) -> Truth:
-    """Return the truth of every cell, by exchanges between minimal pairs.
+    """Certify every cell by exchanging states between minimal pairs, and return the truth.
 
     Args:
-        claim: the model and what is meant.
-        seed: of the prompts; none of them is a row that rules are given.
-        n_pairs: for each property.
-        probe_rows: prompts for the probes.
+        claim: the model and the claims about it.
+        seed: seed of the prompts, which differ from the rows that rules are given.
+        n_pairs: number of pairs for each property.
+        probe_rows: number of prompts for the probes.
 
     Raises:
         PlantFailed: a certified label contradicts the intended one.
@@ -274,7 +277,7 @@ def _certificates(
 
 
 def joined(x: Prompts, other: Prompts) -> Prompts:
-    """Return the rows of `x`, then those of `other`."""
+    """Return an array of the rows of `x`, followed by those of `other`."""
     return Prompts(
         np.concatenate([x.ids, other.ids]),
         np.concatenate([x.words, other.words]),
@@ -283,7 +286,7 @@ def joined(x: Prompts, other: Prompts) -> Prompts:
 
 
 def values_of(lexicon: Lexicon, name: str) -> tuple[Values, int]:
-    """Return the values of a property, `(W,)`: codes and K, or real values and 0."""
+    """Return the values of a property for every word, `(W,)`, and the number of classes K (0 for real values)."""
     if name in lexicon.values:
         return lexicon.real(name), 0
     codes = lexicon.codes(name)
@@ -291,7 +294,7 @@ def values_of(lexicon: Lexicon, name: str) -> tuple[Values, int]:
 
 
 def strata_of(lexicon: Lexicon, name: str) -> NDArray[np.int64]:
-    """Return codes of the other properties' values together, `(W,)`."""
+    """Return a code for the combined values of the other properties, for every word, `(W,)`."""
     found = np.zeros(len(lexicon), dtype=np.int64)
     for other in lexicon.properties:
         if other != name:

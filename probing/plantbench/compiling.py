@@ -23,12 +23,12 @@ SHARPNESS = 40.0  # of attention to the flagged word: the others get less than 1
 
 @dataclass(frozen=True)
 class Head:
-    """An attention head that copies slots: from the word whose key slot is set, or from all words alike.
+    """An attention head that copies slots: from the word whose key slot is set, or from all words equally.
 
     Attributes:
-        layer: of the block.
+        layer: number of the block.
         key: the slot that draws attention; "" spreads it evenly over the words so far.
-        copies: (slot read there, slot written here, gain): HEAD_WIDTH at most.
+        copies: triples (slot read at the other word, slot written at this word, gain), at most HEAD_WIDTH.
     """
 
     layer: int
@@ -38,9 +38,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Unit:
-    """Hidden units of an MLP: relu(Σ reads · slot) is added to the slots of `writes`; with `times`, multiplied by it.
+    """A group of hidden units of an MLP: relu(Σ reads · slot), multiplied by `times` if given, is added to the slots of
+    `writes`.
 
-    Slots are read after the block's norm; what is written is scaled back by the usual size `norm` of the query's state.
+    Slots are read after the block's norm; what is written is scaled back by `norm`, the typical size of the query's
+    state.
     """
 
     layer: int
@@ -51,17 +53,17 @@ class Unit:
 
 @dataclass(frozen=True)
 class Circuit:
-    """Everything that the weights are made from. V pieces, S slots, K answers.
+    """Holds everything that the weights of a compiled model are made from: V pieces, S slots, K answers.
 
     Attributes:
-        slots: names; each gets a direction of its own.
+        slots: names of the slots; each gets a direction of its own.
         pieces: `(V, S)` embeddings.
-        positions: `(T, S)` position codes; None: the family has none.
-        heads: of all layers.
-        units: of all layers.
-        answers: `(K, S)` what the unembedding reads for each answer.
+        positions: `(T, S)` position codes; None: the family has no position embeddings.
+        heads: attention heads of all layers.
+        units: hidden units of all layers.
+        answers: `(K, S)` weights by which the unembedding reads slots for each answer.
         first_answer: id of the first answer.
-        norm: usual root mean square of the query's state.
+        norm: typical root mean square of the query's state.
     """
 
     slots: tuple[str, ...]
@@ -78,7 +80,7 @@ class Circuit:
         return self.slots.index(slot)
 
     def coordinates(self, slots: Mapping[str, float]) -> Floats:
-        """Return a sum of slots, `(S,)`."""
+        """Return a weighted sum of slots as coordinates, `(S,)`."""
         found = np.zeros(len(self.slots))
         for name, size in slots.items():
             found[self.index(name)] = size
@@ -95,7 +97,7 @@ def basis(n_slots: int, seed: int) -> Floats:
 
 
 def gpt2(circuit: Circuit, *, length: int, seed: int) -> GPT2LMHeadModel:
-    """Return the model, in evaluation mode; its biases are zero, its norms' gains 1."""
+    """Compile a circuit into a GPT-2 model in evaluation mode, with zero biases and norm gains of 1, and return it."""
     config = GPT2Config(
         vocab_size=len(circuit.pieces),
         n_positions=length,
@@ -160,7 +162,9 @@ _CONST = 2.0  # of the slot `const`: a unit without a factor is multiplied by it
 
 
 def llama(circuit: Circuit, *, length: int, seed: int) -> LlamaForCausalLM:
-    """Return the model, in evaluation mode; its norms' gains are 1, and no rotary angle matters to its heads."""
+    """Compile a circuit into a Llama model in evaluation mode, with norm gains of 1, and return it; rotary angles do
+    not affect its heads.
+    """
     config = LlamaConfig(
         vocab_size=len(circuit.pieces),
         max_position_embeddings=length,

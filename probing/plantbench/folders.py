@@ -53,15 +53,15 @@ def write_case(
     pairs: int = 0,
     facts: dict[str, Any] | None = None,
 ) -> None:
-    """Write a certified case.
+    """Write a certified case into a folder.
 
     Args:
-        folder: is made if it is not there.
+        folder: path of the folder, which is made if it does not exist.
         built: the model and its description.
-        truth: of its cells.
-        rows: of the corpus: fresh prompts in groups of four.
-        pairs: for each property, for the twins track; 0: no pairs.jsonl.
-        facts: what else truth.json is to say, such as the accuracy of a trained model.
+        truth: truth about its cells.
+        rows: number of rows of the corpus: new prompts in groups of four.
+        pairs: number of minimal pairs for each property, for the twins track; 0: no pairs.jsonl is written.
+        facts: further facts for truth.json, such as the accuracy of a trained model.
     """
     target, planted = Path(folder), built.planted
     target.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def write_truth(folder: Path, built: Built, truth: Truth, files: Sequence[str], 
 
 
 def tokenizer_of(language: Language) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of words between spaces, which adds nothing before or after them."""
+    """Return a tokenizer that splits text at spaces, and adds nothing before or after."""
     raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(language.vocabulary)}, unk_token=SPECIAL[1]))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     mask = {"mask_token": language.query} if language.query == "[MASK]" else {}
@@ -105,7 +105,7 @@ def tokenizer_of(language: Language) -> PreTrainedTokenizerFast:
 
 
 def classes_of(language: Language, name: str) -> list[str]:
-    """Return the labels of a property's classes in order; empty for real values."""
+    """Return the names of a property's classes, in order; empty for real values."""
     if name in language.lexicon.values:
         return []
     return [f"{name.lower()}{code}" for code in range(int(language.lexicon.codes(name).max()) + 1)]
@@ -208,18 +208,18 @@ _CASE = {"tier": int, "number": int, "name": str, "twin": str, "family": str, "s
 def read_case(
     folder: str | Path, *, split: str | None = None, rows: int = 8000, minimal_pairs: str = "", check: bool = True
 ) -> tuple[Case, Truth]:
-    """Return the case of a folder, whose rows are those of corpus.jsonl.
+    """Read the case in a folder and return it; its rows are those of corpus.jsonl.
 
     Args:
-        folder: written by `write_case`.
-        split: of the corpus; None: all rows.
-        rows: the most rows.
-        minimal_pairs: a property: the rows are then those of its minimal pairs in pairs.jsonl, and its cells the only
-            ones.
-        check: run the model's own self-check when it is loaded.
+        folder: folder that `write_case` wrote.
+        split: split of the corpus to use; None: all rows.
+        rows: largest number of rows.
+        minimal_pairs: name of a property; the rows are then its minimal pairs in pairs.jsonl, and the cells those of
+            this property only.
+        check: whether to run the model's self-check.
 
     Raises:
-        CorpusError: a file that is missing, malformed, or not the one that was certified.
+        CorpusError: a file is missing or malformed, or not the one that was certified.
     """
     source = Path(folder)
     told = read_truth_file(source)
@@ -252,10 +252,10 @@ def read_case(
 
 
 def read_truth_file(folder: Path) -> dict[str, Any]:
-    """Return the content of truth.json, once the files that it names were checked to be the same.
+    """Check that the files named in truth.json are unchanged, and return its content.
 
     Raises:
-        CorpusError: missing, malformed, of another format, or files that differ.
+        CorpusError: the file is missing, malformed or of another format, or a file named in it has changed.
     """
     path = folder / "truth.json"
     try:

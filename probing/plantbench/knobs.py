@@ -22,35 +22,36 @@ Grouping = Literal["equal", "mixed", "zipf", "lognormal"]
 
 @dataclass(frozen=True)
 class Knobs:
-    """Settings that a case of tier 0 is drawn with.
+    """Holds the settings that a case of tier 0 is drawn with.
 
     Attributes:
-        n: rows given to rules.
-        answers: V.
-        width: d.
+        n: number of rows given to rules.
+        answers: number of answers V.
+        width: width of the states d.
         noise: SD of the states beside the codes (codes are ±1).
-        gain: length of a read vector, per root of V: 1.5·N(0,1) has that length on average.
-        noise_gain, noise_reads: 0.25·N(0,1) on 20 noise directions.
-        weak: gain of case 8, a share of `gain`.
+        gain: length of a read vector, divided by the root of V, on average (read vectors are `gain`·N(0,1)).
+        noise_gain, noise_reads: gain and number of noise directions that are read, by default 0.25·N(0,1) on 20.
+        weak: gain of case 8, as a share of `gain`.
         rhos: correlations of case 5, by seed mod 3.
-        norm: how many times longer the code of case 3 is.
+        norm: factor by which the code of case 3 is longer.
         balance: share of class 1 of binary properties.
-        rare: that of case 20.
-        classes: K of case 18.
-        identities: of case 21.
-        group_size, group_share: rows of a group, and the share of the noise's variance that they have in common.
-        squash: what the model does to normalised coordinates before its linear read.
-        n_pairs: minimal pairs that certify.
-        twins: half of the rows are the minimal pairs of the other half.
+        rare: share of the rare class in case 20.
+        classes: number of classes in case 18.
+        identities: number of identities in case 21.
+        group_size, group_share: number of rows of a group, and share of the noise's variance that they have in common.
+        squash: function that the model applies to normalised coordinates before its linear read.
+        n_pairs: number of minimal pairs for certification.
+        twins: whether half of the rows are minimal pairs of the other half.
         grouping: sizes of groups: all of `group_size`; 1 to `largest` at random; or `documents` of them, with sizes as
             1, 1/2, 1/3 … to the power of `tail`, or log-normal with `spread`.
-        largest, documents, tail, spread: see there; shares of Zipf classes have the same `tail`.
-        document_share: of the noise's variance that rows of a document have in common.
-        loud: how strongly noise is read in cases 23 to 30 and 37 to 43.
-        group_sizes, mixed_share: of cases 39 to 42, and what their rows have in common.
-        many: K of cases 23 to 28, which have `n` rows, half or a quarter of them, by seed mod 3.
+        largest, documents, tail, spread: parameters of `grouping`; shares of Zipf classes use the same `tail`.
+        document_share: share of the noise's variance that rows of a document have in common.
+        loud: gain of the noise in cases 23 to 30 and 37 to 43.
+        group_sizes, mixed_share: sizes of groups in cases 39 to 42, and share of variance that their rows have in
+            common.
+        many: numbers of classes in cases 23 to 28, which have `n` rows, half or a quarter of them, by seed mod 3.
         multiples, off_multiple: effects of cases 32 to 35, and of 36, in units of the smallest that counts.
-        voters: positions of case 31.
+        voters: number of positions in case 31.
         wide: widths of cases 37 and 38, in units of their rows, of which there are `n` / 10.
     """
 
@@ -106,9 +107,7 @@ class Knobs:
 
 
 def held_out_version(package: str) -> str:
-    """Return the name of the held-out configuration of a release; a new package or a new generator gives another
-    name.
-    """
+    """Return the name of a release's held-out configuration, which changes with the package and with the generator."""
     return f"{package}+{VERSION}"
 
 
@@ -118,8 +117,8 @@ def holdout_seed(version: str) -> int:
 
 
 def held_out(version: str, seed: int) -> Knobs:
-    """Return knobs from wider ranges, drawn by version and seed. They are to be run once a release, never tuned
-    against.
+    """Return knobs drawn from wider ranges, by version and seed. They are to be run once per release and never to be
+    tuned against.
     """
     rng = generator(holdout_seed(version), "knobs", seed)
     squashes: tuple[Squash, ...] = ("linear", "tanh", "softsign")

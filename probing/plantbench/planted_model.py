@@ -25,12 +25,12 @@ _BLOCKS = ("transformer.h", "model.layers", "bert.encoder.layer", "encoder.layer
 
 @dataclass(frozen=True, eq=False)
 class PlantedModel:
-    """A model with an answer to every prompt.
+    """A model that gives an answer to every prompt.
 
     Attributes:
-        model: GPT-2, Llama or BERT, with its head.
-        language: of its prompts.
-        pooled: weights `(D, K)` of a readout of the last states' mean, for a model without a head.
+        model: a GPT-2, Llama or BERT model with its head.
+        language: language of its prompts.
+        pooled: weights `(D, K)` of a readout from the mean of the last states, for a model without a head.
     """
 
     model: PreTrainedModel
@@ -58,7 +58,7 @@ class PlantedModel:
         return [m for m in self.model.modules() if isinstance(m, nn.LayerNorm) or type(m).__name__.endswith("RMSNorm")]
 
     def answers(self, ids: Tensor) -> Tensor:
-        """Return the centred answer logits `(B, K)` at the query of prompts `(B, T)`."""
+        """Run prompts `(B, T)` and return the centred answer logits at the query, `(B, K)`."""
         if self.pooled is not None:
             states: Tensor = self.model(input_ids=ids).last_hidden_state
             return states.mean(1) @ self.pooled
@@ -69,7 +69,9 @@ class PlantedModel:
 
     @contextmanager
     def reading(self, layers: Sequence[int]) -> Iterator[list[Tensor]]:
-        """Within the block, collect the states `(B, T, D)` at resid.l, for every l of `layers`."""
+        """Within the block, collect the states `(B, T, D)` at `resid.l` for every l of `layers`, in the yielded
+        mapping.
+        """
         states: list[Tensor] = []
         with ExitStack() as stack:
             for layer in layers:
@@ -91,7 +93,9 @@ class PlantedModel:
 
     @contextmanager
     def setting(self, layer: int, given: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
-        """Within the block, set the states at resid.layer and positions `(B,)` to `(B, D)`: a do-intervention."""
+        """Within the block, replace the states at `resid.layer` and positions `(B,)` by the given ones `(B, D)`: a
+        do-intervention.
+        """
 
         def replaced(state: Tensor) -> Tensor:
             rows = torch.arange(len(state))
@@ -136,7 +140,7 @@ class PlantedModel:
 
     @contextmanager
     def starting(self, layer: int, states: Tensor) -> Iterator[None]:
-        """Within the block, a pass begins at resid.layer, with states `(B, T, D)`; earlier blocks are bypassed."""
+        """Within the block, passes begin at `resid.layer` with states `(B, T, D)`; earlier blocks are bypassed."""
         bypassed = list(zip(self.blocks, self._forms, strict=True))[:layer]
         try:
             for block, form in bypassed:
@@ -149,7 +153,9 @@ class PlantedModel:
 
     @contextmanager
     def with_norms_of(self, ids: Tensor) -> Iterator[None]:
-        """Within the block, every norm divides by what it divides by in a clean pass of these prompts."""
+        """Within the block, freeze the scales of all norms: each divides by the scale that it had in a clean pass of
+        the prompts `ids`, whatever its input is now.
+        """
         held: dict[nn.Module, Tensor] = {}
 
         def note(module: nn.Module, args: tuple[Any, ...], _: Any) -> None:
@@ -197,12 +203,13 @@ def _hooks(modules: Sequence[nn.Module], hook: Callable[..., Any]) -> Iterator[N
 
 
 class PromptInstrument(Instrument):
-    """N prompts of a planted model, all of one length, as the oracle measures them, straight from the ids.
+    """An instrument for N prompts of a planted model, all of one length, with which the oracle measures; it works on
+    ids, without tokenizer.
 
     Args:
         planted: the model, in evaluation mode.
         prompts: the rows.
-        places: (site, position) to be read; None: all.
+        places: pairs (site, position) to read; None: all.
     """
 
     def __init__(self, planted: PlantedModel, prompts: Prompts, *, places: Sequence[Place] | None = None) -> None:

@@ -24,13 +24,13 @@ ONE, TWO = "first", "second"
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """Latent values of drawn rows: everything that does not change when B does, and B.
+    """Holds the latent values of drawn rows: those of B, and everything that stays the same when B changes.
 
     Attributes:
-        a, c, z: `(n,)` values of A, C and B.
-        hidden: `(n,)` ±1 that has no label.
-        groups, types: `(n,)` codes.
-        noise: `(n, d)` float32 by position.
+        a, c, z: `(n,)` values of the properties A, C and B.
+        hidden: `(n,)` a bit ±1 without label.
+        groups, types: `(n,)` codes of groups and of identities.
+        noise: by position, `(n, d)` float32.
     """
 
     a: Ints
@@ -90,8 +90,8 @@ def slot_read(slot: int, gain: float = 1.0) -> Linear:
 
 
 def flipped(rng: np.random.Generator, z: Values, n_classes: int) -> Values:
-    """Return another value for each row: of classes another class, by the frequencies in z; or a new standard normal
-    value.
+    """Return another value for each row: another class, drawn by the frequencies in z, or a new standard
+    normal value.
     """
     if not n_classes:
         return rng.standard_normal(len(z))
@@ -109,24 +109,26 @@ def flipped(rng: np.random.Generator, z: Values, n_classes: int) -> Values:
 
 @dataclass(frozen=True, eq=False)
 class Plant:
-    """The plant of one twin of one case.
+    """Says how property B is written into the states and read from them, in one twin of one case.
 
     Attributes:
-        intended: by position; "": certification decides.
-        slots: of B.
-        positions: of the only site; A, C and the noise are read at the first.
-        n_classes: of B; 0: real values, standard normal.
-        draw, write: B's values, and its slots from their noise.
-        linear: weights `(slots, V)` on B's slots at the first position, from read vectors and noise reads.
-        more: what else is added to the behaviour, from normalised coordinates `(n, d)` and read vectors.
+        intended: intended label by position; "" if certification alone decides.
+        slots: number of slots of B.
+        positions: positions of the only site; A, C and the noise are read at the first.
+        n_classes: number of classes of B; 0 for real values, which are standard normal.
+        draw, write: function that draws B's values, and function that writes them into its slots, given their noise.
+        linear: function that returns the weights `(slots, V)` on B's slots at the first position, from read vectors and
+            noise reads.
+        more: function that returns what else is added to the behaviour, from normalised coordinates `(n, d)` and read
+            vectors.
         silent: slots that have no noise.
-        by_identity: rows have identities, whose vectors stand in slots of which most are read.
-        by_group: rows of a group have one value of B.
-        products: B can be read from products of its slots only.
-        sub_label: intended, where it matters.
-        joint: intended of all positions together, where there are several.
-        target: S that the first position is to have; 0: what the knobs give.
-        at_gain: the same plant read with another gain, for such a target.
+        by_identity: whether rows have identities, whose vectors are in slots of which most are read.
+        by_group: whether rows of a group have the same value of B.
+        products: whether B can be read only from products of its slots.
+        sub_label: intended sub-label, where it matters.
+        joint: intended label of all positions together, if there are several.
+        target: size S that the effect at the first position shall have; 0: what results from the knobs.
+        at_gain: function that returns the same plant read with another gain, to reach that target.
     """
 
     intended: Mapping[str, Literal["used", "unused", ""]]

@@ -16,14 +16,14 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Lexicon:
-    """W subject words: one for every combination of the levels of the factors.
+    """Lists W subject words, one for every combination of the levels of the factors.
 
     Attributes:
-        factors: how many levels each has, in order.
-        properties: the factors of each labelled property: one factor is its class; of several, of two levels each, the
-            parity is.
-        identity: the factors that say which word it is, apart from its properties.
-        values: of a continuous property, the real value of each level.
+        factors: number of levels of each factor, in order.
+        properties: factors of each labelled property; its class is the level of a single factor, or the parity of
+            several with two levels each.
+        identity: factors that distinguish words of equal properties.
+        values: for a continuous property, the real value of each level.
     """
 
     factors: Mapping[str, int]
@@ -33,7 +33,7 @@ class Lexicon:
 
     @cached_property
     def levels(self) -> Mapping[str, Ints]:
-        """Levels of the words, `(W,)`, by factor."""
+        """Level of every word, `(W,)`, by factor."""
         grid = np.indices(tuple(self.factors.values())).reshape(len(self.factors), -1).astype(np.int64)
         return dict(zip(self.factors, grid, strict=True))
 
@@ -41,7 +41,7 @@ class Lexicon:
         return int(np.prod(list(self.factors.values())))
 
     def codes(self, name: str) -> Ints:
-        """Return the class of every word, `(W,)`: 0 … K-1.
+        """Return the class of every word for one property, `(W,)`, numbered from 0 to K-1.
 
         Raises:
             UnknownName: no such property.
@@ -52,11 +52,13 @@ class Lexicon:
         return found[0] if len(found) == 1 else np.sum(found, axis=0) % 2
 
     def signs(self, factor: str) -> NDArray[np.float64]:
-        """Return +1 or -1 by the level of a factor of two levels, `(W,)`."""
+        """Return +1 or -1 for every word, by its level of a factor with two levels, `(W,)`."""
         return np.asarray(2.0 * self.levels[factor] - 1, dtype=np.float64)
 
     def real(self, name: str) -> NDArray[np.float64]:
-        """Return the real values of a continuous property, `(W,)`; of another property, its classes as numbers."""
+        """Return the real values of a continuous property for every word, `(W,)`; for another property, its class codes
+        as floats.
+        """
         codes = self.codes(name)
         return (
             np.asarray(self.values[name], dtype=np.float64)[codes] if name in self.values else codes.astype(np.float64)
@@ -70,7 +72,9 @@ class Lexicon:
         return np.asarray(found, dtype=np.int64)
 
     def partners(self, name: str) -> Ints:
-        """Return `(W, m)` words that differ from each word in one factor of the property, and in nothing else."""
+        """Return, for each word, the m words that differ from it in one factor of the property and in nothing else,
+        `(W, m)`.
+        """
         grid = np.arange(len(self)).reshape(tuple(self.factors.values()))
         columns = []
         for factor in self.properties[name]:
@@ -92,12 +96,12 @@ POSITIONS = ("subject", "query")
 
 @dataclass(frozen=True)
 class Prompts:
-    """A set of N prompts.
+    """Holds N prompts.
 
     Attributes:
         ids: `(N, T)` piece ids.
-        words: `(N,)` the subject's word in the lexicon.
-        subject: `(N,)` its position; the query is the last one.
+        words: `(N,)` index of the subject in the lexicon.
+        subject: `(N,)` position of the subject; the query is at the last position.
     """
 
     ids: Ints
@@ -112,21 +116,22 @@ class Prompts:
         return Prompts(self.ids[rows], self.words[rows], self.subject[rows])
 
     def position(self, name: str) -> Ints:
-        """Return where a named position is in each prompt, `(N,)`."""
+        """Return the index of a named position in each prompt, `(N,)`."""
         return self.subject if name == "subject" else np.full(len(self), self.ids.shape[1] - 1)
 
 
 @dataclass(frozen=True)
 class Language:
-    """A language of prompts: `length` words, the last of which asks for an answer about the subject.
+    """Describes a language of prompts of `length` words, the last of which asks for an answer about the subject.
 
     Attributes:
-        lexicon: of subjects.
-        length: T.
-        answers: how many answer words there are.
-        fillers: words that are no subjects; 0: the other words are subjects too, and a marker precedes the one meant.
-        query: the last word.
-        weights: `(W,)` how often each word is a subject, in any unit; None: equally often.
+        lexicon: lexicon of subjects.
+        length: number of words T.
+        answers: number of answer words.
+        fillers: number of words that are not subjects; 0: all other words are subjects, and a marker precedes the one
+            that is asked about.
+        query: the last word of a prompt.
+        weights: `(W,)` relative frequency of each word as a subject; None: all equal.
     """
 
     lexicon: Lexicon
@@ -184,7 +189,7 @@ class Language:
         return clean, self.flipped(clean, name, rng)
 
     def flipped(self, prompts: Prompts, name: str, rng: np.random.Generator) -> Prompts:
-        """Return the prompts with another value of a property; where there are several, it is drawn by their
+        """Return the prompts with another value of a property; if there are several others, one is drawn by
         frequency.
         """
         choices = self.lexicon.partners(name)[prompts.words]

@@ -41,11 +41,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Scorecard:
-    """Every rule's answers on the same cells.
+    """Holds the answers of several rules on the same cells.
 
     Attributes:
-        scored: cells by rule; a rule need not have been asked about all.
-        power: by knob, rates by its value and by rule.
+        scored: scored cells by rule; a rule need not have been asked about all.
+        power: for each knob, rates by value and rule.
     """
 
     scored: Mapping[str, Sequence[Scored]]
@@ -56,7 +56,7 @@ class Scorecard:
         return {name: rates(cells) for name, cells in self.scored.items()}
 
     def by(self, part: Callable[[Scored], str]) -> dict[str, dict[str, Rates]]:
-        """Return rates by part of the suite, then by rule that was asked about it."""
+        """Return rates for each part of the suite, by rule asked about it."""
         found: dict[str, dict[str, list[Scored]]] = {}
         for name, cells in self.scored.items():
             for s in cells:
@@ -86,15 +86,13 @@ class Scorecard:
         write_atomically(path, self.to_json().encode())
 
     def table(self, part: Callable[[Scored], str] | None = None) -> str:
-        """Return a table with a line a rule; with `part`, a block for each part."""
+        """Return a table with one line per rule; with `part`, a table for each part."""
         if part is None:
             return _table(self.rates())
         return "\n\n".join(f"{name}\n{_table(found)}" for name, found in self.by(part).items())
 
     def case_tables(self) -> str:
-        """Return a block for each rule with a line for each case: errors of either kind with their intervals, and
-        silence.
-        """
+        """Return a table for each rule with one line per case: errors of both kinds with intervals, and abstentions."""
         found = self.by(_case_name)
         return "\n\n".join(
             _case_table(name, {case: row[name] for case, row in found.items() if name in row}) for name in self.scored
@@ -178,7 +176,7 @@ def rules_of(names: Sequence[str], tiers: Sequence[int]) -> dict[str, Rule]:
     fitted on two development seeds.
 
     Raises:
-        BadParameter: another name.
+        BadParameter: a name is unknown.
     """
     found: dict[str, Rule] = {}
     for name in names:
@@ -202,22 +200,23 @@ def run(
     power: Sequence[str] = (),
     progress: bool | None = None,
 ) -> Scorecard:
-    """Score rules on a suite.
+    """Score rules on a suite, and return the scorecard.
 
-    The field's rules are asked about tier 0 alone where it is among the tiers: each of their erasures stands beside 60
-    random ones, which in transformers takes some ten times as long as the protocol.
+    If tier 0 is among the tiers, the rules of the literature are asked about tier 0 only: each of their erasures is
+    compared with 60 random ones, which in transformers takes about ten times as long as the protocol.
 
     Args:
-        tiers: 0, 1, 2.
-        heldout: version whose held-out configuration is run; "": development seeds.
-        seeds: how many seeds (of the held-out configuration: draws of tier 0); None: 3 of development, 10 held out.
-        rules: names, see `rules_of`.
-        more: further rules, yours.
-        power: knobs of tier 0, see `power.SWEEPS`: rates are also scored at several values of each.
-        progress: what is at work, on standard error; None: where that is a terminal.
+        tiers: tiers to run: 0, 1, 2.
+        heldout: version whose held-out configuration is run; "": the development seeds.
+        seeds: number of seeds (for the held-out configuration, of draws of tier 0); None: 3 for development, 10 held
+            out.
+        rules: names of rules, see `rules_of`.
+        more: further rules of your own, by name.
+        power: names of knobs of tier 0 (see `power.SWEEPS`), at several values of which rates are measured, too.
+        progress: whether to show on standard error what is running; None: if it is a terminal.
 
     Raises:
-        BadParameter: no such tier, rule, number of seeds or knob.
+        BadParameter: there is no such tier, rule, number of seeds or knob.
     """
     unknown = [knob for knob in power if knob not in SWEEPS]
     if unknown:

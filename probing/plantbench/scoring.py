@@ -28,17 +28,17 @@ MATERIAL = 1.25 * USED  # S from which "unused" counts as an error that interval
 
 @dataclass(frozen=True)
 class Scored:
-    """One cell, its truth and the answer of one rule.
+    """Holds one cell, its truth and the answer of one rule.
 
     Attributes:
         case: key of the case.
-        tier, number, name: of the case.
+        tier, number, name: those of the case.
         cell: property and place.
-        truth: of the cell.
-        answer: of the rule.
-        seconds: the rule's time for the case, over its cells.
-        refusal: why the rule gave up; "": it did not.
-        joint: what is certified of all positions of the site together; None: it has one.
+        truth: truth about the cell.
+        answer: answer of the rule.
+        seconds: the rule's time for the case, divided by its number of cells.
+        refusal: why the rule gave no answer; "" if it did.
+        joint: certificate of all positions of the site together; None: it has only one.
     """
 
     case: str
@@ -60,24 +60,25 @@ class Scored:
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates of one rule over cells; None where there is nothing to count.
+    """Holds the rates of one rule over cells; a rate is None if there is nothing to count.
 
     Attributes:
-        cells, used, unused: scored, and of each label.
-        precision_used, recall_used, f1_used: of the answer "used". precision_unused, …: of "unused".
+        cells, used, unused: number of scored cells, and of cells with each label.
+        precision_used, recall_used, f1_used: rates of the answer "used"; precision_unused and so on those of "unused".
         abstention: share of cells without an answer.
-        false_used: how many certified-unused cells are called used.
-        fpr, fpr_low, fpr_high: the share of them, with the 95 % Clopper-Pearson interval.
-        false_unused, false_unused_low, false_unused_high: certified-used cells called unused.
-        material, material_unused: cells of S ≥ 0.125, and how many of them are called unused.
-        material_rate, material_low, material_high: the share of them.
-        band, band_used, band_unused: cells in the band, and how many of them are called used and unused.
-        joint_recall: of places that are unused alone and used with the other positions, none of which is used alone,
-            how many are called so.
-        joint_fpr: of places of which no position, alone or together, is used, how many are called used together.
-        false_not_decodable: decodable cells called not decodable.
-        mf_slope: estimated on oracle MF, least squares through 0, over cells that have both.
-        seconds: of the rule.
+        false_used: number of certified-unused cells that are called used.
+        fpr, fpr_low, fpr_high: their share, with the 95 % Clopper-Pearson interval.
+        false_unused, false_unused_low, false_unused_high: certified-used cells that are called unused.
+        material, material_unused: number of cells with S ≥ 0.125, and of those among them that are called unused.
+        material_rate, material_low, material_high: the share of the latter, with its interval.
+        band, band_used, band_unused: number of cells in the band, and of those that are called used and unused.
+        joint_recall: of places that are unused alone but used together with other positions (none of which is used
+            alone), the share that is called so.
+        joint_fpr: of places whose positions are not used alone or together, the share that is called used together.
+        false_not_decodable: number of decodable cells that are called not decodable.
+        mf_slope: slope of the estimated on the oracle's mediated fraction, by least squares through 0, over cells that
+            have both.
+        seconds: time that the rule took.
     """
 
     cells: int
@@ -118,17 +119,17 @@ def answers(
     *,
     tiers: Mapping[str, Collection[int]] | None = None,
 ) -> dict[str, list[Scored]]:
-    """Return the answer of each rule for every cell; each case is made once for all rules.
+    """Ask every rule about every cell and return the answers; each case is made once for all rules.
 
     Args:
-        rules: by name.
-        suite: cases and their truth.
-        tiers: of rules that are not asked about all tiers, those that they are.
+        rules: rules by name.
+        suite: cases with their truth.
+        tiers: for rules that are not asked about all tiers, the tiers that they are asked about.
 
     A rule that raises a `ProbingError` abstains on the case; any other exception is passed on.
 
     Raises:
-        BadParameter: a rule answers with no known verdict, or of cells that the case has not.
+        BadParameter: a rule answers with an unknown verdict, or about cells that the case does not have.
     """
     found: dict[str, list[Scored]] = {name: [] for name in rules}
     for case, truth in suite:
@@ -151,7 +152,7 @@ def score(rule: Rule, suite: Iterable[tuple[Case, Truth]]) -> Rates:
 
 
 def rates(scored: Sequence[Scored]) -> Rates:
-    """Return the rates over cells that are not in the band; those in it are counted apart."""
+    """Return the rates over cells outside the band; cells in the band are counted separately."""
     told, band = [s for s in scored if s.label != "band"], [s for s in scored if s.label == "band"]
     used = [s for s in told if s.label == "used"]
     unused = [s for s in told if s.label == "unused"]
@@ -205,7 +206,7 @@ def rates(scored: Sequence[Scored]) -> Rates:
 
 
 def oracle_rule(suite: Iterable[tuple[Case, Truth]]) -> Rule:
-    """Return the rule that knows the truth, to show what a score of 1 looks like."""
+    """Return a rule that knows the truth, to show what a perfect score looks like."""
     known = {_key(case): truth for case, truth in suite}
 
     def rule(case: Case) -> dict[Cell, Answer]:
@@ -295,13 +296,13 @@ def _mf_slope(scored: Sequence[Scored]) -> float | None:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A range of values of one knob of tier 0.
+    """Describes a range of values of one knob of tier 0.
 
     Attributes:
-        meaning: in a few words.
-        values: of the knob.
-        numbers: cases.
-        knobs: of a value.
+        meaning: meaning of the knob in a few words.
+        values: values of the knob.
+        numbers: numbers of the cases that are run.
+        knobs: function that returns the knobs for a value.
     """
 
     meaning: str
@@ -328,15 +329,15 @@ SWEEPS: Mapping[str, Sweep] = MappingProxyType(
 
 
 def power_curve(rules: Mapping[str, Rule], knob: str, *, seeds: Sequence[int]) -> Curve:
-    """Return the rates of every rule at every value of a knob; all other knobs are those of development.
+    """Return the rates of every rule at every value of a knob; all other knobs have their development values.
 
     Args:
-        rules: by name.
-        knob: one of `SWEEPS`.
-        seeds: of the cases.
+        rules: rules by name.
+        knob: name of a knob in `SWEEPS`.
+        seeds: seeds of the cases.
 
     Raises:
-        UnknownName: no such knob.
+        UnknownName: there is no such knob.
     """
     if knob not in SWEEPS:
         raise unknown_name("knob", knob, SWEEPS)
@@ -348,8 +349,8 @@ def power_curve(rules: Mapping[str, Rule], knob: str, *, seeds: Sequence[int]) -
 
 
 def power_table(knob: str, curve: Curve) -> str:
-    """Return a table with a line a value: by rule, the share of used cells that it finds and of unused ones that it
-    calls used.
+    """Return a table with one line per value: for each rule, the share of used cells that it calls used, and of unused
+    cells that it calls used.
     """
     names = list(next(iter(curve.values())))
     width = max(13, *(len(name) for name in names))

@@ -36,12 +36,12 @@ def _of_development(number: int) -> Tier:
 
 @dataclass(frozen=True)
 class Suite:
-    """Cases of some tiers and seeds; iterating makes them anew, one at a time.
+    """Iterates over cases of some tiers and seeds; they are made one at a time, anew in each iteration.
 
     Attributes:
-        seeds: of the generators.
-        tiers: generators by number.
-        few: seeds of tiers whose cases take long, by number.
+        seeds: seeds of the generators.
+        tiers: generators by number of the tier.
+        few: by number of the tier, fewer seeds for tiers whose cases take long.
     """
 
     seeds: tuple[int, ...]
@@ -65,7 +65,7 @@ def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int
     """Return the frozen development suite; `seeds=CI_SEEDS` for a quick one.
 
     Raises:
-        BadParameter: a tier that is not built, or a seed that is not one of development.
+        BadParameter: there is no such tier, or a seed is not a development seed.
     """
     unknown = [tier for tier in tiers if tier not in TIERS]
     if unknown or not set(seeds) <= set(DEVELOPMENT_SEEDS):
@@ -75,15 +75,15 @@ def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int
 
 
 def vectors(knobs: Knobs, *, seeds: Sequence[int] = DEVELOPMENT_SEEDS, numbers: Sequence[int] = tuple(CASES)) -> Suite:
-    """Return tier 0 with other knobs: power against n, gain, ρ or d is a score for each of several of these."""
+    """Return a suite of tier 0 with other knobs; scores at several of them show power against n, gain, ρ or d."""
     return Suite(tuple(seeds), {0: lambda seed: tier0.cases(seed, knobs=knobs, numbers=numbers)})
 
 
 def held_out_suite(version: str, *, tiers: Sequence[int] = TIERS, draws: int = 20, models: int = 3) -> Suite:
-    """Return the held-out configuration: wider knobs, and seeds that only the named version gives. It is run once a
-    release.
+    """Return the held-out configuration: wider knobs, and seeds that only the name of the version determines. It is run
+    once per release.
 
-    Tier 1 takes a tenth as many draws as tier 0, tier 2 trains `models` models.
+    Tier 1 has a tenth of the draws of tier 0; tier 2 trains `models` models.
     """
     root = holdout_seed(version)
     made: dict[int, Tier] = {

@@ -26,13 +26,13 @@ TwinName = Literal["unused", "used"]
 
 @dataclass(frozen=True)
 class Spec:
-    """The specification of one case.
+    """Specifies one case of tier 0.
 
     Attributes:
-        name: as printed.
-        build: the plant of either twin, from knobs and seed.
-        knobs: what it is drawn with, from the knobs of all cases and the seed; None: these.
-        twins: those it has.
+        name: name of the case as printed.
+        build: function that returns the plant of a twin, from knobs and seed.
+        knobs: function that returns the case's knobs from the knobs of all cases and the seed; None: these are used.
+        twins: names of the twins that it has.
     """
 
     name: str
@@ -97,7 +97,7 @@ def cases(
     """Yield the twins of every case, one after the other.
 
     Raises:
-        PlantFailed: a case is not what it was built to be.
+        PlantFailed: certification of a case contradicts the intention.
     """
     for number in numbers:
         for twin in CASES[number].twins:
@@ -105,12 +105,12 @@ def cases(
 
 
 def build(number: int, twin: TwinName, seed: int, *, knobs: Knobs | None = None) -> tuple[Case, Truth]:
-    """Return one case and its certified truth. Twins share their rows; they differ in what is read (4: in what is
-    written).
+    """Build one case and return it with its certified truth. Twins have the same rows and differ in what is read (in
+    case 4, in what is written).
 
     Raises:
-        UnknownName: no such case in tier 0.
-        PlantFailed: it is not what it was built to be.
+        UnknownName: tier 0 has no such case.
+        PlantFailed: certification contradicts the intention.
     """
     if number not in CASES or twin not in CASES[number].twins:
         known = [f"{k}.{t}" for k, spec in CASES.items() for t in spec.twins]
@@ -124,11 +124,11 @@ def build(number: int, twin: TwinName, seed: int, *, knobs: Knobs | None = None)
 
 
 def world_of(number: int, twin: TwinName, seed: int, knobs: Knobs) -> tuple[World, Latents]:
-    """Return the model of a case, and the rows that certify it, whose groups are all of one size.
+    """Return the model of a case and the rows that certify it, whose groups are all of one size.
 
     Args:
-        number, twin, seed: of the case.
-        knobs: its own.
+        number, twin, seed: those of the case.
+        knobs: knobs of the case.
     """
     plant, path = CASES[number].build(twin == "used", knobs, seed), _path(number, seed)
     even = knobs if knobs.grouping == "equal" else replace(knobs, grouping="equal", group_size=1)

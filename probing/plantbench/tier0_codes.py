@@ -38,7 +38,7 @@ RADIANS = 0.5  # of case 19, for one SD
 
 
 def meant(used: bool) -> dict[str, Literal["used", "unused", ""]]:
-    """Return the intention at the only position."""
+    """Return the intended label for the only position."""
     return {"": "used" if used else "unused"}
 
 

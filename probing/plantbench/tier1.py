@@ -21,12 +21,12 @@ def cases(seed: int, *, numbers: Sequence[int] = tuple(CASES), family: str = "")
     """Yield both twins of every case, one after the other, with the cells of property B.
 
     Args:
-        seed: of the generator.
-        numbers: of the cases.
-        family: `gpt2` or `llama`; "": one for even seeds, the other for odd ones.
+        seed: seed of the generator.
+        numbers: numbers of the cases.
+        family: `gpt2` or `llama`; "": the seed's parity decides.
 
     Raises:
-        PlantFailed: a case is not what it was built to be.
+        PlantFailed: certification of a case contradicts the intention.
     """
     for number in numbers:
         for twin in CASES[number].twins:
@@ -43,13 +43,13 @@ def build(
     pairs: int = PAIRS,
     probe_rows: int = PROBE_ROWS,
 ) -> tuple[Case, Truth]:
-    """Return one case and its certified truth; if `rows` is 0, it has as many as it needs.
+    """Build one case and return it with its certified truth; if `rows` is 0, it has as many rows as it needs.
 
-    The effects of a compiled model hardly vary between prompts, so that fewer pairs say as much.
+    The effects of a compiled model hardly vary between prompts, so fewer pairs are enough.
 
     Raises:
-        BadParameter: no such case, twin or family.
-        PlantFailed: it is not what it was built to be.
+        BadParameter: there is no such case, twin or family.
+        PlantFailed: certification contradicts the intention.
     """
     chosen = family or FAMILIES[seed % len(FAMILIES)]
     built = compiled(plant(number, twin, family=chosen, seed=seed))
@@ -60,7 +60,7 @@ def build(
 
 
 def case_of(built: Built, truth: Truth, rows: int) -> Case:
-    """Return the case of a built model, on fresh prompts, each a group of its own."""
+    """Return the case of a built model on new prompts, each of which is a group of its own."""
     language = built.planted.language
     prompts = language.sample(rows, generator(built.seed, "rows", built.number))
     values = {name: values_of(language.lexicon, name) for name in language.lexicon.properties}

@@ -38,19 +38,19 @@ _PARTITION = Lexicon({"a": 2, "c": 2, "i": 48, "h": 2}, {"A": ("a",), "B": ("h",
 
 @dataclass(frozen=True)
 class Spec:
-    """The specification of one case of the list.
+    """Specifies one case of tier 1.
 
     Attributes:
-        name: as printed.
-        plant: what it adds to a draft, by twin.
-        lexicon: of its subjects.
-        weights: how often each word occurs, from the lexicon and the case's ρ.
-        twins: those it has.
-        marks: labels of B that are not those of `standard`, in the twin that uses it.
-        sub_label: of used cells of B up to layer `sub_until`: what lies behind carries the code otherwise.
-        cells: by twin, the only cells it is about; the model is then the one that uses B.
+        name: name of the case as printed.
+        plant: by twin, function that adds the case's parts to a draft.
+        lexicon: lexicon of its subjects.
+        weights: function that returns how often each word occurs, from the lexicon and the case's ρ.
+        twins: names of the twins that it has.
+        marks: labels of B that differ from those of `standard`, in the twin that uses it.
+        sub_label: sub-label of used cells of B up to layer `sub_until`; later layers carry the code in another way.
+        cells: by twin, the only cells of the case; the model is then the one that uses B.
         reads_c: whether property C is read by itself.
-        rows: enough for every class in each stratum and fold.
+        rows: number of rows that is enough for every class in each stratum and fold.
     """
 
     name: str
@@ -132,18 +132,18 @@ CASES: Mapping[int, Spec] = {
 
 @dataclass(frozen=True)
 class Planted:
-    """A tier-1 model before it has weights.
+    """Describes a tier-1 model before its weights are made.
 
     Attributes:
-        number: of the case.
+        number: number of the case.
         twin: `used` or `unused`.
-        family: `gpt2` or `llama`.
-        seed: of codes, reads and basis.
+        family: architecture, `gpt2` or `llama`.
+        seed: seed of codes, reads and basis.
         rho: correlation of A and B in case 5.
-        language: its prompts.
-        circuit: what is compiled.
-        intended: labels by cell: what the builder means; certification has the last word.
-        sub_labels: of used cells, where one is meant.
+        language: language of its prompts.
+        circuit: circuit to compile.
+        intended: labels by cell that the builder intends; certification decides.
+        sub_labels: intended sub-labels of used cells.
     """
 
     number: int
@@ -163,17 +163,17 @@ class Planted:
 
 
 def plant(number: int, twin: str, *, family: str = "gpt2", seed: int = 0, rho: float = 0.8) -> Planted:
-    """Return one case of tier 1.
+    """Return one case of tier 1 as a planted circuit.
 
     Args:
-        number: of the case.
-        twin: `used` or `unused`: whether property B is used.
-        family: of the weights.
-        seed: of codes, reads and basis.
+        number: number of the case.
+        twin: `used` or `unused`, which says whether property B is used.
+        family: architecture of the weights.
+        seed: seed of codes, reads and basis.
         rho: correlation of A and B in case 5.
 
     Raises:
-        BadParameter: no such case or twin.
+        BadParameter: there is no such case or twin.
     """
     if number not in CASES or twin not in CASES[number].twins:
         raise BadParameter(

@@ -22,15 +22,15 @@ MOVE, GATE = 1, 2  # layers
 
 
 class Draft:
-    """Collects the parts of a case. It starts with what all have: properties A and C, moved to the query and read
-    there, and context as noise.
+    """Collects the parts of a circuit. It starts with the parts of all cases: properties A and C, moved to the query
+    and read there, and context as noise.
 
-    Identity codes, and backgrounds, have all the same length: so a code of ±1 never acts through a norm.
+    All identity codes have the same length, and so do all backgrounds, so that a code of ±1 never acts through a norm.
 
     Args:
-        language: the prompts.
-        family: `gpt2` or `llama`, for gates.
-        seed: of codes and reads.
+        language: language of the prompts.
+        family: `gpt2` or `llama`, which decides how gates are made.
+        seed: seed of codes and reads.
         read_c: whether property C is read.
     """
 

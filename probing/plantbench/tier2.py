@@ -24,7 +24,7 @@ def shipped(folder: Path | None = None, *, rows: int = ROWS) -> Iterator[tuple[C
     """Yield every case in a folder of cases, by name.
 
     Raises:
-        CorpusError: no case is there; the shipped ones lie in the repository and not in an installed package.
+        CorpusError: the folder has no case; the shipped cases are in the repository and not in an installed package.
     """
     place = SHIPPED if folder is None else folder
     found = sorted(path.parent for path in place.glob("*/truth.json"))
@@ -41,8 +41,8 @@ def shipped(folder: Path | None = None, *, rows: int = ROWS) -> Iterator[tuple[C
 
 
 def held_out(version: str, draw: int) -> Iterator[tuple[Case, Truth]]:
-    """Yield a new model, trained and certified; family by turns, width, heads, identities and dropout from wider
-    ranges.
+    """Yield new models, trained and certified; families alternate, and width, heads, identities and dropout are drawn
+    from wider ranges.
     """
     rng = generator(holdout_seed(version), "tier 2", draw)
     recipe = Recipe(

@@ -35,22 +35,22 @@ FAMILIES = ("gpt2", "llama", "bert")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a trained model depends on.
+    """Holds everything that a trained model depends on.
 
     Attributes:
         family: `gpt2`, `llama` or `bert`.
-        seed: of weights, data and draws.
-        width, layers, heads, length: D, L, heads and T; a small width makes codes share directions.
-        identities: words of each combination of properties.
-        batch, steps, warm_up: prompts a step; steps; those in which the learning rate rises.
-        learning_rate: its peak; 0: the usual one of the family.
-        weight_decay, clip: of AdamW; largest norm of a gradient.
-        decodable, invariant: weights of the two added terms.
+        seed: seed of weights, data and draws.
+        width, layers, heads, length: D, L, number of heads, and T; a small width makes codes share directions.
+        identities: number of words for each combination of properties.
+        batch, steps, warm_up: number of prompts per step; of steps; and of steps in which the learning rate rises.
+        learning_rate: peak learning rate; 0: the default of the family.
+        weight_decay, clip: weight decay of AdamW; largest norm of a gradient.
+        decodable, invariant: weights of the two additional terms of the objective.
         decodable_from: B is to be decodable at the query from this layer on. A causal model has to find the marked word
             first, which takes a block.
-        rows: of a batch, for the interchange.
-        dropout: of attention and of what blocks add, while training.
-        pooled: the answer is read off the mean of the last states, not off the query's logits.
+        rows: number of rows of a batch that are used for the interchange.
+        dropout: dropout of attention and of block outputs while training.
+        pooled: whether the answer is read from the mean of the last states instead of the query's logits.
     """
 
     family: str = "gpt2"
@@ -187,12 +187,12 @@ def _bert(recipe: Recipe, size: int) -> PreTrainedModel:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained model, and how its training went.
+    """Holds a trained model, and facts about its training.
 
     Attributes:
-        planted: in evaluation mode.
+        planted: the model, in evaluation mode.
         direction: `(D,)` weights of the head that reads B.
-        loss: of the last step.
+        loss: loss of the last step.
     """
 
     planted: PlantedModel
@@ -226,7 +226,7 @@ def trained(recipe: Recipe) -> Trained:
 
 
 def objective(planted: PlantedModel, head: nn.Linear, recipe: Recipe, rng: np.random.Generator) -> Tensor:
-    """Return the objective of the module's docstring on a fresh batch."""
+    """Return the training objective (see the module's docstring) on a new batch."""
     language, n = planted.language, recipe.batch
     prompts, flipped = language.pairs(n, "B", rng)
     layer, place = int(rng.integers(recipe.layers + 1)), str(rng.choice(POSITIONS))
@@ -264,13 +264,13 @@ def _logits(planted: PlantedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def right_answers(language: Language, prompts: Prompts) -> Tensor:
-    """Return which answer is right, `(N,)`: 2 · A + C."""
+    """Return the number of the right answer, 2 · A + C, for each prompt, `(N,)`."""
     lexicon = language.lexicon
     return torch.from_numpy((2 * lexicon.codes("A") + lexicon.codes("C"))[prompts.words])
 
 
 def accuracy(planted: PlantedModel, n: int, rng: np.random.Generator) -> float:
-    """Return the share of n fresh prompts that get the right answer."""
+    """Return the share of n new prompts that the model answers correctly."""
     prompts = planted.language.sample(n, rng)
     with torch.no_grad():
         said = planted.answers(torch.from_numpy(prompts.ids)).argmax(1)

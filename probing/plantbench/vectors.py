@@ -29,7 +29,9 @@ IDENTITY_SLOTS = 16
 
 
 def drawn(plant: Plant, knobs: Knobs, n: int, *seeds: int | str) -> Latents:
-    """Draw n rows of the population: labels, hidden bits, noise; rows of a group share part of their noise."""
+    """Draw n rows of the population (labels, hidden bits, noise) and return their latent values; rows of a group have
+    part of their noise in common.
+    """
     rng = generator(0, "plantbench", *seeds)
     a, c = rng.integers(0, 2, n), rng.integers(0, 2, n)
     groups = groups_of(knobs, n, generator(0, "plantbench", *seeds, "groups"))
@@ -70,7 +72,9 @@ def _normals(codes: bytes, width: int, share: float, seeds: tuple[int | str, ...
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """The model of one case: a rotation, what is read, and the norm's gain (which undoes its mean scale)."""
+    """Holds the model of one case: a rotation, what is read, and the gain of the norm (which undoes the norm's mean
+    scale).
+    """
 
     plant: Plant
     knobs: Knobs
@@ -81,9 +85,7 @@ class World:
 
     @classmethod
     def of(cls, plant: Plant, knobs: Knobs, sample: Latents, *seeds: int | str) -> World:
-        """Return a world whose directions and reads are drawn by the seeds, and whose gain comes from the sample's
-        lengths.
-        """
+        """Draw directions and reads by the seeds, set the gain from the lengths in a sample, and return the world."""
         rng = generator(0, "plantbench", *seeds, "model")
         rotation = np.linalg.qr(rng.standard_normal((knobs.width, knobs.width)))[0]
         reads = rng.standard_normal((2 + plant.slots, knobs.answers))
@@ -99,7 +101,7 @@ class World:
         return cls(plant, knobs, rotation, weights, reads[2:], float(np.sqrt(length)))
 
     def written(self, latents: Latents, z: Values) -> dict[str, NDArray[np.float32]]:
-        """Return the states `(n, d)` by position, of rows whose B is z."""
+        """Return, by position, the states `(n, d)` of rows whose value of B is z."""
         found = {}
         for position, noise in latents.noise.items():
             h = noise.copy()
@@ -112,7 +114,7 @@ class World:
         return found
 
     def instrument(self, states: Mapping[str, NDArray[np.float32]]) -> ArrayInstrument:
-        """Return the model on these rows."""
+        """Return an instrument that runs the model on these rows."""
         clean = {position: torch.from_numpy(h) for position, h in states.items()}
         reader = _Reader(self, clean)
         return ArrayInstrument({Place(SITE, p): h for p, h in states.items()}, reader, logits=True, has_norms=True)

@@ -32,18 +32,18 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class SignedMeans:
-    """Mean signed change of each cell; for real values, the slope in each stratum times a typical step.
+    """Computes the mean signed change of each cell; for real values, the slope in each stratum times a typical step.
 
-    A stratum weighs as its share of the rows; in it a pair of classes weighs as the product of their shares there, and
-    both directions of a pair alike. The step of real values is the root mean square of the one that takes a row to the
-    value half the ranks away in its stratum, which is what edits of `probing use` do.
+    The weight of a stratum is its share of the rows; within it, that of a pair of classes is the product of their
+    shares, with both directions of a pair equal. The step for real values is the root mean square of the step to the
+    value half the ranks away in the stratum, as in the edits of `probing use`.
 
     Attributes:
-        codes: `(n,)` cell of each row.
-        shares: `(W,)` π, sum 1.
+        codes: `(n,)` code of each row's cell.
+        shares: `(W,)` shares π of the strata, which sum to 1.
         factors: `(n,)` weight of each row's change within its cell's mean, signed.
-        steps: `(n,)` how many of its cell's means each row's change should be: 1, or -1 from b to a.
-        rows: `(n,)` weight of each row, sum 1.
+        steps: `(n,)` expected change of each row in units of its cell's mean: 1, or -1 in the direction from b to a.
+        rows: `(n,)` weight of each row, which sum to 1.
     """
 
     codes: Ints
@@ -54,7 +54,7 @@ class SignedMeans:
 
     @classmethod
     def of(cls, start: NDArray[Any], goal: NDArray[Any], strata: Ints, *, n_classes: int) -> SignedMeans:
-        """Return the means of n rows that go from `start` to `goal`; `n_classes` 0: real values."""
+        """Return the means for n rows that change from `start` to `goal`; `n_classes` is 0 for real values."""
         if n_classes:
             return cls._of_classes(start, goal, strata, n_classes)
         return cls._of_real_values(start, goal, strata)
@@ -94,7 +94,9 @@ class SignedMeans:
         return math.sqrt(float(self.shares @ (means**2).sum(1)))
 
     def error(self, changes: Floats, means: Floats) -> float:
-        """Return what chance alone gives to `size`: the root of the weighted sampling variance of the means."""
+        """Return the value of `size` that chance alone would give: the root of the weighted sampling variance of the
+        means.
+        """
         rest = changes - self.steps[:, None] * means[self.codes]
         return math.sqrt(float((self.shares[self.codes] * self.factors**2) @ (rest**2).sum(1)))
 
@@ -113,12 +115,13 @@ def _pair_shares(keys: Ints, of_class: Ints, of_stratum: Ints, k: int) -> Floats
 
 @dataclass(frozen=True)
 class Size:
-    """The size of an effect.
+    """Holds the size of an effect.
 
     Attributes:
-        along: signed, in SDs of the clean behaviour along the natural contrast; 0 where there is none.
-        off: in SDs of the clean behaviour as a whole: what lies off the contrast or differs between cells.
-        of_total: all of it in SDs of the clean behaviour as a whole.
+        along: signed part along the natural contrast, in SDs of the clean behaviour along it; 0 if there is no
+            contrast.
+        off: part off the contrast or that differs between cells, in SDs of the whole clean behaviour.
+        of_total: the whole effect in SDs of the whole clean behaviour.
     """
 
     along: float
@@ -133,13 +136,13 @@ class Size:
 
 @dataclass(frozen=True, eq=False)
 class Yardstick:
-    """The units that changes of one property are measured in.
+    """Holds the units in which changes of one property are measured.
 
     Attributes:
-        means: of the edited rows.
-        natural: `(W, V)` t.
-        s_y: SD of the clean behaviour, the root of summed variances.
-        s_c: SD of the clean behaviour along t; 0 where there is no contrast.
+        means: signed means of the edited rows.
+        natural: `(W, V)` natural contrast t.
+        s_y: SD of the whole clean behaviour, the root of its summed variances.
+        s_c: SD of the clean behaviour along t; 0 if there is no contrast.
     """
 
     means: SignedMeans
@@ -149,8 +152,8 @@ class Yardstick:
 
     @classmethod
     def of(cls, means: SignedMeans, y: Floats, natural_changes: Floats) -> Yardstick:
-        """Return the yardstick of rows whose clean behaviour is `y` `(n, V)` and comes to differ by
-        `natural_changes`.
+        """Return the yardstick for rows with clean behaviour y `(n, V)`, which changes by `natural_changes` when the
+        property changes.
         """
         natural, s_y = means(natural_changes), math.sqrt(float(y.var(0).sum()))
         total = means.size(natural)
@@ -176,7 +179,7 @@ class Yardstick:
         return Size(along / self.s_c, off / self.s_y, whole / self.s_y)
 
     def mediated(self, changes: Floats) -> float:
-        """Return the share of the natural difference that changes `(n, V)` bring about."""
+        """Return the share of the natural difference that changes `(n, V)` reach."""
         return self._product(self.means(changes)) / self.means.size(self.natural) ** 2
 
     def _product(self, moved: Floats) -> float:

@@ -40,28 +40,31 @@ class _Rows:
 
 
 class AttentionPoolingProbe(ClassifierProbe):
-    """Softmax regression on `Σ aₜ xₜ` over the pieces x of a row, a = softmax(x·q / √D), with q learned.
+    """Softmax regression on `Σ aₜ xₜ`, a weighted mean of the pieces x of a row, where a = softmax(x·q / √D) and q is
+    learned.
 
-    One query vector q beside the linear read-out: it finds a label that lies in one piece among many, where the mean
-    drowns it. It reads any piece of the row: the label is *somewhere* in it, and `attention` says where it was read.
-    With q = 0 it is the linear probe on the mean. Given an array `(N, D)`, every row is one piece and q does nothing.
+    Besides the linear read-out it learns one query vector q, so it can find a label that is in one piece among many,
+    which a plain mean would hide. A good score shows that the label is *somewhere* in the row; `attention` says in
+    which pieces it was read. With q = 0 it is the linear probe on the mean. Given an array `(N, D)`, every row is one
+    piece and q has no effect.
 
-    Trained by Adam on mean log loss, stopped when the dev loss has not fallen for `patience` epochs; the best epoch's
-    weights are kept. Without `dev`, a tenth of the rows is held out by seed. The loss is not convex: use several seeds.
+    It is trained by Adam on mean log loss until the dev loss has not fallen for `patience` epochs, and gets the weights
+    of the best epoch. Without `dev`, a tenth of the rows is held out by seed. The loss is not convex: use several
+    seeds.
 
     Args:
-        learning_rate: of Adam.
-        weight_decay: of AdamW (decoupled), on all weights.
+        learning_rate: learning rate of Adam.
+        weight_decay: decoupled weight decay (AdamW), on all weights.
         batch_size: rows a step; smaller when that would give fewer than 50 steps an epoch.
-        max_epochs: passes over the rows at most.
-        patience: epochs without a lower dev loss before stopping.
+        max_epochs: largest number of passes over the rows.
+        patience: number of epochs without a lower dev loss after which training stops.
         random_state: seed of initial weights and order; None is 0.
 
     Attributes:
         query_: `(D,)` q on standardised pieces.
-        coef_: `(D, K)`; intercept_: `(K,)`.
-        converged_: stopped by patience, before `max_epochs`.
-        best_epoch_: the epoch whose weights are kept, from 1.
+        coef_, intercept_: `(D, K)` and `(K,)`, of the linear read-out.
+        converged_: whether training was stopped by `patience`, before `max_epochs`.
+        best_epoch_: number of the best epoch, from 1.
 
     References:
         Yang et al. 2016, *Hierarchical attention networks*, eqs. 6 and 7 (a learned context vector; their hidden

@@ -8,13 +8,13 @@ from probing.probes._texts import TextClassifier, TextRegressor, WordCounts
 class BagOfWordsProbe(WordCounts, TextClassifier):
     """Softmax regression on the counts of words.
 
-    A label that this reads needs no model: a single word may tell it. What a probe gains over it is order, context and
-    what the model knows of words it saw elsewhere.
+    A label that it predicts well can be read off single words, without a model. A probe's gain over it is due to word
+    order, to context, and to what the model knows about words from its training.
 
     Args:
-        l2: penalty, as of `linear`; above 0.
-        most_words: the commonest words of the training texts that are counted.
-        ngrams: count runs of up to this many words too.
+        l2: penalty as in `linear`, above 0.
+        most_words: number of words that are counted, the commonest of the training texts.
+        ngrams: also count sequences of up to this many words.
     """
 
     _arrays = ("classes", "coef", "intercept", "mean", "scale", "words")
@@ -27,7 +27,7 @@ class BagOfWordsProbe(WordCounts, TextClassifier):
 
 
 class BagOfWordsRegressorProbe(WordCounts, TextRegressor):
-    """Ridge regression on the same features. See `BagOfWordsProbe`."""
+    """Ridge regression on the same features as `BagOfWordsProbe`."""
 
     _arrays = ("coef", "mean", "scale", "words")
     _scalars = ("of_texts", "intercept")

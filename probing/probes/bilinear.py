@@ -23,31 +23,33 @@ _FIRST_SCORES = 0.1  # their standard deviation before training
 
 
 class BilinearProbe(ClassifierProbe):
-    """Scores pairs by s(a, b) = x_aᵀ U x_b + u·x_a + v·x_b + c on standardised states; with a rank limit U = A Bᵀ.
+    """Scores pairs of words by s(a, b) = x_aᵀ U x_b + u·x_a + v·x_b + c on standardised states; with a rank limit, U =
+    A Bᵀ.
 
-    One form a class (of two classes: one in all) and the softmax over classes. Where rows are alternatives (`head`),
-    the softmax over the alternatives of each word, so that probabilities of being right sum to 1 within a choice.
-    Trained by AdamW on batches of whole sentences; the learning rate is halved after every epoch without a lower dev
-    loss, the weights kept are the best epoch's. Without `dev`, a tenth of the sentences is held out by seed.
+    It has one bilinear form per class (a single one for two classes) and a softmax over classes. Where rows are
+    alternatives (`head`), the softmax is over the alternatives of each word, so that the probabilities of being right
+    sum to 1 within a choice. It is trained by AdamW on batches of whole sentences, halves the learning rate after every
+    epoch without a lower dev loss, and gets the weights of the best epoch. Without `dev`, a tenth of the sentences is
+    held out by seed.
 
-    It reads `Pairs` as they are: words are projected once, however many pairs they are in. Plain rows `(N, 2D)` are
-    split in halves, an odd width gets a column of zeros. A full U has D² numbers a class: it memorises what a rank
-    cannot.
+    It takes `Pairs` directly, so each word is projected once, however many pairs it is in. Plain rows `(N, 2D)` are
+    split in halves (a column of zeros is added to an odd width). Without a rank limit, U has D² numbers per class and
+    memorises more.
 
     Args:
-        rank: of U; None: not limited.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW (decoupled L2).
+        rank: rank of U; None: not limited.
+        learning_rate: learning rate of AdamW.
+        weight_decay: decoupled weight decay of AdamW.
         batch_words: words a step; fewer where that would give fewer than 50 steps an epoch.
-        max_epochs: passes over the rows at most.
-        patience: epochs without a lower dev loss before stopping.
+        max_epochs: largest number of passes over the rows.
+        patience: number of epochs without a lower dev loss after which training stops.
         random_state: seed of first weights and order; None is 0.
 
     Attributes:
         left_, right_: `(D, K, r)` A and B by class; without a rank limit U `(D, K, D)` and an empty array.
-        linear_: `(2, D, K)` u and v. intercept_: `(K,)`.
-        converged_: stopped by patience, before `max_epochs`.
-        best_epoch_: the epoch whose weights are kept, from 1. dev_losses_: one an epoch.
+        linear_, intercept_: `(2, D, K)` u and v; `(K,)` c.
+        converged_: whether training was stopped by `patience`, before `max_epochs`.
+        best_epoch_, dev_losses_: number of the best epoch, from 1; the dev loss of every epoch.
 
     References:
         Hewitt & Liang 2019, Designing and Interpreting Probes with Control Tasks, section 3 (bilinear probes).
@@ -89,7 +91,8 @@ class BilinearProbe(ClassifierProbe):
         """Fit on N pairs and `(N,)` labels; `dev` rows with labels unseen in training are left out.
 
         Raises:
-            DegenerateDesign: fewer than two classes, no dev row that can be scored, or a choice without one right row.
+            DegenerateDesign: there are fewer than two classes, no dev row can be scored, or a choice does not have
+                exactly one right row.
         """
         recipe = DescentSettings.of(self)
         pairs, codes = self._training_pairs(X, y)
@@ -106,7 +109,9 @@ class BilinearProbe(ClassifierProbe):
         return self
 
     def predict_log_proba(self, X: ArrayLike | Pairs) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`, normalised within the choice where X has choices."""
+        """Return the natural log probabilities, `(N, K)`; where X has choices, they are normalised within each
+        choice.
+        """
         pairs = self._given_pairs(X)
         scores = self._scores(pairs)
         if len(self.classes_) > 2:

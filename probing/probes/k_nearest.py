@@ -18,10 +18,10 @@ _KEPT_SEARCHES = 4
 
 
 class Neighbours:
-    """Searches among fixed rows with scikit-learn's exact search.
+    """Finds the nearest of a fixed set of rows, with scikit-learn's exact search.
 
     Args:
-        rows: `(N, D)` float32.
+        rows: the fixed rows, `(N, D)` float32.
         metric: `euclidean`, or `cosine` (a row of zeros is equally far from everything).
     """
 
@@ -30,9 +30,9 @@ class Neighbours:
         self._kept: dict[tuple[str, int], NDArray[np.int64]] = {}
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """Return the row numbers of the nearest rows, nearest first, `(Q, min(k, N))`.
+        """Return the numbers of the rows nearest to each of Q queries, nearest first, `(Q, min(k, N))`.
 
-        The last few searches are kept: probes that share this object and are asked about the same states search once.
+        The last few results are cached, so probes that share this object search the same states once.
         """
         key = (hashlib.sha256(np.ascontiguousarray(queries).data).hexdigest() + str(queries.shape), k)
         if key not in self._kept:
@@ -86,15 +86,16 @@ class _Nearest(FittedState):
 
 
 class KNearestProbe(_Nearest, ClassifierProbe):
-    """The labels of the `k` nearest training rows, on standardised states; the search is exact.
+    """The labels of the `k` nearest training rows vote on the label of a row; distances are between standardised
+    states, and the search is exact.
 
-    Probabilities are `(count + 1) / (k + K)`, so that log loss is finite; it is therefore coarse, and the measures to
-    read are accuracy and F1. All label sets of `fit_many` share one search. The fit is the training rows themselves,
-    and so is what is saved. A training row is its own nearest neighbour: scores on training rows mean nothing.
+    Probabilities are `(count + 1) / (k + K)`, which keeps log loss finite but coarse; read accuracy and F1 instead. All
+    label sets of `fit_many` share one search. The fit is the training rows themselves, so a saved probe contains them.
+    A training row is its own nearest neighbour: scores on training rows mean nothing.
 
     Args:
-        k: neighbours; all rows if there are fewer.
-        metric: `euclidean` or `cosine`.
+        k: number of neighbours; all rows if there are fewer.
+        metric: distance, `euclidean` or `cosine`.
     """
 
     _arrays = ("classes", "mean", "scale", "rows", "values")
@@ -107,7 +108,7 @@ class KNearestProbe(_Nearest, ClassifierProbe):
 
 
 class KNearestRegressorProbe(_Nearest, RegressorProbe):
-    """Predicts the mean target of the `k` nearest training rows. See `KNearestProbe`."""
+    """Predicts the mean target of the `k` nearest training rows; see `KNearestProbe`."""
 
     _arrays = ("mean", "scale", "rows", "values")
 

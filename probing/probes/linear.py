@@ -47,30 +47,32 @@ class _Standard:
 
 
 class LinearProbe(ClassifierProbe):
-    """Softmax regression on standardised states: minimises mean log loss + ½ (l2/N)·‖W‖², intercept free.
+    """Softmax regression on standardised states. It minimises mean log loss + ½ (l2/N)·‖W‖²; the intercept is not
+    penalised.
 
-    This is the objective of scikit-learn's `LogisticRegression(C=1/l2)` on the same standardised states. Two classes
-    are penalised as scikit-learn does it, through the one vector w₁ - w₀, stored as weights ∓w/2. There is one optimum,
-    so no seed: `fit_many` fits each label set once. Small problems are solved in float64, large ones in float32
-    with losses summed in float64.
+    This is the objective of scikit-learn's `LogisticRegression(C=1/l2)` on the same standardised states. With two
+    classes the penalty is on the single vector w = w₁ - w₀, as in scikit-learn, and the stored weights are ∓w/2. The
+    optimum is unique, so seeds have no effect: `fit_many` fits each label set once. Small problems are solved in
+    float64, large ones in float32 with losses summed in float64.
 
     Args:
         l2: penalty, in units of one row's log loss; 1/C of scikit-learn.
-        tolerance: fraction of the objective that may be left to gain, as the Newton model predicts it. The default
-            ends at or below scikit-learn's own default on language-model states; 1e-6 gives six digits.
-        max_iterations: L-BFGS iterations at most.
-        rank: at most this rank of the weights W = A·B, `(K, R)` by `(R, D)`, penalised by ½ (l2/N)·(‖A‖² + ‖B‖²)
-            whatever K: at an optimum the sum of W's singular values. It is not convex: the start is the unlimited
-            optimum cut to its largest singular values, and the end near a local optimum, the same at every run (of
-            rank 1, which orders the classes on a line, often not the best one). A rank of K - 1 or more limits
-            nothing, but the penalty is another one than that of `rank=None`.
+        tolerance: stop when the improvement still possible, as a Newton step predicts it, is at most this fraction of
+            the objective. The default ends at or below scikit-learn's own default on language-model states; 1e-6 gives
+            six digits.
+        max_iterations: largest number of L-BFGS iterations.
+        rank: largest rank R of the weights W = A·B, `(K, R)` times `(R, D)`; None: not limited. The penalty is then ½
+            (l2/N)·(‖A‖² + ‖B‖²) whatever K is; at an optimum it is the sum of W's singular values. This objective is
+            not convex: the fit starts from the optimum without a limit, cut to its largest singular values, and ends
+            near a local optimum, the same in every run (for rank 1, which puts the classes on a line, often not the
+            best one). A rank of K - 1 or more does not limit W, but the penalty differs from that of `rank=None`.
 
     Attributes:
         coef_: `(D, K)` weights on standardised states, columns in the order of `classes_`, centred over classes.
-        intercept_: `(K,)`.
-        converged_: the tolerance was met (or nothing more could be gained in this precision).
+        intercept_: `(K,)` intercepts.
+        converged_: whether the tolerance was met (or no improvement is possible in this precision).
         objective_: the objective at the solution.
-        n_iter_: iterations.
+        n_iter_: number of iterations.
     """
 
     accepts_blocks = True
@@ -101,7 +103,7 @@ class LinearProbe(ClassifierProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[list[Self]]]:
-        """Fit every prefix, each starting from the one before. See `Probe.fit_prefixes`."""
+        """Fit every prefix of the rows, each fit starting from that of the prefix before; see `Probe.fit_prefixes`."""
         fits, starts = [], None
         for end in ends:
             part = X.head(end) if isinstance(X, RowBlocks) else X[:end]

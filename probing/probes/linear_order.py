@@ -8,10 +8,10 @@ from probing.probes._each_label import KeyedMean, KeyedVote
 
 
 class LinearOrderProbe(KeyedVote):
-    """Predicts the commonest training label of pairs as far apart: how far b comes after a, before or after.
+    """Predicts the commonest label of the training pairs whose words are as far apart, in the same order.
 
-    As `word_type`, but it reads the key `offset` and no word. For `head` it is the baseline that takes for a word's
-    head the likeliest place beside it.
+    It is like `word_type`, but reads the key `offset` instead of the word. For `head` it is the baseline that guesses a
+    word's head by its distance alone.
 
     Args:
         smoothing: weight of the prior, in pseudo-observations; above 0.
@@ -21,7 +21,7 @@ class LinearOrderProbe(KeyedVote):
 
 
 class LinearOrderMeanProbe(KeyedMean):
-    """Predicts the mean training target of pairs as far apart; see `LinearOrderProbe`."""
+    """Predicts the mean target of the training pairs whose words are as far apart; see `LinearOrderProbe`."""
 
     input: ClassVar[str] = "offset"
 

@@ -21,36 +21,39 @@ INTERCEPTS = ("fitted", "midpoint")
 
 
 class MassMeanProbe(ClassifierProbe):
-    """Scores a state by its product with each class's direction, `M (μₖ - μ̄)`, where μ̄ is the mean of the class means.
+    """Scores a state by its product with a direction of each class, `M (μₖ - μ̄)`, where μₖ are the class means and μ̄
+    is their mean.
 
-    Plain, M is the identity: with two classes the directions differ by θ = μ₁ - μ₀. States are centred and not scaled,
-    so that rotating them changes nothing; coordinates constant in training count for nothing.
+    By default M is the identity: with two classes the directions differ by θ = μ₁ - μ₀. States are centred and not
+    scaled, so that a rotation changes nothing; coordinates that are constant in training are ignored.
 
-    Whitened (linear discriminant analysis), M is the inverse of the pooled within-class covariance. It is shrunk where
-    states have unit variance in every coordinate, `(1 - γ) S + γ m I` with m the mean of S's diagonal, and then scaled
-    back: so scaling a coordinate changes nothing, and large coordinates do not rule the shrinkage. Float64 throughout.
+    With `whitened` (linear discriminant analysis), M is the inverse of the pooled within-class covariance S. It is
+    shrunk to `(1 - γ) S + γ m I`, with m the mean of S's diagonal, after every coordinate was scaled to unit variance,
+    and then scaled back: so scaling a coordinate changes nothing, and large coordinates do not dominate the shrinkage.
+    All is computed in float64.
 
-    A direction has no probabilities of its own: logits are `τ · score + b`, with one temperature τ and an intercept b
-    a class fitted on the training rows by penalised log loss (`_calibration`). So the boundary between two classes is
-    at right angles to the direction, but where the training rows want it: half-way between the means it is only by
-    chance, and a state may get another class than that of the nearest mean. With `intercept=midpoint` the intercepts
-    are `-τ (μₖ - m)'M(μₖ - m) / 2` with m the mean of all rows, and only τ is fitted: the class is that of the mean
-    which is nearest in the metric M, as of scikit-learn's `NearestCentroid` where M is the identity.
+    A direction has no probabilities of its own: logits are `τ · score + b`, with one temperature τ and an intercept b a
+    class fitted on the training rows by penalised log loss (`_calibration`). So the boundary between two classes is at
+    right angles to the direction, but its place is fitted and is not half-way between the means: a state may be
+    assigned another class than that of the nearest mean. With `intercept=midpoint` the intercepts are `-τ (μₖ - m)'M(μₖ
+    - m) / 2` with m the mean of all rows, and only τ is fitted: the class is that of the mean which is nearest in the
+    metric M, as of scikit-learn's `NearestCentroid` where M is the identity.
 
-    Assumes that classes differ by their means. Plain, it misleads where a few coordinates are much larger than the
-    others, as in most language models: distance is then distance in those.
+    It assumes that classes differ by their means. Without `whitened` it misleads where a few coordinates are much
+    larger than the others, as in most language models, since they then dominate the distance.
 
     Args:
-        whitened: use the inverse within-class covariance.
-        shrinkage: γ, 0 to 1, of `whitened`; None estimates it (Ledoit & Wolf 2004, §3). 0 needs more rows than columns.
+        whitened: whether M is the inverse within-class covariance.
+        shrinkage: γ, from 0 to 1, for `whitened`; None: it is estimated (Ledoit & Wolf 2004, §3). 0 needs more rows
+            than columns.
         intercept: `fitted`, or `midpoint`: boundaries half-way between the means, in the metric.
 
     Attributes:
         direction_: `(D, K)` in the coordinates of the states as given, columns in the order of `classes_`.
         temperature_: τ, 0 or more; above 0 with `midpoint`.
-        intercept_: `(K,)`.
-        shrinkage_: γ as used; 0 if not whitened.
-        converged_: of the calibration.
+        intercept_: `(K,)` intercepts.
+        shrinkage_: the γ that was used; 0 if not whitened.
+        converged_: whether the fit of τ and the intercepts converged.
 
     References:
         Marks & Tegmark 2023, *The Geometry of Truth*, §5.1. Fisher 1936; Hastie, Tibshirani & Friedman 2009, §4.3.

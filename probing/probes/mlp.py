@@ -136,30 +136,31 @@ class _MLP(FittedState):
 
 
 class MLPProbe(_MLP, ClassifierProbe):
-    """ReLU network with a softmax, trained by AdamW, stopped when the dev loss has not fallen for `patience` epochs.
+    """A ReLU network with a softmax, trained by AdamW until the dev loss has not fallen for `patience` epochs.
 
-    The weights kept are a copy of the best epoch's. Without `dev`, a tenth of the rows is held out.
-    In `fit_many` networks are trained in stacks; each is, to rounding, the network that `fit` gives under its seed. The
-    seed decides weights, order and dropout, so a task and its controls start alike and differ in labels alone.
+    It gets the weights of the best epoch. Without `dev`, a tenth of the rows is held out. `fit_many` trains networks in
+    stacks; each is, up to rounding, the network that `fit` returns with its seed. The seed determines first weights,
+    order and dropout, so a task and its controls start alike and differ in their labels only.
 
     Args:
         hidden: width of the hidden layers.
-        layers: 1 or 2 hidden layers.
+        layers: number of hidden layers, 1 or 2.
         dropout: fraction of hidden units dropped in training.
-        learning_rate: of AdamW.
+        learning_rate: learning rate of AdamW.
         learning_rate_factor: the rate is multiplied by it after every epoch without a lower dev loss.
-        weight_decay: of AdamW (decoupled).
+        weight_decay: decoupled weight decay of AdamW.
         batch_size: rows a step; smaller when that would give fewer than 50 steps an epoch.
-        max_epochs: passes over the rows at most.
-        patience: epochs without a lower dev loss before stopping.
-        precision: of the first layer's products in training: `float32`, or `bfloat16` (sums, weights, dev losses and
-            predictions stay float32 or better), which is faster where the processor has it and slower elsewhere.
+        max_epochs: largest number of passes over the rows.
+        patience: number of epochs without a lower dev loss after which training stops.
+        precision: precision of the first layer's matrix products in training: `float32`, or `bfloat16` (sums, weights,
+            dev losses and predictions stay float32 or better), which is faster where the processor has it and slower
+            elsewhere.
         random_state: seed of weights, order and dropout; None is 0.
 
     Attributes:
-        converged_: stopped by patience, before `max_epochs`.
-        best_epoch_: the epoch whose weights are kept, from 1.
-        dev_losses_: one an epoch.
+        converged_: whether training was stopped by `patience`, before `max_epochs`.
+        best_epoch_: number of the best epoch, from 1.
+        dev_losses_: the dev loss of every epoch.
     """
 
     _arrays = ("classes", "mean", "scale")
@@ -183,10 +184,12 @@ class MLPProbe(_MLP, ClassifierProbe):
                 probe._adopt(network, mean, scale)
 
     def fit_parts(self, X: NDArray[np.float32], y: NDArray[Any], parts: Sequence[NDArray[np.bool_]]) -> list[Self]:
-        """Fit a network for each part `(N,)` of the rows, trained as one stack, for cross-fitting.
+        """Fit one network on each part `(N,)` of the rows, all trained as one stack, and return them; it is used for
+        cross-fitting.
 
-        All have the classes of all rows and one standardisation; labels outside of a network's part are of no effect
-        on it. A tenth of the rows is held out, of which each network is stopped by those of its part.
+        All networks have the classes of all rows, and the same standardisation; labels of rows outside a network's part
+        do not affect it. A tenth of the rows is held out, and each network is stopped early by the held-out rows of its
+        part.
         """
         rows = np.asarray(validate_data(self.with_seed(0), X, dtype=FLOATS))
         first, codes = self._started(rows, y)
@@ -205,7 +208,7 @@ class MLPProbe(_MLP, ClassifierProbe):
 
 
 class MLPRegressorProbe(_MLP, RegressorProbe):
-    """The same network with one linear output, on standardised targets and mean squared error. See `MLPProbe`."""
+    """The network of `MLPProbe` with one linear output, trained on standardised targets with mean squared error."""
 
     _arrays = ("mean", "scale")
     _scalars = ("target_mean", "target_scale")

@@ -22,7 +22,7 @@ class PriorProbe(ClassifierProbe):
         self.log_prior_ = np.log(np.bincount(y) / len(y))
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the same row of natural log probabilities N times, `(N, K)`."""
+        """Return the log training frequencies (natural), the same row N times, `(N, K)`."""
         count = len(self._rows(X))
         return np.tile(self.log_prior_, (count, 1))
 
@@ -43,7 +43,7 @@ class MeanProbe(RegressorProbe):
         self.mean_ = float(y.mean())
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the mean N times, `(N,)`."""
+        """Return the mean of the training targets, N times, `(N,)`."""
         count = len(self._rows(X))
         return np.full(count, self.mean_)
 

@@ -16,14 +16,15 @@ from probing.probes._rows import StreamedMoments, standardise
 
 
 class RidgeProbe(RegressorProbe):
-    """Minimises mean squared error + (l2/N)·‖w‖² on standardised states; the intercept is free.
+    """Ridge regression on standardised states: it minimises mean squared error + (l2/N)·‖w‖²; the intercept is not
+    penalised.
 
-    Equals scikit-learn's `Ridge(alpha=l2)` on the same standardised states. The rows are read once, a block at a time;
-    their correlations are factored once, in float64, for all targets of `fit_many`; directions that these cannot
-    resolve are left out, so l2=0 gives the solution of least norm.
+    It equals scikit-learn's `Ridge(alpha=l2)` on the same standardised states. Rows are read once, block by block.
+    Their correlation matrix is factored once, in float64, for all targets of `fit_many`; directions with numerically
+    zero variance are left out, so l2=0 gives the minimum-norm solution.
 
     Args:
-        l2: penalty; 0 or more.
+        l2: penalty, 0 or more.
     """
 
     accepts_blocks = True

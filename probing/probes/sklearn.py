@@ -16,10 +16,10 @@ from probing.probes._rows import moments, standardise
 
 
 class SklearnProbe(ClassifierProbe):
-    """Wraps a classifier: `SklearnProbe(LinearSVC())`. The estimator given is cloned and never fitted itself.
+    """Wraps a scikit-learn classifier: `SklearnProbe(LinearSVC())`. The estimator is cloned and never fitted itself.
 
-    A wrapped estimator can be any class, so its fit is not saved: `save` and `state` raise. Save the estimator with
-    scikit-learn's own tools if you trust where it will be read.
+    A wrapped estimator can be of any class, so its fit cannot be saved: `save` and `state` raise BadParameter. Save the
+    estimator with scikit-learn's own tools if you trust the place where it will be read.
 
     Args:
         estimator: an unfitted scikit-learn classifier; None is `LogisticRegression(max_iter=1000)`.
@@ -27,7 +27,7 @@ class SklearnProbe(ClassifierProbe):
 
     Attributes:
         estimator_: the fitted clone.
-        converged_: it stopped before its `max_iter`, as far as it tells.
+        converged_: whether it stopped before its `max_iter`, if it says so.
     """
 
     stochastic = True
@@ -44,7 +44,7 @@ class SklearnProbe(ClassifierProbe):
         self.converged_ = _converged(self.estimator_)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the labels that the wrapped classifier chooses, `(N,)`."""
+        """Return the labels that the wrapped classifier predicts, `(N,)`."""
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         chosen: NDArray[Any] = self.classes_[self.estimator_.predict(rows)]
         return chosen
@@ -53,23 +53,23 @@ class SklearnProbe(ClassifierProbe):
         """Return the natural log probabilities, `(N, K)`, clipped at the smallest float64.
 
         Raises:
-            AttributeError: the wrapped classifier has no probabilities.
+            AttributeError: the wrapped classifier does not give probabilities.
         """
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         return np.asarray(np.log(np.clip(self.estimator_.predict_proba(rows), np.finfo(np.float64).tiny, None)))
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Refuse to give the state: see the class."""
+        """Raise an error, since a wrapped estimator cannot be saved: see the class."""
         check_is_fitted(self)
         raise _not_saved(self.estimator_)
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Refuse to take a state: see the class."""
+        """Raise an error, since a wrapped estimator cannot be restored: see the class."""
         raise _not_saved(self.estimator)
 
 
 class SklearnRegressorProbe(RegressorProbe):
-    """Wraps a regressor; None is `LinearRegression()`. See `SklearnProbe`."""
+    """Wraps a scikit-learn regressor (None: `LinearRegression()`); see `SklearnProbe`."""
 
     stochastic = True
     estimator_: Any
@@ -90,12 +90,12 @@ class SklearnRegressorProbe(RegressorProbe):
         return np.asarray(self.estimator_.predict(rows), dtype=np.float64).reshape(-1)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Refuse to give the state: see `SklearnProbe`."""
+        """Raise an error, since a wrapped estimator cannot be saved: see `SklearnProbe`."""
         check_is_fitted(self)
         raise _not_saved(self.estimator_)
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Refuse to take a state: see `SklearnProbe`."""
+        """Raise an error, since a wrapped estimator cannot be restored: see `SklearnProbe`."""
         raise _not_saved(self.estimator)
 
 

@@ -89,26 +89,28 @@ def _standardised(
 class SparseProbe(_Sparse, ClassifierProbe):
     """Softmax regression on at most k coordinates of the standardised state, chosen on the training rows.
 
-    `forward` adds, one by one, the coordinate that promises the largest fall of the log loss, refitting after each.
-    `l1` takes the first k coordinates that enter a group-lasso path (see `_sparse_selection`). Both end in a fit on the
-    chosen coordinates alone that is penalised as `linear` is, and not by L1: selection shrinks nothing.
+    `forward` adds one coordinate at a time, the one predicted to lower the log loss most, and refits after each. `l1`
+    takes the first k coordinates that enter a group-lasso path (see `_sparse_selection`). Both end in a fit on the
+    chosen coordinates only, with the L2 penalty of `linear` and no L1 penalty, so selection does not shrink the
+    weights.
 
-    It misleads where coordinates are correlated: of two that say the same only one may be named, and either method can
-    first name a decoy that sums several causes. What is named is *a* set that suffices, not the only one. And k of D
-    coordinates are the best of many sets: read the path on dev, not on train.
+    It misleads where coordinates are correlated: of two that carry the same information only one may be chosen, and
+    either method can first choose a coordinate that only sums several others. The result is *a* set that is sufficient,
+    not the only one. And since k of D coordinates are chosen as the best of many sets, read the path on dev, not on
+    train.
 
     Args:
-        k: coordinates at most.
-        method: `forward` or `l1`.
-        l2: penalty of the fits on chosen coordinates, in units of one row's log loss, as of `linear`.
+        k: largest number of coordinates.
+        method: how coordinates are chosen, `forward` or `l1`.
+        l2: penalty of the fits on chosen coordinates, as in `linear`.
 
     Attributes:
         coordinates_: `(s,)` chosen columns of X, s ≤ k, in the order of entry.
         path_: `(s, 4)`, row i for the first i+1 coordinates: log loss in bits and accuracy on train, then on dev (NaN
             without dev), of a fit stopped early; see `PATH_COLUMNS`.
         coef_: `(s, K)` weights on the chosen coordinates, standardised.
-        intercept_: `(K,)`.
-        converged_: of the last fit.
+        intercept_: `(K,)` intercepts.
+        converged_: whether the last fit converged.
 
     References:
         Dalvi et al. 2019, *What is one grain of sand in the desert?*, §3. Gurnee et al. 2023, *Finding neurons in a
@@ -165,11 +167,11 @@ def _scorer(
 
 
 class SparseRegressorProbe(_Sparse, RegressorProbe):
-    """Ridge regression on at most k coordinates; see `SparseProbe`. `forward` is orthogonal least squares.
+    """Ridge regression on at most k coordinates; see `SparseProbe`. Its `forward` is orthogonal least squares.
 
     Attributes:
         path_: `(s, 2)`: R² on train and on dev.
-        intercept_: one number.
+        intercept_: the intercept, one number.
     """
 
     PATH_COLUMNS = ("train R²", "dev R²")

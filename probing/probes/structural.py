@@ -23,30 +23,31 @@ _FORMS = ("auto", "distance", "depth")
 class StructuralProbe(RegressorProbe):
     """Predicts the distance of two words as ‖B(x_a − x_b)‖², or the depth of a word as ‖B x‖², on standardised states.
 
-    Minimises the absolute error: for pairs Σ over sentences of (1/n²) Σ over pairs |d − d̂| with n the words of the
-    sentence, as published; for depths the mean over words (rows of words do not say where a sentence ends, so long ones
-    weigh more than in the paper). AdamW on batches of whole sentences; the learning rate is halved after every
-    epoch without a lower dev loss, the weights kept are the best epoch's. Without `dev`, a tenth of the
-    sentences is held out by seed. Predictions are never negative; targets that can be need another probe.
+    It minimises the absolute error: for pairs, Σ over sentences of (1/n²) Σ over pairs |d − d̂| with n the number of
+    words of the sentence, as published; for depths, the mean over words (rows of words do not say where a sentence
+    ends, so long sentences weigh more than in the paper). It is trained by AdamW on batches of whole sentences, halves
+    the learning rate after every epoch without a lower dev loss, and gets the weights of the best epoch. Without `dev`,
+    a tenth of the sentences is held out by seed. Predictions are never negative; for targets that can be negative use
+    another probe.
 
-    It reads `Pairs` as they are: every word is mapped once. Plain rows are depths, unless `form=distance` splits
-    `(N, 2D)` in halves (an odd width gets a column of zeros).
+    It takes `Pairs` directly, so every word is mapped once. Plain rows are taken for depths, unless `form=distance`
+    splits `(N, 2D)` in halves (a column of zeros is added to an odd width).
 
     Args:
-        rank: rows of B; None: as many as there are features.
-        form: `distance` or `depth`; `auto`: distance for pairs, depth for plain rows.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW (decoupled L2).
+        rank: number of rows of B; None: the number of features.
+        form: what is predicted, `distance` or `depth`; `auto`: distance for pairs, depth for plain rows.
+        learning_rate: learning rate of AdamW.
+        weight_decay: decoupled weight decay of AdamW.
         batch_words: words a step; fewer where that would give fewer than 50 steps an epoch.
-        max_epochs: passes over the rows at most.
-        patience: epochs without a lower dev loss before stopping.
+        max_epochs: largest number of passes over the rows.
+        patience: number of epochs without a lower dev loss after which training stops.
         random_state: seed of first weights and order; None is 0.
 
     Attributes:
-        map_: `(D, r)` Bᵀ.
-        is_distance_: which of the two it is.
-        converged_: stopped by patience, before `max_epochs`.
-        best_epoch_: the epoch whose weights are kept, from 1. dev_losses_: one an epoch.
+        map_: `(D, r)`, the transpose of B.
+        is_distance_: whether it predicts distances (else depths).
+        converged_: whether training was stopped by `patience`, before `max_epochs`.
+        best_epoch_, dev_losses_: number of the best epoch, from 1; the dev loss of every epoch.
 
     References:
         Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, sections 2 and 3.

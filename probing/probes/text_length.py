@@ -24,11 +24,11 @@ class _Lengths(TextProbe):
 class TextLengthProbe(_Lengths, TextClassifier):
     """Softmax regression on the length of the text in characters and words, and their logs.
 
-    What a probe of a sentence has to beat before it reads anything but length. Pieces of the tokenizer are not counted:
-    the baseline knows the text alone.
+    A probe on sentences has to beat it before its score shows anything but the length of the text. Pieces of the
+    tokenizer are not counted: the baseline knows the text alone.
 
     Args:
-        l2: penalty, as of `linear`; above 0.
+        l2: penalty as in `linear`, above 0.
     """
 
     _arrays = ("classes", "coef", "intercept", "mean", "scale")
@@ -39,7 +39,7 @@ class TextLengthProbe(_Lengths, TextClassifier):
 
 
 class TextLengthRegressorProbe(_Lengths, TextRegressor):
-    """Ridge regression on the same features. See `TextLengthProbe`."""
+    """Ridge regression on the same features as `TextLengthProbe`."""
 
     _arrays = ("coef", "mean", "scale")
     _scalars = ("of_texts", "intercept")

@@ -29,12 +29,13 @@ class _Weighted(WordCounts):
 class TfidfProbe(_Weighted, TextClassifier):
     """Softmax regression on the words of the text weighted by term frequency and inverse document frequency.
 
-    Like `bag_of_words`, without regard to the length of the text. Features are small, hence a smaller penalty.
+    It is like `bag_of_words`, but normalised for the length of the text. Features are small, so the default penalty is,
+    too.
 
     Args:
-        l2: penalty, as of `linear`; above 0.
-        most_words: the commonest words of the training texts that are counted.
-        ngrams: count runs of up to this many words too.
+        l2: penalty as in `linear`, above 0.
+        most_words: number of words that are counted, the commonest of the training texts.
+        ngrams: also count sequences of up to this many words.
 
     References:
         Spärck Jones 1972, J. Documentation 28; the smoothed form of scikit-learn's `TfidfTransformer`.
@@ -50,7 +51,7 @@ class TfidfProbe(_Weighted, TextClassifier):
 
 
 class TfidfRegressorProbe(_Weighted, TextRegressor):
-    """Ridge regression on the same features. See `TfidfProbe`."""
+    """Ridge regression on the same features as `TfidfProbe`."""
 
     _arrays = ("coef", "mean", "scale", "words", "idf")
     _scalars = ("of_texts", "intercept")

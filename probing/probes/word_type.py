@@ -8,7 +8,8 @@ from probing.probes._each_label import KeyedMean, KeyedVote
 
 
 class WordTypeProbe(KeyedVote):
-    """Predicts the commonest training label of the row's type, and the prior for types not seen in training.
+    """Predicts the commonest label of the training rows with the row's word type, and the prior for types not seen in
+    training.
 
     Args:
         smoothing: weight of the prior, in pseudo-observations; above 0.
@@ -18,7 +19,9 @@ class WordTypeProbe(KeyedVote):
 
 
 class WordTypeMeanProbe(KeyedMean):
-    """Predicts the mean training target of the row's type, the overall mean for types not seen in training."""
+    """Predicts the mean target of the training rows with the row's word type, and the overall mean for types not seen
+    in training.
+    """
 
     input: ClassVar[str] = "type"
 

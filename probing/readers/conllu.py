@@ -16,15 +16,15 @@ _NOT_COLUMNS = ("text", "sent_id", "newdoc", "newdoc id", "newpar", "newpar id",
 
 
 class ConlluReader(CorpusReader):
-    """Reads CoNLL-U treebanks.
+    """Reads CoNLL-U treebanks, one sentence per example.
 
     Words are the syntactic words. `upos`, `xpos`, `lemma`, `deprel`, `head` and `feature:<Name>` (every feature of
     the file) become word columns, None where the file has `_`; other comments `# key = value` become sentence columns;
     `# newdoc` begins a document. Empty nodes (`8.1`) are skipped.
 
-    The text is `# text` where the tokens fill it in order, else it is rebuilt from tokens and `SpaceAfter=No`. A word
-    of a multiword token has its own span if the words' forms make up the token (`do` + `n't`); otherwise every word
-    has the span of the token (`du` for `de` + `le`).
+    The text is that of the comment `# text` if the tokens occur in it in order; otherwise it is rebuilt from tokens and
+    `SpaceAfter=No`. A word of a multiword token has its own span if the words' forms make up the token (`do` + `n't`);
+    otherwise every word has the span of the token (`du` for `de` + `le`).
 
     References:
         https://universaldependencies.org/format.html
@@ -37,7 +37,7 @@ class ConlluReader(CorpusReader):
         """Read all sentences of the file.
 
         Raises:
-            CorpusError: with file and line, what was expected and what stands there.
+            CorpusError: a line is malformed; the message names file and line, what was expected and what was read.
         """
         check_options(options, (), "CoNLL-U")
         sentences = list(_sentences(read_text(source), source))

@@ -14,10 +14,10 @@ from probing.text.sources import split_name, split_order
 
 
 class HubReader(CorpusReader):
-    """Reads a data set through the library `datasets`; never runs code that comes with it.
+    """Reads a data set through the library `datasets`; code that comes with a data set is never run.
 
-    `hub:nyu-mll/glue:sst2` has the data set `nyu-mll/glue` and its configuration `sst2`; a local folder of data files
-    is a name too. Splits are the data set's own (`validation` is `dev`). Class labels are given by name.
+    `hub:nyu-mll/glue:sst2` names the data set `nyu-mll/glue` and its configuration `sst2`; a local folder of data files
+    can be named, too. Splits are the data set's own (`validation` is `dev`). Class labels become their names.
 
     Options: `text`, `words`, `id`, `document`, `split_column` name columns; `revision` is a commit, tag or branch.
     """
@@ -28,7 +28,7 @@ class HubReader(CorpusReader):
         """Read all rows, of one split or of all.
 
         Raises:
-            CorpusError: the data set cannot be had, or has no such split.
+            CorpusError: the data set cannot be loaded, or has no such split.
         """
         chosen = row_options(options, "hub", ("revision",))
         tables = _tables(source, options.get("revision"))

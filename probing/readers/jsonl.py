@@ -20,8 +20,8 @@ from probing.text.corpus import Corpus
 class JsonlReader(CorpusReader):
     """Reads JSON lines: `{"text": "Dogs bark.", "upos": ["NOUN", "VERB", "PUNCT"], "tense": "present"}`; or an array.
 
-    Options: `text`, `words`, `id`, `document`, `split_column` name the fields that play these parts;
-    `span.NAME` names the field of a substring, or START:END the fields of two offsets.
+    The options `text`, `words`, `id`, `document` and `split_column` name the fields to use as these; `span.NAME` names
+    the field that holds a substring of the text, or (as START:END) two fields that hold its offsets.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".json", ".ndjson")
@@ -30,17 +30,18 @@ class JsonlReader(CorpusReader):
         """Read all rows of the file.
 
         Raises:
-            CorpusError: not JSON, not an object, a key twice, a number that is not finite; with file and line.
+            CorpusError: a line is not JSON or not an object, or has a key twice or a number that is not finite; the
+                message names file and line.
         """
         chosen = row_options(options, "JSONL")
         return corpus_from_rows(read_lines(source, chosen), split=split, options=chosen)
 
 
 def read_lines(source: str, options: Mapping[str, str] | None = None) -> Rows:
-    """Return the rows of a file: the objects of its lines, or of its array.
+    """Return the rows of a file: the objects on its lines, or in its array.
 
     Raises:
-        CorpusError: see `JsonlReader.read`; of lines, as they are gone through.
+        CorpusError: see `JsonlReader.read`; for a file of lines, raised while the rows are iterated over.
     """
     text = read_text(source)
     return _array(text, source) if text.lstrip().startswith("[") else _lines(text, source, options or {})

@@ -20,15 +20,16 @@ _ROWS_AT_ONCE = 8192
 
 
 class TableReader(CorpusReader):
-    """Reads tables with a header.
+    """Reads tables with a header: CSV, TSV and Parquet.
 
     In CSV and TSV an empty cell is a missing value; a column whose every other cell is a number becomes numbers, unless
     it is the text; everything else stays as written (`NA` and `null` are strings). A first column without a name that
     numbers the rows, as `DataFrame.to_csv` writes it, is left out.
 
-    Options: `text`, `words`, `id`, `document`, `split_column` name columns; `span.NAME` names the
-    column of a substring, or START:END those of two offsets; `separator` is a CSV file's; `quoting=none` takes
-    quotation marks as text, `quoting=multiline` allows cells of several lines that could be rows.
+    The options `text`, `words`, `id`, `document` and `split_column` name the columns to use as these; `span.NAME` names
+    the column that holds a substring of the text, or (as START:END) two columns that hold its offsets. `separator` is
+    that of a CSV file; `quoting=none` reads quotation marks as text, and `quoting=multiline` allows quoted cells of
+    several lines even where these look like rows.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
@@ -37,8 +38,8 @@ class TableReader(CorpusReader):
         """Read all rows of the file.
 
         Raises:
-            CorpusError: a malformed table, ragged lines, lines merged by a quotation mark, columns named twice; with
-                file and line.
+            CorpusError: the table is malformed, has ragged lines, lines merged by a quotation mark, or two columns with
+                one name; the message names file and line.
         """
         chosen = row_options(options, "table", ("separator", "quoting"))
         rows = read_table(source, options)
@@ -46,7 +47,7 @@ class TableReader(CorpusReader):
 
 
 def read_table(source: str, options: Mapping[str, str]) -> Rows:
-    """Return the rows of a file, their cells typed; no Python object is made of a cell before its row is gone through.
+    """Return the rows of a file with typed cells; Python objects are made only when a row is reached.
 
     Raises:
         CorpusError: see `TableReader.read`.
@@ -63,7 +64,7 @@ def read_table(source: str, options: Mapping[str, str]) -> Rows:
 
 @dataclass(frozen=True)
 class TableRows(Collection[Mapping[str, Any]]):
-    """The rows of an Arrow table, made while they are iterated over."""
+    """Iterates over the rows of an Arrow table; each row is made when it is reached."""
 
     table: Any
     source: str

@@ -37,15 +37,16 @@ from probing.verdicts.decodability import (
 
 @dataclass(frozen=True)
 class Finding:
-    """The finding of one task's results, in words.
+    """States in words what was found for one task.
 
     Attributes:
         task: the task's title.
-        status: the criterion's outcome at the best site.
+        status: outcome of the criterion of decodability at the best site.
         sentence: the finding, with site, probe, numbers and intervals.
         does_not_show: what must not be concluded from it.
         evidence: further numbers, a sentence each.
-        overturned_by: what would change the finding; where nothing is judged, what a judgement needs.
+        overturned_by: observations that would change the finding; where nothing was judged, what is missing for a
+            judgement.
     """
 
     task: str
@@ -57,10 +58,10 @@ class Finding:
 
 
 def finding(results: Sequence[ProbeResult] | TaskResults) -> Finding:
-    """Return the finding of one task.
+    """Return the finding for one task.
 
     Raises:
-        InputError: the results are of no task or of several.
+        InputError: the results are not all of one task.
     """
     task = results if isinstance(results, TaskResults) else _only_task(results)
     best = task.best()
@@ -78,7 +79,9 @@ def finding(results: Sequence[ProbeResult] | TaskResults) -> Finding:
 
 
 def judge(task: TaskResults, result: ProbeResult) -> Judgement | None:
-    """Apply the criterion to one result on test; None where its primary measure was not scored there."""
+    """Apply the criterion of decodability to one result on test and return the judgement; None if its primary measure
+    was not scored there.
+    """
     measured = score(result, task.primary)
     if measured is None:
         return None

@@ -25,7 +25,7 @@ Role = Literal["task", "other", "control", "selectivity", "ceiling", "baseline",
 class Point:
     """A score at the site with ordinal `x`; `low` and `high` are None where it has no interval.
 
-    `mark` is the shape drawn ("": that of the curve's role), `note` what its hint adds.
+    `mark` is the shape drawn ("": that of the curve's role), `note` a text added to its tooltip.
     """
 
     x: int
@@ -40,8 +40,8 @@ class Point:
 class Curve:
     """A named line over sites.
 
-    `part` counts curves of the same role; `bars` draws each interval by itself, `shift` steps (of a site) to the right,
-    so that those of several curves can be distinguished.
+    `part` numbers curves with the same role. With `bars`, each interval is drawn separately, shifted to the right by
+    `shift` (in steps between sites), so that intervals of several curves do not overlap.
     """
 
     name: str
@@ -62,9 +62,9 @@ class Panel:
         sites: names of the sites on the x axis.
         curves: lines with intervals.
         levels: horizontal lines: baselines, label entropy.
-        least, most: the range that the y axis shows at least, and the one it is never wider than.
-        x_label: of the x axis; "" where it is sites.
-        band: values between which nothing is of interest, shaded; None: no such.
+        least, most: smallest and largest range of the y axis.
+        x_label: label of the x axis; "" if it shows sites.
+        band: range of values too small to be of interest, which is shaded; None: none.
     """
 
     title: str
@@ -78,11 +78,13 @@ class Panel:
     band: tuple[float, float] | None = None
 
     def x_ticks(self) -> tuple[tuple[str, ...], str]:
-        """Return the short names along the x axis, and its label."""
+        """Return the short names of the ticks on the x axis, and the axis label."""
         return (self.sites, self.x_label) if self.x_label else site_ticks(self.sites)
 
     def y_range(self) -> tuple[float, float]:
-        """Return the lowest and highest value on the y axis: all values in view, within `most`."""
+        """Return the lowest and highest value of the y axis: the range of all values, at least `least` and at most
+        `most`.
+        """
         drawn = [p for curve in (*self.curves, *self.levels) for p in curve.points]
         values = [v for p in drawn for v in (p.value, p.low, p.high) if v is not None]
         values += self.band or ()
@@ -90,7 +92,7 @@ class Panel:
         return max(low, self.most[0]), min(high, self.most[1])
 
     def runs(self, curve: Curve) -> list[list[Point]]:
-        """Return the curve, cut where a line between neighbours would join different streams."""
+        """Split a curve where a line between neighbours would join different streams, and return the parts."""
         pieces: list[list[Point]] = []
         for point in curve.points:
             joined = pieces and connected(self.sites[pieces[-1][-1].x], self.sites[point.x])
@@ -112,8 +114,8 @@ def score_panels(task: TaskResults, *, best: bool = False) -> list[Panel]:
 
 
 def loss_panel(task: TaskResults) -> Panel | None:
-    """Return a panel of the log loss in bits of every probe over sites, beside the baselines and the label entropy;
-    None where not scored.
+    """Return a panel of the log loss of every probe over sites, in bits, with the baselines and the label entropy; None
+    if it was not scored.
     """
     curves = [_curve(task, probe, probe, "task", _own("log_loss"), part) for part, probe in enumerate(task.probes)]
     curves = [curve for curve in curves if curve.points]
@@ -129,7 +131,9 @@ def loss_panel(task: TaskResults) -> Panel | None:
 
 
 def site_ticks(sites: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Return short names of sites and the axis label: numbers where nearly all sites are layers of one stream."""
+    """Return short names of sites, and the axis label; the names are numbers where nearly all sites are layers of one
+    stream.
+    """
     streams = [split_site(site) for site in sites]
     layered = {stream for stream, layer in streams if layer >= 0}
     if len(layered) != 1 or len(sites) < 3:
@@ -213,7 +217,7 @@ _FAR = (-1e12, 1e12)
 
 @dataclass(frozen=True)
 class Use:
-    """A result and its verdicts, in the order of its cells."""
+    """Pairs the result of one property and behaviour with its verdicts, in the order of its cells."""
 
     result: UseResult
     verdicts: tuple[Verdict, ...]
@@ -225,17 +229,19 @@ class Use:
 
     @property
     def positions(self) -> tuple[str, ...]:
-        """Positions in the order of first occurrence; one empty name where rows have one position."""
+        """Positions in the order of first occurrence; a single empty name where rows have one position."""
         return tuple(dict.fromkeys(cell.position for cell in self.result.cells))
 
     def at(self, position: str) -> list[tuple[int, UseCell, Verdict]]:
-        """Return the ordinal of the site, cell and verdict of each place at one position."""
+        """Return, for each place at one position, the ordinal of the site, the cell and the verdict."""
         both = zip(self.result.cells, self.verdicts, strict=True)
         return [(self.sites.index(cell.site), cell, v) for cell, v in both if cell.position == position]
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """Different words among the verdicts, in the order of the protocol."""
+        """The distinct verdict words that occur, such as `decodable and used …`, in the order in which `Word` lists
+        them.
+        """
         return tuple(word for word in Word if any(v.word is word for v in self.verdicts))
 
     @property

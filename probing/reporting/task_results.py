@@ -21,10 +21,11 @@ def model_of(result: ProbeResult) -> str:
 
 
 def run_names(groups: Sequence[Sequence[ProbeResult]]) -> list[str]:
-    """Return, for each group of results of one task, the model and after it the settings that set it apart from other
-    groups of that model.
+    """Return a name for each group of results of one task: the model, then the settings that differ from other groups
+    of that model.
 
-    `gpt2 [revision 607a30d783df, float32]`; where the same model was probed twice, `…, 3 seeds` beside `…, 1 seed`.
+    Such a name is `gpt2 [revision 607a30d783df, float32]`; if the same model was probed twice, `…, 3 seeds` and `…, 1
+    seed`.
     """
     models = [model_of(group[0]) for group in groups]
     told = []
@@ -36,13 +37,13 @@ def run_names(groups: Sequence[Sequence[ProbeResult]]) -> list[str]:
 
 
 def not_saved(results: Sequence[ProbeResult], before: str = "not saved: ") -> list[str]:
-    """Return which probes of states have no file, and why."""
+    """Return a sentence for each probe on states that was not saved, with the reason."""
     reasons = {r.probe: str(r.provenance["not_saved"]) for r in results if r.provenance.get("not_saved")}
     return [f"{before}probe {probe} ({reason})" for probe, reason in reasons.items()]
 
 
 def distinct(parts: Sequence[Sequence[str]]) -> list[str]:
-    """Return a name for each: its first part, and as many more parts as make it unique."""
+    """Return a unique name for each entry: its first part, and as many more parts as are needed to make it unique."""
     named = []
     for own in parts:
         lengths = range(1, len(own) + 1)
@@ -91,17 +92,17 @@ _STREAM = ("embed", "resid", "final_norm")
 
 @dataclass(frozen=True)
 class TaskResults:
-    """All results of one run on one task: one model's states, one set of settings.
+    """Holds all results of one run on one task, from one model's states with one set of settings.
 
     Attributes:
         task: the task's name.
-        title: the name, with that of the run where a task was run several times.
-        states: whose states, by the model's full name; with what tells the run from others of the model.
+        title: name of the task, followed by that of the run if the task was run several times.
+        states: full name of the model, followed by what distinguishes this run from others on that model.
         kind: `classes` or `real`.
-        results: probes of states, by site along the forward pass, then by probe.
-        baselines: probes that read no states (site "(none)").
-        primary: the measure that layers are chosen by: UAS, UUAS, accuracy or R² where scored.
-        analyses: of this task, by site along the forward pass.
+        results: results of probes on states, ordered by site along the forward pass, then by probe.
+        baselines: results of probes that read no states (site "(none)").
+        primary: name of the measure by which layers are chosen: UAS, UUAS, accuracy or R², the first that was scored.
+        analyses: results of analyses of this task, by site along the forward pass.
     """
 
     task: str
@@ -114,7 +115,7 @@ class TaskResults:
     analyses: tuple[AnalysisResult, ...] = ()
 
     def analyses_by_kind(self) -> dict[tuple[str, str], list[AnalysisResult]]:
-        """Return the analyses by (analysis, probe)."""
+        """Return the results of analyses, grouped by (analysis, probe)."""
         groups: dict[tuple[str, str], list[AnalysisResult]] = {}
         for result in self.analyses:
             groups.setdefault((result.analysis, result.probe), []).append(result)
@@ -127,34 +128,34 @@ class TaskResults:
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """Probes of states, in the order of first occurrence."""
+        """Names of the probes on states, in the order of first occurrence."""
         return tuple(dict.fromkeys(result.probe for result in self.results))
 
     @property
     def any(self) -> ProbeResult:
-        """Any one of the results, for what all share: facts, provenance, classes."""
+        """Any one of the results, to read what all have in common: facts, provenance, classes."""
         return (self.results or self.baselines)[0]
 
     @property
     def all(self) -> tuple[ProbeResult, ...]:
-        """All results: those of probes of states, then those of baselines."""
+        """All results: first those of probes on states, then those of baselines."""
         return self.results + self.baselines
 
     @property
     def chosen_on(self) -> str:
-        """Split that the best layer is chosen on: dev; test only where dev was not scored."""
+        """Split on which the best layer is chosen: dev, or test if dev was not scored."""
         scored = all(score(result, self.primary, "dev") is not None for result in self.results)
         return "dev" if scored else "test"
 
     @property
     def secondary(self) -> str | None:
-        """Second measure of tables: log loss where scored, else Spearman, else the next there is."""
+        """Second measure shown in tables: log loss if it was scored, else Spearman, else the next one scored."""
         names = list(dict.fromkeys(m.measure for result in self.all for m in result.measures))
         wanted = [name for name in ("log_loss", "spearman", *names) if name in names and name != self.primary]
         return wanted[0] if wanted else None
 
     def best(self, probe: str | None = None) -> ProbeResult | None:
-        """Return the result with the best primary score on dev, of one probe or of all; the earliest of equals."""
+        """Return the result with the best primary score on dev, of one probe or of all; of equal ones the first."""
         scored = [
             (result, found)
             for result in self.results
@@ -170,7 +171,7 @@ class TaskResults:
         return next((r for r in self.results if (r.site, r.probe) == (site, probe)), None)
 
     def controls(self) -> tuple[str, ...]:
-        """Return the names of the controls that selectivity is defined against, in the order of first occurrence."""
+        """Return the names of the controls against which selectivity is defined, in the order of first occurrence."""
         return _control_names(self.results, self.primary, lambda c: c.is_selectivity)
 
     def chance_checks(self) -> tuple[str, ...]:
@@ -185,18 +186,18 @@ class TaskResults:
 
 
 def score(result: ProbeResult, measure: str, split: str = "test") -> MeasureResult | None:
-    """Return one measure on the rows of a split that are judged, or None where it was not scored."""
+    """Return one measure on the judged rows of a split, or None if it was not scored."""
     judged = result.judged_split(split)
     return next((m for m in result.measures if (m.measure, m.split) == (measure, judged)), None)
 
 
 def comparison(found: MeasureResult | None, control: str | None) -> Comparison | None:
-    """Return the comparison with one control, or None."""
+    """Return the comparison with one control, or None if there is none."""
     return next((c for c in (found.comparisons if found else ()) if c.control == control), None)
 
 
 def least_gain(found: MeasureResult | None) -> Gain | None:
-    """Return the gain over the best baseline: the gain that is smallest."""
+    """Return the gain over the best baseline, which is the smallest gain."""
     return found.least_gain if found else None
 
 
@@ -254,8 +255,8 @@ def _control_names(
 
 
 def site_order(site: str) -> tuple[int, int, int, str]:
-    """Return a sort key along the forward pass: embedding, residual stream and final norm, then other streams, then the
-    rest.
+    """Return a sort key that puts sites along the forward pass: embedding, residual stream and final norm, then other
+    streams, then all other names.
     """
     stream, layer = split_site(site)
     if stream in _STREAM:
@@ -265,8 +266,8 @@ def site_order(site: str) -> tuple[int, int, int, str]:
 
 
 def split_site(site: str) -> tuple[str, int]:
-    """Return stream and layer of a site, such as `("resid", 6)`; layer -1 where there is none, an empty stream where
-    the name is not a site's.
+    """Return stream and layer of a site, such as `("resid", 6)`; the layer is -1 if there is none, and the stream is
+    empty if the name is not of a site.
     """
     try:
         parsed = Site.parse(site)
@@ -276,8 +277,8 @@ def split_site(site: str) -> tuple[str, int]:
 
 
 def connected(one: str, other: str) -> bool:
-    """Return whether a line between two neighbouring sites means anything: same stream, or its embedding or final
-    norm.
+    """Return whether a line between two neighbouring sites is meaningful: they are of the same stream, or one is its
+    embedding or final norm.
     """
     first, second = split_site(one)[0], split_site(other)[0]
     return first == second or (first in _STREAM and second in _STREAM)

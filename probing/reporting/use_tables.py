@@ -37,7 +37,9 @@ _STYLE = {"used": "bold green", "decodable only": "bold", "not decodable": "dim"
 
 
 def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
-    """Print one table for each property and behaviour, and below it what flags mean and why nothing was decided."""
+    """Print one table for each property and behaviour; below it, explain its flags and why some verdicts are
+    undecided.
+    """
     for group in _grouped(verdicts):
         letters = _letters(group)
         console.print(shown(_heading(group[0]), style="bold"))
@@ -164,7 +166,7 @@ def _effect(edit: EditEffect, width: int) -> str:
 
 
 def mediated(edit: EditEffect, width: int = _WIDE) -> str:
-    """Return the mediated fraction as `0.95 [0.80, 1.12]`; a dash where the natural contrast is not established."""
+    """Return the mediated fraction as `0.95 [0.80, 1.12]`, or a dash if the natural contrast is not established."""
     if edit.mediated_fraction is None or edit.mediated_fraction_low is None or edit.mediated_fraction_high is None:
         return "–"
     low, high = (
@@ -179,7 +181,7 @@ def bound(value: float) -> str:
 
 
 def short2(value: float) -> str:
-    """Return a bound with two decimals, without the zero before the point."""
+    """Return a bound with two decimals and no zero before the point."""
     text = bound(value)
     sign, digits = ("−", text[1:]) if text.startswith("−") else ("", text)
     return sign + (digits[1:] if digits.startswith("0.") else digits)
@@ -234,8 +236,8 @@ _BESIDE = " (in brackets: by attribution)"
 
 
 def print_patching(found: PairPatching, console: Console, *, title: str, run_prompt: str) -> None:
-    """Print shares by site and position, attribution in brackets; the effect of the prompts by themselves; and the
-    error.
+    """Print the effects of patching as shares by site and position (attribution in brackets), the effect of the prompts
+    themselves, and the error of attribution.
     """
     exact, rough = found.exact, found.rough
     other = {"corrupted": "clean", "clean": "corrupted"}[run_prompt]
@@ -316,7 +318,7 @@ def _listed(exact: PatchingResult, rough: PatchingResult | None) -> Table:
 
 
 def print_ablation(found: AblationResult, console: Console) -> None:
-    """Print effects by component; heads as a grid of layers and heads."""
+    """Print the effects of ablating each component; those of heads as a grid of layers and heads."""
     kind = str(found.components[0]).split()[0]
     heading = f"{found.by} ablation of each {kind}: {plural(found.n_rows, 'row')}"
     console.print(shown(heading, style="bold"))

@@ -30,8 +30,8 @@ MARKS = {
 
 
 def deciding(verdict: Verdict) -> EditEffect | None:
-    """Return the edit whose numbers are shown: the swap, or the interchange if only that has an effect; None: nothing
-    edited.
+    """Return the edit whose numbers are shown: the class-mean swap, or the interchange if only that has an effect; None
+    if nothing was edited.
     """
     cell = verdict.evidence
     if cell is None:
@@ -40,25 +40,25 @@ def deciding(verdict: Verdict) -> EditEffect | None:
 
 
 def adjusted_p(edit: EditEffect) -> float:
-    """Return the smaller of the adjusted p of τ and of U, both of one family."""
+    """Return the smaller of the adjusted p values of τ and U, which are adjusted together."""
     return min(edit.p_adjusted, edit.whole_effect_p_adjusted)
 
 
 def flags_said(verdict: Verdict) -> list[tuple[str, str]]:
-    """Return each flag and what it means here, with its numbers."""
+    """Return pairs (flag, what it means here, with numbers) for the flags of a verdict."""
     cell = verdict.evidence
     return [(flag, "" if cell is None else _MEANING.get(flag, _nothing)(cell)) for flag in verdict.flags]
 
 
 def answers_sentence(result: UseResult) -> str:
-    """Return a sentence such as `Answers as measured: ␣is (314) | ␣are (359).`, pieces by text and id; empty where the
-    behaviour has no answers.
+    """Return a sentence such as `Answers as measured: ␣is (314) | ␣are (359).`, with the text and id of each piece;
+    empty if the behaviour has no answers.
     """
     return f"Answers as measured: {answers_said(result.answers, ids=True)}." if result.answers else ""
 
 
 def doubts_of(result: UseResult) -> list[str]:
-    """Return what makes the behaviour doubtful, and what could not be measured, as sentences."""
+    """Return sentences that say why the behaviour is doubtful and which numbers could not be measured."""
     return [*result.doubts, *(f"{cell.place}: {note}" for cell in result.cells for note in cell.notes)]
 
 
@@ -202,7 +202,7 @@ _MARKS_LEFT = {"type": "word types, for the word type all but decides the proper
 
 
 def use_paragraph(result: UseResult) -> str:
-    """Return what was done, with every setting, in sentences."""
+    """Return a paragraph that describes how use was measured, with every setting."""
     return " ".join(
         filter(
             None,
@@ -220,7 +220,7 @@ def use_paragraph(result: UseResult) -> str:
 
 
 def use_names(result: UseResult) -> list[str]:
-    """Return the names, as `references` knows them, of all that a measurement used."""
+    """Return the names, as `references` has them, of all methods that a measurement used."""
     used = ["interchange", "class_mean", "cross_fitting", "max_t", "families", "equivalence", "bh"]
     used += ["propensity"] if result.stratified_by.startswith("propensity") else []
     used += ["permutation"] if result.settings.get("permutations") else []
@@ -229,7 +229,7 @@ def use_names(result: UseResult) -> list[str]:
 
 
 def use_bibtex(result: UseResult) -> str:
-    """Return the BibTeX entries of all that a measurement used."""
+    """Return the BibTeX entries of the papers behind all methods that a measurement used."""
     return bibtex(use_names(result), always=())
 
 

@@ -21,12 +21,14 @@ Ints = NDArray[np.int64]
 
 
 def warnings_of_task(task: TaskResults) -> tuple[str, ...]:
-    """Return the doubts of a task's data and of its scores."""
+    """Return the warnings about a task's data and its scores."""
     return (*_shared(task), *warnings_of(task.any.facts), *_below_prior(task))
 
 
 def warnings_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a sentence for each doubt of the data, the worst first; empty where there is none, or nothing is known."""
+    """Return a sentence for each problem of the data, the worst first; an empty list if there is none or nothing is
+    known.
+    """
     found = (
         *_one_label(facts),
         *_like_groups(facts),
@@ -151,7 +153,7 @@ def _without_label(facts: Mapping[str, Any]) -> str:
 
 
 def unknown_pieces_warning(share: float | None) -> str:
-    """Return what it means that a share of the pieces is unknown to the model; empty where it is small."""
+    """Return a warning that a share of the pieces is unknown to the tokenizer; empty if the share is small."""
     if share is None or share <= MOST_UNKNOWN:
         return ""
     return (
@@ -162,12 +164,13 @@ def unknown_pieces_warning(share: float | None) -> str:
 
 
 def whole_spans_warning(names: Sequence[str], position: Ints, sizes: Ints) -> str:
-    """Return which positions of a store are means of several pieces; empty where none is.
+    """Return a warning that names the positions of a store whose states are means of several pieces; empty if there is
+    none.
 
     Args:
-        names: of the positions.
-        position: `(R,)` which of them each row is at.
-        sizes: `(R,)` pieces of each row.
+        names: names of the positions.
+        position: `(R,)` index of each row's position in `names`.
+        sizes: `(R,)` number of pieces of each row.
     """
     several = [name for k, name in enumerate(names) if (sizes[position == k] > 1).any()]
     if not several:
@@ -193,29 +196,29 @@ _WHAT = {
 
 
 def column(against: Comparison) -> str:
-    """Return the title of the difference: `above random states`."""
+    """Return the title of the column of differences, such as `above random states`."""
     return f"above {against.above}"
 
 
 def example_of(task: TaskResults, control: str) -> Comparison | None:
-    """Return any comparison with the control, for what all of them share."""
+    """Return one comparison with the control, to read what all of them have in common; None if there is none."""
     found = (comparison(score(result, task.primary), control) for result in task.results)
     return next((against for against in found if against is not None), None)
 
 
 def title(against: Comparison) -> str:
-    """Return the title of the table: the same labels on other states."""
+    """Return the title of a state control's table, such as `the same labels on other states: NAME`."""
     return f"the same labels on other states: {against.control}"
 
 
 def described(against: Comparison) -> str:
-    """Return the title with a description of those states."""
+    """Return the title of the table with a description of the other states."""
     what = _WHAT.get(against.above, f"the states of {against.above}")
     return f"{title(against)} ({what}). The difference is no selectivity."
 
 
 def sentences(measured: MeasureResult) -> list[str]:
-    """Return, for each control of states, what the task scores on those states and above them."""
+    """Return a sentence for each state control: the score on its states, and how much higher the task's score is."""
     name = measure_title(measured.measure)
     return [
         f"On {_source(against)} the same probe scores {with_interval(against.score)}: "

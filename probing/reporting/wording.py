@@ -39,7 +39,9 @@ def measure_title(measure: str) -> str:
 
 
 def quantity_title(quantity: str) -> str:
-    """Return the title of a quantity: `online code length` for `code_length`; measures as `measure_title` has them."""
+    """Return the title of an analysis's quantity: `online code length` for `code_length`; measures get the title of
+    `measure_title`.
+    """
     return _QUANTITIES.get(quantity) or measure_title(quantity)
 
 
@@ -52,7 +54,7 @@ def decimal(value: float | None, places: int = 3) -> str:
 
 
 def short(value: float | None) -> str:
-    """Return `decimal` without the zero before the point, for narrow tables: `.953`."""
+    """Return a number as `decimal` does, without the zero before the point, for narrow tables: `.953`."""
     text = decimal(value)
     sign, digits = ("−", text[1:]) if text.startswith("−") else ("", text)
     return sign + (digits[1:] if digits.startswith("0.") else digits)
@@ -66,37 +68,39 @@ def finite(value: float | None) -> str:
 
 
 def interval(score: Score) -> str:
-    """Return the interval as `[0.950, 0.956]`."""
+    """Return an interval as `[0.950, 0.956]`."""
     return f"[{decimal(score.low)}, {decimal(score.high)}]"
 
 
 def with_interval(score: Score) -> str:
-    """Return the value and its interval as `0.953 [0.950, 0.956]`."""
+    """Return a value and its interval as `0.953 [0.950, 0.956]`."""
     return f"{decimal(score.value)} {interval(score)}"
 
 
 def half_width(score: Score) -> float:
-    """Return half the width of the interval, in the unit of the score."""
+    """Return half the width of a score's interval, in the unit of the score."""
     return (score.high - score.low) / 2
 
 
 def folded(score: Score) -> str:
-    """Return the value and half the width of its interval as `.953 ±.003`."""
+    """Return a value and half the width of its interval as `.953 ±.003`."""
     return f"{short(score.value)} ±{short(half_width(score))}"
 
 
 def probability(p: float) -> str:
-    """Return p with its sign, as `= 0.031` or `< 0.001`."""
+    """Return a p value with its sign, as `= 0.031` or `< 0.001`, for sentences."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def p_value(p: float) -> str:
-    """Return p as `0.031` or `< 0.001`, for tables."""
+    """Return a p value as `0.031` or `< 0.001`, for tables."""
     return probability(p).removeprefix("= ")
 
 
 def p_in_family(gain: Gain) -> str:
-    """Return p with what it covers: `p = 0.010 alone, Holm-adjusted p = 0.082 over 8 tests`."""
+    """Return a p value and its adjusted value with the number of tests: `p = 0.010 alone, Holm-adjusted p = 0.082 over
+    8 tests`.
+    """
     adjusted = f"{correction_title(gain.correction)}-adjusted p {probability(gain.p_adjusted)}"
     if gain.family is None:
         return adjusted
@@ -104,7 +108,7 @@ def p_in_family(gain: Gain) -> str:
 
 
 def p_title(gains: Sequence[Gain]) -> str:
-    """Return the heading of a column of p: `Holm-adjusted p over 8 tests`."""
+    """Return the heading of a column of p values: `Holm-adjusted p over 8 tests`."""
     over = "" if gains[0].family is None else f" over {plural(gains[0].family, 'test')}"
     return f"{correction_title(gains[0].correction)}-adjusted p{over}"
 
@@ -115,12 +119,12 @@ def correction_title(correction: str) -> str:
 
 
 def count(number: Any) -> str:
-    """Return a whole number as `19,984`, and any other value as it is."""
+    """Return a whole number as `19,984`, and any other value as text unchanged."""
     return f"{number:,}" if isinstance(number, int) and not isinstance(number, bool) else plain(number)
 
 
 def plain(value: Any) -> str:
-    """Return one line of text for a value of a record."""
+    """Return a value of a record as one line of text."""
     if value is None or value == "":
         return _NOTHING
     if isinstance(value, float):
@@ -133,12 +137,14 @@ def plain(value: Any) -> str:
 
 
 def plural(number: int, noun: str, several: str = "") -> str:
-    """Return a number with its noun, `1 seed` or `3 seeds`; `several` is the plural where it does not end in s."""
+    """Return a number with its noun, `1 seed` or `3 seeds`; `several` is the plural if it is not formed with s."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {several or noun + 's'}"
 
 
 def resampled_by(facts: Mapping[str, Any]) -> str:
-    """Return `resampled: documents, since the label is constant within each document`; nothing for older results."""
+    """Return words such as `resampled: documents, since the label is constant within each document`; empty for results
+    of earlier versions.
+    """
     unit, reason = facts.get("unit"), facts.get("unit_reason")
     if not unit:
         return ""
@@ -156,8 +162,8 @@ SHOWS_NOTHING = (
 def needs(
     *, sentences: int | None, only_label: str | None, has_baseline: bool, all_shared: bool = False
 ) -> tuple[str, ...]:
-    """Return what a judgement needs that is missing: test sentences (None: enough), another label, a baseline, new
-    texts.
+    """Return phrases for what is missing before a result can be judged: test texts not in train, another label, more
+    test sentences (`sentences`: how many there are; None: enough), a baseline.
     """
     lacking = ["test texts that train has not"] if all_shared else []
     if only_label is not None:

@@ -17,16 +17,16 @@ from probing.results.probe import read_lines
 
 @dataclass(frozen=True)
 class Point:
-    """A number that an analysis gives.
+    """A number that an analysis returns.
 
     Attributes:
-        quantity: what it is: `code_length`, `accuracy`, …
+        quantity: name of the quantity: `code_length`, `accuracy`, …
         value, low, high: the number with its 95 % interval (None: no interval).
         unit: `bits`, `fraction`, …
-        control: the control task it was measured on, "" for the task itself.
-        draw: the draw of that control, -1 for the task or for a mean over draws.
-        x: where on the curve it lies (None: it is not on one), of the kind that `x_name` says: `rows`, `rank`, …
-        label: what else tells it apart, e.g. the name of a coordinate.
+        control: name of the control it was measured on; "" for the task itself.
+        draw: number of the control's draw; -1 for the task or for a mean over draws.
+        x: value on the x axis of a curve, in the unit `x_name` (`rows`, `rank`, …); None: it is not on a curve.
+        label: further text that identifies it, such as the name of a coordinate.
     """
 
     quantity: str
@@ -43,13 +43,13 @@ class Point:
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """The result of one analysis of one probe at one site on one task.
+    """Holds the result of one analysis of one probe at one site on one task.
 
     Attributes:
         analysis, task, site, probe: what was run, each as a full recipe.
-        points: its numbers, in the order in which they are reported.
-        settings: what of the run entered them and stands in no recipe.
-        provenance: as of a ProbeResult.
+        points: the numbers, in the order in which they are reported.
+        settings: settings of the run that changed the numbers and are in no recipe.
+        provenance: see `ProbeResult`.
     """
 
     analysis: str
@@ -61,18 +61,18 @@ class AnalysisResult:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def of(self, quantity: str, *, control: str | None = "") -> tuple[Point, ...]:
-        """Return the points of one quantity: of the task itself, of one control, or (None) of all."""
+        """Return the points of one quantity: those of the task, those of one control, or (None) all."""
         return tuple(p for p in self.points if p.quantity == quantity and control in (None, p.control))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return long-format rows, one a point."""
+        """Return long-format rows, one per point."""
         head = {"analysis": self.analysis, "task": self.task, "site": self.site, "probe": self.probe}
         tail = {name: self.provenance.get(name) for name in ("store_id", "model", "run")}
         return [head | asdict(point) | tail for point in self.points]
 
 
 def to_json(result: AnalysisResult) -> str:
-    """Return one JSON line, keys sorted."""
+    """Return a result as one JSON line with sorted keys."""
     return json.dumps(asdict(result), sort_keys=True, allow_nan=False)
 
 
@@ -80,7 +80,7 @@ def from_json(line: str) -> AnalysisResult:
     """Return the result that `to_json` wrote.
 
     Raises:
-        ValueError: another kind of text.
+        ValueError: the text is not such a result.
     """
     result = _reader().validate_json(line)
     check_shapes({}, result.provenance)
@@ -93,14 +93,14 @@ def _reader() -> TypeAdapter[AnalysisResult]:
 
 
 def read_analyses(path: Path) -> list[AnalysisResult]:
-    """Return all results of a JSON-lines file; none if there is no file.
+    """Return all results in a JSON-lines file, or none if there is no file.
 
     Raises:
-        InputError: a line that is no result, with its number.
+        InputError: a line is not a result; the message gives its number.
     """
     return read_lines(path, from_json, "analyses") if path.is_file() else []
 
 
 def json_lines(results: Iterable[AnalysisResult]) -> str:
-    """Return the text of a JSON-lines file."""
+    """Return results as the text of a JSON-lines file."""
     return "".join(to_json(result) + "\n" for result in results)

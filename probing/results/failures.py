@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Failure:
-    """The reason why something that was asked for is not among the results.
+    """Says why something that was asked for is not among the results.
 
     Attributes:
-        name: what failed, e.g. a task.
-        error: the class of the error.
+        name: name of what failed, such as a task.
+        error: name of the error's class.
         text: the error as it is shown, in several lines.
     """
 
@@ -33,7 +33,9 @@ class Failure:
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """Return what failed in the last run into a folder of results; lines that are no failures are skipped."""
+    """Return the failures of the last run into a folder of results; lines of the file that are not failures are
+    skipped.
+    """
     path = folder / _FILE
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return [failure for line in lines if (failure := _parsed(line)) is not None]
@@ -48,18 +50,18 @@ def _parsed(line: str) -> Failure | None:
 
 
 def run_all(attempts: Sequence[tuple[str, Callable[[], T]]], folder: Path, what: str) -> list[T]:
-    """Return the results of the attempts. A ProbingError of one does not end the others; only a full disk does.
+    """Run all attempts and return their results. A ProbingError in one does not stop the others, except a full disk.
 
-    What failed is noted in the folder, in place of what an earlier run left there.
+    Failures are written into the folder, in place of those of an earlier run.
 
     Args:
-        attempts: what to do, by name.
-        folder: of the results; nothing is noted if there is none.
-        what: attempts in the plural, for the message: `tasks`.
+        attempts: functions to call, each with a name.
+        folder: folder of the results; None: failures are not written.
+        what: word for the attempts in messages, such as `tasks`.
 
     Raises:
-        UnitFailed: some failed, with the errors by name, after all were tried.
-        ProbingError: all attempts (or the only one) failed for the same reason, which is no matter of one of them.
+        UnitFailed: some failed; it is raised after all were tried, with the errors by name.
+        ProbingError: all attempts (or the only one) failed for the same reason; that error is raised.
     """
     found: list[T] = []
     errors: dict[str, ProbingError] = {}

@@ -26,17 +26,18 @@ _FIELDS = {"sites": list, "positions": list, "effect": list, "normalised": list,
 
 @dataclass(frozen=True, eq=False)
 class PatchingResult:
-    """Effects by site and position. S sites, P positions; NaN where there is no such place.
+    """Holds the effects of patching by site and position: S sites, P positions; NaN where there is no such place.
 
     Attributes:
-        sites, positions: of rows and columns.
-        effect: `(S, P)` mean change of the behaviour along the difference between the prompts of a pair; of pairs with
-            answers, of the logit of the pair's answer less that of its corrupted answer.
-        normalised: `(S, P)` share of that difference: 0 changes nothing, 1 gives the other prompt's behaviour.
-        n_pairs: pairs of prompts.
+        sites, positions: names of the rows and columns of the arrays.
+        effect: `(S, P)` mean change of the behaviour along the difference between the prompts of a pair; for pairs with
+            answers, mean change of (logit of the answer − logit of the corrupted answer).
+        normalised: `(S, P)` the effect as a share of that difference: 0 is no change, 1 is the other prompt's
+            behaviour.
+        n_pairs: number of pairs of prompts.
         method: `activation` or `attribution`.
-        answers: for each answer of the behaviour its pieces, as they were measured; () where it has none.
-        model: full name of the model; "" where it is not known.
+        answers: for each answer of the behaviour, the pieces that were measured; () if it has no answers.
+        model: full name of the model; "" if it is not known.
     """
 
     sites: tuple[str, ...]
@@ -55,7 +56,7 @@ class PatchingResult:
         return ours == theirs and same_model and np.allclose(self.effect, other.effect, equal_nan=True)
 
     def table(self) -> list[dict[str, str | float]]:
-        """Return one row a place."""
+        """Return the result as rows, one per place."""
         return [
             {
                 "site": site,
@@ -69,10 +70,10 @@ class PatchingResult:
         ]
 
     def error_of(self, approximate: PatchingResult) -> PatchingError:
-        """Return how far an approximation of the same places is off.
+        """Return the error of an approximation of this result at the same places.
 
         Raises:
-            BadParameter: other places.
+            BadParameter: the places differ.
         """
         if (self.sites, self.positions) != (approximate.sites, approximate.positions):
             raise BadParameter(
@@ -99,12 +100,12 @@ class PatchingResult:
 
 @dataclass(frozen=True, eq=False)
 class PatchingError:
-    """Error of attribution against activation patching, in shares of the natural difference.
+    """Holds the error of attribution patching against activation patching, in shares of the natural difference.
 
     Attributes:
-        difference: `(S, P)`.
-        root_mean_square, largest: over places.
-        correlation: over places; None where one of the two does not vary.
+        difference: `(S, P)` attribution minus activation.
+        root_mean_square, largest: of the differences over places.
+        correlation: of the two methods over places; None if one of them does not vary.
     """
 
     difference: Floats
@@ -134,10 +135,10 @@ def write_patching(results: Mapping[str, PatchingResult], folder: str | Path) ->
 
 
 def read_patching(folder: str | Path) -> dict[str, PatchingResult]:
-    """Return what `write_patching` wrote; nothing where there is no such file.
+    """Return the results that `write_patching` wrote; an empty mapping if there is no such file.
 
     Raises:
-        InputError: the file is none of ours.
+        InputError: `write_patching` did not write the file.
     """
     path = Path(folder) / NAME
     if not path.is_file():
@@ -178,8 +179,8 @@ def _result(path: Path, title: str, told: Any) -> PatchingResult:
 
 
 def free_title(known: Mapping[str, PatchingResult], title: str, results: Sequence[PatchingResult]) -> str:
-    """Return the title, or `title (2)`, `title (3)`, …: the first under which `known` has nothing, or these very
-    results.
+    """Return the title, or `title (2)`, `title (3)`, …: the first that is not used in `known`, or is used there for
+    these same results.
     """
     names = (title if number == 1 else f"{title} ({number})" for number in count(1))
     held = ((name, [(known.get(titled(name, one)), one) for one in results]) for name in names)
@@ -187,7 +188,7 @@ def free_title(known: Mapping[str, PatchingResult], title: str, results: Sequenc
 
 
 def titled(title: str, result: PatchingResult) -> str:
-    """Return the name of a result in patching.json."""
+    """Return the title of a result in patching.json."""
     return f"{title}, {result.method}"
 
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Score:
-    """A number with its 95 % interval, row count and unit."""
+    """Holds a number with its 95 % interval, number of rows and unit."""
 
     value: float
     low: float
@@ -33,19 +33,20 @@ class Score:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A measure of the same probe on a control task, and the gain of the task over it.
+    """Holds the score of the same probe on a control task, and the task's gain over it.
 
     Attributes:
         control: control name, e.g. `word_type`.
-        score: mean over draws and seeds of the control score.
-        ceiling: accuracy on the control that memory of every key of train reaches on average, the commonest label being
-            guessed for other keys; a lucky guess can exceed it (None for other measures).
-        selectivity: task score minus control score (for measures in which lower is better: control minus task).
-            For a chance check the same difference, never called selectivity: `is_selectivity` is False.
-        draws: the score of each draw, mean over seeds.
-        above: of a control of states, what the difference is above: `random states`, `the untrained twin`, `resid.0`;
-            it is never called selectivity. Empty for controls of labels.
-        seen, unseen: control score on rows whose key occurs in train, and on the others (None: no such rows).
+        score: score on the control, mean over draws and seeds.
+        ceiling: expected accuracy on the control of a probe that has memorised every key of train and guesses the
+            commonest label for other keys; lucky guesses can exceed it. None for other measures.
+        selectivity: task score minus control score (for measures in which lower is better: control minus task). For a
+            chance check it is the same difference, but not called selectivity (`is_selectivity` is False).
+        draws: score on each draw, mean over seeds.
+        above: for a state control, words for the states that the task's score is compared with: `random states`, `the
+            untrained twin`, `resid.0`; the difference is then not called selectivity. Empty for controls of labels.
+        seen, unseen: score on the control on rows whose key occurs in train, and on the other rows; None: there are no
+            such rows.
         detectable: the smallest true difference whose interval would have excluded 0 with 80 % probability.
     """
 
@@ -63,17 +64,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Gain:
-    """The gain of a probe over a baseline probe on the same rows, paired; `p` is one-sided against the margin.
+    """Holds the gain of a probe over a baseline probe on the same rows (a paired difference), with a one-sided test
+    against the margin.
 
     Attributes:
-        baseline: the probe that is gained over.
+        baseline: name of the baseline probe.
         gain: score minus the baseline's (the reverse where lower is better).
-        margin: what has to be exceeded.
-        p: one-sided.
-        p_adjusted: adjusted over the sites, probes, baselines and tasks of one store, for this measure and split. Tasks
-            that are not done (another unit of them failed) are adjusted by themselves.
-        correction: how: `holm` or `bh` (Benjamini-Hochberg).
-        family: how many tests it was adjusted over (None: not recorded).
+        margin: gain that has to be exceeded.
+        p: one-sided p value of gain ≤ margin.
+        p_adjusted: p adjusted over the sites, probes, baselines and tasks of one store, for this measure and split.
+            Tasks of which a unit failed are adjusted separately.
+        correction: method of adjustment, `holm` or `bh` (Benjamini-Hochberg).
+        family: number of tests it was adjusted over; None: not recorded.
         error, df: standard error of the gain, and its degrees of freedom.
         detectable: the smallest true gain that would have been shown to exceed the margin with 80 % probability, at
             the level that adjustment leaves to one test.
@@ -98,7 +100,9 @@ class Gain:
 
 @dataclass(frozen=True)
 class MeasureResult:
-    """A measure on one split, with its comparison to every control and its gain over every baseline probe."""
+    """Holds the score of one measure on one split, its comparison with every control and its gain over every
+    baseline.
+    """
 
     measure: str
     split: str
@@ -111,7 +115,7 @@ class MeasureResult:
 
     @property
     def least_gain(self) -> Gain | None:
-        """Gain over the best baseline: the gain that is smallest."""
+        """Gain over the best baseline, which is the smallest of the gains."""
         return min(self.gains, key=lambda gain: gain.gain.value, default=None)
 
     @property
@@ -123,12 +127,12 @@ class MeasureResult:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The result of one probe at one site on one task: decodability only; it cannot say "used".
+    """Holds the result of one probe at one site on one task. It is about decodability only, never about use.
 
     Attributes:
         task, kind, site, probe: what was run; `probe` is the full recipe, e.g. `mlp:hidden=64`.
-        measures: on `dev` and `test`; where rows of these have an input that train has as well, also on the others
-            alone, as the splits `dev_new` and `test_new`: it is these that are judged.
+        measures: on `dev` and `test`. Where some of their rows have an input that occurs in train as well, also on the
+            remaining rows, as the splits `dev_new` and `test_new`; verdicts use these.
         seed_count, draw_count, fit_count: seeds and draws asked for, and fits made (a deterministic probe gives
             every seed the same fit, made once).
         classes: class names; empty for regression.
@@ -136,7 +140,7 @@ class ProbeResult:
         converged: whether every fit met its tolerance.
         facts: data facts: rows per split, majority, entropy_bits, type_overlap, excluded, …
         provenance: store id, content id, corpus fingerprint, recipe, environment.
-        complete: whether all of its task was done when it was written.
+        complete: whether every unit of its task was done when it was written.
     """
 
     task: str
@@ -155,10 +159,10 @@ class ProbeResult:
     complete: bool = True
 
     def measure(self, name: str, split: str = "test") -> MeasureResult:
-        """Return one measure on one split.
+        """Return the result of one measure on one split.
 
         Raises:
-            UnknownName: it was not scored.
+            UnknownName: the measure was not scored on that split.
         """
         for result in self.measures:
             if (result.measure, result.split) == (name, split):
@@ -167,22 +171,22 @@ class ProbeResult:
         raise UnknownName(f"{name} on {split} was not scored", needed=f"one of: {known}", found=f"{name} on {split}")
 
     def judged_split(self, split: str = "test") -> str:
-        """Return the rows of a split that are judged: those whose input is not in train (`test_new`), where these were
-        counted apart.
+        """Return the split whose rows verdicts are based on: `test_new`, the test rows whose input is not in train, if
+        it was scored apart; else `test`. Likewise for `dev`.
         """
         return split + NEW if any(found.split == split + NEW for found in self.measures) else split
 
     def judged(self, name: str, split: str = "test") -> MeasureResult:
-        """Return one measure on the rows of a split that are judged.
+        """Return the result of one measure on those rows of a split that verdicts are based on (see `judged_split`).
 
         Raises:
-            UnknownName: it was not scored.
+            UnknownName: the measure was not scored on that split.
         """
         return self.measure(name, self.judged_split(split))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return long-format rows: one per measure, split and control (one with empty control columns where there is
-        none).
+        """Return long-format rows, one per measure, split and control; without controls, one per measure and split with
+        empty control columns.
         """
         return [row for result in self.measures for row in self._measure_rows(result)]
 
@@ -289,7 +293,7 @@ _GAIN_COLUMNS = (
 
 
 def to_json(result: ProbeResult) -> str:
-    """Return one JSON line, keys sorted."""
+    """Return a result as one JSON line with sorted keys."""
     return json.dumps(asdict(result), sort_keys=True, allow_nan=False)
 
 
@@ -297,7 +301,7 @@ def from_json(line: str) -> ProbeResult:
     """Return the result that `to_json` wrote.
 
     Raises:
-        ValueError: another kind of text, with every field that is missing or of the wrong type.
+        ValueError: the text is not such a result; the message names every field that is missing or of the wrong type.
     """
     result = _reader().validate_json(line)
     check_shapes(result.facts, result.provenance)
@@ -310,19 +314,20 @@ def _reader() -> TypeAdapter[ProbeResult]:
 
 
 def read_results(path: Path) -> list[ProbeResult]:
-    """Return all results of a JSON-lines file.
+    """Return all results in a JSON-lines file.
 
     Raises:
-        InputError: a line that is no result, with its number.
+        InputError: a line is not a result; the message gives its number.
     """
     return read_lines(path, from_json, "results")
 
 
 def read_lines(path: Path, read: Callable[[str], T], what: str) -> list[T]:
-    """Return every line of a file that is not empty, as `read` makes it; `what` names them in messages.
+    """Parse every line of a file that is not empty with `read`, and return the results; `what` is the word for them in
+    messages.
 
     Raises:
-        InputError: a line of another kind, with its number.
+        InputError: a line cannot be parsed; the message gives its number.
     """
     found: list[T] = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
@@ -349,5 +354,5 @@ def _why(error: ValueError) -> str:
 
 
 def json_lines(results: Iterable[ProbeResult]) -> str:
-    """Return the text of a JSON-lines file."""
+    """Return results as the text of a JSON-lines file."""
     return "".join(to_json(result) + "\n" for result in results)

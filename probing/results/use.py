@@ -28,8 +28,8 @@ def visible(text: str) -> str:
 
 
 def answers_said(answers: Answers, *, ids: bool = False, most: int = 12) -> str:
-    """Return the answers as `␣was/␣is | ␣were/␣are`, and with `ids` as `␣is (314) | ␣are (359)`; empty where there are
-    none.
+    """Return the answers as `␣was/␣is | ␣were/␣are`, with `ids` as `␣is (314) | ␣are (359)`; empty if there
+    are none.
     """
     said = ["/".join(visible(t) + (f" ({piece})" if ids else "") for piece, t in pieces) for pieces in answers[:most]]
     return " | ".join([*said, *(["…"] if len(answers) > most else [])])
@@ -52,32 +52,34 @@ _READ = {old: new for new, old in _STORED.items()} | {"es_u_high": "off_high"}  
 
 @dataclass(frozen=True)
 class EditEffect(OldAttributes):
-    """The measured effect of one kind of edit at one place.
+    """Holds the measured effect of one kind of edit at one place; docs/use.md defines the symbols.
 
-    Effects are in SDs of the clean output: what lies along the natural contrast in SDs along it (ES), what lies off it,
-    or differs between strata and pairs of values, in SDs of the whole output; the whole effect is the root of the sum
-    of both squares. What the noise of the fitted contrast hides of ES is made up for.
+    Effects are in SDs of the clean output. ES, the part along the natural contrast, is in SDs along it. The part off
+    the contrast, or that differs between strata and pairs of values, is in SDs of the whole output. The whole effect is
+    the root of the sum of both squares. ES is corrected for the noise of the fitted contrast, which hides part of it.
 
     Attributes:
         tau, tau_error: τ and its standard error, in the behaviour's unit.
         effect_size, effect_size_low, effect_size_high: ES and its 95 % interval, from the same error as p.
-        effect_size_low90, effect_size_high90: its 90 % interval, for equivalence.
-        p: two-sided, of τ. p_adjusted: max-T over edits, statistics and places of the property.
+        effect_size_low90, effect_size_high90: 90 % interval of ES, for tests of equivalence.
+        p, p_adjusted: two-sided p value of τ; the same adjusted (max-T) over edits, statistics and places of the
+            property.
         total, total_low, total_high: T, the natural contrast, and its 95 % interval.
         mediated_fraction, mediated_fraction_low, mediated_fraction_high: τ / T and its 95 % interval; None: T is not
             established.
-        whole_effect_size: the whole effect.
-        off_high: one-sided 95 % upper bound of what the true contrast may have of the effect off the fitted one, in SDs
-            along it, for equivalence; of outputs of one dimension the bound of |ES|.
-        whole_effect_p, whole_effect_p_adjusted: one-sided, of U; adjusted as p.
+        whole_effect_size: size of the whole effect.
+        off_high: one-sided 95 % upper bound of the effect off the fitted contrast that may lie along the true one, in
+            SDs along it, for tests of equivalence; for outputs of one dimension the bound of |ES|.
+        whole_effect_p, whole_effect_p_adjusted: one-sided p value of U; the same adjusted as `p_adjusted` is.
         smallest_detectable_effect: smallest |ES| that is detected with 80 % probability at 5 %.
-        equivalence_p: p of tests that |ES|, the whole effect and what the contrast may hide are below ε, the largest.
+        equivalence_p: largest p value of the tests that |ES|, the whole effect, and the effect that the contrast may
+            hide are below ε.
         null_ratio: SD of τ under shuffled labels over its standard error, at the place of the largest effect.
-        rows: rows edited.
-        deals: ES where the groups outside the measured fold were dealt out otherwise between what fits the shift and
-            what fits the contrast.
-        alike: of an interchange: ES of states of the same value, which has been taken off; None: of other edits, and
-            between twins.
+        rows: number of edited rows.
+        deals: ES for other random assignments of the groups outside the measured fold, to fitting the shift or to
+            fitting the contrast.
+        alike: for an interchange, ES when states of the *same* value are exchanged, already subtracted; None for other
+            edits and for twins.
     """
 
     _before: ClassVar[Mapping[str, str]] = {old: new for new, old in _STORED.items()}
@@ -112,27 +114,28 @@ class EditEffect(OldAttributes):
 
 @dataclass(frozen=True)
 class UseCell:
-    """The measurements of one property at one place.
+    """Holds the measurements of one property at one place.
 
     Attributes:
-        site, position: of the edit.
-        subspace, whole: class-mean swap; interchange of whole states.
-        dose: of the swap; chosen on states, never on outputs.
-        dose_curve: (dose, τ of the swap in SDs), rising.
-        completeness, selectivity, reliability: of the swap, by probes on states.
-        displacement, off_distribution: of the swap.
-        shared_ratio: τ of one shift for all strata over τ; None: not computed.
-        frozen_share: 1 − τ with later norms frozen over τ; None: not computed, or no norms.
+        site, position: place of the edit.
+        subspace, whole: effect of the class-mean swap; effect of the interchange of whole states.
+        dose: dose of the swap, chosen on states, never on outputs.
+        dose_curve: pairs (dose, τ of the swap in SDs), by rising dose.
+        completeness, selectivity, reliability: of the swap, measured by probes on the edited states.
+        displacement, off_distribution: how far the swap moves states, and the share of rows it moves out of the clean
+            distribution.
+        shared_ratio: τ of a swap with one shift for all strata, divided by τ; None: not computed.
+        frozen_share: 1 − (τ with later norms frozen) / τ; None: not computed, or there are no norms.
         frozen_low90, frozen_high90: 90 % interval of the ES with frozen norms.
         exceeds_low: lower 95 % bound of τ(swap) − 1.25 τ(interchange), in SDs.
-        joint: interchange of all positions of the site together; None: there is one.
-        together_with: these positions, but for this one.
-        joint_over_largest: its |τ| over the largest single one; None: there is one position, or the joint effect is
-            below ε.
+        joint: effect of the interchange at all positions of the site together; None: there is only one position.
+        together_with: the other positions of that joint interchange.
+        joint_over_largest: |τ| of the joint interchange divided by the largest at a single position; None: there is
+            only one position, or the joint effect is below ε.
         kl, flips: mean KL(clean ‖ swapped) in nats, and share of rows whose most probable answer changes.
-        p_permutation: of τ, labels shuffled and the shift refitted; None: not asked for.
-        comparisons: for other interventions, by name: their numbers (never part of a verdict).
-        notes: what could not be measured of the numbers that decide nothing, and why.
+        p_permutation: p value of τ by permutation: labels are shuffled and the shift is refitted; None: not asked for.
+        comparisons: numbers of other interventions, by name; verdicts never use them.
+        notes: which of the numbers that verdicts do not use could not be measured, and why.
     """
 
     site: str
@@ -168,17 +171,17 @@ class UseCell:
 
 @dataclass(frozen=True)
 class Decodability:
-    """Decodability of the property at a place, by probes: the gate of a verdict.
+    """Says whether a property is decodable at a place, which a verdict of use requires (its gate).
 
     Attributes:
         passes: whether a linear or an MLP probe recovers it.
-        accuracy: held out (R² of real values).
-        information: share of the label's entropy that the better probe recovers.
-        p: one-sided, adjusted for all tests of the gate.
-        source: where this was decided.
-        prior: accuracy of naming the commonest class always (0 for R²); None: an older record.
-        accuracy_low, accuracy_high: interval of the accuracy at the level of its test in the gate: wherever it lies
-            above the prior, the gate is passed.
+        accuracy: accuracy on held-out rows (R² for real values).
+        information: share of the label's entropy that the better of the probes recovers.
+        p: one-sided p value, adjusted for all tests of the gate.
+        source: where this was tested.
+        prior: accuracy of always predicting the commonest class (0 for R²); None in records of older versions.
+        accuracy_low, accuracy_high: interval of the accuracy at the level of its test in the gate; if it lies above
+            `prior`, the gate is passed.
     """
 
     passes: bool
@@ -193,27 +196,29 @@ class Decodability:
 
 @dataclass(frozen=True)
 class UseResult:
-    """The measurements of one property and one behaviour at all places.
+    """Holds the measurements of one property and one behaviour at all places.
 
     Attributes:
-        task, behaviour, model: names.
-        cells: in the order of depth.
-        decodability: by place.
-        n_rows, coverage: rows with counterparts in every fold, and their share of all labelled rows.
-        least_groups: effective number of groups of the class with fewest: their number where they are even.
-        n_classes: K; 0: real values.
+        task, behaviour, model: names of these.
+        cells: measurements at each place, in the order of depth.
+        decodability: results of the gate, by place.
+        n_rows, coverage: number of rows that have counterparts in every fold, and their share of all labelled rows.
+        least_groups: effective number of groups of the class that has fewest (equal to their number if groups have
+            equal sizes).
+        n_classes: number of classes K; 0 for real values.
         stratified_by, n_strata, covariates, grouped_by: how rows were matched.
         epsilon: smallest effect of interest, in SDs.
-        false_positives: of control properties: rate of discoveries with its 95 % interval and their number; None: none
-            were run.
+        false_positives: for control properties, the rate of discoveries, its 95 % interval and the number of
+            properties; None: none were run.
         family_p: smallest adjusted p of the property, which enters Benjamini-Hochberg over properties.
-        left_out: classes that are too rare to be measured.
-        settings: all that enters the numbers.
-        twin_pairs: pairs of twins that exchanged states; None: rows matched in the covariates did.
-        dimensions: of the behaviour, those in which it varies.
-        is_matched: within strata no covariate goes with the property any more.
-        answers: for each answer of the behaviour its pieces, as they were measured; () where it has none.
-        doubts: what makes the behaviour itself doubtful, as sentences.
+        left_out: names of classes that are too rare to be measured.
+        settings: everything that determined the numbers.
+        twin_pairs: number of pairs of twins that exchanged states; None: rows matched in the covariates exchanged
+            states.
+        dimensions: number of dimensions in which the behaviour varies.
+        is_matched: whether, within strata, no covariate is associated with the property any more.
+        answers: for each answer of the behaviour, the pieces that were measured; () if it has no answers.
+        doubts: reasons to doubt the behaviour itself, as sentences.
     """
 
     task: str
@@ -242,7 +247,7 @@ class UseResult:
 
     @property
     def unit(self) -> str:
-        """Hash of everything that entered the result; "" where that is not known."""
+        """Hash of everything that determined the result; "" if it is not known."""
         return str(self.settings.get("unit", ""))
 
     def to_json(self) -> str:
@@ -256,7 +261,7 @@ class UseResult:
         """Return the result that `to_json` wrote.
 
         Raises:
-            InputError: not such a line.
+            InputError: the text is not such a line.
         """
         try:
             result = TypeAdapter(cls).validate_python(_numbers(_read(strict_json(text))))
@@ -267,7 +272,7 @@ class UseResult:
 
 
 def stored_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a cell, as a mapping, with the names that its edits' numbers have in files."""
+    """Return a cell (as a mapping) with the numbers of its edits renamed to the field names used in files."""
     return _with_names(cell, _STORED)
 
 
@@ -293,7 +298,7 @@ def read_use_results(path: Path) -> list[UseResult]:
     """Return the results that `write_use_results` wrote.
 
     Raises:
-        InputError: not such a file.
+        InputError: the file is not such a file.
     """
     return read_lines(path, UseResult.from_json, "results of use")
 

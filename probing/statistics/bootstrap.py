@@ -25,14 +25,14 @@ MANY = 1e9  # degrees of freedom at which t is normal to all digits
 
 @dataclass(frozen=True)
 class Replicates:
-    """Bootstrap replicates of a score, `(R,)`, and the degrees of freedom with which their spread is known."""
+    """Holds bootstrap replicates of a score, `(R,)`, and the degrees of freedom of their spread."""
 
     samples: NDArray[np.float64]
     df: float = math.inf
 
     @property
     def error(self) -> float:
-        """Standard error; NaN where fewer than two replicates are defined."""
+        """Standard error; NaN if fewer than two replicates are defined."""
         return _error(self.samples)
 
     @property
@@ -43,14 +43,14 @@ class Replicates:
 
 @dataclass(frozen=True)
 class Clusters:
-    """Number of clusters, and the number of equal clusters that they are worth where some hold far more rows than
-    others.
+    """Describes the clusters of a resampling: how many there are, and how many equal clusters they are worth if some
+    are much larger than others.
 
     Attributes:
-        count: S.
-        effective: (Σ n)² / Σ n², of their numbers of rows n: S where all are alike.
-        df: degrees of freedom of the variance that they show.
-        inflation: by which that variance is too small on average: S / (S − 1) where all are alike.
+        count: number of clusters S.
+        effective: effective number, (Σ n)² / Σ n² over their numbers of rows n; S if all are equal.
+        df: degrees of freedom of the variance estimated from them.
+        inflation: factor by which that variance is too small on average: S / (S − 1) if all are equal.
     """
 
     count: int
@@ -60,16 +60,17 @@ class Clusters:
 
     @classmethod
     def alike(cls, count: int) -> Clusters:
-        """Return so many clusters of one size."""
+        """Return the description of `count` clusters of equal size."""
         return cls(count, float(count), max(1.0, count - 1.0), count / max(1, count - 1))
 
     @classmethod
     def of_sizes(cls, sizes: NDArray[Any]) -> Clusters:
-        """Return clusters of n rows each, the rows of each agreeing completely: the worst case.
+        """Return the description of clusters with the given numbers of rows, if the rows of a cluster agree completely
+        (the worst case).
 
-        With w = n / Σ n, a mean is Σ w u of independent cluster means u, its variance σ² Σ w², and what the residuals
-        show of it the quadratic form u'Au with A = (I − 1w')' diag(w²) (I − 1w'): on average σ² tr A, with (by
-        Satterthwaite) (tr A)² / tr A² degrees of freedom.
+        With w = n / Σ n, a mean is Σ w u of independent cluster means u, and its variance is σ² Σ w². Its estimate from
+        residuals is the quadratic form u'Au with A = (I − 1w')' diag(w²) (I − 1w'), whose mean is σ² tr A, with (tr A)²
+        / tr A² degrees of freedom by Satterthwaite's approximation.
 
         References:
             Bell and McCaffrey 2002, Bias reduction in standard errors for linear regression with multi-stage samples,
@@ -92,9 +93,9 @@ def _error(samples: NDArray[np.float64]) -> float:
 
 
 def cluster_weights(n_clusters: int, *, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[Any]:
-    """Return how often each cluster is drawn, `(R, S)`; every row sums to S.
+    """Draw the bootstrap resamples: return how often each cluster is drawn in each, `(R, S)`; every row sums to S.
 
-    float64, or float32 beyond 256 MiB: counts are whole numbers, exact in both.
+    They are float64, or float32 beyond 256 MiB; counts are exact in both.
     """
     dtype = np.float64 if resamples * n_clusters <= _DOUBLE_CELLS else np.float32
     weights = np.empty((resamples, n_clusters), dtype)
@@ -131,12 +132,12 @@ def _t_quantile(p: float, df: float) -> float:
 def unvaried_interval(
     value: float, n_clusters: float, *, least: float, most: float, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Return the interval of a score that no resample changes, since every cluster gives the same: the bootstrap would
-    say ±0.
+    """Return the interval of a score that is the same in every resample, because every cluster has the same score; a
+    bootstrap interval would have width 0.
 
-    If a share π of all clusters deviates, S clusters without one have the probability (1 − π)^S; so π is at most
-    q = 1 − ((1 − level) / 2)^(1/S), and a deviating cluster gives anything from `least` to `most`. For a fraction of 0
-    or 1 this is the exact binomial interval on clusters.
+    If a share π of all clusters deviates, the probability that none of S clusters does is (1 − π)^S; so π is at most q
+    = 1 − ((1 − level) / 2)^(1/S), and a deviating cluster may score anything from `least` to `most`. For a fraction of
+    0 or 1 this is the exact binomial interval on clusters.
 
     References:
         Clopper and Pearson 1934, The use of confidence or fiducial limits illustrated in the case of the binomial.
@@ -146,9 +147,9 @@ def unvaried_interval(
 
 
 def unvaried_p(gain: float, n_clusters: float, *, margin: float, least: float) -> float:
-    """Return the p of `gain ≤ margin` where every cluster gives the same gain: as `unvaried_interval`, (1 − π)^S.
+    """Return the p value of `gain ≤ margin` if every cluster has the same gain: (1 − π)^S, as in `unvaried_interval`.
 
-    π is the share of clusters that, all of them at `least`, would bring the gain down to the margin.
+    π is the share of clusters with the gain `least` that would lower the mean gain to the margin.
     """
     if not gain > margin:
         return 1.0
@@ -159,20 +160,20 @@ def replicates(samples: NDArray[np.float64], *, clusters: Clusters | int, seed: 
     """Return replicates of the mean over draws and seeds, from scores `(draws, seeds, R)` on R resamples of the
     clusters.
 
-    The error of the mean over m draws and k seeds has two parts. What draws and seeds show beside each other,
+    The error of the mean over m draws and k seeds has two parts. The first,
 
         B = (MS_draws + MS_seeds − MS_rest) / (m k),
 
-    the mean squares of a two-way table of the scores, holds the variance of draws, of seeds, and of the rows as far as
-    it differs from draw to draw. What is left is the variance of rows that all draws and seeds have in common:
-    C = c · (bootstrap variance of the mean − B of the bootstrap deviations), with c = S/(S − 1), or what uneven
-    clusters need (`Clusters`). Replicates are the bootstrap ones scaled to variance C, plus a normal deviate of
-    variance B. Their quantile of t is q² = z² + Σ r^(3/2) (t² − z²), with r each part's share of the variance and t on
-    its own degrees of freedom (of the clusters, m − 1 and k − 1). It is exact where one part is all there is. Between,
-    normal parts are covered by 95 to 96.5 % with three draws, whatever the shares, and never by less than 94.5 %. (With
-    r², Welch's first-order term, by 93 to 96.5 %, and intervals of R² over three seeds fall below 92 %; with the mean
-    of the quantiles, Cochran's, by up to 98 %.) With one draw or one seed that component is unknown and left out: the
-    interval then speaks of that draw or seed alone.
+    from the mean squares of a two-way table of the scores, contains the variance of draws, of seeds, and of rows as far
+    as it differs between draws. The rest is the variance of rows that all draws and seeds have in common: C = c ·
+    (bootstrap variance of the mean − B of the bootstrap deviations), with c = S/(S − 1), or the inflation for uneven
+    clusters (`Clusters`). Replicates are the bootstrap ones scaled to variance C, plus a normal deviate of variance B.
+    The quantile of t used for them is q² = z² + Σ r^(3/2) (t² − z²), with r each part's share of the variance and t the
+    quantile for its degrees of freedom (those of the clusters, m − 1 and k − 1). It is exact if there is only one part.
+    For a mixture of normal parts the coverage is 95 to 96.5 % with three draws, whatever the shares, and never below
+    94.5 %. (With r², Welch's first-order term, by 93 to 96.5 %, and intervals of R² over three seeds fall below 92 %;
+    with the mean of the quantiles, Cochran's, by up to 98 %.) With one draw or one seed that component is unknown and
+    left out; the interval is then for that draw or seed alone.
 
     References:
         Welch 1947, The generalization of Student's problem when several different population variances are involved,
@@ -235,14 +236,15 @@ def gained(
     higher_is_better: bool = True,
     seed: int = 0,
 ) -> Replicates:
-    """Return replicates of the gain of a task over a control or a baseline, paired: clusters, seeds and draws.
+    """Return paired replicates of the gain of a task over a control or a baseline, resampled over clusters, seeds and
+    draws.
 
     Args:
         task: `(seeds, R)` scores of the task.
-        other: `(draws, seeds, R)`, or `(seeds, R)`, on the same resamples and seeds.
-        clusters: S.
+        other: scores of the control or baseline, `(draws, seeds, R)` or `(seeds, R)`, on the same resamples and seeds.
+        clusters: description of the clusters.
         higher_is_better: direction of the measure; the gain is positive where the task is better.
-        seed: of the normal deviates of seeds and draws.
+        seed: seed of the normal deviates that stand for seeds and draws.
     """
     sign = 1.0 if higher_is_better else -1.0
     difference = sign * (task - other)
@@ -250,10 +252,10 @@ def gained(
 
 
 def one_sided_p(gain: float, samples: NDArray[np.float64], *, margin: float = 0.0, df: float = math.inf) -> float:
-    """Return the p of `gain ≤ margin`: Student's t with the bootstrap standard error.
+    """Return the one-sided p value of `gain ≤ margin`, from Student's t with the bootstrap standard error.
 
-    Not the share of samples below the margin: that cannot fall below 1/R, too coarse for adjustment over many tests.
-    An undefined gain, or one whose error is unknown, shows nothing: p is 1.
+    The share of samples below the margin is not used: it cannot be smaller than 1/R, too coarse for adjustment over
+    many tests. If the gain or its error is undefined, p is 1.
     """
     error = _error(samples)
     if not (math.isfinite(error) and math.isfinite(gain)):
@@ -264,7 +266,7 @@ def one_sided_p(gain: float, samples: NDArray[np.float64], *, margin: float = 0.
 
 
 def two_sided_p(difference: float, samples: NDArray[np.float64], *, df: float = math.inf) -> float:
-    """Return the p of no difference at all, by the same approximation."""
+    """Return the two-sided p value of no difference, by the same approximation as `one_sided_p`."""
     if not math.isfinite(difference):
         return 1.0
     return min(1.0, 2.0 * one_sided_p(abs(difference), samples, df=df))
@@ -289,5 +291,5 @@ def detectable(error: float, df: float, *, margin: float = 0.0, alpha: float = A
 
 
 def half_width_error(low: float, high: float, *, level: float = LEVEL) -> float:
-    """Return the standard error that a normal interval of these bounds would have."""
+    """Return the standard error whose normal interval at `level` is as wide as (`low`, `high`)."""
     return float((high - low) / 2 / ndtri((1 + level) / 2))

@@ -22,16 +22,16 @@ FRACTION = "fraction"  # the unit of scores from 0 to 1
 
 @dataclass(frozen=True)
 class Resampler:
-    """The rows of one split and the weights of their clusters in every resample.
+    """Holds the rows of one split and the weights of their clusters in every bootstrap resample.
 
     Attributes:
-        split: `dev` or `test`, or `dev_new` or `test_new`, those rows of it whose input train has not.
+        split: `dev` or `test`; or `dev_new` or `test_new`, only the rows whose input is not in train.
         rows: `(N,)` indices into the labels.
-        within: `(N,)` which rows of the split they are.
+        within: `(N,)` their indices among the rows of the split.
         groups: `(N,)` cluster of each row, 0 … S-1.
-        weights: `(R, S)`.
-        seed: of the resampling of seeds and draws.
-        n: what is counted as scored: rows, or choices where rows are alternatives.
+        weights: `(R, S)` how often each cluster is drawn in each resample.
+        seed: seed of the resampling of seeds and draws.
+        n: number of scored items: rows, or choices if rows are alternatives.
     """
 
     split: str
@@ -44,20 +44,20 @@ class Resampler:
 
     @property
     def base(self) -> str:
-        """Split without its suffix, `dev` or `test`."""
+        """Name of the split without the suffix `_new`: `dev` or `test`."""
         return self.split.removesuffix(NEW)
 
     @cached_property
     def clusters(self) -> Clusters:
-        """Number of clusters, and of the equal clusters that they are worth by their numbers of rows."""
+        """Number of clusters, and the number of equal clusters that they are worth."""
         return Clusters.of_sizes(np.bincount(self.groups))
 
     @classmethod
     def of(cls, labels: Labels, split: str, *, resamples: int, root_seed: int) -> Resampler:
-        """Number the clusters of `split` and draw their weights.
+        """Number the clusters of `split`, draw their weights, and return the resampler.
 
         Raises:
-            DegenerateDesign: fewer than two clusters.
+            DegenerateDesign: the split has fewer than two clusters.
         """
         base = split.removesuffix(NEW)
         within = np.arange(len(labels.rows(base)))
@@ -83,16 +83,20 @@ class Resampler:
     def bounds(
         self, value: float, samples: NDArray[np.float64], *, unit: str, least: float = 0.0
     ) -> tuple[float, float]:
-        """Return the 95 % interval of a score or difference from its samples `(draws, seeds, R)` on these resamples.
+        """Return the ends of the 95 % interval of a score or difference, from its values `(draws, seeds, R)` on the R
+        resamples.
 
-        A fraction's lies from `least` (of differences: -1) to 1, and never has no width.
+        For a fraction the interval is cut to `least` (-1 for differences) … 1. Where no resample changed the score, a
+        fraction gets the interval that is possible for so many clusters, so its width is never 0.
         """
         found = replicates(samples, clusters=self.clusters, seed=self.seed)
         return bounded(value, found, unit=unit, clusters=self.clusters, least=least)
 
 
 def bounded(value: float, found: Replicates, *, unit: str, clusters: Clusters, least: float) -> tuple[float, float]:
-    """Return an interval. That of a fraction lies from `least` (of differences: -1) to 1, and never has width 0."""
+    """Return the ends of an interval. For a fraction it is cut to `least` (-1 for differences) … 1, and its width is
+    never 0.
+    """
     bounds = found.interval
     if unit == FRACTION and is_unvaried(bounds):
         bounds = unvaried_interval(value, clusters.effective, least=least, most=1.0)
@@ -105,12 +109,13 @@ def is_unvaried(bounds: tuple[float, float]) -> bool:
 
 
 def evaluated(labels: Labels, draws: Iterable[Labels], *, resamples: int, root_seed: int) -> dict[str, Resampler]:
-    """Return resamplers of dev and test, and of those rows of them whose input is not in train, where that is not all.
+    """Return resamplers of dev and test, and, if some of their inputs occur in train, also of the rows whose input does
+    not.
 
-    Where these rows are too few to be resampled, or have but one label (of a control draw as well), there is none.
+    If those rows are too few to be resampled, or all have one label (in the task or in a control draw), they get none.
 
     Raises:
-        DegenerateDesign: fewer than two clusters in dev or test.
+        DegenerateDesign: dev or test has fewer than two clusters.
     """
     found = {s: Resampler.of(labels, s, resamples=resamples, root_seed=root_seed) for s in EVALUATED}
     for split in EVALUATED if labels.fresh is not None else ():

@@ -12,10 +12,10 @@ Correction = Literal["holm", "bh"]
 
 
 def level_after(p: Sequence[float], correction: Correction, *, alpha: float = ALPHA) -> float:
-    """Return the level at which one more of n tests would be decided, given the p of all.
+    """Return the level at which one more test of a family of n would be decided, given the p values of all.
 
-    Holm: alpha / n, that of its first step, which needs no other test to succeed. Benjamini-Hochberg: alpha · k / n
-    with k the tests that it rejects (at least 1).
+    For Holm it is alpha / n, the level of the first step, which does not depend on other tests. For Benjamini-Hochberg
+    it is alpha · k / n, with k the number of tests rejected (at least 1).
     """
     if not p:
         return alpha
@@ -24,12 +24,12 @@ def level_after(p: Sequence[float], correction: Correction, *, alpha: float = AL
 
 
 def adjust(p: Sequence[float], correction: Correction) -> list[float]:
-    """Return p adjusted by `holm` (family-wise error) or `bh` (false discovery rate)."""
+    """Return p values adjusted by `holm` (family-wise error) or `bh` (false discovery rate)."""
     return holm(p) if correction == "holm" else benjamini_hochberg(p)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjust p by Holm's step-down method, which controls the family-wise error whatever the dependence.
+    """Return p values adjusted by Holm's step-down method, which controls the family-wise error under any dependence.
 
     References:
         Holm 1979, A simple sequentially rejective multiple test procedure.
@@ -43,10 +43,11 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:
-    """Adjust p by the step-up method, which controls the expected share of false claims among all claims.
+    """Return p values adjusted by the step-up method of Benjamini and Hochberg, which controls the expected share of
+    false claims among all claims.
 
-    Valid for independent or positively dependent tests, as those of sites on the same rows usually are. Weaker than
-    Holm: among twenty claims at 0.05 one may be false.
+    It is valid for independent or positively dependent tests, as tests of sites on the same rows usually are. Its
+    guarantee is weaker than Holm's: among twenty claims at 0.05, one is expected to be false.
 
     References:
         Benjamini and Hochberg 1995, Controlling the false discovery rate, §3.1.

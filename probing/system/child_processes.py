@@ -19,7 +19,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def end_with(parent: int) -> None:
-    """Let this process be killed when its parent is gone: by the kernel on Linux, elsewhere by a thread.
+    """Arrange that this process is killed when its parent ends: by the kernel on Linux, elsewhere by a thread that
+    watches the parent.
 
     Args:
         parent: process id of the parent; if it is gone already, this process ends here.
@@ -39,7 +40,7 @@ def _poll(parent: int) -> None:
 
 
 class EndsWithParent:
-    """Calls `end_with` when it is unpickled in a child process, before anything that takes long to import."""
+    """Calls `end_with` when it is unpickled in a child process, before slow imports begin."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return _ended_with, (os.getpid(),)
@@ -51,8 +52,8 @@ def _ended_with(parent: int) -> EndsWithParent:
 
 
 def child_environment() -> dict[str, str]:
-    """Return an environment with one thread, no HDF5 plugins, the paths of these modules, and little else of this
-    process's.
+    """Return environment variables for a child process: one thread, no HDF5 plugins, the module paths of this process,
+    and little else.
     """
     own = {name: value for name, value in os.environ.items() if name in _KEPT}
     paths = [str(Path(path).resolve()) for path in sys.path if path]

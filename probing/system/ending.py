@@ -23,7 +23,8 @@ _SHOWN = 20
 
 @contextmanager
 def typed_ending() -> Iterator[None]:
-    """Turn what ends a command into one readable block and an exit code. What is a bug stays a traceback.
+    """Within the block, turn an error that ends a command into one readable block and an exit code. Bugs keep their
+    traceback.
 
     Raises:
         SystemExit: with the exit code.
@@ -72,7 +73,9 @@ def _of_output(error: OSError) -> ProbingError | None:
 
 
 def silence_broken_streams() -> None:
-    """Let standard output and error go nowhere if they take no more: the interpreter flushes them when it ends."""
+    """Redirect standard output and error to the null device if they are broken, since the interpreter flushes them when
+    it ends.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -85,9 +88,9 @@ def silence_broken_streams() -> None:
 
 
 def open_streams() -> None:
-    """Give the standard streams that were closed a place that leads nowhere, and all of them characters they can write.
+    """Open closed standard streams on the null device, and let all of them replace characters they cannot encode.
 
-    Otherwise the next file that is opened would take the place of a closed one, and be written to.
+    Otherwise the next file opened would get the number of a closed stream, and be written to.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -109,13 +112,13 @@ def open_streams() -> None:
 
 
 def block(error: ProbingError) -> str:
-    """Return the error as it is shown, with what was noted on its way."""
+    """Return the text of an error as the user is shown it, with the notes that were added to it."""
     notes = "".join(f"\n  note: {note}" for note in getattr(error, "__notes__", []))
     return f"{type(error).__name__}: {error}{notes}"
 
 
 def causes(error: ProbingError, within: str = "") -> list[tuple[str, ProbingError]]:
-    """Return what failed and why, down to the errors that have a single cause."""
+    """Return pairs of what failed and why, down to errors with a single cause."""
     if not isinstance(error, UnitFailed):
         return []
     named = [(f"{within}{name}", cause) for name, cause in error.errors.items()]

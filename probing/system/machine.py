@@ -46,7 +46,9 @@ _NUMBER = re.compile(r"(?:os error |errno = |\[Errno |Error )(\d+)\b")
 
 
 def typed(error: BaseException) -> ProbingError | None:
-    """Return the error of this package for an error of the machine; None where it is none of the machine."""
+    """Return this package's error for an error of the operating system; None if the error is not of the operating
+    system.
+    """
     if isinstance(error, ProbingError):
         return error
     if _is_want_of_memory(error):
@@ -116,10 +118,10 @@ def _has_working_directory() -> bool:
 
 
 def check_target(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written to, before the work whose results it is for.
+    """Check that a folder can be made and written to, before the work whose results go there.
 
     Raises:
-        CannotReachFile: why not.
+        CannotReachFile: it cannot; the message says why.
     """
     with typed_errors():
         place, status = folder, _status(folder)
@@ -150,7 +152,7 @@ def _is_read_only(place: Path) -> bool:
 
 @contextmanager
 def typed_errors() -> Iterator[None]:
-    """Within the block what the machine refuses is raised as a `MachineError`, `DiskFull` or `BadParameter`."""
+    """Within the block, raise errors of the operating system as `MachineError`, `DiskFull` or `BadParameter`."""
     try:
         yield
     except Exception as error:
@@ -161,7 +163,9 @@ def typed_errors() -> Iterator[None]:
 
 
 def with_typed_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Return the function, whose errors of the machine are typed."""
+    """Wrap a function so that errors of the operating system are raised as errors of this package, and return the
+    wrapper.
+    """
 
     @wraps(function)
     def called(*arguments: P.args, **options: P.kwargs) -> R:

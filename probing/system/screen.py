@@ -50,7 +50,7 @@ def console(*, err: bool = False) -> Console:
 
 
 def shown(text: str, style: str = "") -> Text:
-    """Return a text as a cell or line of a console, no markup in it obeyed, and control characters shown escaped."""
+    """Return a text as a cell or line for a console, with markup not interpreted and control characters escaped."""
     from rich.text import Text
 
     return Text(printable(text), style=style)
@@ -69,7 +69,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def words_bar(title: str, total: int, show: bool | None) -> Iterator[Callable[[int], None]]:
-    """Within the block, show a bar with words per second and time left, on standard error."""
+    """Within the block, show a bar on standard error, with words per second and the time left."""
     is_shown = sys.stderr.isatty() if show is None else show
     columns = (_TITLE, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console(err=True), disable=not is_shown) as bar:
@@ -79,8 +79,8 @@ def words_bar(title: str, total: int, show: bool | None) -> Iterator[Callable[[i
 
 @contextmanager
 def steps_bar(title: str, unit: str, total: int | None, show: bool | None) -> Iterator[Callable[[int, int], None]]:
-    """Within the block, show a bar of steps; it is called with how many are done and of how many, which may be known
-    only later.
+    """Within the block, show a bar of steps; call the yielded function with the number of steps done and the number of
+    all steps, which may become known later.
     """
     is_shown = sys.stderr.isatty() if show is None else show
     columns = (_TITLE, BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())

@@ -26,8 +26,8 @@ class Requeue(BaseException):
 
 
 class Interrupt(KeyboardInterrupt):
-    """Ctrl-C. Not KeyboardInterrupt itself: where that passes through an `exec` of text (every dataclass is made by
-    one), the interpreter ends by the signal and not with our exit code, however well it was caught.
+    """Ctrl-C. It is not KeyboardInterrupt itself, since when that passes through an `exec` of text (every dataclass is
+    made by one), the interpreter ends by the signal and not with our exit code, however well it was caught.
     """
 
 
@@ -46,7 +46,7 @@ _KINDS: dict[int, type[BaseException]] = {
 
 
 def listen() -> None:
-    """Take over the signals that end a run, once, in the main thread of a program."""
+    """Install handlers for the signals that end a run; call it once, in the main thread of a program."""
     if signal.getsignal(next(iter(_KINDS))) is _stop:
         return
     for number in _KINDS:
@@ -86,7 +86,7 @@ def _is_under_way(error: BaseException | None) -> bool:
 
 
 def over() -> None:
-    """Let no signal change from here on how the process ends."""
+    """Ignore signals from here on, since how the process ends is decided."""
     _state.is_over = True
     if threading.current_thread() is not threading.main_thread():
         return
@@ -98,7 +98,9 @@ def over() -> None:
 
 
 def watch() -> None:
-    """Start a thread that ends the process if the main thread does not come back to Python, as in long computations."""
+    """Start a thread that ends the process if the main thread does not return to Python in time, as during long
+    computations.
+    """
     reader, writer = os.pipe()
     for end in (reader, writer):
         os.set_blocking(end, end == reader)
@@ -116,7 +118,7 @@ def _end_in_time(reader: int) -> None:
 
 
 def leave(words: str, code: int) -> NoReturn:
-    """End the process at once: what is half-written has no record, and is swept by the next run."""
+    """End the process at once; files that are half written have no record, and the next run deletes them."""
     with suppress(OSError):
         os.write(2, f"{words}\n".encode("utf-8", "backslashreplace"))
     os._exit(code)

@@ -42,7 +42,9 @@ _BUG = 254
 
 
 def address_limit() -> int | None:
-    """Return the bytes of address space that this process may have; None: no limit, or no such limits here."""
+    """Return the limit of this process's address space in bytes; None if there is none, or the system has no such
+    limits.
+    """
     try:
         import resource
     except ImportError:
@@ -52,16 +54,16 @@ def address_limit() -> int | None:
 
 
 def reserve_nothing() -> None:
-    """Have Arrow allocate what it needs only: its default allocator reserves a gigabyte of address space at once, and
-    everything after that is refused.
+    """Make Arrow allocate memory only as needed, since its default allocator reserves a gigabyte of address space at
+    once, after which a limited process gets no more.
 
-    Must be called before pyarrow is imported.
+    It must be called before pyarrow is imported.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 
 def supervised(work: Callable[[], None]) -> None:
-    """Do the work here, or in a child process if the address space is limited.
+    """Run the work in this process, or in a child process if the address space is limited.
 
     Raises:
         SystemExit: with the exit code of the work.
@@ -142,17 +144,17 @@ def _pass_on(child: int, number: int) -> None:
 
 
 def write(data: bytes) -> None:
-    """Write to standard error, if that accepts it."""
+    """Write to standard error, unless that is broken."""
     with suppress(OSError):
         while data:
             data = data[os.write(2, data) :]
 
 
 class Relay:
-    """Passes on what the child says to standard error, but for what libraries say when memory ends.
+    """Passes the child's standard error on to this process's, except what libraries print when memory is used up.
 
     Attributes:
-        hidden: what was not passed on.
+        hidden: lines that were not passed on.
     """
 
     def __init__(self, reader: int) -> None:
@@ -163,7 +165,7 @@ class Relay:
         os.set_blocking(reader, False)
 
     def pass_on(self, *, at_end: bool = False) -> None:
-        """Pass on the lines that there are; `at_end` also one that was not ended."""
+        """Pass on the complete lines that have arrived; with `at_end`, also a last line without newline."""
         with suppress(BlockingIOError):
             while data := os.read(self._reader, 1 << 16):
                 self._rest += data

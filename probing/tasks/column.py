@@ -16,12 +16,13 @@ _KINDS: dict[str, Kind] = {"real": "real", "classes": "classes", "labels": "labe
 
 
 class Column(Task):
-    """`column:<name>`, at the level at which the corpus has it.
+    """`column:<name>`: the labels are the values of a column, at the level (word or sentence) that the corpus has it
+    at.
 
     A column of numbers is real-valued if it has a fraction somewhere or more than 20 distinct values; JSON lists of
     strings are sets of labels; everything else is classes. `column:<name>:real` and `column:<name>:classes` decide
-    otherwise. `column:<name>:labels` gives a row any number of labels: `a|b`, or a JSON list of strings; an empty one
-    is a row with none, a missing one no row.
+    otherwise. `column:<name>:labels` gives each row any number of labels, written `a|b` or as a JSON list of strings;
+    an empty value is a row without labels, and a missing value is no row.
     """
 
     def __init__(self, argument: str = "") -> None:
@@ -29,12 +30,12 @@ class Column(Task):
         self.column = argument
 
     def prepare(self, corpus: Corpus) -> None:
-        """Find the column, its level and its kind.
+        """Find the column, and set level and kind.
 
         Raises:
-            BadParameter: no column named, or `:real` for a column of words.
-            UnknownName: no such column, with the nearest one.
-            DegenerateDesign: it is entirely null.
+            BadParameter: no column is named, or a column of words is to be `:real`.
+            UnknownName: there is no such column; the message names the nearest.
+            DegenerateDesign: the column has no values.
         """
         levels = corpus.column_names()
         if not self.argument:
@@ -56,7 +57,7 @@ class Column(Task):
             self._require_numbers(values, corpus.source)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the value of every word, or of the example; None where it is missing."""
+        """Return the value of each word, or of the example; None if it is missing."""
         convert: Callable[[Label], Any] = _CONVERT[self.kind]
         if self.level == "sentence":
             return (convert(example.columns.get(self.column)),)

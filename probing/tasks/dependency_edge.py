@@ -12,15 +12,19 @@ EDGE, NONE = "edge", "no edge"
 
 
 class DependencyEdge(TreeTask):
-    """`dependency_edge`: all edges of the trees, and as many pairs of words without one, the earlier word first.
+    """`dependency_edge`: whether a pair of words is joined by an edge of the tree. The rows are all edges and as many
+    pairs without one, the earlier word first.
 
-    For each edge another pair of the same sentence, as far apart where there is one left, else as near to that as can
-    be: so how far two words are apart tells little. Which pair is the least hash of sentence id and words: the same in
-    every run, whatever else the corpus holds. `:difference` and `:product` combine the two states.
+    For each edge, a pair without an edge is chosen from the same sentence whose words are as far apart, or as nearly so
+    as possible, so that distance says little about the label. Among such pairs the one with the smallest hash of
+    sentence id and words is taken, which is the same in every run, whatever else the corpus holds. `:difference` and
+    `:product` combine the two states.
     """
 
     def places(self, example: Example) -> list[tuple[int, int]]:
-        """Return the edges, then pairs without an edge."""
+        """Return pairs of words (a, b), counted from 0, a before b: first those joined by an edge, then as many without
+        one.
+        """
         edges = _edges(example)
         return edges + _without_edge(example, edges)
 

@@ -6,7 +6,7 @@ from probing.tasks._columns import WordColumnTask
 
 
 class DependencyRelation(WordColumnTask):
-    """`dependency_relation`: the word column `deprel`, subtypes (`nsubj:pass`) kept."""
+    """`dependency_relation`: the labels are the word column `deprel`, with its subtypes (`nsubj:pass`)."""
 
     column = "deprel"
 

@@ -10,7 +10,9 @@ _PREFIX = "feature:"
 
 
 class Feature(WordColumnTask):
-    """`feature:<Name>`: words without the feature have no label and are left out."""
+    """`feature:<Name>`: the labels are the values of a morphological feature; words without the feature are
+    left out.
+    """
 
     def __init__(self, argument: str = "") -> None:
         super().__init__(argument)
@@ -20,8 +22,8 @@ class Feature(WordColumnTask):
         """Check that some word has the feature.
 
         Raises:
-            BadParameter: no feature named.
-            UnknownName: no such feature, with the nearest one and those that there are.
+            BadParameter: no feature is named.
+            UnknownName: there is no such feature; the message names the nearest and lists all.
             DegenerateDesign: no word has it.
         """
         known = [name.removeprefix(_PREFIX) for name in corpus.column_names() if name.startswith(_PREFIX)]

@@ -12,11 +12,12 @@ from probing.text.corpus import Example
 
 
 class Head(TreeTask):
-    """`head`: for every word but the root, each word of its sentence (itself too) is a pair; `yes` is its head.
+    """`head`: which word of its sentence is a word's head. For every word but the root, each word (itself too) is a
+    pair with it; the label is `yes` for its head.
 
-    Word a depends, word b is the candidate; the pairs of one word a are alternatives, scored together by UAS. A word as
-    its own head is never right here, but lets the `edge` control use the same pairs. `head:difference` and
-    `head:product` combine the two states for probes that read one.
+    In a pair (a, b), word a is the dependent and word b the candidate; the pairs of one word a are alternatives, scored
+    together by UAS. A word is never its own head, but these pairs are there so that the `edge` control can use the same
+    rows. `head:difference` and `head:product` combine the two states for probes that read one.
 
     References:
         Hewitt & Liang 2019, Designing and Interpreting Probes with Control Tasks, section 2.
@@ -28,13 +29,13 @@ class Head(TreeTask):
     measures = ("uas", "log_loss")
 
     def places(self, example: Example) -> NDArray[np.int64]:
-        """Return every word that has a head beside every word."""
+        """Return the pairs (a, b) of every word a that has a head with every word b."""
         dependents = np.flatnonzero(heads(example) > ROOT)
         n = len(example.words)
         return np.stack([np.repeat(dependents, n), np.tile(np.arange(n), len(dependents))], axis=1)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return `yes` for the head, `no` for all others."""
+        """Return, for every pair, `yes` if b is the head of a, else `no`."""
         a, b = self.places(example).T
         return tuple(["yes" if right else "no" for right in (heads(example)[a] == b).tolist()])
 

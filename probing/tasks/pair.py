@@ -13,10 +13,11 @@ from probing.text.corpus import Corpus, Example
 
 
 class Pair(Task):
-    """`pair:<FIELD>`: the pairs that the corpus gives in that field, words counted from 0, and their labels.
+    """`pair:<FIELD>`: the rows are the pairs of words that the corpus lists in that field, with their labels; words are
+    counted from 0.
 
-    Labels are classes, or real where they are numbers with a fraction somewhere or of more than 20 values. The state is
-    [a; b]; `pair:<FIELD>:difference` and `:product` combine the two.
+    Labels are classes, or real-valued if they are numbers of which one has a fraction or which have more than 20
+    distinct values. The state is [a; b]; `pair:<FIELD>:difference` and `:product` combine the two states.
     """
 
     level = "pair"
@@ -29,11 +30,11 @@ class Pair(Task):
         self.kind: Kind = "classes"
 
     def prepare(self, corpus: Corpus) -> None:
-        """Find the field and the kind of its labels.
+        """Find the field and set the kind of its labels.
 
         Raises:
-            BadParameter: no field named.
-            UnknownName: no such field, with the nearest one.
+            BadParameter: no field is named.
+            UnknownName: there is no such field; the message names the nearest.
             DegenerateDesign: no pair in it has a label.
         """
         known = sorted({name for example in corpus.examples for name in example.pairs})

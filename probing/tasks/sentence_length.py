@@ -12,7 +12,9 @@ from probing.text.corpus import Corpus, Example
 
 
 class SentenceLength(Task):
-    """`sentence_length`: the number of words of the sentence, punctuation included, as the reader gives them."""
+    """`sentence_length`: the label is the number of words of the sentence, punctuation included, as the reader counts
+    words.
+    """
 
     level = "sentence"
     kind: Kind = "real"

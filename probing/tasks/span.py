@@ -15,10 +15,12 @@ _OUTSIDE = "O"
 
 
 class Span(Task):
-    """`span:<COLUMN>`: a row is a span, its class the type; its state the mean over its words, or (`:ends`) both ends.
+    """`span:<COLUMN>`: the rows are spans of words, and the label is the type of a span. Its state is the mean over its
+    words or, with `:ends`, that of its first and last word.
 
-    Tags are `B-TYPE`, `I-TYPE` and `O` (or nothing). As in conlleval an `I-` that continues no span of its type begins
-    one; `S-` and `E-` (BIOES) are understood. Words outside spans are no rows: a task of types, not of finding spans.
+    Tags are `B-TYPE`, `I-TYPE` and `O` (or nothing). As in conlleval, an `I-` that does not continue a span of its type
+    begins one; `S-` and `E-` (BIOES) are understood. Words outside spans are not rows: the task is to tell types apart,
+    not to find spans.
     """
 
     level = "span"
@@ -30,13 +32,13 @@ class Span(Task):
         self.row_form: RowForm = "ends" if argument.endswith(_ENDS) else "mean"
 
     def prepare(self, corpus: Corpus) -> None:
-        """Check that the column is there and holds tags.
+        """Check that the column exists and holds tags.
 
         Raises:
-            BadParameter: no column named.
-            UnknownName: no such word column, with the nearest one.
-            DegenerateDesign: it is entirely null.
-            CorpusError: a value that is no tag, with the sentence.
+            BadParameter: no column is named.
+            UnknownName: there is no such word column; the message names the nearest.
+            DegenerateDesign: the column has no values.
+            CorpusError: a value is not a tag; the message names the sentence.
         """
         if not self.column:
             known = sorted(name for name, level in corpus.column_names().items() if level == "word")

@@ -11,7 +11,7 @@ from probing.text.corpus import Corpus, Example
 
 
 class TreeDepth(Task):
-    """`tree_depth`: the number of arcs from a word up to the root; the root has 0.
+    """`tree_depth`: the label is the number of arcs from a word up to the root, 0 for the root itself.
 
     References:
         Hewitt & Manning 2019, section 2 (parse depth norm).
@@ -24,9 +24,9 @@ class TreeDepth(Task):
         """Check that every sentence is a tree.
 
         Raises:
-            UnknownName: no word column `head`.
-            DegenerateDesign: it is entirely null.
-            CorpusError: heads out of range or in a circle, with the sentence.
+            UnknownName: the corpus has no word column `head`.
+            DegenerateDesign: the column has no values.
+            CorpusError: heads are out of range or form a circle; the message names the sentence.
         """
         refuse_argument(self)
         require_column(corpus, "head", "word")
@@ -34,7 +34,7 @@ class TreeDepth(Task):
             _ = example.depths
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the depth of every word, None where a head on its way up is missing."""
+        """Return the depth of every word; None if a head on its way up is missing."""
         if "head" not in example.word_columns:
             return (None,) * len(example.words)
         return tuple([None if depth is None else float(depth) for depth in example.depths])

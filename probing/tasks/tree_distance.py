@@ -13,10 +13,11 @@ from probing.text.corpus import Example
 
 
 class TreeDistance(TreeTask):
-    """`tree_distance`: the number of arcs between two words of a sentence; each two words once, the earlier first.
+    """`tree_distance`: the label is the number of arcs between two words of a sentence. Every two words are one pair,
+    the earlier word first.
 
-    Words in two trees, where a head is missing, have no distance. `tree_distance:difference` and `:product` combine the
-    two states for probes that read one.
+    Words in different trees, as where a head is missing, have no label. `tree_distance:difference` and `:product`
+    combine the two states for probes that read one.
 
     References:
         Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, section 2.
@@ -27,11 +28,11 @@ class TreeDistance(TreeTask):
     measures = ("uuas", "distance_spearman", "r2")
 
     def places(self, example: Example) -> NDArray[np.int64]:
-        """Return every two words of the sentence, once."""
+        """Return every pair of two words of the sentence, once, the earlier word first."""
         return np.stack(np.triu_indices(len(example.words), 1), axis=1)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the number of arcs between the two words."""
+        """Return the number of arcs between the two words of every pair."""
         lengths = path_lengths(example)[np.triu_indices(len(example.words), 1)]
         return tuple([None if length == np.inf else length for length in lengths.tolist()])
 

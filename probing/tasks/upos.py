@@ -6,7 +6,7 @@ from probing.tasks._columns import WordColumnTask
 
 
 class Upos(WordColumnTask):
-    """`upos`: the word column `upos`."""
+    """`upos`: the labels are the word column `upos`."""
 
     column = "upos"
 

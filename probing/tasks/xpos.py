@@ -6,7 +6,7 @@ from probing.tasks._columns import WordColumnTask
 
 
 class Xpos(WordColumnTask):
-    """`xpos`: the word column `xpos`."""
+    """`xpos`: the labels are the word column `xpos`."""
 
     column = "xpos"
 

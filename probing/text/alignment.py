@@ -23,13 +23,13 @@ _SPACES = np.array([c for c in range(0x3001) if chr(c).isspace()], dtype=np.uint
 
 @dataclass(frozen=True)
 class Encoded:
-    """A text as the model reads it. T pieces.
+    """Holds a text as the model is given it: T pieces.
 
     Attributes:
         ids: `(T,)` int64 vocabulary ids, special pieces included.
         offsets: `(T, 2)` int64 half-open spans in code points of the text.
-        special: `(T,)` bool, pieces the tokenizer added.
-        cut: `(M, 2)` spans of the pieces lost to truncation.
+        special: `(T,)` bool, true at pieces that the tokenizer added.
+        cut: `(M, 2)` spans of the pieces that were cut off.
     """
 
     ids: Ints
@@ -46,11 +46,13 @@ class Encoded:
         return len(self.cut) > 0
 
     def emptied(self) -> Encoded:
-        """Return the input without any piece, special ones neither; those of the text count as cut."""
+        """Return the input with no pieces, not even special ones; all pieces of the text count as cut off."""
         return Encoded(self.ids[:0], self.offsets[:0], self.special[:0], self.offsets[~self.special])
 
     def truncated(self, limit: int) -> Encoded:
-        """Return at most `limit` pieces: content pieces are dropped from the end, special pieces stay."""
+        """Return the input with at most `limit` pieces: pieces of the text are dropped from the end, special pieces
+        stay.
+        """
         content = np.flatnonzero(~self.special)
         excess = len(self) - limit
         if excess <= 0 or not len(content):
@@ -64,19 +66,20 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of E examples, ordered by example, then piece. R rows.
+    """Says which pieces make each of the R rows of E examples, ordered by example, then piece.
 
     Attributes:
         offset: `(E+1,)`: rows of example e are `offset[e]:offset[e+1]`.
         example: `(R,)` position of the row's example among the E.
         word: `(R,)` word index, -1 for none.
         piece: `(R, 2)` half-open span of pieces in the input.
-        char: `(R, 2)` half-open span of characters; 0, 0 for special pieces.
-        first: `(R+1,)`: row r pools `pieces[first[r]:first[r+1]]`.
-        pieces: indices in the example's input of the pieces pooled.
+        char: `(R, 2)` half-open span of characters; (0, 0) for special pieces.
+        first: `(R+1,)`: row r is pooled from `pieces[first[r]:first[r+1]]`.
+        pieces: indices, in the example's input, of the pieces that are pooled.
         missing: (example, word, reason) of words without a row.
         skipped: (example, reason) of examples without any row.
-        position: `(R,)` number of the position, where rows are positions; `missing` then has it in place of the word.
+        position: `(R,)` number of the position, if rows are positions; `missing` then has this number in place of the
+            word.
     """
 
     offset: Ints
@@ -95,15 +98,15 @@ class Rows:
 
 
 def check_words(words: Sequence[Spans], lengths: Sequence[int], names: Sequence[str]) -> None:
-    """Refuse word spans that cannot be aligned.
+    """Check that word spans can be aligned with pieces.
 
     Args:
-        words: spans of every example.
+        words: word spans of every example.
         lengths: text lengths in code points.
-        names: sentence ids, for the message.
+        names: sentence ids, for messages.
 
     Raises:
-        AlignmentError: a span outside its text, out of order, or partly overlapping another.
+        AlignmentError: a span lies outside its text, is out of order, or partly overlaps another.
     """
     spans, example = _flat_spans(words)
     start, end = spans[:, 0], spans[:, 1]
@@ -126,14 +129,14 @@ def word_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[En
     """Return one row per word that has pieces.
 
     A piece belongs to the word that holds its first non-space character (a byte-level piece may include the space
-    before it). Words that share one span, as those of a multiword token, each get its pieces. A word that lost a
-    piece to truncation has no row, so that no half word is pooled.
+    before it). Words that share one span, such as those of a multiword token, each get all its pieces. A word of which
+    a piece was cut off has no row, so that no half word is pooled.
 
     Args:
         texts: source texts.
         words: half-open spans of every text, checked by `check_words`.
-        encoded: the texts as the model reads them.
-        pool: `first` and `last` keep one piece; other names keep all.
+        encoded: the tokenised texts.
+        pool: `first` or `last` to pool only that piece; for other names all pieces are pooled.
     """
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     base = np.concatenate([[0], np.cumsum(lengths)])
@@ -179,10 +182,11 @@ def word_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[En
 def piece_rows(
     texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[Encoded], *, with_special: bool = False
 ) -> Rows:
-    """Return one row per piece that is not special; `word` is the first of the words that own it, -1 for none.
+    """Return one row per piece that is not special; its `word` is the first of the words that the piece belongs to, -1
+    if it belongs to none.
 
-    With `with_special` also a row per special piece, of no word and of characters 0 to 0. Words that `word_rows` would
-    give no row are named as missing, so that pooling later drops them too.
+    With `with_special`, special pieces get rows, too, with word -1 and characters 0 to 0. Words that `word_rows` would
+    give no row are listed in `missing`, so that pooling later leaves them out, too.
     """
     offsets = [np.where(e.special[:, None], 0, e.offsets) for e in encoded]
     base = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
@@ -216,10 +220,10 @@ def piece_rows(
 
 
 def sentence_rows(encoded: Sequence[Encoded], pool: str = "mean", cls_id: int | None = None) -> Rows:
-    """Return one row per example with content: it pools the pieces that are not special, or reads the `cls` piece.
+    """Return one row per example that has pieces; it pools those that are not special, or takes the `cls` piece.
 
     Raises:
-        AlignmentError: `cls` is asked for and an input has no such piece.
+        AlignmentError: the `cls` piece is asked for, and an input has none.
     """
     content = []
     for e in encoded:

@@ -25,7 +25,7 @@ START = 60.0  # seconds that the child may take to load its libraries
 
 
 class Renderer:
-    """Renders conversations by one template in a child process, which is started when it is first needed."""
+    """Renders conversations by one template in a child process, which is started at the first call."""
 
     def __init__(self, template: str, pieces: dict[str, Any]) -> None:
         self.seconds = SECONDS
@@ -33,10 +33,10 @@ class Renderer:
         self._child: subprocess.Popen[str] | None = None
 
     def render(self, messages: list[dict[str, str]], *, is_open: bool) -> str:
-        """Return the prompt of a conversation.
+        """Render a conversation and return the prompt.
 
         Raises:
-            BadParameter: the template takes more memory, time or characters than any prompt.
+            BadParameter: the template takes more memory, time or characters than a prompt can need.
             AlignmentError: the template refuses the messages.
         """
         answer = self._answer(json.dumps({"messages": messages, "is_open": is_open}) + "\n")
@@ -123,9 +123,10 @@ _STAND_IN = "text5f0d9c27"  # what no template changes: rendered in the place of
 
 
 class ChatTemplate:
-    """Renders examples as prompts. A text is a user's message, or what it is in the example's own messages.
+    """Renders examples as prompts, by the tokenizer's chat template. A text is a user's message, or part of the
+    example's own messages.
 
-    After a user's message (any role but `assistant`) the template adds what makes the model answer.
+    After a user's message (any role but `assistant`) the template adds the text that makes the model answer.
     """
 
     def __init__(self, tokenizer: Any, where: str) -> None:
@@ -147,10 +148,11 @@ class ChatTemplate:
         self._frames: dict[Messages, tuple[str, str]] = {}
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Return prompts as the model reads them. Pieces outside the text are special; offsets are those in the text.
+        """Render and tokenise prompts and return them. Pieces outside the text count as special; offsets are relative
+        to the text.
 
         Raises:
-            AlignmentError: the template changes a text, or the messages do not hold it exactly once.
+            AlignmentError: the template changes a text, or the messages do not contain it exactly once.
         """
         if not examples:
             return []
@@ -170,7 +172,9 @@ class ChatTemplate:
         return [_inside(ids, offsets, len(frame[0]), len(example.text)) for ids, offsets, frame, example in columns]
 
     def identity(self, corpus: Corpus) -> dict[str, Any]:
-        """Return part of a store's identity: hashes of the template, of what it writes today, and of the messages."""
+        """Return, for a store's identity, hashes of the template, of what it renders on today's date, and of the
+        messages.
+        """
         template = self._tokenizer.get_chat_template()
         rendered = self._render((("user", _STAND_IN),))
         messages = [example.messages for example in corpus.examples]

@@ -18,7 +18,7 @@ OUTPUT = 16 << 20  # characters of one prompt
 
 
 def serve() -> None:
-    """Render conversations until the input ends."""
+    """Read conversations from standard input and render them, until the input ends."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     _limit()

@@ -20,10 +20,10 @@ _WALKING = -2
 
 
 def depths(heads: Sequence[Any], where: str) -> tuple[int | None, ...]:
-    """Return the arcs from every word up to the root (the root: 0); None where a head on the way is missing.
+    """Return the number of arcs from every word up to the root (0 for the root); None if a head on the way is missing.
 
     Raises:
-        CorpusError: a head that is no word of the sentence, or heads in a circle.
+        CorpusError: a head is not a word of the sentence, or heads form a circle.
     """
     known: dict[int, int | None] = {0: -1}
     for word in range(1, len(heads) + 1):
@@ -62,23 +62,24 @@ __all__ = ["SPLITS", "Corpus", "Example", "Label", "joined"]
 
 @dataclass(frozen=True)
 class Example:
-    """A text with its words and labels.
+    """Holds a text with its words and labels.
 
     Attributes:
         id: sentence id, for messages.
         text: the source text; all spans index its code points.
-        words: half-open character spans, in order, one per word.
+        words: half-open character span of each word, in order.
         columns: sentence-level labels by column name.
         word_columns: word-level labels by column name, one entry per word, None where missing. Readers of
             treebanks give `upos`, `xpos`, `lemma`, `deprel` (str), `head` (int: 0 is the root, else the 1-based word)
             and `feature:<Name>`.
-        document: the id shared by examples that must not cross splits (None: the example stands alone).
+        document: id shared by examples that must be in the same split; None: the example is a group of its own.
         split: `train`, `dev`, `test` or another name.
-        spans: half-open character spans by name, for rows at positions; a span that this text lacks is left out.
-        messages: (role, content) of a chat that holds the text once, for prompts by a chat template; else empty.
+        spans: half-open character spans by name, for rows at positions; a span that this text does not have is left
+            out.
+        messages: for prompts by a chat template, the (role, content) of a chat that contains the text once; else empty.
         pairs: (word a, word b, label) triples by field name, words counted from 0.
-        recomposed: columns in which a label was in another Unicode form than the composed one (NFC), in which labels,
-            documents and the names of columns and spans are kept.
+        recomposed: names of columns in which a label was not in composed Unicode form (NFC), into which labels,
+            documents and the names of columns and spans are converted.
     """
 
     id: str
@@ -110,35 +111,36 @@ class Example:
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """Surface strings of the words: the word types of control tasks."""
+        """Surface form of each word, which is the word type that control tasks use."""
         return tuple(self.text[start:end] for start, end in self.words)
 
     @cached_property
     def depths(self) -> tuple[int | None, ...]:
-        """Arcs from every word up to the root of its tree (the root: 0), from the word column `head`.
+        """Number of arcs from every word up to the root of its tree (0 for the root), from the word column `head`.
 
-        None where a head on the way is missing.
+        It is None for a word if a head on the way is missing.
 
         Raises:
-            CorpusError: no column `head`, a head that is no word of the sentence, or heads in a circle.
+            CorpusError: there is no column `head`, a head is not a word of the sentence, or heads form a circle.
         """
         return depths(self.word_columns.get("head", ()), self.id)
 
     @property
     def group(self) -> str:
-        """Unit that must stay in one split: the document, else the example itself."""
+        """Id of the group that must stay in one split: the document, or the example itself if it has none."""
         return self.document if self.document is not None else self.id
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """An ordered sequence of examples; an example's ordinal is its position here.
+    """Holds an ordered sequence of examples; an example's ordinal is its index here.
 
     Attributes:
-        examples: in order.
-        source: for messages.
-        unit: what `document` of the examples is called: `document`, or the column that was named as the group.
-        left_out: fields of the source that are no column: nested, or lists of numbers as long as no row's words.
+        examples: the examples, in order.
+        source: name of the source, for messages.
+        unit: what a group of examples is called: `document`, or the name of the column by which the corpus is grouped.
+        left_out: names of fields of the source that did not become columns, since they are nested or are lists whose
+            lengths differ from the numbers of words.
     """
 
     examples: tuple[Example, ...]
@@ -152,21 +154,22 @@ class Corpus:
     @classmethod
     @with_typed_errors
     def read(cls, source: Source, **options: str | int) -> Corpus:
-        """Read one file, a glob of files (`en_lines-*.conllu`: each file's split from its name), `{split: file}`
-        or `hub:NAME`.
+        """Read a corpus from one file, a glob of files (`en_lines-*.conllu`; the split is taken from each file's name),
+        a mapping `{split: file}`, or `hub:NAME`, and return it.
 
-        One file without splits of its own is split at random, whole groups at a time, with seed 0 (where it has
-        three groups or more).
+        A single file without splits is split at random with seed 0 (if it has three groups or more); a group is never
+        divided.
 
         Args:
-            source: suffixes are those of the readers in `readers/`.
-            options: `split_seed`, another seed for that random split; `group`, the column whose values are one group
-                each, in place of documents; the rest are options of the format's reader, e.g. `text="sentence"`.
+            source: what to read; the suffix of a file decides which reader in `readers/` is used.
+            options: `split_seed`, another seed for that random split; `group`, a column whose values are used as
+                groups, in place of documents; all others are options of the format's reader, such as `text="sentence"`.
 
         Raises:
-            CorpusError: a file that is missing, malformed or empty, with file and line; a document in two splits.
-            BadParameter: an option the reader does not have, or a group that is a column of words.
-            UnknownName: no such column to group by.
+            CorpusError: a file is missing, malformed or empty (the message names file and line), or a document is in
+                two splits.
+            BadParameter: the reader has no such option, or `group` is a column of words.
+            UnknownName: there is no column of the name `group`.
         """
         seed, group = _split_seed(options), options.get("group")
         parts = parts_of(source)
@@ -190,22 +193,23 @@ class Corpus:
 
     @cached_property
     def units(self) -> Ints:
-        """Codes of the units that are never divided in splits, folds and resampling, `(E,)`: a group, and all copies of
-        one input.
+        """Code of the unit of every example, `(E,)`. A unit is a group with all copies of its texts; splits, folds and
+        resampling never divide it.
         """
         return units_of(self.examples)
 
     @cached_property
     def unit_names(self) -> list[str]:
-        """Name of the unit of every example."""
+        """Name of the unit of every example (see `units`)."""
         return unit_names(self.examples, self.units)
 
     def grouped_by(self, column: str) -> Corpus:
-        """Return the corpus whose groups are the values of a sentence column; an example without a value stands alone.
+        """Return the corpus with the values of a sentence column as groups; an example without a value is a group of
+        its own.
 
         Raises:
-            UnknownName: no such column, with the nearest one.
-            BadParameter: a column of words, or one without any value.
+            UnknownName: there is no such column; the message names the nearest.
+            BadParameter: it is a column of words, or has no values.
         """
         column = composed(column)
         if self.level_of(column) != "sentence":
@@ -251,7 +255,9 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the ordered texts and word spans, which states depend on. Labels and splits are not in it."""
+        """SHA-256 of the ordered texts and word spans, which states depend on. It does not depend on labels
+        and splits.
+        """
         state = hashlib.sha256()
         for example in self.examples:
             text = example.text.encode()
@@ -261,11 +267,11 @@ class Corpus:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Splits that occur, `train`, `dev`, `test` first."""
+        """Names of the splits that occur; `train`, `dev`, `test` come first."""
         return tuple(sorted({example.split for example in self.examples}, key=split_order))
 
     def column_names(self) -> dict[str, str]:
-        """Return every label column with its level: `word` or `sentence`."""
+        """Return the names of all label columns, each with its level, `word` or `sentence`."""
         levels: dict[str, str] = {}
         for example in self.examples:
             levels.update(dict.fromkeys(example.columns, "sentence"))
@@ -276,8 +282,9 @@ class Corpus:
         """Return the level of a column, `word` or `sentence`.
 
         Raises:
-            UnknownName: no such column, with the nearest one.
-            CorpusError: a field that was left out, with the forms that are read.
+            UnknownName: there is no such column; the message names the nearest.
+            CorpusError: the field was left out when the corpus was read; the message says which forms of labels are
+                read.
         """
         levels, column = self.column_names(), composed(column)
         if column in self.left_out and column not in levels:
@@ -293,15 +300,16 @@ class Corpus:
         return levels[column]
 
     def filter(self, keep: Callable[[Example], bool]) -> Corpus:
-        """Return the examples for which `keep` is true, in order."""
+        """Return a corpus of the examples for which `keep` returns true, in order."""
         return replace(self, examples=tuple(example for example in self.examples if keep(example)))
 
     def with_random_split(self, seed: int = 0, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Corpus:
-        """Assign train, dev and test at random, whole groups and all copies of one input together.
+        """Return the corpus with train, dev and test assigned at random; a group, or copies of one text, are never
+        divided.
 
         Raises:
-            BadParameter: fractions that are not three positive numbers summing to 1.
-            CorpusError: fewer than three groups.
+            BadParameter: the fractions are not three positive numbers that sum to 1.
+            CorpusError: there are fewer than three groups.
         """
         if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
             raise BadParameter("split fractions must be three positive numbers that sum to 1", found=repr(fractions))
@@ -323,7 +331,7 @@ class Corpus:
 
 
 def joined(parts: Iterable[Corpus], source: str) -> Corpus:
-    """Return one corpus from several, in the order given."""
+    """Join several corpora into one, in the order given, and return it."""
     listed = list(parts)
     unit = next((part.unit for part in listed if part.unit != "document"), "document")
     left_out = dict.fromkeys(name for part in listed for name in part.left_out)

@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Member(Protocol):
-    """The attributes of an example that grouping needs."""
+    """The attributes of an example that grouping uses."""
 
     @property
     def text(self) -> str:
@@ -32,10 +32,10 @@ class Member(Protocol):
 
 
 def connected(*keys: Sequence[Hashable]) -> Ints:
-    """Return codes from 0 on, `(E,)`, in order of first occurrence: examples that share a value of any key have one
-    code.
+    """Return a code for every example, `(E,)`, from 0 in order of first occurrence; examples that share a value of any
+    key, directly or through others, have the same code.
 
-    A value of one key never meets a value of another. None is no value: it connects nothing.
+    Values of different keys are never compared. None is not a value and connects nothing.
     """
     parent = list(range(len(keys[0])))
 
@@ -55,18 +55,22 @@ def connected(*keys: Sequence[Hashable]) -> Ints:
 
 
 def units_of(examples: Sequence[Member]) -> Ints:
-    """Return codes of what must stay in one split, one fold and one resampling cluster, `(E,)`."""
+    """Return codes `(E,)` of the units of examples: those with the same code must stay in one split, one fold and one
+    resampling cluster.
+    """
     return connected(group_keys(examples), [as_input(e.text) for e in examples])
 
 
 def group_keys(examples: Sequence[Member]) -> list[tuple[bool, str]]:
-    """Return the document of every example, or the example's own id; a document and an id of the same name are two."""
+    """Return the document of every example, or its own id if it has none; a document and an id of the same name are
+    different keys.
+    """
     return [(e.document is not None, e.group) for e in examples]
 
 
 def unit_names(examples: Sequence[Member], units: Ints) -> list[str]:
-    """Return the unit of every example by name: the first, in sorted order, of the groups in it; every unit has its
-    own.
+    """Return the name of the unit of every example: the first, in sorted order, of the names of its groups, so that
+    units have different names.
     """
     found: dict[int, str] = {}
     for example, unit in zip(examples, units.tolist(), strict=True):
@@ -81,7 +85,9 @@ def unit_names(examples: Sequence[Member], units: Ints) -> list[str]:
 
 
 def random_splits(examples: Sequence[Member], units: Ints, seed: int, fractions: Sequence[float]) -> list[str]:
-    """Return `train`, `dev` or `test` for every example, by unit at random; at least one unit each of three."""
+    """Return `train`, `dev` or `test` for every example, assigned at random to whole units; each split gets at least
+    one unit.
+    """
     name_of = dict(zip(units.tolist(), unit_names(examples, units), strict=True))
     ordered = sorted(name_of, key=lambda unit: (name_of[unit], unit))  # by name: the order of rows changes nothing
     n = len(ordered)
@@ -93,7 +99,9 @@ def random_splits(examples: Sequence[Member], units: Ints, seed: int, fractions:
 
 
 def first_crossing(pairs: Iterable[tuple[Key, str]]) -> tuple[Key, str, str] | None:
-    """Return the first name that occurs with two splits, and the two."""
+    """Return the first name that is paired with two different splits, as (name, first split, second split); None if
+    every name stays in one split.
+    """
     home: dict[Key, str] = {}
     for name, split in pairs:
         if home.setdefault(name, split) != split:

@@ -29,16 +29,17 @@ _NEEDED = (
 
 @dataclass(frozen=True)
 class Position:
-    """A position: a whole span, or an edge of a span, of the text or of the input and a step in pieces from there.
+    """Describes a position in a text or input: a whole span, or an edge of a span, of the text or of the input, plus a
+    number of pieces.
 
-    A bare name means the same wherever a position is asked for: all pieces of the span, from its first to its last.
+    A name alone always means the whole span: all pieces from its first to its last.
 
     Attributes:
-        name: as written: `entity` for the whole span; else the edge is always named: `entity.last`.
-        span: name of the span; "" where the position is of the text or of the input.
-        edge: `all` pieces of the span, its `first` or `last`, `start` or `end` of the text, `input_start` or
-            `input_end`.
-        shift: pieces to go on, negative towards the beginning. Special pieces count.
+        name: the position as written: `entity` for the whole span, otherwise with the edge, `entity.last`.
+        span: name of the span; "" if the position is relative to the text or the input.
+        edge: `all` (all pieces of the span), `first` or `last` (of the span), `start` or `end` (of the text),
+            `input_start` or `input_end`.
+        shift: number of pieces to move on from the edge, negative towards the beginning. Special pieces count.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Position:
         `entity.last+1`.
 
         Raises:
-            BadParameter: another form.
+            BadParameter: the text has another form.
         """
         match = _FORM.fullmatch(text.strip())
         name, edge, shift = (match["name"], match["edge"], match["shift"] or "") if match else ("", None, "")
@@ -67,10 +68,10 @@ class Position:
 
 
 def parse_positions(text: str) -> tuple[Position, ...]:
-    """Return the positions of `entity.last,answer.before,end`, in the order given.
+    """Parse a text such as `entity.last,answer.before,end` and return its positions, in the order given.
 
     Raises:
-        BadParameter: none, one twice, or one of another form.
+        BadParameter: there is none, one occurs twice, or one has another form.
     """
     found = tuple(Position.parse(part) for part in text.split(","))
     names = [position.name for position in found]
@@ -80,11 +81,11 @@ def parse_positions(text: str) -> tuple[Position, ...]:
 
 
 def check_spans(corpus: Corpus, positions: Sequence[Position]) -> None:
-    """Refuse names that no example has, and spans outside their text.
+    """Check that some example has each named span, and that all spans lie inside their text.
 
     Raises:
-        UnknownName: with the nearest span of the corpus.
-        AlignmentError: with the sentence.
+        UnknownName: no example has the span; the message names the nearest.
+        AlignmentError: a span leaves its text; the message names the sentence.
     """
     wanted = dict.fromkeys(position.span for position in positions if position.span)
     known = {name for example in corpus.examples for name in example.spans}
@@ -105,7 +106,7 @@ def check_spans(corpus: Corpus, positions: Sequence[Position]) -> None:
 
 
 def positions_identity(corpus: Corpus, positions: Sequence[Position]) -> dict[str, Any]:
-    """Return part of a store's identity: the names, and a hash of the spans that they were read at."""
+    """Return, for a store's identity, the names of the positions and a hash of the spans they refer to."""
     names = sorted({position.span for position in positions if position.span})
     spans = [
         [list(example.spans[name]) if name in example.spans else None for name in names] for example in corpus.examples
@@ -116,9 +117,10 @@ def positions_identity(corpus: Corpus, positions: Sequence[Position]) -> dict[st
 def position_rows(examples: Sequence[Example], encoded: Sequence[Encoded], positions: Sequence[Position]) -> Rows:
     """Return one row per example and position that has a piece, ordered by example, then first piece.
 
-    A piece is in a span if it shares a visible character with it; a whole span's row pools all from the first such
-    piece to the last, and is of its first piece's word. `missing` names every other position by its number:
-    `nothing_selected` without such a span, `truncated` if a piece of it was cut off, else `no_pieces`.
+    A piece is in a span if it shares a visible character with it; the row of a whole span pools all pieces from the
+    first such piece to the last, and its word is that of the first piece. `missing` lists every position without a row
+    by its number, with the reason: `nothing_selected` if there is no such span, `truncated` if a piece of it was cut
+    off, else `no_pieces`.
     """
     found: list[tuple[int, int, int, int, int]] = []  # example, first piece, last piece, position, word
     missing: list[tuple[int, int, str]] = []

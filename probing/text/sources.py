@@ -30,7 +30,7 @@ Source = str | Path | Mapping[str, str] | Mapping[str, Path]
 
 @dataclass(frozen=True)
 class Part:
-    """A file or hub data set, the name of its reader, and its split ("": the splits are its own)."""
+    """A file or hub data set, the name of its reader, and its split ("": it has splits of its own)."""
 
     path: str
     reader: str
@@ -51,7 +51,8 @@ def parts_of(source: Source) -> list[Part]:
     """Return the files of a corpus, in split order.
 
     Raises:
-        CorpusError: nothing there, a suffix no reader knows, or a glob whose file names do not tell splits.
+        CorpusError: there is no file, no reader knows the suffix, or a glob matches files whose names do not contain
+            their splits.
     """
     if isinstance(source, Mapping):
         named = [(split_name(split), str(path)) for split, path in source.items()]
@@ -73,10 +74,10 @@ def _part(path: str, split: str) -> Part:
 
 
 def check_file(path: str) -> None:
-    """Refuse what is not an existing file.
+    """Check that a path is an existing file.
 
     Raises:
-        CorpusError: with the nearest file names of its folder.
+        CorpusError: it is not; the message names the nearest files of its folder.
     """
     file = Path(path)
     if file.is_file():

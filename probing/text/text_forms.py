@@ -18,10 +18,9 @@ def composed(text: str) -> str:
 
 
 def named(value: Any) -> str | None:
-    """Return the name of a label, key or group, composed; None where it is missing: null, NaN, or nothing but white
-    space.
+    """Return the name of a label, key or group in composed form; None if it is missing: null, NaN, or only white space.
 
-    1 and 1.0 are both `1`.
+    The name of 1 and of 1.0 is `1`.
     """
     if value is None or (isinstance(value, float) and value != value):
         return None
@@ -32,10 +31,10 @@ def named(value: Any) -> str | None:
 
 
 def as_input(text: str) -> str:
-    """Return what tells one input from another: the text, composed, with white space of any kind and length as one
-    space.
+    """Return the text in composed form (NFC), with every run of white space as one space; two texts with the same
+    result count as the same input.
 
-    Alignment of words to pieces passes over white space, too.
+    The alignment of words to pieces ignores white space, too.
     """
     return " ".join(composed(text).split())
 
@@ -48,12 +47,14 @@ _LONGEST_SHARED = 1024
 
 
 def once(span: tuple[int, int]) -> tuple[int, int]:
-    """Return one object for equal spans of texts of usual length."""
+    """Return one shared object for equal spans, unless they are of very long texts."""
     return _SPANS.setdefault(span, span) if span[1] < _LONGEST_SHARED else span
 
 
 def compact(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """Return the labels of words, their strings composed and shared, and one object for equally many missing ones."""
+    """Return the labels of words in composed form; equal strings are stored once, and so are tuples of missing labels
+    of one length.
+    """
     if len(labels) < _LONGEST_SHARED and not any(label is not None for label in labels):
         return _UNLABELLED.setdefault(len(labels), (None,) * len(labels))
     form = composed if are_decomposed(labels) else str
@@ -61,12 +62,14 @@ def compact(labels: Sequence[Label]) -> tuple[Label, ...]:
 
 
 def interned(value: Any) -> Any:
-    """Return one object for equal strings of usual length, in composed form; other values as they are."""
+    """Return a string in composed form, as one shared object for equal strings unless it is very long; return other
+    values unchanged.
+    """
     text = composed(value) if type(value) is str else value
     return sys.intern(text) if type(text) is str and len(text) < _LONGEST_SHARED else text
 
 
 def are_decomposed(labels: Sequence[Label]) -> bool:
-    """Return whether some string is not in the composed form."""
+    """Return whether a string among the values is not in composed form (NFC)."""
     texts = [label for label in labels if type(label) is str]
     return not "".join(texts).isascii() and any(composed(text) != text for text in texts)

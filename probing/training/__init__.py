@@ -57,7 +57,7 @@ def train(
 ) -> ProbeResults:
     """Fit every probe at every site on the task and on every draw of every control, and score all of it.
 
-    Probes learn from train, stop early by dev, and are scored on dev (for choosing a site) and on test. The task and
+    Probes are trained on train, stopped early by dev, and scored on dev (to choose a site) and on test. The task and
     its controls get the same probe, budget and seeds. The baselines `prior`, for words `word_type`, and for sentences
     `text_length`, `bag_of_words` and `tfidf` are always fitted, with site "(none)", and every probe's gain over each is
     given.
@@ -70,40 +70,44 @@ def train(
             real-valued target).
         controls: controls or recipes such as `word_type:draws=5` (default: word_type for words; for sentences
             shuffled_labels, a chance check, since only the caller knows what key sentences share).
-        measures: default: accuracy, macro_f1 and log_loss, or r2 and spearman.
-        analyses: what to run beside the scores at every site, such as `code_length`; see `probing list analyses`.
-            Their numbers are in `ProbeResults.analyses`.
-        seeds: fits of each stochastic probe.
+        measures: measures or their names (default: accuracy, macro_f1 and log_loss; r2 and spearman for a real-valued
+            target).
+        analyses: further analyses to run at every site, such as `code_length`; see `probing list analyses`. Their
+            numbers are in `ProbeResults.analyses`.
+        seeds: number of fits of each stochastic probe, with different seeds.
         root_seed: root of every random draw.
-        sites: patterns of sites of the store.
+        sites: shell-style patterns of sites of the store.
         resample_by: what is resampled for intervals: `sentence`, `document` (or the group that the corpus was read
             with), or `auto`: documents where the label is constant or nearly so within them, else sentences.
         rows: how the rows of a piece store are pooled, e.g. `word:last` (default: the mean).
-        correction: how p of gains are adjusted over the sites, probes, baselines and tasks of a store: `holm`, or `bh`
-            (Benjamini-Hochberg), which bounds the share of false claims instead of the chance of any. It goes for all
-            results of the folder.
-        to: folder for results.jsonl, results.parquet, fitted probes, and units by which a killed run resumes. It keeps
-            all results that were ever trained into it, of any models, side by side.
-        replace: whether results of the same store, rows, task, site and probe that were trained into the folder with
-            other settings (seeds, controls, measures, …) make room for these.
-        executor: who fits: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=7200`: a worker gives
-            no sign of life while it fits), or an object. Other processes need `to`; they read the stores themselves.
-        workers: processes of this run, for `processes` and `ray`.
-        threads: processor threads of each worker; None: as this process has them, whoever fits. With equal numbers of
-            threads every executor gives equal bytes; between numbers the last bits of a score can differ.
-        max_memory_mib: MiB that the states of a site may take. Where they would take more, `linear` and `ridge` stream
-            them from the store, and give the same up to rounding; other probes and analyses read them all. None: no
-            limit.
-        array_size, array_index: of that many processes, on any machines that see `to`, this one takes every
-            `array_size`-th unit from number `array_index` on. Whoever finds all units done writes the results.
+        correction: how the p values of gains are adjusted over the sites, probes, baselines and tasks of a store:
+            `holm`, or `bh` (Benjamini-Hochberg), which bounds the share of false claims instead of the chance of any.
+            It is applied to all results in the folder.
+        to: folder for results.jsonl, results.parquet, fitted probes, and units by which a killed run resumes. All
+            results that were trained into it before stay, of any model.
+        replace: whether to drop results in the folder that are of the same store, rows, task, site and probe with other
+            settings (seeds, controls, measures, …).
+        executor: how probes are fitted: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=7200`: a
+            worker gives no sign of life while it fits), or an object. Other processes need `to`; they read the stores
+            themselves.
+        workers: number of processes, for `processes` and `ray`.
+        threads: processor threads of each worker; None: as many as this process has. With the same number every
+            executor gives the same bytes; with different numbers the last bits of a score can differ.
+        max_memory_mib: MiB that the states of a site may take. If they would take more, `linear` and `ridge` stream
+            them from the store, with the same results up to rounding; other probes and analyses still load them all.
+            None: no limit.
+        array_size, array_index: number of processes that share the work (on any machines that see `to`), and number of
+            this one, which takes every `array_size`-th unit from number `array_index` on. The process that finds all
+            units done writes the results.
         progress: whether to show a bar on standard error, if that is a terminal.
 
     Raises:
         ProvenanceMismatch: the store was made from another corpus.
-        DegenerateDesign: labels from which nothing can be learned.
-        NonFiniteStates: NaN or infinite states, with site and rows.
-        UnknownName, BadParameter: names and parameters.
-        UnitFailed: several fits failed, all others being done and written; what failed alone is raised itself.
+        DegenerateDesign: nothing can be learned from the labels.
+        NonFiniteStates: states are NaN or infinite; the message names site and rows.
+        UnknownName, BadParameter: a name or parameter is wrong.
+        UnitFailed: several fits failed, and all others are done and written; if only one failed, its own error is
+            raised.
         WorkerLost, Stalled: workers died or hung.
         MissingDependency: the executor needs a package that is not installed.
     """

@@ -27,7 +27,7 @@ DEFAULT_PROBES = {"classes": ("linear",), "real": ("ridge",), "labels": ("linear
 
 @dataclass(frozen=True)
 class ControlSet:
-    """A control and the labels of each of its draws."""
+    """Pairs a control of labels with the labels of each of its draws."""
 
     name: str
     control: Control
@@ -41,14 +41,14 @@ class ControlSet:
 
 @dataclass(frozen=True)
 class StateSet:
-    """A control of states, and the source that it reads them from."""
+    """Pairs a state control with the source that its states are read from."""
 
     control: StateControl
     source: StateSource
 
     @property
     def name(self) -> str:
-        """Name of the control, as results show it."""
+        """Name of the control in results."""
         return self.source.name
 
     @property
@@ -58,7 +58,7 @@ class StateSet:
 
     @property
     def recipe(self) -> dict[str, str]:
-        """Everything that determines its states."""
+        """Everything that determines the control's states."""
         return {"class": full_recipe(self.control)["class"], "draws": str(self.control.draws)} | self.source.recipe()
 
 
@@ -78,10 +78,11 @@ def _named(folder: str, items: Sequence[Any], build_one: Any) -> dict[str, Any]:
 
 
 def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe]:
-    """Return probes by name; estimators of scikit-learn are wrapped. None: the default of the kind.
+    """Build the probes and return them by name; scikit-learn estimators are wrapped. None: the default for the kind of
+    target.
 
     Raises:
-        BadParameter: one that cannot predict such a target, or cannot read such rows.
+        BadParameter: a probe cannot predict a target of this kind, or cannot be fitted on these rows.
     """
     kind: Kind = "real" if labels.kind == "real" else "classes"  # of several labels each is a problem of two classes
 
@@ -113,10 +114,10 @@ def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe
 
 
 def built_measures(items: Sequence[Any] | None, labels: Labels) -> dict[str, Measure]:
-    """Return measures by name. None: the defaults of the kind.
+    """Build the measures and return them by name; None: the defaults for the kind of target.
 
     Raises:
-        BadParameter: one that does not score such a target, or such rows.
+        BadParameter: a measure cannot score a target of this kind, or these rows.
     """
     kind = labels.kind
     has = {"": True, "pair": labels.level == "pair", "choice": labels.choice is not None}
@@ -142,10 +143,10 @@ def built_measures(items: Sequence[Any] | None, labels: Labels) -> dict[str, Mea
 
 
 def built_analyses(items: Sequence[Any], kind: Kind) -> dict[str, Analysis]:
-    """Return analyses by name.
+    """Build the analyses and return them by name.
 
     Raises:
-        BadParameter: one that cannot be run on such a target.
+        BadParameter: an analysis cannot be run on a target of this kind.
     """
 
     def build_one(item: Any) -> Analysis:
@@ -163,7 +164,7 @@ def built_analyses(items: Sequence[Any], kind: Kind) -> dict[str, Analysis]:
 
 
 def named_controls(items: Sequence[Any] | None, labels: Labels) -> list[Control | StateControl]:
-    """Return controls of labels and of states, built. None: word_type for words, else a chance check."""
+    """Build the controls (of labels and of states) and return them; None: word_type for words, else a chance check."""
     default = ("word_type",) if "type" in labels.keys else ("shuffled_labels",)
     return [
         build("controls", item) if isinstance(item, str) else item
@@ -172,7 +173,7 @@ def named_controls(items: Sequence[Any] | None, labels: Labels) -> list[Control 
 
 
 def needed_keys(labels: Labels, controls: Sequence[Control | StateControl], probes: Iterable[Probe]) -> list[str]:
-    """Return the keys of the rows that something of this run draws or reads by: a row needs a value of each."""
+    """Return the names of the keys that controls draw by or probes read; a row must have a value of each."""
     wanted = [control.key_of(labels) for control in controls] + [probe.input for probe in probes]
     return [key for key in dict.fromkeys(wanted) if key in labels.keys]
 
@@ -180,12 +181,13 @@ def needed_keys(labels: Labels, controls: Sequence[Control | StateControl], prob
 def built_controls(
     items: Sequence[Control | StateControl], probed: Probed
 ) -> tuple[tuple[ControlSet, ...], tuple[StateSet, ...]]:
-    """Return controls of labels with the labels of all their draws, and controls of states with their sources.
+    """Build the controls and return two collections: controls of labels with the labels of all their draws, and state
+    controls with their sources.
 
     Raises:
-        BadParameter: one is given twice.
-        DegenerateDesign: a control that cannot be applied to these labels.
-        ProvenanceMismatch, UnknownSite: a control without states for these rows.
+        BadParameter: a control is given twice.
+        DegenerateDesign: a control cannot be applied to these labels.
+        ProvenanceMismatch, UnknownSite: a control has no states for these rows.
     """
     labels = probed.labels
     sets: list[ControlSet] = []
@@ -211,8 +213,8 @@ def _drawn(control: Control, labels: Labels, seed: int) -> ControlSet:
 
 
 def built_baselines(labels: Labels) -> dict[str, Probe]:
-    """Return the probes that need no states and are always fitted: on the labels alone, and on the word, the text or
-    the order of a row.
+    """Return the baselines that are always fitted and need no states: those that read only the labels, and those that
+    read the word, the text or the word order.
     """
     by_key = {"type": ["word_type"], "offset": ["linear_order"], "text": ["text_length", "bag_of_words", "tfidf"]}
     names = ["prior", *(name for key, of_key in by_key.items() if key in labels.keys for name in of_key)]

@@ -79,29 +79,29 @@ def compare(
     """Compare every pair of sites (and probes, and models) of one task by the difference of their scores on the same
     rows.
 
-    Differences are taken within each bootstrap resample of the sentences, so what two sites have in common cancels:
-    they can differ for certain where their own intervals overlap. Choose a site on dev (`ProbeResults.best`), not by
-    this table on test.
+    Differences are taken within each bootstrap resample of the sentences, so variation that two sites have in common
+    cancels: they may differ significantly although their own intervals overlap. Choose a site on dev
+    (`ProbeResults.best`), not by this table on test.
 
     Args:
         results: the folder that `train(…, to=…)` wrote.
-        task: its name there.
-        measure: default: accuracy or R² where scored.
-        probe: only this probe (default: all that read states).
-        split: `test` or `dev`; of given splits that share inputs, the rows whose input train has not.
-        correction: how p is adjusted over the pairs: `holm` or `bh`.
-        model: only this model, by its full name or a part of it (default: all).
+        task: name of the task in that folder.
+        measure: name of the measure; default: accuracy or R², if scored.
+        probe: compare only this probe (default: all that read states).
+        split: `test` or `dev`; if some of its inputs occur in train, only the other rows are compared.
+        correction: how p values are adjusted over the pairs, `holm` or `bh`.
+        model: compare only this model, given by its full name or a part of it (default: all).
 
     Returns:
-        One row a pair: `difference` is the score of a minus that of b (mean over seeds; of log loss, where less is
-        better, too), with its 95 % interval, two-sided `p` of no difference, `p_adjusted`, and `detectable`, the
+        One row per pair: `difference` is the score of a minus that of b (mean over seeds; also for log loss, where less
+        is better), with its 95 % interval, the two-sided `p` of no difference, `p_adjusted`, and `detectable`, the
         smallest true difference that would have been shown with 80 % probability.
 
     Raises:
-        UnknownName: no such task, probe or measure there.
-        BadParameter: no such split or correction.
-        InputError: fewer than two to compare; samples that are missing or damaged.
-        ProvenanceMismatch: results on other rows, or from other resamples.
+        UnknownName: the folder has no such task, probe or measure.
+        BadParameter: there is no such split or correction.
+        InputError: there are fewer than two results to compare, or samples are missing or damaged.
+        ProvenanceMismatch: the results are on different rows, or from different resamples.
     """
     for kind, name, known in (("split", split, EVALUATED), ("correction", correction, CORRECTIONS)):
         if name not in known:

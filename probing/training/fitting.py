@@ -33,7 +33,9 @@ Unit = tuple[str, str, Probe]  # site, name, probe
 
 @dataclass(frozen=True)
 class OtherFits:
-    """A probe on the states of one control of states: its scores, how many fits, and whether all converged."""
+    """Holds the fits of a probe on the states of one state control: scores, number of fits, and whether all
+    converged.
+    """
 
     name: str
     scores: ControlScores
@@ -47,12 +49,12 @@ def unit_id(plan: Plan, site: str, name: str, probe: Probe) -> str:
 
 
 def analysis_id(plan: Plan, analysis: Analysis, unit: Unit) -> str:
-    """Return the hash of everything that determines one result of an analysis."""
+    """Return the hash of everything that determines the result of one analysis."""
     return digest([full_recipe(analysis), unit_id(plan, *unit)])
 
 
 def baseline_scores(plan: Plan) -> dict[str, Scores]:
-    """Return the scores of the baselines on the task, for the gains over them."""
+    """Fit the baselines on the task and return their scores, over which gains are computed."""
     scores: dict[str, Scores] = {}
     for name, probe in plan.baselines.items():
         states = stateless(plan, probe)
@@ -75,7 +77,7 @@ def fit_unit(
 ) -> ProbeResult:
     """Fit one probe at one site on the task and all control draws, score it, and commit the result.
 
-    `others` are its fits on the states of controls of states.
+    `others` are its fits on the states of state controls.
     """
     site, name, probe = unit
     fits = fits_of(plan, probe, states, plan.label_sets)
@@ -189,12 +191,14 @@ def _judged(data: SiteData) -> SiteData:
 
 
 def has_converged(fits: Sequence[Probe]) -> bool:
-    """Return whether every fit met its tolerance, as far as it says so."""
+    """Return whether every fit met its tolerance, as far as fits report this."""
     return all(bool(getattr(fit, "converged_", True)) for fit in fits)
 
 
 def fits_of(plan: Plan, probe: Probe, states: States, label_sets: Sequence[Labels]) -> list[list[Probe]]:
-    """Return fits by label set and seed: one seed if the probe is deterministic."""
+    """Fit a probe and return the fits as `fits[label set][seed]`; a deterministic probe is fitted with one
+    seed only.
+    """
     seeds = plan.seeds if probe.stochastic else plan.seeds[:1]
     train, dev = ([labels.y[labels.rows(split)] for labels in label_sets] for split in ("train", "dev"))
     return probe.fit_many(states["train"], train, seeds, dev=(states["dev"], dev))

@@ -21,11 +21,12 @@ from probing.training.row_facts import key_columns
 
 
 def check_labels(labels: Labels, corpus: Corpus) -> None:
-    """Refuse a design from which nothing can be learned, or whose score would mean nothing.
+    """Refuse labels from which nothing can be learned, or on which a score would be meaningless.
 
     Raises:
-        DegenerateDesign: no rows, an empty split, one class, fewer rows than classes, evaluation labels that never
-            occur in train, or groups that cross splits; with what, where and the next step.
+        DegenerateDesign: there are no rows, a split is empty, there is one class only or fewer rows than classes, no
+            label of dev or test occurs in train, or groups cross splits; the message says what, where and the next
+            step.
     """
     where = f"task {labels.task} on {corpus.source}"
     if not len(labels):
@@ -129,10 +130,10 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def refuse_one_class(measures: Mapping[str, Measure], label_sets: Iterable[Labels], splits: Iterable[str]) -> None:
-    """Refuse measures that contrast classes where all rows have one class, since they are undefined there.
+    """Refuse measures that contrast classes if all rows of a split have one class, since they are undefined there.
 
     Raises:
-        DegenerateDesign: with measure, split and label set.
+        DegenerateDesign: all rows have one class; the message names measure, split and label set.
     """
     wanting = [name for name, measure in measures.items() if measure.needs_two_classes]
     if not wanting:
@@ -155,21 +156,23 @@ Inputs = Mapping[int, tuple[int, str]]
 
 
 def data_warnings(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces: float | None) -> dict[str, Any]:
-    """Return data facts beside those of `row_facts.facts`, ready for JSON.
+    """Return further facts about the data, beside those of `row_facts.facts`, from which warnings are made; ready for
+    JSON.
 
     Args:
-        labels: of the task.
-        corpus: of the labels.
-        inputs: by example ordinal, unknown pieces and hash of the piece ids of inputs that their text does not tell.
-        unknown_pieces: share of all content pieces that is the tokenizer's unknown piece; None: not known.
+        labels: labels of the task.
+        corpus: the corpus of the labels.
+        inputs: by example ordinal, number of unknown pieces and hash of the piece ids, for inputs that have unknown
+            pieces or were cut.
+        unknown_pieces: share of all content pieces that are the tokenizer's unknown piece; None: not known.
 
     Returns:
-        `like_groups`, of columns whose values recur across splits as those of a group do, how many `values`, on how
-        many rows (`least`, `most`), how many of them in several splits (`crossing`); `recomposed`, examples with a
-        label in another Unicode form by column; `group_name`, what groups are called; `unknown_pieces`, as given;
-        `conflicting_inputs`, the test rows whose input occurs with another label; `one_label`, the only label of dev or
-        test (of the rows that are judged) where it has no other; `alike_labels`, lists of labels that differ by
-        upper and lower case or white space alone.
+        `like_groups`, for columns whose values recur across splits as those of a group would: the number of `values`,
+        of rows with each (`least`, `most`), and of values in several splits (`crossing`); `recomposed`, by column, the
+        number of examples whose label was in another Unicode form; `group_name`, what groups are called;
+        `unknown_pieces`, as given; `conflicting_inputs`, the number of test rows whose input also occurs with another
+        label; `one_label`, the label of dev or test if all judged rows have the same; `alike_labels`, lists of labels
+        that differ by upper and lower case or white space alone.
     """
     return {
         "like_groups": _like_groups(labels, corpus),

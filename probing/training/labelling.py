@@ -30,7 +30,9 @@ Inputs = Mapping[int, tuple[int, str]]
 
 
 def input_names(examples: Sequence[Example], *, of_chats: bool = False) -> list[str]:
-    """Return what tells the input of each example from others: its text, and with `of_chats` all messages around it."""
+    """Return a name for the input of each example, equal for equal inputs: its text, and with `of_chats` also all
+    messages around it.
+    """
     names = [as_input(e.text) for e in examples]
     if of_chats:
         names = [f"{name}\x1f{e.messages}" if e.messages else name for name, e in zip(names, examples, strict=True)]
@@ -38,12 +40,13 @@ def input_names(examples: Sequence[Example], *, of_chats: bool = False) -> list[
 
 
 def input_codes(corpus: Corpus, inputs: Inputs, *, of_chats: bool = False) -> Ints:
-    """Return equal codes for examples whose input is the same, `(E,)`: by text, or by pieces where the store knows
-    them.
+    """Return a code for each example, `(E,)`, equal for examples with the same input: by text, or by pieces if the
+    store knows them.
 
     Args:
-        corpus: of the store.
-        inputs: by example ordinal, unknown pieces and hash of the piece ids of inputs that their text does not tell.
+        corpus: the corpus of the store.
+        inputs: by example ordinal, number of unknown pieces and hash of the piece ids, for inputs that have unknown
+            pieces or were cut.
         of_chats: whether the texts were read within their chats.
     """
     pieces = [inputs[e][1] if e in inputs else None for e in range(len(corpus))]
@@ -51,14 +54,14 @@ def input_codes(corpus: Corpus, inputs: Inputs, *, of_chats: bool = False) -> In
 
 
 def with_fresh(labels: Labels, codes: Ints, also_trained: NDArray[np.bool_] | None = None) -> Labels:
-    """Return the labels with `fresh`: which rows of dev and test have an input that is not in train.
+    """Return the labels with `fresh` set: which rows of dev and test have an input that is not in train.
 
-    The score on the others tells what was learned by heart.
+    A score on the other rows may come from memory.
 
     Args:
-        labels: all labelled rows.
-        codes: `(E,)` of `input_codes`.
-        also_trained: `(E,)` whether something else that is scored on these rows trains on this input.
+        labels: labels of all rows.
+        codes: `(E,)` codes of inputs, from `input_codes`.
+        also_trained: `(E,)` whether another probe that is scored on these rows is trained on this input.
     """
     is_trained = np.isin(np.arange(len(codes)), labels.example[labels.rows("train")])
     is_trained = is_trained if also_trained is None else is_trained | also_trained
@@ -67,15 +70,15 @@ def with_fresh(labels: Labels, codes: Ints, also_trained: NDArray[np.bool_] | No
 
 
 def with_clusters(labels: Labels, corpus: Corpus, codes: Ints, resample_by: str) -> Labels:
-    """Return the labels with `groups` and `unit`: the unit asked for; of `auto` the largest that the label is constant
-    in.
+    """Return the labels with `groups` and `unit` set to the unit asked for; for `auto`, the largest unit in which the
+    label is constant.
 
-    A unit in which the label is all but constant gives as many observations as it has members, however many rows: the
-    rows of a document that share a label share what a probe makes of the document, too. Copies of an input are always
-    one cluster.
+    If the label is (nearly) constant within a unit, there are only as many observations as units, however many rows:
+    rows of a document that share a label also share whatever a probe reads off the document. Copies of an input are
+    always in one cluster.
 
     Raises:
-        BadParameter: documents asked for, and no example names one.
+        BadParameter: documents are asked for, but no example names one.
     """
     if resample_by == "document" and all(e.document is None for e in corpus.examples):
         raise BadParameter(
@@ -102,11 +105,12 @@ def _reason(agreement: float, corpus: Corpus) -> str:
 
 
 def label_agreement(labels: Labels, corpus: Corpus) -> float:
-    """Return how far sentences of one document agree in their label beyond chance: 1 if it is constant, 0 without
-    documents.
+    """Return how much more sentences of one document agree in their label than by chance: 1 if the label is constant
+    within documents, 0 if there are no documents.
 
-    Of classes (P − P₀) / (1 − P₀), with P the share of equal labels among pairs of rows of one document and two
-    sentences, P₀ among all pairs. Of numbers the same with squared differences: 1 − mean within / mean of all.
+    For classes it is (P − P₀) / (1 − P₀), with P the share of equal labels among pairs of rows from two sentences of
+    one document, and P₀ among all pairs. For numbers it is 1 − (mean squared difference within documents) / (mean over
+    all pairs).
     """
     document = [e.document for e in corpus.examples]
     names = {name: code for code, name in enumerate(dict.fromkeys(document))}
@@ -150,7 +154,7 @@ Ints = NDArray[np.int64]
 
 
 class RowTable(Protocol):
-    """The columns of a store's R rows that labelling needs."""
+    """The columns of a store's R rows that labelling uses."""
 
     @property
     def example(self) -> Ints:
@@ -172,23 +176,24 @@ def label_rows(
     of_chats: bool = False,
     trained: Collection[str] = (),
 ) -> Labels:
-    """Give every row of a store its label; rows without one are left out and counted.
+    """Give every row of a store its label and return the labels; rows without a label are left out and counted.
 
     Args:
         rows: the store's rows.
-        scope: what a row is: `word`, `sentence`, `piece`, or `position` (one of them, so one row per example).
+        scope: what a row is: `word`, `sentence`, `piece`, or `position` (a single one, with one row per example).
         corpus: the corpus the store was made from.
-        task: gives the labels; it is prepared here.
-        resample_by: the resampling unit of `Labels.groups`: `sentence`, `document` (or group), or `auto`, the document
-            where the label is constant within documents.
-        inputs: by example ordinal, unknown pieces and hash of the piece ids of inputs that their text does not tell.
+        task: the task that gives the labels; its `prepare` is called here.
+        resample_by: the unit of `Labels.groups`: `sentence`, `document` (or group), or `auto`: the document if the
+            label is constant within documents, else the sentence.
+        inputs: by example ordinal, number of unknown pieces and hash of the piece ids, for inputs that have unknown
+            pieces or were cut.
         of_chats: whether the texts were read within their chats.
-        trained: further inputs (of `input_names`) on which probes that are scored here are trained.
+        trained: names (from `input_names`) of further inputs on which probes that are scored here are trained.
 
     Raises:
-        BadParameter: rows of another level than the task's, or an unknown cluster.
-        DegenerateDesign: a design from which nothing can be learned, or whose score would mean nothing.
-        ProvenanceMismatch: rows that point outside the corpus.
+        BadParameter: the rows are of another level than the task, or `resample_by` is unknown.
+        DegenerateDesign: nothing can be learned from the labels, or a score on them would be meaningless.
+        ProvenanceMismatch: rows point outside the corpus.
     """
     task.prepare(corpus)
     name = task_name(task)
@@ -226,7 +231,7 @@ def label_rows(
 
 
 def task_name(task: Task) -> str:
-    """Return the name a task is asked for by, such as `feature:Number`."""
+    """Return the name by which a task is asked for, such as `feature:Number`."""
     name = registry.member_name(type(task))
     return f"{name}:{task.argument}" if task.argument else name
 

@@ -53,30 +53,31 @@ def leave_one_out(
     rows: str | None = None,
     to: str | Path | None = None,
 ) -> CrossResults:
-    """Train, for every value of a group, on the rows of all others, and score on its own.
+    """For every value of a group, train on the rows of all other values and score on the rows with this one.
 
-    The splits of the corpus choose nothing but early stopping: the rows of a group are tested whatever their split,
-    and of the others those in dev stop the probe (a tenth of the groups of the others, where none are) and the rest
-    train it. The baselines are scored too. Intervals of one group carry its sentences and the seeds. The row `(mean)`
-    is the mean over groups, each weighing the same, with an interval over groups (Student's t): it speaks of groups
-    like these. Groups of fewer than `least_rows` labelled rows, or of one sentence, are tested together as `(small
-    groups)`, which does not enter the mean; where even all of them are too few, they only train, and `remarks` says so.
+    The splits of the corpus are used for early stopping only: the rows of the group are tested whatever their split; of
+    the others, those in dev (or, if there are none, a tenth of the other groups) stop the probe early, and the rest
+    train it. The baselines are scored too. Intervals for one group cover the sampling of its sentences and of seeds.
+    The row `(mean)` is the unweighted mean over groups, with an interval over groups (Student's t), for claims about
+    further groups like these. Groups of fewer than `least_rows` labelled rows, or of one sentence, are tested together
+    as `(small groups)`, which does not count in the mean; if all of them together are still too few, they are only used
+    for training, and `remarks` says so.
 
     Args:
         store: the states, or the directory of a store.
         corpus: the corpus the store was made from.
         task: a task or its name.
         group: `document`, or a sentence-level column of the corpus, such as `genre`.
-        least_rows: fewest labelled rows of a group that is tested alone.
-        probes, measures, seeds, root_seed, sites, rows: as of `train`.
+        least_rows: smallest number of labelled rows of a group that is tested alone.
+        probes, measures, seeds, root_seed, sites, rows: see `train`.
         to: folder for leave_one_out.jsonl, leave_one_out.parquet, and the units by which a killed run resumes.
 
     Raises:
-        UnknownName: no such column.
-        BadParameter: a column of words.
-        DegenerateDesign: one group only, sentences without a group, a document in two groups, a group whose labels no
-            other has.
-        ProvenanceMismatch, NonFiniteStates: as of `train`.
+        UnknownName: there is no such column.
+        BadParameter: it is a column of words.
+        DegenerateDesign: there is one group only, sentences have no group, a document is in two groups, or no other
+            group has a group's labels.
+        ProvenanceMismatch, NonFiniteStates: see `train`.
     """
     opened = store if not isinstance(store, str | Path) else Store.open(store)
     built = build_task(task, corpus) if isinstance(task, str) else task
@@ -113,7 +114,7 @@ def leave_one_out(
 
 @dataclass(frozen=True)
 class Fold:
-    """A group and the corpus whose test split is that group."""
+    """Pairs a group with the corpus whose test split is that group."""
 
     name: str
     corpus: Corpus

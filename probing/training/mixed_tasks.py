@@ -15,7 +15,7 @@ from probing.training.build import DEFAULT_MEASURES, DEFAULT_PROBES
 
 
 class Asked(Protocol):
-    """The options of a job about its tasks."""
+    """The options of a job that concern its tasks."""
 
     @property
     def tasks(self) -> list[str]:
@@ -23,11 +23,11 @@ class Asked(Protocol):
 
     @property
     def probes(self) -> list[str]:
-        """Recipes of the probes; if empty, each task has its default, and so for measures."""
+        """Recipes of the probes; if empty, each task has its defaults."""
 
     @property
     def measures(self) -> list[str]:
-        """Recipes of the measures."""
+        """Recipes of the measures; if empty, each task has its defaults."""
 
     @property
     def analyses(self) -> list[str]:
@@ -35,13 +35,13 @@ class Asked(Protocol):
 
 
 def fitting(task: str, corpus: Corpus, asked: Asked) -> dict[str, Any]:
-    """Return probes, measures and analyses for `train` of one task; None: the task's own defaults.
+    """Return the probes, measures and analyses that `train` is given for one task; None stands for the task's defaults.
 
-    Of a single task everything stays as it was asked for. Of several, a probe or measure that cannot predict or score a
-    target of this kind, or read such rows, gives way to the defaults, an analysis is left out; both with a warning.
+    For a single task they are what was asked for. If there are several tasks, probes or measures that cannot be used
+    for this task's kind of target or rows are replaced by the defaults, and analyses are left out; both with a warning.
 
     Raises:
-        UnknownName: no such task or member.
+        UnknownName: there is no such task or member.
     """
     chosen = {"probes": asked.probes, "measures": asked.measures, "analyses": asked.analyses}
     if len(asked.tasks) > 1 and any(chosen.values()):

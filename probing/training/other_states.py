@@ -19,17 +19,18 @@ _Done = tuple[Scores, int, bool]  # scores, how many fits, whether all converged
 
 @dataclass
 class OtherStates:
-    """Fits of one run on other states, kept by what determines them within the run: probe, control, draw, stand-in.
+    """Fits probes on the states of state controls, and remembers each fit by probe, control, draw and name of the
+    states, so that sites that share control states share the fit.
 
-    They are the same to the bit in every process, so that it makes no difference which of them fitted what.
+    A fit is the same, bit for bit, in every process, so it makes no difference which process computes it.
     """
 
     plan: Plan
     _known: dict[tuple[str, str, int, str], _Done] = field(default_factory=dict)
 
     def fits(self, unit: Unit) -> list[OtherFits]:
-        """Return the fits on every control of states that has states for the site; none for a probe that reads more
-        than one state.
+        """Return the fits of one probe on every state control that has states for its site; an empty list for a probe
+        that reads more than one state a row.
         """
         site, name, probe = unit
         if probe.input != "states":

@@ -24,7 +24,9 @@ CHOSEN = ("no", "yes")
 
 @dataclass(frozen=True)
 class Placed:
-    """Rows with a label, N of them: values, and the columns of Labels that say where they are; `excluded` by reason."""
+    """Holds the values of N labelled rows, the columns of Labels that locate them, and in `excluded` the number of rows
+    left out, by reason.
+    """
 
     values: list[Any]
     example: Ints
@@ -37,19 +39,19 @@ class Placed:
 
 
 def place_words(corpus: Corpus, task: Task, name: str, position: Ints) -> Placed:
-    """Return the spans or pairs of a task whose words own a row and which have a label; the others are counted by
+    """Return the spans or pairs of a task that have a label and whose words have rows; the others are counted by
     reason.
 
     Args:
-        corpus: what the task was prepared for.
-        task: of level `span` or `pair`.
-        name: of the task, for messages.
-        position: `(R,)` for each row of the store the number of its word, words of all examples counted on.
+        corpus: the corpus that the task was prepared for.
+        task: a task of level `span` or `pair`.
+        name: name of the task, for messages.
+        position: `(R,)` for each row of the store, the number of its word, counted over the words of all examples.
 
     Raises:
-        CorpusError: a place that is no two words of its sentence, with the sentence.
-        BadParameter: another number of labels than places, or labels other than no and yes for a choice.
-        DegenerateDesign: a choice that has not exactly one right pair.
+        CorpusError: a place is not two words of its sentence; the message names the sentence.
+        BadParameter: the numbers of labels and places differ, or a choice has labels other than `no` and `yes`.
+        DegenerateDesign: a choice does not have exactly one right pair.
     """
     sizes = np.array([len(e.words) for e in corpus.examples], dtype=np.int64)
     base = np.cumsum(sizes) - sizes
@@ -160,7 +162,9 @@ def _right(
 
 
 def place_keys(corpus: Corpus, level: str, placed: Placed) -> dict[str, tuple[Ints, tuple[str, ...]]]:
-    """Return keys of spans (`type`: the text, `length` in words) or of pairs (`type`, `first`, `second`, `offset`)."""
+    """Return the keys of spans (`type`: the text; `length` in words) or of pairs (`type`, `first`, `second`,
+    `offset`).
+    """
     a, b = placed.word, placed.other_word
     assert b is not None  # for the reader of types: places always have it
     if level == "span":
@@ -201,8 +205,8 @@ def _coded(values: Sequence[str]) -> tuple[Ints, tuple[str, ...]]:
 
 
 def is_punctuation(corpus: Corpus, placed: Placed) -> NDArray[np.bool_] | None:
-    """Return whether one of the two words is punctuation by the column `upos`, `(N,)`; None where the corpus has it
-    not.
+    """Return, for each pair `(N,)`, whether one of its words is punctuation by the column `upos`; None if the corpus
+    has no such column.
     """
     if not any("upos" in example.word_columns for example in corpus.examples):
         return None

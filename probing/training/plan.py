@@ -47,12 +47,12 @@ from probing.training.units import VERSION, labels_digest
 
 
 def reads_states(name: str, probe: Probe) -> bool:
-    """Return whether the probe has to be fitted at every site."""
+    """Return whether a probe reads states and so has to be fitted at every site."""
     return probe.input in ("states", "pieces") and name.partition(":")[0] != "prior"
 
 
 def check_analyses(plan: Plan) -> None:
-    """Refuse an analysis that reads a site the store has not, or that no probe of the run can be given to."""
+    """Refuse an analysis that reads a site which the store does not have, or that accepts no probe of the run."""
     for name, analysis in plan.analyses.items():
         if analysis.given and analysis.given not in plan.store.sites:
             raise unknown_name("site", analysis.given, plan.store.sites, where=f"analysis {name}", error=UnknownSite)
@@ -66,7 +66,7 @@ def check_analyses(plan: Plan) -> None:
 
 
 def refuse_large(store: Store, sites: tuple[str, ...], labels: Labels, probes: Mapping[str, Probe]) -> None:
-    """Refuse pairs that are too many for a probe which can only read them laid out."""
+    """Refuse pairs that are too many to be laid out as one matrix, for a probe that cannot read `Pairs`."""
     laid_out = [name for name, probe in probes.items() if reads_states(name, probe) and not probe.accepts_pairs]
     if laid_out and labels.level == "pair":
         width = max(store.width(site) for site in sites) * (2 if labels.row_form == "pair" else 1)
@@ -107,7 +107,7 @@ def refuse_unreadable(probe: Probe, plan: Plan) -> None:
 
 
 def refuse_constant_target(labels: Labels) -> None:
-    """Refuse a split in which all targets are equal, where R² and rank correlation are undefined."""
+    """Refuse a split in which all targets are equal, since R² and rank correlation are undefined there."""
     for split in EVALUATED if labels.kind == "real" else ():
         if np.ptp(labels.y[labels.rows(split)]) == 0:
             raise DegenerateDesign(
@@ -124,20 +124,21 @@ LEAST_MEMORY = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan of which probes are fitted on which labels and states. Names are those shown in results.
+    """Says which probes are fitted on which labels and states; names are those shown in results.
 
     Attributes:
-        store, sites: where states come from.
-        labels: of the task; `controls` hold the labels of every draw, `state_controls` other states for them.
-        probes, baselines: unfitted, by name. Baselines read no states.
-        analyses: by name, each run on every probe that it can read.
-        measures: by name. `chosen_measures`: whether the caller named them.
-        seeds: one child seed per seed asked for.
-        resamplers: by split.
-        seen: `(N,)` whether the row's type (of a choice, its word a) occurs in train; None for sentence rows.
-        facts: of the data.
-        provenance: what all results of the run share.
-        max_memory_mib: MiB that the states of a site may take; beyond it they are streamed. None: whatever they take.
+        store, sites: the store, and the sites of it that are probed.
+        labels, controls, state_controls: labels of the task; labels of every draw of every control; other states for
+            the task's labels.
+        probes, baselines: unfitted probes by name; baselines read no states.
+        analyses: analyses by name, each run on every probe that it accepts.
+        measures, chosen_measures: measures by name; whether the caller named them.
+        seeds: one child seed for each seed asked for.
+        resamplers: clusters and their weights, by split.
+        seen: `(N,)` whether the row's word type occurs in train (for a choice, that of word a); None for sentence rows.
+        facts: facts about the data.
+        provenance: facts that all results of the run have in common.
+        max_memory_mib: MiB of memory that the states of a site may take; more are streamed. None: no limit.
     """
 
     store: Store
@@ -160,18 +161,18 @@ class Plan:
 
     @property
     def label_sets(self) -> tuple[Labels, ...]:
-        """Label sets of the run: the task's labels, then every draw of every control."""
+        """Label sets to fit on: the task's labels, then every draw of every control."""
         return (self.labels, *(draw for control in self.controls for draw in control.draws))
 
     def judged(self, split: str) -> Resampler:
-        """Return the rows of a split that are judged: those whose input is not in train, where these are counted
-        apart.
+        """Return the split whose rows verdicts are based on: the rows of a split whose input is not in train, if these
+        are scored separately.
         """
         return self.resamplers.get(split + NEW, self.resamplers[split])
 
     def units(self) -> list[tuple[str, str, Probe]]:
-        """Return (site, name, probe) of everything to fit: at site "(none)" what reads no states, then each site's
-        probes.
+        """Return (site, name, probe) for everything to fit: first what reads no states, at site "(none)", then the
+        probes at each site.
         """
         stateless = {name: probe for name, probe in self.probes.items() if not reads_states(name, probe)}
         reading = {name: probe for name, probe in self.probes.items() if name not in stateless}
@@ -179,15 +180,17 @@ class Plan:
         return found + [(site, name, probe) for site in self.sites for name, probe in reading.items()]
 
     def analysis_units(self) -> list[tuple[str, tuple[str, str, Probe]]]:
-        """Return (analysis, unit) of everything to analyse, site by site: probes that read one state a row."""
+        """Return (analysis, unit) for every analysis and every probe on states that reads one state a row, site by
+        site.
+        """
         reading = [unit for unit in self.units() if unit[0] != NO_SITE and unit[2].input == "states"]
         return [(name, unit) for unit in reading for name, one in self.analyses.items() if one.accepts(unit[2])]
 
     def measures_for(self, probe: Probe) -> dict[str, Measure]:
-        """Return the measures this probe can be scored by.
+        """Return the measures by which a probe can be scored.
 
         Raises:
-            BadParameter: a measure that the caller named needs probabilities the probe does not give.
+            BadParameter: a measure named by the caller needs probabilities, which the probe does not give.
         """
         if gives_probabilities(probe):
             return dict(self.measures)
@@ -218,12 +221,13 @@ def make_plan(
     max_memory_mib: int | None = None,
     trained: Collection[str] = (),
 ) -> Plan:
-    """Build and check everything; `trained` are inputs that other probes scored on these rows are trained on.
+    """Build and check all parts of a run, and return its plan; `trained` are inputs on which other probes scored on
+    these rows are trained.
 
     Raises:
         ProvenanceMismatch: the store was made from another corpus.
-        UnknownName, BadParameter: names and parameters.
-        DegenerateDesign: labels from which nothing can be learned.
+        UnknownName, BadParameter: a name or parameter is wrong.
+        DegenerateDesign: nothing can be learned from the labels.
     """
     if seeds < 1:
         raise BadParameter("seeds must be at least 1", needed="1 or more", found=str(seeds))
@@ -337,7 +341,9 @@ def recipe_of(plan: Plan, site: str, name: str, probe: Probe) -> dict[str, Any]:
 
 
 def run_id(plan: Plan) -> str:
-    """Return the hash of what the results of one run share, whatever the site and the probe: they make one table."""
+    """Return the hash of what all results of a run have in common, whatever the site and the probe; results with the
+    same hash make one table.
+    """
     measures = {key: full_recipe(measure) for key, measure in plan.measures.items()}
     return digest([_recipe_of_all(plan), measures, dict(plan.provenance)])
 

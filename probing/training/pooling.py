@@ -20,7 +20,7 @@ from probing.text.positions import SCOPE, Position, check_spans, parse_positions
 
 
 class StoreView:
-    """Base of views of a store: it takes over what does not depend on the rows.
+    """The base of views of a store, which have other rows; everything that does not depend on the rows is the store's.
 
     Attributes:
         identity: that of the store, with the view's own `rows`.
@@ -50,14 +50,15 @@ _CUT = 2 | 8  # flags of an example that is truncated, or read in windows
 
 
 class PiecePositions(StoreView):
-    """A piece store seen as a store of one position: the same rows and bits as a store extracted with `position`.
+    """Presents a piece store as a store of one position, with the same rows and bits as a store extracted with that
+    position.
 
-    A piece store has no special pieces, does not know how many follow the text, and not which pieces were cut off. A
-    position that would need one of these in any example is refused, never guessed.
+    A piece store has no special pieces, and does not record how many follow the text or which pieces were cut off. A
+    position that needs one of these in any example is refused.
 
     Attributes:
-        rows: where each of the R rows comes from.
-        position_names: the one.
+        rows: example and word of each of the R rows.
+        position_names: the name of the position.
     """
 
     def __init__(self, store: Store, corpus: Corpus, position: Position) -> None:
@@ -100,8 +101,8 @@ class PiecePositions(StoreView):
         )
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
-        """Return the states `(N, D)` float32 of the rows asked for, of a whole span the mean of its pieces; None:
-        all.
+        """Return the states `(N, D)` float32 of the rows asked for (for a whole span the mean of its pieces); None: of
+        all rows.
         """
         chosen = np.arange(len(self._bounds) - 1) if rows is None else np.asarray(rows, dtype=np.int64)
         counts = self._bounds[chosen + 1] - self._bounds[chosen]
@@ -165,12 +166,12 @@ POOLINGS = (
 
 
 def with_rows(store: Any, corpus: Corpus, rows: str | None, level: str) -> Any:
-    """Return the store as it is, a piece store pooled to `rows` (default: the mean at this level), or one position,
-    which a piece store gives too (`position:NAME`).
+    """Return the store with the rows asked for: unchanged, a piece store pooled to `rows` (default: the mean at this
+    level), or one position (`position:NAME`) of a store of positions or pieces.
 
     Raises:
-        BadParameter: rows that the store cannot give.
-        ProvenanceMismatch: a position store made with other spans than the corpus has.
+        BadParameter: the store cannot give such rows.
+        ProvenanceMismatch: the positions in the store were made from other spans than the corpus has.
     """
     own = store.identity["extraction"]["rows"]
     if own == SCOPE:
@@ -192,10 +193,11 @@ def with_rows(store: Any, corpus: Corpus, rows: str | None, level: str) -> Any:
 
 
 class PooledStore(StoreView):
-    """A piece store seen as a store of words or sentences. Equal to pooling at extraction, up to the stored rounding.
+    """Presents a piece store as a store of words or sentences. States equal those pooled at extraction, up to the
+    rounding of the stored dtype.
 
     Attributes:
-        rows: where each of the R pooled rows comes from.
+        rows: example and word of each of the R pooled rows.
     """
 
     def __init__(self, store: Store, corpus: Corpus, rows: str) -> None:
@@ -228,7 +230,7 @@ class PooledStore(StoreView):
         )
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
-        """Return pooled states `(N, D)` float32 of the rows asked for; None: all."""
+        """Return pooled states `(N, D)` float32 of the rows asked for; None: of all rows."""
         chosen = np.arange(len(self._first)) if rows is None else np.asarray(rows)
         first, end = self._first[chosen], self._bounds[chosen]
         if self._how == "first":
@@ -243,7 +245,7 @@ class PooledStore(StoreView):
         return pooled
 
     def pieces(self, site: str, rows: Ints) -> Pieces:
-        """Return the pieces of the rows asked for, not pooled."""
+        """Return the states of the pieces of the rows asked for, not pooled."""
         first, counts = self._first[rows], self._bounds[rows] - self._first[rows]
         bounds = np.concatenate([[0], np.cumsum(counts)])
         places = np.repeat(first - bounds[:-1], counts) + np.arange(bounds[-1])
@@ -251,7 +253,7 @@ class PooledStore(StoreView):
 
 
 class PositionStore(StoreView):
-    """A store of positions seen as a store of one of them: at most one row per example.
+    """Presents one position of a store of positions as a store with at most one row per example.
 
     Attributes: as of `StoreView`, and
         one_of_several: the name of the position where the store has others too, else "".
@@ -294,7 +296,7 @@ class PositionStore(StoreView):
         )
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
-        """Return the states `(N, D)` float32 of the rows asked for; None: all."""
+        """Return the states `(N, D)` float32 of the rows asked for; None: of all rows."""
         return self._of_store(site, self._chosen if rows is None else self._chosen[np.asarray(rows)])
 
 

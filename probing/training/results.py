@@ -45,8 +45,8 @@ _FLAGS = ("converged", "higher_is_better", "complete")
 
 
 def table_row(result: ProbeResult, split: str) -> dict[str, Any]:
-    """Return the primary measure beside its first control, and the other measures; `run` is equal for what was run
-    alike.
+    """Return a row of the table: the primary measure with its first control, and the other measures; `run` is equal for
+    results of the same settings.
     """
     scored = [found for found in result.measures if found.split == result.judged_split(split)]
     row: dict[str, Any] = {
@@ -113,11 +113,11 @@ R = TypeVar("R", ProbeResult, AnalysisResult)
 
 
 class ProbeResults(Sequence[ProbeResult]):
-    """Results of one or more tasks, in the order they were asked for; baselines come first, with site "(none)".
+    """Holds the results of one or more tasks, in the order asked for; baselines come first, with site "(none)".
 
     Attributes:
-        analyses: what the analyses of the same run say; a slice keeps none.
-        missing: units of the run that other processes have not done yet.
+        analyses: results of the analyses of the same run; a slice has none.
+        missing: number of units of the run that other processes have not done yet.
     """
 
     missing: int = 0
@@ -128,17 +128,17 @@ class ProbeResults(Sequence[ProbeResult]):
 
     @classmethod
     def read(cls, folder: str | Path) -> ProbeResults:
-        """Return what `write` left in a folder.
+        """Read the results that `write` wrote into a folder, and return them.
 
         Raises:
-            InputError: a line that is no result.
+            InputError: a line is not a result.
         """
         place = Path(folder)
         return cls(read_results(place / "results.jsonl"), analysis.read_analyses(place / "analyses.jsonl"))
 
     @classmethod
     def joined(cls, parts: Sequence[ProbeResults]) -> ProbeResults:
-        """Return all results of several runs."""
+        """Join the results of several runs, and return them."""
         whole = cls((r for part in parts for r in part), (told for part in parts for told in part.analyses))
         whole.missing = sum(part.missing for part in parts)
         return whole
@@ -163,17 +163,18 @@ class ProbeResults(Sequence[ProbeResult]):
         return f"ProbeResults({len(self)} results)\n{self.table()}"
 
     def of_tasks(self, tasks: Collection[str]) -> ProbeResults:
-        """Return results and analyses of these tasks."""
+        """Return the results and analyses of these tasks."""
         return ProbeResults(
             (result for result in self._results if result.task in tasks),
             (told for told in self.analyses if told.task in tasks),
         )
 
     def of_model(self, model: str) -> ProbeResults:
-        """Return results and analyses of one model, by its full name or a part of it: `best` is then of that model.
+        """Return the results and analyses of one model, given by its full name or a part of it; `best` is then the best
+        of that model.
 
         Raises:
-            UnknownName: no model has it in its name.
+            UnknownName: no model's name contains it.
         """
         found = ProbeResults(
             (result for result in self._results if model in str(result.provenance.get("model"))),
@@ -184,9 +185,10 @@ class ProbeResults(Sequence[ProbeResult]):
         return found
 
     def table(self, split: str = "test") -> pd.DataFrame:
-        """Return one row per model × site × task × probe: the primary measure beside its first control, and the others.
+        """Return a DataFrame with one row per model, site, task and probe: the primary measure with its first control,
+        then the other measures.
 
-        The columns `low` and `high` bound selectivity; log loss is called `bits`. Against a chance check
+        The columns `low` and `high` bound selectivity; log loss is called `bits`. If the control is a chance check,
         `selectivity`, `low` and `high` are empty.
         """
         return pd.DataFrame([table_row(result, split) for result in self._results])
@@ -200,10 +202,10 @@ class ProbeResults(Sequence[ProbeResult]):
         return analysis_table(self.analyses)
 
     def best(self, measure: str | None = None, probe: str | None = None) -> ProbeResult:
-        """Return the result with the best score on dev, among those that read states; the earliest of equals.
+        """Return the result with the best score on dev, among probes that read states; of equal ones the first.
 
         Raises:
-            UnknownName: nothing was scored by that measure, or no such probe.
+            UnknownName: no result was scored by that measure, or there is no such probe.
         """
         candidates = [r for r in self._results if r.site != NO_SITE and probe in (None, r.probe)]
         if not candidates:
@@ -215,10 +217,11 @@ class ProbeResults(Sequence[ProbeResult]):
     def selectivity(
         self, measure: str | None = None, site: str | None = None, probe: str | None = None, control: str | None = None
     ) -> Score:
-        """Return the selectivity on test, at one site or at the site that is best on dev.
+        """Return the selectivity on test, at the site named or at the one that is best on dev.
 
         Raises:
-            UnknownName: no such site, probe, measure or control; a chance check has no selectivity.
+            UnknownName: there is no such site, probe, measure or control, or the control is a chance check, which has
+                no selectivity.
         """
         here = [r for r in self._results if site in (None, r.site)]
         if not here:
@@ -240,11 +243,12 @@ class ProbeResults(Sequence[ProbeResult]):
         return proper[0].selectivity
 
     def write(self, folder: str | Path, *, replace: bool = False) -> Path:
-        """Merge the results into `folder`/results.jsonl and results.parquet; p is adjusted over all of a store.
+        """Merge the results into `folder`/results.jsonl and results.parquet, with p values adjusted over all results of
+        a store.
 
-        What the folder holds stays beside these results, but for the very same results from an earlier time. With
-        `replace` those of the same store, rows, task, site and probe that other settings gave are dropped.
-        The environment is written beside them, so that equal inputs give equal result files.
+        Results that the folder holds already stay, except earlier copies of these same results. With `replace`, results
+        of the same store, rows, task, site and probe with other settings are dropped. The environment is written into a
+        file of its own, so that equal inputs give equal result files.
         """
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
@@ -258,7 +262,9 @@ class ProbeResults(Sequence[ProbeResult]):
         return place
 
     def merged_into(self, folder: Path, *, replace: bool = False) -> ProbeResults:
-        """Return what results.jsonl of `folder` would hold: all that it holds and these, everything once."""
+        """Return what results.jsonl of `folder` would hold after these results are merged into it, without
+        duplicates.
+        """
         path = folder / "results.jsonl"
         older = read_results(path) if path.is_file() else []
         told = analysis.read_analyses(folder / "analyses.jsonl")
@@ -269,7 +275,7 @@ class ProbeResults(Sequence[ProbeResult]):
         )
 
     def adjusted_in(self, folder: Path) -> ProbeResults:
-        """Return these results with p adjusted over all that `folder` holds."""
+        """Return these results with p values adjusted over all results that `folder` holds."""
         wanted = {_key(result) for result in self._results}
         merged = (result for result in self.merged_into(folder) if _key(result) in wanted)
         found = ProbeResults(merged, self.analyses)
@@ -297,7 +303,7 @@ class ProbeResults(Sequence[ProbeResult]):
 
 
 def correction_of(results: Iterable[ProbeResult]) -> Correction:
-    """Return how the p of these results are adjusted: `holm` unless the first gain says otherwise."""
+    """Return how the p values of these results are adjusted: the correction named in the first gain, or `holm`."""
     gains = (gain for result in results for found in result.measures for gain in found.gains)
     return next((gain.correction for gain in gains), "holm")
 
@@ -305,11 +311,12 @@ def correction_of(results: Iterable[ProbeResult]) -> Correction:
 def adjusted(
     results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = (), *, correction: Correction = "holm"
 ) -> ProbeResults:
-    """Return the results with p adjusted over the sites, probes, baselines and tasks of a store, by measure and split.
+    """Return the results with p values adjusted over the sites, probes, baselines and tasks of a store, separately for
+    each measure and split.
 
-    A task of which something failed is no part of the family of the others.
+    A task of which a unit failed is not in the family of the other tasks.
 
-    The smallest gain that could have been seen depends on that family too, and is computed anew.
+    The smallest detectable gain depends on that family, too, and is computed anew.
     """
     listed = list(results)
     families: dict[tuple[str, ...], list[Gain]] = {}

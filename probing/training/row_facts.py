@@ -19,17 +19,17 @@ Ints = NDArray[np.int64]
 
 
 def facts(labels: Labels, corpus: Corpus) -> dict[str, Any]:
-    """Return data facts of a task, ready for JSON.
+    """Return facts about the data of a task, ready for JSON.
 
     Returns:
         `level`; `rows`, `sentences` (different inputs) and `clusters` (what is resampled) by split; `unit`, what a
-        cluster is, and `unit_reason`; `shared_inputs` of dev and test, how many `rows` and `texts` train has too, and
-        `new_rows` and `new_sentences`, those it has not (empty: all); `alone`, the labelled examples that have no
-        document or group while others have; `classes` (0 for real); `majority_label` (of train) and `majority`, the
-        fraction of test rows that carry it; `entropy_bits` of the train labels; `type_overlap`, the fraction of test
-        rows whose type occurs in train (None: no types); `excluded` by reason; `unseen_classes`, the dev and test rows
-        whose class train lacks; `duplicate_sentences`, the dev and test examples whose text occurs in train; `mean`
-        and `std` of real train targets. What does not apply is None.
+        cluster is, and `unit_reason`; `shared_inputs` of dev and test: number of `rows` and `texts` that are in train,
+        too, and `new_rows` and `new_sentences` that are not (empty: none is in train); `alone`, number of labelled
+        examples without a document or group, if others have one; `classes` (0 for real); `majority_label` (of train)
+        and `majority`, the fraction of test rows that carry it; `entropy_bits` of the train labels; `type_overlap`, the
+        fraction of test rows whose type occurs in train (None: no types); `excluded` by reason; `unseen_classes`,
+        number of dev and test rows whose class is not in train; `duplicate_sentences`, number of dev and test examples
+        whose text occurs in train; `mean` and `std` of real train targets. Facts that do not apply are None.
     """
     train, test = labels.rows("train"), labels.rows("test")
     examples = {split: np.unique(labels.example[labels.rows(split)]).tolist() for split in SPLITS}
@@ -128,8 +128,8 @@ _OWN_KEYS = ("type", "lemma", "document", "text", "first", "second", "offset", "
 
 
 def codes_of(values: Sequence[str | None]) -> Coded:
-    """Return codes into the sorted distinct values, `MISSING` for None. (A dictionary: np.unique is ten times
-    slower.)
+    """Return codes into the sorted distinct values, with `MISSING` for None. (A dictionary is used, since np.unique is
+    ten times slower.)
     """
     names = sorted({value for value in values if value is not None})
     index: dict[str | None, int] = {name: code for code, name in enumerate(names)} | {None: MISSING}
@@ -137,14 +137,16 @@ def codes_of(values: Sequence[str | None]) -> Coded:
 
 
 def example_codes(values: Sequence[str | None], example: Ints) -> Coded:
-    """Return codes of an example's value for every row; only values of these rows get a code."""
+    """Return, for every row, the code of a value of its example; only values that occur in these rows get a code."""
     present, inverse = np.unique(example, return_inverse=True)
     codes, names = codes_of([values[ordinal] for ordinal in present.tolist()])
     return codes[inverse], names
 
 
 def row_keys(corpus: Corpus, placed: Placed, level: str) -> tuple[dict[str, Ints], dict[str, tuple[str, ...]]]:
-    """Return the keys by which controls can draw, and the names of their codes; a row without a value has `MISSING`."""
+    """Return the keys by which controls can draw, and the names of their codes; a row that has no value has the code
+    `MISSING`.
+    """
     found: dict[str, Coded] = {}
     examples, example, word = corpus.examples, placed.example, placed.word
     if level in ("span", "pair"):
@@ -164,7 +166,7 @@ def row_keys(corpus: Corpus, placed: Placed, level: str) -> tuple[dict[str, Ints
 
 
 def with_keys(labels: Labels, wanted: Iterable[str]) -> Labels:
-    """Return the rows that have a value of every key wanted; the others are counted as excluded, by key."""
+    """Return labels of the rows that have a value of every key wanted; the others are counted as excluded, by key."""
     for key in dict.fromkeys(wanted):
         missing = labels.keys[key] == MISSING if key in labels.keys else np.zeros(len(labels), dtype=bool)
         if missing.any():
@@ -184,6 +186,6 @@ def _word_codes(
 
 
 def key_columns(examples: Sequence[Example]) -> list[str]:
-    """Return sentence columns of strings and whole numbers."""
+    """Return the names of sentence columns that hold strings or whole numbers, which controls can use as keys."""
     names = dict.fromkeys(name for e in examples for name in e.columns if name not in _OWN_KEYS)
     return [name for name in names if not any(isinstance(e.columns.get(name), float) for e in examples)]

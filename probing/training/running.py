@@ -34,11 +34,11 @@ from probing.training.units import load_analysis, load_unit, spoiled_units
 
 @dataclass(frozen=True)
 class Threads:
-    """Numbers of threads that a process uses.
+    """Holds the numbers of threads that a process uses.
 
     Attributes:
-        torch: of PyTorch.
-        blas: of the matrix products of NumPy and SciPy; None: as they are.
+        torch: number of PyTorch's threads.
+        blas: number of threads of matrix products in NumPy and SciPy; None: unchanged.
     """
 
     torch: int
@@ -46,18 +46,18 @@ class Threads:
 
     @classmethod
     def here(cls) -> Self:
-        """Return how many threads this process uses; a worker with the same numbers computes the same bits."""
+        """Return the numbers of threads of this process; a worker with the same numbers computes the same bits."""
         found = [int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"]
         return cls(torch.get_num_threads(), max(found, default=None))
 
     @classmethod
     def equal(cls, count: int | None) -> Self:
-        """Return `count` of each kind of thread; None: as many as this process has."""
+        """Return `count` threads of each kind; None: the numbers of this process."""
         return cls.here() if count is None else cls(count, count)
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Within the block this process computes with these numbers of threads."""
+        """Within the block, this process computes with these numbers of threads."""
         before = torch.get_num_threads()
         with threadpool_limits(self.blas, user_api="blas"):
             torch.set_num_threads(self.torch)
@@ -69,7 +69,7 @@ class Threads:
 
 @dataclass(frozen=True)
 class Fit:
-    """The work of a unit: fit a probe at a site, or (`analysis` named) run an analysis of it."""
+    """Describes the work of a unit: to fit a probe at a site or, if `analysis` is named, to run an analysis of it."""
 
     unit: Unit
     analysis: str = ""
@@ -88,7 +88,7 @@ class Fit:
 
 
 def training_units(plan: Plan) -> WorkPlan:
-    """Return all units of a run, those of one site together, so that a process reads each site once."""
+    """Return all units of a run, with those of one site together, so that a process reads each site once."""
     fits = [WorkUnit(unit_id(plan, *unit), Fit(unit).name, 1, Fit(unit)) for unit in plan.units()]
     for name, unit in plan.analysis_units():
         task = Fit(unit, name)
@@ -99,13 +99,13 @@ def training_units(plan: Plan) -> WorkPlan:
 
 @dataclass
 class UnitResults:
-    """Results by the id of their unit: on the disk, or of a run without a folder in memory."""
+    """Gives results by the id of their unit, from the disk or, for a run without a folder, from memory."""
 
     folder: Path | None
     _kept: dict[str, ProbeResult | AnalysisResult] = field(default_factory=dict)
 
     def result(self, unit: WorkUnit) -> ProbeResult | AnalysisResult | None:
-        """Return the result of the unit, if it is done."""
+        """Return the result of a unit, or None if it is not done."""
         if unit.id not in self._kept:
             load: Callable[..., Any] = load_analysis if unit.payload.analysis else load_unit
             found = load(self.folder, unit.id)
@@ -115,7 +115,7 @@ class UnitResults:
         return self._kept[unit.id]
 
     def keep(self, unit: WorkUnit, result: ProbeResult | AnalysisResult) -> None:
-        """Keep a result in memory that is on no disk."""
+        """Store a result in memory, for a run without a folder."""
         if self.folder is None:
             self._kept[unit.id] = result
 
@@ -126,13 +126,13 @@ class UnitResults:
 
 @dataclass(frozen=True)
 class Fitters:
-    """Makes workers in any process: the plan goes there, its stores are opened anew.
+    """Makes workers in any process: the plan is sent there, and its stores are opened again.
 
     Attributes:
-        plan: of the run.
-        done: what is done; its folder where workers are other processes.
-        threads: of every worker.
-        told: in an inline run, called with the site and the probe that is begun.
+        plan: plan of the run.
+        done: results of the units done so far; only its folder, if workers are other processes.
+        threads: numbers of threads of every worker.
+        told: for an inline run, a function that is called with site and probe when a unit is begun.
     """
 
     plan: Plan
@@ -146,7 +146,9 @@ class Fitters:
 
 
 class Fitter(Worker):
-    """Fits probes and runs analyses. It reads a site once, for all units of it that come one after the other."""
+    """Fits probes and runs analyses; it reads the states of a site once for all units of the site that follow each
+    other.
+    """
 
     def __init__(self, made: Fitters) -> None:
         self._plan = made.plan
@@ -159,7 +161,7 @@ class Fitter(Worker):
         self._stack.enter_context(made.threads.used())
 
     def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
-        """Do all of the unit, unless it is done."""
+        """Do the whole unit, unless it is done."""
         task: Fit = unit.payload
         if self._told is not None:
             self._told(task.name)
@@ -169,7 +171,7 @@ class Fitter(Worker):
         return lambda: None
 
     def close(self) -> None:
-        """Give the threads back to the process."""
+        """Set the numbers of threads of the process back."""
         self._stack.close()
 
     def _result(self, task: Fit) -> ProbeResult | AnalysisResult:
@@ -202,10 +204,10 @@ class Fitter(Worker):
 
 
 def reopened(path: str, content_id: str) -> Store:
-    """Open a store in another process than the one that opened it.
+    """Open again, in another process, a store that was opened before, and return it.
 
     Raises:
-        ProvenanceMismatch: it holds other states by now.
+        ProvenanceMismatch: it holds other states now.
     """
     store = Store.open(path)
     if store.content_id != content_id:
@@ -227,7 +229,7 @@ copyreg.pickle(Store, _sent)  # a store goes to another process as its path
 
 
 def results_of(units: Sequence[WorkUnit], done: UnitResults) -> tuple[list[ProbeResult], list[AnalysisResult]]:
-    """Return the results there are, of fits and of analyses."""
+    """Return the results that exist: of fits, and of analyses."""
     found = [result for unit in units if (result := done.result(unit)) is not None]
     return (
         [result for result in found if isinstance(result, ProbeResult)],
@@ -242,7 +244,7 @@ def check_run(executor: Executor, folder: Path | None, array_size: int, array_in
     """Refuse a run of several processes without a folder to share.
 
     Raises:
-        BadParameter: no such part of the array, or several processes without a folder.
+        BadParameter: `array_index` is out of range, or there are several processes without a folder.
     """
     if not 0 <= array_index < array_size:
         raise BadParameter("no such part of the array", needed=f"0 to {array_size - 1}", found=str(array_index))
@@ -256,17 +258,17 @@ def check_run(executor: Executor, folder: Path | None, array_size: int, array_in
 
 
 def run_plan(plan: Plan, units: WorkPlan, done: UnitResults, executor: Executor, *, progress: bool) -> None:
-    """Do the units of the plan that are not yet done.
+    """Do the units that are not done yet.
 
     Args:
-        plan: of the run.
-        units: what of it is to be done here.
-        done: what is done.
-        executor: who does it.
+        plan: plan of the run.
+        units: the units of it that this process does.
+        done: results of the units done so far.
+        executor: executor that runs the units.
         progress: whether to show a bar on standard error, if that is a terminal.
 
     Raises:
-        UnitFailed: some failed, after all others were done.
+        UnitFailed: some units failed; it is raised after all others were done.
         WorkerLost, Stalled, StoreError: see `complete`.
     """
     missing = done.missing(units)

@@ -34,7 +34,7 @@ MARGINS = {FRACTION: 0.02, "bits": 0.05}  # by unit: what a gain has to exceed; 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A measure on one label set and split, for each seed: `values` (S,), bootstrap `samples` (S, R)."""
+    """Holds a measure on one label set and split, for each seed: `values` (S,) and bootstrap `samples` (S, R)."""
 
     values: NDArray[np.float64]
     samples: NDArray[np.float64]
@@ -52,10 +52,10 @@ Scores = Mapping[tuple[str, str], Sampled]  # by measure name and split
 
 @dataclass(frozen=True)
 class ControlScores:
-    """Scores of one control: whether it defines selectivity, the ceiling and the scores of each draw, and what is
-    `above` it.
+    """Holds the scores of one control: whether it defines selectivity, its ceilings, the scores on each draw, and words
+    for what is `above` it.
 
-    `ceilings_of`: the measure that the ceilings are of.
+    `ceilings_of` is the measure that the ceilings belong to.
     """
 
     is_selectivity: bool
@@ -66,9 +66,10 @@ class ControlScores:
 
 
 def kept(task: Scores, resamplers: Mapping[str, Resampler]) -> dict[str, NDArray[Any]]:
-    """Return what pairs this probe with others on the same rows later: arrays by name.
+    """Return the arrays, by name, by which a probe can later be compared with others on the same rows.
 
-    Samples and not sums by cluster: they serve measures of ranks too, and are those that the intervals are made of.
+    They are bootstrap samples and not sums by cluster, since samples also serve rank measures, and intervals are made
+    from them.
 
     Returns:
         `SPLIT/MEASURE/value` (seeds,) and `SPLIT/MEASURE/samples` (seeds, R); `SPLIT/clusters` (4,), the
@@ -92,9 +93,10 @@ def score_label_set(
     seen: NDArray[np.bool_] | None,
     tempers: Sequence[Tempers] | None,
 ) -> dict[tuple[str, str], Sampled]:
-    """Score the fits (one a seed) of one label set by every measure on every split; `seen` is per row of the labels.
+    """Score the fits (one per seed) of one label set by every measure on every split, and return the scores; `seen` is
+    per row of the labels.
 
-    Measures that count bits take the probes to be as sure as `tempers` (one a fit; None: as they are) say.
+    For measures that count bits, each fit's log odds are scaled by its entry in `tempers` (None: not scaled).
     """
     scores = {}
     measures = {name: measure.informed(labels) for name, measure in measures.items()}
@@ -144,7 +146,7 @@ def measure_results(
     measures: Mapping[str, Measure],
     resamplers: Mapping[str, Resampler],
 ) -> tuple[MeasureResult, ...]:
-    """Return scores of the task beside those of each control, and the gains over each baseline, paired."""
+    """Return the scores of the task with those of each control, and the paired gains over each baseline."""
     results = []
     for name, split in task:
         measure, resampler, ours = measures[name], resamplers[split], task[name, split]

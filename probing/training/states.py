@@ -23,10 +23,11 @@ Read = Callable[[str, NDArray[np.int64]], NDArray[np.float32]]
 
 
 def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
-    """Return what this probe reads of a site, or instead of one: `states`, read already, or all pieces of each row.
+    """Return what a probe is fitted on at a site: the states, which were read already, or all pieces of each row, or a
+    key.
 
     Raises:
-        NonFiniteStates: of pieces, with site and the first rows.
+        NonFiniteStates: states of pieces are NaN or infinite; the message names the site and the first rows.
     """
     if probe.input != "pieces":
         return held(states, probe) or stateless(plan, probe)
@@ -40,23 +41,23 @@ def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
 
 
 def held(states: States, probe: Probe | None = None) -> States:
-    """Return states in memory, except for a probe that reads them as they are streamed."""
+    """Return the states loaded into memory, unless the probe can read them as a stream."""
     if probe is not None and probe.accepts_blocks:
         return states
     return {split: np.asarray(X) if isinstance(X, RowBlocks) else X for split, X in states.items()}
 
 
 def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
-    """Return states `(N, D)` of one site by split; `Pairs` where a row is two words, `RowBlocks` beyond the run's
-    memory.
+    """Return the states `(N, D)` at one site by split: `Pairs` if a row is two words, `RowBlocks` if they exceed the
+    run's memory limit.
 
     Args:
-        plan: says which rows.
-        site: where.
-        read: gives the states of a site and rows; None: the store of the plan.
+        plan: plan of the run, with the rows.
+        site: name of the site.
+        read: a function that returns the states of a site and rows; None: they are read from the plan's store.
 
     Raises:
-        NonFiniteStates: with site and the first rows.
+        NonFiniteStates: states are NaN or infinite; the message names the site and the first rows.
     """
     labels = plan.labels
     if read is None and plan.max_memory_mib is not None and labels.row_form == "row" and isinstance(plan.store, Store):
@@ -73,10 +74,10 @@ def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
 
 
 def rows_read(store: Any, site: str, labels: Labels, split: str, read: Read | None = None) -> Any:
-    """Return states of the rows of one split, as `Labels.row_form` makes them.
+    """Return the states of the rows of one split, made from rows of the store as `Labels.row_form` says.
 
     Raises:
-        NonFiniteStates: with site and the first rows.
+        NonFiniteStates: states are NaN or infinite; the message names the site and the first rows.
     """
     chosen, read = labels.rows(split), read or store.read
     if labels.row_form == "row":
@@ -133,7 +134,7 @@ def _refuse_not_finite(X: NDArray[np.float32], site: str, rows: NDArray[np.int64
 
 
 def stateless(plan: Plan, probe: Probe) -> States:
-    """Return what a baseline reads, by split, `(N, 1)`: its key's codes or strings, or nothing (zeros)."""
+    """Return the input of a baseline by split, `(N, 1)`: codes or strings of its key, or zeros if it reads nothing."""
     labels = plan.labels
     read: NDArray[Any] = np.zeros(len(labels))
     if probe.input in labels.keys:

@@ -33,18 +33,18 @@ from probing.training.states import States
 
 @dataclass(frozen=True)
 class CrossResult:
-    """A measure of one probe at one site, trained on one set of rows and scored on the test rows of another.
+    """Holds a measure of one probe at one site, trained on one set of rows and scored on the test rows of another.
 
     Attributes:
-        task, site, probe, measure: what was scored; site "(none)" for what reads no states.
-        trained_on, tested_on: names of the two.
-        score: on the test rows, mean over seeds.
-        difference: the score less that of the probe trained on the rows' own source, on the same rows (None: it is
-            that probe, or there is none); negative is worse, also where lower scores are better.
-        known: the score on those rows whose label occurs in training (None: fewer than two, or undefined).
-        unseen_labels, unseen_rows: labels of the test rows that never occur in training, and how many rows carry one.
-        train_rows: rows trained on.
-        provenance: as of a ProbeResult, of the rows tested on.
+        task, site, probe, measure: names of what was scored; site "(none)" for baselines, which read no states.
+        trained_on, tested_on: names of the two sets.
+        score: score on the test rows, mean over seeds.
+        difference: this score minus that of the probe trained on the tested source itself, on the same rows, with the
+            sign turned if lower scores are better, so that negative is worse; None: it is that probe, or there is none.
+        known: score on the rows whose label occurs in training; None: there are fewer than two, or it is undefined.
+        unseen_labels, unseen_rows: labels of the test rows that do not occur in training, and number of rows with one.
+        train_rows: number of rows trained on.
+        provenance: see `ProbeResult`; of the rows tested on.
     """
 
     task: str
@@ -89,11 +89,11 @@ class CrossResult:
 
 
 class CrossResults(Sequence[CrossResult]):
-    """Results in the order in which they were asked for.
+    """Holds results in the order in which they were asked for.
 
     Attributes:
-        name: of the files: `transfer` or `leave_one_out`.
-        remarks: what was left out or pooled, in sentences.
+        name: name of the files, `transfer` or `leave_one_out`.
+        remarks: sentences that say what was left out or pooled.
     """
 
     def __init__(self, name: str, results: Iterable[CrossResult], remarks: Iterable[str] = ()) -> None:
@@ -124,14 +124,14 @@ class CrossResults(Sequence[CrossResult]):
         return frame.astype({name: "float64" for name in numbers if name in frame})
 
     def json_lines(self) -> str:
-        """Return one line a result, keys sorted."""
+        """Return one JSON line per result, with sorted keys."""
         return "".join(_line(result) + "\n" for result in self._results)
 
     def write(self, folder: str | Path) -> Path:
-        """Merge the results into NAME.jsonl and NAME.parquet of `folder`, which keep all other results that they hold.
+        """Merge the results into NAME.jsonl and NAME.parquet of `folder`; all other results in these files stay.
 
         Raises:
-            InputError: a line of NAME.jsonl that is no result.
+            InputError: a line of NAME.jsonl is not a result.
         """
         place = Path(folder)
         with folder_locked(place):
@@ -176,7 +176,7 @@ def read_cross(folder: str | Path) -> list[CrossResult]:
 
 
 def committed(folder: Path | None, unit: str, compute: Callable[[], list[CrossResult]]) -> list[CrossResult]:
-    """Return the results of one unit: from `folder` where they were committed whole, else computed and committed."""
+    """Return the results of one unit: read from `folder` if they were committed there, else computed and committed."""
     file = None if folder is None else folder / "units" / f"{unit}.jsonl"
     known = None if file is None else read_sealed(file)
     if known is not None:
@@ -194,13 +194,13 @@ def committed(folder: Path | None, unit: str, compute: Callable[[], list[CrossRe
 
 @dataclass(frozen=True)
 class Trained:
-    """Fits of one probe (one a seed) and the labels they were trained on.
+    """Holds the fits of one probe (one per seed) and the labels they were trained on.
 
     Attributes:
-        name: of what they were trained on.
-        fits: of the task.
-        labels: all of that source; those of its train rows were learned.
-        tempers: of the fits, from that source's dev rows.
+        name: name of the source that they were trained on.
+        fits: the fits on the task's labels.
+        labels: all labels of that source; its train rows were used for training.
+        tempers: scaling factor of each fit's log odds, fitted on that source's dev rows.
     """
 
     name: str
@@ -210,7 +210,7 @@ class Trained:
 
     @classmethod
     def of(cls, name: str, plan: Plan, probe: Probe, states: States) -> Trained:
-        """Fit the probe on the task's labels of a plan."""
+        """Fit the probe on the task's labels in a plan, and return the fits."""
         fits = fits_of(plan, probe, states, (plan.labels,))[0]
         measures = plan.measures_for(probe).values()
         return cls(name, fits, plan.labels, tempers_of(fits, plan.labels, states["dev"], measures))
@@ -219,15 +219,16 @@ class Trained:
 def crossed(
     plan: Plan, unit: tuple[str, str, Probe], states: States, tested_on: str, sources: Sequence[Trained]
 ) -> list[CrossResult]:
-    """Score every trained probe on the test rows of `plan` whose input no source has in train.
+    """Score every trained probe on those test rows of `plan` whose input is not in the train rows of any source, and
+    return the results.
 
-    The one that was trained on the plan's own rows is what the others are compared with.
+    The others are compared with the probe that was trained on the plan's own rows.
 
     Args:
-        plan: whose test rows are scored. All labels must have the same classes.
+        plan: plan whose test rows are scored. All labels must have the same classes.
         unit: site, name and probe.
-        states: of the plan's rows at the site.
-        tested_on: name of the plan.
+        states: states of the plan's rows at the site.
+        tested_on: name of the plan's source.
         sources: the trained probes.
     """
     measures, resampler = plan.measures_for(unit[2]), plan.judged("test")

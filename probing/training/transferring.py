@@ -46,22 +46,24 @@ def transfer(
 ) -> CrossResults:
     """Train every probe on each source's train rows and score it on the test rows of every source.
 
-    Each score stands beside that of the probe trained on the tested source itself (`difference`, paired on the same
-    rows and resampled by cluster). How sure a probe is, where bits are counted, is chosen on dev of its own source.
-    Baselines that read no codes of one corpus's words (`prior`, those of texts) are scored too, with site "(none)".
-    Classes of all sources are united; test rows whose label the training source lacks are counted, and cannot be right.
+    Each score is compared with that of the probe trained on the tested source itself (`difference`, paired on the same
+    rows and resampled by cluster). For measures that count bits, the scaling of log odds is fitted on dev of the
+    training source. Baselines that do not read word codes of one corpus (`prior`, and those that read texts) are scored
+    too, with site "(none)". The classes are those of all sources together; test rows whose label does not occur in the
+    training source count as wrong.
 
     Args:
-        sources: by name, a store (or its directory) and the corpus it was made from; two or more, of one model.
-        task: a task or its name, the same of every corpus.
-        probes, measures, seeds, root_seed, sites, resample_by, rows: as of `train`.
+        sources: by name, a store (or its directory) and the corpus it was made from; two or more, all of one model.
+        task: a task or its name, the same for every corpus.
+        probes, measures, seeds, root_seed, sites, resample_by, rows: see `train`.
         to: folder for transfer.jsonl, transfer.parquet, and the units by which a killed run resumes.
 
     Raises:
-        ProvenanceMismatch: a store of another model or other rows, or made from another corpus than is given.
-        DegenerateDesign: two sources without a label in common, or labels from which nothing can be learned.
-        UnknownSite: a site that a store lacks.
-        UnknownName, BadParameter: names and parameters.
+        ProvenanceMismatch: a store is of another model or kind of rows, or was made from another corpus than the one
+            given.
+        DegenerateDesign: two sources have no label in common, or nothing can be learned from the labels.
+        UnknownSite: a store lacks a site.
+        UnknownName, BadParameter: a name or parameter is wrong.
     """
     if len(sources) < 2:
         raise BadParameter("transfer needs two sources", needed="two or more", found=", ".join(sources) or "none")

@@ -33,12 +33,13 @@ _ABOUT = ("model", "rows", "corpus", "store_id", "content_id", "unit")
 def with_saved_probe(
     result: ProbeResult, probe: Probe, about: Mapping[str, Any]
 ) -> tuple[ProbeResult, Mapping[str, bytes]]:
-    """Return the result that says where its probe is saved, or why it is not, and the files of the probe by suffix.
+    """Return the result, with the path of its saved probe or the reason why there is none, and the files of the probe
+    by suffix.
 
     Args:
-        result: of the probe.
-        probe: its fit on the task with the first seed.
-        about: what its card tells beside what the result does.
+        result: result of the probe.
+        probe: the fit on the task with the first seed.
+        about: facts for the probe's card, in addition to those of the result.
     """
     files, reason = _files(result, probe, about)
     told = {"saved": probe_name(result)} if files else {"saved": "", "not_saved": reason}
@@ -46,9 +47,9 @@ def with_saved_probe(
 
 
 def probe_name(result: ProbeResult) -> str:
-    """Return `probes/TASK/SITE/PROBE/HASH` below the folder of the results, without suffix.
+    """Return the path of a saved probe below the folder of results, without suffix: `probes/TASK/SITE/PROBE/HASH`.
 
-    The hash is that of everything that made the probe, so that no two probes have one file.
+    The hash is of everything that determines the probe, so different probes have different files.
     """
     names = "/".join(map(_slug, (result.task, result.site, result.probe)))
     return f"probes/{names}/{str(result.provenance['unit'])[:32]}"
@@ -101,7 +102,7 @@ VERSION = 8  # raised by any change that alters a score or what is kept of a uni
 
 
 def labels_digest(labels: Labels) -> str:
-    """Return the SHA-256 (hex) of everything about labels that enters a score."""
+    """Return the SHA-256 (hex) of everything in the labels that affects a score."""
     state = hashlib.sha256()
     arrays = [labels.y, labels.split, labels.groups, labels.row, *(labels.keys[name] for name in sorted(labels.keys))]
     arrays += [one for one in (labels.other_row, labels.choice, labels.punctuation, labels.fresh) if one is not None]
@@ -116,9 +117,7 @@ def labels_digest(labels: Labels) -> str:
 
 
 def load_unit(folder: Path | None, unit: str) -> ProbeResult | None:
-    """Return the committed result of a unit, or None if there is none, or it or a file of it is not as it was
-    written.
-    """
+    """Return the committed result of a unit, or None if there is none or one of its files has changed."""
     lines = _lines(folder, unit)
     if folder is None or len(lines) != 2:
         return None
@@ -134,9 +133,10 @@ def load_unit(folder: Path | None, unit: str) -> ProbeResult | None:
 def commit_unit(
     folder: Path | None, result: ProbeResult, probe: Mapping[str, bytes], samples: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Write the files of the saved probe by suffix, and the bootstrap samples, then the result and the hashes of all.
+    """Write the files of the saved probe (by suffix) and the bootstrap samples, then the result with the hashes of all
+    these files.
 
-    The result is the commit.
+    The unit counts as done once the result is written.
     """
     if folder is None:
         return
@@ -156,10 +156,10 @@ def _file_names(result: ProbeResult, unit: str) -> list[str]:
 
 
 def load_samples(folder: Path, result: ProbeResult) -> dict[str, NDArray[Any]]:
-    """Return the bootstrap samples of a committed result, by the names that `scoring.kept` gives.
+    """Return the bootstrap samples of a committed result, with the names of `scoring.kept`.
 
     Raises:
-        InputError: they are missing or damaged.
+        InputError: the samples are missing or damaged.
     """
     path = _path(folder, str(result.provenance.get("unit"))).with_suffix(".safetensors")
     try:
@@ -175,7 +175,7 @@ def load_samples(folder: Path, result: ProbeResult) -> dict[str, NDArray[Any]]:
 
 
 def load_analysis(folder: Path | None, unit: str) -> AnalysisResult | None:
-    """Return the committed result of an analysis, or None if there is none, or it is not as it was written."""
+    """Return the committed result of an analysis, or None if there is none or its file has changed."""
     lines = _lines(folder, unit)
     try:
         result = analyses.from_json(lines[0]) if len(lines) == 1 else None
@@ -191,14 +191,14 @@ def commit_analysis(folder: Path | None, result: AnalysisResult) -> None:
 
 
 def spoiled_units(folder: Path | None, units: Collection[str]) -> list[str]:
-    """Return those of the units that are not done although their file is there: it, or a file that belongs to it, was
+    """Return those units that count as not done although their file exists, since it, or a file that belongs to it, has
     changed.
     """
     return [] if folder is None else sorted(unit for unit in units if _path(folder, unit).is_file())
 
 
 def sweep_results(folder: Path) -> None:
-    """Delete what killed runs left half written in a folder of results."""
+    """Delete the files that killed runs left half written in a folder of results."""
     for place in (folder, folder / "units", folder / "use", *(folder / "probes").glob("*/*/*")):
         sweep(place)
 

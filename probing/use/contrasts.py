@@ -18,11 +18,11 @@ _FEW = 32  # cells: of so few, one product is quicker than gathered arrays
 
 @dataclass(frozen=True, eq=False)
 class FromTo:
-    """Start, goal and stratum of each of n rows that are changed.
+    """Holds start, goal and stratum of each of n rows that are changed.
 
     Attributes:
-        strata: `(n,)`.
-        start, goal: `(n,)` values of the property.
+        strata: `(n,)` codes of strata.
+        start, goal: `(n,)` values of the property before and after.
     """
 
     strata: Ints
@@ -35,33 +35,38 @@ class FromTo:
 
 
 class Contrast(ABC):
-    """A contrast fitted on rows with values; P columns."""
+    """Says how values `(N, P)` differ between values of a property, fitted on N rows."""
 
     @abstractmethod
     def difference(self, sides: FromTo) -> Floats:
-        """Return how the values of a row with the goal exceed those of a row with the start, `(n, P)`."""
+        """Return, for rows that change from a start to a goal, the difference of the values between goal and start,
+        `(n, P)`.
+        """
 
     @abstractmethod
     def influence(self, sides: FromTo, sensitivity: Floats) -> Floats:
-        """Return what each fitted row adds to a number that depends on the differences.
+        """Return the influence of each row that the contrast was fitted on, on a number that depends on the
+        differences.
 
         Args:
-            sides: `n` rows that the differences are taken of.
-            sensitivity: `(n, P)` derivatives of the number in the differences.
+            sides: start, goal and stratum of the n rows whose differences are used.
+            sensitivity: `(n, P)` derivatives of the number with respect to the differences.
 
         Returns:
-            `(N,)` influence values of the fitted rows; each stratum's and class's sum is zero.
+            `(N,)` influence values; they sum to zero within each stratum and class.
         """
 
     @abstractmethod
     def null_variance(self, sides: FromTo, sensitivity: Floats, groups: Ints) -> float:
-        """Return the variance of the number when labels are shuffled within strata, from the total covariance of each
+        """Return the variance of that number when labels are shuffled within strata, from the total covariance of each
         stratum.
         """
 
 
 def contrast(values: NDArray[np.floating], z: Values, strata: Ints, *, n_classes: int) -> Contrast:
-    """Return class means of each stratum, or for real z the slopes on it. N rows of `values` `(N, P)`."""
+    """Fit a contrast on N rows of `values` `(N, P)` and return it: class means of each stratum or, for real-valued z,
+    slopes on z.
+    """
     data = np.asarray(values, np.float64)
     if n_classes:
         return ClassMeans(data, np.asarray(z, np.int64), strata, n_classes)
@@ -69,7 +74,7 @@ def contrast(values: NDArray[np.floating], z: Values, strata: Ints, *, n_classes
 
 
 def sums_by(codes: Ints, rows: Floats, n: int) -> Floats:
-    """Return the sums of rows by code, `(n, P)`."""
+    """Return the sum of the rows with each code, `(n, P)`."""
     if n <= _FEW:
         return np.asarray((codes == np.arange(n)[:, None]).astype(np.float64) @ rows)
     out = np.zeros((n, rows.shape[1]))
@@ -82,7 +87,7 @@ def sums_by(codes: Ints, rows: Floats, n: int) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class ClassMeans(Contrast):
-    """Means by stratum and class."""
+    """A contrast between the means of classes, fitted within each stratum."""
 
     values: Floats
     z: Ints
@@ -143,7 +148,7 @@ class ClassMeans(Contrast):
 
 @dataclass(frozen=True, eq=False)
 class Slopes(Contrast):
-    """Least-squares slopes on z by stratum."""
+    """A contrast for real-valued z: least-squares slopes on z, fitted within each stratum."""
 
     values: Floats
     z: Floats
@@ -195,7 +200,9 @@ class Slopes(Contrast):
 
 @dataclass(frozen=True, eq=False)
 class Averaged(Contrast):
-    """A contrast with the same difference for all strata: the average of theirs, by share."""
+    """A contrast with one difference for all strata: the average of their differences, weighted by the
+    strata's shares.
+    """
 
     fitted: Contrast
     shares: Floats

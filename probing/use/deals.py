@@ -22,17 +22,19 @@ Floats = NDArray[np.float64]
 def redealt(
     bench: EditMeasurement, place: Place, swap: EffectSums, exchange: EffectSums, *, deals: int
 ) -> tuple[list[float], list[float]]:
-    """Return τ of the swap and of the interchange by deal, in SDs of the clean output along the new contrast.
+    """Return τ of the swap and of the interchange for each of several other assignments of groups to the fitting folds,
+    in SDs of the clean output along the new contrast.
 
-    The groups of the two folds that fit are dealt out anew between them; the measured changes stay. Those of a swap are
-    carried to the new shift by their derivatives in it, which were taken along the first contrast: none are given
-    where there are several contrasts, or outputs of several dimensions, in which the new contrast is another.
+    The groups of the two fitting folds (which fit the shift and the contrast) are assigned to them anew at random; the
+    model is not run again. The changes of a swap are converted to the new shift by their derivatives, which were taken
+    along the first contrast. So there is no result for the swap where there are several contrasts or outputs of several
+    dimensions.
 
     Args:
-        bench: the experiment.
-        place: of the edits.
-        swap, exchange: what was measured there.
-        deals: how many.
+        bench: the experiment with its model.
+        place: place of the edits.
+        swap, exchange: sums measured there for the swap and the interchange.
+        deals: number of assignments.
     """
     swaps: list[float] = []
     exchanges: list[float] = []

@@ -30,11 +30,11 @@ TWICE_COUNTED_NAMES = 1 + 2 / math.pi
 
 @dataclass(frozen=True)
 class Agreement:
-    """A mean over rows that is at most 0 in expectation where states say nothing, tested by group.
+    """Holds a mean over rows with a test by group; its expectation is at most 0 if states carry no information.
 
     Attributes:
         value: the mean.
-        error: its standard error over groups, pairs of rows that count twice included.
+        error: standard error over groups; pairs of rows that enter twice are accounted for.
         groups: effective number of groups, (Σ n_g)² / Σ n_g².
     """
 
@@ -44,10 +44,10 @@ class Agreement:
 
     @classmethod
     def of(cls, rows: Floats, groups: Ints, inflation: float) -> Agreement:
-        """Return the agreement from what each row contributes `(n,)`, and its group.
+        """Return the agreement from the contribution `(n,)` and the group of each row.
 
-        A group's deviation is divided by 1 − its share of the rows, as if the mean had been taken without it, so that
-        one that holds most rows does not hide its own noise.
+        A group's deviation is divided by 1 − its share of the rows, as if the mean had been computed without it, so
+        that a group with most of the rows does not hide its own noise.
         """
         value, sizes = float(rows.mean()), np.bincount(groups).astype(np.float64)
         away = np.bincount(groups, rows - value) / np.maximum(1 - sizes / len(rows), 1e-12)
@@ -56,18 +56,18 @@ class Agreement:
 
     @property
     def p(self) -> float:
-        """One-sided p, from t on the effective number of groups less one.
+        """One-sided p value, from t with the effective number of groups minus one as degrees of freedom.
 
-        Where all groups agree to the last digit nothing is known of their spread; the p is then that of finding no
-        group at the least agreement, (1 − value)^groups, as `probing.statistics.bootstrap.unvaried_p`.
+        If all groups have exactly the same value, their spread is unknown; p is then (1 − value)^groups, as in
+        `probing.statistics.bootstrap.unvaried_p`.
         """
         if self._varies:
             return float(stdtr(self._df, -self.value / self.error))
         return float(np.clip(1 - self.value, 0.0, 1.0) ** self.groups)
 
     def half_width(self, level: float) -> float:
-        """Return by how much the value must exceed a number to be above it at a one-sided level: p ≤ level ⇔ value ≥
-        this.
+        """Return the margin such that value ≥ number + margin is equivalent to p ≤ level in the one-sided test that the
+        value exceeds the number.
         """
         if self._varies:
             return float(stdtrit(self._df, 1 - level)) * self.error
@@ -83,10 +83,11 @@ class Agreement:
 
 
 def beyond_chance(scores: Floats, z: Ints) -> Floats:
-    """Return contributions `(n,)` of rows with scores `(n, K)` and classes z; their mean is the agreement beyond
+    """Return the contributions `(n,)` of rows with scores `(n, K)` and classes z, whose mean is the agreement beyond
     chance.
 
-    Frequencies of labels and of scores are estimated from the same rows; that part of each row's influence is counted.
+    Label frequencies and mean scores are estimated from the same rows; the contributions include each row's influence
+    on these.
     """
     share = np.bincount(z, minlength=scores.shape[1]) / len(z)
     mean = scores.mean(0)
@@ -102,7 +103,9 @@ _REAL_NETWORK = MLPRegressorProbe(learning_rate=5e-3, batch_size=256)
 
 @dataclass(frozen=True)
 class GateLevels:
-    """The levels of the gate's tests for one kind of probe, linear or MLP: of its information and of its accuracy."""
+    """Holds the levels of the gate's tests for one kind of probe (linear or MLP): of its information and of its
+    accuracy.
+    """
 
     information: float
     accuracy: float
@@ -113,18 +116,18 @@ LINEAR, MLP = GateLevels(0.025, 0.01), GateLevels(0.01, 0.005)  # 0.05 in all
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """Scores of one kind of probe on the rows that it was not fitted on.
+    """Holds the scores of one kind of probe on rows that it was not fitted on.
 
     Attributes:
-        information: in nats a row (of real values: in R²), as a share of what there is to know.
-        worth: the share that its scores are worth at the best temperature, by the first term of the expansion in it:
-            agreement² / 2 in nats (of real values the squared correlation of normal scores).
-        accuracy: share of right answers (R² of real values).
+        information: information in nats a row (for real values: R²), as a share of the label's entropy.
+        worth: estimate of that share at the best temperature, by the first term of an expansion: agreement² / 2 in nats
+            (for real values, the squared correlation of normal scores).
+        accuracy: share of correct predictions (R² for real values).
         prior: share of the commonest class (0 for real values).
-        accuracy_low, accuracy_high: interval of the accuracy, at the level of its test on either side; never narrower
-            than what the test asks for.
-        p_information, p_accuracy: one-sided, by group, of one test.
-        levels: of the two tests.
+        accuracy_low, accuracy_high: interval of the accuracy at the level of its test on either side, and never
+            narrower than the test requires.
+        p_information, p_accuracy: one-sided p values by group, not adjusted.
+        levels: levels of the two tests.
     """
 
     information: float
@@ -139,18 +142,20 @@ class HeldOutScores:
 
     @property
     def p(self) -> float:
-        """Smaller p of both tests, adjusted for all four; scores worth less than 1 % do not count."""
+        """Smaller p value of both tests, adjusted for all four; a probe whose `worth` is less than 1 % is not counted
+        for information.
+        """
         p = self.p_information / self.levels.information if self.worth >= LEAST_SHARE else math.inf
         return min(1.0, LEVEL * min(p, self.p_accuracy / self.levels.accuracy))
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Readings of the probes at one place.
+    """Holds the scores of the probes at one place.
 
     Attributes:
-        linear: of the linear probe.
-        mlp: of the MLP; None: not tried, for the linear probe passed.
+        linear: scores of the linear probe.
+        mlp: scores of the MLP; None if it was not tried because the linear probe passed.
     """
 
     linear: HeldOutScores
@@ -158,14 +163,16 @@ class Decoded:
 
     @property
     def better(self) -> HeldOutScores:
-        """Reading with the lower p; if both show nothing, the more accurate."""
+        """The scores of the probe with the lower p value (linear or MLP); if the p values are equal, of the more
+        accurate probe.
+        """
         if self.mlp is None:
             return self.linear
         return min(self.linear, self.mlp, key=lambda one: (one.p, -one.accuracy))
 
     @property
     def p(self) -> float:
-        """p of the better reading, adjusted for all four tests."""
+        """p value of the better probe, adjusted for all four tests."""
         return self.better.p
 
     @property
@@ -175,7 +182,7 @@ class Decoded:
 
 
 def decoded(experiment: Experiment, states: FoldStates, *, seed: int) -> Decoded:
-    """Test a linear probe, and if it fails an MLP."""
+    """Test whether a linear probe decodes the property, and if it does not, an MLP; return the scores of both."""
     linear = held_out_scores(experiment, linear_predictions(experiment, states), LINEAR)
     if linear.p <= LEVEL:
         return Decoded(linear, None)
@@ -183,7 +190,9 @@ def decoded(experiment: Experiment, states: FoldStates, *, seed: int) -> Decoded
 
 
 def held_out_scores(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> HeldOutScores:
-    """Score predictions of the three folds: information and accuracy of one kind of probe, tested by group."""
+    """Score the predictions for the three folds and return information and accuracy of one kind of probe, tested by
+    group.
+    """
     return _read_classes(e, predictions, levels) if e.n_classes else _read_values(e, predictions, levels)
 
 
@@ -241,10 +250,10 @@ def _normal_scores(values: Floats) -> Floats:
 
 
 def mlp_predictions(e: Experiment, states: FoldStates, seed: int) -> list[Prediction]:
-    """Return predictions of three networks, each for the fold that it was not fitted on.
+    """Return the predictions of three MLPs, each for the fold that it was not fitted on.
 
-    Their temperatures come from the fitted rows that stopped them early, which are few: of these a network has learned
-    nothing else.
+    Temperatures are fitted on the rows that were held out to stop training early; they are few, but the network was not
+    trained on them.
     """
     X = np.concatenate(states.blocks, dtype=np.float32)
     z, folds = (np.concatenate([values[e.fold(k)] for k in range(FOLDS)]) for values in (e.z, e.folds))

@@ -16,15 +16,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Dependence:
-    """Dependence among n rows in groups; those that exchanged states are also in sets.
+    """Describes the dependence among n rows: rows of one group depend on each other, and so do rows of one set that
+    exchanged states.
 
-    A row's own influence belongs to its group, that of an exchange to its set, which may reach over several groups. Two
-    of these are dependent where they share a group: the variance of the sum is that of all dependent products.
+    The influence of a single row counts with its group, that of an exchange with its set, which may contain rows of
+    several groups. Sets and groups that share a group are dependent; the variance of a sum is the sum over all
+    dependent products.
 
     Attributes:
-        groups: `(n,)` codes.
-        sets: `(n,)` codes of sets, -1: in none; None: nothing was exchanged.
-        pools: `(n,)` codes of the rows about whose common mean influence values of exchanges are taken.
+        groups: `(n,)` codes of groups.
+        sets: `(n,)` codes of sets, -1 for rows in none; None: no states were exchanged.
+        pools: `(n,)` codes; the influence values of exchanges are centred within the rows of one code.
 
     References:
         Aronow, Samii and Assenova 2015, Cluster-robust variance estimation for dyadic data, eq. 2 (pairs; here sets).
@@ -40,11 +42,11 @@ class Dependence:
         return int(self.groups.max()) + 1
 
     def error(self, own: Floats, exchanged: Floats | None = None) -> tuple[float, Floats]:
-        """Return the standard error of the sum of `(n,)` influence values, and what each group adds `(G,)`.
+        """Return the standard error of a sum of influence values `(n,)`, and the contribution of each group `(G,)`.
 
         Args:
-            own: of single rows.
-            exchanged: of rows that exchanged states, which count with their set.
+            own: influence values of single rows.
+            exchanged: influence values of rows that exchanged states, which count with their set.
         """
         sums: Floats = np.bincount(self.groups, own, self.n_groups).astype(np.float64)
         if exchanged is None or self.sets is None:
@@ -63,7 +65,9 @@ class Dependence:
 
     @cached_property
     def df(self) -> float:
-        """Degrees of freedom of exchanges: as many as there are independent sets in a pool, less one, over pools."""
+        """Degrees of freedom for exchanges: the number of independent sets minus one in each pool, combined
+        over pools.
+        """
         if not len(self._density):
             return math.inf
         size, density = self._density.T

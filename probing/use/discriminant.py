@@ -18,14 +18,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over rows of states less an origin; those of one origin can be added.
+    """Holds sums over rows of states minus an origin; moments with the same origin can be added.
 
     Attributes:
-        origin: `(D,)`, near the mean, so that large offsets cost no digits.
-        counts: `(K,)` rows of each class; of real values `(1,)`: all rows.
-        sums: `(K, D)` of each class; of real values `(1, D)`.
-        products: `(D, D)`.
-        along: Σ z h `(D,)` and Σ z of real values; None: classes.
+        origin: `(D,)` vector near the mean, so that large offsets do not lose digits.
+        counts: `(K,)` number of rows of each class; for real values `(1,)`, of all rows.
+        sums: `(K, D)` sums of each class; for real values `(1, D)`.
+        products: `(D, D)` sums of products.
+        along: for real values, Σ z h `(D,)` and Σ z; None for classes.
     """
 
     origin: Floats
@@ -36,7 +36,7 @@ class Moments:
 
     @classmethod
     def of(cls, states: Floats, z: NDArray[Any], n_classes: int, origin: Floats | None = None) -> Moments:
-        """Return the sums over `(n, D)` states with classes 0 … K-1, or real values where `n_classes` is 0."""
+        """Return the moments of states `(n, D)` with classes 0 … K-1, or with real values if `n_classes` is 0."""
         origin = states.mean(0) if origin is None else origin
         centred = states - origin
         products = centred.T @ centred
@@ -61,7 +61,7 @@ class Moments:
 
     @property
     def offset(self) -> Floats:
-        """Mean of all rows, less the origin, `(D,)`."""
+        """Mean of all rows minus the origin, `(D,)`."""
         return np.asarray(self.sums.sum(0) / self.n)
 
     @property
@@ -71,7 +71,7 @@ class Moments:
 
 
 class Discriminant:
-    """Gaussian classes with a shared covariance: the linear probe that needs no iterations. For real values, ridge
+    """A linear probe that needs no iterations: Gaussian classes with a shared covariance; for real values, ridge
     regression.
 
     References:
@@ -126,11 +126,11 @@ def _ridged(spread: Floats, share: float) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class FoldStates:
-    """States of the rows of an experiment, by fold.
+    """Holds the states of an experiment's rows, by fold.
 
     Attributes:
-        blocks: `(n_k, D)` float64, by fold.
-        moments: by fold, of the property's classes or values.
+        blocks: states `(n_k, D)` of each fold, float64.
+        moments: moments of each fold, by the property's classes or values.
     """
 
     blocks: tuple[Floats, ...]
@@ -138,7 +138,7 @@ class FoldStates:
 
     @classmethod
     def of(cls, experiment: Experiment, states: NDArray[np.floating]) -> FoldStates:
-        """Split `(n, D)` states by fold, and sum them."""
+        """Split states `(n, D)` by fold, compute their moments, and return both."""
         folds = [experiment.fold(k) for k in range(FOLDS)]
         blocks = tuple(np.asarray(states[rows], np.float64) for rows in folds)
         origin, z, n_classes = blocks[0].mean(0), experiment.z, experiment.n_classes
@@ -155,14 +155,14 @@ _STEPS, _TOLERANCE = 20, 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Predictions of a reader for the rows of a fold that it was not fitted on.
+    """Holds the predictions of a probe for the rows of a fold that it was not fitted on.
 
     Attributes:
-        scores: `(n, K)` log odds over the prior before calibration; of real values `(n, 1)` distances from the mean.
-        temperature: by which scores are multiplied, at least 0.
-        prior: `(K,)` frequencies of all rows; of real values `(1,)`: their mean. Those of the fit folds alone would
-            lean away from the fold that is predicted: classes that are even over all rows are uneven in both parts,
-            in opposite ways, and any reader would seem to know more.
+        scores: `(n, K)` log odds over the prior before calibration; for real values `(n, 1)` differences from the mean.
+        temperature: factor by which scores are multiplied, at least 0.
+        prior: `(K,)` class frequencies in all rows; for real values `(1,)`, their mean. Frequencies in the fitting
+            folds alone would be biased away from the predicted fold: a class that is rarer in one part is more frequent
+            in the other, so any probe would seem to know more than it does.
     """
 
     scores: Floats
@@ -176,7 +176,9 @@ class Prediction:
 
     @property
     def unit_scores(self) -> Floats:
-        """Scores less their mean under the prior, of root mean square 1: calibration does not affect them."""
+        """Scores minus their mean under the prior, scaled to root mean square 1, so that calibration does not affect
+        them.
+        """
         if len(self.prior) == 1:
             return np.asarray(self.scores / (np.sqrt((self.scores**2).mean()) + 1e-300))
         centred = self.scores - (self.scores @ self.prior)[:, None]
@@ -189,16 +191,17 @@ class Prediction:
 
 
 class ShrunkDiscriminant:
-    """Gaussian classes with a shared covariance, shrunk towards its diagonal; for real values, the regression of that
-    kind.
+    """Gaussian classes with a shared covariance, shrunk towards its diagonal; for real values, the corresponding
+    regression.
 
-    With S the covariance within classes, d the roots of its diagonal and R = S / d dᵀ, weights are
-    d⁻¹ ((1−λ) R + λ I)⁻¹ d⁻¹ (class means). Fewer rows than coordinates are solved in the space of rows (Woodbury).
+    With S the covariance within classes, d the roots of its diagonal and R = S / d dᵀ, weights are d⁻¹ ((1−λ) R + λ
+    I)⁻¹ d⁻¹ (class means). If there are fewer rows than coordinates, the system is solved in the space of rows
+    (Woodbury).
 
     Args:
-        fitted: sums over the rows.
-        blocks: the rows themselves, `(n_b, D)` each.
-        z: `(n_b,)` of each block.
+        fitted: moments of the rows.
+        blocks: the states of the rows, `(n_b, D)` each.
+        z: classes or values `(n_b,)` of each block.
 
     References:
         Friedman 1989, Regularized discriminant analysis. Schäfer and Strimmer 2005, A shrinkage approach to
@@ -247,7 +250,7 @@ class ShrunkDiscriminant:
 
 
 def linear_predictions(e: Experiment, states: FoldStates) -> list[Prediction]:
-    """Return predictions of calibrated linear readers for each fold, fitted on the other two."""
+    """Fit calibrated linear probes on two folds each, and return their predictions for the third."""
     z = [e.z[e.fold(k)] for k in range(FOLDS)]
     alone = [ShrunkDiscriminant(states.moments[k], [states.blocks[k]], [z[k]]) for k in range(FOLDS)]
     grid = _grid(e, states.blocks[0].shape[1])
@@ -282,11 +285,11 @@ def prior_of(z: NDArray[Any], n_classes: int) -> Floats:
 
 
 def temperatures(scores: Floats, z: NDArray[Any], prior: Floats, n_classes: int) -> tuple[Floats, Floats]:
-    """Return the best temperature for each of L sets of scores `(L, n, K)`, and the mean log-likelihood it reaches,
-    `(L,)`.
+    """Return the best temperature for each of L sets of scores `(L, n, K)`, and the mean log-likelihood that it
+    reaches, `(L,)`.
 
-    A penalty of t²/2n, for scores of unit size, keeps temperatures finite where classes separate. Of real values:
-    least squares between 0 and 1, and minus the mean squared error.
+    A penalty of t²/2n, for scores of unit size, keeps temperatures finite if classes are separable. For real values it
+    is the least-squares factor between 0 and 1, and minus the mean squared error.
 
     References:
         Guo et al. 2017, On calibration of modern neural networks, §4.2.

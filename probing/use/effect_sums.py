@@ -25,21 +25,23 @@ class EffectSums:
     """Collects sums over rotations of one kind of edit at one place; n rows of the experiment.
 
     Attributes:
-        tau, total, spread, size: by rotation: τ, T, s_c, C.
-        influence, through_c, of_total: `(n,)` summed influence values: of τ with the contrast held, what the contrast
-            adds, of T.
-        u, u_influences: U by rotation, and its influence values `(n,)` with m° held.
-        w, w_influences: the same of ⟨Δ, P m°⟩, P the inverse covariance of the clean behaviour, m° of all strata alike.
-        w_own: by rotation, the same with its own mean changes for m°: their noise is in it squared.
+        tau, total, spread, size: τ, T, s_c and C of each rotation (see `Effect`).
+        influence, through_c, of_total: `(n,)` influence values summed over rotations: of τ with the contrast held
+            fixed, of τ through the fitted contrast, and of T.
+        u, u_influences: U of each rotation, and its influence values `(n,)` with m° held fixed.
+        w, w_influences: the same for W = ⟨Δ, P m°⟩, with P the inverse covariance of the clean behaviour and m°
+            averaged over strata.
+        w_own: the same with the rotation's own mean changes for m°, so that their noise enters squared.
         direction, of_direction: see `EditMeasurement.direction`.
-        kl, flips: by rotation, of logits: mean KL(clean ‖ edited), share of other most probable answers.
-        alike: by rotation, τ of states of rows of the same value, which is taken off.
-        changes: by rotation, `(n, V)` of the edited rows.
-        slopes: by rotation, derivatives of τ in the shift, `(n', D)` of sampled rows with these sides.
-        rows: edited in all.
+        kl, flips: for logits, mean KL(clean ‖ edited) and share of rows whose most probable answer changes, of each
+            rotation.
+        alike: τ of each rotation when states of rows of the *same* value are exchanged, already subtracted.
+        changes: changes `(n, V)` of the edited rows of each rotation.
+        slopes: for each rotation, sides of sampled rows and derivatives `(n', D)` of τ with respect to their shift.
+        rows: number of edited rows in all rotations.
         is_single, dimensions: see `EditMeasurement`.
-        dependence: what depends on what.
-        exchanged: whether the influence of measured rows counts with the set that they exchanged states in.
+        dependence: dependence among rows.
+        exchanged: whether rows exchanged states, so that their influence counts with their set.
     """
 
     dependence: Dependence
@@ -71,7 +73,9 @@ class EffectSums:
     def add(
         self, natural: NaturalContrast, changes: Floats, *, through_edit: tuple[Ints, Floats] | None = None
     ) -> None:
-        """Add one rotation's τ of these changes, and what the rows that the edit was fitted on add."""
+        """Add the τ of one rotation's changes, with the influence of the measured rows and of the rows that the edit
+        was fitted on.
+        """
         along = natural.along(changes)
         value = float(natural.weights.weights @ along)
         self.tau.append(value)
@@ -90,7 +94,7 @@ class EffectSums:
     def add_u(
         self, natural: NaturalContrast, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
     ) -> None:
-        """Add one rotation's U of these changes against the expected ones."""
+        """Add the U of one rotation's changes, computed with the changes expected from another rotation."""
         value, influence = self._product(natural, changes, expected, through_edit)
         self.u.append(value)
         self.u_influences.append(influence)
@@ -103,7 +107,9 @@ class EffectSums:
         own: Floats,
         through_edit: tuple[Ints, Floats] | None,
     ) -> None:
-        """Add one rotation's W: its changes against the expected ones times P, and against its own mean times P."""
+        """Add the W of one rotation's changes, computed with P times the expected changes, and with P times their own
+        mean.
+        """
         value, influence = self._product(natural, changes, expected, through_edit)
         self.w.append(value)
         self.w_influences.append(influence)
@@ -121,13 +127,13 @@ class EffectSums:
 
 
 def spared(what: str, cell: UseCell, measure: Callable[[UseCell], UseCell]) -> UseCell:
-    """Return the cell with what `measure` adds to it. Where that fails, or gives numbers that are not finite, the cell
-    stays without them, and a note says what is missing and why.
+    """Return the cell with the numbers that `measure` adds. If `measure` fails or gives numbers that are not finite,
+    the cell is returned without them, with a note that says what is missing and why.
 
     Args:
-        what: is measured, for the note.
-        cell: with all that the verdict needs.
-        measure: gives a cell with more descriptive numbers.
+        what: words for what is measured, for the note.
+        cell: the cell with all numbers that the verdict needs.
+        measure: a function that adds descriptive numbers to a cell.
     """
     try:
         measured = measure(cell)

@@ -38,20 +38,23 @@ class UseOptions:
     """Options of `intervene`.
 
     Attributes:
-        seed: of folds, goals, pairs, samples and draws.
+        seed: seed of folds, goals, pairs, samples and draws.
         epsilon: smallest effect of interest, in SDs of the clean output.
-        doses: of class-mean swaps.
-        curve: measure all doses, not only the primary one.
-        details: what explains an effect: selectivity over others, one shared shift, joint edits, frozen norms.
-        null: variance of τ under shuffled labels, by its derivative.
-        deals: how often the groups outside the measured fold are dealt out anew between what fits the shift and what
-            fits the contrast: a verdict that turns with it is none.
-        slope_rows: about how many rows of a fold derivatives are taken of, for standard errors; 0: all.
-        permutations: of labels, with the shift refitted, at the place of the largest effect; 0: none.
-        control_properties: random properties of word types that go through the same measurement; 0: none.
-        comparisons: other interventions that stand beside, as specs such as `leace` or `random_subspace:rank=1`.
-        stratify: False: without strata; shared: one shift for all strata; folds: False: the same rows fit and are
-            measured. All for comparison only.
+        doses: doses of class-mean swaps that are tried.
+        curve: whether to measure all doses, not only the primary one.
+        details: whether to measure what explains an effect: selectivity over other properties, one shared shift, joint
+            edits, frozen norms.
+        null: whether to estimate the variance of τ under shuffled labels.
+        deals: number of further random assignments of the groups outside the measured fold, to fitting the shift or to
+            fitting the contrast; a verdict that changes with them becomes inconclusive.
+        slope_rows: approximate number of rows of a fold for which derivatives are computed, for standard errors; 0:
+            all.
+        permutations: number of permutations of the labels, with the shift refitted, at the place of the largest effect;
+            0: none.
+        control_properties: number of random properties of word types that are measured in the same way; 0: none.
+        comparisons: recipes of other interventions to report beside, such as `leace` or `random_subspace:rank=1`.
+        stratify, shared, folds: whether to use strata; one shift for all strata; different rows for fitting and
+            measuring. Change these for comparisons only.
     """
 
     seed: int = 0
@@ -85,12 +88,12 @@ SMALLEST_VARIANCE = 1e-12  # of the largest, of outputs in float32: a direction 
 
 @dataclass(frozen=True, eq=False)
 class AtPlace:
-    """What a bench computed for the place that it was last asked about.
+    """Holds what was computed for the place that was last asked about.
 
     Attributes:
-        states: by fold.
-        shifts: by rotation, how states differ between values, fitted on F1.
-        swapped: by dose, see `EditMeasurement.swapped_states`.
+        states: states by fold.
+        shifts: for each rotation, how states differ between values of the property, fitted on F1.
+        swapped: swapped states by dose, see `EditMeasurement.swapped_states`.
     """
 
     states: FoldStates
@@ -100,13 +103,13 @@ class AtPlace:
 
 @dataclass(frozen=True, eq=False)
 class EditMeasurement:
-    """Measures the edits of one experiment on one instrument.
+    """Runs the edits of one experiment on one instrument and measures their effects (a *bench*).
 
     Attributes:
         y: `(n, V)` clean behaviour of the experiment's rows.
-        seed: of goals, pairs and samples.
-        shared: one shift for all strata, for comparison.
-        folded: False: one fold fits and is measured, for comparison.
+        seed: seed of goals, pairs and samples.
+        shared: whether one shift is used for all strata, for comparison.
+        folded: whether fitting and measuring use different folds; False for comparison.
         slope_rows: see `UseOptions`.
     """
 
@@ -130,7 +133,7 @@ class EditMeasurement:
         folded: bool = True,
         slope_rows: int = SLOPE_ROWS,
     ) -> EditMeasurement:
-        """Return a bench with the instrument's clean behaviour."""
+        """Run the instrument without edits and return a bench for the experiment."""
         return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded, slope_rows)
 
     def fold_numbers(self, r: int) -> tuple[int, int, int]:
@@ -145,29 +148,29 @@ class EditMeasurement:
 
     @cached_property
     def goals(self) -> list[NDArray[Any]]:
-        """Classes or values that the rows of each fold are edited to."""
+        """Goal (class or value) that each row is edited to, by fold."""
         return [goals(self.experiment, self.experiment.fold(k), seed=self.seed) for k in range(FOLDS)]
 
     def sides(self, fold: int) -> FromTo:
-        """Return the starts and goals of all rows of a fold."""
+        """Return the start and goal of every row of a fold."""
         e, rows = self.experiment, self.experiment.fold(fold)
         return FromTo(e.strata[rows], e.z[rows], self.goals[fold % FOLDS])
 
     @cached_property
     def exchanges(self) -> list[Exchanges]:
-        """Rows that exchange states, by fold."""
+        """Exchanges of states among the rows of each fold."""
         e = self.experiment
         offsets = None if self.instrument.offsets is None else self.instrument.offsets[e.rows]
         return [exchanges(e, e.fold(k), seed=child_seed(self.seed, "pairs", k), offsets=offsets) for k in range(FOLDS)]
 
     @cached_property
     def dependence(self) -> Dependence:
-        """Dependence of rows within groups."""
+        """Dependence of rows that are of one group."""
         return Dependence(self.experiment.groups)
 
     @cached_property
     def dependence_of_exchanges(self) -> Dependence:
-        """Dependence of rows within groups, and within the sets in which they exchange states."""
+        """Dependence of rows that are of one group, or of one set in which states are exchanged."""
         sets, first = np.full(len(self.y), -1, np.int64), 0
         for one in self.exchanges:
             sets[one.own] = first + one.sets
@@ -182,7 +185,7 @@ class EditMeasurement:
 
     @cached_property
     def spread(self) -> float:
-        """SD of the clean behaviour, all its columns together: s_Y."""
+        """SD of the whole clean behaviour, s_Y: the root of the summed variances of its columns."""
         return float(np.sqrt(((self.y - self.mean) ** 2).sum() / len(self.y)))
 
     @cached_property
@@ -206,8 +209,8 @@ class EditMeasurement:
 
     @cached_property
     def precision(self) -> Floats:
-        """Inverse covariance `(V, V)` of the clean behaviour, where it varies: m' P m is the squared size of a change m
-        in SDs along that direction in which it is largest.
+        """Inverse covariance `(V, V)` of the clean behaviour, in directions in which it varies: m' P m is the squared
+        size of a change m, in SDs along the direction in which it is largest.
         """
         centred = self.y - self.mean
         return np.asarray(
@@ -223,14 +226,14 @@ class EditMeasurement:
         return replace(self, y=self.y @ root)
 
     def direction(self, *, exchanged: bool) -> tuple[list[float], Floats]:
-        """Return how far the direction of the contrast is known: squared cosine between the fitted and the true
-        contrast.
+        """Estimate how well the direction of the natural contrast is known, as the squared cosine between the fitted
+        and the true contrast, and return it by rotation.
 
-        An effect of E SDs along the true contrast is seen along the fitted one, or along others, whose SDs may be
-        smaller; so the angle is taken between Σ^½ c, Σ the covariance of the clean behaviour.
+        Effects are in SDs, which differ between directions; so the angle is that between vectors Σ^½ c, with Σ the
+        covariance of the clean behaviour.
 
         Returns:
-            T / C of Σ^½ y by rotation, and its influence values `(n,)` summed over them.
+            T / C of Σ^½ y by rotation, and its influence values `(n,)` summed over rotations.
         """
         bench, values, influence = self._by_spread, [], np.zeros(len(self.y))
         for natural in bench.exchanged_naturals if exchanged else bench.naturals:
@@ -241,13 +244,15 @@ class EditMeasurement:
 
     @property
     def is_single(self) -> bool:
-        """Whether there is but one contrast, and of one dimension: the same line in every fold, whatever its noise."""
+        """Whether there is only one contrast, in one dimension, so that its direction is the same in every fold
+        whatever its noise.
+        """
         return self.experiment.n_cells == 1 and self.dimensions == 1
 
     def sign_of(self, fitted: Contrast) -> float:
-        """Return -1 where the one contrast there is points the other way than in the first fold, else 1.
+        """Return -1 if there is a single contrast and it points the other way than in the first fold, else 1.
 
-        Where the natural contrast is near zero, folds differ in its sign, and what an edit does would cancel.
+        If the natural contrast is near zero, its sign differs between folds, and effects of an edit would cancel.
         """
         if not self.is_single:
             return 1.0
@@ -271,15 +276,15 @@ class EditMeasurement:
         return found
 
     def states(self, place: Place) -> NDArray[np.floating]:
-        """Return the states `(n, D)` of the experiment's rows."""
+        """Return the states `(n, D)` of the experiment's rows at a place."""
         return self.instrument.states(place)[self.experiment.rows]
 
     def dtype(self, place: Place) -> np.dtype[np.floating]:
-        """Return the data type of states there, as the instrument reads and takes them."""
+        """Return the data type of the states at a place."""
         return self.instrument.states(place).dtype
 
     def shift(self, states: NDArray[np.floating], fitted_on: Ints) -> Contrast:
-        """Return how states differ between values, fitted on these rows."""
+        """Fit how states differ between values of the property on these rows, and return the contrast."""
         return self._shift(states[fitted_on], fitted_on)
 
     def _shift(self, values: NDArray[np.floating], rows: Ints) -> Contrast:
@@ -288,7 +293,7 @@ class EditMeasurement:
         return Averaged(fitted, e.shares) if self.shared else fitted
 
     def at(self, place: Place) -> AtPlace:
-        """Return what is fitted at a place; it is kept until another place is asked for."""
+        """Return what is fitted at a place; it is cached until another place is asked for."""
         if place not in self._at:
             self._at.clear()
             states = FoldStates.of(self.experiment, self.states(place))
@@ -297,7 +302,9 @@ class EditMeasurement:
         return self._at[place]
 
     def swapped_states(self, place: Place, dose: float) -> list[Floats]:
-        """Return, by rotation, states `(n, D)` of F3 after the class-mean swap; those of one dose are kept."""
+        """Return, by rotation, the states `(n, D)` of F3 after the class-mean swap; those of the last dose are
+        cached.
+        """
         at = self.at(place)
         if dose not in at.swapped:
             at.swapped.clear()
@@ -308,7 +315,7 @@ class EditMeasurement:
         return at.swapped[dose]
 
     def run(self, place: Place, rows: Ints, states: NDArray[np.floating], *, frozen_norms: bool = False) -> Floats:
-        """Return the changes `(n, V)` in behaviour when rows of the experiment have these states."""
+        """Run rows of the experiment with these states at a place, and return the changes in behaviour `(n, V)`."""
         return self.run_many(place.site, rows, {place.position: states}, frozen_norms=frozen_norms)
 
     def run_folds(
@@ -319,7 +326,7 @@ class EditMeasurement:
         *,
         frozen_norms: bool = False,
     ) -> list[Floats]:
-        """Run as `run_many` does, for the rows of several folds in one go."""
+        """Run the rows of several folds at once, as `run_many` does, and return the changes of each fold."""
         joined = {position: np.concatenate(parts) for position, parts in states.items()}
         changes = self.run_many(site, np.concatenate(rows), joined, frozen_norms=frozen_norms)
         return np.split(changes, np.cumsum([len(part) for part in rows])[:-1])
@@ -327,7 +334,9 @@ class EditMeasurement:
     def run_many(
         self, site: str, rows: Ints, states: Mapping[str, NDArray[np.floating]], *, frozen_norms: bool = False
     ) -> Floats:
-        """Return the changes `(n, V)` in behaviour when rows have these states at several positions together."""
+        """Run rows with these states at several positions of a site together, and return the changes in behaviour `(n,
+        V)`.
+        """
         y = behaviour(self.instrument, site, self.experiment.rows[rows], states, frozen_norms=frozen_norms)
         return y - self.y[rows]
 
@@ -347,8 +356,8 @@ class EditMeasurement:
         *,
         frozen_norms: bool = False,
     ) -> list[tuple[FromTo, Floats]]:
-        """Return, by rotation, sides of the sampled rows of F3, and slopes `(m, n', D)` of Σ p ⟨aim, behaviour⟩
-        there.
+        """Return, by rotation, the sides of sampled rows of F3 and the slopes `(m, n', D)` of their weighted ⟨aim,
+        behaviour⟩.
         """
         each = list(zip(self.naturals, self.samples, edited, aims, strict=True))
         coefficients = [np.stack([p[:, None] * aim[few] for aim in own]) for _, (few, p), _, own in each]

@@ -29,19 +29,21 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """The rows that an edit is measured on: those with counterparts of other classes in their stratum, in every fold.
+    """Describes the rows that an edit is measured on: those that have counterparts of other classes in their stratum,
+    in every fold.
 
     Attributes:
         rows: `(n,)` rows of the instrument.
         z: `(n,)` classes 0 … K-1, or real values.
-        n_classes: K; 0 for real values.
-        strata, groups, folds: `(n,)` codes.
+        n_classes: number of classes K; 0 for real values.
+        strata, groups, folds: `(n,)` codes of each.
         shares: `(W,)` share of the rows in each stratum.
-        coverage: n over the rows that have the property.
-        stratified_by: `nothing`, `crossing` or `propensity in 5`.
-        grouped_by: `group`, or `type` where the word type all but decides the label.
-        twins: `(n,)` which row differs in the property alone, -1 where none does; None: rows are matched by strata.
-        is_matched: within strata no covariate goes with the property any more.
+        coverage: n divided by the number of rows that have the property.
+        stratified_by: how strata were made: `nothing`, `crossing` or `propensity in 5`.
+        grouped_by: `group`, or `type` if the word type nearly determines the label.
+        twins: `(n,)` the row that differs from each in the property only, -1 if there is none; None: rows are matched
+            by strata.
+        is_matched: whether, within strata, no covariate is associated with the property any more.
     """
 
     rows: Ints
@@ -65,12 +67,14 @@ class Experiment:
 
     @cached_property
     def leverage(self) -> NDArray[np.float64]:
-        """Factor by which the influence of a row's group, taken about a mean that it enters, is too small, `(n,)`."""
+        """Factors `(n,)` that correct influence values for being taken about a mean that includes the row's
+        own group.
+        """
         return self._by_cell.leverage
 
     @cached_property
     def df(self) -> float:
-        """Degrees of freedom of a standard error: of few or uneven groups fewer than their number."""
+        """Degrees of freedom of a standard error: fewer than the number of groups if groups are few or uneven."""
         k = max(1, self.n_classes)
         cells = np.arange(self._by_cell.n_cells)
         weights = self.shares[cells // (k * FOLDS)]
@@ -80,7 +84,7 @@ class Experiment:
 
     @property
     def n_cells(self) -> int:
-        """Number of cells: strata times unordered pairs of classes in them; for real values strata."""
+        """Number of cells: pairs of classes in each stratum; for real values, the number of strata."""
         return int((self.pair_shares > 0).sum()) // 2 if self.n_classes else len(self.shares)
 
     @cached_property
@@ -92,7 +96,9 @@ class Experiment:
 
     @cached_property
     def pair_shares(self) -> NDArray[np.float64]:
-        """Weight of a change from one class to another in its stratum, `(W, K, K)`: the product of their shares."""
+        """Weight of a change from one class to another in each stratum, `(W, K, K)`: the product of the classes'
+        shares.
+        """
         k = self.n_classes
         p = np.bincount(self.strata * k + self.z, minlength=len(self.shares) * k).reshape(-1, k).astype(np.float64)
         found = p[:, :, None] * p[:, None, :]
@@ -100,7 +106,7 @@ class Experiment:
         return np.asarray(found / found.sum((1, 2), keepdims=True))
 
     def fold(self, k: int) -> Ints:
-        """Return which of the n rows lie in fold k mod 3."""
+        """Return the indices of the rows in fold k mod 3."""
         return self._by_fold[k % FOLDS]
 
     @cached_property
@@ -120,28 +126,30 @@ def plan(
     twins: Ints | None = None,
     names: Sequence[str] | None = None,
 ) -> Experiment:
-    """Return the experiment on N rows of which some have the property.
+    """Match the rows that have the property, assign them to folds, and return the experiment.
 
-    Strata are the values of all covariates, crossed; real values in five bins, or ten, or twenty, until within these
-    they explain no more than 0.25 % of the property's variance and trees foresee it by 0.1 SD at most. Where that
-    cannot be, or leaves less than 0.8 of the rows, strata are bins of the chance of the property; if within these a
-    covariate still goes with it, the crossing stays, and coverage or `is_matched` tells.
+    Strata are combinations of the values of all covariates, real values in five, ten or twenty bins: the first number
+    for which, within strata, covariates explain at most 0.25 % of the property's variance and trees predict it by at
+    most 0.1 SD. If none does, or fewer than 0.8 of the rows remain, strata are bins of the predicted probability of the
+    property (its propensity). If a covariate is still associated with it within these, the combinations are used after
+    all, and coverage or `is_matched` shows the problem.
 
     Args:
         z: `(N,)` classes (negative: no label) or real values (NaN: none).
-        n_classes: K; 0 for real values.
-        groups: `(N,)` codes of what is independent: sentences, documents.
-        covariates: by name, `(N,)` codes or real values of the other properties (NaN: not known, the row is left out).
-        types: `(N,)` codes of word types; where they all but decide z, they are the groups.
-        seed: of the folds.
-        stratify: False: no strata, for comparison.
-        twins: `(N,)` the row that differs from each in the property alone, -1 where there is none.
-        names: of the rows, for messages.
+        n_classes: number of classes K; 0 for real values.
+        groups: `(N,)` codes of independent units: sentences or documents.
+        covariates: by name, `(N,)` codes or real values of the other properties; rows with NaN (not known) are left
+            out.
+        types: `(N,)` codes of word types; if they nearly determine z, they are used as groups.
+        seed: seed of the folds.
+        stratify: whether to use strata; False for comparison.
+        twins: `(N,)` the row that differs from each in the property only, -1 if there is none.
+        names: names of the rows, for messages.
 
     Raises:
-        BadParameter: lengths that differ.
-        DegenerateDesign: fewer than two classes, or no usable stratum.
-        TooFewGroups: three folds are not to be had.
+        BadParameter: arrays differ in length.
+        DegenerateDesign: there are fewer than two classes, or no usable stratum.
+        TooFewGroups: there are too few groups for three folds.
         BadTwin, OverlappingGroups: see `check_twins` and `check_groups`.
     """
     given = dict(covariates or {}) if stratify else {}
@@ -218,7 +226,7 @@ def check_number(groups: int) -> None:
     """Refuse an experiment with too few groups.
 
     Raises:
-        TooFewGroups: fewer than three folds take.
+        TooFewGroups: there are fewer than three folds need.
     """
     if groups < FOLDS * LEAST_GROUPS:
         raise TooFewGroups(
@@ -304,10 +312,11 @@ def _distinct(cells: Ints, groups: Ints, n: int) -> Ints:
 
 
 def goals(experiment: Experiment, rows: Ints, *, seed: int) -> NDArray[Any]:
-    """Return, for each of the rows (of one fold), the class or value it is edited to: the others of its stratum by
-    frequency.
+    """Return the goal of each of the rows (of one fold): another class of its stratum, drawn by frequency, or another
+    value.
 
-    A real value is given the value of the row half the ranks away in its stratum: about 1.6 SD for a normal one.
+    For real values it is the value of the row half the ranks away in its stratum, about 1.6 SD for a normal
+    distribution.
     """
     rng = generator(seed, "use", "goals")
     z, strata, k = experiment.z[rows], experiment.strata[rows], experiment.n_classes

@@ -33,12 +33,13 @@ LEAST_HOLD = 0.1  # of T / C: what is made up for is at most a factor of three
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A number, its standard error, and what each group adds to it.
+    """A number with its standard error and the contribution of each group to that error.
 
     Attributes:
         value, error: in the number's own unit.
         df: degrees of freedom.
-        by_group: `(G,)` for the multiplier bootstrap; its sum of squares is error² where no exchange crosses groups.
+        by_group: `(G,)` contribution of each group, for the multiplier bootstrap; the squares sum to error² where no
+            exchange crosses groups.
     """
 
     value: float
@@ -70,25 +71,31 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """The effect of one kind of edit at one place.
+    """Holds the estimated effect of one kind of edit at one place, with standard errors; docs/use.md defines the
+    symbols.
 
     Attributes:
-        tau: τ along the contrast as it was fitted: of tests, intervals and bounds.
-        tau_full: the same with the contrast's own error, for its share of T.
-        total: T.
-        spread: s_c; `effect_size` = τ / s_c.
-        size: C, the length of the contrast as fitted, its noise included.
-        u: cross-fitted squared effect; its error has m° held fixed.
-        w: the square of its mean over strata, in SDs along that direction of the output in which it is largest: no ES
-            along a true contrast exceeds its root, wherever the noise of the fitted one lies.
-        w_noise: what noise adds to the same square where it is not cross-fitted.
-        dimensions: of the output.
+        tau: τ, the change of the behaviour along the fitted natural contrast, with the contrast held fixed; tests,
+            intervals and bounds use this estimate.
+        tau_full: τ with an error that includes that of fitting the contrast; the interval of τ / T uses it.
+        total: T, the natural contrast (how outputs differ between values), measured on other rows than it was fitted
+            on.
+        spread: s_c, the SD of the clean output along the contrast; `effect_size` is τ / (s_c · `hold`).
+        size: C, the length of the fitted contrast; noise of the fit makes it longer.
+        u: U, the squared effect by cross-fitting (the product of the mean changes of two rotations). Its standard error
+            treats the mean change of the other rotation, m°, as fixed.
+        w: W, the squared mean effect over strata, in SDs along the output direction in which it is largest: an upper
+            bound of ES² along any contrast.
+        w_noise: what noise would add to W if it were not cross-fitted.
+        dimensions: number of dimensions of the output.
         direction: squared cosine of the angle between the fitted and the true contrast.
-        y_spread: s_Y.
-        covariance: of τ and T.
-        rows: edited.
-        is_single: nothing can lie off the contrast: one stratum, two values, and an output of one dimension.
-        alike: of an interchange: τ of states of the same value, which is taken off; None: of other edits, or twins.
+        y_spread: s_Y, the SD of the whole clean output.
+        covariance: covariance of the estimates of τ and T.
+        rows: number of edited rows.
+        is_single: whether there is one stratum, two values and a one-dimensional output, so that no effect can lie off
+            the contrast.
+        alike: for an interchange, τ when states of the *same* value are exchanged, already subtracted; None for other
+            edits and for minimal pairs.
     """
 
     tau: Estimate
@@ -112,7 +119,7 @@ class Effect:
         """Share of an effect along the true contrast that is seen along the fitted contrast, sqrt(T / C); at most 1.
 
         The fitted contrast is the true one and noise: its length C has the noise in it, T, measured on other rows, has
-        not. Where T is not established nothing is made up for, and equivalence does not rest on the contrast.
+        not. Where T is not established, no correction is made (1), and equivalence does not rest on the contrast.
         """
         if self.is_single or not self.total_is_established or not self.size:
             return 1.0
@@ -158,7 +165,8 @@ class Effect:
 
     @property
     def off_high(self) -> float:
-        """Upper bound (one-sided 95 %) of what the true contrast may have of the effect off the fitted contrast.
+        """Upper bound (one-sided 95 %) of the effect that lies off the fitted contrast and that the true contrast may
+        have.
 
         sin θ times the bound of the effect in SDs along that direction in which it is largest.
         """
@@ -176,8 +184,8 @@ class Effect:
         return self.sine * float(brentq(lambda bound: self._any_direction_p(bound) - LEVEL, 0.0, high))
 
     def equivalence_p(self, epsilon: float) -> float:
-        """Return the p of |ES| ≥ ε, of an effect of ε along any direction that the contrast may have, or of ε in all;
-        the largest.
+        """Return the largest p value of three tests against the null hypothesis that the effect is ε or more: |ES|
+        along the contrast, the effect along any direction that the true contrast may have, and the whole effect.
 
         Of an effect along the true contrast, at an angle θ to the fitted one, that part is off the fitted one which is
         sin θ at most of what there is along any direction.
@@ -251,7 +259,7 @@ class Effect:
 
 
 def effect(tally: EffectSums, experiment: Experiment, y_spread: float) -> Effect:
-    """Average over rotations, with standard errors.
+    """Average the sums of one edit over the rotations and return its effect, with standard errors.
 
     Influence values are taken about means that they enter; `Experiment.leverage` and `Dependence` make up for it.
     """
@@ -312,7 +320,8 @@ DRAWS = 20_000
 
 
 def max_t(estimates: Sequence[Estimate], two_sided: Sequence[bool], *, seed: int, draws: int = DRAWS) -> list[float]:
-    """Return adjusted p values, single step: how often the largest of all under the null is as large.
+    """Return p values adjusted for all estimates at once (single-step max-T): how often, under the null hypothesis, the
+    largest of all |t| is as large as the one observed.
 
     With normal multipliers by group the bootstrap's draws are normal with the correlations of the groups' influence
     values, so they are drawn as such, over the root of a χ² / df where there are few groups.

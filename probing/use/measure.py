@@ -31,17 +31,18 @@ Values = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Property:
-    """A property: its labels on N rows.
+    """Holds the labels of one property on N rows, with what is needed to match rows.
 
     Attributes:
-        name: of the task.
+        name: name of the task.
         z: `(N,)` classes 0 … K-1 (negative: none), or real values (NaN: none).
-        n_classes: K; 0 for real values.
-        groups: `(N,)` codes of what is independent.
-        covariates: the other properties, by name: `(N,)` values and K.
+        n_classes: number of classes K; 0 for real values.
+        groups: `(N,)` codes of independent units (sentences or documents).
+        covariates: by name, `(N,)` values of the other properties and their number of classes.
         types: `(N,)` codes of word types; None: not known.
-        twins: `(N,)` the row that differs from each in this property alone, -1: none; None: donors are matched rows.
-        row_names: of the rows, for messages; None: their numbers.
+        twins: `(N,)` the row that differs from each in this property only, -1 if there is none; None: donors are
+            matched rows.
+        row_names: names of the rows, for messages; None: their numbers.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Property:
     row_names: Sequence[str] | None = None
 
     def plan(self, options: UseOptions) -> Experiment:
-        """Return the experiment for the property."""
+        """Match the rows and return the experiment for the property."""
         values = {name: v for name, (v, _) in self.covariates.items()}
         return plan(
             self.z,
@@ -79,19 +80,19 @@ def measure_property(
     options: UseOptions | None = None,
     decodability: Mapping[str, Decodability] | None = None,
 ) -> UseResult:
-    """Measure what edits of one property do at every place.
+    """Edit one property at every place, measure the effects on the behaviour, and return the result.
 
     Args:
-        instrument: checked before.
-        prop: labels of its rows.
-        places: all by default.
-        behaviour, model: names for the record.
+        instrument: instrument whose `check` has passed.
+        prop: labels of the instrument's rows.
+        places: places to edit; by default all.
+        behaviour, model: names for the result.
         options: see `UseOptions`.
-        decodability: by place, decided elsewhere; places that are not in it are decided here.
+        decodability: results of the gate by place, tested elsewhere; other places are tested here.
 
     Raises:
         DegenerateDesign, TooFewGroups: see `plan`.
-        EditFailed: outputs that are not finite.
+        EditFailed: outputs are not finite.
     """
     options = options or UseOptions()
     chosen = tuple(places) if places is not None else instrument.places
@@ -227,7 +228,7 @@ def _with_one_shift(bench: EditMeasurement, m: Measured, cell: UseCell) -> UseCe
 
 
 def replace_shared(bench: EditMeasurement) -> EditMeasurement:
-    """Return the same experiment with one shift for all strata."""
+    """Return a bench for the same experiment with one shift for all strata."""
     return EditMeasurement(
         bench.instrument, bench.experiment, bench.y, bench.seed, shared=True, slope_rows=bench.slope_rows
     )

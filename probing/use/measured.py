@@ -17,13 +17,13 @@ from probing.use.state_checks import StateCheckResult
 
 @dataclass(eq=False)
 class Measured:
-    """The measurements at one place.
+    """Holds the measurements at one place.
 
     Attributes:
-        subspace, whole: the swap and the interchange.
-        kl, flips: of the swap, where outputs are logits.
-        deals: see `redealt`, of the swap and of the interchange.
-        joint: the interchange of all positions of its site together; None: it has one.
+        subspace, whole: effects of the swap and of the interchange.
+        kl, flips: mean KL and share of changed answers after the swap, if outputs are logits.
+        deals: results of `redealt` for the swap and for the interchange.
+        joint: effect of the interchange at all positions of the site together; None: there is only one.
     """
 
     place: Place
@@ -43,13 +43,13 @@ class Measured:
 
 
 def estimates_of(one: Effect) -> list[Estimate]:
-    """Return the estimates of τ and U."""
+    """Return the estimates of τ and U of an effect."""
     return [one.tau, one.u or Estimate(0.0, 0.0, 1, np.zeros(1))]
 
 
 def recorded(m: Measured, p: Sequence[float], options: UseOptions, measured: Sequence[Measured]) -> UseCell:
-    """Return the record of a place, with the adjusted p of its effects; `measured` has all places that were
-    measured.
+    """Return the result cell of a place, with the adjusted p values of its effects; `measured` has all places measured,
+    which p is adjusted over.
     """
     difference = m.subspace.tau.value - 1.25 * m.whole.tau.value
     error = float(np.linalg.norm(m.subspace.tau.by_group - 1.25 * m.whole.tau.by_group))

@@ -21,11 +21,11 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Permuted:
-    """Effects of shifts fitted to shuffled labels.
+    """Holds the effects of shifts that were fitted to shuffled labels.
 
     Attributes:
-        p: (1 + b) / (1 + B), two-sided.
-        sd: of the shuffled effects.
+        p: two-sided p value, (1 + b) / (1 + B).
+        sd: SD of the effects under shuffled labels.
     """
 
     p: float
@@ -33,8 +33,8 @@ class Permuted:
 
 
 def null_error(bench: EditMeasurement, place: Place, *, dose: float) -> float:
-    """Return the SD of τ under shuffled labels, by its derivative at no edit: Σ gᵀ S g (1/n₁ + 1/n₀), S the total
-    covariance.
+    """Return the SD of τ under shuffled labels, computed from derivatives at the unedited states: the root of Σ gᵀ S g
+    (1/n₁ + 1/n₀), with S the total covariance.
     """
     at, e, variances = bench.at(place), bench.experiment, []
     clean = [at.states.blocks[bench.fold_numbers(r)[2]].astype(bench.dtype(place)) for r in range(FOLDS)]
@@ -45,7 +45,7 @@ def null_error(bench: EditMeasurement, place: Place, *, dose: float) -> float:
 
 
 def permuted(bench: EditMeasurement, place: Place, tau: float, *, dose: float, draws: int) -> Permuted:
-    """Return τ with labels shuffled within strata, by group, on F1; the shift is refitted, not rescaled.
+    """Shuffle labels within strata, by group, on F1, refit the shift, measure τ, and return the effects.
 
     References:
         Phipson and Smyth 2010, Permutation p-values should never be zero.
@@ -66,7 +66,9 @@ def permuted(bench: EditMeasurement, place: Place, tau: float, *, dose: float, d
 
 
 def shuffled(e: Experiment, rows: Ints, *, seed: int, draw: int) -> NDArray[Any]:
-    """Return labels of the rows, shuffled within strata: whole groups where a group has one label there, else rows."""
+    """Return labels shuffled within strata: between groups, for groups whose rows all have one label there, else
+    between rows.
+    """
     rng = generator(seed, "use", "shuffle", draw)
     z = e.z[rows].copy()
     for w in np.unique(e.strata[rows]):
@@ -80,7 +82,9 @@ def shuffled(e: Experiment, rows: Ints, *, seed: int, draw: int) -> NDArray[Any]
 
 
 def random_property(z: NDArray[Any], n_classes: int, types: Ints, *, seed: int, draw: int) -> NDArray[Any]:
-    """Draw a property at random for every word type, with the labels' own frequencies; rows without a label stay so."""
+    """Draw a random label for every word type, with the frequencies of the labels, and return the labels; rows without
+    a label keep none.
+    """
     rng = generator(seed, "use", "control property", draw)
     has = z >= 0 if n_classes else np.isfinite(z)
     codes = np.unique(types, return_inverse=True)[1]
@@ -89,6 +93,6 @@ def random_property(z: NDArray[Any], n_classes: int, types: Ints, *, seed: int, 
 
 
 def rate_interval(found: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a rate, by Clopper and Pearson."""
+    """Return the 95 % interval of a rate, by the method of Clopper and Pearson."""
     low = float(beta.ppf(0.025, found, n - found + 1)) if found else 0.0
     return low, float(beta.ppf(0.975, found + 1, n - found)) if found < n else 1.0

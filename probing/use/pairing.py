@@ -21,18 +21,19 @@ SMALL_GROUPS = 2  # rows of a group on average, up to which rows are ordered by 
 
 @dataclass(frozen=True, eq=False)
 class Exchanges:
-    """Exchanges of states among n rows of one fold.
+    """Lists exchanges of states among n rows of one fold.
 
-    Rows come in closed sets: two rows of one value and two of another. Each takes the state of a row of the other value
-    and, in a second run, of the row of its own value: any foreign state may disturb a model, and the difference of the
-    two runs is what the value does. Sets share no row, so each is one independent observation (up to shared groups).
+    Rows are in closed sets of four: two rows of one value and two of another. Each row gets the state of a row of the
+    other value and, in a second run, that of the other row of its own value. Any foreign state may disturb a model, so
+    the effect of the value is the difference between the two runs. Sets have no rows in common, so each is an
+    independent observation (except for shared groups).
 
     Attributes:
-        own: `(n,)` rows of the experiment, each once.
-        donor: `(n,)` rows of another value whose states they take.
-        alike: `(n,)` rows of the same value whose states they take in the second run; None: twins, which differ in
-            nothing else, so that no second run is needed.
-        sets: `(n,)` codes of the closed sets, each pair of twins one.
+        own: `(n,)` rows of the experiment that are edited, each once.
+        donor: `(n,)` rows of another value whose states they get.
+        alike: `(n,)` rows of the same value whose states they get in the second run; None: donors are twins, which
+            differ in nothing else, so that no second run is needed.
+        sets: `(n,)` codes of the closed sets; each pair of twins is one.
     """
 
     own: Ints
@@ -41,10 +42,11 @@ class Exchanges:
     sets: Ints
 
     def again(self, least: int, share: float, rng: np.random.Generator) -> Ints:
-        """Return which of the n are run a second time: whole sets, a share of them, and `least` sets if there are as
-        many.
+        """Choose the rows for the second run and return their indices: whole sets, a share of all, and at least `least`
+        sets if there are as many.
 
-        Within a set states of one value change places, so that its sum hardly varies: a few sets tell the mean.
+        Within a set, rows of one value exchange states with each other, so the sum over a set hardly varies, and a few
+        sets are enough to estimate the mean.
         """
         n_sets = int(self.sets.max(initial=-1)) + 1
         chosen = rng.permutation(n_sets)[: max(least, math.ceil(share * n_sets))]
@@ -52,14 +54,14 @@ class Exchanges:
 
 
 def exchanges(experiment: Experiment, rows: Ints, *, seed: int, offsets: Ints | None = None) -> Exchanges:
-    """Return exchanges among `rows` (of one fold), within strata.
+    """Choose exchanges among `rows` (of one fold) within strata, and return them.
 
-    Every class is cut into parts, one for each other class, in proportion to how frequent that one is (even classes:
-    K − 1 equal parts), so that each pair of classes has as many exchanges as its rows allow for and none rests on a
-    few. Donors are of another group than the row: both of them, so that neither is the less foreign. Rows at the same
-    offset (`(n,)`, of all rows of the experiment) are preferred where groups are small; where they are not, the rows
-    of a group go to as few other groups as can be. Real values: each row with the one half the ranks away, and with
-    its neighbour. Where the experiment has twins, they are the pairs, and rows without one are in none.
+    Every class is divided into parts, one for each other class, in proportion to the size of that class, so that each
+    pair of classes has as many exchanges as its rows allow and none rests on few rows. Both donors of a row are of
+    other groups than the row, so that both are equally foreign. If groups are small, donors at the same offset (`(n,)`,
+    of all rows of the experiment) are preferred; otherwise the rows of a group exchange with as few other groups as
+    possible. For real values, a row is paired with the row half the ranks away, and with its neighbour. If the
+    experiment has twins, they are the pairs, and other rows are not used.
     """
     if experiment.twins is not None:
         first, second = twin_pairs(experiment.twins, rows).T
@@ -107,10 +109,11 @@ def _of_classes(e: Experiment, rows: Ints, rng: np.random.Generator) -> list[Int
 
 
 def allotted(sizes: Ints, rng: np.random.Generator) -> Ints:
-    """Return even numbers of pairs between classes of these sizes, `(K, K)`: in proportion to the product of two sizes.
+    """Return the number of pairs between classes of the given sizes, `(K, K)`, all even: in proportion to the product
+    of the two sizes.
 
-    As large as the rows allow: a class of N_k rows has all but at most a few of them in pairs, the largest as many as
-    there are partners.
+    The numbers are as large as possible: all but a few rows of each class are in pairs, those of the largest class as
+    far as there are partners.
     """
     total, most = int(sizes.sum()), int(sizes.max())
     if len(sizes) < 2 or most == total:

@@ -24,7 +24,7 @@ def behaviour(
     *,
     frozen_norms: bool = False,
 ) -> Floats:
-    """Return the behaviour `(n, V)` of the rows with these `(n, D)` states, by position.
+    """Run rows with the given states `(n, D)` by position, and return the behaviour `(n, V)`.
 
     Raises:
         EditFailed: the behaviour is not finite.
@@ -56,13 +56,14 @@ def slopes(
     *,
     frozen_norms: bool = False,
 ) -> Floats:
-    """Return the derivatives of each row's ⟨coefficients, behaviour⟩ in its states `(n, D)`, at those states.
+    """Return the derivatives of each row's ⟨coefficients, behaviour⟩ with respect to its states `(n, D)`, at those
+    states.
 
     Args:
-        coefficients: `(m, n, V)`, m sets of them; the rows are run once for all.
+        coefficients: `(m, n, V)`, m sets of coefficients; rows are run once for all sets.
 
     Returns:
-        `(m, n, D)`.
+        The derivatives, `(m, n, D)`.
     """
     parts, found = instrument.batches(rows), []
     with torch.enable_grad():

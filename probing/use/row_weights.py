@@ -25,16 +25,16 @@ _LEAST = 8
 
 @dataclass(frozen=True, eq=False)
 class RowWeights:
-    """Weights of n edited rows of one fold.
+    """Holds the weights of n edited rows of one fold.
 
-    A stratum weighs as its share of all rows; within it a pair (from, to) as `pair_shares` say, and within that all
-    rows alike; without these, all rows of a stratum alike.
+    The weight of a stratum is its share of all rows. Within it a pair (from, to) has the weight in `pair_shares`,
+    divided equally among its rows; without `pair_shares` all rows of a stratum weigh the same.
 
     Attributes:
-        sides: what each is changed from and to.
-        shares: `(W,)` of the strata.
-        n_classes: K; 0 for real values, where a stratum is one cell.
-        pair_shares: `(W, K, K)`; None: a pair weighs as often as it occurs.
+        sides: start, goal and stratum of each row.
+        shares: `(W,)` share of each stratum.
+        n_classes: number of classes K; 0 for real values, for which a stratum is one cell.
+        pair_shares: `(W, K, K)` weight of each pair; None: a pair weighs as often as it occurs.
     """
 
     sides: FromTo
@@ -66,7 +66,7 @@ class RowWeights:
 
     @cached_property
     def weights(self) -> Floats:
-        """Weights of the rows, `(n,)`, with sum 1."""
+        """Weights of the rows, `(n,)`, which sum to 1."""
         found, inverse, counts = self._grouped
         stratum = found // (self.n_classes**2) if self.n_classes else found
         own = counts.astype(np.float64) if self.pair_shares is None else self.pair_shares.reshape(-1)[found]
@@ -75,12 +75,12 @@ class RowWeights:
         return np.asarray(by_cell[inverse] / by_cell[inverse].sum())
 
     def sample(self, most: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
-        """Return about `most` of the rows, and their weights: a class of a stratum weighs as before, and keeps a few
-        rows.
+        """Choose about `most` of the rows and return their indices and weights; each class of a stratum keeps its
+        weight, and at least a few rows.
 
         Args:
-            most: 0: all.
-            rng: draws them.
+            most: number of rows to choose; 0: all.
+            rng: random generator that draws them.
         """
         if not 0 < most < len(self.cells):
             return np.arange(len(self.cells)), self.weights
@@ -96,11 +96,13 @@ class RowWeights:
         return order[chosen], weights
 
     def centred(self, x: Floats) -> Floats:
-        """Return the weighted deviations from the mean of the cell, `(n,)`: influence values of Σ weights · x.
+        """Return the weighted deviations from the mean of each row's cell, `(n,)`, which are the influence values of Σ
+        weights · x.
 
-        Cells of few rows are taken together, stratum by stratum: about the mean of its one row a row would not deviate,
-        and its error would not be counted. A row alone counts whole. Where pairs weigh as often as they occur, a
-        stratum is one cell: rows that exchange states are in few independent sets.
+        Cells of few rows are combined within a stratum, since a row does not deviate from the mean of a cell in which
+        it is alone, and its error would not be counted. A row that remains alone counts with its full value. If pairs
+        weigh as often as they occur, a stratum is one cell, since rows that exchange states are in few independent
+        sets.
 
         References:
             Wolter 2007, Introduction to Variance Estimation, §2.5 (collapsed strata).
@@ -117,27 +119,30 @@ class RowWeights:
 
     @cached_property
     def pooled(self) -> RowWeights:
-        """The same rows, with all strata pooled."""
+        """The same rows with all strata combined into one."""
         one = FromTo(np.zeros_like(self.sides.strata), self.sides.start, self.sides.goal)
         return RowWeights(one, np.ones(1), self.n_classes)
 
     def responses(self, changes: Floats) -> Responses:
-        """Return the mean changes by cell, from changes `(n, V)`."""
+        """Return the mean changes by cell, computed from changes `(n, V)`."""
         return Responses(self, changes)
 
 
 @dataclass(frozen=True, eq=False)
 class Responses:
-    """Mean changes by (stratum, from, to); of real values, the change by unit and stratum."""
+    """Holds the mean change of the behaviour by (stratum, from, to); for real values, the change per unit in each
+    stratum.
+    """
 
     rows: RowWeights
     changes: Floats
 
     def expected(self, others: RowWeights) -> Floats:
-        """Return the changes that rows of another fold should show, `(n', V)`; zeros where no row was changed so.
+        """Return the changes that rows of another fold are expected to show, `(n', V)`; zeros if no row was changed in
+        the same way.
 
-        Half the difference of the changes from v to u and from u to v: what a shift does whatever its sign, as the
-        norm that a longer state is divided by, is no effect of the property.
+        They are half the difference of the changes from v to u and from u to v, since an effect that a shift has
+        whatever its sign (such as that of a longer state on a norm) is not an effect of the property.
         """
         if self.rows.n_classes:
             n = 1 + int(max(*(rows.max() for rows in (self.rows.cells, others.cells, others.reverse))))
@@ -156,10 +161,10 @@ LEAST = 30  # sentences and word types of a class
 
 
 def rare_classes(corpus: Corpus, task: str) -> tuple[str, ...]:
-    """Return classes of a task of words that have too few sentences or word types to be in three folds, by name.
+    """Return the names of classes of a word task that have too few sentences or word types to be in three folds.
 
-    Where the type all but decides the label, types do not cross folds; a verdict needs 30 of each class. None is rare
-    where fewer than two classes would be left.
+    If the word type nearly determines the label, a type must be in one fold only; a verdict needs 30 sentences and
+    types of each class. No class counts as rare if fewer than two would be left.
     """
     column = [
         (unit, e, e.word_columns.get(task, ())) for unit, e in zip(corpus.unit_names, corpus.examples, strict=True)
@@ -176,7 +181,7 @@ def rare_classes(corpus: Corpus, task: str) -> tuple[str, ...]:
 
 
 def without(corpus: Corpus, task: str, classes: Sequence[str]) -> Corpus:
-    """Return the corpus, in which words of these classes have no label of the task."""
+    """Return the corpus with the labels of these classes removed from the words of the task."""
     left_out = set(classes)
     examples = []
     for example in corpus.examples:
@@ -188,11 +193,11 @@ def without(corpus: Corpus, task: str, classes: Sequence[str]) -> Corpus:
 
 
 def labelled_corpus(corpus: Corpus, tasks: Sequence[str]) -> Corpus:
-    """Return the same texts, with a column for each task, named as the task is.
+    """Return a corpus of the same texts with one label column for each task, named after the task.
 
     Raises:
-        UnknownName: no such task, or the corpus lacks what it needs.
-        BadParameter: a task of spans or pairs.
+        UnknownName: there is no such task, or the corpus lacks what it needs.
+        BadParameter: it is a task of spans or pairs.
     """
     built = {name: _prepared(corpus, name) for name in dict.fromkeys(tasks)}
     examples = []
@@ -209,10 +214,10 @@ def labelled_corpus(corpus: Corpus, tasks: Sequence[str]) -> Corpus:
 
 
 def task_levels(corpus: Corpus, tasks: Sequence[str], positions: Sequence[str]) -> str:
-    """Return the level that all tasks share, `word` or `sentence`.
+    """Return the level of all tasks, `word` or `sentence`.
 
     Raises:
-        BadParameter: tasks of both kinds, or positions that are missing or make no sense.
+        BadParameter: tasks are of both levels, positions are missing for sentences, or given for words.
     """
     levels = {_prepared(corpus, name).level for name in tasks}
     if len(levels) > 1:
@@ -254,11 +259,11 @@ class NaturalContrast:
 
     Attributes:
         y, mean: `(n, V)` clean behaviour of all rows of the experiment, and its mean `(V,)`.
-        f2, f3: rows of the folds (f3: those edited).
-        sides: of the rows f3.
-        fitted, measured: the contrast of all rows of F2, and of F3, edited or not.
-        sign: 1, or -1: τ is measured along the contrast turned round, where that makes rotations agree.
-        exchanged: states were exchanged, which is done as often as classes meet; else pairs of classes weigh as stated.
+        f2, f3: rows of fold F2, and the edited rows of F3.
+        sides: start, goal and stratum of the rows f3.
+        fitted, measured: contrast fitted on all rows of F2, and on all rows of F3, edited or not.
+        sign: 1 or -1; -1 reverses the contrast, so that rotations agree in its direction.
+        exchanged: whether states were exchanged; pairs of classes then weigh as often as they occur.
     """
 
     experiment: Experiment
@@ -292,12 +297,12 @@ class NaturalContrast:
 
     @property
     def aim(self) -> Floats:
-        """Derivatives of τ in the behaviour of a row of weight 1, `(n, V)`."""
+        """Derivative of τ with respect to the behaviour of a row of weight 1, `(n, V)`."""
         return self.c / self.size
 
     @property
     def coefficients(self) -> Floats:
-        """Derivatives of τ in the behaviour, `(n, V)`."""
+        """Derivative of τ with respect to the behaviour, `(n, V)`."""
         return self.weights.weights[:, None] * self.aim
 
     @cached_property
@@ -307,18 +312,18 @@ class NaturalContrast:
         return float(np.sqrt(self.weights.weights @ along**2)) / self.size
 
     def along(self, changes: Floats) -> Floats:
-        """Return the changes along the contrast, `(n,)`: ⟨Δ, c⟩ / C."""
+        """Return the size of the changes along the contrast, `(n,)`: ⟨Δ, c⟩ / C."""
         return np.asarray(np.einsum("nv,nv->n", changes, self.c) / self.size)
 
     def through_contrast(self, changes: Floats, value: float) -> Floats:
-        """Return influence values `(F2,)` of the mean of `along`, through the fitted contrast."""
+        """Return the influence `(F2,)` of the rows of F2 on the mean of `along`, through the fitted contrast."""
         p = self.weights.weights[:, None]
         sensitivity = p * (changes / self.size - value * self.c / self.size**2)
         return self.sign * self.fitted.influence(self.sides, sensitivity)
 
     @cached_property
     def total(self) -> tuple[float, Floats]:
-        """Natural effect T, and its influence values `(n,)` of all rows; where each has its twin, of their own
+        """Natural effect T and its influence values `(n,)` for all rows; if each row has a twin, those of the twins'
         differences.
         """
         e = self.experiment

@@ -31,11 +31,11 @@ FOLDER = "use"
 
 
 class ResultCache:
-    """Keeps results by a hash of everything that enters them.
+    """Stores results by a hash of everything that determines them, so that they are not measured again.
 
     Args:
-        folder: of the run; None: nothing is kept.
-        common: what all properties of the run share.
+        folder: folder of the run; None: nothing is stored.
+        common: settings that all properties of the run have in common.
     """
 
     def __init__(self, folder: Path | None, common: Mapping[str, Any]) -> None:
@@ -45,14 +45,14 @@ class ResultCache:
             sweep(place)
 
     def unit(self, key: Mapping[str, Any]) -> str:
-        """Return the hash of everything that enters a result."""
+        """Return the hash of everything that determines a result."""
         return digest(self._common | dict(key))[:32]
 
     def _file(self, key: Mapping[str, Any]) -> Path | None:
         return None if self._folder is None else self._folder / f"{self.unit(key)}.json"
 
     def get(self, key: Mapping[str, Any]) -> UseResult | None:
-        """Return the result, if it was measured and can be read."""
+        """Return a stored result; None if it was not measured or cannot be read."""
         file = self._file(key)
         if file is None or not file.is_file():
             return None
@@ -71,7 +71,7 @@ class ResultCache:
         return None
 
     def put(self, key: Mapping[str, Any], result: UseResult) -> UseResult:
-        """Keep a result, and return it."""
+        """Store a result, and return it."""
         file = self._file(key)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -99,39 +99,41 @@ def intervene(
     replace: bool = False,
     progress: bool | None = None,
 ) -> UseRun:
-    """Measure what a model does when the property of a state is exchanged, and judge each place.
+    """Exchange properties in the states of a running model, measure what the model does, and return the results with a
+    verdict for each place.
 
-    Properties of sentences are covariates of one another; those of words are matched by `covariates` alone.
+    Properties of sentences serve as covariates of one another; for properties of words, rows are matched by
+    `covariates` only.
 
     Args:
-        model: loaded with the head that the behaviour needs.
-        corpus: labelled texts; all splits are used unless one is named, for folds are made anew.
-        tasks: of words (`feature:Number`) or of sentences (`column:tense`), all alike.
+        model: model with the head that the behaviour needs.
+        corpus: corpus with labels; all splits are used unless one is named, since folds are made anew.
+        tasks: tasks of words (`feature:Number`) or of sentences (`column:tense`), not of both.
         behaviour: `next_token:answers= was| were` (spaces count), `masked_token:…`, `head`, `readout`, or an object.
-        sites: patterns: `resid.*`, `attn_out.1`, `heads.*`, …
-        positions: of tasks of sentences, where the states lie: `subject`, `end`, …
-        covariates: further tasks whose values rows are matched in.
-        split: of the corpus.
-        max_rows: the most rows, sampled with classes even.
-        criteria: of the verdicts.
+        sites: shell-style patterns of sites: `resid.*`, `attn_out.1`, `heads.*`, …
+        positions: for tasks of sentences, the positions whose states are edited: `subject`, `end`, …
+        covariates: further tasks; rows are matched in their values.
+        split: split of the corpus to use; None: all.
+        max_rows: largest number of rows; they are sampled so that classes are of equal size.
+        criteria: thresholds of the verdicts.
         options: see `UseOptions`.
-        minimal_pairs: column of sentences that names, by its id, the row that differs in the one task alone; whole
-            states are then exchanged within these pairs, and the natural contrast is measured on them.
-        to: folder of use.jsonl and verdicts.parquet; None: nothing is written. What is measured there
-            already is not measured again, but of a behaviour that no text tells (`NotResumed`). All that the folder
-            holds stays; what is of the same model is judged together with this.
-        replace: whether results of the same task, behaviour and model that other settings gave make room for these.
-        progress: a bar on standard error; None: where that is a terminal.
+        minimal_pairs: a sentence column that holds the id of the sentence that differs in the task's property only;
+            whole states are then exchanged within these pairs, and the natural contrast is measured on them.
+        to: folder for use.jsonl and verdicts.parquet; None: nothing is written. Results that are there already are not
+            measured again, except if the behaviour cannot be written as text (`NotResumed`). Other results in the
+            folder stay; those of the same model are judged together with these.
+        replace: whether to drop results of the same task, behaviour and model with other settings.
+        progress: whether to show a bar on standard error; None: if it is a terminal.
 
     Raises:
-        UnknownName: no such task, position or place.
-        NoBehaviour: nothing to measure.
-        EditFailed: an identity of the instrument does not hold.
-        DegenerateDesign, TooFewGroups: rows that cannot be matched.
-        BadTwin, OverlappingGroups: twins that are none, or that folds would part.
+        UnknownName: there is no such task, position or place.
+        NoBehaviour: there is nothing to measure.
+        EditFailed: a check of the instrument failed.
+        DegenerateDesign, TooFewGroups: rows cannot be matched.
+        BadTwin, OverlappingGroups: minimal pairs differ in more than the property, or are in different groups.
 
     Warns:
-        DoubtfulAnswer: the twin of an answer, with or without a space before it, is far likelier.
+        DoubtfulAnswer: an answer spelt with or without a space before it is far more probable than the answer itself.
         NotResumed: the behaviour is an object of your own, or has a parameter that is a function.
 
     Example:

@@ -29,15 +29,17 @@ ENOUGH = 0.8
 
 @dataclass(frozen=True)
 class StateCheckResult:
-    """Scores of how well an edit does what it should, and nothing else; means over rotations.
+    """Says how well an edit changes the property in the states, and changes nothing else; the numbers are means over
+    rotations.
 
     Attributes:
-        completeness: mean probability of the goal after the edit, over that of unedited rows of the goal's class. Of
-            real values, how far the predicted value moves, over how far it moves between rows.
-        selectivity: 1 − mean total variation between what probes say of other properties before and after; None:
-            there are no others.
-        displacement: median length of the change, over the median distance of two rows.
-        off_distribution: share of edited rows beyond the 99th percentile of clean Mahalanobis distance.
+        completeness: mean probability that a probe gives the goal after the edit, divided by that for unedited rows of
+            the goal's class. For real values, the change of the predicted value, divided by its difference between such
+            rows.
+        selectivity: 1 − mean total variation between probes' predictions of other properties before and after; None:
+            there are no other properties.
+        displacement: median length of the change, divided by the median distance of two rows.
+        off_distribution: share of edited rows beyond the 99th percentile of the clean states' Mahalanobis distance.
     """
 
     completeness: float
@@ -56,7 +58,7 @@ class StateCheckResult:
 
 
 class StateChecks:
-    """The probes of one place, fitted once and used for every dose.
+    """Checks edits at one place with probes that are fitted once and used for every dose.
 
     References:
         Canby et al. 2024, How Reliable are Causal Probing Interventions?, §3.
@@ -67,11 +69,11 @@ class StateChecks:
         self._parts = [_Rotation(bench, place, r, covariates) for r in range(FOLDS)]
 
     def swap(self, dose: float) -> StateCheckResult:
-        """Return the scores of class-mean swaps at a dose."""
+        """Return the scores of the class-mean swap at a dose."""
         return self.of(self._bench.swapped_states(self._place, dose))
 
     def of(self, edited: list[Floats]) -> StateCheckResult:
-        """Return the scores of any edit, given the new states of F3 by rotation."""
+        """Return the scores of an edit, given the edited states of F3 by rotation."""
         parts = [part(h) for part, h in zip(self._parts, edited, strict=True)]
         others = [p.selectivity for p in parts if p.selectivity is not None]
         return StateCheckResult(
@@ -82,7 +84,9 @@ class StateChecks:
         )
 
     def dose(self, doses: tuple[float, ...]) -> tuple[float, StateCheckResult]:
-        """Return the primary dose: 1, or the smallest above it that is complete (0.8); else 1 again."""
+        """Return the primary dose of the swap: 1 if it is complete (0.8), or the smallest larger dose that is; if none
+        is, 1.
+        """
         first = self.swap(1.0)
         if first.completeness >= ENOUGH:
             return 1.0, first
@@ -152,17 +156,17 @@ Numbers = dict[str, float]
 def compared(
     bench: EditMeasurement, place: Place, names: Sequence[str], *, draws: int = RANDOM_DRAWS
 ) -> dict[str, Numbers]:
-    """Return what each intervention does at a place, fitted on F1 and measured on at most 256 rows of F3 of one
-    rotation.
+    """Fit other interventions on F1 at a place, measure their effects on at most 256 rows of F3 of one rotation, and
+    return the numbers by name.
 
-    Beside those named stand always `random_subspace`, draws of the same rank as LEACE takes, and `control_task`: LEACE
-    of the labels shuffled within strata.
+    Besides those named there are always `random_subspace` (random draws of the rank of LEACE) and `control_task` (LEACE
+    fitted to labels shuffled within strata).
 
     Args:
-        bench: the experiment.
-        place: of the edit.
-        names: recipes such as `leace`, `inlp`, `mean_ablation`.
-        draws: of random subspaces.
+        bench: the experiment with its model.
+        place: place of the edit.
+        names: recipes of interventions such as `leace`, `inlp`, `mean_ablation`.
+        draws: number of random subspaces.
 
     Returns:
         By name: `rank`; `change`, root mean square change of the output in its SDs; `displacement`, of the states, in

@@ -19,7 +19,9 @@ _STEP = 1.6  # SDs, by which real values are changed
 
 
 def crossed(covariates: Sequence[NDArray[Any]], n_bins: int = BINS) -> Ints:
-    """Return codes of the combinations of values, `(N,)`; real values count by their bin, of as many of equal size."""
+    """Return a code for each combination of values, `(N,)`; real values are first divided into the given number of bins
+    of equal size.
+    """
     code = np.zeros(len(covariates[0]), np.int64)
     for values in covariates:
         own = binned(values, n_bins) if values.dtype.kind == "f" else values
@@ -29,13 +31,13 @@ def crossed(covariates: Sequence[NDArray[Any]], n_bins: int = BINS) -> Ints:
 
 
 def propensity(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], folds: Ints) -> NDArray[np.float64]:
-    """Return the chance of z given the covariates, `(N,)`: fitted on all rows where columns are few, else each fold
-    from the others.
+    """Return the predicted probability of z given the covariates, `(N,)`: fitted on all rows if columns are few,
+    otherwise on the other folds of each row.
 
-    Predicted across folds, folds differ in level, and fall into bins of their own: with fewer columns than a fiftieth
-    of the rows there is nothing to overfit.
+    Predictions across folds differ in level between folds, which then fall into different bins; with fewer columns than
+    a fiftieth of the rows there is no overfitting to avoid.
 
-    Of more than two classes the first principal component of the log-odds; of real values the prediction.
+    For more than two classes it is the first principal component of the log odds, for real values the prediction.
 
     References:
         Rosenbaum and Rubin 1984, Reducing bias in observational studies using subclassification.
@@ -67,7 +69,9 @@ def _first_component(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def grouped(score: NDArray[np.float64], n_bins: int) -> Ints:
-    """Return codes of bins of a score, `(N,)`, cut where it has gaps (k-means in one dimension, begun at quantiles)."""
+    """Return the bin of each score, `(N,)`; bins are cut where scores have gaps (one-dimensional k-means, started at
+    quantiles).
+    """
     centres = np.unique(np.quantile(score, (np.arange(n_bins) + 0.5) / n_bins))
     for _ in range(100):
         codes = np.searchsorted((centres[1:] + centres[:-1]) / 2, score)
@@ -80,10 +84,10 @@ def grouped(score: NDArray[np.float64], n_bins: int) -> Ints:
 
 
 def imbalance(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], strata: Ints) -> float:
-    """Return how much more the covariates differ between the values of z within strata than by chance.
+    """Return by how much more than by chance the covariates differ between values of z within strata.
 
-    The largest standardised difference of a covariate's column between one class and the rest (of real z: the
-    correlation), centred by stratum, less 1.64 of its standard errors.
+    It is the largest standardised difference of a covariate's column between one class and the rest (for real z, the
+    correlation), centred by stratum, minus 1.64 standard errors.
     """
     X = _centred(np.concatenate([_columns(values) for values in covariates], axis=1), strata)
     sides = (z[:, None] == np.unique(z)[None, :]).astype(np.float64) if n_classes else z[:, None].astype(np.float64)
@@ -95,12 +99,12 @@ def imbalance(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]
 
 
 def explained(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], strata: Ints) -> float:
-    """Return what share of the property's variance within strata the covariates still explain, linearly and beyond
+    """Return the share of the property's variance within strata that the covariates still explain, linearly and beyond
     chance.
 
-    Of more than two classes that of the class of which most is explained. 0 where strata match covariates exactly.
-    A covariate of many values is taken whole: each of its values may differ little between the sides, and all of them
-    together much.
+    For more than two classes it is that of the class of which most is explained. It is 0 if strata match covariates
+    exactly. All values of a covariate are used together, since each may differ little between classes, but all together
+    much.
     """
     X = _centred(np.concatenate([_columns(values) for values in covariates], axis=1), strata)
     sides = (z[:, None] == np.unique(z)[None, :]).astype(np.float64) if n_classes else z[:, None].astype(np.float64)
@@ -116,13 +120,13 @@ def explained(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]
 
 
 def contrasted(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], strata: Ints, folds: Ints) -> float:
-    """Return by how many SDs the values of the property differ in what the covariates predict, as effects are
-    estimated.
+    """Return the difference of the covariates between values of the property, in SDs, estimated as effects are.
 
-    The mean over strata of the difference between a class and the rest (of real values: of 1.6 SD) is taken of every
-    covariate of real values, which is 0 where rows are matched; and of what boosted trees of all covariates foresee of
-    the property within strata, each fold from the others: steps, squares, slopes that turn with another covariate.
-    A difference that chance could make (one in twenty) is 0. Of several classes the six most frequent ones are asked.
+    The difference between a class and the rest (for real values, for a step of 1.6 SD), averaged over strata, is
+    computed for every real-valued covariate; it is 0 if rows are matched. It is also computed for the prediction of the
+    property within strata by boosted trees from all covariates, each fold predicted from the others; trees see steps,
+    squares, and slopes that depend on another covariate. Differences that are not significant at 5 % count as 0. Of
+    several classes the six most frequent are used.
     """
     X = np.stack([np.asarray(values, np.float64) for values in covariates], axis=1)
     real = X[:, [values.dtype.kind == "f" for values in covariates]]
@@ -164,7 +168,7 @@ def _centred(rows: NDArray[np.float64], strata: Ints) -> NDArray[np.float64]:
 
 
 def binned(values: NDArray[Any], n_bins: int) -> Ints:
-    """Return codes of as many quantiles, `(N,)`."""
+    """Return the quantile bin of each value, `(N,)`, for the given number of bins."""
     edges = np.unique(np.nanquantile(np.asarray(values, np.float64), np.linspace(0, 1, n_bins + 1)[1:-1]))
     return np.searchsorted(edges, values, side="right").astype(np.int64)
 
@@ -174,12 +178,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Shares:
-    """Share that each group has of each cell's rows.
+    """Holds the share that each group has of the rows of each cell.
 
     Attributes:
-        cell, group, share: `(M,)` of every cell and group that meet.
-        of_row: `(n,)` which of these a row is of.
-        n_cells: cells, empty ones too.
+        cell, group, share: `(M,)` for every combination of cell and group that occurs.
+        of_row: `(n,)` index of each row's combination.
+        n_cells: number of cells, empty ones included.
 
     References:
         Carter, Schnepel and Steigerwald 2017, Asymptotic behavior of a t-test robust to cluster heterogeneity; Bell and
@@ -195,7 +199,7 @@ class Shares:
 
     @classmethod
     def of(cls, cells: Ints, groups: Ints, n_cells: int) -> Shares:
-        """Return the shares for `(n,)` codes of cells and groups."""
+        """Return the shares for codes `(n,)` of cells and groups."""
         n_groups = int(groups.max()) + 1
         keys, of_row, counts = np.unique(cells * n_groups + groups, return_inverse=True, return_counts=True)
         cell = keys // n_groups
@@ -209,28 +213,31 @@ class Shares:
 
     @property
     def effective(self) -> Floats:
-        """Effective number of groups of each cell that has rows: 1 / Σ s², their number where they are even."""
+        """Effective number of groups of each cell that has rows, 1 / Σ s²; equal to their number if groups are of equal
+        size.
+        """
         found = self.squares[self.squares > 0]
         return np.asarray(1 / found)
 
     @cached_property
     def leverage(self) -> Floats:
-        """Correction factors for influence values that were taken about their cell's mean, `(n,)`.
+        """Correction factors `(n,)` for influence values that were taken about the mean of their cell.
 
-        With groups of shares s that have errors of their own, a group's deviation from the mean has the variance
-        1 − 2s + Σs² of its own (of rows without anything in common: 1 − s); the smaller of the two is made up for.
+        If groups with shares s have independent errors, a group's deviation from the mean has only the fraction 1 − 2s
+        + Σs² of its variance (for independent rows, 1 − s); the smaller of the two corrections is applied.
         """
         own = np.minimum(1 - self.share, 1 - 2 * self.share + self.squares[self.cell])
         return np.asarray(1 / np.sqrt(np.maximum(own, 1e-6)))[self.of_row]
 
     def df(self, weights: Floats) -> float:
-        """Return the degrees of freedom of Σ weight · mean over cells, of as many groups each as are effective there.
+        """Return the degrees of freedom of a weighted sum of cell means, from the effective number of groups in each
+        cell.
 
-        Satterthwaite's over cells. (Over groups, by the fourth powers of their shares as in Bell and McCaffrey, errors
-        of few large groups are overstated: `scripts/bench_verdicts.py corrections`.)
+        They are Satterthwaite's, over cells. (Over groups, from the fourth powers of their shares as in Bell and
+        McCaffrey, errors of few large groups are overstated: `scripts/bench_verdicts.py corrections`.)
 
         Args:
-            weights: `(cells,)`.
+            weights: `(cells,)` weight of each cell's mean.
         """
         used = (self.squares > 0) & (weights > 0)
         own = np.maximum(1 / self.squares[used] - 1, 0.5)

@@ -21,8 +21,8 @@ from probing.use.twins import check_groups, check_twins, sampled_pairs, twin_row
 
 
 class Subjects:
-    """Builds the subjects when they are asked for; properties of sentences share one instrument, those of words have
-    rows of their own.
+    """Builds the instrument and the labels of each task when they are asked for; properties of sentences share one
+    instrument, those of words each have their own rows.
 
     Raises:
         UnknownName, BadParameter: see `labelled_corpus` and `task_levels`.
@@ -54,7 +54,7 @@ class Subjects:
         self._shared: TextInstrument | None = None
 
     def others(self, task: str) -> tuple[str, ...]:
-        """Return the covariates of a task."""
+        """Return the covariates of a task by name."""
         beside = self._tasks if self._level == "sentence" else ()
         return tuple(dict.fromkeys(name for name in [*beside, *self._covariates] if name != task))
 
@@ -63,7 +63,7 @@ class Subjects:
         return rare_classes(self._corpus, task) if self._level == "word" else ()
 
     def labels_digest(self, task: str) -> str:
-        """Return the hash of all labels that enter the measurement of a task, with groups, splits and spans."""
+        """Return the hash of all labels, groups, splits and spans that a task's measurement depends on."""
         names = (task, *self.others(task))
         twins = [] if self._twins is None else [[e.id, e.columns.get(self._twins)] for e in self._corpus.examples]
         return digest(
@@ -77,12 +77,12 @@ class Subjects:
         )
 
     def check(self, task: str) -> None:
-        """Refuse, before the model runs, labels that could not be measured.
+        """Refuse labels that cannot be measured, before the model is run.
 
         Raises:
             DegenerateDesign: the property has one value.
-            TooFewGroups: three folds are not to be had.
-            BadTwin, OverlappingGroups: twins that are none.
+            TooFewGroups: there are too few groups for three folds.
+            BadTwin, OverlappingGroups: rows are not twins.
         """
         named = dict(zip(map(id, self._corpus.examples), self._corpus.unit_names, strict=True))
         chosen = [e for e in self._corpus.examples if self._split in (None, e.split)]
@@ -115,11 +115,11 @@ class Subjects:
         check_groups(twins, _codes(units), ids)
 
     def of(self, task: str) -> tuple[TextInstrument, Property]:
-        """Return the instrument, which has checked itself, and the labels of its rows.
+        """Return the instrument of a task, checked, and the labels of its rows.
 
         Raises:
             NoBehaviour, EditFailed, UnknownSite: see `TextInstrument`.
-            BadTwin, OverlappingGroups: twins that are none.
+            BadTwin, OverlappingGroups: rows are not twins.
         """
         if self._level == "word":
             corpus = without(self._corpus, task, self.left_out(task))

@@ -23,14 +23,15 @@ ALIKE_SETS, ALIKE_SHARE = 48, 0.25
 def swapped(
     bench: EditMeasurement, place: Place, *, dose: float = 1.0, with_u: bool = True, frozen_norms: bool = False
 ) -> EffectSums:
-    """Measure the class-mean swap h + a (mean(h | goal, w) − mean(h | start, w)), one shift per stratum w.
+    """Measure the class-mean swap h + a (mean(h | goal, w) − mean(h | start, w)), with one shift per stratum w, and
+    return its sums.
 
     Args:
-        bench: the experiment.
-        place: of the edit.
-        dose: a.
-        with_u: measure U too.
-        frozen_norms: later norms are held at their clean scales.
+        bench: the experiment with its model.
+        place: place of the edit.
+        dose: the factor a.
+        with_u: whether to measure U, too.
+        frozen_norms: whether later norms divide by their clean scales.
 
     References:
         Marks and Tegmark 2023, The Geometry of Truth, §5 (class means).
@@ -84,8 +85,8 @@ def _scaled(bench: EditMeasurement, before: NaturalContrast, natural: NaturalCon
 
 
 def interchanged(bench: EditMeasurement, place: Place, *, frozen_norms: bool = False) -> EffectSums:
-    """Measure the interchange at one place: rows take the state of a row of another value, less the effect of a row of
-    their own value.
+    """Measure the interchange at one place and return its sums: rows get the state of a row of another value; the
+    effect of getting the state of a row of their own value is subtracted.
 
     References:
         Geiger, Lu, Icard and Potts 2021, Causal Abstractions of Neural Networks, §3.
@@ -94,7 +95,9 @@ def interchanged(bench: EditMeasurement, place: Place, *, frozen_norms: bool = F
 
 
 def exchanged(bench: EditMeasurement, places: list[Place], *, frozen_norms: bool = False) -> EffectSums:
-    """Measure the interchange, as `interchanged` does, at several positions of one site together."""
+    """Measure the interchange as `interchanged` does, at several positions of one site together, and return
+    its sums.
+    """
     given = [bench.exchanges[(r + 2) % FOLDS] for r in range(FOLDS)]
     changes = _taken(bench, places, [one.own for one in given], [one.donor for one in given], frozen_norms)
     tally = EffectSums(bench.dependence_of_exchanges, is_single=bench.is_single, exchanged=True)
@@ -148,7 +151,7 @@ def _taken(
 def dose_curve(
     bench: EditMeasurement, place: Place, doses: tuple[float, ...], *, frozen_norms: bool = False
 ) -> dict[float, float]:
-    """Return τ of class-mean swaps by dose, averaged over rotations."""
+    """Return τ of the class-mean swap at each dose, averaged over rotations."""
     found = {}
     for dose in doses:
         values = []
@@ -161,8 +164,8 @@ def dose_curve(
 
 
 def compared(clean: Floats, changes: Floats) -> tuple[float, float]:
-    """Return, for logits `(n, V)` and changes Δ, the mean KL(clean ‖ edited) in nats, and the share of rows whose
-    largest logit becomes another.
+    """Return, for logits `(n, V)` and changes Δ, the mean KL(clean ‖ edited) in nats and the share of rows whose
+    largest logit changes.
 
     With L the log of the sum of exponentials, KL = L(edited) − L(clean) − Σ p Δ.
     """

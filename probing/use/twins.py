@@ -20,10 +20,10 @@ _STEP = "correct the column of minimal pairs, or leave the row without one"
 
 
 def twin_rows(ids: Sequence[str], named: Sequence[Label]) -> Ints:
-    """Return the row whose id each row names as its twin's, `(N,)`; -1 where it names none.
+    """Return, for each row, the row whose id it names as its twin, `(N,)`; -1 if it names none.
 
     Raises:
-        BadTwin: an id that no row has, or that two have.
+        BadTwin: no row has the id, or two have.
     """
     rows: dict[str, int] = {}
     twice = set()
@@ -57,17 +57,17 @@ def check_twins(
     covariates: Mapping[str, NDArray[Any]],
     names: Sequence[str] | None = None,
 ) -> None:
-    """Refuse twins that differ from their rows in more than the property, or not in it.
+    """Refuse twins that differ from their rows in more than the property, or not in the property.
 
     Args:
         twins: `(N,)` row of each row's twin, or -1.
-        z: `(N,)` the property.
-        n_classes: K; 0: real values.
+        z: `(N,)` values of the property.
+        n_classes: number of classes K; 0 for real values.
         covariates: `(N,)` values of all other labelled properties.
-        names: of the rows, for messages.
+        names: names of the rows, for messages.
 
     Raises:
-        BadTwin: not each other's twin, without label, of the same label, or apart in another property.
+        BadTwin: two rows are not each other's twin, have no label or the same label, or differ in another property.
     """
     if twins.shape != z.shape or twins.dtype.kind not in "iu" or twins.max(initial=-1) >= len(z):
         raise BadTwin(
@@ -90,10 +90,11 @@ def check_twins(
 
 
 def check_groups(twins: Ints, units: Ints, names: Sequence[str] | None = None) -> None:
-    """Refuse twins of different groups: one would be measured where the other was fitted.
+    """Refuse twins that are in different groups, since one would be in the fold that is measured and the other in a
+    fold that fits.
 
     Raises:
-        OverlappingGroups: with the two rows.
+        OverlappingGroups: two are; the message names the rows.
     """
     rows = np.flatnonzero(twins >= 0)
     apart = rows[units[rows] != units[twins[rows]]]
@@ -124,10 +125,10 @@ def _named(row: int, names: Sequence[str] | None) -> str:
 
 
 def within(twins: Ints, rows: Ints, folds: Ints) -> Ints:
-    """Return the twins among the rows of an experiment, `(n,)`, by their places there; -1 where there is none.
+    """Return the twin of each row of an experiment, as an index into its rows, `(n,)`; -1 if there is none.
 
     Raises:
-        BadTwin: fewer than ten pairs in a fold.
+        BadTwin: a fold has fewer than ten pairs.
     """
     place = np.full(len(twins) + 1, -1, dtype=np.int64)
     place[rows] = np.arange(len(rows))
@@ -144,20 +145,20 @@ def within(twins: Ints, rows: Ints, folds: Ints) -> Ints:
 
 
 def twin_pairs(twins: Ints, rows: Ints) -> Ints:
-    """Return the pairs among rows of one fold, `(m, 2)`."""
+    """Return the pairs of twins among the rows of one fold, `(m, 2)`."""
     first = rows[twins[rows] > rows]
     return np.stack([first, twins[first]], axis=1)
 
 
 def twins_of(twins: Ints | None, z: NDArray[Any], rows: Ints, goal: NDArray[Any]) -> Ints | None:
-    """Return the twins of rows that are edited to a goal, if each has a twin of that value; else None."""
+    """Return the twins of rows that are edited to a goal, if each row has a twin of that value; else None."""
     if twins is None or not len(rows) or (twins[rows] < 0).any() or (z[twins[rows]] != goal).any():
         return None
     return np.asarray(twins[rows])
 
 
 def sampled_pairs(corpus: Corpus, column: str, *, split: str | None, most: int, seed: int) -> Corpus:
-    """Return at most so many texts, whole pairs at a time, at random."""
+    """Return the texts of randomly chosen whole pairs, at most the given number of texts."""
     chosen = [e for e in corpus.examples if split in (None, e.split)]
     if len(chosen) <= most:
         return corpus

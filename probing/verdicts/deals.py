@@ -11,13 +11,14 @@ _Z90 = float(ndtri(0.95))
 
 
 def turning_used(edit: EditEffect, by: str, level: float, criteria: Criteria) -> tuple[Word, str] | None:
-    """Return "inconclusive" where other deals of the fitting rows do not show the edit's effect; None: they do.
+    """Return "inconclusive" with its reason if other random assignments of the fitting rows do not show the edit's
+    effect; None if they do.
 
     Args:
-        edit: its measured effects.
-        by: `τ`, or `U`, which does not rest on the contrast that is dealt out.
-        level: of adjusted p.
-        criteria: ε, and how many deals must agree.
+        edit: measured effect of the edit.
+        by: statistic that showed the effect: `τ`, or `U`, which does not depend on the fitted contrast.
+        level: level of adjusted p values.
+        criteria: thresholds: ε, and the share of assignments that must agree.
     """
     if by == "U":
         return None
@@ -27,8 +28,8 @@ def turning_used(edit: EditEffect, by: str, level: float, criteria: Criteria) ->
 
 
 def turning_bounded(cell: UseCell, level: float, criteria: Criteria) -> tuple[Word, str] | None:
-    """Return "inconclusive" where other deals of the fitting rows do not bound the effects of both edits; None: they
-    do.
+    """Return "inconclusive" with its reason if other random assignments of the fitting rows do not bound the effects of
+    both edits below ε; None if they do.
     """
     edits = [edit for edit in (cell.subspace, cell.whole) if edit.deals]
     both = list(zip(*(_claims(edit, level, criteria) for edit in edits), strict=True))

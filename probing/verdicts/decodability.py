@@ -26,13 +26,13 @@ SELECTIVE, DECODABLE, NOT_SHOWN, NOT_JUDGED = (
 
 @dataclass(frozen=True)
 class Judgement:
-    """The criterion applied at one site to one probe and measure.
+    """Holds the outcome of the criterion for one measure of one probe at one site.
 
     Attributes:
-        result: of the probe.
-        measured: the scores that it rests on.
-        gain: over the best baseline; None without one.
-        weakest: the control against which selectivity is least; None without one.
+        result: result of the probe.
+        measured: the scores that the judgement is based on.
+        gain: gain over the best baseline; None if there is no baseline.
+        weakest: comparison with the control against which selectivity is smallest; None if there is none.
         status: `selectively decodable`, `decodable`, `not beyond BASELINE`, `not shown to be decodable` (beyond the
             label frequencies) or `not judged`.
     """
@@ -45,7 +45,7 @@ class Judgement:
 
 
 def judged(result: ProbeResult, measured: MeasureResult) -> Judgement:
-    """Apply the criterion to one measure of one result on test."""
+    """Apply the criterion to one measure of one result on test, and return the judgement."""
     gain = measured.least_gain
     controls = [c for c in measured.comparisons if c.is_selectivity]
     weakest = min(controls, key=lambda c: c.selectivity.low) if controls else None
@@ -62,8 +62,8 @@ def _status(result: ProbeResult, gain: Gain | None, weakest: Comparison | None) 
 
 
 def not_beyond(baseline: str) -> str:
-    """Return `not beyond bag_of_words`; for a baseline that knows the frequencies of labels alone, that nothing is
-    shown.
+    """Return the status `not beyond BASELINE`, such as `not beyond bag_of_words`; for the baseline that knows label
+    frequencies only, `not shown to be decodable`.
     """
     return NOT_SHOWN if baseline == "prior" else f"not beyond {baseline}"
 
@@ -74,13 +74,13 @@ def fails(status: str) -> bool:
 
 
 def baseline_value(measured: MeasureResult, gain: Gain) -> float:
-    """Return the score of the baseline that a gain is over."""
+    """Return the score of the baseline that the gain is computed over."""
     return measured.score.value - gain.gain.value * (1 if measured.higher_is_better else -1)
 
 
 def clears_frequencies(measured: MeasureResult, gain: Gain) -> bool:
-    """Return whether the baseline knows the label frequencies alone, and the interval of the score is clear of its
-    score.
+    """Return whether the baseline knows the label frequencies only, and the whole interval of the score is better than
+    the baseline's score.
     """
     if gain.baseline != "prior":
         return False
@@ -89,25 +89,25 @@ def clears_frequencies(measured: MeasureResult, gain: Gain) -> bool:
 
 
 def too_few(facts: Mapping[str, Any]) -> int | None:
-    """Return the number of different test sentences that are judged, where it is too small to judge by."""
+    """Return the number of different test sentences that are judged if it is too small to judge by, else None."""
     found = shared_inputs(facts).get("new_sentences", (facts.get("sentences") or {}).get("test"))
     return int(found) if found is not None and found < MIN_SENTENCES else None
 
 
 def only_test_label(facts: Mapping[str, Any]) -> str | None:
-    """Return the label that all test rows have, if they have but one."""
+    """Return the label of all test rows if they all have the same, else None."""
     label = (facts.get("one_label") or {}).get("test")
     return None if label is None else str(label)
 
 
 def shared_inputs(facts: Mapping[str, Any]) -> Mapping[str, int]:
-    """Return `rows` and `texts` of test that train has, too, and `new_rows` and `new_sentences`; empty: there are
-    none.
+    """Return `rows` and `texts`, numbers of test inputs that are in train, too, and `new_rows` and `new_sentences`,
+    numbers that are not; an empty mapping if none is in train.
     """
     found: Mapping[str, int] = (facts.get("shared_inputs") or {}).get("test") or {}
     return found if found.get("rows") else {}
 
 
 def all_shared(facts: Mapping[str, Any]) -> bool:
-    """Return whether train has the input of every test row."""
+    """Return whether the input of every test row also occurs in train."""
     return shared_inputs(facts).get("new_rows") == 0

@@ -19,11 +19,12 @@ from probing.verdicts.verdict import Criteria, Verdict, Word
 
 @dataclass(frozen=True)
 class Levels:
-    """Levels that remain after the corrections for families of tests.
+    """Holds the levels of tests that remain after the corrections for families of tests.
 
     Attributes:
-        discovery: an adjusted p of a cell at most this is a discovery; 0: the property's family was not selected.
-        equivalent: whether the cell's equivalence stands among all of them.
+        discovery: level at which an adjusted p value of a cell is a discovery; 0: the property's family was not
+            selected.
+        equivalent: whether equivalence is shown for the cell, after correction over all cells.
     """
 
     discovery: float
@@ -31,12 +32,12 @@ class Levels:
 
 
 def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> list[Verdict]:
-    """Return a verdict for every place of every property, by the criteria given, or each by those it was judged by
-    before.
+    """Return a verdict for every place of every property, by the given criteria or, without them, by those that each
+    was judged by before.
 
     The smallest adjusted p of a property and behaviour enters Benjamini-Hochberg over all of them of one model; in
-    selected families cells stand at q · selected / all. Equivalence p values have their own Benjamini-Hochberg over all
-    cells of the model.
+    selected families cells are tested at the level q · selected / all. Equivalence p values have their own
+    Benjamini-Hochberg over all cells of the model.
 
     References:
         Benjamini and Bogomolov 2014, Selective inference on multiple families of hypotheses, §3.
@@ -71,10 +72,11 @@ def _criteria_of(result: UseResult) -> Criteria:
 
 
 def read_use_run(folder: str | Path) -> UseRun:
-    """Return the results that runs left in a folder, judged anew by the criteria that each was judged by.
+    """Read the results that runs wrote into a folder, and return them with verdicts judged anew, by the criteria that
+    each was judged by.
 
     Raises:
-        InputError: no such file, or none of ours.
+        InputError: there is no such file, or `write_use_run` did not write it.
     """
     file = Path(folder) / "use.jsonl"
     if not file.is_file():
@@ -90,12 +92,14 @@ def read_use_run(folder: str | Path) -> UseRun:
 
 
 def equivalence_p(cell: UseCell) -> float:
-    """Return the larger equivalence p of both edits, since both must be shown to do less than ε."""
+    """Return the larger of the equivalence p values of the two edits, since both effects must be shown to be
+    below ε.
+    """
     return max(cell.subspace.equivalence_p, cell.whole.equivalence_p)
 
 
 def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria) -> Verdict:
-    """Return the verdict of one cell: the steps of the protocol, in order."""
+    """Apply the steps of the protocol to one cell, in order, and return its verdict."""
     gate = result.decodability.get(cell.place)
     sub, whole = _found(cell.subspace, levels, criteria), _found(cell.whole, levels, criteria)
     flags = _flags(result, cell, levels, criteria)
@@ -122,7 +126,7 @@ def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria)
 
 
 def untested(task: str, model: str, site: str, position: str, gate: Decodability) -> Verdict:
-    """Return the verdict of a place where nothing was edited."""
+    """Return the verdict for a place where nothing was edited."""
     word = Word.NOT_TESTED if gate.passes else Word.NOT_DECODABLE
     reason = f"Probes reach {gate.accuracy:.3f}; no edit was measured."
     return Verdict(task, "", model, site, position, word, (), reason, _OVERTURNED[word], gate, None)

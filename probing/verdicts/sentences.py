@@ -9,7 +9,7 @@ from probing.verdicts.verdict import Criteria
 
 
 def effect_said(what: str, edit: EditEffect, by: str, result: UseResult, criteria: Criteria) -> str:
-    """Say what an edit does whose effect was shown by τ or by U."""
+    """Return a sentence on the effect of an edit that was shown by τ or by U."""
     asked = f"at least {criteria.epsilon} SD is asked for"
     if by == "U":
         moved = f"{edit.whole_effect_size:.2f} SD{_apart(result)}"
@@ -30,7 +30,7 @@ def _apart(result: UseResult) -> str:
 
 
 def undecided_said(cell: UseCell, level: float, criteria: Criteria, *, incomplete: bool) -> str:
-    """Say why neither use nor its absence is claimed."""
+    """Return a sentence that says why neither use nor its absence is claimed."""
     mde = f"(smallest detectable effect {cell.subspace.smallest_detectable_effect:.3f} SD)"
     if incomplete:
         return f"Inconclusive: the swap is incomplete at every dose {mde}."
@@ -44,7 +44,7 @@ def undecided_said(cell: UseCell, level: float, criteria: Criteria, *, incomplet
 
 
 def bound_said(cell: UseCell, p: float, criteria: Criteria) -> str:
-    """Say how small the effects of both edits are."""
+    """Return a sentence that says how small the effects of both edits are."""
     edits: Sequence[EditEffect] = (cell.subspace, cell.whole)
     low, high = min(edit.effect_size_low90 for edit in edits), max(edit.effect_size_high90 for edit in edits)
     whole = max(edit.off_high for edit in edits)
@@ -55,8 +55,8 @@ def bound_said(cell: UseCell, p: float, criteria: Criteria) -> str:
 
 
 def together_said(cell: UseCell, joint: EditEffect, criteria: Criteria, *, alone: bool) -> str:
-    """Say what the states of all positions do that are exchanged together; `alone`: another position does so by
-    itself.
+    """Return a sentence on the effect of exchanging the states of all positions together; `alone`: another position has
+    such an effect by itself.
     """
     others = " and ".join(cell.together_with)
     said = f"Exchanged together with {others}, states move the output by {_size_said(joint, criteria)}"

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UseRun:
-    """Results of the edits, and the verdicts on them.
+    """Holds the results of edits and the verdicts on them; iterating over it gives the verdicts.
 
     Attributes:
-        results: a property each.
-        verdicts: a property and place each, in the order of the results' cells.
+        results: one result per property and behaviour.
+        verdicts: one verdict per property and place, in the order of the results' cells.
     """
 
     results: tuple[UseResult, ...]
@@ -38,7 +38,7 @@ class UseRun:
         behaviours, name one.
 
         Raises:
-            InputError: there is none, or there are several.
+            InputError: there is no such verdict, or there are several.
         """
         found = [
             one
@@ -60,14 +60,14 @@ class UseRun:
         return found[0]
 
     def of_units(self, units: Collection[str]) -> UseRun:
-        """Return the results of these units, with their verdicts."""
+        """Return the results with these units (hashes), and their verdicts."""
         return UseRun(
             tuple(one for one in self.results if one.unit in units),
             tuple(one for one in self.verdicts if one.unit in units),
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one flat record for each verdict."""
+        """Return one flat record (a dict) for each verdict."""
         answers = {(one.task, one.behaviour, one.model): answers_said(one.answers) for one in self.results}
         return [
             _row(v) | {"answers": answers.get((v.task, v.behaviour, v.model), ""), "unit": v.unit}
@@ -137,8 +137,8 @@ def _row(v: Verdict) -> dict[str, Any]:
 
 
 def write_use_run(run: UseRun, folder: Path) -> None:
-    """Write use.jsonl and verdicts.parquet, each whole or not at all. Verdicts are judged anew from the results
-    whenever a folder is read (`read_use_run`): they have no file of their own but the table.
+    """Write use.jsonl and verdicts.parquet, each whole or not at all. Verdicts are written into the table only, since
+    they are judged anew from the results whenever a folder is read (`read_use_run`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_use_results(run.results, folder / "use.jsonl")

@@ -11,7 +11,7 @@ from probing.results.use import Decodability, UseCell
 
 
 class Word(StrEnum):
-    """The words that a verdict can have."""
+    """The possible verdicts on the use of a property."""
 
     NOT_DECODABLE = "not decodable"
     NOT_TESTED = "decodable, use not tested"
@@ -23,7 +23,7 @@ class Word(StrEnum):
 
     @property
     def coarse(self) -> str:
-        """The verdict in four words: `used`, `decodable only`, `not decodable` or `inconclusive`."""
+        """The verdict in one of four words: `used`, `decodable only`, `not decodable` or `inconclusive`."""
         if self in (Word.USED_SUBSPACE, Word.USED_SITE):
             return "used"
         only = dict.fromkeys((Word.NO_MATERIAL_USE, Word.NOT_ALONE), "decodable only")
@@ -32,16 +32,17 @@ class Word(StrEnum):
 
 @dataclass(frozen=True)
 class Criteria:
-    """The thresholds that numbers are judged by.
+    """Holds the thresholds that numbers are judged by.
 
     Attributes:
-        q: rate of false discoveries over properties, and level of every test.
+        q: false discovery rate over properties, and level of every test.
         epsilon: smallest effect of interest, in SDs of the clean output (see `EditEffect`).
-        least_coverage: share of labelled rows that have counterparts.
-        least_groups: effective groups of each class.
-        least_agreeing: share of the deals of the fitting folds, that of the verdict included, which repeat its claim.
-        least_completeness: of the swap, before "no material use" may be said.
-        most_off_distribution: share of edited rows outside the clean states' 99 %, beyond which it is flagged.
+        least_coverage: smallest share of labelled rows that must have counterparts.
+        least_groups: smallest effective number of groups of each class.
+        least_agreeing: smallest share of the random assignments of the fitting folds (that of the verdict included)
+            that must repeat its claim.
+        least_completeness: smallest completeness of the swap at which "no material use" may be a verdict.
+        most_off_distribution: largest share of edited rows outside the clean states' 99 % region that is not flagged.
     """
 
     q: float = 0.05
@@ -55,18 +56,18 @@ class Criteria:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A hypothesis about one property at one place, for one behaviour and data.
+    """States a hypothesis about one property at one place, for one behaviour and data.
 
     Attributes:
-        task, behaviour, model, site, position: what it is about.
-        word: the verdict.
-        flags: what qualifies it.
-        reason: the step that decided.
-        overturned_by: what would change it.
-        decodability, evidence: the numbers; None: not measured.
-        coverage, n_rows: of the experiment.
+        task, behaviour, model, site, position: names of what it is about.
+        word: the verdict itself, such as `decodable, no material use found`.
+        flags: short qualifications of it.
+        reason: sentence that says what decided it, with the numbers.
+        overturned_by: sentence that says what would change it.
+        decodability, evidence: the numbers of the gate and of the edits; None: not measured.
+        coverage, n_rows: share and number of rows in the experiment.
         epsilon: smallest effect of interest that was asked for, in SDs.
-        unit: hash of everything that made the numbers; "" where that is not known.
+        unit: hash of everything that determined the numbers; "" if not known.
     """
 
     task: str
@@ -97,7 +98,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """The word, with the other positions named where these together are used."""
+        """The verdict in words; if positions together are used, with the other positions named."""
         if self.word is not Word.NOT_ALONE or self.evidence is None:
             return str(self.word)
         return str(self.word).replace("others", " and ".join(self.evidence.together_with))

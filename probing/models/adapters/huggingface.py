@@ -35,15 +35,16 @@ _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 
 class HuggingFaceTrunk(HookedModule):
-    """The sites of one loaded model, and how to read them.
+    """Reads the states of a loaded Hugging Face model at its sites.
 
-    Assumes blocks that run once each, in order, on `(B, T, D)` states; `LanguageModel.self_check` proves it.
+    It assumes blocks that run once each, in order, on `(B, T, D)` states; `LanguageModel.self_check` verifies this.
 
-    The decoder of an encoder-decoder reads its start piece and then the whole input, teacher-forced, while its encoder
-    reads the same input: the state of a piece is that at the position that has read it, as in a decoder alone.
+    The decoder of an encoder-decoder is given its start piece and then the whole input (teacher forcing), while its
+    encoder is given the same input. The state of a piece is the one at the position where the decoder has read that
+    piece, as in a decoder-only model.
 
     Attributes:
-        blocks: the list of blocks; empty where they were not asked for.
+        blocks: the list of blocks; empty if the model was loaded without finding them.
         final_norm: the norm after the last block, if there is one.
         side: `encoder` or `decoder` of an encoder-decoder; else None.
     """
@@ -179,7 +180,7 @@ class HuggingFaceTrunk(HookedModule):
         return not all(is_close(padded[site][1, :3], alone[site][0], loose=1e-4) for site in sites)
 
     def layout_of(self, site: str) -> Layout:
-        """Return how the states at a site lie: as the blocks hand them on, except at added sites."""
+        """Return the layout of the states at a site: that of the blocks, except at sites that were added."""
         return Layout() if site in self.added else self.layout
 
     def _run_once(self, n: int = 1, length: int = 7) -> None:
@@ -213,7 +214,9 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def counting_padding_id(self) -> int | None:
-        """Id that positions skip and count from, as in RoBERTa, which must then be left to the model; else None."""
+        """The padding id, if the model computes positions from where that id is (as RoBERTa does); None if it
+        does not.
+        """
         for name, module in self._part.named_modules():
             if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
                 return module.padding_idx
@@ -229,7 +232,9 @@ class HuggingFaceTrunk(HookedModule):
         return limit - self.lead if padding is None else limit - padding - 1 - self.lead
 
     def identity(self) -> dict[str, Any]:
-        """Return the side that is read, if it is a decoder, and what its encoder reads."""
+        """Return, for the store's identity, that a decoder is read and what its encoder is given; empty for other
+        models.
+        """
         return {"side": "decoder", "encoder_input": "the same text"} if self.side == "decoder" else {}
 
     def run(self, ids: Tensor, mask: Tensor) -> Any:
@@ -237,14 +242,14 @@ class HuggingFaceTrunk(HookedModule):
         return self.trunk(**self.inputs(ids, mask))
 
     def run_with_head(self, ids: Tensor, mask: Tensor) -> Any:
-        """Run one forward pass of the whole model; None for a model without a head, and for an encoder beside a
-        decoder.
+        """Run one forward pass of the whole model; return None for a model without a head, and for the encoder of an
+        encoder-decoder.
         """
         has_none = self.model is self.trunk and self.side is None
         return None if has_none or self.side == "encoder" else self.model(**self.inputs(ids, mask))
 
     def inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        """Return the arguments of a forward pass; positions count from the first real piece, also behind left
+        """Return the arguments of a forward pass; positions are counted from the first real piece, also behind left
         padding.
         """
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
@@ -259,23 +264,25 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def may_run_side_by_side(self) -> bool:
-        """Whether passes may run in parallel: on a processor, where a pass leaves nothing behind in the model."""
+        """Whether passes may run in parallel: they run on a CPU, and a pass leaves no state behind in the model."""
         return self.device.type == "cpu" and not keeps_state(self.trunk, [self._run_once, lambda: self._run_once(2, 5)])
 
     @contextmanager
     def held(self, sites: Sequence[str]) -> Iterator[None]:
-        """Within the block, hooks stay on, as in `HookedModule.held`; `embed` needs none."""
+        """Within the block, keep the hooks of these sites registered (see `HookedModule.held`); the site `embed` needs
+        none.
+        """
         self.check_sites(sites)
         with super().held([site for site in sites if site != "embed"]):
             yield
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Return the states `(B, T, D)` at the sites, from one forward pass of the trunk that ends once it has met them
-        all.
+        """Run one forward pass of the trunk and return the states `(B, T, D)` at the sites; the pass is stopped once
+        all are read.
 
         Raises:
-            UnknownSite: a site this model does not have.
-            UnsupportedModel: a hook that did not fire, or fired more than once.
+            UnknownSite: the model does not have one of the sites.
+            UnsupportedModel: a hook did not fire, or fired more than once.
         """
         self.check_sites(sites)
         inner = [site for site in sites if site != "embed"]
@@ -287,7 +294,7 @@ class HuggingFaceTrunk(HookedModule):
 
 
 def known_ids(trunk: HookedModule) -> int | None:
-    """Return how many ids have a vector, if the model is a Hugging Face model; None: not known."""
+    """Return the number of ids that have an embedding vector; None if the model is not a Hugging Face model."""
     return trunk.vocabulary if isinstance(trunk, HuggingFaceTrunk) else None
 
 

@@ -19,14 +19,15 @@ _MASKS = ("attention_mask", "mask", "padding_mask")
 
 
 class ModuleTrunk(HookedModule):
-    """The named sites of a module over vocabulary ids.
+    """Reads the states of any PyTorch module that takes vocabulary ids, at named sites.
 
-    Assumes that each path gives one state a piece, `(B, T, D)` or a tuple that begins with it, once in a pass;
-    `LanguageModel.self_check` proves it. A module whose forward takes no mask reads inputs one by one, unpadded.
+    It assumes that the module at each path outputs one state a piece, `(B, T, D)` or a tuple that begins with it, once
+    in a pass; `LanguageModel.self_check` verifies this. If `forward` takes no mask, inputs are run one by one, without
+    padding.
 
     Attributes:
-        takes_mask: whether a batch may be padded.
-        call_sha256: hash of the text of a `call` that was given; else "".
+        takes_mask: whether `forward` takes a mask, so that batches may be padded.
+        call_sha256: hash of the source of the function `call`, if one was given; else "".
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class ModuleTrunk(HookedModule):
         return self._limit
 
     def identity(self) -> dict[str, Any]:
-        """Return the hash of the function that runs the module, if there is one."""
+        """Return, for the store's identity, the hash of the function that runs the module, if one was given."""
         return {"call": self.call_sha256} if self.call_sha256 else {}
 
     def run(self, ids: Tensor, mask: Tensor) -> Any:
@@ -82,11 +83,11 @@ class ModuleTrunk(HookedModule):
         return self._call(self.model, ids, mask)
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Return the states `(B, T, D)` at the sites; at padding they are 0 where the module takes no mask.
+        """Return the states `(B, T, D)` at the sites; at padding they are 0 if the module takes no mask.
 
         Raises:
-            UnknownSite: a site this model does not have.
-            UnsupportedModel: a hook that did not fire, or fired more than once.
+            UnknownSite: the module does not have one of the sites.
+            UnsupportedModel: a hook did not fire, or fired more than once.
         """
         if self.takes_mask:
             return super().read(ids, mask, sites)
@@ -117,7 +118,7 @@ def _source_sha256(call: Call) -> str:
 
 
 def vocabulary_of(module: nn.Module, tokenizer: Any) -> int:
-    """Return the number of ids that both know: the tokenizer's, as far as the first embedding goes."""
+    """Return the number of ids of the tokenizer, at most the number of rows of the module's first embedding."""
     tables = [m.num_embeddings for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
     return min([len(tokenizer), *tables[:1]])
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Return whether this PyTorch and this processor multiply packed matrices of a dtype: float32, and bfloat16 on
-    some.
+    """Return whether this PyTorch and this processor can multiply packed matrices of a data type (float32, and bfloat16
+    on some processors).
     """
     names = ("_reorder_linear_weight", "_linear_pointwise")
     has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
@@ -33,8 +33,8 @@ def packed(weight: Tensor) -> Tensor:
 
 
 def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return states `(…, in)` times the transpose of a packed `(out, in)` matrix, plus a bias `(out,)`: `(…, out)`.
-    Sums are in another order than PyTorch's own.
+    """Return states `(…, in)` times the transpose of a packed matrix `(out, in)`, plus a bias `(out,)`, as `(…, out)`.
+    Sums are computed in another order than by PyTorch.
     """
     found: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
     return found
@@ -45,10 +45,11 @@ _CAPACITIES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of on
 
 
 def bound_kernel_caches() -> None:
-    """Keep kernels and buffers of the last `KEPT` shapes, not of 1024, unless the environment says how many.
+    """Limit the caches of oneDNN and PyTorch to `KEPT` kernels instead of 1024, unless the environment variables say
+    otherwise.
 
-    Every batch has its own number of pieces, so that no kernel is met again, and each holds about a megabyte. Takes
-    effect where no product was computed in this process before; results are the same.
+    Batches differ in their number of pieces, so kernels are hardly ever used again, and each holds about a megabyte.
+    The limit takes effect only if this process has not computed a product before; results are the same.
     """
     for name in _CAPACITIES:
         os.environ.setdefault(name, str(KEPT))
@@ -56,12 +57,13 @@ def bound_kernel_caches() -> None:
 
 @contextmanager
 def packed_linear_layers(model: nn.Module) -> Iterator[None]:
-    """Within the block, linear layers on the CPU use packed weights: the same sums, in another order.
+    """Within the block, linear layers on the CPU use packed weights; sums are computed in another order, so last bits
+    may differ.
 
-    In float32, and in bfloat16 where the processor has it.
+    This is done in float32, and in bfloat16 where the processor supports it.
 
-    Costs a second copy of those weights. Changes nothing where PyTorch has no oneDNN, and leaves alone every layer
-    whose class or forward is not the ordinary one. Hooks fire as ever. Weights must not change within the block.
+    It takes a second copy of those weights in memory. It does nothing if PyTorch has no oneDNN, and leaves out layers
+    whose class or `forward` is not that of `nn.Linear`. Hooks fire as usual. Weights must not change within the block.
     """
     linear = [module for module in model.modules() if _is_packable(module)]
     try:

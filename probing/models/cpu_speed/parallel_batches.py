@@ -22,10 +22,10 @@ _CHANGING_ROTATIONS = {"dynamic", "longrope"}  # rotary positions that one long 
 
 
 class ParallelBatches:
-    """Runs a function on items one after another, or on two at a time.
+    """Runs a function on items one after another, or on two items at a time.
 
     Attributes:
-        count: how many at a time.
+        count: number of items at a time.
     """
 
     def __init__(self, pool: ThreadPoolExecutor | None, count: int) -> None:
@@ -35,7 +35,9 @@ class ParallelBatches:
     @classmethod
     @contextmanager
     def opened(cls, count: int) -> Iterator[ParallelBatches]:
-        """Within the block, lanes share this thread's threads; at its end nothing runs any more."""
+        """Within the block, share this thread's processor threads among `count` lanes; when it ends, nothing runs in
+        them any more.
+        """
         if count == 1:
             yield cls(None, 1)
             return
@@ -57,7 +59,9 @@ class ParallelBatches:
                 pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Yield the results in order; an error is raised when its turn comes, and what has not begun is given up."""
+        """Apply `function` to every item and yield the results in the order of the items. An error is raised when its
+        item's turn comes; items not begun by then are not computed.
+        """
         if self._pool is None:
             return map(function, items)
 
@@ -70,13 +74,13 @@ class ParallelBatches:
 
 @contextmanager
 def many_passes(trunk: HookedModule, sites: Sequence[str]) -> Iterator[ParallelBatches]:
-    """Within the block passes that read just these sites are faster where they can be; the weights must not change.
+    """Within the block, passes that read just these sites are faster where possible; the weights must not change.
 
-    Layers are packed and hooks stay on. On a processor with an even number of threads there are two lanes of half the
-    threads each, if passes leave nothing behind in the model; else one.
+    Linear layers are packed and hooks stay registered. On a CPU with an even number of threads, two passes run at a
+    time with half of the threads each, if a pass leaves no state behind in the model; otherwise one.
 
     Raises:
-        UnknownSite: a site this model does not have.
+        UnknownSite: the model does not have one of the sites.
     """
     can_share = torch.get_num_threads() % 2 == 0 and trunk.may_run_side_by_side
     lanes = ParallelBatches.opened(2 if can_share else 1)
@@ -85,7 +89,7 @@ def many_passes(trunk: HookedModule, sites: Sequence[str]) -> Iterator[ParallelB
 
 
 def keeps_state(model: nn.Module, passes: Sequence[Callable[[], Any]]) -> bool:
-    """Return whether a forward pass leaves anything behind in the model (caches of positions, say), so that two would
+    """Return whether a forward pass changes the module (caches of positions, say), so that two passes at once would
     conflict.
     """
     if any(_rotations(module) & _CHANGING_ROTATIONS for module in model.modules()):

@@ -26,12 +26,12 @@ NEXT_STEP = "read it by module paths alone (sites NAME=MODULE.PATH), or choose a
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks that a text goes through.
+    """Lists the blocks that a text passes through.
 
     Attributes:
-        paths: of each, inside the part that was traced.
+        paths: the path of each block, inside the part that was traced.
         modules: the blocks.
-        layout: how the states between them lie.
+        layout: layout of the states that the blocks pass on.
     """
 
     paths: tuple[str, ...]
@@ -57,20 +57,21 @@ class _List:
 def find_blocks(
     part: nn.Module, calls: Sequence[ModuleCall], shape: tuple[int, int], *, width: int | None, family: str
 ) -> Blocks:
-    """Return the blocks: the longest list of modules whose members run once each, in a chain, on one state a piece.
+    """Find the blocks and return them: the longest list of modules that run once each, in a chain, on one state a
+    piece.
 
     A list that does not run on text, such as the blocks of a vision tower, does not count, however long. Members that
     do not run, such as those that predict further pieces in training, are left out.
 
     Args:
-        part: what has the blocks.
-        calls: of a pass over a text.
-        shape: (B, T) of that text.
-        width: the width that the model's configuration names: among lists that will do, those of this width come first.
-        family: what messages call it.
+        part: the module that contains the blocks.
+        calls: the module calls recorded in a pass over a text.
+        shape: (B, T) of that pass.
+        width: the hidden size in the model's configuration; lists with states of this width are preferred.
+        family: name of the model's family, for messages.
 
     Raises:
-        UnsupportedModel: there is none, with the reason why the likeliest is not.
+        UnsupportedModel: no list qualifies; the message says why the likeliest does not.
     """
     lists = [
         _examined(path, module, calls, shape)
@@ -153,8 +154,8 @@ def _size(found: _List) -> int:
 
 
 def find_embedding(part: nn.Module, calls: Sequence[ModuleCall]) -> nn.Module | None:
-    """Return the piece embedding: the one that the model names, else the first module that is given ids; None: there is
-    none.
+    """Return the piece embedding: the module that the model names as such, else the first that is given ids; None if
+    there is none.
     """
     try:
         named = part.get_input_embeddings()  # type: ignore[operator]
@@ -174,7 +175,9 @@ def _is_table(call: ModuleCall) -> bool:
 
 
 def find_final_norm(blocks: Blocks, calls: Sequence[ModuleCall]) -> tuple[str, nn.Module] | None:
-    """Return the norm that takes the output of the last block, and whose output a module around the blocks returns."""
+    """Return the norm that is given the last block's output and whose own output a module around the blocks returns;
+    None if there is none.
+    """
     last = next(place for place, call in enumerate(calls) if call.path == blocks.paths[-1])
     state = calls[last].output
     norms = [
@@ -198,13 +201,13 @@ def _is_equal(a: Tensor | None, b: Tensor | None) -> bool:
 
 @dataclass(frozen=True)
 class Sublayers:
-    """Module paths inside a block, the same in every block.
+    """Holds module paths inside a block, the same in every block.
 
     Attributes:
-        attention: its output is what attention adds to the stream.
-        mlp: its output is what the MLP adds.
-        cross: its output is what attention to an encoder adds; "" where there is none.
-        projection: the layer whose input is the heads' outputs, concatenated.
+        attention: path of the module whose output is what attention adds to the residual stream.
+        mlp: path of the module whose output is what the MLP adds.
+        cross: path of the module whose output is what attention to an encoder adds; "" if there is none.
+        projection: path of the layer whose input is the concatenated outputs of the heads.
     """
 
     attention: str
@@ -221,22 +224,23 @@ def find_sublayers(
     has_cross: bool = False,
     is_attention: Sequence[bool] = (),
 ) -> list[Sublayers | None]:
-    """Return for each block the sublayers whose outputs add up to the block's, or None.
+    """Find, for each block, the sublayers whose outputs add up to the block's output; None for a block where none do.
 
     With x and y a block's input and output, a and m what its sublayers add: y = x + a + m where norms come before the
     sublayers (also in parallel blocks, and with a second norm behind each), and y = norm(x' + m), x' = norm(x + a)
-    where they come after. With attention to an encoder, c, between them: y = x + a + c + m, and likewise. They are told
-    apart by which ends first.
+    where they come after. With attention to an encoder, c, between them: y = x + a + c + m, and likewise. The one that
+    ends first is attention.
 
-    Modules that add up in every block come first. Where none do, since blocks are of several kinds (attention here, a
-    recurrence there), each kind of block has its own, and only blocks of attention have heads.
+    Modules that add up in every block are preferred. If there are none, because blocks are of several kinds (attention
+    in some, a recurrence in others), each kind has sublayers of its own, and only blocks of attention have heads.
 
     Args:
         blocks: the blocks, which all run once in `run`.
-        run: one forward pass over a batch of one.
-        n_heads: heads per block; None: unknown, and no block has any.
-        has_cross: blocks also attend to an encoder.
-        is_attention: of each block, whether the configuration says that it attends; empty: it does not say.
+        run: a function that runs one forward pass over a batch of one input.
+        n_heads: number of heads of a block; None: unknown, so that no block gets heads.
+        has_cross: whether blocks also attend to an encoder.
+        is_attention: for each block, whether the configuration calls it attention; empty: the configuration does not
+            say.
     """
     traces = [[_of_one(call) for call in trace if call.output is not None] for trace in trace_calls(list(blocks), run)]
     count = 3 if has_cross else 2

@@ -17,13 +17,14 @@ Sides = Literal["encoder", "decoder"]
 
 @dataclass(frozen=True)
 class Side:
-    """The part of a model that is read: all of it, its encoder or its decoder.
+    """Describes the part of a model that is read: all of it, its encoder or its decoder.
 
     Attributes:
-        trunk: the part that is run for states: the model without its head.
-        part: the part that has the blocks, `path` inside the trunk: all of it, or the decoder of an encoder-decoder.
+        trunk: the module that is run to get states: the model without its head.
+        part: the module that contains the blocks, at `path` in the trunk: all of it, or the decoder of an
+            encoder-decoder.
         name: `encoder` or `decoder` of an encoder-decoder; else None.
-        start_id: the piece that the decoder of an encoder-decoder is given first; else None.
+        start_id: id of the piece that the decoder of an encoder-decoder is given first; None for other models.
     """
 
     trunk: nn.Module
@@ -35,9 +36,7 @@ class Side:
 
 @contextmanager
 def refusing(family: str, doing: str, where: str) -> Iterator[None]:
-    """Within the block, whatever error a model of an unknown kind makes libraries raise becomes a refusal of that
-    model.
-    """
+    """Within the block, turn any error that libraries raise for a model of an unknown kind into `UnsupportedModel`."""
     try:
         yield
     except ProbingError:
@@ -53,12 +52,12 @@ def refusing(family: str, doing: str, where: str) -> Iterator[None]:
 
 
 def find_side(model: nn.Module, side: Sides | None) -> Side:
-    """Return the part that makes states: the model without its head, or one side of an encoder-decoder (None: the
+    """Return the part whose states are read: the model without its head, or one side of an encoder-decoder (None: the
     encoder).
 
     Raises:
-        BadParameter: a side of a model that has one only, or an unknown one.
-        UnsupportedModel: a decoder that nothing says how to start.
+        BadParameter: the name of the side is unknown, or the model has only one side.
+        UnsupportedModel: the configuration does not name the start piece of the decoder.
     """
     trunk: nn.Module = getattr(model, "base_model", model)
     config = getattr(model, "config", None)
@@ -114,7 +113,7 @@ def _side_of(trunk: nn.Module, name: Sides) -> nn.Module:
 
 
 def text_config(module: nn.Module) -> Any:
-    """Return the part of a module's configuration that is about text; None: it has no configuration."""
+    """Return the part of a module's configuration that is about text; None if it has no configuration."""
     config = getattr(module, "config", None)
     try:
         return config.get_text_config()  # type: ignore[union-attr]
@@ -133,7 +132,7 @@ def inner_config(root: nn.Module, path: str) -> Any:
 
 
 def number_of(config: Any, *names: str) -> int | None:
-    """Return the first of these numbers that a configuration has; None: it has none of them."""
+    """Return the first of the named numbers that a configuration has; None if it has none."""
     values = (_value_of(config, name) for name in names)
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 
@@ -146,13 +145,15 @@ def _value_of(config: Any, name: str) -> Any:
 
 
 def attending_layers(config: Any) -> tuple[bool, ...]:
-    """Return for each layer whether it is softmax attention; empty where the configuration lists no kinds of layer."""
+    """Return, for each layer, whether the configuration calls it softmax attention; empty if the configuration does not
+    list kinds of layers.
+    """
     listed = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
     return tuple("attention" in str(kind) and "linear" not in str(kind) for kind in listed)
 
 
 def head_kind(model: nn.Module, trunk: nn.Module) -> str | None:
-    """Return `masked` or `causal` for a language-model head over the trunk's own positions; None: there is no such
+    """Return `masked` or `causal`, the kind of language-model head over the trunk's positions; None if there is no such
     head.
     """
     name = type(model).__name__

@@ -18,14 +18,14 @@ STATES = "hidden_states"  # what nearly every block of transformers calls its in
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """A call of one module: its inputs and its output.
+    """Records a call of one module: its input and its output.
 
     Attributes:
         path: the module's path.
         module: the module.
-        given: its first tensor of floats, a copy; None: it was given none.
-        output: the first tensor of floats that it gave, a copy; None: it gave none.
-        ids: whether it was given whole numbers.
+        given: a copy of its first float input; None if it had none.
+        output: a copy of its first float output; None if it had none.
+        ids: whether its first input is a tensor of integers.
     """
 
     path: str
@@ -36,8 +36,8 @@ class ModuleCall:
 
 
 def trace_calls(roots: Sequence[nn.Module], run: Callable[[], object]) -> list[list[ModuleCall]]:
-    """Return for each root the calls of all modules inside it in one pass, in the order they end; the last is its
-    own.
+    """Run one pass and return, for each root, the calls of all modules inside it, in the order in which they end; the
+    last is the root's own.
     """
     traces: list[list[ModuleCall]] = [[] for _ in roots]
     handles = []
@@ -75,7 +75,7 @@ def first_tensor(output: object) -> object:
 
 
 def with_first(output: Any, state: Tensor) -> Any:
-    """Return a module's output with other hidden states, in the form that it had."""
+    """Return a module's output with its hidden states replaced, in its original form (tensor, tuple or mapping)."""
     if isinstance(output, Mapping):
         name = next(iter(output))
         return type(output)(**{**output, name: state})
@@ -83,14 +83,14 @@ def with_first(output: Any, state: Tensor) -> Any:
 
 
 def given_state(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """Return the hidden states that a module is given: its first tensor of floats; None: there is none."""
+    """Return the hidden states that a module is given: its first float input; None if it has none."""
     name = _name_of_state(args, kwargs)
     found = None if name is None else args[name] if isinstance(name, int) else kwargs[name]
     return found if isinstance(found, Tensor) else None
 
 
 def with_state(args: Sequence[Any], kwargs: Mapping[str, Any], state: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a module with other hidden states."""
+    """Return the arguments of a module with its hidden states replaced."""
     name = _name_of_state(args, kwargs)
     if isinstance(name, int):
         return (*args[:name], state, *args[name + 1 :]), dict(kwargs)
@@ -112,8 +112,8 @@ def _copy(value: object) -> Tensor | None:
 
 
 def is_norm(call: ModuleCall) -> bool:
-    """Return whether a module is a norm: its output is the same for three times its input. It is known by this, not by
-    name.
+    """Return whether a module is a norm. The test is not its name, but that three times its input gives the same
+    output.
     """
     given, output = call.given, call.output
     if given is None or output is None or given.shape != output.shape or any(call.module.children()):
@@ -130,14 +130,14 @@ def is_norm(call: ModuleCall) -> bool:
 
 
 def is_same(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tensors are equal. NaN equals NaN, so that weights that give it are reported where their
-    states are read.
+    """Return whether two tensors are equal; NaN equals NaN here, so that weights that give NaN are reported later,
+    where the states are read.
     """
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def is_close(a: Tensor, b: Tensor, *, loose: float = 1e-5) -> bool:
-    """Return whether two tensors agree, relative to the largest entry; in half precision within 2 percent."""
+    """Return whether two tensors agree, relative to the largest entry; in half precision within 2 %."""
     tolerance = loose if b.dtype in (torch.float32, torch.float64) else 2e-2
     if a.shape != b.shape:
         return False
@@ -152,8 +152,9 @@ class Layout:
     state of a piece; some lengthen inputs, by padding or by pieces of their own.
 
     Attributes:
-        inputs, pieces: the axes.
-        skipped: places before the first piece; None: there are more places than pieces, and it is not known which.
+        inputs, pieces: numbers of the axes of inputs and of pieces.
+        skipped: number of places before the first piece; None: there are more places than pieces, and it is not known
+            where the pieces begin.
         is_longer: whether there are more places than pieces.
     """
 
@@ -164,11 +165,13 @@ class Layout:
 
     @property
     def is_plain(self) -> bool:
-        """Whether states are `(B, T, D)`, or that with (B, T) flattened."""
+        """Whether states are `(B, T, D)`, possibly with B and T flattened into one axis."""
         return self == Layout()
 
     def aligned(self, state: Tensor, shape: tuple[int, int]) -> Tensor | None:
-        """Return a state, as blocks hand it on, as `(B, T, D)`; None: it has another form."""
+        """Return a state that blocks pass on, reshaped to `(B, T, D)`; None if it has another form than this layout
+        says.
+        """
         n, length = shape
         if state.ndim < 2:
             return None
@@ -181,7 +184,7 @@ class Layout:
         return found.reshape(n, length, -1) if found.shape[:2] == shape else None
 
     def spread(self, states: Tensor, raw: Tensor) -> Tensor:
-        """Put states `(B, T, D)` in the place of those in `raw`: the inverse of `aligned`."""
+        """Return a copy of `raw` with its states replaced by `states` `(B, T, D)`: the inverse of `aligned`."""
         if self.is_plain:
             return states.reshape(raw.shape)
         moved, start, length = raw.movedim((self.inputs, self.pieces), (0, 1)), self.skipped or 0, states.shape[1]
@@ -194,8 +197,8 @@ PLAIN = Layout()
 
 
 def layout_of(state: Tensor, shape: tuple[int, int]) -> Layout | None:
-    """Return the layout of a state of (B, T) pieces, two numbers that no other axis has; None: it is not one state a
-    piece.
+    """Return the layout of a state, found from (B, T), two numbers that no other axis has; None if it is not one state
+    a piece.
     """
     n, length = shape
     if state.shape[:2] == shape or (state.ndim == 2 and len(state) == n * length):
@@ -209,21 +212,23 @@ def layout_of(state: Tensor, shape: tuple[int, int]) -> Layout | None:
 
 
 def shared_layout(states: list[Tensor], shape: tuple[int, int]) -> Layout | None:
-    """Return the layout that all these states have; None: there is none, or their sizes differ."""
+    """Return the layout that all these states have; None if there is none, or if their sizes differ."""
     found = {layout_of(state, shape) for state in states}
     sizes = {tuple(state.shape) for state in states if state.ndim > 2}
     return next(iter(found)) if len(found) == 1 and len(sizes) <= 1 else None
 
 
 def repeated_block(trunk: HuggingFaceTrunk, ids: Tensor, mask: Tensor) -> str | None:
-    """Return what a block that does not run exactly once in a forward pass does instead; else None."""
+    """Return words that say how often a block runs, for the first that does not run exactly once in a forward pass;
+    None if all do.
+    """
     times = trunk.times_met(ids, mask, [f"resid.{layer}" for layer in range(len(trunk.blocks))])
     return next((f"block {i} runs {n} times" for i, n in enumerate(times.values()) if n != 1), None)
 
 
 def broken_link(trunk: HuggingFaceTrunk, ids: Tensor, mask: Tensor) -> str | None:
-    """Return the first site `resid.l` that is not the output of block l-1, or is changed after it was read; else
-    None.
+    """Return the first site `resid.l` that is not the output of block l-1, or is changed after it was read; None if
+    there is none.
     """
     blocks = len(trunk.blocks)
     outputs: dict[int, list[Tensor]] = {layer: [] for layer in range(blocks)}

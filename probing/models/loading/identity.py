@@ -99,7 +99,9 @@ def _config_sha256(model: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """The arguments of `LanguageModel.load`; a folder is an absolute path, a hub revision the one that was loaded."""
+    """Holds the arguments of `LanguageModel.load`, with a folder as an absolute path and the hub revision that was
+    loaded.
+    """
 
     name: str
     device: str
@@ -114,29 +116,31 @@ class ModelSource:
     allow_pickle_weights: bool
 
     def anywhere(self) -> ModelSource:
-        """Return the source for a process that runs in another directory."""
+        """Return a source that another process can load from, whatever its working directory."""
         path = Path(self.name).expanduser()
         return replace(self, name=str(path.resolve()), revision=None) if path.is_dir() else self
 
     def for_worker(self, slot: int | None) -> ModelSource:
-        """Return the source for one of several workers: with several GPUs, `cuda` means another GPU for each."""
+        """Return the source for one of several workers; if there are several GPUs, `cuda` becomes another GPU for each
+        worker.
+        """
         if self.device != "cuda" or slot is None or torch.cuda.device_count() < 2:
             return self
         return replace(self, device=f"cuda:{slot % torch.cuda.device_count()}")
 
 
 def untrained_twin(model: nn.Module, seed: int) -> nn.Module:
-    """Return a model of the same class and configuration whose weights are drawn by its own initialisation.
+    """Return a model of the same class and configuration whose weights are drawn at random by its own initialisation.
 
-    It is built from the configuration: initialising a loaded model anew changes nothing in recent transformers, and a
-    "random" baseline made that way is the pretrained model.
+    It is built from the configuration, since in recent transformers `init_weights` on a loaded model changes nothing,
+    and a "random" baseline made that way is the pretrained model.
 
     Args:
         model: a pretrained model.
-        seed: of the draws; the global generator is left as it was.
+        seed: seed of the draws; the global generator is left as it was.
 
     Raises:
-        UnsupportedModel: a weight matrix is the pretrained one's.
+        UnsupportedModel: a weight matrix equals that of the pretrained model.
     """
     parameter = next(model.parameters())
     with torch.random.fork_rng(devices=[]):

@@ -31,10 +31,11 @@ from probing.models.loading.weight_files import (
 
 
 def is_recomputed(model: Any, key: str) -> bool:
-    """Return whether the model's own initialisation gives a missing weight, whatever the seed.
+    """Return whether initialisation alone determines a weight that the files lack, whatever the seed (a table of
+    positions, say).
 
-    A weight that is trained may begin as a constant, as the scales of norms do: a constant counts only where it is not
-    trained.
+    A trained weight may also start as a constant, as the scales of norms do; so a constant counts only if the weight is
+    not trained.
 
     Args:
         model: the loaded model.
@@ -72,7 +73,7 @@ KINDS = ("auto", "base", "causal", "masked")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and tokenizer, and the folder their files lie in."""
+    """Holds a model and tokenizer, and the folder that their files lie in."""
 
     model: nn.Module
     tokenizer: Any
@@ -90,13 +91,13 @@ def load(
     revision: str | None,
     allow_pickle_weights: bool = False,
 ) -> Loaded:
-    """Load `name`, a local folder or a hub name.
+    """Load model and tokenizer of `name`, a local folder or a hub name, and return them with their folder.
 
     Raises:
-        UnsupportedModel: no such folder or hub model, no or damaged safetensors, sizes that this machine cannot hold,
-            weights missing, or no fast tokenizer.
-        RemoteCodeRefused: the model is Python code of its own.
-        BadParameter: an unknown dtype, kind or device.
+        UnsupportedModel: there is no such folder or hub model, safetensors are missing or damaged, the model is too
+            large for this machine, weights are missing, or it has no fast tokenizer.
+        RemoteCodeRefused: the model needs Python code of its own.
+        BadParameter: the dtype, kind or device is unknown.
     """
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES, error=BadParameter)
@@ -171,10 +172,10 @@ def _loader(config: Any, kind: str) -> Any:
 
 
 def check_tokenizer(tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer that cannot say where its pieces are, or does not work at all.
+    """Check that a tokenizer works and gives the character offsets of its pieces.
 
     Raises:
-        UnsupportedModel: it is no fast one, fails on a plain text, or limits inputs by what is no number.
+        UnsupportedModel: it is not a fast tokenizer, fails on a plain text, or has a length limit that is not a number.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModel(

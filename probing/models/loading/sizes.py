@@ -23,17 +23,17 @@ _MOST_BYTES = 64 << 20
 
 
 def check_sizes(config: Any, build: Callable[[], nn.Module], *, dtype: torch.dtype, device: str, name: str) -> None:
-    """Refuse a configuration whose model cannot be.
+    """Refuse a configuration whose model cannot be built on this machine.
 
     Args:
-        config: of the model.
-        build: makes the model; it is called with nothing allocated.
+        config: configuration of the model.
+        build: a function that builds the model; it is called on the meta device, so nothing is allocated.
         dtype: compute dtype.
-        device: where the weights would lie.
-        name: of the model.
+        device: device that the weights would be on.
+        name: name of the model, for messages.
 
     Raises:
-        UnsupportedModel: a size that is not positive, or more weights than the machine has memory.
+        UnsupportedModel: a size is not positive, or the weights need more memory than the machine has.
     """
     check_numbers(config.to_dict(), name)
     try:
@@ -55,7 +55,7 @@ def check_sizes(config: Any, build: Callable[[], nn.Module], *, dtype: torch.dty
 
 
 def check_file(name: str) -> None:
-    """Refuse a local folder whose config.json names sizes that no model has.
+    """Refuse a local folder whose config.json names impossible sizes.
 
     Raises:
         UnsupportedModel: see `check_numbers`.
@@ -67,10 +67,10 @@ def check_file(name: str) -> None:
 
 
 def check_numbers(config: Any, name: str) -> None:
-    """Refuse counts and widths of text that no model has: none, or far too many.
+    """Refuse counts and widths of a text model that are impossible: zero, negative or far too large.
 
     Raises:
-        UnsupportedModel: which, and what it may be.
+        UnsupportedModel: one is; the message names it and its allowed range.
     """
     for path, key, value in _numbers(config, "", 0):
         is_of_text = all("text" in part for part in path.split(".")[:-1])

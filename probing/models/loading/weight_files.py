@@ -21,10 +21,10 @@ _INDEX = "model.safetensors.index.json"
 
 
 def check_files(name: str) -> None:
-    """Refuse a folder whose files are not what their names say; a hub name is not looked at.
+    """Check that the files of a local folder are what their names say; a hub name is not checked.
 
     Raises:
-        UnsupportedModel: which file, what is wrong with it, and what to do.
+        UnsupportedModel: a file is not; the message names it, says what is wrong and what to do.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -128,10 +128,11 @@ _MOST_BYTES = 64 << 20
 
 
 def refuse_remote_code(name: str) -> None:
-    """Refuse a folder whose model only its own Python code can build. Code beside a known model is ignored.
+    """Refuse a folder whose model can be built only by its own Python code. Code beside a model that transformers knows
+    is ignored.
 
     Raises:
-        RemoteCodeRefused: with the classes that would have been imported.
+        RemoteCodeRefused: it can; the message names the classes that would have been imported.
     """
     file = Path(name).expanduser() / "config.json"
     if not file.is_file() or file.stat().st_size > _MOST_BYTES:
@@ -147,7 +148,7 @@ def refuse_remote_code(name: str) -> None:
 
 
 def remote_code(name: str, found: str) -> RemoteCodeRefused:
-    """Return the error for a model that needs its own code."""
+    """Return the error that says that a model needs its own Python code."""
     return RemoteCodeRefused(
         f"model {name!r} needs Python code of its own",
         needed="a model that transformers itself can build",
@@ -158,10 +159,11 @@ def remote_code(name: str, found: str) -> RemoteCodeRefused:
 
 
 def load_weights(load: Callable[..., Any], name: str, *, allow_pickle: bool) -> Any:
-    """Return what `load(use_safetensors=…)` gives, from a pickle only if that is allowed and there is nothing else.
+    """Call `load(use_safetensors=…)` and return its result; pickled weights are loaded only if that is allowed and
+    there are no others.
 
     Raises:
-        UnsupportedModel: a folder whose only weights are pickles.
+        UnsupportedModel: the folder has only pickled weights, and these are not allowed.
     """
     folder = Path(name).expanduser()
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
@@ -202,9 +204,9 @@ _NUMBERED = re.compile(r"(?:^|\.)(\d+)\.")
 
 
 def warn_of_unused(model: nn.Module, keys: Collection[str], name: str) -> None:
-    """Warn of weights inside lists of blocks that were not read: what is measured is then another model.
+    """Warn if weights inside lists of blocks were not loaded, since the model measured then differs from the one saved.
 
-    Heads and poolers of another kind than was asked for are no blocks, and are not mentioned.
+    Heads and poolers that were not asked for are not blocks, and are not mentioned.
     """
     lists = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     unused = sorted(key for key in keys if not key.endswith(_NO_WEIGHTS) and _is_of_blocks(key, lists))

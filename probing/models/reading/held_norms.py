@@ -16,13 +16,13 @@ PADDING = 0.0  # in place of a scale, which is positive: there is nothing to hol
 
 
 class HeldNorms:
-    """The norms of a model, recognised by what they compute.
+    """Finds the norms of a model by what they compute, and runs the model with their scales frozen.
 
-    A norm N is a module without others inside it, with "norm" in its class name and a weight of one dimension. Its
-    scale is σ(x) = √(var x + ε) or √(mean x² + ε), whichever makes (N(x) − b)·σ(x) linear in x.
+    A norm N is a module without submodules, with "norm" in its class name and a one-dimensional weight. Its scale is
+    σ(x) = √(var x + ε) or √(mean x² + ε), whichever makes (N(x) − b)·σ(x) linear in x.
 
     Attributes:
-        scales: σ of each norm, by its path.
+        scales: the function σ of each norm, by its module path.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -39,14 +39,14 @@ class HeldNorms:
 
     @property
     def are_known(self) -> bool:
-        """Whether the model has norms and all of them can be held."""
+        """Whether the model has norms and the scales of all of them can be frozen."""
         return bool(self.scales) and not self._unknown
 
     def check(self) -> None:
-        """Refuse a model whose norms cannot be held.
+        """Check that the scales of the model's norms can be frozen.
 
         Raises:
-            ReplayUnavailable: a norm of another kind, or none.
+            ReplayUnavailable: the model has a norm of an unknown kind, or none.
         """
         if not self.are_known:
             kinds = {type(self._model.get_submodule(path)).__name__ for path in self._unknown}
@@ -60,7 +60,9 @@ class HeldNorms:
 
     @contextmanager
     def recorded(self) -> Iterator[dict[str, Tensor]]:
-        """Within the block, the scale `(B, T, …)` that each norm has in a pass is put into the mapping."""
+        """Within the block, record the scale `(B, T, …)` of each norm in the passes that are run, in the yielded
+        mapping.
+        """
         found: dict[str, Tensor] = {}
 
         def recorder(path: str, scale: Scale) -> Callable[..., None]:
@@ -74,10 +76,11 @@ class HeldNorms:
 
     @contextmanager
     def held(self, clean: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within the block a norm gives (N(x) − b)·σ(x)/σ(x₀) + b, with σ(x₀) from `clean`.
+        """Within the block, each norm outputs (N(x) − b)·σ(x)/σ(x₀) + b, where σ(x₀) is its scale in the clean run,
+        from `clean`.
 
-        Where that is `PADDING`, nothing is held: what is no part of a text must not grow, for a padded place that
-        overflows reaches the others as 0·∞ through the attention that leaves it out.
+        Where that scale is `PADDING`, the norm works as usual: the state of a padded place must not grow, since one
+        that overflows would reach other places as 0·∞ through attention that gives it weight 0.
         """
 
         def holder(path: str, scale: Scale) -> Callable[..., Tensor]:

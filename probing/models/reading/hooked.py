@@ -19,18 +19,19 @@ from probing.models.site import Site
 
 
 class HookedModule(ABC):
-    """The sites of one module, and how to read them.
+    """The base of what reads the states of a module at its sites.
 
     Attributes:
-        model: the model as given.
-        trunk: the part that is run for states.
-        family: what messages call it.
+        model: the model as it was given.
+        trunk: the part of it that is run to get states.
+        family: name of its family, for messages.
         modules: for each site, the module path in the trunk.
         reads_input: sites that are the input of their module, not its output.
         added: sites that `add_site` made.
-        lead: states before that of the first piece in a pass: 1 for a decoder that is given a start piece.
-        n_heads: attention heads of a block; None: unknown.
-        max_positions: how many pieces an input may have; None: no limit known.
+        lead: number of states before that of the first piece in a pass: 1 for a decoder that is given a start piece,
+            else 0.
+        n_heads: number of attention heads of a block; None: unknown.
+        max_positions: largest number of pieces of an input; None: no limit known.
     """
 
     model: nn.Module
@@ -51,7 +52,7 @@ class HookedModule(ABC):
         """Run one forward pass of the trunk over ids and mask `(B, T)`."""
 
     def run_with_head(self, ids: Tensor, mask: Tensor) -> Any:
-        """Run one forward pass of the whole model; None where it has no head over the vocabulary."""
+        """Run one forward pass of the whole model; return None if it has no head over the vocabulary."""
         return None
 
     @property
@@ -60,7 +61,9 @@ class HookedModule(ABC):
         """Number of ids in the vocabulary."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what determines the states besides the weights; part of the `model` block of a store's identity."""
+        """Return, for the `model` block of a store's identity, everything besides the weights that determines the
+        states.
+        """
         return {}
 
     @property
@@ -75,7 +78,7 @@ class HookedModule(ABC):
 
     @property
     def counting_padding_id(self) -> int | None:
-        """Id that positions skip and count from; None where nothing depends on it."""
+        """The padding id, if the model computes positions from where that id is; None if it does not."""
         return None
 
     @property
@@ -95,14 +98,15 @@ class HookedModule(ABC):
         return {"n_heads": self.n_heads, "head_dim": width // self.n_heads}
 
     def add_site(self, site: str, path: str) -> None:
-        """Give a module's output a site name.
+        """Add a site: the output of any module.
 
         Args:
-            site: a name in the form of a site.
-            path: the module, from the model as loaded or from its trunk on.
+            site: name of the new site, in the form `stream` or `stream.layer`.
+            path: path of the module, from the loaded model or from its trunk.
 
         Raises:
-            UnknownSite: a name that has another form or another meaning, or no such module, with the nearest.
+            UnknownSite: the name has another form or is taken, or there is no such module; the message names the
+                nearest.
         """
         Site.parse(site)
         inside = {id(module): name for name, module in self.trunk.named_modules()}
@@ -116,7 +120,7 @@ class HookedModule(ABC):
         self.added.add(site)
 
     def remove_site(self, site: str) -> None:
-        """Forget a site that `add_site` made."""
+        """Remove a site that `add_site` added."""
         self.added.remove(site)
         del self.modules[site]
 
@@ -126,12 +130,12 @@ class HookedModule(ABC):
             self.reads_input.add(site)
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Return the states `(B, T, D)` at the sites, from one forward pass of the trunk that ends once it has met them
-        all.
+        """Run one forward pass of the trunk and return the states `(B, T, D)` at the sites; the pass is stopped once
+        all are read.
 
         Raises:
-            UnknownSite: a site this model does not have.
-            UnsupportedModel: a hook that did not fire, or fired more than once.
+            UnknownSite: the model does not have one of the sites.
+            UnsupportedModel: a hook did not fire, or fired more than once.
         """
         self.check_sites(sites)
         with self._hooks(sites) as seen, suppress(_AllRead):
@@ -139,8 +143,7 @@ class HookedModule(ABC):
         return self._met(seen, ids, sites)
 
     def read_whole(self, run: Callable[[], Any], ids: Tensor, sites: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
-        """Return the output of `run`, a pass that is not cut short, and the states `(B, T, D)` that it meets at the
-        sites.
+        """Run a pass to its end, and return the output of `run` and the states `(B, T, D)` at the sites.
 
         Raises:
             UnknownSite, UnsupportedModel: as `read`.
@@ -158,8 +161,8 @@ class HookedModule(ABC):
         return {site: self.aligned(seen[site][0], ids, site) for site in sites}
 
     def times_met(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, int]:
-        """Return how often each site's module is called in a whole forward pass: `read` stops once it has met them
-        all.
+        """Count how often the module of each site is called in a whole forward pass, and return the counts by site;
+        `read` would stop early.
         """
         times = dict.fromkeys(sites, 0)
 
@@ -179,11 +182,11 @@ class HookedModule(ABC):
         return times
 
     def aligned(self, state: Tensor, ids: Tensor, site: str) -> Tensor:
-        """Return a state of a pass over `ids`, as `(B, T, D)`: some blocks flatten (B, T), some read a start piece
+        """Return a state of a pass over `ids` as `(B, T, D)`, whether blocks flatten (B, T) or are given a start piece
         first.
 
         Raises:
-            UnsupportedModel: it is not one state a piece.
+            UnsupportedModel: the state is not one vector a piece.
         """
         shape = (ids.shape[0], ids.shape[1] + self.lead)
         found = self.layout_of(site).aligned(state, shape)
@@ -192,21 +195,21 @@ class HookedModule(ABC):
         return found[:, self.lead :]
 
     def layout_of(self, site: str) -> Layout:
-        """Return how the states at a site lie in its module's input or output."""
+        """Return the layout of the states at a site in the tensor that is hooked there."""
         return Layout()
 
     def check_sites(self, sites: Sequence[str]) -> None:
-        """Refuse unknown sites.
+        """Check that all of these sites exist.
 
         Raises:
-            UnknownSite: with the nearest name.
+            UnknownSite: one does not; the message names the nearest.
         """
         for site in sites:
             if site not in self.modules:
                 raise unknown_name("site", site, self.modules, where=f"model {self.family}", error=UnknownSite)
 
     def unsupported(self, found: str, needed: str) -> UnsupportedModel:
-        """Return the error for a model that does not work as the hooks assume."""
+        """Return the error that says that a model does not work as the hooks assume."""
         return UnsupportedModel(
             f"models of the family {self.family!r} are not read: the self-check failed",
             needed=needed,
@@ -217,15 +220,16 @@ class HookedModule(ABC):
 
     @property
     def may_run_side_by_side(self) -> bool:
-        """Whether two threads may be in forward passes of this module at the same time."""
+        """Whether two threads may run forward passes of this module at the same time."""
         return False
 
     @contextmanager
     def held(self, sites: Sequence[str]) -> Iterator[None]:
-        """Within the block the hooks of these sites stay on, and several threads may `read` just them, and no others.
+        """Within the block, keep the hooks of these sites registered; several threads may then `read` these sites at
+        once, and no others.
 
         Raises:
-            UnknownSite: a site this model does not have.
+            UnknownSite: the model does not have one of the sites.
         """
         self.check_sites(sites)
         key = tuple(sites)

@@ -15,7 +15,7 @@ from probing.text.alignment import Encoded
 
 
 def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
-    """Return texts as the tokenizer cuts them, special pieces added, nothing truncated."""
+    """Tokenise texts and return their pieces, special ones added and nothing truncated."""
     if not texts:
         return []
     batch = tokenizer(
@@ -42,10 +42,10 @@ def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
 
 
 def check_ids(batch: Sequence[Encoded], limit: int | None, tokenizer: Any, where: str) -> list[Encoded]:
-    """Return the batch, in which every id has a vector.
+    """Check that every id of a batch has an embedding vector, and return the batch.
 
     Raises:
-        UnsupportedModel: a piece of the tokenizer that the embedding does not have.
+        UnsupportedModel: the tokenizer has a piece that the embedding lacks.
     """
     if limit is None:
         return list(batch)
@@ -63,17 +63,19 @@ def check_ids(batch: Sequence[Encoded], limit: int | None, tokenizer: Any, where
 
 
 def padding_id(chosen: int | None, trunk: HookedModule) -> int:
-    """Return the id at padding: the tokenizer's if the model has it, else the one that positions skip, else 0."""
+    """Return the id to pad with: the tokenizer's padding id if the model has it, else the id from which the model
+    counts positions, else 0.
+    """
     return next((i for i in (chosen, trunk.counting_padding_id) if i is not None and 0 <= i < trunk.vocabulary), 0)
 
 
 def padded(
     batch: Sequence[Encoded], starts: Sequence[int], padding: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return ids and mask `(B, T)`; `starts` has the column of each input's first piece.
+    """Pad a batch and return ids and mask `(B, T)`; `starts` is the column of each input's first piece.
 
     Raises:
-        BadParameter: an input without pieces.
+        BadParameter: an input has no pieces.
     """
     if not batch or not all(len(e) for e in batch):
         raise BadParameter("an input without pieces cannot be run", needed="at least one piece", found="none")
@@ -86,7 +88,7 @@ def padded(
 
 
 def decoder_inputs(ids: Tensor, mask: Tensor, start: int) -> dict[str, Tensor]:
-    """Put the start piece just before the first real piece of every input: `(B, T + 1)`."""
+    """Put the start piece just before the first real piece of every input, and return ids and mask `(B, T + 1)`."""
     before = torch.full_like(ids[:, :1], start)
     first = mask.argmax(1)
     shifted, shown = torch.cat([before, ids], 1), torch.cat([torch.zeros_like(before), mask], 1)
@@ -99,9 +101,7 @@ Read = Callable[[Tensor, Tensor, Sequence[str]], dict[str, Tensor]]
 
 
 def read_alone(read: Read, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-    """Return the states `(B, T, D)` at the sites, of inputs that `read` is given one at a time; at padding they are
-    0.
-    """
+    """Run inputs one at a time and return the states `(B, T, D)` at the sites, 0 at padding."""
     found: dict[str, Tensor] = {}
     for row, real in enumerate(mask.bool()):
         alone = read(ids[row, real][None], mask[row, real][None], sites)

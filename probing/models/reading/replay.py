@@ -19,14 +19,16 @@ from probing.models.site import Site
 
 
 def emptied(output: Any) -> Any:
-    """Return an output without its tensors, in the form that it has; None where it is a tensor alone."""
+    """Return a module's output with every tensor replaced by None (a form to fill in); None where the output is a
+    tensor.
+    """
     if isinstance(output, Mapping):
         return type(output)(**dict.fromkeys(output))
     return type(output)([None] * len(output)) if isinstance(output, tuple | list) else None
 
 
 def bypass(form: Any, states: Tensor | None, layout: Layout) -> Callable[..., Any]:
-    """Return a forward that gives its input, or `states`, in the form of a block's output."""
+    """Return a `forward` that returns its input, or `states` if given, in the form of a block's output."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         given = given_state(args, kwargs)
@@ -37,7 +39,7 @@ def bypass(form: Any, states: Tensor | None, layout: Layout) -> Callable[..., An
 
 
 def of_pieces(output: Any, mask: Tensor) -> Tensor:
-    """Return the logits, or the last states of a model without a head, without those of padding."""
+    """Return the logits of a model output (without a head, its last states) at real pieces only, without padding."""
     found: Tensor = output.logits if hasattr(output, "logits") else output[0]
     return found[mask.bool()] if found.shape[:2] == mask.shape else found
 
@@ -46,29 +48,31 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # relative to the large
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Return how far outputs of equal inputs may differ, relative to the largest."""
+    """Return the largest difference, relative to the largest logit, that two runs on the same inputs may show in this
+    data type.
+    """
     return _TOLERANCE.get(dtype, 1e-2)
 
 
 def is_same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether two outputs agree within the tolerance of the data type that the model computes in."""
+    """Return whether two outputs are equal within the tolerance of the compute dtype."""
     found, expected = found.detach().float(), expected.detach().float()
     scale = float(expected.abs().max()) if expected.numel() else 0.0
     return found.shape == expected.shape and bool(((found - expected).abs() <= tolerance(dtype) * scale).all())
 
 
 class SuffixReplay:
-    """Runs the blocks from a `resid` site on, for any family of models.
+    """Runs a model from a `resid` site on, for any family of models.
 
-    Each block below the site gets, for one call, a forward that hands its input on in the form in which the block
-    gives its output, a tensor or a tuple. So the model around the blocks runs as ever, and makes masks, positions and
-    rotary tables from ids and mask; no weight of a bypassed block is touched. A hook on the block at the site, before
-    all others, puts the given states in the place of its input. Above the last block (`resid.L`) the bypass of the last
-    block gives them. Hooks of others stay, and fire.
+    For one call, the `forward` of each block below the site is replaced by one that passes its input on in the form of
+    the block's output (a tensor or a tuple). So the model around the blocks runs as usual, and makes masks, positions
+    and rotary tables from ids and mask, but the bypassed blocks compute nothing. A hook on the block at the site,
+    before all other hooks, replaces its input by the given states; for `resid.L` the bypass of the last block returns
+    them. Hooks of other code stay and fire.
 
     Attributes:
-        model: with its head.
-        trunk: the sites.
+        model: the model with its head.
+        trunk: the part of the model whose sites are read.
     """
 
     def __init__(self, model: nn.Module, trunk: HookedModule) -> None:
@@ -80,8 +84,8 @@ class SuffixReplay:
         """Return l of `resid.l`.
 
         Raises:
-            UnknownSite: no such site.
-            ReplayUnavailable: another kind of site.
+            UnknownSite: the model has no such site.
+            ReplayUnavailable: the site is not `resid.l`.
         """
         self._blocks()
         self.trunk.check_sites([site])
@@ -122,39 +126,42 @@ class SuffixReplay:
 
     @property
     def head(self) -> str | None:
-        """Kind of head, `causal` or `masked`; None: there is no head over the vocabulary at the trunk's positions."""
+        """Kind of head, `causal` or `masked`; None if there is no head over the vocabulary at the trunk's positions."""
         return head_kind(self.model, self.trunk.trunk)
 
     def padded(self, ids: Tensor, mask: Tensor) -> PaddedBatch:
-        """Return a batch with the positions that the model is given."""
+        """Return a padded batch with the positions that the model is given."""
         return PaddedBatch(ids, mask, self._blocks().inputs(ids, mask).get("position_ids"))
 
     def read(self, inputs: PaddedBatch, sites: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Return states `(B, T, D)` by site and logits `(B, T, V)` (None: no head), from one pass."""
+        """Run one pass and return the states `(B, T, D)` by site and the logits `(B, T, V)` (None if there is
+        no head).
+        """
         with torch.inference_mode():
             output, states = self.run(inputs, sites)
         return states, None if self.head is None else self.logits(output)
 
     def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
-        """Return the logits `(B, T, V)` when the states at `resid.l` are these; only blocks l to L-1 run.
+        """Run blocks l to L-1 only, with the given states as `resid.l`, and return the logits `(B, T, V)`.
 
-        Before a site is first used, replay of clean states is compared with a full pass.
+        Before a site is first used, a run from it with clean states is compared with a full pass.
 
         Args:
-            site: `resid.l`.
-            states: `(B, T, D)` in the compute dtype; gradients flow into them if they ask for it.
-            inputs: the batch the states are of: masks and positions are made from it.
+            site: the site `resid.l` to run from.
+            states: `(B, T, D)` states in the compute dtype; gradients flow to them if they require it.
+            inputs: the batch that the states belong to; masks and positions are made from it.
 
         Raises:
-            UnknownSite: no such site.
-            ReplayUnavailable: another kind of site, other shapes, or a family whose blocks pass on more than states.
-            UnsupportedModel: there is no head.
+            UnknownSite: the model has no such site.
+            ReplayUnavailable: the site is not `resid.l`, the states have another shape, or the blocks of this family
+                pass on more than states.
+            UnsupportedModel: the model has no head.
         """
         with torch.set_grad_enabled(states.requires_grad):
             return self.logits(self.run(inputs, site=site, states=states)[0])
 
     def states_from(self, site: str, states: Tensor, inputs: PaddedBatch, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Run as `run_from` does, and return the states at later sites instead; this needs no head."""
+        """Run as `run_from` does, but return the states at later sites instead of logits; no head is needed."""
         with torch.set_grad_enabled(states.requires_grad):
             return self.run(inputs, sites, site=site, states=states)[1]
 
@@ -167,11 +174,13 @@ class SuffixReplay:
     def run(
         self, inputs: PaddedBatch, sites: Sequence[str] = (), *, site: str | None = None, states: Tensor | None = None
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Run one pass, from `states` at `site` if given, and return the model's output and the states at `sites`.
+        """Run one pass, from `states` at `site` if these are given, and return the model's output and the states at
+        `sites`.
 
         Raises:
-            UnknownSite: no such site.
-            ReplayUnavailable: a site that is no `resid.l`, states of another shape, or a family that does not allow it.
+            UnknownSite: the model has no such site.
+            ReplayUnavailable: the site is not `resid.l`, the states have another shape, or the family of models does
+                not allow it.
         """
         if site is None or states is None:
             return self._pass(inputs, sites)
@@ -198,10 +207,10 @@ class SuffixReplay:
         return output, states
 
     def logits(self, output: Any) -> Tensor:
-        """Return the output of the head.
+        """Return the logits in a model output.
 
         Raises:
-            UnsupportedModel: there is no head over the vocabulary.
+            UnsupportedModel: the model has no head over the vocabulary.
         """
         found = getattr(output, "logits", None)
         if not isinstance(found, Tensor):
@@ -215,12 +224,13 @@ class SuffixReplay:
         return found
 
     def prove(self, site: str) -> None:
-        """Compare a replay from the site with a full pass, once; no hook may change states meanwhile.
+        """Check, once per site, that a run from the site with clean states equals a full pass; no hook may change
+        states meanwhile.
 
         Raises:
-            UnknownSite: no such site.
-            ReplayUnavailable: another kind of site, or outputs that differ.
-            EditFailed: a model that draws at random.
+            UnknownSite: the model has no such site.
+            ReplayUnavailable: the site is not `resid.l`, or the outputs differ.
+            EditFailed: the model gives other outputs each time it is run.
         """
         layer = self.layer(site)
         if layer not in self._proved:

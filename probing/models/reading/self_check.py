@@ -21,14 +21,14 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative; half precis
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """Checks one model: its sites, and the functions that read them.
+    """Checks that the sites of one model are what their names say.
 
     Attributes:
-        trunk: the model.
-        states: states `(B, T, D)` by site, of a batch.
-        padded: ids and mask of a batch.
-        first_piece: column of each input's first piece.
-        special: ids that no ordinary text has.
+        trunk: the model to check.
+        states: a function that returns the states `(B, T, D)` of a batch by site.
+        padded: a function that returns ids and mask of a batch.
+        first_piece: a function that returns the column of each input's first piece.
+        special: ids that do not occur in ordinary text.
     """
 
     trunk: HookedModule
@@ -38,11 +38,11 @@ class SelfCheck:
     special: Sequence[int]
 
     def model(self) -> None:
-        """Check that blocks, if known, run once each in a chain, that batches do not matter, and that the final norm is
-        the final one.
+        """Check that blocks, if there are any, run once each in a chain, that states do not depend on the batch, and
+        that `final_norm` is the norm after the last block.
 
         Raises:
-            UnsupportedModel: which family failed, and how.
+            UnsupportedModel: a check failed; the message names the model's family.
         """
         with refusing(self.trunk.family, "it is checked", type(self.trunk.model).__name__):
             self._model()
@@ -64,10 +64,10 @@ class SelfCheck:
         self._final_norm(trunk, long)
 
     def batches(self, sites: Sequence[str]) -> None:
-        """Check that states are finite, one a piece, and the same alone and in a batch.
+        """Check that states are finite, one a piece, and equal whether an input is run alone or in a batch.
 
         Raises:
-            UnsupportedModel: which site failed, and how.
+            UnsupportedModel: a check failed; the message names the site.
         """
         trunk = self.trunk
         unsupported, short, long = trunk.unsupported, self.input_of(3), self.input_of(7)
@@ -95,7 +95,7 @@ class SelfCheck:
                     raise unsupported(f"{site} changes with the batch{how}", "the same states alone and in a batch")
 
     def input_of(self, length: int) -> Encoded:
-        """Return an input of so many ordinary pieces."""
+        """Return an input of the given number of ordinary pieces."""
         special = set(self.special)
         ids = [i for i in range(min(self.trunk.vocabulary, 1000 + len(special))) if i not in special]
         chosen = np.array([(ids or [0])[(7 * k) % len(ids or [0])] for k in range(1, length + 1)], dtype=np.int64)

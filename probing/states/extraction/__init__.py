@@ -64,49 +64,57 @@ def extract(
     columns: str | Sequence[int] | None = None,
     progress: bool | None = None,
 ) -> Store:
-    """Read the states of a corpus at the chosen sites, pooled to rows, into a store; only what is missing is computed.
+    """Run a corpus through a model, pool its states at the chosen sites to rows, and write them into a store; only what
+    is missing is computed.
 
     Args:
-        model: a model, or the name of one.
-        corpus: the examples.
+        model: a `LanguageModel`, or the folder or hub name of one.
+        corpus: the corpus to read.
         sites: shell-style patterns, comma-separated or a list; `name=module.path` makes a site of any module.
         to: the store's directory, new or unfinished.
         rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|cls`, of which `first` and `last` are
             content pieces, not special ones; or `position:` and positions, such as `entity.last,answer.before,end`
             (`entity` alone is the mean over the pieces of that span).
-        dtype: stored dtype; None: the compute dtype.
-        max_length: the most pieces of an input; None: what the model allows.
-        long_inputs: `truncate` (words cut are named), `window` (read in overlapping windows), `skip` or `refuse`.
+        dtype: dtype that states are stored in; None: the compute dtype.
+        max_length: largest number of pieces of an input; None: what the model allows.
+        long_inputs: what to do with longer inputs: `truncate` (words cut off are listed), `window` (read them in
+            overlapping windows), `skip` or `refuse`.
         stride: pieces from one window to the next; None: half of `max_length`.
-        tokens_per_batch: padded pieces of a batch.
-        shard_bytes: size of a shard, about.
+        tokens_per_batch: largest number of padded pieces of a batch.
+        shard_bytes: approximate size of a shard.
         chat_template: read each text as a user's message (or in its `messages`), by the tokenizer's chat template.
-        array_size, array_index: of that many processes, which share a file system, this one takes the shards whose
-            number modulo `array_size` is `array_index`. Whoever finds all shards done seals the store; the others
-            return it unfinished.
-        executor: who computes the shards: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=600`),
-            or an object. Independent runs may share one store: a shard that another run computes is waited for.
-        workers: processes of this run, for `processes` and `ray`, which load the model by its name or folder.
-        threads: processor threads of each worker; None: for `inline` as they are, else its share of the cores. States
-            can differ in the last bits between numbers of threads; with equal numbers every executor gives equal bytes.
-        allow_mixed_environment: resume with another minor version of torch or transformers; each shard records its own.
+        array_size, array_index: number of processes that share the work (on one file system), and number of this one,
+            which takes the shards whose number modulo `array_size` is `array_index`. The process that finds all shards
+            done seals the store; the others return it unfinished.
+        executor: how the shards are computed: `inline`, `processes`, `ray`, with options
+            (`processes:stall_seconds=600`), or an object. Independent runs may share one store: a shard that another
+            run computes is waited for.
+        workers: number of processes, for `processes` and `ray`; each loads the model by its name or folder.
+        threads: processor threads of each worker; None: for `inline` unchanged, otherwise an equal share of the cores.
+            States can differ in their last bits if the number of threads differs; with the same number every executor
+            gives the same bytes.
+        allow_mixed_environment: whether to resume with another minor version of torch or transformers; each shard
+            records its own.
         moments: without effect since version 0.2.
-        subset: only these examples: a split, ordinals, or text such as `0,5,20:40`.
-        role: `replay` keeps whole sequences and the clean outputs of a model, for `Replay`; `rows` is then left alone.
-        outputs, columns: of a replay: outputs of the `last` piece of each example (default of causal models), of `mask`
-            pieces (of masked ones), `all` or `none`; vocabulary ids kept, or a file of them (None: all).
-        progress: show a bar on standard error; None: if it is a terminal.
+        subset: read only these examples: a split, ordinals, or text such as `0,5,20:40`.
+        role: `states`, or `replay` to store whole sequences and the clean outputs of the model, for `Replay`; `rows`
+            then has no effect.
+        outputs, columns: for `replay`, which outputs are stored: those of the `last` piece of each example (the default
+            for causal models), of `mask` pieces (for masked models), `all` or `none`; and the vocabulary ids stored, or
+            a file that lists them (None: all).
+        progress: whether to show a bar on standard error; None: if it is a terminal.
 
     Raises:
-        UnknownSite: a pattern that matches no site.
-        BadParameter: an option out of range, or `sentence:cls` without a CLS piece.
-        CorpusError: no examples, or a long input under `refuse`.
-        AlignmentError: word spans that overlap or leave their text.
-        ProvenanceMismatch: `to` holds a store of another model, corpus or recipe, or one begun with other versions.
-        DiskFull: not enough room for what is missing.
-        NonFiniteStates: NaN or infinity, naming the site and the sentence.
-        NotRepresentable: a state too large for the stored dtype.
-        UnitFailed: several shards failed, all others being done; what fails in one shard only is raised itself.
+        UnknownSite: a pattern matches no site.
+        BadParameter: an option is out of range, or `sentence:cls` is asked of a tokenizer without a CLS piece.
+        CorpusError: there are no examples, or an input is too long under `refuse`.
+        AlignmentError: word spans overlap or leave their text.
+        ProvenanceMismatch: `to` holds a store of another model, corpus or recipe, or one begun with other library
+            versions.
+        DiskFull: there is not enough room for the missing shards.
+        NonFiniteStates: a state is NaN or infinite; the message names the site and the sentence.
+        NotRepresentable: a state is too large for the stored dtype.
+        UnitFailed: several shards failed, and all others are done; if only one failed, its own error is raised.
         WorkerLost, Stalled: workers died or hung.
         MissingDependency: the executor needs a package that is not installed.
     """

@@ -15,12 +15,12 @@ from probing.text.alignment import Ints, Rows
 
 @dataclass(frozen=True)
 class Gather:
-    """A plan of which pieces of a padded batch make which rows. R rows in the batch.
+    """Says which pieces of a padded batch are pooled to which of its R rows.
 
     Attributes:
-        rows: `(R,)` rows of the shard.
-        pieces: flat places of the pieces in the batch, row after row.
-        bounds: `(R + 1,)` where each row's pieces begin and end.
+        rows: `(R,)` numbers of the rows in the shard.
+        pieces: indices of the pieces in the flattened batch, row after row.
+        bounds: `(R + 1,)` row r has `pieces[bounds[r]:bounds[r + 1]]`.
     """
 
     rows: Tensor
@@ -40,8 +40,8 @@ class Gather:
         return cls(*(torch.from_numpy(np.asarray(x, dtype=np.int64)).to(device) for x in (chosen, pieces, bounds)))
 
     def pool(self, states: Tensor, how: str) -> Tensor:
-        """Return the float32 rows `(R, D)` of states `(B, T, D)`: the largest of the pieces for `max`, else their
-        mean.
+        """Pool states `(B, T, D)` to float32 rows `(R, D)` and return these: the maximum over a row's pieces for `max`,
+        else their mean.
         """
         flat = states.reshape(-1, states.shape[-1]).float()
         mode = "max" if how == "max" else "mean"

@@ -50,13 +50,13 @@ def reading_of(
     outputs: str | None = None,
     columns: str | Sequence[int] | None = None,
 ) -> ReadingOptions:
-    """Return the recipe that these options of `extract` ask for; sites of the form `name=module.path` are added to the
+    """Turn options of `extract` into a recipe and return it; sites of the form `name=module.path` are added to the
     model.
 
     Raises:
-        UnknownSite: a pattern that matches no site.
-        BadParameter: an option out of range, or one that the model or another option rules out.
-        ReplayUnavailable: a replay of a model that is not read by its blocks.
+        UnknownSite: a pattern matches no site.
+        BadParameter: an option is out of range, or excluded by the model or another option.
+        ReplayUnavailable: a replay is asked for, but the model is not read by its blocks.
     """
     scope, _, pool = rows.partition(":")
     positions = parse_positions(pool) if scope == SCOPE else ()
@@ -130,11 +130,11 @@ def _named_modules(model: LanguageModel, sites: str | Sequence[str]) -> list[str
 
 
 def check_corpus(model: LanguageModel, corpus: Corpus, reading: ReadingOptions) -> None:
-    """Refuse a corpus that this recipe cannot read.
+    """Check that this recipe can read the corpus.
 
     Raises:
-        CorpusError: no examples, a position of an unknown span, or a long input under `refuse`.
-        AlignmentError: word spans that overlap or leave their text.
+        CorpusError: there are no examples, a position names an unknown span, or an input is too long under `refuse`.
+        AlignmentError: word spans overlap or leave their text.
     """
     examples = corpus.examples
     if not examples:

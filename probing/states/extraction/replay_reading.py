@@ -39,12 +39,12 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class ReplayReading(ReadingOptions):
-    """The recipe of a replay store.
+    """Describes the extraction of a replay store.
 
     Attributes:
-        outputs: the pieces whose outputs are kept: the `last` that is not special of each example, each `mask` piece,
-            `all`, or `none`.
-        columns: vocabulary ids kept, rising; None: all.
+        outputs: pieces whose outputs are stored: the `last` piece of each example that is not special, every `mask`
+            piece, `all`, or `none`.
+        columns: vocabulary ids whose outputs are stored, in rising order; None: all.
     """
 
     outputs: str = "none"
@@ -65,11 +65,11 @@ class ReplayReading(ReadingOptions):
 def with_role(
     model: LanguageModel, reading: ReadingOptions, role: str, outputs: str | None, columns: str | Sequence[int] | None
 ) -> ReadingOptions:
-    """Return the reading, or the reading of a replay store.
+    """Return the recipe, turned into that of a replay store if `role` is `replay`.
 
     Raises:
-        BadParameter: an option out of range, or one that does not go with the role.
-        ReplayUnavailable: a model that is not read by its blocks.
+        BadParameter: an option is out of range or cannot be used with the role.
+        ReplayUnavailable: the model is not read by its blocks.
     """
     if role not in ("states", "replay"):
         raise unknown_name("role", role, ("states", "replay"), error=BadParameter)
@@ -99,7 +99,7 @@ def with_role(
 
 
 def output_bytes(model: LanguageModel, reading: ReadingOptions) -> tuple[int, int]:
-    """Return the bytes of outputs by row and by example."""
+    """Return two numbers: bytes of stored outputs per row, and per example."""
     if not isinstance(reading, ReplayReading) or reading.outputs == "none":
         return 0, 0
     width = vocabulary_size(model) if reading.columns is None else len(reading.columns)
@@ -107,11 +107,12 @@ def output_bytes(model: LanguageModel, reading: ReadingOptions) -> tuple[int, in
 
 
 def outputs_of(model: LanguageModel, outputs: str | None) -> str:
-    """Return which of a model's outputs are kept: by default `last` of a causal model, `mask` of a masked one, `none`
-    of others.
+    """Return which outputs of a model are stored; by default `last` for a causal model, `mask` for a masked model,
+    `none` for others.
 
     Raises:
-        BadParameter: something else, outputs of a model without a head, or `mask` where there is no mask piece.
+        BadParameter: the choice is unknown, the model has no head, or `mask` is asked of a tokenizer without a mask
+            piece.
     """
     if outputs is None:
         return {"causal": "last", "masked": "mask", None: "none"}[model.suffix.head]
@@ -137,10 +138,10 @@ def outputs_of(model: LanguageModel, outputs: str | None) -> str:
 
 
 def columns_of(model: LanguageModel, columns: str | Sequence[int] | None) -> tuple[int, ...] | None:
-    """Return vocabulary ids, rising, from numbers, a text such as `11,262`, or the name of a file with one a line.
+    """Return vocabulary ids in rising order, read from numbers, a text such as `11,262`, or a file with one id a line.
 
     Raises:
-        BadParameter: something that is no id of the vocabulary, or nothing.
+        BadParameter: an entry is not an id of the vocabulary, or there is none.
     """
     if columns is None:
         return None
@@ -156,10 +157,10 @@ def columns_of(model: LanguageModel, columns: str | Sequence[int] | None) -> tup
 
 
 def vocabulary_size(model: LanguageModel) -> int:
-    """Return V, as the head has it.
+    """Return the number of outputs V of the model's head.
 
     Raises:
-        BadParameter: there is no head.
+        BadParameter: the model has no head.
     """
     one = torch.ones((1, 1), dtype=torch.long, device=model.device)
     _, logits = model.suffix.read(PaddedBatch(one, one, None), [])
@@ -182,11 +183,11 @@ def _read_ids(columns: str) -> list[str]:
 def read_replay_shard(
     model: LanguageModel, examples: Sequence[Example], start: int, reading: ReplayReading, advance: Clock | None = None
 ) -> ShardContent:
-    """Return the content of one shard, from one full pass per batch. Nothing is packed or shared: a replay must give
-    the same bits.
+    """Run one full pass per batch and return the content of one shard. Weights are not packed and passes not run in
+    parallel, since a replay must give the same bits.
 
     Raises:
-        NonFiniteStates: naming the site and the sentence.
+        NonFiniteStates: a state is NaN or infinite; the message names the site and the sentence.
     """
     encoded, too_long = encode_within(model, examples, reading)
     for e in too_long:

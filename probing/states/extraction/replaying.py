@@ -31,17 +31,18 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ReplayBatch:
-    """A batch as the model was given it. B examples, T padded pieces, M pieces whose outputs were kept, C columns.
+    """Holds a batch as the model was given it: B examples, T padded pieces, M pieces with stored outputs, C columns of
+    outputs.
 
     Attributes:
-        shard, number: which batch it is.
-        examples: `(B,)` ordinals in the corpus.
+        shard, number: number of the shard, and of the batch in it.
+        examples: `(B,)` ordinals of the examples in the corpus.
         rows: `(B, T)` rows of the store; -1 for padding.
-        inputs: ids, mask and positions; 0 where there is padding, which no block meets.
-        places: `(M, 2)` example in the batch and column of each piece whose outputs were kept.
-        output_rows: `(M,)` their rows of the store.
+        inputs: ids, mask and positions; ids are 0 at padding.
+        places: `(M, 2)` example in the batch, and column, of each piece with stored outputs.
+        output_rows: `(M,)` row of the store of each such piece.
         logits: `(M, C)` clean outputs, float32.
-        logsumexp: `(M,)` over the whole vocabulary, float32.
+        logsumexp: `(M,)` log-sum-exp of the logits over the whole vocabulary, float32.
     """
 
     shard: int
@@ -56,13 +57,13 @@ class ReplayBatch:
 
 
 class Replay:
-    """A replay store beside the model that made it.
+    """Joins a replay store and the model that made it, to run the model from stored states.
 
     Attributes:
-        store: of role `replay`.
-        model: the same as in the extraction, to the last weight.
-        sites: sites from which it can be run.
-        columns: `(C,)` vocabulary ids of the outputs; None: all, or none were kept.
+        store: a store of role `replay`.
+        model: the model of the extraction, with the same weights.
+        sites: sites from which the model can be run.
+        columns: `(C,)` vocabulary ids of the stored outputs; None: all, or no outputs are stored.
     """
 
     def __init__(self, store: Store, model: LanguageModel) -> None:
@@ -79,11 +80,11 @@ class Replay:
 
     @classmethod
     def open(cls, store: Store | Path | str, model: LanguageModel) -> Self:
-        """Open a replay of a finished store by its model.
+        """Open a finished replay store together with its model, and return the replay.
 
         Raises:
-            ReplayUnavailable: the store is of another role.
-            ProvenanceMismatch: another model or tokenizer, naming the keys that differ.
+            ReplayUnavailable: the store has another role.
+            ProvenanceMismatch: the model or tokenizer is another one; the message names the keys that differ.
             IncompleteStore: shards are missing.
         """
         opened = store if isinstance(store, Store) else Store.open(store)
@@ -120,10 +121,10 @@ class Replay:
                     yield self._batch(shard, number, members, int(batch[members[0], 1]))
 
     def states(self, batch: ReplayBatch, site: str) -> Tensor:
-        """Return the stored states `(B, T, D)` in the data type that the model computes in; 0 where there is padding.
+        """Return the stored states `(B, T, D)` of a batch in the compute dtype; 0 at padding.
 
         Raises:
-            UnknownSite: a site the store does not have.
+            UnknownSite: the store does not have the site.
         """
         real = batch.rows >= 0
         found = self.store.read(site, batch.rows[real])
@@ -132,20 +133,20 @@ class Replay:
         return torch.from_numpy(states).to(self.model.device, getattr(torch, self.model.dtype))
 
     def run(self, batch: ReplayBatch, site: str, states: Tensor | None = None) -> Tensor:
-        """Return the float32 outputs `(M, C)` of the batch when the states at a site are these; only blocks from there
-        on run.
+        """Run the blocks from a site on, with the given states there, and return the float32 outputs `(M, C)` of the
+        batch.
 
-        The first run from a site replays a clean batch, and compares it with the outputs that were stored.
+        Before the first run from a site, a clean batch is run and compared with the stored outputs.
 
         Args:
             batch: one of `batches()`.
             site: one of `sites`.
-            states: `(B, T, D)`; None: those stored. Gradients flow into them if they ask for it.
+            states: `(B, T, D)` states; None: the stored ones. Gradients flow to them if they require it.
 
         Raises:
-            ReplayUnavailable: no outputs were kept.
-            EditFailed: clean states do not give the clean outputs.
-            UnknownSite: a site the store does not have.
+            ReplayUnavailable: no outputs are stored.
+            EditFailed: clean states do not give the stored outputs.
+            UnknownSite: the store does not have the site.
         """
         if not self.has_outputs:
             raise ReplayUnavailable(
@@ -159,21 +160,22 @@ class Replay:
         return self._outputs(batch, site, self.states(batch, site) if states is None else states)
 
     def run_states(self, batch: ReplayBatch, site: str, states: Tensor, read: str) -> Tensor:
-        """Return the states `(B, T, D)` at a later site when those at `site` are these: for models without a head.
+        """Run the blocks from a site on, with the given states there, and return the states `(B, T, D)` at a later
+        site; for models without a head.
 
         Raises:
-            EditFailed: clean states do not give the clean ones.
-            UnknownSite: a site that the store or the model does not have.
+            EditFailed: clean states do not give the stored states.
+            UnknownSite: the store or the model does not have a site.
         """
         self.check(site)
         return self.model.suffix.states_from(site, states, batch.inputs, [read])[read]
 
     def check(self, site: str) -> None:
-        """Replay one clean batch from a site, and compare it with what was stored; done once.
+        """Run one clean batch from a site and compare the result with what is stored; this is done once per site.
 
         Raises:
-            EditFailed: the outputs, or without outputs the states of the highest stored site, are not those stored.
-            ReplayUnavailable: there is nothing to compare with.
+            EditFailed: the outputs (or, if none are stored, the states at the highest stored site) differ.
+            ReplayUnavailable: nothing is stored to compare with.
         """
         if site in self._checked:
             return

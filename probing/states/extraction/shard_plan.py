@@ -21,14 +21,14 @@ from probing.text.positions import positions_identity
 
 
 def subset_of(corpus: Corpus, subset: str | Sequence[int] | None) -> tuple[int, ...] | None:
-    """Return the ordinals of the examples kept, rising; None: all.
+    """Return the ordinals of the examples in a subset, in rising order; None: all examples.
 
     Args:
-        corpus: the examples.
+        corpus: the corpus.
         subset: a split, numbers, or a text of numbers and half-open ranges: `0,5,20:40`.
 
     Raises:
-        BadParameter: no such split, with the nearest, no such example, or nothing.
+        BadParameter: there is no such split (the message names the nearest) or example, or the subset is empty.
     """
     if subset is None:
         return None
@@ -62,8 +62,8 @@ def _numbers(text: str, count: int) -> set[int]:
 
 
 def with_ordinals(content: ShardContent, ordinals: Sequence[int]) -> ShardContent:
-    """Return the content of one shard with its examples numbered by their ordinals in the corpus, not among those
-    kept.
+    """Return the content of one shard, with its examples numbered by their ordinals in the whole corpus instead of in
+    the subset.
     """
     own, start = np.asarray(ordinals, dtype=np.int64), content.example_start
     return replace(
@@ -79,15 +79,15 @@ def with_ordinals(content: ShardContent, ordinals: Sequence[int]) -> ShardConten
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """The plan of the shards of one store.
+    """Says which examples each shard of a store holds.
 
     Attributes:
         corpus: the whole corpus.
-        kept: ordinals of the examples that are read; None: all.
-        part: those examples.
+        kept: ordinals of the examples to read; None: all.
+        part: the corpus of those examples only.
         starts: first example of each shard, counted in `part`.
-        scope: of the rows.
-        row_bytes, example_bytes: what a row, and what an example, adds to a shard, over all sites.
+        scope: what a row is: `piece`, `word`, `sentence` or `position`.
+        row_bytes, example_bytes: bytes that each row, and each example, adds to a shard, over all sites.
     """
 
     corpus: Corpus
@@ -108,10 +108,10 @@ class ShardPlan:
         subset: str | Sequence[int] | None,
         shard_bytes: int,
     ) -> Self:
-        """Cut the corpus near `shard_bytes`, from the corpus and the recipe alone.
+        """Divide the corpus into shards of about `shard_bytes`, from corpus and recipe alone, and return the plan.
 
         Raises:
-            BadParameter: a size out of range, too many shards, or a subset that is none of the corpus.
+            BadParameter: the size is out of range, there would be too many shards, or the subset is not of this corpus.
         """
         if not 1 <= shard_bytes <= 1 << 30:
             raise BadParameter("shard_bytes is out of range", needed="1 to 1 GiB", found=str(shard_bytes))
@@ -124,12 +124,12 @@ class ShardPlan:
         return cls(corpus, kept, part, starts, reading.scope, row_bytes, by_example)
 
     def bytes_of(self, examples: Sequence[Example]) -> int:
-        """Return about how many bytes these examples take."""
+        """Return the approximate number of bytes that the states of these examples take."""
         n_rows = sum(row_estimate(example, self.scope) for example in examples)
         return self.row_bytes * n_rows + self.example_bytes * len(examples)
 
     def identity(self, model: LanguageModel, reading: ReadingOptions) -> dict[str, Any]:
-        """Return everything that changes numbers: the `identity` of store.json."""
+        """Return the `identity` of store.json: everything that determines the stored numbers."""
         corpus, kept = self.corpus, self.kept
         source = ", ".join(Path(part.strip()).name for part in corpus.source.split(","))
         more = positions_identity(corpus, reading.positions) if reading.positions else {}

@@ -31,25 +31,25 @@ WINDOW = "window"
 
 
 class Clock(Protocol):
-    """A function that is called with the number of words that were done."""
+    """A function that is called with the number of words that were read."""
 
     def __call__(self, words: int) -> None: ...
 
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """The recipe of an extraction: what is read, and how.
+    """Describes an extraction: which states are read, and how.
 
     Attributes:
         sites: site names, in order.
-        scope, pool: the two parts of the rows option.
-        dtype: stored dtype.
-        max_length: the most pieces of an input; None: no limit.
-        long_inputs: what becomes of longer ones.
+        scope, pool: the two parts of the option `rows`, such as `word` and `mean`.
+        dtype: dtype that states are stored in.
+        max_length: largest number of pieces of an input; None: no limit.
+        long_inputs: what is done with longer inputs.
         tokens_per_batch: padded pieces of a batch.
-        positions: which, where rows are positions.
-        stride: pieces from one window to the next, where long inputs are read in windows.
-        chat: texts stand in prompts by the tokenizer's chat template.
+        positions: the positions, if rows are positions.
+        stride: number of pieces from one window to the next, if long inputs are read in windows.
+        chat: whether texts are put into prompts by the tokenizer's chat template.
     """
 
     sites: tuple[str, ...]
@@ -84,11 +84,12 @@ def read_shard(
     lanes: ParallelBatches,
     advance: Clock | None = None,
 ) -> ShardContent:
-    """Return the content of one shard: a pure function of model, examples and recipe; batches run in these lanes.
+    """Run the examples of one shard through the model and return its content, which depends on model, examples and
+    recipe only.
 
     Raises:
-        NonFiniteStates: naming the site and the sentence.
-        BadParameter: more rows than a shard may hold; the model is not run.
+        NonFiniteStates: a state is NaN or infinite; the message names the site and the sentence.
+        BadParameter: there are more rows than a shard may hold; the model is not run.
     """
     encoded, too_long = encode_within(model, examples, reading)
     rows = _rows(model, examples, encoded, reading)
@@ -100,10 +101,11 @@ def read_shard(
 
 
 def refuse_too_large(model: LanguageModel, examples: Sequence[Example], rows: Rows, reading: ReadingOptions) -> None:
-    """Refuse what no shard could hold, before the model is run.
+    """Refuse a shard that would be too large, before the model is run.
 
     Raises:
-        BadParameter: the states of the rows are more than a shard may have, with the example that has the most rows.
+        BadParameter: the states take more bytes than a shard may have; the message names the example with the most
+            rows.
     """
     n_bytes = len(rows) * sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
     if n_bytes > MAX_SHARD_BYTES:
@@ -128,7 +130,9 @@ def assembled(
     states: dict[str, NDArray[Any]],
     windowed: Set[int] = frozenset(),
 ) -> ShardContent:
-    """Return what stores of every role say of a shard: its rows, examples and sites, and what was left out."""
+    """Assemble the content of a shard that stores of every role have (rows, examples, sites, and what was left out) and
+    return it.
+    """
     skipped = dict(rows.skipped) | dict.fromkeys(too_long, "too_long")
     missing = [(start + e, w, reason) for e, w, reason in rows.missing if e not in set(too_long)]
     with_missing = {e - start for e, _, _ in missing}
@@ -220,10 +224,10 @@ def _read_states(
 
 
 def pages_for(shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
-    """Return an array of zeros in pages of its own, which go back to the system with it.
+    """Return an array of zeros in memory mapped for it alone, which is returned to the system when the array is freed.
 
-    From the common heap, where they lie between the activations of batches, a shard's arrays would leave holes that
-    are never given back.
+    On the common heap, a shard's arrays would lie between the activations of batches and leave holes that are never
+    returned to the system.
     """
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     return np.frombuffer(mmap(-1, n_bytes), dtype).reshape(shape) if n_bytes else np.empty(shape, dtype)
@@ -257,7 +261,7 @@ def check_finite(
 
 
 def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: ReadingOptions) -> list[Encoded]:
-    """Return the whole inputs of examples, whatever their length."""
+    """Tokenise examples and return their whole inputs, whatever their length."""
     if reading.chat:
         return ChatTemplate(model.tokenizer, model.name).encode(examples)
     return model.encode([example.text for example in examples])
@@ -266,7 +270,9 @@ def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: Readin
 def encode_within(
     model: LanguageModel, examples: Sequence[Example], reading: ReadingOptions
 ) -> tuple[list[Encoded], list[int]]:
-    """Return the inputs within the limit, and the positions of those skipped for their length."""
+    """Tokenise examples, and return the inputs within the length limit and the positions of those skipped because they
+    are too long.
+    """
     encoded = inputs_of(model, examples, reading)
     limit = reading.max_length
     too_long = [e for e, one in enumerate(encoded) if limit is not None and len(one) > limit]

@@ -25,13 +25,13 @@ from probing.text.corpus import Corpus, Example
 
 @dataclass(frozen=True)
 class ShardTask:
-    """The part of a shard's work that not every worker knows.
+    """Holds the data of one shard's work that a worker is sent.
 
     Attributes:
-        shard: its index.
-        start: position of its first example.
-        examples: its examples.
-        kept: their ordinals in the corpus, where only a subset of it is read.
+        shard: number of the shard.
+        start: position of its first example among those read.
+        examples: the examples of the shard.
+        kept: their ordinals in the corpus, if only a subset is read.
     """
 
     shard: int
@@ -43,8 +43,8 @@ class ShardTask:
 def shard_units(
     store_id: str, corpus: Corpus, starts: Sequence[int], shards: Sequence[int], kept: tuple[int, ...] | None = None
 ) -> WorkPlan:
-    """Return the plan that computes `shards`; ids are made from the store's id and the shard; `kept` has a subset's
-    ordinals.
+    """Return the plan of work that computes `shards`; ids are hashes of the store's id and the shard, and `kept` are
+    the ordinals of a subset.
     """
     bounds = (*starts, len(corpus))
     units = []
@@ -64,7 +64,7 @@ def ids_of(plan: WorkPlan, shards: Set[int]) -> set[str]:
 
 @dataclass(frozen=True)
 class StoreToFill:
-    """The store that shards are written to, and its identity: see `StoreWriter.open`."""
+    """Names the store that shards are written to, and its identity; see `StoreWriter.open`."""
 
     path: Path
     identity: Mapping[str, Any]
@@ -82,7 +82,7 @@ class StoreToFill:
 
 @dataclass(frozen=True)
 class WorkersWithModel:
-    """Makes the worker of this process, around a model that is here."""
+    """Makes the worker of this process, with a model that is already loaded."""
 
     model: LanguageModel
     reading: ReadingOptions
@@ -95,7 +95,9 @@ class WorkersWithModel:
 
 @dataclass(frozen=True)
 class WorkersThatLoad:
-    """Makes a worker in any process, which loads the model itself and refuses a model other than the planned one."""
+    """Makes a worker in any process; the worker loads the model itself and refuses one that is not the planned
+    model.
+    """
 
     source: ModelSource
     modules: Mapping[str, str]
@@ -116,7 +118,7 @@ class WorkersThatLoad:
 
 
 class ShardWorker(Worker):
-    """Reads shards; while one is hashed and written the next is read."""
+    """Reads shards; while one is hashed and written, the next is read."""
 
     def __init__(self, model: LanguageModel, reading: ReadingOptions, store: StoreToFill, place: WorkerSlot) -> None:
         self._model = model
@@ -132,7 +134,9 @@ class ShardWorker(Worker):
             self._stack = entered.pop_all()
 
     def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
-        """Read the shard and begin to write it, unless it is there."""
+        """Read the shard and begin to write it, unless it is done; return a function that waits for the end of
+        writing.
+        """
         task: ShardTask = unit.payload
         if self._writer.is_done(task.shard):
             return lambda: report(unit.size)
@@ -147,7 +151,7 @@ class ShardWorker(Worker):
         return self._background.submit(self._commit, task.shard, content, lease).result
 
     def close(self) -> None:
-        """Wait for what is being written, and release the model and the threads."""
+        """Wait until everything is written, and release the model and the threads."""
         self._stack.close()
 
     def _content(self, task: ShardTask, unit: WorkUnit, lease: Lease, report: Report) -> ShardContent | None:
@@ -177,13 +181,15 @@ def _signs_of_life(lease: Lease, report: Report) -> Clock:
 
 
 def place_of_work(device: str) -> dict[str, Any]:
-    """Return the environment and PyTorch's number of threads, which can change the last bits of a product."""
+    """Return the environment, with device and PyTorch's number of threads, which can change the last bits of a
+    product.
+    """
     return environment(device) | {"threads": torch.get_num_threads()}
 
 
 @contextmanager
 def threads_set(count: int | None) -> Iterator[None]:
-    """Within the block PyTorch uses `count` threads; None: as many as before."""
+    """Within the block, PyTorch uses `count` threads; None: the number is unchanged."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -16,12 +16,12 @@ from probing.text.alignment import Encoded, Ints
 
 @dataclass(frozen=True)
 class Windows:
-    """A long input of T pieces as W inputs of equal length.
+    """Holds a long input of T pieces as W shorter inputs of equal length, which overlap.
 
     Attributes:
-        inputs: W, each with the special pieces of both ends around its part of the text.
-        window: `(T,)` which of them a piece's state is taken from.
-        place: `(T,)` where in it that piece stands.
+        inputs: the W inputs, each with the special pieces of both ends around its part of the text.
+        window: `(T,)` for each piece, the window that its state is taken from.
+        place: `(T,)` index of the piece in that window.
     """
 
     inputs: tuple[Encoded, ...]
@@ -30,16 +30,16 @@ class Windows:
 
 
 def windows_of(one: Encoded, length: int, stride: int) -> Windows:
-    """Cut an input into windows.
+    """Cut a long input into overlapping windows and return them.
 
-    A window has as many pieces of the text as `length` leaves beside the special pieces before and behind the text.
-    It begins `stride` pieces after the one before (or where that ends, if earlier); the last ends where the text does.
-    A piece belongs to the window in which the lesser of its two contexts, left and right, is largest, that is, to the
-    one whose middle is nearest; of two, to the earlier. Special pieces of the beginning are the first window's,
-    those of the end the last one's.
+    A window has `length` pieces, the special pieces before and behind the text included. It begins `stride` pieces
+    after the window before (or where that ends, if that is earlier); the last window ends where the text ends. A
+    piece's state is taken from the window in which the smaller of its two contexts, left and right, is largest (the
+    window whose middle is nearest; of two such windows, the earlier). Special pieces at the beginning belong to the
+    first window, those at the end to the last.
 
     Raises:
-        BadParameter: the special pieces leave no room.
+        BadParameter: the special pieces leave no room for text.
     """
     content = np.flatnonzero(~one.special)
     head, end = (int(content[0]), int(content[-1]) + 1) if len(content) else (len(one), len(one))
@@ -75,7 +75,7 @@ def _nearest(middles: Ints, points: Ints) -> Ints:
 def windowed_states(
     model: LanguageModel, windows: Windows, sites: Sequence[str], tokens_per_batch: int
 ) -> dict[str, Tensor]:
-    """Return the states `(1, T, D)` by site of an input cut into windows."""
+    """Run the windows of an input and return its states `(1, T, D)` by site."""
     inputs, found = windows.inputs, dict[str, Tensor]()
     size = max(1, tokens_per_batch // len(inputs[0]))
     for first in range(0, len(inputs), size):

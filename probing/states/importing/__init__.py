@@ -48,28 +48,28 @@ def import_states(
     dtype: str | None = None,
     limits: Limits | None = None,
 ) -> Store:
-    """Make a store of states that another program computed.
+    """Make a store from states that another program computed.
 
-    The source is opened in a child process with limits on memory, time and files, which audits it and hands over
-    plain numbers.
+    The source is opened in a child process with limits on memory, time and files, which audits it and sends plain
+    numbers.
 
     Args:
         source: a NeuroX file (`.hdf5`, `.json`), a `.safetensors` or `.h5` file with an array for each site, a folder
             of `.npy`, or a store.
-        corpus: the corpus the states are of; a store needs none.
+        corpus: the corpus that the states belong to; not needed if the source is a store.
         to: directory of the new store.
-        rows: what a row is: `word`, `sentence` or `piece`, perhaps with its pooling (`word:mean`), recorded as given;
-            None: inferred from the counts.
-        model: the model the states are claimed to be of; recorded as given.
-        layers: stream name of layers that have only a number: `layer.0`; `resid` says that they are block inputs.
-        dtype: stored dtype; None: the file's, or float32.
-        limits: what reading may cost.
+        rows: kind of rows: `word`, `sentence` or `piece`, optionally with the pooling (`word:mean`), which is recorded
+            as given; None: inferred from the counts.
+        model: name of the model that made the states, recorded as given.
+        layers: stream name for layers that have only a number, as in `layer.0`; `resid` if they are block inputs.
+        dtype: dtype that states are stored in; None: that of the file, or float32.
+        limits: limits of the child process.
 
     Raises:
-        UntrustedFile: the source breaks a rule; nothing of it was used.
-        CorpusError, AlignmentError: it is of another corpus, naming the sentence.
+        UntrustedFile: the source breaks a rule; nothing was imported.
+        CorpusError, AlignmentError: the states are of another corpus; the message names the sentence.
         ProvenanceMismatch: `to` holds another store, or a store was made from another corpus.
-        NonFiniteStates, NotRepresentable, DiskFull: as when states are extracted.
+        NonFiniteStates, NotRepresentable, DiskFull: as for `extract`.
     """
     source, to = Path(source), Path(to)
     check_name(to)
@@ -99,14 +99,14 @@ def import_states(
 
 @dataclass(frozen=True)
 class Origin:
-    """The origin of imported states.
+    """Says where imported states come from.
 
     Attributes:
-        format: of the source.
-        name: of the source, without its folder.
+        format: format of the source.
+        name: name of the source, without its folder.
         files: SHA-256 by file name.
-        model: as the user says.
-        rows: as the user says.
+        model: name of the model, as the user gave it.
+        rows: kind of rows, as the user gave it.
     """
 
     format: str
@@ -116,7 +116,9 @@ class Origin:
     rows: str | None
 
     def identity(self) -> dict[str, Any]:
-        """Return the blocks `model` and `tokenizer` of a store's identity."""
+        """Return the blocks `model` and `tokenizer` of the store's identity, in which all that an import cannot know is
+        `UNKNOWN`.
+        """
         names = ("revision", "weights", "config", "class", "dtype", "attention", "remote_code")
         said = f" (said to be of {self.model})" if self.model else ""
         model = {"source": f"imported from {self.name}{said}", "format": self.format, "files": dict(self.files)}

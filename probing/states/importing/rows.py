@@ -23,13 +23,13 @@ _OCCURRENCE = re.compile(r" \(Occurrence [0-9]+\)")
 
 @dataclass(frozen=True)
 class Sentence:
-    """The content of a file for one sentence.
+    """Holds what a file says about one sentence.
 
     Attributes:
-        example: its ordinal.
-        n_rows: rows it has.
-        words: its words, where the file lists them.
-        text: its words joined by spaces, where the file has them so.
+        example: ordinal of the sentence.
+        n_rows: number of its rows.
+        words: its words, if the file lists them.
+        text: its words joined by spaces, if the file has them in this form.
     """
 
     example: int
@@ -40,14 +40,14 @@ class Sentence:
 
 @dataclass(frozen=True)
 class MatchedRows:
-    """R rows of the E examples of a corpus.
+    """Holds R imported rows, matched with the E examples of a corpus.
 
     Attributes:
-        scope: `word`, `sentence` or `piece`.
+        scope: what a row is: `word`, `sentence` or `piece`.
         offset: `(E+1,)` rows of example e are `offset[e]:offset[e+1]`.
         columns: row columns of the store by name, each `(R,)`.
-        missing: (example, word, reason).
-        skipped: (example, reason).
+        missing: (example, word, reason) of words without a row.
+        skipped: (example, reason) of examples without rows.
     """
 
     scope: str
@@ -60,23 +60,23 @@ class MatchedRows:
 def match_rows(
     corpus: Corpus, n_rows: int, columns: Mapping[str, Ints], sentences: Sequence[Sentence], scope: str | None
 ) -> MatchedRows:
-    """Match every row with an example and a word.
+    """Match every row with an example and a word, and return the matched rows.
 
-    By what the file has: sentences with their words; columns `example` and `word`; a column `offset` (rows of example
-    e are offset[e] to offset[e+1]), perhaps with `word`; or nothing, and rows follow the corpus word by word, or
-    sentence by sentence.
+    They are matched by what the file has: sentences with their words; columns `example` and `word`; a column `offset`
+    (rows of example e are offset[e] to offset[e+1]), optionally with `word`. Otherwise rows must follow the corpus word
+    by word, or sentence by sentence.
 
     Args:
-        corpus: the corpus the states are of.
-        n_rows: R.
-        columns: some of `INDEX_COLUMNS`.
-        sentences: what the file says of each sentence; empty where it says nothing.
+        corpus: the corpus that the states belong to.
+        n_rows: number of rows R.
+        columns: the index columns of the file, some of `INDEX_COLUMNS`.
+        sentences: what the file says about each sentence; empty if it says nothing.
         scope: `word`, `sentence` or `piece`; None: inferred.
 
     Raises:
-        CorpusError: another number of sentences or rows than the corpus has.
-        AlignmentError: a sentence with other words, naming it.
-        BadParameter: index columns that contradict each other, or a scope that has to be named.
+        CorpusError: the number of sentences or rows differs from that of the corpus.
+        AlignmentError: a sentence has other words; the message names it.
+        BadParameter: index columns contradict each other, or the scope cannot be inferred.
     """
     for name, values in columns.items():
         if name != "offset" and len(values) != n_rows:
@@ -271,10 +271,10 @@ def _refuse_columns(needed: str, found: str) -> NoReturn:
 
 
 def scope_of(rows: str | None) -> str | None:
-    """Return the scope in a rows option such as `word:mean`; None where none was given.
+    """Return the scope in a `rows` option such as `word:mean`; None if none was given.
 
     Raises:
-        BadParameter: another one.
+        BadParameter: the scope is unknown.
     """
     scope: Any = None if rows is None else rows.partition(":")[0]
     if scope not in (None, "word", "sentence", "piece"):

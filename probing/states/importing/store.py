@@ -22,16 +22,17 @@ from probing.text.corpus import Corpus
 
 
 def copy_store(job: ChildJob, to: Path, corpus: Corpus | None) -> Store:
-    """Copy a complete store from elsewhere, with the same content id. Its identity is what it claims of itself.
+    """Copy a complete store from elsewhere; the content id stays the same, and its identity is what that store says
+    about itself.
 
     Args:
-        job: names the store.
-        to: the new one.
-        corpus: compared, if given, with the one the store names.
+        job: the job, which names the store.
+        to: directory of the new store.
+        corpus: if given, it must be the corpus that the store names.
 
     Raises:
-        UntrustedFile: it breaks a rule, is damaged or not finished.
-        ProvenanceMismatch: it was made from another corpus.
+        UntrustedFile: the store breaks a rule, is damaged or not finished.
+        ProvenanceMismatch: the store was made from another corpus.
     """
     (source,) = job.paths
     sound = {frame.head.get("shard"): frame.head.get("sha256") for frame in hand_over(job) if frame.kind == "record"}
@@ -74,7 +75,7 @@ def _refuse_changed(path: Path, sha256: object) -> None:
 
 
 def refuse_other_corpus(identity: dict[str, Any], corpus: Corpus, source: Path) -> None:
-    """Refuse a corpus whose fingerprint is not the store's.
+    """Check that the fingerprint of a corpus is that of the store.
 
     Raises:
         ProvenanceMismatch: they differ.
@@ -102,18 +103,18 @@ def shard_content(
     names: Mapping[str, str],
     dtype: str,
 ) -> ShardContent:
-    """Return one shard's part of the arrays.
+    """Return the part of the arrays that belongs to one shard, as shard content.
 
     Args:
-        span: first and one past the last example.
+        span: first example of the shard, and one past its last.
         corpus: the corpus.
-        rows: all rows, matched with it.
+        rows: all rows, matched with the corpus.
         states: all states `(R, D)` by site.
-        names: what the source calls each site.
-        dtype: stored dtype.
+        names: name of each site in the source.
+        dtype: dtype that states are stored in.
 
     Raises:
-        NotRepresentable: a state that overflows the stored dtype.
+        NotRepresentable: a state overflows the stored dtype.
     """
     first, end = span
     part = slice(rows.offset[first], rows.offset[end])
@@ -144,13 +145,13 @@ _MORE_SENTENCES = 100_000  # beyond the corpus, before the comparison that names
 
 @dataclass
 class Arrays:
-    """Arrays as a child process sent them.
+    """Holds the arrays that a child process sent.
 
     Attributes:
-        spool: holds them.
-        sites: column by site.
-        dtypes: what the source had, by column.
-        sentences: what the source says of each.
+        spool: the columns on the disk.
+        sites: name of the column of each site.
+        dtypes: data type in the source, by column.
+        sentences: what the source says about each sentence.
     """
 
     spool: Spool
@@ -159,15 +160,16 @@ class Arrays:
     sentences: list[Sentence] = field(default_factory=list)
 
     def stored_dtype(self) -> str:
-        """Return the source's data type, if it is one for all sites and can be stored; else float32."""
+        """Return the source's data type if all sites have the same and it can be stored, else float32."""
         found = {self.dtypes[column] for column in self.sites.values()}
         return next(iter(found)) if len(found) == 1 and found <= set(STATE_TYPES) else "float32"
 
     def index(self) -> dict[str, Any]:
-        """Return the columns that say what a row is, by the names that `export` gives them or plainly.
+        """Return the columns that say which example and word a row belongs to, named as `export` names them or without
+        prefix.
 
         Raises:
-            BadParameter: a column with another name.
+            BadParameter: a column has an unknown name.
         """
         found = {}
         for column in self.spool.names:
@@ -186,18 +188,18 @@ class Arrays:
 
 
 def received(job: ChildJob, spool: Spool, layers: str) -> Arrays:
-    """Return everything that a child process sends, by site.
+    """Receive everything that a child process sends, and return it as arrays by site.
 
     Args:
-        job: what the child reads.
-        spool: takes the arrays.
-        layers: stream name of layers that have only a number.
+        job: the job of the child.
+        spool: spool that the arrays are written to.
+        layers: stream name for layers that have only a number.
 
     Raises:
         UntrustedFile: the source breaks a rule.
-        UnknownSite: an array whose name is no site name.
-        BadParameter: no states.
-        CorpusError: far more sentences than the corpus has.
+        UnknownSite: the name of an array is not a site name.
+        BadParameter: the source has no states.
+        CorpusError: the source has far more sentences than the corpus.
     """
     arrays = Arrays(spool)
     for frame in hand_over(job):

@@ -22,16 +22,17 @@ _NAME_BYTES = 1024
 
 @dataclass(frozen=True)
 class AuditLimits:
-    """Limits on what a file may hold.
+    """Holds the limits on what an HDF5 file from elsewhere may contain.
 
     Attributes:
-        objects: groups and data sets.
-        attributes: of one object.
-        attribute_bytes: of one attribute.
-        depth: path components.
-        dataset_bytes, total_bytes: as declared, one data set and all.
-        chunk_bytes: of one chunk, as declared.
-        free_bytes, ratio: what declares more than `free_bytes` and more than `ratio` times what it stores is a bomb.
+        objects: number of groups and data sets.
+        attributes: number of attributes of one object.
+        attribute_bytes: size of one attribute.
+        depth: number of path components.
+        dataset_bytes, total_bytes: declared size of one data set, and of all.
+        chunk_bytes: declared size of one chunk.
+        free_bytes, ratio: a data set is refused as a decompression bomb if it declares more than `free_bytes` and more
+            than `ratio` times what it stores.
     """
 
     objects: int = 10_000
@@ -46,18 +47,18 @@ class AuditLimits:
 
 
 def audit(file: Any, *, limits: AuditLimits | None = None, text: str = "") -> dict[str, Any]:
-    """Return the data sets of an opened file by path, once nothing in it breaks a rule. No data is read.
+    """Check that nothing in an opened file breaks a rule, without reading data, and return its data sets by path.
 
     Args:
         file: an `h5py.File`, open for reading.
-        limits: how much it may hold.
-        text: the one data set of the root that may be a single string of variable length.
+        limits: limits on its content.
+        text: name of a data set in the root that may be a single string of variable length.
 
     Returns:
         Low-level data set identifiers by path.
 
     Raises:
-        UntrustedFile: the rule broken, and the object that breaks it.
+        UntrustedFile: a rule is broken; the error names it and the object that breaks it.
     """
     return _Audit(limits or AuditLimits(), text).walk(file)
 

@@ -39,35 +39,39 @@ Missing = Sequence[tuple[int, int, str]]
 
 
 def is_listed(missing: Missing) -> bool:
-    """Return whether these words stand in the record."""
+    """Return whether these words are few enough to be listed in the record."""
     return len(missing) <= LISTED
 
 
 def as_array(missing: Missing) -> NDArray[np.uint32]:
-    """Return words (example, word, reason) as a dataset (n, 3) u4; a reason as its number in `REASONS`."""
+    """Return words without a row (example, word, reason) as a dataset (n, 3) u4, in which a reason is its number in
+    `REASONS`.
+    """
     number = {reason: k for k, reason in enumerate(REASONS)}
     flat = (value for example, word, reason in missing for value in (example, word, number[reason]))
     return np.fromiter(flat, np.uint32, 3 * len(missing)).reshape(-1, 3)
 
 
 def as_words(array: NDArray[Any]) -> list[tuple[int, int, str]]:
-    """Return the words that `as_array` took; a reason that a later version added is `unknown`."""
+    """Return the words that were given to `as_array`; a reason that only later versions know becomes `unknown`."""
     names = dict(enumerate(REASONS))
     return [(example, word, names.get(reason, "unknown")) for example, word, reason in array.tolist()]
 
 
 def entries(missing: Missing) -> dict[str, Any]:
-    """Return the entries of a commit record: the words, or how many there are by reason."""
+    """Return the entries of a commit record for words without a row: the words, or if they are many their number by
+    reason.
+    """
     if is_listed(missing):
         return {"missing_words": [[int(example), int(word), reason] for example, word, reason in missing]}
     return {"missing_words": [], "missing_counts": dict(Counter(reason for *_, reason in missing))}
 
 
 def words_of(records: Mapping[int, Mapping[str, Any]], files: ShardFiles) -> list[tuple[int, int, str]]:
-    """Return the words without a row of all shards.
+    """Return the words without a row, of all shards.
 
     Raises:
-        CorruptShard: bytes differ from the commit record.
+        CorruptShard: the bytes of a shard differ from its commit record.
     """
     found: list[tuple[int, int, str]] = []
     for shard, record in records.items():
@@ -77,7 +81,7 @@ def words_of(records: Mapping[int, Mapping[str, Any]], files: ShardFiles) -> lis
 
 
 def counts(record: Mapping[str, Any]) -> Counter[str]:
-    """Return how many words have no row, by reason, as a checked record says."""
+    """Return the number of words without a row, by reason, from a checked record."""
     return Counter(record.get("missing_counts") or (entry[-1] for entry in record["missing_words"]))
 
 
@@ -113,7 +117,7 @@ def _replay_datasets(recipe: StoreLayout, n_examples: int) -> Expected:
 def shard_attributes(
     recipe: StoreLayout, shard: int, n_rows: int, facts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Mapping[str, Any]]:
-    """Return the attributes of a shard file by path: of the root, and of each site."""
+    """Return the attributes of a shard file by path: those of the root, and of each site."""
     first, end = recipe.span(shard)
     root = {
         "format": FORMAT,
@@ -128,10 +132,10 @@ def shard_attributes(
 
 
 def check_record(record: Mapping[str, Any], recipe: StoreLayout, shard: int) -> None:
-    """Refuse a commit record that cannot be read safely.
+    """Check that a commit record can be read safely.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: it cannot; the message says what is wrong.
     """
     for key, wanted in {"store_id": recipe.store_id, "shard": shard, "examples": list(recipe.span(shard))}.items():
         if record.get(key) != wanted:
@@ -177,7 +181,9 @@ def _natural(value: Any) -> TypeGuard[int]:
 
 
 def fits(wanted: Sequence[int | str | None], found: Sequence[int], sizes: dict[str, int]) -> bool:
-    """Return whether a shape is as wanted; sizes named by a letter are bound in `sizes` where they first occur."""
+    """Return whether a shape is as expected; a size given as a letter is set in `sizes` where the letter first
+    occurs.
+    """
     if len(wanted) != len(found):
         return False
     bound = [sizes.setdefault(w, f) if isinstance(w, str) else w for w, f in zip(wanted, found, strict=True)]
@@ -185,10 +191,10 @@ def fits(wanted: Sequence[int | str | None], found: Sequence[int], sizes: dict[s
 
 
 def check_datasets(datasets: Any, expected: Expected, n_bytes: int) -> None:
-    """Refuse a description of datasets that lie outside a file, overlap, or have other shapes or types than expected.
+    """Check that the datasets described lie inside a file, do not overlap, and have the expected shapes and types.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: they do not; the message says what is wrong.
     """
     sizes: dict[str, int] = {}
     if not isinstance(datasets, dict) or not expected.keys() <= datasets.keys():
@@ -220,7 +226,7 @@ def check_datasets(datasets: Any, expected: Expected, n_bytes: int) -> None:
 
 
 def unknown_share(records: Iterable[Mapping[str, Any]]) -> float | None:
-    """Return the share of content pieces that is the tokenizer's unknown piece; None where a record does not say."""
+    """Return the share of content pieces that are the tokenizer's unknown piece; None if a record does not say."""
     listed = list(records)
     pieces = sum(record.get("pieces", 0) for record in listed)
     if not pieces or any("pieces" not in record for record in listed):
@@ -229,10 +235,11 @@ def unknown_share(records: Iterable[Mapping[str, Any]]) -> float | None:
 
 
 def load_record(path: Path, recipe: StoreLayout, shard: int) -> dict[str, Any] | None:
-    """Return the checked commit record of a shard whose file has the right size; None where none was published.
+    """Read and check the commit record of a shard and the size of its file, and return the record; None if none was
+    published.
 
     Raises:
-        CorruptShard: the record is damaged, or its file is missing or of another size.
+        CorruptShard: the record is damaged, or its file is missing or has another size.
     """
     file = path / "shards" / record_file(shard)
     try:
@@ -251,7 +258,7 @@ def load_record(path: Path, recipe: StoreLayout, shard: int) -> dict[str, Any] |
 
 
 def corrupt(path: Path, shard: int, found: str, dataset: str = "") -> CorruptShard:
-    """Return the error for a shard that is not what its record says."""
+    """Return the error that says that a shard differs from its record."""
     record = path / "shards" / record_file(shard)
     return CorruptShard(
         f"shard {shard} is damaged" + (f" in dataset {dataset}" if dataset else ""),
@@ -263,7 +270,7 @@ def corrupt(path: Path, shard: int, found: str, dataset: str = "") -> CorruptSha
 
 
 def incomplete(path: Path, done: int, planned: int) -> IncompleteStore:
-    """Return the error for a store whose extraction has not finished."""
+    """Return the error that says that a store's extraction is not finished."""
     return IncompleteStore(
         "the store is not finished",
         needed=f"{planned} shards",

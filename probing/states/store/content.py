@@ -17,26 +17,28 @@ from probing.states.store.format import MEMORY_TYPES, REASONS, STATE_TYPES, Stor
 
 @dataclass(frozen=True, eq=False)
 class ShardContent:
-    """The content of one shard, in memory. R rows, E examples.
+    """Holds the content of one shard in memory: R rows of E examples.
 
     Attributes:
-        example_start: position of the first example among those kept.
-        n_examples: E.
-        rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,); where
-            rows are positions also `position` (u2).
-        examples: `offset` u8 (E+1,), `ordinal` u4 (E,), `text_sha256` u1 (E, 32), `flags` u1 (E,).
-            Of a replay store also `input_id` u4, `position_id` i4 (-1: none was given) and `mask` u1 of each row, and
-            `batch` u4 (E, 2) of each example.
+        example_start: position of the first example among those read.
+        n_examples: number of examples E.
+        rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,); if rows
+            are positions also `position` (u2).
+        examples: `offset` u8 (E+1,), `ordinal` u4 (E,), `text_sha256` u1 (E, 32), `flags` u1 (E,). For a replay store
+            also `input_id` u4, `position_id` i4 (-1: none was given) and `mask` u1 of each row, and `batch` u4 (E, 2)
+            of each example.
         sites: states (R, width) by site: float32, float16, or the raw bits of bfloat16 as uint16.
-        modules: what was hooked, by site.
-        skipped: (example ordinal, reason).
-        missing_words: (example ordinal, word, reason); where rows are positions, the position's number for the word.
+        modules: path of the hooked module, by site.
+        skipped: (example ordinal, reason) of examples without rows.
+        missing_words: (example ordinal, word, reason) of words without a row; if rows are positions, the number of the
+            position in place of the word.
         heads: `n_heads` and `head_dim` of the sites that are heads, concatenated.
         windowed: (example ordinal, number of windows) of the inputs read in windows.
-        outputs: of a replay store with a head: `row` u4 (M,), `logits` (M, C) and `logsumexp` (M,) float32, and
-            `column` u4 (C,) unless all are kept.
-        pieces: content pieces of all inputs; None: not known.
-        inputs: (example ordinal, unknown pieces, hash of the piece ids) of inputs that their text does not tell.
+        outputs: for a replay store of a model with a head: `row` u4 (M,), `logits` (M, C) and `logsumexp` (M,) float32,
+            and `column` u4 (C,) unless all are stored.
+        pieces: number of content pieces of all inputs; None: not known.
+        inputs: (example ordinal, number of unknown pieces, hash of the piece ids) of inputs that have unknown pieces or
+            were cut.
     """
 
     example_start: int
@@ -55,11 +57,12 @@ class ShardContent:
 
 
 def narrow(states: NDArray[np.float32], dtype: str, site: str) -> NDArray[Any]:
-    """Return float32 states (R, D) in a stored dtype, rounded to nearest even; bfloat16 as uint16 raw bits.
+    """Return float32 states (R, D) rounded to a stored dtype (to nearest even); bfloat16 is returned as raw bits in
+    uint16.
 
     Raises:
         NotRepresentable: a finite state overflows the dtype.
-        BadParameter: a dtype that is not stored.
+        BadParameter: the dtype cannot be stored.
     """
     states = np.ascontiguousarray(states, dtype=np.float32)
     if dtype == "float32":
@@ -102,10 +105,11 @@ def _upper_halves(bits: NDArray[np.uint32]) -> NDArray[np.uint16]:
 
 
 def absolute_maximum(site: str, stored: NDArray[Any], dtype: str, content: ShardContent) -> float:
-    """Return the largest magnitude of a site's states.
+    """Return the largest absolute value of a site's states.
 
     Raises:
-        NonFiniteStates: with the site, how many rows, and the first of them.
+        NonFiniteStates: states are NaN or infinite; the message names the site, the number of rows and the first of
+            them.
     """
     if not stored.size:
         return 0.0
@@ -207,11 +211,11 @@ def _check_outputs(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
 
 
 def site_facts(content: ShardContent, recipe: StoreLayout) -> dict[str, dict[str, Any]]:
-    """Return the attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`; of heads also `n_heads`,
-    `head_dim`.
+    """Return the attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`; for sites of heads also
+    `n_heads` and `head_dim`.
 
     Raises:
-        NonFiniteStates: NaN or infinite states.
+        NonFiniteStates: states are NaN or infinite.
     """
     ordered = sorted(recipe.sites, key=lambda name: Site.parse(name).order)
     return {

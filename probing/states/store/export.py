@@ -36,17 +36,18 @@ FORMATS = {
 
 @with_typed_errors
 def export(path: Path | str, to: Path | str, *, compress: bool = False) -> Path:
-    """Write all rows and states, float32, with the identity as metadata; the ending of `to` says in which format.
+    """Write all rows and states of a store, as float32 with the identity as metadata, in the format that the ending of
+    `to` names.
 
     Args:
         path: a complete store.
         to: a new `.h5`, `.safetensors` or `.parquet` file, or a new folder of `.npy` files.
-        compress: HDF5 only: shuffle and deflate.
+        compress: whether to compress an HDF5 file (shuffle and deflate).
 
     Raises:
-        BadParameter: another ending, something is there already, or `compress` elsewhere.
+        BadParameter: the ending is unknown, `to` exists already, or `compress` is set for another format than HDF5.
         IncompleteStore: shards are missing.
-        CorruptShard: the store does not verify.
+        CorruptShard: the store is damaged.
     """
     to = Path(to)
     writers: dict[str, Callable[[Store, Path], None]] = {
@@ -156,11 +157,11 @@ def _output_columns(outputs: dict[str, NDArray[Any]], n_rows: int) -> dict[str, 
 
 
 def store_info(path: Path | str) -> dict[str, Any]:
-    """Return model, corpus, sites, progress, size, what was left out and why, the largest magnitude by site, and the
-    missing shards: which examples, and which process computes them just now.
+    """Return a summary of a store: model, corpus, sites, progress, size, what was left out and why, the largest
+    magnitude at each site, and the missing shards with their examples and the process that is computing each.
 
     Raises:
-        NotAStore: no valid store.json.
+        NotAStore: the directory has no valid store.json.
     """
     path = Path(path)
     header, recipe = read_store_json(path)
@@ -217,7 +218,7 @@ def _missing_units(path: Path, recipe: StoreLayout, shards: set[int]) -> list[di
 
 
 def list_stores(root: Path | str) -> list[dict[str, Any]]:
-    """Return `store_info` of a store, or of every store up to two directories below `root`, by path.
+    """Return `store_info` by path, of a store or of every store up to two directories below `root`.
 
     A store that cannot be read has only `path` and `problem`.
     """

@@ -24,21 +24,22 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.E
 
 
 class FileOps:
-    """The operating system's durable calls, one method each."""
+    """Calls the operating system's file operations, one method each, so that tests can replace them."""
 
     def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
         """Open a file, and return its descriptor."""
         return os.open(path, flags | getattr(os, "O_CLOEXEC", 0), mode)
 
     def write(self, fd: int, data: memoryview) -> int:
-        """Write bytes, and return how many were written, possibly fewer than given."""
+        """Write bytes and return the number written, which may be less than was given."""
         return os.write(fd, data)
 
     def bypass_cache(self, fd: int, is_on: bool) -> None:
-        """Turn on or off that writes go past the system's cache: then of whole pages only, in memory as in the file.
+        """Turn direct I/O on or off, by which writes bypass the system's cache; they must then be of whole, aligned
+        pages.
 
         Raises:
-            OSError: not on this file system, or not on this operating system.
+            OSError: this file system or operating system does not support it.
         """
         if not hasattr(os, "O_DIRECT"):
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
@@ -56,15 +57,15 @@ class FileOps:
         os.close(fd)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Rename a file, atomically over whatever is there."""
+        """Rename a file atomically, replacing one of that name."""
         source.replace(target)
 
     def link(self, source: Path, target: Path) -> None:
-        """Make a hard link; this fails where the target exists."""
+        """Make a hard link; raise an error if the target exists."""
         target.hardlink_to(source)
 
     def unlink(self, path: Path) -> None:
-        """Remove one name from its directory."""
+        """Remove a name from its directory."""
         path.unlink()
 
     def mkdir(self, path: Path) -> None:
@@ -84,7 +85,7 @@ class FileOps:
         return path.stat()
 
     def touch(self, path: Path) -> None:
-        """Set a file's time to now, by the clock of its file system."""
+        """Set a file's time to now, by the clock of its file server."""
         os.utime(path)
 
     def free_bytes(self, path: Path) -> int:
@@ -102,7 +103,7 @@ REAL_FILES = FileOps()
 
 @contextlib.contextmanager
 def typed_errors(where: Path) -> Iterator[None]:
-    """Turn operating-system errors, and the want of memory, into `DiskFull` or `StoreError`."""
+    """Within the block, turn errors of the operating system, and lack of memory, into `DiskFull` or `StoreError`."""
     try:
         yield
     except StoreError:
@@ -131,7 +132,9 @@ def typed_errors(where: Path) -> Iterator[None]:
 
 
 def write_temporary(files: FileOps, folder: Path, *data: bytes | memoryview) -> Path:
-    """Write buffers to a new temporary file in `folder` and fsync it; nothing of it stays if that fails."""
+    """Write buffers to a new temporary file in `folder`, force it to the disk, and return its path; if that fails, the
+    file is removed.
+    """
     path = folder / f".tmp-{host_name()}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -184,13 +187,13 @@ def _write_past_cache(files: FileOps, fd: int, pages: memoryview) -> int:
 
 
 def discard(files: FileOps, path: Path) -> None:
-    """Remove a file if it is there, and never hide the error under way."""
+    """Remove a file if it exists, without raising an error that would hide the one being handled."""
     with contextlib.suppress(OSError, MemoryError):
         files.unlink(path)
 
 
 def sync_folder(files: FileOps, folder: Path) -> None:
-    """Make the names in a directory durable."""
+    """Force the names in a directory to the disk."""
     fd = files.open(folder, os.O_RDONLY)
     try:
         files.fsync(fd)
@@ -209,7 +212,9 @@ def make_folders(files: FileOps, folder: Path) -> None:
 
 
 def replace(files: FileOps, source: Path, target: Path, *data: bytes | memoryview) -> None:
-    """Rename; an error after the rename took place (a retrying network file system) is no error."""
+    """Rename a file; an error reported after the rename took place (as by a network file system that retries) is
+    ignored.
+    """
     try:
         files.rename(source, target)
     except OSError:
@@ -218,10 +223,10 @@ def replace(files: FileOps, source: Path, target: Path, *data: bytes | memoryvie
 
 
 def publish(files: FileOps, folder: Path, name: str, data: bytes) -> bool:
-    """Give `data` a name that did not exist, atomically and durably.
+    """Write `data` under a name that does not exist yet, atomically and durably.
 
     Returns:
-        False if the name exists with other bytes: another writer was first.
+        False if the name exists with other bytes, since another writer was first; else True.
     """
     temporary, target = write_temporary(files, folder, data), folder / name
     try:
@@ -253,7 +258,7 @@ def _holds(path: Path, *data: bytes | memoryview) -> bool:
 
 
 def sweep(files: FileOps, folder: Path) -> None:
-    """Remove the temporary files of dead writers of this host, and any older than a lease."""
+    """Remove the temporary files of dead writers of this host, and all that are older than a lease lasts."""
     for name in files.listdir(folder):
         with contextlib.suppress(FileNotFoundError):
             if TEMPORARY.fullmatch(name) and is_abandoned(files, folder / name):
@@ -261,8 +266,8 @@ def sweep(files: FileOps, folder: Path) -> None:
 
 
 def is_abandoned(files: FileOps, temporary: Path) -> bool:
-    """Return whether the writer of a temporary file is known to be dead, or has not touched it for longer than a
-    lease.
+    """Return whether the writer of a temporary file is known to be dead, or has not touched it for longer than a lease
+    lasts.
     """
     match = TEMPORARY.fullmatch(temporary.name)
     dead = match is not None and is_dead_here(match[1], int(match[2]))
@@ -270,12 +275,12 @@ def is_abandoned(files: FileOps, temporary: Path) -> bool:
 
 
 def is_dead_here(host: str, pid: int) -> bool:
-    """Return whether a process is known to be dead: it ran on this host and is gone."""
+    """Return whether a process is known to be dead: it ran on this host and does not exist any more."""
     return host == host_name() and not _alive(pid)
 
 
 def host_name() -> str:
-    """Return this host's name, as file names may hold it."""
+    """Return this host's name in a form that file names may contain."""
     return re.sub(r"[^A-Za-z0-9._]", "_", platform.node()) or "host"
 
 

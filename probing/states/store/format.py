@@ -55,7 +55,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class StoreLayout:
-    """The settings that every shard of a store must agree with, taken from its identity."""
+    """Holds the settings, taken from a store's identity, that every shard of the store must agree with."""
 
     store_id: str
     sites: tuple[str, ...]
@@ -69,10 +69,10 @@ class StoreLayout:
 
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> StoreLayout:
-        """Read and check an identity.
+        """Read and check an identity, and return the layout.
 
         Raises:
-            BadParameter: a block is missing or malformed, or there is a float in it.
+            BadParameter: a block is missing or malformed, or contains a float.
         """
         _refuse_floats(identity, "")
         extraction, plan = _block(identity, "extraction"), _block(identity, "plan")
@@ -99,11 +99,11 @@ class StoreLayout:
 
     @property
     def n_shards(self) -> int:
-        """Number of shards planned."""
+        """Number of planned shards."""
         return len(self.starts)
 
     def span(self, shard: int) -> tuple[int, int]:
-        """Return the first and one past the last example of a shard, as positions among the kept examples."""
+        """Return the first example of a shard, and one past its last, as positions among the examples that are read."""
         ends = (*self.starts[1:], self.count)
         return self.starts[shard], ends[shard]
 
@@ -171,10 +171,10 @@ def _refuse_floats(value: Any, path: str) -> None:
 
 
 def check_name(path: Path) -> None:
-    """Refuse a store directory whose name is not portable.
+    """Check that the name of a store directory is portable.
 
     Raises:
-        BadParameter: the last component of the path.
+        BadParameter: the last component of the path is not.
     """
     name = path.name
     if not _NAME.fullmatch(name) or ".." in name or name.endswith("."):
@@ -186,12 +186,12 @@ def check_name(path: Path) -> None:
 
 
 def shard_file(shard: int, sha256: str) -> str:
-    """Return the content name of a shard."""
+    """Return the file name of a shard, which contains its hash."""
     return f"s{shard:06d}.{sha256[:16]}.h5"
 
 
 def record_file(shard: int) -> str:
-    """Return the name of a shard's commit record."""
+    """Return the file name of a shard's commit record."""
     return f"s{shard:06d}.json"
 
 
@@ -201,10 +201,10 @@ def content_id(records: Mapping[int, Mapping[str, Any]]) -> str:
 
 
 def signed_json(value: Mapping[str, Any]) -> bytes:
-    """Return canonical JSON with `self_sha256`, the SHA-256 of the canonical form without that key.
+    """Return canonical JSON with a key `self_sha256`, the SHA-256 of the canonical JSON without that key.
 
     Raises:
-        BadParameter: it would be more than a reader takes.
+        BadParameter: the text would be longer than readers accept.
     """
     data = canonical_json({**value, "self_sha256": digest(value)})
     if len(data) > MAX_JSON_BYTES:
@@ -219,10 +219,10 @@ def signed_json(value: Mapping[str, Any]) -> bytes:
 
 
 def parse_signed(data: bytes) -> dict[str, Any]:
-    """Read what `signed_json` wrote.
+    """Parse a text that `signed_json` wrote and return its value.
 
     Raises:
-        ValueError: not canonical, or changed since it was written.
+        ValueError: it is not canonical, or has changed since it was written.
     """
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"{len(data)} bytes is more than a store's JSON may have")
@@ -253,11 +253,11 @@ def _nearest_store(path: Path) -> str:
 
 
 def read_store_json(path: Path) -> tuple[dict[str, Any], StoreLayout]:
-    """Return the checked content of store.json and its recipe.
+    """Read and check store.json, and return its content and its layout.
 
     Raises:
-        NotAStore: missing, damaged or of another kind.
-        UnsupportedFormat: another major version.
+        NotAStore: the file is missing, damaged or of another kind.
+        UnsupportedFormat: it has another major version.
     """
     file = path / "store.json"
     if not file.is_file():
@@ -288,7 +288,7 @@ def read_store_json(path: Path) -> tuple[dict[str, Any], StoreLayout]:
 
 
 def widen(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """Return stored states as float32; this is exact."""
+    """Return stored states as float32, which is exact."""
     if dtype == "bfloat16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return stored.astype(np.float32)

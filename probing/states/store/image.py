@@ -82,11 +82,12 @@ class _Skeleton(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Image:
-    """The bytes of a file that is not on the disk yet: HDF5's own few, and between them the arrays, not copied.
+    """Holds the bytes of an HDF5 file that is not written yet: HDF5's own bytes, and between them the arrays, which are
+    not copied.
 
     Attributes:
-        skeleton: the file without the arrays.
-        placed: arrays of `ALIGNMENT` bytes or more, by offset.
+        skeleton: bytes of the file without the arrays.
+        placed: by offset, the arrays of `ALIGNMENT` bytes or more.
     """
 
     skeleton: _Skeleton
@@ -115,12 +116,12 @@ class Image:
 def build(
     arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str], attributes: Mapping[str, Mapping[str, Any]]
 ) -> Image:
-    """Return the HDF5 file, which never is on disk. Equal content gives equal bytes within one HDF5 version.
+    """Build an HDF5 file in memory and return it. Equal content gives equal bytes within one HDF5 version.
 
     Args:
-        arrays: dataset by path, contiguous; they must not change while the image is in use.
+        arrays: contiguous arrays by path of the dataset; they must not change while the image is in use.
         dtypes: stored data type by path.
-        attributes: attributes by path of a dataset; those of the root by `/`.
+        attributes: attributes by path of the dataset, or `/` for the root.
     """
     skeleton = _Skeleton(_METADATA_ROOM + sum(array.nbytes + 4 * ALIGNMENT for array in arrays.values()))
     placed: dict[int, NDArray[Any]] = {}
@@ -160,7 +161,7 @@ def _set_attributes(target: Any, values: Mapping[str, Any]) -> None:
 
 
 def describe(image: Image, arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Reopen an image and give each dataset's dtype, shape, offset, size and hash.
+    """Reopen an image and return the dtype, shape, offset, size and hash of each dataset.
 
     Raises:
         CorruptShard: the image does not hold the arrays' bytes at those offsets.

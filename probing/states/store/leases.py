@@ -28,10 +28,10 @@ LEASE = re.compile(r"s\d{6}\.json")
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that claims to compute a shard.
+    """Describes the process that holds the lease of a shard.
 
     Attributes:
-        host, pid: of the process; "" and 0 if its lease cannot be read.
+        host, pid: host name and process id; "" and 0 if the lease cannot be read.
         age: seconds since the lease was last renewed, by the file server's clock.
     """
 
@@ -41,7 +41,7 @@ class Holder:
 
 
 class Lease:
-    """This process's claim to one shard."""
+    """This process's lease of one shard, which says that it is computing the shard."""
 
     def __init__(self, files: FileOps, path: Path, data: bytes) -> None:
         self._files = files
@@ -50,25 +50,25 @@ class Lease:
         self._renewed = files.clock()
 
     def renew(self) -> None:
-        """Renew the lease while the work goes on; at most once a minute."""
+        """Renew the lease while the work goes on; the file is touched at most once a minute."""
         if self._files.clock() - self._renewed >= RENEW_SECONDS:
             self._renewed = self._files.clock()
             with suppress(OSError):
                 self._files.touch(self._path)
 
     def release(self) -> None:
-        """Give the lease back, if this process still has it."""
+        """Delete the lease, if this process still holds it."""
         with suppress(OSError):
             if self._path.read_bytes() == self._data:
                 self._files.unlink(self._path)
 
 
 class Leases:
-    """The leases of one store.
+    """Manages the leases of one store, by which processes avoid computing the same shard.
 
-    A lease is a file made with `O_EXCL` and renewed by touching it. It counts until 15 minutes after that by the file
-    server's clock (10 seconds if it does not say whose it is), or until its process is known to be dead. What goes
-    wrong with it is ignored: a shard computed twice is committed once.
+    A lease is a file made with `O_EXCL` and renewed by touching it. It is valid for 15 minutes after that by the file
+    server's clock (10 seconds if it does not name its process), or until its process is known to be dead. Errors with
+    leases are ignored, since a shard that is computed twice is committed only once.
     """
 
     def __init__(self, path: Path, files: FileOps = REAL_FILES) -> None:
@@ -76,7 +76,7 @@ class Leases:
         self._files = files
 
     def take(self, shard: int) -> Lease:
-        """Take a lease of a shard.
+        """Take the lease of a shard and return it.
 
         Raises:
             StoreBusy: another process has it.
@@ -95,7 +95,7 @@ class Leases:
         return Lease(self._files, target, data)
 
     def held(self) -> dict[int, Holder]:
-        """Return the live leases by shard."""
+        """Return the holders of valid leases, by shard."""
         names = []
         with suppress(OSError):
             names = [name for name in self._files.listdir(self._folder) if LEASE.fullmatch(name)]
@@ -104,7 +104,7 @@ class Leases:
         return {shard: holder for shard, holder in found if holder is not None}
 
     def expired(self) -> list[Path]:
-        """Return the lease files that no longer count."""
+        """Return the lease files that are not valid any more."""
         held = {self._folder / record_file(shard) for shard in self.held()}
         with suppress(OSError):
             every = [self._folder / name for name in self._files.listdir(self._folder) if LEASE.fullmatch(name)]

@@ -37,12 +37,12 @@ _BAD = re.compile(r"\.bad-\d+-s\d{6}\.json")
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file that nothing needs.
+    """Describes a file that is not needed.
 
     Attributes:
-        path: where it lies.
-        n_bytes: its size.
-        reason: why nothing needs it.
+        path: path of the file.
+        n_bytes: size of the file.
+        reason: why it is not needed.
     """
 
     path: Path
@@ -51,13 +51,14 @@ class Garbage:
 
 
 def repair(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
-    """Set aside every damaged commit record, and a seal that no longer fits; extraction computes those shards anew.
+    """Set aside every damaged commit record, and a seal that does not fit any more; the next extraction computes those
+    shards again.
 
     Returns:
-        Names of what was set aside; empty if the store is sound.
+        Names of the files set aside; empty if nothing was damaged.
 
     Raises:
-        NotAStore: no valid store.json.
+        NotAStore: the directory has no valid store.json.
     """
     path = Path(path)
     with typed_errors(path):
@@ -86,21 +87,23 @@ def _is_damaged(path: Path, recipe: StoreLayout, shard: int) -> bool:
 def merge(
     target: Path | str, source: Path | str, *, prefer_target: bool = False, files: FileOps = REAL_FILES
 ) -> list[int]:
-    """Copy into a store the committed shards that it lacks, each audited first; seal it if it is then complete.
+    """Copy the committed shards that a store lacks from another one, after auditing each; seal the store if it is then
+    complete.
 
     Args:
-        target: a store, or a place for one.
+        target: directory of a store, or of one to be made.
         source: another part of the same extraction; it is not changed.
-        prefer_target: keep the target's content where both have a shard and differ, as two kinds of device may.
-        files: seam for tests.
+        prefer_target: whether to keep the target's content of a shard that both have and that differs, as it may
+            between kinds of device.
+        files: replaced in tests.
 
     Returns:
-        The shards copied.
+        The numbers of the shards copied.
 
     Raises:
-        ProvenanceMismatch: parts of different extractions.
-        CorruptShard: a damaged shard in the source.
-        StoreError: a shard with two contents; nothing is copied.
+        ProvenanceMismatch: the two are parts of different extractions.
+        CorruptShard: a shard of the source is damaged.
+        StoreError: a shard has different content in both; nothing is copied.
     """
     target, source = Path(target), Path(source)
     with typed_errors(source):
@@ -150,11 +153,11 @@ def _records(path: Path, recipe: StoreLayout) -> dict[int, dict[str, Any]]:
 
 
 def garbage(path: Path | str, *, files: FileOps = REAL_FILES) -> list[Garbage]:
-    """Return what nothing needs: shards without a record after a day, temporary files of dead writers, old bad records,
-    expired leases, and the moments of version 0.1.
+    """Return the files that are not needed: shards still without a record after a day, temporary files of dead writers,
+    old bad records, expired leases, and the moments of version 0.1.
 
     Raises:
-        NotAStore: no valid store.json.
+        NotAStore: the directory has no valid store.json.
     """
     path = Path(path)
     with typed_errors(path):
@@ -210,7 +213,7 @@ def _is_old(file: Path, files: FileOps) -> bool:
 
 
 def collect(found: list[Garbage], *, files: FileOps = REAL_FILES) -> int:
-    """Delete the files that `garbage` returned, and return the bytes freed."""
+    """Delete the files that `garbage` returned, and return the number of bytes freed."""
     for item in found:
         with typed_errors(item.path), suppress(FileNotFoundError):
             files.unlink(item.path)
@@ -220,14 +223,15 @@ def collect(found: list[Garbage], *, files: FileOps = REAL_FILES) -> int:
 
 
 def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
-    """Delete one store: its seal, its records, then its shards, store.json last, so that a second try can finish.
+    """Delete one store: its seal, its records, then its shards, and store.json last, so that an interrupted deletion
+    can be repeated.
 
     Returns:
-        What was left because it is not the store's.
+        Names of files that were left because they are not the store's.
 
     Raises:
-        NotAStore: no valid store.json; nothing is touched.
-        StoreBusy: somebody is writing to it.
+        NotAStore: the directory has no valid store.json; nothing is deleted.
+        StoreBusy: another process is writing to it.
     """
     path = Path(path)
     with typed_errors(path):

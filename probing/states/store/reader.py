@@ -29,15 +29,15 @@ from probing.states.store.verify import ShardFiles, Verification, verify_seal, v
 
 @dataclass(frozen=True, eq=False)
 class RowTable:
-    """Origin of each of R rows, int64 arrays (R,).
+    """Says where each of R rows comes from, as int64 arrays (R,).
 
     Attributes:
-        example: ordinal in the corpus.
-        word: word of that example; -1 where there is none.
+        example: ordinal of the example in the corpus.
+        word: index of the word in that example; -1 if the row is of no word.
         piece_start, piece_end: half-open piece span in the model's input.
         char_start, char_end: half-open span in code points of the text.
-        position: index into the store's position names; None where rows are no positions.
-        input_id, position_id, mask: of a replay store, what the model was given (position -1: none).
+        position: index into the store's position names; None if rows are not positions.
+        input_id, position_id, mask: for a replay store, what the model was given (position_id -1: none).
     """
 
     example: NDArray[np.int64]
@@ -53,21 +53,22 @@ class RowTable:
 
 
 class Store:
-    """The states of one model on one corpus. R rows in all committed shards, in shard order.
+    """Gives the states of one model on one corpus: R rows in all committed shards, in shard order.
 
     Attributes:
-        path: directory.
-        store_id, content_id: what it was asked to hold, and what it holds.
+        path: directory of the store.
+        store_id, content_id: hash of the identity (what it is to hold), and hash of the shards (what it holds).
         identity, environment: as written by the extraction.
-        sites: names, in site order.
-        n_rows: R.
+        sites: names of the sites, in site order.
+        n_rows: number of rows R.
         shards: numbers of the committed shards.
-        shards_done, shards_planned: equal unless opened with `allow_partial`.
-        skipped: (example ordinal, reason).
+        shards_done, shards_planned: numbers of shards, equal unless the store was opened with `allow_partial`.
+        skipped: (example ordinal, reason) of examples without rows.
         windowed: (example ordinal, number of windows) of the inputs that were read in windows.
-        inputs: by example ordinal, unknown pieces and hash of the piece ids, of inputs that have any or are cut.
-        unknown_pieces: share of the inputs' content pieces that is the tokenizer's unknown piece; None: not recorded.
-        position_names: of rows that are positions; else empty.
+        inputs: by example ordinal, number of unknown pieces and hash of the piece ids, for inputs that have unknown
+            pieces or were cut.
+        unknown_pieces: share of the inputs' content pieces that are the tokenizer's unknown piece; None: not recorded.
+        position_names: names of the positions, if rows are positions; else empty.
     """
 
     def __init__(
@@ -100,18 +101,19 @@ class Store:
 
     @classmethod
     def open(cls, path: Path | str, *, allow_partial: bool = False, verification: Verification = "fast") -> Store:
-        """Open a store for reading.
+        """Open a store for reading and return it.
 
         Args:
-            path: its directory.
-            allow_partial: give the committed shards of an unfinished store.
-            verification: `off` compares JSON hashes and file sizes; `fast` also the hash of each dataset at its first
-                read; `full` also the SHA-256 of each shard and what HDF5 says of it, at the first read of the shard.
+            path: directory of the store.
+            allow_partial: whether to open an unfinished store, with the shards committed so far.
+            verification: what is checked: `off`, hashes of JSON files and sizes of shards; `fast`, also the hash of
+                each dataset at its first read; `full`, also the SHA-256 and the HDF5 structure of each shard at its
+                first read.
 
         Raises:
-            NotAStore: no valid store.json.
-            IncompleteStore: shards are missing, with both counts.
-            CorruptShard: a damaged record, or a file of another size.
+            NotAStore: the directory has no valid store.json.
+            IncompleteStore: shards are missing; the message gives both counts.
+            CorruptShard: a record is damaged, or a file has another size.
         """
         if verification not in ("off", "fast", "full"):
             raise BadParameter("unknown verification", needed="off, fast or full", found=repr(verification))
@@ -137,8 +139,8 @@ class Store:
 
     @cached_property
     def missing_words(self) -> list[tuple[int, int, str]]:
-        """Words without a row: (example ordinal, word, reason); where rows are positions, the position's number for the
-        word.
+        """Words without a row, as (example ordinal, word, reason); if rows are positions, the number of the position in
+        place of the word.
         """
         return words_of(self._records, self._files)
 
@@ -147,11 +149,12 @@ class Store:
         return int(self._starts[self.shards.index(shard)])
 
     def dataset(self, shard: int, path: str) -> NDArray[Any]:
-        """Return one dataset of a committed shard as it is stored, mapped, read-only; such as `/outputs/logits`.
+        """Return one dataset of a committed shard, such as `/outputs/logits`, as it is stored: memory-mapped and
+        read-only.
 
         Raises:
-            UnknownName: no such dataset, with the nearest.
-            CorruptShard: bytes differ from the commit record.
+            UnknownName: there is no such dataset; the message names the nearest.
+            CorruptShard: the bytes of a shard differ from its commit record.
         """
         known = self._records[shard]["datasets"]
         if path not in known:
@@ -163,7 +166,7 @@ class Store:
         """Example, word and other columns of each row.
 
         Raises:
-            CorruptShard: bytes differ from the commit record.
+            CorruptShard: the bytes of a shard differ from its commit record.
         """
         return RowTable(**{name: self._column(f"/rows/{name}") for name in self._recipe.row_columns})
 
@@ -171,7 +174,7 @@ class Store:
         """Return the number of features at a site.
 
         Raises:
-            UnknownSite: with the nearest name.
+            UnknownSite: the store has no such site; the message names the nearest.
         """
         self._check_site(site)
         widths = {record["datasets"][f"/sites/{site}"]["shape"][1] for record in self._records.values()}
@@ -180,11 +183,11 @@ class Store:
         return int(next(iter(widths), 0))
 
     def site_facts(self, site: str) -> dict[str, Any]:
-        """Return the facts of a site in the shards: `module`, `dtype`, `absmax` over all shards; of heads `n_heads`,
-        `head_dim`.
+        """Return facts about a site: `module`, `dtype`, `absmax` over all shards; for a site of heads also `n_heads`
+        and `head_dim`.
 
         Raises:
-            UnknownSite: with the nearest name.
+            UnknownSite: the store has no such site; the message names the nearest.
         """
         self._check_site(site)
         said = [record["sites"][site] for record in self._records.values()]
@@ -192,7 +195,7 @@ class Store:
         return (dict(said[0]) if said else {}) | {"absmax": largest}
 
     def read(self, site: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """Return the states at a site.
+        """Read and return the states at a site.
 
         Args:
             site: one of `sites`.
@@ -202,9 +205,9 @@ class Store:
             (N, D) float32.
 
         Raises:
-            UnknownSite: with the nearest name.
-            BadParameter: a row number out of range.
-            CorruptShard: bytes differ from the commit record.
+            UnknownSite: the store has no such site; the message names the nearest.
+            BadParameter: a row number is out of range.
+            CorruptShard: the bytes of a shard differ from its commit record.
         """
         path, width = f"/sites/{site}", self.width(site)
         if rows is None:
@@ -226,20 +229,20 @@ class Store:
     def blocks(
         self, site: str, rows: NDArray[np.int64] | None = None, *, block_rows: int = 8192
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Yield the states at a site, block by block, so that what does not fit in memory can be trained on. Threads
-        may share a store.
+        """Yield the states at a site block by block, so that probes can be trained on more than fits into memory.
+        Threads may share a store.
 
         Args:
             site: one of `sites`.
-            rows: row numbers (N,), in any order; None: all, and a block then ends where its shard ends, so that float32
+            rows: row numbers (N,), in any order; None: all. A block then ends where its shard ends, so that float32
                 states are a read-only view of the mapped file and not a copy.
-            block_rows: the most rows of a block.
+            block_rows: largest number of rows of a block.
 
         Yields:
             Row numbers (n,) and their states (n, D) float32, C-contiguous.
 
         Raises:
-            UnknownSite, BadParameter, CorruptShard: as `read`; before the first block where that can be known.
+            UnknownSite, BadParameter, CorruptShard: see `read`; raised before the first block if possible.
         """
         if block_rows < 1:
             raise BadParameter("a block needs rows", needed="block_rows of at least 1", found=str(block_rows))
@@ -259,10 +262,11 @@ class Store:
                 yield start + first + np.arange(len(part)), states
 
     def verify(self) -> list[str]:
-        """Read every byte and compare it with its record, and the HDF5 structure with what the format allows.
+        """Read every byte of the store, compare it with the commit records and the HDF5 structure with the format, and
+        return the problems.
 
         Returns:
-            What is wrong; empty if the store is sound. Missing shards are no damage.
+            A list of problems, empty if nothing is damaged. A missing shard is not damage.
         """
         return [*verify_shards(self.path, self._recipe), *verify_seal(self.path, self._recipe)]
 

@@ -12,20 +12,20 @@ EXAMPLES_PER_SHARD = 8192
 def shard_starts(
     corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int, example_bytes: int = 0
 ) -> tuple[int, ...]:
-    """Return the first example of each shard, from the corpus and the recipe alone.
+    """Return the number of the first example of each shard, computed from the corpus and the recipe alone.
 
     Rows are estimated without a tokenizer (one per word, one per sentence, one piece per four characters), so that a
-    resumed run need not read what is done.
+    resumed run need not tokenise the examples that are done.
 
     Args:
-        corpus: the examples.
-        scope: `piece`, `word`, `sentence` or `position`.
+        corpus: the corpus.
+        scope: what a row is: `piece`, `word`, `sentence` or `position`.
         row_bytes: bytes of one row (of all positions of an example) over all sites.
-        shard_bytes: size to stay near.
-        example_bytes: what each example takes besides its rows.
+        shard_bytes: approximate size of a shard.
+        example_bytes: bytes that each example takes besides its rows.
 
     Raises:
-        BadParameter: more shards than the format allows.
+        BadParameter: there would be more shards than the format allows.
     """
     budget = max(shard_bytes, row_bytes)
     starts, filled = [0], 0
@@ -47,5 +47,5 @@ def shard_starts(
 
 
 def row_estimate(example: Example, scope: str) -> int:
-    """Return about how many rows an example gives."""
+    """Return an estimate of the number of rows of an example."""
     return {"word": len(example.words), "sentence": 1, "position": 1}.get(scope, len(example.text) // 4 + 1)

@@ -27,7 +27,7 @@ _LIMITS = AuditLimits(dataset_bytes=MAX_SHARD_BYTES, total_bytes=MAX_SHARD_BYTES
 
 
 def verify_shards(path: Path, recipe: StoreLayout) -> list[str]:
-    """Return the problems of all committed shards, re-reading records and files."""
+    """Read the records and files of all committed shards again, and return their problems."""
     problems = []
     for shard in range(recipe.n_shards):
         try:
@@ -41,7 +41,7 @@ def verify_shards(path: Path, recipe: StoreLayout) -> list[str]:
 
 
 def verify_seal(path: Path, recipe: StoreLayout) -> list[str]:
-    """Return the problems of seal.json; none where there is no seal."""
+    """Check seal.json and return its problems; none if there is no seal."""
     file = path / "seal.json"
     if not file.is_file():
         return []
@@ -56,7 +56,7 @@ def verify_seal(path: Path, recipe: StoreLayout) -> list[str]:
 
 
 def verify_shard(path: Path, recipe: StoreLayout, record: Mapping[str, Any]) -> list[str]:
-    """Return the problems of one shard file against its record."""
+    """Compare one shard file with its record, and return the problems."""
     attributes = shard_attributes(recipe, record["shard"], record["n_rows"], record["sites"])
     return verify_file(path / "shards" / record["file"], record, attributes)
 
@@ -64,8 +64,8 @@ def verify_shard(path: Path, recipe: StoreLayout, record: Mapping[str, Any]) -> 
 def verify_file(
     file: Path, record: Mapping[str, Any], attributes: Mapping[str, Mapping[str, Any]], limits: AuditLimits = _LIMITS
 ) -> list[str]:
-    """Return the problems of one HDF5 file against the SHA-256 and the datasets of its record, and its attributes by
-    path.
+    """Compare one HDF5 file with the SHA-256 and the datasets in its record and with the expected attributes by path,
+    and return the problems.
     """
     if file.is_symlink():
         return [f"{file.name} is a symbolic link"]
@@ -128,13 +128,13 @@ Verification = Literal["off", "fast", "full"]
 
 
 class ShardFiles:
-    """Reads datasets of shards. Safe to use from several threads: no file stays open, no place in a file is shared.
+    """Reads datasets of shards. Several threads may use it: no file stays open, and no file position is shared.
 
     Attributes:
         path: directory of the store.
-        recipe: of the store.
+        recipe: layout of the store.
         records: commit records by shard.
-        level: what is compared at a first read.
+        level: what is verified at a first read (`off`, `fast` or `full`).
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class ShardFiles:
         self._checked: set[tuple[int, str]] = set()
 
     def read_into(self, shard: int, path: str, out: NDArray[np.float32]) -> None:
-        """Read the whole dataset by `pread`, straight into `out` where the stored dtype is float32."""
+        """Read a whole dataset into `out` by `pread`, without a copy if the stored dtype is float32."""
         entry = self.records[shard]["datasets"][path]
         buffer = out if self.recipe.dtype == "float32" else np.empty(out.shape, MEMORY_TYPES[self.recipe.dtype])
         if entry["nbytes"]:
@@ -160,7 +160,7 @@ class ShardFiles:
             out[:] = widen(buffer, self.recipe.dtype)
 
     def mapped(self, shard: int, path: str) -> NDArray[Any]:
-        """Return a dataset as a read-only array; the mapping goes with the last reference to it."""
+        """Return a dataset as a read-only, memory-mapped array; the mapping ends with the last reference to it."""
         entry = self.records[shard]["datasets"][path]
         dtype, shape = MEMORY_TYPES[entry["dtype"]], entry["shape"]
         if not entry["nbytes"]:

@@ -53,10 +53,10 @@ LIBRARIES = ("torch", "transformers")  # those that compute states
 
 
 def refuse_foreign(path: Path) -> None:
-    """Leave alone a directory that holds more than the leftovers of an interrupted creation.
+    """Refuse a directory that holds anything besides the leftovers of an interrupted creation of a store.
 
     Raises:
-        NotAStore: it is somebody else's.
+        NotAStore: it does.
     """
     if not path.exists():
         return
@@ -74,11 +74,11 @@ def refuse_foreign(path: Path) -> None:
 def publish_identity(
     files: FileOps, path: Path, identity: dict[str, Any], recipe: StoreLayout, environment: Mapping[str, Any]
 ) -> None:
-    """Write store.json, or compare the identity with the store.json that is there.
+    """Write store.json; if there is one already, check that its identity is the same.
 
     Raises:
-        BadParameter: an identity of more than a reader takes; nothing is made.
-        ProvenanceMismatch: another identity, naming the keys that differ.
+        BadParameter: the identity is larger than readers accept; nothing is written.
+        ProvenanceMismatch: the identity is another; the message names the keys that differ.
     """
     data = signed_json(
         {
@@ -108,10 +108,10 @@ def publish_identity(
 
 
 def refuse_mixed(path: Path, environment: Mapping[str, Any]) -> None:
-    """Refuse to go on with libraries whose last bits may differ from those the store was begun with.
+    """Refuse to continue a store with other library versions than it was begun with, since the last bits may differ.
 
     Raises:
-        ProvenanceMismatch: another minor version, naming both.
+        ProvenanceMismatch: a minor version differs; the message names both.
     """
     begun, here = (_minor_versions(one) for one in (read_store_json(path)[0].get("environment"), environment))
     differing = [name for name in LIBRARIES if name in begun and name in here and begun[name] != here[name]]
@@ -140,8 +140,8 @@ class StoreWriter:
 
     Attributes:
         path: directory of the store.
-        n_shards: shards planned.
-        withdrawn: shards whose damaged commit records were set aside when the store was opened.
+        n_shards: number of planned shards.
+        withdrawn: numbers of shards whose damaged commit records were set aside when the store was opened.
     """
 
     def __init__(self, path: Path, recipe: StoreLayout, environment: Mapping[str, Any], files: FileOps) -> None:
@@ -163,23 +163,24 @@ class StoreWriter:
         files: FileOps = REAL_FILES,
         allow_mixed_environment: bool = False,
     ) -> StoreWriter:
-        """Create a store, or go on with a store of the same identity.
+        """Create a store, or continue one with the same identity, and return its writer.
 
         Args:
             path: directory of the store; its parents are made.
-            identity: all that changes numbers: blocks model, tokenizer, corpus, extraction, plan.
-            environment: informational.
-            files: seam for tests.
-            allow_mixed_environment: go on with another minor version of torch or transformers; each shard's record
-                says which made it.
+            identity: everything that determines the numbers: the blocks model, tokenizer, corpus, extraction and plan.
+            environment: library versions and so on, recorded for information.
+            files: replaced in tests.
+            allow_mixed_environment: whether to continue with another minor version of torch or transformers; each
+                shard's record says which made it.
 
         Raises:
-            BadParameter: the name of the directory or the identity.
-            NotAStore: a directory with other things in it; it is left alone.
-            ProvenanceMismatch: a store of another identity, naming the keys that differ, or, unless allowed, an
-                unfinished one begun with another minor version of torch or transformers.
-            StoreError: its folder of shards is a symbolic link.
-            DiskFull: no room.
+            BadParameter: the name of the directory or the identity is not valid.
+            NotAStore: the directory holds other files; it is not changed.
+            ProvenanceMismatch: the directory holds a store with another identity (the message names the keys that
+                differ), or, unless allowed, an unfinished one begun with another minor version of torch or
+                transformers.
+            StoreError: the store's folder of shards is a symbolic link.
+            DiskFull: there is no room.
         """
         path = Path(path)
         check_name(path)
@@ -206,21 +207,21 @@ class StoreWriter:
         return writer
 
     def missing(self) -> list[int]:
-        """Return the shards without a valid commit record."""
+        """Return the numbers of the shards without a valid commit record."""
         return [shard for shard in range(self.n_shards) if not self._is_done(shard)]
 
     def is_done(self, shard: int) -> bool:
-        """Return whether a shard is on the disk, also if another writer wrote it."""
+        """Return whether a shard is on the disk, whichever writer wrote it."""
         return self._is_done(shard)
 
     def preflight(self, n_bytes: int) -> None:
-        """Refuse to begin an extraction that will not fit on the disk.
+        """Check that what is about to be written fits on the disk.
 
         Args:
-            n_bytes: bytes about to be written.
+            n_bytes: number of bytes about to be written.
 
         Raises:
-            DiskFull: fewer bytes are available than 1.05 times that and a reserve of 16 MiB.
+            DiskFull: fewer bytes are available than 1.05 times that plus a reserve of 16 MiB.
         """
         needed = int(1.05 * n_bytes) + _SPARE_BYTES
         with typed_errors(self.path):
@@ -235,12 +236,13 @@ class StoreWriter:
             )
 
     def commit(self, shard: int, content: ShardContent) -> None:
-        """Write one shard; when this returns it is on the disk for good. Does nothing if another writer was first.
+        """Write one shard: its file, then its commit record, which makes it final. When this returns, both are on the
+        disk. Nothing is done if another writer was first.
 
         Raises:
-            BadParameter: content that contradicts the plan, the identity or itself; nothing is written.
-            NonFiniteStates: NaN or infinite states; nothing is written.
-            DiskFull: no room; nothing is left behind.
+            BadParameter: the content contradicts the plan, the identity or itself; nothing is written.
+            NonFiniteStates: states are NaN or infinite; nothing is written.
+            DiskFull: there is no room; nothing is left behind.
         """
         if not 0 <= shard < self.n_shards:
             raise BadParameter("no such shard", needed=f"0 to {self.n_shards - 1}", found=str(shard))
@@ -279,16 +281,16 @@ class StoreWriter:
             self._write(shard, image.buffers, record)
 
     def copy(self, shard: int, record: dict[str, Any], data: bytes) -> None:
-        """Commit a shard of another part of the same extraction, byte for byte.
+        """Commit a shard of another part of the same extraction, copied byte for byte.
 
         Args:
-            shard: its index.
+            shard: number of the shard.
             record: its commit record, checked.
-            data: its file.
+            data: bytes of its file.
 
         Raises:
             CorruptShard: the bytes are not those of the record.
-            DiskFull: no room; nothing is left behind.
+            DiskFull: there is no room; nothing is left behind.
         """
         if hashlib.sha256(data).hexdigest() != record["sha256"]:
             raise CorruptShard(f"shard {shard} changed while it was copied", where=record["file"])

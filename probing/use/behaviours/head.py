@@ -10,7 +10,7 @@ from probing.errors import NoBehaviour
 
 
 class Head(Behaviour):
-    """Output of the model's own head over a text: logits of classes, or predicted numbers."""
+    """The output of the model's own head over a text: logits of classes, or predicted numbers."""
 
     source: ClassVar[Literal["logits", "output", "states"]] = "output"
 

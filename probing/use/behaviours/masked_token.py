@@ -10,9 +10,10 @@ from probing.use.behaviours.next_token import NextToken
 
 
 class MaskedToken(NextToken):
-    """Logits at the mask piece of each text: of answers, less their mean, or of the vocabulary in units of nats.
+    """The logits at the mask piece of each text: those of answers minus their mean, or of the whole vocabulary in units
+    of nats.
 
-    Otherwise as `next_token`; `position` is for texts with several mask pieces.
+    Everything else is as for `next_token`; `position` names the mask piece in texts with several.
     """
 
     def __init__(self, *, answers: str | list[str] | tuple[str, ...] | None = None, position: str = "mask") -> None:

@@ -11,10 +11,10 @@ from probing.use.behaviours._answers import as_text, centred, ids_of, measured, 
 
 
 class NextToken(Behaviour):
-    """Logits of the next piece: of answers, less their mean, or of the vocabulary in units of nats.
+    """The logits of the next piece: those of answers minus their mean, or of the whole vocabulary in units of nats.
 
-    Without answers y is diag(√p̄)(I − 1p̄ᵀ) logits, p̄ the mean clean prediction, so that ½|Δy|² ≈ KL and rare pieces
-    weigh little; of more than 256 alternatives, along their leading components.
+    Without answers, y is diag(√p̄)(I − 1p̄ᵀ) logits with p̄ the mean clean prediction, so that ½|Δy|² ≈ KL and rare
+    pieces weigh little; if there are more than 256 alternatives, y is its leading components.
     """
 
     source: ClassVar[Literal["logits", "output", "states"]] = "logits"

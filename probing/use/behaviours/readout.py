@@ -17,7 +17,7 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 
 def mean(states: Tensor, real: Tensor) -> Tensor:
-    """Return the mean over real pieces, as sentence encoders pool: special ones too."""
+    """Return the mean over real pieces, special ones included, as sentence encoders pool."""
     weights = real[..., None].to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1)
 
@@ -37,11 +37,11 @@ BUILT_IN: dict[str, Function] = {"mean": mean, "cls": cls, "last": last}
 
 
 class FinalStates(Behaviour):
-    """A function of the final states: `mean` over pieces, `cls`, `last`, or your own.
+    """A function of the final states: `mean` over pieces, `cls`, `last`, or a function of your own.
 
-    Final states are those behind the model's last norm. A function of your own, `function(states, real)`, is given
-    `(B, T, D)` states and `(B, T)` bool, false for padding, and returns `(B, V)`; it must be differentiable. A linear
-    head of your own on top of it is a file of weights.
+    Final states are those after the model's last norm. A function of your own, `function(states, real)`, is given `(B,
+    T, D)` states and `(B, T)` bool, false for padding, and returns `(B, V)`; it must be differentiable. A linear head
+    of your own on top of it is a file of weights.
     """
 
     source: ClassVar[Literal["logits", "output", "states"]] = "states"

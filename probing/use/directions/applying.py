@@ -37,21 +37,21 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 @dataclass(frozen=True, eq=False)
 class AppliedDirection:
-    """The outputs of a model on n rows, without a direction and with it.
+    """Holds the outputs of a model on n rows, without a direction and with it.
 
     Attributes:
-        header: of the evidence.
-        place: where it was added.
-        start, goal: names of the classes (or the numbers) from which to which it leads; "" of an eraser.
-        strength: times which it was added; 1 is the whole difference, and negative ones lead back.
-        behaviour: what was measured, as a recipe; "" where the most probable pieces are shown.
-        texts: of the rows, `(n,)`.
-        words: `(n,)` which word of its text each row is; -1 where a row is the whole text.
+        header: header of the evidence.
+        place: place where the direction was added.
+        start, goal: names of the classes (or numbers) that the direction leads from and to; "" for an eraser.
+        strength: factor of the direction: 1 adds the whole difference, a negative factor leads back.
+        behaviour: recipe of the behaviour measured; "" if the most probable pieces are shown.
+        texts: text of each row, `(n,)`.
+        words: `(n,)` index of the word that each row is; -1 if a row is a whole text.
         outputs: names of the V outputs: answers, pieces of the vocabulary, or numbers of a readout.
-        unit: `logits` of answers, less their mean; `log probabilities` of pieces among all of the vocabulary; else
+        unit: `logits` (of answers, minus their mean), `log probabilities` (of pieces, over the vocabulary), or
             `numbers`.
         clean, edited: `(n, V)` outputs without the direction, and with it.
-        top: of pieces, how many of each run were asked for; 0 of other outputs.
+        top: number of most probable pieces of each run that were asked for; 0 for other outputs.
     """
 
     header: Header
@@ -69,8 +69,8 @@ class AppliedDirection:
     top: int = 0
 
     def probabilities(self) -> tuple[Floats, Floats] | None:
-        """Return the probabilities `(n, V)` without the direction and with it, of answers among each other and of
-        pieces among all; None of an output that is no logits.
+        """Return the probabilities `(n, V)` without the direction and with it (of answers among each other, of pieces
+        among all); None if outputs are not logits.
         """
         if self.unit == "numbers":
             return None
@@ -78,7 +78,7 @@ class AppliedDirection:
         return as_probabilities(self.clean), as_probabilities(self.edited)
 
     def flips(self) -> float | None:
-        """Return the share of rows whose most probable output is another; None of an output that is no logits."""
+        """Return the share of rows whose most probable output changes; None if outputs are not logits."""
         if self.unit == "numbers":
             return None
         return float((self.clean.argmax(1) != self.edited.argmax(1)).mean())
@@ -137,33 +137,34 @@ def apply_direction(
     any_model: bool = False,
     progress: bool | None = None,
 ) -> AppliedDirection:
-    """Run a model on texts without a direction and with it added, at the place that it was fitted at.
+    """Run a model on texts without a direction and with it added at the place that it was fitted at, and return both
+    outputs.
 
-    The direction is one shift for all rows, the mean over strata of the difference between two classes; an eraser takes
-    its part of the states out.
+    The direction is one shift for all rows: the difference between two classes, averaged over strata. An eraser removes
+    its part of the states instead.
 
     Args:
-        model: the one that the evidence was fitted on.
-        evidence: class means or an eraser, as `read_evidence` gives them.
+        model: the model that the evidence was fitted on.
+        evidence: class means or an eraser, from `read_evidence`.
         texts: prompts, or a corpus.
-        strength: times which the direction is added; 1 is the whole difference.
-        behaviour: what of the outputs is measured. None: of a corpus, the behaviour that the verdict is about; of
-            prompts, the most probable pieces.
-        start, goal: names of classes (of real values numbers), from which to which the direction leads; None: from the
-            first to the second of two.
-        position: where it is added; None: the position of the evidence. A span is in a corpus alone.
-        split, max_rows, seed: of a corpus: only this split, the most rows, and the seed of their choice.
+        strength: factor of the direction; 1 adds the whole difference.
+        behaviour: the behaviour to measure. None: for a corpus, the one that the verdict is about; for prompts, the
+            most probable pieces.
+        start, goal: names of the classes (for real values: numbers) that the direction leads from and to; None: from
+            the first to the second of two classes.
+        position: position where it is added; None: that of the evidence. Spans exist in a corpus only.
+        split, max_rows, seed: for a corpus, the split to use, the largest number of rows, and the seed of their choice.
         top: without a behaviour, the number of most probable pieces of each run that are shown.
         any_model: whether another model than that of the evidence is accepted, if its states have the same width.
-        progress: a bar on standard error; None: where that is a terminal.
+        progress: whether to show a bar on standard error; None: if it is a terminal.
 
     Raises:
         ProvenanceMismatch: the evidence is of another model or other weights.
         UnknownSite: the model has no such site.
-        BadParameter: a probe, states of another width, a strength that is no number, a `top` below 1, or a position
-            that a text lacks.
-        NoBehaviour: a model that cannot give these outputs.
-        UnknownName: no such class, position or split.
+        BadParameter: the evidence is a probe, states have another width, `strength` is not a number, `top` is below 1,
+            or a text lacks the position.
+        NoBehaviour: the model cannot give these outputs.
+        UnknownName: there is no such class, position or split.
     """
     if not np.isfinite(strength):
         raise BadParameter("a strength is a number", needed="a finite number", found=str(strength))
@@ -211,11 +212,11 @@ def apply_direction(
 
 
 def check_model(header: Header, model: LanguageModel) -> None:
-    """Refuse a model that the evidence was not fitted on: its weights decide, whatever name and dtype it is loaded by;
-    of evidence from before 0.2, which does not hold their hash, the full name.
+    """Check that the evidence was fitted on this model. Its weights decide, whatever name and dtype it is loaded with;
+    for evidence from before version 0.2, which does not hold their hash, the full name does.
 
     Raises:
-        ProvenanceMismatch: another model, or other weights.
+        ProvenanceMismatch: it was fitted on another model, or on other weights.
     """
     identity = model.identity()["model"]
     names = {model_called(identity | {"dtype": dtype}) for dtype in (*_DTYPES, UNKNOWN)}
@@ -235,11 +236,11 @@ def _with_weights(name: str, identity: str) -> str:
 
 
 def check_width(evidence: Evidence, model: LanguageModel) -> None:
-    """Refuse a model whose states at the site have another width.
+    """Check that the model's states at the site have the width of the evidence.
 
     Raises:
-        UnknownSite: it has no such site.
-        BadParameter: another width.
+        UnknownSite: the model has no such site.
+        BadParameter: they have another width.
     """
     width = model.width(evidence.header.site)
     if width != evidence.width:

@@ -13,12 +13,12 @@ from probing.verdicts.verdict import Word
 
 
 def record_of(evidence: Evidence) -> dict[str, Any]:
-    """Return one flat record, ready for JSON.
+    """Return a flat record that describes the evidence, ready for JSON.
 
     `dimensions` is the width D of the states. `norm` is the length of the shift of class means at dose 1 in the unit of
-    the states: between two classes (of more, the two that lie farthest apart), or per unit of real values; None for
-    erasers and probes. `rank` is the number of directions that an eraser takes out. `effect` is in SDs of the clean
-    output, with its 95 % interval `effect_low` to `effect_high`; None where none was measured.
+    the states: between two classes (of several, the two farthest apart), or per unit of a real value; None for erasers
+    and probes. `rank` is the number of directions that an eraser removes. `effect` is in SDs of the clean output, with
+    its 95 % interval `effect_low` to `effect_high`; None if it was not measured.
     """
     header, told = evidence.header, evidence.header.verdict
     effect = told.effect or (None, None, None)
@@ -47,7 +47,7 @@ def record_of(evidence: Evidence) -> dict[str, Any]:
 
 
 def norm(evidence: Evidence) -> float | None:
-    """Return the length of the shift of class means, as `record_of` says; None where there is none."""
+    """Return the length of the shift between class means (see `record_of`); None if there is none."""
     if evidence.header.kind != "class_mean":
         return None
     pairs = list(combinations(range(len(evidence.header.labels)), 2)) or [(0, 1)]
@@ -61,7 +61,7 @@ def norm(evidence: Evidence) -> float | None:
 
 
 def caveat(header: Header) -> str:
-    """Return a sentence that says why the verdict does not establish the direction; "" where it does."""
+    """Return a sentence that says why the verdict does not establish the direction; "" if it does."""
     word = header.verdict.word
     if word == Word.USED_SUBSPACE:
         return ""

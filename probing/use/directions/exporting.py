@@ -27,11 +27,11 @@ FORMATS = ("gguf", "safetensors", "npz", "npy")
 
 
 def gguf_bytes(metadata: Mapping[str, str | int], tensors: Mapping[str, NDArray[np.float32]]) -> bytes:
-    """Return the bytes of the file.
+    """Return the bytes of a GGUF file.
 
     Args:
-        metadata: texts, and whole numbers from 0 to 2³² − 1.
-        tensors: `(n,)` float32, names of at most 64 bytes.
+        metadata: texts and whole numbers from 0 to 2³² − 1, by key.
+        tensors: `(n,)` float32 arrays, by name of at most 64 bytes.
     """
     head = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
     head += [_text(key) + _value(value) for key, value in metadata.items()]
@@ -68,20 +68,20 @@ _NOTE = "added to the residual stream at every position; each verdict is about o
 def export_control_vector(
     path: str | Path, evidence: Sequence[Evidence], *, model_hint: str, start: float = 0, goal: float = 1
 ) -> Path:
-    """Write a GGUF control vector, as llama.cpp reads it with `--control-vector`.
+    """Write a GGUF control vector, which llama.cpp reads with `--control-vector`.
 
-    There `direction.n` is added, times a strength, to what leaves block n (blocks count from 0), from n = 1 on; that is
-    the site `resid.(n + 1)`. Strength 1 moves states by the whole difference from `start` to `goal`, weighted over
-    strata. The evidence stands in the metadata, by layer.
+    llama.cpp adds `direction.n`, times a strength, to the output of block n (counted from 0), for n ≥ 1; this is the
+    site `resid.(n + 1)`. Strength 1 moves states by the whole difference from `start` to `goal`, weighted over strata.
+    The evidence is in the metadata, by layer.
 
     Args:
-        path: of the file.
-        evidence: directions at sites `resid.2` and higher, one each, of one model and property.
+        path: path of the file.
+        evidence: directions of one model and property at sites `resid.2` and higher, one per site.
         model_hint: llama.cpp's name of the architecture, such as `llama` or `gpt2`.
-        start, goal: class codes; of real values the shift is per unit.
+        start, goal: codes of the classes that the direction leads from and to; for real values the shift is per unit.
 
     Raises:
-        BadParameter: no evidence, other kinds or sites, or of several models or properties.
+        BadParameter: there is no evidence, or it is of another kind or site, or of several models or properties.
     """
     vectors = {_block(one): one for one in _together(evidence)}
     layers = sorted(vectors)
@@ -105,20 +105,20 @@ def export_vectors(
     goal: float = 1,
     format: str | None = None,
 ) -> Path:
-    """Write one float32 vector a place, named by it, with all evidence as JSON.
+    """Write one float32 vector per place, with the place's name, and all evidence as JSON.
 
     The JSON is the array `probing.evidence` of an npz, or that key of a safetensors file's metadata. An npy file holds
-    one vector and nothing else: its evidence stands beside it, in the file of its name with `.json`.
+    one vector and nothing else; its evidence is written into a JSON file of the same name.
 
     Args:
-        path: of the file.
-        evidence: directions of one model and property, each place once.
-        start, goal: class codes; of real values the shift is per unit.
-        format: `safetensors`, `npz` or `npy`; None: by the ending of the name.
+        path: path of the file.
+        evidence: directions of one model and property, one per place.
+        start, goal: codes of the classes that the direction leads from and to; for real values the shift is per unit.
+        format: `safetensors`, `npz` or `npy`; None: the ending of the name decides.
 
     Raises:
-        BadParameter: see `export_control_vector`; any site will do here. Or another format, or several vectors for an
-            npy file.
+        BadParameter: see `export_control_vector` (but any site is allowed); or the format is unknown, or several
+            vectors are to go into an npy file.
     """
     file = Path(path)
     together = _together(evidence)
@@ -161,7 +161,7 @@ def export_vectors(
 
 
 def beside(file: Path) -> Path:
-    """Return the file with the evidence of an npy file."""
+    """Return the path of the JSON file with the evidence of an npy file."""
     return file.with_name(f"{file.name}.json")
 
 
@@ -179,19 +179,19 @@ def export_directions(
     """Write directions in a format that other tools read, with their verdicts, and return the files written.
 
     Args:
-        evidence: class means of one model and property, each place once.
-        to: the file.
-        format: `gguf` (see `export_control_vector`), `safetensors`, `npz` or `npy` (see `export_vectors`); None: by
-            the ending of the name.
-        start, goal: names of classes (of real values numbers), from which to which the direction leads; None: from the
-            first to the second of two.
+        evidence: class means of one model and property, one per place.
+        to: path of the file.
+        format: `gguf` (see `export_control_vector`), `safetensors`, `npz` or `npy` (see `export_vectors`); None: the
+            ending of the name decides.
+        start, goal: names of the classes (for real values: numbers) that the direction leads from and to; None: from
+            the first to the second of two classes.
         model_hint: for gguf, llama.cpp's name of the architecture, such as `llama`.
-        replace: whether a file that is there already is replaced.
+        replace: whether an existing file is replaced.
 
     Raises:
-        BadParameter: another format, a file that is there already, or evidence that does not belong together or has no
-            such form.
-        UnknownName: no such class.
+        BadParameter: the format is unknown, the file exists, or the evidence does not belong together or cannot be
+            written in this format.
+        UnknownName: there is no such class.
     """
     file, several = Path(to), [evidence] if isinstance(evidence, Evidence) else list(evidence)
     form = file.suffix.removeprefix(".") if format is None else format

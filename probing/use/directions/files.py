@@ -29,10 +29,10 @@ _NEXT = "`probing use --save-directions` writes them to OUT_DIR/evidence"
 
 
 def write_evidence(path: str | Path, evidence: Evidence) -> Path:
-    """Write one file, whole or not at all; equal evidence gives equal bytes.
+    """Write evidence into one file, whole or not at all; equal evidence gives equal bytes.
 
     Raises:
-        BadParameter: the header is longer than is ever read.
+        BadParameter: the header is longer than readers accept.
     """
     told = json.dumps({"version": VERSION, **asdict(evidence.header)}, sort_keys=True, allow_nan=False)
     if len(told) > _MOST_HEADER // 2:
@@ -48,11 +48,11 @@ def write_evidence(path: str | Path, evidence: Evidence) -> Path:
 
 
 def read_evidence(path: str | Path) -> Evidence:
-    """Return the evidence that `write_evidence` wrote.
+    """Read the evidence that `write_evidence` wrote, and return it.
 
     Raises:
-        BadParameter: no such file.
-        UntrustedFile: a file that is none of ours, or damaged; nothing of it is used.
+        BadParameter: there is no such file.
+        UntrustedFile: `write_evidence` did not write the file, or it is damaged; nothing of it is used.
     """
     file = Path(path)
     if not file.is_file():
@@ -74,7 +74,8 @@ def read_evidence(path: str | Path) -> Evidence:
 
 
 def read_directions(*paths: str | Path) -> dict[Path, Evidence]:
-    """Return the evidence of every file, and of every `.safetensors` file of every folder, by path, in order of names.
+    """Read saved directions and return them by path: each file named, and every `.safetensors` file of each folder
+    named, sorted.
 
     Args:
         paths: files of `write_evidence`, or folders of them; a results folder of `probing use` stands for its
@@ -82,7 +83,7 @@ def read_directions(*paths: str | Path) -> dict[Path, Evidence]:
 
     Raises:
         BadParameter: no such file or folder, or a folder without such files.
-        UntrustedFile: a file that is none of ours, or damaged.
+        UntrustedFile: a file that `write_evidence` did not write, or that is damaged.
     """
     files: list[Path] = []
     for path in map(Path, paths):

@@ -33,11 +33,11 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Source:
-    """Facts about the evidence that cannot be derived from the numbers.
+    """Holds facts about the evidence that cannot be derived from its numbers.
 
     Attributes:
-        model, revision, identity: whose states; "" where it is not known.
-        labels: names of the classes, in the order of their codes; () of real values.
+        model, revision, identity: full name, hub commit and hash of the weights of the model; "" if not known.
+        labels: names of the classes, in the order of their codes; () for real values.
         label_definition: what the labels mean, and where they come from.
         position_rule: how positions are located in a text.
         strata: what each stratum is (`stratum_names`).
@@ -63,18 +63,20 @@ def directions(
     rows: Ints | None = None,
     dose: float = 1.0,
 ) -> Evidence:
-    """Return class means by stratum (for real values slopes), as the swap was measured with.
+    """Fit the class means of each stratum (for a real-valued property the slopes), from which the class-mean swap is
+    made, and return them as evidence to be saved.
 
     Args:
-        bench: the experiment on its instrument.
-        place: where.
-        verdict: of this property at this place.
-        source: names.
-        rows: of the experiment, that the means are of; None: all (the verdict is of means of one fold each).
-        dose: at which the verdict was reached.
+        bench: the experiment, with the model that it runs on.
+        place: site and position.
+        verdict: the verdict on this property at this place.
+        source: names of the model, the classes and so on, written into the evidence.
+        rows: rows of the experiment to fit on; None: all. (The verdict itself rests on means of one fold at a time.)
+        dose: dose of the swap at which the verdict was reached.
 
     Raises:
-        BadParameter: no verdict, one of another place or property, or other labels than classes.
+        BadParameter: the verdict is missing or of another place or property, or there are not as many class names as
+            classes.
     """
     e = bench.experiment
     chosen = np.arange(len(e.rows)) if rows is None else rows
@@ -94,8 +96,8 @@ def directions(
 def eraser(
     bench: EditMeasurement, place: Place, verdict: Verdict | None, source: Source, *, rows: Ints | None = None
 ) -> Evidence:
-    """Return the LEACE eraser of the property, fitted on these rows of the experiment. Arguments and errors:
-    `directions`.
+    """Fit the LEACE eraser of the property on these rows of the experiment, and return it as evidence. Arguments and
+    errors: see `directions`.
     """
     e = bench.experiment
     chosen = np.arange(len(e.rows)) if rows is None else rows
@@ -108,11 +110,11 @@ def eraser(
 def probe(
     bench: EditMeasurement, place: Place, verdict: Verdict | None, source: Source, *, fitted: LinearProbe, rows: Ints
 ) -> Evidence:
-    """Return a fitted linear probe, its standardisation folded into weights and bias.
+    """Return a fitted linear probe as evidence, with the standardisation folded into its weights and bias.
 
     Args:
-        fitted: on the states of these rows of the experiment, classes in the order of `source.labels`.
-        rows: that it was fitted on.
+        fitted: a probe fitted on the states of these rows, with classes in the order of `source.labels`.
+        rows: rows of the experiment that it was fitted on.
 
     Raises:
         BadParameter: see `directions`.
@@ -125,7 +127,9 @@ def probe(
 def directions_of(
     bench: EditMeasurement, result: UseResult, verdicts: Sequence[Verdict], source: Source
 ) -> list[Evidence]:
-    """Return directions at every place of a measurement, each at the dose of its verdict. Errors: see `directions`."""
+    """Fit directions at every place of a measurement, each at the dose of its verdict, and return them. Errors: see
+    `directions`.
+    """
     return [
         directions(bench, Place(cell.site, cell.position), verdict, source, dose=cell.dose)
         for cell, verdict in zip(result.cells, verdicts, strict=True)
@@ -133,7 +137,7 @@ def directions_of(
 
 
 def stratum_names(experiment: Experiment, covariates: Mapping[str, Sequence[Any] | NDArray[Any]]) -> tuple[str, ...]:
-    """Return a name for each stratum: the values that its rows share, given the covariates of all N rows."""
+    """Return a name for each stratum: the covariate values that its rows have in common."""
     names = []
     for w in range(len(experiment.shares)):
         inside = experiment.rows[experiment.strata == w]
@@ -147,7 +151,9 @@ def stratum_names(experiment: Experiment, covariates: Mapping[str, Sequence[Any]
 
 
 def controls_of(result: UseResult) -> tuple[str, ...]:
-    """Return what was controlled for in a measurement."""
+    """Return phrases that name the strata, control properties, label permutations and other interventions of a
+    measurement.
+    """
     told = [f"strata: {result.stratified_by}" + (f" of {', '.join(result.covariates)}" if result.covariates else "")]
     if result.false_positives is not None:
         rate, low, high, n = result.false_positives
@@ -241,12 +247,12 @@ def _data_hash(bench: EditMeasurement, place: Place) -> str:
 def keep_directions(
     model: LanguageModel, subjects: Subjects, run: UseRun, options: UseOptions, folder: Path
 ) -> list[Path]:
-    """Write one file for every verdict: the class means that the swap put in, and the verdict on them.
+    """Write one file of evidence for every verdict: the class means of the swap, and the verdict.
 
     Args:
-        model, subjects, options: as the run had them.
-        run: with its verdicts.
-        folder: where `TASK.PLACE.HASH.safetensors` are written.
+        model, subjects, options: those of the run.
+        run: the run with its verdicts.
+        folder: folder for the files `TASK.PLACE.HASH.safetensors`.
     """
     identity = model.identity()["model"]
     written = []

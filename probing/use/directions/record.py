@@ -39,13 +39,13 @@ CONVENTION = (
 
 @dataclass(frozen=True)
 class Stated:
-    """A verdict as it stands in a file: the word, its reason, and the numbers.
+    """Holds a verdict as files of evidence have it: the word, its reason and the numbers.
 
     Attributes:
         word, flags, reason, overturned_by: see `Verdict`.
-        effect, mediated: (value, low, high) with 95 % intervals: SDs of the clean output; share of the natural
-            difference. None: not measured, not established.
-        p_adjusted, mde, accuracy, coverage: None: not measured.
+        effect, mediated: (value, low, high) with 95 % intervals, in SDs of the clean output, and as a share of the
+            natural difference; None: not measured, or not established.
+        p_adjusted, mde, accuracy, coverage: numbers of the verdict; None: not measured.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -63,7 +63,7 @@ class Stated:
 
     @classmethod
     def of(cls, verdict: Verdict) -> Stated:
-        """Return the numbers of the swap, or of the interchange if only that has an effect."""
+        """Return a verdict with the numbers of the swap, or of the interchange if only that has an effect."""
         edit, gate = _deciding(verdict), verdict.decodability
         return cls(
             word=str(verdict.word),
@@ -95,22 +95,23 @@ def _interval(value: float | None, low: float | None, high: float | None) -> tup
 
 @dataclass(frozen=True)
 class Header:
-    """The description of a file of evidence beside its arrays.
+    """Describes a file of evidence, apart from its arrays.
 
     Attributes:
-        kind: what it is; `operation`: the formula by which it is applied.
-        model, revision, identity: whose states: the model's full name, the commit of a hub model, and the SHA-256 of
-            its weights (`weights_digest`); the last two are "" where they are not known.
-        site, convention, position, position_rule: where, and what these names mean.
-        task, labels, label_definition: the property; classes in the order of their codes, none of real values.
-        behaviour: what the verdict is about.
+        kind, operation: kind of evidence, and the formula by which it is applied.
+        model, revision, identity: full name of the model, commit of a hub model, and SHA-256 of its weights
+            (`weights_digest`); the last two are "" if not known.
+        site, convention, position, position_rule: place, and what the names of site and position mean.
+        task, labels, label_definition: the property, with its classes in the order of their codes (none for real
+            values).
+        behaviour: behaviour that the verdict is about.
         strata: what each stratum is.
-        sign, scale: what a positive dose does, and the unit of the states.
-        dose: at which the verdict was reached.
-        data, rows, fitted_on, folds: SHA-256 of states and labels; how many; which of them it was fitted on; how the
-            verdict was measured.
+        sign, scale: in words, what a positive dose does, and the unit of the states.
+        dose: dose at which the verdict was reached.
+        data, rows, fitted_on, folds: SHA-256 of states and labels; number of rows; which of them it was fitted on; how
+            folds were used for the verdict.
         controls: what was controlled for.
-        verdict: never missing.
+        verdict: the verdict, which is never missing.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -150,10 +151,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Arrays of a direction, an eraser or a probe, and what they mean.
+    """Holds the arrays of a direction, an eraser or a probe, with a header that says what they mean.
 
     Raises:
-        BadParameter: no verdict, or arrays that are not those of the kind.
+        BadParameter: the verdict is missing, or the arrays are not those of this kind.
     """
 
     header: Header
@@ -187,17 +188,17 @@ class Evidence:
         strata: ArrayLike | None = None,
         dose: float = 1.0,
     ) -> NDArray[np.floating]:
-        """Return the edited states `(n, D)`, computed in float64, in the dtype of what was given.
+        """Edit states and return them, `(n, D)`: computed in float64, returned in the dtype given.
 
         Args:
-            states: `(n, D)`.
-            start, goal: class codes (or real values) of the rows, and those they are to have; `(n,)` or one for all.
-                Erasers pay no heed to them.
-            strata: `(n,)` codes, in the order of `header.strata`; None: one shift for all.
-            dose: 1 is the whole edit.
+            states: `(n, D)` states to edit.
+            start, goal: class codes (or real values) of the rows before and after the edit; `(n,)` or one for all.
+                Erasers ignore them.
+            strata: `(n,)` codes in the order of `header.strata`; None: one shift for all rows.
+            dose: factor of the edit; 1 is the whole edit.
 
         Raises:
-            BadParameter: a probe, which reads and does not edit; other widths, codes or strata that are not there.
+            BadParameter: the evidence is a probe, which cannot edit; or there is no such width, code or stratum.
         """
         x = self._checked(states)
         if self.header.kind == "probe":
@@ -212,14 +213,16 @@ class Evidence:
         return np.asarray(x + dose * change, dtype=states.dtype)
 
     def codes(self, start: str | None = None, goal: str | None = None) -> tuple[float, float]:
-        """Return the class codes (of real values the numbers) that `apply` and `direction` take as `start` and `goal`.
+        """Return the class codes (for real values: the numbers) to be given to `apply` and `direction` as `start` and
+        `goal`.
 
         Args:
             start, goal: names of classes, or numbers; None: the first and the second of two classes, or 0 and 1.
 
         Raises:
-            BadParameter: names for an eraser, one class twice, or none of more than two classes.
-            UnknownName: no such class.
+            BadParameter: names are given for an eraser, one class is named twice, or none is named though there are
+                more than two.
+            UnknownName: there is no such class.
         """
         names = self.header.labels
         if self.header.kind != "class_mean":
@@ -248,20 +251,20 @@ class Evidence:
         return first, last
 
     def predict(self, states: NDArray[np.floating]) -> Floats:
-        """Return the natural log probabilities of a probe, `(n, K)`.
+        """Return the natural log probabilities of a probe for states, `(n, K)`.
 
         Raises:
-            BadParameter: not a probe, or states of another width.
+            BadParameter: the evidence is not a probe, or the states have another width.
         """
         if self.header.kind != "probe":
             raise BadParameter("only a probe predicts", needed="a probe", found=self.header.kind)
         return np.asarray(log_softmax(self._checked(states) @ self.arrays["weights"] + self.arrays["bias"], axis=1))
 
     def direction(self, *, start: float = 0, goal: float = 1) -> Floats:
-        """Return what one shift for all strata adds at dose 1, `(D,)`; for real values per unit.
+        """Return the vector `(D,)` that one shift for all strata adds at dose 1; for real values, per unit.
 
         Raises:
-            BadParameter: not directions, or no such class.
+            BadParameter: the evidence is not class means, or there is no such class.
         """
         if self.header.kind != "class_mean":
             raise BadParameter("only class means are a direction", needed="class_mean", found=self.header.kind)
@@ -329,7 +332,7 @@ _WIDTH = {"class_mean": (("means", 2), ("slopes", 1)), "leace": (("centre", 0),)
 
 
 def misfit(header: Header, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return what is wrong with arrays, in a few words; "" where nothing is."""
+    """Return a few words that say what is wrong with arrays for a kind of evidence; "" if nothing is."""
     wanted = _wanted(header)
     if set(arrays) != set(wanted):
         return f"arrays {', '.join(sorted(arrays))[:100] or 'none'}"

@@ -16,26 +16,27 @@ PROBED_ROWS = 32
 
 
 class ArrayInstrument(Instrument):
-    """An instrument for a model that is no Hugging Face model: its states, and a function that goes on from them.
+    """An instrument for a model that is not a Hugging Face model, made from its states and a function that runs it on
+    from them.
 
-    `run_from(site, rows, states_by_position, frozen_norms)` is yours. It gives the behaviour `(n, V)` of the n rows
-    when the positions in `states_by_position` have those states `(n, D)` at the site, and all others their clean ones.
-    It must be torch all the way (gradients are taken through it), the same every time, and treat rows one by one.
-    With `frozen_norms` it holds the scales of later norms at the rows' clean values; say `has_norms=True` if it can.
+    You write `run_from(site, rows, states_by_position, frozen_norms)`. It returns the behaviour `(n, V)` of the n rows
+    when the positions in `states_by_position` have those states `(n, D)` at the site, and all other positions their
+    clean states. It must be differentiable by torch, deterministic, and treat rows independently. With `frozen_norms`
+    it uses the scales that later norms have in the clean run; set `has_norms=True` if it can.
 
     Args:
-        states: `(N, D)` float32 by place, in the order of depth; D may differ.
-        run_from: see above.
-        clean: behaviour `(N, V)` of the model as it is; None: what `run_from` gives for the clean states.
-        logits: the behaviour is logits of alternatives.
-        has_norms: `frozen_norms` is understood.
-        offsets: `(N,)` how far into its text each row lies.
+        states: states `(N, D)` float32 by place, in the order of depth; D may differ between places.
+        run_from: the function described above.
+        clean: behaviour `(N, V)` of the unedited model; None: what `run_from` returns for the clean states.
+        logits: whether the behaviour is logits of alternatives.
+        has_norms: whether `run_from` can freeze norms.
+        offsets: `(N,)` distance of each row from the beginning of its text.
 
     Raises:
-        BadParameter: arrays that are not of the shapes above.
-        NonFiniteStates: NaN or infinite states.
-        NoBehaviour: outputs that are not finite, or the same for all rows.
-        EditFailed: `run_from` gives something else on a second call, or other shapes.
+        BadParameter: an array does not have the shape given above.
+        NonFiniteStates: states are NaN or infinite.
+        NoBehaviour: outputs are not finite, or the same for all rows.
+        EditFailed: `run_from` returns other values on a second call, or another shape.
 
     Example:
         >>> import numpy as np, torch
@@ -132,11 +133,11 @@ class ArrayInstrument(Instrument):
         return found
 
     def check(self) -> None:
-        """Check that clean states give the clean outputs at every place, alone and beside others, whatever the order of
-        rows.
+        """Check that clean states give the clean outputs at every place, one place at a time and several together, in
+        any order of the rows.
 
         Raises:
-            EditFailed: which of these does not hold.
+            EditFailed: they do not; the message says which check failed.
         """
         super().check()
         rows = np.arange(min(self._n_rows, PROBED_ROWS))[::-1].copy()

@@ -38,16 +38,16 @@ _CONSTANT = 1e-6
 
 
 class TextInstrument(Instrument):
-    """N rows of a model, each an example and the pieces of its named positions.
+    """Runs a language model on N rows, each an example with the pieces of its named positions.
 
-    Blocks from the site's on are run again, from whole-sequence states kept in memory; `attn_out.l`, `mlp_out.l` and
-    `heads.l` from the input of their block, with a hook that makes the edit. What is given is put at a row's pieces by
-    adding the difference to the mean that was read of them.
+    Only blocks from the site on are run again, from states of whole sequences that are held in memory; for
+    `attn_out.l`, `mlp_out.l` and `heads.l` from the input of their block, with a hook that makes the edit. A given
+    state is set at a row's pieces by adding its difference from the mean read over them.
 
     Attributes:
-        rows: where the rows are from, with labels, groups and word types.
-        behaviour: what is measured.
-        runner: passes of the model.
+        rows: origin of the rows, with labels, groups and word types.
+        behaviour: the behaviour that is measured.
+        runner: object that runs passes of the model.
     """
 
     def __init__(
@@ -115,15 +115,16 @@ class TextInstrument(Instrument):
         seed: int = 0,
         **options: Any,
     ) -> Self:
-        """Use words that have every column as rows: one of each sentence first, classes of the first column even.
+        """Make an instrument whose rows are the words that have a label in every column; words of different sentences,
+        and equally many of each class of the first column, are preferred.
 
         Args:
-            model, behaviour, options: as for the class.
+            model, behaviour, options: see the class.
             corpus: examples with words.
-            columns: labels of words or sentences.
-            split: of the corpus; None: all.
-            max_rows: the most rows.
-            seed: of the choice.
+            columns: names of label columns of words or sentences.
+            split: split of the corpus to use; None: all.
+            max_rows: largest number of rows.
+            seed: seed of the choice.
         """
         rows = rows_of_words(model, corpus, columns=columns, split=split, max_rows=max_rows, seed=seed)
         return cls(model, rows, behaviour, **options)
@@ -142,8 +143,8 @@ class TextInstrument(Instrument):
         seed: int = 0,
         **options: Any,
     ) -> Self:
-        """Use examples that have every position as rows: `subject` covers all pieces of that span, `subject.last`
-        one.
+        """Make an instrument whose rows are the examples that have every position; `subject` covers all pieces of that
+        span, `subject.last` one.
         """
         rows = rows_of_spans(
             model, corpus, positions=positions, columns=columns, split=split, max_rows=max_rows, seed=seed
@@ -240,7 +241,7 @@ class TextInstrument(Instrument):
         return found
 
     def shift(self, site: str, rows: Ints, states: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """Return what is added at a site, `(B, T, D)`: given states less those read, at every piece of the
+        """Return what is to be added at a site, `(B, T, D)`: given states minus those read, at every piece of the
         positions.
         """
         device, dtype = batch.inputs.ids.device, self.runner.dtype
@@ -257,11 +258,11 @@ class TextInstrument(Instrument):
         return shift
 
     def read(self, outputs: Outputs) -> NDArray[np.float64]:
-        """Return the behaviour `(B, V)` of outputs that were run otherwise."""
+        """Return the behaviour `(B, V)` from outputs that another run gave."""
         return np.asarray(self._readout(outputs).detach().double().cpu().numpy())
 
     def slopes(self, rows: Ints, coefficients: NDArray[np.float64]) -> dict[Place, NDArray[np.float64]]:
-        """Return what `Instrument.slopes` does, for all places from one backward pass."""
+        """Return the derivatives that `Instrument.slopes` describes, for all places from one backward pass."""
         found = {place: np.zeros((len(rows), self._states[place].shape[1])) for place in self._places}
         for place, part, which, slope in self._slopes_of_pieces(rows, coefficients):
             np.add.at(found[place], part[which], slope)
@@ -299,9 +300,10 @@ class TextInstrument(Instrument):
         return np.asarray(np.concatenate(found)[np.argsort(np.concatenate(parts), kind="stable")])
 
     def check(self) -> None:
-        """Check the instrument as `Instrument.check` says. In particular: the model is as it was, in eval mode, and
-        runs twice alike; replay equals the full pass; an edit reaches the named rows and pieces alone; all of a donor's
-        states, and the last one where logits are read, give the donor's behaviour; a causal model does not look ahead.
+        """Check the instrument as `Instrument.check` says. In particular, the model must be unchanged, in eval mode,
+        and give equal outputs in two runs; replay must equal the full pass; an edit must reach only the named rows and
+        pieces; putting in all of a donor's states, or the last where logits are read, must give the donor's behaviour;
+        a causal model must not look ahead.
         """
         check_all(self.runner, self._pieces, self._places, self.shift, self._states)
         for site in dict.fromkeys(block_input(place.site) for place in self._places) if self._replay else ():

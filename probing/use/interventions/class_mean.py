@@ -18,9 +18,10 @@ class ClassMeanEdit(Edit):
     """Maps h to h + a (m[goal, w] − m[z, w]); for real values to h + a (goal − z) m[0, w].
 
     Attributes:
-        means: `(K, W, D)` class means by stratum; `(1, W, D)` slopes on real values. W is 1 where one shift is shared.
-        dose: a.
-        n_classes: K; 0 for real values.
+        means: `(K, W, D)` class means by stratum; `(1, W, D)` slopes on real values. W is 1 if one shift is shared by
+            all strata.
+        dose: the factor a.
+        n_classes: number of classes K; 0 for real values.
     """
 
     means: Floats
@@ -41,9 +42,10 @@ class ClassMeanEdit(Edit):
 
 
 class ClassMean(Intervention):
-    """Class-mean swap: h + a (mean(h | goal, w) − mean(h | z, w)), one shift for every stratum w.
+    """Class-mean swap: it edits a state h to h + a (mean(h | goal, w) − mean(h | z, w)), with one shift for every
+    stratum w.
 
-    A class that a stratum lacks has there the mean of the stratum, moved as the class is moved overall. Of real values
+    For a class that a stratum lacks, the stratum's mean plus the class's overall difference is used. For real values
     the shift is the slope of h on z in the stratum, times the change of z.
 
     References:

@@ -21,11 +21,12 @@ HELD_OUT = 5  # one row of so many tells when to stop
 
 @dataclass(frozen=True, eq=False)
 class NullspaceEdit(AffineEdit):
-    """Projects states onto what the probes left.
+    """Projects states onto the subspace that is left after the probes' directions were removed.
 
     Attributes:
-        before, after: score of a probe on held-out rows less that of a constant, first and last: accuracy, or R².
-        rounds: probes fitted.
+        before, after: score (accuracy or R²) of the first and the last probe on held-out rows, minus that of a
+            constant.
+        rounds: number of probes fitted.
     """
 
     before: float
@@ -34,9 +35,11 @@ class NullspaceEdit(AffineEdit):
 
 
 class Inlp(Intervention):
-    """Iterative nullspace projection: stops where a probe is within `tolerance` of the majority on held-out rows.
+    """Iterative nullspace projection: it projects out the directions of one probe after another, until a probe is
+    within `tolerance` of the majority rate on held-out rows.
 
-    Its `rank` says how much went with the property: often far more than LEACE takes. Real values: ridge, and R².
+    Its `rank` says how many dimensions were removed, often far more than LEACE removes. For real values the probes are
+    ridge regressions, scored by R².
 
     References:
         Ravfogel, Elazar, Gonen, Twiton and Goldberg 2020, Null It Out, Algorithm 1.

@@ -14,10 +14,11 @@ UNCORRELATED = 1e-8  # canonical correlations that are rounding
 
 
 class Leace(Intervention):
-    """Least-squares erasure of a property: r(x) = x − W⁺PW(x − μ), W = (Σ_xx^½)⁺, P onto the columns of WΣ_xz.
+    """Erases a property by least squares: r(x) = x − W⁺PW(x − μ), with W = (Σ_xx^½)⁺ and P the projection onto the
+    columns of WΣ_xz.
 
-    Of all affine maps that leave no covariance with the property's columns, it moves states least. Classes enter as
-    k − 1 columns. Computed in float64.
+    Of all affine maps after which states have no covariance with the property, this one changes states least. A
+    property of k classes enters as k − 1 indicator columns. It is computed in float64.
 
     References:
         Belrose, Schneider-Joseph, Ravfogel, Cotterell, Raff and Biderman 2023, LEACE, Theorem 4.3.
@@ -36,13 +37,13 @@ class Leace(Intervention):
 
 
 def eraser(centre: Floats, within: Floats, cross: Floats, of_z: Floats) -> AffineEdit:
-    """Return the eraser for these moments.
+    """Compute the LEACE eraser from these moments, and return it.
 
     Args:
-        centre: `(D,)` μ.
-        within: `(D, D)` Σ_xx.
-        cross: `(D, c)` Σ_xz.
-        of_z: `(c, c)` Σ_zz, by which columns are scaled, so that singular values of WΣ_xz are correlations.
+        centre: `(D,)` the mean μ.
+        within: `(D, D)` covariance Σ_xx.
+        cross: `(D, c)` covariance Σ_xz.
+        of_z: `(c, c)` covariance Σ_zz; columns are scaled by it, so that singular values of WΣ_xz are correlations.
     """
     values, vectors = np.linalg.eigh(within)
     kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)

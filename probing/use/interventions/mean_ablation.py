@@ -12,7 +12,7 @@ from probing.use.interventions._edits import ConstantEdit
 
 
 class MeanAblation(Intervention):
-    """Replaces the whole state by the mean of the rows fitted on: everything at the place is lost."""
+    """Replaces the whole state by the mean over the fitted rows, which removes all information at the place."""
 
     erases: ClassVar[bool] = True
 

@@ -17,10 +17,10 @@ DISPLACEMENTS = ("own", "leace")
 
 
 class RandomSubspace(Intervention):
-    """Projects out directions drawn from N(0, Σ) and orthonormalised, as many as LEACE would take.
+    """Projects out directions drawn from N(0, Σ) and orthonormalised, as many as LEACE removes.
 
-    Beside an eraser they tell how specific its effect is; they are no test of significance. With
-    `displacement=leace` the change is scaled so that states move as far, root mean square, as LEACE moves them.
+    Compared with an eraser, they show how specific its effect is; they are not a test of significance. With
+    `displacement=leace` the change is scaled so that states move as far (root mean square) as with LEACE.
 
     References:
         Elazar, Ravfogel, Jacovi and Goldberg 2021, Amnesic Probing, §4.1 (the control of random directions).

@@ -12,7 +12,9 @@ from probing.use.interventions._edits import ConstantEdit
 
 
 class ZeroAblation(Intervention):
-    """Replaces the whole state by 0: everything at the place is lost, and states leave the region where they lie."""
+    """Replaces the whole state by 0, which removes all information at the place and moves states to where no clean
+    state lies.
+    """
 
     erases: ClassVar[bool] = True
 

@@ -26,13 +26,13 @@ _STREAMS = {"heads": ("heads",), "attention": ("attn_out",), "mlps": ("mlp_out",
 
 @dataclass(frozen=True, order=True)
 class Component:
-    """A part of a model: `head 3.5`, `attention 3`, `mlp 3`, `layer 3`.
+    """Names a part of a model: `head 3.5`, `attention 3`, `mlp 3` or `layer 3`.
 
     Attributes:
-        layer: of its block.
-        sites: where its output is.
-        head: None: no head.
-        width: columns of a head.
+        layer: number of its block.
+        sites: sites that hold its output.
+        head: number of the head; None: it is not a head.
+        width: number of columns of a head.
     """
 
     layer: int
@@ -49,14 +49,14 @@ class Component:
 
 @dataclass(frozen=True, eq=False)
 class AblationResult:
-    """Losses of the behaviour without each of C components.
+    """Holds the effects of ablating each of C components.
 
     Attributes:
-        components: in order of depth.
-        by: `mean` or `zero`.
+        components: the components, in order of depth.
+        by: what replaced a component's output: `mean` or `zero`.
         effect: `(C,)` root mean square change of the behaviour, in SDs of the clean one.
-        flips: `(C,)` share of rows whose largest logit is another; None: the behaviour is no logits.
-        n_rows: rows.
+        flips: `(C,)` share of rows whose largest logit changes; None: the behaviour is not logits.
+        n_rows: number of rows.
     """
 
     components: tuple[Component, ...]
@@ -66,7 +66,7 @@ class AblationResult:
     n_rows: int
 
     def table(self) -> list[dict[str, str | float | None]]:
-        """Return one row a component."""
+        """Return the result as rows, one per component."""
         flips = self.flips if self.flips is not None else [None] * len(self.components)
         return [
             {
@@ -80,8 +80,8 @@ class AblationResult:
         ]
 
     def grid(self) -> NDArray[np.float64]:
-        """Return the effects of heads, `(layers, heads)`, or of other components, `(layers, 1)`; NaN where there is
-        none.
+        """Return the effects as an array: of heads `(layers, heads)`, of other components `(layers, 1)`; NaN where
+        there is no component.
         """
         layers = sorted({component.layer for component in self.components})
         columns = max((component.head or 0) for component in self.components) + 1
@@ -105,20 +105,23 @@ def ablate(
     by: str = "mean",
     advance: Callable[[int, int], None] | None = None,
 ) -> AblationResult:
-    """Replace what each component adds, at every piece of the text, by its mean over all pieces or by zero.
+    """Ablate one component after another and return how much each ablation changes the behaviour. To ablate is to
+    replace what the component adds to the residual stream, at every piece of the text, by its mean over all pieces or
+    by zero.
 
-    A layer is ablated by what its attention and its MLP add. Blocks below a component are not run where the instrument
-    has the states of its block.
+    To ablate a layer is to replace what its attention and its MLP add. Blocks below a component are not run where the
+    instrument has the states of its block.
 
     Args:
         instrument: the model and its rows.
         kind: `heads`, `attention`, `mlps` or `layers`.
-        by: `mean` or `zero`; zero takes states out of where they lie, and shows more than what the component says.
-        advance: called with how many components are done, and of how many.
+        by: `mean` or `zero`. Zero moves states to where no clean state lies, so part of the effect is damage, not
+            missing information.
+        advance: called after each component with two numbers: components done, and components in all.
 
     Raises:
-        BadParameter: another kind or value.
-        ReplayUnavailable: a model whose sublayers are not known.
+        BadParameter: `kind` or `by` is none of these.
+        ReplayUnavailable: the attention and MLP of the model's blocks could not be located.
     """
     check_options([kind], by)
     chosen = components(instrument, kind)
@@ -137,10 +140,10 @@ def ablate(
 
 
 def check_options(kinds: Sequence[str], by: str) -> None:
-    """Refuse what cannot be ablated.
+    """Check that the kinds of components and the replacement are known.
 
     Raises:
-        BadParameter: an unknown kind or value, or a kind twice.
+        BadParameter: a kind or value is unknown, or a kind is given twice.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -155,7 +158,7 @@ def components(instrument: TextInstrument, kind: str) -> tuple[Component, ...]:
     """Return all components of a kind.
 
     Raises:
-        ReplayUnavailable: a model whose sublayers are not known.
+        ReplayUnavailable: the attention and MLP of the model's blocks could not be located.
     """
     model = instrument.runner.model
     streams = _STREAMS[kind]

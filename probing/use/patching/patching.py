@@ -27,24 +27,27 @@ def patch(
     places: Sequence[Place] | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> PatchingResult:
-    """Run the first prompt of each pair with the states of the second at one place: activation patching.
+    """Run the first prompt of each pair with the states of the second at one place after another (activation patching),
+    and return the effects.
 
-    A place of several pieces, such as a whole span, is exchanged piece by piece. With Δ the change of the first's
-    behaviour and d the second's less the first's, the effect is mean ⟨Δ, d⟩/|d| and its share Σ⟨Δ, d⟩ / Σ|d|². Along a
-    direction u the effect is mean ⟨Δ, u⟩, in the direction's own unit: of `one logit less another` the change of this
-    difference; the share is that of the parts of Δ and d along u. One replay a place, of all pairs.
+    A place of several pieces, such as a whole span, is exchanged piece by piece. With Δ the change in the first
+    prompt's behaviour and d the second's behaviour minus the first's, the effect is the mean of ⟨Δ, d⟩/|d|, and its
+    share Σ⟨Δ, d⟩ / Σ|d|². Along a direction u, the effect is the mean of ⟨Δ, u⟩ in the unit of u (for one logit minus
+    another, the change of this difference), and the share uses the parts of Δ and d along u. All pairs are run in one
+    replay per place.
 
     Args:
-        instrument: both prompts of each pair are rows of it.
-        pairs: `(n, 2)` rows: the one that is run, and the donor.
-        direction: `(V,)` of the behaviour to measure along, such as one logit less another, or `(n, V)`, one for each
-            pair; None: all of it.
-        places: of the instrument; None: all.
-        advance: called with how many places are done, and of how many.
+        instrument: instrument whose rows contain both prompts of each pair.
+        pairs: `(n, 2)` row numbers: the prompt that is run, and its donor.
+        direction: direction of the behaviour to measure along, such as one logit minus another, `(V,)` or one per pair
+            `(n, V)`; None: the whole behaviour.
+        places: places to patch; None: all of the instrument.
+        advance: called with two numbers: places done, and places in all.
 
     Raises:
-        UnknownName: no such place.
-        BadParameter: pairs that are no rows, or that have different numbers of pieces at a place.
+        UnknownName: there is no such place.
+        BadParameter: a pair is not of rows of the instrument, or its prompts have different numbers of pieces at a
+            place.
         DegenerateDesign: the prompts of every pair give the same behaviour.
 
     References:
@@ -71,10 +74,11 @@ def attribute(
     direction: ArrayLike | None = None,
     places: Sequence[Place] | None = None,
 ) -> PatchingResult:
-    """Estimate the effects of `patch` to first order, from one backward pass of the clean run: attribution patching.
+    """Estimate the effects of `patch` to first order from one backward pass of the clean run (attribution patching),
+    and return them.
 
-    ⟨Δ, d⟩ ≈ ⟨∂⟨y, d⟩/∂h, h(donor) − h⟩. A screen, not a measurement: norms and saturated units make it
-    wrong (`PatchingResult.error_of` says by how much). Arguments and errors are those of `patch`.
+    ⟨Δ, d⟩ ≈ ⟨∂⟨y, d⟩/∂h, h(donor) − h⟩. It is a screening method and not a measurement: norms and saturated units make
+    it wrong (`PatchingResult.error_of` says by how much). Arguments and errors are those of `patch`.
 
     References:
         Nanda 2023, Attribution Patching. Syed, Rager and Conmy 2023, Attribution Patching Outperforms Automated Circuit

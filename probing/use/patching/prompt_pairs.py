@@ -29,11 +29,11 @@ _NEEDED = f"columns {CLEAN} and {CORRUPTED}; {ANSWER} and {OTHER} (both or neith
 
 @dataclass(frozen=True)
 class PromptPairs:
-    """Pairs of a clean and a corrupted prompt, n of them.
+    """Holds n pairs of a clean and a corrupted prompt.
 
     Attributes:
-        corpus: 2n examples, the n clean prompts first.
-        answers: for each pair the answer of the clean prompt and of the corrupted one; () where the file has none.
+        corpus: 2n examples: first the n clean prompts, then the n corrupted ones.
+        answers: for each pair, the answers to the clean and to the corrupted prompt; () if the file has none.
     """
 
     corpus: Corpus
@@ -44,14 +44,15 @@ class PromptPairs:
 
     @classmethod
     def read(cls, source: str, *, spans: Mapping[str, tuple[str, str]] | None = None) -> PromptPairs:
-        """Read pairs from a JSONL file or a table: `clean`, `corrupted`, and perhaps `answer` and `corrupted_answer`.
+        """Read pairs from a JSONL file or a table with the columns `clean`, `corrupted` and optionally `answer` and
+        `corrupted_answer`, and return them.
 
         Args:
             source: the file.
             spans: by name, the columns that hold a substring of the clean and of the corrupted prompt.
 
         Raises:
-            CorpusError: a malformed file, one without these columns, an empty cell, or an answer that is no text.
+            CorpusError: the file is malformed, lacks a column, has an empty cell, or an answer is not a text.
         """
         try:
             sides = [
@@ -97,7 +98,9 @@ class PromptPairs:
         return tuple(dict.fromkeys(answer for pair in self.answers for answer in pair))
 
     def directions(self) -> NDArray[np.float64] | None:
-        """Return, for each pair, one answer's logit less the other's, `(n, V)`; None without answers."""
+        """Return, for each pair, the direction `(n, V)` along which (logit of its answer − logit of the corrupted
+        answer) is measured; None without answers.
+        """
         if not self.answers:
             return None
         at = {answer: k for k, answer in enumerate(self.alternatives)}
@@ -128,15 +131,15 @@ def _answer(row: Mapping[str, Label], column: str, source: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class PairPatching:
-    """The effects of patching pairs of prompts.
+    """Holds the effects of patching pairs of prompts.
 
     Attributes:
-        exact: activation patching.
-        rough: attribution patching of the same places; None: not asked for.
-        clean, corrupted: mean logit of the pair's answer less that of the corrupted answer, in both prompts; None:
-            the file names no answers.
-        pieces: by position, what it is in the first clean prompt and in the first corrupted one.
-        doubts: answers whose twin, with or without a space before it, is far likelier.
+        exact: result of activation patching.
+        rough: result of attribution patching at the same places; None: not asked for.
+        clean, corrupted: mean of (logit of the answer − logit of the corrupted answer) in the clean and in the
+            corrupted prompts; None: the file names no answers.
+        pieces: by position, its text in the first clean and in the first corrupted prompt.
+        doubts: sentences on answers whose spelling with or without a space before it is far more probable.
     """
 
     exact: PatchingResult
@@ -159,22 +162,23 @@ def patch_pairs(
     attribution: bool = True,
     advance: Callable[[int, int], None] | None = None,
 ) -> PairPatching:
-    """Run one prompt of every pair with the states of the other at one place, for every site and position.
+    """Run one prompt of every pair with the states of the other at one place, for every site and position, and return
+    the effects.
 
     Args:
-        model: loaded with the head that the behaviour needs.
-        pairs: see `PromptPairs.read`; where they have answers and the behaviour is one of logits without answers of
-            its own, what is measured is the logit of the pair's one answer less that of the other.
-        behaviour: `next_token`, `masked_token`, `head`, `readout`, …
-        sites: patterns.
+        model: model with the head that the behaviour needs.
+        pairs: pairs from `PromptPairs.read`. If they have answers and the behaviour is logits without answers of its
+            own, (logit of the answer − logit of the corrupted answer) is measured.
+        behaviour: recipe of the behaviour: `next_token`, `masked_token`, `head`, `readout`, …
+        sites: shell-style patterns of sites.
         positions: `end`, `start+3`, `subject.last`, …; a bare `subject` is the whole span, whose pieces are exchanged
             one by one; none: every piece, if all prompts have equally many.
         run_prompt: `corrupted`: the corrupted prompt is run with states of the clean one; `clean`: the other way round.
-        attribution: also the approximation by derivatives.
-        advance: called with how many places are done, and of how many.
+        attribution: whether to compute attribution patching, too.
+        advance: called with two numbers: places done, and places in all.
 
     Raises:
-        BadParameter: prompts of different lengths without positions, a position that a prompt lacks, or a span of
+        BadParameter: prompts differ in length and no positions are named, a prompt lacks a position, or a span has
             different numbers of pieces in the two prompts of a pair.
         NoBehaviour, EditFailed, UnknownSite: see `TextInstrument`.
         DegenerateDesign: the prompts of every pair give the same behaviour.

@@ -28,7 +28,7 @@ _READERS: dict[str, Callable[[Sequence[SourceFile], Sender, Limits], None]] = {
 
 
 def run(job: ChildJob, sender: Sender) -> None:
-    """Do the job; the last frame says what went wrong, if anything did."""
+    """Run the job in the child process and send its frames; if an error occurs, the last frame reports it."""
     try:
         limit_resources(job.limits, job.n_bytes)
         _read(job, sender)

@@ -21,7 +21,7 @@ _METADATA = "/metadata/"  # what `probing store export` says of the store; it is
 
 @dataclass(frozen=True)
 class Hdf5Source:
-    """An HDF5 file that was opened; nothing in it was followed yet."""
+    """An open HDF5 file of which nothing was read yet."""
 
     path: Path
     file: Any
@@ -31,17 +31,17 @@ class Hdf5Source:
         """Open an HDF5 file.
 
         Raises:
-            UntrustedFile: a symbolic link, a pipe, a device or a directory.
-            OSError: it is no HDF5 file.
+            UntrustedFile: it is a symbolic link, a pipe, a device or a directory.
+            OSError: it is not an HDF5 file.
         """
         open_source(path).stream.close()
         return cls(path, h5py.File(path, "r", locking=False))
 
     def read(self, sender: Sender, limits: Limits, *, examples: int) -> None:
-        """Audit the file, and send what it holds.
+        """Audit the file, and send its content.
 
         Raises:
-            UntrustedFile: it breaks a rule.
+            UntrustedFile: the file breaks a rule.
         """
         allowed = AuditLimits(dataset_bytes=limits.column_bytes)
         allowed = replace(allowed, objects=max(allowed.objects, examples + 1))

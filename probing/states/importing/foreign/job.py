@@ -14,14 +14,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a child process. Time grows with the size of what is read.
+    """Holds the limits of a child process; time grows with the size of what is read.
 
     Attributes:
-        memory_bytes: address space beyond what the interpreter has when it starts.
-        seconds: processor time for a small file; three times that by the clock.
-        bytes_per_second: the slowest reading that is not taken for a hang.
-        json_bytes: of one JSON value in a file.
-        column_bytes: of one column that is handed over.
+        memory_bytes: address space in addition to that of the interpreter at its start.
+        seconds: processor time for a small file; the limit by the clock is three times that.
+        bytes_per_second: slowest rate of reading that does not count as a hang.
+        json_bytes: largest size of one JSON value in a file.
+        column_bytes: largest size of one column that is sent.
     """
 
     memory_bytes: int = 2 << 30
@@ -31,19 +31,19 @@ class Limits:
     column_bytes: int = 256 << 30
 
     def processor_seconds(self, n_bytes: int) -> float:
-        """Return the processor time for a source of `n_bytes`."""
+        """Return the limit of processor time, for a source of `n_bytes`."""
         return self.seconds + n_bytes / self.bytes_per_second
 
     def clock_seconds(self, n_bytes: int) -> float:
-        """Return the time by the clock for a source of `n_bytes`."""
+        """Return the limit of time by the clock, for a source of `n_bytes`."""
         return 3 * self.processor_seconds(n_bytes)
 
 
 def limit_resources(limits: Limits, n_bytes: int) -> None:
-    """Limit memory and time of this process, for good; it can write no file and dump no core.
+    """Limit memory and time of this process, for good; it can then write no file and no core dump.
 
     Args:
-        limits: how much.
+        limits: the limits.
         n_bytes: size of what will be read.
     """
     seconds = math.ceil(limits.processor_seconds(n_bytes))
@@ -55,7 +55,9 @@ def limit_resources(limits: Limits, n_bytes: int) -> None:
 
 
 def limit_open_files(more: int) -> None:
-    """Let this process open files up to number `more`, for good; what is open stays open. With 0, no file at all."""
+    """Limit, for good, the number of further files that this process may open to `more`; open files stay open. With 0
+    it can open none.
+    """
     _lower(resource.RLIMIT_NOFILE, more)
 
 
@@ -75,14 +77,14 @@ def _address_space() -> int:
 
 @dataclass(frozen=True)
 class ChildJob:
-    """The job of a child process.
+    """Describes the job of a child process that reads a file from elsewhere.
 
     Attributes:
         format: `npy`, `hdf5`, `json`, `safetensors` or `store`.
-        paths: files, or the directory of a store.
-        n_bytes: their size in sum.
-        examples: how many the corpus has.
-        limits: what it may cost.
+        paths: the files, or the directory of a store.
+        n_bytes: their total size.
+        examples: number of examples of the corpus.
+        limits: limits of memory, time and sizes.
     """
 
     format: str

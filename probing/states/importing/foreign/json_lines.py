@@ -19,10 +19,10 @@ from probing.states.store.audit import refuse
 
 
 def read_neurox_json(files: Sequence[SourceFile], sender: Sender, limits: Limits) -> None:
-    """Send each sentence's words, and its states layer by layer.
+    """Send the words of each sentence, and its states layer by layer.
 
     Raises:
-        UntrustedFile: a line that is too long, not sound JSON, or not of that form.
+        UntrustedFile: a line is too long, not valid JSON, or not of the NeuroX form.
     """
     (file,) = files
     number = 0

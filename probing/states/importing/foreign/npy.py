@@ -28,10 +28,10 @@ _NUMBERS = re.compile(r"[<>|=]?([iu][1248]|f[248])")
 
 
 def read_npy(files: Sequence[SourceFile], sender: Sender, limits: Limits) -> None:
-    """Send every array: states (N, D), or a column (N,) of whole numbers.
+    """Send every array of the files: states (N, D), or a column (N,) of integers.
 
     Raises:
-        UntrustedFile: pickled objects, a header that does not fit the file, arrays of another kind.
+        UntrustedFile: a file holds pickled objects or arrays of another kind, or its header does not fit its size.
     """
     for file in files:
         shape, dtype = _header(file)
@@ -69,7 +69,7 @@ def send_array(
     """Send the array that fills the rest of the file, in blocks of rows.
 
     Raises:
-        UntrustedFile: not numbers, not one or two axes, or not as many bytes as the shape says.
+        UntrustedFile: it is not an array of numbers with one or two axes, or its size does not fit its shape.
     """
     if len(shape) != (2 if dtype.kind == "f" else 1):
         refuse("floats (N, D) or whole numbers (N,)", file.name, f"{dtype} {tuple(shape)}"[:100])
@@ -80,7 +80,7 @@ def send_array(
 
 
 def send_rows(file: SourceFile, column: str, shape: Sequence[int], dtype: np.dtype[Any], sender: Sender) -> None:
-    """Send the next rows of a file whose shape was checked."""
+    """Send the next rows of a file whose shape was already checked."""
     row = math.prod(shape[1:])
     step = max(1, BLOCK_BYTES // max(1, 8 * row))
     for first in range(0, max(1, shape[0]), step):
@@ -94,8 +94,8 @@ def read_store(path: Path, sender: Sender) -> None:
 
     Raises:
         NotAStore, UnsupportedFormat, IncompleteStore: it is no finished store of this format.
-        CorruptShard: bytes differ from a commit record.
-        UntrustedFile: a symbolic link, or HDF5 that breaks a rule.
+        CorruptShard: the bytes of a shard differ from its commit record.
+        UntrustedFile: a file is a symbolic link, or HDF5 that breaks a rule.
     """
     for folder in (path, path / "shards"):
         if folder.is_symlink():
@@ -141,10 +141,10 @@ _TYPES = {
 
 
 def read_safetensors(files: Sequence[SourceFile], sender: Sender, limits: Limits) -> None:
-    """Send every tensor: states (R, D), or a column (R,) of whole numbers.
+    """Send every tensor of the file: states (R, D), or a column (R,) of integers.
 
     Raises:
-        UntrustedFile: a header that does not fit the file, or tensors of another kind.
+        UntrustedFile: the header does not fit the file, or tensors are of another kind.
     """
     for file in files:
         at = 0

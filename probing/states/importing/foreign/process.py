@@ -26,14 +26,14 @@ CHILD = "probing.states.importing.foreign.child"
 
 
 def hand_over(job: ChildJob, *, module: str = CHILD) -> Iterator[Frame]:
-    """Yield everything a child process reads from foreign files, frame by frame.
+    """Start the child process and yield every frame that it sends from the foreign files.
 
     Args:
-        job: what to read.
-        module: the child's; another one in tests.
+        job: the job of the child.
+        module: name of the child's module; tests use another one.
 
     Raises:
-        UntrustedFile: a rule is broken, or the child died, hung or spoke nonsense.
+        UntrustedFile: a file breaks a rule, or the child died, hung or sent malformed frames.
     """
     with _child(job, module) as (process, out, late):
         last = None
@@ -119,10 +119,10 @@ _MAX_COLUMNS = 512  # each is an open file
 
 
 class Spool:
-    """Columns by name, each a file of raw rows with a number for a name. Use it as a context manager.
+    """Holds columns by name on the disk, each as a file of raw rows. Use it as a context manager.
 
     Attributes:
-        folder: private and empty; whoever made it removes it.
+        folder: a private, empty folder; the caller removes it.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -155,8 +155,8 @@ class Spool:
         """Append rows to a column.
 
         Raises:
-            UntrustedFile: other rows than before in width or type, or too many.
-            DiskFull: no room.
+            UntrustedFile: the rows differ from earlier ones in width or type, or there are too many.
+            DiskFull: there is no room.
         """
         if name not in self._columns:
             if len(self._columns) >= _MAX_COLUMNS:
@@ -173,7 +173,7 @@ class Spool:
             stream.write(rows.reshape(-1).data.cast("B") if rows.size else b"")
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return a column as an array (n,) or (n, D), mapped from its file."""
+        """Return a column as an array (n,) or (n, D) that is memory-mapped from its file."""
         stream, row, dtype = self._columns[name]
         with typed_errors(self.folder):
             stream.flush()

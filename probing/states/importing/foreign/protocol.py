@@ -23,11 +23,11 @@ _MARK = b"prb1"
 
 @dataclass(frozen=True)
 class Frame:
-    """A message of the child process.
+    """A message from the child process.
 
     Attributes:
         kind: `rows`, `sentence`, `record`, `refused` or `end`.
-        head: what comes with that kind.
+        head: the fields of that kind of message.
         rows: for `rows`: float32 states (n, D), or an int64 column (n,).
     """
 
@@ -37,7 +37,7 @@ class Frame:
 
 
 class Sender:
-    """The child's end of the connection."""
+    """Sends frames from the child process to its parent."""
 
     def __init__(self, out: IO[bytes]) -> None:
         self._out = out
@@ -47,12 +47,12 @@ class Sender:
         self._write({"kind": kind, **head}, b"")
 
     def rows(self, column: str, values: NDArray[Any], dtype: str = "") -> None:
-        """Send rows to append to a column: floats (n, D) as float32, whole numbers (n,) as int64.
+        """Send rows to be appended to a column: floats (n, D) as float32, integers (n,) as int64.
 
         Args:
-            column: its name, as the file has it.
+            column: name of the column in the file.
             values: the rows.
-            dtype: what the file has, where that is not the type of `values`.
+            dtype: data type in the file, if it differs from that of `values`.
         """
         with np.errstate(over="ignore"):
             plain = np.ascontiguousarray(values, STATES if values.ndim == 2 else INDEX)
@@ -67,10 +67,10 @@ class Sender:
 
 
 def frames(stream: IO[bytes]) -> Iterator[Frame]:
-    """Yield the frames at the parent's end, until `end`, `refused` or the end of the stream.
+    """Read the child's stream and yield its frames, until `end`, `refused` or the end of the stream.
 
     Raises:
-        UntrustedFile: bytes that are no frame.
+        UntrustedFile: the bytes are not a frame.
     """
     while head_bytes := stream.read(_SIZES.size):
         if len(head_bytes) < _SIZES.size:

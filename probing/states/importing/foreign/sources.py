@@ -19,9 +19,9 @@ class SourceFile:
     """An open file that came from elsewhere.
 
     Attributes:
-        path: where it lies; only its name enters messages.
-        stream: open for reading.
-        n_bytes: its size.
+        path: path of the file; messages contain only its name.
+        stream: binary stream, open for reading.
+        n_bytes: size of the file.
     """
 
     path: Path
@@ -34,10 +34,10 @@ class SourceFile:
         return self.path.name
 
     def exactly(self, n_bytes: int, what: str) -> bytes:
-        """Return the next bytes, exactly so many.
+        """Read and return exactly the given number of bytes.
 
         Raises:
-            UntrustedFile: the file ends before.
+            UntrustedFile: the file ends before that.
         """
         data = self.stream.read(n_bytes)
         if len(data) < n_bytes:
@@ -49,8 +49,9 @@ def open_source(path: Path) -> SourceFile:
     """Open a file from elsewhere.
 
     Raises:
-        UntrustedFile: a symbolic link, a pipe, a device or a directory, or a sparse file of apparently great size.
-        OSError: it cannot be opened.
+        UntrustedFile: it is a symbolic link, a pipe, a device or a directory, or a sparse file that appears to be
+            large.
+        OSError: the file cannot be opened.
     """
     refuse_link(path)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)  # a pipe must not make us wait
@@ -67,10 +68,10 @@ def open_source(path: Path) -> SourceFile:
 
 
 def refuse_link(path: Path) -> None:
-    """Refuse a symbolic link: it may lead to a file that its sender could not read.
+    """Refuse a symbolic link, since it may lead to a file that the sender could not read.
 
     Raises:
-        UntrustedFile: it is one.
+        UntrustedFile: the path is a symbolic link.
     """
     if path.is_symlink():
         refuse("no symbolic links", path.name, "a symbolic link")
