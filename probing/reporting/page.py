@@ -69,7 +69,7 @@ class Size:
 _SIZES = (Size(10**6, 400), Size(12, 120), Size(3, 40), Size(0, 12), Size(0, 0))
 
 
-def page(contents: Contents) -> bytes:
+def rendered(contents: Contents) -> bytes:
     """Return the whole page, less than 3 MB: of many tasks and sites rows of tables and drawings for browsers without
     script are left out, and the page says so.
     """
@@ -77,7 +77,7 @@ def page(contents: Contents) -> bytes:
     sections = _sections(contents, found)
     drawer = _Drawer()
     for size in _SIZES:
-        document = _rendered(contents, found, sections, drawer, size).encode()
+        document = _document(contents, found, sections, drawer, size).encode()
         if len(document) < MAX_BYTES:
             break
     return document
@@ -126,11 +126,11 @@ class _Drawer:
     def drawing(self, chart: Any) -> Markup:
         """Return the chart as SVG."""
         if id(chart) not in self._drawings:
-            self._drawings[id(chart)] = charts.svg(self.spec(chart))
+            self._drawings[id(chart)] = charts.svg(self.spec(chart), f"c{len(self._drawings)}")
         return Markup(self._drawings[id(chart)])
 
 
-def _rendered(contents: Contents, found: Overview, sections: Sequence[Section], drawer: _Drawer, size: Size) -> str:
+def _document(contents: Contents, found: Overview, sections: Sequence[Section], drawer: _Drawer, size: Size) -> str:
     specs: list[dict[str, Any]] = []
     left = [size.drawings]
 
@@ -162,7 +162,7 @@ def _rendered(contents: Contents, found: Overview, sections: Sequence[Section], 
         "is_table": lambda block: isinstance(block, Table),
         "is_figure": lambda block: isinstance(block, Figure),
     }
-    text = _environment().get_template("page.html.jinja").render(**values)
+    text = _environment().get_template("page.html.jinja").render(**values).lstrip()
     return text.replace("@@CHARTS@@", _packed(specs), 1)
 
 
