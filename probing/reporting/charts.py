@@ -42,6 +42,7 @@ _MOST_NAMES = 12  # names along an axis
 _MOST_DOTS = 60  # sites beyond which a curve has no dots
 _MOST_NUMBERS = 40  # columns of a heat map beyond which its cells have no numbers
 _ZOOMED = 24  # sites beyond which the x axis can be dragged, and zoomed with the shift key and the wheel
+_ACROSS = {"x": {"value": 0}, "x2": {"value": "width"}}  # of a level or band
 _CONFIG = {
     "font": "system-ui, Segoe UI, Helvetica, Arial, sans-serif",
     "background": "transparent",
@@ -96,7 +97,7 @@ def panel_chart(panel: Panel) -> Chart:
         row = {"series": level.name, "value": _short(level.points[0].value)}
         shown: Chart = {
             "y": y | {"field": "value"},
-            "x": None,
+            **_ACROSS,
             "strokeDash": dash,
             "opacity": faded,
             "tooltip": [_tip("series"), _tip("value", number=True)],
@@ -104,10 +105,8 @@ def panel_chart(panel: Panel) -> Chart:
         layers.append({"data": {"values": [row]}} | _layer({"type": "rule", "strokeWidth": 1.4}, **shown))
     if panel.band is not None:
         limits = {"low": max(panel.band[0], low), "high": min(panel.band[1], high)}
-        shown = {"x": None, "color": None, **between}
-        layers.insert(
-            0, {"data": {"values": [limits]}} | _layer({"type": "rect", "color": _GREY, "opacity": 0.16}, **shown)
-        )
+        shown = {**_ACROSS, "color": {"value": _GREY}, **between}
+        layers.insert(0, {"data": {"values": [limits]}} | _layer({"type": "rect", "opacity": 0.16}, **shown))
     layers += _marks(rows, len(x_names), faded)
     hover = _layer({"type": "point", "size": 220}, opacity={"value": 0}, tooltip=_tips(rows, panel))
     params: list[Chart] = [{"name": "chosen", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}]
@@ -358,7 +357,8 @@ def together(charts: Sequence[Chart], title: str = "") -> Chart:
         raise BadParameter("nothing to draw", needed="a result with numbers", found="none")
     if len(charts) == 1:
         return charts[0]
-    own = {"resolve": {"scale": dict.fromkeys(("color", "shape", "fill", "strokeDash", "x", "y"), "independent")}}
+    channels = ("color", "shape", "fill", "stroke", "strokeDash", "x", "y")
+    own = {"resolve": {"scale": dict.fromkeys(channels, "independent")}}
     named = [_renamed(chart, str(number)) for number, chart in enumerate(charts)]
     return {"concat": named, "columns": 3, **own, **({"title": title} if title else {})}
 
