@@ -18,9 +18,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pygments.lexers.special import TextLexer
+from pygments.lexers.special import TextLexer  # type: ignore[import-untyped]
 from sphinx.application import Sphinx
-from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.ext.napoleon import Config
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 
 from probing import contracts, errors, registry
 
@@ -125,7 +126,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]], widths: str) -> s
 
 def _docstring(text: str) -> str:
     """Return a docstring, its sections written as napoleon does."""
-    config = Config(napoleon_google_docstring=True, napoleon_use_ivar=True)
+    config: Any = Config(napoleon_google_docstring=True, napoleon_use_ivar=True)
     written = str(GoogleDocstring(_without_bars(inspect.cleandoc(text)), config, what="class"))
     written = re.sub(r"^:(?:ivar|param) [^:]+:", lambda found: found[0].replace("_", r"\_"), written, flags=re.M)
     return re.sub(r"(`[^`]*`)|(?<=[^\W_])_(?!\w)", lambda found: found[1] or r"\_", written)  # coef_ is no link
@@ -184,7 +185,7 @@ def _contracts_page() -> str:
 
 def _errors_page() -> str:
     """Return the page of errors: each with its sentence, below the one that it is a kind of."""
-    kinds = [line for kind in (errors.ProbingError, errors.ProbingWarning) for line in _below(kind)]
+    kinds = [*_below(errors.ProbingError), *_below(errors.ProbingWarning)]
     return (
         _heading("Errors and warnings", "=")
         + "\nEvery error says what was needed, what was found, where, and the next step. All of them are "
@@ -195,9 +196,13 @@ def _errors_page() -> str:
 
 def _below(kind: type) -> Iterator[type]:
     yield kind
-    for one in sorted(kind.__subclasses__(), key=lambda one: one.__name__):
+    for one in sorted(type.__subclasses__(kind), key=_name):
         if one.__module__ == errors.__name__:
             yield from _below(one)
+
+
+def _name(kind: type) -> str:
+    return kind.__name__
 
 
 def _error(kind: type) -> str:
@@ -231,29 +236,34 @@ def options_of(command: Any) -> list[Any]:
 
 
 def _command_page() -> str:
-    parts = [_heading("Command line", "="), "\n", _COMMANDS_INTRO]
-    for name, command in commands():
+    known = dict(commands())
+    rows = [
+        (f":ref:`{name} <{_anchor(name)}>`", _words(_summary(known[name].help))) for name in known if name != "probing"
+    ]
+    parts = [_heading("Command line", "="), "\n", _COMMANDS_INTRO, _table(("Command", ""), rows, "30 70")]
+    for name, command in known.items():
         if hasattr(command, "commands"):
-            parts.append("" if name == "probing" else f"\n{_heading(name, '-')}\n{_words(command.help or '')}\n")
+            title = "" if name == "probing" else _heading(name, "-", anchor=_anchor(name))
+            parts.append(f"\n{title}\n{_words(command.help or '')}\n" if title else "")
         else:
             parts.append(_command_section(name, command, "~" if name.count(" ") > 1 else "-"))
     return "".join(parts)
 
 
-_COMMANDS_INTRO = """Every command has ``--help``. Results go to standard output (``--json``: as JSON lines), progress to standard
-error. Exit codes: 0 done, 1 a readable error, 2 wrong usage, 75 stopped by SIGTERM or SIGUSR1 (start it again).
-:doc:`/commands` shows the commands at work.
+def _anchor(name: str) -> str:
+    return "command-" + name.replace(" ", "-")
 
-.. contents::
-   :local:
-   :depth: 2
+
+_COMMANDS_INTRO = """Every command has ``--help``. Results go to standard output (``--json``: as JSON lines), progress to
+standard error. Exit codes: 0 done, 1 a readable error, 2 wrong usage, 75 stopped by SIGTERM or SIGUSR1 (start it again).
+:doc:`/commands` shows the commands at work.
 
 """
 
 
 def _command_section(name: str, command: Any, underline: str) -> str:
     paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(command.help or ""))
-    parts = [f"\n{_heading(name, underline)}\n.. program:: {name}\n\n"]
+    parts = [f"\n{_heading(name, underline, anchor=_anchor(name))}\n.. program:: {name}\n\n"]
     for paragraph in paragraphs:
         label, found, example = paragraph.partition("xample: ")
         if found and label == "E":
@@ -326,7 +336,13 @@ def _sentence(text: str | None) -> str:
 
 # Study files.
 
-STUDY_PARTS = (("", "Study"), ("extract", "ExtractOptions"), ("train", "StudyTrain"), ("use", "StudyUse"), ("truth", "KnownTruth"))
+STUDY_PARTS = (
+    ("", "Study"),
+    ("extract", "ExtractOptions"),
+    ("train", "StudyTrain"),
+    ("use", "StudyUse"),
+    ("truth", "KnownTruth"),
+)
 
 
 def study_keys() -> dict[str, FieldInfo]:
@@ -346,8 +362,8 @@ def _study_page() -> str:
         _heading("Study files", "="),
         "\n``probing run study.yaml`` runs all that one file asks for, and goes on where it was. This one ships:\n\n",
         f".. code-block:: yaml\n   :caption: datasets/reference/study.yaml\n\n{_indented(example)}\n",
-        "Paths are taken from the file's own folder. A key that is not listed here is refused, with the nearest one that "
-        "is. Where a list is asked for, a single text stands for a list of one; ``extract``, ``train`` and ``use`` may "
+        "Paths are taken from the file's own folder. A key that is not listed here is refused, and the nearest one is "
+        "named. Where a list is asked for, a single text stands for a list of one; ``extract``, ``train`` and ``use`` may "
         "each be one mapping or a list of them.\n",
     ]
     for key, field in study_keys().items():
@@ -419,7 +435,8 @@ def columns() -> Mapping[str, Any]:
 
 
 def _columns_page() -> str:
-    parts = [_heading("Files of results", "="), "\n", _FILES_INTRO]
+    listed = [(f"`{name}`_", _words(file["a row is"])) for name, file in columns().items()]
+    parts = [_heading("Files of results", "="), "\n", _FILES_INTRO, _table(("File", "A row is"), listed, "30 70")]
     for name, file in columns().items():
         rows = [(f"``{column}``", kind, _words(about)) for column, (kind, about) in file["columns"].items()]
         parts.append(f"\n{_heading(name, '-')}\n")
@@ -436,9 +453,6 @@ _FILES_INTRO = """Every column of every Parquet file, as written by the version 
 Beside these, a folder holds the same results as JSON lines (``results.jsonl``, ``use.jsonl``, ``transfer.jsonl``,
 ``leave_one_out.jsonl``), from which reports are made and runs are taken up again.
 
-.. contents::
-   :local:
-
 """
 
 
@@ -446,19 +460,19 @@ Beside these, a folder holds the same results as JSON lines (``results.jsonl``, 
 
 
 def _members_page() -> str:
-    parts = [_heading("Members", "="), "\n", _MEMBERS_INTRO]
+    rows = [
+        (f":ref:`{folder} <members-{folder}>`", ", ".join(f"``{name}``" for name in registry.names(folder)))
+        for folder in registry.FOLDERS
+    ]
+    parts = [_heading("Members", "="), "\n", _MEMBERS_INTRO, _table(("Kind", "Members"), rows, "20 80")]
     for folder in registry.FOLDERS:
         parts.append(f"\n{_heading(folder.capitalize(), '-', anchor=f'members-{folder}')}\n")
         parts += [_member(folder, name) for name in registry.names(folder)]
     return "".join(parts)
 
 
-_MEMBERS_INTRO = """All that can be named in a recipe, as ``probing list`` shows it. A recipe is a name, a colon and options:
-``mlp:hidden=64,layers=2``. What is left out has the default shown here.
-
-.. contents::
-   :local:
-   :depth: 1
+_MEMBERS_INTRO = """All that can be named in a recipe, as ``probing list`` shows it. A recipe is a name, a colon and
+options: ``mlp:hidden=64,layers=2``. What is left out has the default shown here.
 
 """
 

@@ -30,6 +30,7 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress and warnings of libraries
 
 # The API.
 autodoc_member_order = "bysource"
@@ -43,6 +44,7 @@ napoleon_custom_sections = [("Class attributes", "Attributes")]
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 
 # Pages: nothing is loaded from elsewhere.
 html_theme = "pydata_sphinx_theme"

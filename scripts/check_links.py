@@ -17,7 +17,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "video": "src", "object": "data"}
+LOADED = {
+    "script": "src",
+    "img": "src",
+    "link": "href",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "object": "data",
+}
 NOT_LOADED = {"canonical", "next", "prev", "search", "index", "alternate", "author"}  # kinds of <link> that only name
 _ADDRESS = re.compile(r"^(?:[a-z][a-z0-9+.-]*:)?//", re.I)
 _IN_STYLE = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""", re.I)
@@ -71,7 +79,14 @@ class Page(HTMLParser):
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found: dead links and loaded addresses, one sentence each; links elsewhere; numbers of links and pages."""
+    """What was found.
+
+    Attributes:
+        faults: dead links and loaded addresses, one sentence each.
+        elsewhere: links that lead to other places.
+        followed: how many links were followed.
+        pages: how many pages there are.
+    """
 
     faults: list[str]
     elsewhere: list[str]

@@ -55,7 +55,8 @@ class KnownTruth(Job):
 
     file: str = Field(description="JSON file of certified cells, with property, site, position and certified")
     positions: dict[str, str] = Field(
-        default={}, description="positions of this study that the file calls otherwise, each with the file's name for it"
+        default={},
+        description="positions of this study that the file calls otherwise, each with the file's name for it",
     )
 
 
