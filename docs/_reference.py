@@ -196,7 +196,8 @@ def _errors_page() -> str:
 
 def _below(kind: type) -> Iterator[type]:
     yield kind
-    for one in sorted(type.__subclasses__(kind), key=_name):
+    below: list[type] = type.__subclasses__(kind)
+    for one in sorted(below, key=_name):
         if one.__module__ == errors.__name__:
             yield from _below(one)
 
@@ -208,8 +209,11 @@ def _name(kind: type) -> str:
 def _error(kind: type) -> str:
     home = "probing" if kind.__name__ in ON_ERRORS else "probing.errors"
     bases = [base.__name__ for base in kind.__bases__ if base.__module__ == errors.__name__]
-    of = f"\n   A kind of {' and '.join(f'``{base}``' for base in bases)}.\n" if bases else ""
-    return f".. py:exception:: {home}.{kind.__name__}\n\n{_indented(_docstring(kind.__doc__ or ''))}\n{of}"
+    text = inspect.cleandoc(kind.__doc__ or "")
+    if bases:
+        first, *rest = text.split("\n\n", 1)
+        text = "\n\n".join([f"{first} A kind of {' and '.join(f'`{base}`' for base in bases)}.", *rest])
+    return f".. py:exception:: {home}.{kind.__name__}\n\n{_indented(_docstring(text))}\n"
 
 
 # The command line.
@@ -254,8 +258,9 @@ def _anchor(name: str) -> str:
     return "command-" + name.replace(" ", "-")
 
 
-_COMMANDS_INTRO = """Every command has ``--help``. Results go to standard output (``--json``: as JSON lines), progress to
-standard error. Exit codes: 0 done, 1 a readable error, 2 wrong usage, 75 stopped by SIGTERM or SIGUSR1 (start it again).
+_COMMANDS_INTRO = """Every command has ``--help``. Results go to standard output (``--json``: as JSON lines),
+progress to standard error. Exit codes: 0 done, 1 a readable error, 2 wrong usage, 75 stopped by SIGTERM or SIGUSR1
+(start it again).
 :doc:`/commands` shows the commands at work.
 
 """
@@ -363,8 +368,8 @@ def _study_page() -> str:
         "\n``probing run study.yaml`` runs all that one file asks for, and goes on where it was. This one ships:\n\n",
         f".. code-block:: yaml\n   :caption: datasets/reference/study.yaml\n\n{_indented(example)}\n",
         "Paths are taken from the file's own folder. A key that is not listed here is refused, and the nearest one is "
-        "named. Where a list is asked for, a single text stands for a list of one; ``extract``, ``train`` and ``use`` may "
-        "each be one mapping or a list of them.\n",
+        "named. Where a list is asked for, a single text stands for a list of one; ``extract``, ``train`` and ``use`` "
+        "may each be one mapping or a list of them.\n",
     ]
     for key, field in study_keys().items():
         part, _, _ = key.rpartition(".")

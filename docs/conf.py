@@ -65,7 +65,6 @@ html_theme_options = {
     "show_toc_level": 2,
     "back_to_top_button": False,
     "secondary_sidebar_items": ["page-toc"],
-    "article_footer_items": ["prev-next"],
     "footer_start": ["copyright"],
     "footer_end": [],
     "pygments_light_style": "a11y-high-contrast-light",
