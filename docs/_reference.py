@@ -48,7 +48,8 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "studies": (
         "Studies, jobs and reports",
-        "Whole runs as objects; their fields are the options of the command line and the keys of study files.",
+        "Whole runs as objects. Their keys are the options of the :doc:`command line </reference/command-line>` and "
+        "the keys of :doc:`study files </reference/study-files>`.",
         ("Study", "ExtractJob", "TrainJob", "UseJob", "ReportJob", "report"),
     ),
 }
@@ -108,8 +109,9 @@ def _heading(text: str, underline: str, *, anchor: str = "") -> str:
 
 
 def _words(text: str) -> str:
-    """Return plain text with `code` in it as reStructuredText."""
-    parts = re.split(r"`([^`]+)`", " ".join(text.split()))
+    """Return plain text with `code` and --flags in it as reStructuredText."""
+    text = re.sub(r"(?<![\w`])(--[a-z][a-z-]+)(?!`)", r"`\1`", " ".join(text.split()))  # flags are code
+    parts = re.split(r"`([^`]+)`", text)
     return "".join(f"``{part}``" if i % 2 else re.sub(r"([*_|\\])", r"\\\1", part) for i, part in enumerate(parts))
 
 
@@ -171,7 +173,7 @@ def _documented(module: str, name: str) -> str:
     if not inspect.isclass(value):
         return f".. autofunction:: {module}.{name}\n"
     if issubclass(value, BaseModel):  # its fields stand on the page of study files
-        return f".. autoclass:: {module}.{name}\n   :exclude-members: model_config\n   :no-undoc-members:\n"
+        return f".. autoclass:: {module}.{name}(**keys)\n   :exclude-members: model_config\n   :no-undoc-members:\n"
     return f".. autoclass:: {module}.{name}\n"
 
 
@@ -389,10 +391,10 @@ def _first_key(part: str) -> str:
 
 def _study_key(key: str, field: FieldInfo) -> str:
     default = "" if field.is_required() or field.default in (None, [], {}, "") else _as_yaml(field.default)
-    about = _sentence(_described(key, field)) + (" Required." if field.is_required() else "")
-    lines = [f".. confval:: {key}\n   :type: {_type_words(field.annotation)}\n"]
-    lines += [f"   :default: ``{default}``\n"] if default else []
-    return "".join(lines) + f"\n   {about}\n\n"
+    facts = [f"*{_type_words(field.annotation)}*"]
+    facts += ["required"] if field.is_required() else [f"default ``{default}``"] if default else []
+    about = re.sub(r" ?\(repeatable\)|; repeatable|repeatable; ", "", _described(key, field))  # a word for flags
+    return f".. confval:: {key}\n\n   {_sentence(about)} ({', '.join(facts)})\n\n"
 
 
 def _described(key: str, field: FieldInfo) -> str:
@@ -417,7 +419,7 @@ def _type_words(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(_type_words(one) for one in inside if one is not type(None))
     if origin is Literal:
-        return ", ".join(f"``{one}``" for one in inside)
+        return "one of " + ", ".join(str(one) for one in inside)
     if origin is list:
         return "mapping, or a list of them" if _is_model(inside[0]) else f"list of {_type_words(inside[0])}s"
     if origin is dict or _is_model(annotation):
@@ -443,10 +445,10 @@ def _columns_page() -> str:
     listed = [(f"`{name}`_", _words(file["a row is"])) for name, file in columns().items()]
     parts = [_heading("Files of results", "="), "\n", _FILES_INTRO, _table(("File", "A row is"), listed, "30 70")]
     for name, file in columns().items():
-        rows = [(f"``{column}``", kind, _words(about)) for column, (kind, about) in file["columns"].items()]
+        rows = [(f"``{column}``", f"{_words(about)} (*{kind}*)") for column, (kind, about) in file["columns"].items()]
         parts.append(f"\n{_heading(name, '-')}\n")
         parts.append(f"A row is {_words(file['a row is'])}. Written by {_words(file['written by'])}.\n\n")
-        parts.append(_table(("Column", "Kind", "Meaning"), rows, "30 12 58"))
+        parts.append(_table(("Column", "Meaning"), rows, "32 68"))
     return "".join(parts)
 
 
@@ -489,7 +491,31 @@ def _member(folder: str, name: str) -> str:
         known = inspect.signature(member).parameters.values() if callable(member) else []
     except ValueError:
         known = []
-    options = [p for p in known if p.default is not p.empty]
-    written = name + ":" * bool(options) + ",".join(f"{p.name}={p.default}" for p in options)
-    text = _docstring(inspect.getdoc(member) or module.__doc__ or "")
-    return f".. describe:: {written}\n\n{_indented(text)}\n"
+    defaults = {p.name: p.default for p in known if p.default is not p.empty}
+    text = _as_lists(_docstring(inspect.getdoc(member) or module.__doc__ or ""), defaults)
+    return f".. describe:: {name}\n\n{_indented(text)}\n"
+
+
+def _as_lists(text: str, defaults: Mapping[str, Any]) -> str:
+    """Return a docstring with its parameters and attributes as lists; parameters are written as in a recipe."""
+    lines: list[str] = []
+    written: set[str] = set()
+    title, inside = "", False
+    for line in text.splitlines():
+        found = re.match(r":(param|ivar) ([^:]+):\s*(.*)", line)
+        if found:
+            names = [name.strip().replace("\\", "") for name in found[2].split(",")]
+            heading = "Options" if found[1] == "param" else "After the fit"
+            lines += ["", f"*{heading}*", ""] if heading != title else []
+            title, inside = heading, True
+            written |= set(names)
+            shown = ", ".join(f"``{name}={defaults[name]}``" if name in defaults else f"``{name}``" for name in names)
+            lines.append(f"* {shown}: {found[3]}")
+        elif inside and line.startswith(" "):
+            lines.append(f"  {line.strip()}")
+        else:
+            lines.append(line if line.strip() or not inside else "")
+            inside = inside and not line.strip()
+    missing = [f"``{name}={value}``" for name, value in defaults.items() if name not in written]
+    lines += ["", f"*{'Other options' if 'Options' in text else 'Options'}*: {', '.join(missing)}"] if missing else []
+    return "\n".join(lines) + "\n"
