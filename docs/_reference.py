@@ -81,12 +81,17 @@ def _write(_: Sphinx) -> None:
 
 def _escape_docstring(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Make plain characters of what reStructuredText would read as markup: |x| in a docstring is a magnitude."""
-    lines[:] = _without_bars("\n".join(lines)).split("\n")
+    lines[:] = _flags_as_code(_without_bars("\n".join(lines))).split("\n")
 
 
 def _is_left_out(app: Sphinx, what: str, name: str, value: Any, is_left_out: bool, options: Any) -> bool | None:
     """Leave out what scikit-learn adds to every estimator (`set_fit_request` and the like)."""
     return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
+def _flags_as_code(text: str) -> str:
+    """Return text with its --flags as code: a pair of hyphens would become a dash."""
+    return re.sub(r"(`+[^`]*`+)|(?<![\w-])--[a-z][a-z-]+", lambda found: found[1] or f"`{found[0]}`", text)
 
 
 def _without_bars(text: str) -> str:
@@ -110,8 +115,7 @@ def _heading(text: str, underline: str, *, anchor: str = "") -> str:
 
 def _words(text: str) -> str:
     """Return plain text with `code` and --flags in it as reStructuredText."""
-    text = re.sub(r"(?<![\w`])(--[a-z][a-z-]+)(?!`)", r"`\1`", " ".join(text.split()))  # flags are code
-    parts = re.split(r"`([^`]+)`", text)
+    parts = re.split(r"`([^`]+)`", _flags_as_code(" ".join(text.split())))
     return "".join(f"``{part}``" if i % 2 else re.sub(r"([*_|\\])", r"\\\1", part) for i, part in enumerate(parts))
 
 
@@ -129,7 +133,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]], widths: str) -> s
 def _docstring(text: str) -> str:
     """Return a docstring, its sections written as napoleon does."""
     config: Any = Config(napoleon_google_docstring=True, napoleon_use_ivar=True)
-    written = str(GoogleDocstring(_without_bars(inspect.cleandoc(text)), config, what="class"))
+    written = str(GoogleDocstring(_flags_as_code(_without_bars(inspect.cleandoc(text))), config, what="class"))
     written = re.sub(r"^:(?:ivar|param) [^:]+:", lambda found: found[0].replace("_", r"\_"), written, flags=re.M)
     return re.sub(r"(`[^`]*`)|(?<=[^\W_])_(?!\w)", lambda found: found[1] or r"\_", written)  # coef_ is no link
 

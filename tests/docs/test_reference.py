@@ -61,7 +61,7 @@ def pages(reference: ModuleType) -> dict[str, str]:
 
 def test_every_public_name_is_documented_once(pages: dict[str, str]) -> None:
     text = "".join(page for name, page in pages.items() if name != "api/index")
-    found = re.findall(r"^\.\. (?:autoclass|autofunction|py:exception):: probing\.(\w+)$", text, re.M)
+    found = re.findall(r"^\.\. (?:autoclass|autofunction|py:exception):: probing\.(\w+)(?:\(.*\))?$", text, re.M)
     assert sorted(found) == pb.__all__
     assert [name for name in pb.__all__ if f"<probing.{name}>" not in pages["api/index"]] == ["ProbingError"]
 
@@ -108,9 +108,9 @@ def test_every_key_of_a_study_file_is_documented(pages: dict[str, str]) -> None:
         "truth": "KnownTruth",
     }.items():
         keys |= {f"{part}.{key}" for key in schema["$defs"][name]["properties"]}
-    found = re.findall(r"^\.\. confval:: (\S+)\n((?:   .*\n|\n)*)", pages["study-files"], re.M)
+    found = re.findall(r"^\.\. confval:: (\S+)\n\n   (.*) \(\*.*\)$", pages["study-files"], re.M)
     assert {key for key, _ in found} == keys
-    assert [key for key, about in found if not re.search(r"^   \w.*\w", about.split("\n\n", 1)[1], re.M)] == []
+    assert [key for key, about in found if not re.search(r"\w", about)] == []
 
 
 def test_every_member_is_documented(pages: dict[str, str]) -> None:
