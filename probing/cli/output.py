@@ -23,6 +23,19 @@ def finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
         warn([warnings.whole_spans_warning(store.position_names, rows.position, rows.piece_end - rows.piece_start)])
 
 
+def finish_study(study: Any, to: Path | None, quiet: bool, as_json: bool) -> Path:
+    """Run a study, show its results and verdicts, and return the path of its page."""
+    try:
+        page: Path = study.run(to, progress=not quiet)
+    except UnitFailed as failure:
+        show(written(study.folder(to), None, failure), as_json)
+        raise
+    show(import_module("probing.training.results").ProbeResults.read(page.parent), as_json)
+    if study.use:
+        show_use(page.parent, study.certified(), as_json)
+    return page
+
+
 def finish_train(job: Any, quiet: bool, as_json: bool) -> None:
     try:
         results = job.run(progress=not quiet)
@@ -151,14 +164,29 @@ def show_use(folder: Path, certified: Mapping[tuple[str, str], str], as_json: bo
     say("\nThe truth of this model is certified by do-interventions on minimal pairs:")
     width = max(len(f"{v.task} at {v.place}") for v, _ in known)
     for verdict, label in known:
-        say(f"  {f'{verdict.task} at {verdict.place}':{width}}  {_beside(verdict, label)}")
+        coarse = verdict.word.coarse
+        beside = f"certified {label:7} verdict {coarse:15} {_agreement(coarse, label)}"
+        say(f"  {f'{verdict.task} at {verdict.place}':{width}}  {beside}")
 
 
-def _beside(verdict: Any, label: str) -> str:
-    coarse = verdict.word.coarse
+def _agreement(coarse: str, label: str) -> str:
+    """Return whether a verdict agrees with what is certified: `right`, `WRONG` or `undecided`."""
     right = {"used": ("used",), "unused": ("decodable only", "not decodable")}.get(label, ())
-    judged = "right" if coarse in right else "undecided" if coarse == "inconclusive" or not right else "WRONG"
-    return f"certified {label:7} verdict {coarse:15} {judged}"
+    return "right" if coarse in right else "undecided" if coarse == "inconclusive" or not right else "WRONG"
+
+
+def show_outcome(folder: Path, certified: Mapping[tuple[str, str], str]) -> None:
+    """Print a line for each task of a study: whether it is decodable, and at how many places it is used."""
+    results = import_module("probing.training.results").ProbeResults.read(folder)
+    verdicts = list(import_module("probing.verdicts.judging").read_use_run(folder))
+    finding = import_module("probing.reporting.findings").finding
+    say("\nWhat came out:")
+    for task in import_module("probing.reporting.task_results").by_task(results):
+        words = [v.word.coarse for v in verdicts if v.task == task.task]
+        used = f"; used at {words.count('used') or 'none'} of {len(words)} places" if words else ""
+        say(f"  {task.task}: {finding(task).status}{used}")
+    agreed = [_agreement(v.word.coarse, certified[v.task, v.place]) for v in verdicts if (v.task, v.place) in certified]
+    say(f"  {agreed.count('right')} of {len(agreed)} verdicts are what is certified of this model")
 
 
 def show_verdicts(verdicts: Iterable[Any]) -> None:

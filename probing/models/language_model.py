@@ -23,6 +23,7 @@ from probing.models.reading.hooked import HookedModule
 from probing.models.reading.inputs import check_ids, encoded, padded, padding_id
 from probing.models.reading.replay import SuffixReplay
 from probing.models.reading.self_check import SelfCheck
+from probing.reference import shipped
 from probing.text.alignment import Encoded
 
 
@@ -81,10 +82,10 @@ class LanguageModel:
         allow_pickle_weights: bool = False,
         check: bool = True,
     ) -> Self:
-        """Load a local folder or a hub model.
+        """Load a local folder, a hub model, or the small model that ships.
 
         Args:
-            name: folder or hub name.
+            name: folder, hub name or `probing:reference`.
             device: a torch device.
             dtype: compute dtype: `float32`, `float16` or `bfloat16`.
             attention: attention implementation, such as `eager` or `sdpa`; None: the model's default.
@@ -102,7 +103,9 @@ class LanguageModel:
             UnsupportedModel: it cannot be loaded, or the self-check failed.
             RemoteCodeRefused: it is Python code of its own, which is never run.
             BadParameter: an unknown dtype, device, kind, padding side or side.
+            UnknownName: `probing:` before something that does not ship.
         """
+        name = shipped(name, "model")
         loaded = load(
             name,
             device=device,

@@ -151,8 +151,8 @@ class Corpus:
     @classmethod
     @with_typed_errors
     def read(cls, source: Source, **options: str | int) -> Corpus:
-        """Read one file, a glob of files (`en_lines-*.conllu`: each file's split from its name), `{split: file}`
-        or `hub:NAME`.
+        """Read one file, a glob of files (`en_lines-*.conllu`: each file's split from its name), `{split: file}`,
+        `hub:NAME` or `probing:reference`, the small corpus that ships.
 
         One file without splits of its own is split at random, whole groups at a time, with seed 0 (where it has
         three groups or more).
@@ -165,7 +165,7 @@ class Corpus:
         Raises:
             CorpusError: a file that is missing, malformed or empty, with file and line; a document in two splits.
             BadParameter: an option the reader does not have, or a group that is a column of words.
-            UnknownName: no such column to group by.
+            UnknownName: no such column to group by, or `probing:` before something that does not ship.
         """
         seed, group = _split_seed(options), options.get("group")
         parts = parts_of(source)
