@@ -43,7 +43,7 @@ def case_folders(folder: Path | None = None) -> list[Path]:
             "the trained models of tier 2 are not here",
             needed="folders with truth.json; they are part of the repository, not of an installed package",
             found="none",
-            where=str(place),
+            where="" if folder is None else str(folder),
             next_step="leave tier 2 out (--tier 0 --tier 1), or run in a clone of the repository",
         )
     return found
