@@ -89,7 +89,7 @@ class Study(Job):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Study:
-        """Read a study file, or the one that ships (`probing:reference`); its relative paths are relative to its folder.
+        """Read a study file, or the one that ships (`probing:reference`); relative paths in it start at its folder.
 
         Raises:
             ConfigError: the file is missing or not YAML, or has duplicate, unknown or missing keys.

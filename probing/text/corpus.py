@@ -169,7 +169,8 @@ class Corpus:
             CorpusError: a file is missing, malformed or empty (the message names file and line), or a document is in
                 two splits.
             BadParameter: the reader has no such option, or `group` is a column of words.
-            UnknownName: there is no column of the name `group`, or `probing:` stands before something that does not ship.
+            UnknownName: there is no column of the name `group`, or `probing:` stands before something that does not
+                ship.
         """
         seed, group = _split_seed(options), options.get("group")
         parts = parts_of(source)
