@@ -196,8 +196,8 @@ def apply_direction(
     return AppliedDirection(
         header=header,
         place=str(place),
-        start=_said(header, first) if has_classes else "",
-        goal=_said(header, last) if has_classes else "",
+        start=evidence.said(first) if has_classes else "",
+        goal=evidence.said(last) if has_classes else "",
         strength=float(strength),
         behaviour="" if is_open else spec_of(measured),
         texts=tuple(corpus.examples[k].text for k in rows.ordinal),
@@ -367,7 +367,3 @@ def _names(instrument: TextInstrument, number: int) -> tuple[str, ...]:
     if len(instrument.answers) == number:
         return tuple(answers_said((answer,)) for answer in instrument.answers)
     return tuple(f"output {k}" for k in range(1, number + 1))
-
-
-def _said(header: Header, code: float) -> str:
-    return header.labels[int(code)] if header.labels else f"{code:g}"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from safetensors.numpy import save
 from probing.errors import BadParameter
 from probing.files.whole_files import write_atomically
 from probing.system.machine import with_typed_errors
+from probing.use.directions.files import is_evidence
 from probing.use.directions.record import Evidence
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
@@ -72,7 +74,7 @@ def export_control_vector(
 
     There `direction.n` is added, times a strength, to what leaves block n (blocks count from 0), from n = 1 on; that is
     the site `resid.(n + 1)`. Strength 1 moves states by the whole difference from `start` to `goal`, weighted over
-    strata. The evidence stands in the metadata, by layer.
+    strata. The evidence stands in the metadata, by layer, with `start` and `goal`.
 
     Args:
         path: of the file.
@@ -84,6 +86,13 @@ def export_control_vector(
         BadParameter: no evidence, other kinds or sites, or of several models or properties.
     """
     vectors = {_block(one): one for one in _together(evidence)}
+    if len(vectors) < len(evidence):
+        raise BadParameter(
+            "a control vector has one direction a layer",
+            needed="one position of each site",
+            found=", ".join(one.header.place for one in evidence)[:400],
+            next_step="name one file of evidence a site, or choose safetensors or npz",
+        )
     layers = sorted(vectors)
     metadata: dict[str, str | int] = {
         "general.architecture": "controlvector",
@@ -91,7 +100,7 @@ def export_control_vector(
         "controlvector.layer_count": len(layers),
         "probing.note": _NOTE,
     }
-    metadata |= {f"probing.evidence.{n}": _told(vectors[n]) for n in layers}
+    metadata |= {f"probing.evidence.{n}": json.dumps(_told(vectors[n], start, goal), sort_keys=True) for n in layers}
     tensors = {f"direction.{n}": vectors[n].direction(start=start, goal=goal).astype(np.float32) for n in layers}
     write_atomically(Path(path), gguf_bytes(metadata, tensors))
     return Path(path)
@@ -105,7 +114,8 @@ def export_vectors(
     goal: float = 1,
     format: str | None = None,
 ) -> Path:
-    """Write one float32 vector a place, named by it, with all evidence as JSON.
+    """Write one float32 vector a place, named by it, with all evidence as JSON, and from which class (or value) to
+    which it leads as `start` and `goal`.
 
     The JSON is the array `probing.evidence` of an npz, or that key of a safetensors file's metadata. An npy file holds
     one vector and nothing else: its evidence stands beside it, in the file of its name with `.json`.
@@ -125,7 +135,7 @@ def export_vectors(
     vectors: dict[str, NDArray[np.float32]] = {
         one.header.place: one.direction(start=start, goal=goal).astype(np.float32) for one in together
     }
-    told = json.dumps({one.header.place: asdict(one.header) for one in together}, sort_keys=True)
+    told = json.dumps({one.header.place: _told(one, start, goal) for one in together}, sort_keys=True)
     form, buffer = file.suffix.removeprefix(".") if format is None else format, BytesIO()
     if form == "safetensors":
         buffer.write(save(vectors, metadata={KEY: told}))
@@ -186,7 +196,7 @@ def export_directions(
         start, goal: names of classes (of real values numbers), from which to which the direction leads; None: from the
             first to the second of two.
         model_hint: for gguf, llama.cpp's name of the architecture, such as `llama`.
-        replace: whether a file that is there already is replaced.
+        replace: whether a file that is there already is replaced; evidence never is.
 
     Raises:
         BadParameter: another format, a file that is there already, or evidence that does not belong together or has no
@@ -210,6 +220,14 @@ def export_directions(
             raise BadParameter(
                 "there is something already", found=str(one), next_step=f"choose another name{or_replace}"
             )
+    if is_evidence(file):
+        raise BadParameter(
+            "evidence is not replaced by an export",  # which could not be applied again
+            needed="another file",
+            found="a file of evidence",
+            where=str(file),
+            next_step="choose another name",
+        )
     first, last = _together(several)[0].codes(start, goal)
     if form == "gguf":
         export_control_vector(file, several, model_hint=model_hint, start=first, goal=last)
@@ -218,8 +236,9 @@ def export_directions(
     return files
 
 
-def _told(one: Evidence) -> str:
-    return json.dumps(asdict(one.header), sort_keys=True)
+def _told(one: Evidence, start: float, goal: float) -> dict[str, Any]:
+    # The header is of means of all classes; a vector is of two, and its sign is nowhere else.
+    return {**asdict(one.header), "start": one.said(start), "goal": one.said(goal)}
 
 
 def _together(evidence: Sequence[Evidence]) -> Sequence[Evidence]:
