@@ -160,8 +160,8 @@ def apply_direction(
     Raises:
         ProvenanceMismatch: the evidence is of another model or other weights.
         UnknownSite: the model has no such site.
-        BadParameter: a probe, states of another width, a strength that is no number, a `top` below 1, or a position
-            that a text lacks.
+        BadParameter: a probe, states of another width, a strength that is no number or with which the model gives none,
+            a `top` below 1, or a position that a text lacks.
         NoBehaviour: a model that cannot give these outputs.
         UnknownName: no such class, position or split.
     """
@@ -264,7 +264,8 @@ def _edited(
     states, every = instrument.states(place), np.arange(instrument.n_rows)
     # The edit is computed in float64: a float32 state plus nothing is, to the bit, what it was.
     codes = {"start": start, "goal": goal} if not evidence.header.labels else {"start": int(start), "goal": int(goal)}
-    moved = torch.from_numpy(evidence.apply(states, **codes, dose=strength))
+    with np.errstate(over="ignore"):  # what overflows is told below
+        moved = torch.from_numpy(evidence.apply(states, **codes, dose=strength))
     found: list[Tensor] = []
     parts = instrument.batches(every)
     with steps_bar("apply", "rows", len(every), progress) as advance, torch.no_grad():
@@ -272,7 +273,16 @@ def _edited(
             found.append(instrument.run_from(place.site, every[part], {place.position: moved[part]}))
             advance(sum(map(len, found)), len(every))
     back = np.argsort(np.concatenate(parts), kind="stable")
-    return np.asarray(torch.cat(found).double().cpu().numpy()[back])
+    edited = np.asarray(torch.cat(found).double().cpu().numpy()[back])
+    if np.isnan(edited).any():
+        raise BadParameter(
+            "the outputs with the direction are no numbers",
+            needed="a strength at which the model still computes",
+            found=f"{strength:g}",
+            where=str(place),
+            next_step="choose a smaller strength: 1 is the whole difference of the classes",
+        )
+    return edited
 
 
 def _corpus_of(prompts: Sequence[str]) -> Corpus:
