@@ -177,7 +177,8 @@ def _print_objections() -> None:
 
 def _summary(folder: str, name: str) -> str:
     """Return the first sentence of a member's documentation, which may go over several lines."""
-    paragraph = " ".join((registry.get(folder, name).__doc__ or "").strip().split("\n\n")[0].split())
+    module = registry.get(folder, name)
+    paragraph = " ".join((module.__doc__ or inspect.getdoc(module.MEMBER) or "").strip().split("\n\n")[0].split())
     sentence = re.match(r".*?[.!?](?=\s+[^a-z\s]|$)", paragraph)
     return sentence[0] if sentence else paragraph
 

@@ -204,7 +204,19 @@ def built_controls(
 
 
 def _drawn(control: Control, labels: Labels, seed: int) -> ControlSet:
+    if control.draws < 1:
+        raise BadParameter(
+            f"{type(control).__name__} draws no labels", needed="draws of 1 or more", found=str(control.draws)
+        )
     draws = [control.apply(labels, draw=draw, seed=seed) for draw in range(control.draws)]
+    for drawn in draws:
+        if not isinstance(drawn, Labels) or len(drawn.y) != len(labels.y):
+            raise BadParameter(
+                f"{type(control).__name__}.apply gives no labels of these rows",
+                needed=f"Labels with {len(labels.y):,} values of y",
+                found=f"{len(drawn.y):,} values" if isinstance(drawn, Labels) else type(drawn).__name__,
+                next_step="return dataclasses.replace(labels, y=…)",
+            )
     name = draws[0].control.rpartition("#")[0]
     if ":" not in name:  # a control with other parameters is another control
         name = spec_of(control, without="draws", called=name)

@@ -249,6 +249,13 @@ def test_what_cannot_be_applied_is_refused_by_type() -> None:
         pb.apply_direction(base, planted(), PROMPTS, progress=False)
 
 
+@pytest.mark.parametrize("strength", [1e30, -1e300])
+def test_a_strength_that_breaks_the_model_gives_no_numbers(strength: float) -> None:
+    with pytest.raises(BadParameter, match="no numbers") as caught:
+        pb.apply_direction(model(), planted(), PROMPTS, strength=strength)
+    assert caught.value.found == f"{strength:g}"
+
+
 def test_classes_are_named_and_numbers_of_real_values_given() -> None:
     three = planted(labels=("a", "b", "c"))
     assert three.codes("c", "a") == (2, 0)
