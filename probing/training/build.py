@@ -101,6 +101,12 @@ def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe
         if isinstance(item, str):
             return build("probes", item, kind=kind)  # type: ignore[no-any-return]
         if not isinstance(item, Probe):
+            if isinstance(item, type) or not all(callable(getattr(item, name, None)) for name in ("fit", "predict")):
+                raise BadParameter(
+                    "this is no probe",
+                    needed="a recipe, a probe, or an object of scikit-learn with fit and predict",
+                    found=repr(item)[:200],
+                )
             return SklearnProbe(item) if kind == "classes" else SklearnRegressorProbe(item)
         if kind not in item.kinds:
             raise BadParameter(

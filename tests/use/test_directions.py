@@ -366,3 +366,10 @@ def test_only_a_used_subspace_establishes_its_direction(word: Word) -> None:
     if said:
         assert said.startswith("column:z at resid.2@end is") and said.endswith("not established")
     assert ("the site is established" in said) == (word is Word.USED_SITE)
+
+
+def test_a_verdict_says_nothing_of_another_place_or_behaviour() -> None:
+    header = planted(word=Word.USED_SUBSPACE).header
+    assert caveat(header) == caveat(header, header.place, header.behaviour) == ""
+    assert "resid.9@elsewhere" in caveat(header, "resid.9@elsewhere", header.behaviour)
+    assert "head" in caveat(header, header.place, "head")
