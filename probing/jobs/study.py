@@ -17,6 +17,8 @@ from probing.files.strict_yaml import strict_yaml
 from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
 from probing.jobs.use import UseOptionsOfJob
 from probing.provenance import canonical_json
+from probing.reference import folder as shipped_folder
+from probing.reference import shipped
 from probing.results.failures import run_all
 from probing.system.machine import check_target
 
@@ -30,6 +32,10 @@ TWIN = "untrained_model"
 MAX_STUDY_BYTES = 1_000_000
 _POSITION = "position:"
 _AS_NAME = str.maketrans({":": "-", ",": "_", "+": "p"})  # rows as a folder's name
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
 
 
 class StudyTrain(TrainOptions):
@@ -49,33 +55,47 @@ class StudyUse(UseOptionsOfJob):
 class KnownTruth(Job):
     """Options that name the certified truth of a study's model, to be shown beside its verdicts."""
 
-    file: str
-    positions: dict[str, str] = Field(default={})
+    file: str = Field(description="JSON file of certified cells, with property, site, position and certified")
+    positions: dict[str, str] = Field(
+        default={},
+        description="positions of this study that the file calls otherwise, each with the file's name for it",
+    )
 
 
 class Study(Job):
     """Extract, train and report from one YAML file; whatever is done already is not done again."""
 
-    name: str = Field(pattern=r"^[a-z0-9](\.?[a-z0-9_-]){0,99}$", max_length=100)
-    model: str
-    corpus: Files
+    name: str = Field(
+        pattern=r"^[a-z0-9](\.?[a-z0-9_-]){0,99}$",
+        max_length=100,
+        description="name of the study and, unless --to names another, of its folder in cache/results",
+    )
+    model: str = Field(description="Hugging Face model name, or a folder")
+    corpus: Files = Field(description="mapping of splits to files, {train: FILE, dev: FILE, test: FILE}; or one file")
     reader_options: Many = Field(default=[])
     split_seed: int | None = None
     group: str | None = None
-    extract: Annotated[list[ExtractOptions], BeforeValidator(lambda v: v if isinstance(v, list) else [v])]
-    train: Annotated[list[StudyTrain], BeforeValidator(lambda v: v if isinstance(v, list) else [v])]
-    use: Annotated[list[StudyUse], BeforeValidator(lambda v: v if isinstance(v, list) else [v])] = Field(default=[])
-    truth: KnownTruth | None = None
+    extract: Annotated[list[ExtractOptions], BeforeValidator(_listed)] = Field(
+        description="what is read from the model, one entry for each `rows`"
+    )
+    train: Annotated[list[StudyTrain], BeforeValidator(_listed)] = Field(
+        description="which probes are trained on which tasks, beside which controls"
+    )
+    use: Annotated[list[StudyUse], BeforeValidator(_listed)] = Field(
+        default=[], description="which properties are exchanged in the running model"
+    )
+    truth: KnownTruth | None = Field(default=None, description="certified truth, shown beside the verdicts")
     root: Path = Path()
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Study:
-        """Read a study file; its relative paths are relative to the file's folder.
+        """Read a study file, or the one that ships (`probing:reference`); relative paths in it start at its folder.
 
         Raises:
             ConfigError: the file is missing or not YAML, or has duplicate, unknown or missing keys.
+            UnknownName: `probing:` before something that does not ship.
         """
-        file = Path(path)
+        file = Path(shipped(str(path), "study.yaml"))
         values = _load_yaml(file)
         if "root" in values:
             raise unknown_name("key", "root", cls.model_fields, where=str(file), error=ConfigError)
@@ -251,7 +271,11 @@ def _has_position(rows: str, asked: str) -> bool:
 
 def _load_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise ConfigError("study file not found", found=str(file), next_step="see datasets/reference/study.yaml")
+        raise ConfigError(
+            "study file not found",
+            found=str(file),
+            next_step=f"see the one that ships, {shipped_folder() / 'study.yaml'}",
+        )
     if file.stat().st_size > MAX_STUDY_BYTES:
         raise ConfigError("study file too large", needed="at most 1 MB", found=f"{file.stat().st_size} bytes")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
 import probing as pb
-from probing.errors import DamagedUnit, InputError, UnknownName
+from probing.errors import BadParameter, DamagedUnit, InputError, UnknownName
 from probing.files.whole_files import sealed, sweep, unsealed, write_atomically
 from probing.probes.linear import LinearProbe
 from probing.provenance import model_called
@@ -93,7 +94,7 @@ def test_no_run_into_a_folder_replaces_what_another_left_there(what: str, tmp_pa
     assert len(held.analyses) == len(pd.read_parquet(tmp_path / "analyses.parquet").run.unique()) == 2
     assert held.table().groupby("run").size().tolist() == [3, 3]
     assert pd.read_parquet(tmp_path / "results.parquet").run.nunique() == 2
-    titles = re.findall(r"<h2 id=\"task-\d\">(.*?)</h2>", pb.report(tmp_path).read_text())
+    titles = re.findall(r"<h2 id=\"task-\d\"><bdi>(.*?)</bdi></h2>", pb.report(tmp_path).read_text())
     assert len(titles) == len(set(titles)) == 2 and all(title.startswith("upos, gpt2 [") for title in titles[:1])
     assert len({path.name for path in (tmp_path / "figures").glob("curves-upos*.pdf")}) == 2
     for result in (*first, *second):  # the first's probes are still there, beside the second's
@@ -130,8 +131,8 @@ def test_models_stand_side_by_side_in_tables_terminal_and_page(tmp_path: Path) -
         assert f"states of {name}" in terminal and f"from resid.0 of {name} by the probe linear" in terminal
         assert f"upos, {name}" in page and f"We probed the hidden states of {name} at resid.0" in page
         assert f"from resid.0 of {name} by the probe linear" in page
-    beside = page.split("upos side by side")[1].split("Further evidence")[0]
-    assert all(f"{name}resid.0linear" in beside for name in names)
+    beside = " ".join(page.split("upos side by side")[1].split("The finding in full")[0].split())
+    assert all(f"{name} resid.0 linear" in beside for name in names)
     pairs = pb.compare(tmp_path, task="upos")
     assert [tuple(row) for row in pairs[["model_a", "model_b"]].to_numpy()] == [tuple(names)]
     assert pairs.difference[0] > 0.1
@@ -346,6 +347,21 @@ def test_a_file_is_written_though_another_process_sweeps_its_first_attempt_away(
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"] and (tmp_path / "x.json").read_bytes() == b"{}"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_no_file_takes_the_place_of_a_device_or_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "pipe", b"x")
+    assert not (tmp_path / "pipe").is_file() and [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.parametrize("item", [None, 3, object(), LogisticRegression])
+def test_what_is_no_probe_is_refused_before_work_starts(item: object, tmp_path: Path) -> None:
+    with pytest.raises(BadParameter, match="no probe"):
+        run(a_store(), tmp_path / "r", probes=["linear", item])
+    assert not (tmp_path / "r" / "results.jsonl").exists()
+
+
 def test_a_folder_of_an_earlier_version_is_read_and_added_to(tmp_path: Path) -> None:
     """Its results name no run, call the model by its source alone, and its units have no hash."""
     old = [_aged(result) for result in run(a_store(), tmp_path)]
@@ -356,7 +372,7 @@ def test_a_folder_of_an_earlier_version_is_read_and_added_to(tmp_path: Path) -> 
     run(untrained(), tmp_path)
     held = ProbeResults.read(tmp_path)
     assert len(held) == 6 and set(held.table().model) == {"gpt2", model_called(untrained().model)}
-    titles = re.findall(r"<h2 id=\"task-\d\">(.*?)</h2>", pb.report(tmp_path).read_text())
+    titles = re.findall(r"<h2 id=\"task-\d\"><bdi>(.*?)</bdi></h2>", pb.report(tmp_path).read_text())
     assert titles == ["upos, gpt2", f"upos, {model_called(untrained().model)}"]
 
 
