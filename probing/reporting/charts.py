@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -394,10 +395,30 @@ def _shown(value: Any) -> Any:
 
 
 def altair_chart(chart: Chart) -> Any:
-    """Return the chart as an object of Altair: a notebook shows it, and `.save("x.pdf")` writes it."""
+    """Return the chart as an object of Altair, which `.save("x.pdf")` writes.
+
+    A notebook shows it without a network: as Vega-Lite where it can draw that, else as SVG. A renderer that was enabled
+    in Altair (`altair.renderers.enable("html")`) is used instead.
+    """
     import altair
 
-    return altair.Chart.from_dict(spec(chart))
+    made: Any = altair.Chart.from_dict(spec(chart))
+    object.__setattr__(made, "__class__", _drawn_offline(made.__class__))
+    return made
+
+
+@cache
+def _drawn_offline(kind: Any) -> Any:
+    """Return a kind of Altair's charts whose default way to be shown needs no script from elsewhere."""
+    import altair
+
+    def shown(self: Any, *options: Any, **more: Any) -> Any:
+        if altair.renderers.active != "default":
+            return kind._repr_mimebundle_(self, *options, **more)
+        told = self.to_dict()
+        return {"application/vnd.vegalite.v6.json": told, "image/svg+xml": svg(told), "text/plain": repr(self)}
+
+    return type(kind.__name__, (kind,), {"_repr_mimebundle_": shown, "__module__": kind.__module__})
 
 
 def svg(specification: Mapping[str, Any], name: str = "chart") -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import altair
 import pytest
 
+import probing as pb
 from probing.errors import BadParameter, UnknownName
+from probing.reporting.cards import card
 from probing.reporting.plots import plot_results, plot_use
 from probing.results.analysis import AnalysisResult, Point
 from tests.reporting.test_reporting import upos_like
@@ -74,3 +77,23 @@ def test_a_chart_that_there_is_not_and_nothing_to_draw() -> None:
         plot_results(upos_like(), what="curves")
     with pytest.raises(BadParameter):
         plot_results(upos_like(), what="analyses")
+
+
+def test_a_notebook_shows_charts_without_a_network_but_by_the_renderer_that_was_chosen() -> None:
+    chart = plot_results(upos_like(), what="scores")
+    shown = chart._repr_mimebundle_()
+    assert set(shown) == {"application/vnd.vegalite.v6.json", "image/svg+xml", "text/plain"}
+    assert shown["image/svg+xml"].startswith("<svg ")
+    assert "src=" not in shown["image/svg+xml"]
+    with altair.renderers.enable("mimetype"):
+        assert "image/svg+xml" not in chart._repr_mimebundle_()[0]
+    assert isinstance(chart, altair.ConcatChart)
+    assert chart.properties(title="mine").to_dict()["title"] == "mine"
+
+
+def test_the_card_of_a_corpus_names_files_without_their_folders_and_splits_in_order() -> None:
+    examples = (pb.Example("a", "a", split="test"), pb.Example("b", "b", split="dev"), pb.Example("c", "c"))
+    shown = card(pb.Corpus(examples, source="/home/me/train.csv, /home/me/test.csv"))
+    assert "train.csv, test.csv" in shown
+    assert "/home" not in shown
+    assert "train 1, dev 1, test 1" in shown
