@@ -31,6 +31,7 @@ nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # progress and warnings of libraries
+suppress_warnings = ["mystnb.unknown_mime_type"]  # of charts, whose SVG is shown
 
 # The API.
 autodoc_member_order = "bysource"
