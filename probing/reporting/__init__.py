@@ -9,7 +9,7 @@ from probing.errors import ConfigError
 from probing.files.whole_files import write_atomically
 from probing.reporting.findings import Finding, finding
 from probing.reporting.maps import patching_map, transfer_maps
-from probing.reporting.page import Contents, page
+from probing.reporting.page import Contents, rendered
 from probing.reporting.panels import uses
 from probing.reporting.plots import save_figures
 from probing.reporting.tables import print_results
@@ -96,7 +96,7 @@ def _written(found: Contents, to: Path | str) -> Path:
     path = Path(to) / PAGE if Path(to).is_dir() else Path(to)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figures(found, path.parent / "figures")
-    write_atomically(path, page(found))
+    write_atomically(path, rendered(found))
     return path
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from probing.errors import BadParameter, printable
 from probing.files.whole_files import write_atomically
+from probing.reporting.colours import ink
 from probing.reporting.maps import HeatMap
 from probing.reporting.overview import Cell, Overview
 from probing.reporting.panels import Curve, Panel
@@ -85,18 +86,32 @@ def panel_chart(panel: Panel) -> Chart:
         _layer(
             {"type": "area", "strokeWidth": 0},
             where=f"{has_interval} && !datum.bar",
+            color=colour,
             detail=_nominal("piece"),
             opacity=faint,
             **between,
         ),
-        _layer({"type": "rule", "strokeWidth": 1.6}, where=f"{has_interval} && datum.bar", opacity=faded, **between),
-        _layer({"type": "line", "strokeWidth": 1.8}, detail=_nominal("piece"), strokeDash=dash, opacity=faded),
+        _layer(
+            {"type": "rule", "strokeWidth": 1.6},
+            where=f"{has_interval} && datum.bar",
+            color=colour,
+            opacity=faded,
+            **between,
+        ),
+        _layer(
+            {"type": "line", "strokeWidth": 1.8},
+            color=colour,
+            detail=_nominal("piece"),
+            strokeDash=dash,
+            opacity=faded,
+        ),
     ]
     for level in panel.levels:
         row = {"series": level.name, "value": _short(level.points[0].value)}
         shown: Chart = {
             "y": y | {"field": "value"},
             "x": None,
+            "color": colour,
             "strokeDash": dash,
             "opacity": faded,
             "tooltip": [_tip("series"), _tip("value", number=True)],
@@ -104,12 +119,12 @@ def panel_chart(panel: Panel) -> Chart:
         layers.append({"data": {"values": [row]}} | _layer({"type": "rule", "strokeWidth": 1.4}, **shown))
     if panel.band is not None:
         limits = {"low": max(panel.band[0], low), "high": min(panel.band[1], high)}
-        shown = {"x": None, "color": None, **between}
+        shown = {"x": None, **between}
         layers.insert(
             0, {"data": {"values": [limits]}} | _layer({"type": "rect", "color": _GREY, "opacity": 0.16}, **shown)
         )
-    layers += _marks(rows, len(x_names), faded)
-    hover = _layer({"type": "point", "size": 220}, opacity={"value": 0}, tooltip=_tips(rows, panel))
+    layers += _marks(rows, len(x_names), colour, faded)
+    hover = _layer({"type": "point", "size": 220}, color=colour, opacity={"value": 0}, tooltip=_tips(rows, panel))
     params: list[Chart] = [{"name": "chosen", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}]
     if len(x_names) > _ZOOMED:
         select = {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]"}
@@ -119,7 +134,7 @@ def panel_chart(panel: Panel) -> Chart:
         "width": _WIDTH,
         "height": _HEIGHT,
         "data": {"values": rows},
-        "encoding": {"x": x, "y": y | {"field": "value"}, "color": colour},
+        "encoding": {"x": x, "y": y | {"field": "value"}},
         "layer": [*layers, hover | {"params": params}],
     }
 
@@ -192,9 +207,10 @@ def _quoted(text: str) -> str:
     return "'" + printable(text).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _marks(rows: Sequence[Row], sites: int, faded: Chart) -> list[Chart]:
+def _marks(rows: Sequence[Row], sites: int, colour: Chart, faded: Chart) -> list[Chart]:
     """Return the layers of points: small discs where there are few sites, and shapes of verdicts."""
-    dots = _layer({"type": "point", "size": 16, "filled": True}, where="datum.mark == ''", opacity=faded)
+    small = {"type": "point", "size": 16, "filled": True}
+    dots = _layer(small, where="datum.mark == ''", color=colour, opacity=faded)
     words = dict.fromkeys((row["mark"], row["shape"]) for row in rows if row["mark"])
     shapes = _shapes("mark", words, _GREY, {"orient": "bottom", "columns": 2, "labelLimit": 150}, None) if words else {}
     marked = _layer(
@@ -232,16 +248,17 @@ def _tips(rows: Sequence[Row], panel: Panel) -> list[Chart]:
 
 def map_chart(found: HeatMap) -> Chart:
     """Return a heat map with its numbers, blue above 0 and orange below, full colour at the largest absolute value."""
-    rows = [
-        {"row": row, "column": column, "value": _short(float(found.values[i, j]))}
-        for i, row in enumerate(found.rows)
-        for j, column in enumerate(found.columns)
-        if math.isfinite(found.values[i, j])
-    ]
     is_small, limit = len(found.columns) <= _MOST_NUMBERS, found.limit
     is_signed = bool((found.values < 0).any())
-    scale = {"domain": [-limit, 0, limit], "range": ["#c24e00", "#f7f7f7", "#0072b2"]}
-    scale = scale if is_signed else {"domain": [0, limit], "range": ["#f4f8fb", "#0072b2"]}
+    domain, colours = ([-limit, 0, limit], ["#c24e00", "#f7f7f7", "#0072b2"])
+    domain, colours = (domain, colours) if is_signed else ([0, limit], ["#f4f8fb", "#0072b2"])
+    scale = {"domain": domain, "range": colours, "interpolate": "rgb"}
+    rows = [
+        {"row": row, "column": column, "value": _short(value), "ink": ink(colours, domain, value)}
+        for i, row in enumerate(found.rows)
+        for j, column in enumerate(found.columns)
+        if math.isfinite(value := float(found.values[i, j]))
+    ]
     names = list(reversed(found.rows)) if found.is_upward else list(found.rows)
     angle = 0 if max(map(len, found.columns)) < 7 else -40
     encoding = {
@@ -259,10 +276,10 @@ def map_chart(found: HeatMap) -> Chart:
         ],
     }
     colour = {"field": "value", "type": "quantitative", "title": None, "scale": scale, "legend": {"gradientLength": 90}}
-    ink = {"condition": {"test": f"abs(datum.value) > {0.62 * limit:.4g}", "value": "#ffffff"}, "value": _INK}
     number = {"field": "value", "type": "quantitative", "format": ".2f"}
     layers = [_layer({"type": "rect", "stroke": "#ffffff", "strokeWidth": 0.5}, color=colour)]
-    layers += [_layer({"type": "text", "fontSize": 9.5}, text=number, color=ink)] if is_small else []
+    of_text = {"condition": {"test": "datum.ink === '#ffffff'", "value": "#ffffff"}, "value": "#000000"}
+    layers += [_layer({"type": "text", "fontSize": 9.5}, text=number, color=of_text)] if is_small else []
     return {
         "title": {"text": found.title, "subtitle": found.label},
         "width": {"step": 42 if is_small else max(6, 1200 // len(found.columns))},
