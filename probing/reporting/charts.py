@@ -417,35 +417,38 @@ def altair_chart(chart: Chart) -> Any:
     return altair.Chart.from_dict(spec(chart))
 
 
-def svg(specification: Mapping[str, Any]) -> str:
-    """Return the drawing as SVG text, coordinates rounded to a tenth of a pixel."""
+def svg(specification: Mapping[str, Any], name: str = "chart") -> str:
+    """Return the drawing as SVG text, coordinates rounded to a tenth of a pixel; its ids begin with `name`, since the
+    library counts them over all drawings of a process.
+    """
     import vl_convert
 
     drawn: str = vl_convert.vegalite_to_svg(dict(specification))
+    ids = {old: f"{name}-{i}" for i, old in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', drawn)))}
+    for old, new in ids.items():
+        drawn = drawn.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
+    drawn = re.sub(r'(href=")[^"#]+#', r"\1#", drawn)  # the library takes links as of its own site
     return re.sub(r"(\d+\.\d)\d+", r"\1", drawn)
 
 
 @with_typed_errors
-def save(chart: Chart, stem: Path, kinds: Sequence[str] = ("svg", "pdf")) -> list[Path]:
-    """Save a chart as `stem` with each of the endings, every file whole or not at all; equal charts give equal bytes.
+def save(chart: Chart, stem: Path) -> list[Path]:
+    """Save a chart as SVG and PDF, both whole or not at all. Equal charts give equal SVG; a PDF, whose bytes differ
+    from one writing to the next, is written where the SVG is new.
 
     Args:
         chart: to draw.
         stem: path without its ending.
-        kinds: of `svg`, `pdf` and `png`.
     """
     import vl_convert
 
-    drawn = spec(chart) | {"background": "white"}
-    draw = {
-        "svg": lambda: svg(drawn).encode(),
-        "pdf": lambda: vl_convert.vegalite_to_pdf(drawn),
-        "png": lambda: vl_convert.vegalite_to_png(drawn, scale=2),
-    }
-    content = {kind: draw[kind]() for kind in kinds}
+    drawn = svg(spec(chart) | {"background": "white"})
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "pdf")]
+    if all(path.is_file() for path in paths) and paths[0].read_bytes() == drawn.encode():
+        return paths
+    printed = vl_convert.svg_to_pdf(drawn)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in content]
-    for path, data in zip(paths, content.values(), strict=True):
+    for path, data in zip(paths, (drawn.encode(), printed), strict=True):
         write_atomically(path, data)
     return paths
 

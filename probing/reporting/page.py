@@ -131,7 +131,7 @@ class _Drawer:
     def drawing(self, chart: Any) -> Markup:
         """Return the chart as SVG."""
         if id(chart) not in self._drawings:
-            self._drawings[id(chart)] = charts.svg(self.spec(chart))
+            self._drawings[id(chart)] = charts.svg(self.spec(chart), f"c{len(self._drawings)}")
         return Markup(self._drawings[id(chart)])
 
 

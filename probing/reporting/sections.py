@@ -430,8 +430,8 @@ def _use_notes(use: Use) -> list[str]:
 
 def _use_figure(panels: Sequence[Panel], use: Use) -> Figure:
     said = (
-        f"What edits do; bars are 95 % intervals. Shaded: effects of no interest, within ±{use.result.epsilon:g} SD. The "
-        "shape of a mark is the verdict; dashed lines are exchanges of whole states."
+        f"What edits do; bars are 95 % intervals. Shaded: effects of no interest, within ±{use.result.epsilon:g} SD. "
+        "The shape of a mark is the verdict; dashed lines are exchanges of whole states."
     )
     return Figure([panel_chart(panel) for panel in panels], said, described(panels))
 

@@ -107,8 +107,8 @@ def _edits_sentence(verdict: Verdict) -> str:
     mediated = "" if told or edit.mediated_fraction is None else f"; mediated fraction {_mediated(edit)}"
     alike = "" if cell.whole.alike is None else f" (less {decimal(cell.whole.alike, 2)} of states of the same value)"
     return (
-        f"Swap {effect_words(cell.subspace)} SD, whole state {effect_words(cell.whole)} SD{alike}{mediated}; smallest effect "
-        f"found with 80 % probability {decimal(edit.smallest_detectable_effect, 2)} SD. {_doses_sentence(cell)}"
+        f"Swap {effect_words(cell.subspace)} SD, whole state {effect_words(cell.whole)} SD{alike}{mediated}; smallest "
+        f"effect found with 80 % probability {decimal(edit.smallest_detectable_effect, 2)} SD. {_doses_sentence(cell)}"
     )
 
 

@@ -87,7 +87,9 @@ def test_every_task_trained_is_printed_and_given_as_json(store: Path, tmp_path: 
     tasks = ("--task", "column:tense", "--task", "column:form")
     shown = trained(store, tmp_path / "r", *tasks)
     assert shown.exit_code == 0, shown.output
-    assert "column:tense: accuracy" in shown.stdout and "column:form: accuracy" in shown.stdout
+    assert all(re.search(rf"^{name} +\w", shown.stdout, re.M) for name in ("column:tense", "column:form"))
+    full = trained(store, tmp_path / "r", *tasks, "--details").stdout
+    assert "column:tense: accuracy" in full and "column:form: accuracy" in full
     lines = trained(store, tmp_path / "r", *tasks, "--json").stdout.splitlines()
     assert lines == (tmp_path / "r" / "results.jsonl").read_text(encoding="utf-8").splitlines()
     assert [from_json(line).task for line in lines] == ["column:tense"] * 5 + ["column:form"] * 5
@@ -114,9 +116,11 @@ def test_pieces_the_model_does_not_know_are_counted_in_the_store_and_said(tmp_pa
     assert {count for count, _ in opened.inputs.values()} == {3}
     assert len({ids for _, ids in opened.inputs.values()}) == len(SUBJECTS) < len({row.split(",")[0] for row in rows})
     told = trained(tmp_path / "s", tmp_path / "r", "--task", "column:tense")
-    assert "warning: 50 % of the pieces" in told.stdout
+    assert "warning: column:tense: 50 % of the pieces" in " ".join(told.stdout.split())
     words = " ".join(told.stdout.split())
-    assert re.search(r"warning: (\d+) test rows of \1 have the same input as a row with another label", words)
+    assert re.search(
+        r"warning: column:tense: (\d+) test rows of \1 have the same input as a row with another label", words
+    )
     assert (
         "warning: column:tense: 50 %"
         in trained(tmp_path / "s", tmp_path / "r", "--task", "column:tense", "--json").stderr
@@ -188,7 +192,10 @@ def test_a_test_split_with_one_label_is_not_judged_and_the_terminal_says_why(tmp
         for tense in ("past" if split == "test" or i % 2 else "present",)
     ]
     file = table(tmp_path, lines, header="text,tense,split")
-    shown = trained(extracted(tmp_path, file), tmp_path / "r", "--task", "column:tense", file=file)
+    store = extracted(tmp_path, file)
+    brief = trained(store, tmp_path / "r", "--task", "column:tense", file=file).stdout
+    assert "column:tense not judged" in " ".join(brief.split()) and "NOT JUDGED: all test labels are 'past'" in brief
+    shown = trained(store, tmp_path / "r", "--task", "column:tense", "--details", file=file)
     said = " ".join(shown.stdout.split())
     assert "warning: NOT JUDGED: all test labels are 'past'." in said and "--split-seed" in said
     assert "NOT JUDGED: all test labels are 'past', so that nothing shows" in said and "is decodable from" not in said

@@ -161,7 +161,7 @@ def test_a_doubtful_answer_warns_and_stands_in_record_terminal_and_page(
     assert result.exit_code == 0 and result.stderr.count("warning: the answer t is hardly said <here>") == 1
     assert records(tmp_path)[0].doubts == ("the answer t is hardly said <here>",)
     page = Path(pb.report(tmp_path)).read_text()
-    assert page.count("Doubtful: ") == 1 and "the answer t is hardly said &lt;here&gt;." in page
+    assert page.count("Doubtful: ") == 1 and "the answer t is hardly said &lt;here&gt;" in page
     model, corpus = pb.LanguageModel.load(str(folder / "model")), pb.Corpus.read(str(folder / "texts.jsonl"))
     with pytest.warns(DoubtfulAnswer, match="hardly said"):
         pb.intervene(

@@ -11,8 +11,8 @@ import pandas as pd
 from rich.console import Console
 
 from probing import reporting
-from probing.reporting.analyses import analysis_panels
 from probing.reporting.methods import methods_paragraph
+from probing.reporting.panels import analysis_panels
 from probing.reporting.references import bibtex, keys_of
 from probing.reporting.task_results import by_task
 from probing.results.analysis import AnalysisResult, Point
@@ -65,7 +65,7 @@ def test_numbers_of_analyses_stand_on_the_page_and_in_the_terminal(tmp_path: Pat
     page = Page(reporting.write_report(RESULTS, tmp_path, ANALYSES).read_bytes())
     assert "online code length" in page.text
     assert "16,000" in page.text
-    assert sorted(path.suffix for path in (tmp_path / "figures").glob("code_length*")) == [".pdf", ".png"]
+    assert sorted(path.suffix for path in (tmp_path / "figures").glob("code_length*")) == [".pdf", ".svg"]
     console = Console(file=io.StringIO(), width=110)
     reporting.print_results(RESULTS, console, ANALYSES)
     shown = console.file.getvalue()  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import math
@@ -17,9 +18,11 @@ from rich.console import Console
 
 from probing import reporting
 from probing.errors import ConfigError, InputError
-from probing.reporting import chart, html
-from probing.reporting.curves import use_panels, uses
-from probing.reporting.figures import save_use_curves
+from probing.reporting.charts import panel_chart
+from probing.reporting.overview import entries, overview
+from probing.reporting.page import Contents
+from probing.reporting.panels import use_panels, uses
+from probing.reporting.plots import save_figures
 from probing.reporting.references import keys_of
 from probing.reporting.use_words import MARKS, SHORT, flags_said, use_bibtex, use_names, use_paragraph
 from probing.results.patching import read_patching, write_patching
@@ -28,7 +31,7 @@ from probing.results.use import UseResult
 from probing.use.patching.patching import PatchingResult
 from probing.verdicts.use_run import UseRun, write_use_run
 from probing.verdicts.verdict import Word
-from tests.reporting.test_reporting import HOSTILE, Page, upos_like
+from tests.reporting.test_reporting import HOSTILE, Page, page_of, upos_like
 from tests.samples.use_report_samples import a_result, run_of
 
 
@@ -140,34 +143,42 @@ def test_other_interventions_stand_beside_with_their_draws(run: UseRun) -> None:
 
 def test_the_page_with_use_is_well_formed_and_self_contained(shape: UseRun) -> None:
     for results in ([], upos_like()):
-        content = html.page(results, use=shape)
+        content = page_of(results, use=shape)
         found = Page(content)
-        assert "://" not in content.decode()
-        assert not {"script", "link", "img", "iframe"} & set(found.elements)
+        assert "://" not in found.text + found.style
+        assert not {"link", "img", "iframe"} & set(found.elements)
         assert not found.values("style")
         assert len(set(found.values("id"))) == len(found.values("id"))
         assert {value[1:] for value in found.values("href")} <= set(found.values("id"))
 
 
-def test_each_verdict_is_one_paragraph_that_ends_with_what_would_overturn_it(run: UseRun) -> None:
-    content = html.page([], use=run).decode()
-    told = re.findall(r'<p class="verdict[^"]*"><strong>(.*?)</strong>(.*?)<em>(.*?)</em></p>', content)
-    assert [(name, last) for name, _, last in told] == [
-        (f"{v.place}: {v.word}.", v.overturned_by) for v in run.verdicts
-    ]
-    for (_, middle, _), verdict in zip(told, run.verdicts, strict=True):
-        assert verdict.reason in middle
+def test_each_verdict_is_one_item_that_ends_with_what_would_overturn_it(run: UseRun) -> None:
+    content = html.unescape(page_of([], use=run).decode())
+    told = {line.partition(": ")[0]: line for line in re.findall(r"<li>(resid.*?)</li>", content)}
+    for verdict in run.verdicts:
         assert verdict.evidence is not None
-        assert f"{verdict.evidence.subspace.effect_size:.2f}".replace("-0.00", "0.00").replace("-", "−") in middle
+        line = told[verdict.place]
+        assert line.startswith(f"{verdict.place}: {verdict.word}.")
+        assert line.endswith(verdict.overturned_by)
+        assert verdict.reason in line
+        assert f"{verdict.evidence.subspace.effect_size:.2f}".replace("-0.00", "0.00").replace("-", "−") in line
 
 
 def test_use_stands_in_the_section_of_its_task_beside_decodability(run: UseRun) -> None:
-    content = html.page([*upos_like("xpos"), *upos_like()], use=run).decode()
-    second = content.split('id="task-2"')[1]
-    assert "Use: effect of the edits" in second
-    assert "Use: effect of the edits" not in content.split('id="task-2"')[0]
-    assert content.count("Use: effect of the edits") == 2  # title, and what is read out
-    assert second.index("control word_type") < second.index("Use in next_token") < second.index("Results on test")
+    content = page_of([*upos_like("xpos"), *upos_like()], use=run).decode()
+    first, second = content.split('id="task-2"')
+    assert "What edits did in next_token" in second
+    assert "What edits did in next_token" not in first
+    assert second.index("What probes read") < second.index("What edits did in next_token")
+
+
+def test_one_line_says_what_is_used_where_and_agrees_with_the_verdicts(shape: UseRun) -> None:
+    found = overview(entries((), uses(shape)))
+    for row in found.rows:
+        here = [cell.use[1] for cell in row.cells if cell.use is not None]
+        assert ("used at" in row.use.split("together")[0]) == any(v.word is Word.USED_SUBSPACE for v in here)
+        assert ("no material use found" in row.use) == any(v.word is Word.NO_MATERIAL_USE for v in here)
+        assert ("inconclusive" in row.use) == any(v.word is Word.INCONCLUSIVE for v in here)
 
 
 def test_hostile_names_add_no_element_and_no_attribute() -> None:
@@ -179,7 +190,7 @@ def test_hostile_names_add_no_element_and_no_attribute() -> None:
         )
         known = {c.place: d for c, d in zip(cells, result.decodability.values(), strict=True)}
         hostile = replace(result, cells=cells, covariates=(name, name), decodability=known)
-        found = Page(html.page([], use=run_of(hostile)))
+        found = Page(page_of([], use=run_of(hostile)))
         return found.elements, Counter((tag, key) for tag, key, _ in found.attributes)
 
     assert parts(HOSTILE) == parts("plain")
@@ -189,27 +200,29 @@ def test_points_lie_where_the_axis_says_and_the_band_covers_epsilon(run: UseRun)
     (use,) = uses(run)
     panel = next(p for p in use_panels(use) if p.title == "Use: effect of the edits")
     low, high = panel.y_range()
-    whole = chart.HEIGHT - chart.BOTTOM - chart.TOP
-    drawn = str(chart.draw(panel, ""))
-    top, size = map(float, re.findall(r'class="within" [^>]*y="([\d.]+)" [^>]*height="([\d.]+)"', drawn)[0])
-    assert size == pytest.approx(0.2 / (high - low) * whole, abs=0.2)
-    assert top == pytest.approx(chart.HEIGHT - chart.BOTTOM - (0.1 - low) / (high - low) * whole, abs=0.1)
+    chart = panel_chart(panel)
+    assert chart["encoding"]["y"]["scale"]["domain"] == [low, high]
+    (band,) = chart["layer"][0]["data"]["values"]
+    assert band == {"low": pytest.approx(-0.1), "high": pytest.approx(0.1)}
     used = next(c for c in use.result.cells if c.place == "resid.3@query")
-    at = float(re.findall(r'cy="([\d.]+)"[^>]*><title>resid\.3: query [\d.]+ \[', drawn)[0])
-    assert at == pytest.approx(
-        chart.HEIGHT - chart.BOTTOM - (used.subspace.effect_size - low) / (high - low) * whole, abs=0.1
-    )
+    row = next(r for r in chart["data"]["values"] if (r["at"], r["series"]) == ("resid.3", "query"))
+    assert row["value"] == pytest.approx(used.subspace.effect_size, rel=1e-4)
 
 
-def test_marks_tell_verdicts_apart_by_shape_and_the_key_names_them(run: UseRun) -> None:
+def test_marks_tell_verdicts_apart_by_shape_and_the_legend_names_them(run: UseRun) -> None:
     assert len(set(MARKS.values())) == len(MARKS) == len(Word)
     (use,) = uses(run)
     assert len(use.words) > 1
-    content = html.page([], use=run).decode()
-    (key,) = re.findall(r'<svg[^>]*class="chart key">.*?</svg>', content)
-    assert all(SHORT[word] in key for word in use.words)
-    shapes = {str(chart.mark(mark, 0, 0, html.Markup("")))[:30] for mark in MARKS.values()}
-    assert len(shapes) >= 4
+    panel = next(p for p in use_panels(use) if p.title == "Use: effect of the edits")
+    shapes = [
+        layer["encoding"]["shape"]["scale"] for layer in panel_chart(panel)["layer"] if "shape" in layer["encoding"]
+    ]
+    assert set(shapes[0]["domain"]) == {SHORT[word] for word in use.words}
+    filled = [
+        layer["encoding"]["fill"]["scale"] for layer in panel_chart(panel)["layer"] if "fill" in layer["encoding"]
+    ]
+    looks = list(zip(shapes[0]["range"], filled[0]["range"], strict=True))
+    assert len(set(looks)) == len(looks) == len(use.words)
 
 
 def test_the_mediated_fraction_is_not_drawn_where_the_contrast_is_not_established() -> None:
@@ -217,7 +230,6 @@ def test_the_mediated_fraction_is_not_drawn_where_the_contrast_is_not_establishe
     titles = [panel.title for panel in use_panels(use)]
     assert "Use: mediated fraction" not in titles
     assert "Use: effect of the edits" in titles
-    assert "not shown to differ" in html.page([], use=run_of(use.result)).decode()
 
 
 def with_cells_without_mf(result: UseResult) -> UseResult:
@@ -247,12 +259,12 @@ def test_doses_start_at_no_edit_and_mark_the_primary_one(run: UseRun) -> None:
 def test_a_folder_of_use_alone_or_beside_results_is_reported(tmp_path: Path, run: UseRun) -> None:
     write_use_run(run, tmp_path)
     alone = reporting.report(tmp_path).read_text()
-    assert "upos: use in next_token" in alone
-    assert sorted(p.suffix for p in (tmp_path / "figures").glob("use-*")) == [".pdf", ".png"]
+    assert "upos: use" in alone and "in next_token" in alone
+    assert sorted(p.suffix for p in (tmp_path / "figures").glob("use-*")) == [".pdf", ".svg"]
     (tmp_path / "results.jsonl").write_text(json_lines(upos_like()))
     figures = sorted((tmp_path / "figures").glob("use-*"))
     before = [path.read_bytes() for path in figures]
-    assert b"Use in next_token" in reporting.report(tmp_path).read_bytes()
+    assert b"What edits did in next_token" in reporting.report(tmp_path).read_bytes()
     assert [path.read_bytes() for path in figures] == before
 
 
@@ -268,24 +280,10 @@ def test_damaged_use_is_a_typed_error_and_leaves_the_old_page(tmp_path: Path, ru
         reporting.report(tmp_path / "nowhere")
 
 
-def test_pages_over_the_limit_keep_every_number_of_verdicts_and_say_what_they_leave_out(
-    monkeypatch: pytest.MonkeyPatch, run: UseRun
-) -> None:
-    whole = html.page([], use=run)
-    monkeypatch.setattr(html, "MAX_BYTES", len(whole) - 1)
-    smaller = html.page([], use=run)
-    assert len(smaller) < len(whole)
-    found = Page(smaller).text
-    assert "left out to keep this page small" in found
-    assert all(found.count(f"{v.place}: {v.word}.") == (v.word.coarse == "used") for v in run.verdicts)
-    assert all(v.place in found for v in run.verdicts)
-    assert "left out" not in Page(whole).text
-
-
 @pytest.mark.parametrize("name", ["one place", "unbounded", "nothing"])
 def test_figures_are_drawn_inside_their_folder(tmp_path: Path, name: str) -> None:
-    paths = save_use_curves(SHAPES[name], tmp_path / "figures")
-    assert len(paths) == 2 * len(SHAPES[name].results)
+    paths = save_figures(Contents(uses=uses(SHAPES[name])), tmp_path / "figures")
+    assert len(paths) == 2 * (len(SHAPES[name].results) + bool(SHAPES[name].results))
     assert all(path.parent == tmp_path / "figures" and path.stat().st_size > 1000 for path in paths)
 
 
@@ -342,7 +340,7 @@ def test_patching_is_kept_beside_and_drawn(tmp_path: Path, run: UseRun) -> None:
     content = reporting.report(tmp_path).read_text()
     assert "<tense>" not in content
     assert "&lt;tense&gt;" in content
-    assert "resid.1, end: −0.125" in content
+    assert "largest 0.500 at resid.1, subject" in content
     assert list((tmp_path / "figures").glob("map*.pdf"))
     assert read_patching(tmp_path / "figures") == {}
 

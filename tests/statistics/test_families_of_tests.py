@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from probing.reporting.html import page
 
 from probing.errors import NonFiniteStates
 from probing.reporting import finding
-from probing.reporting.html import page
 from probing.training import train
 from probing.training.results import ProbeResults
 from probing.verdicts.decodability import fails, judged, not_beyond

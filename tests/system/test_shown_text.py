@@ -20,7 +20,9 @@ from probing.cli.commands import app
 from probing.errors import BadParameter, ConfigError, InputError, ProbingError, UntrustedFile, printable
 from probing.files.fact_shapes import check_settings, check_shapes
 from probing.jobs.study import Study
-from probing.reporting.markup import el, escape
+from probing.reporting.cards import card
+from probing.reporting.charts import spec
+from probing.reporting.page import _environment
 from probing.results.probe import read_results
 from probing.states.importing import import_states
 from probing.system import screen
@@ -51,7 +53,10 @@ def test_other_text_stays_as_it_is() -> None:
 
 def test_errors_tables_and_pages_show_it_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     assert SHOWN in str(BadParameter("no", found=HOSTILE))
-    assert escape(HOSTILE) == SHOWN and SHOWN in el("td", {"title": HOSTILE}, HOSTILE)
+    template = _environment().from_string('<td title="{{ x }}">{{ x }}</td>')
+    assert template.render(x=HOSTILE) == f'<td title="{SHOWN}">{SHOWN}</td>'
+    assert spec({"title": HOSTILE, "data": {"values": [{"x": HOSTILE}]}})["data"]["values"] == [{"x": SHOWN}]
+    assert SHOWN in card(pb.Corpus((), source=HOSTILE))
     assert str(BadParameter("no", where="a\nnext step: run it")) == "no\n  where: a\\nnext step: run it"
     screen.say(HOSTILE)
     assert capsys.readouterr().out == SHOWN + "\n"

@@ -93,7 +93,7 @@ def test_no_run_into_a_folder_replaces_what_another_left_there(what: str, tmp_pa
     assert len(held.analyses) == len(pd.read_parquet(tmp_path / "analyses.parquet").run.unique()) == 2
     assert held.table().groupby("run").size().tolist() == [3, 3]
     assert pd.read_parquet(tmp_path / "results.parquet").run.nunique() == 2
-    titles = re.findall(r"<h2 id=\"task-\d\">(.*?)</h2>", pb.report(tmp_path).read_text())
+    titles = re.findall(r"<h2 id=\"task-\d\"><bdi>(.*?)</bdi></h2>", pb.report(tmp_path).read_text())
     assert len(titles) == len(set(titles)) == 2 and all(title.startswith("upos, gpt2 [") for title in titles[:1])
     assert len({path.name for path in (tmp_path / "figures").glob("curves-upos*.pdf")}) == 2
     for result in (*first, *second):  # the first's probes are still there, beside the second's
@@ -130,8 +130,8 @@ def test_models_stand_side_by_side_in_tables_terminal_and_page(tmp_path: Path) -
         assert f"states of {name}" in terminal and f"from resid.0 of {name} by the probe linear" in terminal
         assert f"upos, {name}" in page and f"We probed the hidden states of {name} at resid.0" in page
         assert f"from resid.0 of {name} by the probe linear" in page
-    beside = page.split("upos side by side")[1].split("Further evidence")[0]
-    assert all(f"{name}resid.0linear" in beside for name in names)
+    beside = " ".join(page.split("upos side by side")[1].split("The finding in full")[0].split())
+    assert all(f"{name} resid.0 linear" in beside for name in names)
     pairs = pb.compare(tmp_path, task="upos")
     assert [tuple(row) for row in pairs[["model_a", "model_b"]].to_numpy()] == [tuple(names)]
     assert pairs.difference[0] > 0.1
@@ -356,7 +356,7 @@ def test_a_folder_of_an_earlier_version_is_read_and_added_to(tmp_path: Path) -> 
     run(untrained(), tmp_path)
     held = ProbeResults.read(tmp_path)
     assert len(held) == 6 and set(held.table().model) == {"gpt2", model_called(untrained().model)}
-    titles = re.findall(r"<h2 id=\"task-\d\">(.*?)</h2>", pb.report(tmp_path).read_text())
+    titles = re.findall(r"<h2 id=\"task-\d\"><bdi>(.*?)</bdi></h2>", pb.report(tmp_path).read_text())
     assert titles == ["upos, gpt2", f"upos, {model_called(untrained().model)}"]
 
 

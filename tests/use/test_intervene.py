@@ -250,7 +250,8 @@ def test_the_command_prints_verdicts_and_writes_them(tmp_path: Path) -> None:
     ]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "used (subspace)" in result.output and "verdicts.parquet" in result.output
+    assert "column:tense used at resid.2" in " ".join(result.output.split()) and "verdicts.parquet" in result.output
+    assert "used (subspace)" in CliRunner().invoke(app, [*command, "--details"]).output
     lines = CliRunner().invoke(app, [*command, "--json"]).output.splitlines()
     assert [json.loads(line)["word"] for line in lines] == ["decodable and used (class-mean subspace)"]
 
@@ -301,6 +302,7 @@ def test_the_command_finds_what_is_certified_of_a_shipped_model_that_it_knows_no
         "--to",
         str(tmp_path / "to"),
         "--quiet",
+        "--details",
     ]
     found = CliRunner().invoke(app, command)
     assert found.exit_code == 0, found.output

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from probing.reporting.heat_map import HeatMap, ablation_map, draw_heat_map, patching_map, save_heat_map
 from torch import Tensor
 
 from probing.contracts.edited_model import Instrument, Place
 from probing.errors import BadParameter, DegenerateDesign, UnknownName
-from probing.reporting.heat_map import HeatMap, ablation_map, draw_heat_map, patching_map, save_heat_map
 from probing.text.corpus import Corpus
 from probing.use.behaviours.next_token import NextToken
 from probing.use.edited_models.text import TextInstrument
