@@ -10,10 +10,10 @@ from probing.files.whole_files import write_atomically
 from probing.reporting.findings import Finding, finding
 from probing.reporting.maps import patching_map, transfer_maps
 from probing.reporting.page import Contents, rendered
-from probing.reporting.panels import uses
 from probing.reporting.plots import save_figures
 from probing.reporting.tables import print_results
 from probing.reporting.task_results import by_task
+from probing.reporting.use_panels import uses
 from probing.reporting.use_tables import print_verdicts
 from probing.results.analysis import AnalysisResult, read_analyses
 from probing.results.failures import Failure, read_failures

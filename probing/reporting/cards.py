@@ -11,8 +11,8 @@ from markupsafe import Markup, escape
 from probing.errors import printable
 from probing.provenance import model_called
 from probing.reporting.overview import entries, overview
-from probing.reporting.panels import uses
 from probing.reporting.task_results import by_task
+from probing.reporting.use_panels import uses
 from probing.reporting.warnings import warnings_of_task
 from probing.reporting.wording import plural
 

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from probing.reporting.findings import judge
-from probing.reporting.panels import Use, site_ticks, uses
+from probing.reporting.panels import site_ticks
 from probing.reporting.task_results import TaskResults, by_task, model_of, site_order, split_site
+from probing.reporting.use_panels import Use, uses
 from probing.reporting.use_words import MARKS, SHORT, effect_words
 from probing.reporting.warnings import warnings_of_task
 from probing.reporting.wording import decimal, measure_title, with_interval

@@ -23,7 +23,6 @@ from probing.files.whole_files import write_atomically
 from probing.reporting import charts
 from probing.reporting.maps import HeatMap
 from probing.reporting.overview import Entry, Overview, entries, overview
-from probing.reporting.panels import Use
 from probing.reporting.reading import LIMITS, READING, USE_READING
 from probing.reporting.sections import (
     Figure,
@@ -36,6 +35,7 @@ from probing.reporting.sections import (
     use_section,
 )
 from probing.reporting.task_results import TaskResults, model_of
+from probing.reporting.use_panels import Use
 from probing.reporting.wording import plural
 from probing.results.failures import Failure
 

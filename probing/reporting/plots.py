@@ -19,8 +19,9 @@ from probing.reporting.charts import (
 )
 from probing.reporting.maps import HeatMap, ablation_map, confusion_map, patching_map, transfer_maps
 from probing.reporting.overview import overview
-from probing.reporting.panels import analysis_panels, loss_panel, score_panels, use_panels, uses
+from probing.reporting.panels import analysis_panels, loss_panel, score_panels
 from probing.reporting.task_results import TaskResults, by_task, distinct
+from probing.reporting.use_panels import use_panels, uses
 
 if TYPE_CHECKING:
     from probing.reporting.page import Contents

@@ -12,19 +12,11 @@ from probing.reporting.findings import Finding, finding, judge
 from probing.reporting.maps import HeatMap, confusion_map
 from probing.reporting.methods import methods_paragraph, names_used
 from probing.reporting.overview import Overview
-from probing.reporting.panels import (
-    Panel,
-    Use,
-    analysis_panels,
-    chosen_result,
-    loss_panel,
-    quantities,
-    score_panels,
-    use_panels,
-)
+from probing.reporting.panels import Panel, analysis_panels, chosen_result, loss_panel, quantities, score_panels
 from probing.reporting.references import bibtex
 from probing.reporting.tables import summary_rows
 from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
+from probing.reporting.use_panels import Use, use_panels
 from probing.reporting.use_words import (
     SHORT,
     adjusted_p,

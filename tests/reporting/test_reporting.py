@@ -21,9 +21,10 @@ from probing.reporting.charts import panel_chart
 from probing.reporting.maps import confusion_map
 from probing.reporting.overview import entries, overview
 from probing.reporting.page import Contents
-from probing.reporting.panels import score_panels, uses
+from probing.reporting.panels import score_panels
 from probing.reporting.plots import save_figures
 from probing.reporting.task_results import by_task
+from probing.reporting.use_panels import uses
 from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult, Score, json_lines
 
 TAGS = ("NOUN", "VERB", "ADP", "DET", "PRON", "PUNCT", "ADJ", "ADV", "AUX", "PROPN", "NUM", "INTJ", "X")

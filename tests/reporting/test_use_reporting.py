@@ -21,9 +21,9 @@ from probing.errors import ConfigError, InputError
 from probing.reporting.charts import panel_chart
 from probing.reporting.overview import entries, overview
 from probing.reporting.page import Contents
-from probing.reporting.panels import use_panels, uses
 from probing.reporting.plots import save_figures
 from probing.reporting.references import keys_of
+from probing.reporting.use_panels import use_panels, uses
 from probing.reporting.use_words import MARKS, SHORT, flags_said, use_bibtex, use_names, use_paragraph
 from probing.results.patching import read_patching, write_patching
 from probing.results.probe import json_lines

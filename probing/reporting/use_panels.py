@@ -1,0 +1,195 @@
+"""Curves over sites of what edits did, beside what probes read: what charts draw of a use run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from probing.reporting.panels import Curve, Panel, Point, Role
+from probing.reporting.use_words import MARKS, SHORT
+from probing.results.use import EditEffect, UseCell, UseResult
+from probing.verdicts.use_run import UseRun
+from probing.verdicts.verdict import Verdict, Word
+
+_APART = 0.14  # of a step between sites, between lines of different positions
+_FAR = (-1e12, 1e12)
+
+
+@dataclass(frozen=True)
+class Use:
+    """Pairs the result of one property and behaviour with its verdicts, in the order of its cells."""
+
+    result: UseResult
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites of the result, in the order of depth."""
+        return tuple(dict.fromkeys(cell.site for cell in self.result.cells))
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Positions in the order of first occurrence; a single empty name where rows have one position."""
+        return tuple(dict.fromkeys(cell.position for cell in self.result.cells))
+
+    def at(self, position: str) -> list[tuple[int, UseCell, Verdict]]:
+        """Return, for each place at one position, the ordinal of the site, the cell and the verdict."""
+        both = zip(self.result.cells, self.verdicts, strict=True)
+        return [(self.sites.index(cell.site), cell, v) for cell, v in both if cell.position == position]
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The distinct verdict words that occur, such as `decodable and used …`, in the order in which `Word` lists
+        them.
+        """
+        return tuple(word for word in Word if any(v.word is word for v in self.verdicts))
+
+    @property
+    def summary(self) -> str:
+        """Summary such as `used (site) at resid.2; no material use at resid.0, resid.1`."""
+        at = {word: [v.place for v in self.verdicts if v.word is word] for word in self.words}
+        return "; ".join(f"{SHORT[word]} at {_some(places)}" for word, places in at.items())
+
+
+def _some(places: Sequence[str]) -> str:
+    return ", ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
+
+
+def uses(run: UseRun | None) -> list[Use]:
+    """Return the results with their verdicts."""
+    verdicts = iter(run.verdicts if run else ())
+    return [Use(result, tuple(next(verdicts) for _ in result.cells)) for result in (run.results if run else ())]
+
+
+def use_panels(use: Use, *, beside: bool = False) -> list[Panel]:
+    """Return panels of decodability beside use: accuracy, mediated fraction where it is known, effects, and doses;
+    `beside` the panels of probes, those of use alone, without doses.
+    """
+    panels = (
+        (_mediated(use), _effects(use)) if beside else (_decodability(use), _mediated(use), _effects(use), _doses(use))
+    )
+    return [panel for panel in panels if panel is not None]
+
+
+def _lines(
+    use: Use,
+    name: Callable[[str], str],
+    role: Role,
+    find: Callable[[UseCell, Verdict], Point | None],
+    *,
+    joined: float = 0.0,
+) -> list[Curve]:
+    """Return a curve for each position; `find` gives the point of a cell, whose x is set afterwards."""
+    curves, middle = [], (len(use.positions) - 1) / 2
+    for part, position in enumerate(use.positions):
+        found = [(x, find(cell, verdict)) for x, cell, verdict in use.at(position)]
+        points = tuple(Point(x, p.value, p.low, p.high, p.mark, p.note) for x, p in found if p is not None)
+        shift = (part - middle) * _APART + joined if len(use.sites) > 1 else 0.0
+        curves.append(Curve(name(position), role, points, part, bars=True, shift=shift))
+    return [curve for curve in curves if curve.points]
+
+
+def _named(what: str) -> Callable[[str], str]:
+    return lambda position: position or what
+
+
+def _decodability(use: Use) -> Panel | None:
+    def find(cell: UseCell, verdict: Verdict) -> Point | None:
+        gate = use.result.decodability.get(cell.place)
+        return None if gate is None else Point(0, gate.accuracy, note="" if gate.passes else "not decodable")
+
+    curves = _lines(use, _named("probes"), "task", find)
+    name = "accuracy" if use.result.n_classes else "R²"
+    panel = Panel("Decodable: what probes read", name, use.sites, tuple(curves), (), (0.0, 1.0), (-0.5, 1.05))
+    return panel if curves else None
+
+
+def _mediated(use: Use) -> Panel | None:
+    """Return the panel of the swap's mediated fraction; the band of equivalence is ε in units of the natural contrast,
+    at the median place.
+    """
+
+    def find(cell: UseCell, verdict: Verdict) -> Point | None:
+        edit = cell.subspace
+        return (
+            None
+            if edit.mediated_fraction is None
+            else Point(
+                0, edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high, *_mark(verdict)
+            )
+        )
+
+    curves = _lines(use, _named("swap"), "task", find)
+    if not curves:
+        return None
+    shares = [
+        use.result.epsilon * edit.spread / edit.total for edit in map(_swap, use.result.cells) if edit.mediated_fraction
+    ]
+    half = float(np.median(shares)) if shares else 0.0
+    title, band = "Use: mediated fraction", (-half, half) if half else None
+    return Panel(
+        title, "share of the natural difference", use.sites, tuple(curves), (), (0.0, 1.0), (-0.5, 1.5), band=band
+    )
+
+
+def _swap(cell: UseCell) -> EditEffect:
+    return cell.subspace
+
+
+def _mark(verdict: Verdict) -> tuple[str, str]:
+    return MARKS[verdict.word], SHORT[verdict.word]
+
+
+def _effects(use: Use) -> Panel:
+    """Return the panel of the effects of both edits, in SDs of the clean output, with the band of equivalence."""
+
+    def swapped(cell: UseCell, verdict: Verdict) -> Point:
+        edit = cell.subspace
+        return Point(0, edit.effect_size, edit.effect_size_low, edit.effect_size_high, *_mark(verdict))
+
+    def exchanged(cell: UseCell, verdict: Verdict) -> Point:
+        return Point(0, cell.whole.effect_size, cell.whole.effect_size_low, cell.whole.effect_size_high)
+
+    curves = [
+        *_lines(use, _named("swap"), "task", swapped),
+        *_lines(use, lambda p: f"{p} whole" if p else "whole state", "other", exchanged, joined=_APART / 2),
+    ]
+    band = (-use.result.epsilon, use.result.epsilon)
+    least = (-2 * use.result.epsilon, 2 * use.result.epsilon)
+    return Panel(
+        "Use: effect of the edits", "SD of the clean output", use.sites, tuple(curves), (), least, _FAR, band=band
+    )
+
+
+def _doses(use: Use) -> Panel | None:
+    """Return the panel of τ by dose, at each position's site of the largest effect."""
+    largest = [max(use.at(p), key=lambda found: abs(found[1].subspace.effect_size)) for p in use.positions]
+    cells = [(part, cell, verdict) for part, (_, cell, verdict) in enumerate(largest) if cell.dose_curve]
+    if not cells:
+        return None
+    doses = sorted({dose for _, cell, _ in cells for dose, _ in cell.dose_curve} | {0.0})
+    curves = tuple(Curve(cell.place, "task", _by_dose(cell, verdict, doses), part) for part, cell, verdict in cells)
+    band = (-use.result.epsilon, use.result.epsilon)
+    least = (-2 * use.result.epsilon, 2 * use.result.epsilon)
+    return Panel(
+        "Dose of the swap",
+        "SD of the clean output",
+        tuple(f"{dose:g}" for dose in doses),
+        curves,
+        (),
+        least,
+        _FAR,
+        "dose (1: the whole difference of class means)",
+        band,
+    )
+
+
+def _by_dose(cell: UseCell, verdict: Verdict, doses: Sequence[float]) -> tuple[Point, ...]:
+    """Return the points of a dose curve, from no edit on; the primary dose has the verdict's mark."""
+    points = [Point(0, 0.0)]
+    for dose, effect in cell.dose_curve:
+        mark, note = _mark(verdict) if dose == cell.dose else ("", "")
+        points.append(Point(doses.index(dose), effect, mark=mark, note=note and f"primary dose, {note}"))
+    return tuple(points)
