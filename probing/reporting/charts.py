@@ -56,6 +56,7 @@ _CONFIG = {
         "titleFontWeight": "normal",
         "titleLimit": 300,
         "symbolOpacity": 1,
+        "layout": {"bottom": {"direction": "vertical"}},
     },
 }
 
@@ -260,7 +261,7 @@ def map_chart(found: HeatMap) -> Chart:
         if math.isfinite(value := float(found.values[i, j]))
     ]
     names = list(reversed(found.rows)) if found.is_upward else list(found.rows)
-    angle = 0 if max(map(len, found.columns)) < 7 else -40
+    angle = 0 if max(map(len, found.columns)) < 8 else -40
     encoding = {
         "x": _nominal(
             "column",
@@ -275,7 +276,8 @@ def map_chart(found: HeatMap) -> Chart:
             _tip("value", number=True),
         ],
     }
-    colour = {"field": "value", "type": "quantitative", "title": None, "scale": scale, "legend": {"gradientLength": 90}}
+    legend = None if is_small else {"orient": "bottom", "direction": "horizontal", "gradientLength": 160}
+    colour = {"field": "value", "type": "quantitative", "title": None, "scale": scale, "legend": legend}
     number = {"field": "value", "type": "quantitative", "format": ".2f"}
     layers = [_layer({"type": "rect", "stroke": "#ffffff", "strokeWidth": 0.5}, color=colour)]
     of_text = {"condition": {"test": "datum.ink === '#ffffff'", "value": "#ffffff"}, "value": "#000000"}
@@ -309,7 +311,8 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
         for name, row in zip(names, kept, strict=True)
         for cell in row.cells
     ]
-    step = max(4.5, min(60.0, 880 / max(1, len(order))))
+    step = max(4.5, min(48.0, 880 / max(1, len(order))))
+    most = max([0.1, *(cell.value for row in found.rows for cell in row.cells if cell.value is not None)])
     ticks, label = found.ticks(list(order))
     scale = {"domain": [0, len(order)], "nice": False}
     y_axis = {"labelLimit": 230, "domain": False, "ticks": False}
@@ -326,7 +329,7 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
         "height": {"step": 32},
         "data": {"values": rows},
         "encoding": encoding,
-        "layer": _grid_layers(rows, step, found.quantity),
+        "layer": _grid_layers(rows, step, found.quantity, most),
     }
 
 
@@ -336,12 +339,12 @@ def _grid_cell(name: str, anchor: str, x: int, cell: Cell, hints: Sequence[str])
     return {"row": name, "x": x, "x2": x + 1, "href": f"#{anchor}"} | cell.record() | shown
 
 
-def _grid_layers(rows: Sequence[Row], step: float, quantity: str) -> list[Chart]:
-    most = max([0.1, *(row["value"] for row in rows if row["value"] is not None)])
+def _grid_layers(rows: Sequence[Row], step: float, quantity: str, most: float) -> list[Chart]:
     legend = {"orient": "bottom", "direction": "horizontal", "gradientLength": 160, "format": ".2f", "titleLimit": 400}
     scale = {"domain": [0, most], "range": ["#f1f5f8", "#3d93cc"], "clamp": True}
     colour = {"field": "value", "type": "quantitative", "title": quantity, "scale": scale, "legend": legend}
     outline = {"type": "rect", "fillOpacity": 0, "stroke": _INK, "strokeWidth": 1.1 if step > 12 else 0.5}
+    outline |= {"xOffset": 3, "x2Offset": -3, "height": {"band": 0.8}} if step > 12 else {}
     layers = [
         _layer(
             {"type": "rect", "stroke": "#ffffff", "strokeWidth": min(2.0, step / 10)}, x2={"field": "x2"}, color=colour
@@ -353,7 +356,7 @@ def _grid_layers(rows: Sequence[Row], step: float, quantity: str) -> list[Chart]
         return layers
     mark = {"type": "point", "size": min(120.0, (step * 0.5) ** 2 * 1.2), "strokeWidth": 1.8, "opacity": 1}
     mark["xOffset"] = step / 2  # the middle of the cell
-    shapes = _shapes("use", words, _INK, {"orient": "bottom", "columns": 4, "labelLimit": 200}, "use")
+    shapes = _shapes("use", words, _INK, {"orient": "bottom", "columns": 2, "labelLimit": 200}, "use")
     return [*layers, _layer(mark, where="datum.shape != ''", **shapes)]
 
 

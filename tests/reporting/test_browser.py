@@ -96,7 +96,8 @@ def draw(tab: Page, most: int = 100) -> None:
     tab.evaluate(
         """async (most) => {
           if (most > 50) document.querySelectorAll("details").forEach((one) => { one.open = true; });
-          for (const node of [...document.querySelectorAll("[data-chart]")].slice(0, most)) {
+          const shown = [...document.querySelectorAll("[data-chart]")].filter((node) => node.checkVisibility());
+          for (const node of shown.slice(0, most)) {
             node.scrollIntoView();
             for (let wait = 0; wait < 500 && !node.dataset.drawn; wait++) await new Promise((go) => setTimeout(go, 10));
             if (!node.dataset.drawn) throw Error(`chart ${node.dataset.chart} is not drawn`);
@@ -221,7 +222,7 @@ def test_the_pointer_shows_numbers_and_a_click_goes_to_the_section(
         tab.wait_for_url("**#task-2")
         assert abs(tab.locator("#task-2").bounding_box()["y"]) < 100  # type: ignore[index]
         curves = tab.locator("section[aria-labelledby=task-2] [data-chart][data-drawn]").first
-        points = curves.locator("g.mark-symbol").last.locator("path")
+        points = curves.locator("g.mark-symbol.role-mark").last.locator("path")
         points.first.wait_for()
         task = contents.tasks[1].title
         point_at(tab, points.nth(2))
@@ -393,8 +394,9 @@ def test_nothing_is_cut_on_paper(browser: Browser, file_of: Callable[[str], Path
         assert tab.evaluate(CUT) == []
 
 
-CUT = """() => [...document.querySelectorAll(".scroll, .chart, pre")].filter((one) => one.checkVisibility()
-  && one.scrollWidth > one.clientWidth + 1).map((one) => [one.scrollWidth, one.clientWidth, one.textContent.slice(0, 60)])"""
+CUT = """() => [...document.querySelectorAll(".scroll, .chart, pre")]
+  .filter((one) => one.checkVisibility() && one.scrollWidth > one.clientWidth + 1)
+  .map((one) => [one.scrollWidth, one.clientWidth, one.textContent.slice(0, 60)])"""
 
 
 def test_a_page_as_the_quickstarts_is_short(browser: Browser, file_of: Callable[[str], Path]) -> None:
@@ -418,7 +420,7 @@ def test_figures_that_are_left_out_of_a_large_page_are_drawn_by_its_script(
     browser: Browser, file_of: Callable[[str], Path]
 ) -> None:
     with opened(browser, file_of("large")) as tab:
-        waiting = tab.locator("[data-chart] > p")
-        assert waiting.count() > 0
-        waiting.last.scroll_into_view_if_needed()
-        tab.locator("section:has([data-chart])").last.locator("[data-drawn] > svg").first.wait_for()
+        waiting = tab.locator("[data-chart]:has(> p) >> visible=true").last
+        number = waiting.get_attribute("data-chart")
+        waiting.scroll_into_view_if_needed()
+        tab.locator(f"[data-chart='{number}'] > svg").wait_for()

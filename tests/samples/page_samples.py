@@ -1,4 +1,4 @@
-"""Results as pages of many shapes meet them, made without a model: of a study, of many sites, and with hostile names."""
+"""Results as pages of many shapes meet them, made without a model: of a study, of many sites, with hostile names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from probing.reporting.maps import patching_map, transfer_maps
 from probing.reporting.page import Contents
-from probing.reporting.panels import uses
 from probing.reporting.task_results import by_task
+from probing.reporting.use_panels import uses
 from probing.results.failures import Failure
 from probing.results.patching import PatchingResult
 from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult, Score
