@@ -32,6 +32,10 @@ _POSITION = "position:"
 _AS_NAME = str.maketrans({":": "-", ",": "_", "+": "p"})  # rows as a folder's name
 
 
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
 class StudyTrain(TrainOptions):
     """One entry of a study's `train` list; `rows` names the extraction where several would do, or how the rows of a
     piece store are pooled.
@@ -49,23 +53,36 @@ class StudyUse(UseOptionsOfJob):
 class KnownTruth(Job):
     """Options that name the certified truth of a study's model, to be shown beside its verdicts."""
 
-    file: str
-    positions: dict[str, str] = Field(default={})
+    file: str = Field(description="JSON file of certified cells, with property, site, position and certified")
+    positions: dict[str, str] = Field(
+        default={},
+        description="positions of this study that the file calls otherwise, each with the file's name for it",
+    )
 
 
 class Study(Job):
     """Extract, train and report from one YAML file; whatever is done already is not done again."""
 
-    name: str = Field(pattern=r"^[a-z0-9](\.?[a-z0-9_-]){0,99}$", max_length=100)
-    model: str
-    corpus: Files
+    name: str = Field(
+        pattern=r"^[a-z0-9](\.?[a-z0-9_-]){0,99}$",
+        max_length=100,
+        description="name of the study and, unless --to names another, of its folder in cache/results",
+    )
+    model: str = Field(description="Hugging Face model name, or a folder")
+    corpus: Files = Field(description="mapping of splits to files, {train: FILE, dev: FILE, test: FILE}; or one file")
     reader_options: Many = Field(default=[])
     split_seed: int | None = None
     group: str | None = None
-    extract: Annotated[list[ExtractOptions], BeforeValidator(lambda v: v if isinstance(v, list) else [v])]
-    train: Annotated[list[StudyTrain], BeforeValidator(lambda v: v if isinstance(v, list) else [v])]
-    use: Annotated[list[StudyUse], BeforeValidator(lambda v: v if isinstance(v, list) else [v])] = Field(default=[])
-    truth: KnownTruth | None = None
+    extract: Annotated[list[ExtractOptions], BeforeValidator(_listed)] = Field(
+        description="what is read from the model, one entry for each `rows`"
+    )
+    train: Annotated[list[StudyTrain], BeforeValidator(_listed)] = Field(
+        description="which probes are trained on which tasks, beside which controls"
+    )
+    use: Annotated[list[StudyUse], BeforeValidator(_listed)] = Field(
+        default=[], description="which properties are exchanged in the running model"
+    )
+    truth: KnownTruth | None = Field(default=None, description="certified truth, shown beside the verdicts")
     root: Path = Path()
 
     @classmethod

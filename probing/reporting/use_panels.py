@@ -46,16 +46,6 @@ class Use:
         """
         return tuple(word for word in Word if any(v.word is word for v in self.verdicts))
 
-    @property
-    def summary(self) -> str:
-        """Summary such as `used (site) at resid.2; no material use at resid.0, resid.1`."""
-        at = {word: [v.place for v in self.verdicts if v.word is word] for word in self.words}
-        return "; ".join(f"{SHORT[word]} at {_some(places)}" for word, places in at.items())
-
-
-def _some(places: Sequence[str]) -> str:
-    return ", ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
-
 
 def uses(run: UseRun | None) -> list[Use]:
     """Return the results with their verdicts."""
