@@ -125,7 +125,12 @@ def panel_chart(panel: Panel) -> Chart:
             0, {"data": {"values": [limits]}} | _layer({"type": "rect", "color": _GREY, "opacity": 0.16}, **shown)
         )
     layers += _marks(rows, len(x_names), colour, faded)
-    hover = _layer({"type": "point", "size": 220}, color=colour, opacity={"value": 0}, tooltip=_tips(rows, panel))
+    near: Chart = {"color": colour, "opacity": {"value": 0}}
+    hover = [
+        _layer({"type": "point", "size": 220}, where=where, tooltip=_tips(some, panel), **near)
+        for where, is_whole in (("isValid(datum.low)", True), ("!isValid(datum.low)", False))
+        if (some := [row for row in rows if (row["low"] is not None) == is_whole])
+    ] or [_layer({"type": "point"}, **near)]
     params: list[Chart] = [{"name": "chosen", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}]
     if len(x_names) > _ZOOMED:
         select = {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]"}
@@ -136,7 +141,7 @@ def panel_chart(panel: Panel) -> Chart:
         "height": _HEIGHT,
         "data": {"values": rows},
         "encoding": {"x": x, "y": y | {"field": "value"}},
-        "layer": [*layers, hover | {"params": params}],
+        "layer": [*layers, hover[0] | {"params": params}, *hover[1:]],
     }
 
 
@@ -305,9 +310,8 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
     order = {site: i for i, site in enumerate(found.site_order(site for row in kept for site in row.sites))}
     several = len({row.model for row in kept}) > 1
     names = [f"{row.name}, {row.model}" if several else row.name for row in kept]
-    hints = list(dict.fromkeys(title for row in kept for cell in row.cells for title in cell.hints()))
     rows = [
-        _grid_cell(name, row.anchor, order[cell.site], cell, hints)
+        _grid_cell(name, row.anchor, order[cell.site], cell)
         for name, row in zip(names, kept, strict=True)
         for cell in row.cells
     ]
@@ -319,7 +323,7 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
     encoding = {
         "x": {"field": "x", "type": "quantitative", "title": label, "scale": scale, "axis": _cell_axis(ticks, step)},
         "y": _nominal("row", sort=names, title=None, axis=y_axis),
-        "tooltip": [_tip("row", "property"), *(_tip(f"t{i}", title) for i, title in enumerate(hints))],
+        "tooltip": _nominal("hints"),
     }
     if any(row.anchor for row in kept):
         encoding["href"] = _nominal("href")
@@ -333,10 +337,9 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
     }
 
 
-def _grid_cell(name: str, anchor: str, x: int, cell: Cell, hints: Sequence[str]) -> Row:
-    own = cell.hints()
-    shown = {f"t{i}": own[title] for i, title in enumerate(hints) if title in own}
-    return {"row": name, "x": x, "x2": x + 1, "href": f"#{anchor}"} | cell.record() | shown
+def _grid_cell(name: str, anchor: str, x: int, cell: Cell) -> Row:
+    hints = {printable(title): text for title, text in ({"property": name} | cell.hints()).items()}
+    return {"row": name, "x": x, "x2": x + 1, "href": f"#{anchor}", "hints": hints} | cell.record()
 
 
 def _grid_layers(rows: Sequence[Row], step: float, quantity: str, most: float) -> list[Chart]:

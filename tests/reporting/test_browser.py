@@ -41,7 +41,6 @@ PAGES: dict[str, Callable[[], Any]] = {
     "one site": samples.one_site,
     "500 labels": samples.many_labels,
     "other streams": samples.two_sites_of_other_streams,
-    "large": lambda: samples.many(60, 6, 2),
     "many": samples.many,
 }
 WIDTHS = (390, 800, 1000, 1400, 1800)
@@ -191,7 +190,12 @@ def told(tab: Page) -> str:
     """Text under the pointer."""
     hint = tab.locator("#vg-tooltip-element.visible")
     hint.wait_for()
+    assert hint.evaluate("(node) => node.scrollWidth <= node.clientWidth")
     return " ".join(hint.inner_text().split())
+
+
+def no_gap(text: str) -> bool:
+    return not re.search("undefined|null|NaN", text)
 
 
 def column(table: Locator, index: int) -> list[str]:
@@ -215,7 +219,7 @@ def test_the_pointer_shows_numbers_and_a_click_goes_to_the_section(
         score = next(m for m in shown.measures if (m.measure, m.split) == ("accuracy", "test")).score
         text = told(tab)
         for number in (score.value, score.low, score.high):
-            assert decimal(number) in text
+            assert decimal(number) in text and no_gap(text), text
         assert "resid.1" in text and "column:subject_number" in text
         tab.mouse.down()
         tab.mouse.up()
@@ -224,13 +228,9 @@ def test_the_pointer_shows_numbers_and_a_click_goes_to_the_section(
         curves = tab.locator("section[aria-labelledby=task-2] [data-chart][data-drawn]").first
         points = curves.locator("g.mark-symbol.role-mark").last.locator("path")
         points.first.wait_for()
-        task = contents.tasks[1].title
         point_at(tab, points.nth(2))
         text = told(tab)
-        assert re.search(r"resid\.2.*accuracy.*value 0\.\d{3}.*95 % low 0\.\d{3}.*95 % high 0\.\d{3}", text), (
-            task,
-            text,
-        )
+        assert re.search(r"site resid\.2 .*value 0\.\d{3}", text) and no_gap(text), text
 
 
 def test_a_click_on_a_legend_fades_the_other_curves(browser: Browser, file_of: Callable[[str], Path]) -> None:
@@ -417,9 +417,13 @@ def test_the_quickstarts_page_is_short_small_and_quiet(browser: Browser, referen
 
 
 def test_figures_that_are_left_out_of_a_large_page_are_drawn_by_its_script(
-    browser: Browser, file_of: Callable[[str], Path]
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened(browser, file_of("large")) as tab:
+    monkeypatch.setattr("probing.reporting.page.MAX_BYTES", 1_200_000)
+    file = tmp_path / "page.html"
+    file.write_bytes(rendered(samples.several_models()))
+    assert file.stat().st_size < 1_200_000
+    with opened(browser, file) as tab:
         waiting = tab.locator("[data-chart]:has(> p) >> visible=true").last
         number = waiting.get_attribute("data-chart")
         waiting.scroll_into_view_if_needed()

@@ -93,7 +93,7 @@ def several_models() -> Contents:
         one
         for k, model in enumerate(models)
         for task in ("upos", "column:tense")
-        for one in results_of(task, model=model, best=0.97 - 0.09 * k, run=f"{k}{task}")
+        for one in results_of(task, model=model, best=0.97 - 0.09 * k, probes=("linear",), run=f"{k}{task}")
     ]
     text = "labels of one kind\n  needed: two labels at least\n  found: one"
     return Contents(
@@ -166,7 +166,9 @@ def hostile() -> Contents:
     results = [
         one
         for k, name in enumerate(HOSTILE)
-        for one in results_of(f"column:{name}", LAYERS[:3], model=name, labels=[*HOSTILE, "", " "], run=str(k))
+        for one in results_of(
+            f"column:{name}", LAYERS[:3], model=name, labels=[*HOSTILE, "", " "], probes=("linear",), run=str(k)
+        )
     ]
     used = a_result(task=MARKUP, behaviour=MARKUP, model=MARKUP)
     cells = tuple(
