@@ -55,7 +55,8 @@ def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
 
     Raises:
         UnknownName: there is no such member; the message names the nearest.
-        BadParameter: a parameter is unknown or its value has the wrong form, or the probe cannot predict this kind.
+        BadParameter: a parameter is unknown or missing, its value has the wrong form, or the probe cannot predict this
+            kind.
     """
     name, text = _name_and_values(spec)
     member = _member(folder, name, kind)
@@ -66,6 +67,14 @@ def build(folder: str, spec: str, *, kind: Kind | None = None) -> Any:
     given = _parsed(member, name, text)
     if _PRESET in given and _takes_presets(member, name):
         given = preset(given.pop(_PRESET), name, _parameters(member)) | given
+    missing = [key for key, one in _parameters(member).items() if one.default is one.empty and key not in given]
+    if missing:
+        raise BadParameter(
+            f"{name} needs {', '.join(missing)}",
+            needed=f"{name}:" + ",".join(f"{key}=…" for key in missing),
+            found=spec,
+            next_step="give every parameter that has no default",
+        )
     return member(**given)
 
 
@@ -156,9 +165,7 @@ def full_recipe(obj: Any) -> dict[str, str]:
     change or the member's file moves.
     """
     parameters = {"argument": obj.argument} if isinstance(obj, Task) else {k: v for k, v, _ in _values(obj)}
-    kind: type = type(obj)
-    name = registry.name_of(kind) or f"{kind.__module__}.{kind.__qualname__}"
-    return {"class": name} | {key: _shown(value) for key, value in parameters.items()}
+    return {"class": registry.identity_of(type(obj))} | {key: _shown(value) for key, value in parameters.items()}
 
 
 def _name_and_values(spec: str) -> tuple[str, str]:

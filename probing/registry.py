@@ -78,6 +78,14 @@ def member_name(kind: type) -> str:
     return found.partition(":")[2].partition("/")[0] if found else kind.__name__
 
 
+def identity_of(kind: type) -> str:
+    """Return the name of `name_of`; for a class that is not registered its module and name, the same in every process:
+    what a script calls `__main__` is `__mp_main__` to the workers that it starts.
+    """
+    module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
+    return name_of(kind) or f"{module}.{kind.__qualname__}"
+
+
 def member_of(module: str) -> tuple[str, str]:
     """Return the folder and name of the member that a module defines, in this or another installed package; a pair of
     empty strings if it defines none.

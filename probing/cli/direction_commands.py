@@ -106,7 +106,7 @@ def finish_apply(job: Any, quiet: bool, as_json: bool) -> None:
             console().print(_outputs(run, list(range(len(run.texts)))))
         if run.unit == "logits":
             console().print(shown(_ANSWERS_SAID, style="dim"))
-    sentence = import_module("probing.use.directions").caveat(run.header)
+    sentence = import_module("probing.use.directions").caveat(run.header, run.place, run.behaviour)
     import_module("probing.cli.output").warn([sentence])
 
 

@@ -28,15 +28,15 @@ _EXAMPLES = {
     "--seeds 3 --to cache/results/upos",
     "ImportJob": "probing store import activations.hdf5 --corpus train=train.conllu --corpus dev=dev.conllu "
     "--corpus test=test.conllu --to cache/states/theirs",
-    "UseJob": "probing use --model datasets/reference/model --corpus train=datasets/reference/train.jsonl "
+    "UseJob": "probing use --model probing:reference --corpus probing:reference "
     "--task column:tense --task column:animacy --behaviour 'next_token:answers=was|were|is|are' --position end "
     "--to cache/results/use",
-    "ApplyDirectionJob": "probing direction apply cache/results/use/evidence --model datasets/reference/model "
+    "ApplyDirectionJob": "probing direction apply cache/results/use/evidence --model probing:reference "
     "--prompt 'nowadays the doctor behind the window clearly' --strength -1",
     "PatchJob": "probing patch --model gpt2 --pairs pairs.csv --sites 'resid.*,heads.*' --to cache/results/patch",
-    "AblateJob": "probing ablate --model datasets/reference/model --corpus train=datasets/reference/train.jsonl "
+    "AblateJob": "probing ablate --model probing:reference --corpus probing:reference "
     "--behaviour 'next_token:answers=was|were|is|are' --part heads --part mlps --to cache/results/ablate",
-    "PlantbenchJob": "probing plantbench --tier 0 --tier 2 --json card.json",
+    "PlantbenchJob": "probing plantbench --tier 0 --tier 1 --json card.json",
     "ReportJob": "probing report cache/results/upos",
     "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
     "--corpus old.train=old-train.conllu --corpus old.dev=old-dev.conllu --corpus old.test=old-test.conllu "

@@ -23,6 +23,17 @@ def finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
         warn([warnings.whole_spans_warning(store.position_names, rows.position, rows.piece_end - rows.piece_start)])
 
 
+def finish_study(study: Any, to: Path | None, quiet: bool, as_json: bool, details: bool) -> Path:
+    """Run a study, show its results and verdicts, and return the path of its page."""
+    try:
+        page: Path = study.run(to, progress=not quiet)
+    except UnitFailed as failure:
+        show(written(study.folder(to), None, failure), as_json, details)
+        raise
+    show_study(page.parent, study.certified() if study.use else {}, as_json, details)
+    return page
+
+
 def finish_train(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     try:
         results = job.run(progress=not quiet)
@@ -173,22 +184,24 @@ def show_study(folder: Path, certified: Mapping[tuple[str, str], str], as_json: 
     known = [(v, certified[v.task, v.place]) for v in run if (v.task, v.place) in certified]
     if not known:
         return
-    right = sum(_beside(verdict, label).endswith(" right") for verdict, label in known)
+    right = sum(_agreement(verdict.word.coarse, label) == "right" for verdict, label in known)
     say(
         "\nThe truth of this model is certified by do-interventions on minimal pairs: "
         f"{right} of {len(known)} verdicts are right."
     )
     width = max(len(f"{v.task} at {v.place}") for v, _ in known)
     for verdict, label in known:
-        if details or not _beside(verdict, label).endswith(" right"):
-            say(f"  {f'{verdict.task} at {verdict.place}':{width}}  {_beside(verdict, label)}")
+        coarse = verdict.word.coarse
+        agreement = _agreement(coarse, label)
+        if details or agreement != "right":
+            said = f"certified {label:7} verdict {coarse:15} {agreement}"
+            say(f"  {f'{verdict.task} at {verdict.place}':{width}}  {said}")
 
 
-def _beside(verdict: Any, label: str) -> str:
-    coarse = verdict.word.coarse
+def _agreement(coarse: str, label: str) -> str:
+    """Return whether a verdict agrees with what is certified: `right`, `WRONG` or `undecided`."""
     right = {"used": ("used",), "unused": ("decodable only", "not decodable")}.get(label, ())
-    judged = "right" if coarse in right else "undecided" if coarse == "inconclusive" or not right else "WRONG"
-    return f"certified {label:7} verdict {coarse:15} {judged}"
+    return "right" if coarse in right else "undecided" if coarse == "inconclusive" or not right else "WRONG"
 
 
 def show_verdicts(verdicts: Iterable[Any]) -> None:

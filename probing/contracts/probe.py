@@ -138,7 +138,7 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         arrays = {name: np.ascontiguousarray(array) for name, array in self.state().items()}
         texts = {name: array.tolist() for name, array in arrays.items() if array.dtype.kind in "UO"}
         card = {
-            "probe": registry.name_of(type(self)) or f"{type(self).__module__}.{type(self).__name__}",
+            "probe": registry.identity_of(type(self)),
             "parameters": self.get_params(deep=False),
             "text": texts,
             "about": dict(self.about),

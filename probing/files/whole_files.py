@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -25,8 +26,14 @@ _TRIES = 3
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole; if that fails, the old file stays."""
+    """Write a file whole; if that fails, the old file stays.
+
+    Raises:
+        FileExistsError: a device, a pipe or a socket has this name, which the new file would replace.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise FileExistsError(errno.EEXIST, "this is no plain file", str(path))
     # Another process that starts just now can sweep the new file away between its creation and its lock.
     for left in reversed(range(_TRIES)):
         try:

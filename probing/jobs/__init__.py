@@ -20,12 +20,16 @@ from probing._renamed import COMMAND_LINE, by_new_names, flag_of
 from probing.errors import ConfigError, ProbingError, unknown_name
 from probing.jobs.flag_values import check_one_file_each, named_pairs
 from probing.models.site import are_module_paths
+from probing.reference import PREFIX, folder
 from probing.results.failures import run_all
 
 if TYPE_CHECKING:
     from probing.states.store import Store
     from probing.text.corpus import Corpus
     from probing.training.results import ProbeResults
+
+
+MODEL_HELP = "Hugging Face model name, local folder, or probing:reference, a small model that ships"
 
 
 def option(default: Any = ..., *, help: str, flag: str = "") -> Any:
@@ -100,7 +104,7 @@ def _readable(error: ValidationError, job: type[BaseModel], where: str) -> Excep
         f"{path or 'the job'}: {first['msg']}",
         found=repr(first.get("input"))[:200],
         where=where,
-        next_step="see `probing --help` and the study file that ships in datasets/reference",
+        next_step=f"see `probing --help` and the study file that ships, {folder() / 'study.yaml'}",
     )
 
 
@@ -117,7 +121,7 @@ def _fields_at(job: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 class CorpusOptions(Job):
     """Options that name the labelled corpus."""
 
-    corpus: Files = option(help="SPLIT=FILE (repeat for train, dev, test), or one FILE, or hub:NAME")
+    corpus: Files = option(help="SPLIT=FILE (repeat for train, dev, test), or one FILE, hub:NAME or probing:reference")
     reader_options: Many = option(
         [], help="option of the file's reader, e.g. text=sentence, span.entity=COLUMN", flag="reader-option"
     )
@@ -138,7 +142,7 @@ class CorpusOptions(Job):
 
 
 def _rooted(path: str, root: Path | None) -> str:
-    return path if root is None or path.startswith("hub:") else str(root / path)
+    return path if root is None or path.startswith(("hub:", PREFIX)) else str(root / path)
 
 
 class ExtractOptions(Job):
@@ -211,11 +215,11 @@ class ExtractJob(CorpusOptions, ExtractOptions):
     """Run a model over a corpus and save its hidden states in a store; a killed run resumes where it was.
 
     On a cluster, give every job of an array the same command with --array-size 64 --array-index I, and a --to that
-    all of them see (scripts/slurm_extract.sh does so for SLURM). Exit code 75 means: stopped by the batch system, run
+    all of them see. Exit code 75 means: stopped by the batch system, run
     it again. probing store info names what is missing. Tested as independent processes, not on a real SLURM.
     """
 
-    model: str = option(help="Hugging Face model name or local folder")
+    model: str = option(help=MODEL_HELP)
     to: str = option(help="directory of the store")
     array_size: int = option(1, help="processes, on any machines, that share the work")
     array_index: int = option(0, help="which of them this is, from 0 on: it takes every array-size-th shard")
@@ -236,7 +240,9 @@ class ImportJob(CorpusOptions):
     """Make a store of states from elsewhere: a NeuroX file, .npy, .safetensors, .h5 or a store; audited in a child."""
 
     source: str = Field(description="what to import", json_schema_extra={"argument": True, "metavar": "SOURCE"})
-    corpus: Files = option([], help="the corpus the states are of: SPLIT=FILE (repeat), or one FILE, or hub:NAME")
+    corpus: Files = option(
+        [], help="corpus the states are of: SPLIT=FILE (repeat), or one FILE, hub:NAME or probing:reference"
+    )
     to: str = option(help="directory of the new store")
     rows: str | None = option(None, help="word, sentence or piece, perhaps with the pooling (default: inferred)")
     model: str | None = option(None, help="model that the states come from; recorded, not checked")

@@ -29,7 +29,9 @@ class ApplyDirectionJob(CorpusOptions, LoadedModel):
         json_schema_extra={"argument": True, "metavar": "EVIDENCE"},
     )
     prompts: Many = option([], help="text that the model is run on (repeatable)", flag="prompt")
-    corpus: Files = option([], help="texts in files instead: SPLIT=FILE (repeat), or one FILE, or hub:NAME")
+    corpus: Files = option(
+        [], help="texts in files instead: SPLIT=FILE (repeat), or one FILE, hub:NAME or probing:reference"
+    )
     behaviour: str = option("", help="output to show: 'next_token:answers= A| B' (spaces count), masked_token:…, …")
     strength: float = Field(
         default=1.0,

@@ -16,7 +16,7 @@ from pydantic import Field
 import probing as pb
 from probing.errors import ConfigError, NoBehaviour
 from probing.files.whole_files import write_parquet
-from probing.jobs import CorpusOptions, Job, Many, option
+from probing.jobs import MODEL_HELP, CorpusOptions, Job, Many, option
 from probing.jobs.flag_values import named_pairs
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class LoadedModel(Job):
     """Options of the model to run."""
 
-    model: str = option(help="Hugging Face model name or local folder")
+    model: str = option(help=MODEL_HELP)
     device: str = option("cpu", help="torch device")
     dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
     kind: Literal["auto", "base", "causal", "masked"] = option("auto", help="head to load: auto, base, causal, masked")

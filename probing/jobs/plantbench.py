@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class PlantbenchJob(Job):
     """Score verdicts on models whose truth is certified: this package's protocol, and the field's usual rules.
 
-    Tier 0 is latent vectors, tier 1 compiled transformers, tier 2 the trained ones in datasets/plantbench. A rule of
-    your own is scored from Python: see docs/plantbench.md.
+    Tier 0 is latent vectors, tier 1 compiled transformers, tier 2 trained ones, which are part of the repository and
+    not of an installed package. A rule of your own, any function of a case, is scored from Python:
+    probing.plantbench.scoring.score.
     """
 
     tiers: Many = option(["0", "1", "2"], help="0 vectors, 1 compiled, 2 trained (repeatable)", flag="tier")

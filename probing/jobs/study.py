@@ -17,6 +17,8 @@ from probing.files.strict_yaml import strict_yaml
 from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
 from probing.jobs.use import UseOptionsOfJob
 from probing.provenance import canonical_json
+from probing.reference import folder as shipped_folder
+from probing.reference import shipped
 from probing.results.failures import run_all
 from probing.system.machine import check_target
 
@@ -87,12 +89,13 @@ class Study(Job):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Study:
-        """Read a study file; its relative paths are relative to the file's folder.
+        """Read a study file, or the one that ships (`probing:reference`); relative paths in it start at its folder.
 
         Raises:
             ConfigError: the file is missing or not YAML, or has duplicate, unknown or missing keys.
+            UnknownName: `probing:` before something that does not ship.
         """
-        file = Path(path)
+        file = Path(shipped(str(path), "study.yaml"))
         values = _load_yaml(file)
         if "root" in values:
             raise unknown_name("key", "root", cls.model_fields, where=str(file), error=ConfigError)
@@ -268,7 +271,11 @@ def _has_position(rows: str, asked: str) -> bool:
 
 def _load_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise ConfigError("study file not found", found=str(file), next_step="see datasets/reference/study.yaml")
+        raise ConfigError(
+            "study file not found",
+            found=str(file),
+            next_step=f"see the one that ships, {shipped_folder() / 'study.yaml'}",
+        )
     if file.stat().st_size > MAX_STUDY_BYTES:
         raise ConfigError("study file too large", needed="at most 1 MB", found=f"{file.stat().st_size} bytes")
     try:

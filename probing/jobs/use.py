@@ -11,7 +11,7 @@ from pydantic import Field
 
 import probing as pb
 from probing.errors import ConfigError, DoubtfulAnswer
-from probing.jobs import CorpusOptions, Job, Many, option
+from probing.jobs import MODEL_HELP, CorpusOptions, Job, Many, option
 
 if TYPE_CHECKING:
     from probing.text.corpus import Corpus
@@ -95,7 +95,7 @@ class UseJob(CorpusOptions, UseOptionsOfJob):
     report shows decodability and use side by side.
     """
 
-    model: str = option(help="Hugging Face model name or local folder")
+    model: str = option(help=MODEL_HELP)
     to: str = option(help="directory of the results")
 
     def run(self, *, progress: bool = True) -> UseRun:

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from probing.contracts.measure import Measure
 from probing.contracts.prediction import Prediction
 from probing.contracts.probe import Probe
+from probing.errors import BadParameter
 from probing.labels import Labels
 from probing.statistics.clusters import Resampler
 
 _CELLS = 1 << 24
+_NEARLY_ONE = 0.01
 
 
 def predict(probe: Probe, X: NDArray[Any], labels: Labels) -> Prediction:
@@ -33,11 +35,35 @@ def predict(probe: Probe, X: NDArray[Any], labels: Labels) -> Prediction:
     if not gives_probabilities(probe):
         return Prediction(np.asarray(probe.predict(X), np.int64), labels=labels)
     classifier: Any = probe
+    known = np.asarray(classifier.classes_, np.int64)
     logs = np.full((len(X), n_classes), -np.inf)
-    logs[:, np.asarray(classifier.classes_, np.int64)] = classifier.predict_log_proba(X)
+    logs[:, known] = _checked(classifier.predict_log_proba(X), (len(X), len(known)), probe)
     # No second pass over X where the prediction is the argmax of these.
     values = logs.argmax(1) if probe.predicts_most_probable else np.asarray(probe.predict(X), np.int64)
     return Prediction(values, logs, labels)
+
+
+def _checked(logs: Any, shape: tuple[int, int], probe: Probe) -> NDArray[np.float64]:
+    """Return log probabilities of which each row sums to one: of others an accuracy or bits would be false.
+
+    Raises:
+        BadParameter: what a probe returned is none.
+    """
+    found = np.asarray(logs)
+    if found.shape != shape or found.dtype.kind not in "fiu":
+        said = f"{found.shape} of {found.dtype}"
+    else:
+        totals = np.exp(found.astype(np.float64)).sum(1)
+        wrong = np.flatnonzero(~(np.abs(totals - 1) < _NEARLY_ONE))
+        if not len(wrong):
+            return found.astype(np.float64, copy=False)
+        said = f"a row whose probabilities sum to {totals[wrong[0]]:.4g}"
+    raise BadParameter(
+        f"{type(probe).__name__}.predict_log_proba gives no log probabilities",
+        needed=f"natural logs of shape {shape}, whose exponentials sum to 1 in each row",
+        found=said,
+        next_step="end it in scipy.special.log_softmax(scores, axis=1)",
+    )
 
 
 def gives_probabilities(probe: Any) -> bool:

@@ -24,6 +24,7 @@ from probing.models.reading.hooked import HookedModule
 from probing.models.reading.inputs import check_ids, encoded, padded, padding_id
 from probing.models.reading.replay import SuffixReplay
 from probing.models.reading.self_check import SelfCheck
+from probing.reference import shipped
 from probing.text.alignment import Encoded
 
 
@@ -83,10 +84,10 @@ class LanguageModel:
         allow_pickle_weights: bool = False,
         check: bool = True,
     ) -> Self:
-        """Load a model and its tokenizer from a local folder or the hub, and return them as a `LanguageModel`.
+        """Load a model and its tokenizer from a local folder, the hub or this package, and return a `LanguageModel`.
 
         Args:
-            name: folder or hub name.
+            name: folder, hub name or `probing:reference`.
             device: a torch device.
             dtype: compute dtype: `float32`, `float16` or `bfloat16`.
             attention: attention implementation, such as `eager` or `sdpa`; None: the model's default.
@@ -106,7 +107,9 @@ class LanguageModel:
             UnsupportedModel: the model cannot be loaded, or the self-check failed.
             RemoteCodeRefused: the model needs Python code of its own, which is never run.
             BadParameter: the dtype, device, kind, padding side or side is unknown.
+            UnknownName: `probing:` before something that does not ship.
         """
+        name = shipped(name, "model")
         loaded = load(
             name,
             device=device,

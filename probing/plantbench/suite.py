@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 from probing.errors import BadParameter
 from probing.plantbench import tier0
@@ -17,18 +18,17 @@ Tier = Callable[[int], Iterable[tuple[Case, Truth]]]
 TIERS = (0, 1, 2)
 
 
-def _tier(number: int, function: str) -> Callable[..., Iterable[tuple[Case, Truth]]]:
-    """Return a generator of a tier, whose module is loaded only now: tiers 1 and 2 need transformers, which takes
+def _tier(number: int, function: str) -> Callable[..., Any]:
+    """Return a function of a tier, whose module is loaded only now: tiers 1 and 2 need transformers, which takes
     seconds.
     """
-    found: Callable[..., Iterable[tuple[Case, Truth]]] = getattr(
-        import_module(f"probing.plantbench.tier{number}"), function
-    )
+    found: Callable[..., Any] = getattr(import_module(f"probing.plantbench.tier{number}"), function)
     return found
 
 
 def _of_development(number: int) -> Tier:
     if number == 2:
+        _tier(2, "case_folders")()  # refused now, rather than after the minutes that the other tiers take
         shipped = _tier(2, "shipped")
         return lambda seed: shipped()
     return _tier(number, "cases")
@@ -66,6 +66,7 @@ def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int
 
     Raises:
         BadParameter: there is no such tier, or a seed is not a development seed.
+        CorpusError: tier 2 is asked for in an installed package, which lacks its models.
     """
     unknown = [tier for tier in tiers if tier not in TIERS]
     if unknown or not set(seeds) <= set(DEVELOPMENT_SEEDS):

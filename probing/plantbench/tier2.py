@@ -24,20 +24,29 @@ def shipped(folder: Path | None = None, *, rows: int = ROWS) -> Iterator[tuple[C
     """Yield every case in a folder of cases, by name.
 
     Raises:
-        CorpusError: the folder has no case; the shipped cases are in the repository and not in an installed package.
+        CorpusError: the folder has no case.
+    """
+    for one in case_folders(folder):
+        yield read_case(one, rows=rows)
+
+
+def case_folders(folder: Path | None = None) -> list[Path]:
+    """Return the folders of the cases in a folder of cases (None: the shipped ones), by name.
+
+    Raises:
+        CorpusError: no case is there; the shipped ones lie in the repository and not in an installed package.
     """
     place = SHIPPED if folder is None else folder
     found = sorted(path.parent for path in place.glob("*/truth.json"))
     if not found:
         raise CorpusError(
-            "no trained cases here",
-            needed="folders with truth.json",
+            "the trained models of tier 2 are not here",
+            needed="folders with truth.json; they are part of the repository, not of an installed package",
             found="none",
-            where=str(place),
-            next_step="name datasets/plantbench of the repository, or leave out tier 2",
+            where="" if folder is None else str(folder),
+            next_step="leave tier 2 out (--tier 0 --tier 1), or run in a clone of the repository",
         )
-    for one in found:
-        yield read_case(one, rows=rows)
+    return found
 
 
 def held_out(version: str, draw: int) -> Iterator[tuple[Case, Truth]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from probing.errors import UnknownSite
@@ -141,7 +142,7 @@ class TaskResults:
         """All results: first those of probes on states, then those of baselines."""
         return self.results + self.baselines
 
-    @property
+    @cached_property
     def chosen_on(self) -> str:
         """Split on which the best layer is chosen: dev, or test if dev was not scored."""
         scored = all(score(result, self.primary, "dev") is not None for result in self.results)

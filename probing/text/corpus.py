@@ -155,7 +155,7 @@ class Corpus:
     @with_typed_errors
     def read(cls, source: Source, **options: str | int) -> Corpus:
         """Read a corpus from one file, a glob of files (`en_lines-*.conllu`; the split is taken from each file's name),
-        a mapping `{split: file}`, or `hub:NAME`, and return it.
+        a mapping `{split: file}`, `hub:NAME` or `probing:reference` (the small corpus that ships), and return it.
 
         A single file without splits is split at random with seed 0 (if it has three groups or more); a group is never
         divided.
@@ -169,7 +169,8 @@ class Corpus:
             CorpusError: a file is missing, malformed or empty (the message names file and line), or a document is in
                 two splits.
             BadParameter: the reader has no such option, or `group` is a column of words.
-            UnknownName: there is no column of the name `group`.
+            UnknownName: there is no column of the name `group`, or `probing:` stands before something that does not
+                ship.
         """
         seed, group = _split_seed(options), options.get("group")
         parts = parts_of(source)

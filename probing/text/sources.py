@@ -1,4 +1,4 @@
-"""Sources of a corpus: a file, a glob, `{split: file}` or `hub:NAME`; which reader reads them; names of splits."""
+"""Sources of a corpus: a file, a glob, `{split: file}`, `hub:NAME` or what ships; their readers; names of splits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from probing import registry
 from probing.errors import CorpusError
+from probing.reference import REFERENCE, shipped
 
 HUB = "hub:"
 SPLITS = ("train", "dev", "test")
@@ -53,7 +54,9 @@ def parts_of(source: Source) -> list[Part]:
     Raises:
         CorpusError: there is no file, no reader knows the suffix, or a glob matches files whose names do not contain
             their splits.
+        UnknownName: `probing:` stands before something that does not ship.
     """
+    source = dict.fromkeys(SPLITS, REFERENCE) if str(source) == REFERENCE else source
     if isinstance(source, Mapping):
         named = [(split_name(split), str(path)) for split, path in source.items()]
         _refuse_twice([split for split, _ in named], source)
@@ -69,6 +72,7 @@ def parts_of(source: Source) -> list[Part]:
 def _part(path: str, split: str) -> Part:
     if path.startswith(HUB):
         return Part(path.removeprefix(HUB), "hub", split)
+    path = shipped(path, f"{split}.jsonl")
     check_file(path)
     return Part(path, _reader_of(path), split)
 

@@ -101,6 +101,12 @@ def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe
         if isinstance(item, str):
             return build("probes", item, kind=kind)  # type: ignore[no-any-return]
         if not isinstance(item, Probe):
+            if isinstance(item, type) or not all(callable(getattr(item, name, None)) for name in ("fit", "predict")):
+                raise BadParameter(
+                    "this is no probe",
+                    needed="a recipe, a probe, or an object of scikit-learn with fit and predict",
+                    found=repr(item)[:200],
+                )
             return SklearnProbe(item) if kind == "classes" else SklearnRegressorProbe(item)
         if kind not in item.kinds:
             raise BadParameter(
@@ -204,7 +210,19 @@ def built_controls(
 
 
 def _drawn(control: Control, labels: Labels, seed: int) -> ControlSet:
+    if control.draws < 1:
+        raise BadParameter(
+            f"{type(control).__name__} draws no labels", needed="draws of 1 or more", found=str(control.draws)
+        )
     draws = [control.apply(labels, draw=draw, seed=seed) for draw in range(control.draws)]
+    for drawn in draws:
+        if not isinstance(drawn, Labels) or len(drawn.y) != len(labels.y):
+            raise BadParameter(
+                f"{type(control).__name__}.apply gives no labels of these rows",
+                needed=f"Labels with {len(labels.y):,} values of y",
+                found=f"{len(drawn.y):,} values" if isinstance(drawn, Labels) else type(drawn).__name__,
+                next_step="return dataclasses.replace(labels, y=…)",
+            )
     name = draws[0].control.rpartition("#")[0]
     if ":" not in name:  # a control with other parameters is another control
         name = spec_of(control, without="draws", called=name)

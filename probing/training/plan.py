@@ -61,7 +61,7 @@ def check_analyses(plan: Plan) -> None:
                 f"no probe of this run can be analysed by {name}",
                 needed=f"a probe that {name} accepts",
                 found=", ".join(plan.probes) or "no probe",
-                next_step="see docs/decodability.md, or leave the analysis out",
+                next_step=f"see `probing list analyses {name.partition(':')[0]}`, or leave the analysis out",
             )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from probing.contracts.measure import Measure
 from probing.contracts.prediction import Prediction
 from probing.contracts.probe import Probe
+from probing.errors import BadParameter
 from probing.labels import Labels
 from probing.measures._predictions import predict, resampled
 from probing.measures._temperatures import Tempers
@@ -116,6 +117,14 @@ def score_label_set(
         predictions = whole if resampler.split == resampler.base else [one.take(resampler.within) for one in whole]
         for name, measure in measures.items():
             values = np.array([measure.value(y, prediction) for prediction in predictions])
+            if not np.isfinite(values).all():
+                raise BadParameter(
+                    f"the measure {name} is not defined here",
+                    needed="a finite score of all rows",
+                    found=str(values[~np.isfinite(values)][0]),
+                    where=f"{split}, {len(y):,} rows",
+                    next_step="leave the measure out, or give it rows that it is defined on",
+                )
             samples = np.stack([resampled(measure, y, prediction, resampler) for prediction in predictions])
             known_here = known if measure.scores_parts else None
             parts = [_subset_value(measure, y, predictions, known_here, wanted=wanted) for wanted in (True, False)]

@@ -73,6 +73,15 @@ def test_export_writes_each_format_once(evidence: Path, tmp_path: Path, form: st
     assert (tmp_path / "other").read_bytes() == before
 
 
+def test_export_never_replaces_evidence(evidence: Path) -> None:
+    (source,) = (evidence / "evidence").iterdir()
+    before = source.read_bytes()
+    for form in ("safetensors", "npz"):
+        said = refused(BadParameter, "export", evidence, "--to", source, "--format", form, "--replace")
+        assert "evidence is not replaced by an export" in said
+    assert source.read_bytes() == before
+
+
 def test_export_says_that_a_direction_is_not_established(tmp_path: Path) -> None:
     file = write_evidence(tmp_path / "e.safetensors", planted(word=Word.NO_MATERIAL_USE))
     result = run("export", file, "--to", tmp_path / "v.npy")

@@ -243,6 +243,12 @@ def test_list_says_what_there_is_and_the_options_of_each_member() -> None:
     assert "did you mean 'mlp'" in run("list", "probes", "mlpp").stderr
 
 
+def test_list_says_what_a_member_is_whose_file_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the probe of the README, which has the docstring of its class alone."""
+    monkeypatch.setattr(registry.get("probes", "k_nearest"), "__doc__", None)
+    assert "The labels of" in run("list", "probes").stdout
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_list_says_the_whole_first_sentence_of_every_member(folder: str) -> None:
     for name, said in json.loads(run("list", folder, "--json").stdout).items():

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, kstest
 
+from probing.contracts.control import Control
 from probing.controls._draws import _inverse_distribution, uniform_of, usable_keys
 from probing.controls.keyed import KeyedControl
 from probing.controls.shuffled_labels import ShuffledLabelsControl
 from probing.controls.word_type import WordTypeControl
 from probing.errors import BadParameter, DegenerateDesign, UnknownName
 from probing.labels import Labels
+from probing.training.build import _drawn
 from tests.samples.training_samples import labels_of
 
 CONTROLS = (WordTypeControl(), KeyedControl(key="lemma"), ShuffledLabelsControl())
@@ -273,3 +275,19 @@ def test_the_ceiling_is_what_memory_of_train_reaches_on_average_and_luck_can_exc
         ceilings.append(made.ceiling)
     assert np.mean(reached) == pytest.approx(np.mean(ceilings), abs=0.01)
     assert max(reached) > ceilings[0] > min(reached)
+
+
+class Wrong(Control):
+    """Returns no labels, too few, or is drawn not once."""
+
+    def __init__(self, how: str) -> None:
+        self.how, self.draws = how, 0 if how == "never" else 2
+
+    def apply(self, labels: Labels, *, draw: int, seed: int) -> Any:
+        return {"none": None, "short": replace(labels, y=labels.y[:5])}[self.how]
+
+
+@pytest.mark.parametrize("how", ["none", "short", "never"])
+def test_a_control_that_gives_no_labels_of_the_rows_is_refused_by_name(how: str) -> None:
+    with pytest.raises(BadParameter, match="Wrong"):
+        _drawn(Wrong(how), word_labels(), 0)

@@ -18,7 +18,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import probing
 from probing import contracts, errors
 from probing.errors import ProbingError
-from tests.conftest import ROOT
+from tests.conftest import REFERENCE, ROOT
 
 ERRORS = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, ProbingError)]
 
@@ -55,14 +55,6 @@ def blocks(language: str, page: str = "README.md") -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A folder that has what the README's examples read."""
-    (tmp_path / "datasets").mkdir()
-    shutil.copytree(ROOT / "datasets" / "reference", tmp_path / "datasets" / "reference")
-    return tmp_path
-
-
 def printed(block: str, folder: Path) -> str:
     done = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -70,15 +62,8 @@ def printed(block: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_readme_python_runs(checkout: Path) -> None:
-    said = printed(blocks("python")[0], checkout)
-    assert "resid.1" in said and "Score(" in said and "decodable and used" in said
-    assert (checkout / "cache/results/readme/report.html").is_file()
-
-
-@pytest.mark.slow
-def test_python_of_the_commands_page_runs(checkout: Path) -> None:
-    said = printed(blocks("python", "docs/commands.md")[0], checkout)
+def test_python_of_the_commands_page_runs(tmp_path: Path) -> None:
+    said = printed(blocks("python", "docs/commands.md")[0], tmp_path)
     assert "false_unused=0.0" in said and "recall_used=1.0" in said  # a rule that always says "used"
 
 
@@ -95,14 +80,23 @@ def test_the_probe_that_the_readme_adds_is_a_probe(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_readme_shell_runs(checkout: Path) -> None:
+def test_readme_shell_runs(tmp_path: Path) -> None:
+    shutil.copytree(REFERENCE, tmp_path / "third")
     for split in ("train", "dev", "test"):  # a third of the sentences: `scripts/least_versions` runs the study on all
-        file = checkout / "datasets" / "reference" / f"{split}.jsonl"
+        file = tmp_path / "third" / f"{split}.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
         file.write_text("".join(lines[: len(lines) // 3]), encoding="utf-8")
+    (tmp_path / "probing_a_third.py").write_text(
+        "from pathlib import Path\n"
+        "from probing import reference\n"
+        "reference.folder = lambda: Path('third')\n"
+        "from probing.__main__ import main\n"
+        "main()\n",
+        encoding="utf-8",
+    )
     block = next(b for b in blocks("sh", "docs/commands.md") if b.startswith("C="))
-    command = f"set -e\nprobing() {{ '{sys.executable}' -m probing \"$@\"; }}\n{block}"
-    done = subprocess.run(["bash", "-c", command], cwd=checkout, capture_output=True, text=True, check=False)
+    command = f"set -e\nprobing() {{ '{sys.executable}' -m probing_a_third \"$@\"; }}\n{block}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (checkout / "cache/results/readme-shell/results.parquet").is_file()
-    assert (checkout / "cache/results/reference/report.html").is_file()
+    assert (tmp_path / "cache/results/readme-shell/results.parquet").is_file()
+    assert (tmp_path / "cache/results/reference/report.html").is_file()

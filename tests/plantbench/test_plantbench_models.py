@@ -13,7 +13,7 @@ import torch
 
 from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, CorpusError, PlantFailed
-from probing.plantbench import tier1
+from probing.plantbench import tier1, tier2
 from probing.plantbench.built import cells_as_json, compiled, joints_as_json, of_training, truth_from_json
 from probing.plantbench.case import Cell, CellTruth, Joint, Truth
 from probing.plantbench.certifying import certified
@@ -21,6 +21,7 @@ from probing.plantbench.compiling import basis
 from probing.plantbench.folders import read_case, read_truth_file, write_case
 from probing.plantbench.planted_model import PlantedModel, PromptInstrument
 from probing.plantbench.prompts import Prompts
+from probing.plantbench.suite import development
 from probing.plantbench.tier1_cases import CASES, FAMILIES, plant
 from probing.plantbench.tier2_models import Recipe, Trained, accuracy, trained
 from probing.seeds import child_seed, generator
@@ -294,6 +295,15 @@ def test_shipped_models_are_still_what_their_truth_says(name: str) -> None:
     assert {truth.joints[Joint("B", site, ("subject", "query"))].label for site in sites} == {"unused"}
     assert case.instrument.n_rows == 64
     assert (SHIPPED / name / "model" / "model.safetensors").stat().st_size < 2**20
+
+
+def test_a_suite_refuses_absent_models_before_it_makes_any_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tier2, "SHIPPED", tmp_path)
+    with pytest.raises(CorpusError, match="leave tier 2 out"):
+        development(seeds=[0], tiers=[0, 2])
+    assert development(seeds=[0], tiers=[0, 1]).seeds == (0,)
 
 
 def planted_of(folder: Path, recipe: Recipe) -> PlantedModel:

@@ -33,6 +33,27 @@ def test_parameters_given_override_the_preset_in_either_order():
         assert full_recipe(probe)["hidden"] == "64"
 
 
+def test_a_class_of_a_script_is_called_the_same_in_the_workers_that_the_script_starts():
+    """There its module is `__mp_main__`; by another name what a worker did would never be found."""
+
+    def of(module):
+        probe = type("Own", (LinearProbe,), {"__module__": module, "__qualname__": "Own"})()
+        return full_recipe(probe)["class"]
+
+    assert of("__mp_main__") == of("__main__") == "__main__.Own" != of("other")
+
+
+def test_an_option_without_a_default_is_asked_for(monkeypatch):
+    class Needs(LinearProbe):
+        def __init__(self, k: int, l2: float = 1.0):
+            self.k, self.l2 = k, l2
+
+    monkeypatch.setattr("probing.probes.linear.MEMBER", Needs)
+    assert build("probes", "linear:k=2").k == 2
+    with pytest.raises(BadParameter, match="linear needs k"):
+        build("probes", "linear:l2=2")
+
+
 def test_the_regression_form_takes_the_preset_too():
     assert build("probes", "mlp:preset=hewitt-liang-designed", kind="real").hidden == 45
 

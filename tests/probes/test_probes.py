@@ -15,6 +15,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from probing import registry
 from probing.errors import BadParameter, DegenerateDesign, UnsupportedFormat
+from probing.measures._predictions import predict
 from probing.probes._loading import load_probe
 from probing.probes._rows import moments
 from probing.probes.linear import LinearProbe
@@ -23,6 +24,7 @@ from probing.probes.prior import MeanProbe, PriorProbe
 from probing.probes.ridge import RidgeProbe
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
 from probing.probes.word_type import WordTypeMeanProbe, WordTypeProbe
+from tests.samples.training_samples import labels_of
 
 ALL = [
     getattr(registry.get("probes", name), role)
@@ -294,3 +296,22 @@ def test_a_wrapped_estimator_is_cloned_seeded_and_not_saved(tmp_path):
         fits[0].save(tmp_path / "p")
     assert not list(tmp_path.iterdir())
     assert SklearnProbe(SVC()).fit(X, y).score(X, y) > 0.9
+
+
+class Says(PriorProbe):
+    """Gives what it is told as log probabilities of two classes."""
+
+    def __init__(self, what: str = "") -> None:
+        self.what = what
+
+    def predict_log_proba(self, X):
+        logs = np.log(np.full((len(X), 2), 0.5))
+        return {"wide": logs[:, :1], "short": logs[1:], "nan": logs * np.nan, "zero": logs * 0, "none": None}[self.what]
+
+
+@pytest.mark.parametrize("what", ["wide", "short", "nan", "zero", "none"])
+def test_a_probe_that_gives_no_log_probabilities_is_refused_and_not_scored(what):
+    labels = labels_of(np.array([0, 1] * 4), ["train", "test"] * 4)
+    probe = Says(what).fit(np.zeros((8, 3)), labels.y)
+    with pytest.raises(BadParameter, match=r"Says\.predict_log_proba gives no log probabilities"):
+        predict(probe, np.zeros((8, 3)), labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
 import probing as pb
-from probing.errors import DamagedUnit, InputError, UnknownName
+from probing.errors import BadParameter, DamagedUnit, InputError, UnknownName
 from probing.files.whole_files import sealed, sweep, unsealed, write_atomically
 from probing.probes.linear import LinearProbe
 from probing.provenance import model_called
@@ -344,6 +345,21 @@ def test_a_file_is_written_though_another_process_sweeps_its_first_attempt_away(
     monkeypatch.setattr("os.fsync", lambda handle: (sweep(tmp_path), monkeypatch.undo()))
     write_atomically(tmp_path / "x.json", b"{}")
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"] and (tmp_path / "x.json").read_bytes() == b"{}"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_no_file_takes_the_place_of_a_device_or_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "pipe", b"x")
+    assert not (tmp_path / "pipe").is_file() and [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.parametrize("item", [None, 3, object(), LogisticRegression])
+def test_what_is_no_probe_is_refused_before_work_starts(item: object, tmp_path: Path) -> None:
+    with pytest.raises(BadParameter, match="no probe"):
+        run(a_store(), tmp_path / "r", probes=["linear", item])
+    assert not (tmp_path / "r" / "results.jsonl").exists()
 
 
 def test_a_folder_of_an_earlier_version_is_read_and_added_to(tmp_path: Path) -> None:

@@ -21,11 +21,13 @@ from probing.errors import (
     DamagedUnit,
     DegenerateDesign,
     NonFiniteStates,
+    ProbingError,
     ProvenanceMismatch,
     UnknownName,
     UnknownSite,
 )
 from probing.labels import Labels
+from probing.measures.accuracy import Accuracy
 from probing.probes.linear import LinearProbe
 from probing.results.probe import from_json, to_json
 from probing.text.corpus import Corpus
@@ -330,3 +332,17 @@ def test_controls_of_other_parameters_are_other_controls_and_one_draw_is_enough(
     assert names == ["SuffixControl", "SuffixControl:letters=1"]
     with pytest.raises(BadParameter, match="SuffixControl is given twice"):
         run(tag_store(), controls=[SuffixControl(), SuffixControl(letters=2)], probes=["linear"])
+
+
+class Undefined(Accuracy):
+    """A measure that no rows define."""
+
+    def from_totals(self, totals: Any) -> Any:
+        return totals[..., 0] * np.nan
+
+
+def test_a_measure_that_is_not_defined_is_named() -> None:
+    store = word_store(CORPUS, lambda form, tag: vector_of(form, 8))
+    with pytest.raises(ProbingError, match="units of work failed") as caught:
+        run(store, measures=["accuracy", Undefined()])
+    assert "the measure Undefined is not defined here" in str(caught.value)

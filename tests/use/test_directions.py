@@ -249,6 +249,13 @@ def test_what_cannot_be_applied_is_refused_by_type() -> None:
         pb.apply_direction(base, planted(), PROMPTS, progress=False)
 
 
+@pytest.mark.parametrize("strength", [1e30, -1e300])
+def test_a_strength_that_breaks_the_model_gives_no_numbers(strength: float) -> None:
+    with pytest.raises(BadParameter, match="no numbers") as caught:
+        pb.apply_direction(model(), planted(), PROMPTS, strength=strength)
+    assert caught.value.found == f"{strength:g}"
+
+
 def test_classes_are_named_and_numbers_of_real_values_given() -> None:
     three = planted(labels=("a", "b", "c"))
     assert three.codes("c", "a") == (2, 0)
@@ -359,3 +366,10 @@ def test_only_a_used_subspace_establishes_its_direction(word: Word) -> None:
     if said:
         assert said.startswith("column:z at resid.2@end is") and said.endswith("not established")
     assert ("the site is established" in said) == (word is Word.USED_SITE)
+
+
+def test_a_verdict_says_nothing_of_another_place_or_behaviour() -> None:
+    header = planted(word=Word.USED_SUBSPACE).header
+    assert caveat(header) == caveat(header, header.place, header.behaviour) == ""
+    assert "resid.9@elsewhere" in caveat(header, "resid.9@elsewhere", header.behaviour)
+    assert "head" in caveat(header, header.place, "head")

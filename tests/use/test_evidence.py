@@ -453,6 +453,26 @@ def test_vectors_by_place_carry_their_verdicts(tmp_path: Path, found: Evidence) 
     assert json.loads(outer["__metadata__"][KEY]) == told_of
 
 
+def test_exports_say_from_which_class_to_which_they_lead(tmp_path: Path, found: Evidence) -> None:
+    one = at_site(found, "resid.2")
+    for start, goal in ((0, 1), (1, 0)):
+        plain = np.load(export_vectors(tmp_path / "v.npz", [one], start=start, goal=goal), allow_pickle=False)
+        vector = export_control_vector(tmp_path / "v.gguf", [one], model_hint="gpt2", start=start, goal=goal)
+        metadata, _ = parsed(vector.read_bytes())
+        told_of = json.loads(str(metadata["probing.evidence.1"]))
+        assert (told_of["start"], told_of["goal"]) == (found.header.labels[start], found.header.labels[goal])
+        assert json.loads(str(plain[KEY])) == {"resid.2": told_of}
+
+
+def test_a_control_vector_loses_no_position(tmp_path: Path, found: Evidence) -> None:
+    two = [at_site(found, "resid.2"), at_site(found, "resid.2", 2.0)]
+    two[1] = Evidence(replace(two[1].header, position="end"), two[1].arrays)
+    with pytest.raises(BadParameter, match="one direction a layer"):
+        export_control_vector(tmp_path / "v.gguf", two, model_hint="gpt2")
+    assert not list(tmp_path.iterdir())
+    assert len(load_file(export_vectors(tmp_path / "v.safetensors", two))) == 2
+
+
 def test_exports_refuse_what_they_cannot_say(tmp_path: Path, found: Evidence) -> None:
     bench, _, verdict = measured()
     good = at_site(found, "resid.2")

@@ -161,8 +161,8 @@ def apply_direction(
     Raises:
         ProvenanceMismatch: the evidence is of another model or other weights.
         UnknownSite: the model has no such site.
-        BadParameter: the evidence is a probe, states have another width, `strength` is not a number, `top` is below 1,
-            or a text lacks the position.
+        BadParameter: the evidence is a probe, states have another width, `strength` is not a number or the model gives
+            none with it, `top` is below 1, or a text lacks the position.
         NoBehaviour: the model cannot give these outputs.
         UnknownName: there is no such class, position or split.
     """
@@ -197,8 +197,8 @@ def apply_direction(
     return AppliedDirection(
         header=header,
         place=str(place),
-        start=_said(header, first) if has_classes else "",
-        goal=_said(header, last) if has_classes else "",
+        start=evidence.said(first) if has_classes else "",
+        goal=evidence.said(last) if has_classes else "",
         strength=float(strength),
         behaviour="" if is_open else spec_of(measured),
         texts=tuple(corpus.examples[k].text for k in rows.ordinal),
@@ -265,7 +265,8 @@ def _edited(
     states, every = instrument.states(place), np.arange(instrument.n_rows)
     # The edit is computed in float64: a float32 state plus nothing is, to the bit, what it was.
     codes = {"start": start, "goal": goal} if not evidence.header.labels else {"start": int(start), "goal": int(goal)}
-    moved = torch.from_numpy(evidence.apply(states, **codes, dose=strength))
+    with np.errstate(over="ignore"):  # what overflows is told below
+        moved = torch.from_numpy(evidence.apply(states, **codes, dose=strength))
     found: list[Tensor] = []
     parts = instrument.batches(every)
     with steps_bar("apply", "rows", len(every), progress) as advance, torch.no_grad():
@@ -273,7 +274,16 @@ def _edited(
             found.append(instrument.run_from(place.site, every[part], {place.position: moved[part]}))
             advance(sum(map(len, found)), len(every))
     back = np.argsort(np.concatenate(parts), kind="stable")
-    return np.asarray(torch.cat(found).double().cpu().numpy()[back])
+    edited = np.asarray(torch.cat(found).double().cpu().numpy()[back])
+    if np.isnan(edited).any():
+        raise BadParameter(
+            "the outputs with the direction are no numbers",
+            needed="a strength at which the model still computes",
+            found=f"{strength:g}",
+            where=str(place),
+            next_step="choose a smaller strength: 1 is the whole difference of the classes",
+        )
+    return edited
 
 
 def _corpus_of(prompts: Sequence[str]) -> Corpus:
@@ -368,7 +378,3 @@ def _names(instrument: TextInstrument, number: int) -> tuple[str, ...]:
     if len(instrument.answers) == number:
         return tuple(answers_said((answer,)) for answer in instrument.answers)
     return tuple(f"output {k}" for k in range(1, number + 1))
-
-
-def _said(header: Header, code: float) -> str:
-    return header.labels[int(code)] if header.labels else f"{code:g}"

@@ -60,9 +60,19 @@ def norm(evidence: Evidence) -> float | None:
     return max(lengths, default=None)
 
 
-def caveat(header: Header) -> str:
-    """Return a sentence that says why the verdict does not establish the direction; "" if it does."""
+def caveat(header: Header, place: str = "", behaviour: str = "") -> str:
+    """Return a sentence that says why the verdict does not establish the direction, or does not at this place and for
+    this behaviour ("": those of the verdict); "" if it does.
+    """
     word = header.verdict.word
+    elsewhere = [
+        found for found, own in ((place, header.place), (behaviour, header.behaviour)) if found not in ("", own)
+    ]
+    if elsewhere and word == Word.USED_SUBSPACE:
+        return (
+            f"the verdict is about {header.task} at {header.place} in {header.behaviour or 'its own behaviour'}: it "
+            f"says nothing of {' and '.join(elsewhere)}"
+        )
     if word == Word.USED_SUBSPACE:
         return ""
     what = f"{header.task} at {header.place}"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from safetensors.numpy import save
 from probing.errors import BadParameter
 from probing.files.whole_files import write_atomically
 from probing.system.machine import with_typed_errors
+from probing.use.directions.files import is_evidence
 from probing.use.directions.record import Evidence
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
@@ -72,7 +74,7 @@ def export_control_vector(
 
     llama.cpp adds `direction.n`, times a strength, to the output of block n (counted from 0), for n ≥ 1; this is the
     site `resid.(n + 1)`. Strength 1 moves states by the whole difference from `start` to `goal`, weighted over strata.
-    The evidence is in the metadata, by layer.
+    The evidence is in the metadata, by layer, with `start` and `goal`.
 
     Args:
         path: path of the file.
@@ -84,6 +86,13 @@ def export_control_vector(
         BadParameter: there is no evidence, or it is of another kind or site, or of several models or properties.
     """
     vectors = {_block(one): one for one in _together(evidence)}
+    if len(vectors) < len(evidence):
+        raise BadParameter(
+            "a control vector has one direction a layer",
+            needed="one position of each site",
+            found=", ".join(one.header.place for one in evidence)[:400],
+            next_step="name one file of evidence a site, or choose safetensors or npz",
+        )
     layers = sorted(vectors)
     metadata: dict[str, str | int] = {
         "general.architecture": "controlvector",
@@ -91,7 +100,7 @@ def export_control_vector(
         "controlvector.layer_count": len(layers),
         "probing.note": _NOTE,
     }
-    metadata |= {f"probing.evidence.{n}": _told(vectors[n]) for n in layers}
+    metadata |= {f"probing.evidence.{n}": json.dumps(_told(vectors[n], start, goal), sort_keys=True) for n in layers}
     tensors = {f"direction.{n}": vectors[n].direction(start=start, goal=goal).astype(np.float32) for n in layers}
     write_atomically(Path(path), gguf_bytes(metadata, tensors))
     return Path(path)
@@ -105,7 +114,8 @@ def export_vectors(
     goal: float = 1,
     format: str | None = None,
 ) -> Path:
-    """Write one float32 vector per place, with the place's name, and all evidence as JSON.
+    """Write one float32 vector per place, with the place's name, all evidence as JSON, and the classes (or values) that
+    it leads from and to, as `start` and `goal`.
 
     The JSON is the array `probing.evidence` of an npz, or that key of a safetensors file's metadata. An npy file holds
     one vector and nothing else; its evidence is written into a JSON file of the same name.
@@ -125,7 +135,7 @@ def export_vectors(
     vectors: dict[str, NDArray[np.float32]] = {
         one.header.place: one.direction(start=start, goal=goal).astype(np.float32) for one in together
     }
-    told = json.dumps({one.header.place: asdict(one.header) for one in together}, sort_keys=True)
+    told = json.dumps({one.header.place: _told(one, start, goal) for one in together}, sort_keys=True)
     form, buffer = file.suffix.removeprefix(".") if format is None else format, BytesIO()
     if form == "safetensors":
         buffer.write(save(vectors, metadata={KEY: told}))
@@ -186,7 +196,7 @@ def export_directions(
         start, goal: names of the classes (for real values: numbers) that the direction leads from and to; None: from
             the first to the second of two classes.
         model_hint: for gguf, llama.cpp's name of the architecture, such as `llama`.
-        replace: whether an existing file is replaced.
+        replace: whether an existing file is replaced; evidence never is.
 
     Raises:
         BadParameter: the format is unknown, the file exists, or the evidence does not belong together or cannot be
@@ -210,6 +220,14 @@ def export_directions(
             raise BadParameter(
                 "there is something already", found=str(one), next_step=f"choose another name{or_replace}"
             )
+    if is_evidence(file):
+        raise BadParameter(
+            "evidence is not replaced by an export",  # which could not be applied again
+            needed="another file",
+            found="a file of evidence",
+            where=str(file),
+            next_step="choose another name",
+        )
     first, last = _together(several)[0].codes(start, goal)
     if form == "gguf":
         export_control_vector(file, several, model_hint=model_hint, start=first, goal=last)
@@ -218,8 +236,9 @@ def export_directions(
     return files
 
 
-def _told(one: Evidence) -> str:
-    return json.dumps(asdict(one.header), sort_keys=True)
+def _told(one: Evidence, start: float, goal: float) -> dict[str, Any]:
+    # The header is of means of all classes; a vector is of two, and its sign is nowhere else.
+    return {**asdict(one.header), "start": one.said(start), "goal": one.said(goal)}
 
 
 def _together(evidence: Sequence[Evidence]) -> Sequence[Evidence]:

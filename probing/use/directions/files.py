@@ -73,6 +73,15 @@ def read_evidence(path: str | Path) -> Evidence:
         refuse("tensors as the header says", file.name, str(error)[:200])
 
 
+def is_evidence(path: Path) -> bool:
+    """Return whether a file can be read as evidence."""
+    try:
+        read_evidence(path)
+    except (BadParameter, UntrustedFile):
+        return False
+    return True
+
+
 def read_directions(*paths: str | Path) -> dict[Path, Evidence]:
     """Read saved directions and return them by path: each file named, and every `.safetensors` file of each folder
     named, sorted.

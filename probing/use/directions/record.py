@@ -250,6 +250,10 @@ class Evidence:
             raise BadParameter("a direction leads to another class", needed="two classes", found=f"{start} and {goal}")
         return first, last
 
+    def said(self, code: float) -> str:
+        """Return the name of a class by its code; of real values the number."""
+        return self.header.labels[int(code)] if self.header.labels else f"{code:g}"
+
     def predict(self, states: NDArray[np.floating]) -> Floats:
         """Return the natural log probabilities of a probe for states, `(n, K)`.
 

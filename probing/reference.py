@@ -1,0 +1,30 @@
+"""The reference study that ships: `probing:reference` names its model, its corpus or its study file anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from probing.errors import unknown_name
+
+PREFIX = "probing:"
+REFERENCE = f"{PREFIX}reference"
+
+
+def folder() -> Path:
+    """Return the folder of the reference corpus, model and study: in an installed package, or in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "reference_data"  # setup.py has datasets/reference installed there
+    return installed if installed.is_dir() else package.parent / "datasets" / "reference"
+
+
+def shipped(name: str, part: str) -> str:
+    """Return the path of a part of what ships, such as `model`, where `name` is `probing:reference`; else `name`.
+
+    Raises:
+        UnknownName: `probing:` before something that does not ship.
+    """
+    if not name.startswith(PREFIX):
+        return name
+    if name != REFERENCE:
+        raise unknown_name("name of what ships", name, [REFERENCE])
+    return str(folder() / part)

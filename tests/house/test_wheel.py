@@ -1,0 +1,116 @@
+"""The wheel holds the package and what it reads, nothing else, and works where the repository is not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REFERENCE, ROOT
+from tests.house.test_architecture import PACKAGE
+from tests.house.test_public import blocks
+
+SOURCES = ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+# Python reads this file first: whatever would reach another machine ends the process.
+WITHOUT_NETWORK = """
+import os, socket
+
+def refuse(own, address):
+    if own.family != socket.AF_UNIX:
+        os.write(2, f"reached for {address}".encode())
+        os._exit(99)
+
+socket.socket.connect = socket.socket.connect_ex = refuse
+"""
+Run = Callable[..., str]
+
+
+def pip(*arguments: object, cwd: Path) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: building leaves files beside the sources."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in SOURCES:
+        shutil.copy(ROOT / name, copy / name)
+    shutil.copytree(PACKAGE, copy / "probing", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REFERENCE, copy / "datasets" / "reference")
+    pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", copy / "dist", copy, cwd=copy)
+    (built,) = (copy / "dist").glob("*.whl")
+    return built
+
+
+@pytest.fixture
+def elsewhere(wheel: Path, tmp_path: Path) -> Run:
+    """Runs Python with the installed wheel, in an empty folder from which the repository cannot be imported."""
+    site, work = tmp_path / "site", tmp_path / "work"
+    work.mkdir()
+    pip("install", "--no-deps", "--no-index", "--target", site, wheel, cwd=work)
+    (site / "sitecustomize.py").write_text(WITHOUT_NETWORK, encoding="utf-8")
+    kept = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+
+    def run(*arguments: object) -> str:
+        done = subprocess.run(
+            [sys.executable, "-P", *map(str, arguments)],
+            cwd=work,
+            env=kept | {"PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert Path(run("-c", "import probing; print(probing.__file__)").strip()).is_relative_to(site)
+    return run
+
+
+def files_under(folder: Path) -> set[str]:
+    return {
+        file.relative_to(folder).as_posix()
+        for file in folder.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_of_the_reference_study_and_no_other(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = {info.filename: info.compress_size for info in archive.infolist()}
+    own = {name for name in held if not re.match(r"[^/]+\.dist-info/", name)}
+    data = {f"probing/reference_data/{name}" for name in files_under(REFERENCE)}
+    assert own == {f"probing/{name}" for name in files_under(PACKAGE)} | data
+    assert sum(held[name] for name in data) < 1_000_000
+
+
+@pytest.mark.slow
+def test_quickstart_runs_from_the_wheel_without_a_network_and_resumes(elsewhere: Run, tmp_path: Path) -> None:
+    command = tmp_path / "site" / "bin" / "probing"
+    said = elsewhere(command, "quickstart", "--quiet")
+    folder = tmp_path / "work" / "probing-quickstart"
+    page = re.fullmatch(r"Open (.*) in a browser\.", said.splitlines()[-1])
+    assert page and Path(page[1]) == (folder / "report.html").resolve()
+    assert "<html" in Path(page[1]).read_text(encoding="utf-8")
+    agreed = re.search(r"(\d+) of (\d+) verdicts are what is certified", said)
+    assert agreed and agreed[1] == agreed[2] and said.count("certified used") > 0
+    states = {file: file.stat().st_mtime_ns for file in folder.rglob("shards/*")}
+    assert states and elsewhere(command, "quickstart", "--quiet") == said
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("shards/*")} == states
+    assert [file.name for file in (tmp_path / "work").iterdir()] == ["probing-quickstart"]
+
+
+@pytest.mark.slow
+def test_readme_python_runs_from_the_wheel(elsewhere: Run, tmp_path: Path) -> None:
+    said = elsewhere("-c", blocks("python")[0])
+    assert "resid.1" in said and "Score(" in said and "decodable and used" in said
+    assert (tmp_path / "work" / "cache/results/readme/report.html").is_file()
