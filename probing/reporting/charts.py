@@ -49,7 +49,14 @@ _CONFIG = {
     "aria": False,
     "view": {"stroke": None},
     "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "gridOpacity": 0.6},
-    "title": {"fontSize": 12.5, "fontWeight": 600, "subtitleFontSize": 11, "anchor": "start", "frame": "group"},
+    "title": {
+        "fontSize": 12.5,
+        "fontWeight": 600,
+        "subtitleFontSize": 11,
+        "anchor": "start",
+        "frame": "group",
+        "limit": 460,
+    },
     "legend": {
         "labelFontSize": 11,
         "titleFontSize": 11,
@@ -434,7 +441,7 @@ def svg(specification: Mapping[str, Any], name: str = "chart") -> str:
     for old, new in ids.items():
         drawn = drawn.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
     drawn = re.sub(r'(href=")[^"#]+#', r"\1#", drawn)  # the library takes links as of its own site
-    return re.sub(r"(\d+\.\d)\d+", r"\1", drawn)
+    return re.sub(r"<[^<>]*>", lambda tag: re.sub(r"(\d+\.\d)\d+", r"\1", tag[0]), drawn)  # not in what is read
 
 
 @with_typed_errors

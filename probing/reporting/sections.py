@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -173,7 +174,17 @@ def use_section(use: Use, anchor: str, claims: Sequence[str]) -> Section:
 def map_section(anchor: str, title: str, maps: Sequence[HeatMap], caption: str, models: Sequence[str] = ()) -> Section:
     """Return a section of heat maps: of patching, or of transfer between sources."""
     figure = Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps))
-    return Section(anchor, title, models=models, blocks=[Words("p", [caption]), figure])
+    fold = Fold("The same numbers as tables", [_map_table(one) for one in maps])
+    return Section(anchor, title, models=models, blocks=[Words("p", [caption]), figure], folds=[fold])
+
+
+def _map_table(found: HeatMap) -> Table:
+    rows = [
+        [name, *(decimal(value, 2) if math.isfinite(value) else "–" for value in values)]
+        for name, values in zip(found.rows, found.values.tolist(), strict=True)
+    ]
+    of = f" {found.y_label.capitalize()} by {found.x_label}." if found.x_label and found.y_label else ""
+    return Table(f"{found.title}: {found.label}.{of}", [found.y_label, *found.columns], rows, source="the data")
 
 
 def overview_figure(found: Overview) -> list[tuple[str, Figure]]:

@@ -333,10 +333,16 @@ def values_of(spec: dict[str, Any]) -> set[float]:
         *spec["data"]["values"],
         *(row for layer in spec["layer"] for row in layer.get("data", {}).get("values", [])),
     ]
-    return {row[key] for row in rows if "series" in row for key in ("value", "low", "high") if row.get(key) is not None}
+    return {
+        row[key]
+        for row in rows
+        if "series" in row or "ink" in row
+        for key in ("value", "low", "high")
+        if row.get(key) is not None
+    }
 
 
-@pytest.mark.parametrize("name", ["study", "use alone", "an older version", "hostile names"])
+@pytest.mark.parametrize("name", ["study", "use alone", "patching and transfer", "an older version", "hostile names"])
 def test_figures_have_words_and_their_numbers_stand_in_the_tables(
     browser: Browser, file_of: Callable[[str], Path], name: str
 ) -> None:
@@ -347,7 +353,7 @@ def test_figures_have_words_and_their_numbers_stand_in_the_tables(
         )
         assert labels and all(role == "img" and len(label) > 10 for role, label in labels)
         assert tab.locator("figure:has(.charts)").count() == len(labels)
-        for section in tab.locator("section[aria-labelledby^=task], section[aria-labelledby^=use]").all():
+        for section in tab.locator("section[aria-labelledby]:not([aria-labelledby=overview])").all():
             text = section.evaluate("(node) => [...node.querySelectorAll('table')].map((t) => t.textContent).join(' ')")
             for number in section.locator(":scope > figure [data-chart]").evaluate_all(
                 "(all) => all.map((n) => +n.dataset.chart)"
@@ -365,6 +371,8 @@ WORDS = """() => {
   whole.querySelectorAll("[data-chart], .filter").forEach((one) => one.remove());
   return whole.textContent.split(/\\s+/).join(" ");
 }"""
+DRAWN = """() => [...document.querySelectorAll("[data-chart] svg")].map((one) =>
+  [...one.querySelectorAll("text")].map((text) => text.textContent).sort())"""
 
 
 @pytest.mark.parametrize("name", ["study", "several models", "patching and transfer", "hostile names"])
@@ -378,9 +386,11 @@ def test_without_a_script_every_figure_is_drawn_and_every_word_stands(
         links += re.findall(r'xlink:href="([^"]*)"', file.read_text("utf-8"))
         assert {link[:1] for link in links} <= {"#"}
         assert not tab.locator(".filter").is_visible()
-        words = tab.evaluate(WORDS)
+        words, drawn = tab.evaluate(WORDS), tab.evaluate(DRAWN)
     with opened(browser, file) as tab:
         assert tab.evaluate(WORDS) == words
+        draw(tab)
+        assert tab.evaluate(DRAWN) == drawn
 
 
 @pytest.mark.parametrize("name", ["study", "several models", "patching and transfer", "hostile names", "500 labels"])
