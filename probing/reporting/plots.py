@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from probing.results.analysis import AnalysisResult
     from probing.results.patching import PatchingResult
     from probing.results.probe import ProbeResult
-    from probing.training.transfer_results import CrossResult
+    from probing.results.transfer import CrossResult
     from probing.use.patching.ablating import AblationResult
     from probing.verdicts.use_run import UseRun
 
