@@ -16,6 +16,7 @@ from typing import Any
 
 from probing.errors import BadParameter, printable
 from probing.files.whole_files import write_atomically
+from probing.reporting.colours import ink
 from probing.reporting.maps import HeatMap
 from probing.reporting.overview import Cell, Overview
 from probing.reporting.panels import Curve, Panel
@@ -50,13 +51,21 @@ _CONFIG = {
     "aria": False,
     "view": {"stroke": None},
     "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "gridOpacity": 0.6},
-    "title": {"fontSize": 12.5, "fontWeight": 600, "subtitleFontSize": 11, "anchor": "start", "frame": "group"},
+    "title": {
+        "fontSize": 12.5,
+        "fontWeight": 600,
+        "subtitleFontSize": 11,
+        "anchor": "start",
+        "frame": "group",
+        "limit": 460,
+    },
     "legend": {
         "labelFontSize": 11,
         "titleFontSize": 11,
         "titleFontWeight": "normal",
         "titleLimit": 300,
         "symbolOpacity": 1,
+        "layout": {"bottom": {"direction": "vertical"}},
     },
 }
 
@@ -87,18 +96,32 @@ def panel_chart(panel: Panel) -> Chart:
         _layer(
             {"type": "area", "strokeWidth": 0},
             where=f"{has_interval} && !datum.bar",
+            color=colour,
             detail=_nominal("piece"),
             opacity=faint,
             **between,
         ),
-        _layer({"type": "rule", "strokeWidth": 1.6}, where=f"{has_interval} && datum.bar", opacity=faded, **between),
-        _layer({"type": "line", "strokeWidth": 1.8}, detail=_nominal("piece"), strokeDash=dash, opacity=faded),
+        _layer(
+            {"type": "rule", "strokeWidth": 1.6},
+            where=f"{has_interval} && datum.bar",
+            color=colour,
+            opacity=faded,
+            **between,
+        ),
+        _layer(
+            {"type": "line", "strokeWidth": 1.8},
+            color=colour,
+            detail=_nominal("piece"),
+            strokeDash=dash,
+            opacity=faded,
+        ),
     ]
     for level in panel.levels:
         row = {"series": level.name, "value": _short(level.points[0].value)}
         shown: Chart = {
             "y": y | {"field": "value"},
             **_ACROSS,
+            "color": colour,
             "strokeDash": dash,
             "opacity": faded,
             "tooltip": [_tip("series"), _tip("value", number=True)],
@@ -108,8 +131,13 @@ def panel_chart(panel: Panel) -> Chart:
         limits = {"low": max(panel.band[0], low), "high": min(panel.band[1], high)}
         shown = {**_ACROSS, "color": {"value": _GREY}, **between}
         layers.insert(0, {"data": {"values": [limits]}} | _layer({"type": "rect", "opacity": 0.16}, **shown))
-    layers += _marks(rows, len(x_names), faded)
-    hover = _layer({"type": "point", "size": 220}, opacity={"value": 0}, tooltip=_tips(rows, panel))
+    layers += _marks(rows, len(x_names), colour, faded)
+    near: Chart = {"color": colour, "opacity": {"value": 0}}
+    hover = [
+        _layer({"type": "point", "size": 220}, where=where, tooltip=_tips(some, panel), **near)
+        for where, is_whole in (("isValid(datum.low)", True), ("!isValid(datum.low)", False))
+        if (some := [row for row in rows if (row["low"] is not None) == is_whole])
+    ] or [_layer({"type": "point"}, **near)]
     params: list[Chart] = [{"name": "chosen", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}]
     if len(x_names) > _ZOOMED:
         select = {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]"}
@@ -119,8 +147,8 @@ def panel_chart(panel: Panel) -> Chart:
         "width": _WIDTH,
         "height": _HEIGHT,
         "data": {"values": rows},
-        "encoding": {"x": x, "y": y | {"field": "value"}, "color": colour},
-        "layer": [*layers, hover | {"params": params}],
+        "encoding": {"x": x, "y": y | {"field": "value"}},
+        "layer": [*layers, hover[0] | {"params": params}, *hover[1:]],
     }
 
 
@@ -192,9 +220,10 @@ def _quoted(text: str) -> str:
     return "'" + printable(text).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _marks(rows: Sequence[Row], sites: int, faded: Chart) -> list[Chart]:
+def _marks(rows: Sequence[Row], sites: int, colour: Chart, faded: Chart) -> list[Chart]:
     """Return the layers of points: small discs where there are few sites, and shapes of verdicts."""
-    dots = _layer({"type": "point", "size": 16, "filled": True}, where="datum.mark == ''", opacity=faded)
+    small = {"type": "point", "size": 16, "filled": True}
+    dots = _layer(small, where="datum.mark == ''", color=colour, opacity=faded)
     words = dict.fromkeys((row["mark"], row["shape"]) for row in rows if row["mark"])
     shapes = _shapes("mark", words, _GREY, {"orient": "bottom", "columns": 2, "labelLimit": 150}, None) if words else {}
     marked = _layer(
@@ -232,18 +261,19 @@ def _tips(rows: Sequence[Row], panel: Panel) -> list[Chart]:
 
 def map_chart(found: HeatMap) -> Chart:
     """Return a heat map with its numbers, blue above 0 and orange below, full colour at the largest absolute value."""
-    rows = [
-        {"row": row, "column": column, "value": _short(float(found.values[i, j]))}
-        for i, row in enumerate(found.rows)
-        for j, column in enumerate(found.columns)
-        if math.isfinite(found.values[i, j])
-    ]
     is_small, limit = len(found.columns) <= _MOST_NUMBERS, found.limit
     is_signed = bool((found.values < 0).any())
-    scale = {"domain": [-limit, 0, limit], "range": ["#c24e00", "#f7f7f7", "#0072b2"]}
-    scale = scale if is_signed else {"domain": [0, limit], "range": ["#f4f8fb", "#0072b2"]}
+    domain, colours = ([-limit, 0, limit], ["#c24e00", "#f7f7f7", "#0072b2"])
+    domain, colours = (domain, colours) if is_signed else ([0, limit], ["#f4f8fb", "#0072b2"])
+    scale = {"domain": domain, "range": colours, "interpolate": "rgb"}
+    rows = [
+        {"row": row, "column": column, "value": _short(value), "ink": ink(colours, domain, value)}
+        for i, row in enumerate(found.rows)
+        for j, column in enumerate(found.columns)
+        if math.isfinite(value := float(found.values[i, j]))
+    ]
     names = list(reversed(found.rows)) if found.is_upward else list(found.rows)
-    angle = 0 if max(map(len, found.columns)) < 7 else -40
+    angle = 0 if max(map(len, found.columns)) < 8 else -40
     encoding = {
         "x": _nominal(
             "column",
@@ -258,11 +288,12 @@ def map_chart(found: HeatMap) -> Chart:
             _tip("value", number=True),
         ],
     }
-    colour = {"field": "value", "type": "quantitative", "title": None, "scale": scale, "legend": {"gradientLength": 90}}
-    ink = {"condition": {"test": f"abs(datum.value) > {0.62 * limit:.4g}", "value": "#ffffff"}, "value": _INK}
+    legend = None if is_small else {"orient": "bottom", "direction": "horizontal", "gradientLength": 160}
+    colour = {"field": "value", "type": "quantitative", "title": None, "scale": scale, "legend": legend}
     number = {"field": "value", "type": "quantitative", "format": ".2f"}
     layers = [_layer({"type": "rect", "stroke": "#ffffff", "strokeWidth": 0.5}, color=colour)]
-    layers += [_layer({"type": "text", "fontSize": 9.5}, text=number, color=ink)] if is_small else []
+    of_text = {"condition": {"test": "datum.ink === '#ffffff'", "value": "#ffffff"}, "value": "#000000"}
+    layers += [_layer({"type": "text", "fontSize": 9.5}, text=number, color=of_text)] if is_small else []
     return {
         "title": {"text": found.title, "subtitle": found.label},
         "width": {"step": 42 if is_small else max(6, 1200 // len(found.columns))},
@@ -286,20 +317,20 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
     order = {site: i for i, site in enumerate(found.site_order(site for row in kept for site in row.sites))}
     several = len({row.model for row in kept}) > 1
     names = [f"{row.name}, {row.model}" if several else row.name for row in kept]
-    hints = list(dict.fromkeys(title for row in kept for cell in row.cells for title in cell.hints()))
     rows = [
-        _grid_cell(name, row.anchor, order[cell.site], cell, hints)
+        _grid_cell(name, row.anchor, order[cell.site], cell)
         for name, row in zip(names, kept, strict=True)
         for cell in row.cells
     ]
-    step = max(4.5, min(60.0, 880 / max(1, len(order))))
+    step = max(4.5, min(48.0, 880 / max(1, len(order))))
+    most = max([0.1, *(cell.value for row in found.rows for cell in row.cells if cell.value is not None)])
     ticks, label = found.ticks(list(order))
     scale = {"domain": [0, len(order)], "nice": False}
     y_axis = {"labelLimit": 230, "domain": False, "ticks": False}
     encoding = {
         "x": {"field": "x", "type": "quantitative", "title": label, "scale": scale, "axis": _cell_axis(ticks, step)},
         "y": _nominal("row", sort=names, title=None, axis=y_axis),
-        "tooltip": [_tip("row", "property"), *(_tip(f"t{i}", title) for i, title in enumerate(hints))],
+        "tooltip": _nominal("hints"),
     }
     if any(row.anchor for row in kept):
         encoding["href"] = _nominal("href")
@@ -309,22 +340,21 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
         "height": {"step": 32},
         "data": {"values": rows},
         "encoding": encoding,
-        "layer": _grid_layers(rows, step, found.quantity),
+        "layer": _grid_layers(rows, step, found.quantity, most),
     }
 
 
-def _grid_cell(name: str, anchor: str, x: int, cell: Cell, hints: Sequence[str]) -> Row:
-    own = cell.hints()
-    shown = {f"t{i}": own[title] for i, title in enumerate(hints) if title in own}
-    return {"row": name, "x": x, "x2": x + 1, "href": f"#{anchor}"} | cell.record() | shown
+def _grid_cell(name: str, anchor: str, x: int, cell: Cell) -> Row:
+    hints = {printable(title): text for title, text in ({"property": name} | cell.hints()).items()}
+    return {"row": name, "x": x, "x2": x + 1, "href": f"#{anchor}", "hints": hints} | cell.record()
 
 
-def _grid_layers(rows: Sequence[Row], step: float, quantity: str) -> list[Chart]:
-    most = max([0.1, *(row["value"] for row in rows if row["value"] is not None)])
+def _grid_layers(rows: Sequence[Row], step: float, quantity: str, most: float) -> list[Chart]:
     legend = {"orient": "bottom", "direction": "horizontal", "gradientLength": 160, "format": ".2f", "titleLimit": 400}
     scale = {"domain": [0, most], "range": ["#f1f5f8", "#3d93cc"], "clamp": True}
     colour = {"field": "value", "type": "quantitative", "title": quantity, "scale": scale, "legend": legend}
     outline = {"type": "rect", "fillOpacity": 0, "stroke": _INK, "strokeWidth": 1.1 if step > 12 else 0.5}
+    outline |= {"xOffset": 3, "x2Offset": -3, "height": {"band": 0.8}} if step > 12 else {}
     layers = [
         _layer(
             {"type": "rect", "stroke": "#ffffff", "strokeWidth": min(2.0, step / 10)}, x2={"field": "x2"}, color=colour
@@ -336,7 +366,7 @@ def _grid_layers(rows: Sequence[Row], step: float, quantity: str) -> list[Chart]
         return layers
     mark = {"type": "point", "size": min(120.0, (step * 0.5) ** 2 * 1.2), "strokeWidth": 1.8, "opacity": 1}
     mark["xOffset"] = step / 2  # the middle of the cell
-    shapes = _shapes("use", words, _INK, {"orient": "bottom", "columns": 4, "labelLimit": 200}, "use")
+    shapes = _shapes("use", words, _INK, {"orient": "bottom", "columns": 2, "labelLimit": 200}, "use")
     return [*layers, _layer(mark, where="datum.shape != ''", **shapes)]
 
 
@@ -432,7 +462,7 @@ def svg(specification: Mapping[str, Any], name: str = "chart") -> str:
     for old, new in ids.items():
         drawn = drawn.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
     drawn = re.sub(r'(href=")[^"#]+#', r"\1#", drawn)  # the library takes links as of its own site
-    return re.sub(r"(\d+\.\d)\d+", r"\1", drawn)
+    return re.sub(r"<[^<>]*>", lambda tag: re.sub(r"(\d+\.\d)\d+", r"\1", tag[0]), drawn)  # not in what is read
 
 
 @with_typed_errors

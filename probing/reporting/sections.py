@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -172,8 +173,18 @@ def use_section(use: Use, anchor: str, claims: Sequence[str]) -> Section:
 
 def map_section(anchor: str, title: str, maps: Sequence[HeatMap], caption: str, models: Sequence[str] = ()) -> Section:
     """Return a section of heat maps: of patching, or of transfer between sources."""
-    figures = [Figure([map_chart(one)], "", one.description) for one in maps]
-    return Section(anchor, title, models=models, blocks=[Words("p", [caption]), *figures])
+    figure = Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps))
+    fold = Fold("The same numbers as tables", [_map_table(one) for one in maps])
+    return Section(anchor, title, models=models, blocks=[Words("p", [caption]), figure], folds=[fold])
+
+
+def _map_table(found: HeatMap) -> Table:
+    rows = [
+        [name, *(decimal(value, 2) if math.isfinite(value) else "–" for value in values)]
+        for name, values in zip(found.rows, found.values.tolist(), strict=True)
+    ]
+    of = f" {found.y_label.capitalize()} by {found.x_label}." if found.x_label and found.y_label else ""
+    return Table(f"{found.title}: {found.label}.{of}", [found.y_label, *found.columns], rows, source="the data")
 
 
 def overview_figure(found: Overview) -> list[tuple[str, Figure]]:
@@ -217,7 +228,7 @@ def results_table(task: TaskResults) -> Table:
     control = next(iter(task.controls()), None)
     has_gain = any(least_gain(score(result, task.primary)) for result in task.all)
     head = ["site", "probe", measure_title(task.primary)]
-    head += ["control", "selectivity"] if control else []
+    head += ["control", "ceiling", "selectivity"] if control else []
     head += ["gain over baseline", "finding"] if has_gain else []
     rows = [_result_row(task, result, control, has_gain) for result in task.all]
     best = task.best()
@@ -234,7 +245,8 @@ def _result_row(task: TaskResults, result: ProbeResult, control: str | None, has
     row.append(number(measured.score if measured else None))
     if control is not None:
         against = comparison(measured, control)
-        row += [number(against.score if against else None), number(against.selectivity if against else None)]
+        row += [number(against.score if against else None), decimal(against.ceiling if against else None)]
+        row.append(number(against.selectivity if against else None))
     if has_gain:
         gain, outcome = least_gain(measured), judge(task, result) if result.site != NO_SITE else None
         row += [number(gain.gain if gain else None), outcome.status if outcome else "–"]
