@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from probing.training.transfer_results import CrossResult
+from probing.results.transfer import CrossResult
 
 from probing.reporting.maps import patching_map, transfer_maps
 from probing.reporting.page import Contents
