@@ -447,7 +447,7 @@ def _drawn_offline(kind: Any) -> Any:
         if altair.renderers.active != "default":
             return kind._repr_mimebundle_(self, *options, **more)
         told = self.to_dict()
-        return {"application/vnd.vegalite.v6.json": told, "image/svg+xml": svg(told), "text/plain": repr(self)}
+        return {"application/vnd.vegalite.v6+json": told, "image/svg+xml": svg(told), "text/plain": repr(self)}
 
     return type(kind.__name__, (kind,), {"_repr_mimebundle_": shown, "__module__": kind.__module__})
 

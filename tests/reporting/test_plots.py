@@ -82,7 +82,7 @@ def test_a_chart_that_there_is_not_and_nothing_to_draw() -> None:
 def test_a_notebook_shows_charts_without_a_network_but_by_the_renderer_that_was_chosen() -> None:
     chart = plot_results(upos_like(), what="scores")
     shown = chart._repr_mimebundle_()
-    assert set(shown) == {"application/vnd.vegalite.v6.json", "image/svg+xml", "text/plain"}
+    assert set(shown) == {"application/vnd.vegalite.v6+json", "image/svg+xml", "text/plain"}
     assert shown["image/svg+xml"].startswith("<svg ")
     assert "src=" not in shown["image/svg+xml"]
     with altair.renderers.enable("mimetype"):
