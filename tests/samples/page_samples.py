@@ -16,7 +16,7 @@ from probing.reporting.use_panels import uses
 from probing.results.failures import Failure
 from probing.results.patching import PatchingResult
 from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult, Score
-from probing.training.transfer_results import CrossResult
+from probing.results.transfer import CrossResult
 from tests.samples.use_report_samples import a_result, run_of
 
 LAYERS = tuple(f"resid.{layer}" for layer in range(6))
