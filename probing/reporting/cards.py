@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -15,6 +16,7 @@ from probing.reporting.task_results import by_task
 from probing.reporting.use_panels import uses
 from probing.reporting.warnings import warnings_of_task
 from probing.reporting.wording import plural
+from probing.text.sources import split_order
 
 _STYLE = "text-align:left;vertical-align:top;padding:.15em .8em .15em 0"
 _MOST = 12
@@ -53,8 +55,8 @@ def _corpus(corpus: Any) -> tuple[str, list[tuple[str, object]]]:
     words = sum(len(example.forms) for example in corpus.examples)
     first = corpus.examples[0].text if corpus.examples else ""
     return f"Corpus of {plural(len(corpus), 'example')}", [
-        ("source", corpus.source),
-        ("splits", ", ".join(f"{name} {count:,}" for name, count in sizes.items())),
+        ("source", ", ".join(Path(part.strip()).name for part in corpus.source.split(","))),
+        ("splits", ", ".join(f"{name} {sizes[name]:,}" for name in sorted(sizes, key=split_order))),
         ("words", f"{words:,}"),
         ("columns", _some(corpus.column_names())),
         ("first", first[:160] + ("…" if len(first) > 160 else "")),

@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ _MOST_NAMES = 12  # names along an axis
 _MOST_DOTS = 60  # sites beyond which a curve has no dots
 _MOST_NUMBERS = 40  # columns of a heat map beyond which its cells have no numbers
 _ZOOMED = 24  # sites beyond which the x axis can be dragged, and zoomed with the shift key and the wheel
+_ACROSS = {"x": {"value": 0}, "x2": {"value": "width"}}  # of a level or band
 _CONFIG = {
     "font": "system-ui, Segoe UI, Helvetica, Arial, sans-serif",
     "background": "transparent",
@@ -118,7 +120,7 @@ def panel_chart(panel: Panel) -> Chart:
         row = {"series": level.name, "value": _short(level.points[0].value)}
         shown: Chart = {
             "y": y | {"field": "value"},
-            "x": None,
+            **_ACROSS,
             "color": colour,
             "strokeDash": dash,
             "opacity": faded,
@@ -127,10 +129,8 @@ def panel_chart(panel: Panel) -> Chart:
         layers.append({"data": {"values": [row]}} | _layer({"type": "rule", "strokeWidth": 1.4}, **shown))
     if panel.band is not None:
         limits = {"low": max(panel.band[0], low), "high": min(panel.band[1], high)}
-        shown = {"x": None, **between}
-        layers.insert(
-            0, {"data": {"values": [limits]}} | _layer({"type": "rect", "color": _GREY, "opacity": 0.16}, **shown)
-        )
+        shown = {**_ACROSS, "color": {"value": _GREY}, **between}
+        layers.insert(0, {"data": {"values": [limits]}} | _layer({"type": "rect", "opacity": 0.16}, **shown))
     layers += _marks(rows, len(x_names), colour, faded)
     near: Chart = {"color": colour, "opacity": {"value": 0}}
     hover = [
@@ -388,7 +388,8 @@ def together(charts: Sequence[Chart], title: str = "") -> Chart:
         raise BadParameter("nothing to draw", needed="a result with numbers", found="none")
     if len(charts) == 1:
         return charts[0]
-    own = {"resolve": {"scale": dict.fromkeys(("color", "shape", "fill", "strokeDash", "x", "y"), "independent")}}
+    channels = ("color", "shape", "fill", "stroke", "strokeDash", "x", "y")
+    own = {"resolve": {"scale": dict.fromkeys(channels, "independent")}}
     named = [_renamed(chart, str(number)) for number, chart in enumerate(charts)]
     return {"concat": named, "columns": 3, **own, **({"title": title} if title else {})}
 
@@ -424,10 +425,30 @@ def _shown(value: Any) -> Any:
 
 
 def altair_chart(chart: Chart) -> Any:
-    """Return the chart as an object of Altair: a notebook shows it, and `.save("x.pdf")` writes it."""
+    """Return the chart as an object of Altair, which `.save("x.pdf")` writes.
+
+    A notebook shows it without a network: as Vega-Lite where it can draw that, else as SVG. A renderer that was enabled
+    in Altair (`altair.renderers.enable("html")`) is used instead.
+    """
     import altair
 
-    return altair.Chart.from_dict(spec(chart))
+    made: Any = altair.Chart.from_dict(spec(chart))
+    object.__setattr__(made, "__class__", _drawn_offline(made.__class__))
+    return made
+
+
+@cache
+def _drawn_offline(kind: Any) -> Any:
+    """Return a kind of Altair's charts whose default way to be shown needs no script from elsewhere."""
+    import altair
+
+    def shown(self: Any, *options: Any, **more: Any) -> Any:
+        if altair.renderers.active != "default":
+            return kind._repr_mimebundle_(self, *options, **more)
+        told = self.to_dict()
+        return {"application/vnd.vegalite.v6.json": told, "image/svg+xml": svg(told), "text/plain": repr(self)}
+
+    return type(kind.__name__, (kind,), {"_repr_mimebundle_": shown, "__module__": kind.__module__})
 
 
 def svg(specification: Mapping[str, Any], name: str = "chart") -> str:

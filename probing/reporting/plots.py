@@ -21,7 +21,7 @@ from probing.reporting.maps import HeatMap, ablation_map, confusion_map, patchin
 from probing.reporting.overview import overview
 from probing.reporting.panels import analysis_panels, loss_panel, score_panels
 from probing.reporting.task_results import TaskResults, by_task, distinct
-from probing.reporting.use_panels import use_panels, uses
+from probing.reporting.use_panels import Use, use_panels, uses
 
 if TYPE_CHECKING:
     from probing.reporting.page import Contents
@@ -52,7 +52,19 @@ def plot_results(
     }
     if what not in kinds:
         raise unknown_name("chart", what, ("overview", *kinds))
-    return altair_chart(together([chart for task in tasks for chart in kinds[what](task)]))
+    several = len(tasks) > 1
+    return altair_chart(
+        together([_about(chart, task.title if several else "") for task in tasks for chart in kinds[what](task)])
+    )
+
+
+def _about(chart: Chart, what: str) -> Chart:
+    """Return the chart with a second title, which tells it from others beside it; "": none."""
+    if not what:
+        return chart
+    title = chart["title"] if isinstance(chart["title"], dict) else {"text": chart["title"]}
+    more = f"{what}: {title['subtitle']}" if "subtitle" in title else what
+    return chart | {"title": title | {"subtitle": more}}
 
 
 def _scores(task: TaskResults) -> list[Chart]:
@@ -61,7 +73,11 @@ def _scores(task: TaskResults) -> list[Chart]:
 
 
 def _analyses(task: TaskResults) -> list[Chart]:
-    return [panel_chart(panel) for found in task.analyses_by_kind().values() for panel in analysis_panels(task, found)]
+    return [
+        _about(panel_chart(panel), probe)
+        for (_, probe), found in task.analyses_by_kind().items()
+        for panel in analysis_panels(task, found)
+    ]
 
 
 def _confusion(task: TaskResults) -> list[Chart]:
@@ -71,7 +87,17 @@ def _confusion(task: TaskResults) -> list[Chart]:
 
 def plot_use(run: UseRun) -> Any:
     """Return a chart of what probes read beside what edits did, of every property and behaviour."""
-    return altair_chart(together([panel_chart(panel) for use in uses(run) for panel in use_panels(use)]))
+    found = uses(run)
+    several = len({use.result.behaviour for use in found}) > 1
+    names = _names(found) if several else distinct([(u.result.task, u.result.model, u.result.unit) for u in found])
+    charts = [
+        _about(panel_chart(panel), name) for use, name in zip(found, names, strict=True) for panel in use_panels(use)
+    ]
+    return altair_chart(together(charts))
+
+
+def _names(found: Sequence[Use]) -> list[str]:
+    return distinct([(f"{u.result.task} {u.result.behaviour}".strip(), u.result.model, u.result.unit) for u in found])
 
 
 def plot_patching(result: PatchingResult, title: str = "") -> Any:
@@ -105,10 +131,7 @@ def save_figures(found: Contents, folder: Path) -> list[Path]:
             drawn[file_name(f"{analysis} {probe} {task.title}")] = [
                 panel_chart(p) for p in analysis_panels(task, results)
             ]
-    names = distinct(
-        [(f"{u.result.task} {u.result.behaviour}".strip(), u.result.model, u.result.unit) for u in found.uses]
-    )
-    for use, title in zip(found.uses, names, strict=True):
+    for use, title in zip(found.uses, _names(found.uses), strict=True):
         drawn[f"use-{file_name(title)}"] = [panel_chart(panel) for panel in use_panels(use)]
     for one in (*found.patching, *found.transfer):
         drawn[file_name(f"map {one.title}")] = [map_chart(one)]
