@@ -23,6 +23,9 @@ from probing.reporting.panels import Curve, Panel
 from probing.reporting.wording import decimal
 from probing.system.machine import with_typed_errors
 
+Chart = dict[str, Any]
+Row = dict[str, Any]
+
 # Colours of Okabe & Ito (2008), darkened where needed so that each is clear of a white and of a dark page.
 _TASK = ("#0072b2", "#b0578c", "#b87400", "#2a93cf", "#00805c", "#c24e00")
 _ROLES = {"control": "#d55e00", "selectivity": "#008a63", "ceiling": "#6c757d", "entropy": "#6c757d"}
@@ -45,7 +48,7 @@ _MOST_DOTS = 60  # sites beyond which a curve has no dots
 _MOST_NUMBERS = 40  # columns of a heat map beyond which its cells have no numbers
 _ZOOMED = 24  # sites beyond which the x axis can be dragged, and zoomed with the shift key and the wheel
 _ACROSS = {"x": {"value": 0}, "x2": {"value": "width"}}  # of a level or band
-_CONFIG = {
+_CONFIG: Chart = {
     "font": "system-ui, Segoe UI, Helvetica, Arial, sans-serif",
     "background": "transparent",
     "aria": False,
@@ -65,12 +68,9 @@ _CONFIG = {
         "titleFontWeight": "normal",
         "titleLimit": 300,
         "symbolOpacity": 1,
-        "layout": {"bottom": {"direction": "vertical"}},
     },
 }
-
-Chart = dict[str, Any]
-Row = dict[str, Any]
+_STACKED = {"layout": {"bottom": {"direction": "vertical"}}}  # of legends: Vega knows it, Altair's schema does not
 
 
 def panel_chart(panel: Panel) -> Chart:
@@ -407,12 +407,13 @@ def _renamed(value: Any, mark: str) -> Any:
     return [_renamed(item, mark) for item in value] if isinstance(value, list) else value
 
 
-def spec(chart: Chart) -> Chart:
+def spec(chart: Chart, *, is_drawn_here: bool = True) -> Chart:
     """Return the whole Vega-Lite specification of a chart, with its theme; texts have no characters that turn or hide
-    text.
+    text. Where Altair draws it, legends are not stacked.
     """
     schema = "https://vega.github.io/schema/vega-lite/v6.json"
-    whole: Chart = _shown({"$schema": schema, "config": _CONFIG} | chart)
+    config = _CONFIG | {"legend": _CONFIG["legend"] | (_STACKED if is_drawn_here else {})}
+    whole: Chart = _shown({"$schema": schema, "config": config} | chart)
     return whole
 
 
@@ -432,7 +433,7 @@ def altair_chart(chart: Chart) -> Any:
     """
     import altair
 
-    made: Any = altair.Chart.from_dict(spec(chart))
+    made: Any = altair.Chart.from_dict(spec(chart, is_drawn_here=False))
     object.__setattr__(made, "__class__", _drawn_offline(made.__class__))
     return made
 
