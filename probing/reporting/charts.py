@@ -225,7 +225,7 @@ def _marks(rows: Sequence[Row], sites: int, colour: Chart, faded: Chart) -> list
     small = {"type": "point", "size": 16, "filled": True}
     dots = _layer(small, where="datum.mark == ''", color=colour, opacity=faded)
     words = dict.fromkeys((row["mark"], row["shape"]) for row in rows if row["mark"])
-    shapes = _shapes("mark", words, _GREY, {"orient": "bottom", "columns": 2, "labelLimit": 150}, None) if words else {}
+    shapes = _shapes("mark", words, _GREY, {"orient": "bottom", "columns": 2, "labelLimit": 210}, None) if words else {}
     marked = _layer(
         {"type": "point", "size": 70, "strokeWidth": 1.9, "opacity": 1},
         where="datum.mark != ''",

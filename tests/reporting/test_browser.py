@@ -372,7 +372,8 @@ WORDS = """() => {
   return whole.textContent.split(/\\s+/).join(" ");
 }"""
 DRAWN = """() => [...document.querySelectorAll("[data-chart] svg")].map((one) =>
-  [...one.querySelectorAll("text")].map((text) => text.textContent).sort())"""
+  [...one.querySelectorAll("text")].map((text) => text.textContent)
+    .filter((text) => /^[−\\d.,]+$/.test(text)).sort())"""
 
 
 @pytest.mark.parametrize("name", ["study", "several models", "patching and transfer", "hostile names"])

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from probing.results.transfer import CrossResult
 
 from probing.reporting.maps import patching_map, transfer_maps
 from probing.reporting.page import Contents
@@ -17,6 +16,7 @@ from probing.reporting.use_panels import uses
 from probing.results.failures import Failure
 from probing.results.patching import PatchingResult
 from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult, Score
+from probing.results.transfer import CrossResult
 from tests.samples.use_report_samples import a_result, run_of
 
 LAYERS = tuple(f"resid.{layer}" for layer in range(6))
