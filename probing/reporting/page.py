@@ -20,22 +20,15 @@ from markupsafe import Markup
 
 from probing.errors import printable
 from probing.files.whole_files import write_atomically
-from probing.reporting import charts
+from probing.reporting import drawing
+from probing.reporting.blocks import Figure, Section, Table
 from probing.reporting.maps import HeatMap
 from probing.reporting.overview import Entry, Overview, entries, overview
 from probing.reporting.reading import LIMITS, READING, USE_READING
-from probing.reporting.sections import (
-    Figure,
-    Section,
-    Table,
-    map_section,
-    overview_figure,
-    side_by_side,
-    task_section,
-    use_section,
-)
+from probing.reporting.sections import map_section, overview_figure, side_by_side, task_section
 from probing.reporting.task_results import TaskResults, model_of
 from probing.reporting.use_panels import Use
+from probing.reporting.use_sections import use_section
 from probing.reporting.wording import plural
 from probing.results.failures import Failure
 
@@ -125,13 +118,13 @@ class _Drawer:
         """Return the chart's specification, with text that is safe to show."""
         if id(chart) not in self._specs:
             self._charts.append(chart)
-            self._specs[id(chart)] = charts.spec(chart)
+            self._specs[id(chart)] = drawing.spec(chart)
         return self._specs[id(chart)]
 
     def drawing(self, chart: Any) -> Markup:
         """Return the chart as SVG."""
         if id(chart) not in self._drawings:
-            self._drawings[id(chart)] = charts.svg(self.spec(chart), f"c{len(self._drawings)}")
+            self._drawings[id(chart)] = drawing.svg(self.spec(chart), f"c{len(self._drawings)}")
         return Markup(self._drawings[id(chart)])
 
 

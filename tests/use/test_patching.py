@@ -14,7 +14,8 @@ from torch import Tensor
 
 from probing.contracts.edited_model import Instrument, Place
 from probing.errors import BadParameter, DegenerateDesign, UnknownName
-from probing.reporting.charts import map_chart, spec, svg
+from probing.reporting.drawing import spec, svg
+from probing.reporting.grids import map_chart
 from probing.reporting.maps import HeatMap, ablation_map, patching_map
 from probing.reporting.plots import save_map
 from probing.text.corpus import Corpus
