@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from probing.errors import BadParameter, printable
-from probing.reporting.charts import INK, Chart, Row, layer, named, nominal, rounded, tip
+from probing.reporting.charts import INK, Chart, Row, layer, named, nominal, rounded, shape_encodings, tip
 from probing.reporting.colours import ink
 from probing.reporting.maps import HeatMap
 from probing.reporting.overview import Cell, Overview
