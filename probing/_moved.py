@@ -87,7 +87,7 @@ _MOVED = {
     "supervising": "system.supervising",
     "tempering": "measures._temperatures",
     "text_forms": "text.text_forms",
-    "training.crossing": "training.transfer_results",
+    "training.crossing": "results.transfer",
     "training.members": "training.build",
     "use.cells": "use.row_weights",
     "use.on_states": "use.state_checks",

@@ -12,8 +12,8 @@ from probing.jobs import CorpusOptions, Job, Many, option
 from probing.jobs.flag_values import check_one_file_each, named_pairs
 
 if TYPE_CHECKING:
+    from probing.results.transfer import CrossResults
     from probing.text.corpus import Corpus
-    from probing.training.transfer_results import CrossResults
 
 
 class CrossOptions(Job):

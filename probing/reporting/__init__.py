@@ -20,8 +20,8 @@ from probing.results.failures import Failure, read_failures
 from probing.results.patching import NAME as PATCHING
 from probing.results.patching import read_patching
 from probing.results.probe import ProbeResult, read_results
+from probing.results.transfer import CrossResult, read_cross
 from probing.system.machine import with_typed_errors
-from probing.training.transfer_results import CrossResult, read_cross
 from probing.verdicts.judging import read_use_run
 from probing.verdicts.use_run import UseRun
 

@@ -16,7 +16,7 @@ from probing.results.patching import PatchingResult
 from probing.results.use import answers_said
 
 if TYPE_CHECKING:
-    from probing.training.transfer_results import CrossResult
+    from probing.results.transfer import CrossResult
     from probing.use.patching.ablating import AblationResult
 
 _MOST_CLASSES = 25

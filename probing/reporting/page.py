@@ -20,22 +20,15 @@ from markupsafe import Markup
 
 from probing.errors import printable
 from probing.files.whole_files import write_atomically
-from probing.reporting import charts
+from probing.reporting import drawing
+from probing.reporting.blocks import Figure, Section, Table
 from probing.reporting.maps import HeatMap
 from probing.reporting.overview import Entry, Overview, entries, overview
 from probing.reporting.reading import LIMITS, READING, USE_READING
-from probing.reporting.sections import (
-    Figure,
-    Section,
-    Table,
-    map_section,
-    overview_figure,
-    side_by_side,
-    task_section,
-    use_section,
-)
+from probing.reporting.sections import map_section, overview_figure, side_by_side, task_section
 from probing.reporting.task_results import TaskResults, model_of
 from probing.reporting.use_panels import Use
+from probing.reporting.use_sections import use_section
 from probing.reporting.wording import plural
 from probing.results.failures import Failure
 
@@ -60,13 +53,13 @@ class Contents:
 
 @dataclass(frozen=True)
 class Size:
-    """How much is left out of pages that grow too large: drawings without script, rows of tables."""
+    """How much a page holds at most: bytes of drawings for browsers without script, rows of each table."""
 
     drawings: int
     rows: int
 
 
-_SIZES = (Size(10**6, 400), Size(12, 120), Size(3, 40), Size(0, 12), Size(0, 0))
+_SIZES = (Size(2_000_000, 400), Size(1_000_000, 120), Size(300_000, 40), Size(0, 12), Size(0, 0))
 
 
 def rendered(contents: Contents) -> bytes:
@@ -74,10 +67,15 @@ def rendered(contents: Contents) -> bytes:
     script are left out, and the page says so.
     """
     found = overview(contents.entries())
-    sections = _sections(contents, found)
+    values = {
+        "overview": found,
+        "grids": overview_figure(found),
+        "runs": side_by_side(contents.tasks),
+        "sections": _sections(contents, found),
+    }
     drawer = _Drawer()
     for size in _SIZES:
-        document = _document(contents, found, sections, drawer, size).encode()
+        document = _document(contents, found, values, drawer, size).encode()
         if len(document) < MAX_BYTES:
             break
     return document
@@ -120,36 +118,34 @@ class _Drawer:
         """Return the chart's specification, with text that is safe to show."""
         if id(chart) not in self._specs:
             self._charts.append(chart)
-            self._specs[id(chart)] = charts.spec(chart)
+            self._specs[id(chart)] = drawing.spec(chart)
         return self._specs[id(chart)]
 
     def drawing(self, chart: Any) -> Markup:
         """Return the chart as SVG."""
         if id(chart) not in self._drawings:
-            self._drawings[id(chart)] = charts.svg(self.spec(chart), f"c{len(self._drawings)}")
+            self._drawings[id(chart)] = drawing.svg(self.spec(chart), f"c{len(self._drawings)}")
         return Markup(self._drawings[id(chart)])
 
 
-def _document(contents: Contents, found: Overview, sections: Sequence[Section], drawer: _Drawer, size: Size) -> str:
+def _document(contents: Contents, found: Overview, parts: dict[str, Any], drawer: _Drawer, size: Size) -> str:
     specs: list[dict[str, Any]] = []
-    left = [size.drawings]
+    left = size.drawings
 
     def chart(one: Any) -> dict[str, Any]:
+        nonlocal left
         specs.append(drawer.spec(one))
-        left[0] -= 1
-        return {"number": len(specs) - 1, "svg": drawer.drawing(one) if left[0] >= 0 else ""}
+        drawing = drawer.drawing(one) if left > 0 else Markup()
+        left -= len(drawing)
+        return {"number": len(specs) - 1, "svg": drawing if left >= 0 else ""}
 
     script, style = _script(), (_TEMPLATES / "page.css").read_text("utf-8")
-    names = [section.title for section in sections]
-    values = {
+    names = [section.title for section in parts["sections"]]
+    values = parts | {
         "title": ", ".join(names) or "nothing",
         "heading": _heading(contents),
         "about": _about(contents),
         "models": found.models if len(found.models) > 1 else (),
-        "overview": found,
-        "grids": overview_figure(found),
-        "runs": side_by_side(contents.tasks),
-        "sections": sections,
         "failures": contents.failures,
         "failed": plural(len(contents.failures), "task"),
         "reading": READING + (USE_READING if contents.uses else ()) if found.rows else (),
@@ -168,7 +164,7 @@ def _document(contents: Contents, found: Overview, sections: Sequence[Section], 
 
 def _packed(specs: Sequence[dict[str, Any]]) -> str:
     """Return the charts as base64 of compressed JSON, which the page's script reads."""
-    text = json.dumps(specs, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(specs, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 

@@ -139,7 +139,7 @@ def site_ticks(sites: Sequence[str]) -> tuple[tuple[str, ...], str]:
     names = (
         str(layer) if layer >= 0 else short.get(site, site) for site, (_, layer) in zip(sites, streams, strict=True)
     )
-    return tuple(names), f"site: {stream}.l, by l"
+    return tuple(names), f"layer of {stream}"
 
 
 def _score_panel(task: TaskResults, probe: str, control: str | None) -> Panel:

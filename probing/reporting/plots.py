@@ -7,16 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probing.errors import unknown_name
-from probing.reporting.charts import (
-    Chart,
-    altair_chart,
-    file_name,
-    map_chart,
-    overview_chart,
-    panel_chart,
-    save,
-    together,
-)
+from probing.reporting.charts import Chart, panel_chart
+from probing.reporting.drawing import altair_chart, file_name, save, together
+from probing.reporting.grids import map_chart, overview_chart
 from probing.reporting.maps import HeatMap, ablation_map, confusion_map, patching_map, transfer_maps
 from probing.reporting.overview import overview
 from probing.reporting.panels import analysis_panels, loss_panel, score_panels
@@ -28,7 +21,7 @@ if TYPE_CHECKING:
     from probing.results.analysis import AnalysisResult
     from probing.results.patching import PatchingResult
     from probing.results.probe import ProbeResult
-    from probing.training.transfer_results import CrossResult
+    from probing.results.transfer import CrossResult
     from probing.use.patching.ablating import AblationResult
     from probing.verdicts.use_run import UseRun
 

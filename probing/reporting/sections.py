@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from probing.reporting.charts import Chart, described, map_chart, overview_chart, panel_chart
+from probing.reporting.blocks import Figure, Fold, Kind, Number, Section, Table, Words, number
+from probing.reporting.charts import described, panel_chart
 from probing.reporting.findings import Finding, finding, judge
+from probing.reporting.grids import map_chart, overview_chart
 from probing.reporting.maps import HeatMap, confusion_map
 from probing.reporting.methods import methods_paragraph, names_used
 from probing.reporting.overview import Overview
@@ -17,105 +19,23 @@ from probing.reporting.references import bibtex
 from probing.reporting.tables import summary_rows
 from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
 from probing.reporting.use_panels import Use, use_panels
+from probing.reporting.use_sections import use_folds, use_notes, use_table
 from probing.reporting.use_words import (
-    SHORT,
-    adjusted_p,
-    answers_sentence,
-    doubts_of,
-    rows_sentence,
     use_bibtex,
     use_paragraph,
-    verdict_sentences,
 )
 from probing.reporting.warnings import column, example_of, warnings_of_task
 from probing.reporting.warnings import described as described_control
 from probing.reporting.wording import (
     count,
     decimal,
-    finite,
-    interval,
     measure_title,
     p_title,
     p_value,
     plain,
 )
 from probing.results.analysis import AnalysisResult
-from probing.results.probe import ProbeResult, Score
-from probing.results.use import EditEffect, UseCell
-
-Kind = Literal["", "yes", "half", "no"]
-MOST_ROWS = 400
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number of a table, with its interval in small type."""
-
-    text: str
-    small: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: caption, headings, rows; `texts` are the columns that hold words, `marked` the row in colour."""
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str | Number]]
-    texts: Sequence[int] = (0,)
-    marked: int | None = None
-    source: str = "results.parquet"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Charts side by side, with a caption and the same in words for those who do not see them."""
-
-    charts: Sequence[Chart]
-    caption: str
-    description: str
-
-
-@dataclass(frozen=True)
-class Words:
-    """Paragraphs (`p`), items of a list (`ul`) or text as it stands (`pre`)."""
-
-    kind: Literal["p", "ul", "pre"]
-    lines: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Fold:
-    """A title, and what is shown when it is opened."""
-
-    title: str
-    blocks: Sequence[Table | Figure | Words]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of the page.
-
-    Attributes:
-        anchor, title: of its heading.
-        models: whose results it shows; the filter hides it with all of them.
-        about: what was measured, in a short line.
-        claims: what is found, the first the most important; `kind` is their colour.
-        notes: doubts, which are never folded.
-        blocks: figures and tables in view.
-        folds: what is folded.
-    """
-
-    anchor: str
-    title: str
-    models: Sequence[str] = ()
-    about: str = ""
-    claims: Sequence[str] = ()
-    kind: Kind = ""
-    notes: Sequence[str] = ()
-    blocks: Sequence[Table | Figure | Words] = ()
-    folds: Sequence[Fold] = field(default_factory=tuple)
-
+from probing.results.probe import ProbeResult
 
 _KINDS: dict[str, Kind] = {"selectively decodable": "yes", "decodable": "half"}
 
@@ -130,7 +50,7 @@ def task_section(task: TaskResults, uses: Sequence[Use], anchor: str, claims: Se
         about=f"States of {task.states}" if task.states not in task.title else "",
         claims=claims,
         kind=_KINDS.get(found.status, ""),
-        notes=[*warnings_of_task(task), *(note for use in uses for note in _use_notes(use))],
+        notes=[*warnings_of_task(task), *(note for use in uses for note in use_notes(use))],
         blocks=_in_view(task, uses),
         folds=[
             fold
@@ -146,34 +66,20 @@ def task_section(task: TaskResults, uses: Sequence[Use], anchor: str, claims: Se
     )
 
 
-def use_section(use: Use, anchor: str, claims: Sequence[str]) -> Section:
-    """Return the section of a property whose use was asked, and of which no results of probes are at hand."""
-    return Section(
-        anchor,
-        f"{use.result.task}: use",
-        models=[use.result.model],
-        about=f"By {use.result.model}" if use.result.model else "",
-        claims=claims,
-        notes=_use_notes(use),
-        blocks=[_use_figure(use_panels(use), use), _use_table(use)],
-        folds=[
-            fold
-            for fold in (
-                *use_folds(use, False),
-                Fold(
-                    "Methods and papers",
-                    [Words("p", [use_paragraph(use.result)]), Words("pre", [use_bibtex(use.result)])],
-                ),
-            )
-            if fold.blocks
-        ],
-    )
-
-
 def map_section(anchor: str, title: str, maps: Sequence[HeatMap], caption: str, models: Sequence[str] = ()) -> Section:
     """Return a section of heat maps: of patching, or of transfer between sources."""
-    figures = [Figure([map_chart(one)], "", one.description) for one in maps]
-    return Section(anchor, title, models=models, blocks=[Words("p", [caption]), *figures])
+    figure = Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps))
+    fold = Fold("The same numbers as tables", [_map_table(one) for one in maps])
+    return Section(anchor, title, models=models, blocks=[Words("p", [caption]), figure], folds=[fold])
+
+
+def _map_table(found: HeatMap) -> Table:
+    rows = [
+        [name, *(decimal(value, 2) if math.isfinite(value) else "–" for value in values)]
+        for name, values in zip(found.rows, found.values.tolist(), strict=True)
+    ]
+    of = f" {found.y_label.capitalize()} by {found.x_label}." if found.x_label and found.y_label else ""
+    return Table(f"{found.title}: {found.label}.{of}", [found.y_label, *found.columns], rows, source="the data")
 
 
 def overview_figure(found: Overview) -> list[tuple[str, Figure]]:
@@ -199,7 +105,7 @@ def _in_view(task: TaskResults, uses: Sequence[Use]) -> list[Table | Figure | Wo
             )
         )
     blocks.append(results_table(task))
-    return [*blocks, *(_use_table(use) for use in uses)]
+    return [*blocks, *(use_table(use) for use in uses)]
 
 
 def _caption(task: TaskResults, panels: Sequence[Panel], uses: Sequence[Use]) -> str:
@@ -217,7 +123,7 @@ def results_table(task: TaskResults) -> Table:
     control = next(iter(task.controls()), None)
     has_gain = any(least_gain(score(result, task.primary)) for result in task.all)
     head = ["site", "probe", measure_title(task.primary)]
-    head += ["control", "selectivity"] if control else []
+    head += ["control", "ceiling", "selectivity"] if control else []
     head += ["gain over baseline", "finding"] if has_gain else []
     rows = [_result_row(task, result, control, has_gain) for result in task.all]
     best = task.best()
@@ -234,16 +140,12 @@ def _result_row(task: TaskResults, result: ProbeResult, control: str | None, has
     row.append(number(measured.score if measured else None))
     if control is not None:
         against = comparison(measured, control)
-        row += [number(against.score if against else None), number(against.selectivity if against else None)]
+        row += [number(against.score if against else None), decimal(against.ceiling if against else None)]
+        row.append(number(against.selectivity if against else None))
     if has_gain:
         gain, outcome = least_gain(measured), judge(task, result) if result.site != NO_SITE else None
         row += [number(gain.gain if gain else None), outcome.status if outcome else "–"]
     return row
-
-
-def number(found: Score | None) -> Number:
-    """Return a number with its interval; a dash where there is none."""
-    return Number("–") if found is None else Number(decimal(found.value), interval(found))
 
 
 def _task_folds(task: TaskResults, found: Finding) -> list[Fold]:
@@ -414,138 +316,6 @@ def _provenance(task: TaskResults) -> Fold:
 
 def _value(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False) if isinstance(value, dict | list) else plain(value)
-
-
-def _use_notes(use: Use) -> list[str]:
-    return [f"Doubtful: {doubt}" for doubt in doubts_of(use.result)]
-
-
-def _use_figure(panels: Sequence[Panel], use: Use) -> Figure:
-    said = (
-        f"What edits do; bars are 95 % intervals. Shaded: effects of no interest, within ±{use.result.epsilon:g} SD. "
-        "The shape of a mark is the verdict; dashed lines are exchanges of whole states."
-    )
-    return Figure([panel_chart(panel) for panel in panels], said, described(panels))
-
-
-def _use_table(use: Use) -> Table:
-    head = ["place", "use", "probes", "swap, SD", "mediated", "adjusted p", "flags"]
-    rows: list[list[str | Number]] = [
-        [
-            cell.place,
-            SHORT[verdict.word],
-            decimal(verdict.decodability.accuracy if verdict.decodability else None),
-            _effect(cell.subspace),
-            _mediated(cell.subspace),
-            p_value(adjusted_p(cell.subspace)),
-            ", ".join(verdict.flags) or "–",
-        ]
-        for cell, verdict in zip(use.result.cells, use.verdicts, strict=True)
-    ]
-    behaviour = f" in {use.result.behaviour}" if use.result.behaviour else ""
-    said = f"What edits did{behaviour}: swap of the property, SDs of the clean output, share of its natural difference."
-    return Table(said, head, rows, (0, 1, 6), source="verdicts.parquet")
-
-
-def _effect(edit: EditEffect) -> Number:
-    return Number(
-        decimal(edit.effect_size, 2), f"[{decimal(edit.effect_size_low, 2)}, {decimal(edit.effect_size_high, 2)}]"
-    )
-
-
-def _mediated(edit: EditEffect) -> Number:
-    value, low, high = edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high
-    return Number("–") if value is None else Number(decimal(value, 2), f"[{finite(low)}, {finite(high)}]")
-
-
-def use_folds(use: Use, several: bool) -> list[Fold]:
-    """Return what is folded of the edits: each verdict in full, doses, and every number."""
-    of = f" ({use.result.behaviour})" if several else ""
-    doses = [panel for panel in use_panels(use) if panel.x_label]
-    figures = [_use_figure(doses, use)] if doses else []
-    about = [sentence for sentence in (rows_sentence(use.result), answers_sentence(use.result)) if sentence]
-    return [
-        Fold(
-            f"Each verdict, and what would overturn it{of}",
-            [Words("p", about), Words("ul", [verdict_sentences(v) for v in use.verdicts])],
-        ),
-        Fold(f"Every number of the edits{of}", [*figures, _whole_table(use), _states_table(use), *_comparisons(use)]),
-    ]
-
-
-def _whole_table(use: Use) -> Table:
-    head = ["place", "whole state, SD", "adjusted p", "equivalence p", "smallest detectable effect, SD"]
-    rows: list[list[str | Number]] = [
-        [
-            cell.place,
-            _effect(cell.whole),
-            p_value(adjusted_p(cell.whole)),
-            p_value(max(cell.subspace.equivalence_p, cell.whole.equivalence_p)),
-            decimal(cell.subspace.smallest_detectable_effect, 2),
-        ]
-        for cell in use.result.cells
-    ]
-    return Table(
-        "Exchange of whole states; p adjusted over edits, statistics and places.", head, rows, source="verdicts.parquet"
-    )
-
-
-_STATES = {
-    "dose": "dose",
-    "completeness": "complete",
-    "selectivity": "selective",
-    "reliability": "reliable",
-    "displacement": "displaced",
-    "off_distribution": "off-distribution",
-    "frozen_share": "frozen-norm share",
-    "shared_ratio": "one shift / all",
-    "joint_over_largest": "joint / single",
-    "kl": "KL, nats",
-    "flips": "flips",
-    "p_permutation": "permutation p",
-}
-
-
-def _states_table(use: Use) -> Table:
-    """Return what the swap does to states and what carries its effect; empty columns are left out."""
-    cells = use.result.cells
-    kept = [name for name in _STATES if any(getattr(cell, name) is not None for cell in cells)]
-    doses = sorted({dose for cell in cells for dose, _ in cell.dose_curve})
-    rows: list[list[str | Number]] = [
-        [
-            cell.place,
-            *(finite(getattr(cell, name)) for name in kept),
-            *(finite(dict(cell.dose_curve).get(d)) for d in doses),
-        ]
-        for cell in cells
-    ]
-    said = (
-        "The swap: complete, selective and reliable by probes on states; displacement over the median distance of two "
-        "rows; share of swapped states outside 99 % of the clean ones; share of the effect that later norms carry; "
-        "effect, in SD, by dose."
-    )
-    head = ["place", *(_STATES[name] for name in kept), *(f"SD at {dose:g}" for dose in doses)]
-    return Table(said, head, rows, source="verdicts.parquet")
-
-
-def _comparisons(use: Use) -> list[Table]:
-    """Return other interventions, for comparison with the literature; they are never part of a verdict."""
-    cells: list[UseCell] = [cell for cell in use.result.cells if cell.comparisons]
-    names = list(dict.fromkeys(key for cell in cells for found in cell.comparisons.values() for key in found))
-    rows = [
-        [cell.place, name, *(finite(found.get(key)) for key in names)]
-        for cell in cells
-        for name, found in cell.comparisons.items()
-    ]
-    said = (
-        "Other interventions at the same places; they never enter a verdict. Change: of the output, in its SDs; "
-        "accuracy: of a probe fitted after the edit; above random: share of random subspaces that change it less."
-    )
-    return (
-        [Table(said, ["place", "intervention", *(key.replace("_", " ") for key in names)], rows, (0, 1))]
-        if rows
-        else []
-    )
 
 
 def side_by_side(tasks: Iterable[TaskResults]) -> list[Table]:

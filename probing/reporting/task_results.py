@@ -157,11 +157,12 @@ class TaskResults:
 
     def best(self, probe: str | None = None) -> ProbeResult | None:
         """Return the result with the best primary score on dev, of one probe or of all; of equal ones the first."""
+        split = self.chosen_on
         scored = [
             (result, found)
             for result in self.results
             if probe in (None, result.probe)
-            if (found := score(result, self.primary, self.chosen_on)) is not None
+            if (found := score(result, self.primary, split)) is not None
         ]
         if not scored:
             return None

@@ -19,6 +19,7 @@ from probing.errors import BadParameter, DegenerateDesign
 from probing.provenance import digest
 from probing.recipes import build_task
 from probing.results.probe import Score
+from probing.results.transfer import CrossResult, CrossResults, committed
 from probing.seeds import generator
 from probing.states.store import Store
 from probing.statistics.clusters import FRACTION
@@ -30,7 +31,7 @@ from probing.training.fitting import unit_id
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
 from probing.training.states import States, site_states, unit_states
-from probing.training.transfer_results import CrossResult, CrossResults, Trained, committed, crossed
+from probing.training.transfer_fits import Trained, crossed
 from probing.training.units import sweep_results
 
 LEAST_ROWS = 50

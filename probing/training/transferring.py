@@ -15,6 +15,7 @@ from probing.contracts.probe import Probe
 from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite
 from probing.provenance import digest
+from probing.results.transfer import CrossResult, CrossResults, committed
 from probing.states.store import Store
 from probing.system.machine import with_typed_errors
 from probing.text.corpus import Corpus
@@ -23,7 +24,7 @@ from probing.training.labelling import input_names
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
 from probing.training.states import States, site_states, unit_states
-from probing.training.transfer_results import CrossResult, CrossResults, Trained, committed, crossed
+from probing.training.transfer_fits import Trained, crossed
 from probing.training.units import sweep_results
 
 Source = tuple[Store | str | Path, Corpus]

@@ -37,7 +37,7 @@ KNOWN_WRITERS = {
     "jobs/patch.py",
     "states/store/export.py",
     "training/results.py",
-    "training/transfer_results.py",
+    "results/transfer.py",
     "verdicts/use_run.py",
 }
 

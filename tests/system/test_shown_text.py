@@ -21,7 +21,7 @@ from probing.errors import BadParameter, ConfigError, InputError, ProbingError, 
 from probing.files.fact_shapes import check_settings, check_shapes
 from probing.jobs.study import Study
 from probing.reporting.cards import card
-from probing.reporting.charts import spec
+from probing.reporting.drawing import spec
 from probing.reporting.page import _environment
 from probing.results.probe import read_results
 from probing.states.importing import import_states

@@ -23,11 +23,11 @@ from probing.errors import (
     UnknownName,
     UnknownSite,
 )
+from probing.results.transfer import CrossResult, CrossResults
 from probing.text.corpus import Corpus
 from probing.training import train
 from probing.training.leaving_out import leave_one_out
 from probing.training.results import NO_SITE
-from probing.training.transfer_results import CrossResult, CrossResults
 from probing.training.transferring import transfer
 from tests.samples.training_samples import MemoryStore, vector_of, word_corpus, word_store
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from probing.reporting.heat_map import HeatMap, ablation_map, draw_heat_map, patching_map, save_heat_map
 from torch import Tensor
 
 from probing.contracts.edited_model import Instrument, Place
 from probing.errors import BadParameter, DegenerateDesign, UnknownName
+from probing.reporting.drawing import spec, svg
+from probing.reporting.grids import map_chart
+from probing.reporting.maps import HeatMap, ablation_map, patching_map
+from probing.reporting.plots import save_map
 from probing.text.corpus import Corpus
 from probing.use.behaviours.next_token import NextToken
 from probing.use.edited_models.text import TextInstrument
@@ -201,13 +203,19 @@ def test_ablation_by_the_mean_is_a_full_pass_with_the_mean_there() -> None:
 def test_heat_maps_show_every_number_and_are_the_same_bytes(tmp_path: Path) -> None:
     result = patch(Linear(), [[0, 5], [3, 2]])
     chart = patching_map(result, "shares <of> A")
-    drawn = draw_heat_map(chart, "a map")
-    assert drawn.count("<rect") == 3 and "shares &lt;of&gt; A" in drawn and "resid.1, a: " in drawn
-    assert len(re.findall(r"fill-opacity=\"0\.85\"", drawn)) == 1  # the largest
-    paths = save_heat_map(chart, tmp_path / "a")
-    again = save_heat_map(chart, tmp_path / "b")
-    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
-    assert {path.suffix for path in paths} == {".pdf", ".png"}
+    drawn = map_chart(chart)
+    shown = {(row["row"], row["column"]): row["value"] for row in drawn["data"]["values"]}
+    known = np.isfinite(chart.values)
+    assert len(shown) == known.sum() == 3
+    for (i, j), value in np.ndenumerate(chart.values):
+        if known[i, j]:
+            assert shown[chart.rows[i], chart.columns[j]] == pytest.approx(value, rel=1e-4)
+    assert "shares &lt;of&gt; A" in svg(spec(drawn))
+    paths = save_map(chart, tmp_path / "a")
+    before = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in save_map(chart, tmp_path / "a")] == before
+    assert save_map(chart, tmp_path / "b")[0].read_bytes() == before[0]
+    assert {path.suffix for path in paths} == {".pdf", ".svg"}
     heads = ablation_map(ablate(TextInstrument.from_words(read("gpt2"), CORPUS, "readout", max_rows=6)))
     assert heads.rows == ("layer 0", "layer 1") and heads.columns == ("0", "1")
     with pytest.raises(BadParameter):

@@ -17,7 +17,8 @@ from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, DegenerateDesign
 from probing.plantbench import tier0
 from probing.plantbench.baselines import Protocol
-from probing.reporting import html
+from probing.reporting.page import Contents, rendered
+from probing.reporting.use_panels import uses
 from probing.reporting.use_words import SHORT
 from probing.results.use import UseResult
 from probing.use.contrasts import FromTo
@@ -173,7 +174,7 @@ def test_a_place_that_acts_only_with_others_is_said_to() -> None:
         others = [name for name in ("first", "second", "third") if name != verdict.position]
         assert f"together with {others[0]} and {others[1]} it is used" in verdict.text == row["verdict"]
         assert "redundant" in verdict.flags and "Exchanged together" in verdict.reason
-    page = html.page([], use=run).decode()
+    page = rendered(Contents(uses=uses(run))).decode()
     assert "together with second and third it is used" in page and SHORT[Word.NOT_ALONE] in page
 
 

@@ -40,12 +40,13 @@
     const down = heading.getAttribute("aria-sort") === "descending";
     const rows = [...table.tBodies[0].rows].map((row) => [row, row.cells[column].textContent.trim()]);
     const numeric = rows.filter(([, text]) => number(text) !== null).length * 2 > rows.length;
+    const sign = down ? 1 : -1;
     const order = (a, b) => {
-      if (!numeric) return a.localeCompare(b, undefined, { numeric: true });
-      const [x, y] = [number(a), number(b)];
-      return x === null || y === null ? (x === null) - (y === null) : x - y;
+      if (!numeric) return sign * a.localeCompare(b, undefined, { numeric: true });
+      const [x, y] = [number(a), number(b)];  // what has no number comes last either way
+      return x === null || y === null ? (x === null) - (y === null) : sign * (x - y);
     };
-    rows.sort(([, a], [, b]) => (down ? 1 : -1) * order(a, b));
+    rows.sort(([, a], [, b]) => order(a, b));
     table.querySelectorAll("thead th").forEach((other) => other.removeAttribute("aria-sort"));
     heading.setAttribute("aria-sort", down ? "ascending" : "descending");
     table.tBodies[0].append(...rows.map(([row]) => row));

@@ -1,0 +1,156 @@
+"""Specifications made whole and drawn: as SVG and PDF, and as objects of Altair."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from probing.errors import BadParameter, printable
+from probing.files.whole_files import write_atomically
+from probing.reporting.charts import Chart
+from probing.system.machine import with_typed_errors
+
+_CONFIG: Chart = {
+    "font": "system-ui, Segoe UI, Helvetica, Arial, sans-serif",
+    "background": "transparent",
+    "aria": False,
+    "view": {"stroke": None},
+    "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "gridOpacity": 0.6},
+    "title": {
+        "fontSize": 12.5,
+        "fontWeight": 600,
+        "subtitleFontSize": 11,
+        "anchor": "start",
+        "frame": "group",
+        "limit": 460,
+    },
+    "legend": {
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "titleLimit": 300,
+        "symbolOpacity": 1,
+    },
+}
+_STACKED = {"layout": {"bottom": {"direction": "vertical"}}}  # of legends: Vega knows it, Altair's schema does not
+
+
+def together(charts: Sequence[Chart], title: str = "") -> Chart:
+    """Return the charts side by side, three in a row, as one.
+
+    Raises:
+        BadParameter: there is none.
+    """
+    if not charts:
+        raise BadParameter("nothing to draw", needed="a result with numbers", found="none")
+    if len(charts) == 1:
+        return charts[0]
+    channels = ("color", "shape", "fill", "stroke", "strokeDash", "x", "y")
+    own = {"resolve": {"scale": dict.fromkeys(channels, "independent")}}
+    named = [_renamed(chart, str(number)) for number, chart in enumerate(charts)]
+    return {"concat": named, "columns": 3, **own, **({"title": title} if title else {})}
+
+
+def _renamed(value: Any, mark: str) -> Any:
+    """Return a chart whose parameters have names of their own among several."""
+    if isinstance(value, dict):
+        names = {key: f"{value[key]}_{mark}" for key in ("param",) if key in value}
+        if "select" in value:
+            names["name"] = f"{value['name']}_{mark}"
+        rest = {
+            key: item if key == "values" else _renamed(item, mark) for key, item in value.items() if key not in names
+        }
+        return rest | names
+    return [_renamed(item, mark) for item in value] if isinstance(value, list) else value
+
+
+def spec(chart: Chart, *, is_drawn_here: bool = True) -> Chart:
+    """Return the whole Vega-Lite specification of a chart, with its theme; texts have no characters that turn or hide
+    text. Where Altair draws it, legends are not stacked.
+    """
+    schema = "https://vega.github.io/schema/vega-lite/v6.json"
+    config = _CONFIG | {"legend": _CONFIG["legend"] | (_STACKED if is_drawn_here else {})}
+    whole: Chart = _shown({"$schema": schema, "config": config} | chart)
+    return whole
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {key: _shown(item) for key, item in value.items()}
+    return [_shown(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def altair_chart(chart: Chart) -> Any:
+    """Return the chart as an object of Altair, which `.save("x.pdf")` writes.
+
+    A notebook shows it without a network: as Vega-Lite where it can draw that, else as SVG. A renderer that was enabled
+    in Altair (`altair.renderers.enable("html")`) is used instead.
+    """
+    import altair
+
+    made: Any = altair.Chart.from_dict(spec(chart, is_drawn_here=False))
+    object.__setattr__(made, "__class__", _drawn_offline(made.__class__))
+    return made
+
+
+@cache
+def _drawn_offline(kind: Any) -> Any:
+    """Return a kind of Altair's charts whose default way to be shown needs no script from elsewhere."""
+    import altair
+
+    def shown(self: Any, *options: Any, **more: Any) -> Any:
+        if altair.renderers.active != "default":
+            return kind._repr_mimebundle_(self, *options, **more)
+        told = self.to_dict()
+        return {"application/vnd.vegalite.v6+json": told, "image/svg+xml": svg(told), "text/plain": repr(self)}
+
+    return type(kind.__name__, (kind,), {"_repr_mimebundle_": shown, "__module__": kind.__module__})
+
+
+def svg(specification: Mapping[str, Any], name: str = "chart") -> str:
+    """Return the drawing as SVG text, coordinates rounded to a tenth of a pixel; its ids begin with `name`, since the
+    library counts them over all drawings of a process.
+    """
+    import vl_convert
+
+    drawn: str = vl_convert.vegalite_to_svg(dict(specification))
+    ids = {old: f"{name}-{i}" for i, old in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', drawn)))}
+    for old, new in ids.items():
+        drawn = drawn.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
+    drawn = re.sub(r'(href=")[^"#]+#', r"\1#", drawn)  # the library takes links as of its own site
+    return re.sub(r"<[^<>]*>", lambda tag: re.sub(r"(\d+\.\d)\d+", r"\1", tag[0]), drawn)  # not in what is read
+
+
+@with_typed_errors
+def save(chart: Chart, stem: Path) -> list[Path]:
+    """Save a chart as SVG and PDF, both whole or not at all. Equal charts give equal SVG; a PDF, whose bytes differ
+    from one writing to the next, is written where the SVG is new.
+
+    Args:
+        chart: to draw.
+        stem: path without its ending.
+    """
+    import vl_convert
+
+    drawn = svg(spec(chart) | {"background": "white"})
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "pdf")]
+    if all(path.is_file() for path in paths) and paths[0].read_bytes() == drawn.encode():
+        return paths
+    printed = vl_convert.svg_to_pdf(drawn)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for path, data in zip(paths, (drawn.encode(), printed), strict=True):
+        write_atomically(path, data)
+    return paths
+
+
+def file_name(title: str) -> str:
+    """Return a title as part of a file name: letters, digits, dots and dashes; a hash where characters were lost."""
+    kept = re.sub(r"[^A-Za-z0-9._]+", "-", title).strip("-.")[:60]
+    marked = kept if kept == title else f"{kept}-{hashlib.sha256(title.encode('utf-8', 'replace')).hexdigest()[:6]}"
+    return marked.strip("-")

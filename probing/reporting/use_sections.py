@@ -1,0 +1,185 @@
+"""The parts of the page about use: what edits did, in a table; each verdict and every number, folded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from probing.reporting.blocks import Figure, Fold, Number, Section, Table, Words
+from probing.reporting.charts import described, panel_chart
+from probing.reporting.panels import Panel
+from probing.reporting.use_panels import Use, use_panels
+from probing.reporting.use_words import (
+    SHORT,
+    adjusted_p,
+    answers_sentence,
+    doubts_of,
+    rows_sentence,
+    use_bibtex,
+    use_paragraph,
+    verdict_sentences,
+)
+from probing.reporting.wording import (
+    decimal,
+    finite,
+    p_value,
+)
+from probing.results.use import EditEffect, UseCell
+
+
+def use_section(use: Use, anchor: str, claims: Sequence[str]) -> Section:
+    """Return the section of a property whose use was asked, and of which no results of probes are at hand."""
+    return Section(
+        anchor,
+        f"{use.result.task}: use",
+        models=[use.result.model],
+        about=f"By {use.result.model}" if use.result.model else "",
+        claims=claims,
+        notes=use_notes(use),
+        blocks=[use_figure(use_panels(use), use), use_table(use)],
+        folds=[
+            fold
+            for fold in (
+                *use_folds(use, False),
+                Fold(
+                    "Methods and papers",
+                    [Words("p", [use_paragraph(use.result)]), Words("pre", [use_bibtex(use.result)])],
+                ),
+            )
+            if fold.blocks
+        ],
+    )
+
+
+def use_notes(use: Use) -> list[str]:
+    """Return what makes the behaviour doubtful, as sentences."""
+    return [f"Doubtful: {doubt}" for doubt in doubts_of(use.result)]
+
+
+def use_figure(panels: Sequence[Panel], use: Use) -> Figure:
+    """Return panels of edits as a figure."""
+    said = (
+        f"What edits do; bars are 95 % intervals. Shaded: effects of no interest, within ±{use.result.epsilon:g} SD. "
+        "The shape of a mark is the verdict; dashed lines are exchanges of whole states."
+    )
+    return Figure([panel_chart(panel) for panel in panels], said, described(panels))
+
+
+def use_table(use: Use) -> Table:
+    """Return what the swap did at every place, with its verdict."""
+    head = ["place", "use", "probes", "swap, SD", "mediated", "adjusted p", "flags"]
+    rows: list[list[str | Number]] = [
+        [
+            cell.place,
+            SHORT[verdict.word],
+            decimal(verdict.decodability.accuracy if verdict.decodability else None),
+            _effect(cell.subspace),
+            _mediated(cell.subspace),
+            p_value(adjusted_p(cell.subspace)),
+            ", ".join(verdict.flags) or "–",
+        ]
+        for cell, verdict in zip(use.result.cells, use.verdicts, strict=True)
+    ]
+    behaviour = f" in {use.result.behaviour}" if use.result.behaviour else ""
+    said = f"What edits did{behaviour}: swap of the property, SDs of the clean output, share of its natural difference."
+    return Table(said, head, rows, (0, 1, 6), source="verdicts.parquet")
+
+
+def _effect(edit: EditEffect) -> Number:
+    return Number(
+        decimal(edit.effect_size, 2), f"[{decimal(edit.effect_size_low, 2)}, {decimal(edit.effect_size_high, 2)}]"
+    )
+
+
+def _mediated(edit: EditEffect) -> Number:
+    value, low, high = edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high
+    return Number("–") if value is None else Number(decimal(value, 2), f"[{finite(low)}, {finite(high)}]")
+
+
+def use_folds(use: Use, several: bool) -> list[Fold]:
+    """Return what is folded of the edits: each verdict in full, doses, and every number."""
+    of = f" ({use.result.behaviour})" if several else ""
+    doses = [panel for panel in use_panels(use) if panel.x_label]
+    figures = [use_figure(doses, use)] if doses else []
+    about = [sentence for sentence in (rows_sentence(use.result), answers_sentence(use.result)) if sentence]
+    return [
+        Fold(
+            f"Each verdict, and what would overturn it{of}",
+            [Words("p", about), Words("ul", [verdict_sentences(v) for v in use.verdicts])],
+        ),
+        Fold(f"Every number of the edits{of}", [*figures, _whole_table(use), _states_table(use), *_comparisons(use)]),
+    ]
+
+
+def _whole_table(use: Use) -> Table:
+    head = ["place", "whole state, SD", "adjusted p", "equivalence p", "smallest detectable effect, SD"]
+    rows: list[list[str | Number]] = [
+        [
+            cell.place,
+            _effect(cell.whole),
+            p_value(adjusted_p(cell.whole)),
+            p_value(max(cell.subspace.equivalence_p, cell.whole.equivalence_p)),
+            decimal(cell.subspace.smallest_detectable_effect, 2),
+        ]
+        for cell in use.result.cells
+    ]
+    return Table(
+        "Exchange of whole states; p adjusted over edits, statistics and places.", head, rows, source="verdicts.parquet"
+    )
+
+
+_STATES = {
+    "dose": "dose",
+    "completeness": "complete",
+    "selectivity": "selective",
+    "reliability": "reliable",
+    "displacement": "displaced",
+    "off_distribution": "off-distribution",
+    "frozen_share": "frozen-norm share",
+    "shared_ratio": "one shift / all",
+    "joint_over_largest": "joint / single",
+    "kl": "KL, nats",
+    "flips": "flips",
+    "p_permutation": "permutation p",
+}
+
+
+def _states_table(use: Use) -> Table:
+    """Return what the swap does to states and what carries its effect; empty columns are left out."""
+    cells = use.result.cells
+    kept = [name for name in _STATES if any(getattr(cell, name) is not None for cell in cells)]
+    doses = sorted({dose for cell in cells for dose, _ in cell.dose_curve})
+    rows: list[list[str | Number]] = [
+        [
+            cell.place,
+            *(finite(getattr(cell, name)) for name in kept),
+            *(finite(dict(cell.dose_curve).get(d)) for d in doses),
+        ]
+        for cell in cells
+    ]
+    said = (
+        "The swap: complete, selective and reliable by probes on states; displacement over the median distance of two "
+        "rows; share of swapped states outside 99 % of the clean ones; share of the effect that later norms carry; "
+        "effect, in SD, by dose."
+    )
+    head = ["place", *(_STATES[name] for name in kept), *(f"SD at {dose:g}" for dose in doses)]
+    return Table(said, head, rows, source="verdicts.parquet")
+
+
+def _comparisons(use: Use) -> list[Table]:
+    """Return other interventions, for comparison with the literature; they are never part of a verdict."""
+    cells: list[UseCell] = [cell for cell in use.result.cells if cell.comparisons]
+    names = list(dict.fromkeys(key for cell in cells for found in cell.comparisons.values() for key in found))
+    rows = [
+        [cell.place, name, *(finite(found.get(key)) for key in names)]
+        for cell in cells
+        for name, found in cell.comparisons.items()
+    ]
+    said = (
+        "Other interventions at the same places; they never enter a verdict. Change: of the output, in its SDs; "
+        "accuracy: of a probe fitted after the edit; above random: share of random subspaces that change it less."
+    )
+    return (
+        [Table(said, ["place", "intervention", *(key.replace("_", " ") for key in names)], rows, (0, 1))]
+        if rows
+        else []
+    )
