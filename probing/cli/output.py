@@ -137,7 +137,7 @@ def finish_ablate(job: Any, quiet: bool, as_json: bool) -> None:
     if not as_json:
         if run.answers:
             said = import_module("probing.results.use").answers_said(run.answers, ids=True)
-            say(f"Answers as measured: {said}.")
+            say(f"Answers as measured, with piece ids: {said}.")
         _print_files(run.files)
 
 

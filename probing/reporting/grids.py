@@ -108,6 +108,8 @@ def _grid_layers(rows: Sequence[Row], step: float, quantity: str, most: float) -
     legend = {"orient": "bottom", "direction": "horizontal", "gradientLength": 160, "format": ".2f", "titleLimit": 400}
     scale = {"domain": [0, most], "range": ["#f1f5f8", "#3d93cc"], "clamp": True}
     colour = {"field": "value", "type": "quantitative", "title": quantity, "scale": scale, "legend": legend}
+    if all(row["value"] is None for row in rows):
+        colour = {"value": "#f1f5f8"}
     outline = {"type": "rect", "fillOpacity": 0, "stroke": INK, "strokeWidth": 1.1 if step > 12 else 0.5}
     outline |= {"xOffset": 3, "x2Offset": -3, "height": {"band": 0.8}} if step > 12 else {}
     layers = [

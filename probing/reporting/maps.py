@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter
 from probing.reporting.task_results import TaskResults, site_order
-from probing.reporting.wording import decimal, measure_title
+from probing.reporting.wording import decimal, measure_title, plural
 from probing.results.patching import PatchingResult
 from probing.results.use import answers_said
 
@@ -33,6 +33,7 @@ class HeatMap:
         label: what the numbers are.
         y_label, x_label: what rows and columns are.
         is_upward: whether the first row is drawn at the bottom, as the first layer of a model.
+        is_share: whether 1 is drawn in full colour, so that maps of shares can be compared.
     """
 
     title: str
@@ -43,6 +44,7 @@ class HeatMap:
     y_label: str = ""
     x_label: str = ""
     is_upward: bool = False
+    is_share: bool = False
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.rows), len(self.columns)) or not np.isfinite(self.values).any():
@@ -55,8 +57,9 @@ class HeatMap:
 
     @property
     def limit(self) -> float:
-        """Largest absolute value; it is drawn in full colour."""
-        return float(np.nanmax(np.abs(self.values))) or 1.0
+        """Largest absolute value, or 1 for shares; it is drawn in full colour."""
+        largest = float(np.nanmax(np.abs(self.values))) or 1.0
+        return max(1.0, largest) if self.is_share else largest
 
     @property
     def description(self) -> str:
@@ -76,10 +79,11 @@ def patching_map(result: PatchingResult, title: str = "") -> HeatMap:
         result.sites,
         columns,
         result.normalised,
-        f"share of the difference between prompts{of}{by}",
+        f"share of the difference between prompts{of}; {plural(result.n_pairs, 'pair')}{by}",
         "site",
         "position",
         is_upward=True,
+        is_share=True,
     )
 
 
@@ -127,7 +131,9 @@ def _transfer_map(task: str, probe: str, group: Sequence[CrossResult]) -> HeatMa
     values = np.full((len(rows), len(columns)), np.nan)
     for (row, column), one in zip(keys, chosen, strict=True):
         values[rows.index(row), columns.index(column)] = one.score.value
-    return HeatMap(title, rows, columns, values, label, *names)
+    sizes = sorted({one.score.n for one in chosen})
+    label += f"; n {sizes[0]:,}" + (f" to {sizes[-1]:,}" if len(sizes) > 1 else "")
+    return HeatMap(title, rows, columns, values, label, *names, is_share=chosen[0].score.unit in ("fraction", "R²"))
 
 
 def confusion_map(task: TaskResults) -> HeatMap | None:
@@ -146,4 +152,6 @@ def confusion_map(task: TaskResults) -> HeatMap | None:
     cut = f"; the {len(kept)} most frequent of {len(totals)} labels" if len(kept) < len(totals) else ""
     names = tuple(str(best.classes[k]) for k in kept)
     title = f"{best.probe} at {best.site}, first seed{cut}"
-    return HeatMap(title, names, names, shares, "share of the true label's test rows", "true", "predicted")
+    return HeatMap(
+        title, names, names, shares, "share of the true label's test rows", "true", "predicted", is_share=True
+    )

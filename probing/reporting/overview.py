@@ -18,13 +18,16 @@ from probing.reporting.wording import decimal, measure_title, with_interval
 from probing.results.probe import ProbeResult, Score
 from probing.results.use import UseCell
 from probing.system.screen import shown
-from probing.verdicts.decodability import DECODABLE, NOT_JUDGED, SELECTIVE, Judgement
+from probing.verdicts.decodability import DECODABLE, NOT_JUDGED, SELECTIVE, Judgement, baseline_value
 from probing.verdicts.use_run import UseRun
 from probing.verdicts.verdict import Verdict, Word
 
 _GAIN, _SELECTIVITY, _SCORE = "gain over the best baseline", "selectivity", "score on test"
 _STRENGTH = (SELECTIVE, DECODABLE)
+# The gate of use asks whether any probe recovers the property, whatever baselines know: other words than *decodable*.
+_MARK_WORDS = SHORT | {Word.NOT_DECODABLE: "no probe recovers it"}
 _MOST_RANGES = 4
+_SAME = 0.05  # shares of mediation that differ by less are given as one
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Cell:
             "value": None if self.value is None else round(self.value, 4),
             "decodable": self.judgement is not None and self.judgement.status in _STRENGTH,
             "shape": MARKS[self.use[1].word] if self.use else "",
-            "use": SHORT[self.use[1].word] if self.use else "",
+            "use": _MARK_WORDS[self.use[1].word] if self.use else "",
         }
 
     def hints(self) -> dict[str, str]:
@@ -108,6 +111,11 @@ class Overview:
 
     rows: tuple[Row, ...]
     quantity: str
+
+    @property
+    def has_values(self) -> bool:
+        """Whether any probe was scored, so that cells have colours."""
+        return any(cell.value is not None for row in self.rows for cell in row.cells)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -247,7 +255,23 @@ def decodability_line(task: TaskResults, judged: Mapping[str, Judgement]) -> str
         return "not judged"
     words = list(dict.fromkeys(one.status for one in judged.values()))
     where = sites[0] if len(sites) == 1 else "any site"
-    return f"{' or '.join(words[:3])} at {where}"
+    return f"{' or '.join(words[:3])} at {where}{_reached(list(judged.values()))}"
+
+
+def _reached(judged: Sequence[Judgement]) -> str:
+    """Return what probes and the baseline reach where probes gain least over it: both may know the label well."""
+    known = [one for one in judged if one.gain]
+    if not known:
+        return ""
+    best = max(known, key=lambda one: one.measured.score.value * (1 if one.measured.higher_is_better else -1))
+    if best.gain is None:
+        return ""
+    score, own = best.measured.score.value, baseline_value(best.measured, best.gain)
+    return f" (probes reach {_plain(score)}, {best.gain.baseline} {_plain(own)})"
+
+
+def _plain(value: float) -> str:
+    return decimal(value, 2).replace("0.", ".", 1)
 
 
 def _beyond(judged: Sequence[Judgement]) -> str:
@@ -278,7 +302,8 @@ def use_line(use: Use, position: str) -> str:
     for word, name in _WORDS.items():
         here = [cell for _, cell, verdict in found if verdict.word is word]
         if here:
-            parts.append(f"{name} at {ranges([cell.site for cell in here], sites)}{_mediated(word, here)}")
+            where = ranges([cell.site for cell in here], sites)
+            parts.append(f"{name} at {where}{_mediated(word, here)}{_weakness(word, found)}")
     if not parts:
         return f"nothing to use: not decodable at {'this place' if len(sites) == 1 else 'any place'}"
     where = f" in {_behaviour(use)}" if use.result.behaviour else ""
@@ -300,8 +325,15 @@ def _mediated(word: Word, cells: Sequence[UseCell]) -> str:
     known = [edit.mediated_fraction for edit in edits if edit.mediated_fraction is not None]
     if word not in (Word.USED_SUBSPACE, Word.USED_SITE) or not known:
         return ""
-    first, last = (decimal(value, 2).replace("0.", ".", 1) for value in (known[0], known[-1]))
-    return f" (mediated {first})" if first == last else f" (mediated {first} → {last})"
+    if max(known) - min(known) < _SAME:
+        return f" (mediated {_plain(sum(known) / len(known))})"
+    return f" (mediated {_plain(known[0])} → {_plain(known[-1])})"
+
+
+def _weakness(word: Word, found: Sequence[tuple[int, UseCell, Verdict]]) -> str:
+    """Return that the behaviour hardly depends on the property, where a claim of no use rests on such a behaviour."""
+    is_weak = any(verdict.word is word and "weak behaviour" in verdict.flags for _, _, verdict in found)
+    return " (this behaviour hardly depends on it)" if is_weak and word is Word.NO_MATERIAL_USE else ""
 
 
 def _behaviour(use: Use) -> str:

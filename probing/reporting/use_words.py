@@ -51,10 +51,10 @@ def flags_said(verdict: Verdict) -> list[tuple[str, str]]:
 
 
 def answers_sentence(result: UseResult) -> str:
-    """Return a sentence such as `Answers as measured: ␣is (314) | ␣are (359).`, with the text and id of each piece;
+    """Return a sentence such as `Answers as measured, with piece ids: ␣is (314) | ␣are (359).`, with text and id;
     empty if the behaviour has no answers.
     """
-    return f"Answers as measured: {answers_said(result.answers, ids=True)}." if result.answers else ""
+    return f"Answers as measured, with piece ids: {answers_said(result.answers, ids=True)}." if result.answers else ""
 
 
 def doubts_of(result: UseResult) -> list[str]:

@@ -87,7 +87,7 @@ def pieces_of(*texts: str) -> tuple[Any, ...]:
 def test_command_study_and_python_measure_the_same_pieces(folder: Path, tmp_path: Path) -> None:
     by_command = command(folder, tmp_path / "command", RECIPE)
     assert by_command.exit_code == 0, by_command.output
-    assert f"Answers as measured: ␣t ({pieces_of(' t')[0][0][0]}) | t (" in by_command.output
+    assert f"Answers as measured, with piece ids: ␣t ({pieces_of(' t')[0][0][0]}) | t (" in by_command.output
     (folder / "study.yaml").write_text(
         f"""
 name: answers
@@ -124,7 +124,10 @@ use:
     table = pd.read_parquet(tmp_path / "command" / "verdicts.parquet")
     assert set(table["answers"]) == {"␣t | t"}
     page = (tmp_path / "study" / "report.html").read_text()
-    assert f"Answers as measured: ␣t ({first.answers[0][0][0]}) | t (" in page and "(pieces ␣t | t)" in page
+    assert (
+        f"Answers as measured, with piece ids: ␣t ({first.answers[0][0][0]}) | t (" in page
+        and "(pieces ␣t | t)" in page
+    )
 
 
 def test_an_object_resumes_like_its_text_and_a_function_says_that_it_does_not(

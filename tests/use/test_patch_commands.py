@@ -123,7 +123,10 @@ def test_ablation_writes_a_table_and_a_map_for_each_kind_of_part(tmp_path: Path)
     assert result.exit_code == 0, result.output
     heads, layers = (pd.read_parquet(tmp_path / f"ablation-{part}-mean.parquet") for part in ("heads", "layers"))
     assert heads["component"].tolist()[:2] == ["head 0.0", "head 0.1"] and len(heads) == 12 and len(layers) == 3
-    assert "Answers as measured: was (" in result.output and result.output.count("Answers as measured") == 1
+    assert (
+        "Answers as measured, with piece ids: was (" in result.output
+        and result.output.count("Answers as measured") == 1
+    )
     assert f"largest: {heads.loc[heads['effect'].idxmax(), 'component']} {heads['effect'].max():.2f}" in result.output
     assert (heads["n_rows"] == 40).all() and layers["effect"].max() > heads["effect"].min()
     drawn = ET.parse(tmp_path / "figures" / "ablation-heads-mean.svg").getroot()
