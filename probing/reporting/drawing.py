@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from probing.errors import BadParameter, printable
+from probing.errors import BadParameter, MachineError, printable
 from probing.files.whole_files import write_atomically
 from probing.reporting.charts import Chart
 from probing.system.machine import with_typed_errors
@@ -117,14 +118,32 @@ def svg(specification: Mapping[str, Any], name: str = "chart") -> str:
     """Return the drawing as SVG text, coordinates rounded to a tenth of a pixel; its ids begin with `name`, since the
     library counts them over all drawings of a process.
     """
-    import vl_convert
-
-    drawn: str = vl_convert.vegalite_to_svg(dict(specification))
+    drawn: str = drawn_by("vegalite_to_svg", dict(specification))
     ids = {old: f"{name}-{i}" for i, old in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', drawn)))}
     for old, new in ids.items():
         drawn = drawn.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
     drawn = re.sub(r'(href=")[^"#]+#', r"\1#", drawn)  # the library takes links as of its own site
     return re.sub(r"<[^<>]*>", lambda tag: re.sub(r"(\d+\.\d)\d+", r"\1", tag[0]), drawn)  # not in what is read
+
+
+def drawn_by(call: str, *arguments: Any) -> Any:
+    """Return what a function of the drawing library (vl-convert) returns.
+
+    Raises:
+        OSError: the system refused what it asked for; the library panics then, which is no `Exception`.
+        MachineError: it panicked for another reason.
+    """
+    import vl_convert
+
+    try:
+        return getattr(vl_convert, call)(*arguments)
+    except BaseException as panic:
+        if type(panic).__name__ != "PanicException":
+            raise
+        number = re.search(r"code: (\d+)", str(panic))
+        if number is None:
+            raise MachineError("a chart could not be drawn", found=str(panic)[:300]) from None
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
 @with_typed_errors
@@ -136,13 +155,11 @@ def save(chart: Chart, stem: Path) -> list[Path]:
         chart: to draw.
         stem: path without its ending.
     """
-    import vl_convert
-
     drawn = svg(spec(chart) | {"background": "white"})
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "pdf")]
     if all(path.is_file() for path in paths) and paths[0].read_bytes() == drawn.encode():
         return paths
-    printed = vl_convert.svg_to_pdf(drawn)
+    printed = drawn_by("svg_to_pdf", drawn)
     stem.parent.mkdir(parents=True, exist_ok=True)
     for path, data in zip(paths, (drawn.encode(), printed), strict=True):
         write_atomically(path, data)

@@ -197,8 +197,6 @@ def _script() -> str:
 
 def _library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script; bundled once for each version, for that takes seconds."""
-    import vl_convert
-
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "probing"
     known = home / f"vega-{version('vl-convert-python')}.js"
     try:
@@ -207,7 +205,7 @@ def _library() -> str:
             return text
     except (OSError, UnicodeError):
         pass
-    text = str(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # the stub asks for an optional argument
+    text = str(drawing.drawn_by("javascript_bundle"))
     try:
         home.mkdir(parents=True, exist_ok=True)
         write_atomically(known, f"{text}\n//{hashlib.sha256(text.encode()).hexdigest()}".encode())

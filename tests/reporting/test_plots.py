@@ -8,8 +8,9 @@ import altair
 import pytest
 
 import probing as pb
-from probing.errors import BadParameter, UnknownName
+from probing.errors import BadParameter, CannotReachFile, UnknownName
 from probing.reporting.cards import card
+from probing.reporting.drawing import save
 from probing.reporting.plots import plot_results, plot_use
 from probing.results.analysis import AnalysisResult, Point
 from tests.reporting.test_reporting import upos_like
@@ -97,3 +98,16 @@ def test_the_card_of_a_corpus_names_files_without_their_folders_and_splits_in_or
     assert "train.csv, test.csv" in shown
     assert "/home" not in shown
     assert "train 1, dev 1, test 1" in shown
+
+
+def test_what_the_system_refuses_the_drawing_library_is_a_typed_error(monkeypatch, tmp_path):
+    class PanicException(BaseException):
+        pass
+
+    def panic(*given):
+        raise PanicException('called `unwrap()` on an `Err` value: Os { code: 24, message: "Too many open files" }')
+
+    monkeypatch.setattr("vl_convert.vegalite_to_svg", panic)
+    with pytest.raises(CannotReachFile, match="open files"):
+        save({"data": {"values": []}, "mark": "point"}, tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from probing.reporting.html import page
 
 from probing.errors import NonFiniteStates
 from probing.reporting import finding
 from probing.training import train
 from probing.training.results import ProbeResults
 from probing.verdicts.decodability import fails, judged, not_beyond
+from tests.reporting.test_reporting import page_of
 from tests.samples.training_samples import MemoryStore, vector_of, word_corpus, word_store
 
 CORPUS = word_corpus(ambiguous=0.3)
@@ -43,7 +43,7 @@ def test_the_family_is_told_with_both_p_in_sentence_page_and_table(tmp_path: Pat
     assert {gain.family for gain in gains} == {len(gains)} == {4}  # two sites, two baselines
     sentence = finding(list(results)).sentence
     assert "alone, Holm-adjusted p" in sentence and "over 4 tests" in sentence
-    content = page(list(results)).decode()
+    content = page_of(list(results)).decode()
     assert "p alone" in content and "Holm-adjusted p over 4 tests" in content
     frame = pd.read_parquet(tmp_path / "results.parquet")
     told = frame[(frame.site != "(none)") & (frame.split == "test")]
@@ -72,7 +72,7 @@ def test_what_does_not_beat_a_baseline_is_not_beyond_it_by_name_everywhere(tmp_p
     assert judged(best, best.judged("accuracy")).status == "not beyond word_type" and fails("not beyond word_type")
     said = finding(list(results))
     assert said.status == "not beyond word_type" and "upos is not beyond word_type" in said.sentence
-    assert "not shown to be decodable" not in said.sentence + page(list(results)).decode()
+    assert "not shown to be decodable" not in said.sentence + page_of(list(results)).decode()
     frame = pd.read_parquet(tmp_path / "results.parquet")
     assert "not beyond word_type" in set(frame.status.dropna()) and "decodable" not in frame
     assert not_beyond("prior") == "not shown to be decodable"
