@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -90,3 +93,13 @@ def with_field(files: dict[str, Path], folder: Path, field: str, value: object) 
         copies[split] = folder / f"{split}.jsonl"
         copies[split].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return copies
+
+
+def module_at(file: Path) -> ModuleType:
+    """Return a module of the repository that belongs to no package, imported from its file."""
+    place = importlib.util.spec_from_file_location(file.stem, file)
+    assert place is not None and place.loader is not None
+    module = importlib.util.module_from_spec(place)
+    sys.modules[place.name] = module
+    place.loader.exec_module(module)
+    return module

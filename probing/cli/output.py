@@ -61,10 +61,15 @@ def show(results: Any, as_json: bool, details: bool, use: Any = None) -> None:
     """Show results of probes, and of edits of the same properties: a line a property, with `details` tables before."""
     if as_json:
         print_json(results)
-    elif details and len(results):
+        for verdict in use or ():
+            say(verdict.to_json())
+        return
+    if details and len(results):
         import_module("probing.reporting.tables").print_results(list(results), console(), results.analyses)
-    if not as_json and use is None:
-        show_lines(results, details=details)
+    if details and use is not None:
+        show_verdicts(use.verdicts)
+    if len(results) or use is not None:
+        show_lines(results, use, details=details)
 
 
 def show_lines(results: Any = (), use: Any = None, *, details: bool) -> None:
@@ -170,15 +175,8 @@ def show_study(folder: Path, certified: Mapping[tuple[str, str], str], as_json: 
     if (folder / "use.jsonl").is_file():
         run = import_module("probing.verdicts.judging").read_use_run(folder)
     show(results, as_json, details, use=run)
-    if run is None:
+    if run is None or as_json:
         return
-    if as_json:
-        for verdict in run:
-            say(verdict.to_json())
-        return
-    if details:
-        show_verdicts(run.verdicts)
-    show_lines(results, run, details=details)
     _show_answers(run.results)
     _warn_of_behaviours(run.results)
     known = [(v, certified[v.task, v.place]) for v in run if (v.task, v.place) in certified]

@@ -14,7 +14,6 @@ from probing.reporting.wording import (
 from probing.results.probe import Score
 
 Kind = Literal["", "yes", "half", "no"]
-MOST_ROWS = 400
 
 
 @dataclass(frozen=True)

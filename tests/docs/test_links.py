@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, module_at
 
 
 @pytest.fixture(scope="module")
 def checker() -> ModuleType:
-    place = importlib.util.spec_from_file_location("check_links", ROOT / "scripts" / "check_links.py")
-    assert place is not None and place.loader is not None
-    module = importlib.util.module_from_spec(place)
-    sys.modules[place.name] = module
-    place.loader.exec_module(module)
-    return module
+    return module_at(ROOT / "scripts" / "check_links.py")
 
 
 GOOD = """<html><head><link rel="stylesheet" href="style.css"><link rel="canonical" href="https://example.org/a"></head>

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +21,7 @@ from probing.cli.commands import app
 from probing.training.leaving_out import leave_one_out
 from probing.training.transferring import transfer
 from probing.verdicts.use_run import write_use_run
-from tests.conftest import REFERENCE, ROOT
+from tests.conftest import REFERENCE, ROOT, module_at
 from tests.samples.training_samples import vector_of, word_corpus, word_store
 from tests.samples.use_report_samples import a_result, run_of
 
@@ -45,12 +43,7 @@ KNOWN_WRITERS = {
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
     """The extension, without Sphinx around it."""
-    place = importlib.util.spec_from_file_location("_reference", ROOT / "docs" / "_reference.py")
-    assert place is not None and place.loader is not None
-    module = importlib.util.module_from_spec(place)
-    sys.modules[place.name] = module
-    place.loader.exec_module(module)
-    return module
+    return module_at(ROOT / "docs" / "_reference.py")
 
 
 @pytest.fixture(scope="module")
