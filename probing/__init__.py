@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from probing.jobs.use import UseJob
     from probing.models.language_model import LanguageModel
     from probing.models.site import Site
-    from probing.probes._loading import load_probe
+    from probing.probes._estimator import load_probe
     from probing.reporting import report
     from probing.results.probe import ProbeResult, Score
     from probing.states.extraction import extract
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from probing.use.run import intervene
     from probing.verdicts.judging import judge
     from probing.verdicts.use_run import UseRun
-    from probing.verdicts.verdict import Verdict
+    from probing.verdicts.use_run import Verdict
 
 _HOMES = {
     "Corpus": "text.corpus",

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from probing.states.importing import import_states
-from probing.states.store.audit import audit
+from probing.states.store.verify import audit
 from probing.text.corpus import Corpus, Example
 
 WORDS = 20

@@ -34,7 +34,7 @@ from _bench_states import SPLITS, label_sets, made_up_labels, made_up_store, obj
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from probing.contracts.row_blocks import RowBlocks
+from probing.contracts.probe import RowBlocks
 from probing.probes import _softmax_parts
 from probing.probes._rows import moments, standardise
 from probing.probes.linear import LinearProbe

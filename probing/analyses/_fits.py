@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
-
 from probing import registry
 from probing.contracts.analysis import SiteData
 from probing.contracts.measure import Measure
-from probing.contracts.prediction import Prediction
+from probing.contracts.measure import Prediction
 from probing.contracts.probe import Probe
 from probing.labels import Labels
-from probing.measures._predictions import predict, resampled
-from probing.measures._temperatures import Tempers
+from probing.measures._rows import predict, resampled
+from probing.measures._rows import Tempers
 from probing.results.analysis import Point
 from probing.statistics.clusters import Resampler
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+import numpy as np
+from numpy.typing import NDArray
+from probing.contracts.analysis import SiteData
+from probing.contracts.probe import Probe
+from probing.labels import Labels
+from probing.measures._rows import predict
+from probing.seeds import generator
+
+
 
 States = Mapping[str, NDArray[Any]]
 
@@ -93,3 +103,161 @@ def point(
     low, high = resampler.bounds(value, samples, unit=unit, least=least)
     known = np.isfinite([low, high]).all()
     return Point(quantity, value, unit, low if known else None, high if known else None, control, draw, x, x_name)
+
+
+FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
+UNIFORM_WEIGHT = 1e-4  # of the uniform distribution in every prediction: no label costs more than log₂(K / weight)
+_BLOCK = 8192
+
+Dev = tuple[NDArray[np.float32], Sequence[NDArray[np.int64]]]
+
+
+@dataclass(frozen=True)
+class CodedRows:
+    """Costs of every row of one label set in one data order, in the order in which the rows were sent.
+
+    Attributes:
+        nats: `(N,)` −ln of the probability the row's label was sent with; ln K in the first block.
+        final_nats: `(N,)` the same under the probe fitted on all rows: what the data cost once the probe is known.
+        block: `(N,)` which block the row was sent in, from 0.
+        groups: `(N,)` its group.
+        starts: rows seen before each block; a block that no group ended in holds no rows.
+    """
+
+    nats: NDArray[np.float64]
+    final_nats: NDArray[np.float64]
+    block: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    starts: tuple[int, ...]
+
+
+def coded(probe: Probe, data: SiteData, order: int, *, outside_dev: bool) -> list[CodedRows]:
+    """Return the costs of every label set in one data order.
+
+    Args:
+        probe: unfitted.
+        data: of the site.
+        order: which seeded permutation of the groups; it also chooses the seed of a stochastic probe.
+        outside_dev: stop early by the outside dev rows, as published; else a probe holds out some of what was sent.
+    """
+    label_sets = [labels for _, _, labels in data.label_sets]
+    train = data.labels.rows("train")
+    sent = train[sending_order(data.labels.groups[train], data.seeds[0], order)]
+    X = data.states["train"][np.searchsorted(train, sent)]
+    groups = data.labels.groups[sent]
+    ends = block_ends(groups)
+    targets = [labels.y[sent] for labels in label_sets]
+    dev = data.labels.rows("dev")
+    held_out = (data.states["dev"], [labels.y[dev] for labels in label_sets]) if outside_dev else None
+    seed = data.seeds[order % len(data.seeds)]
+    distinct = sorted(set(ends))
+    fits = fitted_prefixes(probe, X, targets, distinct, seed, held_out)
+    block = np.searchsorted(ends, np.arange(len(sent)), side="right")
+    rows = [labels.take(sent) for labels in label_sets]
+    return [
+        CodedRows(
+            _sequential_nats([fits_of_end[m] for fits_of_end in fits], X, rows[m], distinct),
+            _nats(fits[-1][m], X, rows[m], slice(0, len(sent)), seen=targets[m]),
+            block,
+            groups,
+            (0, *ends[:-1]),
+        )
+        for m in range(len(label_sets))
+    ]
+
+
+def sending_order(groups: NDArray[np.int64], seed: int, order: int) -> NDArray[np.int64]:
+    """Return `(N,)` row indices: whole groups in a seeded random order, with the rows of a group in their own order."""
+    names, index = np.unique(groups, return_inverse=True)
+    place = generator(seed, "data order", order).permutation(len(names))
+    return np.argsort(place[index.reshape(-1)], kind="stable")
+
+
+def block_ends(groups: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return where blocks end: at the first group boundary at or after each fraction of the rows. Some blocks may be
+    empty.
+    """
+    n = len(groups)
+    boundaries = np.append(np.flatnonzero(np.diff(groups)) + 1, n)
+    wanted = [fraction * n - 1e-9 for fraction in FRACTIONS]
+    return tuple(boundaries[np.searchsorted(boundaries, wanted)].tolist())
+
+
+def fitted_prefixes(
+    probe: Probe,
+    X: NDArray[np.float32],
+    targets: Sequence[NDArray[np.int64]],
+    ends: Sequence[int],
+    seed: int,
+    dev: Dev | None,
+) -> list[list[Probe | None]]:
+    """Fit the probe on the first `end` rows, for each end and label set; the fits are `[e][m]`.
+
+    None where the rows hold one class only, or dev holds none of their classes: no probe can be fitted there.
+    """
+    usable = [[_can_fit(y[:end], None if dev is None else dev[1][m]) for m, y in enumerate(targets)] for end in ends]
+    early = sum(not all(sets) for sets in usable)  # more rows never hold fewer classes: these come first
+    found = [
+        _early_fits(probe, X, targets, end, seed, dev, sets) for end, sets in zip(ends[:early], usable, strict=False)
+    ]
+    later = probe.fit_prefixes(X, targets, ends[early:], [seed], dev=dev) if early < len(ends) else []
+    for of_end in later:
+        found.append([of_set[0] for of_set in of_end])
+    return found
+
+
+def _early_fits(
+    probe: Probe,
+    X: NDArray[np.float32],
+    targets: Sequence[NDArray[np.int64]],
+    end: int,
+    seed: int,
+    dev: Dev | None,
+    usable: Sequence[bool],
+) -> list[Probe | None]:
+    """Fit a prefix on which only some of the label sets can be fitted."""
+    chosen = [m for m, can in enumerate(usable) if can]
+    held_out = None if dev is None else (dev[0], [dev[1][m] for m in chosen])
+    fits = probe.fit_many(X[:end], [targets[m][:end] for m in chosen], [seed], dev=held_out) if chosen else []
+    by_set = {m: fits_of_set[0] for m, fits_of_set in zip(chosen, fits, strict=True)}
+    return [by_set.get(m) for m in range(len(targets))]
+
+
+def _can_fit(y: NDArray[np.int64], dev: NDArray[np.int64] | None) -> bool:
+    classes = np.unique(y)
+    return len(classes) > 1 and (dev is None or bool(np.isin(dev, classes).any()))
+
+
+def _sequential_nats(
+    fits: Sequence[Probe | None], X: NDArray[np.float32], labels: Labels, ends: Sequence[int]
+) -> NDArray[np.float64]:
+    parts = [np.full(ends[0], math.log(len(labels.classes)))]
+    for fit, start, end in zip(fits, ends, ends[1:], strict=False):
+        parts.append(_nats(fit, X, labels, slice(start, end), seen=labels.y[:start]))
+    return np.concatenate(parts)
+
+
+def _nats(
+    fit: Probe | None, X: NDArray[np.float32], labels: Labels, rows: slice, *, seen: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return −ln((1 − w) p + w/K) of the rows' labels. Without a fit, p is the frequency in `seen`, where each label is
+    counted once more than it occurred.
+    """
+    n_classes = len(labels.classes)
+    y = labels.y[rows]
+    if fit is None:
+        p = ((np.bincount(seen, minlength=n_classes) + 1.0) / (len(seen) + n_classes))[y]
+    else:
+        p = np.exp(np.concatenate(list(_log_probabilities(fit, X, labels, rows))))
+    return np.asarray(-np.log((1.0 - UNIFORM_WEIGHT) * p + UNIFORM_WEIGHT / n_classes))
+
+
+def _log_probabilities(fit: Probe, X: NDArray[np.float32], labels: Labels, rows: slice) -> list[NDArray[np.float64]]:
+    """Return ln p of each row's own label, in blocks of rows."""
+    found = []
+    for low in range(rows.start, rows.stop, _BLOCK):
+        part = np.arange(low, min(low + _BLOCK, rows.stop))
+        logs = predict(fit, X[part], labels.take(part)).log_probabilities
+        assert logs is not None  # the analysis accepts no probe without probabilities
+        found.append(logs[np.arange(len(part)), labels.y[part]])
+    return found

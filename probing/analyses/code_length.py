@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from probing.analyses._online_code import FRACTIONS, UNIFORM_WEIGHT, CodedRows, coded
+from probing.analyses._fits import FRACTIONS, UNIFORM_WEIGHT, CodedRows, coded
 from probing.contracts.analysis import Analysis, SiteData
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.labels import Labels
-from probing.measures._predictions import gives_probabilities
+from probing.measures._rows import gives_probabilities
 from probing.results.analysis import Point
 
 BITS, MIXED = "bits", "mixed nats+bits"

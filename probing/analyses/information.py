@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from probing.analyses._fits import Sampled, States, fits_of, measure_of, point, score_of, score_predictions
 from probing.contracts.analysis import Analysis, SiteData
 from probing.contracts.measure import Measure
-from probing.contracts.prediction import Prediction
+from probing.contracts.measure import Prediction
 from probing.contracts.probe import Probe
 from probing.labels import Labels
-from probing.measures._predictions import gives_probabilities
-from probing.measures._temperatures import tempers_of
+from probing.measures._rows import gives_probabilities
+from probing.measures._rows import tempers_of
 from probing.results.analysis import Point
 from probing.statistics.clusters import Resampler
 
@@ -31,7 +31,7 @@ class Information(Analysis):
     H_V are cross-entropies in bits per label on the test rows (a probability is taken as at least 2⁻⁵⁰, as in the
     measure `log_loss`). H_V(Y) is that of the train label frequencies; the others are those of the probe, fitted on
     train, on X, on B beside zeros of X's width, and on B beside X; the probe standardises what it reads, and how sure
-    it is, is chosen on dev (`measures/_temperatures.py`). It gives these points, for the task and every draw of every
+    it is, is chosen on dev (`measures/_rows.py`). It gives these points, for the task and every draw of every
     control: `label_entropy` (or `baseline_entropy`), `conditional_entropy`, and their difference, `usable_information`
     (or `conditional_information`), for controls also its mean over draws. The interval of a difference is paired; it
     covers the sampling of test clusters and of seeds, for a mean over draws also that of draws.

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from probing.contracts.executor import Executor, Worker
     from probing.contracts.intervention import Edit, Intervention
     from probing.contracts.measure import Measure
-    from probing.contracts.prediction import Prediction
+    from probing.contracts.measure import Prediction
     from probing.contracts.probe import Probe
     from probing.contracts.reader import CorpusReader
-    from probing.contracts.row_blocks import RowBlocks
-    from probing.contracts.state_control import StateControl, StateSource
+    from probing.contracts.probe import RowBlocks
+    from probing.contracts.control import StateControl, StateSource
     from probing.contracts.task import Task
 
 _HOMES = {

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts.state_control import Ints, Probed, StateControl, StateSource, StateTable
+from probing.contracts.control import Ints, Probed, StateControl, StateSource, StateTable
 from probing.controls._draws import check_draws, refuse_label_as_key, refuse_missing_key, refuse_rare_key, usable_keys
 from probing.errors import DegenerateDesign, unknown_name
 from probing.labels import Labels

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts.state_control import Ints, Probed, StateControl, StateSource, StateTable
+from probing.contracts.control import Ints, Probed, StateControl, StateSource, StateTable
 from probing.errors import BadParameter, UnknownSite, unknown_name
 
 

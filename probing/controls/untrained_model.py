@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts.state_control import Ints, Probed, StateControl, StateSource, StateTable
+from probing.contracts.control import Ints, Probed, StateControl, StateSource, StateTable
 from probing.errors import BadParameter, ProvenanceMismatch
 
 

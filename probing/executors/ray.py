@@ -25,7 +25,7 @@ from probing.contracts.executor import (
     as_work_error,
 )
 from probing.errors import MissingDependency, ProbingError
-from probing.executors._reaping import reaped
+from probing.executors.processes import reaped
 from probing.executors._units import RETRIES, begin, check_options, cores, lost, no_start, stalled
 
 

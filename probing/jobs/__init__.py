@@ -199,7 +199,7 @@ class ExtractOptions(Job):
     ) -> Store:
         """Run `probing.extract` with these options."""
         options = self.given_to(pb.extract) | {"dtype": self.store_dtype}  # `dtype` of a job is that of computing
-        options["executor"] = import_module("probing.executors._run_until_done").executor_of(
+        options["executor"] = import_module("probing.executors._units").executor_of(
             self.executor, self.workers, self.threads
         )
         for name in ("workers", "threads", *(["tokens_per_batch"] if self.tokens_per_batch is None else [])):
@@ -311,7 +311,7 @@ class TrainOptions(Job):
         """Run `probing.train` on one task and merge its results into those in `to`; `controls` are used in addition to
         those of the options.
         """
-        fitting = import_module("probing.training.mixed_tasks").fitting(task, corpus, self)
+        fitting = import_module("probing.training.comparing").fitting(task, corpus, self)
         own = {"task": task, "controls": [*self.controls, *controls] or None, **fitting}
         shared = {"array_size": array_size, "array_index": array_index, "progress": progress}
         return pb.train(**self.given_to(pb.train) | own | {"store": store, "corpus": corpus, "to": to} | shared)

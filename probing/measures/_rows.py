@@ -5,14 +5,33 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
-
 import numpy as np
 from numpy.typing import NDArray
-
 from probing.contracts.measure import Measure
-from probing.contracts.prediction import Prediction
+from probing.contracts.measure import Prediction
 from probing.errors import BadParameter
 from probing.labels import Labels
+from typing import Any
+import numpy as np
+from numpy.typing import NDArray
+from probing.contracts.measure import Measure
+from probing.contracts.measure import Prediction
+from probing.contracts.probe import Probe
+from probing.errors import BadParameter
+from probing.labels import Labels
+from probing.statistics.clusters import Resampler
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from probing.contracts.measure import Measure
+from probing.contracts.measure import Prediction
+from probing.contracts.probe import Probe
+from probing.labels import Labels
+
+
 
 Ints = NDArray[np.int64]
 
@@ -151,3 +170,197 @@ class OneVsRest(Measure):
 def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return `part / whole`, NaN where the whole is 0."""
     return np.asarray(np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), np.nan))
+
+
+_CELLS = 1 << 24
+_NEARLY_ONE = 0.01
+
+
+def predict(probe: Probe, X: NDArray[Any], labels: Labels) -> Prediction:
+    """Return a fitted probe's predictions for the N rows of `labels`, with log probabilities of all K columns where it
+    has any.
+
+    A class the probe has never seen has log probability -inf. Of several labels at once the logs are `(N, K, 2)`, of
+    not having and having each.
+    """
+    n_classes = len(labels.classes)
+    if labels.kind == "labels":
+        each: Any = probe
+        both = each.log_probabilities(X) if gives_probabilities(probe) else None
+        return Prediction(np.asarray(probe.predict(X), np.int64), both, labels)
+    if not n_classes:
+        return Prediction(np.asarray(probe.predict(X), np.float64), labels=labels)
+    if not gives_probabilities(probe):
+        return Prediction(np.asarray(probe.predict(X), np.int64), labels=labels)
+    classifier: Any = probe
+    known = np.asarray(classifier.classes_, np.int64)
+    logs = np.full((len(X), n_classes), -np.inf)
+    logs[:, known] = _checked(classifier.predict_log_proba(X), (len(X), len(known)), probe)
+    # No second pass over X where the prediction is the argmax of these.
+    values = logs.argmax(1) if probe.predicts_most_probable else np.asarray(probe.predict(X), np.int64)
+    return Prediction(values, logs, labels)
+
+
+def _checked(logs: Any, shape: tuple[int, int], probe: Probe) -> NDArray[np.float64]:
+    """Return log probabilities of which each row sums to one: of others an accuracy or bits would be false.
+
+    Raises:
+        BadParameter: what a probe returned is none.
+    """
+    found = np.asarray(logs)
+    if found.shape != shape or found.dtype.kind not in "fiu":
+        said = f"{found.shape} of {found.dtype}"
+    else:
+        totals = np.exp(found.astype(np.float64)).sum(1)
+        wrong = np.flatnonzero(~(np.abs(totals - 1) < _NEARLY_ONE))
+        if not len(wrong):
+            return found.astype(np.float64, copy=False)
+        said = f"a row whose probabilities sum to {totals[wrong[0]]:.4g}"
+    raise BadParameter(
+        f"{type(probe).__name__}.predict_log_proba gives no log probabilities",
+        needed=f"natural logs of shape {shape}, whose exponentials sum to 1 in each row",
+        found=said,
+        next_step="end it in scipy.special.log_softmax(scores, axis=1)",
+    )
+
+
+def gives_probabilities(probe: Any) -> bool:
+    """Return whether a classifier has class probabilities, by scikit-learn's convention; wrapped estimators are looked
+    into.
+    """
+    probe = getattr(probe, "base", None) or probe  # of several labels at once: what is fitted on each
+    wrapped = getattr(probe, "estimator", None)
+    return hasattr(probe, "predict_log_proba") and (wrapped is None or hasattr(wrapped, "predict_proba"))
+
+
+def resampled(measure: Measure, y: NDArray[Any], prediction: Prediction, resampler: Resampler) -> NDArray[np.float64]:
+    """Return the scores `(R,)` on the resamples, in blocks so that float32 weights are never widened all at once."""
+    weights = resampler.weights
+    step = len(weights) if weights.dtype == np.float64 else max(1, _CELLS // weights.shape[1])
+    blocks = (weights[low : low + step].astype(np.float64, copy=False) for low in range(0, len(weights), step))
+    return np.concatenate([measure.resampled(y, prediction, resampler.groups, block) for block in blocks])
+
+
+Floats = NDArray[np.float64]
+_OF_NONE = -50 * float(np.log(2.0))  # what measures take the log of 0 for
+_ROWS = 4096  # of dev at most: one number needs no more
+_STEPS, _TOLERANCE = 50, 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Tempers:
+    """The temperatures of one fit: numbers that its log odds are multiplied by.
+
+    Attributes:
+        temperatures: `(1,)`; of several labels at once `(C,)`.
+        priors: `(1, K)` label frequencies of train; of several labels `(C, 2)`.
+    """
+
+    temperatures: Floats
+    priors: Floats
+
+    def applied(self, prediction: Prediction) -> Prediction:
+        """Return the prediction with its tempered log probabilities; values and log probabilities stay."""
+        if prediction.log_probabilities is None:
+            return prediction
+        logs = _by_label(prediction.log_probabilities)
+        found = [_tempered(logs[:, c], t, prior) for c, (t, prior) in enumerate(zip(*self._each, strict=True))]
+        return replace(prediction, tempered=np.stack(found, axis=1).reshape(prediction.log_probabilities.shape))
+
+    @property
+    def _each(self) -> tuple[list[float], Floats]:
+        return self.temperatures.tolist(), self.priors
+
+
+def tempers_of(fits: Sequence[Probe], labels: Labels, X: Any, measures: Iterable[Measure]) -> list[Tempers] | None:
+    """Return the temperatures of the fits of one label set on its dev rows, whose states are X; None if no measure
+    counts bits.
+    """
+    rows = labels.rows("dev")
+    if not any(one.counts_bits for one in measures) or not all(map(gives_probabilities, fits)) or not len(rows):
+        return None
+    within = calibrating(labels)
+    if not isinstance(X, np.ndarray):  # laid out or streamed: read as a whole
+        return [tempers_from(predict(fit, X, labels.take(rows)).take(within), labels) for fit in fits]
+    return [tempers_from(predict(fit, X[within], labels.take(rows[within])), labels) for fit in fits]
+
+
+def calibrating(labels: Labels) -> NDArray[np.int64]:
+    """Return which of the dev rows temperatures are chosen on: at most 4,096, evenly spaced.
+
+    Of rows whose input train has as well a probe is surer than of new ones: they do not count, where there are others.
+    """
+    rows = labels.rows("dev")
+    within = np.arange(len(rows))
+    if labels.fresh is not None and labels.fresh[rows].any():
+        within = np.flatnonzero(labels.fresh[rows])
+    return within[np.linspace(0, len(within) - 1, min(len(within), _ROWS)).astype(np.int64)]
+
+
+def tempers_from(prediction: Prediction, labels: Labels) -> Tempers:
+    """Return the temperatures from a fit's predictions for the `calibrating` dev rows."""
+    assert prediction.log_probabilities is not None  # the caller asked whether there are any
+    logs, within = _by_label(prediction.log_probabilities), calibrating(labels)
+    y = labels.y[labels.rows("dev")][within].reshape(len(within), -1)
+    trained = labels.y[labels.rows("train")].reshape(-1, y.shape[1])
+    priors = np.stack([np.bincount(of, minlength=logs.shape[2]) / len(of) for of in trained.T])
+    return Tempers(np.array([temperature(logs[:, c], y[:, c], prior) for c, prior in enumerate(priors)]), priors)
+
+
+def temperature(logs: Floats, y: NDArray[np.int64], prior: Floats) -> float:
+    """Return the t ≥ 0 that minimises mean log loss + (t − 1)² / 2N of log p ∝ log prior + t (log p − log prior).
+
+    It is convex in t. The penalty counts as one row that says that the probe knows how sure it is: t stays finite
+    where all rows are right, and near 1 where rows are few. At t = 0 only the label frequencies are left.
+
+    Args:
+        logs: `(N, K)` natural logs of what the probe says.
+        y: `(N,)` codes.
+        prior: `(K,)` label frequencies of train; rows of a class that it has not are left out.
+
+    References:
+        Guo et al. 2017, On calibration of modern neural networks, §4.2 (there without a prior or a penalty).
+    """
+    known = prior > 0
+    kept = known[y]
+    n = int(kept.sum())
+    if not n or known.sum() < 2:
+        return 1.0
+    offsets, own = np.log(prior[known]), (np.cumsum(known) - 1)[y[kept]]
+    scores = _finite(logs[kept][:, known]) - offsets
+    chosen = scores[np.arange(n), own]
+    if float((scores @ prior[known] - chosen).mean()) >= 1 / n:
+        return 0.0  # the loss rises from there on
+    t, low, high = 1.0, 0.0, np.inf
+    for _ in range(_STEPS):
+        p = np.exp(log_softmax(offsets + t * scores, axis=1))
+        mean = (p * scores).sum(1)
+        slope = float((mean - chosen).mean()) + (t - 1) / n
+        curvature = float(((p * scores**2).sum(1) - mean**2).mean()) + 1 / n
+        low, high = (low, t) if slope > 0 else (t, high)
+        after = t - slope / curvature
+        if not low <= after <= high:  # where log loss is flat, Newton's step is too long
+            after = (low + high) / 2 if np.isfinite(high) else 2 * t + 1
+        if abs(after - t) <= _TOLERANCE * (1 + t):
+            return float(after)
+        t = after
+    return float(t)
+
+
+def _by_label(logs: Floats) -> Floats:
+    """Return the logs as `(N, C, K)`; for classes, C is 1."""
+    return logs if logs.ndim == 3 else logs[:, None]
+
+
+def _finite(logs: Floats) -> Floats:
+    return np.where(np.isneginf(logs), _OF_NONE, logs)
+
+
+def _tempered(logs: Floats, t: float, prior: Floats) -> Floats:
+    """Return the tempered logs `(N, K)`; those of a class that is not in train stay as the probe gives them."""
+    known = prior > 0
+    if known.sum() < 2:
+        return logs
+    offsets, found = np.log(prior[known]), logs.copy()
+    found[:, known] = log_softmax(offsets + t * (_finite(logs[:, known]) - offsets), axis=1)
+    return found

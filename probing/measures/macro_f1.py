@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.contracts.measure import Measure
-from probing.contracts.prediction import Prediction
+from probing.contracts.measure import Prediction
 
 
 class MacroF1(Measure):

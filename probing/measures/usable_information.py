@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.contracts.measure import Measure
-from probing.contracts.prediction import Prediction
+from probing.contracts.measure import Prediction
 from probing.errors import BadParameter
 from probing.labels import Labels
 from probing.measures._rows import log_probabilities
@@ -23,7 +23,7 @@ class UsableInformation(Measure):
     H_V(Y) is the cross-entropy of the rows scored under the label frequencies of train, the best prediction without a
     state; H_V(Y|X) is the probe's log loss after its confidence was scaled on dev. Each is at most 50 bits a row.
     Unlike mutual information it can grow by processing and is bounded by what this family of probes can compute.
-    Confidence is scaled by a factor fitted on dev, if there is a dev split (`measures/_temperatures.py`); without one,
+    Confidence is scaled by a factor fitted on dev, if there is a dev split (`measures/_rows.py`); without one,
     an over-confident probe scores below 0. It misleads if families of probes are compared, and where the label
     frequencies of train and test differ, since part of H_V(Y) is then that difference.
 

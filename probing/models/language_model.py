@@ -370,5 +370,5 @@ class LanguageModel:
         return padded(self._known(batch), starts, padding, self._trunk.device)
 
     def _repr_html_(self) -> str:
-        shown: str = import_module("probing.reporting.cards").card(self)
+        shown: str = import_module("probing.reporting.plots").card(self)
         return shown

@@ -35,7 +35,7 @@ from probing.use.interventions.leace import Leace
 from probing.use.measure import Property, measure_property
 from probing.use.responding import behaviour, slopes
 from probing.verdicts.judging import judge
-from probing.verdicts.verdict import Criteria, Verdict, Word
+from probing.verdicts.use_run import Criteria, Verdict, Word
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

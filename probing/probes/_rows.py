@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
-from probing.contracts.row_blocks import RowBlocks
+from probing.contracts.probe import RowBlocks
 from probing.models.cpu_speed.packing import can_pack, packed, product
 
 _BLOCK = 8192

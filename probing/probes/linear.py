@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
-from probing.contracts.row_blocks import RowBlocks
+from probing.contracts.probe import RowBlocks
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, Dev
 from probing.probes._low_rank import solve_low_rank

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh
 
-from probing.contracts.row_blocks import RowBlocks
+from probing.contracts.probe import RowBlocks
 from probing.errors import BadParameter
 from probing.probes._estimator import Dev, RegressorProbe
 from probing.probes._rows import StreamedMoments, standardise

@@ -12,7 +12,7 @@ from probing.errors import BadParameter
 from probing.labels import Pairs, RowForm
 from probing.probes._descent import DescentSettings, descend
 from probing.probes._estimator import RegressorProbe
-from probing.probes._pair_batches import Batch, Sentences, check_row_form, halves, held_out
+from probing.probes._descent import Batch, Sentences, check_row_form, halves, held_out
 from probing.probes._rows import moments, standardise
 from probing.seeds import generator
 

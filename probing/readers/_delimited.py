@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from probing.errors import BadParameter, CorpusError
-from probing.readers._marks import Bytes, count, has_plain_quotes, holds
+from probing.readers._values import Bytes, count, has_plain_quotes, holds
 from probing.readers._text import read_utf8
 
 QUOTING = ("none", "multiline")

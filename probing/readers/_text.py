@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from probing.errors import BadParameter, CorpusError, unknown_name
-from probing.readers._marks import Bytes, extremes
+from probing.readers._values import Bytes, extremes
 from probing.text.sources import check_file
 
 _NO_TEXT = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from probing.errors import ConfigError
 from probing.files.whole_files import write_atomically
 from probing.reporting.findings import Finding, finding
-from probing.reporting.maps import patching_map, transfer_maps
+from probing.reporting.grids import patching_map, transfer_maps
 from probing.reporting.page import Contents, rendered
 from probing.reporting.plots import save_figures
 from probing.reporting.tables import print_results

@@ -22,7 +22,7 @@ from probing.errors import printable
 from probing.files.whole_files import write_atomically
 from probing.reporting import drawing
 from probing.reporting.blocks import Figure, Section, Table
-from probing.reporting.maps import HeatMap
+from probing.reporting.grids import HeatMap
 from probing.reporting.overview import Entry, Overview, entries, overview
 from probing.reporting.reading import LIMITS, READING, USE_READING
 from probing.reporting.sections import map_section, overview_figure, side_by_side, task_section

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from probing.reporting.references import bibtex
+from probing.reporting.methods import bibtex
 from probing.reporting.wording import decimal, finite, p_value, plural
 from probing.results.use import EditEffect, UseCell, UseResult, answers_said
-from probing.verdicts.verdict import Verdict, Word
+from probing.verdicts.use_run import Verdict, Word
 
 SHORT = {
     Word.NOT_DECODABLE: "not decodable",

@@ -327,7 +327,7 @@ class Corpus:
         return replace(self, examples=tuple(_in_split(e, s) for e, s in zip(self.examples, splits, strict=True)))
 
     def _repr_html_(self) -> str:
-        shown: str = import_module("probing.reporting.cards").card(self)
+        shown: str = import_module("probing.reporting.plots").card(self)
         return shown
 
 

@@ -13,10 +13,10 @@ from probing.contracts.analysis import Analysis
 from probing.contracts.control import Control
 from probing.contracts.executor import Executor, WorkPlan
 from probing.contracts.measure import Measure
-from probing.contracts.state_control import StateControl
+from probing.contracts.control import StateControl
 from probing.contracts.task import Task
 from probing.errors import BadParameter, UnitFailed, unknown_name
-from probing.executors._run_until_done import executor_of, sole_error_itself
+from probing.executors._units import executor_of, sole_error_itself
 from probing.files.whole_files import folder_locked
 from probing.states.store import Store
 from probing.statistics.multiplicity import CORRECTIONS, Correction

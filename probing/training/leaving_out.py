@@ -31,7 +31,7 @@ from probing.training.fitting import unit_id
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
 from probing.training.states import States, site_states, unit_states
-from probing.training.transfer_fits import Trained, crossed
+from probing.training.transferring import Trained, crossed
 from probing.training.units import sweep_results
 
 LEAST_ROWS = 50

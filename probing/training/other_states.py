@@ -7,7 +7,7 @@ from functools import partial
 
 from probing.contracts.probe import Probe
 from probing.errors import ProbingError
-from probing.measures._temperatures import tempers_of
+from probing.measures._rows import tempers_of
 from probing.training.build import StateSet
 from probing.training.fitting import OtherFits, Unit, fits_of, has_converged
 from probing.training.plan import Plan

@@ -14,11 +14,11 @@ from probing.contracts.analysis import Analysis
 from probing.contracts.control import Control
 from probing.contracts.measure import Measure
 from probing.contracts.probe import Probe
-from probing.contracts.state_control import Probed, StateControl
+from probing.contracts.control import Probed, StateControl
 from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite, unknown_name
 from probing.labels import Kind, Labels, check_laid_out
-from probing.measures._predictions import gives_probabilities
+from probing.measures._rows import gives_probabilities
 from probing.models.site import select_sites
 from probing.provenance import digest, model_called
 from probing.recipes import build_task, full_recipe, normalised, spec_of

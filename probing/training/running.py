@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from probing.contracts.executor import Executor, Report, Worker, WorkerSlot, WorkPlan, WorkUnit
 from probing.errors import BadParameter, DamagedUnit, ProvenanceMismatch
-from probing.executors._run_until_done import complete
+from probing.executors._units import complete
 from probing.results.analysis import AnalysisResult
 from probing.results.probe import ProbeResult
 from probing.states.store import Store

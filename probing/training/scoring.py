@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.contracts.measure import Measure
-from probing.contracts.prediction import Prediction
+from probing.contracts.measure import Prediction
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.labels import Labels
-from probing.measures._predictions import predict, resampled
-from probing.measures._temperatures import Tempers
+from probing.measures._rows import predict, resampled
+from probing.measures._rows import Tempers
 from probing.results.probe import Comparison, Gain, MeasureResult, Score
 from probing.statistics.bootstrap import (
     MANY,

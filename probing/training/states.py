@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import embedding_bag
 
 from probing.contracts.probe import Probe
-from probing.contracts.row_blocks import RowBlocks
+from probing.contracts.probe import RowBlocks
 from probing.errors import BadParameter, NonFiniteStates
 from probing.labels import Labels, Pairs
 from probing.states.store import Store

@@ -24,7 +24,7 @@ from probing.use.measure import measure_property
 from probing.use.subjects import Subjects
 from probing.verdicts.judging import judge
 from probing.verdicts.use_run import UseRun, write_use_run
-from probing.verdicts.verdict import Criteria
+from probing.verdicts.use_run import Criteria
 
 VERSION = 10  # raised when a number of a `UseResult`, or how one is kept, changes
 FOLDER = "use"

@@ -8,14 +8,193 @@ from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
 from probing.errors import InputError
 from probing.files.whole_files import write_atomically
 from probing.results.use import UseResult, answers_said, write_use_results
-from probing.verdicts.verdict import Verdict
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib import import_module
+from probing.results.use import Decodability, UseCell
+from collections.abc import Sequence
+from probing.results.use import EditEffect, UseCell, UseResult
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class Word(StrEnum):
+    """The possible verdicts on the use of a property."""
+
+    NOT_DECODABLE = "not decodable"
+    NOT_TESTED = "decodable, use not tested"
+    INCONCLUSIVE = "decodable, use inconclusive"
+    USED_SUBSPACE = "decodable and used (class-mean subspace)"
+    USED_SITE = "decodable and used (site; subspace not identified)"
+    NO_MATERIAL_USE = "decodable, no material use found"
+    NOT_ALONE = "decodable, no material use at this place alone; together with others it is used"
+
+    @property
+    def coarse(self) -> str:
+        """The verdict in one of four words: `used`, `decodable only`, `not decodable` or `inconclusive`."""
+        if self in (Word.USED_SUBSPACE, Word.USED_SITE):
+            return "used"
+        only = dict.fromkeys((Word.NO_MATERIAL_USE, Word.NOT_ALONE), "decodable only")
+        return {Word.NOT_DECODABLE: "not decodable", **only}.get(self, "inconclusive")
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """Holds the thresholds that numbers are judged by.
+
+    Attributes:
+        q: false discovery rate over properties, and level of every test.
+        epsilon: smallest effect of interest, in SDs of the clean output (see `EditEffect`).
+        least_coverage: smallest share of labelled rows that must have counterparts.
+        least_groups: smallest effective number of groups of each class.
+        least_agreeing: smallest share of the random assignments of the fitting folds (that of the verdict included)
+            that must repeat its claim.
+        least_completeness: smallest completeness of the swap at which "no material use" may be a verdict.
+        most_off_distribution: largest share of edited rows outside the clean states' 99 % region that is not flagged.
+    """
+
+    q: float = 0.05
+    epsilon: float = 0.1
+    least_coverage: float = 0.8
+    least_groups: int = 30
+    least_agreeing: float = 0.6
+    least_completeness: float = 0.8
+    most_off_distribution: float = 0.2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """States a hypothesis about one property at one place, for one behaviour and data.
+
+    Attributes:
+        task, behaviour, model, site, position: names of what it is about.
+        word: the verdict itself, such as `decodable, no material use found`.
+        flags: short qualifications of it.
+        reason: sentence that says what decided it, with the numbers.
+        overturned_by: sentence that says what would change it.
+        decodability, evidence: the numbers of the gate and of the edits; None: not measured.
+        coverage, n_rows: share and number of rows in the experiment.
+        epsilon: smallest effect of interest that was asked for, in SDs.
+        unit: hash of everything that determined the numbers; "" if not known.
+    """
+
+    task: str
+    behaviour: str
+    model: str
+    site: str
+    position: str
+    word: Word
+    flags: tuple[str, ...]
+    reason: str
+    overturned_by: str
+    decodability: Decodability | None
+    evidence: UseCell | None
+    coverage: float | None = None
+    n_rows: int | None = None
+    epsilon: float = Criteria.epsilon
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        claims = (Word.USED_SITE, Word.USED_SUBSPACE, Word.NO_MATERIAL_USE, Word.NOT_ALONE)
+        if self.word in claims and self.evidence is None:
+            raise ValueError(f"no {self.word!r} without an intervention record")
+
+    @property
+    def place(self) -> str:
+        """Name of the place, such as `resid.3@query`."""
+        return f"{self.site}@{self.position}" if self.position else self.site
+
+    @property
+    def text(self) -> str:
+        """The verdict in words; if positions together are used, with the other positions named."""
+        if self.word is not Word.NOT_ALONE or self.evidence is None:
+            return str(self.word)
+        return str(self.word).replace("others", " and ".join(self.evidence.together_with))
+
+    def to_json(self) -> str:
+        """Return the verdict as one JSON line."""
+        return json.dumps(asdict(self), sort_keys=True, default=str)
+
+    def __str__(self) -> str:
+        of = f" of {self.model}" if self.model else ""
+        parts = [f"{self.task} at {self.place}{of}: {self.text}", f"[{', '.join(self.flags)}]" if self.flags else ""]
+        return f"{' '.join(part for part in parts if part)}. {self.reason} {self.overturned_by}"
+
+    def _repr_html_(self) -> str:
+        shown: str = import_module("probing.reporting.plots").card(self)
+        return shown
+
+
+def effect_said(what: str, edit: EditEffect, by: str, result: UseResult, criteria: Criteria) -> str:
+    """Return a sentence on the effect of an edit that was shown by τ or by U."""
+    asked = f"at least {criteria.epsilon} SD is asked for"
+    if by == "U":
+        moved = f"{edit.whole_effect_size:.2f} SD{_apart(result)}"
+        return f"{what} moves the output by {moved} (adjusted p {edit.whole_effect_p_adjusted:.2g}; {asked})."
+    share, low, high = edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high
+    mediated = "" if share is None else f", {share:.2f} [{low:.2f}, {high:.2f}] of the natural difference"
+    interval = f"[{edit.effect_size_low:.2f}, {edit.effect_size_high:.2f}]"
+    along = f"{edit.effect_size:.2f} {interval} SD along the natural contrast"
+    return f"{what} moves the output by {along}{mediated} (adjusted p {edit.p_adjusted:.2g}; {asked})."
+
+
+def _apart(result: UseResult) -> str:
+    """Say in what an effect shows that its mean along the contrast does not show; empty where there is nothing."""
+    if result.dimensions != 1:
+        return ", off the natural contrast or otherwise in each stratum"
+    kinds = [*(["strata"] if result.n_strata > 1 else []), *(["pairs of classes"] if result.n_classes > 2 else [])]
+    return f", which differs between {' and '.join(kinds)}" if kinds else ""
+
+
+def undecided_said(cell: UseCell, level: float, criteria: Criteria, *, incomplete: bool) -> str:
+    """Return a sentence that says why neither use nor its absence is claimed."""
+    mde = f"(smallest detectable effect {cell.subspace.smallest_detectable_effect:.3f} SD)"
+    if incomplete:
+        return f"Inconclusive: the swap is incomplete at every dose {mde}."
+    for what, edit in (("the class-mean swap", cell.subspace), ("the interchange", cell.whole)):
+        if edit.p_adjusted <= level:
+            return (
+                f"Inconclusive: an effect of {what} is shown, {_size_said(edit, criteria)}, but neither that it "
+                f"reaches {criteria.epsilon} SD nor that it stays below {mde}."
+            )
+    return f"Inconclusive: an effect is neither shown nor bounded below {criteria.epsilon} SD {mde}."
+
+
+def bound_said(cell: UseCell, p: float, criteria: Criteria) -> str:
+    """Return a sentence that says how small the effects of both edits are."""
+    edits: Sequence[EditEffect] = (cell.subspace, cell.whole)
+    low, high = min(edit.effect_size_low90 for edit in edits), max(edit.effect_size_high90 for edit in edits)
+    whole = max(edit.off_high for edit in edits)
+    return (
+        f"Both edits move the output by less than {criteria.epsilon} SD: 90 % intervals along the natural contrast in "
+        f"[{low:.3f}, {high:.3f}], what of it the contrast may hide below {whole:.3f} (equivalence p {p:.2g})."
+    )
+
+
+def together_said(cell: UseCell, joint: EditEffect, criteria: Criteria, *, alone: bool) -> str:
+    """Return a sentence on the effect of exchanging the states of all positions together; `alone`: another position has
+    such an effect by itself.
+    """
+    others = " and ".join(cell.together_with)
+    said = f"Exchanged together with {others}, states move the output by {_size_said(joint, criteria)}"
+    return (
+        f"{said}; {'one of these' if len(cell.together_with) > 1 else others} does so by itself."
+        if alone
+        else f"{said}."
+    )
+
+
+def _size_said(edit: EditEffect, criteria: Criteria) -> str:
+    along, whole, p = edit.effect_size, edit.whole_effect_size, edit.whole_effect_p_adjusted
+    if abs(along) < criteria.epsilon <= whole and p < edit.p_adjusted:
+        return f"{whole:.3f} SD in all (adjusted p {p:.2g})"
+    interval = f"[{edit.effect_size_low:.3f}, {edit.effect_size_high:.3f}]"
+    return f"{along:.3f} {interval} SD (adjusted p {edit.p_adjusted:.2g})"
 
 
 @dataclass(frozen=True)
@@ -88,7 +267,7 @@ class UseRun:
         return import_module("probing.reporting.plots").plot_use(self)
 
     def _repr_html_(self) -> str:
-        shown: str = import_module("probing.reporting.cards").card(self)
+        shown: str = import_module("probing.reporting.plots").card(self)
         return shown
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from probing.analyses._online_code import CodedRows, block_ends, coded, fitted_prefixes, sending_order
+from probing.analyses._fits import CodedRows, block_ends, coded, fitted_prefixes, sending_order
 from probing.analyses.code_length import MIXED, CodeLength, points_of
 from probing.contracts.analysis import SiteData
 from probing.errors import BadParameter

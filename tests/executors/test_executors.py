@@ -19,7 +19,7 @@ import pytest
 
 from probing.contracts.executor import Executor, Outcome, Report, WorkerFactory, WorkerSlot, WorkPlan
 from probing.errors import BadParameter, NonFiniteStates, Stalled, UnitFailed, UnsupportedModel, WorkerLost, WorkError
-from probing.executors import _run_until_done
+from probing.executors import _units
 from probing.executors.processes import Processes
 from tests.conftest import ROOT
 from tests.samples.work_samples import Squares, executor, plan, run
@@ -277,7 +277,7 @@ def test_signals_end_a_worker_without_a_word_whatever_it_is_doing(when: str, tmp
 REAPED = """
 import os, subprocess, sys, time
 from pathlib import Path
-from probing.executors._reaping import reaped
+from probing.executors.processes import reaped
 with reaped():
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)  # as Ray's agents: nobody's but its own
     Path(sys.argv[1], f"made-{child.pid}").touch()
@@ -358,7 +358,7 @@ def test_an_executor_s_word_counts_for_nothing(squares: Squares) -> None:
 
 
 def test_units_done_by_others_meanwhile_are_waited_for(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_run_until_done, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(_units, "POLL_SECONDS", 0.01)
     whole, looks = plan(2), []
 
     def busy() -> set[str]:
@@ -368,7 +368,7 @@ def test_units_done_by_others_meanwhile_are_waited_for(squares: Squares, monkeyp
         return {whole.units[1].id} if len(looks) < 5 else set()
 
     missing = lambda: squares.missing(whole)  # noqa: E731
-    _run_until_done.complete(whole, executor("inline"), squares, lambda size: None, missing=missing, busy=busy)
+    _units.complete(whole, executor("inline"), squares, lambda size: None, missing=missing, busy=busy)
     assert squares.results() == {0: "0", 1: "1"} and squares.tries(1) == 0
 
 

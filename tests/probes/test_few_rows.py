@@ -14,10 +14,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from probing.contracts.prediction import Prediction
+from probing.contracts.measure import Prediction
 from probing.labels import Labels
-from probing.measures._temperatures import Tempers, calibrating, temperature, tempers_from
-from probing.probes._loading import load_probe
+from probing.measures._rows import Tempers, calibrating, temperature, tempers_from
+from probing.probes._estimator import load_probe
 from probing.probes.linear import LinearProbe
 from probing.reporting.findings import finding
 from probing.results.probe import Gain, MeasureResult, ProbeResult, Score

@@ -15,8 +15,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from probing import registry
 from probing.errors import BadParameter, DegenerateDesign, UnsupportedFormat
-from probing.measures._predictions import predict
-from probing.probes._loading import load_probe
+from probing.measures._rows import predict
+from probing.probes._estimator import load_probe
 from probing.probes._rows import moments
 from probing.probes.linear import LinearProbe
 from probing.probes.mlp import MLPProbe, MLPRegressorProbe

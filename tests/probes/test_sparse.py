@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import Lasso, LogisticRegression, OrthogonalMatchingPursuit
 
 from probing.errors import BadParameter, DegenerateDesign
-from probing.probes._loading import load_probe
+from probing.probes._estimator import load_probe
 from probing.probes._rows import StreamedMoments, moments, standardise
 from probing.probes._sparse_objectives import Fit, LogLoss, SquaredLoss, lasso_order
 from probing.probes.linear import LinearProbe

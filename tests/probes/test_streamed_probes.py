@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from probing.contracts.row_blocks import RowBlocks
+from probing.contracts.probe import RowBlocks
 from probing.errors import BadParameter
 from probing.probes._rows import StreamedMoments
 from probing.probes.linear import LinearProbe

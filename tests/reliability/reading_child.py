@@ -18,7 +18,7 @@ import numpy as np
 
 from probing.errors import ProbingError
 from probing.jobs.study import Study
-from probing.probes._loading import load_probe
+from probing.probes._estimator import load_probe
 from probing.registry import get, names
 from probing.results.probe import read_results
 from probing.states.store import Store, store_info

@@ -9,7 +9,7 @@ import pytest
 
 import probing as pb
 from probing.errors import BadParameter, CannotReachFile, UnknownName
-from probing.reporting.cards import card
+from probing.reporting.plots import card
 from probing.reporting.drawing import save
 from probing.reporting.plots import plot_results, plot_use
 from probing.results.analysis import AnalysisResult, Point

@@ -18,7 +18,7 @@ from probing import reporting
 from probing.errors import ConfigError, InputError
 from probing.reporting import findings, page
 from probing.reporting.charts import panel_chart
-from probing.reporting.maps import confusion_map
+from probing.reporting.grids import confusion_map
 from probing.reporting.overview import entries, overview
 from probing.reporting.page import Contents
 from probing.reporting.panels import score_panels

@@ -22,7 +22,7 @@ from probing.reporting.charts import panel_chart
 from probing.reporting.overview import entries, overview
 from probing.reporting.page import Contents
 from probing.reporting.plots import save_figures
-from probing.reporting.references import keys_of
+from probing.reporting.methods import keys_of
 from probing.reporting.use_panels import use_panels, uses
 from probing.reporting.use_words import MARKS, SHORT, flags_said, use_bibtex, use_names, use_paragraph
 from probing.results.patching import read_patching, write_patching
@@ -30,7 +30,7 @@ from probing.results.probe import json_lines
 from probing.results.use import UseResult
 from probing.use.patching.patching import PatchingResult
 from probing.verdicts.use_run import UseRun, write_use_run
-from probing.verdicts.verdict import Word
+from probing.verdicts.use_run import Word
 from tests.reporting.test_reporting import HOSTILE, Page, page_of, upos_like
 from tests.samples.use_report_samples import a_result, run_of
 

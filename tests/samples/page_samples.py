@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from probing.reporting.maps import patching_map, transfer_maps
+from probing.reporting.grids import patching_map, transfer_maps
 from probing.reporting.page import Contents
 from probing.reporting.task_results import by_task
 from probing.reporting.use_panels import uses

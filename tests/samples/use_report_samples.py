@@ -10,7 +10,7 @@ from probing.use.effects import UseOptions
 from probing.use.measure import measure_property
 from probing.verdicts.judging import judge
 from probing.verdicts.use_run import UseRun
-from probing.verdicts.verdict import Criteria
+from probing.verdicts.use_run import Criteria
 from tests.samples.use_samples import sample
 
 TASK, BEHAVIOUR, MODEL = "upos", "next_token:answers=was|were", "tiny-gpt2"

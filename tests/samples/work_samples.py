@@ -12,7 +12,7 @@ from pathlib import Path
 from probing import registry
 from probing.contracts.executor import Executor, Report, Worker, WorkerSlot, WorkPlan, WorkUnit, unit_id
 from probing.errors import NonFiniteStates, UnsupportedModel
-from probing.executors._run_until_done import complete
+from probing.executors._units import complete
 
 
 def plan(count: int) -> WorkPlan:

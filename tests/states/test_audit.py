@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from probing.errors import UntrustedFile
-from probing.states.store.audit import AuditLimits, audit
+from probing.states.store.verify import AuditLimits, audit
 from tests.conftest import ROOT
 from tests.samples import hostile_hdf5 as hostile
 from tests.samples import store_samples as sample
@@ -22,7 +22,7 @@ from tests.samples import store_samples as sample
 ONE_OF_EACH = """
 import sys, h5py
 from probing.errors import UntrustedFile
-from probing.states.store.audit import audit
+from probing.states.store.verify import audit
 for path in sys.argv[1:]:
     with h5py.File(path, "r") as file:
         try:

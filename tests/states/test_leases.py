@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from probing.cli.commands import app
 from probing.errors import StoreBusy
-from probing.executors import _run_until_done
+from probing.executors import _units
 from probing.models.language_model import LanguageModel
 from probing.provenance import canonical_json
 from probing.states.extraction import extract, shard_work
@@ -184,7 +184,7 @@ def reads_of_two_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Co
         return read(model, examples, start, *rest)
 
     monkeypatch.setattr(shard_work, "read_shard", slow)
-    monkeypatch.setattr(_run_until_done, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(_units, "POLL_SECONDS", 0.02)
     readers = [model(), model()]  # before the threads: weights are drawn from a generator that these would share
     threads = [threading.Thread(target=lambda one=one: found.append(run(folder, one))) for one in readers]
     for thread in threads:
@@ -224,7 +224,7 @@ def test_without_leases_shards_are_computed_twice_and_the_store_is_the_same(
 def test_the_shard_of_a_run_that_died_elsewhere_is_computed_once_its_lease_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_run_until_done, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(_units, "POLL_SECONDS", 0.02)
     whole = run(tmp_path / "whole")
     folder = tmp_path / "s"
     folder.mkdir()

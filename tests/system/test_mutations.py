@@ -15,7 +15,7 @@ import pytest
 import probing as pb
 from probing.errors import ProbingError
 from probing.jobs.study import Study
-from probing.probes._loading import load_probe
+from probing.probes._estimator import load_probe
 from probing.probes.linear import LinearProbe
 from tests.cli.test_study import GOOD
 from tests.conftest import some

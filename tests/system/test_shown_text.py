@@ -20,7 +20,7 @@ from probing.cli.commands import app
 from probing.errors import BadParameter, ConfigError, InputError, ProbingError, UntrustedFile, printable
 from probing.files.fact_shapes import check_settings, check_shapes
 from probing.jobs.study import Study
-from probing.reporting.cards import card
+from probing.reporting.plots import card
 from probing.reporting.drawing import spec
 from probing.reporting.page import _environment
 from probing.results.probe import read_results

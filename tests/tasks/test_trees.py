@@ -10,7 +10,7 @@ import pytest
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.stats import spearmanr
 
-from probing.contracts.prediction import Prediction
+from probing.contracts.measure import Prediction
 from probing.controls.edge import EdgeControl
 from probing.controls.shuffled_labels import ShuffledLabelsControl
 from probing.errors import BadParameter, CorpusError, DegenerateDesign

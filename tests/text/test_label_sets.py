@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import f1_score
 from sklearn.svm import LinearSVC
 
-from probing.contracts.prediction import Prediction
+from probing.contracts.measure import Prediction
 from probing.controls.shuffled_labels import ShuffledLabelsControl
 from probing.controls.word_type import WordTypeControl
 from probing.errors import BadParameter, DegenerateDesign

@@ -180,7 +180,7 @@ def test_parquet_has_the_promised_columns_and_rows(tmp_path: Path) -> None:
 
 
 def test_saved_probe_predicts_as_the_result_says(tmp_path: Path) -> None:
-    from probing.probes._loading import load_probe
+    from probing.probes._estimator import load_probe
 
     store = tag_store()
     result = run(store, to=tmp_path).best()

@@ -25,7 +25,7 @@ from probing.use.effects import UseOptions
 from probing.use.row_weights import labelled_corpus, rare_classes, without
 from probing.verdicts.judging import judge, read_use_run
 from probing.verdicts.use_run import UseRun, write_use_run
-from probing.verdicts.verdict import Word
+from probing.verdicts.use_run import Word
 from tests.conftest import ROOT
 
 REFERENCE = ROOT / "datasets" / "reference"

@@ -16,7 +16,7 @@ from probing.contracts.edited_model import Instrument, Place
 from probing.errors import BadParameter, DegenerateDesign, UnknownName
 from probing.reporting.drawing import spec, svg
 from probing.reporting.grids import map_chart
-from probing.reporting.maps import HeatMap, ablation_map, patching_map
+from probing.reporting.grids import HeatMap, ablation_map, patching_map
 from probing.reporting.plots import save_map
 from probing.text.corpus import Corpus
 from probing.use.behaviours.next_token import NextToken

@@ -24,7 +24,7 @@ from probing.use.effects import UseOptions
 from probing.use.measure import Property, measure_property
 from probing.use.twins import sampled_pairs, twin_rows
 from probing.verdicts.judging import judge, read_use_run
-from probing.verdicts.verdict import Word
+from probing.verdicts.use_run import Word
 from tests.conftest import ROOT
 
 QUICK = UseOptions(curve=False, details=False, null=False)

@@ -10,12 +10,12 @@ from typing import Literal
 from probing._renamed import takes_old_names
 from probing.contracts.executor import Executor, WorkerFactory
 from probing.errors import BadParameter
-from probing.executors._run_until_done import complete, executor_of, sole_error_itself
+from probing.executors._units import complete, executor_of, sole_error_itself
 from probing.models.language_model import LanguageModel
 from probing.models.site import are_module_paths
 from probing.provenance import digest
 from probing.states.extraction.reading_options import TOKENS_PER_BATCH, LongInputs, check_corpus, reading_of
-from probing.states.extraction.shard_plan import ShardPlan
+from probing.states.extraction.reading_options import ShardPlan
 from probing.states.extraction.shard_reading import ReadingOptions
 from probing.states.extraction.shard_work import (
     StoreToFill,

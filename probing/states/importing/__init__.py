@@ -18,7 +18,7 @@ from probing.states.importing.rows import MatchedRows, match_rows, scope_of
 from probing.states.importing.store import Arrays, copy_store, received, shard_content
 from probing.states.store import Store, StoreWriter
 from probing.states.store.format import ITEM_BYTES, STATE_TYPES, check_name
-from probing.states.store.shard_starts import shard_starts
+from probing.states.store.commit_record import shard_starts
 from probing.states.store.writer import refuse_foreign
 from probing.system.machine import with_typed_errors
 from probing.text.alignment import check_words

@@ -291,5 +291,5 @@ class Store:
         return np.concatenate([np.empty(0, np.int64), *parts])
 
     def _repr_html_(self) -> str:
-        shown: str = import_module("probing.reporting.cards").card(self)
+        shown: str = import_module("probing.reporting.plots").card(self)
         return shown

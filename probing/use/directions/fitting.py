@@ -26,7 +26,7 @@ from probing.use.experiment import Experiment
 from probing.use.interventions.leace import Leace
 from probing.use.subjects import Subjects
 from probing.verdicts.use_run import UseRun
-from probing.verdicts.verdict import Verdict
+from probing.verdicts.use_run import Verdict
 
 Ints = NDArray[np.int64]
 

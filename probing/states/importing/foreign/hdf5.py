@@ -13,7 +13,7 @@ from probing.files.strict_json import strict_json
 from probing.states.importing.foreign.job import Limits
 from probing.states.importing.foreign.protocol import BLOCK_BYTES, Sender
 from probing.states.importing.foreign.sources import open_source
-from probing.states.store.audit import AuditLimits, audit, refuse
+from probing.states.store.verify import AuditLimits, audit, refuse
 
 SENTENCES = "sentence_to_index"
 _METADATA = "/metadata/"  # what `probing store export` says of the store; it is not believed

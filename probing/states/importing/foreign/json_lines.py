@@ -15,7 +15,7 @@ from probing.files.strict_json import strict_json
 from probing.states.importing.foreign.job import Limits
 from probing.states.importing.foreign.protocol import Sender
 from probing.states.importing.foreign.sources import SourceFile
-from probing.states.store.audit import refuse
+from probing.states.store.verify import refuse
 
 
 def read_neurox_json(files: Sequence[SourceFile], sender: Sender, limits: Limits) -> None:

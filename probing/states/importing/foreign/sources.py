@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from probing.states.store.audit import refuse
+from probing.states.store.verify import refuse
 
 FREE_BYTES = 64 << 20  # so large a file may be as sparse as it likes
 RATIO = 100
