@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from probing.use.directions import apply_direction, export_directions, read_directions
     from probing.use.run import intervene
     from probing.verdicts.judging import judge
-    from probing.verdicts.use_run import UseRun
-    from probing.verdicts.use_run import Verdict
+    from probing.verdicts.verdict import UseRun, Verdict
 
 _HOMES = {
     "Corpus": "text.corpus",

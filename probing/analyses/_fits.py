@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
 from probing import registry
 from probing.contracts.analysis import SiteData
-from probing.contracts.measure import Measure
-from probing.contracts.measure import Prediction
+from probing.contracts.measure import Measure, Prediction
 from probing.contracts.probe import Probe
 from probing.labels import Labels
-from probing.measures._rows import predict, resampled
-from probing.measures._rows import Tempers
+from probing.measures._rows import Tempers, predict, resampled
 from probing.results.analysis import Point
-from probing.statistics.clusters import Resampler
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-import numpy as np
-from numpy.typing import NDArray
-from probing.contracts.analysis import SiteData
-from probing.contracts.probe import Probe
-from probing.labels import Labels
-from probing.measures._rows import predict
 from probing.seeds import generator
-
-
+from probing.statistics.clusters import Resampler
 
 States = Mapping[str, NDArray[Any]]
 

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from probing.analyses._fits import Sampled, States, fits_of, measure_of, point, score_of, score_predictions
 from probing.contracts.analysis import Analysis, SiteData
-from probing.contracts.measure import Measure
-from probing.contracts.measure import Prediction
+from probing.contracts.measure import Measure, Prediction
 from probing.contracts.probe import Probe
 from probing.labels import Labels
-from probing.measures._rows import gives_probabilities
-from probing.measures._rows import tempers_of
+from probing.measures._rows import gives_probabilities, tempers_of
 from probing.results.analysis import Point
 from probing.statistics.clusters import Resampler
 

@@ -122,7 +122,7 @@ def _heading(model: str, task: str, labels: tuple[str, ...], behaviour: str) -> 
 
 def _table(rows: list[dict[str, Any]], width: int) -> Any:
     words, wording = import_module("probing.reporting.use_words"), import_module("probing.reporting.wording")
-    verdicts = import_module("probing.verdicts.use_run")
+    verdicts = import_module("probing.verdicts.verdict")
     table = _columns("site", "position", "kind", right=("dims", "norm", "effect, SD"), left=("verdict",))
     if width >= _WIDE:
         table.add_column("file", overflow="fold")

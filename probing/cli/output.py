@@ -211,7 +211,7 @@ def finish_report(job: Any, quiet: bool, as_json: bool) -> None:
     tables = [Path(job.results) / f"{name}.parquet" for name in ("results", "verdicts")]
     for table in filter(Path.is_file, tables):
         say(f"{table.stem}: {table}")
-    failures = import_module("probing.results.failures").read_failures(Path(job.results))
+    failures = import_module("probing.results.analysis").read_failures(Path(job.results))
     warn([f"{failure.name} failed: {failure.text}" for failure in failures])
 
 

@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probing.contracts.analysis import Analysis
     from probing.contracts.behaviour import Behaviour, Readout
-    from probing.contracts.control import Control
+    from probing.contracts.control import Control, StateControl, StateSource
     from probing.contracts.edited_model import Instrument
     from probing.contracts.executor import Executor, Worker
     from probing.contracts.intervention import Edit, Intervention
-    from probing.contracts.measure import Measure
-    from probing.contracts.measure import Prediction
-    from probing.contracts.probe import Probe
+    from probing.contracts.measure import Measure, Prediction
+    from probing.contracts.probe import Probe, RowBlocks
     from probing.contracts.reader import CorpusReader
-    from probing.contracts.probe import RowBlocks
-    from probing.contracts.control import StateControl, StateSource
     from probing.contracts.task import Task
 
 _HOMES = {

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
-from probing.labels import Labels
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
+
 import numpy as np
 from numpy.typing import NDArray
-from probing.labels import Labels
 
+from probing.labels import Labels
 
 
 class Control(ABC):

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
-import numpy as np
-from numpy.typing import NDArray
-from probing.labels import Kind, Labels
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
-from probing.labels import Labels
 
+from probing.labels import Kind, Labels
 
 
 @dataclass(frozen=True)

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy as shallow
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
+
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from sklearn.base import BaseEstimator, clone
+
 from probing import registry
-from probing.errors import OldAttributes
+from probing.errors import BadParameter, OldAttributes
 from probing.files.whole_files import write_atomically
 from probing.labels import Kind, RowForm
-from collections.abc import Iterator
-from copy import copy as shallow
-from typing import Any, Protocol
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
-from probing.errors import BadParameter
-
 
 
 class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Set
+from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
-from probing.contracts.executor import Outcome, Report, Worker, WorkerFactory, WorkerSlot, WorkUnit, as_work_error
-from probing.errors import BadParameter, Stalled, WorkerLost
-from probing.system import stopping
-from probing.system.child_processes import EndsWithParent
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Set
-from contextlib import closing, contextmanager
-from probing.contracts.executor import Executor, Outcome, Report, WorkerFactory, WorkPlan, WorkUnit
+
+from probing.contracts.executor import (
+    Executor,
+    Outcome,
+    Report,
+    Worker,
+    WorkerFactory,
+    WorkerSlot,
+    WorkPlan,
+    WorkUnit,
+    as_work_error,
+)
 from probing.errors import (
     BadParameter,
     CorruptShard,
@@ -26,14 +30,16 @@ from probing.errors import (
     NonFiniteStates,
     NotRepresentable,
     ProbingError,
+    Stalled,
     StoreBusy,
     StoreError,
     UnitFailed,
+    WorkerLost,
     WorkError,
 )
 from probing.recipes import build
-
-
+from probing.system import stopping
+from probing.system.stopping import EndsWithParent
 
 RETRIES = 3
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import secrets
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -13,8 +17,10 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from pickle import PicklingError, UnpicklingError
 from typing import Any
+
 from probing.contracts.executor import Executor, Outcome, Report, WorkerFactory, WorkerSlot, WorkPlan, WorkUnit
 from probing.errors import BadParameter
 from probing.executors._units import (
@@ -30,18 +36,7 @@ from probing.executors._units import (
     serve,
     stalled,
 )
-from probing.system.child_processes import EndsWithParent
-import os
-import secrets
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-
-
+from probing.system.stopping import EndsWithParent
 
 _STOP_SECONDS = 10.0
 

@@ -21,7 +21,7 @@ from probing.errors import ConfigError, ProbingError, unknown_name
 from probing.jobs.flag_values import check_one_file_each, named_pairs
 from probing.models.site import are_module_paths
 from probing.reference import PREFIX, folder
-from probing.results.failures import run_all
+from probing.results.analysis import run_all
 
 if TYPE_CHECKING:
     from probing.states.store import Store

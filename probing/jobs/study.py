@@ -19,7 +19,7 @@ from probing.jobs.use import UseOptionsOfJob
 from probing.provenance import canonical_json
 from probing.reference import folder as shipped_folder
 from probing.reference import shipped
-from probing.results.failures import run_all
+from probing.results.analysis import run_all
 from probing.system.machine import check_target
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from probing.jobs import MODEL_HELP, CorpusOptions, Job, Many, option
 
 if TYPE_CHECKING:
     from probing.text.corpus import Corpus
-    from probing.verdicts.use_run import UseRun
+    from probing.verdicts.verdict import UseRun
 
 
 class UseOptionsOfJob(Job):
@@ -74,7 +74,7 @@ class UseOptionsOfJob(Job):
         loaded = pb.LanguageModel.load(model, **self.given_to(pb.LanguageModel.load))
         measured = import_module("probing.use.effects").UseOptions
         options = measured(**self.given_to(measured) | {"comparisons": tuple(self.comparisons)})
-        criteria = import_module("probing.verdicts.use_run").Criteria(epsilon=self.epsilon)
+        criteria = import_module("probing.verdicts.verdict").Criteria(epsilon=self.epsilon)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DoubtfulAnswer)  # commands say it once, below their tables
             own = {"model": loaded, "corpus": corpus, "to": to, "progress": progress}

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
-from probing.contracts.measure import Measure
-from probing.contracts.measure import Prediction
-from probing.errors import BadParameter
-from probing.labels import Labels
-from typing import Any
-import numpy as np
-from numpy.typing import NDArray
-from probing.contracts.measure import Measure
-from probing.contracts.measure import Prediction
+from scipy.special import log_softmax
+
+from probing.contracts.measure import Measure, Prediction
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.labels import Labels
 from probing.statistics.clusters import Resampler
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import log_softmax
-from probing.contracts.measure import Measure
-from probing.contracts.measure import Prediction
-from probing.contracts.probe import Probe
-from probing.labels import Labels
-
-
 
 Ints = NDArray[np.int64]
 

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts.measure import Measure
-from probing.contracts.measure import Prediction
+from probing.contracts.measure import Measure, Prediction
 from probing.measures._rows import indicators, log_probabilities
 
 

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from probing.contracts.measure import Measure
-from probing.contracts.measure import Prediction
+from probing.contracts.measure import Measure, Prediction
 from probing.measures._rows import runs, words_of
 
 SHORTEST, LONGEST = 5, 50  # words of the sentences scored

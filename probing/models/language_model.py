@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from probing.errors import BadParameter
 from probing.models.adapters.huggingface import HuggingFaceTrunk, known_ids
 from probing.models.adapters.module import Call, ModuleTrunk, vocabulary_of
-from probing.models.batching import PaddedBatch
-from probing.models.cpu_speed.parallel_batches import ParallelBatches, many_passes
+from probing.models.batching import PaddedBatch, ParallelBatches, many_passes
 from probing.models.discovery.parts import Sides
 from probing.models.loading.identity import ModelSource, model_identity, tokenizer_identity, untrained_twin
 from probing.models.loading.pretrained import check_tokenizer, load

@@ -29,13 +29,13 @@ from probing.plantbench.scoring import Rule
 from probing.results.use import UseResult
 from probing.seeds import generator
 from probing.use.contrasts import sums_by
+from probing.use.effect_sums import behaviour, slopes
 from probing.use.effects import UseOptions
 from probing.use.interventions.inlp import Inlp
 from probing.use.interventions.leace import Leace
 from probing.use.measure import Property, measure_property
-from probing.use.responding import behaviour, slopes
 from probing.verdicts.judging import judge
-from probing.verdicts.use_run import Criteria, Verdict, Word
+from probing.verdicts.verdict import Criteria, Verdict, Word
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -18,7 +18,7 @@ from probing.plantbench.yardstick import SignedMeans, Yardstick
 from probing.seeds import generator
 from probing.use.contrasts import sums_by
 from probing.use.discriminant import Discriminant, Moments
-from probing.use.responding import behaviour
+from probing.use.effect_sums import behaviour
 
 USED, UNUSED = 0.10, 0.02
 FAINT = USED / 2  # where s_c is far below s_Y, E alone would call unused what is nearly an effect that counts

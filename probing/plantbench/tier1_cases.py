@@ -8,10 +8,31 @@ from dataclasses import dataclass
 import numpy as np
 
 from probing.errors import BadParameter, unknown_name
-from probing.plantbench import tier1_plants as plants
 from probing.plantbench.compiling import LAYERS, Circuit, Floats
 from probing.plantbench.prompts import POSITIONS, Language, Lexicon
-from probing.plantbench.tier1_draft import GATE, MOVE, Draft
+from probing.plantbench.tier1_draft import (
+    GATE,
+    MOVE,
+    Draft,
+    absent,
+    cancelled,
+    classes,
+    continuous,
+    distributed,
+    dormant,
+    dose_trap,
+    exclusive_or,
+    high_norm,
+    identity_label,
+    interaction,
+    opposed,
+    plain,
+    redundant,
+    self_repair,
+    stratum_dependent,
+    unequal_length,
+    weak,
+)
 
 FAMILIES = ("gpt2", "llama")
 TWINS = ("unused", "used")
@@ -90,43 +111,43 @@ _OPPOSED = {
 }
 
 CASES: Mapping[int, Spec] = {
-    1: Spec("plain", plants.plain),
-    2: Spec("absent", plants.absent, twins=("unused",)),
-    3: Spec("high norm", plants.high_norm),
-    4: Spec("unequal length", plants.unequal_length, sub_label="norm-mediated", sub_until=MOVE),
-    5: Spec("correlated", plants.plain, weights=_correlated),
-    6: Spec("cancelled read", plants.cancelled),
-    7: Spec("opposed paths", plants.opposed, marks=_OPPOSED),
-    8: Spec("weak", plants.weak),
-    9: Spec("distributed", plants.distributed),
-    10: Spec("XOR", plants.exclusive_or, lexicon=_PARITY, sub_label="site only", sub_until=GATE),
-    11: Spec("redundant", plants.redundant, marks={("resid.1", "query"): "used"}),
+    1: Spec("plain", plain),
+    2: Spec("absent", absent, twins=("unused",)),
+    3: Spec("high norm", high_norm),
+    4: Spec("unequal length", unequal_length, sub_label="norm-mediated", sub_until=MOVE),
+    5: Spec("correlated", plain, weights=_correlated),
+    6: Spec("cancelled read", cancelled),
+    7: Spec("opposed paths", opposed, marks=_OPPOSED),
+    8: Spec("weak", weak),
+    9: Spec("distributed", distributed),
+    10: Spec("XOR", exclusive_or, lexicon=_PARITY, sub_label="site only", sub_until=GATE),
+    11: Spec("redundant", redundant, marks={("resid.1", "query"): "used"}),
     12: Spec(
         "self-repair",
-        plants.self_repair,
+        self_repair,
         marks={("resid.1", "query"): "used", ("resid.1", "subject"): "unused"},
     ),
-    13: Spec("dormant", plants.dormant),
+    13: Spec("dormant", dormant),
     14: Spec(
         "stale",
-        plants.plain,
+        plain,
         cells={"unused": _at("subject", _LATE), "used": _at("subject", _EARLY)},
     ),
     15: Spec(
         "not yet moved",
-        plants.plain,
+        plain,
         cells={"unused": _at("query", _EARLY), "used": _at("subject", _EARLY)},
     ),
-    16: Spec("interaction", plants.interaction, reads_c=False),
-    17: Spec("stratum-dependent code", plants.stratum_dependent),
-    18: Spec("five classes", plants.classes, lexicon=_FIVE),
-    19: Spec("continuous", plants.continuous, lexicon=_REAL),
-    20: Spec("rare class", plants.plain, weights=_rare, rows=8000),
-    21: Spec("identity label", plants.identity_label, lexicon=_PARTITION),
-    22: Spec("dose trap", plants.dose_trap),
-    23: Spec("four classes", plants.classes, lexicon=_FOUR),
-    24: Spec("four Zipf classes", plants.classes, lexicon=_FOUR, weights=_zipf),
-    28: Spec("seventeen Zipf classes", plants.classes, lexicon=_SEVENTEEN, weights=_zipf, rows=4000),
+    16: Spec("interaction", interaction, reads_c=False),
+    17: Spec("stratum-dependent code", stratum_dependent),
+    18: Spec("five classes", classes, lexicon=_FIVE),
+    19: Spec("continuous", continuous, lexicon=_REAL),
+    20: Spec("rare class", plain, weights=_rare, rows=8000),
+    21: Spec("identity label", identity_label, lexicon=_PARTITION),
+    22: Spec("dose trap", dose_trap),
+    23: Spec("four classes", classes, lexicon=_FOUR),
+    24: Spec("four Zipf classes", classes, lexicon=_FOUR, weights=_zipf),
+    28: Spec("seventeen Zipf classes", classes, lexicon=_SEVENTEEN, weights=_zipf, rows=4000),
 }
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+
 import numpy as np
+
 from probing.plantbench.compiling import HEAD_WIDTH, WIDTH, Circuit, Floats, Head, Unit
 from probing.plantbench.prompts import Language
 from probing.seeds import generator
-import numpy as np
-from probing.plantbench.compiling import Floats
-from probing.seeds import generator
-
-
 
 CONST = 2.0
 IDENTITY = tuple(f"identity.{i}" for i in range(16))

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
+
 from probing.contracts.probe import Probe
-from probing.errors import BadParameter, DegenerateDesign
-from probing.seeds import generator
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from probing.errors import BadParameter, DegenerateDesign
 from probing.labels import Pairs
 from probing.seeds import generator
-
-
 
 Ints = NDArray[np.int64]
 _LEAST_STEPS = 50  # an epoch

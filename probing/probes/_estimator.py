@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
-from probing.contracts.probe import Probe
-from probing.contracts.probe import RowBlocks
-from probing.errors import DegenerateDesign
-import json
-from pathlib import Path
-from typing import Any
-import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+
 from probing import registry
-from probing.contracts.probe import Probe
-from probing.errors import BadParameter, UnsupportedFormat
+from probing.contracts.probe import Probe, RowBlocks
+from probing.errors import BadParameter, DegenerateDesign, UnsupportedFormat
 from probing.system.machine import with_typed_errors
-
-
 
 FLOATS = (np.float64, np.float32)
 Dev = tuple[Any, Any] | None

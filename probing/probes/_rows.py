@@ -14,7 +14,7 @@ from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 from probing.contracts.probe import RowBlocks
-from probing.models.cpu_speed.packing import can_pack, packed, product
+from probing.models.cpu_speed import can_pack, packed, product
 
 _BLOCK = 8192
 _ROWS_IN_CACHE = 1024

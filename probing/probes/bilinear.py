@@ -12,9 +12,17 @@ from torch.nn import functional
 
 from probing.errors import DegenerateDesign
 from probing.labels import Pairs, RowForm
-from probing.probes._descent import DescentSettings, descend
+from probing.probes._descent import (
+    Batch,
+    DescentSettings,
+    Sentences,
+    check_choices,
+    check_row_form,
+    descend,
+    halves,
+    held_out,
+)
 from probing.probes._estimator import ClassifierProbe
-from probing.probes._descent import Batch, Sentences, check_choices, check_row_form, halves, held_out
 from probing.probes._rows import moments, standardise
 from probing.seeds import generator
 

@@ -10,9 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from probing.errors import BadParameter
 from probing.labels import Pairs, RowForm
-from probing.probes._descent import DescentSettings, descend
+from probing.probes._descent import Batch, DescentSettings, Sentences, check_row_form, descend, halves, held_out
 from probing.probes._estimator import RegressorProbe
-from probing.probes._descent import Batch, Sentences, check_row_form, halves, held_out
 from probing.probes._rows import moments, standardise
 from probing.seeds import generator
 

@@ -9,20 +9,19 @@ import math
 import re
 import sys
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
-from probing.errors import CorpusError
-from probing.text.corpus import Label
-from probing.text.text_forms import composed, named
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
+from probing.errors import CorpusError
+from probing.text.corpus import Label
+from probing.text.grouping import composed, named
 
 
 def is_scalar(value: Any) -> bool:

@@ -15,15 +15,14 @@ from probing.reporting.tables import print_results
 from probing.reporting.task_results import by_task
 from probing.reporting.use_panels import uses
 from probing.reporting.use_tables import print_verdicts
-from probing.results.analysis import AnalysisResult, read_analyses
-from probing.results.failures import Failure, read_failures
+from probing.results.analysis import AnalysisResult, Failure, read_analyses, read_failures
 from probing.results.patching import NAME as PATCHING
 from probing.results.patching import read_patching
 from probing.results.probe import ProbeResult, read_results
 from probing.results.transfer import CrossResult, read_cross
 from probing.system.machine import with_typed_errors
 from probing.verdicts.judging import read_use_run
-from probing.verdicts.use_run import UseRun
+from probing.verdicts.verdict import UseRun
 
 __all__ = ["Finding", "finding", "print_results", "print_verdicts", "report", "write_report"]
 

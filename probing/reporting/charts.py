@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
+
 from probing.errors import printable
 from probing.reporting.panels import Curve, Panel
 from probing.reporting.wording import decimal
-from collections.abc import Sequence
-
-
 
 Chart = dict[str, Any]
 Row = dict[str, Any]

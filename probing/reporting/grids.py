@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from probing.errors import BadParameter, printable
-from probing.reporting.charts import INK, Chart, Row, layer, named, nominal, rounded, shape_encodings, tip
-from probing.reporting.charts import ink
-from probing.reporting.overview import Cell, Overview
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
-from probing.errors import BadParameter
+
+from probing.errors import BadParameter, printable
+from probing.reporting.charts import INK, Chart, Row, ink, layer, named, nominal, rounded, shape_encodings, tip
+from probing.reporting.overview import Cell, Overview
 from probing.reporting.task_results import TaskResults, site_order
 from probing.reporting.wording import decimal, measure_title, plural
 from probing.results.patching import PatchingResult

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-from probing.reporting.task_results import TaskResults, model_of, not_saved
-from probing.reporting.wording import count, measure_title, plural
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
-
+from probing.reporting.task_results import TaskResults, model_of, not_saved
+from probing.reporting.wording import count, measure_title, plural
 
 _CORRECTIONS = {"holm": "Holm-adjusted", "bh": "adjusted for the false discovery rate (Benjamini and Hochberg)"}
 

@@ -19,8 +19,7 @@ from probing.results.probe import ProbeResult, Score
 from probing.results.use import UseCell
 from probing.system.screen import shown
 from probing.verdicts.decodability import DECODABLE, NOT_JUDGED, SELECTIVE, Judgement, baseline_value
-from probing.verdicts.use_run import UseRun
-from probing.verdicts.use_run import Verdict, Word
+from probing.verdicts.verdict import UseRun, Verdict, Word
 
 _GAIN, _SELECTIVITY, _SCORE = "gain over the best baseline", "selectivity", "score on test"
 _STRENGTH = (SELECTIVE, DECODABLE)

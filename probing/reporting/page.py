@@ -21,16 +21,15 @@ from markupsafe import Markup
 from probing.errors import printable
 from probing.files.whole_files import write_atomically
 from probing.reporting import drawing
-from probing.reporting.blocks import Figure, Section, Table
+from probing.reporting.blocks import LIMITS, READING, USE_READING, Figure, Section, Table
 from probing.reporting.grids import HeatMap
 from probing.reporting.overview import Entry, Overview, entries, overview
-from probing.reporting.reading import LIMITS, READING, USE_READING
 from probing.reporting.sections import map_section, overview_figure, side_by_side, task_section
 from probing.reporting.task_results import TaskResults, model_of
 from probing.reporting.use_panels import Use
 from probing.reporting.use_sections import use_section
 from probing.reporting.wording import plural
-from probing.results.failures import Failure
+from probing.results.analysis import Failure
 
 MAX_BYTES = 3_000_000
 _TEMPLATES = files("probing.reporting") / "templates"

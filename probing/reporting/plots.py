@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from probing.errors import unknown_name
+
+from markupsafe import Markup, escape
+
+from probing.errors import printable, unknown_name
+from probing.provenance import model_called
 from probing.reporting.charts import Chart, panel_chart
 from probing.reporting.drawing import altair_chart, file_name, save, together
-from probing.reporting.grids import map_chart, overview_chart
-from probing.reporting.grids import HeatMap, ablation_map, confusion_map, patching_map, transfer_maps
-from probing.reporting.overview import overview
+from probing.reporting.grids import (
+    HeatMap,
+    ablation_map,
+    confusion_map,
+    map_chart,
+    overview_chart,
+    patching_map,
+    transfer_maps,
+)
+from probing.reporting.overview import entries, overview
 from probing.reporting.panels import analysis_panels, loss_panel, score_panels
 from probing.reporting.task_results import TaskResults, by_task, distinct
 from probing.reporting.use_panels import Use, use_panels, uses
-from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
-from markupsafe import Markup, escape
-from probing.errors import printable
-from probing.provenance import model_called
-from probing.reporting.overview import entries, overview
-from probing.reporting.task_results import by_task
-from probing.reporting.use_panels import uses
 from probing.reporting.warnings import warnings_of_task
 from probing.reporting.wording import plural
 from probing.text.sources import split_order
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from probing.results.probe import ProbeResult
     from probing.results.transfer import CrossResult
     from probing.use.patching.ablating import AblationResult
-    from probing.verdicts.use_run import UseRun
+    from probing.verdicts.verdict import UseRun
 
 
 def plot_results(

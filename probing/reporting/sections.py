@@ -10,12 +10,10 @@ from typing import Any
 from probing.reporting.blocks import Figure, Fold, Kind, Number, Section, Table, Words, number
 from probing.reporting.charts import described, panel_chart
 from probing.reporting.findings import Finding, finding, judge
-from probing.reporting.grids import map_chart, overview_chart
-from probing.reporting.grids import HeatMap, confusion_map
-from probing.reporting.methods import methods_paragraph, names_used
+from probing.reporting.grids import HeatMap, confusion_map, map_chart, overview_chart
+from probing.reporting.methods import bibtex, methods_paragraph, names_used
 from probing.reporting.overview import Overview
 from probing.reporting.panels import Panel, analysis_panels, chosen_result, loss_panel, quantities, score_panels
-from probing.reporting.methods import bibtex
 from probing.reporting.tables import summary_rows
 from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
 from probing.reporting.use_panels import Use, use_panels

@@ -10,8 +10,7 @@ import numpy as np
 from probing.reporting.panels import Curve, Panel, Point, Role
 from probing.reporting.use_words import MARKS, SHORT
 from probing.results.use import EditEffect, UseCell, UseResult
-from probing.verdicts.use_run import UseRun
-from probing.verdicts.use_run import Verdict, Word
+from probing.verdicts.verdict import UseRun, Verdict, Word
 
 _APART = 0.14  # of a step between sites, between lines of different positions
 _FAR = (-1e12, 1e12)

@@ -15,7 +15,7 @@ from probing.reporting.wording import count, decimal, p_value, plural, short
 from probing.results.patching import PatchingResult
 from probing.results.use import EditEffect, UseCell, answers_said
 from probing.system.screen import shown
-from probing.verdicts.use_run import Verdict, Word
+from probing.verdicts.verdict import Verdict, Word
 
 if TYPE_CHECKING:
     from probing.use.patching.ablating import AblationResult

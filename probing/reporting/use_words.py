@@ -7,7 +7,7 @@ from typing import Any
 from probing.reporting.methods import bibtex
 from probing.reporting.wording import decimal, finite, p_value, plural
 from probing.results.use import EditEffect, UseCell, UseResult, answers_said
-from probing.verdicts.use_run import Verdict, Word
+from probing.verdicts.verdict import Verdict, Word
 
 SHORT = {
     Word.NOT_DECODABLE: "not decodable",

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, NoReturn, Self
 from probing import errors
 from probing.errors import NotEnoughMemory
 from probing.system import stopping
-from probing.system.child_processes import end_with
 from probing.system.ending import block
+from probing.system.stopping import end_with
 
 HANG_SECONDS = 30.0
 NEAR = 0.7  # of the limit: only then is a process that does nothing taken for one that waits for memory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from probing.tasks._trees import ROOT, TreeTask, heads
+from probing.tasks._columns import ROOT, TreeTask, heads
 from probing.text.corpus import Example
 
 EDGE, NONE = "edge", "no edge"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.tasks._trees import ROOT, TreeTask, heads
+from probing.tasks._columns import ROOT, TreeTask, heads
 from probing.text.corpus import Example
 
 

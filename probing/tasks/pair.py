@@ -7,8 +7,7 @@ from typing import Any
 from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
 from probing.labels import Kind
-from probing.tasks._columns import class_name, kind_of, number
-from probing.tasks._trees import COMBINED, pair_row_form
+from probing.tasks._columns import COMBINED, class_name, kind_of, number, pair_row_form
 from probing.text.corpus import Corpus, Example
 
 

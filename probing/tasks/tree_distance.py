@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.labels import Kind
-from probing.tasks._trees import TreeTask, path_lengths
+from probing.tasks._columns import TreeTask, path_lengths
 from probing.text.corpus import Example
 
 

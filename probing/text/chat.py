@@ -11,17 +11,14 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
+
 import numpy as np
+
 from probing.errors import AlignmentError, BadParameter
 from probing.provenance import digest
-from probing.system.child_processes import child_environment
+from probing.system.stopping import child_environment
 from probing.text.alignment import Encoded
 from probing.text.corpus import Corpus, Example
-import json
-import sys
-from typing import Any
-
-
 
 MEMORY = 2 << 30  # bytes of address space above what the libraries take
 SECONDS = 60.0  # of one conversation

@@ -12,9 +12,21 @@ from typing import Any
 from probing import registry
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.system.machine import with_typed_errors
-from probing.text.grouping import Ints, first_crossing, random_splits, unit_names, units_of
+from probing.text.grouping import (
+    Ints,
+    Label,
+    are_decomposed,
+    compact,
+    composed,
+    first_crossing,
+    interned,
+    named,
+    once,
+    random_splits,
+    unit_names,
+    units_of,
+)
 from probing.text.sources import SPLITS, Source, parts_of, split_order
-from probing.text.text_forms import Label, are_decomposed, compact, composed, interned, named, once
 
 _WALKING = -2
 

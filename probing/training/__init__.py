@@ -10,17 +10,15 @@ from sklearn.base import BaseEstimator
 
 from probing._renamed import takes_old_names
 from probing.contracts.analysis import Analysis
-from probing.contracts.control import Control
+from probing.contracts.control import Control, StateControl
 from probing.contracts.executor import Executor, WorkPlan
 from probing.contracts.measure import Measure
-from probing.contracts.control import StateControl
 from probing.contracts.task import Task
 from probing.errors import BadParameter, UnitFailed, unknown_name
 from probing.executors._units import executor_of, sole_error_itself
 from probing.files.whole_files import folder_locked
 from probing.states.store import Store
 from probing.statistics.multiplicity import CORRECTIONS, Correction
-from probing.system.machine import with_typed_errors
 from probing.text.corpus import Corpus
 from probing.training.plan import make_plan
 from probing.training.results import ProbeResults, adjusted
@@ -29,7 +27,6 @@ from probing.training.units import sweep_results
 
 
 @takes_old_names
-@with_typed_errors
 def train(
     store: Store | str | Path,
     corpus: Corpus,

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from probing.contracts.analysis import Analysis
-from probing.contracts.control import Control
+from probing.contracts.control import Control, Probed, StateControl, StateSource
 from probing.contracts.measure import Measure
 from probing.contracts.probe import Probe
-from probing.contracts.control import Probed, StateControl, StateSource
 from probing.errors import BadParameter
 from probing.labels import Kind, Labels
 from probing.probes._each_label import EachLabelProbe

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from probing.errors import BadParameter, InputError, ProvenanceMismatch, UnknownName, unknown_name
+
+from probing import registry
+from probing.contracts.task import Task
+from probing.errors import BadParameter, InputError, NotForThisTask, ProvenanceMismatch, UnknownName, unknown_name
+from probing.recipes import build_task, normalised
 from probing.results.probe import MeasureResult, ProbeResult, read_results
 from probing.seeds import child_seed
 from probing.statistics.bootstrap import (
@@ -26,19 +32,10 @@ from probing.statistics.bootstrap import (
 from probing.statistics.clusters import EVALUATED, FRACTION, bounded, is_unvaried
 from probing.statistics.multiplicity import CORRECTIONS, Correction, adjust, level_after
 from probing.system.machine import with_typed_errors
-from probing.training.results import NO_SITE
-from probing.training.units import load_samples
-import warnings
-from collections.abc import Sequence
-from typing import Any, Protocol
-from probing import registry
-from probing.contracts.task import Task
-from probing.errors import NotForThisTask
-from probing.recipes import build_task, normalised
 from probing.text.corpus import Corpus
 from probing.training.build import DEFAULT_MEASURES, DEFAULT_PROBES
-
-
+from probing.training.results import NO_SITE
+from probing.training.units import load_samples
 
 _SHARED = ("corpus", "labels", "root_seed", "cluster", "resamples", "version")
 _PREFERRED = ("accuracy", "r2")

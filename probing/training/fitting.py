@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from probing.contracts.analysis import Analysis, SiteData
 from probing.contracts.probe import Probe
 from probing.labels import Labels
-from probing.measures._rows import predict
-from probing.measures._rows import Tempers, tempers_of
+from probing.measures._rows import Tempers, predict, tempers_of
 from probing.provenance import digest
 from probing.recipes import full_recipe
 from probing.results.analysis import AnalysisResult

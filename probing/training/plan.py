@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from probing.contracts.analysis import Analysis
-from probing.contracts.control import Control
+from probing.contracts.control import Control, Probed, StateControl
 from probing.contracts.measure import Measure
 from probing.contracts.probe import Probe
-from probing.contracts.control import Probed, StateControl
 from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite, unknown_name
 from probing.labels import Kind, Labels, check_laid_out

@@ -163,27 +163,29 @@ class Fitter(Worker):
     def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
         """Do the whole unit, unless it is done."""
         task: Fit = unit.payload
+        plan, folder = self._plan, self._done.folder
+        result: ProbeResult | AnalysisResult | None
         if self._told is not None:
             self._told(task.name)
-        if self._done.result(unit) is None:
-            self._done.keep(unit, self._result(task))
+        if self._done.result(unit) is not None:
+            result = None
+        elif task.analysis:
+            given = self._given_states(plan.analyses[task.analysis].given)
+            here = held(self._states(task.site))
+            result = run_analysis(plan, task.analysis, task.unit, here, given and held(given), folder)
+        elif task.site == NO_SITE:
+            result = fit_unit(plan, task.unit, stateless(plan, task.unit[2]), {}, (), folder)
+        else:
+            states = unit_states(plan, task.site, task.unit[2], self._states(task.site))
+            result = fit_unit(plan, task.unit, states, self._baselines, self._others.fits(task.unit), folder)
+        if result is not None:
+            self._done.keep(unit, result)
         report(unit.size)
         return lambda: None
 
     def close(self) -> None:
         """Set the numbers of threads of the process back."""
         self._stack.close()
-
-    def _result(self, task: Fit) -> ProbeResult | AnalysisResult:
-        plan, folder = self._plan, self._done.folder
-        if task.analysis:
-            given = self._given_states(plan.analyses[task.analysis].given)
-            here = held(self._states(task.site))
-            return run_analysis(plan, task.analysis, task.unit, here, given and held(given), folder)
-        if task.site == NO_SITE:
-            return fit_unit(plan, task.unit, stateless(plan, task.unit[2]), {}, (), folder)
-        states = unit_states(plan, task.site, task.unit[2], self._states(task.site))
-        return fit_unit(plan, task.unit, states, self._baselines, self._others.fits(task.unit), folder)
 
     def _states(self, site: str) -> States:
         if self._here[0] != site:

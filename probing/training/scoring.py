@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts.measure import Measure
-from probing.contracts.measure import Prediction
+from probing.contracts.measure import Measure, Prediction
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.labels import Labels
-from probing.measures._rows import predict, resampled
-from probing.measures._rows import Tempers
+from probing.measures._rows import Tempers, predict, resampled
 from probing.results.probe import Comparison, Gain, MeasureResult, Score
 from probing.statistics.bootstrap import (
     MANY,

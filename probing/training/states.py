@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import embedding_bag
 
-from probing.contracts.probe import Probe
-from probing.contracts.probe import RowBlocks
+from probing.contracts.probe import Probe, RowBlocks
 from probing.errors import BadParameter, NonFiniteStates
 from probing.labels import Labels, Pairs
 from probing.states.store import Store

@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+
 from probing._renamed import takes_old_names
 from probing.contracts.measure import Measure
 from probing.contracts.probe import Probe
 from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite
+from probing.labels import Labels
+from probing.measures._rows import Tempers, tempers_of
 from probing.provenance import digest
+from probing.results.probe import Score
 from probing.results.transfer import CrossResult, CrossResults, committed
 from probing.states.store import Store
-from probing.system.machine import with_typed_errors
+from probing.statistics.clusters import Resampler
 from probing.text.corpus import Corpus
-from probing.training.fitting import unit_id
+from probing.training.fitting import fits_of, unit_id
 from probing.training.labelling import input_names
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
+from probing.training.scoring import Sampled, Scores, score_label_set
 from probing.training.states import States, site_states, unit_states
 from probing.training.units import sweep_results
-from collections.abc import Sequence
-from dataclasses import dataclass
-import numpy as np
-from numpy.typing import NDArray
-from probing.contracts.measure import Measure
-from probing.contracts.probe import Probe
-from probing.labels import Labels
-from probing.measures._rows import Tempers, tempers_of
-from probing.results.probe import Score
-from probing.results.transfer import CrossResult
-from probing.statistics.clusters import Resampler
-from probing.training.fitting import fits_of
-from probing.training.plan import Plan
-from probing.training.scoring import Sampled, Scores, score_label_set
-from probing.training.states import States
-
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,6 @@ Source = tuple[Store | str | Path, Corpus]
 
 
 @takes_old_names
-@with_typed_errors
 def transfer(
     sources: Mapping[str, Source],
     *,

@@ -22,11 +22,11 @@ from probing.contracts.edited_model import Instrument, Place
 from probing.errors import BadParameter
 from probing.seeds import child_seed, generator
 from probing.use.contrasts import Averaged, Contrast, FromTo, contrast
-from probing.use.dependence import Dependence
+from probing.use.decoding import Dependence
 from probing.use.discriminant import FoldStates
+from probing.use.effect_sums import behaviour, slopes
 from probing.use.experiment import FOLDS, Experiment, goals
 from probing.use.pairing import Exchanges, exchanges
-from probing.use.responding import behaviour, slopes
 from probing.use.row_weights import NaturalContrast
 
 DOSES = (0.5, 1.0, 1.5, 2.0)

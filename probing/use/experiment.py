@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, DegenerateDesign, TooFewGroups
 from probing.seeds import generator
+from probing.use.contrasts import check_groups, check_twins, within
 from probing.use.strata import BINS, Shares, contrasted, crossed, explained, grouped, imbalance, propensity
-from probing.use.twins import check_groups, check_twins, within
 
 FOLDS = 3
 LEAST_ROWS, LEAST_GROUPS = 10, 5  # of a class, in a stratum and fold

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from probing.contracts.edited_model import Instrument, Place
 from probing.results.use import Decodability, UseCell, UseResult
-from probing.use.deals import redealt
 from probing.use.decoding import decoded
 from probing.use.effect_sums import spared
 from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.experiment import Experiment, plan
 from probing.use.inference import effect, max_t
 from probing.use.measured import Measured, estimates_of, recorded
-from probing.use.nulls import null_error, permuted, random_property, rate_interval
+from probing.use.nulls import null_error, permuted, random_property, rate_interval, redealt
 from probing.use.state_checks import StateChecks, compared
 from probing.use.swapping import dose_curve, exchanged, interchanged, swapped
 

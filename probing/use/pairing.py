@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.seeds import generator
+from probing.use.contrasts import twin_pairs
 from probing.use.experiment import Experiment
-from probing.use.twins import twin_pairs
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -14,9 +14,8 @@ from probing.contracts.task import Task
 from probing.errors import BadParameter
 from probing.recipes import build_task
 from probing.text.corpus import Corpus
-from probing.use.contrasts import Contrast, FromTo, sums_by
+from probing.use.contrasts import Contrast, FromTo, sums_by, twins_of
 from probing.use.experiment import Experiment
-from probing.use.twins import twins_of
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -16,15 +16,13 @@ from probing.models.language_model import LanguageModel
 from probing.provenance import digest, file_sha256, model_called
 from probing.recipes import build, spec_of, text_of
 from probing.results.use import UseResult, read_use_results
-from probing.system.machine import with_typed_errors
 from probing.system.screen import steps_bar
 from probing.text.corpus import Corpus
 from probing.use.effects import UseOptions
 from probing.use.measure import measure_property
 from probing.use.subjects import Subjects
 from probing.verdicts.judging import judge
-from probing.verdicts.use_run import UseRun, write_use_run
-from probing.verdicts.use_run import Criteria
+from probing.verdicts.verdict import Criteria, UseRun, write_use_run
 
 VERSION = 10  # raised when a number of a `UseResult`, or how one is kept, changes
 FOLDER = "use"
@@ -80,7 +78,6 @@ class ResultCache:
 
 
 @takes_old_names
-@with_typed_errors
 def intervene(
     model: LanguageModel,
     corpus: Corpus,

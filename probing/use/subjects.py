@@ -13,11 +13,11 @@ from probing.errors import BadParameter, DegenerateDesign, unknown_name
 from probing.models.language_model import LanguageModel
 from probing.provenance import digest
 from probing.text.corpus import Corpus, Example
+from probing.use.contrasts import check_groups, check_twins, sampled_pairs, twin_rows
 from probing.use.edited_models.text import TextInstrument
 from probing.use.experiment import check_number
 from probing.use.measure import Property
 from probing.use.row_weights import labelled_corpus, rare_classes, task_levels, without
-from probing.use.twins import check_groups, check_twins, sampled_pairs, twin_rows
 
 
 class Subjects:

@@ -7,17 +7,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+from scipy.special import ndtr, ndtri
+
 from probing.errors import InputError
 from probing.results.use import Decodability, EditEffect, UseCell, UseResult, read_use_results
 from probing.statistics.multiplicity import benjamini_hochberg
-from probing.verdicts.use_run import bound_said, effect_said, together_said, undecided_said
-from probing.verdicts.use_run import UseRun
-from probing.verdicts.use_run import Criteria, Verdict, Word
-from scipy.special import ndtr, ndtri
-from probing.results.use import EditEffect, UseCell
-from probing.verdicts.use_run import Criteria, Word
-
-
+from probing.verdicts.verdict import (
+    Criteria,
+    UseRun,
+    Verdict,
+    Word,
+    bound_said,
+    effect_said,
+    together_said,
+    undecided_said,
+)
 
 _Z90 = float(ndtri(0.95))
 

@@ -13,7 +13,7 @@ import probing as pb
 from probing.cli.commands import app
 from probing.errors import BadParameter, ConfigError, ProbingError, ProvenanceMismatch, UnknownName, UntrustedFile
 from probing.use.directions import write_evidence
-from probing.verdicts.use_run import Word
+from probing.verdicts.verdict import Word
 from tests.conftest import REFERENCE
 from tests.use.test_directions import ANSWERS, PROMPTS, erasing, model, planted
 

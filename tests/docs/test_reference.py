@@ -20,7 +20,7 @@ from probing import contracts, errors, registry
 from probing.cli.commands import app
 from probing.training.leaving_out import leave_one_out
 from probing.training.transferring import transfer
-from probing.verdicts.use_run import write_use_run
+from probing.verdicts.verdict import write_use_run
 from tests.conftest import REFERENCE, ROOT, module_at
 from tests.samples.training_samples import vector_of, word_corpus, word_store
 from tests.samples.use_report_samples import a_result, run_of

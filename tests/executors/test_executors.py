@@ -218,7 +218,7 @@ from multiprocessing import Pipe, get_context
 from multiprocessing.reduction import ForkingPickler
 from probing.system import stopping
 from probing.executors._units import serve
-from probing.system.child_processes import EndsWithParent
+from probing.system.stopping import EndsWithParent
 from probing.contracts.executor import Outcome, WorkerSlot, Worker
 
 class Last:

@@ -24,8 +24,7 @@ from sklearn.metrics import (
 )
 
 from probing import registry
-from probing.contracts.measure import Measure
-from probing.contracts.measure import Prediction
+from probing.contracts.measure import Measure, Prediction
 from probing.errors import BadParameter
 from probing.measures import _rows as one_vs_rest_file
 from probing.measures import spearman as spearman_file

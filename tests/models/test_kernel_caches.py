@@ -8,15 +8,15 @@ import sys
 
 import pytest
 
-from probing.models.cpu_speed.packing import KEPT, bound_kernel_caches
+from probing.models.cpu_speed import KEPT, bound_kernel_caches
 
 SHAPES = 8 * KEPT
 PRODUCTS = """
 import sys
 from pathlib import Path
 import torch
-from probing.models.cpu_speed.packing import bound_kernel_caches
-from probing.models.cpu_speed.packing import packed_linear_layers
+from probing.models.cpu_speed import bound_kernel_caches
+from probing.models.cpu_speed import packed_linear_layers
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) / 256

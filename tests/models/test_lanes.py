@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from probing.models.cpu_speed.parallel_batches import ParallelBatches, keeps_state
+from probing.models.batching import ParallelBatches, keeps_state
 from probing.models.language_model import LanguageModel
 from probing.states.extraction import extract
 from probing.states.extraction.shard_work import threads_set

@@ -12,11 +12,10 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from probing.errors import BadParameter
-from probing.models.cpu_speed.packing import can_pack
+from probing.models.cpu_speed import can_pack
 from probing.probes import _rows, _softmax_parts, _softmax_start
-from probing.probes._low_rank import solve_low_rank
 from probing.probes._rows import moments, rounded, standardise, standardise_rounded
-from probing.probes._softmax import Stop, solve
+from probing.probes._softmax import Stop, solve, solve_low_rank
 from probing.probes.linear import LinearProbe
 
 

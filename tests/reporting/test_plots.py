@@ -9,9 +9,8 @@ import pytest
 
 import probing as pb
 from probing.errors import BadParameter, CannotReachFile, UnknownName
-from probing.reporting.plots import card
 from probing.reporting.drawing import save
-from probing.reporting.plots import plot_results, plot_use
+from probing.reporting.plots import card, plot_results, plot_use
 from probing.results.analysis import AnalysisResult, Point
 from tests.reporting.test_reporting import upos_like
 from tests.samples.use_report_samples import a_result, run_of

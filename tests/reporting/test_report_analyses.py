@@ -11,9 +11,8 @@ import pandas as pd
 from rich.console import Console
 
 from probing import reporting
-from probing.reporting.methods import methods_paragraph
+from probing.reporting.methods import bibtex, keys_of, methods_paragraph
 from probing.reporting.panels import analysis_panels
-from probing.reporting.methods import bibtex, keys_of
 from probing.reporting.task_results import by_task
 from probing.results.analysis import AnalysisResult, Point
 from probing.results.probe import ProbeResult

@@ -19,18 +19,17 @@ from rich.console import Console
 from probing import reporting
 from probing.errors import ConfigError, InputError
 from probing.reporting.charts import panel_chart
+from probing.reporting.methods import keys_of
 from probing.reporting.overview import entries, overview
 from probing.reporting.page import Contents
 from probing.reporting.plots import save_figures
-from probing.reporting.methods import keys_of
 from probing.reporting.use_panels import use_panels, uses
 from probing.reporting.use_words import MARKS, SHORT, flags_said, use_bibtex, use_names, use_paragraph
 from probing.results.patching import read_patching, write_patching
 from probing.results.probe import json_lines
 from probing.results.use import UseResult
 from probing.use.patching.patching import PatchingResult
-from probing.verdicts.use_run import UseRun, write_use_run
-from probing.verdicts.use_run import Word
+from probing.verdicts.verdict import UseRun, Word, write_use_run
 from tests.reporting.test_reporting import HOSTILE, Page, page_of, upos_like
 from tests.samples.use_report_samples import a_result, run_of
 

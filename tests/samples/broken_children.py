@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from probing.states.importing.foreign.job import ChildJob, limit_open_files, limit_resources
 from probing.states.importing.foreign.protocol import Sender
+from probing.states.importing.foreign.sources import ChildJob, limit_open_files, limit_resources
 
 
 class _Payload:

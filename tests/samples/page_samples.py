@@ -13,7 +13,7 @@ from probing.reporting.grids import patching_map, transfer_maps
 from probing.reporting.page import Contents
 from probing.reporting.task_results import by_task
 from probing.reporting.use_panels import uses
-from probing.results.failures import Failure
+from probing.results.analysis import Failure
 from probing.results.patching import PatchingResult
 from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult, Score
 from probing.results.transfer import CrossResult

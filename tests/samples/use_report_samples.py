@@ -9,8 +9,7 @@ from probing.results.use import UseCell, UseResult
 from probing.use.effects import UseOptions
 from probing.use.measure import measure_property
 from probing.verdicts.judging import judge
-from probing.verdicts.use_run import UseRun
-from probing.verdicts.use_run import Criteria
+from probing.verdicts.verdict import Criteria, UseRun
 from tests.samples.use_samples import sample
 
 TASK, BEHAVIOUR, MODEL = "upos", "next_token:answers=was|were", "tiny-gpt2"

@@ -37,8 +37,8 @@ def warm(folder: Path) -> Iterator[None]:
 def serve() -> None:
     """Fork for every job until killed."""
     from probing.states.importing.foreign.child import run  # here: the child that passes a job on loads nothing
-    from probing.states.importing.foreign.job import ChildJob
     from probing.states.importing.foreign.protocol import Sender
+    from probing.states.importing.foreign.sources import ChildJob
 
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(SOCKET)  # relative: the whole path may be too long for a socket

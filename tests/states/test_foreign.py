@@ -20,12 +20,11 @@ import pytest
 from safetensors.numpy import save
 
 from probing.errors import UntrustedFile
-from probing.states.importing.foreign.job import ChildJob, Limits
-from probing.states.importing.foreign.json_lines import read_neurox_json
+from probing.states.importing.foreign.hdf5 import read_neurox_json
 from probing.states.importing.foreign.npy import read_npy, read_safetensors
 from probing.states.importing.foreign.process import CHILD, Spool, hand_over
 from probing.states.importing.foreign.protocol import Frame, Sender, frames
-from probing.states.importing.foreign.sources import open_source
+from probing.states.importing.foreign.sources import ChildJob, Limits, open_source
 from tests.conftest import ROOT
 from tests.samples import hostile_hdf5 as hostile
 from tests.samples import store_samples as sample

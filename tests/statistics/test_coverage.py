@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from probing.contracts.measure import Measure
-from probing.contracts.measure import Prediction
+from probing.contracts.measure import Measure, Prediction
 from probing.measures.accuracy import Accuracy
 from probing.measures.auroc import AUROC
 from probing.measures.log_loss import LogLoss

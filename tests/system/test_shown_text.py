@@ -20,9 +20,9 @@ from probing.cli.commands import app
 from probing.errors import BadParameter, ConfigError, InputError, ProbingError, UntrustedFile, printable
 from probing.files.fact_shapes import check_settings, check_shapes
 from probing.jobs.study import Study
-from probing.reporting.plots import card
 from probing.reporting.drawing import spec
 from probing.reporting.page import _environment
+from probing.reporting.plots import card
 from probing.results.probe import read_results
 from probing.states.importing import import_states
 from probing.system import screen

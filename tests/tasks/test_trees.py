@@ -22,7 +22,7 @@ from probing.measures.uuas import UUAS, spanning_tree
 from probing.probes.bilinear import BilinearProbe
 from probing.probes.linear import LinearProbe
 from probing.probes.structural import StructuralProbe
-from probing.tasks._trees import path_lengths
+from probing.tasks._columns import path_lengths
 from probing.text.corpus import SPLITS, Corpus
 from probing.training import train
 from probing.training.results import NO_SITE

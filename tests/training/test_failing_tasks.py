@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from probing.cli.commands import app
 from probing.errors import ConfigError
 from probing.jobs.study import Study
-from probing.results.failures import read_failures, run_all
+from probing.results.analysis import read_failures, run_all
 from probing.results.probe import read_results
 from tests.conftest import REFERENCE
 

@@ -24,7 +24,7 @@ from probing.use.effects import UseOptions
 from probing.use.experiment import FOLDS, Experiment, plan
 from probing.use.measure import Property, measure_property
 from probing.verdicts.judging import judge, untested
-from probing.verdicts.use_run import Verdict, Word
+from probing.verdicts.verdict import Verdict, Word
 from scripts._bench_gate import EXCESS, ROWS, Sample, by_row, noise, planned, signal
 
 # Strengths between which probes get from an accuracy of about .6 to .7, by rows over coordinates.

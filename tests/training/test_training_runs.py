@@ -13,8 +13,7 @@ import pytest
 
 import probing as pb
 from probing.contracts.analysis import Analysis, SiteData
-from probing.contracts.probe import Probe
-from probing.contracts.probe import RowBlocks
+from probing.contracts.probe import Probe, RowBlocks
 from probing.errors import BadParameter, NonFiniteStates, ProvenanceMismatch, UnitFailed
 from probing.results.analysis import Point
 from probing.results.probe import read_results

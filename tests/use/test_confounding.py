@@ -15,7 +15,7 @@ from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.effects import UseOptions
 from probing.use.measure import Property, measure_property
 from probing.verdicts.judging import judge
-from probing.verdicts.use_run import Word
+from probing.verdicts.verdict import Word
 from tests.conftest import some
 
 Floats = NDArray[np.float64]

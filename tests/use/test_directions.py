@@ -18,7 +18,7 @@ from probing.errors import BadParameter, NoBehaviour, ProvenanceMismatch, Unknow
 from probing.provenance import model_called, weights_digest
 from probing.use.directions import Evidence, Header, Stated, caveat, export_vectors, record_of, write_evidence
 from probing.use.directions.record import CONVENTION, OPERATIONS
-from probing.verdicts.use_run import Word
+from probing.verdicts.verdict import Word
 from tests.conftest import REFERENCE
 from tests.samples.tiny_models import language_model
 from tests.use.test_evidence import parsed

@@ -43,7 +43,7 @@ from probing.use.interventions.class_mean import ClassMean
 from probing.use.interventions.leace import Leace
 from probing.use.measure import Property, measure_property
 from probing.verdicts.judging import judge
-from probing.verdicts.use_run import Verdict, Word
+from probing.verdicts.verdict import Verdict, Word
 from tests.samples.use_samples import HERE, Vectors, sample
 
 SOURCE = Source(

@@ -24,8 +24,7 @@ from probing.use.directions import read_evidence
 from probing.use.effects import UseOptions
 from probing.use.row_weights import labelled_corpus, rare_classes, without
 from probing.verdicts.judging import judge, read_use_run
-from probing.verdicts.use_run import UseRun, write_use_run
-from probing.verdicts.use_run import Word
+from probing.verdicts.verdict import UseRun, Word, write_use_run
 from tests.conftest import ROOT
 
 REFERENCE = ROOT / "datasets" / "reference"

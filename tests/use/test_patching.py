@@ -15,8 +15,7 @@ from torch import Tensor
 from probing.contracts.edited_model import Instrument, Place
 from probing.errors import BadParameter, DegenerateDesign, UnknownName
 from probing.reporting.drawing import spec, svg
-from probing.reporting.grids import map_chart
-from probing.reporting.grids import HeatMap, ablation_map, patching_map
+from probing.reporting.grids import HeatMap, ablation_map, map_chart, patching_map
 from probing.reporting.plots import save_map
 from probing.text.corpus import Corpus
 from probing.use.behaviours.next_token import NextToken

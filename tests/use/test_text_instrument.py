@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, EditFailed, NoBehaviour, ReplayUnavailable, UnknownName, UnsupportedModel
 from probing.models.language_model import LanguageModel
-from probing.models.reading.held_norms import HeldNorms
+from probing.models.reading.self_check import HeldNorms
 from probing.states.extraction import extract
 from probing.states.extraction.replaying import Replay
 from probing.text.corpus import Corpus

@@ -19,12 +19,12 @@ from probing.contracts.edited_model import Place
 from probing.errors import BadTwin, OverlappingGroups
 from probing.reporting.use_words import use_paragraph
 from probing.text.corpus import Corpus, Example
+from probing.use.contrasts import sampled_pairs, twin_rows
 from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.effects import UseOptions
 from probing.use.measure import Property, measure_property
-from probing.use.twins import sampled_pairs, twin_rows
 from probing.verdicts.judging import judge, read_use_run
-from probing.verdicts.use_run import Word
+from probing.verdicts.verdict import Word
 from tests.conftest import ROOT
 
 QUICK = UseOptions(curve=False, details=False, null=False)

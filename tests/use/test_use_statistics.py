@@ -20,7 +20,7 @@ from probing.use.measure import Property, measure_property
 from probing.use.nulls import null_error, permuted
 from probing.use.swapping import interchanged, swapped
 from probing.verdicts.judging import judge
-from probing.verdicts.use_run import Word
+from probing.verdicts.verdict import Word
 from tests.samples.use_samples import HERE, Past, Sample, Vectors, sample
 
 QUICK = UseOptions(curve=False, details=False)
@@ -214,7 +214,7 @@ def test_a_norm_that_a_code_acts_through_is_told() -> None:
 
 
 def test_no_word_of_use_without_an_intervention_record() -> None:
-    from probing.verdicts.use_run import Verdict
+    from probing.verdicts.verdict import Verdict
 
     with pytest.raises(ValueError, match="intervention record"):
         Verdict("z", "", "", "h", "", Word.USED_SITE, (), "", "", None, None)

@@ -29,8 +29,7 @@ from probing.use.pairing import allotted, exchanges
 from probing.use.row_weights import RowWeights
 from probing.use.strata import Shares
 from probing.verdicts.judging import judge
-from probing.verdicts.use_run import UseRun
-from probing.verdicts.use_run import Verdict, Word
+from probing.verdicts.verdict import UseRun, Verdict, Word
 from scripts._bench_use import Planted, planted
 from tests.conftest import some
 from tests.samples.use_samples import sample

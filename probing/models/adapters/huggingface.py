@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from probing.errors import UnsupportedModel
-from probing.models.cpu_speed.parallel_batches import keeps_state
+from probing.models.batching import keeps_state
 from probing.models.discovery.blocks import find_blocks, find_embedding, find_final_norm, find_sublayers
 from probing.models.discovery.parts import (
     Side,

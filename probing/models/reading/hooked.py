@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from probing.errors import UnknownSite, UnsupportedModel, unknown_name
-from probing.models.cpu_speed.packing import bound_kernel_caches
+from probing.models.cpu_speed import bound_kernel_caches
 from probing.models.discovery.tracing import Layout, first_tensor, given_state
 from probing.models.site import Site
 

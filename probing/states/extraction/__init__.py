@@ -14,8 +14,7 @@ from probing.executors._units import complete, executor_of, sole_error_itself
 from probing.models.language_model import LanguageModel
 from probing.models.site import are_module_paths
 from probing.provenance import digest
-from probing.states.extraction.reading_options import TOKENS_PER_BATCH, LongInputs, check_corpus, reading_of
-from probing.states.extraction.reading_options import ShardPlan
+from probing.states.extraction.reading_options import TOKENS_PER_BATCH, LongInputs, ShardPlan, check_corpus, reading_of
 from probing.states.extraction.shard_reading import ReadingOptions
 from probing.states.extraction.shard_work import (
     StoreToFill,
@@ -28,7 +27,6 @@ from probing.states.extraction.shard_work import (
 )
 from probing.states.store import Store
 from probing.states.store.leases import Leases
-from probing.system.machine import with_typed_errors
 from probing.system.screen import words_bar
 from probing.text.corpus import Corpus
 
@@ -36,7 +34,6 @@ SHARD_BYTES = 64 << 20
 
 
 @takes_old_names
-@with_typed_errors
 def extract(
     model: LanguageModel | str,
     corpus: Corpus,

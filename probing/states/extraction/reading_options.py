@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.models.language_model import LanguageModel
 from probing.models.site import select_sites
-from probing.states.extraction.replay_reading import with_role
+from probing.states.extraction.replay_reading import output_bytes, with_role
 from probing.states.extraction.shard_reading import WINDOW, ReadingOptions, inputs_of
-from probing.states.store import STATE_TYPES
+from probing.states.store import ITEM_BYTES, STATE_TYPES, ShardContent
+from probing.states.store.commit_record import row_estimate, shard_starts
 from probing.text.alignment import check_words
 from probing.text.chat import ChatTemplate
 from probing.text.corpus import Corpus, Example
-from probing.text.positions import SCOPE, check_spans, parse_positions
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Self
-import numpy as np
-from probing.errors import BadParameter, unknown_name
-from probing.models.language_model import LanguageModel
-from probing.states.extraction.replay_reading import output_bytes
-from probing.states.extraction.shard_reading import ReadingOptions
-from probing.states.store import ITEM_BYTES, ShardContent
-from probing.states.store.commit_record import row_estimate, shard_starts
-from probing.text.chat import ChatTemplate
-from probing.text.corpus import Corpus, Example
-from probing.text.positions import positions_identity
-
-
+from probing.text.positions import SCOPE, check_spans, parse_positions, positions_identity
 
 ROWS = (
     "piece",

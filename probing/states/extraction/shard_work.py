@@ -15,8 +15,8 @@ from probing.contracts.executor import Report, Worker, WorkerSlot, WorkPlan, Wor
 from probing.models.language_model import LanguageModel
 from probing.models.loading.identity import ModelSource
 from probing.provenance import environment
-from probing.states.extraction.replay_reading import ReplayReading, read_replay_shard
 from probing.states.extraction.reading_options import with_ordinals
+from probing.states.extraction.replay_reading import ReplayReading, read_replay_shard
 from probing.states.extraction.shard_reading import Clock, ReadingOptions, n_words, read_shard
 from probing.states.store import ShardContent, StoreWriter
 from probing.states.store.leases import Lease, Leases

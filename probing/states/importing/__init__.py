@@ -11,14 +11,13 @@ from typing import Any
 from probing.errors import BadParameter, CorpusError, UntrustedFile
 from probing.models.site import Site
 from probing.provenance import environment, file_sha256
-from probing.states.importing.foreign.job import ChildJob, Limits
 from probing.states.importing.foreign.process import Spool
-from probing.states.importing.foreign.sources import open_source, refuse_link
+from probing.states.importing.foreign.sources import ChildJob, Limits, open_source, refuse_link
 from probing.states.importing.rows import MatchedRows, match_rows, scope_of
 from probing.states.importing.store import Arrays, copy_store, received, shard_content
 from probing.states.store import Store, StoreWriter
-from probing.states.store.format import ITEM_BYTES, STATE_TYPES, check_name
 from probing.states.store.commit_record import shard_starts
+from probing.states.store.format import ITEM_BYTES, STATE_TYPES, check_name
 from probing.states.store.writer import refuse_foreign
 from probing.system.machine import with_typed_errors
 from probing.text.alignment import check_words

@@ -12,8 +12,8 @@ import numpy as np
 
 from probing.errors import BadParameter, CorpusError, ProvenanceMismatch, UntrustedFile
 from probing.models.site import Site
-from probing.states.importing.foreign.job import ChildJob
 from probing.states.importing.foreign.process import Spool, hand_over
+from probing.states.importing.foreign.sources import ChildJob
 from probing.states.importing.rows import INDEX_COLUMNS, MatchedRows, Sentence
 from probing.states.store import ShardContent, Store, StoreWriter, narrow
 from probing.states.store.commit_record import load_record

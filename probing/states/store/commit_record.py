@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
+
 import numpy as np
 from numpy.typing import NDArray
-from probing.errors import CorruptShard, IncompleteStore
+
+from probing.errors import BadParameter, CorruptShard, IncompleteStore
 from probing.states.store.format import (
     ALIGNMENT,
     EXAMPLE_COLUMNS,
@@ -19,14 +21,13 @@ from probing.states.store.format import (
     FORMAT_VERSION,
     ITEM_BYTES,
     MAX_SHARD_BYTES,
+    MAX_SHARDS,
     REASONS,
     StoreLayout,
     parse_signed,
     record_file,
     shard_file,
 )
-from probing.errors import BadParameter
-from probing.states.store.format import MAX_SHARDS
 from probing.text.corpus import Corpus, Example
 
 if TYPE_CHECKING:

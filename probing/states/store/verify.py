@@ -7,25 +7,21 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
+
 import h5py
 import numpy as np
 import xxhash
-from h5py import h5d, h5f
+from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5s, h5t, h5z
 from numpy.typing import NDArray
+
 from probing.errors import CorruptShard, UntrustedFile
 from probing.states.store.commit_record import corrupt, load_record, shard_attributes
 from probing.states.store.format import MAX_SHARD_BYTES, MEMORY_TYPES, StoreLayout, content_id, parse_signed, widen
 from probing.states.store.image import FILE_TYPES
-import math
-from dataclasses import dataclass
-from typing import Any, NoReturn
-from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
-from probing.errors import UntrustedFile
-
-
 
 _FILTERS = {h5z.FILTER_DEFLATE: "deflate", h5z.FILTER_SHUFFLE: "shuffle", h5z.FILTER_FLETCHER32: "fletcher32"}
 _LAYOUTS = (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED)

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+
 from probing.errors import BadParameter, UntrustedFile
 from probing.files.strict_json import strict_json
 from probing.files.whole_files import write_atomically
 from probing.states.store.verify import refuse
 from probing.use.directions.record import Evidence, Header
-from itertools import combinations
-from typing import Any
-import numpy as np
-from probing.errors import BadParameter
-from probing.use.directions.record import Evidence, Header
-from probing.verdicts.use_run import Word
-
-
+from probing.verdicts.verdict import Word
 
 KEY = "probing.evidence"
 VERSION = 1

@@ -25,8 +25,7 @@ from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.experiment import Experiment
 from probing.use.interventions.leace import Leace
 from probing.use.subjects import Subjects
-from probing.verdicts.use_run import UseRun
-from probing.verdicts.use_run import Verdict
+from probing.verdicts.verdict import UseRun, Verdict
 
 Ints = NDArray[np.int64]
 

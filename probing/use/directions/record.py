@@ -21,7 +21,7 @@ from scipy.special import log_softmax
 
 from probing.errors import BadParameter, unknown_name
 from probing.results.use import EditEffect
-from probing.verdicts.use_run import Verdict, Word
+from probing.verdicts.verdict import Verdict, Word
 
 Kind = Literal["class_mean", "leace", "probe"]
 

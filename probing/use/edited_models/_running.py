@@ -15,7 +15,7 @@ from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, NoBehaviour
 from probing.models.discovery.tracing import first_tensor, given_state, with_first, with_state
 from probing.models.language_model import LanguageModel
-from probing.models.reading.held_norms import PADDING, HeldNorms
+from probing.models.reading.self_check import PADDING, HeldNorms
 from probing.models.site import Site, select_sites
 from probing.use.edited_models._reading import Pieces, block_input
 from probing.use.edited_models._rows import Batch, Sequences

@@ -10,12 +10,17 @@ import sys
 from collections.abc import Callable, Sequence
 
 from probing.errors import ProbingError
-from probing.states.importing.foreign.hdf5 import Hdf5Source
-from probing.states.importing.foreign.job import ChildJob, Limits, limit_open_files, limit_resources
-from probing.states.importing.foreign.json_lines import read_neurox_json
+from probing.states.importing.foreign.hdf5 import Hdf5Source, read_neurox_json
 from probing.states.importing.foreign.npy import read_npy, read_safetensors, read_store
 from probing.states.importing.foreign.protocol import Sender
-from probing.states.importing.foreign.sources import SourceFile, open_source
+from probing.states.importing.foreign.sources import (
+    ChildJob,
+    Limits,
+    SourceFile,
+    limit_open_files,
+    limit_resources,
+    open_source,
+)
 
 _SPARE_FILES = 8
 

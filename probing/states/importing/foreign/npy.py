@@ -14,13 +14,11 @@ import numpy as np
 
 from probing.errors import CorruptShard
 from probing.files.strict_json import strict_json
-from probing.states.importing.foreign.job import Limits
 from probing.states.importing.foreign.protocol import BLOCK_BYTES, Sender
-from probing.states.importing.foreign.sources import SourceFile, open_source
-from probing.states.store.verify import refuse
+from probing.states.importing.foreign.sources import Limits, SourceFile, open_source
 from probing.states.store.commit_record import incomplete, load_record
 from probing.states.store.format import read_store_json, record_file
-from probing.states.store.verify import verify_shard
+from probing.states.store.verify import refuse, verify_shard
 
 _MAX_HEADER = 10_000
 _MAGIC = b"\x93NUMPY"

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import UntrustedFile
-from probing.states.importing.foreign.job import ChildJob
 from probing.states.importing.foreign.protocol import Frame, frames
+from probing.states.importing.foreign.sources import ChildJob
 from probing.states.store.file_ops import typed_errors
-from probing.system.child_processes import child_environment
+from probing.system.stopping import child_environment
 
 CHILD = "probing.states.importing.foreign.child"
 

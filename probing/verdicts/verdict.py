@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
 from probing.errors import InputError
 from probing.files.whole_files import write_atomically
-from probing.results.use import UseResult, answers_said, write_use_results
-import json
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from importlib import import_module
-from probing.results.use import Decodability, UseCell
-from collections.abc import Sequence
-from probing.results.use import EditEffect, UseCell, UseResult
+from probing.results.use import Decodability, EditEffect, UseCell, UseResult, answers_said, write_use_results
 
 if TYPE_CHECKING:
     import pandas as pd
