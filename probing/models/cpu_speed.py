@@ -11,6 +11,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+__path__: list[str] = []  # so that modules it had in version 0.1 are looked for, and found by their new names
+
 
 def can_pack(dtype: torch.dtype) -> bool:
     """Return whether this PyTorch and this processor can multiply packed matrices of a data type (float32, and bfloat16
