@@ -10,7 +10,7 @@ import pytest
 
 from probing.errors import BadParameter, ProvenanceMismatch
 from probing.states.extraction import extract
-from probing.states.extraction.windows import windows_of
+from probing.states.extraction.pooling import windows_of
 from probing.states.store import store_info
 from probing.text.alignment import Encoded
 from probing.text.chat import ChatTemplate

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from probing.errors import BadParameter, NonFiniteStates
 from probing.models.batching import ParallelBatches, length_sorted_batches
 from probing.models.language_model import LanguageModel
-from probing.states.extraction.windows import Gather, Windows, windowed_states, windows_of
+from probing.states.extraction.pooling import Gather, Windows, windowed_states, windows_of
 from probing.states.store import ITEM_BYTES, ShardContent, narrow
 from probing.states.store.format import MAX_SHARD_BYTES
 from probing.text.alignment import Encoded, Rows, piece_rows, sentence_rows, word_rows

@@ -1,4 +1,4 @@
-"""Reads inputs longer than a model allows in overlapping windows: each piece where it has the most context."""
+"""Pools pieces into rows as they are read; inputs longer than a model allows are read in overlapping windows."""
 
 from __future__ import annotations
 
