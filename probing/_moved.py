@@ -21,7 +21,7 @@ _MOVED = {
     "behaviours": "use.behaviours",
     "chat": "text.chat",
     "chat_process": "text.chat",
-    "chat_rendering": "text.chat",
+    "chat_rendering": "text.chat_rendering",
     "completing": "executors._units",
     "corpora": "readers",
     "corpus": "text.corpus",

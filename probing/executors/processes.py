@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import secrets
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -17,7 +13,6 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 from pickle import PicklingError, UnpicklingError
 from typing import Any
 
@@ -218,59 +213,3 @@ def _interrupts_kept_from_children() -> Iterator[None]:
 
 
 MEMBER = Processes
-
-
-MARK = "PROBING_RAY_RUN"
-ROUNDS, PAUSE = 10, 0.3
-
-
-@contextmanager
-def reaped() -> Iterator[None]:
-    """On Linux, end every process that was started in the block when the block ends or this process dies."""
-    token = secrets.token_hex(16)
-    os.environ[MARK] = token
-    watcher = None
-    if Path("/proc/self/environ").exists():
-        watcher = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, token],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env={},
-        )
-    try:
-        yield
-    finally:
-        os.environ.pop(MARK, None)
-        if watcher is not None and watcher.stdin is not None:
-            watcher.stdin.close()
-            with suppress(subprocess.TimeoutExpired):
-                watcher.wait(timeout=2 * ROUNDS * PAUSE)
-
-
-def marked(token: str) -> list[int]:
-    """Return the processes whose environment began with the mark."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and f"{MARK}={token}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-    return found
-
-
-def _reap(token: str) -> None:
-    while sys.stdin.buffer.read(1):
-        pass
-    for _ in range(ROUNDS):
-        left = marked(token)
-        if not left:
-            return
-        for process in left:
-            with suppress(OSError):
-                os.kill(process, signal.SIGKILL)
-        time.sleep(PAUSE)
-
-
-if __name__ == "__main__":
-    _reap(sys.argv[1])

@@ -25,8 +25,8 @@ from probing.contracts.executor import (
     as_work_error,
 )
 from probing.errors import MissingDependency, ProbingError
+from probing.executors._reaping import reaped
 from probing.executors._units import RETRIES, begin, check_options, cores, lost, no_start, stalled
-from probing.executors.processes import reaped
 
 
 class RayActors(Executor):

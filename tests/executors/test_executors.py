@@ -277,7 +277,7 @@ def test_signals_end_a_worker_without_a_word_whatever_it_is_doing(when: str, tmp
 REAPED = """
 import os, subprocess, sys, time
 from pathlib import Path
-from probing.executors.processes import reaped
+from probing.executors._reaping import reaped
 with reaped():
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)  # as Ray's agents: nobody's but its own
     Path(sys.argv[1], f"made-{child.pid}").touch()

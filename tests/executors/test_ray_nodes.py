@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 # Two nodes of one processor each, with an actor on each. The second node is killed, with all its processes, once a
 # quarter of the work is on the disk; the first does the rest.
-PROGRAM = '''
+PROGRAM = """
 import json, os, sys, threading, time
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def main(folder):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-'''
+"""
 
 
 @pytest.mark.slow
