@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from probing.errors import ConfigError
+from probing.errors import ConfigError, InputError
 from probing.files.whole_files import write_atomically
 from probing.reporting.findings import Finding, finding
 from probing.reporting.grids import patching_map, transfer_maps
@@ -44,11 +44,12 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
 
     Raises:
         ConfigError: there are no results.
-        InputError: a file of results is damaged.
+        InputError: a file of results is damaged, or gone while what was made beside it is there.
     """
     if not isinstance(results, str | Path):
         return write_report(results, to if to is not None else PAGE, getattr(results, "analyses", ()))
     folder = Path(results)
+    _check_whole(folder)
     found = Contents(
         tasks=by_task(
             read_results(path) if (path := folder / RESULTS).is_file() else [], read_analyses(folder / ANALYSES)
@@ -61,6 +62,34 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
     if not (found.tasks or found.uses or found.patching or found.transfer):
         raise _no_results(str(folder / RESULTS), "no such file" if not path.is_file() else "no results in it")
     return _written(found, to if to is not None else folder / PAGE)
+
+
+def _check_whole(folder: Path) -> None:
+    """Refuse a folder from which results are gone: a page of the rest would pass them over in silence."""
+    if not (folder / USE).is_file() and (folder / "verdicts.parquet").is_file():
+        raise InputError(
+            "results of use are missing",
+            needed=f"{USE}, of which verdicts.parquet was made",
+            found="verdicts.parquet alone",
+            where=str(folder),
+            next_step=f"bring {USE} back, run the same `probing use` again, or remove verdicts.parquet",
+        )
+    table = folder / "results.parquet"
+    if not table.is_file():
+        return
+    import pyarrow.parquet as pq
+
+    told = set(pq.read_table(table, columns=["task"]).column("task").to_pylist())
+    path = folder / RESULTS
+    gone = told - {result.task for result in read_results(path)} if path.is_file() else told
+    if gone:
+        raise InputError(
+            "results of probes are missing",
+            needed=f"in {RESULTS} all tasks of results.parquet, which was made of it",
+            found=f"none of {', '.join(sorted(gone)[:5])}",
+            where=str(folder),
+            next_step="run the same `probing train` again (what is done is kept), or remove results.parquet",
+        )
 
 
 def write_report(

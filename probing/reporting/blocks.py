@@ -126,7 +126,7 @@ READING = (
     (
         "Gain",
         "the score less that of the best baseline, on the same rows, paired. The p value is one-sided, against "
-        "the margin, and adjusted over the sites, probes, baselines and tasks of the study: by Holm (the chance of any "
+        "the margin, and adjusted over the sites, probes, baselines and tasks of one store: by Holm (the chance of any "
         "false claim), or by Benjamini and Hochberg (the share of false claims), as the column says. Intervals of "
         "selectivity are not adjusted.",
     ),

@@ -24,6 +24,7 @@ from probing.reporting.wording import (
 )
 from probing.results.probe import Gain, ProbeResult
 from probing.verdicts.decodability import (
+    MIN_SENTENCES,
     Judgement,
     all_shared,
     baseline_value,
@@ -86,6 +87,18 @@ def judge(task: TaskResults, result: ProbeResult) -> Judgement | None:
     if measured is None:
         return None
     return judged(result, measured)
+
+
+def unjudged_because(judgement: Judgement) -> str:
+    """Return why nothing was judged, as a clause."""
+    facts = judgement.result.facts
+    if (label := only_test_label(facts)) is not None:
+        return f"all test labels are {label!r}"
+    if all_shared(facts):
+        return "train has the input of every test row"
+    if few := too_few(facts):
+        return f"{plural(few, 'different test sentence')}, fewer than {MIN_SENTENCES}"
+    return "no baseline was scored"
 
 
 def _only_task(results: Sequence[ProbeResult]) -> TaskResults:
@@ -290,6 +303,14 @@ def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
             has_baseline=judged.gain is not None,
             all_shared=all_shared(facts),
         )
+    seeds = ["other seeds of the probe: one was run"] if judged.result.seed_count == 1 else []
+    if fails(judged.status):
+        return (
+            "more test rows: the interval of the gain would be narrower",
+            "more training rows, another probe or another capacity of it, which reads the label better",
+            "another corpus or domain, in which the baselines know less of the label",
+            *seeds,
+        )
     keyed = " or ".join(task.controls())
     reasons = [
         "another corpus or domain, in which the label's cues differ",
@@ -297,8 +318,4 @@ def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
         f"a control keyed on another field than {keyed}" if keyed else "a control task, of which there was none here",
         "another capacity of the probe: selectivity falls as a probe can memorise more",
     ]
-    if judged.result.seed_count == 1:
-        reasons.append("other seeds of the probe: one was run")
-    if fails(judged.status):
-        reasons.insert(0, "more test rows: the interval of the gain would be narrower")
-    return tuple(reasons)
+    return (*reasons, *seeds)

@@ -254,12 +254,17 @@ def _grid_cell(name: str, anchor: str, x: int, cell: Cell) -> Row:
     return {"row": name, "x": x, "x2": x + 1, "href": f"#{anchor}", "hints": hints} | cell.record()
 
 
+_NO_VALUE = "#d5dadf"  # of a cell whose property no probe was judged by
+
+
 def _grid_layers(rows: Sequence[Row], step: float, quantity: str, most: float) -> list[Chart]:
     legend = {"orient": "bottom", "direction": "horizontal", "gradientLength": 160, "format": ".2f", "titleLimit": 400}
     scale = {"domain": [0, most], "range": ["#f1f5f8", "#3d93cc"], "clamp": True}
     colour = {"field": "value", "type": "quantitative", "title": quantity, "scale": scale, "legend": legend}
     if all(row["value"] is None for row in rows):
-        colour = {"value": "#f1f5f8"}
+        colour = {"value": _NO_VALUE}
+    elif any(row["value"] is None for row in rows):
+        colour = {"condition": {"test": "isValid(datum.value)"} | colour, "value": _NO_VALUE}
     outline = {"type": "rect", "fillOpacity": 0, "stroke": INK, "strokeWidth": 1.1 if step > 12 else 0.5}
     outline |= {"xOffset": 3, "x2Offset": -3, "height": {"band": 0.8}} if step > 12 else {}
     layers = [

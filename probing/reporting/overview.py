@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from probing.reporting.findings import judge
+from probing.reporting.findings import judge, unjudged_because
 from probing.reporting.panels import site_ticks
 from probing.reporting.task_results import TaskResults, by_task, model_of, site_order, split_site
 from probing.reporting.use_panels import Use, uses
@@ -136,18 +136,27 @@ Entry = tuple[TaskResults | None, Sequence[Use], str]  # results of probes, of e
 
 
 def entries(tasks: Sequence[TaskResults], uses: Sequence[Use]) -> list[Entry]:
-    """Return results of probes beside those of edits of the same task and model; edits without such results come last,
-    alone.
+    """Return results of probes beside those of edits of the same task, model and position; edits without such results
+    come last, alone.
     """
     beside: list[list[Use]] = [[] for _ in tasks]
     alone: list[Use] = []
     for use in uses:
-        of_task = [i for i, task in enumerate(tasks) if task.task == use.result.task]
-        of_model = [i for i in of_task if model_of(tasks[i].any) == use.result.model]
-        places = of_model or (of_task if len(of_task) == 1 else [])
-        (beside[places[0]] if places else alone).append(use)
+        homes = [_home(tasks, use, position) for position in use.positions]
+        for home in dict.fromkeys(homes):
+            own = [position for position, at in zip(use.positions, homes, strict=True) if at == home]
+            part = use if len(own) == len(homes) else use.only(own)
+            (alone if home is None else beside[home]).append(part)
     found: list[Entry] = [(task, own, f"task-{i}") for i, (task, own) in enumerate(zip(tasks, beside, strict=True), 1)]
     return found + [(None, [use], f"use-{i}") for i, use in enumerate(alone, start=1)]
+
+
+def _home(tasks: Sequence[TaskResults], use: Use, position: str) -> int | None:
+    """Return which results of probes are of the property, the model and the position whose states were edited."""
+    of_task = [i for i, task in enumerate(tasks) if task.label == use.result.task and task.position in ("", position)]
+    of_task = [i for i in of_task if tasks[i].position] or of_task
+    of_model = [i for i in of_task if model_of(tasks[i].any) == use.result.model]
+    return of_model[0] if of_model else of_task[0] if len(of_task) == 1 else None
 
 
 def overview(of: Sequence[Entry]) -> Overview:
@@ -171,9 +180,13 @@ def print_overview(results: Sequence[ProbeResult], run: UseRun | None, console: 
             before = row.model
         grid.add_row(shown(row.name, style="bold"), shown(row.line))
     console.print(grid)
+    about: dict[str, list[str]] = {}
     for task in tasks if with_doubts else ():
         for warning in warnings_of_task(task):
-            console.print(shown(f"warning: {task.title}: {warning}", style="bold yellow"))
+            about.setdefault(warning, []).append(task.title)
+    for warning, titles in about.items():
+        of = titles[0] if len(titles) == 1 else f"{len(titles)} tasks"
+        console.print(shown(f"warning: {of}: {warning}", style="bold yellow"))
 
 
 def _quantity(tasks: Sequence[TaskResults]) -> str:
@@ -224,7 +237,7 @@ def _rows(task: TaskResults | None, uses: Sequence[Use], anchor: str, quantity: 
 
 
 def _value(judged: Judgement | None, quantity: str) -> float | None:
-    if judged is None:
+    if judged is None or judged.status == NOT_JUDGED:
         return None
     found: Mapping[str, Score | None] = {
         _GAIN: judged.gain.gain if judged.gain else None,
@@ -251,7 +264,7 @@ def decodability_line(task: TaskResults, judged: Mapping[str, Judgement]) -> str
     if parts:
         return ", ".join(parts)
     if NOT_JUDGED in at:
-        return "not judged"
+        return f"not judged: {unjudged_because(next(one for one in judged.values() if one.status == NOT_JUDGED))}"
     words = list(dict.fromkeys(one.status for one in judged.values()))
     where = sites[0] if len(sites) == 1 else "any site"
     return f"{' or '.join(words[:3])} at {where}{_reached(list(judged.values()))}"
@@ -266,7 +279,13 @@ def _reached(judged: Sequence[Judgement]) -> str:
     if best.gain is None:
         return ""
     score, own = best.measured.score.value, baseline_value(best.measured, best.gain)
-    return f" (probes reach {_plain(score)}, {best.gain.baseline} {_plain(own)})"
+    reached = f"probes reach {_plain(score)}, {best.gain.baseline} {_plain(own)}"
+    prior = next((gain for gain in best.measured.gains if gain.baseline == "prior"), None)
+    if prior is None or prior is best.gain or prior.is_shown:
+        return f" ({reached})"
+    return (
+        f" ({reached}; label frequencies alone {_plain(baseline_value(best.measured, prior))}, not shown to be beaten)"
+    )
 
 
 def _plain(value: float) -> str:
@@ -340,18 +359,19 @@ def _behaviour(use: Use) -> str:
 
 
 def ranges(some: Sequence[str], sites: Sequence[str]) -> str:
-    """Return sites in few words: `resid.1–3, final_norm`; neighbours among `sites` of one stream stand as a range."""
-    runs: list[list[str]] = []
-    chosen = set(some)
-    for before, site in zip([None, *sites], sites, strict=False):
-        if site not in chosen:
-            continue
-        joined = runs and runs[-1][-1] == before and split_site(site)[0] == split_site(runs[-1][-1])[0] != ""
-        if joined:
-            runs[-1].append(site)
+    """Return sites in few words, such as `resid.0, 2–4, final_norm`; every layer of a range is among `some`."""
+    words: list[str] = []
+    stream, run = "", (-1, -1)  # of the last word: its stream, its first and last layer
+    for site in (site for site in sites if site in set(some)):
+        of, layer = split_site(site)
+        if not of or layer < 0 or of != stream:
+            words.append(site)
+            stream, run = (of, (layer, layer)) if layer >= 0 else ("", (-1, -1))
+        elif layer == run[1] + 1:
+            head = words[-1].partition("–")[0]
+            words[-1], run = f"{head}–{layer}", (run[0], layer)
         else:
-            runs.append([site])
-    words = [run[0] if len(run) == 1 else f"{run[0]}–{split_site(run[-1])[1]}" for run in runs]
-    return ", ".join(words[:_MOST_RANGES]) + (
-        f" and {len(words) - _MOST_RANGES} more" if len(words) > _MOST_RANGES else ""
-    )
+            words.append(str(layer))
+            run = (layer, layer)
+    more = len(words) - _MOST_RANGES
+    return ", ".join(words[:_MOST_RANGES]) + (f" and {more} more" if more > 0 else "")

@@ -86,7 +86,8 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
         rows = [row for row in found.rows if row.anchor == anchor]
         claims = list(dict.fromkeys(row.decodability for row in rows if row.decodability))
         claims += [f"{row.name}: {row.use}" if len(rows) > 1 else row.use for row in rows if row.use]
-        claims = [claim[:1].upper() + claim[1:] + "." for claim in claims]
+        names = tuple(row.name for row in rows)
+        claims = [claim + "." if claim.startswith(names) else claim[:1].upper() + claim[1:] + "." for claim in claims]
         sections.append(task_section(task, uses, anchor, claims) if task else use_section(uses[0], anchor, claims))
     if contents.patching:
         sections.append(map_section("patching", "Patching", contents.patching, _PATCHING))
@@ -222,7 +223,7 @@ def _heading(contents: Contents) -> str:
 def _about(contents: Contents) -> list[str]:
     named = {model_of(task.any) for task in contents.tasks}
     models = sorted({_model(task) for task in contents.tasks} | {use.result.model for use in contents.uses} - named)
-    names = {task.task for task in contents.tasks} | {use.result.task for use in contents.uses}
+    names = {task.label for task in contents.tasks} | {use.result.task for use in contents.uses}
     prints = sorted({str(f)[:12] for t in contents.tasks if (f := t.any.provenance.get("corpus_fingerprint"))})
     about = [f"{'Models' if len(models) > 1 else 'Model'}: {'; '.join(models)}"] if any(models) else []
     about += [plural(len(names), "property", "properties")] if names else []

@@ -235,6 +235,8 @@ def _seen(task: TaskResults) -> list[Table]:
 
 def _facts(task: TaskResults) -> list[Table]:
     facts = dict(task.any.facts)
+    if task.kind == "real":
+        facts = {key: value for key, value in facts.items() if key not in ("classes", "unseen_classes")}
     rows = [[title, _fact(key, facts.pop(key), facts)] for key, title in _FACTS.items() if key in facts]
     rows += [[key.replace("_", " "), plain(value)] for key, value in facts.items() if key != "majority_label"]
     rows = [row for row in rows if row[1] != "–"]  # what this kind of task has not
@@ -249,6 +251,8 @@ _FACTS = {
     "unit_reason": "since",
     "clusters": "of these",
     "classes": "classes, in all splits",
+    "unseen_classes": "of these in dev or test and not in train",
+    "unseen_rows": "test rows with such a class",
     "majority": "majority label of train",
     "group_name": "groups are called",
     "shared_inputs": "inputs that train has, too, and others",

@@ -41,7 +41,11 @@ def print_results(results: Sequence[ProbeResult], console: Console, analyses: Se
     """Print one table and one plain sentence per task, and a table per analysis."""
     for task in by_task(results, analyses):
         console.print(_heading(task, console.width))
-        console.print(_table(task, console.width))
+        table, left_out = _fitting(task, console)
+        console.print(table)
+        if left_out:
+            said = f"left out for want of room: {', '.join(left_out)} (a wider terminal, or --json, has them)"
+            console.print(shown(said, style="dim"))
         for control in (*task.controls()[1:], *task.chance_checks(), *task.state_controls()):
             console.print(shown(_control_words(task, control)[0], style="italic"))
             console.print(_control_table(task, control, console.width))
@@ -89,14 +93,33 @@ def _is_told_above(task: TaskResults, width: int) -> bool:
     return width < _WIDE and len(task.probes) == 1 and ":" in task.probes[0]
 
 
-def _table(task: TaskResults, width: int) -> Table:
+def _fitting(task: TaskResults, console: Console) -> tuple[Table, list[str]]:
+    """Return the table of a task with the columns for which there is room, and the names of the others."""
+    left_out: list[str] = []
+    table = _table(task, console.width, left_out)
+    for name in ("ceiling", _second(task), "control", "probe", "selectivity"):
+        if Console(width=10**6).measure(table).maximum <= console.width:
+            break
+        if any(column.header.plain == name for column in table.columns if isinstance(column.header, Text)):
+            left_out.append(name)
+            table = _table(task, console.width, left_out)
+    return table, left_out
+
+
+def _second(task: TaskResults) -> str:
+    second = task.secondary
+    return _SHORT.get(second, measure_title(second)) if second else ""
+
+
+def _table(task: TaskResults, width: int, left_out: Sequence[str] = ()) -> Table:
     control = next(iter(task.controls()), None)
     second = task.secondary
     columns = ["site", "probe", measure_title(task.primary)]
     columns += ["control", "selectivity"] if control else []
     columns += ["ceiling"] if _has_ceiling(task, control) else []
-    columns += [_SHORT.get(second, measure_title(second))] if second else []
+    columns += [_second(task)] if second else []
     columns += ["gain"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
+    columns = [name for name in columns if name not in left_out]
     table = _grid(columns)
     best = task.best()
     for result in task.results:
@@ -144,7 +167,7 @@ def _row(task: TaskResults, result: ProbeResult, columns: list[str], control: st
         "ceiling": short(against.ceiling) if against and against.ceiling is not None else "",
         "gain": _shown(gain.gain, width) if gain else "",
     }
-    own = {columns[2]: _shown(measured.score, width) if measured else ""}
+    own = {measure_title(task.primary): _shown(measured.score, width) if measured else ""}
     return [(cells | own).get(name, short(second.score.value) if second else "") for name in columns]
 
 

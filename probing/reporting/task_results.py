@@ -115,6 +115,18 @@ class TaskResults:
     primary: str
     analyses: tuple[AnalysisResult, ...] = ()
 
+    @property
+    def position(self) -> str:
+        """The position whose states were read, where the store has several and the task's name says which; else ""."""
+        rows = str(self.any.provenance.get("rows") or "")
+        position = rows.removeprefix("position:") if rows.startswith("position:") else ""
+        return position if position and self.task.endswith(f" at {position}") else ""
+
+    @property
+    def label(self) -> str:
+        """The task's name without a position, as it is named where use is asked."""
+        return self.task.removesuffix(f" at {self.position}") if self.position else self.task
+
     def analyses_by_kind(self) -> dict[tuple[str, str], list[AnalysisResult]]:
         """Return the results of analyses, grouped by (analysis, probe)."""
         groups: dict[tuple[str, str], list[AnalysisResult]] = {}

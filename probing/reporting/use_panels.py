@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,12 @@ class Use:
         """Return, for each place at one position, the ordinal of the site, the cell and the verdict."""
         both = zip(self.result.cells, self.verdicts, strict=True)
         return [(self.sites.index(cell.site), cell, v) for cell, v in both if cell.position == position]
+
+    def only(self, positions: Sequence[str]) -> Use:
+        """Return what was measured at some of the positions."""
+        kept = [i for i, cell in enumerate(self.result.cells) if cell.position in positions]
+        cells = tuple(self.result.cells[i] for i in kept)
+        return Use(replace(self.result, cells=cells), tuple(self.verdicts[i] for i in kept))
 
     @property
     def words(self) -> tuple[Word, ...]:

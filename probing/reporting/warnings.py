@@ -34,6 +34,7 @@ def warnings_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
         *_like_groups(facts),
         unknown_pieces_warning(facts.get("unknown_pieces")),
         _conflicting(facts),
+        _unseen(facts),
         _alike_labels(facts),
         _without_label(facts),
         _other_splits(facts),
@@ -72,7 +73,7 @@ def _below_prior(task: TaskResults) -> tuple[str, ...]:
         for result in task.results
         if (over := _over_prior(score(result, task.primary))) is not None and over.high < 0
     ]
-    if not below:
+    if not below or only_test_label(task.any.facts) is not None:  # one label: the majority is right on all rows or none
         return ()
     result, over = min(below, key=lambda pair: pair[1].value)
     others = (
@@ -91,11 +92,15 @@ def _over_prior(found: MeasureResult | None) -> Score | None:
 
 def _like_groups(facts: Mapping[str, Any]) -> list[str]:
     return [
-        f"Values of the column {name!r} recur across splits like those of a group: {found['values']:,} values, each on "
-        f"{found['least']} to {found['most']} rows, {found['crossing']:,} of them in more than one split. If rows of "
-        f"one value belong together (pairs, templates, items), keep them together: --group {name}."
+        f"Values of the column {name!r} recur across splits like those of a group: {found['values']:,} values, each "
+        f"on {_span(found['least'], found['most'])} rows, {found['crossing']:,} of them in more than one split. If "
+        f"rows of one value belong together (pairs, templates, items), keep them together: --group {name}."
         for name, found in (facts.get("like_groups") or {}).items()
     ]
+
+
+def _span(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _other_splits(facts: Mapping[str, Any]) -> str:
@@ -128,7 +133,7 @@ def _recomposed(facts: Mapping[str, Any]) -> str:
 
 
 def _one_label(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    way_out = "Split the file with another seed (--split-seed), or give train, dev and test files."
+    way_out = "Give test and dev rows of several labels (of a file that is split at random: another --split-seed)."
     test, dev = only_test_label(facts), (facts.get("one_label") or {}).get("dev")
     return (
         f"NOT JUDGED: all test labels are {test!r}. {way_out}" if test is not None else "",
@@ -187,6 +192,14 @@ def _conflicting(facts: Mapping[str, Any]) -> str:
         f"{plural(count, 'test row')} of {rows:,} {'has' if count == 1 else 'have'} the same input as a row with "
         "another label: no probe can be right on both."
     )
+
+
+def _unseen(facts: Mapping[str, Any]) -> str:
+    rows, count = (facts.get("rows") or {}).get("test"), facts.get("unseen_rows")
+    if not rows or not count:
+        return ""
+    carry = "carries a label" if count == 1 else "carry labels"
+    return f"{plural(count, 'test row')} of {rows:,} {carry} that train lacks: no probe can be right on them."
 
 
 _WHAT = {

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 
 import pandas as pd
 
-from probing.errors import UnknownName, unknown_name
+from probing.errors import BadParameter, UnknownName, unknown_name
 from probing.files.whole_files import write_atomically, write_parquet
 from probing.provenance import environment
 from probing.results import analysis
@@ -184,6 +184,24 @@ class ProbeResults(Sequence[ProbeResult]):
             raise unknown_name("model", model, {str(result.provenance.get("model")) for result in self._results})
         return found
 
+    def _of_one(self, task: str | None) -> list[ProbeResult]:
+        """Return the results of one task on one model's states."""
+        found = [result for result in self._results if task in (None, result.task)]
+        if not found:
+            raise unknown_name("task", str(task), {result.task for result in self._results})
+        for kind, names, way_out in (
+            ("tasks", {result.task for result in found}, "give task="),
+            ("models", {str(result.provenance.get("model")) for result in found}, "choose with of_model()"),
+        ):
+            if len(names) > 1:
+                raise BadParameter(
+                    f"these are results of several {kind}",
+                    needed=f"one of the {kind}",
+                    found=", ".join(sorted(names)),
+                    next_step=way_out,
+                )
+        return found
+
     def table(self, split: str = "test") -> pd.DataFrame:
         """Return a DataFrame with one row per model, site, task and probe: the primary measure with its first control,
         then the other measures.
@@ -215,17 +233,25 @@ class ProbeResults(Sequence[ProbeResult]):
         return max(candidates, key=lambda result: sign * result.judged(name, "dev").score.value)
 
     def selectivity(
-        self, measure: str | None = None, site: str | None = None, probe: str | None = None, control: str | None = None
+        self,
+        measure: str | None = None,
+        site: str | None = None,
+        probe: str | None = None,
+        control: str | None = None,
+        *,
+        task: str | None = None,
     ) -> Score:
-        """Return the selectivity on test, at the site named or at the one that is best on dev.
+        """Return the selectivity on test of one task, at the site named or at the one that is best on dev.
 
         Raises:
+            BadParameter: there are results of several tasks or models, and `task` does not say of which.
             UnknownName: there is no such site, probe, measure or control, or the control is a chance check, which has
                 no selectivity.
         """
-        here = [r for r in self._results if site in (None, r.site)]
+        of_task = self._of_one(task)
+        here = [r for r in of_task if site in (None, r.site)]
         if not here:
-            raise unknown_name("site", str(site), {r.site for r in self._results})
+            raise unknown_name("site", str(site), {r.site for r in of_task})
         chosen = ProbeResults(here)
         result = next(iter(here)) if site == NO_SITE else chosen.best(measure, probe)
         found = {c.control: c for c in result.judged(measure or result.measures[0].measure).comparisons}

@@ -28,7 +28,8 @@ def facts(labels: Labels, corpus: Corpus) -> dict[str, Any]:
         examples without a document or group, if others have one; `classes` (0 for real); `majority_label` (of train)
         and `majority`, the fraction of test rows that carry it; `entropy_bits` of the train labels; `type_overlap`, the
         fraction of test rows whose type occurs in train (None: no types); `excluded` by reason; `unseen_classes`,
-        number of dev and test rows whose class is not in train; `duplicate_sentences`, number of dev and test examples
+        number of classes of dev and test that are not in train, and `unseen_rows`, number of test rows that carry one
+        (absent: none does); `duplicate_sentences`, number of dev and test examples
         whose text occurs in train; `mean` and `std` of real train targets. Facts that do not apply are None.
     """
     train, test = labels.rows("train"), labels.rows("test")
@@ -60,23 +61,28 @@ def _class_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
         "majority_label": labels.classes[majority],
         "majority": float((labels.y[test] == majority).mean()),
         "entropy_bits": float(-(p * np.log2(p)).sum()),
-        "unseen_classes": int((counts[held_out] == 0).sum()),
+        "unseen_classes": len(np.unique(held_out[counts[held_out] == 0])),
         "mean": None,
         "std": None,
-    }
+    } | _unseen(int((counts[labels.y[test]] == 0).sum()))
 
 
 def _label_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
     held_out = np.isin(labels.split, ("dev", "test"))
-    unmet = labels.y[held_out][:, labels.y[train].sum(axis=0) == 0]
+    unmet = labels.y[:, labels.y[train].sum(axis=0) == 0]
     return {
         "majority_label": None,
         "majority": None,
         "entropy_bits": None,
-        "unseen_classes": int(unmet.any(axis=1).sum()),
+        "unseen_classes": int(unmet[held_out].any(axis=0).sum()),
         "mean": None,
         "std": None,
-    }
+    } | _unseen(int(unmet[test].any(axis=1).sum()))
+
+
+def _unseen(n_rows: int) -> dict[str, int]:
+    """Return the number of test rows whose class is not in train, if there are any."""
+    return {"unseen_rows": n_rows} if n_rows else {}
 
 
 def _real_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
