@@ -45,7 +45,7 @@ def write_rows(file: Path, to: Path, rows: int, seed: int) -> None:
     table = pd.read_csv(file)
     table = table.sample(n=min(rows, len(table)), random_state=seed)
     codes = table.target.map({value: f"c{code}" for code, value in enumerate(sorted(table.target.unique()))})
-    pd.DataFrame({"text": table.prompt.astype(str), "target": codes}).to_csv(to, index=False)
+    pd.DataFrame({"text": table.prompt.astype(str), "target": codes}).to_parquet(to)
 
 
 def scored(store: Any, corpus: Any, to: Path) -> Iterator[dict[str, Any]]:
@@ -78,7 +78,7 @@ def done(to: Path, name: str, model: Any, data: Path, rows: int, seed: int) -> l
     if kept.exists():
         return list(json.loads(kept.read_text()))
     (to / name).mkdir(parents=True, exist_ok=True)
-    table = to / name / "rows.csv"
+    table = to / name / "rows.parquet"
     write_rows(data / name, table, rows, seed)
     corpus = pb.Corpus.read(table)
     store = pb.extract(
@@ -108,7 +108,7 @@ def transfer(to: Path, names: Sequence[str]) -> pd.DataFrame:
     sources = {name.split(".")[0]: to / name for name in names}
     found = pb.transfer(
         {
-            name: (pb.Store.open(folder / "store"), pb.Corpus.read(folder / "rows.csv"))
+            name: (pb.Store.open(folder / "store"), pb.Corpus.read(folder / "rows.parquet"))
             for name, folder in sources.items()
         },
         task="column:target",

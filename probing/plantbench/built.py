@@ -1,23 +1,22 @@
-"""Built: a planted model of tier 1 or 2, ready to be certified; and its truth as JSON."""
+"""Planted models of tier 1 or 2, ready to be certified; and their truth as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 import numpy as np
 
 from probing.contracts.edited_model import Place
 from probing.errors import CorpusError
-from probing.plantbench.case import Case, Cell, CellTruth, Certificate, Joint, Label, SubLabel, Truth, Twin
-from probing.plantbench.certifying import FAINT, UNUSED, USED, Claim, certified, every_cell, values_of
+from probing.plantbench.case import Cell, CellTruth, Certificate, Joint, Label, SubLabel, Truth, Twin
+from probing.plantbench.certifying import FAINT, UNUSED, USED, Claim, every_cell
 from probing.plantbench.compiling import basis, gpt2, llama
-from probing.plantbench.planted_model import PlantedModel, PromptInstrument
-from probing.plantbench.tier1_cases import CASES, FAMILIES, Labels, Planted, plant
+from probing.plantbench.planted_model import PlantedModel
+from probing.plantbench.tier1_cases import CASES, Labels, Planted
 from probing.plantbench.tier2_models import Recipe, Trained
 from probing.provenance import digest
-from probing.seeds import child_seed, generator
 
 # The generator of tiers 1 and 2: another one gives other models or prompts, and cells of other labels.
 VERSION = 1
@@ -222,68 +221,3 @@ def _is_text(value: Any) -> bool:
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value)
-
-
-PAIRS, PROBE_ROWS = 512, 4096
-
-
-def cases(seed: int, *, numbers: Sequence[int] = tuple(CASES), family: str = "") -> Iterator[tuple[Case, Truth]]:
-    """Yield both twins of every case, one after the other, with the cells of property B.
-
-    Args:
-        seed: seed of the generator.
-        numbers: numbers of the cases.
-        family: `gpt2` or `llama`; "": the seed's parity decides.
-
-    Raises:
-        PlantFailed: certification of a case contradicts the intention.
-    """
-    for number in numbers:
-        for twin in CASES[number].twins:
-            yield build(number, twin, seed, family=family)
-
-
-def build(
-    number: int,
-    twin: str,
-    seed: int,
-    *,
-    family: str = "",
-    rows: int = 0,
-    pairs: int = PAIRS,
-    probe_rows: int = PROBE_ROWS,
-) -> tuple[Case, Truth]:
-    """Build one case and return it with its certified truth; if `rows` is 0, it has as many rows as it needs.
-
-    The effects of a compiled model hardly vary between prompts, so fewer pairs are enough.
-
-    Raises:
-        BadParameter: there is no such case, twin or family.
-        PlantFailed: certification contradicts the intention.
-    """
-    chosen = family or FAMILIES[seed % len(FAMILIES)]
-    built = compiled(plant(number, twin, family=chosen, seed=seed))
-    cells = tuple(cell for cell in built.claim.cells if cell.property == "B")
-    claim = replace(built.claim, cells=cells)
-    truth = certified(claim, seed=child_seed(seed, "tier 1", number), n_pairs=pairs, probe_rows=probe_rows)
-    return case_of(built, truth, rows or CASES[number].rows), truth
-
-
-def case_of(built: Built, truth: Truth, rows: int) -> Case:
-    """Return the case of a built model on new prompts, each of which is a group of its own."""
-    language = built.planted.language
-    prompts = language.sample(rows, generator(built.seed, "rows", built.number))
-    values = {name: values_of(language.lexicon, name) for name in language.lexicon.properties}
-    return Case(
-        tier=built.tier,
-        number=built.number,
-        name=built.name,
-        twin=built.twin,
-        seed=built.seed,
-        instrument=PromptInstrument(built.planted, prompts),
-        labels={name: z[prompts.words] for name, (z, _) in values.items()},
-        n_classes={name: k for name, (_, k) in values.items()},
-        groups=np.arange(rows),
-        cells=tuple(truth.cells),
-        types=language.lexicon.identities[prompts.words],
-    )

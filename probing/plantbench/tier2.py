@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from probing.errors import CorpusError
-from probing.plantbench.built import case_of, of_training
+from probing.plantbench.built import of_training
 from probing.plantbench.case import Case, Truth
 from probing.plantbench.certifying import certified
 from probing.plantbench.folders import read_case
 from probing.plantbench.knobs import holdout_seed
+from probing.plantbench.tier1 import case_of
 from probing.plantbench.tier2_models import FAMILIES, Recipe, trained
 from probing.seeds import child_seed, generator
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tests.house.test_architecture import FILES, PACKAGE, name_of
+from tests.house.test_architecture import FILES, NAMES, PACKAGE, name_of
 
 HEAVY = "pydantic torch transformers datasets sklearn scipy h5py pandas pyarrow altair vl_convert jinja2 numpy ray"
 
@@ -35,3 +36,20 @@ def test_starting_loads_nothing_heavy(program: str) -> None:
     code = f"import atexit, sys\natexit.register({after})\n{program}"
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_modules_that_are_named_in_texts_exist() -> None:
+    """Modules that are imported when they are needed, or run in a process of their own, by names no linter checks."""
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module" and node.args:
+                for name in names_in(node.args[0]):
+                    assert name in NAMES or name == "probing", f"{name_of(file)} imports {name} when it is run"
+
+
+def names_in(argument: ast.expr) -> list[str]:
+    """The module's name; of one with a number in it, all that are meant."""
+    if isinstance(argument, ast.Constant):
+        return [str(argument.value)] if str(argument.value).startswith("probing") else []
+    text = "".join(p.value if isinstance(p, ast.Constant) else "{}" for p in getattr(argument, "values", []))  # type: ignore[attr-defined]
+    return [text.replace("{}", str(tier)) for tier in range(3)] if text.endswith("tier{}") else []

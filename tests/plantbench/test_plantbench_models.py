@@ -13,7 +13,7 @@ import torch
 
 from probing.contracts.edited_model import Place
 from probing.errors import BadParameter, CorpusError, PlantFailed
-from probing.plantbench import built, tier2
+from probing.plantbench import tier1, tier2
 from probing.plantbench.built import cells_as_json, compiled, joints_as_json, of_training, truth_from_json
 from probing.plantbench.case import Cell, CellTruth, Joint, Truth
 from probing.plantbench.certifying import certified
@@ -264,7 +264,7 @@ def test_what_is_not_the_certified_case_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tier_one_case_shows_no_rule_what_it_is() -> None:
-    case, truth = built.build(6, "unused", 1, rows=60, pairs=32, probe_rows=256)
+    case, truth = tier1.build(6, "unused", 1, rows=60, pairs=32, probe_rows=256)
     assert {cell.property for cell in case.cells} == {"B"} == {cell.property for cell in truth.cells}
     assert case.blind().twin == ""
     case.instrument.check()
