@@ -189,17 +189,11 @@ class ProbeResults(Sequence[ProbeResult]):
         found = [result for result in self._results if task in (None, result.task)]
         if not found:
             raise unknown_name("task", str(task), {result.task for result in self._results})
-        for kind, names, way_out in (
-            ("tasks", {result.task for result in found}, "give task="),
-            ("models", {str(result.provenance.get("model")) for result in found}, "choose with of_model()"),
-        ):
+        tasks, models = {result.task for result in found}, {str(result.provenance.get("model")) for result in found}
+        for kind, names, way_out in (("tasks", tasks, "give task="), ("models", models, "choose with of_model()")):
             if len(names) > 1:
-                raise BadParameter(
-                    f"these are results of several {kind}",
-                    needed=f"one of the {kind}",
-                    found=", ".join(sorted(names)),
-                    next_step=way_out,
-                )
+                listed = ", ".join(sorted(names))
+                raise BadParameter(f"these are results of several {kind}", found=listed, next_step=way_out)
         return found
 
     def table(self, split: str = "test") -> pd.DataFrame:
