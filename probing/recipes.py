@@ -11,10 +11,10 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Collection, Mapping
+from importlib import import_module
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from probing import registry
-from probing.contracts.probe import Probe
 from probing.contracts.task import Task
 from probing.errors import BadParameter, ProbingError, UnknownName, unknown_name
 from probing.labels import Kind
@@ -203,7 +203,8 @@ def _values(obj: Any) -> list[tuple[str, Any, Any]]:
 
 
 def _takes_presets(member: Any, name: str) -> bool:
-    return isinstance(member, type) and issubclass(member, Probe) and has_preset(name)
+    probe = import_module("probing.contracts.probe").Probe  # loads scikit-learn, which an extraction does without
+    return isinstance(member, type) and issubclass(member, probe) and has_preset(name)
 
 
 def _in_order(member: Any, given: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -24,6 +24,7 @@ from probing.cli.output import (
     finish_ablate,
     finish_cross,
     finish_extract,
+    finish_import,
     finish_patch,
     finish_plantbench,
     finish_report,
@@ -183,7 +184,7 @@ def _summary(folder: str, name: str) -> str:
     return sentence[0] if sentence else paragraph
 
 
-add_job_command(store_app, "import", "ImportJob", finish_extract)
+add_job_command(store_app, "import", "ImportJob", finish_import)
 add_job_command(app, "extract", "ExtractJob", finish_extract)
 add_job_command(app, "train", "TrainJob", finish_train, with_details=True)
 add_job_command(app, "use", "UseJob", finish_use, home="probing.jobs.use", with_details=True)

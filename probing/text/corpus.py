@@ -45,12 +45,14 @@ class Corpus:
         unit: what a group of examples is called: `document`, or the name of the column by which the corpus is grouped.
         left_out: names of fields of the source that did not become columns, since they are nested or are lists whose
             lengths differ from the numbers of words.
+        has_texts: whether texts are known; those of arrays only tell examples apart, and no baseline reads them.
     """
 
     examples: tuple[Example, ...]
     source: str = "memory"
     unit: str = "document"
     left_out: tuple[str, ...] = ()
+    has_texts: bool = True
 
     def __len__(self) -> int:
         return len(self.examples)
