@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +101,8 @@ def test_sentences_reach_the_numbers_of_a_store(has_texts: bool) -> None:
     if has_texts:
         assert numbers(found) == numbers(trained)
         return
-    of_states = [r for r in numbers(found) if r[0] == "linear"][0]
-    theirs = [r for r in numbers(trained) if r[0] == "linear"][0]
+    of_states = next(r for r in numbers(found) if r[0] == "linear")
+    theirs = next(r for r in numbers(trained) if r[0] == "linear")
     assert [m["score"] for m in of_states[2]] == [m["score"] for m in theirs[2]]
     assert {r.probe for r in found} == {"prior", "linear"}  # nothing reads texts that only number the rows
 

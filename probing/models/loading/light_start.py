@@ -28,10 +28,44 @@ def start_lightly() -> None:
     """
     if "transformers" in sys.modules or COMPILER in sys.modules:
         return
-    distributed = import_module("torch.distributed")
-    distributed.is_available = lambda: False  # type: ignore[attr-defined]
+    torch, distributed = import_module("torch"), import_module("torch.distributed")
+    distributed.is_available = _never  # type: ignore[attr-defined]
     for name in (COMPILER, _SCOPES):
         sys.modules[name] = _StandIn(name)
+    import_module("transformers.utils").is_scipy_available = _never  # type: ignore[attr-defined]
+    if hasattr(torch, "_check_with"):
+        _check_plainly(torch)
+    _draw_nothing_on_meta(import_module("torch.nn.init"))
+
+
+def _never() -> bool:
+    """Say that something is not there: distributed tensors, or SciPy, which a loss on boxes in images loads."""
+    return False
+
+
+def _check_plainly(torch: ModuleType) -> None:
+    """Let PyTorch's checks of shapes pass a plain True at once: for symbols, which only its compiler has, the check
+    loads SymPy, as soon as a model without values is built.
+    """
+    check = torch._check_with
+
+    def _check_with(error: Any, condition: Any, *given: Any, **options: Any) -> None:
+        if condition is not True:
+            check(error, condition, *given, **options)
+
+    torch._check_with = _check_with  # type: ignore[attr-defined]
+
+
+def _draw_nothing_on_meta(init: ModuleType) -> None:
+    """Let `normal_` leave a weight without values as it is: PyTorch draws it by Python code that loads SymPy, too, and
+    random numbers are neither taken nor given.
+    """
+    normal = init.normal_
+
+    def normal_(tensor: Any, *given: Any, **options: Any) -> Any:
+        return tensor if tensor.is_meta else normal(tensor, *given, **options)
+
+    init.normal_ = normal_  # type: ignore[attr-defined]
 
 
 class _StandIn(ModuleType):

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, UnknownSite, unknown_name
-from probing.models.site import Site
+from probing.models.site import Site, shortly
+from probing.provenance import model_called
 from probing.states.store.commit_record import (
     corrupt,
     expected_datasets,
@@ -289,6 +290,14 @@ class Store:
     def _column(self, path: str) -> NDArray[np.int64]:
         parts = [self._files.mapped(shard, path).astype(np.int64) for shard in self._records]
         return np.concatenate([np.empty(0, np.int64), *parts])
+
+    def __repr__(self) -> str:
+        said = f"{self.shards_done} of {self.shards_planned} shards, " if self.shards_done < self.shards_planned else ""
+        rows = self.identity["extraction"].get("rows", "")
+        return (
+            f"Store {self.path}: {said}{self.n_rows:,} rows ({rows}) at {shortly(self.sites)}, "
+            f"of {model_called(self.identity['model'])}"
+        )
 
     def _repr_html_(self) -> str:
         shown: str = import_module("probing.reporting.plots").card(self)
