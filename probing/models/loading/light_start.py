@@ -1,9 +1,10 @@
 """A light start of the command line: transformers without PyTorch's compiler and without its distributed tensors.
 
 `import transformers` loads both, which takes longer than MiniLM needs for a treebank: the compiler for decorators that
-concern compiled models only, distributed tensors for models on several machines. A command of this package compiles
-nothing and shards nothing, so a stand-in takes the compiler's place, and transformers is told what it is told by a
-PyTorch built without distributed computing. No number depends on it: the kernels are the same.
+concern compiled models only, distributed tensors for models on several machines; and building a model without values
+loads SymPy, to ask whether True is true. A command of this package compiles nothing and shards nothing, so stand-ins
+take the places of compiler and symbols, and transformers is told what it is told by a PyTorch built without
+distributed computing. No number depends on it: the kernels are the same.
 
 Only the command line calls this, since in a notebook others may compile; and only before transformers is loaded.
 """
@@ -12,12 +13,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 COMPILER = "torch._dynamo"
 _SCOPES = f"{COMPILER}._trace_wrapped_higher_order_op"
+SYMBOLS = "torch.fx.experimental.symbolic_shapes"
+_GUARDS = ("expect_true", "guard_or_false", "guard_or_true", "guard_size_oblivious", "statically_known_true")
 _DECORATORS = ("disable", "assume_constant_result", "allow_in_graph", "disallow_in_graph", "forbid_in_graph")
 
 
@@ -28,32 +32,17 @@ def start_lightly() -> None:
     """
     if "transformers" in sys.modules or COMPILER in sys.modules:
         return
-    torch, distributed = import_module("torch"), import_module("torch.distributed")
+    distributed = import_module("torch.distributed")
     distributed.is_available = _never  # type: ignore[attr-defined]
-    for name in (COMPILER, _SCOPES):
+    for name in (COMPILER, _SCOPES, SYMBOLS):
         sys.modules[name] = _StandIn(name)
     import_module("transformers.utils").is_scipy_available = _never  # type: ignore[attr-defined]
-    if hasattr(torch, "_check_with"):
-        _check_plainly(torch)
     _draw_nothing_on_meta(import_module("torch.nn.init"))
 
 
 def _never() -> bool:
     """Say that something is not there: distributed tensors, or SciPy, which a loss on boxes in images loads."""
     return False
-
-
-def _check_plainly(torch: ModuleType) -> None:
-    """Let PyTorch's checks of shapes pass a plain True at once: for symbols, which only its compiler has, the check
-    loads SymPy, as soon as a model without values is built.
-    """
-    check = torch._check_with
-
-    def _check_with(error: Any, condition: Any, *given: Any, **options: Any) -> None:
-        if condition is not True:
-            check(error, condition, *given, **options)
-
-    torch._check_with = _check_with  # type: ignore[attr-defined]
 
 
 def _draw_nothing_on_meta(init: ModuleType) -> None:
@@ -80,6 +69,12 @@ class _StandIn(ModuleType):
             raise AttributeError(name)
         if self.__name__ == COMPILER and name in _DECORATORS:
             return _unchanged
+        if self.__name__ == SYMBOLS and name in _GUARDS:
+            return partial(_guarded, name)
+        if self.__name__ == SYMBOLS and name == "sym_eq":
+            return _equal
+        if self.__name__ == SYMBOLS and name == "is_nested_int":
+            return _is_nested
         if self.__name__ == _SCOPES:
             return lambda *given, **options: getattr(_real(self.__name__), name)(*given, **options)
         return getattr(_real(self.__name__), name)
@@ -94,9 +89,27 @@ def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _guarded(name: str, condition: Any, *given: Any, **options: Any) -> Any:
+    """Return a plain truth as it is, as the guard of this name does; only those of symbols, which a compiler has, are
+    looked into.
+    """
+    return condition if isinstance(condition, bool) else getattr(_real(SYMBOLS), name)(condition, *given, **options)
+
+
+def _equal(one: Any, other: Any) -> Any:
+    """Return whether two shapes are equal, where both are of plain numbers."""
+    plain = all(type(x) is tuple and all(type(n) is int for n in x) for x in (one, other))
+    return one == other if plain else _real(SYMBOLS).sym_eq(one, other)
+
+
+def _is_nested(size: Any) -> Any:
+    """Return whether a size is that of a nested tensor; a plain number is not."""
+    return False if type(size) is int else _real(SYMBOLS).is_nested_int(size)
+
+
 def _real(name: str) -> ModuleType:
-    """Load the compiler itself, and return the module of it."""
-    for stand_in in (COMPILER, _SCOPES):
+    """Load what the stand-ins stand for, and return the module of that name."""
+    for stand_in in (COMPILER, _SCOPES, SYMBOLS):
         if isinstance(sys.modules.get(stand_in), _StandIn):
             del sys.modules[stand_in]
     return import_module(name)
