@@ -53,7 +53,7 @@ _HOMES = {
     "Study": "jobs.study",
     "TrainJob": "jobs",
     "UseJob": "jobs.use",
-    "UseRun": "verdicts.use_run",
+    "UseRun": "verdicts.verdict",
     "Verdict": "verdicts.verdict",
     "apply_direction": "use.directions",
     "compare": "training.comparing",

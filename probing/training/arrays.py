@@ -328,7 +328,7 @@ class ArrayStore:
 
     def width(self, site: str) -> int:
         """Return the number of features at a site."""
-        return self._states[site].shape[1]
+        return int(self._states[site].shape[1])
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
         """Return the states `(N, D)` float32 of the rows asked for; None: of all rows."""
