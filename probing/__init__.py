@@ -63,7 +63,7 @@ _HOMES = {
     "intervene": "use.run",
     "judge": "verdicts.judging",
     "leave_one_out": "training.leaving_out",
-    "load_probe": "probes._loading",
+    "load_probe": "probes._estimator",
     "probe": "training.arrays",
     "read_directions": "use.directions",
     "report": "reporting",

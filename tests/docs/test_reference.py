@@ -36,7 +36,7 @@ KNOWN_WRITERS = {
     "states/store/export.py",
     "training/results.py",
     "results/transfer.py",
-    "verdicts/use_run.py",
+    "verdicts/verdict.py",
 }
 
 
