@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from probing._renamed import takes_old_names
 from probing.contracts.analysis import Analysis
 from probing.contracts.control import Control, StateControl
 from probing.contracts.measure import Measure
@@ -19,7 +20,6 @@ from probing.errors import BadParameter, DegenerateDesign
 from probing.models.site import Site
 from probing.provenance import digest
 from probing.statistics.multiplicity import Correction
-from probing.system.machine import with_typed_errors
 from probing.text.corpus import SPLITS, Corpus, Example, Label
 from probing.text.grouping import first_crossing, named
 from probing.text.sources import split_name
@@ -31,7 +31,7 @@ SITE, KEY, GROUP = "states", "key", "group"
 _KINDS = ("auto", "classes", "real")
 
 
-@with_typed_errors
+@takes_old_names
 def probe(
     X: Any,
     y: Any,
