@@ -39,7 +39,17 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "training": (
         "Probes and their results",
         "From states to scores with intervals, and from one source to another.",
-        ("train", "ProbeResults", "ProbeResult", "Score", "compare", "transfer", "leave_one_out", "load_probe"),
+        (
+            "train",
+            "probe",
+            "ProbeResults",
+            "ProbeResult",
+            "Score",
+            "compare",
+            "transfer",
+            "leave_one_out",
+            "load_probe",
+        ),
     ),
     "use": (
         "Use",

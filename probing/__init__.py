@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from probing.states.store import Store
     from probing.text.corpus import Corpus, Example
     from probing.training import train
+    from probing.training.arrays import probe
     from probing.training.comparing import compare
     from probing.training.leaving_out import leave_one_out
     from probing.training.results import ProbeResults
@@ -63,6 +64,7 @@ _HOMES = {
     "judge": "verdicts.judging",
     "leave_one_out": "training.leaving_out",
     "load_probe": "probes._estimator",
+    "probe": "training.arrays",
     "read_directions": "use.directions",
     "report": "reporting",
     "train": "training",
@@ -96,6 +98,7 @@ __all__ = [
     "judge",
     "leave_one_out",
     "load_probe",
+    "probe",
     "read_directions",
     "report",
     "train",
@@ -114,4 +117,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from probing import registry
+from probing.cli.completion import add_completion, version_option
 from probing.cli.direction_commands import direction_app, finish_apply
 from probing.cli.job_commands import Details, Quiet, add_job_command
 from probing.cli.once_only import OnceOnly
@@ -24,6 +25,7 @@ from probing.cli.output import (
     finish_ablate,
     finish_cross,
     finish_extract,
+    finish_import,
     finish_patch,
     finish_plantbench,
     finish_report,
@@ -67,6 +69,17 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version_option, is_eager=True, help="print the version and end")
+    ] = False,
+) -> None:
+    """Ask what a language model's hidden states encode: extract states, train probes beside control tasks, report."""
+
+
 app.add_typer(store_app, name="store")
 app.add_typer(direction_app, name="direction")
 
@@ -183,7 +196,7 @@ def _summary(folder: str, name: str) -> str:
     return sentence[0] if sentence else paragraph
 
 
-add_job_command(store_app, "import", "ImportJob", finish_extract)
+add_job_command(store_app, "import", "ImportJob", finish_import)
 add_job_command(app, "extract", "ExtractJob", finish_extract)
 add_job_command(app, "train", "TrainJob", finish_train, with_details=True)
 add_job_command(app, "use", "UseJob", finish_use, home="probing.jobs.use", with_details=True)
@@ -193,6 +206,7 @@ add_job_command(app, "ablate", "AblateJob", finish_ablate, home="probing.jobs.pa
 add_job_command(app, "plantbench", "PlantbenchJob", finish_plantbench, home="probing.jobs.plantbench", with_json=False)
 add_job_command(app, "report", "ReportJob", finish_report)
 add_job_command(app, "transfer", "TransferJob", finish_cross, home="probing.jobs.cross")
+add_completion(app)
 add_job_command(app, "leave-one-out", "LeaveOneOutJob", finish_cross, home="probing.jobs.cross")
 
 

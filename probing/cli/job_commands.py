@@ -48,7 +48,7 @@ _EXAMPLES = {
 _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of commands is shown without importing them
     "ExtractJob": "Run a model over a corpus and save its hidden states in a store; a killed run resumes where it was.",
     "TrainJob": "Train probes beside control tasks on a store's states and write results.jsonl and results.parquet.",
-    "ImportJob": "Make a store of states from elsewhere: a NeuroX file, .npy, .safetensors, .h5 or a store; "
+    "ImportJob": "Make a store of states from elsewhere: NeuroX, lmprobe, vLLM, .npy, .safetensors, .h5 or a store; "
     "audited in a child.",
     "UseJob": "Exchange a property in the states of a running model, measure what it does, and give a "
     "verdict for each place.",

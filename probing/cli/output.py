@@ -13,10 +13,18 @@ from probing.errors import UnitFailed
 from probing.system.screen import console, say
 
 
+def finish_import(job: Any, quiet: bool, as_json: bool) -> None:
+    _show_store(job.run(progress=not quiet), as_json)
+
+
 def finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
-    store = job.run(progress=not quiet)
+    import_module("probing.models.loading.light_start").start_lightly()
+    _show_store(job.run(progress=not quiet), as_json)
+
+
+def _show_store(store: Any, as_json: bool) -> None:
     print_store(store.path, as_json, brief=True)
-    warnings = import_module("probing.reporting.warnings")
+    warnings = import_module("probing.states.store_warnings")
     warn([warnings.unknown_pieces_warning(store.unknown_pieces)])
     if store.position_names:
         rows = store.rows

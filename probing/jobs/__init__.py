@@ -237,7 +237,11 @@ class ExtractJob(CorpusOptions, ExtractOptions):
 
 
 class ImportJob(CorpusOptions):
-    """Make a store of states from elsewhere: a NeuroX file, .npy, .safetensors, .h5 or a store; audited in a child."""
+    """Make a store of states from elsewhere, audited in a child process.
+
+    SOURCE is a NeuroX file, a folder of .npy, a .safetensors or .h5 file, a store, a data set of lmprobe, or a folder
+    of vLLM's hidden states.
+    """
 
     source: str = Field(description="what to import", json_schema_extra={"argument": True, "metavar": "SOURCE"})
     corpus: Files = option(
@@ -246,7 +250,15 @@ class ImportJob(CorpusOptions):
     to: str = option(help="directory of the new store")
     rows: str | None = option(None, help="word, sentence or piece, perhaps with the pooling (default: inferred)")
     model: str | None = option(None, help="model that the states come from; recorded, not checked")
-    layers: str = option("layer", help="stream name of numbered layers; resid if they are block inputs")
+    layers: str | None = option(
+        None,
+        help="what numbered layers are: a stream's name (resid: block inputs), hf:L (L blocks; the last is after the "
+        "final norm), vllm or vllm:IDS (the last is before it), blocks (their outputs); default: layer, but lmprobe "
+        "and vLLM need it",
+    )
+    tokenizer: str | None = option(
+        None, help="vLLM: folder of the tokenizer, to match requests with texts by piece ids"
+    )
     store_dtype: str | None = option(None, help="stored dtype (default: the source's, or float32)")
 
     def run(self, *, progress: bool = True) -> Store:
@@ -258,6 +270,7 @@ class ImportJob(CorpusOptions):
             rows=self.rows,
             model=self.model,
             layers=self.layers,
+            tokenizer=self.tokenizer,
             dtype=self.store_dtype,
         )
 

@@ -84,7 +84,7 @@ class PatchJob(RunningModel):
         """Read the pairs, patch every place, and write the results."""
         module = import_module("probing.use.patching.prompt_pairs")
         pairs, model = module.PromptPairs.read(self.pairs, spans=self._span_columns()), self.load()
-        with import_module("probing.system.screen").steps_bar(
+        with import_module("probing.system.progress").steps_bar(
             "patch", "places", None, None if progress else False
         ) as bar:
             own = {"model": model, "pairs": pairs, "attribution": not self.no_attribution, "advance": bar}
@@ -175,7 +175,7 @@ class AblateJob(CorpusOptions, RunningModel):
         instrument.check()
         found: list[AblationResult] = []
         for part in self.parts:
-            with import_module("probing.system.screen").steps_bar(
+            with import_module("probing.system.progress").steps_bar(
                 part, "parts", None, None if progress else False
             ) as bar:
                 found.append(module.ablate(instrument, kind=part, by=self.by, advance=bar))

@@ -23,6 +23,7 @@ from probing.models.reading.hooked import HookedModule
 from probing.models.reading.inputs import check_ids, encoded, padded, padding_id
 from probing.models.reading.replay import SuffixReplay
 from probing.models.reading.self_check import SelfCheck
+from probing.models.site import shortly
 from probing.reference import shipped
 from probing.text.alignment import Encoded
 
@@ -367,6 +368,10 @@ class LanguageModel:
         padding = padding_id(self.tokenizer.pad_token_id, self._trunk)
         starts = self.first_piece(batch).tolist() if batch else []
         return padded(self._known(batch), starts, padding, self._trunk.device)
+
+    def __repr__(self) -> str:
+        twin = "" if self._untrained is None else f", untrained (seed {self._untrained})"
+        return f"LanguageModel {self.name}: {shortly(self.sites)}; {self.dtype} on {self.device}{twin}"
 
     def _repr_html_(self) -> str:
         shown: str = import_module("probing.reporting.plots").card(self)

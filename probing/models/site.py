@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from probing.errors import UnknownSite, unknown_name
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}(\.(0|[1-9][0-9]{0,3}))?")
+_FEW = 3
 _STREAMS = ("embed", "resid", "attn_out", "cross_out", "mlp_out", "heads", "final_norm")
 
 
@@ -70,3 +71,10 @@ def select_sites(patterns: str | Iterable[str], available: Iterable[str]) -> tup
             raise unknown_name("site", pattern, streams or known, error=UnknownSite)
         chosen.update(hits)
     return tuple(name for name in known if name in chosen)
+
+
+def shortly(sites: Sequence[str]) -> str:
+    """Return the names of sites in a few words: `31 sites (resid.0 … resid.30)`."""
+    if len(sites) <= _FEW:
+        return ", ".join(sites) or "no site"
+    return f"{len(sites)} sites ({sites[0]} … {sites[-1]})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
@@ -12,6 +13,7 @@ from probing.errors import CorpusError
 from probing.readers._text import check_options, read_text
 from probing.text.corpus import Corpus, Example, Label
 
+_NO_FEATURES: dict[str, str] = {}
 _NOT_COLUMNS = ("text", "sent_id", "newdoc", "newdoc id", "newpar", "newpar id", "global.columns")
 
 
@@ -75,7 +77,10 @@ class _Sentence:
             "deprel": tuple(self.deprel),
             "head": tuple(self.head),
         }
-        columns |= {f"feature:{name}": tuple([f.get(name) for f in self.features]) for name in names}
+        here, none = set().union(*self.features), (None,) * len(self.features)
+        columns |= {
+            f"feature:{name}": tuple([f.get(name) for f in self.features]) if name in here else none for name in names
+        }
         made = Example(self.id, text, self._word_spans(spans), self.columns, columns, self.document, split)
         try:
             _ = made.depths
@@ -176,7 +181,7 @@ def _add_line(sentence: _Sentence, line: str, source: str, number: int) -> None:
     sentence.upos.append(_or_none(upos))
     sentence.xpos.append(_or_none(xpos))
     sentence.deprel.append(_or_none(deprel))
-    sentence.features.append(_features(feats, source, number))
+    sentence.features.append(_NO_FEATURES if feats == "_" else _features(feats, source, number))
     if head != "_" and not (head.isascii() and head.isdigit()):
         _refuse("the head is not a number", "an integer, 0 for the root", head, source, number)
     sentence.head.append(None if head == "_" else int(head[:9]))
@@ -215,10 +220,16 @@ def _closed(sentence: _Sentence, source: str, number: int) -> _Sentence:
 
 
 def _features(feats: str, source: str, number: int) -> dict[str, str]:
-    pairs = {} if feats == "_" else dict(part.split("=", 1) for part in feats.split("|") if "=" in part)
-    if feats != "_" and len(pairs) != feats.count("|") + 1:
+    pairs = _pairs(feats)
+    if len(pairs) != feats.count("|") + 1:
         _refuse("malformed features", "Name=Value|Name=Value, each name once, or _", feats, source, number)
     return pairs
+
+
+@lru_cache(maxsize=4096)
+def _pairs(feats: str) -> dict[str, str]:
+    """Return features by name; a treebank of 100,000 words has some hundred different sets of them."""
+    return dict(part.split("=", 1) for part in feats.split("|") if "=" in part)
 
 
 def _or_none(value: str) -> str | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from probing.contracts.reader import CorpusReader
 from probing.errors import CorpusError, unknown_name
-from probing.readers._rows import Rows, corpus_from_rows, row_options
+from probing.readers._rows import Places, Rows, corpus_from_rows, row_options
 from probing.text.corpus import Corpus, joined
 from probing.text.sources import split_name, split_order
 
@@ -34,12 +34,39 @@ class HubReader(CorpusReader):
         tables = _tables(source, options.get("revision"))
         if split and split not in tables:
             raise unknown_name("split of the data set", split, tables, where=f"hub:{source}", error=CorpusError)
-        parts = []
-        for name in [split] if split else sorted(tables, key=split_order):
-            values = _rows(tables[name])
-            places = [f"hub:{source}, {name} row {number}" for number in range(1, len(values) + 1)]
-            parts.append(corpus_from_rows(Rows(values, places, source), split=name, options=chosen))
+        wanted = [split] if split else sorted(tables, key=split_order)
+        parts = [_part(tables[name], name, source, f"hub:{source}, {name} row ", chosen) for name in wanted]
         return joined(parts, f"hub:{source}")
+
+
+def _part(table: Any, split: str, source: str, place: str, options: Mapping[str, str]) -> Corpus:
+    values = _rows(table)
+    places = Places(place, range(1, len(values) + 1))
+    return corpus_from_rows(Rows(values, places, source), split=split, options=options)
+
+
+def corpora_of_dataset(data: Any, name: str, options: Mapping[str, str]) -> list[Corpus]:
+    """Return the corpus of a `datasets.Dataset`, or those of a `DatasetDict` in split order.
+
+    Raises:
+        CorpusError: it is neither, or streams its rows.
+        BadParameter: rows have no such option.
+    """
+    chosen = row_options(options, "hub")
+    tables = {split_name(str(split)): one for split, one in data.items()} if isinstance(data, Mapping) else {"": data}
+    for one in tables.values():
+        if not all(hasattr(one, wanted) for wanted in ("features", "select_columns", "__len__")):
+            raise CorpusError(
+                "this is no data set in memory",
+                needed="a datasets.Dataset, or a DatasetDict of them",
+                found=type(one).__name__,
+                where=name,
+                next_step="of a stream, take the rows: datasets.Dataset.from_list(list(stream.take(1000)))",
+            )
+    return [
+        _part(tables[split], split, name, f"{name}, {split} row ".replace(",  row", ", row"), chosen)
+        for split in sorted(tables, key=split_order)
+    ]
 
 
 def _tables(source: str, revision: str | None) -> dict[str, Any]:

@@ -133,6 +133,15 @@ def _columnar(source: str, suffix: str) -> Any:
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise _unsound(source, error) from None
+    return checked(table, source)
+
+
+def checked(table: Any, source: str) -> Any:
+    """Return an Arrow table whose columns have names of their own and hold no infinite number.
+
+    Raises:
+        CorpusError: they have not, or do.
+    """
     check_names(table.column_names, source)
     _refuse_infinite(table, source)
     return table

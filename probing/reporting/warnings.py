@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from probing.reporting.task_results import TaskResults, comparison, score
 from probing.reporting.wording import measure_title, plural, with_interval
 from probing.results.probe import Comparison, MeasureResult, Score
+from probing.states.store_warnings import unknown_pieces_warning
 from probing.verdicts.decodability import only_test_label, shared_inputs
 
 # A tokenizer that fits its text knows all but a few pieces in 10,000. At 1 % about every tenth sentence of ten words
 # has a hole; and 1 % of contradicted rows can cost half of the margin of 0.02 by which a task is called decodable.
-MOST_UNKNOWN = 0.01
 MOST_CONFLICTING = 0.01
 Ints = NDArray[np.int64]
 
@@ -155,33 +155,6 @@ def _without_label(facts: Mapping[str, Any]) -> str:
     if not count or facts.get("level") != "sentence":
         return ""
     return f"{plural(count, 'row')} of {count + kept:,} {'has' if count == 1 else 'have'} no label and are left out."
-
-
-def unknown_pieces_warning(share: float | None) -> str:
-    """Return a warning that a share of the pieces is unknown to the tokenizer; empty if the share is small."""
-    if share is None or share <= MOST_UNKNOWN:
-        return ""
-    return (
-        f"{100 * share:.0f} % of the pieces of these texts are unknown to the model's tokenizer: words behind the "
-        "same unknown piece look the same to the model. Use a model whose vocabulary has these words "
-        "(and check upper and lower case)."
-    )
-
-
-def whole_spans_warning(names: Sequence[str], position: Ints, sizes: Ints) -> str:
-    """Return a warning that names the positions of a store whose states are means of several pieces; empty if there is
-    none.
-
-    Args:
-        names: names of the positions.
-        position: `(R,)` index of each row's position in `names`.
-        sizes: `(R,)` number of pieces of each row.
-    """
-    several = [name for k, name in enumerate(names) if (sizes[position == k] > 1).any()]
-    if not several:
-        return ""
-    last = ", ".join(f"{name}.last" for name in several)
-    return f"{', '.join(several)}: whole spans, the mean of their pieces; one piece of each is {last}."
 
 
 def _conflicting(facts: Mapping[str, Any]) -> str:

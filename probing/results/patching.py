@@ -24,7 +24,7 @@ _MOST_BYTES = 16 << 20
 _FIELDS = {"sites": list, "positions": list, "effect": list, "normalised": list, "n_pairs": int, "method": str}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PatchingResult:
     """Holds the effects of patching by site and position: S sites, P positions; NaN where there is no such place.
 
@@ -48,6 +48,12 @@ class PatchingResult:
     method: str
     answers: Answers = ()
     model: str = ""
+
+    def __repr__(self) -> str:
+        places = f"{len(self.sites)} sites × {len(self.positions)} positions"
+        return (
+            f"PatchingResult({self.method}, {self.n_pairs:,} pairs, {places}{f', {self.model}' if self.model else ''})"
+        )
 
     def is_same(self, other: PatchingResult) -> bool:
         """Return whether another result is of the same places and model, and has the same numbers up to rounding."""

@@ -125,7 +125,7 @@ class MeasureResult:
         return None if least is None else least.is_shown
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProbeResult:
     """Holds the result of one probe at one site on one task. It is about decodability only, never about use.
 
@@ -157,6 +157,10 @@ class ProbeResult:
     facts: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     complete: bool = True
+
+    def __repr__(self) -> str:
+        scores = [f"{m.measure} {m.score.value:.3f}" for m in self.measures if m.split == self.judged_split()]
+        return f"ProbeResult({self.task}: {self.probe} at {self.site}; {', '.join(scores) or 'not scored on test'})"
 
     def measure(self, name: str, split: str = "test") -> MeasureResult:
         """Return the result of one measure on one split.

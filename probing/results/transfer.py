@@ -106,7 +106,9 @@ class CrossResults(Sequence[CrossResult]):
         return iter(self._results)
 
     def __repr__(self) -> str:
-        return f"CrossResults({self.name}, {len(self)} results)\n{self.table()}"
+        sources = list(dict.fromkeys(result.trained_on for result in self._results))
+        named = ", ".join(sources[:3]) + (f" and {len(sources) - 3} more" if len(sources) > 3 else "")
+        return f"CrossResults({self.name}: {len(self):,} scores, trained on {named or 'nothing'})"
 
     def table(self) -> pd.DataFrame:
         """Return one row per site × probe × measure × pair: the content of the Parquet file."""

@@ -194,7 +194,7 @@ class Decodability:
     accuracy_high: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UseResult:
     """Holds the measurements of one property and one behaviour at all places.
 
@@ -244,6 +244,9 @@ class UseResult:
     is_matched: bool = True
     answers: Answers = ()
     doubts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"UseResult({self.task} and {self.behaviour} of {self.model}, {len(self.cells)} places)"
 
     @property
     def unit(self) -> str:

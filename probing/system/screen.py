@@ -1,23 +1,9 @@
-"""The terminal: text that others wrote is shown with nothing in it that a terminal obeys; tables, and progress bars."""
+"""The terminal: text that others wrote is shown with nothing in it that a terminal obeys; and tables."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
-
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Task as ProgressTask
-from rich.text import Text
 
 from probing.errors import printable
 
@@ -54,36 +40,3 @@ def shown(text: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(printable(text), style=style)
-
-
-_TITLE = TextColumn("{task.description}", markup=False)
-
-
-class _Rate(ProgressColumn):
-    """A column that shows words per second."""
-
-    def render(self, task: ProgressTask) -> Text:
-        """Return the rate of the last seconds."""
-        return Text(f"{task.speed:,.0f} words/s" if task.speed else "")
-
-
-@contextmanager
-def words_bar(title: str, total: int, show: bool | None) -> Iterator[Callable[[int], None]]:
-    """Within the block, show a bar on standard error, with words per second and the time left."""
-    is_shown = sys.stderr.isatty() if show is None else show
-    columns = (_TITLE, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console(err=True), disable=not is_shown) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda words: bar.advance(task, words)
-
-
-@contextmanager
-def steps_bar(title: str, unit: str, total: int | None, show: bool | None) -> Iterator[Callable[[int, int], None]]:
-    """Within the block, show a bar of steps; call the yielded function with the number of steps done and the number of
-    all steps, which may become known later.
-    """
-    is_shown = sys.stderr.isatty() if show is None else show
-    columns = (_TITLE, BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
-    with Progress(*columns, console=console(err=True), disable=not is_shown) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -1,151 +1,43 @@
-"""Example and Corpus: text, words, label columns, splits, groups; depths in trees. Knows nothing of models."""
+"""Example and Corpus: text, words, label columns, splits, groups. Knows nothing of models."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 from probing import registry
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.system.machine import with_typed_errors
+from probing.text.example import Example
 from probing.text.grouping import (
     Ints,
     Label,
-    are_decomposed,
-    compact,
     composed,
     first_crossing,
-    interned,
     named,
-    once,
     random_splits,
     unit_names,
     units_of,
 )
 from probing.text.sources import SPLITS, Source, parts_of, split_order
 
-_WALKING = -2
-
-
-def depths(heads: Sequence[Any], where: str) -> tuple[int | None, ...]:
-    """Return the number of arcs from every word up to the root (0 for the root); None if a head on the way is missing.
-
-    Raises:
-        CorpusError: a head is not a word of the sentence, or heads form a circle.
-    """
-    known: dict[int, int | None] = {0: -1}
-    for word in range(1, len(heads) + 1):
-        path = []
-        while word not in known:
-            path.append(word)
-            known[word] = _WALKING
-            head = heads[word - 1]
-            if head is None:
-                word = path.pop()
-                known[word] = None
-                break
-            if not isinstance(head, int) or isinstance(head, bool) or not 0 <= head <= len(heads):
-                raise CorpusError(
-                    f"the head of word {word} is no word of the sentence",
-                    needed=f"an integer from 0 to {len(heads)}",
-                    found=repr(head),
-                    where=f"sentence {where}",
-                )
-            word = head
-        depth = known[word]
-        if depth == _WALKING:
-            raise CorpusError(
-                "heads form a circle, not a tree",
-                needed="every word's heads lead to the root (head 0)",
-                found=f"word {word} is above itself",
-                where=f"sentence {where}",
-            )
-        for step, below in enumerate(reversed(path), start=1):
-            known[below] = None if depth is None else depth + step
-    return tuple(known[word] for word in range(1, len(heads) + 1))
-
+_OF_WHOLE = ("split_seed", "group")  # options of a whole corpus; the others are of its reader
+_SHOWN = 6
 
 __all__ = ["SPLITS", "Corpus", "Example", "Label", "joined"]
 
 
-@dataclass(frozen=True)
-class Example:
-    """Holds a text with its words and labels.
-
-    Attributes:
-        id: sentence id, for messages.
-        text: the source text; all spans index its code points.
-        words: half-open character span of each word, in order.
-        columns: sentence-level labels by column name.
-        word_columns: word-level labels by column name, one entry per word, None where missing. Readers of
-            treebanks give `upos`, `xpos`, `lemma`, `deprel` (str), `head` (int: 0 is the root, else the 1-based word)
-            and `feature:<Name>`.
-        document: id shared by examples that must be in the same split; None: the example is a group of its own.
-        split: `train`, `dev`, `test` or another name.
-        spans: half-open character spans by name, for rows at positions; a span that this text does not have is left
-            out.
-        messages: for prompts by a chat template, the (role, content) of a chat that contains the text once; else empty.
-        pairs: (word a, word b, label) triples by field name, words counted from 0.
-        recomposed: names of columns in which a label was not in composed Unicode form (NFC), into which labels,
-            documents and the names of columns and spans are converted.
-    """
-
-    id: str
-    text: str
-    words: tuple[tuple[int, int], ...] = ()
-    columns: Mapping[str, Label] = None  # type: ignore[assignment]
-    word_columns: Mapping[str, tuple[Label, ...]] = None  # type: ignore[assignment]
-    document: str | None = None
-    split: str = "train"
-    spans: Mapping[str, tuple[int, int]] = None  # type: ignore[assignment]
-    messages: tuple[tuple[str, str], ...] = ()
-    pairs: Mapping[str, tuple[tuple[int, int, Label], ...]] = None  # type: ignore[assignment]
-    recomposed: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        # Spans and labels repeat: kept once, 100,000 annotated sentences take a third of the memory.
-        columns, word_columns = self.columns or {}, self.word_columns or {}
-        if not self.recomposed:
-            changed = [name for name, label in columns.items() if are_decomposed((label,))]
-            changed += [name for name, labels in word_columns.items() if are_decomposed(labels)]
-            object.__setattr__(self, "recomposed", tuple(map(interned, changed)))
-        object.__setattr__(self, "words", tuple([once(span) for span in self.words]))
-        object.__setattr__(self, "columns", {interned(key): interned(label) for key, label in columns.items()})
-        object.__setattr__(self, "word_columns", {interned(key): compact(x) for key, x in word_columns.items()})
-        object.__setattr__(self, "document", named(self.document))
-        for name in ("spans", "pairs"):
-            given = getattr(self, name) or {}
-            object.__setattr__(self, name, {interned(key): value for key, value in given.items()})
-
-    @property
-    def forms(self) -> tuple[str, ...]:
-        """Surface form of each word, which is the word type that control tasks use."""
-        return tuple(self.text[start:end] for start, end in self.words)
-
-    @cached_property
-    def depths(self) -> tuple[int | None, ...]:
-        """Number of arcs from every word up to the root of its tree (0 for the root), from the word column `head`.
-
-        It is None for a word if a head on the way is missing.
-
-        Raises:
-            CorpusError: there is no column `head`, a head is not a word of the sentence, or heads form a circle.
-        """
-        return depths(self.word_columns.get("head", ()), self.id)
-
-    @property
-    def group(self) -> str:
-        """Id of the group that must stay in one split: the document, or the example itself if it has none."""
-        return self.document if self.document is not None else self.id
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Corpus:
     """Holds an ordered sequence of examples; an example's ordinal is its index here.
+
+    `corpus[3]` is an example, `corpus[10:20]` a corpus of ten, and a loop over it gives the examples in order.
 
     Attributes:
         examples: the examples, in order.
@@ -153,15 +45,38 @@ class Corpus:
         unit: what a group of examples is called: `document`, or the name of the column by which the corpus is grouped.
         left_out: names of fields of the source that did not become columns, since they are nested or are lists whose
             lengths differ from the numbers of words.
+        has_texts: whether texts are known; those of arrays only tell examples apart, and no baseline reads them.
     """
 
     examples: tuple[Example, ...]
     source: str = "memory"
     unit: str = "document"
     left_out: tuple[str, ...] = ()
+    has_texts: bool = True
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Corpus: ...
+    def __getitem__(self, index: int | slice) -> Example | Corpus:
+        return replace(self, examples=self.examples[index]) if isinstance(index, slice) else self.examples[index]
+
+    def __repr__(self) -> str:
+        sizes = Counter(example.split for example in self.examples)
+        splits = ", ".join(f"{name} {sizes[name]:,}" for name in self.splits)
+        columns = list(self.column_names())
+        more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
+        source = ", ".join(Path(part.strip()).name for part in self.source.split(","))
+        return (
+            f"Corpus of {len(self):,} examples from {source} "
+            f"({splits or 'no splits'}; columns: {', '.join(columns[:_SHOWN]) or 'none'}{more})"
+        )
 
     @classmethod
     @with_typed_errors
@@ -184,25 +99,79 @@ class Corpus:
             UnknownName: there is no column of the name `group`, or `probing:` stands before something that does not
                 ship.
         """
-        seed, group = _split_seed(options), options.get("group")
         parts = parts_of(source)
         readers = [registry.get("readers", part.reader).MEMBER() for part in parts]
-        texts = {name: str(value) for name, value in options.items() if name not in ("split_seed", "group")}
+        texts = _of_rows(options)
         read = [reader.read(part.path, split=part.split, **texts) for reader, part in zip(readers, parts, strict=True)]
-        corpus = joined(read, ", ".join(part.path for part in parts))
-        corpus = corpus if group is None else corpus.grouped_by(str(group))
-        if len(parts) == 1 and not parts[0].split and corpus.splits == ("train",):
-            too_few = seed is None and len(set(corpus.unit_names)) < 3
-            return corpus if too_few else corpus.with_random_split(seed or 0)
-        if seed is not None:
-            raise BadParameter(
-                "split_seed is for one file without splits of its own",
-                found=", ".join(corpus.splits),
-                where=corpus.source,
-                next_step="leave split_seed out",
-            )
-        numbered = group is None and any(reader.numbers_documents_by_file for reader in readers)
-        return corpus._distinct(declared=not numbered)
+        numbered = any(reader.numbers_documents_by_file for reader in readers)
+        is_one = len(parts) == 1 and not parts[0].split
+        return _whole(read, ", ".join(part.path for part in parts), options, is_one=is_one, numbered=numbered)
+
+    @classmethod
+    @with_typed_errors
+    def from_texts(
+        cls,
+        texts: Sequence[str] | Sequence[Sequence[str]],
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        name: str = "texts",
+        **options: str | int,
+    ) -> Corpus:
+        """Return a corpus of texts, or of lists of words, with columns beside them; it is what JSON lines of the same
+        rows give.
+
+        Args:
+            texts: one text, or one list of words, for each example.
+            columns: by name, one value for each text: a label, a list with a label for each word, or what `split`,
+                `document`, `id`, `spans` and `messages` hold in a file.
+            name: name of the source, which messages and ids of examples contain.
+            options: as for `read`: `split_seed`, `group`, and those of the JSONL reader.
+
+        Raises:
+            CorpusError: a column has another length than the texts, or rows are malformed; the message names the row.
+            BadParameter, UnknownName: as for `read`.
+        """
+        made = import_module("probing.readers._memory").corpus_of_texts(texts, columns or {}, name, _of_rows(options))
+        return _whole([made], name, options)
+
+    @classmethod
+    @with_typed_errors
+    def from_dataframe(cls, frame: Any | Mapping[str, Any], *, name: str = "DataFrame", **options: str | int) -> Corpus:
+        """Return a corpus of the rows of a pandas DataFrame, or of `{split: DataFrame}`; it is what a Parquet file of
+        the same rows gives. The index is left out.
+
+        Args:
+            frame: one row an example: a column `text` (or `words`) and columns of labels. NaN and None are missing.
+            name: name of the source, which messages and ids of examples contain.
+            options: as for `read`: `split_seed`, `group`, and those of the table reader.
+
+        Raises:
+            CorpusError: two columns have one name, a column holds values of several kinds, or rows are malformed; the
+                message names the row.
+            BadParameter, UnknownName: as for `read`.
+        """
+        made = import_module("probing.readers._memory").corpora_of_frames(frame, name, _of_rows(options))
+        return _whole(made, name, options, is_one=not isinstance(frame, Mapping))
+
+    @classmethod
+    @with_typed_errors
+    def from_dataset(cls, dataset: Any, *, name: str = "dataset", **options: str | int) -> Corpus:
+        """Return a corpus of a `datasets.Dataset` or `DatasetDict` that is in memory; it is what `hub:NAME` gives for
+        the same data set. Nothing is downloaded.
+
+        Args:
+            dataset: one row an example: a column `text` (or `words`) and columns of labels; class labels become their
+                names, and columns of images or sounds are left out. Splits of a DatasetDict stay (`validation` is
+                `dev`); a single data set, or one with train only, is split at random.
+            name: name of the source, which messages and ids of examples contain.
+            options: as for `read`: `split_seed`, `group`, and the names of columns.
+
+        Raises:
+            CorpusError: it is no data set with rows at hand, or rows are malformed; the message names the row.
+            BadParameter, UnknownName: as for `read`.
+        """
+        made = import_module("probing.readers.hub").corpora_of_dataset(dataset, name, _of_rows(options))
+        return _whole([joined(made, name)], name, options)
 
     @cached_property
     def units(self) -> Ints:
@@ -349,6 +318,44 @@ def joined(parts: Iterable[Corpus], source: str) -> Corpus:
     unit = next((part.unit for part in listed if part.unit != "document"), "document")
     left_out = dict.fromkeys(name for part in listed for name in part.left_out)
     return Corpus(tuple(example for part in listed for example in part.examples), source, unit, tuple(left_out))
+
+
+def _of_rows(options: Mapping[str, str | int]) -> dict[str, str]:
+    """Return the options that a reader takes, as texts."""
+    return {name: str(value) for name, value in options.items() if name not in _OF_WHOLE}
+
+
+def _whole(
+    parts: Sequence[Corpus],
+    source: str,
+    options: Mapping[str, str | int],
+    *,
+    is_one: bool = True,
+    numbered: bool = False,
+) -> Corpus:
+    """Return the parts as one corpus, grouped as asked; without splits of its own it is split at random.
+
+    Args:
+        parts: what was read, in split order.
+        source: name of the whole.
+        options: those of `read`.
+        is_one: whether it was read from one file, whose split nobody named.
+        numbered: whether documents only number within a file.
+    """
+    seed, group = _split_seed(options), options.get("group")
+    corpus = joined(parts, source)
+    corpus = corpus if group is None else corpus.grouped_by(str(group))
+    if is_one and corpus.splits == ("train",):
+        too_few = seed is None and len(set(corpus.unit_names)) < 3
+        return corpus if too_few else corpus.with_random_split(seed or 0)
+    if seed is not None:
+        raise BadParameter(
+            "split_seed is for one file without splits of its own",
+            found=", ".join(corpus.splits),
+            where=corpus.source,
+            next_step="leave split_seed out",
+        )
+    return corpus._distinct(declared=group is not None or not numbered)
 
 
 def _split_seed(options: Mapping[str, str | int]) -> int | None:

@@ -96,7 +96,7 @@ def train(
         array_size, array_index: number of processes that share the work (on any machines that see `to`), and number of
             this one, which takes every `array_size`-th unit from number `array_index` on. The process that finds all
             units done writes the results.
-        progress: whether to show a bar on standard error, if that is a terminal.
+        progress: whether to show on standard error what is done: a bar in a terminal, else a line every 30 s.
 
     Raises:
         ProvenanceMismatch: the store was made from another corpus.

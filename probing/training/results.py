@@ -22,6 +22,7 @@ from probing.statistics.multiplicity import Correction, adjust, level_after
 from probing.verdicts.decodability import judged
 
 NO_SITE = "(none)"
+_SHOWN = 3  # tasks in a line
 _TEXT = (
     "site",
     "task",
@@ -57,9 +58,13 @@ def table_row(result: ProbeResult, split: str) -> dict[str, Any]:
         "probe": result.probe,
     }
     for position, found in enumerate(scored):
-        row["bits" if found.measure == "log_loss" else found.measure] = found.score.value
+        name = "bits" if found.measure == "log_loss" else found.measure
+        row[name] = found.score.value
         if position == 0:
-            row |= _control_columns(found)
+            row |= {f"{name}_low": found.score.low, f"{name}_high": found.score.high} | _control_columns(found)
+            row["status"] = (
+                _status(result, {"measure": found.measure, "split": found.split}) if split == "test" else None
+            )
     return row | {
         name: str(result.provenance.get(key) or "")[:12] for name, key in (("store", "store_id"), ("run", "run"))
     }
@@ -72,8 +77,8 @@ def _control_columns(found: MeasureResult) -> dict[str, Any]:
     return {
         "control": first.score.value if first else None,
         "selectivity": gain.value if gain else None,
-        "low": gain.low if gain else None,
-        "high": gain.high if gain else None,
+        "selectivity_low": gain.low if gain else None,
+        "selectivity_high": gain.high if gain else None,
     }
 
 
@@ -160,7 +165,13 @@ class ProbeResults(Sequence[ProbeResult]):
         return ProbeResults((*self._results, *other))
 
     def __repr__(self) -> str:
-        return f"ProbeResults({len(self)} results)\n{self.table()}"
+        tasks = list(dict.fromkeys(result.task for result in self._results))
+        sites = dict.fromkeys(result.site for result in self._results if result.site != NO_SITE)
+        named = ", ".join(tasks[:_SHOWN]) + (f" and {len(tasks) - _SHOWN} more" if len(tasks) > _SHOWN else "")
+        lines = [f"ProbeResults of {len(self):,} fits: {named or 'nothing'}, {len(sites)} sites"]
+        with_states = {result.task for result in self._results if result.site != NO_SITE}
+        best = [_best_line(self.of_tasks([task])) for task in tasks[:_SHOWN] if task in with_states]
+        return "\n".join([*lines, *best])
 
     def of_tasks(self, tasks: Collection[str]) -> ProbeResults:
         """Return the results and analyses of these tasks."""
@@ -200,8 +211,10 @@ class ProbeResults(Sequence[ProbeResult]):
         """Return a DataFrame with one row per model, site, task and probe: the primary measure with its first control,
         then the other measures.
 
-        The columns `low` and `high` bound selectivity; log loss is called `bits`. If the control is a chance check,
-        `selectivity`, `low` and `high` are empty.
+        Intervals are named after what they bound: `accuracy_low` and `accuracy_high` (or those of another primary
+        measure), `selectivity_low` and `selectivity_high`. Log loss is called `bits`. If the control is a chance check,
+        the columns of selectivity are empty. `status` is the judgement by the primary measure on test (`selectively
+        decodable`, `not beyond word_type`, `not judged`, …); baselines have none.
         """
         return pd.DataFrame([table_row(result, split) for result in self._results])
 
@@ -320,6 +333,12 @@ class ProbeResults(Sequence[ProbeResult]):
     def _repr_html_(self) -> str:
         shown: str = import_module("probing.reporting.plots").card(self)
         return shown
+
+
+def _best_line(results: ProbeResults) -> str:
+    """Return the result at the best site on dev with its judgement, as one line."""
+    best = results.best()
+    return f"  {best!r}: {judged(best, best.judged(best.measures[0].measure)).status}"
 
 
 def correction_of(results: Iterable[ProbeResult]) -> Correction:

@@ -162,7 +162,7 @@ def row_keys(corpus: Corpus, placed: Placed, level: str) -> tuple[dict[str, Ints
         if any("lemma" in e.word_columns for e in examples):
             lemmas = (map(named, e.word_columns.get("lemma", (None,) * len(e.words))) for e in examples)
             found["lemma"] = _word_codes(lemmas, example, word, examples)
-    else:
+    elif corpus.has_texts:
         found["text"] = example_codes([as_input(e.text) for e in examples], example)
     if any(e.document is not None for e in examples):
         found["document"] = example_codes([e.document for e in examples], example)

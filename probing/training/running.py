@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copyreg
-import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from probing.contracts.executor import Executor, Report, Worker, WorkerSlot, WorkPlan, WorkUnit
@@ -22,7 +20,7 @@ from probing.executors._units import complete
 from probing.results.analysis import AnalysisResult
 from probing.results.probe import ProbeResult
 from probing.states.store import Store
-from probing.system.screen import console
+from probing.system.progress import Steps, fits_bar
 from probing.training.fitting import Unit, analysis_id, baseline_scores, fit_unit, run_analysis, unit_id
 from probing.training.other_states import OtherStates
 from probing.training.plan import Plan
@@ -267,7 +265,7 @@ def run_plan(plan: Plan, units: WorkPlan, done: UnitResults, executor: Executor,
         units: the units of it that this process does.
         done: results of the units done so far.
         executor: executor that runs the units.
-        progress: whether to show a bar on standard error, if that is a terminal.
+        progress: whether to show on standard error what is done: a bar in a terminal, else a line every 30 s.
 
     Raises:
         UnitFailed: some units failed; it is raised after all others were done.
@@ -294,10 +292,10 @@ def _warn_of_spoiled(units: WorkPlan, spoiled: Collection[str]) -> None:
 
 
 class _Bar:
-    """A bar that counts the units that are done, and names those that are in work."""
+    """Counts the units that are done, and names those that are in work."""
 
-    def __init__(self, bar: Progress, job: TaskID, title: str, todo: WorkPlan) -> None:
-        self._bar, self._job, self._title = bar, job, title
+    def __init__(self, steps: Steps, title: str, todo: WorkPlan) -> None:
+        self._steps, self._title = steps, title
         self._names = [unit.name for unit in todo.units]
         self._is_told = False
         self.advance(0)
@@ -305,21 +303,20 @@ class _Bar:
     def begins(self, name: str) -> None:
         """Note that a unit is begun in this process."""
         self._is_told = True
-        self._bar.update(self._job, description=f"{self._title} · {name}")
+        self._steps.update(self._steps.done, self._steps.total, f"{self._title} · {name}")
 
     def advance(self, units: int) -> None:
         """Note that so many units more are done; those of other processes are begun in the order of the plan."""
-        self._bar.update(self._job, advance=units)
+        self._steps.advance(units)
         if self._names and not self._is_told:
             del self._names[:units]
-            self._bar.update(self._job, description=f"{self._title} · {next(iter(self._names), 'the last ones')}, …")
+            title = f"{self._title} · {next(iter(self._names), 'the last ones')}, …"
+            self._steps.update(self._steps.done, self._steps.total, title)
 
 
 @contextmanager
 def _bar(title: str, units: WorkPlan, todo: WorkPlan, *, shown: bool) -> Iterator[_Bar]:
-    """Within the block, show a bar on standard error, if that is a terminal."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    quiet = not (shown and sys.stderr.isatty())
-    with Progress(*columns, console=console(err=True), disable=quiet, transient=True) as bar:
-        job = bar.add_task(title, total=len(units.units), completed=len(units.units) - len(todo.units))
-        yield _Bar(bar, job, title, todo)
+    """Within the block, show on standard error what is done."""
+    total = len(units.units)
+    with fits_bar(title, total, total - len(todo.units), shown) as steps:
+        yield _Bar(steps, title, todo)

@@ -16,7 +16,7 @@ from probing.models.language_model import LanguageModel
 from probing.provenance import digest, file_sha256, model_called
 from probing.recipes import build, spec_of, text_of
 from probing.results.use import UseResult, read_use_results
-from probing.system.screen import steps_bar
+from probing.system.progress import steps_bar
 from probing.text.corpus import Corpus
 from probing.use.effects import UseOptions
 from probing.use.measure import measure_property

@@ -63,7 +63,7 @@ class Criteria:
     most_off_distribution: float = 0.2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """States a hypothesis about one property at one place, for one behaviour and data.
 
@@ -120,6 +120,11 @@ class Verdict:
         of = f" of {self.model}" if self.model else ""
         parts = [f"{self.task} at {self.place}{of}: {self.text}", f"[{', '.join(self.flags)}]" if self.flags else ""]
         return f"{' '.join(part for part in parts if part)}. {self.reason} {self.overturned_by}"
+
+    def __repr__(self) -> str:
+        flags = f" [{', '.join(self.flags)}]" if self.flags else ""
+        of = f" of {self.model}" if self.model else ""
+        return f"Verdict({self.task} at {self.place}{of}: {self.text}{flags})"
 
     def _repr_html_(self) -> str:
         shown: str = import_module("probing.reporting.plots").card(self)
@@ -193,7 +198,10 @@ def _size_said(edit: EditEffect, criteria: Criteria) -> str:
     return f"{along:.3f} {interval} SD (adjusted p {edit.p_adjusted:.2g})"
 
 
-@dataclass(frozen=True)
+_SHOWN = 8  # verdicts
+
+
+@dataclass(frozen=True, repr=False)
 class UseRun:
     """Holds the results of edits and the verdicts on them; iterating over it gives the verdicts.
 
@@ -261,6 +269,11 @@ class UseRun:
         A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
         """
         return import_module("probing.reporting.plots").plot_use(self)
+
+    def __repr__(self) -> str:
+        head = f"UseRun of {len(self.results):,} places and {len(self.verdicts):,} verdicts"
+        more = [f"  and {len(self.verdicts) - _SHOWN:,} more"] if len(self.verdicts) > _SHOWN else []
+        return "\n".join([head, *(f"  {verdict!r}" for verdict in self.verdicts[:_SHOWN]), *more])
 
     def _repr_html_(self) -> str:
         shown: str = import_module("probing.reporting.plots").card(self)

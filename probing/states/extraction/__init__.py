@@ -27,7 +27,7 @@ from probing.states.extraction.shard_work import (
 )
 from probing.states.store import Store
 from probing.states.store.leases import Leases
-from probing.system.screen import words_bar
+from probing.system.progress import words_bar
 from probing.text.corpus import Corpus
 
 SHARD_BYTES = 64 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from probing.models.site import Site
 from probing.provenance import environment, file_sha256
 from probing.states.importing.foreign.process import Spool
 from probing.states.importing.foreign.sources import ChildJob, Limits, open_source, refuse_link
+from probing.states.importing.foreign.tensors import IDS
+from probing.states.importing.requests import Pooled, request_rows
 from probing.states.importing.rows import MatchedRows, match_rows, scope_of
-from probing.states.importing.store import Arrays, copy_store, received, shard_content
+from probing.states.importing.store import Arrays, copy_store, name_sites, receive, refuse_uneven, shard_content
 from probing.states.store import Store, StoreWriter
 from probing.states.store.commit_record import shard_starts
 from probing.states.store.format import ITEM_BYTES, STATE_TYPES, check_name
@@ -24,6 +27,8 @@ from probing.text.alignment import check_words
 from probing.text.corpus import Corpus
 
 UNKNOWN = "unknown"
+UNSAID = ("lmprobe", "vllm")  # formats that do not say what their layers are
+_AT_ONCE = 200  # requests that one child opens
 SHARD_BYTES = 64 << 20
 _SUFFIXES = {
     ".npy": "npy",
@@ -43,7 +48,8 @@ def import_states(
     to: str | Path,
     rows: str | None = None,
     model: str | None = None,
-    layers: str = "layer",
+    layers: str | None = None,
+    tokenizer: str | None = None,
     dtype: str | None = None,
     limits: Limits | None = None,
 ) -> Store:
@@ -54,17 +60,25 @@ def import_states(
 
     Args:
         source: a NeuroX file (`.hdf5`, `.json`), a `.safetensors` or `.h5` file with an array for each site, a folder
-            of `.npy`, or a store.
+            of `.npy`, or a store; a data set of lmprobe (a folder of one Parquet index with `lmprobe:` metadata and
+            a safetensors file for each layer); or hidden states of vLLM (a folder of one safetensors file for each
+            request, with `hidden_states` (pieces, layers, width) and `token_ids`).
         corpus: the corpus that the states belong to; not needed if the source is a store.
         to: directory of the new store.
         rows: kind of rows: `word`, `sentence` or `piece`, optionally with the pooling (`word:mean`), which is recorded
             as given; None: inferred from the counts.
         model: name of the model that made the states, recorded as given.
-        layers: stream name for layers that have only a number, as in `layer.0`; `resid` if they are block inputs.
+        layers: what layers that have only a number are. A stream's name (None: `layer`, as in `layer.0`; `resid` if
+            they are block inputs); `hf:L` for the hidden states of transformers from a model of L blocks, whose last is
+            after the final norm (`resid.0` … `final_norm`); `vllm`, or `vllm:8,16,24` if only these were saved, for
+            block inputs whose last is before that norm (`resid.8` …); `blocks` for outputs of blocks. Sources of
+            lmprobe and vLLM do not say, and are refused without it.
+        tokenizer: folder of the tokenizer, for pieces of vLLM: requests are matched with texts by piece ids.
         dtype: dtype that states are stored in; None: that of the file, or float32.
         limits: limits of the child process.
 
     Raises:
+        BadParameter: it is not known what rows or layers of the source are; the message names the option that says it.
         UntrustedFile: the source breaks a rule; nothing was imported.
         CorpusError, AlignmentError: the states are of another corpus; the message names the sentence.
         ProvenanceMismatch: `to` holds another store, or a store was made from another corpus.
@@ -83,14 +97,17 @@ def import_states(
     check_words(
         [e.words for e in corpus.examples], [len(e.text) for e in corpus.examples], [e.id for e in corpus.examples]
     )
-    job = ChildJob(form, tuple(file.absolute() for file in files), n_bytes, len(corpus), limits)
-    origin = Origin(form, source.name, _hashes(files), model, rows)
+    origin = Origin(form, source.name, _hashes(files), model, rows, tokenizer)
     to.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as folder,
         Spool(Path(folder), limits.column_bytes) as spool,
     ):
-        arrays = received(job, spool, layers)
+        arrays = Arrays(spool)
+        for part in _parts(form, files):
+            size = sum(file.lstat().st_size for file in part)
+            receive(ChildJob(form, tuple(file.absolute() for file in part), size, len(corpus), limits), arrays)
+        name_sites(arrays, layers, must_say=form in UNSAID, where=source.name)
         if _hashes(files) != origin.files:
             raise UntrustedFile("the source changed while it was read", needed="the same bytes", where=source.name)
         return _written(arrays, corpus, origin, to, dtype)
@@ -106,6 +123,7 @@ class Origin:
         files: SHA-256 by file name.
         model: name of the model, as the user gave it.
         rows: kind of rows, as the user gave it.
+        tokenizer: tokenizer by whose ids requests were matched.
     """
 
     format: str
@@ -113,6 +131,7 @@ class Origin:
     files: Mapping[str, str]
     model: str | None
     rows: str | None
+    tokenizer: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return the blocks `model` and `tokenizer` of the store's identity, in which all that an import cannot know is
@@ -121,7 +140,7 @@ class Origin:
         names = ("revision", "weights", "config", "class", "dtype", "attention", "remote_code")
         said = f" (said to be of {self.model})" if self.model else ""
         model = {"source": f"imported from {self.name}{said}", "format": self.format, "files": dict(self.files)}
-        return {"model": model | dict.fromkeys(names, UNKNOWN), "tokenizer": {"source": UNKNOWN}}
+        return {"model": model | dict.fromkeys(names, UNKNOWN), "tokenizer": {"source": self.tokenizer or UNKNOWN}}
 
 
 def _files(source: Path) -> tuple[str, list[Path]]:
@@ -129,20 +148,40 @@ def _files(source: Path) -> tuple[str, list[Path]]:
     if (source / "store.json").is_file():
         return "store", [path for path in sorted(source.rglob("*")) if path.is_file() and not path.is_symlink()]
     if source.is_dir():
-        found = sorted(path for path in source.iterdir() if path.suffix == ".npy")
-        form = "npy"
+        form, found = _in_folder(source)
     else:
         found, form = [source] if source.is_file() else [], _SUFFIXES.get(source.suffix.lower(), "")
     if not found or not form:
         raise BadParameter(
             "nothing that can be imported",
             found=str(source),
-            needed=f"a store, a folder of .npy, or a file ending in {', '.join(_SUFFIXES)}",
+            needed="a store, a folder of .npy or .safetensors, a Parquet index beside .safetensors, or a file ending "
+            f"in {', '.join(_SUFFIXES)}",
             next_step="check the path and its ending",
         )
     for file in found:  # before they are hashed, which reads all of them
         open_source(file).stream.close()
     return form, found
+
+
+def _in_folder(folder: Path) -> tuple[str, list[Path]]:
+    """Return the format of a folder, and its files: numbers in names count as numbers, `request_9` before
+    `request_10`.
+    """
+    listed = sorted(folder.iterdir(), key=lambda path: [n.zfill(20) for n in re.split(r"(\d+)", path.name)])
+    of = {suffix: [path for path in listed if path.suffix == suffix] for suffix in (".npy", ".parquet", ".safetensors")}
+    if of[".npy"] or not of[".safetensors"]:
+        return "npy", sorted(of[".npy"])
+    if len(of[".parquet"]) > 1:
+        names = ", ".join(path.name for path in of[".parquet"])
+        raise BadParameter("which file is the index?", needed="one Parquet file beside the layers", found=names)
+    return ("lmprobe" if of[".parquet"] else "vllm"), of[".parquet"] + of[".safetensors"]
+
+
+def _parts(form: str, files: list[Path]) -> list[list[Path]]:
+    """Return the files that one child reads: of requests, which may be many thousands, so many at once."""
+    step = _AT_ONCE if form == "vllm" else max(1, len(files))
+    return [files[first : first + step] for first in range(0, len(files), step)]
 
 
 def _hashes(files: list[Path]) -> dict[str, str]:
@@ -151,18 +190,27 @@ def _hashes(files: list[Path]) -> dict[str, str]:
 
 def _written(arrays: Arrays, corpus: Corpus, origin: Origin, to: Path, dtype: str | None) -> Store:
     """Write the arrays as a sealed store."""
-    states = {site: arrays.spool.column(column) for site, column in arrays.sites.items()}
+    states: dict[str, Any] = {site: arrays.spool.column(column) for site, column in arrays.sites.items()}
+    index, scope = {}, scope_of(origin.rows)
+    if origin.format == "vllm":
+        ids = arrays.spool.column(IDS[0]) if IDS[0] in arrays.spool else None
+        refuse_uneven(arrays)
+        made = request_rows(arrays.requests, ids, corpus, origin.rows, origin.tokenizer, origin.name)
+        states = {site: Pooled(values, made.first, made.end) for site, values in states.items()}
+        index, scope = dict(made.index), made.scope
+    else:
+        index = arrays.index()
     sizes = {site: len(values) for site, values in states.items()}
     if len(set(sizes.values())) > 1:
         raise BadParameter("sites with different numbers of rows", needed="one number", found=str(sizes)[:200])
-    rows = match_rows(corpus, next(iter(sizes.values())), arrays.index(), arrays.sentences, scope_of(origin.rows))
+    rows = match_rows(corpus, next(iter(sizes.values())), index, arrays.sentences, scope)
     stored = dtype or arrays.stored_dtype()
     if stored not in STATE_TYPES:
         raise BadParameter("unknown stored dtype", needed=", ".join(STATE_TYPES), found=repr(dtype))
     row_bytes = sum(values.shape[1] for values in states.values()) * ITEM_BYTES[stored]
     starts = shard_starts(corpus, rows.scope, row_bytes, SHARD_BYTES)
     identity = _identity(corpus, origin, rows, sorted(states, key=lambda s: Site.parse(s).order), stored, starts)
-    marks = {"imported": {"from": origin.name, "format": origin.format, "provenance": UNKNOWN}}
+    marks = {"imported": {"from": origin.name, "format": origin.format, "provenance": UNKNOWN} | _said(arrays)}
     writer = StoreWriter.open(to, identity=identity, environment=environment() | marks)
     missing = writer.missing()
     writer.preflight(row_bytes * len(rows.columns["word"]) * len(missing) // max(1, len(starts)))
@@ -171,6 +219,16 @@ def _written(arrays: Arrays, corpus: Corpus, origin: Origin, to: Path, dtype: st
         writer.commit(shard, shard_content(span, corpus, rows, states, arrays.sites, stored))
     writer.seal()
     return Store.open(to)
+
+
+def _said(arrays: Arrays) -> dict[str, Any]:
+    """Return what an index says of itself, and what was not found in it."""
+    if not arrays.facts:
+        return {}
+    said = arrays.facts.get("said")
+    missing = [] if arrays.facts.get("text") else ["texts: rows were taken to follow the corpus"]
+    missing += [] if isinstance(said, dict) and any("model" in key for key in said) else ["the model's name"]
+    return {"said": said, "not_found": missing}
 
 
 def _identity(

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from probing.errors import BadParameter, CorpusError, ProvenanceMismatch, UntrustedFile
-from probing.models.site import Site
 from probing.states.importing.foreign.process import Spool, hand_over
 from probing.states.importing.foreign.sources import ChildJob
+from probing.states.importing.layers import sites_of
 from probing.states.importing.rows import INDEX_COLUMNS, MatchedRows, Sentence
 from probing.states.store import ShardContent, Store, StoreWriter, narrow
 from probing.states.store.commit_record import load_record
@@ -152,12 +152,16 @@ class Arrays:
         sites: name of the column of each site.
         dtypes: data type in the source, by column.
         sentences: what the source says about each sentence.
+        requests: number of pieces of each request, if the source holds requests.
+        facts: what else the source says of itself.
     """
 
     spool: Spool
     sites: dict[str, str] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
     sentences: list[Sentence] = field(default_factory=list)
+    requests: list[int] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def stored_dtype(self) -> str:
         """Return the source's data type if all sites have the same and it can be stored, else float32."""
@@ -187,21 +191,13 @@ class Arrays:
         return found
 
 
-def received(job: ChildJob, spool: Spool, layers: str) -> Arrays:
-    """Receive everything that a child process sends, and return it as arrays by site.
-
-    Args:
-        job: the job of the child.
-        spool: spool that the arrays are written to.
-        layers: stream name for layers that have only a number.
+def receive(job: ChildJob, arrays: Arrays) -> None:
+    """Receive everything that a child process sends, and add it to the arrays.
 
     Raises:
         UntrustedFile: the source breaks a rule.
-        UnknownSite: the name of an array is not a site name.
-        BadParameter: the source has no states.
         CorpusError: the source has far more sentences than the corpus.
     """
-    arrays = Arrays(spool)
     for frame in hand_over(job):
         if frame.kind == "sentence":
             arrays.sentences.append(_sentence(frame.head, job))
@@ -212,21 +208,65 @@ def received(job: ChildJob, spool: Spool, layers: str) -> Arrays:
                     found="many more",
                     where=job.paths[0].name,
                 )
+        elif frame.kind == "request":
+            arrays.requests.append(_pieces(frame.head, job))
+        elif frame.kind == "facts":
+            arrays.facts = dict(frame.head)
         elif frame.rows is not None:
-            spool.append(frame.head["column"], frame.rows)
+            arrays.spool.append(frame.head["column"], frame.rows)
             arrays.dtypes.setdefault(frame.head["column"], str(frame.head.get("dtype")))
-    for column in spool.names:
-        if spool.column(column).ndim == 2:
-            name = f"{layers}.{column}" if column.isdigit() else column
-            arrays.sites[str(Site.parse(name))] = column
+
+
+def name_sites(arrays: Arrays, layers: str | None, *, must_say: bool, where: str) -> None:
+    """Name the sites of the states that were received.
+
+    Args:
+        arrays: what was received.
+        layers: what the numbers of layers mean, see `sites_of`.
+        must_say: whether that has to be said.
+        where: the source, for messages.
+
+    Raises:
+        UnknownSite: the name of an array is not a site name.
+        BadParameter: the source has no states, or what its layers mean is not known.
+    """
+    columns = [column for column in arrays.spool.names if arrays.spool.column(column).ndim == 2]
+    arrays.sites = sites_of(columns, layers, must_say=must_say, where=where)
     if not arrays.sites:
         raise BadParameter(
             "the source has no states",
             needed="floats (R, D)",
-            found=", ".join(spool.names)[:200] or "nothing",
-            where=job.paths[0].name,
+            found=", ".join(arrays.spool.names)[:200] or "nothing",
+            where=where,
         )
-    return arrays
+
+
+def refuse_uneven(arrays: Arrays) -> None:
+    """Refuse requests of which some have other layers than the rest.
+
+    Raises:
+        BadParameter: a layer has more or fewer pieces than the requests.
+    """
+    n_pieces = sum(arrays.requests)
+    for site, column in arrays.sites.items():
+        n_rows = len(arrays.spool.column(column))
+        if n_rows != n_pieces:
+            raise BadParameter(
+                "requests with different layers",
+                needed=f"{n_pieces:,} pieces at every layer",
+                found=f"{n_rows:,} at {site}",
+                next_step="import the requests of one run, which saved the same layers",
+            )
+
+
+def _pieces(head: Mapping[str, Any], job: ChildJob) -> int:
+    """Return the number of pieces of a request."""
+    pieces = head.get("pieces")
+    if type(pieces) is not int or pieces < 1:
+        raise UntrustedFile(
+            "a request without pieces", needed="pieces", found=repr(head)[:100], where=job.paths[0].name
+        )
+    return pieces
 
 
 def _sentence(head: Mapping[str, Any], job: ChildJob) -> Sentence:

@@ -12,10 +12,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from probing.errors import BadParameter, CorruptShard, StoreError
 from probing.models.site import Site
@@ -116,12 +113,17 @@ def _npy(store: Store, to: Path) -> None:
 
 
 def _safetensors(store: Store, to: Path) -> None:
+    from safetensors.numpy import save_file
+
     arrays = {f"rows.{name}": getattr(store.rows, name) for name in store.row_columns}
     arrays |= {f"outputs.{name}": array for name, array in _outputs(store).items()}
     save_file(arrays | {site: store.read(site) for site in store.sites}, to, metadata=_metadata(store))
 
 
 def _parquet(store: Store, to: Path) -> None:
+    import pyarrow as pa  # not above: an extraction prints a summary by this file, and writes no Parquet
+    import pyarrow.parquet as pq
+
     columns = {name: pa.array(getattr(store.rows, name)) for name in store.row_columns}
     for site in store.sites:
         states = store.read(site)
@@ -146,6 +148,8 @@ def _output_columns(outputs: dict[str, NDArray[Any]], n_rows: int) -> dict[str, 
     """Return the outputs as columns beside the rows: null where none were kept."""
     if not outputs:
         return {}
+    import pyarrow as pa
+
     is_kept = np.zeros(n_rows, dtype=bool)
     is_kept[outputs["row"]] = True
     ends = np.concatenate([[0], np.cumsum(is_kept)])

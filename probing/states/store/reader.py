@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, UnknownSite, unknown_name
-from probing.models.site import Site
+from probing.models.site import Site, shortly
+from probing.provenance import model_called
 from probing.states.store.commit_record import (
     corrupt,
     expected_datasets,
@@ -25,6 +26,12 @@ from probing.states.store.commit_record import (
 from probing.states.store.file_ops import typed_errors
 from probing.states.store.format import StoreLayout, content_id, read_store_json, widen
 from probing.states.store.verify import ShardFiles, Verification, verify_seal, verify_shards
+from probing.states.store.views import Sites, to_dataframe, torch_dataset
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from probing.text.corpus import Corpus
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +66,7 @@ class Store:
         path: directory of the store.
         store_id, content_id: hash of the identity (what it is to hold), and hash of the shards (what it holds).
         identity, environment: as written by the extraction.
-        sites: names of the sites, in site order.
+        sites: names of the sites, in site order; `sites["resid.3"]` are all states there, `(R, D)` float32.
         n_rows: number of rows R.
         shards: numbers of the committed shards.
         shards_done, shards_planned: numbers of shards, equal unless the store was opened with `allow_partial`.
@@ -85,7 +92,7 @@ class Store:
         self.identity: dict[str, Any] = header["identity"]
         said = header.get("environment")
         self.environment: dict[str, Any] = said if isinstance(said, dict) else {}
-        self.sites = tuple(sorted(recipe.sites, key=lambda name: Site.parse(name).order))
+        self.sites = Sites(sorted(recipe.sites, key=lambda name: Site.parse(name).order), self.read)
         self.shards = tuple(records)
         self.shards_done, self.shards_planned = len(records), recipe.n_shards
         self.skipped = [(example, reason) for record in records.values() for example, reason in record["skipped"]]
@@ -261,6 +268,41 @@ class Store:
                 states = part if part.dtype == np.float32 else widen(part, self._recipe.dtype)
                 yield start + first + np.arange(len(part)), states
 
+    def to_dataframe(
+        self,
+        sites: str | Sequence[str] = "*",
+        corpus: Corpus | None = None,
+        rows: NDArray[np.int64] | None = None,
+    ) -> pd.DataFrame:
+        """Return rows as a DataFrame: the columns of `rows`, those of the corpus if it is given, and the states.
+
+        Args:
+            sites: shell-style patterns of sites; feature 0 of `resid.3` is the column `resid.3[0]`; []: no states.
+            corpus: the corpus that the store was made from, which gives `id`, `text`, `group` (what is never divided
+                by splits), `split`, for words `form`, and its columns of labels.
+            rows: row numbers (N,), in any order; None: all.
+
+        Raises:
+            UnknownSite, BadParameter, CorruptShard: see `read`.
+            ProvenanceMismatch: the store was made from another corpus.
+        """
+        return to_dataframe(self, sites, corpus, None if rows is None else self._check_rows(rows))
+
+    def torch_dataset(self, site: str, y: Any = None, rows: NDArray[np.int64] | None = None) -> Any:
+        """Return a `torch.utils.data.Dataset` of the states at a site, `(D,)` float32 each, or of (state, label) pairs;
+        a loader reads each batch from the store at once.
+
+        Args:
+            site: one of `sites`.
+            y: (N,) numbers, one for each row; None: states alone.
+            rows: row numbers (N,), in any order; None: all.
+
+        Raises:
+            UnknownSite: the store has no such site; the message names the nearest.
+            BadParameter: a row number is out of range, or there are not as many labels as rows.
+        """
+        return torch_dataset(self, site, y, None if rows is None else self._check_rows(rows))
+
     def verify(self) -> list[str]:
         """Read every byte of the store, compare it with the commit records and the HDF5 structure with the format, and
         return the problems.
@@ -289,6 +331,14 @@ class Store:
     def _column(self, path: str) -> NDArray[np.int64]:
         parts = [self._files.mapped(shard, path).astype(np.int64) for shard in self._records]
         return np.concatenate([np.empty(0, np.int64), *parts])
+
+    def __repr__(self) -> str:
+        said = f"{self.shards_done} of {self.shards_planned} shards, " if self.shards_done < self.shards_planned else ""
+        rows = self.identity["extraction"].get("rows", "")
+        return (
+            f"Store {self.path}: {said}{self.n_rows:,} rows ({rows}) at {shortly(self.sites)}, "
+            f"of {model_called(self.identity['model'])}"
+        )
 
     def _repr_html_(self) -> str:
         shown: str = import_module("probing.reporting.plots").card(self)

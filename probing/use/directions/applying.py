@@ -21,7 +21,7 @@ from probing.provenance import UNKNOWN, model_called, weights_digest
 from probing.recipes import build, spec_of
 from probing.results.use import answers_said
 from probing.system.machine import with_typed_errors
-from probing.system.screen import steps_bar
+from probing.system.progress import steps_bar
 from probing.text.corpus import Corpus, Example
 from probing.text.positions import Position
 from probing.use.behaviours._answers import piece_text
@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AppliedDirection:
     """Holds the outputs of a model on n rows, without a direction and with it.
 
@@ -67,6 +67,12 @@ class AppliedDirection:
     clean: Floats
     edited: Floats
     top: int = 0
+
+    def __repr__(self) -> str:
+        way = f"{self.start} → {self.goal}" if self.start or self.goal else self.header.kind
+        return (
+            f"AppliedDirection({self.header.task} {way} at {self.place} × {self.strength:g}, {len(self.texts):,} rows)"
+        )
 
     def probabilities(self) -> tuple[Floats, Floats] | None:
         """Return the probabilities `(n, V)` without the direction and with it (of answers among each other, of pieces

@@ -149,7 +149,7 @@ class Header:
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evidence:
     """Holds the arrays of a direction, an eraser or a probe, with a header that says what they mean.
 
@@ -173,6 +173,10 @@ class Evidence:
             raise BadParameter(
                 "arrays that are not those of the kind", needed=self.header.kind, found=problem, where=self.header.place
             )
+
+    def __repr__(self) -> str:
+        head = self.header
+        return f"Evidence({head.kind} of {head.task} at {head.place}, width {self.width}: {head.verdict.word})"
 
     @property
     def width(self) -> int:

@@ -21,6 +21,7 @@ from probing.states.importing.foreign.sources import (
     limit_resources,
     open_source,
 )
+from probing.states.importing.foreign.tensors import load_arrow, read_lmprobe, read_vllm
 
 _SPARE_FILES = 8
 
@@ -29,6 +30,8 @@ _READERS: dict[str, Callable[[Sequence[SourceFile], Sender, Limits], None]] = {
     "npy": read_npy,
     "json": read_neurox_json,
     "safetensors": read_safetensors,
+    "lmprobe": read_lmprobe,
+    "vllm": read_vllm,
 }
 
 
@@ -59,6 +62,8 @@ def _read(job: ChildJob, sender: Sender) -> None:
         limit_open_files(0)
         source.read(sender, job.limits, examples=job.examples)
     else:
+        if job.format == "lmprobe":
+            load_arrow()
         files = [open_source(path) for path in job.paths]
         limit_open_files(0)
         _READERS[job.format](files, sender, job.limits)

@@ -122,7 +122,7 @@ def _sha256(path: Path) -> str:
 
 
 _MAX_SAFETENSORS_HEADER = 16 << 20
-_TYPES = {
+TYPES = {
     "F16": "<f2",
     "BF16": "<u2",
     "F32": "<f4",
@@ -145,17 +145,21 @@ def read_safetensors(files: Sequence[SourceFile], sender: Sender, limits: Limits
         UntrustedFile: the header does not fit the file, or tensors are of another kind.
     """
     for file in files:
-        at = 0
-        for name, dtype, shape, begin, end in _tensors(file, limits):
-            if begin != at:
-                refuse("tensors without gaps or overlaps", f"{file.name}: {name}", f"bytes {begin:,} after {at:,}")
+        for name, dtype, shape, _, _ in tensors_of(file):
             _send(file, name, dtype, shape, sender)
-            at = end
-        if file.stream.read(1):
-            refuse("tensors up to the end of the file", file.name, "more bytes")
 
 
-def _tensors(file: SourceFile, limits: Limits) -> list[tuple[str, str, list[int], int, int]]:
+def tensors_of(file: SourceFile, floats: Sequence[int] = (2,)) -> list[tuple[str, str, list[int], int, int]]:
+    """Return name, type, shape and place of every tensor, in the order in which they fill the file; the stream is then
+    at the first.
+
+    Args:
+        file: the file, at its beginning.
+        floats: numbers of axes that floats may have; whole numbers have one, or with several of these any number.
+
+    Raises:
+        UntrustedFile: the header does not fit the file, or tensors are of another kind.
+    """
     size = int.from_bytes(file.exactly(8, "a header's length"), "little")
     if size > min(_MAX_SAFETENSORS_HEADER, file.n_bytes):
         refuse(f"a header of at most {_MAX_SAFETENSORS_HEADER:,} bytes", file.name, f"{size:,}")
@@ -165,11 +169,19 @@ def _tensors(file: SourceFile, limits: Limits) -> list[tuple[str, str, list[int]
         refuse("a header in JSON", file.name, str(error)[:200])
     if not isinstance(header, dict):
         refuse("a header with tensors", file.name, type(header).__name__)
-    found = [_tensor(name, entry, file.name) for name, entry in header.items() if name != "__metadata__"]
-    return sorted(found, key=lambda tensor: tensor[3:])
+    found = [_tensor(name, entry, file.name, floats) for name, entry in header.items() if name != "__metadata__"]
+    found.sort(key=lambda tensor: tensor[3:])
+    at = 0
+    for name, _, _, begin, end in found:
+        if begin != at:
+            refuse("tensors without gaps or overlaps", f"{file.name}: {name}", f"bytes {begin:,} after {at:,}")
+        at = end
+    if file.n_bytes != 8 + size + at:
+        refuse("tensors up to the end of the file", file.name, f"{file.n_bytes - 8 - size:,} bytes for {at:,}")
+    return found
 
 
-def _tensor(name: str, entry: Any, where: str) -> tuple[str, str, list[int], int, int]:
+def _tensor(name: str, entry: Any, where: str, floats: Sequence[int]) -> tuple[str, str, list[int], int, int]:
     place = f"{where}: {name[:80]}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         refuse("dtype, shape and data_offsets of a tensor", place, repr(entry)[:100])
@@ -177,18 +189,18 @@ def _tensor(name: str, entry: Any, where: str) -> tuple[str, str, list[int], int
     lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
     if not lists or not all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, *offsets)):
         refuse("whole numbers for shape and offsets", place, f"{shape!r}, {offsets!r}"[:100])
-    if not isinstance(dtype, str) or dtype not in _TYPES:
-        refuse(f"one of {', '.join(_TYPES)}", place, repr(dtype)[:40])
-    if len(shape) != (2 if "F" in dtype else 1):
+    if not isinstance(dtype, str) or dtype not in TYPES:
+        refuse(f"one of {', '.join(TYPES)}", place, repr(dtype)[:40])
+    if len(shape) not in (floats if "F" in dtype else (1,) if len(floats) == 1 else floats):
         refuse("floats (R, D) or whole numbers (R,)", place, f"{dtype} {shape}")
     begin, end = offsets
-    if end - begin != math.prod(shape) * np.dtype(_TYPES[dtype]).itemsize:
+    if end - begin != math.prod(shape) * np.dtype(TYPES[dtype]).itemsize:
         refuse("as many bytes as the shape says", place, f"{end - begin:,} bytes for {dtype} {shape}")
     return name, dtype, shape, begin, end
 
 
 def _send(file: SourceFile, name: str, dtype: str, shape: list[int], sender: Sender) -> None:
-    kind = np.dtype(_TYPES[dtype])
+    kind = np.dtype(TYPES[dtype])
     if dtype != "BF16":
         send_rows(file, name, shape, kind, sender)
         return

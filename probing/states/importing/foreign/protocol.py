@@ -26,7 +26,7 @@ class Frame:
     """A message from the child process.
 
     Attributes:
-        kind: `rows`, `sentence`, `record`, `refused` or `end`.
+        kind: `rows`, `sentence`, `request`, `facts`, `record`, `refused` or `end`.
         head: the fields of that kind of message.
         rows: for `rows`: float32 states (n, D), or an int64 column (n,).
     """

@@ -168,7 +168,7 @@ class ChildJob:
     """Describes the job of a child process that reads a file from elsewhere.
 
     Attributes:
-        format: `npy`, `hdf5`, `json`, `safetensors` or `store`.
+        format: `npy`, `hdf5`, `json`, `safetensors`, `lmprobe`, `vllm` or `store`.
         paths: the files, or the directory of a store.
         n_bytes: their total size.
         examples: number of examples of the corpus.

@@ -1,0 +1,137 @@
+"""A store's states as arrays by the name of their site, as a DataFrame, and as a data set of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter, ProvenanceMismatch
+from probing.models.site import select_sites
+from probing.text.corpus import Corpus, Example
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from probing.states.store.reader import Store
+
+Ints = NDArray[np.int64]
+
+
+class Sites(tuple[str, ...]):
+    """Names of a store's sites, in site order; `sites["resid.3"]` are the states there, `(R, D)` float32."""
+
+    _read: Callable[[str], NDArray[np.float32]]
+
+    def __new__(cls, names: Iterable[str], read: Callable[[str], NDArray[np.float32]]) -> Sites:
+        """Keep the names, and the function that reads the states of one."""
+        made = super().__new__(cls, names)
+        made._read = read
+        return made
+
+    @overload  # type: ignore[override]
+    def __getitem__(self, key: str) -> NDArray[np.float32]: ...
+    @overload
+    def __getitem__(self, key: int) -> str: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, key: str | int | slice) -> Any:
+        """Return the states of a site by its name, or a name by its place.
+
+        Raises:
+            UnknownSite: the store has no such site; the message names the nearest.
+        """
+        return self._read(key) if isinstance(key, str) else super().__getitem__(key)
+
+    def __reduce__(self) -> tuple[type[tuple[str, ...]], tuple[tuple[str, ...]]]:
+        """Go to another process as the names alone."""
+        return tuple, (tuple(self),)
+
+
+def to_dataframe(store: Store, sites: str | Sequence[str], corpus: Corpus | None, rows: Ints | None) -> pd.DataFrame:
+    """Return a store's rows as a DataFrame; see `Store.to_dataframe`."""
+    import pandas as pd
+
+    chosen = select_sites(sites, store.sites)
+    columns: dict[str, Any] = {name: getattr(store.rows, name) for name in store.row_columns}
+    if rows is not None:
+        columns = {name: values[rows] for name, values in columns.items()}
+    if store.position_names:
+        columns["position"] = np.array(store.position_names, dtype=object)[columns["position"]]
+    if corpus is not None:
+        _refuse_other(store, corpus)
+        columns |= _of_corpus(corpus, columns["example"].tolist(), columns["word"].tolist(), tuple(columns))
+    frames = [pd.DataFrame(columns)]
+    for site in chosen:
+        states = store.read(site, rows)
+        frames.append(pd.DataFrame(states, columns=[f"{site}[{i}]" for i in range(states.shape[1])]))
+    return pd.concat(frames, axis=1)
+
+
+def _of_corpus(corpus: Corpus, example: list[int], word: list[int], taken: Sequence[str]) -> dict[str, list[Any]]:
+    """Return what a corpus says of each row, by column: a label's name has `column:` before it where it is taken."""
+    found: dict[str, list[Any]] = {
+        "id": [corpus[e].id for e in example],
+        "text": [corpus[e].text for e in example],
+        "group": [corpus.unit_names[e] for e in example],
+        "split": [corpus[e].split for e in example],
+    }
+    if any(w >= 0 for w in word):
+        found["form"] = [_form(corpus[e], w) for e, w in zip(example, word, strict=True)]
+    for name, level in corpus.column_names().items():
+        shown = f"column:{name}" if name in (*taken, *found) else name
+        if level == "sentence":
+            found[shown] = [corpus[e].columns.get(name) for e in example]
+        else:
+            found[shown] = [_label(corpus[e], name, w) for e, w in zip(example, word, strict=True)]
+    return found
+
+
+def _form(example: Example, word: int) -> str | None:
+    return example.text[slice(*example.words[word])] if word >= 0 else None
+
+
+def _label(example: Example, column: str, word: int) -> Any:
+    labels = example.word_columns.get(column)
+    return labels[word] if labels is not None and word >= 0 else None
+
+
+def _refuse_other(store: Store, corpus: Corpus) -> None:
+    recorded = store.identity["corpus"]["fingerprint"]
+    if recorded != corpus.fingerprint:
+        raise ProvenanceMismatch(
+            "the states of this store were made from another corpus",
+            needed=f"corpus {recorded[:12]}…",
+            found=f"corpus {corpus.fingerprint[:12]}… from {corpus.source}",
+            where=str(store.path),
+            next_step="give the files the store was extracted from, in the same order",
+        )
+
+
+def torch_dataset(store: Store, site: str, y: Any, rows: Ints | None) -> Any:
+    """Return a data set of PyTorch; see `Store.torch_dataset`."""
+    import torch
+    from torch.utils.data import Dataset
+
+    store.width(site)  # refuses an unknown site before the first row is read
+    chosen = np.arange(store.n_rows) if rows is None else np.asarray(rows, dtype=np.int64)
+    labels = None if y is None else torch.as_tensor(np.asarray(y))
+    if labels is not None and len(labels) != len(chosen):
+        raise BadParameter("labels do not fit the rows", needed=f"{len(chosen):,}", found=f"{len(labels):,}")
+
+    class StoreRows(Dataset[Any]):
+        """States of a site, read from the store when they are asked for, a batch at once."""
+
+        def __len__(self) -> int:
+            return len(chosen)
+
+        def __getitem__(self, index: int) -> Any:
+            return self.__getitems__([range(len(chosen))[index]])[0]
+
+        def __getitems__(self, indices: list[int]) -> list[Any]:
+            states = torch.from_numpy(store.read(site, chosen[indices]))
+            return list(states) if labels is None else list(zip(states, labels[indices], strict=True))
+
+    return StoreRows()

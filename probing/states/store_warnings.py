@@ -1,0 +1,38 @@
+"""What a store's user is warned of: pieces that the tokenizer does not know, and spans read as means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+MOST_UNKNOWN = 0.01
+
+
+def unknown_pieces_warning(share: float | None) -> str:
+    """Return a warning that a share of the pieces is unknown to the tokenizer; empty if the share is small."""
+    if share is None or share <= MOST_UNKNOWN:
+        return ""
+    return (
+        f"{100 * share:.0f} % of the pieces of these texts are unknown to the model's tokenizer: words behind the "
+        "same unknown piece look the same to the model. Use a model whose vocabulary has these words "
+        "(and check upper and lower case)."
+    )
+
+
+def whole_spans_warning(names: Sequence[str], position: Ints, sizes: Ints) -> str:
+    """Return a warning that names the positions of a store whose states are means of several pieces; empty if there is
+    none.
+
+    Args:
+        names: names of the positions.
+        position: `(R,)` index of each row's position in `names`.
+        sizes: `(R,)` number of pieces of each row.
+    """
+    several = [name for k, name in enumerate(names) if (sizes[position == k] > 1).any()]
+    if not several:
+        return ""
+    last = ", ".join(f"{name}.last" for name in several)
+    return f"{', '.join(several)}: whole spans, the mean of their pieces; one piece of each is {last}."

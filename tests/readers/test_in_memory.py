@@ -1,0 +1,141 @@
+"""Corpora of rows in memory are those of files that hold the same rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import probing as pb
+from probing.errors import BadParameter, CorpusError, UnknownName
+
+ROWS: dict[str, list[Any]] = {
+    "text": [f"the old dog number {n} barks" for n in range(30)],
+    "tense": [["past", "present", None][n % 3] for n in range(30)],
+    "score": [None if n == 4 else n / 7 for n in range(30)],
+    "count": list(range(30)),
+    "upos": [["DET", "ADJ", "NOUN", "NOUN", "NUM", "VERB"]] * 30,
+    "tags": [["a"] * (n % 3) for n in range(30)],
+    "place": [f"p{n // 3}" for n in range(30)],
+}
+SPLIT = ["train"] * 21 + ["validation"] * 3 + ["test"] * 6
+OPTIONS: list[dict[str, Any]] = [{}, {"split_seed": 3}, {"group": "place"}, {"document": "place", "split_seed": 1}]
+
+
+def same(a: pb.Corpus, b: pb.Corpus) -> None:
+    assert a.examples == b.examples
+    assert (a.unit, a.left_out, a.fingerprint, a.splits) == (b.unit, b.left_out, b.fingerprint, b.splits)
+    assert a.column_names() == b.column_names()
+
+
+@pytest.mark.parametrize("more", [{}, {"split": SPLIT}, {"id": [f"s{n}" for n in range(30)]}], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_rows_in_memory_are_read_as_from_a_file(tmp_path: Path, more: Any, options: Any) -> None:
+    if "split" in more:
+        options = {name: value for name, value in options.items() if name != "split_seed"}
+    rows = ROWS | more
+    lines, table = tmp_path / "r.jsonl", tmp_path / "r.parquet"
+    columns = {name: values for name, values in rows.items() if name != "text"}
+    lines.write_text(
+        "".join(json.dumps({n: v[i] for n, v in rows.items()}) + "\n" for i in range(30)), encoding="utf-8"
+    )
+    frame = pd.DataFrame(rows, index=pd.Index(range(100, 130)))
+    frame.to_parquet(table, index=False)
+    same(pb.Corpus.from_texts(rows["text"], columns, name=str(lines), **options), pb.Corpus.read(lines, **options))
+    same(pb.Corpus.from_dataframe(frame, name=str(table), **options), pb.Corpus.read(table, **options))
+
+
+def test_a_mapping_of_frames_is_a_mapping_of_files(tmp_path: Path) -> None:
+    frame = pd.DataFrame(ROWS | {"document": ROWS["place"]})
+    parts = {"train": frame[:18], "valid": frame[18:24], "test": frame[24:]}
+    files = {}
+    for split, part in parts.items():
+        files[split] = str(tmp_path / f"{split}.parquet")
+        part.to_parquet(files[split], index=False)
+    ours, theirs = pb.Corpus.from_dataframe(parts), pb.Corpus.read(files)
+    assert ours.splits == theirs.splits == ("train", "dev", "test")
+    assert [(e.text, e.columns, e.word_columns, e.document, e.split) for e in ours] == [
+        (e.text, e.columns, e.word_columns, e.document, e.split) for e in theirs
+    ]
+    crossing = {"train": frame[:19], "dev": frame[19:24], "test": frame[24:]}
+    with pytest.raises(CorpusError, match="is in two splits"):
+        pb.Corpus.from_dataframe(crossing)
+
+
+def test_a_data_set_in_memory_is_read_as_one_from_a_folder(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = {"text": ROWS["text"], "label": [n % 2 for n in range(30)]}
+    whole = datasets.Dataset.from_dict(rows, features=features)
+    both = datasets.DatasetDict(
+        train=whole.select(range(20)), validation=whole.select(range(20, 25)), test=whole.select(range(25, 30))
+    )
+    corpus = pb.Corpus.from_dataset(both)
+    assert corpus.splits == ("train", "dev", "test")
+    assert {e.columns["label"] for e in corpus} == {"no", "yes"}
+    for split, part in both.items():
+        part.to_parquet(str(tmp_path / f"{split}-0.parquet"))
+    folder = pb.Corpus.read(f"hub:{tmp_path}")
+    assert [(e.text, e.columns["label"], e.split) for e in corpus] == [
+        (e.text, e.columns["label"], e.split) for e in folder
+    ]
+    alone = pb.Corpus.from_dataset(whole, split_seed=2)
+    same(
+        alone,
+        pb.Corpus.from_texts(
+            rows["text"], {"label": [["no", "yes"][n % 2] for n in range(30)]}, name="dataset", split_seed=2
+        ),
+    )
+    with pytest.raises(CorpusError, match="no data set in memory"):
+        pb.Corpus.from_dataset(whole.to_iterable_dataset())
+
+
+def test_lists_of_words_are_words() -> None:
+    corpus = pb.Corpus.from_texts([["Dogs", "bark", "."], ["It", "rains"]], {"upos": [["N", "V", "P"], ["P", "V"]]})
+    assert [e.text for e in corpus] == ["Dogs bark .", "It rains"]
+    assert corpus[1].forms == ("It", "rains")
+    assert corpus[0].word_columns["upos"] == ("N", "V", "P")
+
+
+def test_numpy_values_are_plain_ones() -> None:
+    texts = [f"text {n}" for n in range(6)]
+    corpus = pb.Corpus.from_texts(texts, {"a": np.arange(6), "b": np.array([0.5, np.nan, 1, 2, 3, 4]), "c": [None] * 6})
+    assert [type(e.columns["a"]) for e in corpus] == [int] * 6
+    assert corpus[1].columns["b"] is None
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "words"),
+    [
+        (lambda: pb.Corpus.from_texts([]), CorpusError, "no texts"),
+        (lambda: pb.Corpus.from_texts("a text"), CorpusError, "one string"),
+        (lambda: pb.Corpus.from_texts(["a", ""]), CorpusError, "texts:2"),
+        (lambda: pb.Corpus.from_texts(["a", "b"], {"y": [1]}), CorpusError, "does not fit the texts"),
+        (lambda: pb.Corpus.from_texts(["a", "b"], {"y": [1, float("inf")]}), CorpusError, "not finite"),
+        (lambda: pb.Corpus.from_texts(["a", "b"], {"y": [1, 2]}, colour="y"), BadParameter, "no option|unknown option"),
+        (lambda: pb.Corpus.from_texts(["a", "b"], {"y": [1, 2]}, group="z"), UnknownName, "unknown column"),
+        (lambda: pb.Corpus.from_dataframe([1]), CorpusError, "no DataFrame"),
+        (lambda: pb.Corpus.from_dataframe({}), CorpusError, "no DataFrame was given"),
+        (lambda: pb.Corpus.from_dataframe(pd.DataFrame({"text": ["a", "b"], "y": [1, "x"]})), CorpusError, "kinds"),
+        (lambda: pb.Corpus.from_dataframe(pd.DataFrame({"text": ["a"], "y": [float("inf")]})), CorpusError, "finite"),
+        (lambda: pb.Corpus.from_dataframe(pd.DataFrame([["a", 1]], columns=["text", "text"])), CorpusError, "twice"),
+    ],
+)
+def test_what_no_file_could_hold_is_refused(made: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        made()
+
+
+def test_a_slice_is_a_corpus_and_an_index_an_example() -> None:
+    corpus = pb.Corpus.from_texts(ROWS["text"], {"split": SPLIT, "tense": ROWS["tense"]})
+    assert len(corpus) == len(list(corpus)) == 30
+    assert corpus[3] is corpus.examples[3] and corpus[-1] is corpus.examples[-1]
+    part = corpus[10:20]
+    assert isinstance(part, pb.Corpus) and part.examples == corpus.examples[10:20]
+    assert (part.source, part.unit) == (corpus.source, corpus.unit)
+    assert part.fingerprint == pb.Corpus.from_texts(ROWS["text"][10:20]).fingerprint
+    assert corpus[:] == corpus

@@ -1,0 +1,202 @@
+"""`pb.probe` on arrays is `pb.train` on a store with the same states: same numbers, words and refusals."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import probing as pb
+from probing.errors import BadParameter, CorpusError, DegenerateDesign, NonFiniteStates, UnknownName
+from tests.samples.training_samples import MemoryStore, vector_of, word_corpus, word_rows, word_store
+
+CORPUS = word_corpus(seed=1, ambiguous=0.3)
+RANDOM = np.random.default_rng(0)
+STORE: Any = word_store(CORPUS, lambda form, tag: vector_of(tag, 6) + 0.3 * RANDOM.standard_normal(6))
+SITE = STORE.sites[0]
+ROWS = STORE.rows
+GIVEN: dict[str, Any] = {"measures": ["accuracy", "log_loss"], "seeds": 1, "progress": False}
+
+
+def per_row(column: str) -> list[Any]:
+    return [CORPUS[e].word_columns[column][w] for e, w in zip(ROWS.example, ROWS.word, strict=True)]
+
+
+GROUPS = [CORPUS[e].id for e in ROWS.example]
+KEYS = [CORPUS[e].forms[w] for e, w in zip(ROWS.example, ROWS.word, strict=True)]
+SPLIT = [CORPUS[e].split for e in ROWS.example]
+X = STORE.read(SITE, np.arange(len(ROWS.example)))
+
+
+def numbers(results: pb.ProbeResults) -> list[Any]:
+    """Everything that was measured, without the names of sites and of the unit of resampling."""
+    return [
+        (
+            r.probe,
+            r.kind,
+            [without_unit(asdict(m)) for m in r.measures],
+            r.classes,
+            r.confusion,
+            r.fit_count,
+            r.draw_count,
+        )
+        for r in results
+    ]
+
+
+def without_unit(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_unit(one) for key, one in value.items()}
+    return [without_unit(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("column", ["upos", "score"])
+def test_words_reach_the_numbers_of_a_store(column: str) -> None:
+    given = GIVEN if column == "upos" else {"progress": False}
+    trained = pb.train(STORE, CORPUS, task=f"column:{column}", **given)
+    found = pb.probe(X, per_row(column), groups=GROUPS, keys=KEYS, split=SPLIT, **given)
+    assert numbers(found) == numbers(trained)
+    assert [r.site for r in found if r.site != "(none)"] == ["states"]
+    assert {r.probe for r in found} >= {"prior", "word_type"}
+    shown, held = found.table(), trained.table()
+    left_out = ["site", "task", "model", "store", "run", "rows"]
+    pd.testing.assert_frame_equal(shown.drop(columns=left_out), held.drop(columns=left_out))
+
+
+def test_the_order_of_rows_and_the_kind_of_array_change_nothing() -> None:
+    y = per_row("upos")
+    base = numbers(pb.probe(X, y, groups=GROUPS, keys=KEYS, split=SPLIT, **GIVEN))
+    frame = pd.DataFrame(X, columns=[f"f{i}" for i in range(X.shape[1])])
+    labels = pd.Series(y, dtype="category", index=range(7, 7 + len(y)))
+    assert numbers(pb.probe(frame, labels, groups=pd.Series(GROUPS), keys=np.array(KEYS), split=SPLIT, **GIVEN)) == base
+    tensor = torch.tensor(X, dtype=torch.float64, requires_grad=True)
+    assert (
+        numbers(pb.probe(tensor, np.array(y, object), groups=GROUPS, keys=KEYS, split=np.array(SPLIT), **GIVEN)) == base
+    )
+
+
+@pytest.mark.parametrize("has_texts", [True, False])
+def test_sentences_reach_the_numbers_of_a_store(has_texts: bool) -> None:
+    random = np.random.default_rng(3)
+    n = 300
+    tense = random.integers(0, 2, n)
+    texts = [f"sentence {i} w{random.integers(0, 40)} w{random.integers(0, 40)}" for i in range(n)]
+    places = [f"p{i // 3}" for i in range(n)]
+    states = (random.standard_normal((n, 5)) + tense[:, None]).astype(np.float32)
+    labels = [["past", "present"][t] for t in tense]
+    corpus = pb.Corpus.from_texts(texts, {"y": labels, "group": places}, split_seed=4)
+    rows = type(ROWS)(**vars(word_rows(corpus)))
+    rows.example, rows.word = np.arange(n), np.full(n, -1)
+    store: Any = MemoryStore(corpus, {"resid.1": states}, rows, scope="sentence:mean")
+    trained = pb.train(store, corpus, task="column:y", resample_by="document", **GIVEN)
+    split = [e.split for e in corpus]
+    found = pb.probe(
+        {"resid.1": states}, labels, groups=places, split=split, texts=texts if has_texts else None, **GIVEN
+    )
+    if has_texts:
+        assert numbers(found) == numbers(trained)
+        return
+    of_states = next(r for r in numbers(found) if r[0] == "linear")
+    theirs = next(r for r in numbers(trained) if r[0] == "linear")
+    assert [m["score"] for m in of_states[2]] == [m["score"] for m in theirs[2]]
+    assert {r.probe for r in found} == {"prior", "linear"}  # nothing reads texts that only number the rows
+
+
+def test_a_split_is_made_of_whole_groups_as_for_a_corpus() -> None:
+    groups = [f"g{i // 4}" for i in range(400)]
+    y = np.arange(400) % 2
+    states = RANDOM.standard_normal((400, 3)) + y[:, None]
+    found = pb.probe(states, y, groups=groups, split_seed=5, progress=False)[0]
+    corpus = pb.Corpus.from_texts([f"t{i}" for i in range(400)], {"group": groups}, split_seed=5)
+    sizes = {split: sum(e.split == split for e in corpus) for split in corpus.splits}
+    assert found.facts["rows"] == sizes
+    assert found.facts["clusters"] == {split: n // 4 for split, n in sizes.items()}
+    assert found.facts["unit"] == "group"
+
+
+def test_texts_with_keys_are_controlled_by_key() -> None:
+    n = 240
+    y = np.arange(n) % 2
+    found = pb.probe(
+        RANDOM.standard_normal((n, 3)) + y[:, None],
+        y,
+        texts=[f"text number {i}" for i in range(n)],
+        keys=[f"k{i % 30}" for i in range(n)],
+        **GIVEN,
+    )
+    last = found[-1]
+    assert [c.control for c in last.measures[0].comparisons] == ["keyed:key=key"]
+    assert last.measures[0].comparisons[0].is_selectivity
+
+
+def test_missing_labels_are_left_out_and_numbers_are_real() -> None:
+    y = np.where(np.arange(len(X)) % 50 == 0, np.nan, X[:, 0])
+    found = pb.probe(X, y, groups=GROUPS, split=SPLIT, progress=False)
+    assert found[-1].kind == "real" and found[-1].probe == "ridge"
+    assert found[-1].facts["excluded"] == {"no label": int(np.isnan(y).sum())}
+    few = np.arange(len(X)) % 3
+    assert pb.probe(X, few, groups=GROUPS, split=SPLIT, kind="real", progress=False)[-1].kind == "real"
+    assert pb.probe(X, few, groups=GROUPS, split=SPLIT, progress=False)[-1].kind == "classes"
+
+
+def test_results_are_kept_shown_and_not_fitted_twice(tmp_path: Path) -> None:
+    y = per_row("upos")
+    given = GIVEN | {"groups": GROUPS, "keys": KEYS, "split": SPLIT, "name": "tag", "model": "mine", "to": tmp_path}
+    found = pb.probe(X, y, **given)
+    assert (tmp_path / "results.parquet").is_file()
+    assert numbers(pb.ProbeResults.read(tmp_path)) == numbers(found)
+    assert numbers(pb.probe(X, y, **given)) == numbers(found)
+    assert len(pb.ProbeResults.read(tmp_path)) == len(found)
+    other = pb.probe(X + 1, y, **given)
+    assert len(pb.ProbeResults.read(tmp_path)) == len(found) + len(other)
+    assert "tag" in found._repr_html_() and "mine" in found.table().model.iloc[0]
+    assert found.plot() is not None
+    page = pb.report(tmp_path).read_text(encoding="utf-8")
+    assert "How the imported states were computed is not known" in page
+
+
+N = 60
+EVEN = [f"g{i // 2}" for i in range(N)]
+FEW = {"X": np.ones((N, 2)) * np.arange(N)[:, None], "y": [i // 2 % 2 for i in range(N)]}
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"X": np.ones(N)}, BadParameter, "another shape"),
+        ({"X": [["a"]] * N}, BadParameter, "not numbers"),
+        ({"X": {"resid.0": np.ones((N, 2)), "resid.1": np.ones((3, 2))}}, BadParameter, "different numbers of rows"),
+        ({"y": [0, 1]}, BadParameter, "y does not fit"),
+        ({"groups": ["a"]}, BadParameter, "groups does not fit"),
+        ({"keys": [None] * N}, BadParameter, "without a key"),
+        ({"texts": [""] * N}, BadParameter, "without text"),
+        ({"kind": "ordinal"}, BadParameter, "unknown kind"),
+        ({"name": "a:b"}, BadParameter, "without a colon"),
+        ({"probes": ["linaer"]}, UnknownName, "linear"),
+        ({"y": [1] * N}, DegenerateDesign, "one label"),
+        ({"y": [None] * N}, DegenerateDesign, "no value"),
+        ({"split": ["train"] * 40 + ["test"] * 20}, DegenerateDesign, "no rows in dev"),
+        ({"groups": EVEN, "split": ["train"] * 41 + ["dev"] * 9 + ["test"] * 10}, DegenerateDesign, "crosses splits"),
+        (
+            {"groups": EVEN, "keys": EVEN, "split": ["train"] * 41 + ["dev"] * 9 + ["test"] * 10},
+            DegenerateDesign,
+            "crosses splits",
+        ),
+        ({"groups": ["a"] * 30 + ["b"] * 30}, CorpusError, "too few groups"),
+        ({"X": np.full((N, 2), np.nan)}, NonFiniteStates, "site states"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_probed_is_refused(given: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        pb.probe(**(FEW | {"progress": False} | given))
+
+
+def test_too_few_rows_are_not_judged() -> None:
+    table = pb.probe(**FEW, progress=False).table()
+    assert table.status.iloc[-1] == "not judged"
