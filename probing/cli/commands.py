@@ -119,15 +119,28 @@ def compare(
     split: Annotated[str, typer.Option(help="test or dev")] = "test",
     correction: Annotated[str, typer.Option(help="adjustment of p over the pairs: holm or bh")] = "holm",
     model: Annotated[str | None, typer.Option(help="only this model, by its name or a part of it")] = None,
+    between: Annotated[
+        str, typer.Option(help="pairs: all; models (at one site); best (models, each at its best)")
+    ] = "all",
+    against: Annotated[str | None, typer.Option(help="compare models with this one, by a part of its name")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the sites and probes of one task pair by pair, on the same rows and resamples.
+    """Compare the sites, probes and models of one task pair by pair, on the same rows and resamples.
 
-    Example: probing compare cache/results/upos --task upos --measure accuracy --probe linear
+    Examples: probing compare cache/results/upos --task upos --measure accuracy --probe linear
+    probing compare cache/results/two --task upos --between best
     """
     module = import_module("probing.training.comparing")
     pairs = module.compare(
-        results, task=task, measure=measure, probe=probe, split=split, correction=correction, model=model
+        results,
+        task=task,
+        measure=measure,
+        probe=probe,
+        split=split,
+        correction=correction,
+        model=model,
+        between=between,
+        against=against,
     )
     if as_json:
         say(pairs.to_json(orient="records", lines=True, double_precision=15), nl=False)

@@ -14,13 +14,16 @@ from probing.system.screen import console, say
 
 
 def finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
-    store = job.run(progress=not quiet)
-    print_store(store.path, as_json, brief=True)
-    warnings = import_module("probing.reporting.warnings")
-    warn([warnings.unknown_pieces_warning(store.unknown_pieces)])
-    if store.position_names:
-        rows = store.rows
-        warn([warnings.whole_spans_warning(store.position_names, rows.position, rows.piece_end - rows.piece_start)])
+    found = job.run(progress=not quiet)
+    for store in found if isinstance(found, list) else [found]:
+        print_store(store.path, as_json, brief=True)
+        warnings = import_module("probing.reporting.warnings")
+        warn([warnings.unknown_pieces_warning(store.unknown_pieces)])
+        if store.position_names:
+            rows = store.rows
+            warn([warnings.whole_spans_warning(store.position_names, rows.position, rows.piece_end - rows.piece_start)])
+    if isinstance(found, list) and not as_json:
+        say(f"next: probing train {job.to} … trains on the states of all {len(found)} models")
 
 
 def finish_study(study: Any, to: Path | None, quiet: bool, as_json: bool, details: bool) -> Path:
@@ -43,7 +46,7 @@ def finish_train(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     if results.missing:  # what is there is not all: it would be shown with too good an opinion of the best site
         say(f"{results.missing} units of work are left to other processes: the last one writes the results", err=True)
         return
-    show(results, as_json, details)
+    show(results, as_json, details, folder=Path(job.to))
     if not as_json:
         say(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
 
@@ -57,8 +60,10 @@ def written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> A
     return results.of_tasks({result.task for result in results if tasks is None or result.task in set(tasks) - failed})
 
 
-def show(results: Any, as_json: bool, details: bool, use: Any = None) -> None:
-    """Show results of probes, and of edits of the same properties: a line a property, with `details` tables before."""
+def show(results: Any, as_json: bool, details: bool, use: Any = None, folder: Path | None = None) -> None:
+    """Show results of probes, and of edits of the same properties: a line a property, with `details` tables before; of
+    several models also their differences, from the folder of the results.
+    """
     if as_json:
         print_json(results)
         for verdict in use or ():
@@ -69,13 +74,16 @@ def show(results: Any, as_json: bool, details: bool, use: Any = None) -> None:
     if details and use is not None:
         show_verdicts(use.verdicts)
     if len(results) or use is not None:
-        show_lines(results, use, details=details)
+        show_lines(results, use, details=details, folder=folder)
 
 
-def show_lines(results: Any = (), use: Any = None, *, details: bool) -> None:
-    """Print what is decodable where, and used where: a line a property, doubts below."""
+def show_lines(results: Any = (), use: Any = None, *, details: bool, folder: Path | None = None) -> None:
+    """Print what is decodable where, and used where: a line a property and model; doubts; then how models differ."""
     module = import_module("probing.reporting.overview")
     module.print_overview(list(results), use, console(), with_doubts=not details)
+    tasks = import_module("probing.reporting.task_results").by_task(results)
+    across = import_module("probing.reporting.across_models")
+    across.print_across(across.across_models(tasks, folder), console(), details=details)
     if not details:
         say(
             "--details prints tables; `probing report` makes a page of them"
@@ -174,7 +182,7 @@ def show_study(folder: Path, certified: Mapping[tuple[str, str], str], as_json: 
     run = None
     if (folder / "use.jsonl").is_file():
         run = import_module("probing.verdicts.judging").read_use_run(folder)
-    show(results, as_json, details, use=run)
+    show(results, as_json, details, use=run, folder=folder)
     if run is None or as_json:
         return
     _show_answers(run.results)

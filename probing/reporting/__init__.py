@@ -7,6 +7,7 @@ from pathlib import Path
 
 from probing.errors import ConfigError
 from probing.files.whole_files import write_atomically
+from probing.reporting.across_models import across_models
 from probing.reporting.findings import Finding, finding
 from probing.reporting.grids import patching_map, transfer_maps
 from probing.reporting.page import Contents, rendered
@@ -49,10 +50,12 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
     if not isinstance(results, str | Path):
         return write_report(results, to if to is not None else PAGE, getattr(results, "analyses", ()))
     folder = Path(results)
+    tasks = by_task(
+        read_results(path) if (path := folder / RESULTS).is_file() else [], read_analyses(folder / ANALYSES)
+    )
     found = Contents(
-        tasks=by_task(
-            read_results(path) if (path := folder / RESULTS).is_file() else [], read_analyses(folder / ANALYSES)
-        ),
+        tasks=tasks,
+        across=across_models(tasks, folder),
         uses=uses(read_use_run(folder) if (folder / USE).is_file() else None),
         patching=[patching_map(one, title) for title, one in read_patching(folder).items()],
         transfer=transfer_maps(read_cross(folder)),
@@ -85,7 +88,8 @@ def write_report(
     Raises:
         ConfigError: there are no results.
     """
-    found = Contents(by_task(results, analyses), uses(use), (), transfer_maps(transfer), failures)
+    tasks = by_task(results, analyses)
+    found = Contents(tasks, across_models(tasks), uses(use), (), transfer_maps(transfer), failures)
     if not (found.tasks or found.uses or found.transfer):
         raise _no_results("the results", "none")
     return _written(found, to)

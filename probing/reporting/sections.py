@@ -317,10 +317,13 @@ def _value(value: Any) -> str:
 
 
 def side_by_side(tasks: Iterable[TaskResults]) -> list[Table]:
-    """Return a table for each task that was run several times: every run at its best site and probe on dev."""
+    """Return a table for each task that was run several times in one model, with other settings: every run at its best
+    site and probe on dev.
+    """
     listed = list(tasks)
     names = [task.task for task in listed]
-    several = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    models = {name: len({task.model.model for task in listed if task.task == name}) for name in names}
+    several = [name for name in dict.fromkeys(names) if names.count(name) > models[name]]
     return [_runs_table(name, [task for task in listed if task.task == name]) for name in several]
 
 
