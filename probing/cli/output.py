@@ -82,8 +82,8 @@ def show_lines(results: Any = (), use: Any = None, *, details: bool, folder: Pat
     module = import_module("probing.reporting.overview")
     module.print_overview(list(results), use, console(), with_doubts=not details)
     tasks = import_module("probing.reporting.task_results").by_task(results)
-    across = import_module("probing.reporting.across_models")
-    across.print_across(across.across_models(tasks, folder), console(), details=details)
+    across = import_module("probing.reporting.across_models").across_models(tasks, folder)
+    import_module("probing.reporting.across_sections").print_across(across, console(), details=details)
     if not details:
         say(
             "--details prints tables; `probing report` makes a page of them"

@@ -9,20 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from probing.errors import ProbingError
-from probing.reporting.blocks import Figure, Fold, Number, Section, Table, number
-from probing.reporting.charts import Chart, described, panel_chart
-from probing.reporting.findings import finding
+from probing.reporting.blocks import Number
+from probing.reporting.charts import Chart, panel_chart
 from probing.reporting.grids import HeatMap, map_chart
 from probing.reporting.panels import Curve, Panel, Point, baseline_levels
-from probing.reporting.tables import grid
-from probing.reporting.task_results import TaskResults, comparison, distinct, least_gain, score, site_order
-from probing.reporting.wording import correction_title, decimal, measure_title, p_value, plain_score, plural
+from probing.reporting.task_results import TaskResults, comparison, distinct, score, site_order
+from probing.reporting.wording import decimal, measure_title, p_value, plain_score
 from probing.results.models import ModelFacts, size
 from probing.results.probe import MeasureResult, ProbeResult, Score
-from probing.system.screen import shown
 from probing.training.comparing import differences
 
 Pair = tuple[int, int]  # numbers of two models: the score of the first less that of the second
@@ -43,9 +39,10 @@ class AcrossModels:
 
     Attributes:
         tasks: the results of each model, in the order of `ModelFacts.order`.
-        pairs: paired differences at each model's best site on dev, as `compare` gives them; empty where the results are
-            not of one folder.
-        by_site: the same between models at each site that both have, for the probe of the first model's best site.
+        pairs: paired differences from the model's reference and over each curve, at each model's best site on dev, as
+            `compare` gives them; empty where the results are not of one folder.
+        by_site: differences from the reference at each site that both have, for the probe of the first model's best
+            site.
         doubt: why there are no differences; "": there are, or they were not asked for.
     """
 
@@ -68,6 +65,25 @@ class AcrossModels:
     def names(self) -> list[str]:
         """Short names of the models, each another."""
         return distinct([(one.place, f"run {one.run}" if one.run else "", one.label) for one in self.models])
+
+    def reference(self, i: int) -> int | None:
+        """Return the number of the model that a model is compared with: of a checkpoint the first step of its run; of
+        another trained model its untrained twin, else the smallest trained model. None: there is none.
+        """
+        own, series = self.models[i], [one for one in self.series() if i in one.models]
+        twins = [k for k, one in enumerate(self.models) if one.is_untrained and one.origin == own.origin]
+        if any(one.what == "step" for one in series):
+            found = series[0].models[0]
+        elif own.is_untrained:
+            found = i
+        else:
+            found = twins[0] if twins else series[0].models[0] if series else 0
+        return None if found == i else found
+
+    def pair(self, i: int) -> Mapping[str, Any] | None:
+        """Return the paired difference of a model from its reference, with the columns of `compare`; None: untested."""
+        of = self.reference(i)
+        return None if of is None else self.pairs.get((i, of))
 
     def series(self) -> list[Series]:
         """Return what curves are drawn over: the steps of each run with several, and sizes if there are several."""
@@ -115,13 +131,14 @@ def _compared(across: AcrossModels, folder: Path | None) -> AcrossModels:
     if folder is None:
         return across
     best = [result for task in across.tasks if (result := task.best()) is not None]
-    wanted = list(dict.fromkeys([*((i, 0) for i in range(1, len(best))), *_ends(across)]))
+    known = {i: of for i in range(len(best)) if (of := across.reference(i)) is not None}
+    wanted = list(dict.fromkeys([*known.items(), *_ends(across)]))
     measure, probe = across.tasks[0].primary, best[0].probe
     at_site = [
         (i, site, here, first)
-        for i, task in enumerate(across.tasks[1:], start=1)
-        for site in across.tasks[0].sites
-        if (here := task.at(site, probe)) is not None and (first := across.tasks[0].at(site, probe)) is not None
+        for i, of in known.items()
+        for site in across.tasks[i].sites
+        if (here := across.tasks[i].at(site, probe)) and (first := across.tasks[of].at(site, probe))
     ]
     listed = [result for _, _, here, first in at_site for result in (here, first)]
     numbers = [(2 * i, 2 * i + 1) for i in range(len(at_site))]
@@ -140,7 +157,7 @@ def _ends(across: AcrossModels) -> list[Pair]:
     return [(one.models[-1], one.models[0]) for one in across.series()]
 
 
-def _best(task: TaskResults) -> tuple[ProbeResult, MeasureResult | None]:
+def best_of(task: TaskResults) -> tuple[ProbeResult, MeasureResult | None]:
     best = task.best()
     assert best is not None
     return best, score(best, task.primary)
@@ -161,21 +178,24 @@ def claims(across: AcrossModels) -> list[str]:
                 f"By size of {one.name} models, {' to '.join(size(name.parameters or 0) for name in names)} parameters"
             )
         found.append(f"{over}: {_from_to(across, last, first)}")
-    return found or [
-        f"{across.models[i].label} against {across.models[0].label}: {_from_to(across, i, 0)}"
-        for i in range(1, len(across.tasks))
+    ends = _ends(across)
+    apart = [i for i, model in enumerate(across.models) if model.step is None and not (model.is_untrained and found)]
+    return found + [
+        f"{across.models[i].title} against {across.models[of].title}: {_from_to(across, i, of)}"
+        for i in apart
+        if (of := across.reference(i)) is not None and (i, of) not in ends
     ]
 
 
 def _from_to(across: AcrossModels, last: int, first: int) -> str:
     """Return `.41 at resid.1 → .97 at resid.3 (+0.560 [0.500, 0.610], adjusted p < 0.001)`."""
-    (one, before), (other, after) = (_best(across.tasks[i]) for i in (first, last))
+    (one, before), (other, after) = (best_of(across.tasks[i]) for i in (first, last))
     said = f"{plain_score(before)} at {one.site} → {plain_score(after)} at {other.site}"
     row = across.pairs.get((last, first))
-    return said + (f" ({_difference(row).text} {_difference(row).small}, {_adjusted(row)})" if row else "")
+    return said + (f" ({difference(row).text} {difference(row).small}, {_adjusted(row)})" if row else "")
 
 
-def _difference(row: Mapping[str, Any]) -> Number:
+def difference(row: Mapping[str, Any]) -> Number:
     value = float(row["difference"])
     return Number(
         f"{'+' if value > 0 else ''}{decimal(value)}", f"[{decimal(float(row['low']))}, {decimal(float(row['high']))}]"
@@ -263,7 +283,7 @@ def _of_control(which: Callable[[Any], Score]) -> Find:
 def _points(across: AcrossModels, at: Sequence[tuple[int, int]], find: Find) -> tuple[Point, ...]:
     points = []
     for x, i in at:
-        result, measured = _best(across.tasks[i])
+        result, measured = best_of(across.tasks[i])
         found = find(across.tasks[i], measured) if measured else None
         if found is not None:
             points.append(Point(x, found.value, found.low, found.high, note=f"{result.site}, {result.probe}"))
@@ -276,13 +296,13 @@ def site_map(across: AcrossModels) -> HeatMap | None:
     values = np.full((len(sites), len(across.tasks)), np.nan)
     for column, task in enumerate(across.tasks):
         for row, site in enumerate(sites):
-            result = task.at(site, _best(task)[0].probe)
+            result = task.at(site, best_of(task)[0].probe)
             found = score(result, task.primary) if result else None
             values[row, column] = found.score.value if found else np.nan
     title = measure_title(across.tasks[0].primary)
     if not np.isfinite(values).any():
         return None
-    unit = next(m.score.unit for task in across.tasks if (m := _best(task)[1]))
+    unit = next(m.score.unit for task in across.tasks if (m := best_of(task)[1]))
     is_share = unit in ("fraction", "R²")
     return HeatMap(
         f"{title} by site", tuple(sites), tuple(across.names), values, "on test", "site", "model", True, is_share
@@ -293,103 +313,3 @@ def charts(across: AcrossModels) -> list[Chart]:
     """Return the curves over steps and sizes, and the map of sites by models."""
     found = site_map(across)
     return [*(panel_chart(panel) for panel in panels(across)), *([map_chart(found)] if found else [])]
-
-
-HEAD = ("model", "step", "parameters", "best site", "score", "control", "selectivity", "gain over baseline", "finding")
-
-
-def rows(across: AcrossModels) -> tuple[list[str], list[list[str | Number]]]:
-    """Return headings, and a row for each model at its site and probe that are best on dev."""
-    is_stepped = any(one.step is not None for one in across.models)
-    head = [name for name in HEAD if name != "step" or is_stepped]
-    head += [f"less {across.names[0]}", "adjusted p", "detectable"] if across.pairs else []
-    return head, [_row(across, i, is_stepped) for i in range(len(across.tasks))]
-
-
-def _row(across: AcrossModels, i: int, is_stepped: bool) -> list[str | Number]:
-    task, model = across.tasks[i], across.models[i]
-    result, measured = _best(task)
-    against, gain = comparison(measured, next(iter(task.controls()), None)), least_gain(measured)
-    row: list[str | Number] = [model.label]
-    row += ["–" if model.step is None else f"{model.step:,}"] if is_stepped else []
-    row += ["–" if model.parameters is None else f"{model.parameters:,}", f"{result.site}, {result.probe}"]
-    scores = [measured, against, gain]
-    row += [number(scores[0].score if measured else None), number(against.score if against else None)]  # type: ignore[union-attr]
-    row += [number(against.selectivity if against else None), number(gain.gain if gain else None)]
-    row.append(finding(task).status)
-    if across.pairs:
-        pair = across.pairs.get((i, 0))
-        row += [_difference(pair), p_value(pair["p_adjusted"]), decimal(pair["detectable"])] if pair else ["–"] * 3
-    return row
-
-
-def section(across: AcrossModels, anchor: str) -> Section:
-    """Return the section of one task in several models."""
-    drawn, found = panels(across), site_map(across)
-    described_map = [found.description] if found else []
-    head, body = rows(across)
-    caption = (
-        "Test rows, at the site and probe that are best on dev for each model; bands are 95 % intervals. Dotted: "
-        "baselines that read no state, and so no model. The map has every site."
-    )
-    figure = Figure(charts(across), caption if drawn else "", ". ".join([described(drawn), *described_map]))
-    texts = (0, head.index("best site"), head.index("finding"))
-    table = Table(f"Each model at the site and probe that are best on dev.{_tested(across)}", head, body, texts)
-    folds = [Fold("Differences at each site", [_site_table(across)])] if across.by_site else []
-    title = f"{across.task} in {plural(len(across.tasks), 'model')}"
-    said = [f"{claim}." for claim in claims(across)]
-    return Section(
-        anchor,
-        title,
-        [t.states for t in across.tasks],
-        claims=said,
-        notes=notes(across),
-        blocks=[figure, table],
-        folds=folds,
-    )
-
-
-def _tested(across: AcrossModels) -> str:
-    """Return what the differences in a table are."""
-    if not across.pairs:
-        return ""
-    row = next(iter(across.pairs.values()))
-    how = f"{correction_title(row['correction'])}-adjusted over {plural(len(across.pairs), 'pair')}"
-    return (
-        f" Differences from {across.names[0]} are paired, on the same {row['n']:,} rows and resamples; p is {how}; "
-        "detectable: the smallest true difference that would have been shown with 80 % probability."
-    )
-
-
-def _site_table(across: AcrossModels) -> Table:
-    sites = [site for site in across.tasks[0].sites if any(site == other for _, other in across.by_site)]
-    found = [
-        [
-            site,
-            *(_difference(row) if (row := across.by_site.get((i, site))) else "–" for i in range(1, len(across.tasks))),
-        ]
-        for site in sites
-    ]
-    said = (
-        f"Score less that of {across.names[0]} at the same site, by {_best(across.tasks[0])[0].probe}: paired, with "
-        "95 % intervals that are not adjusted."
-    )
-    return Table(said, ["site", *across.names[1:]], found)
-
-
-def print_across(across: Sequence[AcrossModels], console: Console, *, details: bool) -> None:
-    """Print a line for each task and curve, below with `details` a table of its models."""
-    for one in across:
-        if details:
-            head, body = rows(one)
-            table = grid(head, texts=(0, head.index("best site"), head.index("finding")))
-            for row in body:
-                table.add_row(
-                    *(shown(cell if isinstance(cell, str) else f"{cell.text} {cell.small}".strip()) for cell in row)
-                )
-            console.print(shown(f"{one.task} in {plural(len(one.tasks), 'model')}", style="bold"))
-            console.print(table)
-        for claim in claims(one):
-            console.print(shown(f"{one.task}: {claim[:1].lower()}{claim[1:]}"))
-        for note in notes(one):
-            console.print(shown(f"warning: {one.task}: {note}", style="bold yellow"))

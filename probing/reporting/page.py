@@ -21,7 +21,8 @@ from markupsafe import Markup
 from probing.errors import printable
 from probing.files.whole_files import write_atomically
 from probing.reporting import drawing
-from probing.reporting.across_models import AcrossModels, section
+from probing.reporting.across_models import AcrossModels
+from probing.reporting.across_sections import section
 from probing.reporting.blocks import LIMITS, READING, USE_READING, Figure, Section, Table
 from probing.reporting.grids import HeatMap
 from probing.reporting.overview import Entry, Overview, entries, overview
@@ -224,6 +225,9 @@ def _heading(contents: Contents) -> str:
     return "What hidden states encode" + (", and what the model uses" if contents.uses else "")
 
 
+_MOST_MODELS = 3  # named in the head of a page
+
+
 def _about(contents: Contents) -> list[str]:
     probed = {task.model.model: _model(task) for task in contents.tasks}
     edited = {use.model.model: _named(use.model) for use in contents.uses if use.model.model}
@@ -231,6 +235,7 @@ def _about(contents: Contents) -> list[str]:
     names = {task.task for task in contents.tasks} | {use.result.task for use in contents.uses}
     prints = sorted({str(f)[:12] for t in contents.tasks if (f := t.any.provenance.get("corpus_fingerprint"))})
     about = [f"{'Models' if len(models) > 1 else 'Model'}: {'; '.join(models)}"] if any(models) else []
+    about = about if len(models) <= _MOST_MODELS else [plural(len(models), "model")]  # each section names its own
     about += [plural(len(names), "property", "properties")] if names else []
     about += [f"corpus {', '.join(prints)}"] if prints else []
     if any(_is_unknown(task) for task in contents.tasks):

@@ -45,7 +45,7 @@ def task_section(task: TaskResults, uses: Sequence[Use], anchor: str, claims: Se
         anchor,
         task.title,
         models=[task.states],
-        about=f"States of {task.states}" if task.states not in task.title else "",
+        about=": ".join(filter(None, (f"States of {task.states}" * (task.states not in task.title), task.model.build))),
         claims=claims,
         kind=_KINDS.get(found.status, ""),
         notes=[*warnings_of_task(task), *(note for use in uses for note in use_notes(use))],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from probing.results.probe import ProbeResult
 
+_IS_DETAIL = re.compile(r"weights |b?float\d+( stored as \w+)?$")
 UNNAMED = "a model that is not named"
 
 
@@ -65,6 +67,18 @@ class ModelFacts:
         sizes = f"{self.layers} layers × {self.width}" if self.layers and self.width else ""
         count = "" if self.parameters is None else f"{self.parameters:,} parameters"
         return ", ".join(filter(None, (self.architecture, sizes, count)))
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Name and build: what a model and its untrained twin have in common."""
+        return self.label.partition(" [")[0], self.build
+
+    @property
+    def title(self) -> str:
+        """The label without the hash of the weights and the data type: `small/checkpoint-40 [step 40]`."""
+        name, _, rest = self.label.partition(" [")
+        parts = [part for part in rest.rstrip("]").split(", ") if part and not _IS_DETAIL.match(part)]
+        return f"{name} [{', '.join(parts)}]" if parts else name
 
     @property
     def place(self) -> str:
