@@ -205,8 +205,8 @@ add_job_command(app, "patch", "PatchJob", finish_patch, home="probing.jobs.patch
 add_job_command(app, "ablate", "AblateJob", finish_ablate, home="probing.jobs.patch")
 add_job_command(app, "plantbench", "PlantbenchJob", finish_plantbench, home="probing.jobs.plantbench", with_json=False)
 add_job_command(app, "report", "ReportJob", finish_report)
-add_job_command(app, "transfer", "TransferJob", finish_cross, home="probing.jobs.cross")
-add_job_command(app, "leave-one-out", "LeaveOneOutJob", finish_cross, home="probing.jobs.cross")
+add_job_command(app, "transfer", "TransferJob", finish_cross, home="probing.jobs.cross", with_details=True)
+add_job_command(app, "leave-one-out", "LeaveOneOutJob", finish_cross, home="probing.jobs.cross", with_details=True)
 
 
 def _as_words(

@@ -223,15 +223,21 @@ def finish_report(job: Any, quiet: bool, as_json: bool) -> None:
     warn([f"{failure.name} failed: {failure.text}" for failure in failures])
 
 
-def finish_cross(job: Any, quiet: bool, as_json: bool) -> None:
+def finish_cross(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     results = job.run()
     warn(results.remarks)
     if as_json:
         say(results.json_lines(), nl=False)
         return
-    columns = ["site", "probe", "measure", "trained_on", "tested_on", "value", "low", "high", "difference"]
-    say(results.table()[columns].to_string(index=False, float_format="%.3f", na_rep="–"))
-    say(f"results: {Path(job.to) / f'{results.name}.parquet'}")
+    module = import_module("probing.reporting.transfer_sections")
+    is_matrix = results.name == "transfer"
+    if is_matrix:
+        module.print_transfer(list(results), console(), details=details)
+        warn(module.doubts(list(results)))
+    if details or not is_matrix:
+        columns = ["site", "probe", "measure", "trained_on", "tested_on", "value", "low", "high", "difference"]
+        say(results.table()[columns].to_string(index=False, float_format="%.3f", na_rep="–"))
+    say(f"results: {Path(job.to) / f'{results.name}.parquet'}\nnext: probing report {job.to}")
 
 
 def print_json(results: Any) -> None:

@@ -9,7 +9,7 @@ from probing.errors import ConfigError
 from probing.files.whole_files import write_atomically
 from probing.reporting.across_models import across_models
 from probing.reporting.findings import Finding, finding
-from probing.reporting.grids import patching_map, transfer_maps
+from probing.reporting.grids import patching_map
 from probing.reporting.page import Contents, rendered
 from probing.reporting.plots import save_figures
 from probing.reporting.tables import print_results
@@ -58,7 +58,7 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
         across=across_models(tasks, folder),
         uses=uses(read_use_run(folder) if (folder / USE).is_file() else None),
         patching=[patching_map(one, title) for title, one in read_patching(folder).items()],
-        transfer=transfer_maps(read_cross(folder)),
+        transfer=read_cross(folder),
         failures=read_failures(folder),
     )
     if not (found.tasks or found.uses or found.patching or found.transfer):
@@ -89,7 +89,7 @@ def write_report(
         ConfigError: there are no results.
     """
     tasks = by_task(results, analyses)
-    found = Contents(tasks, across_models(tasks), uses(use), (), transfer_maps(transfer), failures)
+    found = Contents(tasks, uses(use), (), transfer, failures, across_models(tasks))
     if not (found.tasks or found.uses or found.transfer):
         raise _no_results("the results", "none")
     return _written(found, to)

@@ -28,11 +28,13 @@ from probing.reporting.grids import HeatMap
 from probing.reporting.overview import Entry, Overview, entries, overview
 from probing.reporting.sections import map_section, overview_figure, side_by_side, task_section
 from probing.reporting.task_results import TaskResults
+from probing.reporting.transfer_sections import transfer_section
 from probing.reporting.use_panels import Use
 from probing.reporting.use_sections import use_section
 from probing.reporting.wording import plural
 from probing.results.analysis import Failure
 from probing.results.models import ModelFacts
+from probing.results.transfer import CrossResult
 
 MAX_BYTES = 3_000_000
 _TEMPLATES = files("probing.reporting") / "templates"
@@ -45,11 +47,11 @@ class Contents:
     """
 
     tasks: Sequence[TaskResults] = ()
-    across: Sequence[AcrossModels] = ()
     uses: Sequence[Use] = ()
     patching: Sequence[HeatMap] = ()
-    transfer: Sequence[HeatMap] = ()
+    transfer: Sequence[CrossResult] = ()
     failures: Sequence[Failure] = ()
+    across: Sequence[AcrossModels] = ()
 
     def entries(self) -> list[Entry]:
         """Return what each section of a property shows."""
@@ -97,17 +99,13 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
     if contents.patching:
         sections.append(map_section("patching", "Patching", contents.patching, _PATCHING))
     if contents.transfer:
-        sections.append(map_section("transfer", "Transfer between sources", contents.transfer, _TRANSFER))
+        sections.append(transfer_section(contents.transfer, "transfer"))
     return sections
 
 
 _PATCHING = (
     "States of one prompt put into another, place by place: 0 changes nothing, 1 gives the other prompt's behaviour. "
     "It shows where a difference travels, for these prompts; it tests no hypothesis."
-)
-_TRANSFER = (
-    "Probes trained on one source and scored on the test rows of another. A fall says that what the probe reads "
-    "differs between the sources; it does not say that the model's own use of it does."
 )
 
 

@@ -149,7 +149,7 @@ def save_figures(found: Contents, folder: Path) -> list[Path]:
     drawn |= {f"models-{file_name(one.task)}": charts(one) for one in found.across}
     for use, title in zip(found.uses, _names(found.uses), strict=True):
         drawn[f"use-{file_name(title)}"] = [panel_chart(panel) for panel in use_panels(use)]
-    for one in (*found.patching, *found.transfer):
+    for one in (*found.patching, *transfer_maps(found.transfer)):
         drawn[file_name(f"map {one.title}")] = [map_chart(one)]
     if found.tasks or found.uses:
         drawn["overview"] = [overview_chart(overview(found.entries()))]

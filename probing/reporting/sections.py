@@ -65,7 +65,7 @@ def task_section(task: TaskResults, uses: Sequence[Use], anchor: str, claims: Se
 
 
 def map_section(anchor: str, title: str, maps: Sequence[HeatMap], caption: str, models: Sequence[str] = ()) -> Section:
-    """Return a section of heat maps: of patching, or of transfer between sources."""
+    """Return a section of heat maps, such as those of patching."""
     figure = Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps))
     fold = Fold("The same numbers as tables", [_map_table(one) for one in maps])
     return Section(anchor, title, models=models, blocks=[Words("p", [caption]), figure], folds=[fold])

@@ -107,7 +107,9 @@ def test_results_are_those_of_the_saved_checkpoint(
     afterwards = pb.train(store, corpus, task="upos", to=tmp_path / "results", progress=False, **OPTIONS)
     found = at(run[0] / "results", step)
     assert found and scores(found) == scores(afterwards)
-    assert {one.facts["model"]["parameters"] for one in found} == {one.facts["model"]["parameters"] for one in afterwards}
+    assert {one.facts["model"]["parameters"] for one in found} == {
+        one.facts["model"]["parameters"] for one in afterwards
+    }
 
 
 def test_a_loop_of_ones_own_resumes_and_replaces_a_step_that_became_another(
