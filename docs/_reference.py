@@ -349,6 +349,7 @@ def _sentence(text: str | None) -> str:
 
 STUDY_PARTS = (
     ("", "Study"),
+    ("models", "ModelOptions"),
     ("extract", "ExtractOptions"),
     ("train", "StudyTrain"),
     ("use", "StudyUse"),

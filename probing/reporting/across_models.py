@@ -248,9 +248,7 @@ def _panel(across: AcrossModels, series: Sequence[Series], label: str) -> Panel:
         name = title if len(series) == 1 else f"{title}, {one.name or 'the other run'}"
         curves.append(Curve(name, "task", _points(across, at, lambda _, found: found.score), part))
         if len(series) == 1:
-            against = {"control": lambda c: c.score, "selectivity": lambda c: c.selectivity}
-            for role in ("control", "selectivity"):
-                curves.append(Curve(role, role, _points(across, at, _of_control(against[role]))))  # type: ignore[arg-type]
+            curves.append(Curve("selectivity", "selectivity", _points(across, at, _selectivity)))
     levels = baseline_levels(first, first.primary)
     used = {i for one in series for i in one.models}
     for part, i in enumerate(i for i, one in enumerate(models) if i not in used and is_step):
@@ -272,12 +270,9 @@ def _panel(across: AcrossModels, series: Sequence[Series], label: str) -> Panel:
 Find = Callable[[TaskResults, MeasureResult], Score | None]
 
 
-def _of_control(which: Callable[[Any], Score]) -> Find:
-    def find(task: TaskResults, found: MeasureResult) -> Score | None:
-        against = comparison(found, next(iter(task.controls()), None))
-        return which(against) if against else None
-
-    return find
+def _selectivity(task: TaskResults, found: MeasureResult) -> Score | None:
+    against = comparison(found, next(iter(task.controls()), None))
+    return against.selectivity if against else None
 
 
 def _points(across: AcrossModels, at: Sequence[tuple[int, int]], find: Find) -> tuple[Point, ...]:

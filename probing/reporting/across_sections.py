@@ -11,10 +11,11 @@ from probing.reporting.across_models import AcrossModels, best_of, charts, claim
 from probing.reporting.blocks import Figure, Fold, Number, Section, Table, number
 from probing.reporting.charts import described
 from probing.reporting.findings import finding
+from probing.reporting.sections import map_table
 from probing.reporting.tables import grid
-from probing.reporting.task_results import comparison, least_gain, site_order
+from probing.reporting.task_results import comparison, least_gain, score, site_order
 from probing.reporting.wording import correction_title, folded, p_value, plural, with_interval
-from probing.results.probe import Score
+from probing.results.probe import MeasureResult, Score
 from probing.system.screen import shown
 
 _WIDE = 120
@@ -26,7 +27,15 @@ def rows(across: AcrossModels) -> tuple[list[str], list[list[str | Number]]]:
     head = ["model", *(["step"] if is_stepped else []), "parameters", "best site", "score"]
     head += ["difference", "from", "adjusted p"] if across.pairs else []
     head += ["selectivity", "gain over baseline", "finding"]
-    return head, [_row(across, i, is_stepped) for i in range(len(across.tasks))]
+    models = [_row(across, i, is_stepped) for i in range(len(across.tasks))]
+    known = [(one.probe, score(one, across.tasks[0].primary)) for one in across.tasks[0].baselines]
+    return head, models + [_baseline_row(head, name, found) for name, found in known if found]
+
+
+def _baseline_row(head: Sequence[str], name: str, found: MeasureResult) -> list[str | Number]:
+    """Return the row of a baseline, which reads no state of any model."""
+    cells: dict[str, str | Number] = {"model": f"baseline {name}", "score": number(found.score)}
+    return [cells.get(column, "–") for column in head]
 
 
 def _row(across: AcrossModels, i: int, is_stepped: bool) -> list[str | Number]:
@@ -56,7 +65,8 @@ def section(across: AcrossModels, anchor: str) -> Section:
     )
     figure = Figure(charts(across), caption if drawn else "", ". ".join([described(drawn), *described_map]))
     table = Table(f"Each model at the site and probe that are best on dev.{_tested(across)}", head, body, _texts(head))
-    folds = [Fold("Differences at each site", [_site_table(across)])] if across.by_site else []
+    folds = [Fold("Scores at each site", [map_table(found)] if found else [])]
+    folds += [Fold("Differences at each site", [_site_table(across)])] if across.by_site else []
     title = f"{across.task} in {plural(len(across.tasks), 'model')}"
     said = [f"{claim}." for claim in claims(across)]
     return Section(

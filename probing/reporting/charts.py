@@ -166,7 +166,7 @@ def _series(panel: Panel) -> dict[str, tuple[str, list[int]]]:
     return found
 
 
-_FAR = 20  # ratio of the largest number to the smallest beyond which an axis is logarithmic
+_FAR = 20  # ratio of the largest number to the smallest from which on an axis is logarithmic
 
 
 def _x_scale(panel: Panel, names: Sequence[str]) -> Chart:
@@ -175,7 +175,7 @@ def _x_scale(panel: Panel, names: Sequence[str]) -> Chart:
         scale: Chart = {"domain": [-0.4, max(len(names) - 0.6, 0.4)], "nice": False, "zero": False}
         return {"scale": scale, "axis": _named_axis(names)}
     least = min((place for place in panel.places if place > 0), default=1.0)
-    is_far = max(panel.places) > _FAR * least
+    is_far = max(panel.places) >= _FAR * least
     scale = {"type": "symlog", "constant": least} if is_far else {"zero": False}
     axis = {"values": list(panel.places), "format": "~s", "labelOverlap": True, "grid": False}
     return {"scale": scale | {"nice": False, "padding": 12}, "axis": axis}

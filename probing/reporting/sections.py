@@ -67,11 +67,12 @@ def task_section(task: TaskResults, uses: Sequence[Use], anchor: str, claims: Se
 def map_section(anchor: str, title: str, maps: Sequence[HeatMap], caption: str, models: Sequence[str] = ()) -> Section:
     """Return a section of heat maps, such as those of patching."""
     figure = Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps))
-    fold = Fold("The same numbers as tables", [_map_table(one) for one in maps])
+    fold = Fold("The same numbers as tables", [map_table(one) for one in maps])
     return Section(anchor, title, models=models, blocks=[Words("p", [caption]), figure], folds=[fold])
 
 
-def _map_table(found: HeatMap) -> Table:
+def map_table(found: HeatMap) -> Table:
+    """Return the numbers of a heat map."""
     rows = [
         [name, *(decimal(value, 2) if math.isfinite(value) else "–" for value in values)]
         for name, values in zip(found.rows, found.values.tolist(), strict=True)

@@ -145,7 +145,7 @@ def test_the_page_shows_every_model(folder: Path, across: AcrossModels, tmp_path
     assert "runs/large against runs/large [untrained (seed 0)]" in page
     assert "1 layers × 4, 1,000 parameters" in page or "1 layer × 4, 1,000 parameters" in page
     head, body = rows(across)
-    assert len(body) == 6 and head[0] == "model" and "difference" in head
+    assert len(body) == 6 + 2 and head[0] == "model" and "difference" in head
 
 
 def test_curves_are_drawn_once_for_page_notebook_and_paper(folder: Path, across: AcrossModels) -> None:
