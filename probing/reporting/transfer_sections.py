@@ -18,7 +18,7 @@ from probing.system.screen import shown
 from probing.verdicts.decodability import MIN_SENTENCES
 
 _FEW_ROWS = 100  # the interval of an accuracy is then some ±0.1 wide, as much as transfer usually costs
-_WIDE, _MOST = 120, 6
+_WIDE, _MOST, _MOST_TABLES = 120, 6, 3
 
 CAPTION = (
     "Probes trained on one source and scored on the test rows of another. A fall says that what the probe reads "
@@ -76,19 +76,22 @@ def _caption(key: Key, found: Sequence[CrossResult], several: bool) -> str:
 def transfer_section(results: Sequence[CrossResult], anchor: str) -> Section:
     """Return the section of all transfers: maps, and the matrices with intervals; in view where there are few."""
     models = {model_of_cross(one).label: model_of_cross(one) for one in results}
-    maps = transfer_maps(results)
-    tables = [_matrix(key, found, len(models) > 1) for key, found in matrices(results).items()]
+    groups = matrices(results)
+    maps = transfer_maps([one for found in groups.values() for one in found])  # baselines last
+    tables = {key: _matrix(key, found, len(models) > 1) for key, found in groups.items()}
     figure = Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps))
     about = "; ".join(": ".join(filter(None, (label, model.build))) for label, model in models.items())
-    is_short = len(tables) <= 2
+    shown_first = [table for key, table in tables.items() if not _is_floor(key)]
+    in_view = shown_first if len(shown_first) <= _MOST_TABLES else []
+    rest = [table for table in tables.values() if table not in in_view]
     return Section(
         anchor,
         "Transfer between sources",
         models=list(models),
         about=f"States of {about}",
         notes=doubts(results),
-        blocks=[Words("p", [CAPTION]), figure, *(tables if is_short else ())],
-        folds=[] if is_short else [Fold("The matrices, with intervals", tables)],
+        blocks=[Words("p", [CAPTION]), *in_view, figure],
+        folds=[Fold(f"{'The other' if in_view else 'The'} matrices, with intervals", rest)] if rest else [],
     )
 
 
@@ -99,7 +102,7 @@ def doubts(results: Sequence[CrossResult]) -> list[str]:
         texts = one.provenance.get("sentences")
         few_texts = isinstance(texts, int) and texts < MIN_SENTENCES
         if few_texts or one.score.n < _FEW_ROWS:
-            of = f" of {plural(texts, 'different text')}" if isinstance(texts, int) else ""
+            of = f" ({plural(texts, 'different text')})" if isinstance(texts, int) else ""
             found[one.tested_on] = (
                 f"Only {plural(one.score.n, 'test row')}{of} of {one.tested_on}: scores on it are uncertain, and no "
                 "difference of usual size would be seen."
