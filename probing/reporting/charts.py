@@ -178,7 +178,8 @@ def _x_scale(panel: Panel, names: Sequence[str]) -> Chart:
     is_far = max(panel.places) >= _FAR * least
     scale = {"type": "symlog", "constant": least} if is_far else {"zero": False}
     axis = {"values": list(panel.places), "format": "~s", "labelOverlap": True, "grid": False}
-    return {"scale": scale | {"nice": False, "padding": 12}, "axis": axis}
+    ends = [min(panel.places), max(panel.places)]  # given, since a layer without rows has no extent of its own
+    return {"scale": scale | {"domain": ends, "nice": False, "padding": 12}, "axis": axis}
 
 
 def _named_axis(names: Sequence[str]) -> Chart:
