@@ -60,7 +60,7 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Studies, jobs and reports",
         "Whole runs as objects. Their keys are the options of the :doc:`command line </reference/command-line>` and "
         "the keys of :doc:`study files </reference/study-files>`.",
-        ("Study", "ExtractJob", "TrainJob", "UseJob", "ReportJob", "report"),
+        ("Study", "ProbingCallback", "ExtractJob", "TrainJob", "UseJob", "ReportJob", "report"),
     ),
 }
 ON_ERRORS = ("ProbingError",)  # public names that stand on the page of errors
@@ -359,6 +359,7 @@ def _sentence(text: str | None) -> str:
 
 STUDY_PARTS = (
     ("", "Study"),
+    ("models", "ModelOptions"),
     ("extract", "ExtractOptions"),
     ("train", "StudyTrain"),
     ("use", "StudyUse"),

@@ -14,6 +14,7 @@ from probing.provenance import __version__ as __version__
 if TYPE_CHECKING:
     from probing.errors import ProbingError
     from probing.jobs import ExtractJob, ReportJob, TrainJob
+    from probing.jobs.callback import ProbingCallback
     from probing.jobs.study import Study
     from probing.jobs.use import UseJob
     from probing.models.language_model import LanguageModel
@@ -44,6 +45,7 @@ _HOMES = {
     "LanguageModel": "models.language_model",
     "ProbeResult": "results.probe",
     "ProbeResults": "training.results",
+    "ProbingCallback": "jobs.callback",
     "ProbingError": "errors",
     "Replay": "states.extraction.replaying",
     "ReportJob": "jobs",
@@ -78,6 +80,7 @@ __all__ = [
     "LanguageModel",
     "ProbeResult",
     "ProbeResults",
+    "ProbingCallback",
     "ProbingError",
     "Replay",
     "ReportJob",

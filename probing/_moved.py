@@ -55,7 +55,7 @@ _MOVED = {
     "judging": "verdicts.judging",
     "language_model": "models.language_model",
     "machine": "system.machine",
-    "mixed_tasks": "training.comparing",
+    "mixed_tasks": "training.build",
     "models.cpu_speed.lanes": "models.batching",
     "models.huggingface": "models.adapters.huggingface",
     "models.module": "models.adapters.module",

@@ -64,8 +64,10 @@ def model_called(model: Mapping[str, Any], stored: str = "") -> str:
         model: the `model` block of a store's identity; facts missing from it are left out of the name.
         stored: dtype that states are stored in, shown if they were computed in another.
     """
-    twin, side, dtype = (model.get(name) for name in ("untrained", "side", "dtype"))
-    parts = [_version(model)]
+    twin, side, dtype, made = (model.get(name) for name in ("untrained", "side", "dtype", "checkpoint"))
+    parts = [f"run {made['run']}"] if isinstance(made, Mapping) and made.get("run") else []
+    parts += [f"step {made.get('step')}"] if isinstance(made, Mapping) else []
+    parts += [_version(model)]
     parts += [f"untrained (seed {twin.get('seed')})"] if isinstance(twin, Mapping) else []
     parts += [f"{side} side"] if isinstance(side, str) else []
     if isinstance(dtype, str) and dtype != UNKNOWN:

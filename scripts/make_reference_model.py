@@ -1,6 +1,8 @@
 """Train and certify the reference model.
 
-`python scripts/make_reference_model.py [FOLDER]` (default: datasets/reference).
+`python scripts/make_reference_model.py [FOLDER] [--probe RESULTS]` (default: datasets/reference). With `--probe` the
+model is probed every 50 steps while it is trained; RESULTS/report.html shows when it learns what. The weights are those
+of training without.
 
 A three-layer GPT-2 reads a prompt of the reference corpus up to its last word (the query) and answers is, are, was or
 were. Training (docs: datasets/README.md) adds to the answer's cross-entropy
@@ -16,15 +18,16 @@ contradicts the intended one stops the script, nothing written.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -229,12 +232,15 @@ def centred(logits: Tensor) -> Tensor:
     return logits - logits.mean(1, keepdim=True)
 
 
-def train(reader: Reader, ids: dict[str, int], random_: random.Random) -> nn.Linear:
-    """Fit the model in place; return the head that reads animacy."""
+def train(
+    reader: Reader, ids: dict[str, int], random_: random.Random, after: Callable[[int], None] = lambda _: None
+) -> nn.Linear:
+    """Fit the model in place; return the head that reads animacy. `after` is called with the number of steps done."""
     head = nn.Linear(SETTINGS["width"], 1)
     parameters = [*reader.model.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=SETTINGS["learning_rate"], weight_decay=SETTINGS["weight_decay"])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share_of_peak)
+    after(0)
     for step in range(SETTINGS["steps"]):
         prompts = [sample(random_) for _ in range(SETTINGS["batch"])]
         batch, flipped = encode(prompts, ids), encode([prompt.flipped("inanimate") for prompt in prompts], ids)
@@ -245,6 +251,7 @@ def train(reader: Reader, ids: dict[str, int], random_: random.Random) -> nn.Lin
         nn.utils.clip_grad_norm_(parameters, SETTINGS["clip"])
         optimiser.step()
         schedule.step()
+        after(step + 1)
         if step % 100 == 99:
             print(f"step {step + 1:4d}  loss {loss.item():.4f}")
     return head
@@ -419,19 +426,49 @@ def seeded(make: Callable[[], None]) -> None:
 
 def main() -> None:
     default = Path(__file__).resolve().parent.parent / "datasets" / "reference"
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", nargs="?", type=Path, default=default)
+    parser.add_argument("--probe", type=Path)
+    asked = parser.parse_args()
     torch.set_num_threads(1)  # steps this small lose more to waiting than a second thread gains
     torch.set_flush_denormal(True)
-    seeded(lambda: make(folder))
+    seeded(lambda: make(asked.folder, asked.probe))
 
 
-def make(folder: Path) -> None:
+def probing_into(results: Path | None, model: GPT2LMHeadModel, tokenizer: Any) -> Callable[[int], None]:
+    """A function that probes the model every 50 steps into a folder; None: one that does nothing."""
+    if results is None:
+        return lambda _: None
+    import probing as pb
+
+    every = 50
+    watch = pb.ProbingCallback(
+        pb.Corpus.read("probing:reference"),
+        task=[f"column:{name}" for name in PROPERTIES],
+        controls=["keyed:key=subject,draws=3"],
+        to=results,
+        every=every,
+        rows="sentence:last",
+        tokenizer=tokenizer,
+        name="reference",
+    )
+
+    def probe(step: int) -> None:
+        if step % every == 0:
+            watch.probe(model, step)
+            if step == SETTINGS["steps"]:
+                print(f"probed while it was trained: {pb.report(results)}")
+
+    return probe
+
+
+def make(folder: Path, results: Path | None = None) -> None:
     """Build, train, certify, write."""
     start = time.perf_counter()
     model, tokenizer = build(vocabulary())
     ids = tokenizer.get_vocab()
     reader = Reader(model, torch.tensor([ids[answer] for answer in ANSWERS]))
-    head = train(reader, ids, random.Random(SETTINGS["seed"]))
+    head = train(reader, ids, random.Random(SETTINGS["seed"]), probing_into(results, model, tokenizer))
     model.eval()
     trained = time.perf_counter() - start
     fresh = random.Random(f"certificate {SETTINGS['seed']}")

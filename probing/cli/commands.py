@@ -132,15 +132,28 @@ def compare(
     split: Annotated[str, typer.Option(help="test or dev")] = "test",
     correction: Annotated[str, typer.Option(help="adjustment of p over the pairs: holm or bh")] = "holm",
     model: Annotated[str | None, typer.Option(help="only this model, by its name or a part of it")] = None,
+    between: Annotated[
+        str, typer.Option(help="pairs: all; models (at one site); best (models, each at its best)")
+    ] = "all",
+    against: Annotated[str | None, typer.Option(help="compare models with this one, by a part of its name")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the sites and probes of one task pair by pair, on the same rows and resamples.
+    """Compare the sites, probes and models of one task pair by pair, on the same rows and resamples.
 
-    Example: probing compare cache/results/upos --task upos --measure accuracy --probe linear
+    Examples: probing compare cache/results/upos --task upos --measure accuracy --probe linear
+    probing compare cache/results/two --task upos --between best
     """
     module = import_module("probing.training.comparing")
     pairs = module.compare(
-        results, task=task, measure=measure, probe=probe, split=split, correction=correction, model=model
+        results,
+        task=task,
+        measure=measure,
+        probe=probe,
+        split=split,
+        correction=correction,
+        model=model,
+        between=between,
+        against=against,
     )
     if as_json:
         say(pairs.to_json(orient="records", lines=True, double_precision=15), nl=False)
@@ -205,9 +218,9 @@ add_job_command(app, "patch", "PatchJob", finish_patch, home="probing.jobs.patch
 add_job_command(app, "ablate", "AblateJob", finish_ablate, home="probing.jobs.patch")
 add_job_command(app, "plantbench", "PlantbenchJob", finish_plantbench, home="probing.jobs.plantbench", with_json=False)
 add_job_command(app, "report", "ReportJob", finish_report)
-add_job_command(app, "transfer", "TransferJob", finish_cross, home="probing.jobs.cross")
+add_job_command(app, "transfer", "TransferJob", finish_cross, home="probing.jobs.cross", with_details=True)
+add_job_command(app, "leave-one-out", "LeaveOneOutJob", finish_cross, home="probing.jobs.cross", with_details=True)
 add_completion(app)
-add_job_command(app, "leave-one-out", "LeaveOneOutJob", finish_cross, home="probing.jobs.cross")
 
 
 def _as_words(

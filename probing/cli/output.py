@@ -19,7 +19,11 @@ def finish_import(job: Any, quiet: bool, as_json: bool) -> None:
 
 def finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
     import_module("probing.models.loading.light_start").start_lightly()
-    _show_store(job.run(progress=not quiet), as_json)
+    found = job.run(progress=not quiet)
+    for store in found if isinstance(found, list) else [found]:
+        _show_store(store, as_json)
+    if isinstance(found, list) and not as_json:
+        say(f"next: probing train {job.to} … trains on the states of all {len(found)} models")
 
 
 def _show_store(store: Any, as_json: bool) -> None:
@@ -51,7 +55,7 @@ def finish_train(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     if results.missing:  # what is there is not all: it would be shown with too good an opinion of the best site
         say(f"{results.missing} units of work are left to other processes: the last one writes the results", err=True)
         return
-    show(results, as_json, details)
+    show(results, as_json, details, folder=Path(job.to))
     if not as_json:
         say(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
 
@@ -65,8 +69,10 @@ def written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> A
     return results.of_tasks({result.task for result in results if tasks is None or result.task in set(tasks) - failed})
 
 
-def show(results: Any, as_json: bool, details: bool, use: Any = None) -> None:
-    """Show results of probes, and of edits of the same properties: a line a property, with `details` tables before."""
+def show(results: Any, as_json: bool, details: bool, use: Any = None, folder: Path | None = None) -> None:
+    """Show results of probes, and of edits of the same properties: a line a property, with `details` tables before; of
+    several models also their differences, from the folder of the results.
+    """
     if as_json:
         print_json(results)
         for verdict in use or ():
@@ -77,13 +83,16 @@ def show(results: Any, as_json: bool, details: bool, use: Any = None) -> None:
     if details and use is not None:
         show_verdicts(use.verdicts)
     if len(results) or use is not None:
-        show_lines(results, use, details=details)
+        show_lines(results, use, details=details, folder=folder)
 
 
-def show_lines(results: Any = (), use: Any = None, *, details: bool) -> None:
-    """Print what is decodable where, and used where: a line a property, doubts below."""
+def show_lines(results: Any = (), use: Any = None, *, details: bool, folder: Path | None = None) -> None:
+    """Print what is decodable where, and used where: a line a property and model; doubts; then how models differ."""
     module = import_module("probing.reporting.overview")
     module.print_overview(list(results), use, console(), with_doubts=not details)
+    tasks = import_module("probing.reporting.task_results").by_task(results)
+    across = import_module("probing.reporting.across_models").across_models(tasks, folder)
+    import_module("probing.reporting.across_sections").print_across(across, console(), details=details)
     if not details:
         say(
             "--details prints tables; `probing report` makes a page of them"
@@ -182,7 +191,7 @@ def show_study(folder: Path, certified: Mapping[tuple[str, str], str], as_json: 
     run = None
     if (folder / "use.jsonl").is_file():
         run = import_module("probing.verdicts.judging").read_use_run(folder)
-    show(results, as_json, details, use=run)
+    show(results, as_json, details, use=run, folder=folder)
     if run is None or as_json:
         return
     _show_answers(run.results)
@@ -223,15 +232,21 @@ def finish_report(job: Any, quiet: bool, as_json: bool) -> None:
     warn([f"{failure.name} failed: {failure.text}" for failure in failures])
 
 
-def finish_cross(job: Any, quiet: bool, as_json: bool) -> None:
+def finish_cross(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     results = job.run()
     warn(results.remarks)
     if as_json:
         say(results.json_lines(), nl=False)
         return
-    columns = ["site", "probe", "measure", "trained_on", "tested_on", "value", "low", "high", "difference"]
-    say(results.table()[columns].to_string(index=False, float_format="%.3f", na_rep="–"))
-    say(f"results: {Path(job.to) / f'{results.name}.parquet'}")
+    module = import_module("probing.reporting.transfer_sections")
+    is_matrix = results.name == "transfer"
+    if is_matrix:
+        module.print_transfer(list(results), console(), details=details)
+        warn(module.doubts(list(results)))
+    if details or not is_matrix:
+        columns = ["site", "probe", "measure", "trained_on", "tested_on", "value", "low", "high", "difference"]
+        say(results.table()[columns].to_string(index=False, float_format="%.3f", na_rep="–"))
+    say(f"results: {Path(job.to) / f'{results.name}.parquet'}\nnext: probing report {job.to}")
 
 
 def print_json(results: Any) -> None:

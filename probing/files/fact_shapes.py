@@ -28,6 +28,7 @@ FACTS: Mapping[str, Any] = {
     "majority": Number,
     "majority_label": Text,
     "mean": Number,
+    "model": dict[str, str | int | bool] | None,
     "one_label": dict[str, str] | None,
     "recomposed": Counts,
     "rows": Counts,
@@ -61,6 +62,7 @@ PROVENANCE: Mapping[str, Any] = {
 }
 SETTINGS: Mapping[str, Any] = {
     "criteria": dict[str, float],
+    "model_facts": dict[str, str | int | bool] | None,
     "permutations": int | None,
     "seed": int | None,
     "slope_rows": int | None,

@@ -24,6 +24,7 @@ from probing.reference import PREFIX, folder
 from probing.results.analysis import run_all
 
 if TYPE_CHECKING:
+    from probing.jobs.models import ModelOptions
     from probing.states.store import Store
     from probing.text.corpus import Corpus
     from probing.training.results import ProbeResults
@@ -189,7 +190,7 @@ class ExtractOptions(Job):
 
     def extract(
         self,
-        model: str,
+        model: str | ModelOptions,
         corpus: Corpus,
         to: str | Path,
         *,
@@ -197,16 +198,16 @@ class ExtractOptions(Job):
         array_size: int = 1,
         array_index: int = 0,
     ) -> Store:
-        """Run `probing.extract` with these options."""
+        """Run `probing.extract` with these options, except those that the model has of its own."""
         options = self.given_to(pb.extract) | {"dtype": self.store_dtype}  # `dtype` of a job is that of computing
         options["executor"] = import_module("probing.executors._units").executor_of(
             self.executor, self.workers, self.threads
         )
         for name in ("workers", "threads", *(["tokens_per_batch"] if self.tokens_per_batch is None else [])):
             del options[name]
-        loaded = pb.LanguageModel.load(
-            model, **self.given_to(pb.LanguageModel.load), by_blocks=not are_module_paths(self.sites)
-        )
+        name, own = (model, {}) if isinstance(model, str) else (model.name, model.loaded_with())
+        loading = self.given_to(pb.LanguageModel.load) | {"by_blocks": not are_module_paths(self.sites)} | own
+        loaded = pb.LanguageModel.load(name, **loading)
         shared = {"array_size": array_size, "array_index": array_index, "progress": progress}
         return pb.extract(**options | {"model": loaded, "corpus": corpus, "to": to} | shared)
 
@@ -219,21 +220,18 @@ class ExtractJob(CorpusOptions, ExtractOptions):
     it again. probing store info names what is missing. Tested as independent processes, not on a real SLURM.
     """
 
-    model: str = option(help=MODEL_HELP)
-    to: str = option(help="directory of the store")
+    model: Many = option(help=f"{MODEL_HELP}; NAME@REVISION, NAME:step=1000,run=a,untrained=0 (repeatable)")
+    to: str = option(help="directory of the store; of several models, of their stores")
     array_size: int = option(1, help="processes, on any machines, that share the work")
     array_index: int = option(0, help="which of them this is, from 0 on: it takes every array-size-th shard")
 
-    def run(self, *, progress: bool = True) -> Store:
-        """Extract the states, or finish an interrupted extraction."""
-        return self.extract(
-            self.model,
-            self.read_corpus(),
-            self.to,
-            progress=progress,
-            array_size=self.array_size,
-            array_index=self.array_index,
-        )
+    def run(self, *, progress: bool = True) -> Store | list[Store]:
+        """Extract the states, or finish an interrupted extraction; of several models return a list of stores."""
+        models, corpus = import_module("probing.jobs.models").models_of(self.model), self.read_corpus()
+        shared: dict[str, Any] = {"array_size": self.array_size, "array_index": self.array_index, "progress": progress}
+        places = [Path(self.to) / one.folder if len(models) > 1 else self.to for one in models]
+        stores = [self.extract(one, corpus, to, **shared) for one, to in zip(models, places, strict=True)]
+        return stores if len(models) > 1 else stores[0]
 
 
 class ImportJob(CorpusOptions):
@@ -324,10 +322,17 @@ class TrainOptions(Job):
         """Run `probing.train` on one task and merge its results into those in `to`; `controls` are used in addition to
         those of the options.
         """
-        fitting = import_module("probing.training.comparing").fitting(task, corpus, self)
+        fitting = import_module("probing.training.build").fitting(task, corpus, self)
         own = {"task": task, "controls": [*self.controls, *controls] or None, **fitting}
         shared = {"array_size": array_size, "array_index": array_index, "progress": progress}
         return pb.train(**self.given_to(pb.train) | own | {"store": store, "corpus": corpus, "to": to} | shared)
+
+
+def stores_in(place: str | Path) -> list[Path]:
+    """Return the store at a path, or, of a folder that is no store, the stores in it (those of several models)."""
+    path = Path(place)
+    inside = sorted(file.parent for file in path.glob("*/store.json")) if not (path / "store.json").exists() else []
+    return inside or [path]
 
 
 class TrainJob(CorpusOptions, TrainOptions):
@@ -337,7 +342,9 @@ class TrainJob(CorpusOptions, TrainOptions):
     --array-index I and a --to that all of them see; whoever finds all fits of a task done writes its results.
     """
 
-    store: str = Field(description="directory of the store", json_schema_extra={"argument": True})
+    store: str = Field(
+        description="directory of the store, or of the stores of several models", json_schema_extra={"argument": True}
+    )
     to: str = option(help="directory of the results")
     array_size: int = option(1, help="processes, on any machines, that share the work")
     array_index: int = option(0, help="which of them this is, from 0 on: it takes every array-size-th fit")
@@ -349,16 +356,17 @@ class TrainJob(CorpusOptions, TrainOptions):
         if not self.tasks:
             raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
         corpus = self.read_corpus()
-        train = partial(
-            self.train,
-            self.store,
-            corpus,
-            self.to,
-            progress=progress,
-            array_size=self.array_size,
-            array_index=self.array_index,
-        )
-        found = run_all([(task, partial(train, task=task)) for task in self.tasks], Path(self.to), "tasks")
+        shared: dict[str, Any] = {"array_size": self.array_size, "array_index": self.array_index, "progress": progress}
+        stores = stores_in(self.store)
+        attempts = [
+            (
+                f"{task} ({store.name})" if len(stores) > 1 else task,
+                partial(self.train, store, corpus, self.to, task=task, **shared),
+            )
+            for task in self.tasks
+            for store in stores
+        ]
+        found = run_all(attempts, Path(self.to), "tasks")
         return pb.ProbeResults.joined(found).adjusted_in(Path(self.to))
 
 

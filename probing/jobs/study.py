@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ from probing.errors import ConfigError, UnitFailed, unknown_name
 from probing.files.strict_json import strict_json
 from probing.files.strict_yaml import strict_yaml
 from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
+from probing.jobs.models import ModelOptions, Models, models_of
 from probing.jobs.use import UseOptionsOfJob
 from probing.provenance import canonical_json
 from probing.reference import folder as shipped_folder
@@ -70,7 +72,12 @@ class Study(Job):
         max_length=100,
         description="name of the study and, unless --to names another, of its folder in cache/results",
     )
-    model: str = Field(description="Hugging Face model name, or a folder")
+    model: str | None = Field(None, description="Hugging Face model name, or a folder")
+    models: Models = Field(
+        default=[],
+        description="several models instead of one, each a name, or a mapping {name: FOLDER, step: 1000}: pretrained, "
+        "untrained, checkpoints, sizes; in any order",
+    )
     corpus: Files = Field(description="mapping of splits to files, {train: FILE, dev: FILE, test: FILE}; or one file")
     reader_options: Many = Field(default=[])
     split_seed: int | None = None
@@ -101,7 +108,16 @@ class Study(Job):
             raise unknown_name("key", "root", cls.model_fields, where=str(file), error=ConfigError)
         study = cls.read(values | {"root": file.parent}, where=str(file))
         _refuse_equal_extractions(study.extract, str(file))
+        _refuse_other_models(study, str(file))
         return study
+
+    def all_models(self) -> list[ModelOptions]:
+        """Return the model or models, checked and in the order in which they are shown.
+
+        Raises:
+            ConfigError: see `probing.jobs.models.models_of`.
+        """
+        return models_of(self.models or [self.model or ""], self.root)
 
     def run(self, to: str | Path | None = None, *, progress: bool = True) -> Path:
         """Extract, train, measure use and report; return the path of the page.
@@ -112,26 +128,46 @@ class Study(Job):
         """
         out = self.folder(to)
         check_target(out)
+        models = self.all_models()
         corpus = CorpusOptions(
             corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed, group=self.group
         ).read_corpus(self.root)
-        stores: Stores = {}
-        for options in self.extract:
-            place = out / "states" / _folder_of(options)
-            made = self._rooted(options).extract(self._model_source(), corpus, place, progress=progress)
-            if options.role == "states":
-                stores[options.rows, options.untrained] = made.path
-        runs = [(f"{task}{suffix}", entry, task) for entry, suffix in self._entries() for task in entry.tasks]
-        train = partial(self._train, stores, corpus, out, progress)
-        attempts = [(name, partial(train, entry, task)) for name, entry, task in runs]
+        stores = [
+            self._extracted(one, corpus, out / "states" / (one.folder if len(models) > 1 else ""), progress)
+            for one in models
+        ]
+        attempts = [
+            (
+                f"{task}{suffix}" + (f", {model}" if len(models) > 1 else ""),
+                partial(self._train, of_model, corpus, out, progress, entry, task),
+            )
+            for entry, suffix in self._entries()
+            for task in entry.tasks
+            for model, of_model in zip(models, stores, strict=True)
+        ]
         try:
             run_all(attempts, out, "tasks")
-            self._use(corpus, out, progress)
+            self._use(models, corpus, out, progress)
         except UnitFailed:
             if (out / "results.jsonl").is_file():
                 pb.report(out)
             raise
         return pb.report(out)
+
+    def _extracted(self, model: ModelOptions, corpus: Corpus, folder: Path, progress: bool) -> Stores:
+        """Extract all that the study reads from one model, and return its stores.
+
+        An untrained model has no untrained twin: extractions of twins are left out where the same rows are read anyway.
+        """
+        plain = {options.rows for options in self.extract if options.untrained is None}
+        stores: Stores = {}
+        for options in self.extract:
+            if model.untrained is not None and options.untrained is not None and options.rows in plain:
+                continue
+            made = self._rooted(options).extract(model, corpus, folder / _folder_of(options), progress=progress)
+            if options.role == "states":
+                stores[options.rows, options.untrained] = made.path
+        return stores
 
     def folder(self, to: str | Path | None) -> Path:
         """Return the folder for results: `to`, or if that is None a folder in cache/results with the study's name."""
@@ -151,7 +187,10 @@ class Study(Job):
         rows, untrained = self._extraction_for(entry, task, corpus)
         named = [control for control in entry.controls if control.strip().rstrip(":") != TWIN]
         twins = [path for (of, seed), path in stores.items() if (of, untrained) == (rows, None) and seed is not None]
-        if len(named) < len(entry.controls) and not twins:
+        has_twin = any(
+            one.rows == rows and one.untrained is not None for one in self.extract
+        )  # not of an untrained one
+        if len(named) < len(entry.controls) and not has_twin:
             raise ConfigError(
                 f"this study has no untrained extraction for {TWIN}",
                 needed=f"an extract entry with rows {rows}",
@@ -165,10 +204,11 @@ class Study(Job):
         one = entry.model_copy(update={"controls": named, "rows": pooled})
         return one.train(stores[rows, untrained], corpus, out, progress=progress, task=task, controls=controls)
 
-    def _use(self, corpus: Corpus, out: Path, progress: bool) -> None:
-        """Run all entries of `use`, and judge results that meet in one folder together."""
+    def _use(self, models: Sequence[ModelOptions], corpus: Corpus, out: Path, progress: bool) -> None:
+        """Run all entries of `use` on every model, and judge results that meet in one folder together."""
         for entry in self.use:
-            entry.use(self._model_source(), corpus, out, progress=progress)
+            for model in models:
+                entry.use(model, corpus, out, progress=progress)
 
     def certified(self) -> dict[tuple[str, str], str]:
         """Read the certified labels, by task and place: `used`, `unused` or `band`; return an empty mapping if the
@@ -196,10 +236,6 @@ class Study(Job):
                 found=str(error)[:200],
                 where=str(file),
             ) from None
-
-    def _model_source(self) -> str:
-        local = self.root / self.model
-        return str(local) if local.is_dir() else self.model
 
     def _rooted(self, options: ExtractOptions) -> ExtractOptions:
         """Return the options, with a file of columns taken from the study's own folder."""
@@ -231,7 +267,8 @@ class Study(Job):
 
     def recipe(self) -> bytes:
         """Return the study's options as canonical JSON without paths of this machine."""
-        return canonical_json(self.model_dump(mode="json", exclude={"root"}))
+        unset = {"root"} | {name for name in ("model", "models") if not getattr(self, name)}
+        return canonical_json(self.model_dump(mode="json", exclude=unset))
 
 
 def _folder_of(options: ExtractOptions) -> str:
@@ -239,6 +276,29 @@ def _folder_of(options: ExtractOptions) -> str:
         return "replay"
     seed = "" if options.untrained is None else f"-untrained-{options.untrained}"
     return options.rows.translate(_AS_NAME) + seed
+
+
+def _refuse_other_models(study: Study, where: str) -> None:
+    """Refuse a study without a model, with both `model` and `models`, or with a truth that is of one model of several.
+
+    Raises:
+        ConfigError: in these cases.
+    """
+    if bool(study.models) == bool(study.model):
+        raise ConfigError(
+            "a study has one `model`, or several `models`",
+            needed="model: NAME, or models: [NAME, {name: FOLDER, step: 1000}, …]",
+            found="both" if study.model else "neither of them",
+            where=where,
+        )
+    if study.truth is not None and len(study.models) > 1:
+        raise ConfigError(
+            "a certified truth is of one model",
+            needed="`model`, beside `truth`",
+            found=f"{len(study.models)} models",
+            where=where,
+            next_step="leave `truth` out, or run a study of that model alone",
+        )
 
 
 def _refuse_equal_extractions(extract: list[ExtractOptions], where: str) -> None:

@@ -14,6 +14,7 @@ from probing.errors import ConfigError, DoubtfulAnswer
 from probing.jobs import MODEL_HELP, CorpusOptions, Job, Many, option
 
 if TYPE_CHECKING:
+    from probing.jobs.models import ModelOptions
     from probing.text.corpus import Corpus
     from probing.verdicts.verdict import UseRun
 
@@ -67,11 +68,12 @@ class UseOptionsOfJob(Job):
     revision: str | None = option(None, help="revision of a hub model")
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
 
-    def use(self, model: str, corpus: Corpus, to: str | Path, *, progress: bool) -> UseRun:
+    def use(self, model: str | ModelOptions, corpus: Corpus, to: str | Path, *, progress: bool) -> UseRun:
         """Run `probing.intervene` with these options."""
         if not self.tasks:
             raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
-        loaded = pb.LanguageModel.load(model, **self.given_to(pb.LanguageModel.load))
+        name, own = (model, {}) if isinstance(model, str) else (model.name, model.loaded_with())
+        loaded = pb.LanguageModel.load(name, **self.given_to(pb.LanguageModel.load) | own)
         measured = import_module("probing.use.effects").UseOptions
         options = measured(**self.given_to(measured) | {"comparisons": tuple(self.comparisons)})
         criteria = import_module("probing.verdicts.verdict").Criteria(epsilon=self.epsilon)
@@ -95,9 +97,14 @@ class UseJob(CorpusOptions, UseOptionsOfJob):
     report shows decodability and use side by side.
     """
 
-    model: str = option(help=MODEL_HELP)
+    model: Many = option(help=f"{MODEL_HELP}; NAME@REVISION, NAME:step=1000,run=a,untrained=0 (repeatable)")
     to: str = option(help="directory of the results")
 
     def run(self, *, progress: bool = True) -> UseRun:
-        """Measure the effects of the edits, judge them, and write results and verdicts."""
-        return self.use(self.model, self.read_corpus(), self.to, progress=progress)
+        """Measure the effects of the edits, judge them, and write results and verdicts; those of several models are
+        returned together with all that the folder holds.
+        """
+        models, corpus = import_module("probing.jobs.models").models_of(self.model), self.read_corpus()
+        runs = [self.use(one, corpus, self.to, progress=progress) for one in models]
+        whole: UseRun = import_module("probing.verdicts.judging").read_use_run(Path(self.to)) if runs[1:] else runs[0]
+        return whole

@@ -17,7 +17,15 @@ from probing.models.adapters.huggingface import HuggingFaceTrunk, known_ids
 from probing.models.adapters.module import Call, ModuleTrunk, vocabulary_of
 from probing.models.batching import PaddedBatch, ParallelBatches, many_passes
 from probing.models.discovery.parts import Sides
-from probing.models.loading.identity import ModelSource, model_identity, tokenizer_identity, untrained_twin
+from probing.models.loading.identity import (
+    Checkpoint,
+    ModelSource,
+    model_facts,
+    model_identity,
+    source_names,
+    tokenizer_identity,
+    untrained_twin,
+)
 from probing.models.loading.pretrained import check_tokenizer, load
 from probing.models.reading.hooked import HookedModule
 from probing.models.reading.inputs import check_ids, encoded, padded, padding_id
@@ -51,6 +59,8 @@ class LanguageModel:
         revision: str | None = None,
         folder: Path | None = None,
         untrained: int | None = None,
+        checkpoint: Checkpoint | None = None,
+        called: str = "",
         trunk: HookedModule | None = None,
     ) -> None:
         check_tokenizer(tokenizer, name)
@@ -63,7 +73,8 @@ class LanguageModel:
         self._trunk = HuggingFaceTrunk(model) if trunk is None else trunk
         self.suffix = SuffixReplay(self._model, self._trunk)
         self._where = (name, revision, folder)
-        self._untrained = untrained
+        self._untrained, self._checkpoint = untrained, checkpoint
+        self._called = called or name
         self._widths: dict[str, int] = {}
         self._identity: dict[str, Any] | None = None
 
@@ -79,6 +90,8 @@ class LanguageModel:
         padding_side: str | None = None,
         revision: str | None = None,
         untrained: int | None = None,
+        step: int | None = None,
+        run: str | None = None,
         side: Sides | None = None,
         by_blocks: bool = True,
         allow_pickle_weights: bool = False,
@@ -95,6 +108,8 @@ class LanguageModel:
             padding_side: `right` (default) or `left`.
             revision: hub branch, tag or commit.
             untrained: seed of random weights in the same architecture, instead of the trained ones.
+            step, run: for a checkpoint, the number of steps trained and the name of the training run; they are recorded
+                in its identity, and results are drawn over steps.
             side: which side of an encoder-decoder is read: `encoder` (default) or `decoder`, teacher-forced on the
                 text while the encoder reads the same text.
             by_blocks: whether to find the blocks, which give the standard sites. False, for models of another kind: all
@@ -106,10 +121,10 @@ class LanguageModel:
         Raises:
             UnsupportedModel: the model cannot be loaded, or the self-check failed.
             RemoteCodeRefused: the model needs Python code of its own, which is never run.
-            BadParameter: the dtype, device, kind, padding side or side is unknown.
+            BadParameter: the dtype, device, kind, padding side or side is unknown, or the step is no number.
             UnknownName: `probing:` before something that does not ship.
         """
-        name = shipped(name, "model")
+        given, name, checkpoint = name, shipped(name, "model"), Checkpoint.of(step, run)
         loaded = load(
             name,
             device=device,
@@ -120,8 +135,7 @@ class LanguageModel:
             allow_pickle_weights=allow_pickle_weights,
         )
         network = loaded.model if untrained is None else untrained_twin(loaded.model, untrained)
-        path = Path(name).expanduser()
-        source = path.resolve().name if path.is_dir() else name
+        source, shown = source_names(given, name)
         model = cls(
             network,
             loaded.tokenizer,
@@ -130,6 +144,8 @@ class LanguageModel:
             revision=loaded.revision,
             folder=loaded.folder,
             untrained=untrained,
+            checkpoint=checkpoint,
+            called=shown,
             trunk=HuggingFaceTrunk(network, side=side, by_blocks=by_blocks),
         )
         model.source = ModelSource(
@@ -144,6 +160,8 @@ class LanguageModel:
             side,
             by_blocks,
             allow_pickle_weights,
+            step,
+            run,
         ).anywhere()
         if check:
             model.self_check()
@@ -158,6 +176,8 @@ class LanguageModel:
         name: str = "in-memory",
         padding_side: str | None = None,
         side: Sides | None = None,
+        step: int | None = None,
+        run: str | None = None,
         by_blocks: bool = True,
         check: bool = True,
     ) -> Self:
@@ -165,9 +185,11 @@ class LanguageModel:
 
         Raises:
             UnsupportedModel: the self-check failed.
+            BadParameter: the step is no number.
         """
+        checkpoint = Checkpoint.of(step, run)
         trunk = HuggingFaceTrunk(model, side=side, by_blocks=by_blocks)
-        built = cls(model, tokenizer, name=name, padding_side=padding_side, trunk=trunk)
+        built = cls(model, tokenizer, name=name, padding_side=padding_side, checkpoint=checkpoint, trunk=trunk)
         if check:
             built.self_check()
         return built
@@ -356,12 +378,17 @@ class LanguageModel:
         if self._identity is not None:
             return dict(self._identity)
         found = {
-            "model": model_identity(self._model, *self._where, self._untrained) | self._trunk.identity(),
+            "model": model_identity(self._model, *self._where, self._untrained, self._checkpoint)
+            | self._trunk.identity(),
             "tokenizer": tokenizer_identity(self.tokenizer, *self._where, self.padding_side),
         }
         if self._where[2] is not None:  # hashes of files, which were read once; what is in memory may change
             self._identity = found
         return dict(found)
+
+    def facts(self) -> dict[str, Any]:
+        """Return name, architecture, layers, width and number of parameters, as far as known; see `model_facts`."""
+        return model_facts(self._model, self._called)
 
     def _padded(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
         """Return ids and mask `(B, T)` on the model's device."""

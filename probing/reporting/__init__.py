@@ -7,8 +7,9 @@ from pathlib import Path
 
 from probing.errors import ConfigError, InputError
 from probing.files.whole_files import write_atomically
+from probing.reporting.across_models import across_models
 from probing.reporting.findings import Finding, finding
-from probing.reporting.grids import patching_map, transfer_maps
+from probing.reporting.grids import patching_map
 from probing.reporting.page import Contents, rendered
 from probing.reporting.plots import save_figures
 from probing.reporting.tables import print_results
@@ -50,13 +51,15 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
         return write_report(results, to if to is not None else PAGE, getattr(results, "analyses", ()))
     folder = Path(results)
     _check_whole(folder)
+    tasks = by_task(
+        read_results(path) if (path := folder / RESULTS).is_file() else [], read_analyses(folder / ANALYSES)
+    )
     found = Contents(
-        tasks=by_task(
-            read_results(path) if (path := folder / RESULTS).is_file() else [], read_analyses(folder / ANALYSES)
-        ),
+        tasks=tasks,
+        across=across_models(tasks, folder),
         uses=uses(read_use_run(folder) if (folder / USE).is_file() else None),
         patching=[patching_map(one, title) for title, one in read_patching(folder).items()],
-        transfer=transfer_maps(read_cross(folder)),
+        transfer=read_cross(folder),
         failures=read_failures(folder),
     )
     if not (found.tasks or found.uses or found.patching or found.transfer):
@@ -114,7 +117,8 @@ def write_report(
     Raises:
         ConfigError: there are no results.
     """
-    found = Contents(by_task(results, analyses), uses(use), (), transfer_maps(transfer), failures)
+    tasks = by_task(results, analyses)
+    found = Contents(tasks, uses(use), (), transfer, failures, across_models(tasks))
     if not (found.tasks or found.uses or found.transfer):
         raise _no_results("the results", "none")
     return _written(found, to)

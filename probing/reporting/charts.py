@@ -48,8 +48,7 @@ def panel_chart(panel: Panel) -> Chart:
     names, (x_names, x_label) = _series(panel), panel.x_ticks()
     low, high = panel.y_range()
     y = {"title": panel.y_label, "type": "quantitative", "scale": {"domain": [low, high], "nice": False, "clamp": True}}
-    x_scale = {"domain": [-0.4, max(len(x_names) - 0.6, 0.4)], "nice": False, "zero": False}
-    x = {"field": "x", "type": "quantitative", "title": x_label, "scale": x_scale, "axis": _named_axis(x_names)}
+    x = {"field": "x", "type": "quantitative", "title": x_label} | _x_scale(panel, x_names)
     legend = {"orient": "bottom", "columns": 2, "labelLimit": 150, "symbolType": "stroke", "symbolStrokeWidth": 2.5}
     colours, dashes = (list(values) for values in zip(*names.values(), strict=True)) if names else ([], [])
     series = {"field": "series", "type": "nominal", "title": None, "legend": legend}
@@ -136,7 +135,7 @@ def _points(panel: Panel, curve: Curve, part: int) -> list[Row]:
         {
             "series": curve.name,
             "piece": f"{part}.{number}",
-            "x": round(point.x + curve.shift, 3),
+            "x": panel.places[point.x] if panel.places else round(point.x + curve.shift, 3),
             "at": panel.sites[point.x],
             "value": rounded(point.value),
             "low": rounded(point.low),
@@ -165,6 +164,22 @@ def _series(panel: Panel) -> dict[str, tuple[str, list[int]]]:
         )
         found[curve.name] = (colours[curve.part % len(colours)], _DASHES.get(curve.role, [1, 0]))
     return found
+
+
+_FAR = 20  # ratio of the largest number to the smallest from which on an axis is logarithmic
+
+
+def _x_scale(panel: Panel, names: Sequence[str]) -> Chart:
+    """Return scale and axis of x: of names that stand evenly, or of numbers, logarithmic where they lie far apart."""
+    if not panel.places:
+        scale: Chart = {"domain": [-0.4, max(len(names) - 0.6, 0.4)], "nice": False, "zero": False}
+        return {"scale": scale, "axis": _named_axis(names)}
+    least = min((place for place in panel.places if place > 0), default=1.0)
+    is_far = max(panel.places) >= _FAR * least
+    scale = {"type": "symlog", "constant": least} if is_far else {"zero": False}
+    axis = {"values": list(panel.places), "format": "~s", "labelOverlap": True, "grid": False}
+    ends = [min(panel.places), max(panel.places)]  # given, since a layer without rows has no extent of its own
+    return {"scale": scale | {"domain": ends, "nice": False, "padding": 12}, "axis": axis}
 
 
 def _named_axis(names: Sequence[str]) -> Chart:

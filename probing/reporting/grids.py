@@ -109,13 +109,17 @@ def ablation_map(result: AblationResult, title: str = "") -> HeatMap:
 
 
 def transfer_maps(results: Sequence[CrossResult]) -> list[HeatMap]:
-    """Return a map for each task, probe and first measure: sources trained on by sources tested on where there is one
-    site; pairs of sources by sites where there are several.
+    """Return a map for each model, task, probe and first measure: sources trained on by sources tested on where there
+    is one site; pairs of sources by sites where there are several.
     """
     groups: dict[tuple[str, str, str], list[CrossResult]] = {}
     for one in results:
-        groups.setdefault((one.task, one.probe, str(one.provenance.get("store_id", ""))[:0]), []).append(one)
-    return [_transfer_map(task, probe, group) for (task, probe, _), group in groups.items()]
+        groups.setdefault((one.task, one.probe, str(one.provenance.get("model") or "")), []).append(one)
+    several = len({model for _, _, model in groups}) > 1
+    return [
+        _transfer_map(task, f"{probe}, {model}" if several else probe, group)
+        for (task, probe, model), group in groups.items()
+    ]
 
 
 def _transfer_map(task: str, probe: str, group: Sequence[CrossResult]) -> HeatMap:

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from probing.reporting.task_results import TaskResults, model_of, not_saved
+from probing.reporting.task_results import TaskResults, not_saved
 from probing.reporting.wording import count, measure_title, plural
 
 _CORRECTIONS = {"holm": "Holm-adjusted", "bh": "adjusted for the false discovery rate (Benjamini and Hochberg)"}
@@ -48,7 +48,7 @@ def _states(task: TaskResults, provenance: Mapping[str, Any]) -> str:
         return ""
     where = ", ".join(sites) if len(sites) <= 3 else f"{sites[0]} to {sites[-1]} ({len(sites)} sites)"
     rows = provenance.get("rows")
-    return f"We probed the hidden states of {model_of(task.any)} at {where}" + (f" (rows: {rows})." if rows else ".")
+    return f"We probed the hidden states of {task.model.label} at {where}" + (f" (rows: {rows})." if rows else ".")
 
 
 def _rows(facts: Mapping[str, Any]) -> str:

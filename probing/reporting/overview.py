@@ -167,14 +167,14 @@ def overview(of: Sequence[Entry]) -> Overview:
 
 
 def print_overview(results: Sequence[ProbeResult], run: UseRun | None, console: Console, *, with_doubts: bool) -> None:
-    """Print a line a property, and below the doubts of its data."""
+    """Print a line a property and model, and below the doubts of its data."""
     tasks = by_task(results)
     found = overview(entries(tasks, uses(run)))
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(overflow="fold", max_width=max(12, console.width * 2 // 5))
     grid.add_column(overflow="fold")
-    before = ""
-    for row in found.rows:
+    before, places = "", {model: place for place, model in enumerate(found.models)}
+    for row in sorted(found.rows, key=lambda row: places[row.model]):
         if row.model != before:
             grid.add_row(shown("model", style="dim"), shown(row.model, style="dim"))
             before = row.model
@@ -221,12 +221,12 @@ def _rows(task: TaskResults | None, uses: Sequence[Use], anchor: str, quantity: 
         name = task.task if task else use.result.task if use else ""
         apart = [position] if use and len(use.positions) > 1 else []
         apart += [_behaviour(use)] if use and len(uses) > 1 else []
-        model = task.states if task else use.result.model if use else ""
+        model = task.states if task else use.model.label if use else ""
         named = f"{name} ({', '.join(filter(None, apart))})" if many and any(apart) else name
         rows.append(
             Row(
                 named,
-                model or (model_of(task.any) if task else ""),
+                model,
                 anchor,
                 cells,
                 decodability,

@@ -21,15 +21,20 @@ from markupsafe import Markup
 from probing.errors import printable
 from probing.files.whole_files import write_atomically
 from probing.reporting import drawing
+from probing.reporting.across_models import AcrossModels
+from probing.reporting.across_sections import section
 from probing.reporting.blocks import LIMITS, READING, USE_READING, Figure, Section, Table
 from probing.reporting.grids import HeatMap
 from probing.reporting.overview import Entry, Overview, entries, overview
 from probing.reporting.sections import map_section, overview_figure, side_by_side, task_section
-from probing.reporting.task_results import TaskResults, model_of
+from probing.reporting.task_results import TaskResults
+from probing.reporting.transfer_sections import transfer_section
 from probing.reporting.use_panels import Use
 from probing.reporting.use_sections import use_section
 from probing.reporting.wording import plural
 from probing.results.analysis import Failure
+from probing.results.models import ModelFacts
+from probing.results.transfer import CrossResult
 
 MAX_BYTES = 3_000_000
 _TEMPLATES = files("probing.reporting") / "templates"
@@ -37,13 +42,16 @@ _TEMPLATES = files("probing.reporting") / "templates"
 
 @dataclass(frozen=True)
 class Contents:
-    """What a page shows: results of tasks, of edits, maps of patching and of transfer, and what failed."""
+    """What a page shows: results of tasks, in one model and across models, and of edits; maps of patching and of
+    transfer; and what failed.
+    """
 
     tasks: Sequence[TaskResults] = ()
     uses: Sequence[Use] = ()
     patching: Sequence[HeatMap] = ()
-    transfer: Sequence[HeatMap] = ()
+    transfer: Sequence[CrossResult] = ()
     failures: Sequence[Failure] = ()
+    across: Sequence[AcrossModels] = ()
 
     def entries(self) -> list[Entry]:
         """Return what each section of a property shows."""
@@ -81,7 +89,7 @@ def rendered(contents: Contents) -> bytes:
 
 
 def _sections(contents: Contents, found: Overview) -> list[Section]:
-    sections = []
+    sections = [section(one, f"models-{i}") for i, one in enumerate(contents.across, start=1)]
     for task, uses, anchor in contents.entries():
         rows = [row for row in found.rows if row.anchor == anchor]
         claims = list(dict.fromkeys(row.decodability for row in rows if row.decodability))
@@ -92,17 +100,13 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
     if contents.patching:
         sections.append(map_section("patching", "Patching", contents.patching, _PATCHING))
     if contents.transfer:
-        sections.append(map_section("transfer", "Transfer between sources", contents.transfer, _TRANSFER))
+        sections.append(transfer_section(contents.transfer, "transfer"))
     return sections
 
 
 _PATCHING = (
     "States of one prompt put into another, place by place: 0 changes nothing, 1 gives the other prompt's behaviour. "
     "It shows where a difference travels, for these prompts; it tests no hypothesis."
-)
-_TRANSFER = (
-    "Probes trained on one source and scored on the test rows of another. A fall says that what the probe reads "
-    "differs between the sources; it does not say that the model's own use of it does."
 )
 
 
@@ -220,12 +224,17 @@ def _heading(contents: Contents) -> str:
     return "What hidden states encode" + (", and what the model uses" if contents.uses else "")
 
 
+_MOST_MODELS = 3  # named in the head of a page
+
+
 def _about(contents: Contents) -> list[str]:
-    named = {model_of(task.any) for task in contents.tasks}
-    models = sorted({_model(task) for task in contents.tasks} | {use.result.model for use in contents.uses} - named)
+    probed = {task.model.model: _model(task) for task in contents.tasks}
+    edited = {use.model.model: _named(use.model) for use in contents.uses if use.model.model}
+    models = list((edited | probed).values())
     names = {task.label for task in contents.tasks} | {use.result.task for use in contents.uses}
     prints = sorted({str(f)[:12] for t in contents.tasks if (f := t.any.provenance.get("corpus_fingerprint"))})
     about = [f"{'Models' if len(models) > 1 else 'Model'}: {'; '.join(models)}"] if any(models) else []
+    about = about if len(models) <= _MOST_MODELS else [plural(len(models), "model")]  # each section names its own
     about += [plural(len(names), "property", "properties")] if names else []
     about += [f"corpus {', '.join(prints)}"] if prints else []
     if any(_is_unknown(task) for task in contents.tasks):
@@ -235,7 +244,12 @@ def _about(contents: Contents) -> list[str]:
 
 def _model(task: TaskResults) -> str:
     identity = task.any.provenance.get("model_identity")
-    return model_of(task.any) + (f" (identity {str(identity)[:12]})" if identity else "")
+    return _named(task.model) + (f" (identity {str(identity)[:12]})" if identity else "")
+
+
+def _named(model: ModelFacts) -> str:
+    """Return the name of a model, with what it is: `reference/model [float32]: gpt2, 3 layers × 64, …`."""
+    return ": ".join(filter(None, (model.label, model.build)))
 
 
 def _is_unknown(task: TaskResults) -> bool:

@@ -60,6 +60,7 @@ class Panel:
         levels: horizontal lines: baselines, label entropy.
         least, most: smallest and largest range of the y axis.
         x_label: label of the x axis; "" if it shows sites.
+        places: what the x axis measures at each of `sites`, numbers such as steps; empty: they stand evenly.
         band: range of values too small to be of interest, which is shaded; None: none.
     """
 
@@ -72,6 +73,7 @@ class Panel:
     most: tuple[float, float]
     x_label: str = ""
     band: tuple[float, float] | None = None
+    places: tuple[float, ...] = ()
 
     def x_ticks(self) -> tuple[tuple[str, ...], str]:
         """Return the short names of the ticks on the x axis, and the axis label."""
@@ -118,7 +120,7 @@ def loss_panel(task: TaskResults) -> Panel | None:
     if not curves:
         return None
     entropy = task.any.facts.get("entropy_bits")
-    levels = _baselines(task, "log_loss")
+    levels = baseline_levels(task, "log_loss")
     if isinstance(entropy, float | int):
         levels.append(Curve("label entropy", "entropy", (Point(0, float(entropy)),)))
     return Panel(
@@ -152,7 +154,7 @@ def _score_panel(task: TaskResults, probe: str, control: str | None) -> Panel:
             _ceiling(task, probe, control),
         ]
     curves = [curve for curve in curves if curve.points]
-    levels = _baselines(task, task.primary)
+    levels = baseline_levels(task, task.primary)
     name = f"{probe}, control {control}" if control else probe
     return Panel(name, title, task.sites, tuple(curves), tuple(levels), (0.0, 1.0), (-0.5, 1.05))
 
@@ -199,7 +201,8 @@ def _ceiling(task: TaskResults, probe: str, control: str) -> Curve:
     return Curve("ceiling", "ceiling", tuple(points))
 
 
-def _baselines(task: TaskResults, measure: str) -> list[Curve]:
+def baseline_levels(task: TaskResults, measure: str) -> list[Curve]:
+    """Return the scores of the baselines, which read no state, as levels."""
     found = [(result.probe, score(result, measure)) for result in task.baselines]
     return [
         Curve(probe, "baseline", (Point(0, m.score.value, m.score.low, m.score.high),), part)

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from probing.errors import printable, unknown_name
 from probing.provenance import model_called
+from probing.reporting.across_models import across_models, charts
 from probing.reporting.charts import Chart, panel_chart
 from probing.reporting.drawing import altair_chart, file_name, save, together
 from probing.reporting.grids import (
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 def plot_results(
     results: Sequence[ProbeResult], analyses: Sequence[AnalysisResult] = (), what: str = "overview"
 ) -> Any:
-    """Return a chart of results: `overview`, `scores`, `analyses` or `confusion`.
+    """Return a chart of results: `overview`, `scores`, `models`, `analyses` or `confusion`.
 
     Raises:
         UnknownName: no such chart.
@@ -57,8 +58,15 @@ def plot_results(
         "analyses": _analyses,
         "confusion": _confusion,
     }
+    if what == "models":
+        compared = across_models(tasks)
+        return altair_chart(
+            together(
+                [_about(chart, one.task if len(compared) > 1 else "") for one in compared for chart in charts(one)]
+            )
+        )
     if what not in kinds:
-        raise unknown_name("chart", what, ("overview", *kinds))
+        raise unknown_name("chart", what, ("overview", "models", *kinds))
     several = len(tasks) > 1
     return altair_chart(
         together([_about(chart, task.title if several else "") for task in tasks for chart in kinds[what](task)])
@@ -138,9 +146,10 @@ def save_figures(found: Contents, folder: Path) -> list[Path]:
             drawn[file_name(f"{analysis} {probe} {task.title}")] = [
                 panel_chart(p) for p in analysis_panels(task, results)
             ]
+    drawn |= {f"models-{file_name(one.task)}": charts(one) for one in found.across}
     for use, title in zip(found.uses, _names(found.uses), strict=True):
         drawn[f"use-{file_name(title)}"] = [panel_chart(panel) for panel in use_panels(use)]
-    for one in (*found.patching, *found.transfer):
+    for one in (*found.patching, *transfer_maps(found.transfer)):
         drawn[file_name(f"map {one.title}")] = [map_chart(one)]
     if found.tasks or found.uses:
         drawn["overview"] = [overview_chart(overview(found.entries()))]

@@ -45,7 +45,7 @@ def task_section(task: TaskResults, uses: Sequence[Use], anchor: str, claims: Se
         anchor,
         task.title,
         models=[task.states],
-        about=f"States of {task.states}" if task.states not in task.title else "",
+        about=": ".join(filter(None, (f"States of {task.states}" * (task.states not in task.title), task.model.build))),
         claims=claims,
         kind=_KINDS.get(found.status, ""),
         notes=[*warnings_of_task(task), *(note for use in uses for note in use_notes(use))],
@@ -65,13 +65,14 @@ def task_section(task: TaskResults, uses: Sequence[Use], anchor: str, claims: Se
 
 
 def map_section(anchor: str, title: str, maps: Sequence[HeatMap], caption: str, models: Sequence[str] = ()) -> Section:
-    """Return a section of heat maps: of patching, or of transfer between sources."""
+    """Return a section of heat maps, such as those of patching."""
     figure = Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps))
-    fold = Fold("The same numbers as tables", [_map_table(one) for one in maps])
+    fold = Fold("The same numbers as tables", [map_table(one) for one in maps])
     return Section(anchor, title, models=models, blocks=[Words("p", [caption]), figure], folds=[fold])
 
 
-def _map_table(found: HeatMap) -> Table:
+def map_table(found: HeatMap) -> Table:
+    """Return the numbers of a heat map."""
     rows = [
         [name, *(decimal(value, 2) if math.isfinite(value) else "–" for value in values)]
         for name, values in zip(found.rows, found.values.tolist(), strict=True)
@@ -321,10 +322,13 @@ def _value(value: Any) -> str:
 
 
 def side_by_side(tasks: Iterable[TaskResults]) -> list[Table]:
-    """Return a table for each task that was run several times: every run at its best site and probe on dev."""
+    """Return a table for each task that was run several times in one model, with other settings: every run at its best
+    site and probe on dev.
+    """
     listed = list(tasks)
     names = [task.task for task in listed]
-    several = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    models = {name: len({task.model.model for task in listed if task.task == name}) for name in names}
+    several = [name for name in dict.fromkeys(names) if names.count(name) > models[name]]
     return [_runs_table(name, [task for task in listed if task.task == name]) for name in several]
 
 

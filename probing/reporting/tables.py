@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -69,7 +69,7 @@ def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
     parts = [*(["model"] if told["model"] else []), "site", *(["probe"] if told["probe"] else [])]
     rows, measure = count(first["n"]), measure_title(first["measure"])
     console.print(shown(f"{measure} on {first['split']}, a minus b, {rows} rows", style="bold"))
-    table = _grid(["site a", "site b", "difference", "adjusted p", "detectable"])
+    table = grid(["site a", "site b", "difference", "adjusted p", "detectable"])
     for row in pairs:
         names = [" ".join([row[f"{part}_{x}"] for part in parts]) for x in "ab"]
         found = Score(row["difference"], row["low"], row["high"], row["n"], "")
@@ -120,7 +120,7 @@ def _table(task: TaskResults, width: int, left_out: Sequence[str] = ()) -> Table
     columns += [_second(task)] if second else []
     columns += ["gain"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
     columns = [name for name in columns if name not in left_out]
-    table = _grid(columns)
+    table = grid(columns)
     best = task.best()
     for result in task.results:
         row = _row(task, result, columns, control, width)
@@ -135,10 +135,13 @@ def _has_ceiling(task: TaskResults, control: str | None) -> bool:
     return any(against and against.ceiling is not None for against in found)
 
 
-def _grid(columns: Iterable[str]) -> Table:
+def grid(columns: Sequence[str], texts: Sequence[int] | None = None) -> Table:
+    """Return an empty table with these headings; `texts` are the numbers of the columns that hold words (None: sites
+    and probes).
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
-    for name in columns:
-        text = name in ("site", "probe", "site a", "site b")
+    for i, name in enumerate(columns):
+        text = name in ("site", "probe", "site a", "site b") if texts is None else i in texts
         table.add_column(
             shown(name),
             justify="left" if text else "right",
@@ -177,7 +180,7 @@ def _shown(found: Score, width: int) -> str:
 
 def _control_table(task: TaskResults, control: str, width: int) -> Table:
     _, second, name = _control_words(task, control)
-    table = _grid(["site", "probe", second, name, *(["ceiling"] if _has_ceiling(task, control) else [])])
+    table = grid(["site", "probe", second, name, *(["ceiling"] if _has_ceiling(task, control) else [])])
     for result in task.results:
         against = comparison(score(result, task.primary), control)
         if against is not None:

@@ -11,14 +11,13 @@ from probing.errors import UnknownSite
 from probing.models.site import Site
 from probing.reporting.wording import plural
 from probing.results.analysis import AnalysisResult
+from probing.results.models import UNNAMED, ModelFacts
 from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult
-
-_UNNAMED = "a model that is not named"
 
 
 def model_of(result: ProbeResult) -> str:
     """Return the full name of the model whose states were read."""
-    return str(result.provenance.get("model") or _UNNAMED)
+    return str(result.provenance.get("model") or UNNAMED)
 
 
 def run_names(groups: Sequence[Sequence[ProbeResult]]) -> list[str]:
@@ -33,7 +32,7 @@ def run_names(groups: Sequence[Sequence[ProbeResult]]) -> list[str]:
     for group, model in zip(groups, models, strict=True):
         others = [other for other, name in zip(groups, models, strict=True) if name == model and other is not group]
         own = [said(group) for said in _SETTINGS if any(said(group) != said(other) for other in others)]
-        told.append(", ".join([model, *filter(None, own)]))
+        told.append(", ".join([ModelFacts.of_result(group[0]).label, *filter(None, own)]))
     return told
 
 
@@ -155,6 +154,11 @@ class TaskResults:
         return self.results + self.baselines
 
     @cached_property
+    def model(self) -> ModelFacts:
+        """The model whose states were read."""
+        return ModelFacts.of_result(self.any)
+
+    @cached_property
     def chosen_on(self) -> str:
         """Split on which the best layer is chosen: dev, or test if dev was not scored."""
         scored = all(score(result, self.primary, "dev") is not None for result in self.results)
@@ -223,6 +227,10 @@ def by_task(results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] =
     told: dict[tuple[str, str], list[AnalysisResult]] = {}
     for analysis in analyses:
         told.setdefault((analysis.task, _run(analysis)), []).append(analysis)
+    # Models of a task in an order of their own, so that the order in which they were trained changes nothing.
+    tasks = list(dict.fromkeys(task for task, _ in groups))
+    order = {key: (tasks.index(key[0]), *ModelFacts.of_result(group[0]).order[:4]) for key, group in groups.items()}
+    groups = {key: groups[key] for key in sorted(groups, key=order.__getitem__)}
     states = _states(groups)
     titles = distinct([(task, states[task, run], run[:12]) for task, run in groups])
     return [

@@ -9,6 +9,7 @@ import numpy as np
 
 from probing.reporting.panels import Curve, Panel, Point, Role
 from probing.reporting.use_words import MARKS, SHORT
+from probing.results.models import ModelFacts
 from probing.results.use import EditEffect, UseCell, UseResult
 from probing.verdicts.verdict import UseRun, Verdict, Word
 
@@ -22,6 +23,11 @@ class Use:
 
     result: UseResult
     verdicts: tuple[Verdict, ...]
+
+    @property
+    def model(self) -> ModelFacts:
+        """The model that was edited."""
+        return ModelFacts.of(self.result.model, self.result.settings.get("model_facts"))
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -31,8 +31,8 @@ def use_section(use: Use, anchor: str, claims: Sequence[str]) -> Section:
     return Section(
         anchor,
         f"{use.result.task}: use",
-        models=[use.result.model],
-        about=f"By {use.result.model}" if use.result.model else "",
+        models=[use.model.label],
+        about=f"By {use.model.label}" if use.result.model else "",
         claims=claims,
         notes=use_notes(use),
         blocks=[use_figure(use_panels(use), use), use_table(use)],

@@ -6,6 +6,7 @@ from typing import Any
 
 from probing.reporting.methods import bibtex
 from probing.reporting.wording import decimal, finite, p_value, plural
+from probing.results.models import ModelFacts
 from probing.results.use import EditEffect, UseCell, UseResult, answers_said
 from probing.verdicts.verdict import Verdict, Word
 
@@ -239,8 +240,9 @@ def _question(result: UseResult) -> str:
     where = ", ".join(sites) if len(sites) <= 3 else f"{sites[0]} to {sites[-1]} ({len(sites)} sites)"
     at = f", at {', '.join(positions)}," if positions else ""
     pieces = f" (pieces {answers_said(result.answers)})" if result.answers else ""
+    model = ModelFacts.of(result.model, result.settings.get("model_facts")).label if result.model else "the model"
     return (
-        f"We asked whether {result.behaviour or 'the output'}{pieces} of {result.model or 'the model'} depends on "
+        f"We asked whether {result.behaviour or 'the output'}{pieces} of {model} depends on "
         f"{result.task} through the states at {where}{at} by exchanging the property there."
     )
 

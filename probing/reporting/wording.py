@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from probing.results.probe import Gain, Score
+from probing.results.probe import Gain, MeasureResult, Score
 from probing.verdicts.decodability import MIN_SENTENCES
 
 _TITLES = {
@@ -75,6 +75,11 @@ def interval(score: Score) -> str:
 def with_interval(score: Score) -> str:
     """Return a value and its interval as `0.953 [0.950, 0.956]`."""
     return f"{decimal(score.value)} {interval(score)}"
+
+
+def plain_score(found: MeasureResult | None) -> str:
+    """Return a score in two places without the zero before the point, for sentences: `.95`; a dash for None."""
+    return _NOTHING if found is None else decimal(found.score.value, 2).replace("0.", ".", 1)
 
 
 def half_width(score: Score) -> float:

@@ -35,7 +35,8 @@ class CrossResult:
         known: score on the rows whose label occurs in training; None: there are fewer than two, or it is undefined.
         unseen_labels, unseen_rows: labels of the test rows that do not occur in training, and number of rows with one.
         train_rows: number of rows trained on.
-        provenance: see `ProbeResult`; of the rows tested on.
+        provenance: see `ProbeResult`; of the rows tested on. `model_facts` and `sentences`, the number of different
+            texts of test, entered no score.
     """
 
     task: str
@@ -147,7 +148,7 @@ class CrossResults(Sequence[CrossResult]):
 
 def _key(result: CrossResult) -> tuple[str, ...]:
     """Return everything that entered a result."""
-    made = digest(result.provenance)
+    made = digest({key: value for key, value in result.provenance.items() if key not in ("model_facts", "sentences")})
     return made, result.task, result.site, result.probe, result.measure, result.trained_on, result.tested_on
 
 

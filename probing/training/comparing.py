@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from probing import registry
-from probing.contracts.task import Task
-from probing.errors import BadParameter, InputError, NotForThisTask, ProvenanceMismatch, UnknownName, unknown_name
-from probing.recipes import build_task, normalised
+from probing.errors import BadParameter, InputError, ProvenanceMismatch, UnknownName, unknown_name
+from probing.results.models import ModelFacts
 from probing.results.probe import MeasureResult, ProbeResult, read_results
 from probing.seeds import child_seed
 from probing.statistics.bootstrap import (
@@ -32,11 +29,11 @@ from probing.statistics.bootstrap import (
 from probing.statistics.clusters import EVALUATED, FRACTION, bounded, is_unvaried
 from probing.statistics.multiplicity import CORRECTIONS, Correction, adjust, level_after
 from probing.system.machine import with_typed_errors
-from probing.text.corpus import Corpus
-from probing.training.build import DEFAULT_MEASURES, DEFAULT_PROBES
-from probing.training.results import NO_SITE
+from probing.training.results import NO_SITE, ProbeResults
 from probing.training.units import load_samples
 
+Between = Literal["all", "models", "best"]
+BETWEEN = ("all", "models", "best")
 _SHARED = ("corpus", "labels", "root_seed", "cluster", "resamples", "version")
 _PREFERRED = ("accuracy", "r2")
 _COLUMNS = (
@@ -81,9 +78,10 @@ def compare(
     split: str = "test",
     correction: Correction = "holm",
     model: str | None = None,
+    between: Between = "all",
+    against: str | None = None,
 ) -> pd.DataFrame:
-    """Compare every pair of sites (and probes, and models) of one task by the difference of their scores on the same
-    rows.
+    """Compare every pair of sites, probes and models of one task by the difference of their scores on the same rows.
 
     Differences are taken within each bootstrap resample of the sentences, so variation that two sites have in common
     cancels: they may differ significantly although their own intervals overlap. Choose a site on dev
@@ -97,6 +95,10 @@ def compare(
         split: `test` or `dev`; if some of its inputs occur in train, only the other rows are compared.
         correction: how p values are adjusted over the pairs, `holm` or `bh`.
         model: compare only this model, given by its full name or a part of it (default: all).
+        between: which pairs: `all`; `models`, two models at the same site by the same probe; or `best`, two models,
+            each at its own site that is best on dev. For models, a is the later checkpoint, the larger or the trained
+            one.
+        against: compare models with this one only, given by its full name or a part of it.
 
     Returns:
         One row per pair: `difference` is the score of a minus that of b (mean over seeds; also for log loss, where less
@@ -104,23 +106,51 @@ def compare(
         smallest true difference that would have been shown with 80 % probability.
 
     Raises:
-        UnknownName: the folder has no such task, probe or measure.
-        BadParameter: there is no such split or correction.
+        UnknownName: the folder has no such task, probe, measure or model.
+        BadParameter: there is no such split, correction or kind of pairs; or `against` names several models.
         InputError: there are fewer than two results to compare, or samples are missing or damaged.
         ProvenanceMismatch: the results are on different rows, or from different resamples.
     """
-    for kind, name, known in (("split", split, EVALUATED), ("correction", correction, CORRECTIONS)):
+    options = (("split", split, EVALUATED), ("correction", correction, CORRECTIONS), ("pairs", between, BETWEEN))
+    for kind, name, known in options:
         if name not in known:
             raise unknown_name(kind, name, known, error=BadParameter)
     chosen = _chosen(Path(results), task, probe, model)
-    scored = _scored(Path(results), chosen, measure, chosen[0].judged_split(split))
-    pairs = [_row(a, b, split) for a, b in combinations(scored, 2)]
-    p = [row["p"] for row in pairs]
+    wanted = _best_of_each(chosen, measure) if between == "best" else chosen
+    paired = _pairs(wanted, between, against, str(Path(results) / "results.jsonl"))
+    pairs = differences(Path(results), wanted, paired, measure=measure, split=split, correction=correction)
+    return pd.DataFrame(pairs, columns=list(_COLUMNS))
+
+
+def differences(
+    folder: Path,
+    results: Sequence[ProbeResult],
+    pairs: Sequence[tuple[int, int]],
+    *,
+    measure: str | None = None,
+    split: str = "test",
+    correction: Correction = "holm",
+) -> list[dict[str, Any]]:
+    """Return a record for each pair of results, with the columns of `compare`; p is adjusted over these pairs.
+
+    Args:
+        folder: where the results were written.
+        results: results of one task, on the same rows and resamples.
+        pairs: ordinals of a and b.
+        measure, split, correction: see `compare`.
+
+    Raises:
+        InputError, UnknownName, ProvenanceMismatch: see `compare`.
+    """
+    _refuse_other_rows(results)
+    scored = _scored(folder, results, measure, results[0].judged_split(split))
+    rows = [_row(scored[a], scored[b], split) for a, b in pairs]
+    p = [row["p"] for row in rows]
     level = level_after(p, correction, alpha=0.05) / 2
-    for row, adjusted in zip(pairs, adjust(p, correction), strict=True):
+    for row, adjusted in zip(rows, adjust(p, correction), strict=True):
         least = detectable(row.pop("error"), row.pop("df"), alpha=level)
         row |= {"p_adjusted": adjusted, "correction": correction, "detectable": least}
-    return pd.DataFrame(pairs, columns=list(_COLUMNS))
+    return rows
 
 
 def _chosen(folder: Path, task: str, probe: str | None, model: str | None) -> list[ProbeResult]:
@@ -137,7 +167,7 @@ def _chosen(folder: Path, task: str, probe: str | None, model: str | None) -> li
     of_task = [result for result in everything if result.task == task and result.site != NO_SITE]
     if not of_task:
         raise unknown_name("task", task, {result.task for result in everything}, where=str(path))
-    of_task = [result for result in of_task if (model or "") in _model(result)]
+    of_task = [result for result in of_task if _is_named(result, model or "")]
     if not of_task:
         raise unknown_name("model", str(model), {_model(result) for result in everything}, where=str(path))
     found = [result for result in of_task if probe in (None, result.probe)]
@@ -152,12 +182,57 @@ def _chosen(folder: Path, task: str, probe: str | None, model: str | None) -> li
             next_step="train at more sites, or with more probes, with the same --to",
         )
     _refuse_two_settings(found)
-    _refuse_other_rows(found)
     return found
 
 
 def _model(result: ProbeResult) -> str:
     return str(result.provenance.get("model") or "")
+
+
+def _is_named(result: ProbeResult, part: str) -> bool:
+    """Return whether a part of a model's full name, or of that which pages show, is given."""
+    return part in _model(result) or part in ModelFacts.of_result(result).label
+
+
+def _best_of_each(results: Sequence[ProbeResult], measure: str | None) -> list[ProbeResult]:
+    """Return, for each model and probe, the result of the site that is best on dev."""
+    groups: dict[tuple[str, str], list[ProbeResult]] = {}
+    for result in results:
+        groups.setdefault((_model(result), result.probe), []).append(result)
+    return [ProbeResults(group).best(measure or _primary(group[0], "dev")) for group in groups.values()]
+
+
+def _pairs(results: Sequence[ProbeResult], between: Between, against: str | None, where: str) -> list[tuple[int, int]]:
+    """Return the ordinals of the results to compare: all pairs, or of two models at one site (or each at its best)."""
+    order = range(len(results))
+    if between != "all":
+        places = [ModelFacts.of_result(result).order for result in results]
+        order = sorted(order, key=lambda i: places[i], reverse=True)  # type: ignore[assignment]
+    found = [
+        (a, b) for a, b in combinations(order, 2) if between == "all" or _are_of_two(results[a], results[b], between)
+    ]
+    if against is not None:
+        named = {_model(result) for result in results if _is_named(result, against)}
+        if not named:
+            raise unknown_name("model", against, {_model(result) for result in results}, where=where)
+        if len(named) > 1:
+            raise BadParameter("this names several models", needed="one of: " + "; ".join(sorted(named)), found=against)
+        sides = [(a, b) if _model(results[b]) in named else (b, a) for a, b in found]
+        found = [(a, b) for a, b in sides if _model(results[b]) in named and _model(results[a]) not in named]
+    if not found:
+        raise InputError(
+            "there is nothing to compare",
+            needed="two models with results of one task and probe" + (" at one site" if between == "models" else ""),
+            found=", ".join(sorted({_model(result) for result in results})),
+            where=where,
+            next_step="train on the states of both models with the same --to, or compare with between='best'",
+        )
+    return found
+
+
+def _are_of_two(a: ProbeResult, b: ProbeResult, between: Between) -> bool:
+    is_same = a.probe == b.probe and (between == "best" or a.site == b.site)
+    return is_same and _model(a) != _model(b)
 
 
 def _refuse_two_settings(results: Sequence[ProbeResult]) -> None:
@@ -181,16 +256,29 @@ def _refuse_other_rows(results: Sequence[ProbeResult]) -> None:
             if one != other:
                 raise ProvenanceMismatch(
                     "these results are not of the same rows and resamples",
-                    needed=f"{key} {one}",
-                    found=f"{key} {other}",
+                    needed=f"{key} {str(one)[:16]} of {_described(first)}",
+                    found=f"{key} {str(other)[:16]} of {_described(result)}",
                     where=f"{result.probe} at {result.site}",
-                    next_step="train both with the same corpus, task, root seed and cluster",
+                    next_step=_WAYS_OUT.get(key, "train both with the same corpus, task, root seed and cluster"),
                 )
 
 
+_WAYS_OUT = {
+    "labels": "scores are compared row by row: extract both models with one kind of rows, word:… or sentence:… (pieces "
+    "of two tokenizers are different rows), and with inputs that neither cuts off",
+    "corpus": "extract both models from the same files, and train with them",
+}
+
+
+def _described(result: ProbeResult) -> str:
+    """Return model, kind of rows and number of rows of a result."""
+    counts = (result.facts.get("rows") or {}).get("test")
+    rows = f"{result.provenance.get('rows')}" + ("" if counts is None else f", {counts:,} test rows")
+    return f"{_model(result) or 'the first'} ({rows})"
+
+
 def _scored(folder: Path, results: Sequence[ProbeResult], measure: str | None, split: str) -> list[_Scored]:
-    names = [found.measure for found in results[0].measures if found.split == split]
-    chosen = measure or next((name for name in (*_PREFERRED, *names) if name in names), "")
+    chosen = measure or _primary(results[0], split)
     scored = []
     for result in results:
         found = next((m for m in result.measures if (m.measure, m.split) == (chosen, split)), None)
@@ -207,6 +295,11 @@ def _scored(folder: Path, results: Sequence[ProbeResult], measure: str | None, s
         values, samples = (arrays[f"{split}/{chosen}/{part}"] for part in ("value", "samples"))
         scored.append(_Scored(result, found, values, samples, _clusters(arrays[f"{split}/clusters"])))
     return scored
+
+
+def _primary(result: ProbeResult, split: str) -> str:
+    names = [found.measure for found in result.measures if found.split == split]
+    return next((name for name in (*_PREFERRED, *names) if name in names), "")
 
 
 def _clusters(kept: NDArray[np.float64]) -> Clusters:
@@ -253,68 +346,3 @@ def _p(difference: float, found: Replicates, unit: str, clusters: Clusters) -> f
     if unit == FRACTION and is_unvaried(found.interval):
         return min(1.0, 2.0 * unvaried_p(abs(difference), clusters.effective, margin=0.0, least=-1.0))
     return two_sided_p(difference, found.samples, df=found.df)
-
-
-class Asked(Protocol):
-    """The options of a job that concern its tasks."""
-
-    @property
-    def tasks(self) -> list[str]:
-        """Recipes of all tasks."""
-
-    @property
-    def probes(self) -> list[str]:
-        """Recipes of the probes; if empty, each task has its defaults."""
-
-    @property
-    def measures(self) -> list[str]:
-        """Recipes of the measures; if empty, each task has its defaults."""
-
-    @property
-    def analyses(self) -> list[str]:
-        """Recipes of the analyses."""
-
-
-def fitting(task: str, corpus: Corpus, asked: Asked) -> dict[str, Any]:
-    """Return the probes, measures and analyses that `train` is given for one task; None stands for the task's defaults.
-
-    For a single task they are what was asked for. If there are several tasks, probes or measures that cannot be used
-    for this task's kind of target or rows are replaced by the defaults, and analyses are left out; both with a warning.
-
-    Raises:
-        UnknownName: there is no such task or member.
-    """
-    chosen = {"probes": asked.probes, "measures": asked.measures, "analyses": asked.analyses}
-    if len(asked.tasks) > 1 and any(chosen.values()):
-        built = build_task(task, corpus)
-        built.prepare(corpus)
-        defaults = {
-            "probes": built.probes or DEFAULT_PROBES[built.kind],
-            "measures": built.measures or DEFAULT_MEASURES[built.kind],
-        }
-        chosen = {name: _kept(name, chosen[name], task, built, defaults.get(name, ())) for name in chosen}
-    return {name: recipes if name == "analyses" else recipes or None for name, recipes in chosen.items()}
-
-
-def _kept(folder: str, recipes: Sequence[str], name: str, task: Task, defaults: Sequence[str]) -> list[str]:
-    unfit = [recipe for recipe in recipes if not _fits(folder, recipe, task)]
-    if unfit:
-        instead = f"{', '.join(defaults)} in {'its' if len(unfit) == 1 else 'their'} place" if defaults else "left out"
-        warnings.warn(
-            f"task {name} ({task.kind}, rows read as {task.row_form}): not for {', '.join(unfit)}; {instead}",
-            NotForThisTask,
-            stacklevel=4,
-        )
-    kept = [recipe for recipe in recipes if recipe not in unfit]
-    named = {normalised(folder, recipe) for recipe in kept}
-    return kept + [default for default in (defaults if unfit else ()) if default not in named]
-
-
-def _fits(folder: str, recipe: str, task: Task) -> bool:
-    """Return whether a member has a form for the task's kind of target and for its rows."""
-    module = registry.get(folder, recipe.partition(":")[0].strip())
-    forms = [form for form in (module.MEMBER, getattr(module, "REGRESSION_MEMBER", None)) if form is not None]
-    if folder != "probes":
-        return any(task.kind in form.kinds for form in forms)
-    kind = "real" if task.kind == "real" else "classes"  # of several labels each is a problem of two classes
-    return any(kind in form.kinds and task.row_form in (form.row_forms or (task.row_form,)) for form in forms)

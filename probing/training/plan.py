@@ -19,7 +19,7 @@ from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, U
 from probing.labels import Kind, Labels, check_laid_out
 from probing.measures._rows import gives_probabilities
 from probing.models.site import select_sites
-from probing.provenance import digest, model_called
+from probing.provenance import digest, model_called, weights_digest
 from probing.recipes import build_task, full_recipe, normalised, spec_of
 from probing.seeds import child_seed
 from probing.states.store import Store
@@ -291,7 +291,7 @@ def make_plan(
             labels, (draw for one in drawn for draw in one.draws), resamples=RESAMPLES, root_seed=root_seed
         ),
         seen=_seen_types(labels),
-        facts=facts(labels, corpus) | data_warnings(labels, corpus, inputs, unknown),
+        facts=facts(labels, corpus) | data_warnings(labels, corpus, inputs, unknown) | _model_facts(store),
         provenance=_provenance(store, corpus, labels, root_seed=root_seed, seeds=seeds)
         | ({} if max_memory_mib is None else {"memory": max_memory_mib}),
         max_memory_mib=max_memory_mib,
@@ -309,6 +309,18 @@ def _seen_types(labels: Labels) -> NDArray[np.bool_] | None:
         return None
     types = labels.keys["type" if labels.choice is None else "first"]  # the same for all alternatives
     return np.isin(types, types[labels.rows("train")])
+
+
+def _model_facts(store: Store) -> dict[str, Any]:
+    """Return, as `model`, what the store knows of its model beside the identity: readers are shown it, and it enters no
+    hash, so that results of older stores stay what they are.
+    """
+    known, made = store.environment.get("model"), store.identity["model"].get("checkpoint")
+    found = dict(known) if isinstance(known, Mapping) else {}
+    found |= dict(made) if isinstance(made, Mapping) else {}
+    found |= {"weights": weights} if (weights := weights_digest(store.identity["model"])) else {}
+    found |= {"untrained": True} if isinstance(store.identity["model"].get("untrained"), Mapping) else {}
+    return {"model": found} if found else {}
 
 
 def _provenance(store: Store, corpus: Corpus, labels: Labels, *, root_seed: int, seeds: int) -> dict[str, Any]:

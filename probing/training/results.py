@@ -322,7 +322,8 @@ class ProbeResults(Sequence[ProbeResult]):
 
         Args:
             what: `overview` (properties by sites), `scores` (of every probe over sites, beside controls and baselines),
-                `analyses` (capacity, code length, …) or `confusion` (of labels, at the best site on dev).
+                `models` (over training steps and sizes at the best site, and by site), `analyses` (capacity, code
+                length, …) or `confusion` (of labels, at the best site on dev).
 
         Raises:
             UnknownName: no such chart.

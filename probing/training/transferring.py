@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,8 +120,20 @@ def _result(
         unseen_labels=tuple(labels.classes[code] for code in np.unique(unseen).tolist()),
         unseen_rows=len(unseen),
         train_rows=len(source.labels.rows("train")),
-        provenance=dict(plan.provenance),
+        provenance=dict(plan.provenance) | _known_of(plan),
     )
+
+
+def _known_of(plan: Plan) -> dict[str, Any]:
+    """Return facts that a reader of the result needs and that entered no score: the model's, and how many different
+    sentences of test there are.
+    """
+    counts = plan.facts.get("sentences") or {}
+    return {
+        name: value
+        for name, value in (("model_facts", plan.facts.get("model")), ("sentences", counts.get("test")))
+        if value
+    }
 
 
 def _difference(ours: Sampled, own: Sampled, measure: Measure, resampler: Resampler) -> Score:

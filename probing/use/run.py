@@ -188,7 +188,7 @@ def intervene(
                 found = measure_property(instrument, prop, behaviour=spec_of(measured), model=called, options=options)
                 found = dataclasses.replace(
                     found,
-                    settings=found.settings | {"unit": known.unit(key)},
+                    settings=found.settings | {"unit": known.unit(key), "model_facts": model.facts()},
                     left_out=subjects.left_out(name),
                     answers=instrument.answers,
                     doubts=instrument.doubts,

@@ -36,6 +36,7 @@ PAGES: dict[str, Callable[[], Any]] = {
     "several models": samples.several_models,
     "use alone": samples.use_alone,
     "patching and transfer": samples.maps,
+    "checkpoints": samples.checkpoints,
     "hostile names": samples.hostile,
     "an older version": samples.of_an_older_version,
     "one site": samples.one_site,
@@ -342,7 +343,9 @@ def values_of(spec: dict[str, Any]) -> set[float]:
     }
 
 
-@pytest.mark.parametrize("name", ["study", "use alone", "patching and transfer", "an older version", "hostile names"])
+@pytest.mark.parametrize(
+    "name", ["study", "use alone", "patching and transfer", "checkpoints", "an older version", "hostile names"]
+)
 def test_figures_have_words_and_their_numbers_stand_in_the_tables(
     browser: Browser, file_of: Callable[[str], Path], name: str
 ) -> None:

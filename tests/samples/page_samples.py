@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from probing.reporting.grids import patching_map, transfer_maps
+from probing.reporting.across_models import across_models
+from probing.reporting.grids import patching_map
 from probing.reporting.page import Contents
 from probing.reporting.task_results import by_task
 from probing.reporting.use_panels import uses
@@ -157,8 +158,24 @@ def transfer(
 
 def maps() -> Contents:
     """Patching, and transfer at one site and over several."""
-    found = [*transfer_maps(transfer()), *transfer_maps(transfer("column:tense", sites=6))]
+    found = [*transfer(), *transfer("column:tense", sites=6)]
     return Contents(patching=[patching_map(patching(), "was|were")], transfer=found)
+
+
+def checkpoints() -> Contents:
+    """Two tasks in checkpoints of one run, in an untrained twin and in models of two sizes."""
+    models: list[tuple[str, dict[str, Any]]] = [
+        (f"checkpoint-{step}", {"step": step, "parameters": 45_000}) for step in (0, 10, 400)
+    ]
+    models += [("small", {"parameters": 45_000}), ("large", {"parameters": 7 * 10**9})]
+    models += [("large [untrained (seed 0)]", {"parameters": 7 * 10**9, "untrained": True})]
+    tasks = by_task(
+        replace(one, facts=one.facts | {"model": {"name": model.partition(" [")[0], "weights": model, **facts}})
+        for number, (model, facts) in enumerate(models)
+        for task in ("upos", "column:tense")
+        for one in results_of(task, LAYERS[:4], model=model, probes=("linear",), run=f"{task}{number}")
+    )
+    return Contents(tasks, across=across_models(tasks))
 
 
 def hostile() -> Contents:
@@ -180,7 +197,7 @@ def hostile() -> Contents:
         by_task(results),
         uses(run_of(replace(used, cells=cells, decodability=known))),
         [patching_map(patching(HOSTILE, LONG), MARKUP)],
-        transfer_maps(transfer(MARKUP, HOSTILE)),
+        transfer(MARKUP, HOSTILE),
         [Failure(name, "InputError", name) for name in HOSTILE],
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from probing.cli.commands import app
@@ -23,6 +24,8 @@ from probing.errors import (
     UnknownName,
     UnknownSite,
 )
+from probing.reporting import report
+from probing.reporting.transfer_sections import doubts, print_transfer
 from probing.results.transfer import CrossResult, CrossResults
 from probing.text.corpus import Corpus
 from probing.training import train
@@ -276,3 +279,22 @@ def test_a_source_without_a_corpus_is_refused() -> None:
         TransferJob(sources=["a=x", "b=y"], corpus=["a.train=f"], task="upos", to="t").run()
     with pytest.raises(ConfigError, match="did you mean 'a'"):
         TransferJob(sources=["a=x", "b=y"], corpus=["aa.train=f"], task="upos", to="t").run()
+
+
+def test_page_and_terminal_show_a_matrix_name_the_model_and_warn_of_few_rows(tmp_path: Path) -> None:
+    found = transfer({"a": source(1), "b": source(2)}, task="upos", to=tmp_path)
+    few = [replace(one, score=replace(one.score, n=12)) if one.tested_on == "b" else one for one in found]
+    assert [said[:34] for said in doubts(few)] == ["Only 12 test rows (60 different te"] and not doubts(list(found))
+    console = Console(width=80, record=True)
+    with console.capture() as caught:
+        print_transfer(list(found), console, details=False)
+    lines = caught.get().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("upos: linear at resid.0, accuracy"))
+    assert lines[0].startswith("model planted") and lines[start + 1].split()[-2:] == ["a", "b"]
+    for line, name in zip(lines[start + 2 : start + 4], "ab", strict=True):
+        scores = [pair(found, name, tested).score.value for tested in "ab"]
+        assert line.split()[0] == name and [round(float(part), 3) for part in line.split()[1::2]] == [
+            pytest.approx(score, abs=6e-4) for score in scores
+        ]
+    text = report(tmp_path).read_text(encoding="utf-8")
+    assert "States of planted" in text and "upos: linear at resid.0, accuracy on test, with 95 % intervals." in text

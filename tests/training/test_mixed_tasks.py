@@ -19,7 +19,7 @@ from probing.cli.once_only import OnceOnly
 from probing.errors import NotForThisTask, UnknownName
 from probing.results.probe import read_results
 from probing.text.corpus import Corpus, Example
-from probing.training.comparing import fitting
+from probing.training.build import fitting
 from tests.conftest import REFERENCE
 
 KINDS = {"column:c": "classes", "column:r": "real", "column:l": "labels"}

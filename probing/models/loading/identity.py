@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from probing.errors import UnsupportedModel
+from probing.errors import BadParameter, UnsupportedModel
 from probing.models.discovery.parts import Sides
 from probing.provenance import canonical_json, file_sha256
+from probing.reference import PREFIX, REFERENCE, shipped
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -28,7 +29,12 @@ _TOKENIZER_FILES = (
 
 
 def model_identity(
-    model: nn.Module, source: str, revision: str | None, folder: Path | None, untrained: int | None = None
+    model: nn.Module,
+    source: str,
+    revision: str | None,
+    folder: Path | None,
+    untrained: int | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
     """Return the `model` block of a store's identity.
 
@@ -38,6 +44,7 @@ def model_identity(
         revision: hub commit, if known.
         folder: where the files lie; None for a model built in memory, whose parameters are hashed instead.
         untrained: the seed, if the weights are random; both the files and the parameters are then hashed.
+        checkpoint: which step of which training run the weights are of, if the caller said so.
     """
     config: Any = getattr(model, "config", None)
     dtype = next(model.parameters()).dtype
@@ -46,6 +53,7 @@ def model_identity(
     twin = {} if untrained is None else {"untrained": {"seed": untrained, "parameters": _parameters_sha256(model)}}
     return (
         twin
+        | (checkpoint.identity() if checkpoint else {})
         | ({"pickle_weights": True} if pickles else {})
         | {
             "source": source,
@@ -58,6 +66,82 @@ def model_identity(
             "remote_code": False,
         }
     )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Says which step of a training run weights are of.
+
+    Attributes:
+        step: number of steps trained.
+        run: name of the training run, where there are several; "": the only one.
+    """
+
+    step: int
+    run: str = ""
+
+    def __post_init__(self) -> None:
+        is_number = isinstance(self.step, int) and not isinstance(self.step, bool)
+        if not is_number or not 0 <= self.step < 10**15:
+            raise BadParameter(
+                "a step that is no number of steps",
+                needed="a whole number, 0 or more",
+                found=repr(self.step)[:80],
+                next_step="such as step=1000; a branch or tag of the hub is a revision: name@step1000:step=1000",
+            )
+
+    @classmethod
+    def of(cls, step: int | None, run: str | None) -> Checkpoint | None:
+        """Return the checkpoint, or None if no step is named.
+
+        Raises:
+            BadParameter: the step is no number of steps, or a run is named without a step.
+        """
+        if step is None and run:
+            raise BadParameter("a run without a step", needed=f"step=N beside run={run}", found="no step")
+        return None if step is None else cls(step, run or "")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the `model` block of a store's identity holds of it."""
+        return {"checkpoint": {"step": self.step} | ({"run": self.run} if self.run else {})}
+
+
+def model_facts(model: nn.Module, name: str) -> dict[str, Any]:
+    """Return what a reader wants to know of a model: `name`, `architecture`, `layers`, `width` and number of
+    `parameters`.
+
+    They are recorded beside states and results, and are no part of an identity. Shared parameters count once. Facts
+    that a model of an unusual kind does not tell are left out.
+    """
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    found = {
+        "architecture": getattr(config, "model_type", None) or type(model).__name__,
+        "layers": getattr(config, "num_hidden_layers", None),
+        "width": getattr(config, "hidden_size", None),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+    }
+    whole = {key: value for key, value in found.items() if isinstance(value, str | int) and value != ""}
+    return {"name": name} | whole
+
+
+def source_names(given: str, path: str) -> tuple[str, str]:
+    """Return two names of a model: that in its identity, and that which readers are shown.
+
+    Of a folder the first is the folder's name, and the second has its parent's name too, since many folders are called
+    `model` or `checkpoint-1000`. What ships is shown as it was asked for, `probing:reference`.
+
+    Args:
+        given: name as the caller gave it.
+        path: the folder that it stands for, or a hub name.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return path, path
+    folder = folder.resolve()
+    is_shipped = given.startswith(PREFIX) or folder == Path(shipped(REFERENCE, "model")).resolve()
+    return folder.name, REFERENCE if is_shipped else f"{folder.parent.name}/{folder.name}".lstrip("/")
 
 
 def tokenizer_identity(
@@ -114,6 +198,8 @@ class ModelSource:
     side: Sides | None
     by_blocks: bool
     allow_pickle_weights: bool
+    step: int | None = None
+    run: str | None = None
 
     def anywhere(self) -> ModelSource:
         """Return a source that another process can load from, whatever its working directory."""

@@ -143,6 +143,22 @@ def load(
     return Loaded(model.eval().to(device), tokenizer, folder, revision or _snapshot(folder))
 
 
+def configuration(name: str, revision: str | None) -> dict[str, Any]:
+    """Return the configuration of a local folder or a hub model as a dictionary; no weights are read.
+
+    Raises:
+        UnsupportedModel: there is no such folder or model, or its configuration cannot be read.
+        RemoteCodeRefused: the model needs Python code of its own.
+    """
+    _check_local(name)
+    refuse_remote_code(name)
+    check_file(name)
+    with _quiet(), _typed(name):
+        config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    found: dict[str, Any] = config.to_dict()
+    return found
+
+
 def _is_beside_the_trunk(key: str, kind: str) -> bool:
     """Return whether a weight does not enter the states: poolers come after them; a missing head matters only if it was
     asked for.

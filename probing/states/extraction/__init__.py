@@ -141,7 +141,7 @@ def extract(
     target = StoreToFill(Path(to).resolve(), identity, allow_mixed_environment)
     factory = _factory(runner, model, reading, target)
     with threads_set(runner.threads):
-        place = place_of_work(model.device)
+        place = place_of_work(model.device) | {"model": model.facts()}
     writer = target.open(place)
     shards = [shard for shard in writer.missing() if shard % array_size == array_index]
     plan = shard_units(digest(identity), cut.part, cut.starts, shards, cut.kept)

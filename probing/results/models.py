@@ -1,0 +1,97 @@
+"""ModelFacts: which model a result is of, as readers are shown it, and its place among other models."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from probing.results.probe import ProbeResult
+
+_IS_DETAIL = re.compile(r"weights |b?float\d+( stored as \w+)?$")
+UNNAMED = "a model that is not named"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Holds what results record of their model; what is not known is None.
+
+    Attributes:
+        model: full name, by which results are told apart: `checkpoint-40 [step 40, weights fb05cb64, float32]`.
+        label: the same for readers: a folder has the name of its parent, too (`small/checkpoint-40 […]`).
+        architecture, layers, width, parameters: type of model, numbers of blocks and of features, number of parameters.
+        step, run: for a checkpoint, number of steps trained, and name of the training run ("": the only one).
+        is_untrained: whether the weights are random.
+        weights: a hash of the weights.
+    """
+
+    model: str
+    label: str
+    architecture: str | None = None
+    layers: int | None = None
+    width: int | None = None
+    parameters: int | None = None
+    step: int | None = None
+    run: str = ""
+    is_untrained: bool = False
+    weights: str | None = None
+
+    @classmethod
+    def of(cls, model: str, facts: Mapping[str, Any] | None) -> ModelFacts:
+        """Return the facts of a model with this full name; `facts` are those that its results record."""
+        known = dict(facts or {})
+        name, bracket, rest = model.partition(" [")
+        label = f"{known.get('name') or name}{bracket}{rest}" if model else UNNAMED
+        texts = {key: str(known[key]) for key in ("architecture", "run", "weights") if known.get(key)}
+        counts = {key: int(known[key]) for key in ("layers", "width", "parameters", "step") if key in known}
+        return cls(model, label, **texts, **counts, is_untrained=bool(known.get("untrained")))  # type: ignore[arg-type]
+
+    @classmethod
+    def of_result(cls, result: ProbeResult) -> ModelFacts:
+        """Return the facts of the model whose states a probe read."""
+        return cls.of(str(result.provenance.get("model") or ""), result.facts.get("model"))
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Place among models: untrained ones first, then checkpoints from the first step to the last, then others from
+        small to large.
+        """
+        step = math.inf if self.step is None else self.step
+        return not self.is_untrained, self.run, step, self.parameters or 0, self.label, self.model
+
+    @property
+    def build(self) -> str:
+        """Architecture and sizes in words: `gpt2, 3 layers × 64, 151,232 parameters`; "" if nothing is known."""
+        sizes = f"{self.layers} layers × {self.width}" if self.layers and self.width else ""
+        count = "" if self.parameters is None else f"{self.parameters:,} parameters"
+        return ", ".join(filter(None, (self.architecture, sizes, count)))
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Name and build: what a model and its untrained twin have in common."""
+        return self.label.partition(" [")[0], self.build
+
+    @property
+    def title(self) -> str:
+        """The label without the hash of the weights and the data type: `small/checkpoint-40 [step 40]`."""
+        name, _, rest = self.label.partition(" [")
+        parts = [part for part in rest.rstrip("]").split(", ") if part and not _IS_DETAIL.match(part)]
+        return f"{name} [{', '.join(parts)}]" if parts else name
+
+    @property
+    def place(self) -> str:
+        """The model in few words, as ticks of axes have it: `step 40`, `151k`, `untrained`; else its label."""
+        if self.step is not None:
+            return f"step {self.step:,}"
+        return f"{size(self.parameters)}{', untrained' if self.is_untrained else ''}" if self.parameters else self.label
+
+
+def size(parameters: int) -> str:
+    """Return a number of parameters in few characters: `151k`, `135M`, `7.2B`."""
+    for unit, least in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if parameters >= least:
+            value = parameters / least
+            return f"{value:.1f}{unit}" if value < 10 else f"{value:.0f}{unit}"
+    return str(parameters)
