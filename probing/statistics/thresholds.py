@@ -218,7 +218,9 @@ def _share(flagged: Flags, home: NDArray[Any], seed: int) -> Rate | None:
         known = Clusters.of_sizes(sizes)
         worth = known.effective
         if 0 < count < n and len(sizes) > 1:
-            worth = min(float(n), _worth(np.bincount(codes, flagged), sizes, value, seed))
+            worth = min(
+                float(n), _worth(np.bincount(codes, flagged).astype(np.float64), sizes.astype(np.float64), value, seed)
+            )
             # The variance over S clusters has S − 1 degrees of freedom: the interval is as much wider as Student's.
             worth *= float(t.ppf((1 + LEVEL) / 2, max(1.0, n - 1)) / t.ppf((1 + LEVEL) / 2, max(1.0, known.df))) ** 2
             worth = max(worth, 1.0)
@@ -226,7 +228,7 @@ def _share(flagged: Flags, home: NDArray[Any], seed: int) -> Rate | None:
     return Rate(value, low, high, count, n, len(sizes))
 
 
-def _worth(counts: Floats, sizes: NDArray[Any], value: float, seed: int) -> float:
+def _worth(counts: Floats, sizes: Floats, value: float, seed: int) -> float:
     """Return how many independent rows have the variance that the share has over resamples of the clusters."""
     weights = cluster_weights(len(sizes), resamples=RESAMPLES, seed=seed)
     samples = (weights @ counts) / (weights @ sizes)

@@ -11,7 +11,7 @@ from probing.contracts.probe import Probe
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
 from probing.labels import MISSING
 from probing.measures._rows import gives_probabilities, predict
-from probing.provenance import digest, weights_digest
+from probing.provenance import tokenizer_digest, weights_digest
 from probing.results.probe import MeasureResult, Score
 from probing.statistics.thresholds import AskedThreshold, Threshold, choose_threshold
 from probing.training.plan import Plan
@@ -50,7 +50,7 @@ def card_facts(
             "source": model.get("source"),
             "revision": model.get("revision"),
             "weights": weights_digest(model),
-            "tokenizer": digest(identity["tokenizer"]) if "tokenizer" in identity else "",
+            "tokenizer": tokenizer_digest(identity["tokenizer"]) if "tokenizer" in identity else "",
             "dtype": model.get("dtype"),
             "side": model.get("side"),
         },
