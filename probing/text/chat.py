@@ -231,6 +231,16 @@ class ChatTemplate:
         columns = zip(batch["input_ids"], batch["offset_mapping"], frames, examples, strict=True)
         return [_inside(ids, offsets, len(frame[0]), len(example.text)) for ids, offsets, frame, example in columns]
 
+    def opened(self, messages: Messages) -> Encoded:
+        """Return the pieces of a chat up to the mark that opens the assistant's answer; all of them count as special.
+
+        Raises:
+            AlignmentError: the template refuses the messages.
+        """
+        conversation = [{"role": role, "content": content} for role, content in messages]
+        ids = self._tokenizer(self._renderer.render(conversation, is_open=True), add_special_tokens=False)["input_ids"]
+        return _inside(ids, [(0, 0)] * len(ids), 0, 0)
+
     @property
     def sha256(self) -> str:
         """SHA-256 (hex) of the template."""
