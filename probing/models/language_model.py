@@ -19,7 +19,7 @@ from probing.models.batching import PaddedBatch, ParallelBatches, many_passes
 from probing.models.discovery.parts import Sides
 from probing.models.loading.identity import ModelSource, model_identity, tokenizer_identity, untrained_twin
 from probing.models.loading.pretrained import check_tokenizer, load
-from probing.models.reading.generating import Chat, Generated, Listener, continued, listening
+from probing.models.reading.generating import Chat, Generated, continued
 from probing.models.reading.hooked import HookedModule
 from probing.models.reading.inputs import check_ids, encoded, padded, padding_id
 from probing.models.reading.replay import SuffixReplay
@@ -336,12 +336,6 @@ class LanguageModel:
     def padded(self, batch: Sequence[Encoded]) -> PaddedBatch:
         """Return a batch as padded inputs of the model."""
         return self.suffix.padded(*self._padded(batch))
-
-    def listening(self, sites: Sequence[str], listener: Listener) -> AbstractContextManager[None]:
-        """Within the block, tell the listener the states at these sites of every piece that a generation reads (see
-        `listening`).
-        """
-        return listening(self._model, self._trunk, sites, listener, self.name)
 
     def generate(self, prompts: Sequence[str | Chat], *, max_new_tokens: int = 64, **options: Any) -> list[Generated]:
         """Continue texts, or chats of (role, content) pairs, and return what was generated; `options` are of Hugging

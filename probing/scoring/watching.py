@@ -17,6 +17,7 @@ from probing.contracts.probe import Probe
 from probing.errors import BadParameter, unknown_name
 from probing.labels import Pieces
 from probing.models.language_model import LanguageModel
+from probing.models.reading.generating import listening
 from probing.scoring.recipe import Recipe, recipe_of
 from probing.states.store import narrow
 from probing.states.store.format import widen
@@ -199,7 +200,7 @@ def watch(
     raised: set[tuple[str, int]] = set()
     listener = _Scorer(recipes, found, special, role == "all", alarm if callback is not None else None)
     sites = tuple(dict.fromkeys(recipe.site for recipe in recipes.values()))
-    with model.listening(sites, listener):
+    with listening(model.suffix.model, model.suffix.trunk, sites, listener, model.name):
         try:
             yield found
         finally:
