@@ -79,10 +79,11 @@ def main() -> None:
         watched.append(times[True])
         ratios.append(times[True] / times[False])
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    print(
-        f"{given.probes} probes at {len(set(sites))} sites of {model.name}, {given.tokens} pieces, {given.pairs} pairs: "
-        f"alone {np.median(alone):.2f} s, watched {np.median(watched):.2f} s, ratio {middle:.3f} [{low:.3f}, {high:.3f}]"
+    what = (
+        f"{given.probes} probes at {len(set(sites))} sites of {model.name}, {given.tokens} pieces, {given.pairs} pairs"
     )
+    seconds = f"alone {np.median(alone):.2f} s, watched {np.median(watched):.2f} s"
+    print(f"{what}: {seconds}, ratio {middle:.3f} [{low:.3f}, {high:.3f}]")
 
 
 if __name__ == "__main__":
