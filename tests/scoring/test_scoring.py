@@ -26,9 +26,8 @@ from probing.training.pooling import with_rows
 from tests.conftest import REFERENCE, ROOT
 
 MODEL = str(REFERENCE / "model")
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}is{% endif %}"
-)
+TURNS = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+TEMPLATE = TURNS + "{% if add_generation_prompt %}assistant {% endif %}"
 # rows of the store, how they are pooled when read, chat
 KINDS = {
     "mean": ("sentence:mean", None, False),
@@ -182,7 +181,7 @@ def test_another_template_or_none_is_refused(trained: Trained) -> None:
     with pytest.raises(BadParameter, match="no chat template"):
         pb.score(file, model_of(), ["nowadays the doctor"])
     other = model_of(chat=True)
-    other.tokenizer.chat_template = TEMPLATE.replace("is{%", "was{%")
+    other.tokenizer.chat_template = TEMPLATE.replace("assistant {%", "was {%")
     with pytest.raises(ProvenanceMismatch, match="chat template"):
         pb.score(file, other, ["nowadays the doctor"])
 
